@@ -1,0 +1,56 @@
+"""The vocabulary of the program: three levels, one dataclass per side.
+
+A report gives units at three levels (words, sentences, the report); an image gives features at three levels
+(a shallow map, a deep map, one vector). Level meets level:
+
+    level       image side            text side
+    word        ImageLevels.shallow   TextLevels.words
+    sentence    ImageLevels.deep      TextLevels.sentences
+    report      ImageLevels.whole     TextLevels.report
+"""
+
+from typing import Literal, get_args
+
+import flax.struct
+from jaxtyping import Array, Float, Int
+
+LevelName = Literal["report", "sentence", "word"]
+LEVELS: tuple[LevelName, ...] = get_args(LevelName)
+
+
+@flax.struct.dataclass
+class ImageLevels:
+    """What an image encoder returns, projected to the shared width D."""
+
+    shallow: Float[Array, "B H1 W1 D"]
+    deep: Float[Array, "B H2 W2 D"]
+    whole: Float[Array, "B D"]
+
+
+@flax.struct.dataclass
+class TextLevels:
+    """What a text encoder returns. `word_count` and `sentence_count` say how many leading units are valid.
+
+    Unit 0 of both sequences is `[CLS]`; positions from the count on are ignored by the losses.
+    """
+
+    words: Float[Array, "B T D"]
+    sentences: Float[Array, "B S D"]
+    report: Float[Array, "B D"]
+    word_count: Int[Array, " B"]
+    sentence_count: Int[Array, " B"]
+
+
+@flax.struct.dataclass
+class TokenBatch:
+    """Token ids and the segment ids that merge them: pieces -> words -> sentences -> report.
+
+    Computed with the tokens on the host (data_pipelines/tokens.py), used inside jit as array operations.
+    Every array has the same number of slots L; a word or sentence slot index is always < L.
+    """
+
+    token_ids: Int[Array, "B L"]  # 0 is padding
+    word_ids: Int[Array, "B L"]  # the word each piece belongs to: [CLS] 0, then words, [SEP] last; padding -1
+    sentence_ids: Int[Array, "B L"]  # the sentence unit each WORD slot belongs to: [CLS] 0, sentences 1.., [SEP] last; -1 for none (periods, padding)
+    word_count: Int[Array, " B"]  # [CLS] + words, without [SEP]
+    sentence_count: Int[Array, " B"]  # [CLS] + sentences, without [SEP]

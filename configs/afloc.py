@@ -1,0 +1,80 @@
+"""The published recipe: ResNet-50 + BERT-base, batch 128, five epochs of image-report pairs.
+
+Every other config starts from this one and states only what differs. Run:
+
+    python launch.py --config=configs/afloc.py --config.data.directory=DATA --workdir=runs/afloc
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.name = "afloc"  # appears in the report and the model card
+    config.seed = 1  # parameters, shuffling and sentence sampling all derive from it
+
+    config.data = data = ConfigDict()
+    data.dataset = "pairs"  # builder in data_pipelines/builders
+    data.directory = "data"  # where prepared records live (built there first if `raw` is given and they are absent)
+    data.raw = ""  # raw files of the data set; empty: records must be prepared already (phantom needs none)
+    data.builder = ConfigDict()  # keyword arguments of the builder, e.g. sizes and split fractions
+    data.train_split = "train"
+    data.validation_split = "validation"
+    data.sentences = "subset"  # subset: random non-empty subset in random order; impression: keep the impression, sample the findings; all
+    data.max_tokens = 97  # token slots per report; longer reports are cut
+    data.workers = 0  # Grain worker processes; 0 reads in threads of this process
+
+    config.model = model = ConfigDict()
+    model.projection_dim = 768  # D, the width in which image regions and text units meet
+    model.normalize = False  # L2-normalise every embedding
+
+    model.image = image = ConfigDict()
+    image.backbone = "resnet50"  # resnet18|34|50|101|152, resnext50|101, densenet121|161|169, resnet_small
+    image.input_size = 299  # side to which the square is resized inside the model, pixels
+    image.options = ConfigDict()  # further keyword arguments of the backbone (widths, strides, stages of the small one)
+    image.freeze = False  # keep the image encoder as initialised
+
+    model.text = text = ConfigDict()
+    text.bert = ConfigDict()  # fields of a Hugging Face BertConfig; BERT-base where not given
+    text.tokenizer = ""  # folder with vocab.txt; empty: a vocabulary is learned from the training reports
+    text.last_layers = 4  # hidden states that are combined
+    text.merge_layers = "sum"  # sum|mean over those layers
+    text.merge_pieces = "sum"  # sum|mean of word pieces into words
+    text.freeze = False  # keep the text encoder as initialised
+
+    config.init_from = ""  # model folder to start from; empty: random initialisation
+
+    config.loss = loss = ConfigDict()
+    loss.weights = ConfigDict({"report": 1.0, "sentence": 1.0, "word": 1.0})  # 0 switches a level off
+    loss.attention_temperature = 4.0  # temp1: sharpness of the softmax over regions
+    loss.pooling_temperature = 5.0  # temp2: sharpness of the sum over text units
+    loss.contrast_temperature = 10.0  # temp3: scale of similarities in the cross entropies
+    loss.contrast_group = 0  # pairs contrasted with each other; 0: the whole global batch
+    loss.implementation = "tiled"  # tiled|definition
+
+    config.optimizer = optimizer = ConfigDict()
+    optimizer.name = "adam"  # adam (L2 added to the gradient, as published)|adamw|sgd
+    optimizer.lr = 2e-5
+    optimizer.b1 = 0.5
+    optimizer.b2 = 0.999
+    optimizer.weight_decay = 1e-6
+    optimizer.clip_norm = 0.25  # global norm; 0: no clipping
+    optimizer.schedule = "exponential"  # exponential (x decay after each epoch)|cosine|plateau|constant
+    optimizer.decay = 0.9  # factor per epoch (exponential) or per plateau
+    optimizer.warmup_steps = 0  # linear warm-up before the schedule
+
+    config.training = training = ConfigDict()
+    training.batch_size = 128  # global, over all devices
+    training.epochs = 5
+    training.steps = 0  # number of steps; 0: epochs decide
+    training.precision = "bfloat16"  # float32|bfloat16 (parameters, statistics and losses stay float32)
+    training.log_every = 10  # steps
+    training.validate_every = 0  # steps; 0: at the end of each epoch
+    training.keep_best = 5  # checkpoints kept by validation loss, beside the last one
+    training.checkpoint_every = 0  # steps between `last` checkpoints; 0: at each validation
+    training.early_stopping = 10  # validations without improvement; 0: never
+
+    config.evaluation = evaluation = ConfigDict()
+    evaluation.datasets = ()  # ConfigDicts: name (builder), directory, raw, builder, split, protocol
+    evaluation.bootstrap = 1000  # resamples for confidence intervals
+    return config
