@@ -1,0 +1,203 @@
+"""The two towers of AFLoc (arXiv 2401.02044): images and reports, each at three levels, in one shared width."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, PyTree, Shaped
+
+from afloc_jax.errors import UsageError
+from afloc_jax.levels import ImageLevels, TextLevels, TokenBatch
+from afloc_jax.models.bert import Bert
+from afloc_jax.models.densenet import DenseNet, DenseNetSettings
+from afloc_jax.models.resnet import ResNet
+from afloc_jax.models.settings import ImageSettings, ModelSettings, TextSettings, parse
+from afloc_jax.models.text_units import text_levels
+
+# PyTorch's default of linear and convolution layers: uniform within 1 / sqrt(fan_in).
+_projection_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+class ImageEncoder(nn.Module):
+    """Backbone, and one linear projection per level to the shared width."""
+
+    settings: ImageSettings
+    projection_dim: int
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, image: Shaped[Array, "B S S"], *, train: bool = False) -> ImageLevels:
+        structure = self.settings.structure
+        network = DenseNet if isinstance(structure, DenseNetSettings) else ResNet
+        backbone = network(structure, self.dtype, self.param_dtype, name="backbone")
+        x = prepare_image(image, self.settings.input_size, self.param_dtype)[..., None]
+        # A frozen backbone runs as in evaluation: its running statistics must not move either.
+        features = backbone(x, train=train and not self.settings.freeze)
+        if self.settings.freeze:
+            features = lax.stop_gradient(features)
+        shallow, deep, whole = features
+
+        def project(name: str, use_bias: bool, dtype: DTypeLike) -> nn.Dense:
+            return nn.Dense(
+                self.projection_dim,
+                use_bias=use_bias,
+                dtype=dtype,
+                param_dtype=self.param_dtype,
+                kernel_init=_projection_init,
+                name=name,
+            )
+
+        return ImageLevels(
+            shallow=project("project_shallow", False, self.dtype)(shallow),
+            deep=project("project_deep", False, self.dtype)(deep),
+            whole=project("project_whole", True, self.param_dtype)(whole),
+        )
+
+
+class TextEncoder(nn.Module):
+    """BERT and the merging of its pieces into words, sentences and the report. No projection, as published."""
+
+    settings: TextSettings
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, tokens: TokenBatch, *, train: bool = False) -> TextLevels:
+        settings = self.settings
+        bert = Bert(settings.bert, self.dtype, self.param_dtype, name="bert")
+        states = bert(tokens.token_ids, tokens.word_ids >= 0, train=train and not settings.freeze)
+        if settings.freeze:
+            states = lax.stop_gradient(states)
+        return text_levels(
+            states,
+            tokens,
+            last_layers=settings.last_layers,
+            merge_layers=settings.merge_layers,
+            merge_pieces=settings.merge_pieces,
+        )
+
+
+class AFLoc(nn.Module):
+    """Image and text tower. Collections: `params`, `batch_stats`; random stream with `train`: `dropout`.
+
+    `dtype` is the precision of the computation. Parameters, batch statistics, text units and the image vector stay
+    float32 (float64 when `dtype` is float64); the two maps are in `dtype`.
+    """
+
+    settings: ModelSettings
+    dtype: DTypeLike = jnp.float32
+
+    def setup(self) -> None:
+        param_dtype = jnp.promote_types(self.dtype, jnp.float32)
+        self.image_encoder = ImageEncoder(self.settings.image, self.settings.projection_dim, self.dtype, param_dtype)
+        self.text_encoder = TextEncoder(self.settings.text, self.dtype, param_dtype)
+
+    def __call__(
+        self, image: Shaped[Array, "B S S"], tokens: TokenBatch, *, train: bool = False
+    ) -> tuple[ImageLevels, TextLevels]:
+        """Both sides. `train` uses batch statistics (and updates `batch_stats` when mutable) and dropout."""
+        return self.encode_image(image, train=train), self.encode_text(tokens, train=train)
+
+    def encode_image(self, image: Shaped[Array, "B S S"], *, train: bool = False) -> ImageLevels:
+        """Shallow [B, H1, W1, D], deep [B, H2, W2, D] and whole [B, D] of uint8 squares, or floats in [-1, 1]."""
+        levels = self.image_encoder(image, train=train)
+        if self.settings.normalize:
+            levels = levels.replace(
+                shallow=unit_norm(levels.shallow), deep=unit_norm(levels.deep), whole=unit_norm(levels.whole)
+            )
+        return levels
+
+    def encode_text(self, tokens: TokenBatch, *, train: bool = False) -> TextLevels:
+        """Words [B, L, D], sentences [B, L, D] and report [B, D], with the counts of valid units."""
+        levels = self.text_encoder(tokens, train=train)
+        if self.settings.normalize:
+            levels = levels.replace(
+                words=unit_norm(levels.words), sentences=unit_norm(levels.sentences), report=unit_norm(levels.report)
+            )
+        return levels
+
+
+def build(model_config: Mapping[str, Any], dtype: DTypeLike = jnp.float32) -> AFLoc:
+    """The model that `config.model` describes, without parameters (`AFLoc.init` makes them).
+
+    Args:
+        model_config: `config.model` of configs/afloc.py, or the same as nested dicts. `text.bert` holds fields of a
+            Hugging Face BertConfig.
+        dtype: precision of the computation: float32, bfloat16 or float64 (needs jax_enable_x64).
+
+    Raises:
+        UsageError: a wrong key or value, named.
+    """
+    return AFLoc(parse(model_config), dtype)
+
+
+def prepare_image(
+    image: Shaped[Array, "B S S"], input_size: int, dtype: DTypeLike = jnp.float32
+) -> Float[Array, "B I I"]:
+    """Squares scaled to [-1, 1] and resized to `input_size`.
+
+    uint8 pixels become (x / 255 - 0.5) / 0.5; floats are taken as already scaled. The resize is bilinear with aligned
+    corners, as published, written as one matrix product per axis. Where `input_size` divides the side, each output
+    pixel is the mean of its block instead: bilinear sampling would skip most pixels there.
+
+    Raises:
+        UsageError: the images are not a batch of one-channel squares, or neither uint8 nor floating point.
+    """
+    if image.ndim != 3 or image.shape[1] != image.shape[2]:
+        raise UsageError(f"images have shape {image.shape}: give a batch of one-channel squares, [B, S, S]")
+    if image.dtype == jnp.uint8:
+        x = (image.astype(dtype) / 255 - 0.5) / 0.5
+    elif jnp.issubdtype(image.dtype, jnp.floating):
+        x = image.astype(dtype)
+    else:
+        raise UsageError(f"images are {image.dtype}: give uint8, or floats in [-1, 1]")
+    batch, side, _ = image.shape
+    if side == input_size:
+        return x
+    if side % input_size == 0:
+        factor = side // input_size
+        return x.reshape(batch, input_size, factor, input_size, factor).mean(axis=(2, 4))
+    matrix = jnp.asarray(_aligned_corners(side, input_size), dtype)
+    return jnp.einsum("ih,bhw,jw->bij", matrix, x, matrix, precision=lax.Precision.HIGHEST)
+
+
+def _aligned_corners(size: int, target: int) -> Float[np.ndarray, "target size"]:
+    """Matrix of linear interpolation from `size` to `target` points whose first and last points coincide."""
+    position = np.linspace(0.0, size - 1.0, target) if target > 1 else np.zeros(1)
+    left = np.clip(np.floor(position).astype(int), 0, max(size - 2, 0))
+    fraction = position - left
+    matrix = np.zeros((target, size))
+    rows = np.arange(target)
+    matrix[rows, left] = 1 - fraction
+    if size > 1:
+        matrix[rows, left + 1] = fraction
+    return matrix
+
+
+def unit_norm(x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+    """Vectors divided by their L2 norm; zero vectors (empty slots) stay zero, with zero gradient."""
+    squared = jnp.square(x.astype(jnp.promote_types(x.dtype, jnp.float32))).sum(axis=-1, keepdims=True)
+    return (x * lax.rsqrt(jnp.where(squared > 0, squared, 1.0))).astype(x.dtype)
+
+
+def trainable(params: PyTree, model_config: Mapping[str, Any]) -> PyTree:
+    """Which parameters a training step may change: True or False, in the tree of `params`.
+
+    False for a frozen backbone or text encoder (their gradient is zero, but weight decay would still move them) and for
+    BERT's pooler, which no output depends on. The projections of a frozen image encoder stay trainable.
+    """
+    settings = parse(model_config)
+
+    def decide(path: tuple, _: Any) -> bool:
+        names = [entry.key for entry in path]
+        frozen_image = settings.image.freeze and names[:2] == ["image_encoder", "backbone"]
+        frozen_text = settings.text.freeze and names[0] == "text_encoder"
+        return not (frozen_image or frozen_text or "pooler" in names)
+
+    return jax.tree_util.tree_map_with_path(decide, params)

@@ -1,0 +1,155 @@
+"""BERT encoder, numerically the BertModel of Hugging Face Transformers (Devlin et al., arXiv 1810.04805).
+
+Layer norm comes after each residual sum (post-LN); token type is always 0; positions are absolute and learned.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int
+
+from afloc_jax.errors import UsageError
+
+ACTIVATIONS = {
+    "gelu": partial(jax.nn.gelu, approximate=False),
+    "gelu_new": partial(jax.nn.gelu, approximate=True),
+    "gelu_pytorch_tanh": partial(jax.nn.gelu, approximate=True),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+}
+
+
+@dataclass(frozen=True)
+class BertSettings:
+    """The fields of a Hugging Face BertConfig that change the computation; the defaults are BERT-base, uncased."""
+
+    vocab_size: int = 30522
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+
+
+class BertLayer(nn.Module):
+    """One transformer block: self-attention, then the two-layer network, each added and normalised."""
+
+    settings: BertSettings
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B L D"], attend: Bool[Array, "B L"], *, train: bool = False
+    ) -> Float[Array, "B L D"]:
+        settings = self.settings
+        dense, norm, drop = _layers(settings, self.dtype, self.param_dtype, train)
+        heads, width = settings.num_attention_heads, settings.hidden_size // settings.num_attention_heads
+
+        query, key, value = (
+            dense(settings.hidden_size, name=name)(x).reshape(*x.shape[:2], heads, width)
+            for name in ("query", "key", "value")
+        )
+        drop_attention = train and settings.attention_probs_dropout_prob > 0
+        context = nn.dot_product_attention(
+            query,
+            key,
+            value,
+            mask=attend[:, None, None, :],
+            broadcast_dropout=False,
+            dropout_rng=self.make_rng("dropout") if drop_attention else None,
+            dropout_rate=settings.attention_probs_dropout_prob,
+            deterministic=not drop_attention,
+            dtype=self.dtype,
+            # A softmax over reduced-precision logits loses more than the products gain.
+            force_fp32_for_softmax=jnp.finfo(self.dtype).bits < 32,
+        ).reshape(x.shape)
+        x = norm(name="attention_norm")(x + drop()(dense(settings.hidden_size, name="attention_output")(context)))
+
+        hidden = ACTIVATIONS[settings.hidden_act](dense(settings.intermediate_size, name="intermediate")(x))
+        return norm(name="output_norm")(x + drop()(dense(settings.hidden_size, name="output")(hidden)))
+
+
+class Pooler(nn.Module):
+    """Parameters of BertModel's pooler. AFLoc never uses them; they stay so that a checkpoint survives a round trip."""
+
+    settings: BertSettings
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self) -> None:
+        width = self.settings.hidden_size
+        self.param("kernel", nn.initializers.normal(self.settings.initializer_range), (width, width), self.param_dtype)
+        self.param("bias", nn.initializers.zeros, (width,), self.param_dtype)
+
+
+class Bert(nn.Module):
+    """BertModel without its pooled output; returns every hidden state."""
+
+    settings: BertSettings
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, token_ids: Int[Array, "B L"], attend: Bool[Array, "B L"], *, train: bool = False
+    ) -> list[Float[Array, "B L D"]]:
+        """Hidden states after the embeddings and after each layer (`num_hidden_layers + 1` of them).
+
+        `attend` says which tokens may be attended to (False for padding). With `train`, dropout draws from the
+        random stream "dropout".
+
+        Raises:
+            UsageError: more token slots than there are position embeddings.
+        """
+        settings = self.settings
+        slots = token_ids.shape[1]
+        if slots > settings.max_position_embeddings:
+            raise UsageError(
+                f"{slots} token slots, but model.text.bert.max_position_embeddings is "
+                f"{settings.max_position_embeddings}: lower data.max_tokens or take a longer text encoder"
+            )
+        embed = partial(
+            nn.Embed,
+            features=settings.hidden_size,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            embedding_init=nn.initializers.normal(settings.initializer_range),
+        )
+        _, norm, drop = _layers(settings, self.dtype, self.param_dtype, train)
+        words = embed(settings.vocab_size, name="word_embeddings")(token_ids)
+        positions = embed(settings.max_position_embeddings, name="position_embeddings")(jnp.arange(slots))
+        token_type = embed(settings.type_vocab_size, name="token_type_embeddings")(jnp.zeros((), jnp.int32))
+        x = drop()(norm(name="embeddings_norm")(words + token_type + positions))
+
+        states = [x]
+        for index in range(settings.num_hidden_layers):
+            layer = BertLayer(settings, self.dtype, self.param_dtype, name=f"layer_{index}")
+            states.append(layer(states[-1], attend, train=train))
+        Pooler(settings, self.param_dtype, name="pooler")()
+        return states
+
+
+def _layers(settings: BertSettings, dtype: DTypeLike, param_dtype: DTypeLike, train: bool):
+    """Constructors of the dense, layer-norm and dropout layers that every part of BERT shares."""
+    dense = partial(
+        nn.Dense,
+        dtype=dtype,
+        param_dtype=param_dtype,
+        kernel_init=nn.initializers.normal(settings.initializer_range),
+    )
+    norm = partial(
+        nn.LayerNorm, epsilon=settings.layer_norm_eps, dtype=dtype, param_dtype=param_dtype, use_fast_variance=False
+    )
+    drop = partial(nn.Dropout, rate=settings.hidden_dropout_prob, deterministic=not train)
+    return dense, norm, drop

@@ -1,0 +1,87 @@
+"""Convolution and batch normalisation that follow PyTorch's conventions number for number."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+# PyTorch's kaiming_normal_(mode="fan_out", nonlinearity="relu") and the default of its layers without an activation.
+kaiming_normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+kaiming_normal_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+
+
+class Convolution(nn.Module):
+    """Square convolution without bias, zero-padded by `(kernel - 1) // 2` on every side (PyTorch's way, not SAME).
+
+    A one-channel image given to a kernel with more input channels counts as replicated over them; summing the kernel
+    over its input gives the same result for a fraction of the work.
+    """
+
+    features: int
+    kernel: int = 1
+    stride: int = 1
+    groups: int = 1
+    input_channels: int = 0  # channels of the kernel; 0: those of the input
+    kernel_init: nn.initializers.Initializer = kaiming_normal_fan_out
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w F"]:
+        channels = self.input_channels or x.shape[-1]
+        shape = (self.kernel, self.kernel, channels // self.groups, self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        if x.shape[-1] == 1 and channels > 1:
+            kernel = kernel.sum(axis=2, keepdims=True)
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        if self.kernel == 1 and self.groups == 1:
+            # XLA's CPU code runs a matrix product, and its gradient, several times faster than a 1x1 convolution.
+            return x[:, :: self.stride, :: self.stride] @ kernel[0, 0]
+        pad = (self.kernel - 1) // 2
+        return lax.conv_general_dilated(
+            x,
+            kernel,
+            window_strides=(self.stride, self.stride),
+            padding=((pad, pad), (pad, pad)),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=self.groups,
+        )
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation with PyTorch's running statistics (Ioffe & Szegedy, arXiv 1502.03167).
+
+    The batch is normalised with its biased variance, but the running variance takes the unbiased one. Under jit with a
+    sharded batch the statistics are those of the global batch. Statistics are float32 or better.
+    """
+
+    scale_init: nn.initializers.Initializer = nn.initializers.ones
+    momentum: float = 0.1  # weight of the new batch (PyTorch's meaning; Flax's is one minus this)
+    epsilon: float = 1e-5
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"], *, train: bool = False) -> Float[Array, "B H W C"]:
+        channels = x.shape[-1]
+        scale = self.param("scale", self.scale_init, (channels,), self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, (channels,), self.param_dtype)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), self.param_dtype)
+        running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), self.param_dtype)
+        x = x.astype(jnp.promote_types(x.dtype, self.param_dtype))
+
+        if train:
+            mean = x.mean(axis=(0, 1, 2))
+            # The variance does not change with the point it is taken around at first order, so no gradient need flow
+            # through the mean here; two passes keep it exact where the mean is large.
+            var = jnp.square(x - lax.stop_gradient(mean)).mean(axis=(0, 1, 2))
+            if not self.is_initializing():
+                count = x.size // channels
+                unbiased = var * (count / max(count - 1, 1))
+                running_mean.value += self.momentum * (lax.stop_gradient(mean) - running_mean.value)
+                running_var.value += self.momentum * (lax.stop_gradient(unbiased) - running_var.value)
+        else:
+            mean, var = running_mean.value, running_var.value
+        x = (x - mean) * (scale * lax.rsqrt(var + self.epsilon)) + bias
+        return x.astype(self.dtype)

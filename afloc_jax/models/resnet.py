@@ -1,0 +1,125 @@
+"""Residual networks with torchvision's v1.5 structure and names (He et al., arXiv 1512.03385; ResNeXt 1611.05431)."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from afloc_jax.models.convolution import BatchNorm, Convolution
+
+
+@dataclass(frozen=True)
+class ResNetSettings:
+    """Structure of a residual network. The stages are counted from 1; maps are outputs of whole stages."""
+
+    blocks: tuple[int, ...]
+    widths: tuple[int, ...] = (64, 128, 256, 512)
+    strides: tuple[int, ...] = (1, 2, 2, 2)
+    bottleneck: bool = False
+    groups: int = 1
+    group_width: int = 64  # channels per group at width 64 (torchvision's width_per_group)
+    stem_width: int = 64
+    stem_stride: int = 4  # of the whole stem, with its pooling
+    stem_kernel: int = 7
+    stem_pool: bool = True  # a 3x3 max-pool of stride 2 makes the last factor of the stem's stride
+    shallow_stage: int = 2
+    deep_stage: int = 3
+    zero_init_last: bool = False  # start every residual branch at zero
+
+
+RESNETS = {
+    "resnet18": ResNetSettings(blocks=(2, 2, 2, 2)),
+    "resnet34": ResNetSettings(blocks=(3, 4, 6, 3)),
+    "resnet50": ResNetSettings(blocks=(3, 4, 6, 3), bottleneck=True),
+    "resnet101": ResNetSettings(blocks=(3, 4, 23, 3), bottleneck=True),
+    "resnet152": ResNetSettings(blocks=(3, 8, 36, 3), bottleneck=True),
+    "resnext50": ResNetSettings(blocks=(3, 4, 6, 3), bottleneck=True, groups=32, group_width=4),
+    "resnext101": ResNetSettings(blocks=(3, 4, 23, 3), bottleneck=True, groups=32, group_width=8),
+    # For laptops: fine maps (shallow stride 4, deep stride 8) and matrix products rather than many channels.
+    "resnet_small": ResNetSettings(
+        blocks=(1, 1, 1),
+        widths=(32, 64, 128),
+        strides=(1, 2, 2),
+        stem_width=32,
+        stem_stride=4,
+        stem_kernel=7,
+        stem_pool=False,
+        shallow_stage=1,
+        deep_stage=2,
+    ),
+}
+
+
+class ResidualBlock(nn.Module):
+    """Basic block (two 3x3) or bottleneck (1x1, 3x3, 1x1); v1.5 puts the bottleneck's stride on its 3x3."""
+
+    settings: ResNetSettings
+    width: int
+    stride: int
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"], *, train: bool = False) -> Float[Array, "B h w F"]:
+        settings = self.settings
+        conv = partial(Convolution, dtype=self.dtype, param_dtype=self.param_dtype)
+        norm = partial(BatchNorm, dtype=self.dtype, param_dtype=self.param_dtype)
+        last_scale = nn.initializers.zeros if settings.zero_init_last else nn.initializers.ones
+
+        if settings.bottleneck:
+            inner, out = self.width * settings.group_width // 64 * settings.groups, self.width * 4
+            y = conv(inner, name="conv1")(x)
+            y = jax.nn.relu(norm(name="bn1")(y, train=train))
+            y = conv(inner, 3, self.stride, groups=settings.groups, name="conv2")(y)
+            y = jax.nn.relu(norm(name="bn2")(y, train=train))
+            y = conv(out, name="conv3")(y)
+            y = norm(scale_init=last_scale, name="bn3")(y, train=train)
+        else:
+            out = self.width
+            y = conv(out, 3, self.stride, name="conv1")(x)
+            y = jax.nn.relu(norm(name="bn1")(y, train=train))
+            y = conv(out, 3, name="conv2")(y)
+            y = norm(scale_init=last_scale, name="bn2")(y, train=train)
+        if self.stride != 1 or x.shape[-1] != out:
+            x = conv(out, stride=self.stride, name="downsample_conv")(x)
+            x = norm(name="downsample_bn")(x, train=train)
+        return jax.nn.relu(x + y)
+
+
+class ResNet(nn.Module):
+    """Residual network that returns features at three levels instead of classes."""
+
+    settings: ResNetSettings
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B S S C"], *, train: bool = False
+    ) -> tuple[Float[Array, "B H1 W1 C1"], Float[Array, "B H2 W2 C2"], Float[Array, "B C3"]]:
+        """Shallow map, deep map and the mean over the last stage (float32 or better), none of them projected.
+
+        `x` has three channels, or one that counts as replicated over three.
+        """
+        settings = self.settings
+        common = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        stride = settings.stem_stride // 2 if settings.stem_pool else settings.stem_stride
+        x = Convolution(settings.stem_width, settings.stem_kernel, stride, input_channels=3, name="conv1", **common)(x)
+        x = jax.nn.relu(BatchNorm(name="bn1", **common)(x, train=train))
+        if settings.stem_pool:
+            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))  # pads with -inf, as PyTorch
+
+        maps = []
+        for stage, (blocks, width, stride) in enumerate(
+            zip(settings.blocks, settings.widths, settings.strides, strict=True), start=1
+        ):
+            for block in range(blocks):
+                name = f"layer{stage}_{block}"
+                x = ResidualBlock(settings, width, stride if block == 0 else 1, name=name, **common)(x, train=train)
+            maps.append(x)
+        whole = x.astype(jnp.promote_types(x.dtype, jnp.float32)).mean(axis=(1, 2))
+        return maps[settings.shallow_stage - 1], maps[settings.deep_stage - 1], whole

@@ -1,0 +1,75 @@
+"""From hidden states to text units: pieces -> words -> sentences -> report.
+
+Everything here is an array operation on the segment ids that come with the tokens (`TokenBatch`), so it runs inside
+jit. Merging is a product with a one-hot matrix: exact, fast on matrix units, and an id of -1 belongs nowhere.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from afloc_jax.levels import TextLevels, TokenBatch
+
+
+def combine_layers(states: Sequence[Float[Array, "B L D"]], last_layers: int, merge: str) -> Float[Array, "B L D"]:
+    """Sum or mean of the last hidden states, in float32 or better."""
+    chosen = states[-last_layers:]
+    total = sum(state.astype(jnp.promote_types(state.dtype, jnp.float32)) for state in chosen)
+    return total / len(chosen) if merge == "mean" else total
+
+
+def merge_segments(
+    units: Float[Array, "B L D"], segment_ids: Int[Array, "B L"]
+) -> tuple[Float[Array, "B L D"], Float[Array, "B L"]]:
+    """Sum of the units of each segment, and how many there were. Slots without a unit hold zeros; id -1 is dropped."""
+    belongs = jax.nn.one_hot(segment_ids, units.shape[1], dtype=units.dtype)  # [B, unit, segment]
+    total = jnp.einsum("bls,bld->bsd", belongs, units, precision=lax.Precision.HIGHEST)
+    return total, belongs.sum(axis=1)
+
+
+def words_from_pieces(pieces: Float[Array, "B L D"], word_ids: Int[Array, "B L"], merge: str) -> Float[Array, "B L D"]:
+    """Words as the sum or mean of their pieces.
+
+    The word just before `[SEP]` is always a sum, also in mean mode: the published release does so.
+    """
+    words, counts = merge_segments(pieces, word_ids)
+    if merge == "sum":
+        return words
+    before_separator = jnp.max(word_ids, axis=1, keepdims=True) - 1
+    is_summed = jnp.arange(words.shape[1]) == before_separator
+    divisor = jnp.where(is_summed, 1.0, jnp.maximum(counts, 1.0))
+    return words / divisor[..., None]
+
+
+def sentences_from_words(words: Float[Array, "B L D"], sentence_ids: Int[Array, "B L"]) -> Float[Array, "B L D"]:
+    """Sentences as the mean of their words; empty slots are zero."""
+    sentences, counts = merge_segments(words, sentence_ids)
+    return sentences / jnp.maximum(counts, 1.0)[..., None]
+
+
+def text_levels(
+    states: Sequence[Float[Array, "B L D"]],
+    tokens: TokenBatch,
+    *,
+    last_layers: int = 4,
+    merge_layers: str = "sum",
+    merge_pieces: str = "sum",
+) -> TextLevels:
+    """Words, sentences and report of each text.
+
+    Layers are combined before pieces are merged: both are linear, so the order is free and one merge is cheaper than
+    `last_layers` of them. The report is the mean over ALL slots, empty ones included, as published; cosine
+    similarity does not see that scale, but an un-normalised dot product does.
+    """
+    pieces = combine_layers(states, last_layers, merge_layers)
+    words = words_from_pieces(pieces, tokens.word_ids, merge_pieces)
+    return TextLevels(
+        words=words,
+        sentences=sentences_from_words(words, tokens.sentence_ids),
+        report=words.mean(axis=1),
+        word_count=tokens.word_count,
+        sentence_count=tokens.sentence_count,
+    )
