@@ -1,0 +1,65 @@
+"""What the contrastive losses can be told, checked once, hashable so that jit may treat it as static."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+from afloc_jax.errors import UsageError
+from afloc_jax.levels import LEVELS
+
+RegionPooling = Literal["attention", "logsumexp"]
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalSettings:
+    """How a caption's units are compared with an image's regions; the defaults are the published recipe.
+
+    `region_pooling` says how one text unit gathers evidence from the regions:
+    "attention" (published) compares the unit with an attention-weighted mean of the regions,
+    "logsumexp" takes a soft maximum of its cosines with the single regions (multiple-instance pooling), which lets a
+    finding of a few regions speak for itself. `region_sharpness` is the k of that soft maximum.
+    """
+
+    attention_temperature: float = 4.0
+    pooling_temperature: float = 5.0
+    contrast_temperature: float = 10.0
+    region_pooling: RegionPooling = "attention"
+    region_sharpness: float = 10.0
+
+    def __post_init__(self) -> None:
+        if self.region_pooling not in get_args(RegionPooling):
+            choices = ", ".join(get_args(RegionPooling))
+            raise UsageError(f"loss.region_pooling is {self.region_pooling!r}; choose one of {choices}")
+        for name in ("attention_temperature", "pooling_temperature", "contrast_temperature", "region_sharpness"):
+            if not getattr(self, name) > 0:
+                raise UsageError(f"loss.{name} is {getattr(self, name)}; it must be greater than 0")
+
+    @classmethod
+    def from_config(cls, loss_config: Mapping[str, Any]) -> "LocalSettings":
+        """The settings in `config.loss`; keys that it lacks keep the published value. Raises UsageError."""
+        given = {field.name: loss_config.get(field.name, field.default) for field in dataclasses.fields(cls)}
+        pooling = given.pop("region_pooling")
+        return cls(region_pooling=pooling, **{name: float(value) for name, value in given.items()})
+
+
+PUBLISHED = LocalSettings()
+
+
+def check_weights(weights: Mapping[str, float]) -> None:
+    """Raises UsageError where a level is unknown, a weight is negative, or nothing is left to learn from."""
+    for name, weight in weights.items():
+        if name not in LEVELS:
+            raise UsageError(f"loss.weights has the level {name!r}; the levels are {', '.join(LEVELS)}")
+        if not weight >= 0:
+            raise UsageError(f"loss.weights.{name} is {weight}; it must be 0 (off) or greater")
+    if not any(weights.values()):
+        raise UsageError("loss.weights switches every level off; give at least one a weight greater than 0")
+
+
+def group_size(contrast_group: int, batch: int) -> int:
+    """Pairs contrasted with each other: `contrast_group`, or the batch where that is 0. Raises UsageError."""
+    if contrast_group < 0 or (contrast_group and batch % contrast_group):
+        raise UsageError(
+            f"loss.contrast_group is {contrast_group} but the batch has {batch} pairs; it must be 0 or divide the batch"
+        )
+    return contrast_group or batch
