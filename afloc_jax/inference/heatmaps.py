@@ -1,0 +1,120 @@
+"""From region and prompt embeddings to a heat map: dot product, Gaussian filter, bilinear upsampling.
+
+Filter and upsampling are linear and separable, so each is one small matrix per axis. Two matrix products per map do
+both, run on any device and take whole batches; the matrices are built once on the host in float64.
+"""
+
+from functools import lru_cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.ndimage
+from jaxtyping import Array, Float
+
+SIGMA = 1.5  # cells of the published 19 x 19 grid
+HEATMAP_SIZE = 224  # pixels, side of the padded square
+
+
+def similarity_map(regions: Float[Array, "*b h w D"], text: Float[Array, "*b D"]) -> Float[Array, "*b h w"]:
+    """Dot product (not cosine, as published) of every region with the prompt. Leading axes broadcast."""
+    if regions.shape[-1] != text.shape[-1]:
+        raise ValueError(f"regions are {regions.shape[-1]} wide and the text {text.shape[-1]}; they must be equal")
+    return jnp.einsum("...hwd,...d->...hw", regions, text, precision=jax.lax.Precision.HIGHEST)
+
+
+def scaled_sigma(cells: int, sigma: float = SIGMA, reference_cells: int = 19) -> float:
+    """Width of the filter, in cells, that covers the same part of the image on a grid of another size."""
+    return sigma * cells / reference_cells
+
+
+@lru_cache(maxsize=64)
+def _gaussian_matrix(cells: int, sigma: float) -> np.ndarray:
+    # Filtering the identity gives the matrix of the filter, reflected borders and truncation at 4 sigma included.
+    matrix = scipy.ndimage.gaussian_filter1d(np.eye(cells), sigma, axis=0) if sigma > 0 else np.eye(cells)
+    matrix.setflags(write=False)
+    return matrix
+
+
+@lru_cache(maxsize=64)
+def _bilinear_matrix(cells: int, size: int) -> np.ndarray:
+    # align_corners=False: pixel centres at (i + 0.5) * cells / size - 0.5, clamped to the first and last cell.
+    centre = np.clip((np.arange(size) + 0.5) * cells / size - 0.5, 0, cells - 1)
+    left = np.minimum(np.floor(centre).astype(int), max(cells - 2, 0))
+    right = np.minimum(left + 1, cells - 1)
+    matrix = np.zeros((size, cells))
+    np.add.at(matrix, (np.arange(size), left), 1 - (centre - left))
+    np.add.at(matrix, (np.arange(size), right), centre - left)
+    matrix.setflags(write=False)
+    return matrix
+
+
+def _separable(map: Float[Array, "*b h w"], rows: np.ndarray, columns: np.ndarray) -> Float[Array, "*b H W"]:
+    map = jnp.asarray(map)
+    if not jnp.issubdtype(map.dtype, jnp.floating) or map.dtype.itemsize < 4:
+        map = map.astype(jnp.float32)  # bfloat16 would round the filter's weights
+    return jnp.einsum(
+        "Hh,...hw,Ww->...HW",
+        jnp.asarray(rows, map.dtype),
+        map,
+        jnp.asarray(columns, map.dtype),
+        precision=jax.lax.Precision.HIGHEST,
+    )
+
+
+def smooth(map: Float[Array, "*b h w"], sigma: float = SIGMA) -> Float[Array, "*b h w"]:
+    """Gaussian filter over the last two axes, `sigma` in cells; equals `scipy.ndimage.gaussian_filter` (reflect)."""
+    if not sigma >= 0:
+        raise ValueError(f"sigma is {sigma}; it must be 0 (no filter) or more, in cells of the map")
+    height, width = map.shape[-2:]
+    return _separable(map, _gaussian_matrix(height, float(sigma)), _gaussian_matrix(width, float(sigma)))
+
+
+def upsample(map: Float[Array, "*b h w"], size: int | tuple[int, int] = HEATMAP_SIZE) -> Float[Array, "*b H W"]:
+    """Bilinear over the last two axes, `align_corners=False` without antialiasing (torch `interpolate`)."""
+    target_height, target_width = (size, size) if isinstance(size, int) else size
+    if target_height < 1 or target_width < 1:
+        raise ValueError(f"size is {size}; a heat map needs at least 1 x 1 pixels")
+    height, width = map.shape[-2:]
+    return _separable(map, _bilinear_matrix(height, target_height), _bilinear_matrix(width, target_width))
+
+
+def heatmap(
+    regions: Float[Array, "*b h w D"], text: Float[Array, "*b D"], size: int = HEATMAP_SIZE, sigma: float = SIGMA
+) -> Float[Array, "*b size size"]:
+    """The published heat map: similarity of each deep-local region with the report embedding, filtered, upsampled.
+
+    Un-normalised, as the release has it before scoring. `sigma` is in cells of the given grid (see `scaled_sigma`).
+    """
+    return upsample(smooth(similarity_map(regions, text), sigma), size)
+
+
+def normalise(map: Float[Array, "*b h w"], low: float = 0.0, high: float = 1.0) -> Float[Array, "*b h w"]:
+    """Min-max over the last two axes to [low, high]; a constant map, which prefers nothing, becomes `low`.
+
+    Takes and returns JAX or NumPy arrays; NumPy float64 stays on the host in float64.
+    """
+    smallest = map.min(axis=(-2, -1), keepdims=True)
+    span = map.max(axis=(-2, -1), keepdims=True) - smallest
+    return (map - smallest) / (span + (span == 0)) * (high - low) + low
+
+
+def boxes_from_map(map01: np.ndarray, threshold: float, minimum_pixels: int = 1) -> list[list[int]]:
+    """Boxes `[x, y, width, height]` around the connected parts of `map01 > threshold`, highest peak first.
+
+    Pixels that touch along a side are connected (not corners). Parts of fewer than `minimum_pixels` are dropped.
+    """
+    map01 = np.asarray(map01)
+    if map01.ndim != 2:
+        raise ValueError(f"boxes are drawn on one map [height, width]; got an array of shape {map01.shape}")
+    labels, count = scipy.ndimage.label(map01 > threshold)
+    parts = np.arange(1, count + 1)
+    peaks = scipy.ndimage.maximum(map01, labels, parts) if count else ()
+    pixels = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    slices = scipy.ndimage.find_objects(labels, count)
+    boxes = []
+    for part in sorted(range(count), key=lambda index: -peaks[index]):
+        if pixels[part] >= minimum_pixels:
+            rows, columns = slices[part]
+            boxes.append([columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start])
+    return boxes

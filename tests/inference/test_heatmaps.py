@@ -1,0 +1,97 @@
+"""Heat maps against SciPy, PyTorch and the reference numbers of the release."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.ndimage
+import torch
+
+from afloc_jax.inference import heatmaps
+
+
+def relative_error(actual, expected):
+    return np.abs(np.asarray(actual) - expected).max() / np.abs(expected).max()
+
+
+@pytest.mark.parametrize("shape", [(19, 19), (16, 16), (38, 38), (7, 10), (2, 3), (1, 1)])
+@pytest.mark.parametrize("sigma", [0.0, 0.4, 1.5, 3.0])
+def test_smooth_equals_scipy_on_every_grid(shape, sigma):
+    maps = np.random.default_rng(0).standard_normal((3, *shape)).astype(np.float32)
+    expected = np.stack([scipy.ndimage.gaussian_filter(m.astype(np.float64), sigma) if sigma else m for m in maps])
+    assert relative_error(heatmaps.smooth(maps, sigma), expected) < 1e-6
+
+
+@pytest.mark.parametrize("shape", [(19, 19), (16, 9), (2, 3), (1, 5), (1, 1), (300, 40)])
+@pytest.mark.parametrize("size", [(224, 224), (128, 97), (5, 300), (1, 1)])
+def test_upsample_equals_torch_on_every_grid(shape, size):
+    maps = np.random.default_rng(1).standard_normal((2, *shape)).astype(np.float32)
+    expected = torch.nn.functional.interpolate(
+        torch.from_numpy(maps.astype(np.float64))[None], size=size, mode="bilinear", align_corners=False
+    )[0].numpy()
+    assert relative_error(heatmaps.upsample(maps, size), expected) < 1e-6
+
+
+def test_heatmap_equals_the_release(goldens):
+    data = np.load(goldens / "localization.npz")
+    for index in range(3):
+        patches, text = data[f"map{index}/patches"], data[f"map{index}/text"]
+        smoothed = heatmaps.smooth(heatmaps.similarity_map(patches, text))
+        assert relative_error(smoothed, data[f"map{index}/smoothed"]) < 1e-6
+        assert relative_error(heatmaps.heatmap(patches, text), data[f"map{index}/heatmap"]) < 1e-6
+
+
+def test_a_batch_of_images_and_prompts_equals_one_at_a_time():
+    rng = np.random.default_rng(2)
+    regions = rng.standard_normal((3, 6, 5, 8)).astype(np.float32)
+    texts = rng.standard_normal((2, 8)).astype(np.float32)
+    both = jax.jit(lambda r, t: heatmaps.heatmap(r[:, None], t[None], size=20))(regions, texts)
+    assert both.shape == (3, 2, 20, 20)
+    for image in range(3):
+        for prompt in range(2):
+            alone = heatmaps.heatmap(regions[image], texts[prompt], size=20)
+            np.testing.assert_allclose(both[image, prompt], alone, rtol=1e-5, atol=1e-5)
+
+
+def test_low_precision_maps_are_filtered_in_float32():
+    maps = jnp.asarray(np.random.default_rng(3).standard_normal((9, 9)), jnp.bfloat16)
+    smoothed = heatmaps.smooth(maps)
+    assert smoothed.dtype == jnp.float32
+    assert relative_error(smoothed, scipy.ndimage.gaussian_filter(np.asarray(maps, np.float64), 1.5)) < 1e-6
+
+
+def test_sigma_scales_with_the_grid():
+    assert heatmaps.scaled_sigma(19) == 1.5
+    assert heatmaps.scaled_sigma(38) == 3.0
+
+
+def test_normalise_spans_the_range_and_sends_a_constant_map_to_its_low_end():
+    maps = np.stack([np.arange(12.0).reshape(3, 4), np.full((3, 4), 7.0)])
+    result = heatmaps.normalise(maps, -1, 1)
+    assert result.dtype == np.float64
+    assert (result[0].min(), result[0].max()) == (-1, 1)
+    assert (result[1] == -1).all()
+
+
+def test_boxes_surround_connected_parts_highest_peak_first():
+    map01 = np.zeros((10, 12))
+    map01[1:3, 2:7] = 0.6
+    map01[5:9, 8:10] = 0.9
+    map01[9, 10] = 0.5  # touches the second part at a corner only
+    assert heatmaps.boxes_from_map(map01, 0.3) == [[8, 5, 2, 4], [2, 1, 5, 2], [10, 9, 1, 1]]
+    assert heatmaps.boxes_from_map(map01, 0.3, minimum_pixels=2) == [[8, 5, 2, 4], [2, 1, 5, 2]]
+    assert heatmaps.boxes_from_map(map01, 0.95) == []
+    assert heatmaps.boxes_from_map(np.full((10, 12), np.nan), 0.3) == []
+
+
+def test_wrong_shapes_and_values_are_refused():
+    with pytest.raises(ValueError, match="8 wide and the text 9"):
+        heatmaps.similarity_map(np.zeros((2, 2, 8)), np.zeros(9))
+    with pytest.raises(ValueError, match="sigma is -1"):
+        heatmaps.smooth(np.zeros((2, 2)), -1)
+    with pytest.raises(ValueError, match="sigma is nan"):
+        heatmaps.smooth(np.zeros((2, 2)), float("nan"))
+    with pytest.raises(ValueError, match="1 x 1"):
+        heatmaps.upsample(np.zeros((2, 2)), 0)
+    with pytest.raises(ValueError, match="one map"):
+        heatmaps.boxes_from_map(np.zeros((1, 2, 2)), 0.5)
