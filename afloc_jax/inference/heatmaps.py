@@ -12,11 +12,13 @@ import numpy as np
 import scipy.ndimage
 from jaxtyping import Array, Float
 
+AnyArray = Array | np.ndarray
+
 SIGMA = 1.5  # cells of the published 19 x 19 grid
 HEATMAP_SIZE = 224  # pixels, side of the padded square
 
 
-def similarity_map(regions: Float[Array, "*b h w D"], text: Float[Array, "*b D"]) -> Float[Array, "*b h w"]:
+def similarity_map(regions: Float[AnyArray, "*b h w D"], text: Float[AnyArray, "*b D"]) -> Float[Array, "*b h w"]:
     """Dot product (not cosine, as published) of every region with the prompt. Leading axes broadcast."""
     if regions.shape[-1] != text.shape[-1]:
         raise ValueError(f"regions are {regions.shape[-1]} wide and the text {text.shape[-1]}; they must be equal")
@@ -49,7 +51,7 @@ def _bilinear_matrix(cells: int, size: int) -> np.ndarray:
     return matrix
 
 
-def _separable(map: Float[Array, "*b h w"], rows: np.ndarray, columns: np.ndarray) -> Float[Array, "*b H W"]:
+def _separable(map: Float[AnyArray, "*b h w"], rows: np.ndarray, columns: np.ndarray) -> Float[Array, "*b H W"]:
     map = jnp.asarray(map)
     if not jnp.issubdtype(map.dtype, jnp.floating) or map.dtype.itemsize < 4:
         map = map.astype(jnp.float32)  # bfloat16 would round the filter's weights
@@ -62,7 +64,7 @@ def _separable(map: Float[Array, "*b h w"], rows: np.ndarray, columns: np.ndarra
     )
 
 
-def smooth(map: Float[Array, "*b h w"], sigma: float = SIGMA) -> Float[Array, "*b h w"]:
+def smooth(map: Float[AnyArray, "*b h w"], sigma: float = SIGMA) -> Float[Array, "*b h w"]:
     """Gaussian filter over the last two axes, `sigma` in cells; equals `scipy.ndimage.gaussian_filter` (reflect)."""
     if not sigma >= 0:
         raise ValueError(f"sigma is {sigma}; it must be 0 (no filter) or more, in cells of the map")
@@ -70,7 +72,7 @@ def smooth(map: Float[Array, "*b h w"], sigma: float = SIGMA) -> Float[Array, "*
     return _separable(map, _gaussian_matrix(height, float(sigma)), _gaussian_matrix(width, float(sigma)))
 
 
-def upsample(map: Float[Array, "*b h w"], size: int | tuple[int, int] = HEATMAP_SIZE) -> Float[Array, "*b H W"]:
+def upsample(map: Float[AnyArray, "*b h w"], size: int | tuple[int, int] = HEATMAP_SIZE) -> Float[Array, "*b H W"]:
     """Bilinear over the last two axes, `align_corners=False` without antialiasing (torch `interpolate`)."""
     target_height, target_width = (size, size) if isinstance(size, int) else size
     if target_height < 1 or target_width < 1:
@@ -80,7 +82,7 @@ def upsample(map: Float[Array, "*b h w"], size: int | tuple[int, int] = HEATMAP_
 
 
 def heatmap(
-    regions: Float[Array, "*b h w D"], text: Float[Array, "*b D"], size: int = HEATMAP_SIZE, sigma: float = SIGMA
+    regions: Float[AnyArray, "*b h w D"], text: Float[AnyArray, "*b D"], size: int = HEATMAP_SIZE, sigma: float = SIGMA
 ) -> Float[Array, "*b size size"]:
     """The published heat map: similarity of each deep-local region with the report embedding, filtered, upsampled.
 
@@ -89,7 +91,7 @@ def heatmap(
     return upsample(smooth(similarity_map(regions, text), sigma), size)
 
 
-def normalise(map: Float[Array, "*b h w"], low: float = 0.0, high: float = 1.0) -> Float[Array, "*b h w"]:
+def normalise(map: Float[AnyArray, "*b h w"], low: float = 0.0, high: float = 1.0) -> Float[AnyArray, "*b h w"]:
     """Min-max over the last two axes to [low, high]; a constant map, which prefers nothing, becomes `low`.
 
     Takes and returns JAX or NumPy arrays; NumPy float64 stays on the host in float64.
@@ -99,22 +101,20 @@ def normalise(map: Float[Array, "*b h w"], low: float = 0.0, high: float = 1.0) 
     return (map - smallest) / (span + (span == 0)) * (high - low) + low
 
 
-def boxes_from_map(map01: np.ndarray, threshold: float, minimum_pixels: int = 1) -> list[list[int]]:
-    """Boxes `[x, y, width, height]` around the connected parts of `map01 > threshold`, highest peak first.
+def boxes_from_map(map01: np.ndarray, threshold: float, minimum_pixels: int = 1) -> np.ndarray:
+    """Boxes around the connected parts of `map01 > threshold`: [K, 4] int, x, y, width, height; the largest part first.
 
-    Pixels that touch along a side are connected (not corners). Parts of fewer than `minimum_pixels` are dropped.
+    The threshold is compared with the map as it is (see `normalise`). Pixels that touch along a side are connected,
+    those that meet at a corner are not. Parts of fewer than `minimum_pixels` are dropped.
     """
     map01 = np.asarray(map01)
     if map01.ndim != 2:
         raise ValueError(f"boxes are drawn on one map [height, width]; got an array of shape {map01.shape}")
     labels, count = scipy.ndimage.label(map01 > threshold)
-    parts = np.arange(1, count + 1)
-    peaks = scipy.ndimage.maximum(map01, labels, parts) if count else ()
     pixels = np.bincount(labels.ravel(), minlength=count + 1)[1:]
-    slices = scipy.ndimage.find_objects(labels, count)
-    boxes = []
-    for part in sorted(range(count), key=lambda index: -peaks[index]):
-        if pixels[part] >= minimum_pixels:
-            rows, columns = slices[part]
-            boxes.append([columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start])
-    return boxes
+    parts = scipy.ndimage.find_objects(labels, count)
+    boxes = [
+        (columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
+        for rows, columns in (parts[k] for k in np.argsort(-pixels, kind="stable") if pixels[k] >= minimum_pixels)
+    ]
+    return np.array(boxes, int).reshape(-1, 4)

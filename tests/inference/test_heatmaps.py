@@ -73,15 +73,16 @@ def test_normalise_spans_the_range_and_sends_a_constant_map_to_its_low_end():
     assert (result[1] == -1).all()
 
 
-def test_boxes_surround_connected_parts_highest_peak_first():
+def test_boxes_surround_connected_parts_largest_first():
     map01 = np.zeros((10, 12))
-    map01[1:3, 2:7] = 0.6
     map01[5:9, 8:10] = 0.9
-    map01[9, 10] = 0.5  # touches the second part at a corner only
-    assert heatmaps.boxes_from_map(map01, 0.3) == [[8, 5, 2, 4], [2, 1, 5, 2], [10, 9, 1, 1]]
-    assert heatmaps.boxes_from_map(map01, 0.3, minimum_pixels=2) == [[8, 5, 2, 4], [2, 1, 5, 2]]
-    assert heatmaps.boxes_from_map(map01, 0.95) == []
-    assert heatmaps.boxes_from_map(np.full((10, 12), np.nan), 0.3) == []
+    map01[1:3, 2:7] = 0.6
+    map01[9, 10] = 0.5  # touches the first part at a corner only
+    assert heatmaps.boxes_from_map(map01, 0.3).tolist() == [[2, 1, 5, 2], [8, 5, 2, 4], [10, 9, 1, 1]]
+    assert heatmaps.boxes_from_map(map01, 0.5).tolist() == [[2, 1, 5, 2], [8, 5, 2, 4]]
+    assert heatmaps.boxes_from_map(map01, 0.3, minimum_pixels=9).tolist() == [[2, 1, 5, 2]]
+    assert heatmaps.boxes_from_map(map01, 0.95).shape == (0, 4)
+    assert heatmaps.boxes_from_map(np.full((10, 12), np.nan), 0.3).shape == (0, 4)
 
 
 def test_wrong_shapes_and_values_are_refused():
