@@ -1,0 +1,218 @@
+"""ONE table between the published PyTorch names and our variables, used in both directions.
+
+PyTorch keeps convolution kernels as [out, in, height, width] and linear weights as [out, in]; Flax keeps them as
+[height, width, in, out] and [in, out]. The projections of the maps are 1x1 convolutions there and linear layers here.
+"""
+
+import functools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+from jaxtyping import PyTree
+
+from afloc_jax.errors import UserError
+from afloc_jax.levels import TokenBatch
+from afloc_jax.models.afloc import AFLoc
+from afloc_jax.models.settings import ModelSettings, parse
+
+# Module path of ours -> module name there. The first pattern that matches the whole path decides.
+_MODULES = [
+    (re.compile(ours), theirs)
+    for ours, theirs in (
+        (r"image_encoder/project_shallow", r"img_encoder.local2_embedder"),
+        (r"image_encoder/project_deep", r"img_encoder.local_embedder"),
+        (r"image_encoder/project_whole", r"img_encoder.global_embedder"),
+        (r"image_encoder/backbone/(conv1|bn1)", r"img_encoder.model.\1"),
+        (r"image_encoder/backbone/(layer\d+)_(\d+)/downsample_conv", r"img_encoder.model.\1.\2.downsample.0"),
+        (r"image_encoder/backbone/(layer\d+)_(\d+)/downsample_bn", r"img_encoder.model.\1.\2.downsample.1"),
+        (r"image_encoder/backbone/(layer\d+)_(\d+)/((?:conv|bn)\d)", r"img_encoder.model.\1.\2.\3"),
+        (r"image_encoder/backbone/(conv0|norm0|norm5)", r"img_encoder.model.features.\1"),
+        (r"image_encoder/backbone/(transition\d)_(norm|conv)", r"img_encoder.model.features.\1.\2"),
+        (
+            r"image_encoder/backbone/(denseblock\d)_(denselayer\d+)/((?:conv|norm)\d)",
+            r"img_encoder.model.features.\1.\2.\3",
+        ),
+        (r"text_encoder/bert/embeddings_norm", r"text_encoder.model.embeddings.LayerNorm"),
+        (r"text_encoder/bert/(\w+_embeddings)", r"text_encoder.model.embeddings.\1"),
+        (r"text_encoder/bert/pooler", r"text_encoder.model.pooler.dense"),
+        (
+            r"text_encoder/bert/layer_(\d+)/(query|key|value)",
+            r"text_encoder.model.encoder.layer.\1.attention.self.\2",
+        ),
+        (
+            r"text_encoder/bert/layer_(\d+)/attention_output",
+            r"text_encoder.model.encoder.layer.\1.attention.output.dense",
+        ),
+        (
+            r"text_encoder/bert/layer_(\d+)/attention_norm",
+            r"text_encoder.model.encoder.layer.\1.attention.output.LayerNorm",
+        ),
+        (r"text_encoder/bert/layer_(\d+)/intermediate", r"text_encoder.model.encoder.layer.\1.intermediate.dense"),
+        (r"text_encoder/bert/layer_(\d+)/output", r"text_encoder.model.encoder.layer.\1.output.dense"),
+        (r"text_encoder/bert/layer_(\d+)/output_norm", r"text_encoder.model.encoder.layer.\1.output.LayerNorm"),
+    )
+]
+_LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "embedding": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+# Names there that hold nothing a model needs: counters, constants, and the stage-4 projection of an unused objective.
+_IGNORED = re.compile(r".*\.(num_batches_tracked|position_ids)|img_encoder\.local_f_embedder\.(weight|bias)")
+
+Layout = Literal["same", "linear", "convolution", "pointwise"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of the table: an array of ours and its name and shape in PyTorch."""
+
+    path: tuple[str, ...]  # collection first: params or batch_stats
+    name: str
+    shape: tuple[int, ...]  # in PyTorch
+    layout: Layout
+
+    def to_torch(self, array: np.ndarray) -> np.ndarray:
+        """The array in PyTorch's layout."""
+        if self.layout == "convolution":
+            return array.transpose(3, 2, 0, 1)
+        if self.layout == "linear":
+            return array.T
+        return array.T[:, :, None, None] if self.layout == "pointwise" else array
+
+    def from_torch(self, array: np.ndarray) -> np.ndarray:
+        """The array in our layout."""
+        if self.layout == "convolution":
+            return array.transpose(2, 3, 1, 0)
+        if self.layout == "linear":
+            return array.T
+        return array[:, :, 0, 0].T if self.layout == "pointwise" else array
+
+
+def table(model_config: Mapping[str, Any]) -> tuple[Entry, ...]:
+    """Every array of the model that `config.model` describes, one row each; no parameter is computed.
+
+    Raises:
+        UsageError: the config is wrong.
+    """
+    return _table(parse(model_config))
+
+
+def to_torch(variables: PyTree, model_config: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Variables as a state dict that the published PyTorch model loads.
+
+    Args:
+        variables: {"params": ..., "batch_stats": ...} of `AFLoc.init`.
+        model_config: the `config.model` they belong to.
+
+    Returns:
+        Contiguous arrays by PyTorch name, with a zero `num_batches_tracked` beside each pair of running statistics.
+
+    Raises:
+        UserError: the variables are not those of this model; names what is missing, left over or of another shape.
+    """
+    rows = table(model_config)
+    flat = traverse_util.flatten_dict(_plain_dicts(variables))
+    _compare(
+        "the variables",
+        {"/".join(path): np.shape(array) for path, array in flat.items()},
+        {"/".join(row.path): _our_shape(row) for row in rows},
+    )
+    state: dict[str, np.ndarray] = {}
+    for row in rows:
+        state[row.name] = np.ascontiguousarray(row.to_torch(np.asarray(flat[row.path])))
+        if row.name.endswith("running_var"):
+            state[row.name.removesuffix("running_var") + "num_batches_tracked"] = np.zeros((), np.int64)
+    return state
+
+
+def from_torch(state_dict: Mapping[str, np.ndarray], model_config: Mapping[str, Any]) -> dict[str, Any]:
+    """Variables ({"params": ..., "batch_stats": ...}, NumPy arrays) from a state dict with the published names.
+
+    float64 stays float64, every other type becomes float32. `num_batches_tracked`, `position_ids` and
+    `local_f_embedder` (a projection that the published objective switches off) are accepted and dropped.
+
+    Raises:
+        UserError: names are missing, unexpected or of another shape than `model_config` asks for; they are listed.
+    """
+    rows = table(model_config)
+    given = {name: array for name, array in state_dict.items() if not _IGNORED.fullmatch(name)}
+    _compare(
+        "the state dict",
+        {name: np.shape(array) for name, array in given.items()},
+        {row.name: row.shape for row in rows},
+    )
+    flat: dict[tuple[str, ...], np.ndarray] = {}
+    for row in rows:
+        array = np.asarray(given[row.name])
+        dtype = np.float64 if array.dtype == np.float64 else np.float32
+        flat[row.path] = np.ascontiguousarray(row.from_torch(array), dtype)
+    return traverse_util.unflatten_dict(flat)
+
+
+@functools.lru_cache(maxsize=32)
+def _table(settings: ModelSettings) -> tuple[Entry, ...]:
+    side = settings.image.input_size
+    slots = jax.ShapeDtypeStruct((1, 3), jnp.int32)
+    count = jax.ShapeDtypeStruct((1,), jnp.int32)
+    variables = jax.eval_shape(
+        AFLoc(settings).init,
+        jax.random.key(0),
+        jax.ShapeDtypeStruct((1, side, side), jnp.float32),
+        TokenBatch(slots, slots, slots, count, count),
+    )
+    return tuple(_entry(path, leaf.shape) for path, leaf in traverse_util.flatten_dict(variables).items())
+
+
+def _entry(path: tuple[str, ...], shape: Sequence[int]) -> Entry:
+    module, leaf = "/".join(path[1:-1]), path[-1]
+    for ours, theirs in _MODULES:
+        if match := ours.fullmatch(module):
+            name = f"{match.expand(theirs)}.{_LEAVES[leaf]}"
+            break
+    else:
+        raise KeyError(f"afloc_jax/weights/torch_names.py has no PyTorch name for {'/'.join(path)}: add its module")
+    layout: Layout = "same"
+    if leaf == "kernel":
+        pointwise = module.endswith(("project_shallow", "project_deep"))
+        layout = "convolution" if len(shape) == 4 else "pointwise" if pointwise else "linear"
+    entry = Entry(path, name, (), layout)
+    # A view of one element has the shape of the whole array: nothing is allocated.
+    return Entry(path, name, entry.to_torch(np.broadcast_to(np.float32(0), shape)).shape, layout)
+
+
+def _our_shape(row: Entry) -> tuple[int, ...]:
+    return row.from_torch(np.broadcast_to(np.float32(0), row.shape)).shape
+
+
+def _plain_dicts(tree: Any) -> Any:
+    return {key: _plain_dicts(value) for key, value in tree.items()} if isinstance(tree, Mapping) else tree
+
+
+def _compare(what: str, found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise one error that names every kind of difference between two sets of named shapes."""
+    missing = [f"{name} {list(wanted[name])}" for name in wanted if name not in found]
+    unexpected = [f"{name} {list(found[name])}" for name in found if name not in wanted]
+    reshaped = [
+        f"{name} {list(found[name])} instead of {list(wanted[name])}"
+        for name in wanted
+        if name in found and tuple(found[name]) != tuple(wanted[name])
+    ]
+    kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
+    parts = [f"{kind}: {_shortened(names)}" for kind, names in kinds if names]
+    if parts:
+        raise UserError(f"{what} cannot fill the model of this config; {'; '.join(parts)}")
+
+
+def _shortened(names: list[str], shown: int = 8) -> str:
+    rest = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + rest
