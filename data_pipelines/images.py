@@ -1,0 +1,266 @@
+"""Image files to grey uint8 arrays, and the geometry of the padded square with its exact inverse.
+
+Every picture enters the program through `read_image`; boxes, masks, points and heat maps all move between an original
+image and the model's square through one `Geometry`.
+"""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image, ImageOps
+
+from afloc_jax.errors import UserError
+
+SMALLEST_SIDE = 8  # pixels; anything smaller is a broken export, not a radiograph
+LARGEST_PIXELS = 400_000_000  # refuse decompression bombs; the largest mammograms have about 30 million pixels
+_DICOM_SUFFIXES = (".dcm", ".dicom")
+
+
+class ImageError(UserError):
+    """An image file that cannot be used; the message names the file and the reason."""
+
+
+def read_image(path: str | Path) -> NDArray[np.uint8]:
+    """Decodes a PNG, JPEG, TIFF, BMP or DICOM file completely.
+
+    Colour becomes luma (Rec. 601) and an alpha channel is ignored, as the published preprocessing does; EXIF
+    orientation is applied. Pixels deeper than 8 bits are scaled linearly from the image's own minimum and maximum to 0..255. DICOM needs the
+    `pydicom` package; windows and modality tables are applied, MONOCHROME1 is inverted.
+
+    Returns:
+        [height, width] uint8, bright = dense.
+
+    Raises:
+        ImageError: the file is missing, empty, truncated, not an image, or smaller than 8 x 8 pixels.
+    """
+    path = Path(path)
+    return decode_image(_read_bytes(path), path.name)
+
+
+def decode_image(data: bytes, name: str) -> NDArray[np.uint8]:
+    """Like `read_image` for the bytes of a file; `name` is used in errors and to recognise headerless DICOM."""
+    if not data:
+        raise ImageError(f"{name}: the file is empty")
+    if data[128:132] == b"DICM" or name.lower().endswith(_DICOM_SUFFIXES):
+        pixels = _decode_dicom(data, name)
+    else:
+        pixels = _grey(_decode_picture(data, name))
+    height, width = pixels.shape
+    if min(height, width) < SMALLEST_SIDE:
+        raise ImageError(f"{name}: {width} x {height} pixels is too small (at least {SMALLEST_SIDE} x {SMALLEST_SIDE})")
+    return np.ascontiguousarray(pixels)
+
+
+def read_mask(path: str | Path) -> NDArray[np.bool_]:
+    """A lesion mask of any mode, [height, width] bool: True where any channel but alpha is not 0."""
+    path = Path(path)
+    picture = _decode_picture(_read_bytes(path), path.name)
+    if picture.mode == "P":  # label images: index 0 is background whatever its colour
+        return np.asarray(picture) > 0
+    if picture.mode in ("RGBA", "LA", "PA"):
+        picture = picture.convert("RGB" if picture.mode == "RGBA" else "L")
+    array = np.asarray(picture)
+    return array.any(axis=-1) if array.ndim == 3 else array > 0
+
+
+def encode_png(image: NDArray) -> bytes:
+    """PNG bytes of a uint8 or bool array [height, width]; bool becomes 0 / 255."""
+    array = image.astype(np.uint8) * 255 if image.dtype == np.bool_ else image
+    return cv2.imencode(".png", array)[1].tobytes()
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The map between an image of height x width pixels and a square of `side` pixels.
+
+    The longest side is scaled to `side`; the other is scaled alike and floored; zeros fill the rest, the smaller half
+    of an odd remainder in front (top, left). Coordinates are continuous: pixel (row r, column c) covers [c, c+1] x
+    [r, r+1], so the image's corners are (0, 0) and (width, height).
+    """
+
+    height: int
+    width: int
+    side: int = 224
+
+    def __post_init__(self) -> None:
+        if min(self.height, self.width, self.side) < 1:
+            raise ValueError(f"an image of {self.width} x {self.height} has no square of side {self.side}")
+
+    @property
+    def scale(self) -> float:
+        """Square pixels per original pixel along the longest side."""
+        return self.side / float(max(self.height, self.width))
+
+    @property
+    def inner_height(self) -> int:
+        """Rows of the square that show the image."""
+        return self.side if self.height >= self.width else max(1, int(self.height * self.scale))
+
+    @property
+    def inner_width(self) -> int:
+        """Columns of the square that show the image."""
+        return self.side if self.width > self.height else max(1, int(self.width * self.scale))
+
+    @property
+    def top(self) -> int:
+        """Rows of padding above the image."""
+        return (self.side - self.inner_height) // 2
+
+    @property
+    def left(self) -> int:
+        """Columns of padding left of the image."""
+        return (self.side - self.inner_width) // 2
+
+    def inner(self, square: NDArray) -> NDArray:
+        """The part of a [side, side, ...] array that shows the image: [inner_height, inner_width, ...], a view."""
+        if square.shape[:2] != (self.side, self.side):
+            raise ValueError(f"expected [{self.side}, {self.side}], got {list(square.shape)}")
+        return square[self.top : self.top + self.inner_height, self.left : self.left + self.inner_width]
+
+    def to_square(self, image: NDArray) -> NDArray:
+        """Image [height, width] -> [side, side] of the same type, by area interpolation, padded with zeros."""
+        self._check_original(image)
+        square = np.zeros((self.side, self.side), image.dtype)
+        size = (self.inner_width, self.inner_height)
+        self.inner(square)[...] = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        return square
+
+    def mask_to_square(self, mask: NDArray) -> NDArray[np.bool_]:
+        """Mask [height, width] -> [side, side] bool: square pixels of which at least half is covered.
+
+        A lesion too small to cover half a pixel anywhere keeps the pixels it covers most, so none disappears.
+        """
+        coverage = self.to_square((np.asarray(mask) != 0).astype(np.float32))
+        highest = float(coverage.max())
+        return coverage >= min(0.5, highest) if highest > 0 else np.zeros(coverage.shape, bool)
+
+    def box_to_square(self, box: ArrayLike, *, compatible: bool = False) -> NDArray:
+        """Box (x, y, width, height) in original pixels -> the same in square pixels. Leading axes are kept.
+
+        Compatible: all four are scaled by one factor, the corner is shifted by the padding, and each is floored, as the
+        release does: int64.
+        Otherwise float64, exact for the flooring of the shorter side.
+        """
+        x, y, width, height = np.moveaxis(np.asarray(box, np.float64), -1, 0)
+        if not compatible:
+            corners = np.stack([np.stack([x, y], -1), np.stack([x + width, y + height], -1)], -2)
+            first, last = np.moveaxis(self.points_to_square(corners), -2, 0)
+            return np.concatenate([first, last - first], -1)
+        scaled = np.stack([x, y, width, height], -1) * self.scale
+        return np.floor(scaled + np.array([self.left, self.top, 0, 0])).astype(np.int64)
+
+    def box_to_original(self, box: ArrayLike) -> NDArray[np.float64]:
+        """Inverse of `box_to_square`, cut to the image: (x, y, width, height) in original pixels."""
+        box = np.asarray(box, np.float64)
+        corners = np.stack([box[..., :2], box[..., :2] + box[..., 2:]], -2)
+        corners = np.clip(self.points_to_original(corners), 0, [self.width, self.height])
+        return np.concatenate([corners[..., 0, :], corners[..., 1, :] - corners[..., 0, :]], -1)
+
+    def points_to_square(self, points: ArrayLike) -> NDArray[np.float64]:
+        """Points [..., 2] as (x, y) in original coordinates -> square coordinates."""
+        factors, offsets = self._affine
+        return np.asarray(points, np.float64) * factors + offsets
+
+    def points_to_original(self, points: ArrayLike) -> NDArray[np.float64]:
+        """Inverse of `points_to_square`; points in the padding come out outside the image."""
+        factors, offsets = self._affine
+        return (np.asarray(points, np.float64) - offsets) / factors
+
+    def grid_centers(self, cells: int) -> NDArray[np.float64]:
+        """Centres of a `cells` x `cells` grid over the square, as (x, y) in original pixels: [cells, cells, 2]."""
+        axis = (np.arange(cells) + 0.5) * (self.side / cells)
+        x, y = np.meshgrid(axis, axis)
+        return self.points_to_original(np.stack([x, y], -1))
+
+    def map_to_original(self, heatmap: NDArray) -> NDArray[np.float32]:
+        """Heat map [side, side] -> [height, width] float32: padding cut off, bilinear, half-pixel centres."""
+        part = np.ascontiguousarray(self.inner(np.asarray(heatmap)), np.float32)
+        return cv2.resize(part, (self.width, self.height), interpolation=cv2.INTER_LINEAR)
+
+    @property
+    def _affine(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        factors = np.array([self.inner_width / self.width, self.inner_height / self.height])
+        return factors, np.array([self.left, self.top], np.float64)
+
+    def _check_original(self, image: NDArray) -> None:
+        if image.shape != (self.height, self.width):
+            raise ValueError(f"this geometry is for [{self.height}, {self.width}], got {list(image.shape)}")
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise ImageError(f"{path.name}: no such file in {path.parent}") from None
+    except OSError as error:
+        raise ImageError(f"{path.name}: cannot be read ({error.strerror})") from None
+
+
+def _decode_picture(data: bytes, name: str) -> Image.Image:
+    """First frame of a picture, every byte of it decoded and turned upright."""
+    if not data:
+        raise ImageError(f"{name}: the file is empty")
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            if picture.width * picture.height > LARGEST_PIXELS:
+                raise ImageError(f"{name}: {picture.width} x {picture.height} pixels is too large")
+            picture.load()  # decodes everything: a truncated file fails here and not in the middle of training
+            return ImageOps.exif_transpose(picture)
+    except ImageError:
+        raise
+    except Image.UnidentifiedImageError:
+        raise ImageError(f"{name}: not an image in a known format") from None
+    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error, ...
+        raise ImageError(f"{name}: damaged or truncated ({type(error).__name__}: {error})") from None
+
+
+def _grey(picture: Image.Image) -> NDArray[np.uint8]:
+    if picture.mode in ("L", "LA", "La"):
+        return np.asarray(picture.getchannel("L"))
+    if picture.mode == "1":
+        return np.asarray(picture).astype(np.uint8) * 255
+    if picture.mode in ("I", "F") or picture.mode.startswith("I;"):
+        return _to_bytes(np.asarray(picture).astype(np.float64))
+    return np.asarray(picture.convert("RGB").convert("L"))
+
+
+def _to_bytes(pixels: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Linear scaling of the finite minimum..maximum to 0..255; a flat image becomes black."""
+    pixels = np.nan_to_num(pixels, nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = float(pixels.min()), float(pixels.max())
+    if high <= low:
+        return np.zeros(pixels.shape, np.uint8)
+    return np.rint((pixels - low) * (255.0 / (high - low))).astype(np.uint8)
+
+
+def _decode_dicom(data: bytes, name: str) -> NDArray[np.uint8]:
+    try:
+        import pydicom
+        from pydicom.pixels import apply_modality_lut, apply_voi_lut
+    except ImportError:
+        raise ImageError(f"{name}: reading DICOM needs one more package; run: pip install pydicom") from None
+    try:
+        dataset: Any = pydicom.dcmread(io.BytesIO(data), force=True)
+        pixels = dataset.pixel_array
+        interpretation = str(dataset.get("PhotometricInterpretation", "MONOCHROME2"))
+        padding = dataset.get("PixelPaddingValue")
+        background = None if padding is None else pixels == padding
+        if interpretation.startswith("MONOCHROME"):
+            pixels = apply_voi_lut(apply_modality_lut(pixels, dataset), dataset)
+    except Exception as error:  # pydicom and its decoders raise whatever they meet
+        raise ImageError(f"{name}: not a readable DICOM image ({type(error).__name__}: {error})") from None
+    if pixels.ndim == 3 and pixels.shape[-1] == 3 and not interpretation.startswith("MONOCHROME"):
+        return np.asarray(Image.fromarray(_to_bytes(pixels.astype(np.float64))).convert("L"))
+    if pixels.ndim != 2:
+        raise ImageError(f"{name}: a DICOM image of shape {list(pixels.shape)}; only single frames can be used")
+    pixels = pixels.astype(np.float64)
+    if interpretation == "MONOCHROME1":
+        pixels = -pixels
+    if background is not None and not background.all():
+        pixels[background] = pixels[~background].min()  # outside the collimator: black, and no part of the range
+    return _to_bytes(pixels)

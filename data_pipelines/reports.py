@@ -1,0 +1,196 @@
+"""Radiology report -> sections -> clean sentences; and prompts, which are cleaned by the same rules.
+
+Two cleaners stand side by side. The default keeps what a reader would call the content: one-word sentences ("edema"),
+decimals ("1.5 cm"), letters of any alphabet (accents folded: "café" becomes "cafe"). The compatible one reproduces the
+published release, its defects included (algorithm description: text, section 5).
+"""
+
+import re
+import unicodedata
+from dataclasses import dataclass
+
+from afloc_jax.errors import UserError
+
+_SECTION = re.compile(
+    r"(?im)^[^\S\n]*(findings?(?: and impression)?|impressions?|conclusions?|indications?|history"
+    r"|clinical (?:history|information)|reason for exam(?:ination)?|comparisons?|techniques?|examination|exam|procedure|recommendations?|notification)"
+    r"[^\S\n]*:"
+)
+_SECTION_NAMES = {
+    "finding": "findings",
+    "conclusion": "impression",
+    "conclusions": "impression",
+    "impressions": "impression",
+    "indications": "indication",
+    "comparisons": "comparison",
+    "techniques": "technique",
+    "recommendations": "recommendation",
+    "clinical information": "clinical history",
+    "reason for examination": "reason for exam",
+    "exam": "examination",
+}
+
+# Abbreviations whose period does not end a sentence. Titles and Latin ones, and units that stand before more text.
+_ABBREVIATIONS = frozenset(
+    {"approx", "ca", "resp", "al", "eg", "ie", "incl", "dept", "hosp", "yr", "yrs", "a.m", "p.m"}
+)
+_NUMBER_FOLLOWS = frozenset({"no", "nos", "fig", "figs"})  # an abbreviation only before a number: "fig. 2", but "no."
+_TITLES = frozenset({"dr", "mr", "mrs", "ms", "prof", "st", "vs", "e.g", "i.e", "cf"})  # whatever follows
+
+_LIST_MARKER = re.compile(r"(?:(?<=^)|(?<=[\s.;:]))\(?\d{1,2}[.)](?=\s|[A-Za-z(]|$)")
+_BREAKS = re.compile(r"[!?;\n]+|\.{2,}|\.(?=\s|$|[A-Z\"')\]])")
+_WORD = re.compile(r"\d+(?:[.,]\d+)+|[^\W_]+", re.UNICODE)
+
+_RELEASE_SPLIT = re.compile(r"[0-9]+\.|\.")
+_RELEASE_WORD = re.compile(r"\w+")
+_RELEASE_WORDS_STOP = 5  # the release stops a report when its running number of words is exactly this
+
+
+@dataclass(frozen=True)
+class CleanReport:
+    """A report as training reads it."""
+
+    sentences: list[str]  # lower case, words separated by one space, no period; the impression's sentences first
+    impression_count: int  # how many leading sentences belong to the impression
+    dropped: int = 0  # sentences of the source that held nothing to keep
+
+    @property
+    def text(self) -> str:
+        """All sentences joined as the text encoder reads them."""
+        return ". ".join(self.sentences)
+
+
+def sections(text: str) -> dict[str, str]:
+    """Splits a report at its headings ("FINDINGS:", "IMPRESSION:", ...), each at the start of a line.
+
+    Returns:
+        Heading in a normal form (lower case; "findings", "impression", "indication", ...) -> text below it. What stands
+        before the first heading is under "". A heading that comes twice has its texts joined by a newline.
+    """
+    result: dict[str, str] = {}
+    name, begin = "", 0
+    for match in [*_SECTION.finditer(text), None]:
+        body = text[begin : match.start() if match else len(text)].strip()
+        if body:
+            result[name] = f"{result[name]}\n{body}" if name in result else body
+        if match:
+            heading = re.sub(r"\s+", " ", match.group(1).lower())
+            name, begin = _SECTION_NAMES.get(heading, heading), match.end()
+    return result
+
+
+def clean_report(findings: str, impression: str = "", *, compatible: bool = False) -> CleanReport:
+    """Cleans a report to sentences.
+
+    By default the sentences of the impression come first, then those of the findings that do not repeat one of them.
+
+    Compatible: `findings` is the whole text that the release trains on (its impression, if any, first) and `impression`
+    only decides how many leading sentences belong to the impression. The release ends a report as soon as its running
+    number of words is exactly 5.
+
+    Returns a CleanReport; a report of which nothing is left has no sentences (the release drops it, and so do the
+    builders).
+    """
+    if compatible:
+        kept, total = _release_sentences(findings)
+        impression_count = len(_release_sentences(impression)[0])
+        return CleanReport(kept, min(impression_count, len(kept)), total - len(kept))
+    first, first_total = split_sentences(impression)
+    rest, rest_total = split_sentences(findings)
+    first, rest = list(dict.fromkeys(first)), list(dict.fromkeys(rest))
+    sentences = first + [sentence for sentence in rest if sentence not in set(first)]
+    return CleanReport(sentences, len(first), first_total + rest_total - len(sentences))
+
+
+def clean_prompt(text: str, *, compatible: bool = False) -> str:
+    """A prompt as the model reads it: sentences cleaned and joined with ". ", no final period.
+
+    Compatible: as the release cleans a prompt: one-word sentences vanish and sentences are joined by a space.
+    Raises UserError when nothing is left.
+    """
+    sentences, separator = (
+        (_release_sentences(text, stop=None)[0], " ") if compatible else (split_sentences(text)[0], ". ")
+    )
+    if not sentences:
+        why = "it holds no word; write what to look for, e.g. 'small left pleural effusion'"
+        if compatible:
+            why = "the release drops one-word sentences; leave --compatible out or write more words"
+        raise UserError(f"the prompt {text!r} is empty after cleaning: {why}")
+    return separator.join(sentences)
+
+
+def split_sentences(text: str) -> tuple[list[str], int]:
+    """Cleaned sentences of a text in their order, and how many sentences there were before empty ones fell out."""
+    text = fold(text)
+    pieces = [piece for part in _split_lists(text) for piece in _split_periods(part)]
+    cleaned = [" ".join(_WORD.findall(piece.lower())) for piece in pieces]
+    kept = [sentence for sentence in cleaned if any(character.isalpha() for character in sentence)]
+    return kept, sum(1 for piece in pieces if piece.strip())
+
+
+def fold(text: str) -> str:
+    """Text with accents folded ("é" to "e") and compatibility forms unified; other alphabets stay as they are."""
+    decomposed = unicodedata.normalize("NFKD", text)
+    return "".join(character for character in decomposed if not unicodedata.combining(character))
+
+
+def _split_lists(text: str) -> list[str]:
+    """Splits at the markers of a numbered list ("1. ... 2. ..."), which are counted: "1." at the start, then "2.", ...
+
+    A number at the end of a sentence ("grade 2.") is no marker, because it does not continue the count.
+    """
+    parts, begin, expected = [], 0, 1
+    for match in _LIST_MARKER.finditer(text):
+        number = int(re.sub(r"\D", "", match.group()))
+        before = text[: match.start()].rstrip()
+        at_start = not before or before[-1] in ".;:!?" or "\n" in text[len(before) : match.start()]
+        if (at_start and number in (expected, 1)) or (number == expected and expected > 1):
+            parts.append(text[begin : match.start()])
+            begin, expected = match.end(), number + 1
+    parts.append(text[begin:])
+    return parts
+
+
+def _split_periods(text: str) -> list[str]:
+    """Splits at sentence ends; periods of decimals, abbreviations and initials do not end a sentence."""
+    # A single line break inside a sentence is layout; a blank line ends a paragraph.
+    text = re.sub(r"\s*\n\s*\n\s*", "\n", re.sub(r"(?<!\n)[^\S\n]*\r?\n[^\S\n]*(?!\s*\n)", " ", text.strip()))
+    pieces, begin = [], 0
+    for match in _BREAKS.finditer(text):
+        if match.group() == "." and _is_abbreviation(text[begin : match.start()], text[match.end() :]):
+            continue
+        pieces.append(text[begin : match.start()])
+        begin = match.end()
+    pieces.append(text[begin:])
+    return pieces
+
+
+def _is_abbreviation(before: str, after: str) -> bool:
+    words = re.findall(r"[\w.]+$", before)
+    word, rest = (words[0].lower() if words else ""), after.lstrip()
+    if not rest:
+        return False
+    if word in _NUMBER_FOLLOWS:
+        return rest[0].isdigit()
+    if word in _TITLES:
+        return True
+    # "approx. 2 cm", "5 p.m. yesterday": the sentence goes on in lower case or with a number.
+    return word in _ABBREVIATIONS and (rest[0].islower() or rest[0].isdigit())
+
+
+def _release_sentences(text: str, stop: int | None = _RELEASE_WORDS_STOP) -> tuple[list[str], int]:
+    """Sentences as the published release cleans them, and how many pieces of text there were."""
+    pieces = [piece for piece in _RELEASE_SPLIT.split(text.replace("\n", " ")) if piece.strip()]
+    sentences, word_total = [], 0
+    for piece in pieces:
+        words = _RELEASE_WORD.findall(piece.lower())
+        if len(words) <= 1:
+            continue
+        kept = [word for word in (word.encode("ascii", "ignore").decode() for word in words) if word]
+        if not kept:
+            continue
+        sentences.append(" ".join(kept))
+        word_total += len(kept)
+        if word_total == stop:
+            break
+    return sentences, len(pieces)

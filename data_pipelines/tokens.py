@@ -1,0 +1,247 @@
+"""Report text to token ids, and the segment ids that merge pieces into words, words into sentences.
+
+The tokenizer is a BERT WordPiece one (the `tokenizers` library does the splitting). Segment ids are computed on the
+host with array operations over the whole batch, so that merging inside the compiled step is a segment sum
+(`afloc_jax.levels.TokenBatch`). Text is always lower-cased: Bio_ClinicalBERT has a cased vocabulary but was fed lower
+case.
+"""
+
+import functools
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+from afloc_jax.errors import UserError
+
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # in this order in a learned vocabulary: [PAD] is 0
+_REQUIRED = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+_CONTINUATION = "##"
+_DECIMAL = re.compile(r"\d\.(?=\d)")
+_LEARNING_ALPHABET = 200  # distinct characters a learned vocabulary keeps; rarer ones become [UNK]
+
+
+def load_tokenizer(folder: str | Path) -> Tokenizer:
+    """The tokenizer of a folder that holds `tokenizer.json` or `vocab.txt` (or of a vocabulary file itself).
+
+    Raises UserError when there is none, or when it is not a BERT WordPiece vocabulary with [PAD] at id 0.
+    """
+    path = Path(folder)
+    candidates = [path] if path.is_file() else [path / "tokenizer.json", path / "vocab.txt", *path.glob("*vocab.txt")]
+    found = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if found is None:
+        raise UserError(f"no tokenizer in {path}: expected tokenizer.json or vocab.txt (one token per line)")
+    try:
+        if found.suffix == ".json":
+            tokenizer = Tokenizer.from_file(str(found))
+        else:
+            tokenizer = _from_vocabulary(found.read_text(encoding="utf-8").splitlines())
+    except Exception as error:  # the library raises bare Exception for malformed JSON
+        raise UserError(f"{found} is not a readable tokenizer: {error}") from error
+    _check(tokenizer, found)
+    # Whatever the file says about case: text is lower-cased before it meets this vocabulary.
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    return tokenizer
+
+
+def learn_tokenizer(texts: Iterable[str], vocabulary_size: int = 4096) -> Tokenizer:
+    """Learns a lower-case WordPiece vocabulary of at most `vocabulary_size` entries from `texts`.
+
+    The same multiset of texts gives the same vocabulary, in whatever order the texts come. Raises UserError when the
+    texts hold no word.
+    """
+    ordered = sorted(texts)  # ties between equally frequent pairs must not depend on the order of the texts
+    if not any(text.strip() for text in ordered):
+        raise UserError("cannot learn a vocabulary: the training reports hold no word")
+    tokenizer = _empty(models.WordPiece(vocab={"[UNK]": 0}, unk_token="[UNK]"))
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocabulary_size,
+        special_tokens=list(SPECIAL_TOKENS),
+        continuing_subword_prefix=_CONTINUATION,
+        limit_alphabet=_LEARNING_ALPHABET,
+        initial_alphabet=["."],  # sentences are joined with it, also when no single text holds one
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(ordered, trainer)
+    # The library numbers entries in an order that follows its threads: sort for a reproducible file.
+    learned = tokenizer.get_vocab(with_added_tokens=False)
+    rest = sorted(set(learned) - set(SPECIAL_TOKENS), key=lambda piece: (piece.startswith(_CONTINUATION), piece))
+    return _from_vocabulary([*SPECIAL_TOKENS, *rest])
+
+
+def save_tokenizer(tokenizer: Tokenizer, folder: str | Path) -> None:
+    """Writes tokenizer.json, vocab.txt and tokenizer_config.json, as `transformers.AutoTokenizer` expects them."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary = tokenizer.get_vocab()
+    pieces = sorted(vocabulary, key=lambda piece: vocabulary[piece])
+    if [vocabulary[piece] for piece in pieces] == list(range(len(pieces))):  # a vocab.txt cannot express gaps
+        (folder / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 512}
+    config |= {f"{name[1:-1].lower()}_token": name for name in SPECIAL_TOKENS}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def tokenize(
+    tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int, *, compatible: bool = False
+) -> dict[str, np.ndarray]:
+    """Texts to the arrays of `afloc_jax.levels.TokenBatch`, all int32.
+
+    A word is a piece with the `##` pieces that follow it; sentences are separated by the word ".". A report that does
+    not fit is cut and still ends with [SEP]. An empty text becomes [CLS] [SEP].
+
+    Args:
+        tokenizer: from `load_tokenizer` or `learn_tokenizer`.
+        texts: B texts; cleaned sentences joined with ". ".
+        max_tokens: L, token slots of each text, [CLS] and [SEP] included.
+        compatible: count valid words as the published release does: [UNK] holds a slot but is not counted, so a report
+            with an unknown word loses its last word in the local loss.
+
+    Returns:
+        token_ids, word_ids, sentence_ids: [B, L]; word_count, sentence_count: [B]. See TokenBatch.
+    """
+    if max_tokens < 3:
+        raise UserError(f"max_tokens is {max_tokens}; [CLS], one piece and [SEP] need at least 3")
+    texts = list(texts)
+    pieces = _pieces(tokenizer)
+    token_ids = _pad(tokenizer.encode_batch_fast(texts, add_special_tokens=False), max_tokens, pieces)
+    period = token_ids == pieces.period
+    if not compatible:
+        _unmark_decimal_points(tokenizer, texts, period)
+    return _segments(token_ids, period, pieces, compatible)
+
+
+class _Pieces(NamedTuple):
+    """What the segmentation needs to know of every entry of a vocabulary of V entries."""
+
+    starts_word: np.ndarray  # [V] bool: not a `##` piece
+    bracketed: np.ndarray  # [V] bool: the text begins with "[", as special tokens do
+    period: int  # id of ".", -1 if the vocabulary has none
+    cls: int
+    sep: int
+
+
+@functools.lru_cache(maxsize=16)
+def _pieces_of(vocabulary: tuple[tuple[str, int], ...]) -> _Pieces:
+    size = 1 + max(index for _, index in vocabulary)
+    starts_word, bracketed = np.ones(size, bool), np.zeros(size, bool)
+    for piece, index in vocabulary:
+        starts_word[index] = not piece.startswith(_CONTINUATION)
+        bracketed[index] = piece.startswith("[")
+    by_name = dict(vocabulary)
+    return _Pieces(starts_word, bracketed, by_name.get(".", -1), by_name["[CLS]"], by_name["[SEP]"])
+
+
+_pieces_by_tokenizer: dict[int, tuple[Tokenizer, _Pieces]] = {}
+
+
+def _pieces(tokenizer: Tokenizer) -> _Pieces:
+    """Piece table of a tokenizer; building it takes milliseconds, so it is kept while the tokenizer is."""
+    held = _pieces_by_tokenizer.get(id(tokenizer))
+    if held is None or held[0] is not tokenizer:
+        if len(_pieces_by_tokenizer) >= 8:
+            _pieces_by_tokenizer.clear()
+        held = tokenizer, _pieces_of(tuple(tokenizer.get_vocab().items()))
+        _pieces_by_tokenizer[id(tokenizer)] = held
+    return held[1]
+
+
+def _pad(encodings: Sequence, max_tokens: int, pieces: _Pieces) -> np.ndarray:
+    """[CLS] + pieces + [SEP] of every text in one zero-padded array [B, L]; what does not fit is cut."""
+    token_ids = np.zeros((len(encodings), max_tokens), np.int32)
+    token_ids[:, 0] = pieces.cls
+    for row, encoding in zip(token_ids, encodings, strict=True):
+        ids = encoding.ids[: max_tokens - 2]
+        row[1 : len(ids) + 1] = ids
+        row[len(ids) + 1] = pieces.sep
+    return token_ids
+
+
+def _unmark_decimal_points(tokenizer: Tokenizer, texts: Sequence[str], period: np.ndarray) -> None:
+    """Clears `period` [B, L] at the points of "1.5" and the like, which separate no sentences. In place."""
+    decimal = [row for row, text in enumerate(texts) if _DECIMAL.search(text)]
+    if not decimal:
+        return
+    # Only here are character offsets needed; they cost more than the tokens themselves.
+    encodings = tokenizer.encode_batch([texts[row] for row in decimal], add_special_tokens=False)
+    for row, encoding in zip(decimal, encodings, strict=True):
+        points = {match.start() + 1 for match in _DECIMAL.finditer(texts[row])}
+        for slot, (begin, _) in enumerate(encoding.offsets[: period.shape[1] - 2], start=1):
+            if begin in points:
+                period[row, slot] = False
+
+
+def _segments(
+    token_ids: np.ndarray, period_pieces: np.ndarray, pieces: _Pieces, compatible: bool
+) -> dict[str, np.ndarray]:
+    length = token_ids.shape[1]
+    slots = np.arange(length)
+    # The last [SEP] ends the text; a text could hold the literal string "[SEP]" before it.
+    end = length - 1 - np.argmax(token_ids[:, ::-1] == pieces.sep, axis=1)
+    used = slots <= end[:, None]
+    starts = used & (pieces.starts_word[token_ids] | (slots <= 1) | (slots == end[:, None]))
+    word_ids = np.where(used, np.cumsum(starts, axis=1) - 1, -1)
+    last_slot = word_ids.max(axis=1)[:, None]  # the word slot of [SEP]
+
+    rows, columns = np.nonzero(starts)
+    words = np.zeros_like(token_ids)  # first piece of the word in each word slot
+    words[rows, word_ids[rows, columns]] = token_ids[rows, columns]
+    period = np.zeros_like(period_pieces)
+    period[rows, word_ids[rows, columns]] = period_pieces[rows, columns]
+    inside = (slots >= 1) & (slots < last_slot)  # word slots between [CLS] and [SEP]
+    final = inside & (slots == last_slot - 1)
+    period &= inside
+    # The word before [SEP] counts in the last sentence even when it is a period (so in the published system).
+    member = inside & (~period | final)
+    after_break = np.zeros_like(period)
+    after_break[:, 1:] = period[:, :-1]
+    after_break[:, 1] = True
+    opens = member & after_break
+    if not compatible:
+        # ". ." at the end: the second period joins the sentence before it; alone it would be a sentence of no word.
+        has_word = (inside & ~period).any(axis=1, keepdims=True)
+        opens &= ~(final & period & has_word)
+    sentence = np.cumsum(opens, axis=1)
+    count = sentence.max(axis=1)
+    sentence_ids = np.where(member, sentence, -1)
+    sentence_ids[:, 0] = 0
+    np.put_along_axis(sentence_ids, last_slot, count[:, None] + 1, axis=1)
+
+    counted_by_release = (inside & ~pieces.bracketed[words]).sum(axis=1) + 1
+    arrays = {
+        "token_ids": token_ids,
+        "word_ids": word_ids,
+        "sentence_ids": sentence_ids,
+        "word_count": counted_by_release if compatible else last_slot[:, 0],
+        "sentence_count": count + 1,
+    }
+    return {name: np.ascontiguousarray(array, np.int32) for name, array in arrays.items()}
+
+
+def _empty(model: models.WordPiece) -> Tokenizer:
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return tokenizer
+
+
+def _from_vocabulary(pieces: Sequence[str]) -> Tokenizer:
+    vocabulary = {piece: index for index, piece in enumerate(pieces)}
+    tokenizer = _empty(models.WordPiece(vocab=vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
+    tokenizer.add_special_tokens([name for name in SPECIAL_TOKENS if name in vocabulary])
+    return tokenizer
+
+
+def _check(tokenizer: Tokenizer, path: Path) -> None:
+    missing = [name for name in _REQUIRED if tokenizer.token_to_id(name) is None]
+    if missing:
+        raise UserError(f"{path} lacks {', '.join(missing)}: not a BERT WordPiece vocabulary")
+    if tokenizer.token_to_id("[PAD]") != 0:
+        raise UserError(f"{path}: [PAD] has id {tokenizer.token_to_id('[PAD]')}, must be 0 (the first line)")
+    if not any(piece.startswith(_CONTINUATION) for piece in tokenizer.get_vocab()):
+        raise UserError(f"{path} has no '##' piece: not a BERT WordPiece vocabulary")
