@@ -1,7 +1,7 @@
 """The healthy chest: random proportions, drawn as layers of attenuation.
 
 Coordinates: the chest frame has its origin in the middle of the thorax, x grows to the right of the image (the
-patient's LEFT), y grows downwards, one unit is one pixel of an unscaled 224 x 224 image (about 1.4 mm). A rotation,
+patient's LEFT), y grows downwards, one unit is one pixel of an unscaled 224 x 224 image (1.65 mm). A rotation,
 scale and shift take it to pixels. Layers are float32 [224, 224] in units of displayed brightness (0 black, 1 white).
 """
 
@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 SIZE = 224
-MM_PER_UNIT = 1.4  # chest frame; a thorax of 165 units is 230 mm wide inside
+MM_PER_UNIT = 1.65  # chest frame; a thorax of 165 units is 270 mm wide inside
 LUNG_CONTRAST = 0.52  # brightness that a full thickness of air takes away
 RIGHT, LEFT = -1, 1  # side of the PATIENT, as the sign of x: the patient's right is on the left of the image
 
@@ -31,7 +31,8 @@ class Chest:
     grid_y: np.ndarray
     lung: dict[int, np.ndarray] = field(default_factory=dict)  # soft silhouettes 0..1 by side
     air: np.ndarray = field(default_factory=lambda: np.zeros(0))  # thickness of air 0..1, heart not yet in front
-    solid: np.ndarray = field(default_factory=lambda: np.zeros(0))  # soft tissue and bones
+    solid: np.ndarray = field(default_factory=lambda: np.zeros(0))  # soft tissue, spine, shoulder girdle
+    ribs: np.ndarray = field(default_factory=lambda: np.zeros(0))
     vessels: np.ndarray = field(default_factory=lambda: np.zeros(0))  # vessels and lung texture, disappear without lung
     heart: np.ndarray = field(default_factory=lambda: np.zeros(0))  # silhouette of heart and great vessels
     trachea: np.ndarray = field(default_factory=lambda: np.zeros(0))
@@ -53,8 +54,8 @@ class Chest:
     def diaphragm(self, side: int, x: np.ndarray) -> np.ndarray:
         """Height y of the diaphragm at |x| on one side."""
         u = np.abs(x) / self.half_width - 0.46
-        lateral, medial = self.angle[side] - self.dome[side], 9.0
-        return self.dome[side] + np.where(u > 0, lateral * (np.maximum(u, 0) / 0.53) ** 2.3, medial * (u / 0.4) ** 2)
+        lateral, medial = self.angle[side] - self.dome[side], 13.0
+        return self.dome[side] + np.where(u > 0, lateral * (np.maximum(u, 0) / 0.53) ** 2.1, medial * (u / 0.4) ** 2)
 
 
 # the wall as fractions of the lung's height and of the half width: apex, shoulder of the cupola, flank
@@ -101,6 +102,11 @@ def blur(image: np.ndarray, sigma: float) -> np.ndarray:
     return cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
 
 
+def step(x: np.ndarray) -> np.ndarray:
+    """Soft step from 0 to 1."""
+    return 1 / (1 + np.exp(-np.clip(x, -30, 30)))
+
+
 def smooth_noise(rng: np.random.Generator, cells: int) -> np.ndarray:
     """Smooth random field [224, 224], about unit variance, `cells` independent values along a side."""
     coarse = rng.standard_normal((cells + 3, cells + 3), dtype=np.float32)
@@ -113,15 +119,15 @@ def smooth_noise(rng: np.random.Generator, cells: int) -> np.ndarray:
 def sample_chest(rng: np.random.Generator) -> Chest:
     """Random proportions and pose, then every layer of the healthy chest."""
     angle = rng.normal(0, 2.2) * np.pi / 180
-    scale = rng.uniform(0.9, 1.1)
+    scale = rng.uniform(0.95, 1.15)
     shift = rng.normal(0, 1, 2) * (5.0, 5.0) + (SIZE / 2 - 0.5, SIZE / 2 - 0.5)
     rotation = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     matrix = np.concatenate([rotation, shift[:, None]], axis=1)
     inverse = np.linalg.inv(rotation).astype(np.float32)
     rows, columns = np.arange(SIZE, dtype=np.float32)[:, None], np.arange(SIZE, dtype=np.float32)[None]
     columns, rows = columns - np.float32(shift[0]), rows - np.float32(shift[1])
-    base = rng.normal(62, 6)  # deep or shallow breath
-    recess = rng.uniform(18, 27)
+    base = rng.normal(58, 6)  # deep or shallow breath
+    recess = rng.uniform(22, 31)
     right, left = base, base + rng.normal(5, 2.5)
     chest = Chest(
         half_width=rng.uniform(76, 89),
@@ -160,11 +166,12 @@ def heart_silhouette(chest: Chest, ratio: float) -> np.ndarray:
     width = 2 * chest.half_width * ratio
     left, right = width * chest.heart_share, width * (1 - chest.heart_share)
     floor = chest.dome[LEFT]
-    top = floor - 62 - 26 * (ratio - 0.44)
+    top = floor - 66 - 30 * (ratio - 0.44)
     heart = [
-        [-0.5 * right, top + 2], [-0.85 * right, top + 16], [-right, top + 34], [-0.9 * right, floor - 10],
-        [-0.62 * right, floor + 6], [0.3 * left, floor + 14], [0.72 * left, floor + 10], [0.95 * left, floor - 1],
-        [left, floor - 12], [0.86 * left, floor - 28], [0.6 * left, top + 20], [0.38 * left, top + 4], [0, top - 6],
+        [-14, top - 12], [-16.5, top + 6], [-0.8 * right, top + 22], [-right, top + 42], [-0.93 * right, floor - 8],
+        [-0.66 * right, floor + 7], [0.3 * left, floor + 15], [0.72 * left, floor + 12], [0.93 * left, floor + 3],
+        [left, floor - 9], [0.9 * left, floor - 24], [0.7 * left, top + 30], [0.52 * left, top + 12],
+        [21, top - 4], [14, top - 14],
     ]  # fmt: skip
     canvas = fill(chest.to_pixels(curve(np.array(heart), 6, closed=True)))
     return soft(canvas, 1.1)
@@ -181,39 +188,40 @@ def _draw_lungs(chest: Chest, rng: np.random.Generator) -> None:
     height = (chest.grid_y - chest.apex) / (chest.dome[RIGHT] - chest.apex)
     depth = 0.86 + 0.14 * np.clip(1 - np.abs(height - 0.45) * 1.6, -1, 1)
     chest.air = air * depth
-    hollow = [[-5, -130], [-4.6, chest.apex + 24], [-3.8, -42], [-10, -33], [-19, -26], [-17, -22], [-7, -28], [0, -34]]
-    hollow += [[9, -27], [21, -20], [22, -25], [11, -33], [4.5, -42], [5, chest.apex + 24], [5, -130]]
-    chest.trachea = soft(fill(chest.to_pixels(np.array(hollow) + (rng.normal(0, 1.2), 0))), 1.4)
+    hollow = [[-5, -130], [-4.4, chest.apex + 24], [-3.6, -38], [-9, -29], [-15, -22], [-13, -19], [-5, -26], [0, -31]]
+    hollow += [[7, -25], [18, -16], [19, -20], [10, -29], [4.3, -38], [4.6, chest.apex + 24], [5, -130]]
+    chest.trachea = soft(fill(chest.to_pixels(np.array(hollow) + (rng.normal(0, 1.2), 0))), 1.7)
 
 
 def _draw_solid(chest: Chest, rng: np.random.Generator) -> None:
     w, x, y = chest.half_width, chest.grid_x, chest.grid_y
     body = _body(chest, rng)
-    solid = 0.66 * body
-    solid += (0.10 * body) / (1 + np.exp((chest.dome[RIGHT] + 12 - y) / 9))  # abdomen is thicker
+    solid = 0.6 * body
+    solid += 0.14 * body * step((y - chest.dome[RIGHT] - 12) / 9)  # abdomen is thicker
     solid *= 1 + 0.035 * smooth_noise(rng, 4)
     middle = np.array([[-15, -130], [-13, -84], [-14, -60], [-17, -40], [-20, -15], [-16, 20], [-14, 120]])
     other = np.array([[14, 120], [15, 20], [22, -14], [24, -24], [20, -34], [24, -42], [24, -52], [17, -60], [13, -84], [15, -130]])
     wide = rng.uniform(0.85, 1.1)
     mediastinum = soft(fill(chest.to_pixels(curve(np.concatenate([middle, other]) * (wide, 1), 4))), 1.3)
     chest.mediastinum = mediastinum
-    solid += 0.10 * mediastinum - 0.13 * chest.trachea
+    solid += -rng.uniform(0.12, 0.18) * chest.trachea
     solid += _spine(chest, rng)
-    solid += _ribs(chest, rng) + _girdle(chest, rng)
+    chest.ribs = _ribs(chest, rng) * (1 - 0.65 * step((y - chest.dome[RIGHT] - 4) / 5))
+    solid += _girdle(chest, rng) * body
     if rng.random() < 0.45:
         solid += _breasts(chest, rng)
     if rng.random() < 0.5:  # gas in the stomach, under the left dome
         cx, cy = rng.uniform(0.3, 0.55) * w, chest.dome[LEFT] + rng.uniform(12, 20)
         r = ((x - cx) / rng.uniform(9, 17)) ** 2 + ((y - cy) / rng.uniform(5, 9)) ** 2
-        solid -= rng.uniform(0.12, 0.25) / (1 + np.exp(np.minimum((r - 1) * 5, 30)))
+        solid -= rng.uniform(0.12, 0.25) * step((1 - r) * 5)
     chest.solid = solid.astype(np.float32)
     chest.body = body
 
 
 def _body(chest: Chest, rng: np.random.Generator) -> np.ndarray:
     """Thickness of the trunk 0..1."""
-    w, wall = chest.half_width, rng.uniform(8, 26)
-    shoulder = chest.apex + rng.uniform(-2, 14)
+    w, wall = chest.half_width, rng.uniform(9, 36)
+    shoulder = chest.apex + rng.uniform(-14, 2)
     outline = [[w + wall + 2, 150], [w + wall, 60], [w + wall - 2, 10], [w + wall + 6, shoulder + 58]]
     outline += [[w + 52, shoulder + 62], [w + 60, shoulder + 26], [w + 26, shoulder - 2], [w - 24, shoulder - 14]]
     outline += [[30, shoulder - 26], [25, shoulder - 44], [26, -190]]
@@ -229,55 +237,58 @@ def _body(chest: Chest, rng: np.random.Generator) -> np.ndarray:
 
 
 def _spine(chest: Chest, rng: np.random.Generator) -> np.ndarray:
-    x, y = chest.grid_x, chest.grid_y
-    bend = rng.normal(0, 2.0) * np.sin(y / 60 + rng.uniform(0, 6)) + rng.normal(0, 0.6)
-    x = x - bend
-    half = 9.5 + y * 0.018
+    """Vertebral bodies with darker discs, pedicles and spinous processes."""
+    first = max(0, int(chest.matrix[0, 2]) - 40)
+    strip = slice(first, first + 80)  # nothing of it lies further from the midline
+    x, y = chest.grid_x[:, strip], chest.grid_y[:, strip]
+    x = x - rng.normal(0, 2.0) * np.sin(y / 60 + rng.uniform(0, 6)) - rng.normal(0, 0.6)
     period = 12.5 + 0.012 * y
     phase = y / period + rng.random()
-    column = 1 / (1 + np.exp(np.minimum((np.abs(x) - half) * 1.1, 30)))
+    column = step((9.5 + y * 0.018 - np.abs(x)) * 1.1)
     disc = 0.5 + 0.5 * np.cos(2 * np.pi * phase)
     pedicle = np.exp(-(((np.abs(x) - 5.2) / 1.6) ** 2) - ((((phase + 0.35) % 1) - 0.5) * period / 2.0) ** 2)
     process = np.exp(-((x / 1.3) ** 2)) * (disc < 0.4)
-    return rng.uniform(0.05, 0.085) * column * (1 - 0.45 * disc**3) + 0.03 * pedicle + 0.015 * process
+    layer = np.zeros((SIZE, SIZE), np.float32)
+    layer[:, strip] = rng.uniform(0.045, 0.075) * column * (1 - 0.45 * disc**3) + 0.03 * pedicle + 0.015 * process
+    return layer
 
 
-def _band(center: np.ndarray, thickness: np.ndarray | float) -> np.ndarray:
-    """Polygon of a ribbon around a [N, 2] centre line."""
-    tangent = np.gradient(center, axis=0)
-    normal = np.stack([-tangent[:, 1], tangent[:, 0]], axis=1) / (np.linalg.norm(tangent, axis=1)[:, None] + 1e-6)
-    offset = normal * (np.broadcast_to(thickness, len(center))[:, None] / 2)
-    return np.concatenate([center + offset, (center - offset)[::-1]])
+def _bands(centers: np.ndarray, thickness: np.ndarray | float) -> np.ndarray:
+    """Polygons [..., 2 N, 2] of ribbons around centre lines [..., N, 2]."""
+    tangent = np.empty_like(centers)
+    tangent[..., 1:-1, :] = centers[..., 2:, :] - centers[..., :-2, :]
+    tangent[..., 0, :], tangent[..., -1, :] = tangent[..., 1, :], tangent[..., -2, :]
+    length = np.hypot(tangent[..., 0], tangent[..., 1]) + 1e-6
+    offset = np.stack([-tangent[..., 1], tangent[..., 0]], axis=-1) * (np.asarray(thickness) / (2 * length))[..., None]
+    return np.concatenate([centers + offset, (centers - offset)[..., ::-1, :]], axis=-2)
 
 
 def _ribs(chest: Chest, rng: np.random.Generator) -> np.ndarray:
-    back = np.zeros((2 * SIZE, 2 * SIZE), np.uint8)
-    front = np.zeros_like(back)
-    spacing = rng.uniform(15.5, 17.5)
-    slope = rng.uniform(0.85, 1.15)
-    start = chest.apex + rng.uniform(-1, 3)
+    """Each rib runs from the spine backwards and outwards, turns at the flank and comes down to the front."""
+    count, front_count = 11, 8
+    spacing, slope = rng.uniform(15.5, 17.5), rng.uniform(0.85, 1.15)
     thick = rng.uniform(5.2, 6.6)
-    theta = np.linspace(0.06, 0.52, 18) * np.pi
-    theta_front = np.linspace(0.5, rng.uniform(0.74, 0.8), 12) * np.pi
-    for i in range(11):
-        drop = slope * (16 + 34 * min(i / 5, 1)) + 0.8 * i
-        y0 = start + i * spacing * (0.82 if i < 1 else 1)
-        for side in (RIGHT, LEFT):
-            wobble = rng.normal(0, 0.7)
-            reach = float(chest.wall(y0 + drop / 2)) + 2.0
-            if i == 0:
-                reach *= 0.8
-            for angles, canvas, width in ((theta, back, thick), (theta_front, front, thick * 1.12)):
-                if canvas is front and i > 7:
-                    continue
-                line = np.stack([reach * np.sin(angles) ** 0.9 + (2 if i else 5), y0 + drop * (1 - np.cos(angles)) / 2], axis=1)
-                line[:, 1] += wobble - 4.0 * np.sin(np.minimum(2 * angles, np.pi))
-                line = chest.to_pixels(line * (side, 1))
-                width = width * chest.scale
-                fill(_band(line, width), canvas, 255, factor=2)
-                fill(_band(line, width - 1.9), canvas, 150, factor=2)
-    strength = rng.uniform(0.085, 0.135)
-    return strength * soft(back, 0.55) + 0.72 * strength * soft(front, 0.7)
+    index = np.arange(count)
+    drop = slope * (16 + 34 * np.minimum(index / 5, 1)) + 0.8 * index
+    y0 = chest.apex + rng.uniform(-1, 3) + spacing * index
+    reach = (chest.wall(y0 + drop / 2) + 2.0) * np.where(index == 0, 0.8, 1.0)
+    wobble = rng.normal(0, 0.7, (2, count))
+    strength = rng.uniform(0.1, 0.17)
+    layer = np.zeros((SIZE, SIZE), np.float32)
+    for theta, ribs, width, weight in (
+        (np.linspace(0.06, 0.52, 18) * np.pi, count, thick, 1.0),
+        (np.linspace(0.5, rng.uniform(0.74, 0.8), 12) * np.pi, front_count, 1.12 * thick, 0.72),
+    ):
+        x = reach[:ribs, None] * np.sin(theta) ** 0.9 + np.where(index == 0, 5.0, 2.0)[:ribs, None]
+        y = y0[:ribs, None] + drop[:ribs, None] * (1 - np.cos(theta)) / 2 - 4.0 * np.sin(np.minimum(2 * theta, np.pi))
+        lines = np.stack([np.stack([side * x, y + wobble[i, :ribs, None]], -1) for i, side in enumerate((RIGHT, LEFT))])
+        lines = chest.to_pixels(lines)
+        canvas = np.zeros((2 * SIZE, 2 * SIZE), np.uint8)
+        for size, shade in ((width * chest.scale, 255), (width * chest.scale - 1.9, 150)):  # cortex, then marrow
+            for polygon in _bands(lines, size).reshape(2 * ribs, -1, 2):
+                fill(polygon, canvas, shade, factor=2)
+        layer += weight * strength * soft(canvas, 0.6)
+    return layer
 
 
 def _girdle(chest: Chest, rng: np.random.Generator) -> np.ndarray:
@@ -288,11 +299,11 @@ def _girdle(chest: Chest, rng: np.random.Generator) -> np.ndarray:
     tilt = rng.uniform(2, 22)
     for side in (RIGHT, LEFT):
         y = chest.apex + rng.uniform(17, 22)
-        line = [[8, y + 3], [0.25 * w, y - 1], [0.5 * w, y - 0.45 * tilt], [0.75 * w, y - 0.95 * tilt - 4], [1.05 * w, y - tilt - 2]]
+        line = [[8, y + 4], [0.2 * w, y - 1], [0.5 * w, y - 0.45 * tilt - 3], [0.85 * w, y - 0.9 * tilt - 7], [1.2 * w, y - tilt - 5], [1.3 * w, y - tilt - 3]]
         line = chest.to_pixels(curve(np.array(line), 5) * (side, 1))
-        width = np.interp(np.linspace(0, 1, len(line)), [0, 0.12, 0.5, 1], [8.2, 6.6, 5.6, 7.2]) * chest.scale
-        fill(_band(line, width), canvas, 255, factor=2)
-        fill(_band(line, width - 2.2), canvas, 165, factor=2)
+        width = np.interp(np.linspace(0, 1, len(line)), [0, 0.1, 0.45, 0.85, 1], [9.0, 7.0, 5.8, 7.5, 5.0]) * chest.scale
+        fill(_bands(line, width), canvas, 255, factor=2)
+        fill(_bands(line, width - 2.2), canvas, 165, factor=2)
         sx, sy = (0.88 + rng.uniform(-0.05, 0.1)) * w, chest.apex + rng.uniform(18, 26)
         blade = [[sx, sy], [sx - 5, sy + 26], [sx + 1, sy + 58], [sx + 6, sy + 66], [sx + 12, sy + 56], [sx + 24, sy + 20], [sx + 26, sy + 2]]
         blade = chest.to_pixels(curve(np.array(blade), 4, closed=True) * (side, 1))
@@ -310,32 +321,34 @@ def _breasts(chest: Chest, rng: np.random.Generator) -> np.ndarray:
     cx, cy = 0.58 * chest.half_width, chest.dome[RIGHT] - rng.uniform(10, 22)
     rx, ry = rng.uniform(32, 42), rng.uniform(26, 40)
     r = np.sqrt(((np.abs(x) - cx) / rx) ** 2 + ((y - cy) / ry) ** 2)
-    shade = np.clip(1 - r, 0, 1) ** 0.5 * (1 / (1 + np.exp(-(y - cy + 0.35 * ry) / (0.3 * ry))))
+    shade = np.clip(1 - r, 0, 1) ** 0.5 * step((y - cy + 0.35 * ry) / (0.3 * ry))
     return (rng.uniform(0.05, 0.12) * blur(shade.astype(np.float32), 1.2)).astype(np.float32)
 
 
 def _draw_vessels(chest: Chest, rng: np.random.Generator) -> None:
     """Arteries and veins fan out from each hilum; every generation is drawn in one call."""
     canvas = np.zeros((2 * SIZE, 2 * SIZE), np.uint8)
-    roots = 9
+    roots = 7
     side = np.repeat([RIGHT, LEFT], roots)
     start = np.stack([side * 0.25 * chest.half_width, -22.0 - 3.0 * (side == LEFT)], axis=1)
-    start = start + rng.normal(0, 3.0, start.shape)
-    heading = np.tile(np.linspace(-1.4, 1.3, roots), 2) + rng.normal(0, 0.12, 2 * roots)
-    width, length = 4.4, 20.0
+    start = start + rng.normal(0, 1, start.shape) * (3.0, 6.0)
+    heading = np.tile([-1.35, -1.0, -0.55, 0.0, 0.5, 0.85, 1.2], 2) + rng.normal(0, 0.18, 2 * roots)
+    width, length = 3.9, 19.0
     for shade in (255, 215, 170, 125, 95):
         count = len(side)
-        steps = heading[:, None] + rng.normal(0, 0.22, count)[:, None] * np.linspace(0, 1, 4)
+        steps = heading[:, None] + rng.normal(0, 0.4, count)[:, None] * np.linspace(0, 1, 4)
         move = np.stack([side[:, None] * np.cos(steps), np.sin(steps)], axis=2)
         move *= (length / 4) * rng.uniform(0.75, 1.2, count)[:, None, None]
         lines = np.concatenate([start[:, None], start[:, None] + np.cumsum(move, axis=1)], axis=1)
         pixels = np.round(chest.to_pixels(lines.reshape(-1, 2)) * 32).astype(np.int32)  # 2 x canvas, 4 fractional bits
         thickness = max(1, round(width * chest.scale))
         cv2.polylines(canvas, list(pixels.reshape(count, 5, 2)), False, shade, thickness, cv2.LINE_8, 4)
-        turn = np.concatenate([rng.uniform(0.15, 0.5, count), -rng.uniform(0.15, 0.5, count)])
+        turn = np.concatenate([rng.uniform(0.05, 0.65, count), -rng.uniform(0.05, 0.65, count)])
         start, side = np.tile(lines[:, -1], (2, 1)), np.tile(side, 2)
         heading = np.tile(steps[:, -1], 2) + turn
         width, length = width * 0.74, length * 0.84
     lungs = chest.lung[RIGHT] + chest.lung[LEFT]
     texture = 0.012 * smooth_noise(rng, 75) + 0.012 * smooth_noise(rng, 28)
-    chest.vessels = (rng.uniform(0.17, 0.25) * soft(canvas, 0.75) + texture) * lungs
+    hilum = np.hypot(np.abs(chest.grid_x) - 0.25 * chest.half_width, (chest.grid_y + 21) * 0.6) / rng.uniform(6, 9)
+    hila = rng.uniform(0.1, 0.17) * np.exp(-(hilum**2))
+    chest.vessels = (rng.uniform(0.13, 0.2) * soft(canvas, 0.75) + texture + hila) * lungs

@@ -23,6 +23,7 @@ from data_pipelines.builders.phantom.anatomy import (
     heart_silhouette,
     smooth_noise,
     soft,
+    step,
 )
 
 SIDE_WORD = {RIGHT: "right", LEFT: "left", 0: "bilateral"}
@@ -63,10 +64,6 @@ def _visible(change: np.ndarray, level: float) -> np.ndarray:
     return change > max(level * float(change.max()), 0.03)
 
 
-def _sigmoid(x: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-np.clip(x, -30, 30)))
-
-
 def _pick(rng: np.random.Generator, options: dict, /):
     keys = list(options)
     weights = np.array([options[key] for key in keys], float)
@@ -105,11 +102,11 @@ def effusion(chest: Chest, rng: np.random.Generator) -> Change:
         sides = (RIGHT, LEFT) if kind == "bilateral" else (_side(rng),)
         opacity = np.zeros((SIZE, SIZE), np.float32)
         for side in sides:
-            height = {"small": rng.uniform(20, 30), "moderate": rng.uniform(38, 58), "large": rng.uniform(68, 100)}[size]
+            height = {"small": rng.uniform(17, 26), "moderate": rng.uniform(36, 56), "large": rng.uniform(66, 100)}[size]
             level = chest.angle[side] - height
             wall = chest.wall(y)
             meniscus = rng.uniform(10, 18) * np.exp(-np.maximum(wall - x, 0) / rng.uniform(7, 12))
-            opacity += chest.lung[side] * _sigmoid((y - level - 9 + meniscus) / 1.6) * rng.uniform(0.88, 0.98)
+            opacity += chest.lung[side] * step((y - level - 9 + meniscus) / 1.6) * rng.uniform(0.88, 0.98)
         side = 0 if kind == "bilateral" else sides[0]
         return _opaque(chest, opacity, "pleural effusion", kind, side, "basal", size, 0.25)
     if kind == "loculated":
@@ -119,7 +116,7 @@ def effusion(chest: Chest, rng: np.random.Generator) -> Change:
         half = {"small": rng.uniform(14, 19), "moderate": rng.uniform(20, 28), "large": rng.uniform(29, 38)}[size]
         depth = half * rng.uniform(0.45, 0.62)
         inner = depth * np.sqrt(np.clip(1 - ((y - center) / half) ** 2, 0, 1))
-        opacity = chest.lung[side] * _sigmoid((inner - (chest.wall(y) - x)) / 1.2) * (np.abs(y - center) < half)
+        opacity = chest.lung[side] * step((inner - (chest.wall(y) - x)) / 1.2) * (np.abs(y - center) < half)
         return _opaque(chest, 0.92 * blur(opacity, 1.0), "pleural effusion", kind, side, zone_of(chest, center), size, 0.25)
     if kind == "fissural":
         cx, cy = rng.uniform(0.45, 0.68) * chest.half_width, rng.uniform(-12, 6)
@@ -133,7 +130,7 @@ def effusion(chest: Chest, rng: np.random.Generator) -> Change:
     rise = {"small": rng.uniform(9, 12), "moderate": rng.uniform(13, 18), "large": rng.uniform(19, 26)}[size]
     lateral = np.exp(-(((x / chest.half_width) - 0.68) ** 2) / 0.06)
     floor = chest.diaphragm(side, x) - rise * (0.35 + 0.65 * lateral)
-    return _opaque(chest, 0.95 * chest.lung[side] * _sigmoid((y - floor) / 1.0), "pleural effusion", kind, side, "basal", size, 0.25)
+    return _opaque(chest, 0.95 * chest.lung[side] * step((y - floor) / 1.0), "pleural effusion", kind, side, "basal", size, 0.25)
 
 
 def pneumothorax(chest: Chest, rng: np.random.Generator) -> Change:
@@ -159,9 +156,9 @@ def pneumothorax(chest: Chest, rng: np.random.Generator) -> Change:
     else:
         gap = wide * (0.85 + 0.3 * np.sin(3.0 * t + rng.uniform(0, 3)))
     gap = np.where(gap < 1.5, -6, gap + 0.8 * np.sin(chest.grid_y / rng.uniform(9, 14)))
-    free = blur(_sigmoid((gap - depth) * 1.6).astype(np.float32), 0.6) * chest.lung[side]
+    free = blur(step((gap - depth) * 1.6).astype(np.float32), 0.6) * chest.lung[side]
     line = np.exp(-(((depth - gap - 0.6) / 0.9) ** 2)) * chest.lung[side] * (gap > 2.5) * (1 - chest.mediastinum)
-    darker = free * (rng.uniform(0.10, 0.15) + 0.55 * LUNG_CONTRAST * np.clip(0.8 - chest.air, 0, 1))
+    darker = free * (rng.uniform(0.07, 0.11) + 0.5 * LUNG_CONTRAST * np.clip(0.8 - chest.air, 0, 1))
     mask = (free > 0.5) | (line > 0.5)
     added = rng.uniform(0.14, 0.19) * line - darker
     zone = {"complete": ""}.get(kind, kind)
@@ -182,12 +179,12 @@ def consolidation(chest: Chest, rng: np.random.Generator) -> Change:
     turn, flat = rng.uniform(0, np.pi), rng.uniform(0.62, 1.0)
     u, v = (u * np.cos(turn) + v * np.sin(turn)), (v * np.cos(turn) - u * np.sin(turn)) / flat
     ragged = 0.16 * smooth_noise(rng, 12) + 0.1 * smooth_noise(rng, 26)
-    opacity = _sigmoid((1 - np.sqrt(u**2 + v**2) / radius + ragged) * 5.0)
+    opacity = step((1 - np.sqrt(u**2 + v**2) / radius + ragged) * 5.0)
     zone = zone_of(chest, cy)
     if kind == "lobar":  # ends sharply at a fissure
         upper = zone == "upper" or (zone == "mid" and rng.random() < 0.5)
         edge = cy + (0.35 if upper else -0.35) * radius + 0.12 * (np.abs(chest.grid_x) - abs(cx)) * rng.choice([-1, 1])
-        opacity = opacity * _sigmoid((edge - chest.grid_y if upper else chest.grid_y - edge) / 0.9)
+        opacity = opacity * step((edge - chest.grid_y if upper else chest.grid_y - edge) / 0.9)
     if kind == "retrocardiac":
         zone = "retrocardiac"
     opacity *= (rng.uniform(0.72, 0.95)) * (1 + 0.08 * smooth_noise(rng, 30)) * chest.lung[side]
@@ -234,7 +231,7 @@ def atelectasis(chest: Chest, rng: np.random.Generator) -> Change:
     u, v = u * np.cos(turn) + v * np.sin(turn), v * np.cos(turn) - u * np.sin(turn)
     v = v - rng.uniform(-0.006, 0.006) * u**2 / (length / 40)
     width = (thick / 2) * (1 + 0.25 * np.sin(u / rng.uniform(6, 12) + rng.uniform(0, 6)))
-    profile = _sigmoid((width - np.abs(v)) * 2.2) * _sigmoid((length / 2 - np.abs(u)) / 2.0)
+    profile = step((width - np.abs(v)) * 2.2) * step((length / 2 - np.abs(u)) / 2.0)
     opacity = profile * chest.lung[side] * rng.uniform(0.5, 0.75)
     size = "small" if length < 36 else "large" if length > 52 else ""
     return _opaque(chest, opacity, "atelectasis", kind, side, zone_of(chest, cy), size, 0.4)
@@ -251,7 +248,7 @@ def edema(chest: Chest, rng: np.random.Generator) -> Change:
     cy = chest.apex + (center + rng.normal(0, 0.03)) * height
     rx, ry = rng.uniform(0.26, 0.34) * w, rng.uniform(0.2, 0.27) * height
     r = np.sqrt(((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2)
-    haze = _sigmoid((1 - r) * 3.5)
+    haze = step((1 - r) * 3.5)
     lungs = chest.lung[RIGHT] + chest.lung[LEFT]
     side = 0
     if kind == "unilateral":
@@ -259,9 +256,9 @@ def edema(chest: Chest, rng: np.random.Generator) -> Change:
         lungs = chest.lung[side]
     haze = (haze * lungs * strength).astype(np.float32)
     zone = {"unilateral": zone_of(chest, cy)}.get(kind, kind)
-    lines = np.abs(smooth_noise(rng, 42)) * 0.5 + np.abs(smooth_noise(rng, 70)) * 0.4
+    lines = np.abs(smooth_noise(rng, 60)) * 0.5 + np.abs(smooth_noise(rng, 90)) * 0.4 + 0.15 * smooth_noise(rng, 20)
     change = LUNG_CONTRAST * lung_air(chest) * haze
-    opacity = np.clip(haze * (1.35 - 0.95 * lines), 0, 0.95)  # septal lines: a net of thickened walls
+    opacity = np.clip(haze * (1.3 - 0.7 * lines), 0, 0.95)  # septal lines: a net of thickened walls
     return Change("edema", kind, SIDE_WORD[side], zone, size, _visible(change, 0.45), opacity=opacity.astype(np.float32))
 
 
@@ -292,7 +289,7 @@ def device(chest: Chest, rng: np.random.Generator) -> Change:
         over = np.array([side * rng.uniform(0.28, 0.4) * chest.half_width, chest.apex + rng.uniform(16, 26)])
         path = [start, (start + over) / 2 + (side * 4, -4), over, cava, (cava + tip) / 2 + (rng.normal(0, 2), 0), tip]
         line = np.round(chest.to_pixels(curve(np.array(path), 6)) * 32 + 8).astype(np.int32)
-        cv2.polylines(canvas, [line], False, 235, max(2, round(2.6 * chest.scale)), cv2.LINE_8, 4)
+        cv2.polylines(canvas, [line], False, 160, max(2, round(2.2 * chest.scale)), cv2.LINE_8, 4)
     metal = soft(canvas, 0.45)
     return Change("device", kind, SIDE_WORD[side], "", "", metal > 0.35, added=(0.42 * metal).astype(np.float32))
 

@@ -102,16 +102,44 @@ def render(chest: Chest, changes: list[Change], rng: np.random.Generator) -> np.
         if change.added is not None:
             added += change.added
     central = np.maximum(chest.heart, chest.mediastinum)
-    shade = chest.solid + 0.10 * chest.heart - LUNG_CONTRAST * lung_air(chest) * clear
-    shade += chest.vessels * markings * (1 - 0.6 * central) + added
+    thickness = central * (0.6 + 0.4 * blur(central, 9.0))
+    shade = chest.solid + 0.13 * thickness - LUNG_CONTRAST * lung_air(chest) * clear
+    shade += (chest.ribs + chest.vessels * markings) * (1 - 0.6 * central) + added
     return expose(shade, rng)
 
 
 def expose(shade: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Contrast, sharpening, quantum noise, markers and collimation."""
-    shade = shade + rng.uniform(0.0, 0.5) * (shade - blur(shade, 12.0))
+    """Sharpening, quantum noise, film curve, collimation and a side marker."""
+    shade = shade + rng.uniform(0.0, 0.45) * (shade - blur(shade, 12.0))
     noise = rng.standard_normal((SIZE, SIZE), dtype=np.float32)
     noise = noise + cv2.GaussianBlur(noise, (3, 3), 0.8)
-    shade = shade + rng.uniform(0.004, 0.012) * noise
-    shade = np.clip((shade - 0.5) * rng.uniform(0.9, 1.2) + rng.uniform(0.44, 0.56), 0, 1) ** rng.uniform(0.85, 1.2)
+    shade = shade + rng.uniform(0.003, 0.010) * noise
+    slope = rng.uniform(3.6, 4.9)  # of the film curve, whose toe and shoulder keep some detail in black and white
+    shade = 1 / (1 + np.exp(-slope * (shade - rng.uniform(0.43, 0.53))))
+    low, high = 1 / (1 + np.exp(0.5 * slope)), 1 / (1 + np.exp(-0.5 * slope))
+    shade = np.clip((shade - low) / (high - low), 0, 1)
+    _collimate(shade, rng)
+    _mark(shade, rng)
     return np.round(255 * shade).astype(np.uint8)
+
+
+def _collimate(shade: np.ndarray, rng: np.random.Generator) -> None:
+    """Black borders where the beam was closed: on some images, on some sides."""
+    if rng.random() < 0.35:
+        edges = np.where(rng.random(4) < 0.6, rng.integers(2, 11, 4), 0)
+        top, bottom, left, right = (int(edge) for edge in edges)
+        frame = np.zeros_like(shade)
+        frame[top : SIZE - bottom, left : SIZE - right] = 1
+        shade *= frame
+
+
+def _mark(shade: np.ndarray, rng: np.random.Generator) -> None:
+    """A lead letter: L beside the patient's left shoulder or R beside the right."""
+    if rng.random() < 0.7:
+        left = rng.random() < 0.6
+        x = int(rng.integers(196, 210)) if left else int(rng.integers(8, 20))
+        y = int(rng.integers(18, 44))
+        size = float(rng.uniform(0.3, 0.45))
+        letter = np.zeros((SIZE, SIZE), np.uint8)
+        cv2.putText(letter, "L" if left else "R", (x, y), cv2.FONT_HERSHEY_SIMPLEX, size, 255, 1, cv2.LINE_AA)
+        np.maximum(shade, letter.astype(np.float32) * (0.9 / 255), out=shade)
