@@ -27,7 +27,7 @@ from data_pipelines.builders.phantom.anatomy import (
 )
 
 SIDE_WORD = {RIGHT: "right", LEFT: "left", 0: "bilateral"}
-HIDDEN_BY_HEART = 0.8  # share of the air's contrast that heart and mediastinum in front of it leave out
+HIDDEN_BY_HEART = 0.72  # share of the air's contrast that heart and mediastinum in front of it leave out
 
 
 @dataclass
@@ -45,6 +45,7 @@ class Change:
     cleared: np.ndarray | None = None  # share of vessels removed
     heart: np.ndarray | None = None  # silhouette that replaces the heart
     millimetres: int = 0
+    contrast: float = 1.0  # mean change of brightness inside the mask
 
 
 def lung_air(chest: Chest, heart: np.ndarray | None = None) -> np.ndarray:
@@ -57,7 +58,9 @@ def _opaque(chest: Chest, opacity: np.ndarray, label: str, kind: str, side: int,
     """A finding that replaces air; its mask is where it brightens by a third of its peak."""
     opacity = opacity.astype(np.float32)
     change = LUNG_CONTRAST * lung_air(chest) * opacity
-    return Change(label, kind, SIDE_WORD[side], zone, size, _visible(change, level), opacity=opacity)
+    mask = _visible(change, level)
+    contrast = float(change[mask].mean()) if mask.any() else 0.0
+    return Change(label, kind, SIDE_WORD[side], zone, size, mask, opacity=opacity, contrast=contrast)
 
 
 def _visible(change: np.ndarray, level: float) -> np.ndarray:
@@ -192,7 +195,9 @@ def consolidation(chest: Chest, rng: np.random.Generator) -> Change:
     opacity = np.clip(opacity, 0, 1) * (1 - 0.45 * vessels)  # air bronchograms
     change = LUNG_CONTRAST * lung_air(chest) * blur(opacity.astype(np.float32), 2.0)
     mask = _visible(change, 0.4)
-    return Change("consolidation", kind, SIDE_WORD[side], zone, size, mask, opacity=opacity.astype(np.float32))
+    contrast = float(change[mask].mean()) if mask.any() else 0.0
+    opacity = opacity.astype(np.float32)
+    return Change("consolidation", kind, SIDE_WORD[side], zone, size, mask, opacity=opacity, contrast=contrast)
 
 
 def nodule(chest: Chest, rng: np.random.Generator) -> Change:
@@ -259,7 +264,8 @@ def edema(chest: Chest, rng: np.random.Generator) -> Change:
     lines = np.abs(smooth_noise(rng, 60)) * 0.5 + np.abs(smooth_noise(rng, 90)) * 0.4 + 0.15 * smooth_noise(rng, 20)
     change = LUNG_CONTRAST * lung_air(chest) * haze
     opacity = np.clip(haze * (1.3 - 0.7 * lines), 0, 0.95)  # septal lines: a net of thickened walls
-    return Change("edema", kind, SIDE_WORD[side], zone, size, _visible(change, 0.45), opacity=opacity.astype(np.float32))
+    opacity = opacity.astype(np.float32)
+    return Change("edema", kind, SIDE_WORD[side], zone, size, _visible(change, 0.45), opacity=opacity)
 
 
 def device(chest: Chest, rng: np.random.Generator) -> Change:

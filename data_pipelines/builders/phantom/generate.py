@@ -77,8 +77,8 @@ def sample_changes(chest: Chest, rng: np.random.Generator) -> list[Change]:
 
 def _acceptable(change: Change, others: list[Change]) -> bool:
     area = int(change.mask.sum())
-    if area < 20:
-        return False
+    if area < 40 or change.contrast < 0.085:
+        return False  # too little to see: behind the heart, at the edge of the lung
     for other in others:
         if "cardiomegaly" in (other.label, change.label):
             continue

@@ -1,0 +1,123 @@
+"""Procedural chest radiographs as a TFDS data set: nothing to download, the same seed gives the same records."""
+
+import logging
+import multiprocessing
+import os
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from afloc_jax.errors import UsageError, UserError
+from data_pipelines.builders.phantom.generate import SPLITS
+from data_pipelines.builders.phantom.worker import initialize, records
+from data_pipelines.records import IMAGE_SIZE, record_features
+
+_CHUNK = 25  # phantoms per task: small enough for a smooth progress bar, large enough to hide the hand-over
+_AHEAD = 4  # tasks waiting per worker: bounds the memory that finished records take
+_WORTH_A_POOL = 200  # phantoms; starting worker processes costs more than making fewer than these
+
+_DESCRIPTION = """Procedural frontal chest radiographs (224 x 224) with reports and exact masks of eight kinds of finding:
+pleural effusion, pneumothorax, consolidation, nodule, cardiomegaly, atelectasis, edema and device."""
+
+
+class Builder(tfds.core.GeneratorBasedBuilder):
+    """The built-in data set.
+
+    Args:
+        train, validation, test: number of phantoms in each split; 0 leaves the split out.
+        seed: of the whole data set; phantom `index` of a split is `generate(seed, split, index)`.
+        image_size: 224, the only size there is.
+        workers: processes that draw; None: one per CPU.
+
+    Raises UsageError for sizes that cannot be, UserError when `data_dir` holds phantoms made with other arguments.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "First release."}  # noqa: RUF012 (TFDS wants a class attribute)
+
+    def __init__(
+        self,
+        *,
+        train: int = 5000,
+        validation: int = 300,
+        test: int = 300,
+        seed: int = 0,
+        image_size: int = IMAGE_SIZE,
+        workers: int | None = None,
+        **kwargs: Any,
+    ):
+        self.sizes = {"train": int(train), "validation": int(validation), "test": int(test)}
+        self.seed = int(seed)
+        self.workers = int(workers) if workers is not None else os.cpu_count() or 1
+        for name, value in {**self.sizes, "seed": self.seed}.items():
+            if value < 0:
+                raise UsageError(f"phantom: {name} is {value}, must not be negative")
+        if not any(self.sizes.values()):
+            raise UsageError("phantom: train, validation and test are all 0; give at least one split a size")
+        if image_size != IMAGE_SIZE:
+            raise UsageError(f"phantom: image_size is {image_size}, but phantoms are drawn at {IMAGE_SIZE} only")
+        if self.workers < 1:
+            raise UsageError(f"phantom: workers is {self.workers}, must be at least 1")
+        kwargs.setdefault("file_format", "array_record")
+        super().__init__(**kwargs)
+        found = dict(self.info.metadata or {})  # of the prepared records, where there are any
+        if found != self._arguments():
+            raise UserError(
+                f"{self.data_dir} holds phantoms made with {_listed(found)}, asked for {_listed(self._arguments())}; "
+                "use the same arguments, another directory, or remove that folder"
+            )
+
+    def _arguments(self) -> dict[str, int]:
+        return {**self.sizes, "seed": self.seed}
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=_DESCRIPTION,
+            features=record_features(),
+            metadata=tfds.core.MetadataDict(self._arguments()),
+            disable_shuffling=True,  # phantoms are independent of each other already; keys stay 0, 1, 2, ...
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
+        del dl_manager  # nothing is downloaded
+        pool = None  # shared by the splits; its processes end when the last generator lets go of it
+        if self.workers > 1 and sum(self.sizes.values()) >= _WORTH_A_POOL:
+            # spawn: a fork of a process in which JAX or OpenCV runs threads can hang
+            context = multiprocessing.get_context("spawn")
+            pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=initialize)
+        return {name: self._generate_examples(name, pool) for name in SPLITS if self.sizes[name]}
+
+    def _generate_examples(self, split: str, pool: ProcessPoolExecutor | None) -> Iterator[tuple[int, dict[str, Any]]]:
+        starts = range(0, self.sizes[split], _CHUNK)
+        tasks = [(self.seed, split, start, min(start + _CHUNK, self.sizes[split])) for start in starts]
+        number = 0
+        for chunk in _in_order(tasks, pool, ahead=_AHEAD * self.workers):
+            for record in chunk:
+                yield number, record
+                number += 1
+
+
+def _in_order(
+    tasks: list[tuple[int, str, int, int]], pool: ProcessPoolExecutor | None, ahead: int
+) -> Iterator[list[dict[str, Any]]]:
+    """Results of `records` for every task, in order; in this process if there is no pool or it cannot start."""
+    waiting: list[Future] = []
+    submitted = 0
+    for done, task in enumerate(tasks):
+        try:
+            while pool is not None and submitted < min(done + ahead, len(tasks)):
+                waiting.append(pool.submit(records, *tasks[submitted]))
+                submitted += 1
+            yield waiting.pop(0).result() if pool is not None else records(*task)
+        except BrokenProcessPool:  # e.g. a script without the usual `if __name__ == "__main__":`
+            logging.warning("phantom: worker processes cannot start here; drawing in this process")
+            pool = None
+            yield records(*task)
+
+
+def _listed(arguments: dict[str, int]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in arguments.items()) or "unknown arguments"
