@@ -1,3 +1,18 @@
-"""AFLoc: annotation-free pathology localisation in JAX."""
+"""Annotation-free pathology localisation (AFLoc) in JAX and Flax."""
+
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+__all__ = ["load"]
+
+if TYPE_CHECKING:
+    from afloc_jax.inference.model import load
+
+
+def __getattr__(name: str):
+    # JAX is imported when a model is, so that `afloc --help` and the version answer at once.
+    if name == "load":
+        from afloc_jax.inference.model import load
+
+        return load
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

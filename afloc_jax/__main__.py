@@ -1,0 +1,8 @@
+"""`python -m afloc_jax` is the `afloc` command."""
+
+import sys
+
+from afloc_jax.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,164 @@
+"""Charts as inline SVG. Colours come from the page's style sheet (classes), so that they follow light and dark."""
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+
+import numpy as np
+
+WIDTH, HEIGHT = 520, 250
+LEFT, RIGHT, TOP, BOTTOM = 52, 14, 14, 34
+
+
+def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """About `count` round numbers (1, 2, 2.5 or 5 times a power of ten) that lie within [low, high]."""
+    if not high > low:
+        return [low]
+    raw = (high - low) / max(count - 1, 1)
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw * 0.999)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(i * step, 12) for i in range(first, last + 1)]
+
+
+def smooth(values: np.ndarray, window: int) -> np.ndarray:
+    """Centred running mean that shortens its window at the ends; NaN points count for nothing."""
+    finite = np.isfinite(values)
+    kernel = np.ones(window)
+    total = np.convolve(np.where(finite, values, 0.0), kernel, mode="full")
+    weight = np.convolve(finite.astype(float), kernel, mode="full")
+    start = (window - 1) // 2
+    total, weight = total[start : start + len(values)], weight[start : start + len(values)]
+    return np.divide(total, weight, out=np.full(len(values), np.nan), where=weight > 0)
+
+
+def curve_chart(series: Sequence[Mapping], label: str, floor: float | None = None) -> str:
+    """Lines over training steps.
+
+    Args:
+        series: mappings with `name`, `steps`, `values` and `kind` (the style class; "raw" ones are drawn faintly).
+        label: what the chart shows, for readers who do not see it.
+        floor: lower end of the y axis; from the data if not given.
+    """
+    points = [
+        (float(s), float(v))
+        for line in series
+        for s, v in zip(line["steps"], line["values"], strict=True)
+        if math.isfinite(v)
+    ]
+    if not points:
+        return ""
+    x_low, x_high = min(p[0] for p in points), max(p[0] for p in points)
+    # The first steps of a run may be far above the rest; a scale over all but the highest 1 % keeps the curve readable.
+    heights = np.array([p[1] for p in points])
+    y_low, y_high = float(heights.min()), float(np.quantile(heights, 0.99))
+    y_low = y_low if floor is None else min(floor, y_low)
+    y_high = y_high if y_high > y_low else y_low + 1.0
+    margin = 0.06 * (y_high - y_low)
+    y_low, y_high = (y_low if floor is not None else y_low - margin), y_high + margin
+    x_high = x_high if x_high > x_low else x_low + 1
+
+    def x(step: float) -> float:
+        return LEFT + (step - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
+
+    def y(value: float) -> float:
+        value = min(max(value, y_low), y_high)
+        return HEIGHT - BOTTOM - (value - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM)
+
+    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}" class="chart">']
+    for tick in nice_ticks(y_low, y_high):
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
+        parts.append(_tick(LEFT - 8, y(tick) + 4, "end", tick))
+    for tick in nice_ticks(x_low, x_high, 6):
+        parts.append(_tick(x(tick), HEIGHT - BOTTOM + 18, "middle", tick))
+    for line in series:
+        pairs = [(x(s), y(v)) for s, v in zip(line["steps"], line["values"], strict=True) if math.isfinite(v)]
+        if not pairs:
+            continue
+        path = "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in pairs)
+        parts.append(f'<path class="line {line["kind"]}" d="{path}"><title>{escape(line["name"])}</title></path>')
+        if line["kind"] == "validation":
+            parts += [f'<circle class="dot validation" cx="{a:.1f}" cy="{b:.1f}" r="3.2"/>' for a, b in pairs]
+    parts.append("</svg>")
+    return "".join(parts)
+
+
+def interval_chart(rows: Sequence[Mapping], label: str, low: float = 0.0, high: float | None = None) -> str:
+    """One row per category: the model's mean with its interval, and the baselines as marks beside it.
+
+    Args:
+        rows: mappings with `name`, `model` ({mean, lower, upper}), `others` (list of (kind, mean)), and `strong` for
+            the row of the overall mean.
+        label: what the chart shows, for readers who do not see it.
+        low: left end of the scale at most; negative values move it.
+        high: right end of the scale; from the data if not given.
+    """
+    values = [
+        v
+        for row in rows
+        for v in [row["model"].get("mean"), row["model"].get("lower"), row["model"].get("upper")]
+        + [mean for _, mean in row["others"]]
+        if v is not None and math.isfinite(v)
+    ]
+    if not values:
+        return ""
+    low = min([low, *values])
+    high = max(values) * 1.04 if high is None else max([high, *values])
+    high = high if high > low else low + 1.0
+    names_width, row_height, width = 150, 27, 520
+    height = len(rows) * row_height + 30
+
+    def x(value: float) -> float:
+        return names_width + (value - low) / (high - low) * (width - names_width - 16)
+
+    parts = [f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}" class="chart">']
+    for tick in nice_ticks(low, high):
+        parts.append(f'<line class="grid" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="4" y2="{height - 24}"/>')
+        parts.append(_tick(x(tick), height - 8, "middle", tick))
+    for i, row in enumerate(rows):
+        parts += _interval_row(row, y=4 + row_height * (i + 0.5), x=x, names_width=names_width)
+    parts.append("</svg>")
+    return "".join(parts)
+
+
+def _interval_row(row: Mapping, y: float, x, names_width: int) -> list[str]:
+    strong = " strong" if row.get("strong") else ""
+    parts = [
+        f'<text class="name{strong}" x="{names_width - 12}" y="{y + 4:.1f}" text-anchor="end">'
+        f"{escape(row['name'])}</text>"
+    ]
+    for kind, mean in row["others"]:
+        if mean is None or not math.isfinite(mean):
+            continue
+        a = x(mean)
+        shape = (
+            f"M{a:.1f} {y - 5.5:.1f}l5.5 5.5l-5.5 5.5l-5.5 -5.5z"  # a diamond
+            if kind == "prior"
+            else f"M{a - 4:.1f} {y - 4:.1f}l8 8m0 -8l-8 8"  # a cross
+        )
+        parts.append(f'<path class="mark {kind}" d="{shape}"><title>{mean:.3f}</title></path>')
+    model = row["model"]
+    mean, lower, upper = (model.get(key) for key in ("mean", "lower", "upper"))
+    if mean is None or not math.isfinite(mean):
+        return parts
+    title = f"{mean:.3f}"
+    if lower is not None and upper is not None and math.isfinite(lower) and math.isfinite(upper):
+        title += f" [{lower:.3f}, {upper:.3f}]"
+        parts.append(
+            f'<path class="whisker" d="M{x(lower):.1f} {y:.1f}H{x(upper):.1f}'
+            f'M{x(lower):.1f} {y - 4:.1f}v8M{x(upper):.1f} {y - 4:.1f}v8"/>'
+        )
+    parts.append(f'<circle class="mark model" cx="{x(mean):.1f}" cy="{y:.1f}" r="5"><title>{title}</title></circle>')
+    return parts
+
+
+def _tick(x: float, y: float, anchor: str, value: float) -> str:
+    return f'<text class="tick" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{_short(value)}</text>'
+
+
+def _short(value: float) -> str:
+    if abs(value) >= 10_000:
+        return f"{value / 1000:g}k"
+    if value and abs(value) < 1e-3:
+        return f"{value:.1e}".replace("e-0", "e-")
+    return f"{value:g}"

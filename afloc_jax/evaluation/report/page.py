@@ -1,0 +1,268 @@
+"""Everything a working directory holds, on one page: report/index.html.
+
+The page asks for nothing from elsewhere: style, charts (SVG) and pictures (data URIs) are in the file, so it can be
+mailed, archived and opened without a network.
+"""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from afloc_jax.errors import UserError
+from afloc_jax.evaluation.report import overlays
+from afloc_jax.evaluation.report.charts import curve_chart, interval_chart, smooth
+from afloc_jax.levels import LEVELS
+from afloc_jax.weights.card import flatten
+
+METRICS = {
+    "pointing": ("Pointing game", "share of samples whose hottest pixel lies inside the truth"),
+    "iou": ("IoU", "overlap of the thresholded map with the truth, mean over thresholds"),
+    "dice": ("Dice", "the same overlap as an F-score"),
+    "cnr": ("CNR", "contrast between inside and outside of the truth, in pooled standard deviations"),
+}
+BASELINES = {"location_prior": ("prior", "Location prior"), "untrained": ("untrained", "Untrained model")}
+SYSTEMS = [("model", "Model"), *BASELINES.values()]
+
+
+def write_report(workdir: str | Path) -> Path:
+    """Write `workdir/report/index.html` from what the run left: config, metrics, evaluations with example maps.
+
+    Parts that are absent are left out and the page says so; a run without validation or evaluation still has a page.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        UserError: `workdir` is not a folder with a run in it, or a file in it is damaged.
+    """
+    workdir = Path(workdir)
+    config = _read_json(workdir / "config.json")
+    rows = _read_metrics(workdir / "metrics.jsonl")
+    evaluations = [_evaluation(path.parent) for path in sorted(workdir.glob("evaluation/*/summary.json"))]
+    if config is None and not rows and not evaluations:
+        raise UserError(f"{workdir}: no config.json, metrics.jsonl or evaluation/ to report on; give a run's workdir")
+    environment = Environment(
+        loader=PackageLoader("afloc_jax.evaluation.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "interval": interval, "signed": signed}
+    page = environment.get_template("template.html.jinja").render(
+        name=(config or {}).get("name", workdir.name),
+        facts=_facts(workdir, config or {}, rows, evaluations),
+        curves=_curves(rows),
+        evaluations=evaluations,
+        metrics=METRICS,
+        systems=SYSTEMS,
+        settings=flatten(config or {}),
+        scale=overlays.colour_scale(),
+    )
+    target = workdir / "report" / "index.html"
+    target.parent.mkdir(exist_ok=True)
+    temporary = target.with_name(".index.html.writing")
+    temporary.write_text(page, encoding="utf-8")
+    os.replace(temporary, target)
+    return target
+
+
+# Numbers
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Fixed digits with a true minus sign; a dash where there is no number."""
+    if value is None or not math.isfinite(value):
+        return "–"  # noqa: RUF001
+    return f"{value:.{digits}f}".replace("-", "−")  # noqa: RUF001
+
+
+def signed(value: float | None) -> str:
+    """A difference: always with its sign."""
+    text = number(value)
+    return f"+{text}" if value is not None and math.isfinite(value) and value > 0 else text
+
+
+def interval(entry: Mapping[str, Any] | None) -> str:
+    """The bounds of an interval, empty where there are none."""
+    if not entry or entry.get("lower") is None or not math.isfinite(entry["lower"]):
+        return ""
+    return f"{number(entry['lower'])} to {number(entry['upper'])}"
+
+
+# Training
+
+
+def _read_metrics(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue  # the last line of a run that was killed may be half a line
+    return rows
+
+
+def _curves(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    wanted = [("loss", "Total loss"), *((f"loss/{level}", f"{level.capitalize()} level") for level in LEVELS)]
+    wanted += [("learning_rate", "Learning rate"), ("grad_norm", "Gradient norm")]
+    wanted += [("examples_per_second", "Pairs per second")]
+    curves = []
+    for key, title in wanted:
+        train, validation = _series(rows, key, "train"), _series(rows, key, "validation")
+        if not len(train[0]) and not len(validation[0]):
+            continue
+        exact = key == "learning_rate"
+        lines = [{"name": "training", "kind": "train" if exact else "raw", "steps": train[0], "values": train[1]}]
+        if not exact:
+            window = max(1, len(train[1]) // 25)
+            lines.append({"name": "training", "kind": "train", "steps": train[0], "values": smooth(train[1], window)})
+        lines.append({"name": "validation", "kind": "validation", "steps": validation[0], "values": validation[1]})
+        chart = curve_chart(lines, f"{title} over training steps", floor=0.0 if not key.startswith("loss") else None)
+        if not chart:
+            continue
+        curves.append({
+            "title": title,
+            "svg": Markup(chart),  # our own SVG, its texts escaped
+            "train": _last(train[1]),
+            "validation": float(np.nanmin(validation[1])) if np.isfinite(validation[1]).any() else None,
+            "small": not key.startswith("loss"),
+        })
+    return curves
+
+
+def _series(rows: Sequence[Mapping[str, Any]], key: str, split: str) -> tuple[np.ndarray, np.ndarray]:
+    # A resumed run logs some steps twice: the later line counts.
+    found = {row["step"]: row[key] for row in rows if row.get("split") == split and key in row and "step" in row}
+    steps = sorted(found)
+    return np.array(steps, float), np.array([np.nan if found[s] is None else found[s] for s in steps], float)
+
+
+def _last(values: np.ndarray) -> float | None:
+    finite = values[np.isfinite(values)]
+    return float(finite[-max(1, len(finite) // 25) :].mean()) if len(finite) else None
+
+
+# Evaluation
+
+
+def _evaluation(folder: Path) -> dict[str, Any]:
+    summary = _read_json(folder / "summary.json") or {}
+    entries = {"model": summary.get("metrics", {})}
+    for key, (kind, _) in BASELINES.items():
+        entries[kind] = summary.get("baselines", {}).get(key, {}).get("metrics", {})
+    present = [name for name in METRICS if name in entries["model"]]
+    systems = [(kind, title) for kind, title in SYSTEMS if entries[kind]]
+    differences = {
+        BASELINES[key][0]: value for key, value in summary.get("differences", {}).items() if key in BASELINES
+    }
+    categories = list(dict.fromkeys(c for name in present for c in entries["model"][name].get("per_category", {})))
+    thresholds = list(entries["model"].get("iou", {}).get("per_threshold", {}))
+    return {
+        "name": folder.name,
+        "title": summary.get("title") or folder.name.replace("_", " "),
+        "summary": summary,
+        "provenance": summary.get("provenance", {}),
+        "present": present,
+        "systems": systems,
+        "table": entries,
+        "differences": differences,
+        "categories": categories,
+        "thresholds": thresholds,
+        "charts": [(METRICS[name][0], Markup(_category_chart(entries, name, categories))) for name in present],
+        "gallery": _gallery(folder),
+    }
+
+
+def _category_chart(entries: Mapping[str, Any], metric: str, categories: Sequence[str]) -> str:
+    def mean(kind: str, category: str | None) -> dict[str, Any]:
+        of_metric = entries[kind].get(metric, {})
+        entry = of_metric.get("overall") if category is None else of_metric.get("per_category", {}).get(category)
+        return entry or {}
+
+    rows = [
+        {
+            "name": category or "all categories",
+            "strong": category is None,
+            "model": mean("model", category),
+            "others": [(kind, mean(kind, category).get("mean")) for kind, _ in BASELINES.values()],
+        }
+        for category in [*categories, None]
+    ]
+    high = 1.0 if metric == "pointing" else None
+    return interval_chart(rows, f"{METRICS[metric][0]} of each category, model and baselines", high=high)
+
+
+def _gallery(folder: Path) -> list[dict[str, Any]]:
+    """Example maps by category: what `afloc_jax.evaluation.run` left in examples.npz and examples.json."""
+    described = _read_json(folder / "examples.json")
+    if not described or not (folder / "examples.npz").is_file():
+        return []
+    with np.load(folder / "examples.npz", allow_pickle=False) as arrays:
+        images, maps, truths = arrays["images"], arrays["heatmaps"], arrays["truths"]
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for i, example in enumerate(described):
+        peak_y, peak_x = np.unravel_index(int(maps[i].argmax()), maps[i].shape)
+        groups.setdefault(example["category"], []).append({
+            **example,
+            "size": images[i].shape[0],
+            "image": overlays.jpeg_uri(images[i]),
+            "overlay": overlays.jpeg_uri(overlays.overlay(images[i], maps[i].astype(np.float32))),
+            "outline": overlays.outline_path(truths[i]),
+            "peak": (int(peak_x), int(peak_y)),
+        })
+    return [{"category": category, "examples": examples} for category, examples in groups.items()]
+
+
+# Facts
+
+
+def _facts(
+    workdir: Path,
+    config: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    evaluations: Sequence[Mapping[str, Any]],
+) -> list[tuple[str, str]]:
+    flat = flatten(config)
+    run = _read_json(workdir / "run.json") or {}
+    provenance = {**(evaluations[0]["provenance"] if evaluations else {}), **run}
+    steps = max((row["step"] for row in rows if "step" in row), default=None)
+    image, size = flat.get("model.image.backbone"), flat.get("model.image.input_size")
+    facts = [
+        ("Training data", flat.get("data.dataset")),
+        ("Image encoder", f"{image}, {size} px" if image else None),
+        ("Shared width", flat.get("model.projection_dim")),
+        ("Batch", flat.get("training.batch_size")),
+        ("Steps", f"{steps:,}" if steps is not None else None),
+        ("Seed", flat.get("seed")),
+        ("Weights", _short_hash(provenance.get("weights_sha256"))),
+        ("Config", _short_hash(provenance.get("config_sha256"))),
+        ("Data", _short_hash(provenance.get("data_sha256"))),
+        ("Device", provenance.get("device")),
+        ("Code", provenance.get("code")),
+        ("Versions", ", ".join(f"{k} {v}" for k, v in provenance.get("versions", {}).items())),
+        ("Written", provenance.get("created")),
+    ]
+    return [(key, str(value)) for key, value in facts if value not in (None, "")]
+
+
+def _short_hash(value: str | None) -> str | None:
+    return f"{value[:16]}" if value else None
+
+
+def _read_json(path: Path) -> Any:
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path}: not readable as JSON ({error}); remove it and run the evaluation again") from None

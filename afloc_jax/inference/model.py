@@ -1,0 +1,341 @@
+"""A trained model in use: embed, localise, classify."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from afloc_jax.errors import UsageError, UserError
+from afloc_jax.inference import heatmaps
+from afloc_jax.inference.class_prompts import class_prompts
+from afloc_jax.levels import ImageLevels, TextLevels, TokenBatch
+from afloc_jax.models import build
+from afloc_jax.weights import folder as model_folder
+from data_pipelines.images import Geometry, read_image
+from data_pipelines.reports import clean_prompt
+from data_pipelines.tokens import tokenize
+
+ImageInput = str | Path | np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Localization:
+    """Where a prompt is in an image.
+
+    Attributes:
+        heatmap: [H, W] float32 at the image's own size, finite; un-normalised similarity, so that two prompts on one
+            image can be compared.
+        boxes: [K, 4] int: x, y, width, height in original pixels; one per connected place where the map, scaled to
+            [-1, 1] by its own minimum and maximum, exceeds the threshold; the largest place first.
+        similarity: cosine of the global image embedding and the prompt's embedding, in [-1, 1].
+        prompt: the prompt as the model read it.
+        square: [S, S] float32, the un-normalised map of the zero-padded square, as the published release has it.
+    """
+
+    heatmap: np.ndarray
+    boxes: np.ndarray
+    similarity: float
+    prompt: str
+    square: np.ndarray
+
+
+class Model:
+    """Two towers with their tokenizer, compiled once per batch size.
+
+    Batches are padded to a power of two up to `batch_size`, so a handful of shapes is compiled however many images
+    come.
+    """
+
+    def __init__(self, config: ConfigDict, variables: Mapping[str, Any], tokenizer: Any, *, batch_size: int = 32):
+        """
+        Args:
+            config: contents of a model folder's config.json (`architecture`, `preprocessing`, `prompts`).
+            variables: linen variables that fit `config.architecture`.
+            tokenizer: from `data_pipelines.tokens.load_tokenizer`.
+            batch_size: most images or prompts computed at once.
+        """
+        self.config = config
+        self.tokenizer = tokenizer
+        self.batch_size = batch_size
+        self.sigma = float(config.get("localization", {}).get("sigma", heatmaps.SIGMA))  # cells of a 19 x 19 grid
+        self.variables = jax.device_put(variables)
+        self._network = build(config.architecture, dtype=jnp.float32)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the padded square, pixels."""
+        return int(self.config.preprocessing.image_size)
+
+    def untrained(self) -> "Model":
+        """The same architecture with the random parameters that a run with this seed would start from."""
+        variables = initial_variables(self.config.architecture, int(self.config.get("seed", 0)))
+        return Model(self.config, variables, self.tokenizer, batch_size=self.batch_size)
+
+    # Embeddings
+
+    def embed_images(self, images: Sequence[ImageInput]) -> ImageLevels:
+        """The three levels of images (files, or grey arrays of any size): NumPy arrays, float32."""
+        return self.embed_squares(self._squares(images)[0])
+
+    def embed_texts(self, texts: Sequence[str], *, compatible: bool = False) -> TextLevels:
+        """The three levels of prompts, cleaned first: NumPy arrays, float32."""
+        return self._embed_clean_texts(self.read_prompts(texts, compatible=compatible))
+
+    def embed_squares(self, squares: np.ndarray) -> ImageLevels:
+        """The three levels of padded squares [B, S, S] uint8."""
+        squares = np.asarray(squares)
+        if squares.ndim != 3 or squares.dtype != np.uint8:
+            raise UsageError(f"images must be uint8 [B, S, S], got {squares.dtype} {list(squares.shape)}")
+        return _concatenate([
+            _trim(self._encode_image(self.variables, _pad(squares[rows], size)), count)
+            for rows, count, size in _chunks(len(squares), self.batch_size)
+        ])
+
+    def read_prompts(self, prompts: Sequence[str], *, compatible: bool = False) -> list[str]:
+        """Prompts as the model reads them. Raises UserError for one that holds nothing to read."""
+        if isinstance(prompts, str):
+            raise UsageError("prompts must be a list of texts, not one text")
+        return [clean_prompt(prompt, compatible=compatible) for prompt in prompts]
+
+    # Tasks
+
+    def localize(
+        self,
+        images: Sequence[ImageInput],
+        prompts: Sequence[str],
+        threshold: float = 0.3,
+        compatible: bool = False,
+    ) -> list[list[Localization]]:
+        """Where each prompt is in each image.
+
+        Args:
+            images: files (PNG, JPEG, DICOM) or grey arrays [H, W].
+            prompts: phrases, such as "small left pleural effusion".
+            threshold: of boxes, on the map scaled to [-1, 1]; within (-1, 1).
+            compatible: clean prompts as the published release does.
+
+        Returns:
+            One list per image with one `Localization` per prompt.
+
+        Raises:
+            UsageError: no image, no prompt, or a threshold outside (-1, 1).
+            UserError: an unreadable image or an empty prompt.
+        """
+        _check_call(images, prompts, threshold)
+        read = self.read_prompts(prompts, compatible=compatible)
+        reports = self._embed_clean_texts(read).report
+        squares, geometries = self._squares(images)
+        image_of, text_of = np.divmod(np.arange(len(squares) * len(read)), len(read))
+        maps, whole = self._maps(squares, image_of, reports, text_of)
+        return [
+            [
+                _localization(maps[i * len(read) + k], geometry, threshold, _cosine(whole[i], reports[k]), read[k])
+                for k in range(len(read))
+            ]
+            for i, geometry in enumerate(geometries)
+        ]
+
+    def heatmaps_of_squares(
+        self, images: np.ndarray, prompts: Sequence[str], *, compatible: bool = False
+    ) -> np.ndarray:
+        """Raw heat maps, one prompt per image: what evaluation scores.
+
+        Args:
+            images: [B, S, S] uint8, padded squares.
+            prompts: B prompts, one for each image.
+            compatible: clean prompts as the published release does.
+
+        Returns:
+            [B, S, S] float32, un-normalised: dot products of deep regions with the prompt, smoothed, upsampled.
+        """
+        if len(images) != len(prompts):
+            raise UsageError(f"{len(images)} images but {len(prompts)} prompts; give one prompt per image")
+        return self.heatmaps_of_pairs(images, np.arange(len(images)), prompts, compatible=compatible)
+
+    def heatmaps_of_pairs(
+        self, images: np.ndarray, rows: np.ndarray, prompts: Sequence[str], *, compatible: bool = False
+    ) -> np.ndarray:
+        """As `heatmaps_of_squares` for P prompts of which prompt p asks about image `rows[p]`.
+
+        Every image and every distinct prompt is encoded once.
+
+        Returns:
+            [P, S, S] float32.
+        """
+        read = self.read_prompts(prompts, compatible=compatible)
+        distinct = sorted(set(read))
+        position = {text: i for i, text in enumerate(distinct)}
+        reports = self._embed_clean_texts(distinct).report
+        return self._maps(images, np.asarray(rows), reports, np.array([position[text] for text in read]))[0]
+
+    def classify(
+        self,
+        images: Sequence[ImageInput],
+        classes: Sequence[str],
+        prompts: Mapping[str, Any] | None = None,
+        compatible: bool = False,
+    ) -> np.ndarray:
+        """Zero-shot probability of each class in each image (docs/architecture.md, algorithm section 7).
+
+        The positive embedding is the mean over the class's prompts, the negative one is "no <class>."; the probability
+        is the softmax of both dot products with the global image embedding.
+
+        Args:
+            images: files or grey arrays [H, W].
+            classes: names such as "pneumonia".
+            prompts: class -> list of positive phrases, or {"positive": [...], "negative": [...]}, or word lists
+                {"severity": [...], "subtype": [...], "location": [...]} of which every combination is a phrase.
+            compatible: clean prompts as the published release does.
+
+        Returns:
+            [images, classes] float32.
+        """
+        _check_call(images, classes, 0.0)
+        whole = self.embed_images(images).whole
+        contrasts = [self._class_embeddings(name, (prompts or {}).get(name), compatible) for name in classes]
+        logits = np.einsum("id,cpd->icp", whole.astype(np.float64), np.stack(contrasts).astype(np.float64))
+        return np.asarray(jax.nn.softmax(logits, axis=-1)[..., 0], np.float32)
+
+    # Parts
+
+    @functools.cached_property
+    def _encode_image(self):
+        return _compiled(self._network, "encode_image")
+
+    @functools.cached_property
+    def _encode_text(self):
+        return _compiled(self._network, "encode_text")
+
+    def _squares(self, images: Sequence[ImageInput]) -> tuple[np.ndarray, list[Geometry]]:
+        pairs = [to_square(image, self.image_size) for image in images]
+        return np.stack([square for square, _ in pairs]), [geometry for _, geometry in pairs]
+
+    def _embed_clean_texts(self, texts: Sequence[str]) -> TextLevels:
+        arrays = tokenize(self.tokenizer, list(texts), int(self.config.prompts.max_tokens))
+        return _concatenate([
+            _trim(
+                self._encode_text(
+                    self.variables, TokenBatch(**{name: _pad(array[rows], size) for name, array in arrays.items()})
+                ),
+                count,
+            )
+            for rows, count, size in _chunks(len(texts), self.batch_size)
+        ])
+
+    def _class_embeddings(self, name: str, given: Any, compatible: bool) -> np.ndarray:
+        """[2, D]: the mean of the positive prompts' embeddings, the mean of the negative ones'."""
+        positive, negative = class_prompts(name, given)
+        reports = self.embed_texts([*positive, *negative], compatible=compatible).report
+        return np.stack([reports[: len(positive)].mean(axis=0), reports[len(positive) :].mean(axis=0)])
+
+    def _maps(
+        self, squares: np.ndarray, image_of: np.ndarray, reports: np.ndarray, text_of: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Maps [P, S, S] of P (image, text) pairs, and the global embeddings [B, D] of the images.
+
+        The deep maps stay on the device; only finished heat maps come back.
+        """
+        side = squares.shape[1]
+        maps = np.empty((len(image_of), side, side), np.float32)
+        whole = []
+        for rows, count, size in _chunks(len(squares), self.batch_size):
+            levels = self._encode_image(self.variables, _pad(squares[rows], size))
+            whole.append(np.asarray(levels.whole)[:count])
+            pairs = np.flatnonzero((image_of >= rows.start) & (image_of < rows.stop))
+            for part, many, padded in _chunks(len(pairs), self.batch_size):
+                chosen = pairs[part]
+                images, texts = _pad(image_of[chosen] - rows.start, padded), _pad(text_of[chosen], padded)
+                maps[chosen] = np.asarray(_heatmaps(levels.deep, images, reports[texts], side, self.sigma))[:many]
+        if not np.isfinite(maps).all():
+            raise UserError("the heat map holds NaN or infinity: the weights are damaged or the training diverged")
+        return maps, np.concatenate(whole)
+
+
+def load(folder: str | Path, *, batch_size: int = 32) -> Model:
+    """Load a model folder. Raises `afloc_jax.weights.folder.ModelFolderError` when it is not one."""
+    config, variables, tokenizer = model_folder.load_model(folder)
+    return Model(config, variables, tokenizer, batch_size=batch_size)
+
+
+def initial_variables(architecture: ConfigDict, seed: int) -> dict[str, Any]:
+    """Random variables of an architecture, the same for the same seed."""
+    slots, count = np.zeros((1, 4), np.int32), np.ones(1, np.int32)  # parameters do not depend on the inputs' sizes
+    tokens = TokenBatch(slots, slots, slots, count, count)
+    return build(architecture).init(jax.random.key(seed), np.zeros((1, 32, 32), np.uint8), tokens)
+
+
+def to_square(image: ImageInput, size: int) -> tuple[np.ndarray, Geometry]:
+    """The padded square [size, size] uint8 of a file or grey array, and the geometry that leads back."""
+    if isinstance(image, str | Path):
+        image = read_image(image)
+    image = np.asarray(image)
+    if image.ndim != 2 or image.dtype != np.uint8:
+        raise UsageError(f"an image array must be grey uint8 [H, W], got {image.dtype} {list(image.shape)}")
+    geometry = Geometry(image.shape[0], image.shape[1], size)
+    return geometry.to_square(image), geometry
+
+
+@functools.partial(jax.jit, static_argnames=("side", "sigma"))
+def _heatmaps(deep: jax.Array, images: jax.Array, reports: jax.Array, side: int, sigma: float) -> jax.Array:
+    """[P, side, side] maps of regions deep[images] [P, h, w, D] and reports [P, D]."""
+    cells = heatmaps.scaled_sigma(deep.shape[1], sigma)
+    return heatmaps.heatmap(deep[images].astype(jnp.float32), reports, side, cells)
+
+
+def _localization(
+    square: np.ndarray, geometry: Geometry, threshold: float, similarity: float, prompt: str
+) -> Localization:
+    heatmap = np.asarray(geometry.map_to_original(square), np.float32)
+    boxes = heatmaps.boxes_from_map(heatmaps.normalise(heatmap, -1.0, 1.0), threshold)
+    return Localization(heatmap, boxes, similarity, prompt, square)
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> float:
+    norms = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float(a @ b) / norms if norms else 0.0
+
+
+def _compiled(network: Any, method: str):
+    @jax.jit
+    def encode(variables, inputs):
+        # Accelerators multiply in reduced precision by default; the maps are compared to the fourth digit.
+        with jax.default_matmul_precision("float32"):
+            return network.apply(variables, inputs, method=method)
+
+    return encode
+
+
+def _chunks(total: int, most: int) -> Iterator[tuple[slice, int, int]]:
+    """Rows of each batch, how many they are, and the power of two (at most `most`) that they are padded to."""
+    for start in range(0, total, most):
+        count = min(most, total - start)
+        yield slice(start, start + count), count, min(most, 1 << (count - 1).bit_length())
+
+
+def _pad(array: np.ndarray, size: int) -> np.ndarray:
+    """Repeat the last row until there are `size` rows: no row of zeros that a norm could divide by."""
+    return np.concatenate([array, np.repeat(array[-1:], size - len(array), axis=0)])
+
+
+def _trim(levels: Any, count: int) -> Any:
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[:count], levels)
+
+
+def _concatenate(parts: Sequence[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+
+def _check_call(images: Sequence[Any], texts: Sequence[str], threshold: float) -> None:
+    for what, given in (("images", images), ("prompts or classes", texts)):
+        if isinstance(given, str | Path):
+            raise UsageError(f"{what} must be a list, not one {type(given).__name__}")
+        if len(given) == 0:
+            raise UsageError(f"no {what} given; give at least one")
+    if not -1 < threshold < 1:
+        raise UsageError(f"threshold {threshold}: must lie between -1 and 1, the scale of a normalised map")

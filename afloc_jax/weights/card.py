@@ -1,0 +1,153 @@
+"""The model card: README.md of a model folder, written from the run that made the weights."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+INTENDED_USE = (
+    "Research on localisation without annotations: heat maps for free-text phrases on chest radiographs and similar "
+    "images, and zero-shot scores for named findings."
+)
+LIMITS = (
+    "Not a medical device; not for diagnosis or for decisions about patients.",
+    "A heat map answers every phrase, also one that is not true of the image: it says where the phrase fits best, "
+    "not whether the finding is there.",
+    "Small findings are seen through a softmax over all regions that mostly holds background, and are localised worst.",
+    "Scores hold for the population, devices and wording of the data below; others need an evaluation of their own.",
+)
+
+_TEMPLATE = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+
+_CARD = _TEMPLATE.from_string("""\
+---
+library_name: afloc-jax
+license: {{ licence_id }}
+pipeline_tag: zero-shot-image-classification
+tags:
+- radiology
+- visual-grounding
+- contrastive-learning
+---
+
+# {{ name }}
+
+An image encoder ({{ architecture.image.backbone }}) and a text encoder (BERT) trained on pairs of images and reports,
+without any annotation of places, to meet at three levels: words with a shallow map, sentences with a deep map, the
+report with the whole image. Given a phrase, the deep map shows where the phrase is in the image.
+
+```python
+import afloc_jax
+
+model = afloc_jax.load("path/to/this/folder")
+found = model.localize(["image.png"], ["small left pleural effusion"])[0][0]
+found.heatmap, found.boxes, found.similarity
+```
+
+`model.safetensors` holds float32 tensors with the published PyTorch names, ready for `load_state_dict`.
+
+## Data
+
+{{ data }}
+
+{% if recipe %}
+## Recipe
+
+| setting | value |
+|---|---|
+{% for key, value in recipe.items() %}
+| {{ key }} | {{ value }} |
+{% endfor %}
+
+{% endif %}
+## Results
+
+{% if results %}
+Localisation without annotations, mean over categories, 95 % bootstrap interval in brackets.
+
+| data set | samples | {% for metric in metrics %}{{ metric }} | {% endfor %}
+
+|---|---|{% for metric in metrics %}---|{% endfor %}
+
+{% for dataset, result in results.items() %}
+| {{ dataset }} | {{ result.n }} | {% for metric in metrics %}{{ interval(result.metrics, metric) }} | {% endfor %}
+
+{% endfor %}
+{% else %}
+Not evaluated yet: `afloc evaluate MODEL --dataset NAME --data DIR --out DIR`.
+{% endif %}
+
+## Preprocessing
+
+One channel, longest side to {{ preprocessing.image_size }} pixels (area interpolation), zero-padded to a square, scaled
+to [-1, 1]; resized to {{ architecture.image.input_size }} pixels inside the model. Prompts are lower-cased and cut
+after {{ prompts.max_tokens }} tokens.
+
+## Intended use
+
+{{ intended_use }}
+
+## Limits
+
+{% for limit in limits %}
+- {{ limit }}
+{% endfor %}
+
+## Licence
+
+{{ licence }}
+""")
+
+
+def render_card(stored: Mapping[str, Any]) -> str:
+    """Markdown of the card.
+
+    Args:
+        stored: contents of config.json. Its `card` may hold `data` (text, or facts as a mapping), `recipe` (mapping),
+            `results` (data set -> summary.json), `intended_use`, `limits` (list), `licence` and `licence_id`.
+    """
+    card = stored.get("card", {})
+    results = card.get("results", {})
+    scored = {name for result in results.values() for name in result["metrics"]}
+    metrics = [name for name in ("pointing", "iou", "dice", "cnr") if name in scored]
+    data = card.get("data", "Not stated by the run that wrote this folder.")
+    if isinstance(data, Mapping):
+        data = "\n".join(f"- {key}: {value}" for key, value in data.items())
+    return _CARD.render(
+        name=stored.get("name", "afloc"),
+        architecture=stored["architecture"],
+        preprocessing=stored["preprocessing"],
+        prompts=stored["prompts"],
+        data=data,
+        recipe=flatten(card.get("recipe", {})),
+        results=results,
+        metrics=metrics,
+        interval=_interval,
+        intended_use=card.get("intended_use", INTENDED_USE),
+        limits=card.get("limits", LIMITS),
+        licence_id=card.get("licence_id", "other"),
+        licence=card.get(
+            "licence", "The weights inherit the terms of the data they were trained on; state them here before sharing."
+        ),
+    )
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as one level of dotted names; empty ones are left out."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        elif value not in ("", None, [], ()):
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _interval(metrics: Mapping[str, Any], name: str) -> str:
+    overall = metrics.get(name, {}).get("overall", {})
+    if overall.get("mean") is None:
+        return "-"
+    text = f"{overall['mean']:.3f}"
+    if overall.get("lower") is not None:
+        text += f" [{overall['lower']:.3f}, {overall['upper']:.3f}]"
+    return text
