@@ -16,7 +16,7 @@ from jaxtyping import Float, UInt8
 from pycocotools import mask as coco_mask
 
 from afloc_jax.errors import UserError
-from data_pipelines.images import Geometry
+from data_pipelines.images import LARGEST_PIXELS, Geometry
 
 SQUARE = 224  # side of the padded square, pixels (published protocol)
 
@@ -35,7 +35,7 @@ class Truth:
     """
 
     id: str
-    label_text: str
+    label_text: str = field(repr=False)
     category: str
     mask: UInt8[np.ndarray, "S S"] = field(repr=False)
     image: str = ""
@@ -133,8 +133,8 @@ def _read_coco(name: str, content: Mapping[str, Any], size: int, compatible: boo
 
 def _geometry(image: Mapping[str, Any], size: int, where: str) -> Geometry:
     height, width = (_get(image, side, int, where) for side in ("height", "width"))
-    if min(height, width) < 1:
-        raise UserError(f"{where}: its size is {width} x {height}; both sides must be positive")
+    if min(height, width) < 1 or height * width > LARGEST_PIXELS:
+        raise UserError(f"{where}: its size is {width} x {height}; expected 1 to {LARGEST_PIXELS:,} pixels")
     return Geometry(height, width, size)
 
 
@@ -144,7 +144,7 @@ def _add_region(
     box = annotation.get("bbox")
     if box is not None:
         usable = isinstance(box, list) and len(box) == 4 and all(isinstance(v, (int, float)) for v in box)
-        if not usable or not np.isfinite(box).all() or min(box[2:]) <= 0:
+        if not usable or not all(abs(value) < LARGEST_PIXELS for value in box) or min(box[2:]) <= 0:
             raise UserError(f"{where}: bbox must be [x, y, width, height] with a positive width and height")
     segmentation = annotation.get("segmentation")
     if segmentation and not (box is not None and _repeats_box(segmentation, box)):
@@ -163,11 +163,16 @@ def _add_region(
 
 def _repeats_box(segmentation: Any, box: Sequence[float]) -> bool:
     """Whether a polygon is nothing but the box itself: then the box, in the published rounding, is the truth."""
-    if not (isinstance(segmentation, list) and len(segmentation) == 1 and len(np.ravel(segmentation[0])) in (8, 10)):
+    if not (isinstance(segmentation, list) and len(segmentation) == 1):
+        return False
+    try:
+        points = np.asarray(segmentation[0], np.float64).reshape(-1, 2)
+    except (ValueError, TypeError):
+        return False
+    if len(points) not in (4, 5):  # the first corner may be repeated
         return False
     x, y, width, height = box
     corners = {(x, y), (x + width, y), (x, y + height), (x + width, y + height)}
-    points = np.reshape(segmentation[0], (-1, 2))
     matched = {corner for corner in corners if (np.abs(points - corner) <= 1).all(axis=1).any()}
     return matched == corners
 
@@ -179,22 +184,42 @@ def _decode(segmentation: Any, geometry: Geometry, where: str) -> np.ndarray:
         if isinstance(segmentation, Mapping):
             if list(segmentation["size"]) != [height, width]:
                 raise UserError(f"{where}: its RLE is for {list(segmentation['size'])}, its image [{height}, {width}]")
-            return _decode_rle(segmentation)
-        return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width)))
-    except UserError:
-        raise
-    except Exception:  # pycocotools raises whatever its C code meets
+            return _decode_rle(segmentation["counts"], height, width)
+        # Checked before it reaches pycocotools, whose C code meets NaN or far-off corners with all of the memory.
+        polygons = [np.asarray(polygon, np.float64).reshape(-1, 2) for polygon in segmentation]
+        if not all(len(polygon) >= 3 and np.isfinite(polygon).all() for polygon in polygons):
+            raise ValueError("a polygon needs three corners or more")
+        inside = [np.clip(polygon, 0, [width, height]).ravel().tolist() for polygon in polygons]
+        return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(inside, height, width)))
+    except (ValueError, TypeError, KeyError, AttributeError):
         raise UserError(f"{where}: its segmentation is neither a valid RLE nor a list of polygons") from None
 
 
-def _decode_rle(rle: Mapping[str, Any]) -> np.ndarray:
-    height, width = (int(side) for side in rle["size"])
-    counts = rle["counts"]
-    if isinstance(counts, list):
-        if sum(counts) != height * width or min(counts) < 0:
-            raise ValueError("run lengths do not add up")
-        return coco_mask.decode(coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width))
-    return coco_mask.decode({"size": [height, width], "counts": counts.encode("ascii")})
+def _decode_rle(counts: str | list[int], height: int, width: int) -> np.ndarray:
+    """Run lengths of 0 and 1 in turn, down the columns. pycocotools reads past runs that do not fill the image."""
+    runs = np.array(_runs_of_string(counts) if isinstance(counts, str) else counts)
+    if runs.ndim != 1 or runs.dtype.kind != "i" or (runs < 0).any() or runs.sum() != height * width:
+        raise ValueError("the run lengths do not add up to the image")
+    return np.repeat(np.arange(len(runs)) % 2, runs).astype(np.uint8).reshape(height, width, order="F")
+
+
+def _runs_of_string(text: str) -> list[int]:
+    """COCO's compressed run lengths: base 32, least digit first; from the fourth on, difference to the last but one."""
+    runs: list[int] = []
+    value = shift = 0
+    for character in text:
+        digit = ord(character) - 48
+        if not 0 <= digit < 64:
+            raise ValueError("not a character of a compressed RLE")
+        value |= (digit & 31) << shift
+        shift += 5
+        if digit & 32:  # more digits follow
+            continue
+        if digit & 16:  # negative
+            value -= 1 << shift
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+        value = shift = 0
+    return runs
 
 
 # --- CheXlocalize -------------------------------------------------------------------------------------------------
