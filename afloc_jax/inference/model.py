@@ -53,7 +53,8 @@ class Model:
     """
 
     def __init__(self, config: ConfigDict, variables: Mapping[str, Any], tokenizer: Any, *, batch_size: int = 32):
-        """
+        """Put the variables on the default device; nothing is compiled yet.
+
         Args:
             config: contents of a model folder's config.json (`architecture`, `preprocessing`, `prompts`).
             variables: linen variables that fit `config.architecture`.
@@ -64,6 +65,7 @@ class Model:
         self.tokenizer = tokenizer
         self.batch_size = batch_size
         self.sigma = float(config.get("localization", {}).get("sigma", heatmaps.SIGMA))  # cells of a 19 x 19 grid
+        self.weights_sha256 = ""  # of the folder it was loaded from; names the weights behind a number
         self.variables = jax.device_put(variables)
         self._network = build(config.architecture, dtype=jnp.float32)
 
@@ -127,19 +129,28 @@ class Model:
             UsageError: no image, no prompt, or a threshold outside (-1, 1).
             UserError: an unreadable image or an empty prompt.
         """
+        return list(self.localize_each(images, prompts, threshold, compatible))
+
+    def localize_each(
+        self,
+        images: Sequence[ImageInput],
+        prompts: Sequence[str],
+        threshold: float = 0.3,
+        compatible: bool = False,
+    ) -> Iterator[list[Localization]]:
+        """As `localize`, image by image: maps at original size are made when asked for and need not all fit."""
         _check_call(images, prompts, threshold)
         read = self.read_prompts(prompts, compatible=compatible)
         reports = self._embed_clean_texts(read).report
-        squares, geometries = self._squares(images)
-        image_of, text_of = np.divmod(np.arange(len(squares) * len(read)), len(read))
-        maps, whole = self._maps(squares, image_of, reports, text_of)
-        return [
-            [
-                _localization(maps[i * len(read) + k], geometry, threshold, _cosine(whole[i], reports[k]), read[k])
-                for k in range(len(read))
-            ]
-            for i, geometry in enumerate(geometries)
-        ]
+        for start in range(0, len(images), self.batch_size):
+            squares, geometries = self._squares(images[start : start + self.batch_size])
+            image_of, text_of = np.divmod(np.arange(len(squares) * len(read)), len(read))
+            maps, whole = self._maps(squares, image_of, reports, text_of)
+            for i, geometry in enumerate(geometries):
+                yield [
+                    _localization(maps[i * len(read) + k], geometry, threshold, _cosine(whole[i], reports[k]), read[k])
+                    for k in range(len(read))
+                ]
 
     def heatmaps_of_squares(
         self, images: np.ndarray, prompts: Sequence[str], *, compatible: bool = False
@@ -260,7 +271,9 @@ class Model:
 def load(folder: str | Path, *, batch_size: int = 32) -> Model:
     """Load a model folder. Raises `afloc_jax.weights.folder.ModelFolderError` when it is not one."""
     config, variables, tokenizer = model_folder.load_model(folder)
-    return Model(config, variables, tokenizer, batch_size=batch_size)
+    model = Model(config, variables, tokenizer, batch_size=batch_size)
+    model.weights_sha256 = model_folder.weights_hash(folder)
+    return model
 
 
 def initial_variables(architecture: ConfigDict, seed: int) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from afloc_jax.errors import UserError
-from afloc_jax.evaluation.report import overlays
 from afloc_jax.evaluation.report.charts import curve_chart, interval_chart, smooth
+from afloc_jax.inference import overlays
 from afloc_jax.levels import LEVELS
 from afloc_jax.weights.card import flatten
 
@@ -163,7 +163,9 @@ def _evaluation(folder: Path) -> dict[str, Any]:
     present = [name for name in METRICS if name in entries["model"]]
     systems = [(kind, title) for kind, title in SYSTEMS if entries[kind]]
     differences = {
-        BASELINES[key][0]: value for key, value in summary.get("differences", {}).items() if key in BASELINES
+        kind: summary["baselines"][key].get("difference", {})
+        for key, (kind, _) in BASELINES.items()
+        if key in summary.get("baselines", {})
     }
     categories = list(dict.fromkeys(c for name in present for c in entries["model"][name].get("per_category", {})))
     thresholds = list(entries["model"].get("iou", {}).get("per_threshold", {}))

@@ -1,0 +1,227 @@
+"""Localise and classify image files: what `afloc localize` and `afloc classify` do.
+
+An unreadable image among many is named and the rest is done. Every file appears whole or not at all.
+"""
+
+import csv
+import io
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from afloc_jax.errors import UsageError, UserError
+from afloc_jax.inference.class_prompts import class_prompts
+from afloc_jax.inference.model import Localization, load, to_square
+from afloc_jax.inference.overlays import draw_boxes, overlay
+from data_pipelines.images import ImageError, read_image
+from data_pipelines.reports import clean_prompt
+
+
+def localize_files(
+    model: str | Path,
+    images: Sequence[Path],
+    prompts: Sequence[str],
+    out: Path,
+    *,
+    threshold: float = 0.3,
+    square: bool = False,
+    compatible: bool = False,
+) -> tuple[int, list[str]]:
+    """Write heat map, overlay and localize.json for every image and prompt.
+
+    For image `a.png` and prompt k: `a.k.heatmap.npy`, `a.k.overlay.png`. Images with the same stem get as many of their
+    folders' names in front as tell them apart (`left_a.0.heatmap.npy`); a path given twice is done once.
+
+    Args:
+        model: model folder.
+        images: files.
+        prompts: phrases.
+        out: folder, made if absent.
+        threshold: of boxes, on the map scaled to [-1, 1].
+        square: write maps of the padded square instead of maps at original size.
+        compatible: clean prompts as the published release does.
+
+    Returns:
+        How many images are done, and the messages of those that failed.
+
+    Raises:
+        UsageError: an empty prompt, or `out` is a file. UserError: an unusable model folder.
+    """
+    for prompt in prompts:  # before the model is loaded: a wrong call should not take seconds to say so
+        _as_usage(lambda prompt=prompt: clean_prompt(prompt, compatible=compatible))
+    _make_folder(out)
+    names = output_names(images)
+    loaded = load(model)
+    entries: list[dict[str, Any]] = []
+    failed: list[str] = []
+    for batch in _readable(names, loaded.batch_size, failed):
+        found = loaded.localize_each([pixels for _, pixels in batch], prompts, threshold, compatible)
+        for (path, pixels), of_image in zip(batch, found, strict=True):
+            written = [
+                _write_localization(out, f"{names[path]}.{k}", pixels, result, square)
+                | {"given": prompts[k], "threshold": threshold}
+                for k, result in enumerate(of_image)
+            ]
+            height, width = pixels.shape
+            entries.append({"image": str(path), "height": height, "width": width, "prompts": written})
+    content = {
+        "model": {"folder": str(model), "weights_sha256": loaded.weights_sha256},
+        "map": "square" if square else "original",
+        "compatible": compatible,
+        "images": entries,
+        "failed": failed,
+    }
+    _write(out / "localize.json", (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+    return len(entries), failed
+
+
+def classify_files(
+    model: str | Path,
+    images: Sequence[Path],
+    classes: Sequence[str] | None,
+    out: Path,
+    *,
+    prompts: Path | None = None,
+    compatible: bool = False,
+) -> tuple[int, list[str]]:
+    """Write a CSV with a row per image and a column per class.
+
+    Args:
+        model: model folder.
+        images: files.
+        classes: names; those of `prompts` if not given.
+        out: CSV file.
+        prompts: JSON file of the phrases of each class, see `afloc_jax.inference.class_prompts`.
+        compatible: clean prompts as the published release does.
+
+    Returns:
+        How many images are done, and the messages of those that failed.
+
+    Raises:
+        UsageError: no class, or a prompts file that cannot be used. UserError: an unusable model folder.
+    """
+    given = _read_prompts(prompts) if prompts else {}
+    classes = list(classes or given)
+    if not classes:
+        raise UsageError("no class to look for; give --class NAME or --prompts FILE")
+    unknown = [name for name in given if name not in classes]
+    if unknown:
+        raise UsageError(f"{prompts}: class {unknown[0]!r} is not among --class {', '.join(classes)}")
+    for name in classes:
+        positive, negative = class_prompts(name, given.get(name))
+        for prompt in [*positive, *negative]:
+            _as_usage(lambda prompt=prompt: clean_prompt(prompt, compatible=compatible))
+    if out.is_dir():
+        raise UsageError(f"--out {out} is a folder; give the name of a CSV file")
+    _make_folder(out.parent)
+    loaded = load(model)
+    failed: list[str] = []
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["image", *classes])
+    done = 0
+    for batch in _readable(dict.fromkeys(images), loaded.batch_size, failed):
+        scores = loaded.classify([pixels for _, pixels in batch], classes, given, compatible)
+        writer.writerows([str(path), *(f"{p:.6f}" for p in row)] for (path, _), row in zip(batch, scores, strict=True))
+        done += len(batch)
+    _write(out, table.getvalue().encode())
+    return done, failed
+
+
+def output_names(images: Sequence[Path]) -> dict[Path, str]:
+    """The stem that the results of each image are named after, unique also where case does not count."""
+    paths = list(dict.fromkeys(images))
+    names: dict[Path, str] = {}
+    for path in paths:
+        parts = [*path.absolute().parent.parts[1:], path.stem]
+        same = [other for other in paths if other.stem.lower() == path.stem.lower()]
+        length = 1
+        while length < len(parts) and len(same) > 1:
+            length += 1
+            tail = "_".join(parts[-length:]).lower()
+            same = [o for o in same if "_".join([*o.absolute().parent.parts[1:], o.stem][-length:]).lower() == tail]
+        # a.png beside a.jpg: no folder tells them apart, the suffix does
+        names[path] = "_".join(parts[-length:]) if len(same) == 1 else path.name
+    if len({name.lower() for name in names.values()}) < len(names):
+        raise UsageError("some images would write to the same file names; localise them into separate folders")
+    return names
+
+
+def _readable(
+    paths: Sequence[Path] | dict[Path, Any], size: int, failed: list[str]
+) -> Iterator[list[tuple[Path, np.ndarray]]]:
+    """Batches of decoded images; what cannot be read is told on stderr and remembered in `failed`."""
+    batch: list[tuple[Path, np.ndarray]] = []
+    with tqdm(paths, unit="image", disable=None) as progress:
+        for path in progress:
+            try:
+                batch.append((path, read_image(path)))
+            except ImageError as error:
+                failed.append(str(error))
+                progress.write(f"afloc: {error}", file=sys.stderr)
+            if len(batch) == size:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+
+def _write_localization(out: Path, name: str, pixels: np.ndarray, found: Localization, square: bool) -> dict[str, Any]:
+    heatmap, picture = found.heatmap, pixels
+    if square:
+        heatmap, picture = found.square, to_square(pixels, found.square.shape[0])[0]
+    drawn = overlay(picture, heatmap)
+    drawn = drawn if square else draw_boxes(drawn, found.boxes)
+    buffer = io.BytesIO()
+    np.save(buffer, heatmap)
+    _write(out / f"{name}.heatmap.npy", buffer.getvalue())
+    _write(out / f"{name}.overlay.png", cv2.imencode(".png", drawn)[1].tobytes())
+    return {
+        "prompt": found.prompt,
+        "similarity": found.similarity,
+        "boxes": found.boxes.tolist(),
+        "heatmap": f"{name}.heatmap.npy",
+        "overlay": f"{name}.overlay.png",
+    }
+
+
+def _read_prompts(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"--prompts {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise UsageError(f"--prompts {path}: not JSON ({error})") from None
+    if not isinstance(content, dict) or not content:
+        raise UsageError(f'--prompts {path}: must be an object such as {{"pneumonia": ["pneumonia in the left lung"]}}')
+    return content
+
+
+def _as_usage(check: Callable[[], Any]) -> None:
+    try:
+        check()
+    except UserError as error:
+        raise UsageError(str(error)) from None
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UsageError(f"--out {folder}: a file is in the way; choose another folder") from None
+
+
+def _write(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.writing")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
