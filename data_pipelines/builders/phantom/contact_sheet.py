@@ -19,7 +19,7 @@ _LINES = 3
 
 def colour(label: str) -> tuple[int, int, int]:
     """One hue per category (blue, green, red)."""
-    hue = np.uint8([[[170 * CATEGORIES.index(label) // len(CATEGORIES), 170, 255]]])
+    hue = np.array([[[170 * CATEGORIES.index(label) // len(CATEGORIES), 170, 255]]], np.uint8)
     blue, green, red = cv2.cvtColor(hue, cv2.COLOR_HSV2BGR)[0, 0].tolist()
     return blue, green, red
 

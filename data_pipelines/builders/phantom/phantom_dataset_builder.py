@@ -19,8 +19,8 @@ _CHUNK = 25  # phantoms per task: small enough for a smooth progress bar, large 
 _AHEAD = 4  # tasks waiting per worker: bounds the memory that finished records take
 _WORTH_A_POOL = 200  # phantoms; starting worker processes costs more than making fewer than these
 
-_DESCRIPTION = """Procedural frontal chest radiographs (224 x 224) with reports and exact masks of eight kinds of finding:
-pleural effusion, pneumothorax, consolidation, nodule, cardiomegaly, atelectasis, edema and device."""
+_DESCRIPTION = """Procedural frontal chest radiographs (224 x 224) with reports and exact masks of eight kinds of
+finding: pleural effusion, pneumothorax, consolidation, nodule, cardiomegaly, atelectasis, edema and device."""
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):

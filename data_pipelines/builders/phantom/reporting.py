@@ -1,149 +1,211 @@
-"""Words for a chest: sentences that say what is there, what is not, and what is normal."""
+"""Words for a chest: what is there, what is not, what is normal.
+
+Templates are filled with the facts of a finding: {size}, {side}, {zone}, {kind}, {mm}, {lung} (one of two ways to name
+side and zone) and {name} (one of the synonyms of the category). An empty fact leaves no gap.
+"""
 
 import numpy as np
 
-from data_pipelines.builders.phantom.findings import Change
+from data_pipelines.builders.phantom.change import Change
 
-
-def _choose(rng: np.random.Generator, *options: str) -> str:
-    return options[int(rng.integers(len(options)))]
-
-
-def prompt(change: Change) -> str:
-    """The phrase that asks for a finding: size, side, name, zone; the same for the same attributes."""
-    side, zone, size = change.side, change.zone, change.size
-    lung = f"{side} {zone} lung"
-    if change.label == "pleural effusion":
-        if change.kind == "bilateral":
-            return f"{size} bilateral pleural effusions"
-        detail = {"free": "", "loculated": "loculated ", "fissural": "fissural ", "subpulmonic": "subpulmonic "}[change.kind]
-        place = f" in the {side} {zone} hemithorax" if change.kind == "loculated" else ""
-        return f"{size} {'' if place else side + ' '}{detail}pleural effusion{place}"
-    if change.label == "pneumothorax":
-        return " ".join(filter(None, [size, side, zone, "pneumothorax"]))
-    if change.label == "consolidation":
-        if zone == "retrocardiac":
-            return "left retrocardiac consolidation"
-        return f"consolidation in the {lung}"
-    if change.label == "nodule":
-        return f"{size + ' ' if size else ''}nodule in the {lung}"
-    if change.label == "cardiomegaly":
-        return f"{size} cardiomegaly"
-    if change.label == "atelectasis":
-        return f"band atelectasis in the {lung}"
-    if change.label == "edema":
-        if side == "bilateral":
-            return f"{size} bilateral {zone} edema"
-        return f"{size} edema in the {lung}"
-    return f"{side} chest {change.kind}"
-
-
-def describe(change: Change, rng: np.random.Generator) -> str:
-    """One of many sentences for a finding."""
-    side, zone, size, kind = change.side, change.zone, change.size, change.kind
-    lung = _choose(rng, f"{side} {zone} lung", f"{side} {zone} zone")
-    sized = f"{size} " if size else ""
-    if change.label == "pleural effusion":
-        fluid = _choose(rng, "pleural effusion", "effusion", "pleural fluid collection")
-        if kind == "free":
-            tail = _choose(rng, "", " with blunting of the costophrenic angle", " with a meniscus", " at the base")
-            return _choose(
-                rng,
-                f"{sized}{side} {fluid}{tail}",
-                f"there is a {sized}{side} {fluid}{tail}",
-                f"{sized}{fluid} on the {side}{tail}",
-                f"blunting of the {side} costophrenic angle by a {sized}{fluid}",
-            )
-        if kind == "bilateral":
-            return _choose(rng, f"{sized}bilateral pleural effusions", f"there are {sized}bilateral effusions", f"{sized}effusions on both sides")
-        if kind == "loculated":
-            return _choose(
-                rng,
-                f"{sized}loculated {fluid} along the lateral wall of the {side} {zone} hemithorax",
-                f"{sized}loculated {fluid} in the {side} {zone} hemithorax",
-            )
-        if kind == "fissural":
-            return _choose(rng, f"{sized}{fluid} in the {side} minor fissure", f"{sized}fissural {fluid} in the {side} mid zone")
-        return _choose(rng, f"{sized}{side} subpulmonic {fluid}", f"{sized}subpulmonic {fluid} above the {side} diaphragm")
-    if change.label == "pneumothorax":
-        place = f"{zone} " if zone else ""
-        return _choose(
-            rng,
-            f"{sized}{side} {place}pneumothorax",
-            f"there is a {sized}{place}pneumothorax on the {side}",
-            f"{sized}{side} {place}pneumothorax with a visible pleural line",
-            f"{side} {place}pleural line without lung markings beyond it in keeping with a {sized}pneumothorax",
-        )
-    if change.label == "consolidation":
-        what = _choose(rng, "consolidation", "airspace opacity", "airspace consolidation", "opacity suspicious for pneumonia")
-        if kind == "retrocardiac":
-            return _choose(rng, f"left retrocardiac {what}", f"{what} behind the heart on the left")
-        tail = " with air bronchograms" if rng.random() < 0.3 else ""
-        adjective = {"lobar": "dense ", "patchy": "patchy "}[kind] if rng.random() < 0.6 else ""
-        return _choose(rng, f"{sized}{adjective}{what} in the {lung}{tail}", f"there is {adjective}{what} in the {lung}{tail}")
-    if change.label == "nodule":
-        what = "nodule" if kind == "smooth" else f"{kind} nodule"
-        what = _choose(rng, what, what, f"rounded {what}", "nodular opacity", "rounded density")
-        tail = f" measuring {change.millimetres} mm" if rng.random() < 0.45 else ""
-        return _choose(rng, f"{sized}{what} in the {lung}{tail}", f"there is a {sized}{what} in the {lung}{tail}", f"{sized}{what}{tail} projects over the {lung}")
-    if change.label == "cardiomegaly":
-        return _choose(
-            rng, f"{size} cardiomegaly", f"there is {size} cardiomegaly", f"{size} enlargement of the heart",
-            "the heart is enlarged", "enlarged cardiac silhouette", f"{size} enlargement of the cardiac silhouette",
-        )  # fmt: skip
-    if change.label == "atelectasis":
-        what = _choose(rng, "band atelectasis", "plate atelectasis", "linear atelectasis", "band like atelectasis", "linear opacity consistent with atelectasis")
-        return _choose(rng, f"{what} in the {lung}", f"there is {what} in the {lung}", f"{kind} band of atelectasis in the {lung}")
-    if change.label == "edema":
-        what = _choose(rng, "edema", "pulmonary edema", "interstitial edema")
-        if side == "bilateral":
-            where = {"perihilar": "perihilar", "basal": "basal", "upper": "upper zone"}[zone]
-            return _choose(rng, f"{size} bilateral {where} {what}", f"{size} {what} with bilateral {where} haze", f"bilateral {where} interstitial opacities in keeping with {size} {what}")
-        return _choose(rng, f"{size} {what} in the {lung}", f"{size} asymmetric {what} in the {lung}", f"interstitial opacities in the {lung} in keeping with {size} {what}")
-    if kind == "pacemaker":
-        return _choose(rng, f"{side} chest pacemaker with leads in place", f"pacemaker over the {side} chest", f"{side} sided pacemaker generator")
-    return _choose(rng, f"{side} chest port with catheter tip in the superior vena cava", f"port over the {side} chest", f"{side} sided port catheter in place")
-
-
+_PROMPTS = {
+    "pleural effusion": "{size} {side} pleural effusion",
+    "pleural effusion/bilateral": "{size} bilateral pleural effusions",
+    "pleural effusion/loculated": "{size} loculated pleural effusion in the {side} {zone} hemithorax",
+    "pleural effusion/fissural": "{size} {side} fissural pleural effusion",
+    "pleural effusion/subpulmonic": "{size} {side} subpulmonic pleural effusion",
+    "pneumothorax": "{size} {side} {zone} pneumothorax",
+    "consolidation": "{size} consolidation in the {side} {zone} lung",
+    "consolidation/retrocardiac": "{side} retrocardiac consolidation",
+    "nodule": "{size} nodule in the {side} {zone} lung",
+    "cardiomegaly": "{size} cardiomegaly",
+    "atelectasis": "band atelectasis in the {side} {zone} lung",
+    "edema": "{size} bilateral {zone} edema",
+    "edema/unilateral": "{size} edema in the {side} {zone} lung",
+    "device": "{side} chest {kind}",
+}
+_NAMES = {
+    "pleural effusion": ("pleural effusion", "effusion", "pleural fluid"),
+    "pneumothorax": ("pneumothorax",),
+    "consolidation": (
+        "consolidation",
+        "airspace opacity",
+        "airspace consolidation",
+        "opacity suspicious for pneumonia",
+    ),
+    "nodule": ("nodule", "nodule", "nodular opacity", "rounded density"),
+    "cardiomegaly": ("cardiomegaly", "enlargement of the heart", "enlargement of the cardiac silhouette"),
+    "atelectasis": ("band atelectasis", "plate atelectasis", "linear atelectasis", "linear opacity due to atelectasis"),
+    "edema": ("edema", "pulmonary edema", "interstitial edema"),
+    "device": ("{kind}",),
+}
+_SENTENCES = {
+    "pleural effusion": (
+        "{size} {side} {name}",
+        "there is a {size} {side} {name} at the base",
+        "{size} {name} on the {side} with a meniscus",
+        "{size} {side} {name} with blunting of the costophrenic angle",
+        "blunting of the {side} costophrenic angle by a {size} {name}",
+    ),
+    "pleural effusion/bilateral": (
+        "{size} bilateral pleural effusions",
+        "there are {size} effusions on both sides",
+        "blunting of both costophrenic angles by {size} effusions",
+    ),
+    "pleural effusion/loculated": (
+        "{size} loculated {name} in the {side} {zone} hemithorax",
+        "there is a {size} loculated {name} along the lateral wall of the {side} {zone} hemithorax",
+        "{size} lenticular collection of loculated {name} in the {side} {zone} hemithorax",
+    ),
+    "pleural effusion/fissural": (
+        "{size} {name} in the {side} minor fissure",
+        "{size} fissural {name} in the {lung}",
+        "{size} {side} fissural {name}",
+    ),
+    "pleural effusion/subpulmonic": (
+        "{size} {side} subpulmonic {name}",
+        "{size} subpulmonic {name} above the {side} diaphragm",
+        "apparent elevation of the {side} diaphragm by a {size} subpulmonic {name}",
+    ),
+    "pneumothorax": (
+        "{size} {side} {zone} {name}",
+        "there is a {size} {zone} {name} on the {side}",
+        "{size} {side} {zone} {name} with a visible pleural line",
+        "{side} {zone} pleural line without lung markings beyond it due to a {size} {name}",
+    ),
+    "consolidation": (
+        "{size} {name} in the {lung}",
+        "there is {size} {name} in the {lung}",
+        "{kind} {name} in the {lung}",
+        "{size} {kind} {name} with air bronchograms in the {lung}",
+    ),
+    "consolidation/retrocardiac": (
+        "{side} retrocardiac {name}",
+        "{name} behind the heart on the {side}",
+        "there is {side} retrocardiac {name}",
+    ),
+    "nodule": (
+        "{size} {kind} {name} in the {lung}",
+        "there is a {size} {name} in the {lung}",
+        "{size} {name} measuring {mm} mm in the {lung}",
+        "{kind} {name} of {mm} mm projects over the {lung}",
+    ),
+    "cardiomegaly": (
+        "{size} {name}",
+        "there is {size} {name}",
+        "the heart is enlarged",
+        "enlarged cardiac silhouette",
+    ),
+    "atelectasis": (
+        "{name} in the {lung}",
+        "there is {name} in the {lung}",
+        "{kind} band of atelectasis in the {lung}",
+        "{size} {kind} {name} in the {lung}",
+    ),
+    "edema": (
+        "{size} bilateral {zone} {name}",
+        "{size} {name} with bilateral {zone} haze",
+        "bilateral {zone} interstitial opacities due to {size} {name}",
+        "bilateral {zone} haze and septal lines due to {size} {name}",
+    ),
+    "edema/unilateral": (
+        "{size} {name} in the {lung}",
+        "{size} asymmetric {name} in the {lung}",
+        "interstitial opacities in the {lung} due to {size} {name}",
+        "haze and septal lines in the {lung} due to {size} {name}",
+    ),
+    "device/pacemaker": (
+        "{side} chest pacemaker with leads in place",
+        "pacemaker over the {side} chest",
+        "{side} sided pacemaker generator",
+    ),
+    "device/port": (
+        "{side} chest port with catheter tip in the superior vena cava",
+        "port over the {side} chest",
+        "{side} sided infusion port in place",
+    ),
+}
 _ABSENT = {
-    "pleural effusion": ("no pleural effusion", "there is no effusion", "costophrenic angles are clear", "no pleural fluid"),
+    "pleural effusion": (
+        "no pleural effusion",
+        "there is no effusion",
+        "costophrenic angles are clear",
+        "no pleural fluid",
+    ),
     "pneumothorax": ("no pneumothorax", "there is no pneumothorax", "no evidence of pneumothorax"),
     "consolidation": ("no consolidation", "no focal consolidation", "no airspace opacity", "no evidence of pneumonia"),
-    "nodule": ("no nodule", "no suspicious nodule", "no nodule or mass"),
-    "cardiomegaly": ("heart size is normal", "the heart is normal in size", "no cardiomegaly", "normal cardiac silhouette"),
+    "nodule": ("no nodule", "no suspicious nodule", "there is no nodule or mass"),
+    "cardiomegaly": (
+        "heart size is normal",
+        "the heart is normal in size",
+        "no cardiomegaly",
+        "normal cardiac silhouette",
+    ),
     "atelectasis": ("no atelectasis", "there is no atelectasis"),
     "edema": ("no pulmonary edema", "no edema", "pulmonary vascularity is normal"),
     "device": ("no pacemaker or port", "no implanted device"),
 }
-_COMMON = (
-    "the trachea is midline", "bony structures are intact", "no acute bony abnormality", "ribs and clavicles are intact",
-    "mediastinal contours are normal", "the aorta is unremarkable", "no rib fracture",
-)  # fmt: skip
+_NORMAL = (
+    "the trachea is midline",
+    "bony structures are intact",
+    "no acute bony abnormality",
+    "ribs and clavicles are intact",
+    "the aorta is unremarkable",
+    "no rib fracture",
+)
+_CLEAR = ("the lungs are clear", "both lungs are clear", "lungs are well expanded and clear")
+_NOTHING = ("no acute cardiopulmonary abnormality", "normal chest radiograph", "no acute finding")
+_BEFORE = ("", "", "", "", "probable", "likely")
+_AFTER = ("", "", "", "", "unchanged from prior", "new since the prior study", "similar to the previous examination")
+
+
+def prompt(change: Change) -> str:
+    """The phrase that asks for a finding; the same facts always give the same phrase."""
+    return _fill(_lookup(_PROMPTS, change), change, name="", lung="")
+
+
+def describe(change: Change, rng: np.random.Generator) -> str:
+    """One of many sentences that say a finding."""
+    name = _choose(rng, _NAMES[change.label])
+    lung = _choose(rng, (f"{change.side} {change.zone} lung", f"{change.side} {change.zone} zone"))
+    return _fill(_choose(rng, _lookup(_SENTENCES, change)), change, name=name, lung=lung)
 
 
 def report(changes: list[Change], rng: np.random.Generator) -> tuple[list[str], int]:
-    """Sentences and how many of them (the leading ones) are the impression."""
+    """Sentences, and how many of them (the leading ones) are the impression."""
     present = {change.label for change in changes}
     body = [describe(change, rng) for change in changes]
     absent = [label for label in _ABSENT if label not in present]
-    count = int(rng.integers(1, 4)) if changes else int(rng.integers(3, 6))
-    body += [_choose(rng, *_ABSENT[label]) for label in rng.permutation(absent)[:count]]
+    denied = int(rng.integers(1, 4)) if changes else int(rng.integers(3, 6))
+    body += [_choose(rng, _ABSENT[label]) for label in rng.permutation(absent)[:denied]]
     if rng.random() < 0.5:
-        body.append(_choose(rng, *_COMMON))
-    if not present - {"device"} and rng.random() < 0.6:
-        body.append(_choose(rng, "the lungs are clear", "both lungs are clear", "lungs are well expanded and clear"))
+        body.append(_choose(rng, _NORMAL))
+    if present <= {"device", "cardiomegaly"} and rng.random() < 0.6:
+        body.append(_choose(rng, _CLEAR))
     body = [body[i] for i in rng.permutation(len(body))]
     impression: list[str] = []
     if rng.random() < 0.6:
-        if changes:
-            chosen = rng.permutation(len(changes))[: int(rng.integers(1, 3))]
-            impression = [_hedge(prompt(changes[i]), rng) for i in chosen]
-        else:
-            impression = [_choose(rng, "no acute cardiopulmonary abnormality", "normal chest radiograph", "no acute finding")]
+        chosen = rng.permutation(len(changes))[: int(rng.integers(1, 3))]
+        impression = [_hedge(prompt(changes[i]), rng) for i in chosen] or [_choose(rng, _NOTHING)]
     return impression + body, len(impression)
 
 
 def _hedge(phrase: str, rng: np.random.Generator) -> str:
-    before = _choose(rng, "", "", "", "", "probable ", "likely ")
-    after = _choose(rng, "", "", "", "", " unchanged from prior", " new since the prior study", " similar to the previous examination")
-    return f"{before}{phrase}{after}"
+    return _single_spaced(f"{_choose(rng, _BEFORE)} {phrase} {_choose(rng, _AFTER)}")
+
+
+def _lookup(table: dict, change: Change):
+    return table.get(f"{change.label}/{change.kind}") or table[change.label]
+
+
+def _fill(template: str, change: Change, **words: str) -> str:
+    facts = {"size": change.size, "side": change.side, "zone": change.zone, "mm": change.millimetres}
+    return _single_spaced(template.format(**words, **facts, kind=change.kind))
+
+
+def _single_spaced(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _choose(rng: np.random.Generator, options: tuple[str, ...]) -> str:
+    return options[int(rng.integers(len(options)))]

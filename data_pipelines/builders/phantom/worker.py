@@ -5,7 +5,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from data_pipelines.builders.phantom.generate import SIZE, Phantom, generate
+from data_pipelines.builders.phantom.drawing import SIZE
+from data_pipelines.builders.phantom.generate import Phantom, generate
 
 
 def initialize() -> None:
@@ -30,7 +31,8 @@ def as_record(phantom: Phantom, name: str) -> dict[str, Any]:
         "sentences": phantom.sentences,
         "impression_count": phantom.impression_count,
         "findings": [
-            {"label": finding.label, "prompt": finding.prompt, "mask": _png(finding.mask)} for finding in phantom.findings
+            {"label": finding.label, "prompt": finding.prompt, "mask": _png(finding.mask)}
+            for finding in phantom.findings
         ],
     }
 

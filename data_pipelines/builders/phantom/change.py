@@ -1,0 +1,91 @@
+"""A finding as a change of the layers; its mask is that change.
+
+Disease of the lung replaces air (`opacity`): it is bright, hides vessels and keeps to the outline of the lung. A
+pneumothorax takes vessels away (`cleared`) and darkens. Devices add metal. A large heart replaces the heart.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from data_pipelines.builders.phantom.chest import LEFT, LUNG_CONTRAST, RIGHT, Chest
+
+SIDE_WORD = {RIGHT: "right", LEFT: "left", 0: "bilateral"}
+_LEAST_CHANGE = 0.03  # of brightness that counts as visible at all
+
+
+@dataclass
+class Change:
+    """One finding: what it does to the layers, the pixels where that shows, and the facts that words are made of."""
+
+    label: str  # category
+    kind: str  # subtype within the category
+    side: str  # right, left, bilateral or "": the PATIENT's side
+    zone: str  # apical, lateral, basal, upper, mid, lower, perihilar, retrocardiac or ""
+    size: str  # small, moderate, large, or mild, moderate, severe, or ""
+    mask: np.ndarray  # [224, 224] bool
+    contrast: float = 1.0  # mean change of brightness inside the mask
+    opacity: np.ndarray | None = None  # share of the air replaced
+    added: np.ndarray | None = None  # brightness added
+    cleared: np.ndarray | None = None  # share of the vessels removed
+    heart: np.ndarray | None = None  # silhouette that replaces the heart
+    millimetres: int = 0
+
+
+def opaque(
+    chest: Chest,
+    label: str,
+    opacity: np.ndarray,
+    *,
+    kind: str,
+    side: int,
+    zone: str,
+    size: str = "",
+    level: float = 0.33,
+    outline: np.ndarray | None = None,
+) -> Change:
+    """A finding that replaces air. Its mask is where it brightens by more than `level` of its peak.
+
+    Args:
+        opacity: [224, 224] share of the air that is replaced.
+        outline: a smoother opacity to take the mask from, where the texture of `opacity` would leave holes.
+    """
+    opacity = np.clip(opacity, 0, 1).astype(np.float32)
+    brighter = LUNG_CONTRAST * chest.visible_air() * (opacity if outline is None else outline)
+    mask = brighter > max(level * float(brighter.max()), _LEAST_CHANGE)
+    contrast = float(brighter[mask].mean()) if mask.any() else 0.0
+    return Change(label, kind, SIDE_WORD[side], zone, size, mask, contrast, opacity=opacity)
+
+
+def pick(rng: np.random.Generator, weights: Mapping[str, float]) -> str:
+    """One of the keys, with probability proportional to its weight."""
+    values = np.array(list(weights.values()), float)
+    return list(weights)[int(rng.choice(len(values), p=values / values.sum()))]
+
+
+def pick_size(rng: np.random.Generator, ranges: Mapping[str, tuple[float, float, float]]) -> tuple[str, float]:
+    """A size word and a value: `ranges` maps the word to (weight, smallest, largest)."""
+    word = pick(rng, {word: weight for word, (weight, _, _) in ranges.items()})
+    return word, float(rng.uniform(*ranges[word][1:]))
+
+
+def pick_side(rng: np.random.Generator) -> int:
+    return RIGHT if rng.random() < 0.5 else LEFT
+
+
+def point_in_lung(chest: Chest, rng: np.random.Generator, side: int, margin: float) -> tuple[float, float]:
+    """A point (x, y) of the visible lung in the chest frame, `margin` units away from its edges."""
+    t = rng.uniform(0.06, 1.02)
+    y = chest.apex + t * (chest.dome[side] - chest.apex)
+    outer = float(chest.wall(y)) - margin
+    inner = max(0.27 - 0.1 * t, 0.14) * chest.half_width + margin
+    x = float(rng.uniform(inner, max(outer, inner + 1)))
+    return side * x, min(y, float(chest.diaphragm(side, np.array(x))) - margin)
+
+
+def turned(chest: Chest, x: float, y: float, angle: float) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates of every pixel around (x, y), along and across a direction."""
+    u, v = chest.grid_x - np.float32(x), chest.grid_y - np.float32(y)
+    cosine, sine = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+    return u * cosine + v * sine, v * cosine - u * sine
