@@ -6,6 +6,7 @@ phrase: phrases are taken from reports and must not appear in a message.
 
 import json
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -254,6 +255,9 @@ def _read_rle_table(name: str, content: Mapping[str, Any], size: int) -> list[Tr
 # --- heat maps ----------------------------------------------------------------------------------------------------
 
 
+_UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)  # what numpy raises for a bad archive
+
+
 class HeatmapFile:
     """An .npz of heat maps, keyed as `Truth.key`; maps are read one at a time."""
 
@@ -261,7 +265,7 @@ class HeatmapFile:
         self.path = Path(path)
         try:
             self._file = np.load(self.path, allow_pickle=False)
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
+        except _UNREADABLE as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else "not an .npz archive"
             raise UserError(f"{self.path}: cannot read the heat maps ({reason})") from None
         if not isinstance(self._file, np.lib.npyio.NpzFile):
@@ -291,7 +295,7 @@ class HeatmapFile:
         for truth in truths:
             try:
                 heatmap = self._file[self._keys[truth.key]]
-            except (OSError, ValueError, zipfile.BadZipFile):
+            except _UNREADABLE:
                 raise UserError(f"{self.path}: the map of {truth.id} is damaged or not an array of numbers") from None
             yield map_to_square(heatmap, truth, str(self.path))
 

@@ -1,0 +1,193 @@
+"""Summaries and files: the release's tables, the documented format, paired differences, bad calls."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from afloc_jax.errors import UsageError, UserError
+from afloc_jax.evaluation import add_baselines, paired_difference, score, score_files, summarise, write_results
+from afloc_jax.evaluation.localization import ProtocolOptions
+from afloc_jax.evaluation.results import to_markdown
+from afloc_jax.evaluation.truth import Truth, read_truth
+
+WHOLE = ProtocolOptions(margin=0)
+
+
+def read_csv(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def golden_maps(goldens, tmp_path):
+    """The reference heat maps as a user would hand them in."""
+    truths = read_truth(goldens / "grounding_coco.json")
+    path = tmp_path / "maps.npz"
+    np.savez(path, **{t.key: m for t, m in zip(truths, np.load(goldens / "localization.npz")["heatmaps"], strict=True)})
+    return path
+
+
+def test_the_compatible_table_equals_the_official_one_to_three_decimals(goldens, golden_maps, tmp_path):
+    metrics = score_files(goldens / "grounding_coco.json", golden_maps, tmp_path / "out", compatible=True)["metrics"]
+    official = read_csv(goldens / "official_metric.csv")
+    assert len(official) == 6
+    for row in official:
+        by_threshold = row["threshold"] != "mean"
+        shown = f"{float(row['threshold']):g}" if by_threshold else ""
+        iou = metrics["iou"]
+        mean = iou["per_threshold"][shown]["mean"] if by_threshold else iou["overall"]["mean"]
+        assert round(mean, 3) == float(row["iou_cat"])
+        assert round(metrics["cnr"]["overall"]["mean"], 3) == float(row["cnr_cat"])
+        for name in ("Pneumothorax", "Pleural Effusion", "Pneumonia", "Edema"):
+            per_threshold = iou["per_category_per_threshold"][name]
+            value = per_threshold[shown] if by_threshold else iou["per_category"][name]["mean"]
+            assert round(value, 3) == float(row[f"iou_{name}"])
+            assert round(metrics["cnr"]["per_category"][name]["mean"], 3) == float(row[f"cnr_{name}"])
+
+
+@pytest.mark.parametrize("metric", ["iou", "cnr"])
+def test_compatible_intervals_equal_the_official_ones_within_resampling_noise(goldens, metric):
+    truths = read_truth(goldens / "grounding_coco.json")
+    scores = score(truths, np.load(goldens / "localization.npz")["heatmaps"], ProtocolOptions(compatible=True))
+    # The level of a percentile from 1,000 resamples has a standard error of sqrt(0.025 * 0.975 / 1000) = 0.5 %. Limits
+    # of 40 runs with other seeds show what that means for these data, where a limit may jump between a few values.
+    runs = [summarise(scores, 1000, seed)["metrics"][metric] for seed in range(40)]
+    for row in read_csv(goldens / f"official_test_{metric}_summary_results.csv"):
+        own = [run["per_category"][row["name"]] if row["name"] else run["overall"] for run in runs]
+        for limit in ("lower", "upper"):
+            values = [interval[limit] for interval in own]
+            slack = 0.01
+            assert min(values) - slack <= float(row[limit]) <= max(values) + slack, (row["name"], limit)
+        assert float(row["mean"]) == pytest.approx(own[0]["mean"], abs=0.015)  # theirs is the mean of the resamples
+
+
+def test_files_have_the_documented_form(goldens, golden_maps, tmp_path):
+    out = tmp_path / "deep" / "out"
+    summary = score_files(goldens / "grounding_coco.json", golden_maps, out)
+    assert sorted(path.name for path in out.iterdir()) == ["per_sample.csv", "summary.json", "summary.md"]
+    written = json.loads((out / "summary.json").read_text())
+    assert written == json.loads(json.dumps(summary))
+    assert (written["protocol"], written["n"], written["compatible"]) == ("afloc", 19, False)
+    assert set(written["metrics"]) == {"iou", "dice", "cnr", "pointing"}
+    for name, table in written["metrics"].items():
+        assert set(table["overall"]) == {"mean", "lower", "upper"}
+        assert set(table["per_category"]) == {"Edema", "Pleural Effusion", "Pneumonia", "Pneumothorax"}
+        thresholds = ["0.1", "0.2", "0.3", "0.4", "0.5"] if name in ("iou", "dice") else []
+        assert list(table["per_threshold"]) == thresholds
+        for interval in (table["overall"], *table["per_category"].values(), *table["per_threshold"].values()):
+            assert interval["lower"] <= interval["mean"] <= interval["upper"]
+    rows = read_csv(out / "per_sample.csv")
+    assert len(rows) == 19 * (5 + 5 + 1 + 1)
+    assert {(row["metric"], row["threshold"]) for row in rows} == {
+        *((metric, f"0.{k}") for metric in ("iou", "dice") for k in range(1, 6)),
+        ("cnr", ""),
+        ("pointing", ""),
+    }
+    values = [float(row["value"]) for row in rows if row["metric"] == "iou" and row["category"] == "Edema"]
+    assert np.mean(values) == pytest.approx(written["metrics"]["iou"]["per_category"]["Edema"]["mean"])
+    assert "| Edema | 4 | 0.692 [" in (out / "summary.md").read_text()
+    assert len(written["provenance"]["heatmaps"]["sha256"]) == 64
+
+
+def table_of(pairs, options=WHOLE):
+    """Scores of (category, mask, heat map) triples."""
+    truths = [Truth(f"s{k}", "phrase", name, np.asarray(mask, np.uint8)) for k, (name, mask, _) in enumerate(pairs)]
+    return score(truths, [np.asarray(heatmap, float) for _, _, heatmap in pairs], options)
+
+
+def lesion(seed=0, size=12):
+    rng = np.random.default_rng(seed)
+    mask = np.zeros((size, size))
+    row, column = rng.integers(0, size - 5, 2)
+    mask[row : row + 4, column : column + 5] = 1
+    return mask, mask + 0.6 * rng.standard_normal((size, size))
+
+
+def test_categories_count_alike_whatever_their_size():
+    perfect, empty = lesion()[0], np.zeros((12, 12))
+    scores = table_of([("a", perfect, perfect)] * 5 + [("b", perfect, 1 - perfect)])
+    iou = summarise(scores, resamples=50)["metrics"]["iou"]
+    assert iou["per_category"]["a"]["mean"] == 1 and iou["per_category"]["b"]["mean"] == 0
+    assert iou["overall"] == {"mean": 0.5, "lower": 0.5, "upper": 0.5}  # no variance within the categories
+    scores = table_of([("a", perfect, perfect), ("b", empty, perfect)])
+    summary = summarise(scores, resamples=50)
+    assert summary["metrics"]["iou"]["overall"]["mean"] == 1  # nothing of b was scored
+    assert summary["metrics"]["iou"]["per_category"]["b"] == {"mean": None, "lower": None, "upper": None}
+    assert summary["not_scored"] == {"a": 0, "b": 1}
+
+
+def test_nothing_scored_at_all_is_null_and_not_a_crash(tmp_path):
+    scores = table_of([("a", np.zeros((12, 12)), lesion()[1])] * 2)
+    summary = add_baselines(summarise(scores, resamples=20), scores, {"itself": scores}, resamples=20)
+    write_results(tmp_path, scores, summary)
+    written = json.loads((tmp_path / "summary.json").read_text())
+    assert written["metrics"]["cnr"]["overall"] == {"mean": None, "lower": None, "upper": None}
+    rows = read_csv(tmp_path / "per_sample.csv")
+    assert {row["value"] for row in rows} == {""}
+    assert {row["note"] for row in rows} == {"no truth in the scored region"}
+
+
+def test_an_empty_prediction_lowers_the_default_score_and_is_skipped_in_compatible_mode():
+    mask, _ = lesion()
+    pairs = [("a", mask, mask), ("a", mask, np.zeros((12, 12)))]
+    default = summarise(table_of(pairs), resamples=200)
+    assert default["metrics"]["iou"]["overall"]["mean"] == 0.5
+    assert default["empty_predictions"] == dict.fromkeys(("0.1", "0.2", "0.3", "0.4", "0.5"), 1)
+    compatible = summarise(table_of(pairs, ProtocolOptions(margin=0, compatible=True)), resamples=200)
+    iou = compatible["metrics"]["iou"]
+    assert iou["overall"]["mean"] == 1
+    assert iou["overall"]["lower"] == 0  # for its intervals the release takes a skipped value as 0
+    assert iou["per_threshold"]["0.1"] == {"mean": 1, "lower": 1, "upper": 1}
+    assert compatible["empty_predictions"] == default["empty_predictions"]
+    assert "Empty predictions, skipped: 1 at 0.1" in to_markdown(compatible)
+
+
+def test_a_paired_difference_is_sharper_than_two_separate_intervals():
+    pairs = [("ab"[k % 2], *lesion(k)) for k in range(40)]
+    first = table_of(pairs)
+    second = table_of([(name, mask, heatmap + 0.05 * mask) for name, mask, heatmap in pairs])
+    same = paired_difference(first, first, resamples=100)
+    assert same["iou"]["overall"] == {"mean": 0, "lower": 0, "upper": 0}
+    difference = paired_difference(second, first)["cnr"]["overall"]
+    own, other = (summarise(s)["metrics"]["cnr"]["overall"] for s in (second, first))
+    assert difference["mean"] == pytest.approx(own["mean"] - other["mean"])
+    assert difference["lower"] > 0
+    assert own["lower"] < other["upper"]  # the separate intervals overlap: they could not have told
+
+
+def test_a_baseline_stands_beside_the_scores_with_its_difference(tmp_path):
+    pairs = [("ab"[k % 2], *lesion(k)) for k in range(10)]
+    scores = table_of(pairs)
+    prior = table_of([(name, mask, np.ones((12, 12))) for name, mask, _ in pairs])
+    summary = add_baselines(summarise(scores, 50), scores, {"location prior": prior}, 50)
+    write_results(tmp_path, scores, summary)
+    written = json.loads((tmp_path / "summary.json").read_text())["baselines"]["location prior"]
+    assert written["metrics"]["iou"]["overall"]["mean"] == 0
+    assert written["difference"]["iou"]["overall"]["mean"] == pytest.approx(
+        summary["metrics"]["iou"]["overall"]["mean"]
+    )
+    assert "## Baseline: location prior" in (tmp_path / "summary.md").read_text()
+
+
+def test_a_difference_of_other_samples_is_refused():
+    with pytest.raises(ValueError, match="same samples"):
+        paired_difference(table_of([("a", *lesion())]), table_of([("a", *lesion())] * 2))
+    with pytest.raises(ValueError, match="same options"):
+        paired_difference(table_of([("a", *lesion())]), table_of([("a", *lesion())], ProtocolOptions()))
+
+
+def test_failed_scoring_says_why_and_writes_nothing(goldens, golden_maps, tmp_path):
+    truth, out = goldens / "grounding_coco.json", tmp_path / "out"
+    with pytest.raises(UsageError, match="unknown protocol 'best'; this command knows afloc"):
+        score_files(truth, golden_maps, out, protocol="best")
+    maps = dict(np.load(golden_maps))
+    broken = {**maps, list(maps)[4]: np.full((224, 224), np.nan)}
+    np.savez(tmp_path / "nan.npz", **broken)
+    with pytest.raises(UserError, match=r"files/p10/2.jpg#2 holds 50176 NaN"):
+        score_files(truth, tmp_path / "nan.npz", out)
+    assert not out.exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write the results"):
+        score_files(truth, golden_maps, tmp_path / "file")
