@@ -43,7 +43,9 @@ def nodule(chest: Chest, rng: np.random.Generator) -> Change:
     u, v = turned(chest, cx, cy, rng.uniform(0, np.pi))
     r = np.hypot(u, v / rng.uniform(0.85, 1.0)) / radius
     if kind == "spiculated":
-        r = r + 0.13 * np.sin(np.arctan2(v, u) * rng.integers(6, 10) + rng.uniform(0, 6)) * np.clip(r, 0, 1.3)
+        around = np.arctan2(v, u)
+        spikes = np.sin(around * rng.integers(9, 14) + rng.uniform(0, 6)) * np.sin(around * 3 + rng.uniform(0, 6))
+        r = r * (1 + 0.13 * spikes + 0.06 * smooth_noise(rng, 60))
     ball = np.clip(1.08 - r**2, 0, 1) ** 0.375
     opacity = blur(ball.astype(np.float32), 0.7) * chest.lung[side] * rng.uniform(0.62, 0.85)
     change = opaque(chest, "nodule", opacity, kind=kind, side=side, zone=chest.zone(cy), size=size)
@@ -78,7 +80,7 @@ def edema(chest: Chest, rng: np.random.Generator) -> Change:
     """Water in the walls of the airspaces: a haze with a fine net of thickened septa."""
     kind = pick(rng, {"perihilar": 0.36, "basal": 0.2, "upper": 0.16, "unilateral": 0.28})
     size, strength = pick_size(
-        rng, {"mild": (0.35, 0.32, 0.38), "moderate": (0.4, 0.42, 0.5), "severe": (0.25, 0.54, 0.65)}
+        rng, {"mild": (0.35, 0.38, 0.44), "moderate": (0.4, 0.46, 0.54), "severe": (0.25, 0.56, 0.67)}
     )
     height = chest.dome[RIGHT] - chest.apex
     center = {"perihilar": 0.5, "basal": 0.92, "upper": 0.22, "unilateral": rng.uniform(0.25, 0.85)}[kind]

@@ -65,7 +65,7 @@ def _mark(image: np.ndarray, rng: np.random.Generator, view: str) -> None:
         size, bright = float(rng.uniform(0.3, 0.45)), int(rng.integers(190, 250))
         _write(image, "L" if left else "R", x, y, size, bright)
         if view == "AP" and rng.random() < 0.7:
-            _write(image, "AP", x - (6 if left else 0), y + 11, 0.3, bright)
+            _write(image, "AP", x - (6 if left else 0), y + 12, 0.36, bright)
 
 
 def _write(image: np.ndarray, text: str, x: int, y: int, size: float, bright: int) -> None:
