@@ -1,0 +1,93 @@
+"""A folder of images and lesion masks, as evaluation data: one table row per mask.
+
+Several masks of one finding on one image are one sample. Images of the folder without a row are kept with no finding.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from afloc_jax.errors import UserError
+from data_pipelines.builders.ingest import FolderBuilder, Item, MaskedFinding, assign_splits, read_table
+
+_PURPOSE = "a row needs an image, a mask file and the name of the finding"
+_IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".dicom"}
+
+
+class Builder(FolderBuilder):
+    """Images with lesion masks.
+
+    Args:
+        csv: table of the masks inside the raw folder.
+        images, masks: folders of the files the table names.
+        image_column, mask_column, finding_column: names of the table's columns.
+        images_csv: optional table with a row per image (column `image_column`, optional `patient` and `view`); unused
+            if absent.
+        prompt: how a finding is asked for; "{finding}" is replaced by its name.
+        prompts: finding -> prompt, where one differs.
+        fractions: share of patients in each split.
+        raw, image_size, seed, max_bad_fraction, workers: see FolderBuilder.
+    """
+
+    def __init__(
+        self,
+        *,
+        csv: str = "lesions.csv",
+        images: str = "images",
+        masks: str = "masks",
+        image_column: str = "image",
+        mask_column: str = "mask",
+        finding_column: str = "finding",
+        images_csv: str = "images.csv",
+        prompt: str = "Findings suggesting {finding}.",
+        prompts: Mapping[str, str] | None = None,
+        fractions: Mapping[str, float] | None = None,
+        **kwargs: Any,
+    ):
+        self.csv, self.images, self.masks, self.images_csv = csv, images, masks, images_csv
+        self.image_column, self.mask_column, self.finding_column = image_column, mask_column, finding_column
+        self.prompt, self.prompts = prompt, dict(prompts or {})
+        self.fractions = dict(fractions) if fractions else {"test": 1.0}
+        super().__init__(**kwargs)
+
+    def items(self) -> list[Item]:
+        """One item per image, in the order of their names."""
+        columns = (self.image_column, self.mask_column, self.finding_column)
+        rows = read_table(self.raw / self.csv, columns, _PURPOSE)
+        folder = self.raw / self.images
+        if not folder.is_dir():
+            raise UserError(f"no folder {self.images} in {self.raw}; it must hold the images that {self.csv} names")
+        about = self._about_images()
+        present = {path.name for path in folder.iterdir() if path.suffix.lower() in _IMAGE_SUFFIXES}
+        names = sorted(present | {row[self.image_column] for row in rows if row[self.image_column]})
+        items = {
+            name: Item(name, folder / name, about.get(name, {}).get("patient", ""), about.get(name, {}).get("view", ""))
+            for name in names
+        }
+        self.report.rows = len(items)
+        for row in rows:
+            if row[self.image_column] and row[self.mask_column] and row[self.finding_column]:
+                self._add(
+                    items[row[self.image_column]],
+                    row[self.finding_column],
+                    self.raw / self.masks / row[self.mask_column],
+                )
+            else:
+                self.report.dropped["row without image, mask or finding"] += 1
+        assign_splits(list(items.values()), self.fractions, self.seed, self.workers)
+        return list(items.values())
+
+    def _about_images(self) -> dict[str, dict[str, str]]:
+        table = self.raw / self.images_csv
+        if not self.images_csv or not table.is_file():
+            return {}
+        rows = read_table(table, (self.image_column,), "a row per image")
+        return {row[self.image_column]: row for row in rows}
+
+    def _add(self, item: Item, label: str, mask: Path) -> None:
+        for finding in item.findings:
+            if finding.label == label:
+                finding.masks.append(mask)
+                return
+        prompt = self.prompts.get(label, self.prompt.replace("{finding}", label))
+        item.findings.append(MaskedFinding(label, prompt, [mask]))

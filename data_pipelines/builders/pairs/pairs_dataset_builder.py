@@ -1,0 +1,92 @@
+"""Any folder of images with a CSV of image and text: how users bring their own reports.
+
+Columns: `image` (path relative to the folder, or to its `images/`), and `text`, or `findings` and/or `impression`.
+Optional: `patient`, `split` (train, validation, test), `view`. Further columns are ignored.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from afloc_jax.errors import UsageError
+from data_pipelines.builders.ingest import FolderBuilder, Item, assign_splits, read_table, split_name, unique_ids
+from data_pipelines.reports import CleanReport, clean_report, sections
+
+_PURPOSE = "a row needs an image and its text (columns image and text, or image and findings and/or impression)"
+_DEFAULT_FRACTIONS = {"train": 0.8, "validation": 0.1, "test": 0.1}
+
+
+class Builder(FolderBuilder):
+    """Image-report pairs; see the module for the table.
+
+    Args:
+        csv: name of the table inside the raw folder.
+        images: folder of the images inside the raw folder; empty: beside the table.
+        fractions: share of patients in each split, for rows that name none.
+        views: keep only these views (compared without case); empty: all.
+        min_sentences: rows with fewer clean sentences are dropped.
+        compatible: clean text as the published release does.
+        raw, image_size, seed, max_bad_fraction, workers: see FolderBuilder.
+    """
+
+    def __init__(
+        self,
+        *,
+        csv: str = "pairs.csv",
+        images: str = "images",
+        fractions: Mapping[str, float] | None = None,
+        views: Iterable[str] = (),
+        min_sentences: int = 1,
+        compatible: bool = False,
+        **kwargs: Any,
+    ):
+        if isinstance(views, str):
+            raise UsageError(f"views is the text {views!r}; give a list such as ('PA', 'AP')")
+        self.csv, self.images = csv, images
+        self.fractions = dict(fractions) if fractions else _DEFAULT_FRACTIONS
+        self.views = frozenset(view.strip().lower() for view in views)
+        self.min_sentences, self.compatible = max(1, int(min_sentences)), bool(compatible)
+        super().__init__(**kwargs)
+
+    def items(self) -> list[Item]:
+        """Rows that pass the filters, with splits."""
+        rows = read_table(self.raw / self.csv, ("image",), _PURPOSE)
+        if not {"text", "findings", "impression"} & set(rows[0]):
+            read_table(self.raw / self.csv, ("image", "text"), _PURPOSE)  # raises, naming the columns found
+        self.report.rows = len(rows)
+        folder = self.raw / self.images if (self.raw / self.images).is_dir() else self.raw
+        items = []
+        for row, name in zip(rows, unique_ids(row["image"] for row in rows), strict=True):
+            view = row.get("view", "")
+            if self.views and view.lower() not in self.views:
+                self.report.dropped["view not wanted"] += 1
+                continue
+            report = self._report(row)
+            if len(report.sentences) < self.min_sentences:
+                self.report.dropped["too few sentences"] += 1
+                continue
+            item = Item(name, _locate(folder, self.raw, row["image"]), row.get("patient", ""), view)
+            item.split = split_name(row.get("split", ""))
+            item.sentences, item.impression_count = report.sentences, report.impression_count
+            items.append(item)
+        assign_splits(items, self.fractions, self.seed, self.workers)
+        return items
+
+    def _report(self, row: Mapping[str, str]) -> CleanReport:
+        findings, impression = row.get("findings", ""), row.get("impression", "")
+        if not (findings or impression):
+            text = row.get("text", "")
+            parts = sections(text)
+            impression = parts.get("impression", "")
+            findings = parts.get("findings", parts.get("findings and impression", ""))
+            if not (findings or impression):
+                findings = text
+        if self.compatible:  # the release trains on one text in which the impression comes first
+            return clean_report(f"{impression} {findings}".strip(), impression, compatible=True)
+        return clean_report(findings, impression)
+
+
+def _locate(images: Path, raw: Path, name: str) -> Path:
+    """The image beside the table if it is there, else in the folder of images (where a missing one is reported)."""
+    beside = raw / name
+    return beside if name and beside.is_file() else images / name

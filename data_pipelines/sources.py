@@ -1,0 +1,332 @@
+"""Prepared records: building them once, finding them again, and reading them at random.
+
+A prepared folder is named after everything that decided its content, `<name>-<options>-<raw files>`, two short hashes:
+other builder arguments or changed raw files give another folder, never stale records. A folder gets its final name only
+when it is complete, so a build that was killed leaves nothing that a rerun trips over.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import importlib
+import inspect
+import io
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import tensorflow_datasets as tfds
+from numpy.typing import NDArray
+
+from afloc_jax.errors import UsageError, UserError
+from data_pipelines.images import Geometry
+
+_REPORT = "build_report.json"
+_INPUTS = "inputs.json"
+_HASH_LENGTH = 10
+_NOT_CONTENT = ("workers",)  # builder arguments that change the speed, not the records
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One annotated finding of a record."""
+
+    label: str
+    prompt: str
+    png: bytes = field(repr=False)
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """[S, S] bool in the padded square, decoded at each access."""
+        return cv2.imdecode(np.frombuffer(self.png, np.uint8), cv2.IMREAD_GRAYSCALE) > 127
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image with its report and findings. Its repr shows no report text."""
+
+    id: str
+    image: NDArray[np.uint8] = field(repr=False)  # [S, S], the padded square; read only
+    sentences: list[str] = field(repr=False)
+    impression_count: int
+    patient: str  # pseudonym, empty if unknown
+    view: str
+    height: int  # of the original image, pixels
+    width: int
+    findings: list[Finding]
+
+    @property
+    def geometry(self) -> Geometry:
+        """Map between the original image and the stored square."""
+        return Geometry(self.height, self.width, self.image.shape[0])
+
+
+class RecordSource:
+    """Random access to one split of a prepared data set: `len(source)`, `source[i]` -> Record. Can be pickled."""
+
+    def __init__(self, folder: Path, split: str):
+        self.folder, self.split = Path(folder), split
+        # From the folder alone, so that reading needs neither the builder's code nor its arguments.
+        builder = tfds.builder_from_directory(_versioned(self.folder))
+        splits = {name: info.num_examples for name, info in builder.info.splits.items() if info.num_examples}
+        if split not in splits:
+            found = ", ".join(f"{name} ({count})" for name, count in splits.items())
+            raise UserError(f"no split {split!r} in {self.folder}; it has {found}")
+        self._data = builder.as_data_source(split)
+
+    @property
+    def name(self) -> str:
+        """Name of the builder."""
+        return self.folder.name.rsplit("-", 2)[0]
+
+    @property
+    def content_hash(self) -> str:
+        """Names the records: builder arguments and raw files. For the account of where a number came from."""
+        return "-".join(self.folder.name.rsplit("-", 2)[1:])
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __getitem__(self, index: int) -> Record:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)}")
+        raw = self._data[index % len(self)]
+        side, findings = int(raw["image_size"]), raw["findings"]
+        columns = (findings["label"], findings["prompt"], findings["mask"])
+        return Record(
+            id=_text(raw["id"]),
+            image=np.frombuffer(raw["image"], np.uint8).reshape(side, side),
+            sentences=[_text(sentence) for sentence in raw["sentences"]],
+            impression_count=int(raw["impression_count"]),
+            patient=_text(raw["patient"]),
+            view=_text(raw["view"]),
+            height=int(raw["original_height"]),
+            width=int(raw["original_width"]),
+            findings=[Finding(_text(label), _text(prompt), png) for label, prompt, png in zip(*columns, strict=True)],
+        )
+
+    def __iter__(self) -> Iterator[Record]:
+        return (self[index] for index in range(len(self)))
+
+    def texts(self) -> Iterator[str]:
+        """All sentences of each record joined by ". ": what a vocabulary is learned from."""
+        return (". ".join(record.sentences) for record in self)
+
+
+def open_source(
+    name: str,
+    directory: str | Path,
+    split: str,
+    *,
+    raw: str | Path = "",
+    builder: Mapping[str, Any] | None = None,
+    workers: int = 0,
+) -> RecordSource:
+    """Opens one split of a data set, preparing it first where that is possible and needed.
+
+    Args:
+        name: builder in data_pipelines/builders (`phantom`, `pairs`, `masks`).
+        directory: where prepared records live.
+        split: `train`, `validation` or `test`.
+        raw: folder of raw files; empty: the records must have been prepared (phantom makes its own).
+        builder: keyword arguments of the builder; they select among prepared folders.
+        workers: threads or processes of the build; 0 leaves it to the builder.
+
+    Raises UserError when nothing is prepared and there is nothing to prepare from, or the split does not exist.
+    """
+    arguments = _arguments(builder)
+    _builder_class(name)  # a wrong name is a wrong call, whatever lies in the directory
+    if raw or not _needs_raw(name):
+        return RecordSource(_prepared(name, raw, Path(directory), arguments, workers)[0], split)
+    return RecordSource(_find(name, Path(directory), arguments), split)
+
+
+def prepare(
+    name: str,
+    raw: str | Path,
+    directory: str | Path,
+    builder: Mapping[str, Any] | None = None,
+    workers: int = 0,
+) -> dict[str, Any]:
+    """Builds the records of a data set unless they exist already.
+
+    Returns:
+        The build report: "folder", "built" (False if they were there), "records" per split and whatever the builder
+        counted ("rows", "patients", "dropped", "rejected"). The same is in `build_report.json` beside the records.
+    """
+    folder, built = _prepared(name, raw, Path(directory), _arguments(builder), workers)
+    report = json.loads((folder / _REPORT).read_text(encoding="utf-8"))
+    return {"folder": str(folder), "built": built, **report}
+
+
+def _prepared(
+    name: str, raw: str | Path, directory: Path, arguments: dict[str, Any], workers: int
+) -> tuple[Path, bool]:
+    """The complete folder for these inputs and whether it was built just now."""
+    builder_class = _builder_class(name)
+    if _needs_raw(name) and not Path(raw or "-").is_dir():
+        raise UserError(f"no folder {str(raw)!r} with the raw files of {name}; give it as data.raw or --raw")
+    inputs = {"builder": name, "version": str(builder_class.VERSION), "arguments": arguments}
+    files = _fingerprint(Path(raw)) if _needs_raw(name) else "generated"
+    folder = directory / f"{name}-{_hash(inputs)}-{_hash(files)}"
+    if folder.is_dir():
+        return folder, False
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with _lock(directory / f".{folder.name}.lock"):
+            if folder.is_dir():  # another process built it while this one waited
+                return folder, False
+            building = directory / f".{folder.name}.building"
+            shutil.rmtree(building, ignore_errors=True)  # left by a build that was killed: we hold the lock
+            try:
+                _build(builder_class, raw, building, arguments, workers)
+                (building / _INPUTS).write_text(json.dumps(inputs, indent=2, default=str) + "\n", encoding="utf-8")
+                os.rename(building, folder)
+            except BaseException:
+                shutil.rmtree(building, ignore_errors=True)
+                raise
+    except OSError as error:
+        raise UserError(f"cannot write records to {directory}: {error.strerror or error}") from error
+    return folder, True
+
+
+def _build(builder_class: type, raw: str | Path, folder: Path, arguments: dict[str, Any], workers: int) -> None:
+    accepted = _accepted(builder_class)
+    extra: dict[str, Any] = {"raw": raw} if "raw" in accepted else {}
+    if workers and "workers" in accepted:
+        extra["workers"] = workers
+    config = tfds.download.DownloadConfig(try_download_gcs=False, compute_stats=tfds.download.ComputeStatsMode.SKIP)
+    with _quiet():
+        builder = builder_class(data_dir=folder, **{**arguments, **extra})
+        try:
+            builder.download_and_prepare(file_format="array_record", download_config=config)
+        except Exception as error:
+            cause = _user_error(error)
+            if cause is not None:
+                raise cause from None
+            if isinstance(error, OSError):
+                raise
+            # TFDS puts the whole example, report text included, into its own errors: pass on the kind alone.
+            raise UserError(f"building {builder.name} failed ({type(error).__name__}); nothing was kept") from None
+    shutil.rmtree(folder / "downloads", ignore_errors=True)
+    counts = {split: info.num_examples for split, info in builder.info.splits.items()}
+    report = getattr(builder, "report", None)
+    report = report.as_dict() if report is not None else {"records": counts}
+    if not any(counts.values()):
+        raise UserError(f"building {builder.name} gave no record")
+    (folder / _REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _find(name: str, directory: Path, arguments: dict[str, Any]) -> Path:
+    """The one prepared folder that fits; without arguments any of this name fits."""
+    candidates = sorted(path for path in directory.glob(f"{name}-*-*") if (path / _INPUTS).is_file())
+    if arguments:
+        version = str(_builder_class(name).VERSION)
+        wanted = _hash({"builder": name, "version": version, "arguments": arguments})
+        candidates = [path for path in candidates if path.name.startswith(f"{name}-{wanted}-")]
+    if not candidates:
+        how = f"afloc prepare {name} --raw FOLDER --out {directory}"
+        raise UserError(f"no prepared records of {name!r} with these builder arguments in {directory}; run: {how}")
+    if len(candidates) > 1:
+        names = ", ".join(path.name for path in candidates)
+        raise UserError(
+            f"{directory} holds several preparations of {name!r} ({names}); give the raw folder or the builder's "
+            "arguments, or remove those you do not want"
+        )
+    return candidates[0]
+
+
+def _builder_class(name: str) -> Any:
+    root = Path(__file__).parent / "builders"
+    known = sorted(path.parent.name for path in root.glob("*/*_dataset_builder.py"))
+    if name not in known:
+        raise UsageError(f"unknown data set {name!r}; there are {', '.join(known)}")
+    return importlib.import_module(f"data_pipelines.builders.{name}.{name}_dataset_builder").Builder
+
+
+def _accepted(builder_class: Any) -> set[str]:
+    """Names of the keyword arguments that a builder and its own base classes take."""
+    names: set[str] = set()
+    for cls in builder_class.__mro__:
+        if cls.__module__.startswith("data_pipelines.") and "__init__" in vars(cls):
+            names |= set(inspect.signature(cls.__init__).parameters)
+    return names - {"self", "kwargs"}
+
+
+def _needs_raw(name: str) -> bool:
+    return "raw" in _accepted(_builder_class(name))
+
+
+def _arguments(builder: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Plain sorted builder arguments; ConfigDicts and tuples become what JSON can hold."""
+    return _plain(builder or {})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping) or hasattr(value, "items"):
+        return {str(key): _plain(item) for key, item in sorted(value.items())}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _hash(value: Any) -> str:
+    if isinstance(value, dict) and "arguments" in value:
+        kept = {key: item for key, item in value["arguments"].items() if key not in _NOT_CONTENT}
+        value = {**value, "arguments": kept}
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:_HASH_LENGTH]
+
+
+def _fingerprint(raw: Path) -> list[tuple[str, int, int]]:
+    """Name, size and time of change of every file below the raw folder: cheap, and enough to notice an edit."""
+    files = (path for path in raw.rglob("*") if path.is_file())
+    return sorted((path.relative_to(raw).as_posix(), (s := path.stat()).st_size, s.st_mtime_ns) for path in files)
+
+
+def _versioned(folder: Path) -> str:
+    found = sorted(folder.glob("*/*/dataset_info.json"))
+    if len(found) != 1:
+        raise UserError(f"{folder} is not a folder of prepared records; remove it and prepare again")
+    return str(found[0].parent)
+
+
+def _user_error(error: BaseException | None) -> UserError | None:
+    """The UserError in a chain of causes, if there is one."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, UserError):
+            return error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8") if isinstance(value, bytes) else str(value)
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Exclusive between processes; the system lets go of it when a process dies."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield  # the file stays: removing it would let a waiting and a new process both believe they hold it
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps TFDS's progress bars for terminals, and its chatter on standard output for nobody."""
+    if sys.stderr.isatty():
+        tfds.enable_progress_bar()
+    else:
+        tfds.disable_progress_bar()
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield
