@@ -161,7 +161,7 @@ def _check(truth: Truth, heatmap: np.ndarray) -> np.ndarray:
             f"heat map of sample {truth.id} has shape {heatmap.shape}, its mask {truth.mask.shape}: "
             "both must be the same square"
         )
-    if not np.issubdtype(heatmap.dtype, np.number) or np.iscomplexobj(heatmap):
+    if heatmap.dtype.kind not in "fiub":
         raise UserError(f"heat map of sample {truth.id} has type {heatmap.dtype}: it must hold real numbers")
     wrong = heatmap.size - np.count_nonzero(np.isfinite(heatmap))
     if wrong:

@@ -58,7 +58,8 @@ def _overall(point: np.ndarray, resampled: np.ndarray, compatible: bool) -> Inte
     return Interval(float(mean), float(mean_of_finite(lower, 0)), float(mean_of_finite(upper, 0)))
 
 
-def _metric_table(scores: Scores, metric: str, resamples: int, seed: int) -> dict[str, Any]:
+def metric_table(scores: Scores, metric: str, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Any]:
+    """One entry of `metrics` in summary.json: `overall`, `per_category`, `per_threshold`, each with its limits."""
     means, over_thresholds = _resample(scores, metric, resamples, seed)
     per_category = mean_of_finite(means.point, axis=1)
     overall = _overall(per_category, over_thresholds, scores.options.compatible)
@@ -113,7 +114,7 @@ def summarise(scores: Scores, resamples: int = RESAMPLES, seed: int = 0) -> dict
             "confidence": statistics.CONFIDENCE,
             "drawn": "from the whole table" if scores.options.compatible else "within each category",
         },
-        "metrics": {metric: _metric_table(scores, metric, resamples, seed) for metric in METRICS},
+        "metrics": {metric: metric_table(scores, metric, resamples, seed) for metric in METRICS},
     }
 
 

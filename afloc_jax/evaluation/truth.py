@@ -306,7 +306,7 @@ def map_to_square(heatmap: np.ndarray, truth: Truth, where: str = "heat maps") -
     The padding, where there is no image, takes the map's minimum: it neither wins the pointing game nor is predicted.
     """
     size = truth.mask.shape[0]
-    if not (np.issubdtype(heatmap.dtype, np.number) or heatmap.dtype == bool) or np.iscomplexobj(heatmap):
+    if heatmap.dtype.kind not in "fiub":
         raise UserError(f"{where}: the map of {truth.id} has type {heatmap.dtype}; it must hold real numbers")
     if heatmap.shape == (size, size):
         return heatmap
