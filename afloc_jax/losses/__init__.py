@@ -16,7 +16,7 @@ from afloc_jax.losses.settings import LocalSettings, check_weights, group_size
 
 __all__ = ["ContrastiveLosses", "LocalSettings", "contrast", "contrastive_losses"]
 
-IMPLEMENTATIONS = {"definition": definition.local_similarity, "tiled": tiled.local_similarity}
+IMPLEMENTATIONS = {"definition": definition.grouped_similarity, "tiled": tiled.grouped_similarity}
 
 
 @flax.struct.dataclass
@@ -77,12 +77,8 @@ def _similarity(level: LevelName, image: ImageLevels, text: TextLevels, settings
         if level == "sentence"
         else (image.shallow, text.words, text.word_count)
     )
-    regions = maps.reshape(*maps.shape[:2], -1, maps.shape[-1])
-    if implementation == "definition":
-        regions, units = _wide(regions), _wide(units)
-    local_similarity = IMPLEMENTATIONS[implementation]
-    similarity = jax.lax.map(lambda group: local_similarity(*group, settings), (regions, units, counts))
-    return similarity, counts
+    regions = maps.reshape(*maps.shape[:2], -1, maps.shape[-1])  # [G, B, N, D]
+    return IMPLEMENTATIONS[implementation](regions, units, counts, settings), counts
 
 
 def _wide(array: Float[Array, "..."]) -> Float[Array, "..."]:

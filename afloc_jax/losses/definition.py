@@ -74,3 +74,19 @@ def local_similarity(
         r = (jax.nn.logsumexp(k * c, axis=-2) - jnp.log(c.shape[-2])) / k
     pooled = jax.nn.logsumexp(settings.pooling_temperature * r, axis=-1, where=valid)
     return settings.contrast_temperature * pooled
+
+
+def grouped_similarity(
+    regions: Float[Array, "G B N D"],
+    units: Float[Array, "G I T D"],
+    counts: Int[Array, "G I"],
+    settings: LocalSettings = PUBLISHED,
+) -> Float[Array, "G B I"]:
+    """`local_similarity` within each contrast group, one group after the other, in at least float32."""
+    wide = jnp.promote_types(regions.dtype, jnp.float32)
+
+    def one_group(group):
+        regions, units, counts = group
+        return local_similarity(regions.astype(wide), units.astype(wide), counts, settings)
+
+    return jax.lax.map(one_group, (regions, units, counts))

@@ -1,5 +1,205 @@
-"""The local similarity, a tile at a time. Placeholder of one commit: the definition, so that training can start."""
+"""The local similarity of definition.py, value and gradients, holding one tile of the B x B x T x N work at a time.
 
-from afloc_jax.losses.definition import local_similarity
+Only the similarities [B, B] outlive the forward pass; the backward pass, given their gradients, computes each tile
+anew (custom VJP). A tile is one image (one per device where the batch is sharded, so that every device works on
+images of its own) against one bin of packed captions: see packing.py for the bins and region_pooling.py for what
+happens in a tile.
+"""
 
-__all__ = ["local_similarity"]
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from afloc_jax.losses.definition import norm
+from afloc_jax.losses.packing import Packing, bin_slots, pack, packed, unpacked
+from afloc_jax.losses.region_pooling import REGION_POOLINGS, TileText, caption_max, caption_sum, in_slots
+from afloc_jax.losses.settings import PUBLISHED, LocalSettings
+
+TILE_UNITS = 128  # text units of a tile; the longest caption has to fit
+
+
+class Tiling(NamedTuple):
+    """Contrast groups and images of each group that are worked on at once."""
+
+    groups: int
+    images: int
+
+
+def local_similarity(
+    regions: Float[Array, "B N D"],
+    units: Float[Array, "I T D"],
+    counts: Int[Array, " I"],
+    settings: LocalSettings = PUBLISHED,
+) -> Float[Array, "B I"]:
+    """Same as `definition.local_similarity`; float32 (float64 for float64 features) whatever the features' type."""
+    return grouped_similarity(regions[None], units[None], counts[None], settings)[0]
+
+
+def grouped_similarity(
+    regions: Float[Array, "G B N D"],
+    units: Float[Array, "G I T D"],
+    counts: Int[Array, "G I"],
+    settings: LocalSettings = PUBLISHED,
+    devices: int | None = None,
+) -> Float[Array, "G B I"]:
+    """`local_similarity` of every contrast group.
+
+    `devices` is how many devices share the batch (all by default): as many images are worked on at once, taken from
+    equally spaced places of the batch, so that with a batch sharded by jit each device holds one of them.
+    """
+    groups, images = regions.shape[:2]
+    devices = jax.device_count() if devices is None else devices
+    at_once = math.gcd(groups, devices)
+    tiling = Tiling(at_once, math.gcd(images, devices // at_once))
+    return _grouped_similarity(regions, units, jnp.maximum(counts, 1), settings, tiling)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _grouped_similarity(regions, units, counts, settings: LocalSettings, tiling: Tiling):
+    def forward(regions, units, counts):
+        return _forward(regions, _Captions.make(units, counts), settings)
+
+    split = _split(regions, tiling), _by_step(units, tiling), _by_step(counts, tiling)
+    similarity = jax.lax.map(lambda step: forward(*step), split)  # [G / g, g, p, B / p, I]
+    return jnp.moveaxis(similarity, 0, 1).reshape(*regions.shape[:2], -1)
+
+
+def _similarity_forward(regions, units, counts, settings, tiling):
+    return _grouped_similarity(regions, units, counts, settings, tiling), (regions, units, counts)
+
+
+def _similarity_backward(settings, tiling, saved, d_similarity):
+    regions, units, counts = saved
+
+    def backward(regions, units, counts, d_similarity):
+        return _backward(regions, units, _Captions.make(units, counts), d_similarity, settings)
+
+    split = _split(regions, tiling), _by_step(units, tiling), _by_step(counts, tiling), _split(d_similarity, tiling)
+    d_regions, d_units = jax.lax.map(lambda step: backward(*step), split)
+    d_regions = jnp.moveaxis(d_regions, 0, 1).reshape(regions.shape)
+    return d_regions, jnp.moveaxis(d_units, 0, 1).reshape(units.shape), None
+
+
+_grouped_similarity.defvjp(_similarity_forward, _similarity_backward)
+
+
+def _by_step(array: Array, tiling: Tiling) -> Array:
+    """[G, ...] -> [G / g, g, ...], groups that are worked on at once coming from equally spaced places."""
+    return jnp.moveaxis(array.reshape(tiling.groups, -1, *array.shape[1:]), 1, 0)
+
+
+def _split(array: Array, tiling: Tiling) -> Array:
+    """[G, B, ...] -> [G / g, g, p, B / p, ...]."""
+    array = _by_step(array, tiling)
+    return array.reshape(*array.shape[:2], tiling.images, -1, *array.shape[3:])
+
+
+class _Captions(NamedTuple):
+    """The captions of g groups, packed; every field has g in front, except `used`, the bins that any group needs."""
+
+    packing: Packing
+    units: Float[Array, "g bins U D"]
+    norms: Float[Array, "g bins U"]
+    counts: Int[Array, "g I"]
+    used: Int[Array, ""]
+
+    @classmethod
+    def make(cls, units: Float[Array, "g I T D"], counts: Int[Array, "g I"]) -> "_Captions":
+        slots = bin_slots(units.shape[2], TILE_UNITS)
+        packing = jax.vmap(lambda counts: pack(counts, units.shape[2], slots))(counts)
+        in_bins = jax.vmap(packed)(packing, units)
+        norms = norm(in_bins.astype(jnp.promote_types(units.dtype, jnp.float32)))
+        return cls(packing, in_bins, norms, counts, packing.used.max())
+
+    def tile(self, index: Int[Array, ""]) -> TileText:
+        """The captions of one bin."""
+
+        def pick(array):
+            return jax.lax.dynamic_index_in_dim(array, index, axis=1, keepdims=False)
+
+        caption = pick(self.packing.caption)
+        same = caption[:, :, None] == caption[:, None, :]
+        return TileText(pick(self.units), pick(self.norms), pick(self.packing.valid), same)
+
+
+def _pooled(r: Float[Array, "g p U"], text: TileText, settings: LocalSettings):
+    """Per slot the log-sum-exp of its caption, log sum_t exp(temp2 r_t), and per unit its share of that sum."""
+    scaled = jnp.where(text.valid[:, None], in_slots(settings.pooling_temperature * r, text), -jnp.inf)
+    largest = caption_max(scaled.max(axis=3), text)
+    largest = jnp.where(largest > -jnp.inf, largest, 0)
+    weights = jnp.exp(scaled - largest[..., None])
+    total = caption_sum(weights.sum(axis=3), text)
+    total = jnp.where(total > 0, total, 1)  # empty slots
+    return largest + jnp.log(total), (weights / total[..., None]).reshape(r.shape)
+
+
+def _forward(regions: Float[Array, "g p J N D"], captions: _Captions, settings: LocalSettings):
+    """Similarities [g, p, J, I] of J images after each other, each with one bin of captions after the other."""
+    groups, images = regions.shape[:2]
+    bins, slots = captions.packing.caption.shape[1:]
+    pooling = REGION_POOLINGS[settings.region_pooling]
+
+    def one_image(_, index):
+        image = jax.lax.dynamic_index_in_dim(regions, index, axis=2, keepdims=False)  # [g, p, N, D]
+
+        def one_bin(index, similarity):
+            text = captions.tile(index)
+            r, _ = pooling.forward(image, text, settings)
+            pooled, _ = _pooled(r, text, settings)
+            return jax.lax.dynamic_update_index_in_dim(similarity, pooled, index, axis=2)
+
+        empty = jnp.zeros((groups, images, bins, slots), captions.norms.dtype)
+        by_slot = jax.lax.fori_loop(0, captions.used, one_bin, empty).reshape(groups, images, -1)
+        return None, jnp.take_along_axis(by_slot, captions.packing.first_slot[:, None], axis=2)
+
+    _, similarity = jax.lax.scan(one_image, None, jnp.arange(regions.shape[2]))  # [J, g, p, I]
+    return settings.contrast_temperature * jnp.moveaxis(similarity, 0, 2)
+
+
+def _backward(regions: Float[Array, "g p J N D"], units, captions: _Captions, d_similarity, settings: LocalSettings):
+    """Gradients of the regions [g, p, J, N, D] and units [g, I, T, D]."""
+    groups, images = regions.shape[:2]
+    pooling = REGION_POOLINGS[settings.region_pooling]
+    # An extra caption with gradient 0 stands for the empty slots.
+    d_pooled = jnp.pad(settings.contrast_temperature * d_similarity, ((0, 0),) * 3 + ((0, 1),))
+
+    def one_image(d_text, index):
+        image, d_image = (jax.lax.dynamic_index_in_dim(a, index, axis=2, keepdims=False) for a in (regions, d_pooled))
+
+        def one_bin(index, carry):
+            d_regions, d_units, d_norms = carry
+            text = captions.tile(index)
+            r, saved = pooling.forward(image, text, settings)
+            _, share = _pooled(r, text, settings)
+            caption = jax.lax.dynamic_index_in_dim(captions.packing.caption, index, axis=1, keepdims=False)
+            d_slots = jnp.take_along_axis(d_image, caption[:, None], axis=2)  # [g, p, slots]
+            d_r = (in_slots(share, text) * d_slots[..., None]).reshape(r.shape) * settings.pooling_temperature
+            d_tile = pooling.backward(image, text, saved, d_r, settings)
+            return (
+                d_regions + d_tile.regions,
+                _add_at(d_units, d_tile.units, index),
+                _add_at(d_norms, d_tile.norms, index),
+            )
+
+        nothing = jnp.zeros(image.shape, captions.norms.dtype)
+        d_regions, *d_text = jax.lax.fori_loop(0, captions.used, one_bin, (nothing, *d_text))
+        return tuple(d_text), d_regions.astype(regions.dtype)
+
+    # One gradient of the text per image that is worked on at once: added up over devices once, not in every tile.
+    d_text = tuple(
+        jnp.zeros((groups, images, *a.shape[1:]), captions.norms.dtype) for a in (captions.units, captions.norms)
+    )
+    (d_units, d_norms), d_regions = jax.lax.scan(one_image, d_text, jnp.arange(regions.shape[2]))
+    per_norm = d_norms.sum(axis=1) / jnp.where(captions.norms > 0, captions.norms, 1)
+    d_units = d_units.sum(axis=1) + per_norm[..., None] * captions.units
+    unpack = jax.vmap(functools.partial(unpacked, length=units.shape[2]))
+    return jnp.moveaxis(d_regions, 0, 2), unpack(captions.packing, d_units, captions.counts).astype(units.dtype)
+
+
+def _add_at(total: Float[Array, "g p bins ..."], part: Float[Array, "g p ..."], index: Int[Array, ""]) -> Array:
+    there = jax.lax.dynamic_index_in_dim(total, index, axis=2, keepdims=False)
+    return jax.lax.dynamic_update_index_in_dim(total, there + part, index, axis=2)

@@ -1,0 +1,74 @@
+"""Captions of different lengths packed into bins of one fixed size, so that padding costs next to nothing under jit.
+
+A bin has `slots` slots of `SLOT` units. A caption fills as many slots as it needs, all in the same bin, and shares the
+bin with others. Every bin has the same shape, so one compiled tile serves any mixture of lengths, and the number of
+bins in use is a traced value: short captions mean fewer bins, not more padding.
+"""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+SLOT = 8  # units; a caption wastes half of this on average, and accelerators like multiples of 8
+
+
+@flax.struct.dataclass
+class Packing:
+    """Where every unit of I captions lies among `bins` bins of `slots` slots. Made by `pack`."""
+
+    source: Int[Array, "bins slots SLOT"]  # index of the unit in the flattened [I * T] captions
+    valid: Bool[Array, "bins slots SLOT"]  # False: nothing lies here (source is then any existing unit)
+    caption: Int[Array, "bins slots"]  # the caption in each slot; I for an empty slot
+    first_slot: Int[Array, " I"]  # each caption's first slot in the flattened [bins * slots]
+    used: Int[Array, ""]  # the leading bins that hold anything
+
+
+def bin_slots(length: int, units: int) -> int:
+    """Slots of a bin of about `units` units that a caption of `length` units fits into."""
+    return max(-(-length // SLOT), units // SLOT)
+
+
+def pack(counts: Int[Array, " I"], length: int, slots: int) -> Packing:
+    """Packs captions of `counts` units (1 to `length`) into bins: longest first, each into the first bin with room."""
+    captions = counts.shape[0]
+    longest = -(-length // SLOT)
+    # A new bin is opened only when every open one has less than `longest` slots left, and then it holds at least
+    # slots // longest captions: the number of bins is bounded by the shapes alone.
+    bins = -(-captions // (slots // longest))
+    needs = -(-counts // SLOT)
+    order = jnp.argsort(-needs)
+
+    def place(filled: Int[Array, " bins"], need: Int[Array, ""]):
+        chosen = jnp.argmax(filled + need <= slots)
+        return filled.at[chosen].add(need), chosen * slots + filled[chosen]
+
+    filled, starts = jax.lax.scan(place, jnp.zeros(bins, needs.dtype), needs[order])
+    first_slot = jnp.zeros_like(starts).at[order].set(starts)
+
+    parts = jnp.arange(longest)
+    places = jnp.where(parts < needs[:, None], first_slot[:, None] + parts, bins * slots)  # [I, longest]
+    caption = jnp.full(bins * slots, captions).at[places].set(jnp.arange(captions)[:, None], mode="drop")
+    part = jnp.zeros(bins * slots, counts.dtype).at[places].set(parts, mode="drop")
+    unit = part[:, None] * SLOT + jnp.arange(SLOT)  # [bins * slots, SLOT]
+    valid = unit < jnp.append(counts, 0)[caption][:, None]
+    source = jnp.where(valid, caption[:, None] * length + unit, 0)
+    shape = (bins, slots, SLOT)
+    return Packing(
+        source.reshape(shape), valid.reshape(shape), caption.reshape(shape[:2]), first_slot, (filled > 0).sum()
+    )
+
+
+def packed(packing: Packing, units: Float[Array, "I T *D"]) -> Float[Array, "bins U *D"]:
+    """The units in the order of the bins, U = slots * SLOT; where nothing lies there is some other unit."""
+    flat = units.reshape(-1, *units.shape[2:])
+    return flat[packing.source.reshape(packing.source.shape[0], -1)]
+
+
+def unpacked(packing: Packing, values: Float[Array, "bins U *D"], counts: Int[Array, " I"], length: int):
+    """The inverse of `packed`: values in the order of the captions, [I, T, *D], zero from `counts` on."""
+    units = jnp.arange(length)
+    valid = units < counts[:, None]  # [I, T]
+    places = jnp.where(valid, packing.first_slot[:, None] * SLOT + units, 0)
+    flat = values.reshape(-1, *values.shape[2:])
+    return jnp.where(valid.reshape(*valid.shape, *[1] * (flat.ndim - 1)), flat[places], 0)

@@ -1,0 +1,148 @@
+"""How well each text unit is found in an image, for one tile, with its gradient written out.
+
+A tile is g contrast groups x p images x U text units x N regions; it is the only array of that kind that ever exists.
+Each pooling is a pair of functions:
+
+    forward(regions, text, settings)                       -> relevance r [g, p, U], and what backward needs
+    backward(regions, text, saved, d_relevance, settings)  -> gradients of regions, units and unit norms
+
+definition.py has the formulas. Products of features run in the features' precision and add up in at least float32;
+everything else is at least float32.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax.numpy as jnp
+from jax.lax import Precision
+from jaxtyping import Array, Bool, Float
+
+from afloc_jax.losses.definition import SMALLEST_NORM_PRODUCT, norm
+from afloc_jax.losses.settings import LocalSettings
+
+
+@flax.struct.dataclass
+class TileText:
+    """The captions of one bin (see packing.py); U = slots * SLOT units."""
+
+    units: Float[Array, "g U D"]
+    norms: Float[Array, "g U"]
+    valid: Bool[Array, "g slots SLOT"]
+    same: Bool[Array, "g slots slots"]  # two slots hold parts of the same caption
+
+
+class Gradients(NamedTuple):
+    """Of one tile; gradients of the text are kept per image and added up at the end."""
+
+    regions: Float[Array, "g p N D"]
+    units: Float[Array, "g p U D"]
+    norms: Float[Array, "g p U"]
+
+
+class RegionPooling(NamedTuple):
+    """The two halves of a pooling."""
+
+    forward: Callable[..., tuple[Float[Array, "g p U"], Any]]
+    backward: Callable[..., Gradients]
+
+
+def product(equation: str, left: Array, right: Array, precision: Precision | None = None) -> Array:
+    """A matrix product that adds up in at least float32."""
+    wide = jnp.promote_types(left.dtype, jnp.float32)
+    return jnp.einsum(equation, left, right, preferred_element_type=wide, precision=precision)
+
+
+def caption_max(slot_values: Float[Array, "g p slots *N"], text: TileText) -> Float[Array, "g p slots *N"]:
+    """For each slot the largest value among the slots of its caption; empty slots: -inf."""
+    same = text.same.reshape(text.same.shape[0], 1, *text.same.shape[1:], *[1] * (slot_values.ndim - 3))
+    return jnp.max(jnp.where(same, slot_values[:, :, None], -jnp.inf), axis=3)
+
+
+def caption_sum(slot_values: Float[Array, "g p slots *N"], text: TileText) -> Float[Array, "g p slots *N"]:
+    """For each slot the sum over the slots of its caption."""
+    # A product with a 0/1 matrix; full precision keeps it a plain sum on accelerators too.
+    return jnp.einsum(
+        "gst,gpt...->gps...", text.same.astype(slot_values.dtype), slot_values, precision=Precision.HIGHEST
+    )
+
+
+def in_slots(tile: Float[Array, "g p U *N"], text: TileText) -> Float[Array, "g p slots SLOT *N"]:
+    return tile.reshape(*tile.shape[:2], *text.valid.shape[1:], *tile.shape[3:])
+
+
+def text_softmax(scores: Float[Array, "g p U N"], text: TileText) -> Float[Array, "g p U N"]:
+    """Softmax over the units of each caption, for every region; 0 where there is no unit."""
+    scores = jnp.where(text.valid[:, None, :, :, None], in_slots(scores, text), -jnp.inf)
+    largest = caption_max(scores.max(axis=3), text)[:, :, :, None]
+    weights = jnp.exp(scores - jnp.where(largest > -jnp.inf, largest, 0))
+    total = caption_sum(weights.sum(axis=3), text)[:, :, :, None]
+    p = weights / jnp.where(total > 0, total, 1)
+    return p.reshape(*p.shape[:2], -1, p.shape[-1])
+
+
+def _attention_forward(regions: Float[Array, "g p N D"], text: TileText, settings: LocalSettings):
+    """r = cos(w, v), v = sum_n a_n C_n; since a cosine ignores scale, a needs no division by its sum over regions."""
+    s = product("gud,gpnd->gpun", text.units, regions)
+    p = text_softmax(s, text)
+    e = jnp.exp(settings.attention_temperature * p)  # p is in [0, 1], so no maximum is needed either
+    v = product("gpun,gpnd->gpud", e.astype(regions.dtype), regions)
+    v_squared = jnp.sum(v**2, axis=-1)
+    norm_product = text.norms[:, None] * jnp.sqrt(v_squared)
+    smallest = SMALLEST_NORM_PRODUCT * e.sum(axis=-1)  # the published clamp is on the normalised mean
+    denominator = jnp.maximum(norm_product, smallest)
+    r = jnp.sum(e * s, axis=-1) / denominator
+    return r, (s, p, e, v, v_squared, denominator, norm_product > smallest, r)
+
+
+def _attention_backward(
+    regions, text: TileText, saved, d_r: Float[Array, "g p U"], settings: LocalSettings
+) -> Gradients:
+    s, p, e, v, v_squared, denominator, free, r = saved
+    d_dot = d_r / denominator
+    # Through the norms: both are constant where the denominator is clamped; there e's sum takes their place.
+    d_v = jnp.where(free, -d_r * r / jnp.where(free, v_squared, 1), 0)[..., None] * v
+    d_norms = jnp.where(free, -d_r * r / jnp.where(free, text.norms[:, None], 1), 0)
+    d_sum = jnp.where(free, 0, -d_r * r / denominator * SMALLEST_NORM_PRODUCT)
+    d_v = d_v.astype(regions.dtype)
+    d_e = d_dot[..., None] * s + d_sum[..., None] + product("gpud,gpnd->gpun", d_v, regions)
+    p_d_p = settings.attention_temperature * p * e * d_e
+    within = caption_sum(in_slots(p_d_p, text).sum(axis=3), text)[:, :, :, None]  # [g, p, slots, 1, N]
+    d_s = d_dot[..., None] * e + p_d_p - (in_slots(p, text) * within).reshape(p.shape)
+    d_s = d_s.astype(regions.dtype)
+    d_regions = product("gpun,gud->gpnd", d_s, text.units) + product("gpun,gpud->gpnd", e.astype(regions.dtype), d_v)
+    return Gradients(d_regions, product("gpun,gpnd->gpud", d_s, regions), d_norms)
+
+
+def _logsumexp_forward(regions: Float[Array, "g p N D"], text: TileText, settings: LocalSettings):
+    """r = (1/k) log mean_n exp(k cos(C_n, w))."""
+    k = settings.region_sharpness
+    wide = regions.astype(text.norms.dtype)
+    norms = norm(wide)[:, :, None]  # [g, p, 1, N]
+    norm_product = text.norms[:, None, :, None] * norms
+    denominator = jnp.maximum(norm_product, SMALLEST_NORM_PRODUCT)
+    c = product("gud,gpnd->gpun", text.units, regions) / denominator
+    largest = c.max(axis=-1, keepdims=True)
+    e = jnp.exp(k * (c - largest))
+    mean = e.mean(axis=-1)
+    r = largest[..., 0] + jnp.log(mean) / k
+    return r, (wide, norms, c, e / (mean[..., None] * c.shape[-1]), denominator, norm_product > SMALLEST_NORM_PRODUCT)
+
+
+def _logsumexp_backward(
+    regions, text: TileText, saved, d_r: Float[Array, "g p U"], settings: LocalSettings
+) -> Gradients:
+    wide, norms, c, a, denominator, free = saved
+    d_c = d_r[..., None] * a
+    d_s = (d_c / denominator).astype(regions.dtype)
+    d_scale = jnp.where(free, -d_c * c, 0)  # gradient of each norm, times that norm
+    d_norms = d_scale.sum(axis=-1) / jnp.where(text.norms > 0, text.norms, 1)[:, None]
+    d_region_norms = (d_scale.sum(axis=-2) / jnp.where(norms > 0, norms, 1)[:, :, 0] ** 2)[..., None]
+    d_regions = product("gpun,gud->gpnd", d_s, text.units) + d_region_norms * wide
+    return Gradients(d_regions, product("gpun,gpnd->gpud", d_s, regions), d_norms)
+
+
+REGION_POOLINGS = {
+    "attention": RegionPooling(_attention_forward, _attention_backward),
+    "logsumexp": RegionPooling(_logsumexp_forward, _logsumexp_backward),
+}
