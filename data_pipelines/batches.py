@@ -1,0 +1,269 @@
+"""Records to batches. The batch of a step is a pure function of the step, the config and the records.
+
+Nothing is remembered between batches: resuming at step s means asking for batch s. The global batch is the same for
+any number of processes; process p of P takes rows p, p + P, p + 2P, ... of it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import cv2
+import grain
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from afloc_jax.errors import UsageError, UserError
+from data_pipelines.sources import Record, RecordSource
+from data_pipelines.tokens import learn_tokenizer, load_tokenizer, tokenize
+
+Batch = dict[str, NDArray]
+SENTENCE_MODES = ("subset", "impression", "all")
+LEARNED_VOCABULARY = 4096  # entries, where neither a tokenizer nor a vocabulary size is given
+_READ_THREADS = 2  # batches made at the same time; reading and tokenizing leave the interpreter lock for long stretches
+_PREFETCH = 4  # finished batches that wait
+
+
+def training_batches(
+    source: RecordSource | Sequence[Record],
+    config: Any,
+    tokenizer: Tokenizer | None = None,
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> "BatchSource":
+    """Batches of an endless shuffled stream with sampled sentences.
+
+    An epoch is `len(source) // batch_size` whole batches of distinct records in a new order; the remainder, another one
+    in each epoch, sits out, because a record that comes twice in a batch would be its own negative. Every draw of a
+    record samples its sentences anew.
+
+    Args:
+        source: records (anything with a length and random access).
+        config: the training config; `seed`, `data` and `training.batch_size` are read.
+        tokenizer: None: as `config_tokenizer(source, config)` gives it.
+        process_index, process_count: which rows of the global batch to make.
+
+    Raises:
+        UsageError: the batch size does not divide by the number of processes.
+        UserError: fewer records than one batch holds.
+    """
+    batch_size = int(config.training.batch_size)
+    if batch_size % process_count:
+        raise UsageError(f"batch_size {batch_size} does not divide by {process_count} processes")
+    if batch_size > len(source):
+        raise UserError(f"training.batch_size is {batch_size}, but there are only {len(source)} training records")
+    epoch = len(source) // batch_size * batch_size
+    draw = _Draw(config.data.sentences, _augmentation(config))
+    dataset = grain.MapDataset.source(_Rows(source)).seed(int(config.seed)).shuffle()[:epoch].repeat().random_map(draw)
+    return BatchSource(
+        dataset[process_index::process_count],
+        _Collate(tokenizer or config_tokenizer(source, config), int(config.data.max_tokens)),
+        batch_size // process_count,
+        workers=int(config.data.workers),
+        steps_per_epoch=epoch // batch_size,
+    )
+
+
+def validation_batches(
+    source: RecordSource | Sequence[Record],
+    config: Any,
+    tokenizer: Tokenizer | None = None,
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> "BatchSource":
+    """Whole batches in the order of the records, with all sentences: the same batches every time.
+
+    As many records as do not fill a last batch are left out (the loss contrasts a whole batch, so a smaller one would
+    not compare). When there are fewer records than one batch holds, the batch is the largest multiple of the process
+    count that they fill. `len()` of the result says how many batches there are.
+    """
+    batch_size = min(int(config.training.batch_size), len(source))
+    batch_size -= batch_size % process_count
+    if not batch_size:
+        raise UserError(f"{len(source)} validation records are too few for {process_count} processes")
+    steps = len(source) // batch_size
+    dataset = grain.MapDataset.source(_Rows(source))[: steps * batch_size].seed(0).random_map(_Draw("all", None))
+    return BatchSource(
+        dataset[process_index::process_count],
+        _Collate(tokenizer or config_tokenizer(source, config), int(config.data.max_tokens)),
+        batch_size // process_count,
+        workers=0,
+        steps_per_epoch=steps,
+        endless=False,
+    )
+
+
+def config_tokenizer(source: RecordSource | Sequence[Record], config: Any) -> Tokenizer:
+    """The tokenizer that a config asks for: from its folder, or learned from all sentences of `source`.
+
+    A learned vocabulary has `model.text.bert.vocab_size` entries at most (4,096 where the config gives none).
+    """
+    if config.model.text.tokenizer:
+        return load_tokenizer(config.model.text.tokenizer)
+    size = int(config.model.text.bert.get("vocab_size", LEARNED_VOCABULARY))
+    return learn_tokenizer((". ".join(record.sentences) for record in _all(source)), size)
+
+
+class BatchSource:
+    """Batches by step. `batch_at` computes one; `iterate` runs ahead in threads or worker processes."""
+
+    def __init__(
+        self,
+        rows: grain.MapDataset,
+        collate: "_Collate",
+        rows_per_batch: int,
+        *,
+        workers: int,
+        steps_per_epoch: int,
+        endless: bool = True,
+    ):
+        self._batches = rows.batch(rows_per_batch, drop_remainder=True, batch_fn=collate)
+        self._workers = workers
+        self.steps_per_epoch = steps_per_epoch
+        self.endless = endless
+
+    def __len__(self) -> int:
+        """Batches until the stream ends (validation) or an epoch does (training)."""
+        return self.steps_per_epoch
+
+    def batch_at(self, step: int) -> Batch:
+        """This process's rows of the batch of `step`: the documented dict of arrays (docs/architecture.md)."""
+        if step < 0 or (not self.endless and step >= self.steps_per_epoch):
+            raise IndexError(f"no batch {step}; there are {self.steps_per_epoch}")
+        return self._batches[step]
+
+    def iterate(self, start_step: int = 0) -> Iterator[Batch]:
+        """Batches from `start_step` on, made ahead of their use: equal to batch_at(start_step), ...
+
+        With `data.workers` processes the records are read and tokenized outside this process.
+        """
+        batches = self._batches[start_step:]
+        options = grain.ReadOptions(num_threads=_READ_THREADS, prefetch_buffer_size=_PREFETCH)
+        if not self._workers:
+            yield from batches.to_iter_dataset(options)
+            return
+        _allow_worker_processes()
+        per_worker = grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=2)
+        yield from batches.to_iter_dataset(options).mp_prefetch(per_worker)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.iterate(0)
+
+
+def sample_sentences(sentences: Sequence[str], impression_count: int, mode: str, rng: np.random.Generator) -> list[str]:
+    """The sentences of one draw of a report.
+
+    Args:
+        sentences: all of them, the impression's first.
+        impression_count: how many belong to the impression.
+        mode: "subset": a random number of them, at least one, in random order (mode 1 of the published system);
+            "impression": the impression as it stands, then a random subset of the findings (mode 2); "all": in order.
+        rng: consumed.
+    """
+    if mode == "all" or not sentences:
+        return list(sentences)
+    kept = list(sentences[:impression_count]) if mode == "impression" else []
+    rest = sentences[len(kept) :]
+    if not rest:
+        return kept
+    count = int(rng.integers(0 if kept else 1, len(rest), endpoint=True))
+    return kept + [rest[index] for index in rng.permutation(len(rest))[:count]]
+
+
+class _Rows:
+    """Record source with each record's index, as Grain reads it."""
+
+    def __init__(self, source: RecordSource | Sequence[Record]):
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> tuple[int, Record]:
+        return int(index), self._source[index]
+
+
+class _Draw:
+    """One draw of a record: image and text. Which random numbers it meets depends on its position in the stream."""
+
+    def __init__(self, mode: str, augmentation: Mapping[str, float] | None):
+        if mode not in SENTENCE_MODES:
+            raise UsageError(f"data.sentences is {mode!r}; use {', '.join(SENTENCE_MODES)}")
+        self._mode, self._augmentation = mode, augmentation
+
+    def __call__(self, row: tuple[int, Record], rng: np.random.Generator) -> tuple[int, NDArray[np.uint8], str]:
+        index, record = row
+        chosen = sample_sentences(record.sentences, record.impression_count, self._mode, rng)
+        image = augment(record.image, rng, **self._augmentation) if self._augmentation else record.image
+        return index, image, ". ".join(chosen)
+
+
+class _Collate:
+    """Rows to one batch; all texts of the batch are tokenized together."""
+
+    def __init__(self, tokenizer: Tokenizer, max_tokens: int):
+        self._tokenizer, self._max_tokens = tokenizer, max_tokens
+
+    def __call__(self, rows: Sequence[tuple[int, NDArray[np.uint8], str]]) -> Batch:
+        indices, images, texts = zip(*rows, strict=True)
+        tokens = tokenize(self._tokenizer, texts, self._max_tokens)
+        return {"image": np.stack(images), **tokens, "index": np.array(indices, np.int64)}
+
+
+def augment(
+    image: NDArray[np.uint8],
+    rng: np.random.Generator,
+    *,
+    shift: float = 0.05,
+    scale: float = 0.1,
+    rotate: float = 5.0,
+    brightness: float = 0.1,
+    contrast: float = 0.1,
+) -> NDArray[np.uint8]:
+    """A light random change of the picture, [S, S] uint8 -> [S, S]. No flips: reports name sides.
+
+    Args:
+        shift: largest shift along each axis, as a fraction of the side.
+        scale: largest relative change of size.
+        rotate: largest turn, degrees.
+        brightness: largest change, as a fraction of 255.
+        contrast: largest relative change about the mean grey.
+    """
+    side = image.shape[0]
+    zoom, turn, dark, gain, right, down = rng.uniform(-1, 1, 6)
+    center = (side - 1) / 2
+    matrix = cv2.getRotationMatrix2D((center, center), rotate * turn, 1 + scale * zoom)
+    matrix[:, 2] += np.array([right, down]) * shift * side
+    moved = cv2.warpAffine(image, matrix, (side, side), flags=cv2.INTER_LINEAR)
+    mean, slope = float(moved.mean()), 1 + contrast * gain
+    table = np.clip((np.arange(256) - mean) * slope + mean + 255 * brightness * dark, 0, 255)
+    return cv2.LUT(moved, np.rint(table).astype(np.uint8))
+
+
+def _augmentation(config: Any) -> Mapping[str, float] | None:
+    """Keyword arguments of `augment` from `data.augment` (True, or a mapping of strengths); None if it is off."""
+    value = config.data.get("augment", False)
+    if isinstance(value, bool):
+        return {} | _ALL_DEFAULTS if value else None
+    strengths = {name: float(strength) for name, strength in value.items()}
+    unknown = sorted(set(strengths) - set(_ALL_DEFAULTS))
+    if unknown:
+        raise UsageError(f"unknown data.augment.{unknown[0]}; there are {', '.join(_ALL_DEFAULTS)}")
+    return strengths or None
+
+
+_ALL_DEFAULTS: dict[str, float] = dict(augment.__kwdefaults__ or {})
+
+
+def _all(source: RecordSource | Sequence[Record]) -> Iterator[Record]:
+    return (source[index] for index in range(len(source)))
+
+
+def _allow_worker_processes() -> None:
+    """Grain's workers read absl flags, which only a program started through absl has parsed."""
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
