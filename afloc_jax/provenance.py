@@ -24,7 +24,7 @@ def provenance(**facts: Any) -> dict[str, Any]:
     found = {
         **facts,
         "code": code_version(),
-        "device": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
+        "device": f"{jax.device_count()} x {device.device_kind}",
         "versions": {
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in PACKAGES},

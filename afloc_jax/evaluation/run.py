@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from data_pipelines.sources import open_source
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
@@ -28,6 +27,7 @@ from afloc_jax.evaluation.truth import Truth
 from afloc_jax.inference.model import Model, load
 from afloc_jax.provenance import hash_of, provenance
 from afloc_jax.weights.folder import update_card, weights_hash
+from data_pipelines.sources import open_source
 
 
 def evaluate(
@@ -209,7 +209,7 @@ def _write_examples(
     """The best, median and worst sample of each category: examples.npz (arrays) and examples.json (what they are)."""
     chosen = choose_examples(scores)
     overlap = scores.iou.mean(axis=1)
-    images, maps, truths, described = [], [], [], []
+    images, maps, truths, described = [], [], [], []  # type: ignore[var-annotated]
     for i, rank in chosen:
         truth = scores.truths[i]
         image = source[int(rows[i])].image
@@ -225,6 +225,7 @@ def _write_examples(
                 "iou": _number(overlap[i]),
                 "cnr": _number(scores.cnr[i]),
                 "hit": bool(scores.pointing[i] >= 0.5),
+            "peak": _peak(maps[-1], scores.options),
             }
         )
     out.mkdir(parents=True, exist_ok=True)
@@ -235,6 +236,14 @@ def _write_examples(
     temporary = out / ".examples.json.writing"
     temporary.write_text(json.dumps(described, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(temporary, out / "examples.json")
+
+
+def _peak(heatmap: np.ndarray, options: ProtocolOptions) -> list[int]:
+    """x, y of the maximum within the scored region."""
+    region = options.scored_region(heatmap)
+    margin = (heatmap.shape[0] - region.shape[0]) // 2
+    y, x = np.unravel_index(int(region.argmax()), region.shape)
+    return [int(x) + margin, int(y) + margin]
 
 
 def choose_examples(scores: Scores) -> list[tuple[int, str]]:

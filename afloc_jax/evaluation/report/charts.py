@@ -6,7 +6,7 @@ from html import escape
 
 import numpy as np
 
-WIDTH, HEIGHT = 520, 250
+SIZE, SMALL = (520, 250), (350, 190)  # width and height; letters keep their size when a chart is small
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 14, 34
 
 
@@ -32,14 +32,16 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
     return np.divide(total, weight, out=np.full(len(values), np.nan), where=weight > 0)
 
 
-def curve_chart(series: Sequence[Mapping], label: str, floor: float | None = None) -> str:
+def curve_chart(series: Sequence[Mapping], label: str, floor: float | None = None, small: bool = False) -> str:
     """Lines over training steps.
 
     Args:
         series: mappings with `name`, `steps`, `values` and `kind` (the style class; "raw" ones are drawn faintly).
         label: what the chart shows, for readers who do not see it.
         floor: lower end of the y axis; from the data if not given.
+        small: for charts that stand three in a row.
     """
+    width, height = SMALL if small else SIZE
     points = [
         (float(s), float(v))
         for line in series
@@ -59,18 +61,18 @@ def curve_chart(series: Sequence[Mapping], label: str, floor: float | None = Non
     x_high = x_high if x_high > x_low else x_low + 1
 
     def x(step: float) -> float:
-        return LEFT + (step - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
+        return LEFT + (step - x_low) / (x_high - x_low) * (width - LEFT - RIGHT)
 
     def y(value: float) -> float:
         value = min(max(value, y_low), y_high)
-        return HEIGHT - BOTTOM - (value - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM)
+        return height - BOTTOM - (value - y_low) / (y_high - y_low) * (height - TOP - BOTTOM)
 
-    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}" class="chart">']
+    parts = [f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}" class="chart">']
     for tick in nice_ticks(y_low, y_high):
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{width - RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
         parts.append(_tick(LEFT - 8, y(tick) + 4, "end", tick))
-    for tick in nice_ticks(x_low, x_high, 6):
-        parts.append(_tick(x(tick), HEIGHT - BOTTOM + 18, "middle", tick))
+    for tick in nice_ticks(x_low, x_high, 4 if small else 6):
+        parts.append(_tick(x(tick), height - BOTTOM + 18, "middle", tick))
     for line in series:
         pairs = [(x(s), y(v)) for s, v in zip(line["steps"], line["values"], strict=True) if math.isfinite(v)]
         if not pairs:
@@ -160,5 +162,6 @@ def _short(value: float) -> str:
     if abs(value) >= 10_000:
         return f"{value / 1000:g}k"
     if value and abs(value) < 1e-3:
-        return f"{value:.1e}".replace("e-0", "e-")
+        mantissa, exponent = f"{value:.1e}".split("e")
+        return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
     return f"{value:g}"

@@ -127,7 +127,8 @@ def _curves(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             window = max(1, len(train[1]) // 25)
             lines.append({"name": "training", "kind": "train", "steps": train[0], "values": smooth(train[1], window)})
         lines.append({"name": "validation", "kind": "validation", "steps": validation[0], "values": validation[1]})
-        chart = curve_chart(lines, f"{title} over training steps", floor=0.0 if not key.startswith("loss") else None)
+        floor = None if key.startswith("loss") else 0.0
+        chart = curve_chart(lines, f"{title} over training steps", floor=floor, small=floor is not None)
         if not chart:
             continue
         curves.append({
@@ -213,14 +214,12 @@ def _gallery(folder: Path) -> list[dict[str, Any]]:
         images, maps, truths = arrays["images"], arrays["heatmaps"], arrays["truths"]
     groups: dict[str, list[dict[str, Any]]] = {}
     for i, example in enumerate(described):
-        peak_y, peak_x = np.unravel_index(int(maps[i].argmax()), maps[i].shape)
         groups.setdefault(example["category"], []).append({
             **example,
             "size": images[i].shape[0],
             "image": overlays.jpeg_uri(images[i]),
             "overlay": overlays.jpeg_uri(overlays.overlay(images[i], maps[i].astype(np.float32))),
             "outline": overlays.outline_path(truths[i]),
-            "peak": (int(peak_x), int(peak_y)),
         })
     return [{"category": category, "examples": examples} for category, examples in groups.items()]
 
@@ -252,7 +251,7 @@ def _facts(
         ("Device", provenance.get("device")),
         ("Code", provenance.get("code")),
         ("Versions", ", ".join(f"{k} {v}" for k, v in provenance.get("versions", {}).items())),
-        ("Written", provenance.get("created")),
+        ("Evaluated", (provenance.get("created") or "").replace("T", " ").replace("+00:00", " UTC")),
     ]
     return [(key, str(value)) for key, value in facts if value not in (None, "")]
 
