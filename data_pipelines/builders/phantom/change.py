@@ -7,6 +7,7 @@ pneumothorax takes vessels away (`cleared`) and darkens. Devices add metal. A la
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from data_pipelines.builders.phantom.chest import LEFT, LUNG_CONTRAST, RIGHT, Chest
@@ -53,9 +54,19 @@ def opaque(
     """
     opacity = np.clip(opacity, 0, 1).astype(np.float32)
     brighter = LUNG_CONTRAST * chest.visible_air() * (opacity if outline is None else outline)
-    mask = brighter > max(level * float(brighter.max()), _LEAST_CHANGE)
+    mask = _without_specks(brighter > max(level * float(brighter.max()), _LEAST_CHANGE))
     contrast = float(brighter[mask].mean()) if mask.any() else 0.0
     return Change(label, kind, SIDE_WORD[side], zone, size, mask, contrast, opacity=opacity)
+
+
+def _without_specks(mask: np.ndarray) -> np.ndarray:
+    """The mask without parts smaller than a tenth of the largest: crumbs of the threshold, not findings."""
+    count, parts, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    if count <= 2:
+        return mask
+    areas = stats[:, cv2.CC_STAT_AREA].copy()
+    areas[0] = 0  # the background
+    return (areas >= 0.1 * areas.max())[parts] & mask
 
 
 def pick(rng: np.random.Generator, weights: Mapping[str, float]) -> str:

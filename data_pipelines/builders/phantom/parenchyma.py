@@ -60,13 +60,13 @@ def atelectasis(chest: Chest, rng: np.random.Generator) -> Change:
     side = pick_side(rng)
     length, thick = rng.uniform(26, 62), rng.uniform(3.0, 7.0)
     cx, cy = point_in_lung(chest, rng, side, 7.0)
-    kind = pick(rng, {"horizontal": 0.4, "oblique": 0.45, "steep": 0.15})
+    kind = pick(rng, {"horizontal": 0.42, "oblique": 0.46, "steep": 0.12})
     if kind == "horizontal":
         angle = rng.normal(0, 0.1)
     elif kind == "oblique":
         angle = rng.uniform(0.3, 0.9) * rng.choice([-1, 1])
     else:
-        angle = rng.uniform(1.1, 1.9)
+        angle = rng.uniform(0.95, 1.3) * rng.choice([-1, 1])
     u, v = turned(chest, cx, cy, angle)
     v = v - rng.uniform(-0.006, 0.006) * u**2 / (length / 40)
     width = (thick / 2) * (1 + 0.25 * np.sin(u / rng.uniform(6, 12) + rng.uniform(0, 6)))
@@ -80,17 +80,18 @@ def edema(chest: Chest, rng: np.random.Generator) -> Change:
     """Water in the walls of the airspaces: a haze with a fine net of thickened septa."""
     kind = pick(rng, {"perihilar": 0.36, "basal": 0.2, "upper": 0.16, "unilateral": 0.28})
     size, strength = pick_size(
-        rng, {"mild": (0.35, 0.38, 0.44), "moderate": (0.4, 0.46, 0.54), "severe": (0.25, 0.56, 0.67)}
+        rng, {"mild": (0.35, 0.44, 0.5), "moderate": (0.4, 0.51, 0.59), "severe": (0.25, 0.6, 0.7)}
     )
     height = chest.dome[RIGHT] - chest.apex
     center = {"perihilar": 0.5, "basal": 0.92, "upper": 0.22, "unilateral": rng.uniform(0.25, 0.85)}[kind]
     across = {"perihilar": 0.36, "basal": 0.5, "upper": 0.42, "unilateral": rng.uniform(0.35, 0.65)}[kind]
     cx, cy = across * chest.half_width, chest.apex + (center + rng.normal(0, 0.03)) * height
     rx, ry = rng.uniform(0.26, 0.34) * chest.half_width, rng.uniform(0.2, 0.27) * height
-    haze = step((1 - np.hypot((np.abs(chest.grid_x) - cx) / rx, (chest.grid_y - cy) / ry)) * 3.5)
+    away = np.hypot((np.abs(chest.grid_x) - cx) / rx, (chest.grid_y - cy) / ry)
+    haze = step((1 - away + 0.13 * smooth_noise(rng, 9)) * 3.5)
     side = pick_side(rng) if kind == "unilateral" else 0
     haze = haze * np.float32(strength) * (chest.lung[side] if side else chest.lung[RIGHT] + chest.lung[LEFT])
-    net = 0.5 * np.abs(smooth_noise(rng, 60)) + 0.4 * np.abs(smooth_noise(rng, 90)) + 0.15 * smooth_noise(rng, 20)
+    net = 0.5 * np.abs(smooth_noise(rng, 70)) + 0.4 * np.abs(smooth_noise(rng, 100)) + 0.3 * smooth_noise(rng, 26)
     zone = chest.zone(cy) if side else kind
-    opacity = np.clip(haze * (1.3 - 0.7 * net), 0, 0.95)
+    opacity = np.clip(haze * (1.2 - 0.38 * net), 0, 0.95)
     return opaque(chest, "edema", opacity, kind=kind, side=side, zone=zone, size=size, level=0.45, outline=haze)
