@@ -56,13 +56,9 @@ def training_batches(
     epoch = len(source) // batch_size * batch_size
     draw = _Draw(config.data.sentences, _augmentation(config))
     dataset = grain.MapDataset.source(_Rows(source)).seed(int(config.seed)).shuffle()[:epoch].repeat().random_map(draw)
-    return BatchSource(
-        dataset[process_index::process_count],
-        _Collate(tokenizer or config_tokenizer(source, config), int(config.data.max_tokens)),
-        batch_size // process_count,
-        workers=int(config.data.workers),
-        steps_per_epoch=epoch // batch_size,
-    )
+    collate = _Collate(tokenizer or config_tokenizer(source, config), int(config.data.max_tokens))
+    batches = dataset[process_index::process_count].batch(batch_size // process_count, batch_fn=collate)
+    return BatchSource(batches, workers=int(config.data.workers), steps_per_epoch=epoch // batch_size)
 
 
 def validation_batches(
@@ -73,26 +69,20 @@ def validation_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> "BatchSource":
-    """Whole batches in the order of the records, with all sentences: the same batches every time.
+    """Every record once, in order, with all its sentences: the same batches every time.
 
-    As many records as do not fill a last batch are left out (the loss contrasts a whole batch, so a smaller one would
-    not compare). When there are fewer records than one batch holds, the batch is the largest multiple of the process
-    count that they fill. `len()` of the result says how many batches there are.
+    Every batch has `training.batch_size` rows. Where the records do not fill a whole number of batches, they are dealt
+    out evenly (a last batch of three pairs would have almost nothing to contrast) and padding rows follow: black image,
+    empty text, `word_count` and `sentence_count` 0, `index` -1. They must take no part in a loss.
     """
-    batch_size = min(int(config.training.batch_size), len(source))
-    batch_size -= batch_size % process_count
-    if not batch_size:
-        raise UserError(f"{len(source)} validation records are too few for {process_count} processes")
-    steps = len(source) // batch_size
-    dataset = grain.MapDataset.source(_Rows(source))[: steps * batch_size].seed(0).random_map(_Draw("all", None))
-    return BatchSource(
-        dataset[process_index::process_count],
-        _Collate(tokenizer or config_tokenizer(source, config), int(config.data.max_tokens)),
-        batch_size // process_count,
-        workers=0,
-        steps_per_epoch=steps,
-        endless=False,
-    )
+    batch_size = int(config.training.batch_size)
+    if batch_size % process_count:
+        raise UsageError(f"batch_size {batch_size} does not divide by {process_count} processes")
+    if not len(source):
+        raise UserError("there is no validation record")
+    collate = _Collate(tokenizer or config_tokenizer(source, config), int(config.data.max_tokens))
+    batches = _ValidationBatches(_Rows(source), collate, batch_size, process_index, process_count)
+    return BatchSource(grain.MapDataset.source(batches), workers=0, steps_per_epoch=len(batches), endless=False)
 
 
 def config_tokenizer(source: RecordSource | Sequence[Record], config: Any) -> Tokenizer:
@@ -109,18 +99,8 @@ def config_tokenizer(source: RecordSource | Sequence[Record], config: Any) -> To
 class BatchSource:
     """Batches by step. `batch_at` computes one; `iterate` runs ahead in threads or worker processes."""
 
-    def __init__(
-        self,
-        rows: grain.MapDataset,
-        collate: "_Collate",
-        rows_per_batch: int,
-        *,
-        workers: int,
-        steps_per_epoch: int,
-        endless: bool = True,
-    ):
-        self._batches = rows.batch(rows_per_batch, drop_remainder=True, batch_fn=collate)
-        self._workers = workers
+    def __init__(self, batches: grain.MapDataset, *, workers: int, steps_per_epoch: int, endless: bool = True):
+        self._batches, self._workers = batches, workers
         self.steps_per_epoch = steps_per_epoch
         self.endless = endless
 
@@ -210,6 +190,34 @@ class _Collate:
         indices, images, texts = zip(*rows, strict=True)
         tokens = tokenize(self._tokenizer, texts, self._max_tokens)
         return {"image": np.stack(images), **tokens, "index": np.array(indices, np.int64)}
+
+
+class _ValidationBatches:
+    """The padded batches of `validation_batches`, by step."""
+
+    def __init__(self, rows: _Rows, collate: _Collate, batch_size: int, process_index: int, process_count: int):
+        self._rows, self._collate, self._batch_size = rows, collate, batch_size
+        self._process = slice(process_index, batch_size, process_count)
+        steps = -(-len(rows) // batch_size)
+        self._bounds = [len(rows) * step // steps for step in range(steps + 1)]
+
+    def __len__(self) -> int:
+        return len(self._bounds) - 1
+
+    def __getitem__(self, step: int) -> Batch:
+        numbers = [*range(self._bounds[step], self._bounds[step + 1])]
+        mine = [*numbers, *[-1] * (self._batch_size - len(numbers))][self._process]
+        side = self._rows[0][1].image.shape[0]
+        batch = self._collate([self._row(number, side) for number in mine])
+        padding = batch["index"] < 0
+        batch["word_count"][padding] = batch["sentence_count"][padding] = 0
+        return batch
+
+    def _row(self, number: int, side: int) -> tuple[int, NDArray[np.uint8], str]:
+        if number < 0:
+            return -1, np.zeros((side, side), np.uint8), ""
+        index, record = self._rows[number]
+        return index, record.image, ". ".join(record.sentences)
 
 
 def augment(

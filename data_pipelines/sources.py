@@ -150,18 +150,19 @@ def open_source(
 
 def prepare(
     name: str,
-    raw: str | Path,
     directory: str | Path,
+    *,
+    raw: str | Path = "",
     builder: Mapping[str, Any] | None = None,
-    workers: int = 0,
+    workers: int | None = 0,
 ) -> dict[str, Any]:
-    """Builds the records of a data set unless they exist already.
+    """Builds the records of a data set unless they exist already. Arguments as in `open_source`.
 
     Returns:
         The build report: "folder", "built" (False if they were there), "records" per split and whatever the builder
         counted ("rows", "patients", "dropped", "rejected"). The same is in `build_report.json` beside the records.
     """
-    folder, built = _prepared(name, raw, Path(directory), _arguments(builder), workers)
+    folder, built = _prepared(name, raw, Path(directory), _arguments(builder), workers or 0)
     report = json.loads((folder / _REPORT).read_text(encoding="utf-8"))
     return {"folder": str(folder), "built": built, **report}
 
