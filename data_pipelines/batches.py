@@ -247,7 +247,7 @@ def augment(
     moved = cv2.warpAffine(image, matrix, (side, side), flags=cv2.INTER_LINEAR)
     mean, slope = float(moved.mean()), 1 + contrast * gain
     table = np.clip((np.arange(256) - mean) * slope + mean + 255 * brightness * dark, 0, 255)
-    return cv2.LUT(moved, np.rint(table).astype(np.uint8))
+    return np.asarray(cv2.LUT(moved, np.rint(table).astype(np.uint8)), np.uint8)
 
 
 def _augmentation(config: Any) -> Mapping[str, float] | None:

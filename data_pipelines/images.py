@@ -29,8 +29,8 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
     """Decodes a PNG, JPEG, TIFF, BMP or DICOM file completely.
 
     Colour becomes luma (Rec. 601) and an alpha channel is ignored, as the published preprocessing does; EXIF
-    orientation is applied. Pixels deeper than 8 bits are scaled linearly from the image's own minimum and maximum to 0..255. DICOM needs the
-    `pydicom` package; windows and modality tables are applied, MONOCHROME1 is inverted.
+    orientation is applied. Pixels deeper than 8 bits are scaled linearly from the image's own minimum and maximum to
+    0..255. DICOM needs the `pydicom` package; windows and modality tables are applied, MONOCHROME1 is inverted.
 
     Returns:
         [height, width] uint8, bright = dense.

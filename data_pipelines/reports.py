@@ -13,8 +13,8 @@ from afloc_jax.errors import UserError
 
 _SECTION = re.compile(
     r"(?im)^[^\S\n]*(findings?(?: and impression)?|impressions?|conclusions?|indications?|history"
-    r"|clinical (?:history|information)|reason for exam(?:ination)?|comparisons?|techniques?|examination|exam|procedure|recommendations?|notification)"
-    r"[^\S\n]*:"
+    r"|clinical (?:history|information)|reason for exam(?:ination)?|comparisons?|techniques?|examination|exam|procedure"
+    r"|recommendations?|notification)[^\S\n]*:"
 )
 _SECTION_NAMES = {
     "finding": "findings",

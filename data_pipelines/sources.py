@@ -45,7 +45,7 @@ class Finding:
     @property
     def mask(self) -> NDArray[np.bool_]:
         """[S, S] bool in the padded square, decoded at each access."""
-        return cv2.imdecode(np.frombuffer(self.png, np.uint8), cv2.IMREAD_GRAYSCALE) > 127
+        return np.asarray(cv2.imdecode(np.frombuffer(self.png, np.uint8), cv2.IMREAD_GRAYSCALE)) > 127
 
 
 @dataclass(frozen=True)

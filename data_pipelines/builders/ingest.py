@@ -197,7 +197,7 @@ def check_fractions(fractions: Mapping[str, float]) -> dict[str, float]:
     return result
 
 
-class FolderBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=True):
+class FolderBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=True):  # type: ignore[call-arg]
     """Base of the builders that read a user's folder: subclasses turn it into items, this class into records.
 
     Images are decoded in `workers` threads while records are written; a broken one is reported and left out.
@@ -253,7 +253,7 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=
     def _example(self, item: Item) -> dict[str, Any] | ImageError:
         try:
             image = read_image(item.image)
-            geometry = Geometry(*image.shape, side=self.image_size)
+            geometry = Geometry(image.shape[0], image.shape[1], self.image_size)
             findings = [self._finding(finding, geometry) for finding in item.findings]
         except ImageError as error:
             return error

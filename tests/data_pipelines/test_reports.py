@@ -1,0 +1,89 @@
+"""Reports become sentences; prompts are read by the same rules."""
+
+import json
+import tarfile
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+
+from afloc_jax.errors import UserError
+from data_pipelines.reports import clean_prompt, clean_report, sections, split_sentences
+
+
+def test_compatible_cleaning_equals_the_release_on_every_reference_report(goldens):
+    entries = json.loads((goldens / "report_cleaning.json").read_text())
+    assert len(entries) == 64
+    for entry in entries:
+        report = clean_report(entry["findings"], entry["impression"], compatible=True)
+        expected = (entry["sentences"] or [], entry["n_impression"] or 0)
+        assert (report.sentences, report.impression_count) == expected, entry["id"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("edema", ["edema"]),
+        ("1.5 cm nodule", ["1.5 cm nodule"]),
+        ("ET tube 3.2 cm above carina.Lungs: clear; no ptx (stable).",
+         ["et tube 3.2 cm above carina", "lungs clear", "no ptx stable"]),
+        ("1. Stable 1.5 cm nodule.\n2. No effusion..  Clear", ["stable 1.5 cm nodule", "no effusion", "clear"]),
+        ("1) Small effusion 2) Edema", ["small effusion", "edema"]),
+        ("Fracture of rib 7. No effusion.", ["fracture of rib 7", "no effusion"]),
+        ("Discussed with Dr. Smith. Heart normal vs. prior. See fig. 2. Is it? No.",
+         ["discussed with dr smith", "heart normal vs prior", "see fig 2", "is it", "no"]),
+        ("Nodule in\nthe left lung.\n\nNo effusion", ["nodule in the left lung", "no effusion"]),
+        ("café-au-lait lésion", ["cafe au lait lesion"]),
+        ("肺炎。 пневмония", ["肺炎 пневмония"]),
+        ("___. 3. --", []),
+        ("", []),
+    ],
+)  # fmt: skip
+def test_default_cleaning_keeps_the_content(text, expected):
+    assert split_sentences(text)[0] == expected
+
+
+def test_impression_comes_first_and_repeated_sentences_count_once():
+    report = clean_report("No effusion. Heart is normal. No effusion.", "Heart is normal. Edema.")
+    assert report.sentences == ["heart is normal", "edema", "no effusion"]
+    assert report.impression_count == 2
+    assert report.dropped == 2
+    assert report.text == "heart is normal. edema. no effusion"
+
+
+def test_sections_are_split_at_their_headings():
+    text = "CHEST PA\nINDICATION: cough\nFINDINGS:\nLungs clear.\nNo findings: of note\nImpression : Normal.\nCONCLUSION: Same."
+    assert sections(text) == {
+        "": "CHEST PA",
+        "indication": "cough",
+        "findings": "Lungs clear.\nNo findings: of note",  # a heading stands at the start of a line
+        "impression": "Normal.\nSame.",
+    }
+    assert sections("") == {}
+
+
+def test_prompts_are_refused_when_nothing_is_left():
+    assert clean_prompt(" Findings suggesting pneumonia. ") == "findings suggesting pneumonia"
+    assert clean_prompt("No pneumothorax. Edema") == "no pneumothorax. edema"
+    assert clean_prompt("no pneumothorax. heart size is normal", compatible=True) == "no pneumothorax heart size is normal"
+    for text, compatible in (("", False), (" .. ", False), ("pneumonia", True)):
+        with pytest.raises(UserError, match="empty after cleaning"):
+            clean_prompt(text, compatible=compatible)
+
+
+def test_every_report_of_a_real_collection_is_cleaned(shared_data):
+    count = empty = 0
+    with tarfile.open(shared_data / "iu_reports" / "NLMCXR_reports.tgz") as archive:
+        for member in archive:
+            if not member.name.endswith(".xml"):
+                continue
+            root = ElementTree.fromstring(archive.extractfile(member).read())
+            parts = {node.get("Label"): node.text or "" for node in root.iter("AbstractText")}
+            report = clean_report(parts["FINDINGS"], parts["IMPRESSION"])
+            clean_report(parts["FINDINGS"], parts["IMPRESSION"], compatible=True)
+            count += 1
+            empty += not report.sentences
+            assert 0 <= report.impression_count <= len(report.sentences)
+            assert all(s and s == s.lower().strip() and "  " not in s for s in report.sentences), member.name
+            written = bool(parts["FINDINGS"].strip("XxNn/A. ") or parts["IMPRESSION"].strip("XxNn/A. "))
+            assert bool(report.sentences) or not written, member.name
+    assert (count, empty) == (3955, 28)

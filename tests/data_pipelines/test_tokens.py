@@ -1,0 +1,199 @@
+"""Text becomes token ids and segment ids."""
+
+import json
+
+import numpy as np
+import pytest
+
+from afloc_jax.errors import UserError
+from data_pipelines.tokens import SPECIAL_TOKENS, learn_tokenizer, load_tokenizer, save_tokenizer, tokenize
+
+VOCABULARY = [*SPECIAL_TOKENS, ".", ",", "no", "left", "effusion", "pneumo", "##thorax", "##es", "edema", "1", "5", "cm"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("vocabulary")
+    (folder / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
+    return load_tokenizer(folder)
+
+
+def slow_segments(pieces: list[str], separators: set[int], compatible: bool):
+    """The definition in plain Python: merge pieces, walk over the words, close a sentence at each separator.
+
+    `separators` are the positions of the pieces "." that end a sentence.
+    """
+    words: list[list[int]] = []
+    for position, piece in enumerate(pieces):
+        if piece.startswith("##") and position:
+            words[-1].append(position)
+        else:
+            words.append([position])
+    inner = words[1:-1]
+    sentences: list[list[int]] = []
+    opened = False
+    for slot, word in enumerate(inner, start=1):
+        last = slot == len(inner)
+        if word[0] in separators and not last:
+            opened = False
+            continue
+        if word[0] in separators and sentences and not compatible:
+            sentences[-1].append(slot)
+            continue
+        if not opened:
+            sentences.append([])
+            opened = True
+        sentences[-1].append(slot)
+    counted = [word for word in inner if not (compatible and pieces[word[0]].startswith("["))]
+    return words, sentences, len(counted) + 1, len(sentences) + 1
+
+
+def check_against_definition(tokenizer, texts, max_tokens, compatible, separators=None):
+    result = tokenize(tokenizer, texts, max_tokens, compatible=compatible)
+    vocabulary = {index: piece for piece, index in tokenizer.get_vocab().items()}
+    for row in range(len(texts)):
+        ids = result["token_ids"][row]
+        pieces = [vocabulary[i] for i in ids[: np.flatnonzero(ids).max() + 1]]
+        assert pieces[0] == "[CLS]" and pieces[-1] == "[SEP]"
+        marks = {k for k, piece in enumerate(pieces) if piece == "."} if separators is None else separators
+        words, sentences, word_count, sentence_count = slow_segments(pieces, marks, compatible)
+        expected_words = np.full(max_tokens, -1)
+        for slot, positions in enumerate(words):
+            expected_words[positions] = slot
+        expected_sentences = np.full(max_tokens, -1)
+        expected_sentences[0], expected_sentences[len(words) - 1] = 0, len(sentences) + 1
+        for number, slots in enumerate(sentences, start=1):
+            expected_sentences[slots] = number
+        np.testing.assert_array_equal(result["word_ids"][row], expected_words, err_msg=texts[row])
+        np.testing.assert_array_equal(result["sentence_ids"][row], expected_sentences, err_msg=texts[row])
+        assert (result["word_count"][row], result["sentence_count"][row]) == (word_count, sentence_count), texts[row]
+    return result
+
+
+def test_tokens_and_sentence_units_equal_the_release(goldens):
+    expected, arrays = json.loads((goldens / "model.json").read_text()), np.load(goldens / "model.npz")
+    tokenizer = load_tokenizer(goldens / "bert")
+    result = tokenize(tokenizer, expected["reports"], expected["word_num"])
+    np.testing.assert_array_equal(result["token_ids"], arrays["tokens/input_ids"])
+    words, sentences = (arrays[f"text_sum/{key}"].transpose(0, 2, 1) for key in ("word", "sent"))
+    for row, (texts, units) in enumerate(zip(expected["words"], expected["sentence_units"], strict=True)):
+        used = [word for word in texts if word != "[PAD]"]
+        assert result["word_ids"][row].max() + 1 == len(used)
+        assert result["word_count"][row] == 1 + sum(not word.startswith("[") for word in used)
+        assert result["sentence_count"][row] == 1 + sum(unit.startswith("sent") for unit in units)
+        for unit in range(result["sentence_ids"][row].max() + 1):  # the release's own embeddings, merged by our ids
+            mean = words[row][result["sentence_ids"][row] == unit].mean(axis=0)
+            np.testing.assert_allclose(mean, sentences[row, unit], atol=1e-5)
+
+
+def test_prompts_of_the_full_size_model_have_the_releases_ids(goldens, shared_data):
+    from data_pipelines.reports import clean_prompt
+
+    tokenizer = load_tokenizer(shared_data / "vocab")
+    assert tokenizer.get_vocab_size() == 28996
+    arrays = np.load(goldens / "end_to_end.npz")
+    for number, prompt in enumerate(json.loads((goldens / "end_to_end.json").read_text())["prompts"]):
+        result = tokenize(tokenizer, [clean_prompt(prompt, compatible=True)], 97)
+        np.testing.assert_array_equal(result["token_ids"][0], arrays[f"prompt{number}/input_ids"])
+
+
+@pytest.mark.parametrize("compatible", [False, True])
+def test_segments_follow_the_definition_on_odd_texts(tokenizer, compatible):
+    texts = [
+        "no left effusion. pneumothoraxes. edema",
+        "edema.",
+        "edema. . no",
+        "edema. .",
+        ". edema",
+        ".",
+        ". .",
+        "",
+        "xyzzy no",
+        "left xyzzy. xyzzy. edema",
+        "pneumothorax " * 20,
+        "no. " * 20,
+    ]
+    for max_tokens in (3, 4, 7, 12, 40):
+        check_against_definition(tokenizer, texts, max_tokens, compatible)
+
+
+@pytest.mark.parametrize("compatible", [False, True])
+def test_segments_follow_the_definition_on_random_texts(tokenizer, compatible):
+    rng = np.random.default_rng(0)
+    choices = ["no", "left", "effusion", "pneumothorax", "pneumothoraxes", "edema", "xyzzy", ".", ". ."]
+    texts = [" ".join(rng.choice(choices, rng.integers(0, 25))) for _ in range(300)]
+    check_against_definition(tokenizer, texts, 24, compatible)
+
+
+def test_unknown_words_count_unless_the_release_is_asked_for(tokenizer):
+    text = ["no xyzzy effusion"]
+    assert tokenize(tokenizer, text, 10)["word_count"] == [4]
+    assert tokenize(tokenizer, text, 10, compatible=True)["word_count"] == [3]
+
+
+def test_a_decimal_point_ends_no_sentence(tokenizer):
+    result = tokenize(tokenizer, ["left 1.5 cm. no effusion", "left 1. 5 cm"], 16)
+    np.testing.assert_array_equal(result["sentence_count"], [3, 3])
+    np.testing.assert_array_equal(result["sentence_ids"][0], [0, 1, 1, 1, 1, 1, -1, 2, 2, 3, *[-1] * 6])
+    assert tokenize(tokenizer, ["left 1.5 cm. no effusion"], 16, compatible=True)["sentence_count"] == [4]
+
+
+def test_accents_and_capitals_meet_the_same_entries(tokenizer):
+    result = tokenize(tokenizer, ["LEFT Edéma", "left edema"], 8)
+    np.testing.assert_array_equal(result["token_ids"][0], result["token_ids"][1])
+
+
+def test_arrays_have_the_documented_types(tokenizer):
+    result = tokenize(tokenizer, ["no", "left effusion"], 9)
+    shapes = {name: (array.shape, array.dtype) for name, array in result.items()}
+    assert shapes == {
+        **{name: ((2, 9), np.int32) for name in ("token_ids", "word_ids", "sentence_ids")},
+        **{name: ((2,), np.int32) for name in ("word_count", "sentence_count")},
+    }
+    with pytest.raises(UserError, match="at least 3"):
+        tokenize(tokenizer, ["no"], 2)
+
+
+def test_a_learned_vocabulary_depends_on_the_texts_alone(tmp_path):
+    rng = np.random.default_rng(1)
+    words = ["".join(rng.choice(list("abcdefgh"), rng.integers(2, 9))) for _ in range(400)]
+    texts = [" ".join(rng.choice(words, 12)) for _ in range(300)]
+    first, second = learn_tokenizer(texts, 300), learn_tokenizer(texts[::-1], 300)
+    assert first.get_vocab() == second.get_vocab()
+    assert first.get_vocab_size() <= 300
+    assert [first.token_to_id(name) for name in SPECIAL_TOKENS] == [0, 1, 2, 3, 4]
+    save_tokenizer(first, tmp_path)
+    loaded = load_tokenizer(tmp_path)
+    for name, array in tokenize(first, texts, 40).items():
+        np.testing.assert_array_equal(array, tokenize(loaded, texts, 40)[name])
+    (tmp_path / "tokenizer.json").unlink()
+    from_list = tokenize(load_tokenizer(tmp_path), texts, 40)["token_ids"]
+    np.testing.assert_array_equal(from_list, tokenize(first, texts, 40)["token_ids"])
+    assert (tokenize(first, ["a. b"], 8)["sentence_count"] == 3).all()  # the period is always in the vocabulary
+
+
+def test_saved_tokenizer_gives_transformers_the_same_ids(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    texts = ["small left effusion. no pneumothorax", "edema"]
+    tokenizer = learn_tokenizer(texts * 5, 120)
+    save_tokenizer(tokenizer, tmp_path)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    ours = tokenize(tokenizer, texts, 20)["token_ids"]
+    for row, text in zip(ours, texts, strict=True):
+        assert theirs(text.upper())["input_ids"] == row[row > 0].tolist()
+
+
+def test_a_folder_without_a_usable_vocabulary_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"expected tokenizer.json or vocab.txt"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\nno\n")
+    with pytest.raises(UserError, match=r"lacks \[CLS\], \[SEP\]"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "vocab.txt").write_text("\n".join(reversed(VOCABULARY)))
+    with pytest.raises(UserError, match="must be 0"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{not json")
+    with pytest.raises(UserError, match="not a readable tokenizer"):
+        load_tokenizer(tmp_path)
+    with pytest.raises(UserError, match="no word"):
+        learn_tokenizer(["", " "])
