@@ -21,6 +21,7 @@ class Packing:
     valid: Bool[Array, "bins slots SLOT"]  # False: nothing lies here (source is then any existing unit)
     caption: Int[Array, "bins slots"]  # the caption in each slot; I for an empty slot
     first_slot: Int[Array, " I"]  # each caption's first slot in the flattened [bins * slots]
+    place: Int[Array, "I T"]  # each unit's index in the flattened [bins * U]; -1 from the caption's count on
     used: Int[Array, ""]  # the leading bins that hold anything
 
 
@@ -53,9 +54,14 @@ def pack(counts: Int[Array, " I"], length: int, slots: int) -> Packing:
     unit = part[:, None] * SLOT + jnp.arange(SLOT)  # [bins * slots, SLOT]
     valid = unit < jnp.append(counts, 0)[caption][:, None]
     source = jnp.where(valid, caption[:, None] * length + unit, 0)
-    shape = (bins, slots, SLOT)
+    place = first_slot[:, None] * SLOT + jnp.arange(length)
     return Packing(
-        source.reshape(shape), valid.reshape(shape), caption.reshape(shape[:2]), first_slot, (filled > 0).sum()
+        source=source.reshape(bins, slots, SLOT),
+        valid=valid.reshape(bins, slots, SLOT),
+        caption=caption.reshape(bins, slots),
+        first_slot=first_slot,
+        place=jnp.where(jnp.arange(length) < counts[:, None], place, -1),
+        used=(filled > 0).sum(),
     )
 
 
@@ -65,10 +71,9 @@ def packed(packing: Packing, units: Float[Array, "I T *D"]) -> Float[Array, "bin
     return flat[packing.source.reshape(packing.source.shape[0], -1)]
 
 
-def unpacked(packing: Packing, values: Float[Array, "bins U *D"], counts: Int[Array, " I"], length: int):
-    """The inverse of `packed`: values in the order of the captions, [I, T, *D], zero from `counts` on."""
-    units = jnp.arange(length)
-    valid = units < counts[:, None]  # [I, T]
-    places = jnp.where(valid, packing.first_slot[:, None] * SLOT + units, 0)
+def unpacked(packing: Packing, values: Float[Array, "bins U *D"]) -> Float[Array, "I T *D"]:
+    """The inverse of `packed`: values in the order of the captions, zero where a caption has no unit."""
     flat = values.reshape(-1, *values.shape[2:])
-    return jnp.where(valid.reshape(*valid.shape, *[1] * (flat.ndim - 1)), flat[places], 0)
+    taken = flat[packing.place]
+    there = packing.place >= 0
+    return jnp.where(there.reshape(*there.shape, *[1] * (taken.ndim - 2)), taken, 0)

@@ -44,10 +44,12 @@ def grouped_similarity(
     units: Float[Array, "G I T D"],
     counts: Int[Array, "G I"],
     settings: LocalSettings = PUBLISHED,
+    unit_norms: Float[Array, "G I T"] | None = None,
     devices: int | None = None,
 ) -> Float[Array, "G B I"]:
     """`local_similarity` of every contrast group.
 
+    `unit_norms` are the norms that the cosines use where they are not those of `units` (see low_rank.py).
     `devices` is how many devices share the batch (all by default): as many images are worked on at once, taken from
     equally spaced places of the batch, so that with a batch sharded by jit each device holds one of them.
     """
@@ -55,33 +57,39 @@ def grouped_similarity(
     devices = jax.device_count() if devices is None else devices
     at_once = math.gcd(groups, devices)
     tiling = Tiling(at_once, math.gcd(images, devices // at_once))
-    return _grouped_similarity(regions, units, jnp.maximum(counts, 1), settings, tiling)
+    if unit_norms is None:
+        unit_norms = norm(units.astype(jnp.promote_types(units.dtype, jnp.float32)))
+    return _grouped_similarity(regions, units, unit_norms, jnp.maximum(counts, 1), settings, tiling)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _grouped_similarity(regions, units, counts, settings: LocalSettings, tiling: Tiling):
-    def forward(regions, units, counts):
-        return _forward(regions, _Captions.make(units, counts), settings)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _grouped_similarity(regions, units, norms, counts, settings: LocalSettings, tiling: Tiling):
+    def forward(step):
+        regions, *captions = step
+        return _forward(regions, _Captions.make(*captions), settings)
 
-    split = _split(regions, tiling), _by_step(units, tiling), _by_step(counts, tiling)
-    similarity = jax.lax.map(lambda step: forward(*step), split)  # [G / g, g, p, B / p, I]
+    captions = (_by_step(array, tiling) for array in (units, norms, counts))
+    similarity = jax.lax.map(forward, (_split(regions, tiling), *captions))  # [G / g, g, p, B / p, I]
     return jnp.moveaxis(similarity, 0, 1).reshape(*regions.shape[:2], -1)
 
 
-def _similarity_forward(regions, units, counts, settings, tiling):
-    return _grouped_similarity(regions, units, counts, settings, tiling), (regions, units, counts)
+def _similarity_forward(regions, units, norms, counts, settings, tiling):
+    return _grouped_similarity(regions, units, norms, counts, settings, tiling), (regions, units, norms, counts)
 
 
 def _similarity_backward(settings, tiling, saved, d_similarity):
-    regions, units, counts = saved
+    def backward(step):
+        regions, d_similarity, *captions = step
+        return _backward(regions, _Captions.make(*captions), d_similarity, settings)
 
-    def backward(regions, units, counts, d_similarity):
-        return _backward(regions, units, _Captions.make(units, counts), d_similarity, settings)
-
-    split = _split(regions, tiling), _by_step(units, tiling), _by_step(counts, tiling), _split(d_similarity, tiling)
-    d_regions, d_units = jax.lax.map(lambda step: backward(*step), split)
-    d_regions = jnp.moveaxis(d_regions, 0, 1).reshape(regions.shape)
-    return d_regions, jnp.moveaxis(d_units, 0, 1).reshape(units.shape), None
+    regions, *captions = saved
+    step = _split(regions, tiling), _split(d_similarity, tiling), *(_by_step(array, tiling) for array in captions)
+    gradients = jax.lax.map(backward, step)
+    regions, units, norms = (
+        jnp.moveaxis(gradient, 0, 1).reshape(array.shape).astype(array.dtype)
+        for gradient, array in zip(gradients, saved, strict=False)
+    )
+    return regions, units, norms, None
 
 
 _grouped_similarity.defvjp(_similarity_forward, _similarity_backward)
@@ -104,16 +112,16 @@ class _Captions(NamedTuple):
     packing: Packing
     units: Float[Array, "g bins U D"]
     norms: Float[Array, "g bins U"]
-    counts: Int[Array, "g I"]
     used: Int[Array, ""]
 
     @classmethod
-    def make(cls, units: Float[Array, "g I T D"], counts: Int[Array, "g I"]) -> "_Captions":
+    def make(
+        cls, units: Float[Array, "g I T D"], norms: Float[Array, "g I T"], counts: Int[Array, "g I"]
+    ) -> "_Captions":
         slots = bin_slots(units.shape[2], TILE_UNITS)
         packing = jax.vmap(lambda counts: pack(counts, units.shape[2], slots))(counts)
-        in_bins = jax.vmap(packed)(packing, units)
-        norms = norm(in_bins.astype(jnp.promote_types(units.dtype, jnp.float32)))
-        return cls(packing, in_bins, norms, counts, packing.used.max())
+        in_bins = jax.vmap(packed)
+        return cls(packing, in_bins(packing, units), in_bins(packing, norms), packing.used.max())
 
     def tile(self, index: Int[Array, ""]) -> TileText:
         """The captions of one bin."""
@@ -160,8 +168,8 @@ def _forward(regions: Float[Array, "g p J N D"], captions: _Captions, settings: 
     return settings.contrast_temperature * jnp.moveaxis(similarity, 0, 2)
 
 
-def _backward(regions: Float[Array, "g p J N D"], units, captions: _Captions, d_similarity, settings: LocalSettings):
-    """Gradients of the regions [g, p, J, N, D] and units [g, I, T, D]."""
+def _backward(regions: Float[Array, "g p J N D"], captions: _Captions, d_similarity, settings: LocalSettings):
+    """Gradients of the regions [g, p, J, N, D], the units [g, I, T, D] and their norms [g, I, T]."""
     groups, images = regions.shape[:2]
     pooling = REGION_POOLINGS[settings.region_pooling]
     # An extra caption with gradient 0 stands for the empty slots.
@@ -193,11 +201,9 @@ def _backward(regions: Float[Array, "g p J N D"], units, captions: _Captions, d_
     d_text = tuple(
         jnp.zeros((groups, images, *a.shape[1:]), captions.norms.dtype) for a in (captions.units, captions.norms)
     )
-    (d_units, d_norms), d_regions = jax.lax.scan(one_image, d_text, jnp.arange(regions.shape[2]))
-    per_norm = d_norms.sum(axis=1) / jnp.where(captions.norms > 0, captions.norms, 1)
-    d_units = d_units.sum(axis=1) + per_norm[..., None] * captions.units
-    unpack = jax.vmap(functools.partial(unpacked, length=units.shape[2]))
-    return jnp.moveaxis(d_regions, 0, 2), unpack(captions.packing, d_units, captions.counts).astype(units.dtype)
+    d_text, d_regions = jax.lax.scan(one_image, d_text, jnp.arange(regions.shape[2]))
+    d_units, d_norms = (jax.vmap(unpacked)(captions.packing, total.sum(axis=1)) for total in d_text)
+    return jnp.moveaxis(d_regions, 0, 2), d_units, d_norms
 
 
 def _add_at(total: Float[Array, "g p bins ..."], part: Float[Array, "g p ..."], index: Int[Array, ""]) -> Array:

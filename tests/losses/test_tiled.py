@@ -7,6 +7,7 @@ import pytest
 
 from afloc_jax.losses import definition, tiled
 from afloc_jax.losses.contrast import contrast
+from afloc_jax.losses.low_rank import reduce_rank
 from afloc_jax.losses.settings import LocalSettings
 
 
@@ -41,3 +42,26 @@ def test_tiled_equals_the_definition(pooling, regions, units, width, counts):
         np.testing.assert_allclose(loss, expected, rtol=1e-12, atol=1e-12)
         for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
             np.testing.assert_allclose(gradient, expected_gradient, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("pooling", ["attention", "logsumexp"])
+def test_low_rank_features_give_the_same_loss_as_projected_ones(pooling):
+    settings = LocalSettings(region_pooling=pooling)
+    with jax.enable_x64(True):
+        features, units, counts = random_case(4, 6, 9, 5, [9, 1, 4, 7])
+        kernel = jnp.asarray(np.random.default_rng(1).standard_normal((5, 8)))
+        units = jnp.asarray(np.random.default_rng(2).standard_normal((4, 9, 8)))
+
+        def projected(features, kernel, units):
+            return sum(contrast(definition.local_similarity(features @ kernel, units, counts, settings)))
+
+        def reduced(features, kernel, units):
+            regions, units, norms = reduce_rank(features, kernel, units)
+            similarity = tiled.grouped_similarity(regions[None], units[None], counts[None], settings, norms[None])
+            return sum(contrast(similarity))
+
+        expected, expected_gradients = jax.value_and_grad(projected, (0, 1, 2))(features, kernel, units)
+        loss, gradients = jax.jit(jax.value_and_grad(reduced, (0, 1, 2)))(features, kernel, units)
+    np.testing.assert_allclose(loss, expected, rtol=1e-12)
+    for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(gradient, expected_gradient, atol=1e-10, rtol=0)
