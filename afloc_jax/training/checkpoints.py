@@ -1,0 +1,185 @@
+"""Checkpoints that are checked: Orbax writes them, a SHA-256 manifest seals them, a restore believes only the seal.
+
+Orbax restores flipped bits without a word and trusts any folder with a number for a name. So each committed step gets
+`manifest.json` (hashes of its files, its validation loss); a step without a manifest that fits is not restored from.
+Kept are the last sealed step and the best ones by validation loss.
+"""
+
+import hashlib
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+
+from afloc_jax.errors import UserError
+from afloc_jax.training.config import write_json
+
+MANIFEST = "manifest.json"
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file under `folder` but the manifest, by relative path."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != MANIFEST:
+            with path.open("rb") as file:
+                found[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def damage(folder: Path) -> str:
+    """Why the checkpoint in `folder` cannot be trusted; empty if every file is as it was when sealed."""
+    try:
+        expected = json.loads((folder / MANIFEST).read_text())["files"]
+    except FileNotFoundError:
+        return "was never completed"
+    except (ValueError, KeyError, TypeError, OSError):
+        return "has an unreadable manifest"
+    found = _hashes(folder)
+    for name in sorted({*expected, *found}):
+        if name not in found:
+            return f"lacks {name}"
+        if name not in expected:
+            return f"holds a file that does not belong there, {name}"
+        if found[name] != expected[name]:
+            return f"is damaged in {name}"
+    return ""
+
+
+def _tell(message: str) -> None:
+    if jax.process_index() == 0:
+        print(message, file=sys.stderr)
+
+
+class Checkpoints:
+    """The checkpoints of a run, in `folder`/<step>.
+
+    A save runs in the background; `poll` seals it when it is done. Call `close` at the end: it waits and seals.
+    """
+
+    def __init__(self, folder: Path, keep_best: int) -> None:
+        """Open `folder`, made if needed.
+
+        Args:
+            folder: the run's checkpoints.
+            keep_best: how many of the best by validation loss are kept beside the last one.
+        """
+        self.folder = folder.absolute()  # Orbax insists on absolute paths
+        self.keep_best = keep_best
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._unsealed: tuple[int, float | None] | None = None
+        self._manager: ocp.CheckpointManager | None = None
+
+    def _open(self) -> ocp.CheckpointManager:
+        if self._manager is None:
+            options = ocp.CheckpointManagerOptions(max_to_keep=None, cleanup_tmp_directories=True)
+            self._manager = ocp.CheckpointManager(self.folder, options=options)
+        return self._manager
+
+    def steps(self) -> list[int]:
+        """Steps that have a folder, sealed or not, in order."""
+        return sorted(int(path.name) for path in self.folder.iterdir() if path.is_dir() and path.name.isdigit())
+
+    def _loss(self, step: int) -> float | None:
+        try:
+            return json.loads((self.folder / str(step) / MANIFEST).read_text())["validation_loss"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def _by_loss(self) -> list[int]:
+        """Steps with a validation loss, the lowest first; of equals the earlier."""
+        losses = {step: self._loss(step) for step in self.steps()}
+        return sorted((step for step in losses if losses[step] is not None), key=lambda step: (losses[step], step))
+
+    def save(self, state: Any, step: int, progress: dict[str, Any], validation_loss: float | None) -> None:
+        """Start to save `state` and `progress` (JSON) as `step`; a step already there is left as it is."""
+        self.seal()
+        if step in self.steps():
+            return
+        items = ocp.args.Composite(state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress))
+        self._open().save(step, args=items)
+        self._unsealed = (step, validation_loss)
+        if jax.process_count() > 1:  # all processes must delete the same steps at the same moment
+            self.seal()
+
+    def poll(self) -> None:
+        """Seal the save in the background if it has finished meanwhile; costs nothing otherwise."""
+        if self._unsealed and self._manager and not self._manager.is_saving_in_progress():
+            self.seal()
+
+    def seal(self) -> None:
+        """Wait for the save in the background, write its manifest, delete what need not be kept."""
+        if self._unsealed is None:
+            return
+        step, loss = self._unsealed
+        manager = self._open()
+        manager.wait_until_finished()
+        self._unsealed = None
+        folder = self.folder / str(step)
+        if jax.process_index() == 0:
+            write_json(folder / MANIFEST, {"step": step, "validation_loss": loss, "files": _hashes(folder)})
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices(f"sealed {step}")
+        keep = {step, *self._by_loss()[: self.keep_best]}
+        for other in self.steps():
+            if other not in keep:
+                manager.delete(other)
+
+    def close(self) -> None:
+        """Finish what runs in the background."""
+        self.seal()
+        if self._manager is not None:
+            self._manager.close()
+            self._manager = None
+
+    def _discard(self, step: int) -> None:
+        if jax.process_index() == 0:
+            shutil.rmtree(self.folder / str(step))
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices(f"discarded {step}")
+
+    def _read(self, step: int, template: Any) -> tuple[Any, dict[str, Any]]:
+        items = ocp.args.Composite(state=ocp.args.StandardRestore(template), progress=ocp.args.JsonRestore())
+        restored = self._open().restore(step, args=items)
+        return restored["state"], restored["progress"]
+
+    def restore_last(self, template: Any) -> tuple[Any, dict[str, Any]] | None:
+        """State and progress of the newest intact step, None if there is none.
+
+        Steps that are not intact are reported and removed, so that the run can write them anew.
+
+        Args:
+            template: a state with the shapes, types and shardings to restore to.
+        """
+        for step in reversed(self.steps()):
+            reason = damage(self.folder / str(step))
+            if not reason:
+                return self._read(step, template)
+            _tell(f"checkpoint {self.folder / str(step)} {reason}: removed, going back to the one before")
+            self._discard(step)
+        return None
+
+    def restore_best(self, template: Any) -> tuple[Any, int]:
+        """State and step of the intact checkpoint with the lowest validation loss; the last one if none was validated.
+
+        Raises:
+            UserError: no checkpoint is intact.
+        """
+        best = self._by_loss()
+        for step in best + [step for step in reversed(self.steps()) if step not in best]:
+            reason = damage(self.folder / str(step))
+            if not reason:
+                return self._read(step, template)[0], step
+            _tell(f"checkpoint {self.folder / str(step)} {reason}: taking the next best")
+        raise UserError(f"{self.folder}: no intact checkpoint; delete the working directory and train again")
+
+
+def save_once(folder: Path, state: Any) -> None:
+    """Write a state by itself to `folder`, replacing an older one, and wait for it."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(folder.absolute(), state, force=True)

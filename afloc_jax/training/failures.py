@@ -1,0 +1,75 @@
+"""How a run ends other than well: one line for the user, and a stop that saves first."""
+
+import errno
+import signal
+from collections.abc import Iterator
+from types import FrameType
+
+from afloc_jax.errors import UserError
+
+_NO_SPACE = ("no space left on device", "disk quota exceeded")
+
+
+class NonFiniteError(UserError):
+    """The loss or a gradient became NaN or infinite; the state before that step is saved."""
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def is_no_space(error: BaseException) -> bool:
+    """Whether a full disk is behind `error`, also where a library wrapped the system's error in its own."""
+    for link in _chain(error):
+        if isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if any(phrase in str(link).lower() for phrase in _NO_SPACE):
+            return True
+    return False
+
+
+def explain(error: BaseException) -> str:
+    """One line: what went wrong and what to do."""
+    if isinstance(error, UserError):
+        return " ".join(str(error).split())
+    if is_no_space(error):
+        return "no space left on the disk of --workdir; free some and run the same command to go on from the last save"
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        return "out of memory; lower config.training.batch_size or use config.training.precision=bfloat16"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'} (--debug shows where)"
+
+
+class StopSignal:
+    """Turns the first SIGTERM or Ctrl-C into a request that the loop polls; a second Ctrl-C interrupts at once.
+
+    Use as a context manager; the former handlers come back afterwards. Outside the main thread it hears nothing.
+    """
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._former: dict[signal.Signals, signal.Handlers] = {}
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = signal.Signals(number)
+
+    def __enter__(self) -> "StopSignal":
+        try:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._former[number] = signal.signal(number, self._receive)
+        except ValueError:  # only the main thread may install handlers
+            pass
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+
+    @property
+    def exit_status(self) -> int:
+        """128 + signal number, as a shell reports a process that a signal ended."""
+        return 128 + (self.received or 0)

@@ -1,0 +1,54 @@
+"""Numbers of a run: `metrics.jsonl` (one object per line) and TensorBoard events."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from tensorboardX import SummaryWriter
+
+METRICS = "metrics.jsonl"
+
+
+def read_metrics(path: Path) -> list[dict]:
+    """The lines of a metrics file in order; a last line cut short by a kill is left out."""
+    lines = []
+    if path.exists():
+        for line in path.read_text().splitlines():
+            try:
+                lines.append(json.loads(line))
+            except ValueError:
+                continue
+    return lines
+
+
+class MetricsWriter:
+    """Appends to the files of a working directory; writes nothing where `active` is False (other processes)."""
+
+    def __init__(self, workdir: Path, restored_step: int, active: bool = True) -> None:
+        """Open the files; lines after `restored_step` are dropped, for those steps will run again."""
+        self.active = active
+        if not active:
+            return
+        path = workdir / METRICS
+        kept = [line for line in read_metrics(path) if line["step"] <= restored_step]
+        temporary = path.with_name(METRICS + ".partial")
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        os.replace(temporary, path)
+        self._file = path.open("a")
+        self._board = SummaryWriter(str(workdir), purge_step=restored_step + 1 if restored_step else None)
+
+    def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
+        """One line: step, split and the values; the same values as scalars `<split>/<name>` on TensorBoard."""
+        if not self.active:
+            return
+        self._file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._board.add_scalar(f"{split}/{name}", value, step)
+
+    def close(self) -> None:
+        """Write what is buffered and close the files."""
+        if self.active:
+            self._file.close()
+            self._board.close()

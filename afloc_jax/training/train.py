@@ -1,0 +1,261 @@
+"""Training from top to bottom: config, mesh, data, model, optimiser, restore, loop, evaluate, report."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from afloc_jax.errors import UsageError, UserError
+from afloc_jax.levels import TokenBatch
+from afloc_jax.models import build, trainable
+from afloc_jax.provenance import hash_of, provenance
+from afloc_jax.training import config as configs
+from afloc_jax.training.checkpoints import Checkpoints
+from afloc_jax.training.config import write_json
+from afloc_jax.training.failures import StopSignal, explain
+from afloc_jax.training.loop import Loop, Progress
+from afloc_jax.training.mesh import build_mesh, replicate
+from afloc_jax.training.metrics import MetricsWriter
+from afloc_jax.training.optimizer import build_direction, build_schedule, freeze
+from afloc_jax.training.step import TrainState, build_train_step, build_validation_step, new_state
+from afloc_jax.weights.folder import load_model, save_model
+from data_pipelines import tokens
+from data_pipelines.batches import config_tokenizer
+from data_pipelines.sources import open_source
+
+PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+FINISHED = "finished.json"
+
+
+def train(config: ConfigDict, workdir: Path, dry_run: bool = False) -> int:
+    """Train, keep the best weights as a model folder, evaluate, report. The same call again resumes.
+
+    Args:
+        config: a config with the keys of configs/afloc.py.
+        workdir: everything the run writes; interface as in the README.
+        dry_run: check the config and stop.
+
+    Returns:
+        Exit status: 0 finished, 128 + signal number when a signal stopped the run after saving.
+
+    Raises:
+        UsageError: a wrong config, or a workdir of another one. UserError: unusable data, a loss that is not finite,
+            or an evaluation that failed (the model is saved by then).
+    """
+    # --- Config
+    configs.validate(config, jax.device_count())
+    if dry_run:
+        _say(f"{config.name}: the config is valid")
+        return 0
+    configs.claim_workdir(config, workdir)
+    finished = _read_finished(workdir)
+    if finished is None:
+        status = _train_model(config, workdir)
+        if status:
+            return status
+        finished = _read_finished(workdir)
+    elif finished["evaluation"] == configs.resolve(config)["evaluation"]:
+        _say(f"{workdir}: already finished after {finished['steps']} steps; see {workdir}/report/index.html")
+        return 0
+
+    # --- Evaluate and report
+    if jax.process_index() == 0:
+        _evaluate_and_report(config, workdir)
+        write_json(workdir / FINISHED, {**finished, "evaluation": configs.resolve(config)["evaluation"]})
+        _say(f"{workdir}: finished after {finished['steps']} steps; see {workdir}/report/index.html")
+    return 0
+
+
+def _train_model(config: ConfigDict, workdir: Path) -> int:
+    """Train from the last checkpoint, or the start, to the end; leaves `model/` and finished.json."""
+    # --- Mesh
+    mesh = build_mesh()
+
+    # --- Data
+    source, validation = _open_sources(config)
+    tokenizer = _tokenizer(config, workdir, source)
+    steps_per_epoch, total_steps = _length(config, len(source))
+    run = provenance(
+        config_sha256=hash_of(configs.resolve(config)),
+        data_sha256=source.content_hash,
+        pairs=len(source),
+        validation_pairs=len(validation),
+    )
+    if jax.process_index() == 0:
+        write_json(workdir / "run.json", run)
+
+    # --- Model
+    config = _with_vocabulary(config, tokenizer)
+    model = build(config.model, dtype=PRECISIONS[config.training.precision])
+    variables = _initial_variables(config, source[0].image.shape[0])
+
+    # --- Optimiser
+    direction = freeze(build_direction(config.optimizer), trainable(variables["params"], config.model))
+    schedule = build_schedule(config.optimizer, steps_per_epoch, total_steps)
+    state = replicate(new_state(variables, direction), mesh)
+
+    # --- Restore
+    checkpoints = Checkpoints(workdir / "checkpoints", config.training.keep_best)
+    restored = checkpoints.restore_last(state)
+    progress = Progress()
+    if restored is not None:
+        state, progress = restored[0], Progress(**restored[1])
+        _say(f"{workdir}: going on from step {progress.step} of {total_steps}")
+
+    # --- Loop
+    writer = MetricsWriter(workdir, progress.step, active=jax.process_index() == 0)
+    loop = Loop(
+        config, workdir, source, validation, tokenizer, mesh, checkpoints, writer,
+        build_train_step(model, config, direction, schedule, mesh),
+        build_validation_step(model, config, mesh),
+        steps_per_epoch, total_steps,
+    )  # fmt: skip
+    with StopSignal() as stop:
+        try:
+            loop.run(state, progress, stop)
+        finally:
+            writer.close()
+            checkpoints.close()
+    if stop.received:
+        _say(f"{stop.received.name}: saved at step {loop.progress.step}; run the same command to go on")
+        return stop.exit_status
+
+    # --- Best weights
+    state, best_step = checkpoints.restore_best(loop.state)
+    checkpoints.close()
+    if jax.process_index() == 0:
+        _save_best(config, workdir, state, best_step, loop.progress, tokenizer, run)
+    return 0
+
+
+# Data
+
+
+def _open_sources(config: ConfigDict) -> tuple[Any, Any]:
+    data = config.data
+    opened = [
+        open_source(data.dataset, data.directory, split, raw=data.raw, builder=data.builder.to_dict())
+        for split in (data.train_split, data.validation_split)
+    ]
+    return opened[0], opened[1]
+
+
+def _tokenizer(config: ConfigDict, workdir: Path, source: Any) -> Any:
+    """The tokenizer of the workdir; on the first run the config's, init_from's, or one learned from the reports."""
+    folder = workdir / "tokenizer"
+    if (folder / "tokenizer.json").exists():
+        return tokens.load_tokenizer(folder)
+    if config.init_from and not config.model.text.tokenizer:
+        tokenizer = load_model(config.init_from)[2]
+    else:
+        tokenizer = config_tokenizer(source, config)
+    if jax.process_index() == 0:
+        tokens.save_tokenizer(tokenizer, folder)
+    return tokenizer
+
+
+def _length(config: ConfigDict, pairs: int) -> tuple[int, int]:
+    """Steps of an epoch and of the run."""
+    batch_size = config.training.batch_size
+    if pairs < batch_size:
+        raise UsageError(
+            f"config.training.batch_size = {batch_size}: split {config.data.train_split!r} of {config.data.dataset} "
+            f"has only {pairs} pairs; lower it"
+        )
+    steps_per_epoch = pairs // batch_size
+    return steps_per_epoch, config.training.steps or config.training.epochs * steps_per_epoch
+
+
+# Model
+
+
+def _with_vocabulary(config: ConfigDict, tokenizer: Any) -> ConfigDict:
+    """A copy of the config whose BERT has an embedding for every entry of the tokenizer."""
+    size = 1 + max(tokenizer.get_vocab().values())
+    config = config.copy_and_resolve_references()
+    bert = config.model.text.bert
+    if config.init_from and "vocab_size" not in bert:
+        size = max(size, load_model(config.init_from)[0].architecture.text.bert.get("vocab_size", size))
+    elif config.model.text.tokenizer and "vocab_size" in bert:
+        if bert.vocab_size < size:
+            raise UsageError(
+                f"config.model.text.bert.vocab_size = {bert.vocab_size}: must be at least {size}, the tokenizer's"
+            )
+        size = bert.vocab_size
+    with config.unlocked():
+        bert.vocab_size = size  # a learned vocabulary may come out smaller than the size that was asked for
+    return config
+
+
+def _initial_variables(config: ConfigDict, side: int) -> dict[str, Any]:
+    """Parameters and statistics before step 0: random from the seed, or those of the model folder `init_from`."""
+    if config.init_from:
+        variables = load_model(config.init_from)[1]
+    slots, count = np.zeros((1, 4), np.int32), np.ones(1, np.int32)  # parameters do not depend on the inputs' sizes
+    tokens_like = TokenBatch(slots, slots, slots, count, count)
+    model = build(config.model)
+    arguments = (jax.random.key(config.seed), np.zeros((1, side, side), np.uint8), tokens_like)
+    if not config.init_from:
+        return jax.jit(model.init)(*arguments)
+    wanted = jax.eval_shape(model.init, *arguments)
+    shapes = [
+        {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+        for tree in (wanted, variables)
+    ]
+    for name in sorted({*shapes[0], *shapes[1]}):
+        if shapes[0].get(name) != shapes[1].get(name):
+            raise UsageError(
+                f"config.init_from = {config.init_from}: {name} is {shapes[1].get(name)} there and "
+                f"{shapes[0].get(name)} in config.model; make config.model that of the folder's config.json"
+            )
+    return variables
+
+
+# The end of a run
+
+
+def _save_best(
+    config: ConfigDict, workdir: Path, state: TrainState, step: int, progress: Progress, tokenizer: Any, run: dict
+) -> None:
+    variables = jax.device_get({"params": state.params, "batch_stats": state.batch_stats})
+    plain = configs.resolve(config)
+    card = {
+        "data": {"data set": config.data.dataset, "training pairs": run["pairs"]},
+        "recipe": {"loss": plain["loss"], "optimizer": plain["optimizer"], "training": plain["training"]}
+        | {"best step": step, "steps": progress.step, "device": run["device"], "code": run["code"]},
+    }
+    save_model(workdir / "model", variables, config, tokenizer, card)
+    facts = {"steps": progress.step, "best_step": step, "best_validation_loss": progress.best_loss}
+    facts |= {"final_validation_loss": progress.last_loss, "stopped_early": progress.stopped_early}
+    write_json(workdir / FINISHED, {**facts, "training_seconds": progress.seconds, "evaluation": None})
+
+
+def _read_finished(workdir: Path) -> dict[str, Any] | None:
+    path = workdir / FINISHED
+    return json.loads(path.read_text()) if path.exists() and (workdir / "model").is_dir() else None
+
+
+def _evaluate_and_report(config: ConfigDict, workdir: Path) -> None:
+    """Scores of the saved model, then the page."""
+    # Training must not fail to start for want of what only the evaluation needs.
+    from afloc_jax.evaluation.report import write_report
+    from afloc_jax.evaluation.run import evaluate_datasets
+
+    try:
+        evaluate_datasets(config, workdir)
+        write_report(workdir)
+    except Exception as error:
+        raise UserError(
+            f"the trained model is safe in {workdir}/model, but its evaluation failed: {explain(error)}; "
+            "mend that and run the same command again, only the evaluation is left"
+        ) from error
+
+
+def _say(message: str) -> None:
+    if jax.process_index() == 0:
+        print(message, file=sys.stderr)

@@ -1,0 +1,25 @@
+"""The config of an earlier run, read from its config.json. Run:
+
+    python launch.py --config=configs/resolved.py:runs/demo/config.json --workdir=runs/again
+"""
+
+import json
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+
+def get_config(path: str = "") -> ConfigDict:
+    """Config with the values of the JSON file at `path`; dicts inside lists become ConfigDicts too."""
+    if not path:
+        raise ValueError("configs/resolved.py needs a file: --config=configs/resolved.py:runs/demo/config.json")
+
+    def convert(value):
+        if isinstance(value, dict):
+            section = ConfigDict()
+            for key, item in value.items():
+                section[key] = convert(item)
+            return section
+        return tuple(convert(item) for item in value) if isinstance(value, list) else value
+
+    return convert(json.loads(Path(path).read_text()))

@@ -1,0 +1,23 @@
+"""Which levels matter: the seven non-empty choices of report, sentence and word level (the paper's ablation). Run:
+
+    python launch.py --config=configs/afloc.py --sweep=configs/sweeps/levels.py --workdir=runs/levels [--dry_run]
+"""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+from ml_collections import ConfigDict
+
+LEVELS = ("report", "sentence", "word")
+
+
+def sweep(config: ConfigDict) -> Iterator[dict[str, Any]]:
+    """Overrides of one run each, by dotted key; `name` is the folder of the run. All levels come first.
+
+    A level that is on keeps its weight in `config`; where that is 0 it gets 1.
+    """
+    for count in range(len(LEVELS), 0, -1):
+        for chosen in itertools.combinations(LEVELS, count):
+            weights = {level: (config.loss.weights[level] or 1.0) if level in chosen else 0.0 for level in LEVELS}
+            yield {"name": "+".join(chosen), **{f"loss.weights.{level}": weights[level] for level in LEVELS}}
