@@ -65,7 +65,7 @@ def read_mask(path: str | Path) -> NDArray[np.bool_]:
     if picture.mode in ("RGBA", "LA", "PA"):
         picture = picture.convert("RGB" if picture.mode == "RGBA" else "L")
     array = np.asarray(picture)
-    return array.any(axis=-1) if array.ndim == 3 else array > 0
+    return np.asarray(array.any(axis=-1) if array.ndim == 3 else array > 0, np.bool_)
 
 
 def encode_png(image: NDArray) -> bytes:
@@ -180,7 +180,7 @@ class Geometry:
     def map_to_original(self, heatmap: NDArray) -> NDArray[np.float32]:
         """Heat map [side, side] -> [height, width] float32: padding cut off, bilinear, half-pixel centres."""
         part = np.ascontiguousarray(self.inner(np.asarray(heatmap)), np.float32)
-        return cv2.resize(part, (self.width, self.height), interpolation=cv2.INTER_LINEAR)
+        return np.asarray(cv2.resize(part, (self.width, self.height), interpolation=cv2.INTER_LINEAR), np.float32)
 
     @property
     def _affine(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
