@@ -30,6 +30,7 @@ from data_pipelines.images import Geometry
 
 _REPORT = "build_report.json"
 _INPUTS = "inputs.json"
+_LOCK = ".prepare.lock"  # stays in the directory, empty
 _HASH_LENGTH = 10
 _NOT_CONTENT = ("workers",)  # builder arguments that change the speed, not the records
 
@@ -172,6 +173,10 @@ def _prepared(
 ) -> tuple[Path, bool]:
     """The complete folder for these inputs and whether it was built just now."""
     builder_class = _builder_class(name)
+    known = _accepted(builder_class) - {"raw", "workers"}
+    for argument in arguments:
+        if argument not in known:
+            raise UsageError(f"{name} has no argument {argument!r}; it has {', '.join(sorted(known))}")
     if _needs_raw(name) and not Path(raw or "-").is_dir():
         raise UserError(f"no folder {str(raw)!r} with the raw files of {name}; give it as data.raw or --raw")
     inputs = {"builder": name, "version": str(builder_class.VERSION), "arguments": arguments}
@@ -181,7 +186,7 @@ def _prepared(
         return folder, False
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with _lock(directory / f".{folder.name}.lock"):
+        with _lock(directory / _LOCK):
             if folder.is_dir():  # another process built it while this one waited
                 return folder, False
             building = directory / f".{folder.name}.building"
@@ -205,8 +210,8 @@ def _build(builder_class: type, raw: str | Path, folder: Path, arguments: dict[s
         extra["workers"] = workers
     config = tfds.download.DownloadConfig(try_download_gcs=False, compute_stats=tfds.download.ComputeStatsMode.SKIP)
     with _quiet():
-        builder = builder_class(data_dir=folder, **{**arguments, **extra})
         try:
+            builder = builder_class(data_dir=folder, **{**arguments, **extra})
             builder.download_and_prepare(file_format="array_record", download_config=config)
         except Exception as error:
             cause = _user_error(error)
@@ -215,7 +220,8 @@ def _build(builder_class: type, raw: str | Path, folder: Path, arguments: dict[s
             if isinstance(error, OSError):
                 raise
             # TFDS puts the whole example, report text included, into its own errors: pass on the kind alone.
-            raise UserError(f"building {builder.name} failed ({type(error).__name__}); nothing was kept") from None
+            what = f"{Path(folder).name.split('-')[0].lstrip('.')} with {arguments}"
+            raise UserError(f"building {what} failed ({type(error).__name__}); nothing was kept") from None
     shutil.rmtree(folder / "downloads", ignore_errors=True)
     counts = {split: info.num_examples for split, info in builder.info.splits.items()}
     report = getattr(builder, "report", None)
