@@ -5,11 +5,12 @@ Heavy modules are imported by the command that needs them, so that --help answer
 """
 
 import argparse
+import json
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import afloc_jax
 from afloc_jax.errors import UserError
@@ -130,6 +131,7 @@ def _add_evaluate(commands) -> None:
     command.add_argument("--data", type=Path, required=True, metavar="DIR", help="where prepared records are")
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write")
     command.add_argument("--raw", default="", metavar="DIR", help="raw files, to prepare records that are absent")
+    _add_builder(command)
     command.add_argument("--split", default="test", help="which part is scored (default: %(default)s)")
     command.add_argument(
         "--prior-split",
@@ -173,6 +175,7 @@ def _add_prepare(commands) -> None:
     command.add_argument("name", metavar="NAME", help="a builder: phantom, pairs, masks, ...")
     command.add_argument("--raw", default="", metavar="DIR", help="raw files (phantom needs none)")
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="where records go")
+    _add_builder(command)
     command.add_argument("--workers", type=_count, default=0, metavar="N", help="processes that decode images")
 
 
@@ -192,6 +195,17 @@ def _add_model_and_images(command: argparse.ArgumentParser) -> None:
     command.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="PNG, JPEG or DICOM, 8 or 16 bit")
 
 
+def _add_builder(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--builder",
+        action="append",
+        type=_setting,
+        default=[],
+        metavar="KEY=VALUE",
+        help="argument of the builder, such as test=300; repeatable; other arguments are other records",
+    )
+
+
 def _add_protocol(command: argparse.ArgumentParser) -> None:
     command.add_argument("--protocol", default="afloc", help="how maps are scored (default: %(default)s)")
 
@@ -207,6 +221,16 @@ def _threshold(text: str) -> float:
     if not -1 < value < 1:
         raise argparse.ArgumentTypeError(f"{text} must lie between -1 and 1")
     return value
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} must be KEY=VALUE")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value  # a plain word is text
 
 
 def _count(text: str) -> int:
@@ -250,6 +274,7 @@ def _run_evaluate(given: argparse.Namespace) -> int:
             "name": given.dataset,
             "directory": str(given.data),
             "raw": given.raw,
+            "builder": dict(given.builder),
             "split": given.split,
             "prior_split": given.prior_split,
             "protocol": given.protocol,
@@ -272,8 +297,11 @@ def _run_score(given: argparse.Namespace) -> int:
 def _run_prepare(given: argparse.Namespace) -> int:
     from data_pipelines.sources import prepare
 
-    prepare(given.name, given.out, raw=given.raw, workers=given.workers)
-    print(f"records of {given.name} are in {given.out}")
+    report = prepare(given.name, given.raw, given.out, builder=dict(given.builder), workers=given.workers)
+    counts = ", ".join(f"{split} {count}" for split, count in report.get("records", {}).items())
+    print(f"{'built' if report['built'] else 'found'} {report['folder']}: {counts}")
+    if report.get("rejected"):
+        print(f"{len(report['rejected'])} images rejected, named in build_report.json there")
     return 0
 
 

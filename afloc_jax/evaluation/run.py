@@ -88,6 +88,7 @@ def evaluate(
     summary["provenance"] = provenance(
         weights_sha256=model.weights_sha256,
         data_sha256=data_hash,
+        records=getattr(source, "content_hash", ""),
         config_sha256=hash_of(model.config.architecture.to_dict()),
     )
     _write_examples(Path(out), model, source, rows, scores, compatible)
@@ -186,18 +187,24 @@ def _batches(items: Sequence[int], size: int) -> Iterator[list[int]]:
 
 def _prior(truths: Sequence[Truth], prior_source: Sequence[Any] | None) -> tuple[Iterable[np.ndarray], str]:
     """Maps of the location prior, and in words what it was made from."""
-    masks: dict[str, list[np.ndarray]] = {}
-    shape = truths[0].mask.shape
+    places: dict[str, list[tuple[int, int]]] = {}
     for row in range(len(prior_source) if prior_source is not None else 0):
-        for finding in prior_source[row].findings:  # type: ignore[index]
-            masks.setdefault(finding.label, []).append(np.asarray(finding.mask) > 0)
-    if not masks:
+        for k, finding in enumerate(prior_source[row].findings):  # type: ignore[index]
+            places.setdefault(finding.label, []).append((row, k))
+    if not places:
         return leave_one_out_prior(truths), "mean mask of the category in the other evaluation images"
-    count = sum(len(group) for group in masks.values())
-    wrong = next((mask.shape for mask in itertools.chain.from_iterable(masks.values()) if mask.shape != shape), None)
-    if wrong:
-        raise UserError(f"training masks are {wrong}, evaluation masks {shape}; prepare both with one image_size")
-    return prior_heatmaps(location_prior(masks), truths), f"mean mask of the category in {count} training masks"
+    shape = truths[0].mask.shape
+
+    def masks(category: str) -> Iterator[np.ndarray]:  # decoded one at a time: training sets are large
+        for row, k in places[category]:
+            mask = np.asarray(prior_source[row].findings[k].mask)  # type: ignore[index]
+            if mask.shape != shape:
+                raise UserError(f"training masks are {mask.shape}, evaluation masks {shape}; prepare both at one size")
+            yield mask
+
+    priors = location_prior({category: masks(category) for category in places})
+    count = sum(len(group) for group in places.values())
+    return prior_heatmaps(priors, truths), f"mean mask of the category in {count:,} training masks"
 
 
 # Examples for the report

@@ -280,7 +280,8 @@ def initial_variables(architecture: ConfigDict, seed: int) -> dict[str, Any]:
     """Random variables of an architecture, the same for the same seed."""
     slots, count = np.zeros((1, 4), np.int32), np.ones(1, np.int32)  # parameters do not depend on the inputs' sizes
     tokens = TokenBatch(slots, slots, slots, count, count)
-    return build(architecture).init(jax.random.key(seed), np.zeros((1, 32, 32), np.uint8), tokens)
+    # Compiled: the forward pass that linen traces to find the shapes is dropped, only random numbers are drawn.
+    return jax.jit(build(architecture).init)(jax.random.key(seed), np.zeros((1, 32, 32), np.uint8), tokens)
 
 
 def to_square(image: ImageInput, size: int) -> tuple[np.ndarray, Geometry]:

@@ -1,0 +1,333 @@
+"""Loading, localising and classifying, against the published release and plain NumPy, SciPy and PyTorch."""
+
+import json
+import shutil
+import sys
+
+import jax
+import numpy as np
+import pytest
+import scipy.ndimage
+import scipy.special
+import torch
+from PIL import Image
+
+import afloc_jax
+from afloc_jax.errors import UsageError, UserError
+from afloc_jax.inference import model as model_module
+from afloc_jax.inference.class_prompts import class_prompts
+from afloc_jax.inference.model import Model
+from afloc_jax.weights import torch_names
+from afloc_jax.weights.folder import ModelFolderError, load_model, read_config, save_model, update_card, weights_hash
+from configs.afloc import get_config
+from data_pipelines.tokens import load_tokenizer, tokenize
+
+PROMPTS = ["small left pleural effusion", "right upper lobe nodule. no edema", "Pneumonia"]
+
+
+def reference_map(deep: np.ndarray, report: np.ndarray, side: int) -> np.ndarray:
+    """The published heat map, with SciPy and PyTorch."""
+    similarity = np.einsum("hwd,d->hw", deep.astype(np.float64), report.astype(np.float64))
+    smooth = scipy.ndimage.gaussian_filter(similarity, 1.5 * len(deep) / 19)
+    tensor = torch.from_numpy(smooth)[None, None]
+    return torch.nn.functional.interpolate(tensor, (side, side), mode="bilinear", align_corners=False)[0, 0].numpy()
+
+
+# The model folder
+
+
+def test_a_saved_folder_gives_back_the_same_variables_bit_for_bit(folder, model):
+    config, variables, tokenizer = load_model(folder)
+    expected = model_module.initial_variables(config.architecture, seed=3)
+    assert jax.tree.structure(variables) == jax.tree.structure(expected)
+    for ours, theirs in zip(jax.tree.leaves(variables), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert tokenizer.get_vocab() == model.tokenizer.get_vocab()
+
+
+def test_the_weights_file_holds_float32_tensors_that_torch_reads(folder):
+    from safetensors.torch import load_file
+
+    tensors = load_file(folder / "model.safetensors")
+    config, variables, _ = load_model(folder)
+    expected = torch_names.to_torch(variables, config.architecture)
+    assert set(tensors) == set(expected)
+    for name, tensor in tensors.items():
+        assert tensor.dtype == (torch.int64 if name.endswith("num_batches_tracked") else torch.float32)
+        np.testing.assert_array_equal(tensor.numpy(), expected[name])
+
+
+def test_transformers_finds_the_tokenizer_of_a_model_folder(folder, model):
+    from transformers import AutoTokenizer
+
+    theirs = AutoTokenizer.from_pretrained(folder)("Small LEFT pleural effusion")["input_ids"]
+    ours = tokenize(model.tokenizer, ["small left pleural effusion"], 24)["token_ids"][0]
+    assert theirs == ours[: len(theirs)].tolist()
+
+
+def test_no_path_of_the_training_machine_is_stored(folder):
+    config = get_config()
+    config.model.text.tokenizer = "/somewhere/private"
+    assert "private" not in json.dumps(model_module.model_folder._stored_config(config, {}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda f: shutil.rmtree(f), "no such model folder"),
+        (lambda f: (f / "config.json").unlink(), "config.json is missing"),
+        (lambda f: (f / "config.json").write_text("{"), "not readable as JSON"),
+        (lambda f: (f / "config.json").write_text('{"format_version": 99}'), "format_version 99"),
+        (lambda f: (f / "config.json").write_text("[]"), "has no format_version"),
+        (lambda f: (f / "model.safetensors").unlink(), "model.safetensors is missing"),
+        (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-9]), "safetensors"),
+        (lambda f: (f / "model.safetensors").write_bytes(b""), "safetensors"),
+    ],
+)
+def test_a_damaged_folder_is_named_in_one_line(folder, tmp_path, damage, words):
+    copy = tmp_path / "model"
+    shutil.copytree(folder, copy)
+    damage(copy)
+    with pytest.raises(ModelFolderError, match=words) as caught:
+        load_model(copy)
+    assert str(copy) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_of_another_architecture_are_refused_with_names_and_shapes(folder, tmp_path):
+    copy = tmp_path / "model"
+    shutil.copytree(folder, copy)
+    config = json.loads((copy / "config.json").read_text())
+    config["architecture"]["text"]["bert"]["intermediate_size"] = 48
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelFolderError, match=r"intermediate\.dense\.weight \[64, 32\] instead of \[48, 32\]"):
+        load_model(copy)
+
+
+def test_a_save_that_fails_leaves_the_old_folder_and_nothing_else(folder, tmp_path, monkeypatch):
+    target = tmp_path / "model"
+    shutil.copytree(folder, target)
+    config, variables, tokenizer = load_model(target)
+    run = get_config()
+    run.model = config.architecture
+    before = weights_hash(target)
+
+    def no_space(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("afloc_jax.weights.folder.save_tokenizer", no_space)
+    with pytest.raises(OSError, match="No space"):
+        save_model(target, variables, run, tokenizer, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert weights_hash(target) == before
+    monkeypatch.undo()
+    (tmp_path / ".model.writing-left").mkdir()  # of a run that was killed
+    save_model(target, jax.tree.map(lambda x: x * 2, variables), run, tokenizer, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert weights_hash(target) != before
+
+
+def test_results_enter_the_model_card_with_their_intervals(folder, tmp_path):
+    copy = tmp_path / "model"
+    shutil.copytree(folder, copy)
+    assert "Not evaluated yet" in (copy / "README.md").read_text()
+    overall = {"mean": 0.8125, "lower": 0.75, "upper": 0.875}
+    update_card(copy, {"results": {"phantom": {"n": 32, "metrics": {"pointing": {"overall": overall}}}}})
+    card = (copy / "README.md").read_text()
+    assert "| phantom | 32 | 0.812 [0.750, 0.875] |" in card
+    assert "four sentences" in card
+    assert read_config(copy)["card"]["data"] == "four sentences"
+    load_model(copy)
+
+
+def test_loading_and_localising_needs_neither_torch_nor_tensorflow(folder):
+    import subprocess
+
+    code = (
+        "import sys, numpy, afloc_jax; m = afloc_jax.load(sys.argv[1]);"
+        "m.localize([numpy.zeros((50, 60), numpy.uint8)], ['small effusion']);"
+        "print([n for n in ('torch', 'tensorflow', 'tensorflow_datasets') if n in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+# Heat maps
+
+
+def test_localisation_equals_the_formula_in_scipy_and_torch(model, pictures):
+    found = model.localize(pictures, PROMPTS)
+    images, texts = model.embed_images(pictures), model.embed_texts(PROMPTS)
+    assert [len(row) for row in found] == [3] * 5
+    for i, row in enumerate(found):
+        for k, result in enumerate(row):
+            expected = reference_map(images.deep[i], texts.report[k], 224)
+            np.testing.assert_allclose(result.square, expected, atol=2e-5 * np.abs(expected).max())
+            cosine = scipy.spatial.distance.cosine(images.whole[i], texts.report[k])
+            assert result.similarity == pytest.approx(1 - cosine, abs=1e-5)
+            assert result.heatmap.shape == pictures[i].shape
+            assert result.heatmap.dtype == np.float32
+            assert np.isfinite(result.heatmap).all()
+    assert [result.prompt for result in found[0]] == [
+        "small left pleural effusion",
+        "right upper lobe nodule. no edema",
+        "pneumonia",
+    ]
+
+
+def test_boxes_enclose_what_exceeds_the_threshold_in_original_pixels(model, pictures):
+    result = model.localize(pictures[:1], PROMPTS[:1], threshold=0.2)[0][0]
+    low, high = result.heatmap.min(), result.heatmap.max()
+    hot = (result.heatmap - low) / (high - low) * 2 - 1 > 0.2
+    covered = np.zeros_like(hot)
+    for x, y, width, height in result.boxes:
+        assert x >= 0 and y >= 0 and x + width <= 131 and y + height <= 97
+        part = hot[y : y + height, x : x + width]
+        assert part.any(axis=0)[[0, -1]].all() and part.any(axis=1)[[0, -1]].all()  # tight
+        covered[y : y + height, x : x + width] = True
+    assert covered[hot].all()
+    assert len(result.boxes) == scipy.ndimage.label(hot)[1]
+
+
+def test_a_map_at_original_size_points_where_the_square_does(model):
+    picture = np.zeros((400, 100), np.uint8)  # tall: a quarter of the square is image
+    picture[300:340, 20:60] = 255
+    result = model.localize([picture], PROMPTS[:1])[0][0]
+    inner = result.square[:, 84:140]
+    np.testing.assert_allclose(result.heatmap[::40, ::20].mean(), inner[::22, ::11].mean(), rtol=0.05)
+    expected = torch.nn.functional.interpolate(
+        torch.from_numpy(inner.copy())[None, None], (400, 100), mode="bilinear", align_corners=False
+    )[0, 0].numpy()
+    np.testing.assert_allclose(result.heatmap, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_an_image_gives_the_same_map_alone_and_in_company(model, pictures):
+    squares = np.stack([model_module.to_square(picture, 224)[0] for picture in pictures])
+    rows, prompts = np.array([4, 0, 2, 0, 4, 1]), [PROMPTS[k] for k in (0, 1, 0, 0, 2, 2)]
+    together = model.heatmaps_of_pairs(squares, rows, prompts)
+    alone = [model.heatmaps_of_squares(squares[[row]], [prompt])[0] for row, prompt in zip(rows, prompts, strict=True)]
+    np.testing.assert_allclose(together, alone, atol=1e-5 * np.abs(together).max())
+
+
+def test_many_batch_sizes_compile_few_shapes(folder, pictures):
+    model = afloc_jax.load(folder, batch_size=4)
+    for count in (1, 2, 3, 4, 5):
+        assert model.embed_images(pictures[:count]).whole.shape == (count, 32)
+    assert model._encode_image._cache_size() == 3  # 1, 2, 4
+
+
+def test_files_and_arrays_of_the_same_pixels_agree(model, pictures, tmp_path):
+    Image.fromarray(pictures[0]).save(tmp_path / "a.png")
+    from_file = model.localize([tmp_path / "a.png"], PROMPTS[:1])[0][0]
+    from_array = model.localize([pictures[0]], PROMPTS[:1])[0][0]
+    np.testing.assert_array_equal(from_file.heatmap, from_array.heatmap)
+
+
+def test_the_untrained_model_depends_on_the_seed_of_the_run_alone(model, pictures):
+    first = model.untrained().heatmaps_of_squares(np.zeros((1, 64, 64), np.uint8), PROMPTS[:1])
+    second = model.untrained().heatmaps_of_squares(np.zeros((1, 64, 64), np.uint8), PROMPTS[:1])
+    np.testing.assert_array_equal(first, second)
+    assert first.shape == (1, 64, 64)
+
+
+def test_damaged_weights_are_told_instead_of_giving_maps_of_nan(folder, pictures):
+    config, variables, tokenizer = load_model(folder)
+    broken = Model(config, jax.tree.map(lambda x: x * np.nan, variables), tokenizer)
+    with pytest.raises(UserError, match="NaN"):
+        broken.localize(pictures[:1], PROMPTS[:1])
+
+
+@pytest.mark.parametrize(
+    ("images", "prompts", "threshold", "words"),
+    [
+        ([], ["effusion"], 0.3, "no images"),
+        ("a.png", ["effusion"], 0.3, "must be a list"),
+        ([np.zeros((20, 20), np.uint8)], [], 0.3, "no prompts"),
+        ([np.zeros((20, 20), np.uint8)], "effusion", 0.3, "must be a list"),
+        ([np.zeros((20, 20), np.uint8)], ["effusion"], 1.0, "between -1 and 1"),
+        ([np.zeros((20, 20, 3), np.uint8)], ["effusion"], 0.3, r"\[20, 20, 3\]"),
+        ([np.zeros((20, 20))], ["effusion"], 0.3, "float64"),
+    ],
+)
+def test_a_wrong_call_says_what_to_give_instead(model, images, prompts, threshold, words):
+    with pytest.raises(UsageError, match=words):
+        model.localize(images, prompts, threshold)
+
+
+def test_an_empty_prompt_is_refused(model, pictures):
+    with pytest.raises(UserError, match="empty"):
+        model.localize(pictures[:1], [" . "])
+
+
+# Classification
+
+
+def test_probabilities_are_the_softmax_of_positive_against_negative(model, pictures):
+    prompts = {"edema": ["mild edema", "severe edema"], "nodule": {"positive": ["a nodule"], "negative": ["clear"]}}
+    found = model.classify(pictures, ["edema", "nodule", "pneumonia"], prompts)
+    whole = model.embed_images(pictures).whole.astype(np.float64)
+    texts = ["mild edema", "severe edema", "no edema. ", "a nodule", "clear"]
+    texts += ["Findings suggesting pneumonia.", "no pneumonia. "]
+    report = model.embed_texts(texts).report.astype(np.float64)
+    pairs = [(report[:2].mean(0), report[2]), (report[3], report[4]), (report[5], report[6])]
+    expected = np.stack([scipy.special.softmax(whole @ np.stack(pair).T, axis=1)[:, 0] for pair in pairs], axis=1)
+    assert found.shape == (5, 3)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_word_lists_give_every_combination_as_a_phrase():
+    positive, negative = class_prompts("effusion", {"severity": ["small", "large"], "location": ["left", "right"]})
+    assert positive == ["small left", "small right", "large left", "large right"]
+    assert negative == ["no effusion. "]
+    assert class_prompts("No Finding") == (["no finding"], ["finding"])
+    assert class_prompts("edema") == (["Findings suggesting edema."], ["no edema. "])
+
+
+@pytest.mark.parametrize("given", [[], [""], "", {"positive": []}, {"colour": ["red"]}, 3, {}])
+def test_unusable_class_prompts_are_refused(given):
+    with pytest.raises(UsageError, match="edema"):
+        class_prompts("edema", given)
+
+
+# The published release
+
+
+def test_end_to_end_numbers_equal_the_published_release(goldens, shared_data):
+    """Image file and prompt in, heat map and probability out: ResNet-50 and BERT-base, filled by name."""
+    sys.path.insert(0, str(goldens))
+    from fill import fill
+
+    description = json.loads((goldens / "end_to_end.json").read_text())
+    expected = np.load(goldens / "end_to_end.npz")
+    shapes = json.loads((goldens / "state_dict_shapes_full.json").read_text())
+    config = get_config()
+    config.model.text.bert.vocab_size = shapes["text_encoder.model.embeddings.word_embeddings.weight"][0]
+    state = {name: fill(description["fill_prefix"] + name, shape) for name, shape in shapes.items()}
+    stored = model_module.model_folder._stored_config(config, {})
+    tokenizer = load_tokenizer(shared_data / "vocab" / "bert-base-cased-vocab.txt")
+    stored = model_module.ConfigDict(stored)
+    model = Model(stored, torch_names.from_torch(state, stored.architecture), tokenizer)
+
+    images = [shared_data / "covid_lesions" / "images" / name for name in description["images"]]
+    prompts, stride = description["prompts"], description["heatmap_stride"]
+    read = model.read_prompts(prompts, compatible=True)
+    ids = tokenize(tokenizer, read, 97)["token_ids"]
+    for k in range(len(prompts)):
+        np.testing.assert_array_equal(ids[k], expected[f"prompt{k}/input_ids"])
+    for i, path in enumerate(images):
+        np.testing.assert_array_equal(model_module.to_square(path, 224)[0], expected[f"image{i}/pixels"])
+
+    found = model.localize(images, prompts, compatible=True)
+    for i, row in enumerate(found):
+        for k, result in enumerate(row):
+            theirs = expected[f"image{i}/heatmap{k}"]
+            ours = result.square[::stride, ::stride]
+            assert np.abs(ours - theirs).max() <= 1e-4 * np.abs(theirs).max()
+            assert np.corrcoef(ours.ravel(), theirs.ravel())[0, 1] >= 0.99999
+
+    contrast = {
+        "positive": [prompts[k] for k in description["positive_prompts"]],
+        "negative": [prompts[description["negative_prompt"]]],
+    }
+    probabilities = model.classify(images, ["finding"], {"finding": contrast}, compatible=True)[:, 0]
+    np.testing.assert_allclose(probabilities, expected["classification/prob_positive"], atol=1e-4)
