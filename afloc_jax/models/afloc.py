@@ -123,7 +123,7 @@ class AFLoc(nn.Module):
         return levels
 
 
-def build(model_config: Mapping[str, Any], dtype: DTypeLike = jnp.float32) -> AFLoc:
+def build(model_config: Mapping[str, Any] | ModelSettings, dtype: DTypeLike = jnp.float32) -> AFLoc:
     """The model that `config.model` describes, without parameters (`AFLoc.init` makes them).
 
     Args:
@@ -186,7 +186,7 @@ def unit_norm(x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
     return (x * lax.rsqrt(jnp.where(squared > 0, squared, 1.0))).astype(x.dtype)
 
 
-def trainable(params: PyTree, model_config: Mapping[str, Any]) -> PyTree:
+def trainable(params: PyTree, model_config: Mapping[str, Any] | ModelSettings) -> PyTree:
     """Which parameters a training step may change: True or False, in the tree of `params`.
 
     False for a frozen backbone or text encoder (their gradient is zero, but weight decay would still move them) and for

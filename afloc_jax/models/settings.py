@@ -88,12 +88,16 @@ class ModelSettings:
     text: TextSettings = dataclasses.field(default_factory=TextSettings)
 
 
-def parse(model_config: Mapping[str, Any]) -> ModelSettings:
+def parse(model_config: Mapping[str, Any] | ModelSettings) -> ModelSettings:
     """Settings from `config.model` (a ConfigDict or the same as nested dicts); missing keys take published values.
+
+    Settings that are already parsed come back as they are.
 
     Raises:
         UsageError: an unknown key, a value of the wrong type or out of range, or sizes that do not fit together.
     """
+    if isinstance(model_config, ModelSettings):
+        return model_config
     config = _plain(model_config)
     _known_keys("model", config, ("projection_dim", "normalize", "image", "text"))
     settings = ModelSettings(

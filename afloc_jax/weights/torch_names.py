@@ -98,7 +98,7 @@ class Entry:
         return array[:, :, 0, 0].T if self.layout == "pointwise" else array
 
 
-def table(model_config: Mapping[str, Any]) -> tuple[Entry, ...]:
+def table(model_config: Mapping[str, Any] | ModelSettings) -> tuple[Entry, ...]:
     """Every array of the model that `config.model` describes, one row each; no parameter is computed.
 
     Raises:
@@ -107,7 +107,7 @@ def table(model_config: Mapping[str, Any]) -> tuple[Entry, ...]:
     return _table(parse(model_config))
 
 
-def to_torch(variables: PyTree, model_config: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def to_torch(variables: PyTree, model_config: Mapping[str, Any] | ModelSettings) -> dict[str, np.ndarray]:
     """Variables as a state dict that the published PyTorch model loads.
 
     Args:
@@ -135,7 +135,7 @@ def to_torch(variables: PyTree, model_config: Mapping[str, Any]) -> dict[str, np
     return state
 
 
-def from_torch(state_dict: Mapping[str, np.ndarray], model_config: Mapping[str, Any]) -> dict[str, Any]:
+def from_torch(state_dict: Mapping[str, np.ndarray], model_config: Mapping[str, Any] | ModelSettings) -> dict[str, Any]:
     """Variables ({"params": ..., "batch_stats": ...}, NumPy arrays) from a state dict with the published names.
 
     float64 stays float64, every other type becomes float32. `num_batches_tracked`, `position_ids` and
@@ -162,8 +162,7 @@ def from_torch(state_dict: Mapping[str, np.ndarray], model_config: Mapping[str, 
 @functools.lru_cache(maxsize=32)
 def _table(settings: ModelSettings) -> tuple[Entry, ...]:
     side = settings.image.input_size
-    slots = jax.ShapeDtypeStruct((1, 3), jnp.int32)
-    count = jax.ShapeDtypeStruct((1,), jnp.int32)
+    slots, count = jnp.zeros((1, 3), jnp.int32), jnp.zeros(1, jnp.int32)
     variables = jax.eval_shape(
         AFLoc(settings).init,
         jax.random.key(0),

@@ -1,0 +1,182 @@
+"""The two towers: image preparation, options, precision, and what may be trained."""
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from afloc_jax.errors import UsageError
+from afloc_jax.models import build, trainable
+from afloc_jax.models.afloc import prepare_image, unit_norm
+
+
+def pixels(side=32, batch=2):
+    return np.random.default_rng(0).integers(0, 256, (batch, side, side), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("side, target", [(224, 299), (17, 40), (40, 17), (1, 4)])
+def test_resize_equals_pytorchs_bilinear_with_aligned_corners(side, target):
+    image = np.random.default_rng(0).uniform(-1, 1, (2, side, side))
+    expected = torch.nn.functional.interpolate(
+        torch.from_numpy(image)[:, None], (target, target), mode="bilinear", align_corners=True
+    )[:, 0]
+    with jax.enable_x64(True):
+        ours = prepare_image(jnp.asarray(image), target, jnp.float64)
+    np.testing.assert_allclose(ours, expected, atol=1e-12)
+
+
+def test_pixels_are_scaled_to_minus_one_and_one():
+    prepared = prepare_image(np.array([[[0, 255], [51, 204]]], np.uint8), 2)
+    np.testing.assert_allclose(prepared, [[[-1, 1], [-0.6, 0.6]]], atol=1e-6)
+
+
+def test_a_divisor_of_the_side_averages_blocks():
+    image = pixels(224)
+    expected = np.stack([cv2.resize(one.astype(np.float32), (112, 112), interpolation=cv2.INTER_AREA) for one in image])
+    np.testing.assert_allclose(prepare_image(image, 112), expected / 127.5 - 1, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "image, message",
+    [
+        (np.zeros((2, 3, 4), np.uint8), "one-channel squares"),
+        (np.zeros((3, 3), np.uint8), "one-channel squares"),
+        (np.zeros((2, 3, 3), np.int32), "int32"),
+    ],
+)
+def test_images_of_the_wrong_kind_are_refused(image, message):
+    with pytest.raises(UsageError, match=message):
+        prepare_image(image, 3)
+
+
+def test_both_sides_have_the_promised_shapes_in_every_precision(tiny_config, tokens):
+    for dtype in (jnp.float32, jnp.bfloat16):
+        model = build(tiny_config, dtype)
+        (image, text), variables = jax.eval_shape(model.init_with_output, jax.random.key(0), pixels(), tokens)
+        assert variables.keys() == {"params", "batch_stats"}
+        assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype(np.float32)}
+        assert (image.shallow.shape, image.shallow.dtype) == ((2, 8, 8, 8), dtype)
+        assert (image.deep.shape, image.deep.dtype) == ((2, 4, 4, 8), dtype)
+        assert (image.whole.shape, image.whole.dtype) == ((2, 8), np.float32)
+        assert text.words.shape == text.sentences.shape == (2, 9, 8)
+        assert (text.report.shape, text.report.dtype) == ((2, 8), np.float32)
+
+
+def test_bfloat16_towers_stay_near_float32(tiny_config, tokens):
+    model = build(tiny_config)
+    variables = model.init(jax.random.key(0), pixels(), tokens)
+    full = jax.tree.leaves(model.apply(variables, pixels(), tokens))
+    half = jax.tree.leaves(build(tiny_config, jnp.bfloat16).apply(variables, pixels(), tokens))
+    for one, other in zip(full, half, strict=True):
+        assert np.abs(np.asarray(one, np.float32) - np.asarray(other, np.float32)).max() <= 0.05 * np.abs(one).max()
+
+
+def test_each_tower_runs_alone(tiny_config, tokens):
+    model = build(tiny_config)
+    variables = model.init(jax.random.key(0), pixels(), tokens)
+    image, text = model.apply(variables, pixels(), tokens)
+    jax.tree.map(np.testing.assert_array_equal, model.apply(variables, pixels(), method="encode_image"), image)
+    jax.tree.map(np.testing.assert_array_equal, model.apply(variables, tokens, method="encode_text"), text)
+
+
+def test_normalised_embeddings_are_the_others_divided_by_their_length(tiny_config, tokens):
+    """Zero vectors (empty slots; regions that the rectifier silenced) stay zero."""
+    variables = build(tiny_config).init(jax.random.key(0), pixels(), tokens)
+    plain = build(tiny_config).apply(variables, pixels(), tokens)
+    tiny_config.normalize = True
+    image, text = unit = build(tiny_config).apply(variables, pixels(), tokens)
+    for one, other in zip(jax.tree.leaves(plain), jax.tree.leaves(unit), strict=True):
+        if one.ndim > 1:
+            length = np.linalg.norm(one, axis=-1, keepdims=True)
+            np.testing.assert_allclose(other, one / np.where(length > 0, length, 1), atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(image.whole, axis=-1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(text.word_count, tokens.word_count)
+
+
+def test_a_zero_vector_stays_zero_with_a_zero_gradient():
+    value, gradient = jax.value_and_grad(lambda x: unit_norm(x).sum())(jnp.zeros(3))
+    assert value == 0
+    assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("image, text", [(True, False), (False, True), (False, False)])
+def test_frozen_encoders_get_no_gradient_and_keep_their_statistics(tiny_config, tokens, image, text):
+    tiny_config.image.freeze, tiny_config.text.freeze = image, text
+    model = build(tiny_config)
+    variables = model.init(jax.random.key(0), pixels(), tokens)
+
+    def loss_fn(params):
+        levels, updated = model.apply(
+            variables | {"params": params},
+            pixels(),
+            tokens,
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": jax.random.key(1)},
+        )
+        return sum((leaf.astype(jnp.float32) ** 2).sum() for leaf in jax.tree.leaves(levels)), updated["batch_stats"]
+
+    gradient, statistics = jax.grad(loss_fn, has_aux=True)(variables["params"])
+    allowed = trainable(variables["params"], tiny_config)
+    moved = jax.tree.map(lambda leaf: bool(np.abs(leaf).max() > 0), gradient)
+    unused = {("text_encoder", "bert", "pooler", "kernel"), ("text_encoder", "bert", "pooler", "bias")}
+    for path, may in jax.tree_util.tree_leaves_with_path(allowed):
+        names = tuple(entry.key for entry in path)
+        frozen = (image and names[:2] == ("image_encoder", "backbone")) or (text and names[0] == "text_encoder")
+        assert may == (not frozen and names not in unused)
+    for may, did in zip(jax.tree.leaves(allowed), jax.tree.leaves(moved), strict=True):
+        assert may or not did
+    assert moved["image_encoder"]["project_deep"]["kernel"]
+    before, after = (jax.tree.leaves(tree) for tree in (variables["batch_stats"], statistics))
+    unchanged = all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+    assert unchanged == image
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"projection": 8}, "model.projection is not a setting: did you mean projection_dim"),
+        ({"projection_dim": 16}, "model.projection_dim is 16 but model.text.bert.hidden_size is 8"),
+        ({"projection_dim": 8.0}, "model.projection_dim is 8.0"),
+        ({"normalize": 1}, "model.normalize is 1: give True or False"),
+        ({"image.backbone": "resnet51"}, "model.image.backbone is 'resnet51': choose one of resnet18"),
+        ({"image.input_size": 0}, "model.image.input_size is 0"),
+        ({"image.options.width": (4,)}, "model.image.options.width is not a setting for resnet_small: did you mean"),
+        ({"image.options.widths": (4, 8)}, "model.image.options.widths is .4, 8.: blocks"),
+        ({"image.options.strides": (1, 0, 2)}, "model.image.options.strides"),
+        ({"image.options.deep_stage": 4}, "model.image.options.deep_stage is 4"),
+        ({"image.options.stem_kernel": 4}, "model.image.options.stem_kernel is 4: give an odd"),
+        ({"image.options.stem_pool": True, "image.options.stem_stride": 1}, "model.image.options.stem_stride is 1"),
+        ({"text.merge_layers": "max"}, "model.text.merge_layers is 'max': choose one of sum, mean"),
+        ({"text.last_layers": 4}, "model.text.last_layers is 4: the text encoder has 2 layers"),
+        ({"text.bert.num_hidden_layer": 4}, "model.text.bert.num_hidden_layer is not a setting: did you mean"),
+        ({"text.bert.num_attention_heads": 3}, "model.text.bert.hidden_size is 8"),
+        ({"text.bert.hidden_act": "swiglu"}, "model.text.bert.hidden_act is 'swiglu'"),
+        ({"text.bert.hidden_dropout_prob": 1.5}, "model.text.bert.hidden_dropout_prob is 1.5"),
+        ({"text.bert.position_embedding_type": "relative_key"}, "only 'absolute' is supported"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named(tiny_config, change, message):
+    config = tiny_config.to_dict()
+    for where, value in change.items():
+        *parents, key = where.split(".")
+        place = config
+        for parent in parents:
+            place = place[parent]
+        place[key] = value
+    with pytest.raises(UsageError, match=message):
+        build(config)
+
+
+def test_a_published_network_takes_no_structure(tiny_config):
+    tiny_config.image.backbone = "resnet50"
+    with pytest.raises(UsageError, match=r"model.image.options.\w+ is not a setting for resnet50"):
+        build(tiny_config)
+
+
+def test_missing_keys_take_the_published_values():
+    from configs.afloc import get_config
+
+    assert build({}).settings == build(get_config().model).settings
