@@ -20,6 +20,7 @@ from data_pipelines.tokens import learn_tokenizer, load_tokenizer, tokenize
 Batch = dict[str, NDArray]
 SENTENCE_MODES = ("subset", "impression", "all")
 LEARNED_VOCABULARY = 4096  # entries, where neither a tokenizer nor a vocabulary size is given
+_KEYS = ("image", "token_ids", "word_ids", "sentence_ids", "word_count", "sentence_count", "index")
 _READ_THREADS = 2  # batches made at the same time; reading and tokenizing leave the interpreter lock for long stretches
 _PREFETCH = 4  # finished batches that wait
 
@@ -126,7 +127,9 @@ class BatchSource:
             return
         _allow_worker_processes()
         per_worker = grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=2)
-        yield from batches.to_iter_dataset(options).mp_prefetch(per_worker)
+        for shared in batches.to_iter_dataset(options).mp_prefetch(per_worker):
+            # Out of the workers' shared memory, which is taken back, into plain arrays in the documented order.
+            yield {name: np.array(shared[name]) for name in _KEYS}
 
     def __iter__(self) -> Iterator[Batch]:
         return self.iterate(0)

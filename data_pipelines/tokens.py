@@ -9,6 +9,7 @@ case.
 import functools
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -54,20 +55,25 @@ def learn_tokenizer(texts: Iterable[str], vocabulary_size: int = 4096) -> Tokeni
     The same multiset of texts gives the same vocabulary, in whatever order the texts come. Raises UserError when the
     texts hold no word.
     """
-    ordered = sorted(texts)  # ties between equally frequent pairs must not depend on the order of the texts
-    if not any(text.strip() for text in ordered):
-        raise UserError("cannot learn a vocabulary: the training reports hold no word")
     tokenizer = _empty(models.WordPiece(vocab={"[UNK]": 0}, unk_token="[UNK]"))
+    counts: Counter[str] = Counter()
+    for text in texts:
+        normal = tokenizer.normalizer.normalize_str(text)
+        counts.update(word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normal))
+    if not counts:
+        raise UserError("cannot learn a vocabulary: the training reports hold no word")
+    alphabet, continuations = _characters(counts)
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocabulary_size,
-        special_tokens=list(SPECIAL_TOKENS),
+        # Equally frequent pairs are merged in the order of their ids, and the library would number the continuation
+        # characters in the order of a randomly seeded hash table: naming them here fixes the ids, and so the result.
+        special_tokens=[*SPECIAL_TOKENS, *continuations],
         continuing_subword_prefix=_CONTINUATION,
-        limit_alphabet=_LEARNING_ALPHABET,
-        initial_alphabet=["."],  # sentences are joined with it, also when no single text holds one
+        limit_alphabet=len(alphabet),
+        initial_alphabet=alphabet,
         show_progress=False,
     )
-    tokenizer.train_from_iterator(ordered, trainer)
-    # The library numbers entries in an order that follows its threads: sort for a reproducible file.
+    tokenizer.train_from_iterator((word for word in sorted(counts) for _ in range(counts[word])), trainer)
     learned = tokenizer.get_vocab(with_added_tokens=False)
     rest = sorted(set(learned) - set(SPECIAL_TOKENS), key=lambda piece: (piece.startswith(_CONTINUATION), piece))
     return _from_vocabulary([*SPECIAL_TOKENS, *rest])
@@ -114,6 +120,19 @@ def tokenize(
     if not compatible:
         _unmark_decimal_points(tokenizer, texts, period)
     return _segments(token_ids, period, pieces, compatible)
+
+
+def _characters(counts: Counter[str]) -> tuple[list[str], list[str]]:
+    """The characters that a vocabulary keeps, and their continuation pieces ("##a"), both sorted."""
+    frequency: Counter[str] = Counter()
+    for word, count in counts.items():
+        for character in word:
+            frequency[character] += count
+    frequency["."] += 1  # sentences are joined with it, also when no single text holds one
+    kept = sorted(frequency, key=lambda character: (-frequency[character], character))[:_LEARNING_ALPHABET]
+    alphabet = sorted({*kept, "."})
+    inner = {character for word in counts for character in word[1:]}
+    return alphabet, [_CONTINUATION + character for character in alphabet if character in inner]
 
 
 class _Pieces(NamedTuple):

@@ -5,12 +5,12 @@ import json
 import cv2
 import numpy as np
 import pytest
+from raw_folders import SECRET, pairs_folder, radiograph, write_table
 
 from afloc_jax.errors import UsageError, UserError
 from data_pipelines.builders.ingest import Item, assign_splits, split_name
 from data_pipelines.images import Geometry
 from data_pipelines.sources import open_source, prepare
-from raw_folders import SECRET, pairs_folder, radiograph, write_table
 
 ALL_TRAIN = {"train": 1.0}
 

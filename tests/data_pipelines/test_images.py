@@ -81,7 +81,7 @@ def damaged_files(folder):
         buffer = io.BytesIO()
         Image.fromarray(picture(200, 200)).save(buffer, kind)
         formats[kind.lower()] = buffer.getvalue()
-    files = {f"cut{share}.{kind}": data[: len(data) * share // 100] for kind, data in formats.items() for share in (2, 50, 95)}
+    files = {f"cut{k}.{kind}": data[: len(data) * k // 100] for kind, data in formats.items() for k in (2, 50, 95)}
     one_pixel = io.BytesIO()
     Image.new("L", (1, 1)).save(one_pixel, "PNG")
     files |= {"empty.png": b"", "text.png": b"not a picture", "one_pixel.png": one_pixel.getvalue()}

@@ -8,7 +8,8 @@ import pytest
 from afloc_jax.errors import UserError
 from data_pipelines.tokens import SPECIAL_TOKENS, learn_tokenizer, load_tokenizer, save_tokenizer, tokenize
 
-VOCABULARY = [*SPECIAL_TOKENS, ".", ",", "no", "left", "effusion", "pneumo", "##thorax", "##es", "edema", "1", "5", "cm"]
+WORDS = [".", ",", "no", "left", "effusion", "pneumo", "##thorax", "##es", "edema", "1", "5", "cm"]
+VOCABULARY = [*SPECIAL_TOKENS, *WORDS]
 
 
 @pytest.fixture(scope="module")
@@ -147,8 +148,8 @@ def test_arrays_have_the_documented_types(tokenizer):
     result = tokenize(tokenizer, ["no", "left effusion"], 9)
     shapes = {name: (array.shape, array.dtype) for name, array in result.items()}
     assert shapes == {
-        **{name: ((2, 9), np.int32) for name in ("token_ids", "word_ids", "sentence_ids")},
-        **{name: ((2,), np.int32) for name in ("word_count", "sentence_count")},
+        **dict.fromkeys(("token_ids", "word_ids", "sentence_ids"), ((2, 9), np.int32)),
+        **dict.fromkeys(("word_count", "sentence_count"), ((2,), np.int32)),
     }
     with pytest.raises(UserError, match="at least 3"):
         tokenize(tokenizer, ["no"], 2)
@@ -160,6 +161,8 @@ def test_a_learned_vocabulary_depends_on_the_texts_alone(tmp_path):
     texts = [" ".join(rng.choice(words, 12)) for _ in range(300)]
     first, second = learn_tokenizer(texts, 300), learn_tokenizer(texts[::-1], 300)
     assert first.get_vocab() == second.get_vocab()
+    tied = [f"confidential patient roe has effusion {number}" for number in range(24)]  # all words equally frequent
+    assert len({tuple(sorted(learn_tokenizer(tied, 70).get_vocab().items())) for _ in range(8)}) == 1
     assert first.get_vocab_size() <= 300
     assert [first.token_to_id(name) for name in SPECIAL_TOKENS] == [0, 1, 2, 3, 4]
     save_tokenizer(first, tmp_path)

@@ -1,0 +1,212 @@
+"""The batch of a step is a function of the step."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from raw_folders import radiograph
+
+from afloc_jax.errors import UsageError, UserError
+from configs.afloc import get_config
+from data_pipelines.batches import (
+    augment,
+    config_tokenizer,
+    sample_sentences,
+    training_batches,
+    validation_batches,
+)
+from data_pipelines.sources import Record
+from data_pipelines.tokens import tokenize
+
+KEYS = ("image", "token_ids", "word_ids", "sentence_ids", "word_count", "sentence_count", "index")
+
+
+def records(count: int) -> list[Record]:
+    words = ["alpha", "beta", "gamma", "delta", "epsilon"]
+    return [
+        Record(
+            id=str(number),
+            image=radiograph(number, 32, 32),
+            sentences=[f"{word} number {number}" for word in words[: 1 + number % 5]],
+            impression_count=number % 3,
+            patient="",
+            view="",
+            height=32,
+            width=32,
+            findings=[],
+        )
+        for number in range(count)
+    ]
+
+
+def configuration(batch_size: int, **data):
+    config = get_config()
+    config.training.batch_size = batch_size
+    config.data.max_tokens = 32
+    with config.unlocked():
+        config.data.update(data)
+    return config
+
+
+@pytest.fixture(scope="module")
+def source():
+    return records(37)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(source):
+    return config_tokenizer(source, configuration(8))
+
+
+def assert_equal(first, second):
+    assert tuple(first) == tuple(second) == KEYS
+    for key in KEYS:
+        np.testing.assert_array_equal(first[key], second[key], err_msg=key)
+
+
+def test_batches_have_the_documented_form(source, tokenizer):
+    batch = training_batches(source, configuration(8), tokenizer).batch_at(3)
+    assert {key: (array.shape, str(array.dtype)) for key, array in batch.items()} == {
+        "image": ((8, 32, 32), "uint8"),
+        "token_ids": ((8, 32), "int32"),
+        "word_ids": ((8, 32), "int32"),
+        "sentence_ids": ((8, 32), "int32"),
+        "word_count": ((8,), "int32"),
+        "sentence_count": ((8,), "int32"),
+        "index": ((8,), "int64"),
+    }
+    for row, index in enumerate(batch["index"]):
+        np.testing.assert_array_equal(batch["image"][row], source[index].image)
+
+
+@pytest.mark.parametrize("mode", ["subset", "impression", "all"])
+def test_any_number_of_processes_makes_the_same_global_batch(source, tokenizer, mode):
+    config = configuration(8, sentences=mode, augment=True)
+    whole = training_batches(source, config, tokenizer)
+    for step in (0, 3, 4, 11, 1000):
+        for count in (2, 4):
+            parts = [
+                training_batches(source, config, tokenizer, process_index=p, process_count=count).batch_at(step)
+                for p in range(count)
+            ]
+            joined = {key: np.stack([part[key] for part in parts], 1) for key in KEYS}
+            joined = {key: array.reshape(8, *array.shape[2:]) for key, array in joined.items()}
+            assert_equal(joined, whole.batch_at(step))
+
+
+def test_going_on_from_a_step_equals_never_having_stopped(source, tokenizer):
+    config = configuration(8)
+    stream = training_batches(source, config, tokenizer).iterate(0)
+    first = [next(stream) for _ in range(14)]
+    resumed = training_batches(source, config, tokenizer).iterate(9)
+    for step in range(9, 14):
+        assert_equal(next(resumed), first[step])
+    assert_equal(training_batches(source, config, tokenizer).batch_at(2), first[2])
+
+
+def test_an_epoch_holds_distinct_records_in_a_new_order_each_time(source, tokenizer):
+    batches = training_batches(source, configuration(8), tokenizer)
+    assert len(batches) == 4
+    epochs = [np.concatenate([batches.batch_at(4 * e + k)["index"] for k in range(4)]) for e in range(12)]
+    for epoch in epochs:
+        assert len(set(epoch.tolist())) == 32
+    assert len({tuple(epoch) for epoch in epochs}) == 12
+    assert set(np.concatenate(epochs).tolist()) == set(range(37))  # the remainder is another one each time
+    other = configuration(8)
+    other.seed = 2
+    assert (training_batches(source, other, tokenizer).batch_at(0)["index"] != epochs[0][:8]).any()
+
+
+def test_every_draw_samples_its_sentences_anew(tokenizer):
+    same = [records(5)[4]] * 40
+    batches = training_batches(same, configuration(40), tokenizer)
+    counts = Counter(np.concatenate([batches.batch_at(s)["sentence_count"] for s in range(25)]).tolist())
+    assert set(counts) == {2, 3, 4, 5, 6}  # [CLS] and 1 to 5 sentences, equally often
+    np.testing.assert_allclose([counts[k] / 1000 for k in range(2, 7)], 0.2, atol=0.05)
+    firsts = Counter(batches.batch_at(0)["token_ids"][:, 1].tolist())
+    assert len(firsts) == 5  # any sentence may come first
+
+
+def test_sentence_modes_follow_their_definition():
+    sentences = ["i1", "i2", "f1", "f2", "f3"]
+    rng = np.random.default_rng(0)
+    subsets = [sample_sentences(sentences, 2, "subset", rng) for _ in range(400)]
+    assert {len(chosen) for chosen in subsets} == {1, 2, 3, 4, 5}
+    assert all(len(set(chosen)) == len(chosen) for chosen in subsets)
+    assert len({tuple(chosen) for chosen in subsets if len(chosen) == 2}) == 20  # every ordered pair
+    kept = [sample_sentences(sentences, 2, "impression", rng) for _ in range(200)]
+    assert all(chosen[:2] == ["i1", "i2"] for chosen in kept)
+    assert {len(chosen) for chosen in kept} == {2, 3, 4, 5}
+    assert {len(sample_sentences(sentences, 0, "impression", rng)) for _ in range(200)} == {1, 2, 3, 4, 5}
+    assert sample_sentences(sentences, 5, "impression", rng) == sentences
+    assert sample_sentences(sentences, 2, "all", rng) == sentences
+    assert sample_sentences([], 0, "subset", rng) == []
+
+
+def test_validation_sees_every_record_once_with_all_sentences(source, tokenizer):
+    config = configuration(16)
+    batches = validation_batches(source, config, tokenizer)
+    seen = list(batches)
+    assert len(batches) == len(seen) == 3
+    assert [int((batch["index"] >= 0).sum()) for batch in seen] == [12, 12, 13]  # dealt out evenly, not 16, 16, 5
+    indices = np.concatenate([batch["index"][batch["index"] >= 0] for batch in seen])
+    np.testing.assert_array_equal(indices, np.arange(37))
+    for step, batch in enumerate(seen):
+        assert_equal(batch, batches.batch_at(step))
+        assert batch["image"].shape == (16, 32, 32)
+        padding = batch["index"] < 0
+        assert not batch["word_count"][padding].any() and not batch["sentence_count"][padding].any()
+        assert not batch["image"][padding].any()
+        texts = [". ".join(source[index].sentences) for index in batch["index"][~padding]]
+        np.testing.assert_array_equal(batch["token_ids"][~padding], tokenize(tokenizer, texts, 32)["token_ids"])
+    parts = [list(validation_batches(source, config, tokenizer, process_index=p, process_count=2)) for p in range(2)]
+    for step, batch in enumerate(seen):
+        joined = {key: np.stack([part[step][key] for part in parts], 1) for key in KEYS}
+        assert_equal({key: array.reshape(16, *array.shape[2:]) for key, array in joined.items()}, batch)
+    with pytest.raises(IndexError):
+        batches.batch_at(3)
+
+
+def test_impossible_requests_are_refused(source, tokenizer):
+    with pytest.raises(UserError, match=r"batch_size is 64, but there are only 37"):
+        training_batches(source, configuration(64), tokenizer)
+    with pytest.raises(UsageError, match="does not divide by 3"):
+        training_batches(source, configuration(8), tokenizer, process_count=3)
+    with pytest.raises(UsageError, match="does not divide by 3"):
+        validation_batches(source, configuration(8), tokenizer, process_count=3)
+    with pytest.raises(UsageError, match=r"data.sentences is 'some'"):
+        training_batches(source, configuration(8, sentences="some"), tokenizer)
+    with pytest.raises(UsageError, match=r"unknown data.augment.flip"):
+        training_batches(source, configuration(8, augment={"flip": 1.0}), tokenizer)
+    with pytest.raises(UserError, match="no validation record"):
+        validation_batches([], configuration(8), tokenizer)
+
+
+def test_augmentation_is_gentle_and_keeps_left_and_right():
+    side = 64
+    image = np.zeros((side, side), np.uint8)
+    image[20:30, 8:18] = 200  # a mark on the left, in the upper half
+    images = [augment(image, np.random.default_rng(seed)) for seed in range(100)]
+    for changed in images:
+        assert changed.shape == image.shape and changed.dtype == np.uint8
+        rows, columns = np.nonzero(changed > changed.min() + 60)
+        assert abs(rows.mean() - 24.5) < 9 and abs(columns.mean() - 12.5) < 9
+    assert len({changed.tobytes() for changed in images}) == 100
+    still = augment(image, np.random.default_rng(0), shift=0, scale=0, rotate=0, brightness=0, contrast=0)
+    np.testing.assert_array_equal(still, image)
+
+
+def test_worker_processes_give_the_same_batches(tmp_path):
+    from raw_folders import pairs_folder
+
+    from data_pipelines.sources import open_source
+
+    pairs_folder(tmp_path / "raw", 12)
+    builder = {"fractions": {"train": 1.0}, "image_size": 32}
+    source = open_source("pairs", tmp_path, "train", raw=tmp_path / "raw", builder=builder)
+    config = configuration(4)
+    expected = training_batches(source, config)
+    config.data.workers = 2
+    stream = training_batches(source, config).iterate(2)
+    for step in range(2, 6):
+        assert_equal(next(stream), expected.batch_at(step))

@@ -1,0 +1,154 @@
+"""Prepared folders are built whole or not at all, and never reused for other inputs."""
+
+import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from raw_folders import SECRET, pairs_folder
+
+from afloc_jax.errors import UsageError, UserError
+from data_pipelines import sources
+from data_pipelines.sources import open_source, prepare
+
+ALL_TRAIN = {"fractions": {"train": 1.0}}
+
+
+def prepared(directory: Path) -> set[str]:
+    return {path.name for path in directory.glob("*") if not path.name.startswith(".")}
+
+
+def test_the_same_inputs_are_built_once_and_other_inputs_again(tmp_path):
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    pairs_folder(raw, 6)
+    first = prepare("pairs", out, raw=raw, builder=ALL_TRAIN)
+    assert first["built"] and not prepare("pairs", out, raw=raw, builder=ALL_TRAIN, workers=2)["built"]
+    small = prepare("pairs", out, raw=raw, builder={**ALL_TRAIN, "image_size": 64})
+    assert small["built"] and open_source("pairs", out, "train", raw=raw, builder={**ALL_TRAIN, "image_size": 64})[
+        0
+    ].image.shape == (64, 64)
+    cv2.imwrite(str(raw / "images" / "000.png"), np.full((50, 60), 7, np.uint8))
+    changed = prepare("pairs", out, raw=raw, builder=ALL_TRAIN)
+    assert changed["built"] and len(prepared(out)) == 3
+    record = open_source("pairs", out, "train", raw=raw, builder=ALL_TRAIN)[0]
+    assert (record.height, record.width) == (50, 60)
+
+
+def test_records_open_without_their_raw_folder(tmp_path):
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    pairs_folder(raw, 6)
+    prepare("pairs", out, raw=raw, builder=ALL_TRAIN)
+    for builder in (ALL_TRAIN, None, {}):
+        assert len(open_source("pairs", out, "train", builder=builder)) == 6
+    with pytest.raises(UserError, match="no prepared records of 'pairs' with these builder arguments"):
+        open_source("pairs", out, "train", builder={"seed": 3})
+    with pytest.raises(UserError, match=r"no split 'test' in .*; it has train \(6\)"):
+        open_source("pairs", out, "test")
+    prepare("pairs", out, raw=raw, builder={**ALL_TRAIN, "image_size": 64})
+    with pytest.raises(UserError, match="several preparations"):
+        open_source("pairs", out, "train")
+
+
+def test_wrong_calls_are_named(tmp_path):
+    with pytest.raises(UsageError, match=r"unknown data set 'paris'; there are masks, pairs, phantom"):
+        open_source("paris", tmp_path, "train")
+    with pytest.raises(UserError, match="no folder 'absent'"):
+        prepare("pairs", tmp_path, raw="absent")
+    with pytest.raises(UserError, match="no folder ''"):
+        prepare("pairs", tmp_path)
+    (tmp_path / "file").write_text("")
+    pairs_folder(tmp_path / "raw", 2)
+    with pytest.raises(UserError, match="cannot write records"):
+        prepare("pairs", tmp_path / "file", raw=tmp_path / "raw")
+
+
+def test_a_source_travels_to_other_processes(tmp_path):
+    pairs_folder(tmp_path / "raw", 4)
+    source = open_source("pairs", tmp_path, "train", raw=tmp_path / "raw", builder=ALL_TRAIN)
+    copy = pickle.loads(pickle.dumps(source))
+    assert [record.id for record in copy] == [record.id for record in source]
+    assert next(copy.texts()) == ". ".join(source[0].sentences)
+
+
+def test_a_failure_inside_the_build_shows_no_report_text(tmp_path, monkeypatch):
+    from data_pipelines.builders import ingest
+
+    pairs_folder(tmp_path / "raw", 4)
+    monkeypatch.setattr(ingest, "pseudonym", lambda *_: object())  # TFDS cannot encode it and prints the example
+    with pytest.raises(UserError, match="failed") as caught:
+        prepare("pairs", tmp_path / "out", raw=tmp_path / "raw", builder=ALL_TRAIN)
+    shown = str(caught.value) + str(caught.value.__cause__)
+    assert SECRET not in shown and SECRET.lower() not in shown
+    assert not prepared(tmp_path / "out") and not list((tmp_path / "out").glob("*.building"))
+
+
+_SLOW_BUILD = """
+import sys, time
+from data_pipelines.builders import ingest
+read = ingest.read_image
+def slow(path):
+    print("reading", flush=True)
+    time.sleep(30)
+    return read(path)
+ingest.read_image = slow
+from data_pipelines.sources import prepare
+prepare("pairs", sys.argv[1], raw=sys.argv[2], builder={"fractions": {"train": 1.0}})
+"""
+
+
+def test_a_killed_build_leaves_nothing_that_a_rerun_trips_over(tmp_path):
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    pairs_folder(raw, 4)
+    # Printing goes to standard error: preparing keeps TFDS off standard output.
+    script = _SLOW_BUILD.replace("flush=True", "flush=True, file=sys.stderr")
+    root = Path(sources.__file__).resolve().parents[1]
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(out), str(raw)], stderr=subprocess.PIPE, cwd=root, text=True
+    )
+    assert process.stderr is not None
+    while "reading" not in process.stderr.readline():
+        assert process.poll() is None, "the build ended before it was killed"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stderr.close()
+    assert not prepared(out) and list(out.glob("*.building")), "killed in the middle of the build"
+    with pytest.raises(UserError, match="no prepared records"):
+        open_source("pairs", out, "train")
+    report = prepare("pairs", out, raw=raw, builder=ALL_TRAIN)
+    assert report["built"] and report["records"] == {"train": 4}
+    assert not list(out.glob("*.building"))
+
+
+def _prepare_after_signal(out, raw, ready, results):
+    ready.wait()
+    results.put(prepare("pairs", out, raw=raw, builder=ALL_TRAIN)["built"])
+
+
+def test_two_processes_build_once(tmp_path):
+    pairs_folder(tmp_path / "raw", 10)
+    context = multiprocessing.get_context("spawn")
+    ready, results = context.Event(), context.Queue()
+    arguments = (tmp_path / "out", tmp_path / "raw", ready, results)
+    processes = [context.Process(target=_prepare_after_signal, args=arguments) for _ in range(2)]
+    for process in processes:
+        process.start()
+    time.sleep(0.1)
+    ready.set()
+    built = [results.get(timeout=120) for _ in processes]
+    for process in processes:
+        process.join(30)
+    assert sorted(built) == [False, True]
+
+
+def test_preparing_is_silent_when_nobody_watches(tmp_path, capfd):
+    pairs_folder(tmp_path / "raw", 4)
+    prepare("pairs", tmp_path / "out", raw=tmp_path / "raw", builder=ALL_TRAIN)
+    captured = capfd.readouterr()
+    assert (captured.out, captured.err) == ("", ""), os.linesep
