@@ -40,7 +40,7 @@ class Finding:
     """One annotated finding of a record."""
 
     label: str
-    prompt: str
+    prompt: str = field(repr=False)  # may quote a report
     png: bytes = field(repr=False)
 
     @property
