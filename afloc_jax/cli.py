@@ -297,7 +297,7 @@ def _run_score(given: argparse.Namespace) -> int:
 def _run_prepare(given: argparse.Namespace) -> int:
     from data_pipelines.sources import prepare
 
-    report = prepare(given.name, given.raw, given.out, builder=dict(given.builder), workers=given.workers)
+    report = prepare(given.name, given.out, raw=given.raw, builder=dict(given.builder), workers=given.workers)
     counts = ", ".join(f"{split} {count}" for split, count in report.get("records", {}).items())
     print(f"{'built' if report['built'] else 'found'} {report['folder']}: {counts}")
     if report.get("rejected"):

@@ -27,8 +27,10 @@ def tiny_config() -> ConfigDict:
     config.model.projection_dim = 32
     config.model.image.backbone = "resnet_small"
     config.model.image.input_size = 64
+    config.model.image.options = {"widths": (8, 16, 16), "stem_width": 8}
+    config.model.text.last_layers = 2
     config.model.text.bert = ConfigDict(
-        {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 64}
+        {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
     )
     return config
 
@@ -51,4 +53,5 @@ def model(folder: Path) -> Model:
 def pictures() -> list[np.ndarray]:
     """Grey images of odd sizes."""
     rng = np.random.default_rng(0)
-    return [rng.integers(0, 256, shape, dtype=np.uint8) for shape in ((97, 131), (224, 224), (300, 41), (60, 61), (77, 80))]
+    shapes = ((97, 131), (224, 224), (300, 41), (60, 61), (77, 80))
+    return [rng.integers(0, 256, shape, dtype=np.uint8) for shape in shapes]

@@ -175,6 +175,11 @@ def _evaluation(folder: Path) -> dict[str, Any]:
         "title": summary.get("title") or folder.name.replace("_", " "),
         "summary": summary,
         "provenance": summary.get("provenance", {}),
+        "hashes": [
+            (what, _short_hash(summary.get("provenance", {}).get(key)))
+            for what, key in (("weights", "weights_sha256"), ("images and masks", "data_sha256"))
+            if summary.get("provenance", {}).get(key)
+        ],
         "present": present,
         "systems": systems,
         "table": entries,
@@ -238,8 +243,9 @@ def _facts(
     provenance = {**(evaluations[0]["provenance"] if evaluations else {}), **run}
     steps = max((row["step"] for row in rows if "step" in row), default=None)
     image, size = flat.get("model.image.backbone"), flat.get("model.image.input_size")
+    pairs = f", {run['pairs']:,} pairs" if run.get("pairs") else ""
     facts = [
-        ("Training data", flat.get("data.dataset")),
+        ("Training data", f"{flat['data.dataset']}{pairs}" if "data.dataset" in flat else None),
         ("Image encoder", f"{image}, {size} px" if image else None),
         ("Shared width", flat.get("model.projection_dim")),
         ("Batch", flat.get("training.batch_size")),
@@ -247,13 +253,18 @@ def _facts(
         ("Seed", flat.get("seed")),
         ("Weights", _short_hash(provenance.get("weights_sha256"))),
         ("Config", _short_hash(provenance.get("config_sha256"))),
-        ("Data", _short_hash(provenance.get("data_sha256"))),
+        ("Training records", _short_hash(run.get("data_sha256"))),
         ("Device", provenance.get("device")),
         ("Code", provenance.get("code")),
         ("Versions", ", ".join(f"{k} {v}" for k, v in provenance.get("versions", {}).items())),
-        ("Evaluated", (provenance.get("created") or "").replace("T", " ").replace("+00:00", " UTC")),
+        ("Started", _moment(run.get("created"))),
+        ("Evaluated", _moment(evaluations[0]["provenance"].get("created")) if evaluations else None),
     ]
     return [(key, str(value)) for key, value in facts if value not in (None, "")]
+
+
+def _moment(text: str | None) -> str | None:
+    return text.replace("T", " ").replace("+00:00", " UTC") if text else None
 
 
 def _short_hash(value: str | None) -> str | None:

@@ -1,0 +1,183 @@
+"""The command line: what it writes, what it says, and with which status it exits."""
+
+import json
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+import afloc_jax
+from afloc_jax.cli import main, parser
+from afloc_jax.errors import UsageError
+from afloc_jax.inference.files import output_names
+from tests.inference.conftest import folder  # noqa: F401 (a fixture)
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Two readable images of odd sizes and one text file that claims to be one."""
+    rng = np.random.default_rng(0)
+    for name, shape in (("a.png", (90, 121)), ("b.jpg", (131, 77))):
+        cv2.imwrite(str(tmp_path / name), rng.integers(0, 256, shape, dtype=np.uint8))
+    (tmp_path / "broken.png").write_text("not an image")
+    return tmp_path
+
+
+def names(out):
+    return sorted(path.name for path in out.iterdir())
+
+
+def test_every_command_has_help_with_an_example(capsys):
+    commands = parser()._subparsers._group_actions[0].choices
+    assert {"localize", "classify", "evaluate", "score", "prepare"} <= set(commands)
+    for name in commands:
+        with pytest.raises(SystemExit) as caught:
+            main([name, "--help"])
+        assert caught.value.code == 0
+        assert f"example:\n  afloc {name} " in capsys.readouterr().out
+
+
+def test_help_answers_without_loading_jax():
+    code = "import sys, afloc_jax.cli as c; c.parser(); print('jax' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "COMMAND"),
+        (["locate"], "invalid choice: 'locate'"),
+        (["localize", "model", "a.png", "--out", "o"], "--prompt"),
+        (["localize", "model", "a.png", "--prompt", "x", "--out", "o", "--threshold", "2"], "between -1 and 1"),
+        (["localize", "model", "a.png", "--prompt", "x", "--out", "o", "--map", "round"], "invalid choice"),
+        (["evaluate", "model", "--dataset", "phantom", "--data", "d", "--out", "o", "--builder", "test"], "KEY=VALUE"),
+        (["evaluate", "model", "--dataset", "phantom", "--data", "d", "--out", "o", "--bootstrap", "-1"], "0 or more"),
+    ],
+)
+def test_a_wrong_call_exits_2_with_one_line(arguments, words, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    said = capsys.readouterr().err
+    assert caught.value.code == 2
+    assert words in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["localize", "{}/none", "{}/a.png", "--prompt", "effusion", "--out", "{}/o"], 1, "no such model folder"),
+        (["localize", "{}", "{}/a.png", "--prompt", "effusion", "--out", "{}/o"], 1, "config.json is missing"),
+        (["localize", "{}", "{}/a.png", "--prompt", " . ", "--out", "{}/o"], 2, "empty after cleaning"),
+        (["localize", "{}", "{}/a.png", "--prompt", "edema", "--compatible", "--out", "{}/o"], 2, "--compatible"),
+        (["localize", "{}", "{}/a.png", "--prompt", "edema", "--out", "{}/a.png"], 2, "a file is in the way"),
+        (["classify", "{}", "{}/a.png", "--out", "{}/s.csv"], 2, "no class"),
+        (["classify", "{}", "{}/a.png", "--class", "edema", "--out", "{}"], 2, "is a folder"),
+        (["classify", "{}", "{}/a.png", "--prompts", "{}/broken.png", "--out", "{}/s.csv"], 2, "not JSON"),
+        (["classify", "{}", "{}/a.png", "--prompts", "{}/none.json", "--out", "{}/s.csv"], 2, "No such file"),
+        (["evaluate", "{}", "--dataset", "phantom", "--data", "{}", "--out", "{}/o", "--protocol", "x"], 2, "protocol"),
+        (["evaluate", "{}", "--dataset", "pairz", "--data", "{}", "--out", "{}/o"], 2, "unknown data set"),
+        (["score", "--truth", "{}/none", "--heatmaps", "{}/none", "--out", "{}/o"], 1, "cannot read the truth"),
+        (["prepare", "pairs", "--raw", "{}/none", "--out", "{}/d"], 1, "raw files"),
+        (["report", "{}"], 1, "no config.json"),
+    ],
+)
+def test_failures_say_what_to_do_in_one_line(arguments, status, words, images, capsys):
+    assert main([argument.format(images) for argument in arguments]) == status
+    said = capsys.readouterr().err
+    assert words in said
+    assert said.count("\n") == 1
+    assert "Traceback" not in said
+
+
+def test_debug_shows_the_traceback(images, capsys):
+    assert main(["report", str(images), "--debug"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_localize_writes_maps_overlays_and_one_json_and_names_the_bad_image(folder, images, capsys):  # noqa: F811
+    out = images / "out"
+    files = [str(images / name) for name in ("a.png", "broken.png", "b.jpg")]
+    prompts = ["--prompt", "Small left effusion.", "--prompt", "nodule"]
+    assert main(["localize", str(folder), *files, *prompts, "--out", str(out), "--threshold", "0.4"]) == 1
+    said = capsys.readouterr().err
+    assert "broken.png: not an image" in said
+    assert "1 of 3 images failed" in said
+    expected = [f"{stem}.{k}.{kind}" for stem in "ab" for k in (0, 1) for kind in ("heatmap.npy", "overlay.png")]
+    assert names(out) == sorted([*expected, "localize.json"])
+
+    content = json.loads((out / "localize.json").read_text())
+    model = afloc_jax.load(folder)
+    assert content["model"]["weights_sha256"] == model.weights_sha256
+    assert len(content["failed"]) == 1
+    for image, shape in zip(content["images"], ((90, 121), (131, 77)), strict=True):
+        assert (image["height"], image["width"]) == shape
+        found = model.localize([image["image"]], ["Small left effusion.", "nodule"], 0.4)[0]
+        for entry, result in zip(image["prompts"], found, strict=True):
+            heatmap = np.load(out / entry["heatmap"])
+            assert heatmap.dtype == np.float32
+            np.testing.assert_allclose(heatmap, result.heatmap, atol=1e-4 * np.abs(heatmap).max())
+            assert entry["boxes"] == result.boxes.tolist()
+            assert entry["similarity"] == pytest.approx(result.similarity, abs=1e-5)
+            assert entry["threshold"] == 0.4
+            assert cv2.imread(str(out / entry["overlay"])).shape == (*shape, 3)
+    assert [entry["prompt"] for entry in content["images"][0]["prompts"]] == ["small left effusion", "nodule"]
+
+
+def test_localize_writes_the_square_as_the_release_has_it(folder, images):  # noqa: F811
+    out = images / "out"
+    call = ["localize", str(folder), str(images / "a.png"), "--prompt", "no left effusion", "--out", str(out)]
+    assert main([*call, "--map", "square", "--compatible"]) == 0
+    found = afloc_jax.load(folder).localize([images / "a.png"], ["no left effusion"], compatible=True)[0][0]
+    heatmap = np.load(out / "a.0.heatmap.npy")
+    assert heatmap.shape == (224, 224)
+    np.testing.assert_allclose(heatmap, found.square, atol=1e-4 * np.abs(heatmap).max())
+    assert cv2.imread(str(out / "a.0.overlay.png")).shape == (224, 224, 3)
+
+
+def test_images_of_one_name_do_not_overwrite_each_other(tmp_path):
+    left, right, jpeg = tmp_path / "left/a.png", tmp_path / "right/a.png", tmp_path / "right/b.png"
+    assert output_names([left, right, jpeg, left]) == {left: "left_a", right: "right_a", jpeg: "b"}
+    png, jpg = tmp_path / "a.png", tmp_path / "a.jpg"
+    assert output_names([png, jpg]) == {png: "a.png", jpg: "a.jpg"}
+    with pytest.raises(UsageError, match="separate folders"):  # one file on disks that do not tell case apart
+        output_names([png, tmp_path / "A.png"])
+    deep = [tmp_path / f"{patient}/study1/view1_frontal.jpg" for patient in ("p1", "p2")]
+    assert list(output_names(deep).values()) == ["p1_study1_view1_frontal", "p2_study1_view1_frontal"]
+
+
+def test_classify_writes_a_row_per_image_and_a_column_per_class(folder, images, capsys):  # noqa: F811
+    files = [str(images / name) for name in ("a.png", "b.jpg")]
+    (images / "prompts.json").write_text(json.dumps({"edema": ["mild edema", "severe edema"]}))
+    out = images / "new" / "scores.csv"
+    call = ["classify", str(folder), *files, "--class", "pneumonia", "--class", "edema", "--out", str(out)]
+    assert main([*call, "--prompts", str(images / "prompts.json")]) == 0
+    assert "2 images done" in capsys.readouterr().out
+    header, *rows = [line.split(",") for line in out.read_text().splitlines()]
+    assert header == ["image", "pneumonia", "edema"]
+    expected = afloc_jax.load(folder).classify(files, ["pneumonia", "edema"], {"edema": ["mild edema", "severe edema"]})
+    for row, file, values in zip(rows, files, expected, strict=True):
+        assert row[0] == file
+        np.testing.assert_allclose([float(value) for value in row[1:]], values, atol=1e-4)
+    assert main([*call[:2], str(images / "broken.png"), "--class", "edema", "--out", str(out)]) == 1
+
+
+def test_prepare_then_evaluate_scores_the_model_and_both_baselines(folder, tmp_path, capsys):  # noqa: F811
+    sizes = [flag for size in ("train=6", "validation=1", "test=4") for flag in ("--builder", size)]
+    data, out = tmp_path / "data", tmp_path / "scores"
+    assert main(["prepare", "phantom", "--out", str(data), *sizes]) == 0
+    assert "test 4" in capsys.readouterr().out
+    call = ["evaluate", str(folder), "--dataset", "phantom", "--data", str(data), "--out", str(out), *sizes]
+    assert main([*call, "--bootstrap", "50"]) == 0
+    assert {"per_sample.csv", "summary.json", "summary.md", "examples.npz", "examples.json"} == set(names(out))
+    summary = json.loads((out / "summary.json").read_text())
+    assert set(summary["baselines"]) == {"location_prior", "untrained"}
+    assert "training masks" in summary["baselines"]["location_prior"]["from"]
+    assert summary["provenance"]["weights_sha256"] == afloc_jax.load(folder).weights_sha256
+    # tiny weights are untrained ones of the same seed: the difference to the untrained model is exactly 0
+    for metric in ("iou", "dice", "pointing", "cnr"):
+        difference = summary["baselines"]["untrained"]["difference"][metric]["overall"]["mean"]
+        assert difference == pytest.approx(0, abs=1e-6)
