@@ -1,9 +1,9 @@
 """The word level in fewer dimensions: an exact rewrite for features that a linear layer without bias widened.
 
-The shallow map is projected from F channels (512) to D (768) as C = X K. With the QR decomposition K^T = Q R (R: F x F),
-every product with a region is C w = (X R^T) (Q^T w), and Q keeps lengths: the norms of (averages of) regions are those
-of X R^T. So the loss needs F instead of D dimensions; only |w| must come from the full unit. No matrix is inverted in
-the forward pass.
+The shallow map is projected from F channels (512) to D (768) as C = X K. With the QR decomposition K^T = Q R every
+product with a region is C w = (X R^T) (Q^T w), and Q keeps lengths: the norms of (averages of) regions are those of
+X R^T. So the loss needs F instead of D dimensions; only |w| must come from the full unit. No matrix is inverted in the
+forward pass.
 """
 
 import jax.numpy as jnp

@@ -10,6 +10,7 @@ definition.py has the formulas. Products of features run in the features' precis
 everything else is at least float32.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -56,7 +57,8 @@ def product(equation: str, left: Array, right: Array, precision: Precision | Non
 def caption_max(slot_values: Float[Array, "g p slots *N"], text: TileText) -> Float[Array, "g p slots *N"]:
     """For each slot the largest value among the slots of its caption; empty slots: -inf."""
     same = text.same.reshape(text.same.shape[0], 1, *text.same.shape[1:], *[1] * (slot_values.ndim - 3))
-    return jnp.max(jnp.where(same, slot_values[:, :, None], -jnp.inf), axis=3)
+    candidates = (jnp.where(same[:, :, :, t], slot_values[:, :, None, t], -jnp.inf) for t in range(same.shape[3]))
+    return functools.reduce(jnp.maximum, candidates)
 
 
 def caption_sum(slot_values: Float[Array, "g p slots *N"], text: TileText) -> Float[Array, "g p slots *N"]:
@@ -110,7 +112,13 @@ def _attention_backward(
     within = caption_sum(in_slots(p_d_p, text).sum(axis=3), text)[:, :, :, None]  # [g, p, slots, 1, N]
     d_s = d_dot[..., None] * e + p_d_p - (in_slots(p, text) * within).reshape(p.shape)
     d_s = d_s.astype(regions.dtype)
-    d_regions = product("gpun,gud->gpnd", d_s, text.units) + product("gpun,gpud->gpnd", e.astype(regions.dtype), d_v)
+    # One product of twice the length instead of two: the result, as large as the image, is written once.
+    units = jnp.broadcast_to(text.units[:, None], d_v.shape)
+    d_regions = product(
+        "gpun,gpud->gpnd",
+        jnp.concatenate([d_s, e.astype(regions.dtype)], axis=2),
+        jnp.concatenate([units, d_v], axis=2),
+    )
     return Gradients(d_regions, product("gpun,gpnd->gpud", d_s, regions), d_norms)
 
 

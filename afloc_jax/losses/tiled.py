@@ -19,7 +19,7 @@ from afloc_jax.losses.packing import Packing, bin_slots, pack, packed, unpacked
 from afloc_jax.losses.region_pooling import REGION_POOLINGS, TileText, caption_max, caption_sum, in_slots
 from afloc_jax.losses.settings import PUBLISHED, LocalSettings
 
-TILE_UNITS = 128  # text units of a tile; the longest caption has to fit
+TILE_UNITS = 96  # text units of a tile, more where the longest caption needs it
 
 
 class Tiling(NamedTuple):
@@ -50,11 +50,14 @@ def grouped_similarity(
     """`local_similarity` of every contrast group.
 
     `unit_norms` are the norms that the cosines use where they are not those of `units` (see low_rank.py).
-    `devices` is how many devices share the batch (all by default): as many images are worked on at once, taken from
-    equally spaced places of the batch, so that with a batch sharded by jit each device holds one of them.
+    `devices` is how many devices share the batch (by default those of the mesh in context, or all): as many images
+    are worked on at once, taken from equally spaced places of the batch, so that with a batch sharded by jit each
+    device holds one of them. The text is gathered before the loops and its gradient added up after them.
     """
     groups, images = regions.shape[:2]
-    devices = jax.device_count() if devices is None else devices
+    mesh = jax.sharding.get_abstract_mesh()
+    if devices is None:
+        devices = jax.device_count() if mesh.empty else mesh.size
     at_once = math.gcd(groups, devices)
     tiling = Tiling(at_once, math.gcd(images, devices // at_once))
     if unit_norms is None:

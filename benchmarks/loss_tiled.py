@@ -1,0 +1,204 @@
+"""Time and memory of the tiled local loss, forward and backward, against a plain PyTorch loop of the same formula.
+
+    python benchmarks/loss_tiled.py [--reports ../shared/data/iu_reports/NLMCXR_reports.tgz] [--repeats 7]
+
+Both sides get the same inputs: B = 16 images of N regions, 16 captions whose lengths are those of real reports (Indiana
+University collection), D = 768, float32. They run in processes of their own on all cores and take turns, so that a busy
+moment of the machine meets both; times are medians, compilation and warm-up left out. Memory is the growth of resident
+memory during one warm run: the peak that the kernel recorded (`resource.getrusage`, its high-water mark reset through
+/proc/self/clear_refs) minus the resident memory before, with libraries, inputs and compiled program in place and free
+memory given back. "Working memory" leaves out the gradients themselves, which have the same size on both sides. Needs
+Linux, PyTorch (requirements-dev.txt) and the data; prints a table and one JSON line.
+"""
+
+import argparse
+import ctypes
+import gc
+import json
+import platform
+import resource
+import subprocess
+import sys
+import tarfile
+import time
+import xml.etree.ElementTree as ElementTree
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests")]
+DATA = REPOSITORY.parent / "shared" / "data"
+BATCH, WIDTH, MAX_TOKENS, SEED = 16, 768, 97, 0
+TEMPERATURES = (4.0, 5.0, 10.0)
+ROWS = {"word": 1444, "sentence": 361}  # regions of the shallow and of the deep map
+SIDES = ("torch", "tiled")
+
+
+def caption_lengths(reports: Path, vocabulary: Path) -> dict[str, list[int]]:
+    """Valid words and sentences of 16 reports drawn by seed, counted as training counts them."""
+    from data_pipelines.reports import clean_report
+    from data_pipelines.tokens import load_tokenizer, tokenize
+
+    texts = []
+    with tarfile.open(reports) as archive:
+        for member in archive:
+            if member.name.endswith(".xml"):
+                parts = ElementTree.fromstring(archive.extractfile(member).read()).iter("AbstractText")
+                found = {part.get("Label"): part.text or "" for part in parts}
+                texts.append(clean_report(found.get("FINDINGS", ""), found.get("IMPRESSION", "")).text)
+    texts = sorted(text for text in texts if text)
+    chosen = [texts[i] for i in np.random.default_rng(SEED).choice(len(texts), BATCH, replace=False)]
+    tokens = tokenize(load_tokenizer(vocabulary), chosen, MAX_TOKENS)
+    return {"word": tokens["word_count"].tolist(), "sentence": tokens["sentence_count"].tolist()}
+
+
+def inputs(row: str) -> tuple[np.ndarray, np.ndarray]:
+    """Regions [B, N, D] and units [B, 97, D] whose products spread like those of a trained model (about 3)."""
+    rng = np.random.default_rng(SEED)
+    regions = rng.standard_normal((BATCH, ROWS[row], WIDTH), dtype=np.float32)
+    units = rng.standard_normal((BATCH, MAX_TOKENS, WIDTH), dtype=np.float32)
+    units *= np.float32(0.1)
+    return regions, units
+
+
+def torch_side(row: str, counts: list[int]):
+    """`run()` -> loss, after one forward and backward pass."""
+    import torch
+    from reference.torch_losses import cross_entropies, local_similarities
+
+    def step(regions, units, counts):
+        loss = sum(cross_entropies(local_similarities(regions, units, counts, TEMPERATURES)))
+        loss.backward()
+        regions.grad = units.grad = None
+        return loss.item()
+
+    regions, units = (torch.from_numpy(array).requires_grad_() for array in inputs(row))
+    return lambda: step(regions, units, counts)
+
+
+def tiled_side(row: str, counts: list[int]):
+    """`run()` -> loss, compiled ahead."""
+    import jax
+
+    from afloc_jax.losses import contrast
+    from afloc_jax.losses.settings import LocalSettings
+    from afloc_jax.losses.tiled import local_similarity
+
+    settings = LocalSettings(*TEMPERATURES)
+
+    def loss(regions, units, counts):
+        return sum(contrast(local_similarity(regions, units, counts, settings)))
+
+    arrays = [jax.device_put(array) for array in (*inputs(row), np.array(counts, np.int32))]
+    step = jax.jit(jax.value_and_grad(loss, (0, 1))).lower(*arrays).compile()
+
+    def run() -> float:
+        value, _ = jax.block_until_ready(step(*arrays))
+        return float(value)
+
+    return run
+
+
+def resident_mib() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+def work(side: str, row: str, counts: list[int]) -> None:
+    """A worker process: the memory of one run, then one timed run for every line that it reads."""
+    run = {"torch": torch_side, "tiled": tiled_side}[side](row, counts)
+    run()  # what libraries set up once is not counted
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # or free memory of earlier work would hide some of the growth
+    Path("/proc/self/clear_refs").write_text("5")
+    before = resident_mib()
+    loss = run()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"loss": loss, "before_mib": before, "peak_mib": peak}), flush=True)
+    for _ in sys.stdin:
+        wall, cpu = time.perf_counter(), time.process_time()
+        run()
+        print(json.dumps([time.perf_counter() - wall, time.process_time() - cpu]), flush=True)
+
+
+def measure(row: str, counts: list[int], repeats: int) -> dict:
+    """Both sides of one row, taking turns."""
+    command = [sys.executable, __file__, "--counts", json.dumps(counts), "--row", row, "--worker"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    workers, result = {}, {}
+    for side in SIDES:
+        workers[side] = subprocess.Popen([*command, side], **pipes)
+        result[side] = json.loads(workers[side].stdout.readline())
+    times = {side: [] for side in SIDES}
+    for _ in range(repeats):
+        for side, worker in workers.items():
+            worker.stdin.write("\n")
+            worker.stdin.flush()
+            times[side].append(json.loads(worker.stdout.readline()))
+    gradients = 4 * BATCH * (ROWS[row] + MAX_TOKENS) * WIDTH / 2**20
+    for side, worker in workers.items():
+        worker.stdin.close()
+        worker.wait()
+        wall, cpu = np.array(times[side]).T
+        growth = result[side]["peak_mib"] - result[side]["before_mib"]
+        result[side] |= {"seconds": float(np.median(wall)), "fastest": float(wall.min()), "slowest": float(wall.max())}
+        result[side] |= {"cpu_seconds": float(np.median(cpu)), "growth_mib": growth, "working_mib": growth - gradients}
+    np.testing.assert_allclose(result["tiled"]["loss"], result["torch"]["loss"], rtol=1e-4)
+    ratios = {key: result["torch"][key] / result["tiled"][key] for key in ("seconds", "growth_mib", "working_mib")}
+    return result | {"gradients_mib": gradients, "ratios": ratios}
+
+
+def processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]} x {len(names)}" if names else platform.processor()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--reports", type=Path, default=DATA / "iu_reports" / "NLMCXR_reports.tgz")
+    parser.add_argument("--vocabulary", type=Path, default=DATA / "vocab")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--worker", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--row", choices=ROWS, help=argparse.SUPPRESS)
+    parser.add_argument("--counts", type=json.loads, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        work(arguments.worker, arguments.row, arguments.counts)
+        return
+    lengths = caption_lengths(arguments.reports, arguments.vocabulary)
+    rows = {row: measure(row, lengths[row], arguments.repeats) for row in ROWS}
+
+    print("| level | regions | units | side | median s (range) | CPU s | before MiB | growth MiB | working MiB |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for row, result in rows.items():
+        for side in SIDES:
+            r = result[side]
+            print(
+                f"| {row} | {ROWS[row]} | {sum(lengths[row])} | {side} "
+                f"| {r['seconds']:.2f} ({r['fastest']:.2f} to {r['slowest']:.2f}) | {r['cpu_seconds']:.2f} "
+                f"| {r['before_mib']:.0f} | {r['growth_mib']:.0f} | {r['working_mib']:.0f} |"
+            )
+        ratio = result["ratios"]
+        print(
+            f"| {row} | | | torch / tiled | **{ratio['seconds']:.1f} x** | | | "
+            f"**{ratio['growth_mib']:.1f} x** | **{ratio['working_mib']:.1f} x** |"
+        )
+    facts = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": " ".join(["python", *sys.argv]),
+        "cpu": processor(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("jax", "jaxlib", "torch", "numpy")},
+        "repeats": arguments.repeats,
+        "lengths": lengths,
+        "rows": rows,
+    }
+    print(json.dumps(facts))
+
+
+if __name__ == "__main__":
+    main()
