@@ -1,5 +1,6 @@
 """The two towers of AFLoc (arXiv 2401.02044): images and reports, each at three levels, in one shared width."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,9 +34,12 @@ class ImageEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, image: Shaped[Array, "B S S"], *, train: bool = False) -> ImageLevels:
-        structure = self.settings.structure
-        network = DenseNet if isinstance(structure, DenseNetSettings) else ResNet
-        backbone = network(structure, self.dtype, self.param_dtype, name="backbone")
+        structure, precision = self.settings.structure, (self.dtype, self.param_dtype)
+        backbone: nn.Module
+        if isinstance(structure, DenseNetSettings):
+            backbone = DenseNet(structure, *precision, name="backbone")
+        else:
+            backbone = ResNet(structure, *precision, name="backbone")
         x = prepare_image(image, self.settings.input_size, self.param_dtype)[..., None]
         # A frozen backbone runs as in evaluation: its running statistics must not move either.
         features = backbone(x, train=train and not self.settings.freeze)
@@ -108,8 +112,8 @@ class AFLoc(nn.Module):
         """Shallow [B, H1, W1, D], deep [B, H2, W2, D] and whole [B, D] of uint8 squares, or floats in [-1, 1]."""
         levels = self.image_encoder(image, train=train)
         if self.settings.normalize:
-            levels = levels.replace(
-                shallow=unit_norm(levels.shallow), deep=unit_norm(levels.deep), whole=unit_norm(levels.whole)
+            levels = dataclasses.replace(
+                levels, shallow=unit_norm(levels.shallow), deep=unit_norm(levels.deep), whole=unit_norm(levels.whole)
             )
         return levels
 
@@ -117,8 +121,11 @@ class AFLoc(nn.Module):
         """Words [B, L, D], sentences [B, L, D] and report [B, D], with the counts of valid units."""
         levels = self.text_encoder(tokens, train=train)
         if self.settings.normalize:
-            levels = levels.replace(
-                words=unit_norm(levels.words), sentences=unit_norm(levels.sentences), report=unit_norm(levels.report)
+            levels = dataclasses.replace(
+                levels,
+                words=unit_norm(levels.words),
+                sentences=unit_norm(levels.sentences),
+                report=unit_norm(levels.report),
             )
         return levels
 

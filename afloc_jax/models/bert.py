@@ -3,6 +3,7 @@
 Layer norm comes after each residual sum (post-LN); token type is always 0; positions are absolute and learned.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from afloc_jax.errors import UsageError
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": partial(jax.nn.gelu, approximate=False),
     "gelu_new": partial(jax.nn.gelu, approximate=True),
     "gelu_pytorch_tanh": partial(jax.nn.gelu, approximate=True),

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -91,5 +92,5 @@ class DenseNet(nn.Module):
 
 def _layers(dtype: DTypeLike, param_dtype: DTypeLike):
     """Constructors of the convolution and batch norm that every part shares."""
-    common = {"dtype": dtype, "param_dtype": param_dtype}
+    common: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype}
     return partial(Convolution, kernel_init=kaiming_normal_fan_in, **common), partial(BatchNorm, **common)

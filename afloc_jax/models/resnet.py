@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -106,7 +107,7 @@ class ResNet(nn.Module):
         `x` has three channels, or one that counts as replicated over three.
         """
         settings = self.settings
-        common = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        common: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         stride = settings.stem_stride // 2 if settings.stem_pool else settings.stem_stride
         x = Convolution(settings.stem_width, settings.stem_kernel, stride, input_channels=3, name="conv1", **common)(x)
         x = jax.nn.relu(BatchNorm(name="bn1", **common)(x, train=train))

@@ -11,7 +11,7 @@ from afloc_jax.models.bert import ACTIVATIONS, BertSettings
 from afloc_jax.models.densenet import DENSENETS, DenseNetSettings
 from afloc_jax.models.resnet import RESNETS, ResNetSettings
 
-BACKBONES = (*RESNETS, *DENSENETS)
+BACKBONES: dict[str, ResNetSettings | DenseNetSettings] = {**RESNETS, **DENSENETS}
 
 # Fields of Hugging Face configs that change nothing here, or that only one value of keeps the computation.
 _BERT_IGNORED = frozenset(
@@ -121,7 +121,7 @@ def _image(config: Mapping[str, Any]) -> ImageSettings:
     if backbone not in BACKBONES:
         raise UsageError(f"{where}.backbone is {backbone!r}: choose one of {', '.join(BACKBONES)}")
     options = dict(config.get("options", {}))
-    structure = {**RESNETS, **DENSENETS}[backbone]
+    structure = BACKBONES[backbone]
     if backbone == "resnet_small":
         allowed = tuple(field.name for field in dataclasses.fields(ResNetSettings))
     else:

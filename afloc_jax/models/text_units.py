@@ -4,6 +4,7 @@ Everything here is an array operation on the segment ids that come with the toke
 jit. Merging is a product with a one-hot matrix: exact, fast on matrix units, and an id of -1 belongs nowhere.
 """
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -17,7 +18,7 @@ from afloc_jax.levels import TextLevels, TokenBatch
 def combine_layers(states: Sequence[Float[Array, "B L D"]], last_layers: int, merge: str) -> Float[Array, "B L D"]:
     """Sum or mean of the last hidden states, in float32 or better."""
     chosen = states[-last_layers:]
-    total = sum(state.astype(jnp.promote_types(state.dtype, jnp.float32)) for state in chosen)
+    total = functools.reduce(jnp.add, (state.astype(jnp.promote_types(state.dtype, jnp.float32)) for state in chosen))
     return total / len(chosen) if merge == "mean" else total
 
 
