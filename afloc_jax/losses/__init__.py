@@ -13,6 +13,7 @@ from afloc_jax.levels import LEVELS, ImageLevels, LevelName, TextLevels
 from afloc_jax.losses import definition, tiled
 from afloc_jax.losses.contrast import contrast
 from afloc_jax.losses.settings import LocalSettings, check_weights, group_size
+from afloc_jax.losses.unit_contrast import grouped_unit_contrast
 
 __all__ = ["ContrastiveLosses", "LocalSettings", "contrast", "contrastive_losses"]
 
@@ -59,7 +60,12 @@ def contrastive_losses(
 
     image_to_text, text_to_image = {}, {}
     for level in LEVELS:
-        if loss_config["weights"].get(level, 0):
+        if not loss_config["weights"].get(level, 0):
+            continue
+        if settings.contrast_unit == "unit" and level != "report":
+            image_to_text[level] = jnp.zeros(())
+            text_to_image[level] = grouped_unit_contrast(*_local(level, *grouped), settings, weights)
+        else:
             similarity, counts = _similarity(level, *grouped, settings, implementation)
             image_to_text[level], text_to_image[level] = contrast(similarity, weights, counts > 0)
     levels = {level: image_to_text[level] + text_to_image[level] for level in image_to_text}
@@ -72,13 +78,18 @@ def _similarity(level: LevelName, image: ImageLevels, text: TextLevels, settings
     if level == "report":
         similarity = jax.vmap(definition.report_similarity, in_axes=(0, 0, None))
         return similarity(_wide(image.whole), _wide(text.report), settings.contrast_temperature), text.word_count
+    regions, units, counts = _local(level, image, text)
+    return IMPLEMENTATIONS[implementation](regions, units, counts, settings), counts
+
+
+def _local(level: LevelName, image: ImageLevels, text: TextLevels):
+    """`(regions [G, B, N, D], units [G, B, T, D], unit counts [G, B])` of the word or sentence level."""
     maps, units, counts = (
         (image.deep, text.sentences, text.sentence_count)
         if level == "sentence"
         else (image.shallow, text.words, text.word_count)
     )
-    regions = maps.reshape(*maps.shape[:2], -1, maps.shape[-1])  # [G, B, N, D]
-    return IMPLEMENTATIONS[implementation](regions, units, counts, settings), counts
+    return maps.reshape(*maps.shape[:2], -1, maps.shape[-1]), units, counts
 
 
 def _wide(array: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -8,6 +8,7 @@ from afloc_jax.errors import UsageError
 from afloc_jax.levels import LEVELS
 
 RegionPooling = Literal["attention", "logsumexp"]
+ContrastUnit = Literal["caption", "unit"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,6 +19,9 @@ class LocalSettings:
     "attention" (published) compares the unit with an attention-weighted mean of the regions,
     "logsumexp" takes a soft maximum of its cosines with the single regions (multiple-instance pooling), which lets a
     finding of a few regions speak for itself. `region_sharpness` is the k of that soft maximum.
+
+    `contrast_unit` says what has to find its image: "caption" (published), or every single "unit" (unit_contrast.py;
+    needs region_pooling = "logsumexp", and the pooling temperature then plays no part).
     """
 
     attention_temperature: float = 4.0
@@ -25,11 +29,18 @@ class LocalSettings:
     contrast_temperature: float = 10.0
     region_pooling: RegionPooling = "attention"
     region_sharpness: float = 10.0
+    contrast_unit: ContrastUnit = "caption"
 
     def __post_init__(self) -> None:
-        if self.region_pooling not in get_args(RegionPooling):
-            choices = ", ".join(get_args(RegionPooling))
-            raise UsageError(f"loss.region_pooling is {self.region_pooling!r}; choose one of {choices}")
+        for name, kind in (("region_pooling", RegionPooling), ("contrast_unit", ContrastUnit)):
+            if getattr(self, name) not in get_args(kind):
+                choices = ", ".join(get_args(kind))
+                raise UsageError(f"loss.{name} is {getattr(self, name)!r}; choose one of {choices}")
+        if self.contrast_unit == "unit" and self.region_pooling == "attention":
+            raise UsageError(
+                'loss.contrast_unit = "unit" needs loss.region_pooling = "logsumexp": the published attention compares '
+                "the units of a caption with each other"
+            )
         for name in ("attention_temperature", "pooling_temperature", "contrast_temperature", "region_sharpness"):
             if not getattr(self, name) > 0:
                 raise UsageError(f"loss.{name} is {getattr(self, name)}; it must be greater than 0")
@@ -38,8 +49,8 @@ class LocalSettings:
     def from_config(cls, loss_config: Mapping[str, Any]) -> "LocalSettings":
         """The settings in `config.loss`; keys that it lacks keep the published value. Raises UsageError."""
         given = {field.name: loss_config.get(field.name, field.default) for field in dataclasses.fields(cls)}
-        pooling = given.pop("region_pooling")
-        return cls(region_pooling=pooling, **{name: float(value) for name, value in given.items()})
+        names = {name: given.pop(name) for name in ("region_pooling", "contrast_unit")}
+        return cls(**names, **{name: float(value) for name, value in given.items()})
 
 
 PUBLISHED = LocalSettings()
