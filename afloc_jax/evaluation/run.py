@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -30,13 +30,21 @@ from afloc_jax.weights.folder import update_card, weights_hash
 from data_pipelines.sources import open_source
 
 
+class Source(Protocol):
+    """Random access to records with `id`, `image` [S, S] uint8 and `findings` (label, prompt, mask)."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Any: ...
+
+
 def evaluate(
     model: Model,
-    source: Sequence[Any],
+    source: Source,
     out: str | Path,
     protocol: str = "afloc",
     *,
-    prior_source: Sequence[Any] | None = None,
+    prior_source: Source | None = None,
     untrained: Model | None = None,
     compatible: bool = False,
     resamples: int = RESAMPLES,
@@ -141,7 +149,7 @@ def evaluate_datasets(config: ConfigDict, workdir: str | Path) -> dict[str, dict
     return summaries
 
 
-def read_truths(source: Sequence[Any]) -> tuple[list[Truth], np.ndarray, str]:
+def read_truths(source: Source) -> tuple[list[Truth], np.ndarray, str]:
     """One sample per finding of every record.
 
     Returns:
@@ -168,7 +176,7 @@ def read_truths(source: Sequence[Any]) -> tuple[list[Truth], np.ndarray, str]:
 
 
 def _heatmaps(
-    model: Model, source: Sequence[Any], rows: np.ndarray, truths: Sequence[Truth], compatible: bool
+    model: Model, source: Source, rows: np.ndarray, truths: Sequence[Truth], compatible: bool
 ) -> Iterator[np.ndarray]:
     """The map of every sample in order; each image is read and encoded once (its samples are neighbours)."""
     images = np.unique(rows)
@@ -176,7 +184,7 @@ def _heatmaps(
         samples = np.flatnonzero((rows >= chosen[0]) & (rows <= chosen[-1]))
         squares = np.stack([source[row].image for row in chosen])
         position = np.searchsorted(chosen, rows[samples])
-        prompts = [truths[i].label_text for i in samples]
+        prompts = [truths[int(i)].label_text for i in samples]
         yield from model.heatmaps_of_pairs(squares, position, prompts, compatible=compatible)
 
 
@@ -185,11 +193,12 @@ def _batches(items: Sequence[int], size: int) -> Iterator[list[int]]:
         yield list(items[start : start + size])
 
 
-def _prior(truths: Sequence[Truth], prior_source: Sequence[Any] | None) -> tuple[Iterable[np.ndarray], str]:
+def _prior(truths: Sequence[Truth], prior_source: Source | None) -> tuple[Iterable[np.ndarray], str]:
     """Maps of the location prior, and in words what it was made from."""
     places: dict[str, list[tuple[int, int]]] = {}
-    for row in range(len(prior_source) if prior_source is not None else 0):
-        for k, finding in enumerate(prior_source[row].findings):  # type: ignore[index]
+    prior_source = [] if prior_source is None else prior_source
+    for row in range(len(prior_source)):
+        for k, finding in enumerate(prior_source[row].findings):
             places.setdefault(finding.label, []).append((row, k))
     if not places:
         return leave_one_out_prior(truths), "mean mask of the category in the other evaluation images"
@@ -197,7 +206,7 @@ def _prior(truths: Sequence[Truth], prior_source: Sequence[Any] | None) -> tuple
 
     def masks(category: str) -> Iterator[np.ndarray]:  # decoded one at a time: training sets are large
         for row, k in places[category]:
-            mask = np.asarray(prior_source[row].findings[k].mask)  # type: ignore[index]
+            mask = np.asarray(prior_source[row].findings[k].mask)
             if mask.shape != shape:
                 raise UserError(f"training masks are {mask.shape}, evaluation masks {shape}; prepare both at one size")
             yield mask
@@ -211,12 +220,12 @@ def _prior(truths: Sequence[Truth], prior_source: Sequence[Any] | None) -> tuple
 
 
 def _write_examples(
-    out: Path, model: Model, source: Sequence[Any], rows: np.ndarray, scores: Scores, compatible: bool
+    out: Path, model: Model, source: Source, rows: np.ndarray, scores: Scores, compatible: bool
 ) -> None:
     """The best, median and worst sample of each category: examples.npz (arrays) and examples.json (what they are)."""
     chosen = choose_examples(scores)
     overlap = scores.iou.mean(axis=1)
-    images, maps, truths, described = [], [], [], []  # type: ignore[var-annotated]
+    images, maps, truths, described = [], [], [], []
     for i, rank in chosen:
         truth = scores.truths[i]
         image = source[int(rows[i])].image
@@ -296,7 +305,7 @@ def dataset_settings(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _evaluate_with(
-    model: Model, untrained: Model | None, source: Sequence[Any], out: Path, settings: dict[str, Any]
+    model: Model, untrained: Model | None, source: Source, out: Path, settings: dict[str, Any]
 ) -> dict[str, Any]:
     return evaluate(
         model,
@@ -318,11 +327,11 @@ def _folder_name(settings: dict[str, Any], taken: dict[str, Any]) -> str:
     return next(name for name in candidates if name not in taken)
 
 
-def _open(settings: dict[str, Any], split: str) -> Sequence[Any]:
+def _open(settings: dict[str, Any], split: str) -> Source:
     return open_source(settings["name"], settings["directory"], split, raw=settings["raw"], builder=settings["builder"])
 
 
-def open_prior(settings: dict[str, Any]) -> Sequence[Any] | None:
+def open_prior(settings: dict[str, Any]) -> Source | None:
     """The split that makes the location prior; None when the data set has no such split."""
     if not settings["prior_split"] or settings["prior_split"] == settings["split"]:
         return None

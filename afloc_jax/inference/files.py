@@ -8,7 +8,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +54,7 @@ def localize_files(
     Raises:
         UsageError: an empty prompt, or `out` is a file. UserError: an unusable model folder.
     """
-    for prompt in prompts:  # before the model is loaded: a wrong call should not take seconds to say so
-        _as_usage(lambda prompt=prompt: clean_prompt(prompt, compatible=compatible))
+    _check_prompts(prompts, compatible)  # before the model is loaded: a wrong call should not take seconds to say so
     _make_folder(out)
     names = output_names(images)
     loaded = load(model)
@@ -116,8 +115,7 @@ def classify_files(
         raise UsageError(f"{prompts}: class {unknown[0]!r} is not among --class {', '.join(classes)}")
     for name in classes:
         positive, negative = class_prompts(name, given.get(name))
-        for prompt in [*positive, *negative]:
-            _as_usage(lambda prompt=prompt: clean_prompt(prompt, compatible=compatible))
+        _check_prompts([*positive, *negative], compatible)
     if out.is_dir():
         raise UsageError(f"--out {out} is a folder; give the name of a CSV file")
     _make_folder(out.parent)
@@ -204,9 +202,10 @@ def _read_prompts(path: Path) -> dict[str, Any]:
     return content
 
 
-def _as_usage(check: Callable[[], Any]) -> None:
+def _check_prompts(prompts: Sequence[str], compatible: bool) -> None:
     try:
-        check()
+        for prompt in prompts:
+            clean_prompt(prompt, compatible=compatible)
     except UserError as error:
         raise UsageError(str(error)) from None
 

@@ -15,7 +15,7 @@ from afloc_jax.errors import UsageError, UserError
 from afloc_jax.inference import heatmaps
 from afloc_jax.inference.class_prompts import class_prompts
 from afloc_jax.levels import ImageLevels, TextLevels, TokenBatch
-from afloc_jax.models import build
+from afloc_jax.models import AFLoc, build
 from afloc_jax.weights import folder as model_folder
 from data_pipelines.images import Geometry, read_image
 from data_pipelines.reports import clean_prompt
@@ -95,7 +95,7 @@ class Model:
         if squares.ndim != 3 or squares.dtype != np.uint8:
             raise UsageError(f"images must be uint8 [B, S, S], got {squares.dtype} {list(squares.shape)}")
         return _concatenate([
-            _trim(self._encode_image(self.variables, _pad(squares[rows], size)), count)
+            _trim(_encode(self._network, "encode_image", self.variables, _pad(squares[rows], size)), count)
             for rows, count, size in _chunks(len(squares), self.batch_size)
         ])
 
@@ -215,24 +215,19 @@ class Model:
 
     # Parts
 
-    @functools.cached_property
-    def _encode_image(self):
-        return _compiled(self._network, "encode_image")
-
-    @functools.cached_property
-    def _encode_text(self):
-        return _compiled(self._network, "encode_text")
-
     def _squares(self, images: Sequence[ImageInput]) -> tuple[np.ndarray, list[Geometry]]:
         pairs = [to_square(image, self.image_size) for image in images]
         return np.stack([square for square, _ in pairs]), [geometry for _, geometry in pairs]
 
     def _embed_clean_texts(self, texts: Sequence[str]) -> TextLevels:
-        arrays = tokenize(self.tokenizer, list(texts), int(self.config.prompts.max_tokens))
+        arrays: dict[str, Any] = tokenize(self.tokenizer, list(texts), int(self.config.prompts.max_tokens))
         return _concatenate([
             _trim(
-                self._encode_text(
-                    self.variables, TokenBatch(**{name: _pad(array[rows], size) for name, array in arrays.items()})
+                _encode(
+                    self._network,
+                    "encode_text",
+                    self.variables,
+                    TokenBatch(**{name: jnp.asarray(_pad(array[rows], size)) for name, array in arrays.items()}),
                 ),
                 count,
             )
@@ -246,7 +241,7 @@ class Model:
         return np.stack([reports[: len(positive)].mean(axis=0), reports[len(positive) :].mean(axis=0)])
 
     def _maps(
-        self, squares: np.ndarray, image_of: np.ndarray, reports: np.ndarray, text_of: np.ndarray
+        self, squares: np.ndarray, image_of: np.ndarray, reports: Any, text_of: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Maps [P, S, S] of P (image, text) pairs, and the global embeddings [B, D] of the images.
 
@@ -256,7 +251,7 @@ class Model:
         maps = np.empty((len(image_of), side, side), np.float32)
         whole = []
         for rows, count, size in _chunks(len(squares), self.batch_size):
-            levels = self._encode_image(self.variables, _pad(squares[rows], size))
+            levels = _encode(self._network, "encode_image", self.variables, _pad(squares[rows], size))
             whole.append(np.asarray(levels.whole)[:count])
             pairs = np.flatnonzero((image_of >= rows.start) & (image_of < rows.stop))
             for part, many, padded in _chunks(len(pairs), self.batch_size):
@@ -278,10 +273,7 @@ def load(folder: str | Path, *, batch_size: int = 32) -> Model:
 
 def initial_variables(architecture: ConfigDict, seed: int) -> dict[str, Any]:
     """Random variables of an architecture, the same for the same seed."""
-    slots, count = np.zeros((1, 4), np.int32), np.ones(1, np.int32)  # parameters do not depend on the inputs' sizes
-    tokens = TokenBatch(slots, slots, slots, count, count)
-    # Compiled: the forward pass that linen traces to find the shapes is dropped, only random numbers are drawn.
-    return jax.jit(build(architecture).init)(jax.random.key(seed), np.zeros((1, 32, 32), np.uint8), tokens)
+    return _initialise(build(architecture), jax.random.key(seed))
 
 
 def to_square(image: ImageInput, size: int) -> tuple[np.ndarray, Geometry]:
@@ -306,23 +298,28 @@ def _localization(
     square: np.ndarray, geometry: Geometry, threshold: float, similarity: float, prompt: str
 ) -> Localization:
     heatmap = np.asarray(geometry.map_to_original(square), np.float32)
-    boxes = heatmaps.boxes_from_map(heatmaps.normalise(heatmap, -1.0, 1.0), threshold)
+    boxes = heatmaps.boxes_from_map(np.asarray(heatmaps.normalise(heatmap, -1.0, 1.0)), threshold)
     return Localization(heatmap, boxes, similarity, prompt, square)
 
 
-def _cosine(a: np.ndarray, b: np.ndarray) -> float:
+def _cosine(a: Any, b: Any) -> float:
     norms = float(np.linalg.norm(a) * np.linalg.norm(b))
     return float(a @ b) / norms if norms else 0.0
 
 
-def _compiled(network: Any, method: str):
-    @jax.jit
-    def encode(variables, inputs):
-        # Accelerators multiply in reduced precision by default; the maps are compared to the fourth digit.
-        with jax.default_matmul_precision("float32"):
-            return network.apply(variables, inputs, method=method)
+# Modules are hashable settings, so models of one architecture share what is compiled: a trained and an untrained one.
+@functools.partial(jax.jit, static_argnames=("network", "method"))
+def _encode(network: AFLoc, method: str, variables: Any, inputs: Any) -> Any:
+    # Accelerators multiply in reduced precision by default; the maps are compared to the fourth digit.
+    with jax.default_matmul_precision("float32"):
+        return network.apply(variables, inputs, method=method)
 
-    return encode
+
+# Compiled: the forward pass that linen traces to find the shapes is dropped, only random numbers are drawn.
+@functools.partial(jax.jit, static_argnames="network")
+def _initialise(network: AFLoc, key: jax.Array) -> Any:
+    slots, count = jnp.zeros((1, 4), jnp.int32), jnp.ones(1, jnp.int32)  # sizes of inputs do not matter to parameters
+    return network.init(key, jnp.zeros((1, 32, 32), jnp.uint8), TokenBatch(slots, slots, slots, count, count))
 
 
 def _chunks(total: int, most: int) -> Iterator[tuple[slice, int, int]]:

@@ -211,9 +211,12 @@ def test_an_image_gives_the_same_map_alone_and_in_company(model, pictures):
 
 def test_many_batch_sizes_compile_few_shapes(folder, pictures):
     model = afloc_jax.load(folder, batch_size=4)
+    model_module._encode.clear_cache()
     for count in (1, 2, 3, 4, 5):
         assert model.embed_images(pictures[:count]).whole.shape == (count, 32)
-    assert model._encode_image._cache_size() == 3  # 1, 2, 4
+    assert model_module._encode._cache_size() == 3  # 1, 2, 4
+    model.untrained().embed_images(pictures)
+    assert model_module._encode._cache_size() == 3  # the same network
 
 
 def test_files_and_arrays_of_the_same_pixels_agree(model, pictures, tmp_path):
