@@ -17,70 +17,84 @@ from ml_collections import config_flags
 
 from afloc_jax.errors import UsageError, UserError
 
-FLAGS = flags.FLAGS
-# New attributes are let through here so that the validation of the whole config can name what is allowed instead.
-config_flags.DEFINE_config_file(
-    "config", None, "Config file, e.g. configs/demo.py.", lock_config=False, accept_new_attributes=True
-)
-flags.DEFINE_string("workdir", None, "Folder for everything the run writes; the same folder resumes.")
-flags.DEFINE_string("sweep", None, "Generator of overrides, e.g. configs/sweeps/levels.py: one run per override.")
-flags.DEFINE_bool("dry_run", False, "Check the config (and print the table of a sweep), then stop.")
-flags.DEFINE_bool("distributed", False, "One of several processes: call jax.distributed.initialize first.")
-flags.DEFINE_string("coordinator", None, "With --distributed: host:port of process 0 (clusters find it themselves).")
-flags.DEFINE_integer("processes", None, "With --distributed: number of processes.")
-flags.DEFINE_integer("process", None, "With --distributed: number of this process, from 0.")
-flags.DEFINE_bool("debug", False, "Show tracebacks and library logs.")
 
+def parse(arguments: list[str]) -> flags.FlagValues:
+    """The flags of a command line; `arguments[0]` is the program.
 
-def parse(arguments: list[str]) -> None:
-    """Fill FLAGS from the command line. Raises UsageError with one line for anything that does not parse."""
-    if any(argument in ("-h", "--help") for argument in arguments[1:]):
-        print(__doc__.strip() + "\n\n" + FLAGS.get_help().split("absl.app")[0], end="")
+    Raises:
+        UsageError: one line for anything that does not parse.
+        SystemExit: --help was asked for and given.
+    """
+    values = flags.FlagValues()
+    # New attributes are let through so that the validation of the whole config can name what is allowed instead.
+    config_flags.DEFINE_config_file(
+        "config", None, "Config file, e.g. configs/demo.py; --config.KEY=VALUE changes a value of it.",
+        flag_values=values, lock_config=False, accept_new_attributes=True, sys_argv=arguments,
+    )  # fmt: skip
+    define = {"flag_values": values}
+    flags.DEFINE_string("workdir", None, "Folder for everything the run writes; the same folder resumes.", **define)
+    flags.DEFINE_string("sweep", None, "Generator of overrides, e.g. configs/sweeps/levels.py.", **define)
+    flags.DEFINE_bool("dry_run", False, "Check the config (and print the table of a sweep), then stop.", **define)
+    flags.DEFINE_bool("distributed", False, "One of several processes: jax.distributed.initialize first.", **define)
+    flags.DEFINE_string("coordinator", None, "With --distributed: host:port of process 0, if not found.", **define)
+    flags.DEFINE_integer("processes", None, "With --distributed: number of processes, if not found.", **define)
+    flags.DEFINE_integer("process", None, "With --distributed: number of this process, if not found.", **define)
+    flags.DEFINE_bool("debug", False, "Show tracebacks and the log lines of libraries.", **define)
+
+    if any(argument in ("-h", "-help", "--help") for argument in arguments[1:]):
+        print(f"{__doc__.strip()}\n{values.get_help()}")
         raise SystemExit(0)
-    given = [argument.split("=", 1)[0].lstrip("-") for argument in arguments[1:]]
+    _check_paths(arguments)
+    try:
+        rest = values(arguments)
+    except Exception as error:  # a config file may raise anything: whatever it is, the call was wrong
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        message = lines[-1] if lines else "unreadable command line"
+        kind = "" if isinstance(error, flags.Error) else f"{type(error).__name__}: "
+        raise UsageError(f"{kind}{message}") from error
+    if len(rest) > 1:
+        raise UsageError(f"unexpected argument {rest[1]!r}; flags are written --name=value")
+    return values
+
+
+def _check_paths(arguments: list[str]) -> None:
+    """Missing flags and files, said more plainly than the flags library does."""
+    given = dict(argument.lstrip("-").partition("=")[::2] for argument in arguments[1:] if argument.startswith("-"))
     for name, example in (("config", "configs/demo.py"), ("workdir", "runs/demo")):
         if name not in given:
             raise UsageError(f"--{name} is missing, e.g. --{name}={example}")
-    for position, argument in enumerate(arguments):
-        if argument.lstrip("-").split("=", 1)[0] == "config":
-            path = argument.split("=", 1)[1] if "=" in argument else "".join(arguments[position + 1 : position + 2])
-            if not Path(path.split(":", 1)[0]).is_file():
-                raise UsageError(f"--config={path}: no such file; configs/demo.py and configs/afloc.py are there")
-    try:
-        rest = FLAGS(arguments)
-    except Exception as error:  # a config file runs arbitrary code: whatever it raises is a wrong call
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise UsageError(f"{type(error).__name__}: {lines[-1] if lines else 'unreadable command line'}") from error
-    if len(rest) > 1:
-        raise UsageError(f"unexpected argument {rest[1]!r}; flags are written --name=value")
+    for name, example in (("config", "configs/demo.py"), ("sweep", "configs/sweeps/levels.py")):
+        # "--config PATH", with a space, leaves its check to the library.
+        if given.get(name) and not Path(given[name].split(":", 1)[0]).is_file():
+            raise UsageError(f"--{name}={given[name]}: no such file; {example} is one")
 
 
-def run() -> int:
+def run(values: flags.FlagValues) -> int:
     """Do what the flags say; returns the exit status."""
-    # Imported after the flags are known to be right: JAX takes seconds to start.
-    workdir = Path(FLAGS.workdir)
-    if FLAGS.sweep:
+    workdir = Path(values.workdir)
+    # Imported late: JAX takes seconds to start, and a sweep must leave the devices to its runs.
+    if values.sweep:
         from afloc_jax.training.sweep import run_sweep
 
-        return run_sweep(Path(FLAGS.sweep), FLAGS.config, workdir, FLAGS.dry_run, Path(__file__).resolve(), FLAGS.debug)
-    if FLAGS.distributed:
+        launcher = Path(__file__).resolve()
+        return run_sweep(Path(values.sweep), values.config, workdir, values.dry_run, launcher, values.debug)
+    if values.distributed:
         import jax
 
-        jax.distributed.initialize(FLAGS.coordinator, FLAGS.processes, FLAGS.process)
+        jax.distributed.initialize(values.coordinator, values.processes, values.process)
     from afloc_jax.training.train import train
 
-    return train(FLAGS.config, workdir, FLAGS.dry_run)
+    return train(values.config, workdir, values.dry_run)
 
 
 def main(arguments: list[str]) -> int:
     """Parse, run, and turn failures into one line and an exit status."""
     debug = "--debug" in arguments
-    # Libraries log every checkpoint and build step; the run speaks through its progress bar and closing lines.
+    # Libraries log every checkpoint and build step; a run speaks through its progress bar and closing lines.
     logging.set_verbosity(logging.INFO if debug else logging.ERROR)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if debug else "2")
     try:
-        parse(arguments)
-        return run()
+        return run(parse(arguments))
     except Exception as error:
         if debug:
             traceback.print_exc()

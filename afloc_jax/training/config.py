@@ -21,9 +21,6 @@ from configs.afloc import get_config as published_config
 # Sections whose keys belong to someone else (a builder, a backbone, Hugging Face) and are checked there.
 FREE_SECTIONS = ("data.builder", "model.image.options", "model.text.bert", "evaluation.datasets")
 
-# Keys that a config may add to those of configs/afloc.py, with a value of their type.
-OPTIONAL = {"loss.region_pooling": "attention", "loss.region_sharpness": 10.0}
-
 # What a rerun in the same working directory may change: where files lie, what is logged and kept, and what is
 # evaluated afterwards. Nothing here changes a parameter of the trained model.
 MAY_CHANGE = (
@@ -69,12 +66,14 @@ RULES: dict[str, Rule] = {
     "model.text.last_layers": _POSITIVE,
     "model.text.merge_layers": _one_of("sum", "mean"),
     "model.text.merge_pieces": _one_of("sum", "mean"),
+    "model.text.context": _one_of("report", "sentence"),
     **{f"loss.weights.{level}": _NOT_NEGATIVE for level in LEVELS},
     "loss.attention_temperature": _POSITIVE,
     "loss.pooling_temperature": _POSITIVE,
     "loss.contrast_temperature": _POSITIVE,
     "loss.region_pooling": _one_of("attention", "logsumexp"),
     "loss.region_sharpness": _POSITIVE,
+    "loss.contrast_unit": _one_of("caption", "unit"),
     "loss.contrast_group": _NOT_NEGATIVE,
     "loss.implementation": _one_of("tiled", "definition"),
     "optimizer.name": _one_of("adam", "adamw", "sgd"),
@@ -95,6 +94,8 @@ RULES: dict[str, Rule] = {
     "training.keep_best": _POSITIVE,
     "training.checkpoint_every": _NOT_NEGATIVE,
     "training.early_stopping": _NOT_NEGATIVE,
+    "localization.sigma": _NOT_NEGATIVE,
+    "localization.prompt_level": _one_of("report", "sentence"),
     "evaluation.bootstrap": _NOT_NEGATIVE,
 }
 
@@ -160,9 +161,6 @@ def _check_type(key: str, value: Any, example: Any) -> None:
 def _check_names_and_types(given: Mapping[str, Any], schema: Mapping[str, Any], prefix: str = "") -> None:
     for key, value in given.items():
         dotted = f"{prefix}{key}"
-        if key not in schema and dotted in OPTIONAL:
-            _check_type(dotted, value, OPTIONAL[dotted])
-            continue
         if dotted == "data.augment":  # a bool, or strengths of data_pipelines.batches.augment
             continue
         if key not in schema:
@@ -205,9 +203,11 @@ def _check_together(config: ConfigDict, device_count: int) -> None:
 def _check_with_owners(config: ConfigDict) -> None:
     """What the free sections hold, checked by those who read them."""
     from afloc_jax.evaluation.run import dataset_settings
+    from afloc_jax.losses import LocalSettings
     from afloc_jax.models.settings import parse
 
     parse(config.model)
+    LocalSettings.from_config(config.loss)
     for dataset in config.evaluation.datasets:
         dataset_settings(dict(_plain(dataset)))
 

@@ -201,7 +201,9 @@ def _initial_variables(config: ConfigDict, side: int) -> dict[str, Any]:
     model = build(config.model)
     arguments = (jax.random.key(config.seed), np.zeros((1, side, side), np.uint8), tokens_like)
     if not config.init_from:
-        return jax.jit(model.init)(*arguments)
+        # Run once: on a CPU optimising the code of hundreds of random draws takes longer than running it unoptimised.
+        options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+        return jax.jit(model.init, compiler_options=options)(*arguments)
     wanted = jax.eval_shape(model.init, *arguments)
     shapes = [
         {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
