@@ -21,6 +21,7 @@ def get_config() -> ConfigDict:
     data.train_split = "train"
     data.validation_split = "validation"
     data.sentences = "subset"  # subset: random non-empty subset in random order; impression: keep the impression, sample the findings; all
+    data.augment = False  # True: small random shifts, scales and exposures (never flips: reports name sides)
     data.max_tokens = 97  # token slots per report; longer reports are cut
     data.workers = 0  # Grain worker processes; 0 reads in threads of this process
 
@@ -32,6 +33,7 @@ def get_config() -> ConfigDict:
     image.backbone = "resnet50"  # resnet18|34|50|101|152, resnext50|101, densenet121|161|169, resnet_small
     image.input_size = 299  # side to which the square is resized inside the model, pixels
     image.options = ConfigDict()  # further keyword arguments of the backbone (widths, strides, stages of the small one)
+    image.center = False  # batch-normalise the projected features (beyond the published recipe)
     image.freeze = False  # keep the image encoder as initialised
 
     model.text = text = ConfigDict()
@@ -40,6 +42,7 @@ def get_config() -> ConfigDict:
     text.last_layers = 4  # hidden states that are combined
     text.merge_layers = "sum"  # sum|mean over those layers
     text.merge_pieces = "sum"  # sum|mean of word pieces into words
+    text.context = "report"  # report|sentence (each sentence is read alone, as a prompt is: beyond the published recipe)
     text.freeze = False  # keep the text encoder as initialised
 
     config.init_from = ""  # model folder to start from; empty: random initialisation
@@ -49,6 +52,9 @@ def get_config() -> ConfigDict:
     loss.attention_temperature = 4.0  # temp1: sharpness of the softmax over regions
     loss.pooling_temperature = 5.0  # temp2: sharpness of the sum over text units
     loss.contrast_temperature = 10.0  # temp3: scale of similarities in the cross entropies
+    loss.region_pooling = "attention"  # attention|logsumexp (a soft maximum over regions: beyond the published recipe)
+    loss.region_sharpness = 10.0  # of that soft maximum
+    loss.contrast_unit = "caption"  # caption|unit (every sentence or word finds its own image: beyond the published recipe)
     loss.contrast_group = 0  # pairs contrasted with each other; 0: the whole global batch
     loss.implementation = "tiled"  # tiled|definition
 
@@ -73,6 +79,10 @@ def get_config() -> ConfigDict:
     training.keep_best = 5  # checkpoints kept by validation loss, beside the last one
     training.checkpoint_every = 0  # steps between `last` checkpoints; 0: at each validation
     training.early_stopping = 10  # validations without improvement; 0: never
+
+    config.localization = localization = ConfigDict()
+    localization.sigma = 1.5  # width of the Gaussian that smooths heat maps, in cells of a 19 x 19 grid
+    localization.prompt_level = "report"  # report|sentence (the unit that the deep map was trained to meet)
 
     config.evaluation = evaluation = ConfigDict()
     evaluation.datasets = ()  # ConfigDicts: name (builder), directory, raw, builder, split, protocol

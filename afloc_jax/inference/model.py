@@ -64,7 +64,9 @@ class Model:
         self.config = config
         self.tokenizer = tokenizer
         self.batch_size = batch_size
-        self.sigma = float(config.get("localization", {}).get("sigma", heatmaps.SIGMA))  # cells of a 19 x 19 grid
+        localization = config.get("localization", {})
+        self.sigma = float(localization.get("sigma", heatmaps.SIGMA))  # cells of a 19 x 19 grid
+        self.prompt_level = localization.get("prompt_level", "report")
         self.weights_sha256 = ""  # of the folder it was loaded from; names the weights behind a number
         self.variables = jax.device_put(variables)
         self._network = build(config.architecture, dtype=jnp.float32)
@@ -141,11 +143,12 @@ class Model:
         """As `localize`, image by image: maps at original size are made when asked for and need not all fit."""
         _check_call(images, prompts, threshold)
         read = self.read_prompts(prompts, compatible=compatible)
-        reports = self._embed_clean_texts(read).report
+        texts = self._embed_clean_texts(read)
+        reports, asked = texts.report, self._asked(texts)
         for start in range(0, len(images), self.batch_size):
             squares, geometries = self._squares(images[start : start + self.batch_size])
             image_of, text_of = np.divmod(np.arange(len(squares) * len(read)), len(read))
-            maps, whole = self._maps(squares, image_of, reports, text_of)
+            maps, whole = self._maps(squares, image_of, asked, text_of)
             for i, geometry in enumerate(geometries):
                 yield [
                     _localization(maps[i * len(read) + k], geometry, threshold, _cosine(whole[i], reports[k]), read[k])
@@ -182,8 +185,8 @@ class Model:
         read = self.read_prompts(prompts, compatible=compatible)
         distinct = sorted(set(read))
         position = {text: i for i, text in enumerate(distinct)}
-        reports = self._embed_clean_texts(distinct).report
-        return self._maps(images, np.asarray(rows), reports, np.array([position[text] for text in read]))[0]
+        asked = self._asked(self._embed_clean_texts(distinct))
+        return self._maps(images, np.asarray(rows), asked, np.array([position[text] for text in read]))[0]
 
     def classify(
         self,
@@ -234,6 +237,19 @@ class Model:
             for rows, count, size in _chunks(len(texts), self.batch_size)
         ])
 
+    def _asked(self, texts: TextLevels) -> np.ndarray:
+        """[P, D], what the deep regions are compared with: the report's embedding (published), or its sentences' mean.
+
+        Sentences are what the deep map learned to meet; the report's embedding also holds `[CLS]` and `[SEP]`, which
+        add the same map to every prompt.
+        """
+        if self.prompt_level == "report":
+            return texts.report
+        slot = np.arange(texts.sentences.shape[1])
+        sentence = (slot > 0) & (slot < texts.sentence_count[:, None])
+        total = np.einsum("ps,psd->pd", sentence.astype(np.float32), texts.sentences)
+        return total / np.maximum(sentence.sum(axis=1, keepdims=True), 1)
+
     def _class_embeddings(self, name: str, given: Any, compatible: bool) -> np.ndarray:
         """[2, D]: the mean of the positive prompts' embeddings, the mean of the negative ones'."""
         positive, negative = class_prompts(name, given)
@@ -241,7 +257,7 @@ class Model:
         return np.stack([reports[: len(positive)].mean(axis=0), reports[len(positive) :].mean(axis=0)])
 
     def _maps(
-        self, squares: np.ndarray, image_of: np.ndarray, reports: Any, text_of: np.ndarray
+        self, squares: np.ndarray, image_of: np.ndarray, asked: Any, text_of: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Maps [P, S, S] of P (image, text) pairs, and the global embeddings [B, D] of the images.
 
@@ -257,7 +273,7 @@ class Model:
             for part, many, padded in _chunks(len(pairs), self.batch_size):
                 chosen = pairs[part]
                 images, texts = _pad(image_of[chosen] - rows.start, padded), _pad(text_of[chosen], padded)
-                maps[chosen] = np.asarray(_heatmaps(levels.deep, images, reports[texts], side, self.sigma))[:many]
+                maps[chosen] = np.asarray(_heatmaps(levels.deep, images, asked[texts], side, self.sigma))[:many]
         if not np.isfinite(maps).all():
             raise UserError("the heat map holds NaN or infinity: the weights are damaged or the training diverged")
         return maps, np.concatenate(whole)
@@ -288,10 +304,10 @@ def to_square(image: ImageInput, size: int) -> tuple[np.ndarray, Geometry]:
 
 
 @functools.partial(jax.jit, static_argnames=("side", "sigma"))
-def _heatmaps(deep: jax.Array, images: jax.Array, reports: jax.Array, side: int, sigma: float) -> jax.Array:
-    """[P, side, side] maps of regions deep[images] [P, h, w, D] and reports [P, D]."""
+def _heatmaps(deep: jax.Array, images: jax.Array, asked: jax.Array, side: int, sigma: float) -> jax.Array:
+    """[P, side, side] maps of regions deep[images] [P, h, w, D] and prompts [P, D]."""
     cells = heatmaps.scaled_sigma(deep.shape[1], sigma)
-    return heatmaps.heatmap(deep[images].astype(jnp.float32), reports, side, cells)
+    return heatmaps.heatmap(deep[images].astype(jnp.float32), asked, side, cells)
 
 
 def _localization(

@@ -15,17 +15,18 @@ from jaxtyping import Array, Float, PyTree, Shaped
 from afloc_jax.errors import UsageError
 from afloc_jax.levels import ImageLevels, TextLevels, TokenBatch
 from afloc_jax.models.bert import Bert
+from afloc_jax.models.convolution import BatchNorm
 from afloc_jax.models.densenet import DenseNet, DenseNetSettings
 from afloc_jax.models.resnet import ResNet
 from afloc_jax.models.settings import ImageSettings, ModelSettings, TextSettings, parse
-from afloc_jax.models.text_units import text_levels
+from afloc_jax.models.text_units import sentence_context, text_levels
 
 # PyTorch's default of linear and convolution layers: uniform within 1 / sqrt(fan_in).
 _projection_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class ImageEncoder(nn.Module):
-    """Backbone, and one linear projection per level to the shared width."""
+    """Backbone, and one linear projection per level to the shared width (batch-normalised with `center`)."""
 
     settings: ImageSettings
     projection_dim: int
@@ -47,20 +48,27 @@ class ImageEncoder(nn.Module):
             features = lax.stop_gradient(features)
         shallow, deep, whole = features
 
-        def project(name: str, use_bias: bool, dtype: DTypeLike) -> nn.Dense:
-            return nn.Dense(
+        def project(name: str, features: Array, use_bias: bool, dtype: DTypeLike) -> Array:
+            dense = nn.Dense(
                 self.projection_dim,
                 use_bias=use_bias,
                 dtype=dtype,
                 param_dtype=self.param_dtype,
                 kernel_init=_projection_init,
-                name=name,
+                name=f"project_{name}",
             )
+            projected = dense(features)
+            if not self.settings.center:
+                return projected
+            # Features behind a ReLU share a large mean, in which cosines drown; this takes it away.
+            center = BatchNorm(dtype=dtype, param_dtype=self.param_dtype, name=f"center_{name}")
+            maps = projected.reshape(len(projected), -1, 1, self.projection_dim)
+            return center(maps, train=train).reshape(projected.shape)
 
         return ImageLevels(
-            shallow=project("project_shallow", False, self.dtype)(shallow),
-            deep=project("project_deep", False, self.dtype)(deep),
-            whole=project("project_whole", True, self.param_dtype)(whole),
+            shallow=project("shallow", shallow, False, self.dtype),
+            deep=project("deep", deep, False, self.dtype),
+            whole=project("whole", whole, True, self.param_dtype),
         )
 
 
@@ -75,7 +83,11 @@ class TextEncoder(nn.Module):
     def __call__(self, tokens: TokenBatch, *, train: bool = False) -> TextLevels:
         settings = self.settings
         bert = Bert(settings.bert, self.dtype, self.param_dtype, name="bert")
-        states = bert(tokens.token_ids, tokens.word_ids >= 0, train=train and not settings.freeze)
+        if settings.context == "sentence":
+            attend, positions = sentence_context(tokens)
+        else:
+            attend, positions = tokens.word_ids >= 0, None
+        states = bert(tokens.token_ids, attend, positions, train=train and not settings.freeze)
         if settings.freeze:
             states = lax.stop_gradient(states)
         return text_levels(

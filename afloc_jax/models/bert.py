@@ -51,7 +51,7 @@ class BertLayer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B L D"], attend: Bool[Array, "B L"], *, train: bool = False
+        self, x: Float[Array, "B L D"], attend: Bool[Array, "B Q L"], *, train: bool = False
     ) -> Float[Array, "B L D"]:
         settings = self.settings
         dense, norm, drop = _layers(settings, self.dtype, self.param_dtype, train)
@@ -66,7 +66,7 @@ class BertLayer(nn.Module):
             query,
             key,
             value,
-            mask=attend[:, None, None, :],
+            mask=attend[:, None],  # [B, head, query, key]
             broadcast_dropout=False,
             dropout_rng=self.make_rng("dropout") if drop_attention else None,
             dropout_rate=settings.attention_probs_dropout_prob,
@@ -103,12 +103,18 @@ class Bert(nn.Module):
 
     @nn.compact
     def __call__(
-        self, token_ids: Int[Array, "B L"], attend: Bool[Array, "B L"], *, train: bool = False
+        self,
+        token_ids: Int[Array, "B L"],
+        attend: Bool[Array, "B *Q L"],
+        positions: Int[Array, "B L"] | None = None,
+        *,
+        train: bool = False,
     ) -> list[Float[Array, "B L D"]]:
         """Hidden states after the embeddings and after each layer (`num_hidden_layers + 1` of them).
 
-        `attend` says which tokens may be attended to (False for padding). With `train`, dropout draws from the
-        random stream "dropout".
+        `attend` says which tokens may be attended to, by all ([B, L], False for padding) or by each ([B, L, L]).
+        `positions` are the rows of the position embeddings, by default 0, 1, 2, ... With `train`, dropout draws from
+        the random stream "dropout".
 
         Raises:
             UsageError: more token slots than there are position embeddings.
@@ -129,10 +135,12 @@ class Bert(nn.Module):
         )
         _, norm, drop = _layers(settings, self.dtype, self.param_dtype, train)
         words = embed(settings.vocab_size, name="word_embeddings")(token_ids)
-        positions = embed(settings.max_position_embeddings, name="position_embeddings")(jnp.arange(slots))
+        rows = jnp.arange(slots) if positions is None else positions
+        places = embed(settings.max_position_embeddings, name="position_embeddings")(rows)
         token_type = embed(settings.type_vocab_size, name="token_type_embeddings")(jnp.zeros((), jnp.int32))
-        x = drop()(norm(name="embeddings_norm")(words + token_type + positions))
+        x = drop()(norm(name="embeddings_norm")(words + token_type + places))
 
+        attend = attend.reshape(*attend.shape[:1], -1, slots)
         states = [x]
         for index in range(settings.num_hidden_layers):
             layer = BertLayer(settings, self.dtype, self.param_dtype, name=f"layer_{index}")

@@ -66,6 +66,7 @@ class ImageSettings:
     backbone: str = "resnet50"
     structure: ResNetSettings | DenseNetSettings = RESNETS["resnet50"]
     input_size: int = 299
+    center: bool = False
     freeze: bool = False
 
 
@@ -75,6 +76,7 @@ class TextSettings:
     last_layers: int = 4
     merge_layers: str = "sum"
     merge_pieces: str = "sum"
+    context: str = "report"
     freeze: bool = False
 
 
@@ -116,7 +118,7 @@ def parse(model_config: Mapping[str, Any] | ModelSettings) -> ModelSettings:
 
 def _image(config: Mapping[str, Any]) -> ImageSettings:
     where = "model.image"
-    _known_keys(where, config, ("backbone", "input_size", "options", "freeze"))
+    _known_keys(where, config, ("backbone", "input_size", "options", "center", "freeze"))
     backbone = config.get("backbone", "resnet50")
     if backbone not in BACKBONES:
         raise UsageError(f"{where}.backbone is {backbone!r}: choose one of {', '.join(BACKBONES)}")
@@ -135,6 +137,7 @@ def _image(config: Mapping[str, Any]) -> ImageSettings:
         backbone=backbone,
         structure=structure,
         input_size=_integer(config, where, "input_size", 299),
+        center=_boolean(config, where, "center", False),
         freeze=_boolean(config, where, "freeze", False),
     )
 
@@ -172,7 +175,7 @@ def _check_resnet(structure: ResNetSettings, where: str) -> None:
 
 def _text(config: Mapping[str, Any]) -> TextSettings:
     where = "model.text"
-    _known_keys(where, config, ("bert", "tokenizer", "last_layers", "merge_layers", "merge_pieces", "freeze"))
+    _known_keys(where, config, ("bert", "tokenizer", "last_layers", "merge_layers", "merge_pieces", "context", "freeze"))
     bert = _bert(config.get("bert", {}))
     last_layers = _integer(config, where, "last_layers", 4)
     if last_layers > bert.num_hidden_layers + 1:
@@ -185,6 +188,7 @@ def _text(config: Mapping[str, Any]) -> TextSettings:
         last_layers=last_layers,
         merge_layers=_choice(config, where, "merge_layers", ("sum", "mean")),
         merge_pieces=_choice(config, where, "merge_pieces", ("sum", "mean")),
+        context=_choice(config, where, "context", ("report", "sentence")),
         freeze=_boolean(config, where, "freeze", False),
     )
 

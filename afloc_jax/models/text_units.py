@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from afloc_jax.levels import TextLevels, TokenBatch
 
@@ -49,6 +49,21 @@ def sentences_from_words(words: Float[Array, "B L D"], sentence_ids: Int[Array, 
     """Sentences as the mean of their words; empty slots are zero."""
     sentences, counts = merge_segments(words, sentence_ids)
     return sentences / jnp.maximum(counts, 1.0)[..., None]
+
+
+def sentence_context(tokens: TokenBatch) -> tuple[Bool[Array, "B L L"], Int[Array, "B L"]]:
+    """Masks and positions that let BERT read every sentence of a report as if it stood alone.
+
+    Returns:
+        Which pieces attend to which: those of the same sentence. And the position of each piece, counted from 1 within
+        its sentence, as in a prompt; `[CLS]` keeps 0.
+    """
+    words = jnp.maximum(tokens.word_ids, 0)
+    sentence = jnp.take_along_axis(tokens.sentence_ids, words, axis=1)  # of each piece; periods share -1
+    sentence = jnp.where(tokens.word_ids >= 0, sentence, -2)
+    together = sentence[:, :, None] == sentence[:, None, :]
+    first = jnp.argmax(together, axis=2)
+    return together, jnp.where(sentence == 0, 0, jnp.arange(words.shape[1]) - first + 1)
 
 
 def text_levels(

@@ -28,6 +28,10 @@ _MODULES = [
         (r"image_encoder/project_shallow", r"img_encoder.local2_embedder"),
         (r"image_encoder/project_deep", r"img_encoder.local_embedder"),
         (r"image_encoder/project_whole", r"img_encoder.global_embedder"),
+        # Not in the release, which does not centre its projections.
+        (r"image_encoder/center_shallow", r"img_encoder.local2_norm"),
+        (r"image_encoder/center_deep", r"img_encoder.local_norm"),
+        (r"image_encoder/center_whole", r"img_encoder.global_norm"),
         (r"image_encoder/backbone/(conv1|bn1)", r"img_encoder.model.\1"),
         (r"image_encoder/backbone/(layer\d+)_(\d+)/downsample_conv", r"img_encoder.model.\1.\2.downsample.0"),
         (r"image_encoder/backbone/(layer\d+)_(\d+)/downsample_bn", r"img_encoder.model.\1.\2.downsample.1"),

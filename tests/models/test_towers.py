@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from afloc_jax.errors import UsageError
+from afloc_jax.levels import TokenBatch
 from afloc_jax.models import build, trainable
 from afloc_jax.models.afloc import prepare_image, unit_norm
+from data_pipelines.tokens import learn_tokenizer, tokenize
 
 
 def pixels(side=32, batch=2):
@@ -180,3 +182,33 @@ def test_missing_keys_take_the_published_values():
     from configs.afloc import get_config
 
     assert build({}).settings == build(get_config().model).settings
+
+
+def test_in_sentence_context_a_sentence_means_the_same_in_a_report_as_alone(tiny_config):
+    tiny_config.text.context = "sentence"
+    tiny_config.text.bert.max_position_embeddings = 24
+    alone = ["small left effusion", "no pneumothorax", "heart size is normal"]
+    tokenizer = learn_tokenizer(alone, 30)
+    model = build(tiny_config)
+    together, separate = (
+        TokenBatch(**{key: jnp.asarray(value) for key, value in tokenize(tokenizer, texts, 24).items()})
+        for texts in ([". ".join(alone)], alone)
+    )
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 32, 32)), together)
+    report, single = (
+        model.apply(variables, tokens, method="encode_text").sentences for tokens in (together, separate)
+    )
+    np.testing.assert_allclose(report[0, 1:4], single[:, 1], rtol=1e-4, atol=1e-5)
+
+
+def test_centred_projections_have_mean_zero_and_variance_one_over_a_batch(tiny_config):
+    tiny_config.image.center = True
+    model = build(tiny_config)
+    slots, count = jnp.zeros((1, 4), jnp.int32), jnp.ones(1, jnp.int32)
+    image = pixels(batch=6)
+    variables = model.init(jax.random.key(0), image, TokenBatch(slots, slots, slots, count, count))
+    levels, _ = model.apply(variables, image, train=True, mutable=["batch_stats"], method="encode_image")
+    for features in (levels.shallow, levels.deep, levels.whole):
+        flat = features.reshape(-1, features.shape[-1])
+        np.testing.assert_allclose(flat.mean(axis=0), 0, atol=1e-5)
+        np.testing.assert_allclose(flat.std(axis=0), 1, atol=2e-2)
