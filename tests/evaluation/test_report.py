@@ -239,6 +239,15 @@ def test_numbers_on_the_page_are_those_of_the_summary(page, workdir):
     assert f"<td>{signed(difference['mean'])} <small>" in text
 
 
+@pytest.mark.parametrize(
+    ("value", "shown", "with_sign"),
+    [(0.12345, "0.123", "+0.123"), (-0.0004, "0.000", "0.000"), (-1.5, "−1.500", "−1.500"), (None, "–", "–")],  # noqa: RUF001
+)
+def test_numbers_have_a_true_minus_and_no_minus_zero(value, shown, with_sign):
+    assert number(value) == shown
+    assert signed(value) == with_sign
+
+
 def test_titles_and_prompts_are_escaped(page):
     assert "Discs &amp; rings &lt;i&gt;" in page
     assert "<i>rings" not in page

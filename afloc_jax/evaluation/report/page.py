@@ -46,6 +46,7 @@ def write_report(workdir: str | Path) -> Path:
     config = _read_json(workdir / "config.json")
     rows = _read_metrics(workdir / "metrics.jsonl")
     evaluations = [_evaluation(path.parent) for path in sorted(workdir.glob("evaluation/*/summary.json"))]
+    evaluations.sort(key=lambda evaluation: evaluation["provenance"].get("created", ""))  # as the config lists them
     if config is None and not rows and not evaluations:
         raise UserError(f"{workdir}: no config.json, metrics.jsonl or evaluation/ to report on; give a run's workdir")
     environment = Environment(
@@ -81,13 +82,13 @@ def number(value: float | None, digits: int = 3) -> str:
     """Fixed digits with a true minus sign; a dash where there is no number."""
     if value is None or not math.isfinite(value):
         return "–"  # noqa: RUF001
-    return f"{value:.{digits}f}".replace("-", "−")  # noqa: RUF001
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")  # noqa: RUF001 (+ 0.0: no minus zero)
 
 
 def signed(value: float | None) -> str:
     """A difference: always with its sign."""
     text = number(value)
-    return f"+{text}" if value is not None and math.isfinite(value) and value > 0 else text
+    return f"+{text}" if value is not None and math.isfinite(value) and round(value, 3) > 0 else text
 
 
 def interval(entry: Mapping[str, Any] | None) -> str:
