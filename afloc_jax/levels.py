@@ -51,6 +51,7 @@ class TokenBatch:
 
     token_ids: Int[Array, "B L"]  # 0 is padding
     word_ids: Int[Array, "B L"]  # the word each piece belongs to: [CLS] 0, then words, [SEP] last; padding -1
-    sentence_ids: Int[Array, "B L"]  # the sentence unit each WORD slot belongs to: [CLS] 0, sentences 1.., [SEP] last; -1 for none (periods, padding)
+    # The sentence unit each WORD slot belongs to: [CLS] 0, sentences 1.., [SEP] last; -1 for none (periods, padding).
+    sentence_ids: Int[Array, "B L"]
     word_count: Int[Array, " B"]  # [CLS] + words, without [SEP]
     sentence_count: Int[Array, " B"]  # [CLS] + sentences, without [SEP]

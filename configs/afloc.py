@@ -20,7 +20,8 @@ def get_config() -> ConfigDict:
     data.builder = ConfigDict()  # keyword arguments of the builder, e.g. sizes and split fractions
     data.train_split = "train"
     data.validation_split = "validation"
-    data.sentences = "subset"  # subset: random non-empty subset in random order; impression: keep the impression, sample the findings; all
+    # subset: random non-empty subset in random order; impression: keep the impression, sample the findings; all
+    data.sentences = "subset"
     data.augment = False  # True: small random shifts, scales and exposures (never flips: reports name sides)
     data.max_tokens = 97  # token slots per report; longer reports are cut
     data.workers = 0  # Grain worker processes; 0 reads in threads of this process
@@ -42,7 +43,7 @@ def get_config() -> ConfigDict:
     text.last_layers = 4  # hidden states that are combined
     text.merge_layers = "sum"  # sum|mean over those layers
     text.merge_pieces = "sum"  # sum|mean of word pieces into words
-    text.context = "report"  # report|sentence (each sentence is read alone, as a prompt is: beyond the published recipe)
+    text.context = "report"  # report|sentence (each sentence is read alone: beyond the published recipe)
     text.freeze = False  # keep the text encoder as initialised
 
     config.init_from = ""  # model folder to start from; empty: random initialisation
@@ -54,7 +55,7 @@ def get_config() -> ConfigDict:
     loss.contrast_temperature = 10.0  # temp3: scale of similarities in the cross entropies
     loss.region_pooling = "attention"  # attention|logsumexp (a soft maximum over regions: beyond the published recipe)
     loss.region_sharpness = 10.0  # of that soft maximum
-    loss.contrast_unit = "caption"  # caption|unit (every sentence or word finds its own image: beyond the published recipe)
+    loss.contrast_unit = "caption"  # caption|unit (each unit finds its own image: beyond the published recipe)
     loss.contrast_group = 0  # pairs contrasted with each other; 0: the whole global batch
     loss.implementation = "tiled"  # tiled|definition
 

@@ -1,6 +1,6 @@
 """The config of an earlier run, read from its config.json. Run:
 
-    python launch.py --config=configs/resolved.py:runs/demo/config.json --workdir=runs/again
+python launch.py --config=configs/resolved.py:runs/demo/config.json --workdir=runs/again
 """
 
 import json

@@ -175,7 +175,8 @@ def _check_resnet(structure: ResNetSettings, where: str) -> None:
 
 def _text(config: Mapping[str, Any]) -> TextSettings:
     where = "model.text"
-    _known_keys(where, config, ("bert", "tokenizer", "last_layers", "merge_layers", "merge_pieces", "context", "freeze"))
+    choices = ("last_layers", "merge_layers", "merge_pieces", "context")
+    _known_keys(where, config, ("bert", "tokenizer", *choices, "freeze"))
     bert = _bert(config.get("bert", {}))
     last_layers = _integer(config, where, "last_layers", 4)
     if last_layers > bert.num_hidden_layers + 1:

@@ -1,6 +1,6 @@
 """Which levels matter: the seven non-empty choices of report, sentence and word level (the paper's ablation). Run:
 
-    python launch.py --config=configs/afloc.py --sweep=configs/sweeps/levels.py --workdir=runs/levels [--dry_run]
+python launch.py --config=configs/afloc.py --sweep=configs/sweeps/levels.py --workdir=runs/levels [--dry_run]
 """
 
 import itertools

@@ -195,9 +195,7 @@ def test_in_sentence_context_a_sentence_means_the_same_in_a_report_as_alone(tiny
         for texts in ([". ".join(alone)], alone)
     )
     variables = model.init(jax.random.key(0), jnp.zeros((1, 32, 32)), together)
-    report, single = (
-        model.apply(variables, tokens, method="encode_text").sentences for tokens in (together, separate)
-    )
+    report, single = (model.apply(variables, tokens, method="encode_text").sentences for tokens in (together, separate))
     np.testing.assert_allclose(report[0, 1:4], single[:, 1], rtol=1e-4, atol=1e-5)
 
 
