@@ -11,6 +11,7 @@ import os
 import sys
 import traceback
 from pathlib import Path
+from typing import Any
 
 from absl import flags, logging
 from ml_collections import config_flags
@@ -31,7 +32,7 @@ def parse(arguments: list[str]) -> flags.FlagValues:
         "config", None, "Config file, e.g. configs/demo.py; --config.KEY=VALUE changes a value of it.",
         flag_values=values, lock_config=False, accept_new_attributes=True, sys_argv=arguments,
     )  # fmt: skip
-    define = {"flag_values": values}
+    define: dict[str, Any] = {"flag_values": values}
     flags.DEFINE_string("workdir", None, "Folder for everything the run writes; the same folder resumes.", **define)
     flags.DEFINE_string("sweep", None, "Generator of overrides, e.g. configs/sweeps/levels.py.", **define)
     flags.DEFINE_bool("dry_run", False, "Check the config (and print the table of a sweep), then stop.", **define)

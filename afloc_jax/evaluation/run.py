@@ -241,7 +241,7 @@ def _write_examples(
                 "iou": _number(overlap[i]),
                 "cnr": _number(scores.cnr[i]),
                 "hit": bool(scores.pointing[i] >= 0.5),
-            "peak": _peak(maps[-1], scores.options),
+                "peak": _peak(maps[-1], scores.options),
             }
         )
     out.mkdir(parents=True, exist_ok=True)

@@ -96,10 +96,12 @@ class Model:
         squares = np.asarray(squares)
         if squares.ndim != 3 or squares.dtype != np.uint8:
             raise UsageError(f"images must be uint8 [B, S, S], got {squares.dtype} {list(squares.shape)}")
-        return _concatenate([
-            _trim(_encode(self._network, "encode_image", self.variables, _pad(squares[rows], size)), count)
-            for rows, count, size in _chunks(len(squares), self.batch_size)
-        ])
+        return _concatenate(
+            [
+                _trim(_encode(self._network, "encode_image", self.variables, _pad(squares[rows], size)), count)
+                for rows, count, size in _chunks(len(squares), self.batch_size)
+            ]
+        )
 
     def read_prompts(self, prompts: Sequence[str], *, compatible: bool = False) -> list[str]:
         """Prompts as the model reads them. Raises UserError for one that holds nothing to read."""
@@ -224,18 +226,20 @@ class Model:
 
     def _embed_clean_texts(self, texts: Sequence[str]) -> TextLevels:
         arrays: dict[str, Any] = tokenize(self.tokenizer, list(texts), int(self.config.prompts.max_tokens))
-        return _concatenate([
-            _trim(
-                _encode(
-                    self._network,
-                    "encode_text",
-                    self.variables,
-                    TokenBatch(**{name: jnp.asarray(_pad(array[rows], size)) for name, array in arrays.items()}),
-                ),
-                count,
-            )
-            for rows, count, size in _chunks(len(texts), self.batch_size)
-        ])
+        return _concatenate(
+            [
+                _trim(
+                    _encode(
+                        self._network,
+                        "encode_text",
+                        self.variables,
+                        TokenBatch(**{name: jnp.asarray(_pad(array[rows], size)) for name, array in arrays.items()}),
+                    ),
+                    count,
+                )
+                for rows, count, size in _chunks(len(texts), self.batch_size)
+            ]
+        )
 
     def _asked(self, texts: TextLevels) -> np.ndarray:
         """[P, D], what the deep regions are compared with: the report's embedding (published), or its sentences' mean.
@@ -244,7 +248,7 @@ class Model:
         add the same map to every prompt.
         """
         if self.prompt_level == "report":
-            return texts.report
+            return np.asarray(texts.report)
         slot = np.arange(texts.sentences.shape[1])
         sentence = (slot > 0) & (slot < texts.sentence_count[:, None])
         total = np.einsum("ps,psd->pd", sentence.astype(np.float32), texts.sentences)

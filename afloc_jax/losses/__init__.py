@@ -55,25 +55,30 @@ def contrastive_losses(
         raise UsageError(f"loss.implementation is {implementation!r}; choose one of {', '.join(IMPLEMENTATIONS)}")
     batch = image.whole.shape[0]
     group = group_size(int(loss_config.get("contrast_group", 0)), batch)
-    grouped = jax.tree.map(lambda leaf: leaf.reshape(batch // group, group, *leaf.shape[1:]), (image, text))
+    grouped_image, grouped_text = jax.tree.map(
+        lambda leaf: leaf.reshape(batch // group, group, *leaf.shape[1:]), (image, text)
+    )
     weights = None if sample_weights is None else sample_weights.reshape(-1, group)
 
-    image_to_text, text_to_image = {}, {}
+    image_to_text: dict[LevelName, Array] = {}
+    text_to_image: dict[LevelName, Array] = {}
     for level in LEVELS:
         if not loss_config["weights"].get(level, 0):
             continue
         if settings.contrast_unit == "unit" and level != "report":
             image_to_text[level] = jnp.zeros(())
-            text_to_image[level] = grouped_unit_contrast(*_local(level, *grouped), settings, weights)
+            text_to_image[level] = grouped_unit_contrast(*_local(level, grouped_image, grouped_text), settings, weights)
         else:
-            similarity, counts = _similarity(level, *grouped, settings, implementation)
+            similarity, counts = _similarity(level, grouped_image, grouped_text, settings, implementation)
             image_to_text[level], text_to_image[level] = contrast(similarity, weights, counts > 0)
     levels = {level: image_to_text[level] + text_to_image[level] for level in image_to_text}
     total = sum((loss_config["weights"][level] * loss for level, loss in levels.items()), start=jnp.zeros(()))
     return ContrastiveLosses(total=total, levels=levels, image_to_text=image_to_text, text_to_image=text_to_image)
 
 
-def _similarity(level: LevelName, image: ImageLevels, text: TextLevels, settings: LocalSettings, implementation: str):
+def _similarity(
+    level: LevelName, image: ImageLevels, text: TextLevels, settings: LocalSettings, implementation: str
+) -> tuple[Array, Array]:
     """`(similarities [G, B, B], unit counts [G, B])` of one level, for G contrast groups of B pairs."""
     if level == "report":
         similarity = jax.vmap(definition.report_similarity, in_axes=(0, 0, None))
@@ -82,7 +87,7 @@ def _similarity(level: LevelName, image: ImageLevels, text: TextLevels, settings
     return IMPLEMENTATIONS[implementation](regions, units, counts, settings), counts
 
 
-def _local(level: LevelName, image: ImageLevels, text: TextLevels):
+def _local(level: LevelName, image: ImageLevels, text: TextLevels) -> tuple[Array, Array, Array]:
     """`(regions [G, B, N, D], units [G, B, T, D], unit counts [G, B])` of the word or sentence level."""
     maps, units, counts = (
         (image.deep, text.sentences, text.sentence_count)

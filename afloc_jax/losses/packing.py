@@ -54,13 +54,13 @@ def pack(counts: Int[Array, " I"], length: int, slots: int) -> Packing:
     unit = part[:, None] * SLOT + jnp.arange(SLOT)  # [bins * slots, SLOT]
     valid = unit < jnp.append(counts, 0)[caption][:, None]
     source = jnp.where(valid, caption[:, None] * length + unit, 0)
-    place = first_slot[:, None] * SLOT + jnp.arange(length)
+    unit_place = first_slot[:, None] * SLOT + jnp.arange(length)
     return Packing(
         source=source.reshape(bins, slots, SLOT),
         valid=valid.reshape(bins, slots, SLOT),
         caption=caption.reshape(bins, slots),
         first_slot=first_slot,
-        place=jnp.where(jnp.arange(length) < counts[:, None], place, -1),
+        place=jnp.where(jnp.arange(length) < counts[:, None], unit_place, -1),
         used=(filled > 0).sum(),
     )
 

@@ -49,8 +49,10 @@ class LocalSettings:
     def from_config(cls, loss_config: Mapping[str, Any]) -> "LocalSettings":
         """The settings in `config.loss`; keys that it lacks keep the published value. Raises UsageError."""
         given = {field.name: loss_config.get(field.name, field.default) for field in dataclasses.fields(cls)}
-        names = {name: given.pop(name) for name in ("region_pooling", "contrast_unit")}
-        return cls(**names, **{name: float(value) for name, value in given.items()})
+        typed: dict[str, Any] = {
+            name: float(value) if isinstance(value, int) else value for name, value in given.items()
+        }
+        return cls(**typed)
 
 
 PUBLISHED = LocalSettings()

@@ -87,7 +87,8 @@ def grouped_unit_contrast(
     """`unit_contrast` within each contrast group: the mean over all units of all groups."""
 
     def one_group(group):
-        return unit_contrast(*group[:3], settings, group[3])
+        regions, units, counts, weights = group
+        return unit_contrast(regions, units, counts, settings, weights)
 
     losses, totals = jax.lax.map(one_group, (regions, units, counts, weights))
     total = totals.sum()

@@ -60,7 +60,7 @@ class StopSignal:
     def __enter__(self) -> "StopSignal":
         try:
             for number in (signal.SIGTERM, signal.SIGINT):
-                self._former[number] = signal.signal(number, self._receive)
+                self._former[number] = signal.signal(number, self._receive)  # type: ignore[assignment]
         except ValueError:  # only the main thread may install handlers
             pass
         return self

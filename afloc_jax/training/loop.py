@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
@@ -133,11 +134,11 @@ class Loop:
         progress, count = self.progress, 0
         totals: dict[str, float] = {}
         group = self.config.loss.contrast_group or 1
-        for batch in self._validation_batches():
+        for whole in self._validation_batches():
             if self._stops(stop):
                 return False
             # A split with fewer records than a batch need not divide by devices or groups: pad with empty captions.
-            batch = pad_batch(batch, math.lcm(len(self.mesh.local_devices), group // jax.process_count() or 1))
+            batch = pad_batch(whole, math.lcm(len(self.mesh.local_devices), group // jax.process_count() or 1))
             losses = self.validation_step(self.state.params, self.state.batch_stats, place_batch(batch, self.mesh))
             for key, value in losses.items():
                 totals[key] = totals.get(key, 0.0) + float(value)
@@ -160,7 +161,7 @@ class Loop:
         plateau = Plateau(self.config.optimizer.decay, progress.plateau_best, progress.plateau_waited)
         factor = plateau.factor(loss)
         progress.plateau_best, progress.plateau_waited = plateau.best, plateau.waited
-        self.state = self.state.replace(rate_scale=self.state.rate_scale * factor)
+        self.state = dataclasses.replace(self.state, rate_scale=self.state.rate_scale * factor)
 
     # Files
 
@@ -180,7 +181,7 @@ class Loop:
         folder.mkdir(parents=True, exist_ok=True)
         values = {key: repr(float(value)) for key, value in metrics.items() if key != "finite"}
         records = [str(self.source[int(row)].id) for row in index]
-        save_once(folder / "state", self.state.replace(healthy=np.ones((), bool)))
+        save_once(folder / "state", dataclasses.replace(self.state, healthy=jnp.ones((), bool)))
         if self._leads:
             write_json(folder / "batch.json", {"step": step, "metrics": values, "records": records})
         listed = ", ".join(records[:NAMED_RECORDS]) + (", ..." if len(records) > NAMED_RECORDS else "")

@@ -1,7 +1,8 @@
 """One training step and one validation step: pure functions of state and batch, compiled over the mesh."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import flax.struct
 import jax
@@ -102,7 +103,9 @@ def build_train_step(
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         healthy = state.healthy & finite
         stepped = TrainState(state.step + 1, params, batch_stats, optimizer_state, state.rate_scale, healthy)
-        state = jax.tree.map(lambda new, old: jnp.where(healthy, new, old), stepped, state.replace(healthy=healthy))
+        state = jax.tree.map(
+            lambda new, old: jnp.where(healthy, new, old), stepped, dataclasses.replace(state, healthy=healthy)
+        )
         metrics = _loss_metrics(losses) | {"grad_norm": grad_norm, "learning_rate": rate, "finite": finite}
         return state, metrics
 
@@ -117,7 +120,7 @@ def build_validation_step(model: AFLoc, config: ConfigDict, mesh: Mesh) -> Calla
 
     def validation_step(params: Any, batch_stats: Any, batch: Batch) -> Metrics:
         variables = {"params": params, "batch_stats": batch_stats}
-        image, text = model.apply(variables, batch["image"], token_batch(batch), train=False)
+        image, text = cast(tuple, model.apply(variables, batch["image"], token_batch(batch), train=False))
         return _loss_metrics(contrastive_losses(image, text, config.loss))
 
     return jax.jit(validation_step, out_shardings=replicated(mesh))

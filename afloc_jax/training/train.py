@@ -58,7 +58,7 @@ def train(config: ConfigDict, workdir: Path, dry_run: bool = False) -> int:
         status = _train_model(config, workdir)
         if status:
             return status
-        finished = _read_finished(workdir)
+        finished = _read_finished(workdir) or {}
     elif finished["evaluation"] == configs.resolve(config)["evaluation"]:
         _say(f"{workdir}: already finished after {finished['steps']} steps; see {workdir}/report/index.html")
         return 0
@@ -196,7 +196,7 @@ def _initial_variables(config: ConfigDict, side: int) -> dict[str, Any]:
     """Parameters and statistics before step 0: random from the seed, or those of the model folder `init_from`."""
     if config.init_from:
         variables = load_model(config.init_from)[1]
-    slots, count = np.zeros((1, 4), np.int32), np.ones(1, np.int32)  # parameters do not depend on the inputs' sizes
+    slots, count = jnp.zeros((1, 4), jnp.int32), jnp.ones(1, jnp.int32)  # parameters do not depend on the inputs' sizes
     tokens_like = TokenBatch(slots, slots, slots, count, count)
     model = build(config.model)
     arguments = (jax.random.key(config.seed), np.zeros((1, side, side), np.uint8), tokens_like)

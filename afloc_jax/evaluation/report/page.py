@@ -132,13 +132,15 @@ def _curves(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         chart = curve_chart(lines, f"{title} over training steps", floor=floor, small=floor is not None)
         if not chart:
             continue
-        curves.append({
-            "title": title,
-            "svg": Markup(chart),  # our own SVG, its texts escaped
-            "train": _last(train[1]),
-            "validation": float(np.nanmin(validation[1])) if np.isfinite(validation[1]).any() else None,
-            "small": not key.startswith("loss"),
-        })
+        curves.append(
+            {
+                "title": title,
+                "svg": Markup(chart),  # our own SVG, its texts escaped
+                "train": _last(train[1]),
+                "validation": float(np.nanmin(validation[1])) if np.isfinite(validation[1]).any() else None,
+                "small": not key.startswith("loss"),
+            }
+        )
     return curves
 
 
@@ -220,13 +222,15 @@ def _gallery(folder: Path) -> list[dict[str, Any]]:
         images, maps, truths = arrays["images"], arrays["heatmaps"], arrays["truths"]
     groups: dict[str, list[dict[str, Any]]] = {}
     for i, example in enumerate(described):
-        groups.setdefault(example["category"], []).append({
-            **example,
-            "size": images[i].shape[0],
-            "image": overlays.jpeg_uri(images[i]),
-            "overlay": overlays.jpeg_uri(overlays.overlay(images[i], maps[i].astype(np.float32))),
-            "outline": overlays.outline_path(truths[i]),
-        })
+        groups.setdefault(example["category"], []).append(
+            {
+                **example,
+                "size": images[i].shape[0],
+                "image": overlays.jpeg_uri(images[i]),
+                "overlay": overlays.jpeg_uri(overlays.overlay(images[i], maps[i].astype(np.float32))),
+                "outline": overlays.outline_path(truths[i]),
+            }
+        )
     return [{"category": category, "examples": examples} for category, examples in groups.items()]
 
 
