@@ -133,7 +133,8 @@ def measure(row: str, counts: list[int], repeats: int) -> dict:
         workers[side] = subprocess.Popen([*command, side], **pipes)
         result[side] = json.loads(workers[side].stdout.readline())
     times = {side: [] for side in SIDES}
-    for _ in range(repeats):
+    for repeat in range(repeats):
+        print(f"{row} level: round {repeat + 1} of {repeats}", file=sys.stderr)
         for side, worker in workers.items():
             worker.stdin.write("\n")
             worker.stdin.flush()

@@ -40,11 +40,11 @@ def pack(counts: Int[Array, " I"], length: int, slots: int) -> Packing:
     needs = -(-counts // SLOT)
     order = jnp.argsort(-needs)
 
-    def place(filled: Int[Array, " bins"], need: Int[Array, ""]):
+    def first_fit(filled: Int[Array, " bins"], need: Int[Array, ""]):
         chosen = jnp.argmax(filled + need <= slots)
         return filled.at[chosen].add(need), chosen * slots + filled[chosen]
 
-    filled, starts = jax.lax.scan(place, jnp.zeros(bins, needs.dtype), needs[order])
+    filled, starts = jax.lax.scan(first_fit, jnp.zeros(bins, needs.dtype), needs[order])
     first_slot = jnp.zeros_like(starts).at[order].set(starts)
 
     parts = jnp.arange(longest)

@@ -1,0 +1,61 @@
+"""Inputs shared by the loss tests: the published release's numbers, and random batches."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from afloc_jax.levels import ImageLevels, TextLevels
+from afloc_jax.losses.contrast import contrast
+from afloc_jax.losses.settings import LocalSettings
+
+PUBLISHED_CASES = ["local_small", "local_odd", "local_temps"]
+
+
+def published_case(losses, case):
+    """`(regions [B, N, D], units [B, T, D], counts [B], settings)` of a golden case."""
+    regions = losses[f"{case}/C"]
+    regions = regions.reshape(*regions.shape[:2], -1).transpose(0, 2, 1)
+    units = losses[f"{case}/W"].transpose(0, 2, 1)
+    settings = LocalSettings(*losses[f"{case}/temps"].tolist())
+    return jnp.asarray(regions), jnp.asarray(units), jnp.asarray(losses[f"{case}/lens"]), settings
+
+
+def random_case(images, regions, units, width, counts, dtype=np.float64, seed=0):
+    """`(regions, units, counts)`; what lies beyond a caption's count is large, so that using it would show."""
+    rng = np.random.default_rng(seed)
+    text = rng.standard_normal((len(counts), units, width))
+    text = np.where(np.arange(units)[:, None] < np.array(counts)[:, None, None], text, 100 * text)
+    return (
+        jnp.asarray(rng.standard_normal((images, regions, width)), dtype),
+        jnp.asarray(text, dtype),
+        jnp.asarray(counts),
+    )
+
+
+def random_levels(batch, words, sentences, width=8, dtype=np.float32, seed=0):
+    """A batch of both towers' outputs, with `words` and `sentences` as unit counts."""
+    rng = np.random.default_rng(seed)
+
+    def draw(*shape):
+        return jnp.asarray(rng.standard_normal((batch, *shape, width)), dtype)
+
+    image = ImageLevels(draw(5, 4), draw(3, 3), draw())
+    text = TextLevels(draw(max(words) + 2), draw(max(sentences) + 1), draw(), jnp.array(words), jnp.array(sentences))
+    return image, text
+
+
+def contrast_gradients(similarity, *inputs):
+    """`((image to text, text to image), gradients of their sum)` of a similarity function, compiled."""
+
+    def loss(*inputs):
+        parts = contrast(similarity(*inputs))
+        return sum(parts), parts
+
+    (_, parts), gradients = jax.jit(jax.value_and_grad(loss, tuple(range(len(inputs))), has_aux=True))(*inputs)
+    return parts, gradients
+
+
+def assert_all_close(actual, expected, **tolerance):
+    """Every leaf of one tree against the other's."""
+    for one, other in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(np.asarray(one), np.asarray(other), **tolerance)
