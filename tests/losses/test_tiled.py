@@ -1,67 +1,142 @@
-"""Tiled against the definition: same values and gradients, whatever the shapes, lengths and devices."""
+"""Tiled against the definition: same values and gradients, whatever the shapes, lengths, types and devices."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import assert_all_close, contrast_gradients, random_case, random_levels
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from afloc_jax.losses import definition, tiled
-from afloc_jax.losses.contrast import contrast
+from afloc_jax.losses import contrastive_losses, definition, tiled
 from afloc_jax.losses.low_rank import reduce_rank
-from afloc_jax.losses.settings import LocalSettings
+from afloc_jax.losses.settings import PUBLISHED, LocalSettings
+
+POOLINGS = ["attention", "logsumexp"]
 
 
-def random_case(images, regions, units, width, counts, dtype=np.float64, seed=0):
-    rng = np.random.default_rng(seed)
-    return (
-        jnp.asarray(rng.standard_normal((images, regions, width)), dtype),
-        jnp.asarray(rng.standard_normal((len(counts), units, width)), dtype),
-        jnp.asarray(counts),
-    )
+def both(case, settings=PUBLISHED, devices=1):
+    """`(parts, gradients)` of the tiled implementation and of the definition."""
+    regions, units, counts = case
+
+    def tiles(regions, units):
+        return tiled.grouped_similarity(regions[None], units[None], counts[None], settings, devices=devices)[0]
+
+    def formula(regions, units):
+        return definition.local_similarity(regions, units, counts, settings)
+
+    return contrast_gradients(tiles, regions, units), contrast_gradients(formula, regions, units)
 
 
-def loss_and_gradients(similarity, regions, units, counts, settings=LocalSettings()):  # noqa: B008
-    @jax.jit
-    def run(regions, units):
-        return jax.value_and_grad(lambda *x: sum(contrast(similarity(*x, counts, settings))), (0, 1))(regions, units)
-
-    return run(regions, units)
-
-
-@pytest.mark.parametrize("pooling", ["attention", "logsumexp"])
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(
-    ("regions", "units", "width", "counts"),
-    [(5, 7, 3, [7, 1, 4]), (1, 1, 1, [1]), (49, 97, 16, [97, 20, 41, 96, 8, 9, 33]), (9, 20, 8, [20] * 16)],
+    ("pooling", "regions", "units", "width", "counts", "devices"),
+    [
+        ("attention", 5, 7, 3, [7, 1, 4], 1),
+        ("attention", 1, 1, 1, [1], 1),
+        ("attention", 9, 97, 16, [97, 20, 41, 96, 8, 9, 33], 8),  # several bins; 8 devices do not divide 7 images
+        ("attention", 9, 20, 8, [20] * 6, 2),
+        ("logsumexp", 9, 60, 8, [60, 1, 59, 8, 17], 1),
+    ],
 )
-def test_tiled_equals_the_definition(pooling, regions, units, width, counts):
-    with jax.enable_x64(True):
-        case = random_case(len(counts), regions, units, width, counts)
-        settings = LocalSettings(region_pooling=pooling)
-        expected, expected_gradients = loss_and_gradients(definition.local_similarity, *case, settings)
-        loss, gradients = loss_and_gradients(tiled.local_similarity, *case, settings)
-        np.testing.assert_allclose(loss, expected, rtol=1e-12, atol=1e-12)
-        for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
-            np.testing.assert_allclose(gradient, expected_gradient, atol=1e-10, rtol=0)
+def test_value_and_gradients_are_those_of_the_definition(pooling, regions, units, width, counts, devices):
+    case = random_case(len(counts), regions, units, width, counts)
+    (parts, gradients), (expected, expected_gradients) = both(case, LocalSettings(region_pooling=pooling), devices)
+    assert_all_close(parts, expected, rtol=1e-12, atol=1e-12)
+    assert_all_close(gradients, expected_gradients, atol=1e-10, rtol=0)
+    for caption, count in zip(gradients[1], counts, strict=True):
+        assert not caption[count:].any(), "padding must get no gradient"
 
 
-@pytest.mark.parametrize("pooling", ["attention", "logsumexp"])
-def test_low_rank_features_give_the_same_loss_as_projected_ones(pooling):
+def test_float32_agrees_to_1e_5():
+    case = random_case(5, 30, 20, 16, [20, 3, 11, 1, 8], np.float32)
+    (parts, gradients), (expected, expected_gradients) = both(case)
+    assert_all_close(parts, expected, rtol=1e-5)
+    assert_all_close(gradients, expected_gradients, atol=1e-5)
+
+
+def test_bfloat16_features_keep_float32_losses():
+    regions, units, counts = random_case(5, 30, 20, 16, [20, 3, 11, 1, 8], jnp.bfloat16)
+    parts, gradients = contrast_gradients(lambda r, u: tiled.local_similarity(r, u, counts), regions, units)
+    assert {part.dtype for part in parts} == {jnp.dtype("float32")}
+    assert {gradient.dtype for gradient in gradients} == {jnp.dtype("bfloat16")}
+    wide = regions.astype(jnp.float32), units.astype(jnp.float32)
+    expected, expected_gradients = contrast_gradients(lambda r, u: tiled.local_similarity(r, u, counts), *wide)
+    assert_all_close(parts, expected, rtol=0.02)
+    for gradient, exact in zip(gradients, expected_gradients, strict=True):
+        assert np.abs(gradient.astype(jnp.float32) - exact).max() < 0.03 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_large_features_do_not_overflow(pooling):
+    regions, units, counts = random_case(3, 6, 9, 8, [9, 2, 5], np.float32)
+    case = 100 * regions, 100 * units, counts  # products of regions and units around 1e5: exp of them is not finite
+    (parts, gradients), (expected, _) = both(case, LocalSettings(region_pooling=pooling))
+    assert_all_close(parts, expected, rtol=1e-5)
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_degenerate_features_have_the_definitions_finite_gradients(pooling):
+    regions, units, counts = random_case(5, 6, 9, 4, [9, 1, 3, 0, 5])
+    regions = regions.at[0].set(0).at[1].set(regions[1, 0]).at[2, 3].set(0)  # black image, flat image, one dead region
+    regions = regions.at[4].multiply(1e-6)  # norms below the clamp of the cosine, but not zero
+    units = units.at[0, 2].set(0).at[4].set(1).at[2].multiply(1e-4)  # a zero unit, equal units, a faint caption
     settings = LocalSettings(region_pooling=pooling)
-    with jax.enable_x64(True):
-        features, units, counts = random_case(4, 6, 9, 5, [9, 1, 4, 7])
-        kernel = jnp.asarray(np.random.default_rng(1).standard_normal((5, 8)))
-        units = jnp.asarray(np.random.default_rng(2).standard_normal((4, 9, 8)))
+    (parts, gradients), (expected, expected_gradients) = both((regions, units, counts), settings)
+    assert all(np.isfinite(array).all() for array in (*parts, *gradients))
+    assert_all_close(parts, expected, rtol=1e-12)
+    assert_all_close(gradients, expected_gradients, rtol=1e-9, atol=1e-9)
 
-        def projected(features, kernel, units):
-            return sum(contrast(definition.local_similarity(features @ kernel, units, counts, settings)))
 
-        def reduced(features, kernel, units):
-            regions, units, norms = reduce_rank(features, kernel, units)
-            similarity = tiled.grouped_similarity(regions[None], units[None], counts[None], settings, norms[None])
-            return sum(contrast(similarity))
+@pytest.mark.usefixtures("float64")
+def test_low_rank_features_give_the_loss_of_projected_ones():
+    features, _, counts = random_case(4, 6, 9, 5, [9, 1, 4, 7])
+    rng = np.random.default_rng(1)
+    kernel, units = jnp.asarray(rng.standard_normal((5, 8))), jnp.asarray(rng.standard_normal((4, 9, 8)))
 
-        expected, expected_gradients = jax.value_and_grad(projected, (0, 1, 2))(features, kernel, units)
-        loss, gradients = jax.jit(jax.value_and_grad(reduced, (0, 1, 2)))(features, kernel, units)
-    np.testing.assert_allclose(loss, expected, rtol=1e-12)
-    for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
-        np.testing.assert_allclose(gradient, expected_gradient, atol=1e-10, rtol=0)
+    def projected(features, kernel, units):
+        return definition.local_similarity(features @ kernel, units, counts)
+
+    def reduced(features, kernel, units):
+        regions, units, norms = reduce_rank(features, kernel, units)
+        return tiled.grouped_similarity(regions[None], units[None], counts[None], unit_norms=norms[None])[0]
+
+    parts, gradients = contrast_gradients(reduced, features, kernel, units)
+    expected, expected_gradients = contrast_gradients(projected, features, kernel, units)
+    assert_all_close(parts, expected, rtol=1e-12)
+    assert_all_close(gradients, expected_gradients, atol=1e-10)
+    with pytest.raises(ValueError, match="5 x 3"):
+        reduce_rank(features, kernel[:, :3], units[..., :3])
+
+
+def test_memory_does_not_grow_with_pairs_times_units_times_regions():
+    def temporary(batch):
+        inputs = [jax.ShapeDtypeStruct(shape, np.float32) for shape in [(batch, 400, 16), (batch, 40, 16)]]
+        counts = jax.ShapeDtypeStruct((batch,), np.int32)
+
+        def loss(regions, units, counts):
+            return tiled.grouped_similarity(regions[None], units[None], counts[None], devices=1).sum()
+
+        return jax.jit(jax.grad(loss, (0, 1))).lower(*inputs, counts).compile().memory_analysis().temp_size_in_bytes
+
+    growth = temporary(32) - temporary(8)
+    assert growth < 4 * (32**2 - 8**2) * 40 * 400 / 20, "more than a 20th of one [B, B, T, N] array"
+
+
+@pytest.mark.parametrize("group", [0, 4])
+def test_a_batch_sharded_over_8_devices_gives_the_loss_of_one(group):
+    assert jax.device_count() == 8, "tests/conftest.py asks for 8 devices"
+    words = np.random.default_rng(0).integers(1, 30, 16).tolist()
+    image, text = random_levels(16, words, [1 + n // 5 for n in words])
+    config = {"weights": {"sentence": 1.0, "word": 1.0}, "contrast_group": group}
+
+    def loss(regions, units, image, text):
+        return contrastive_losses(image.replace(shallow=regions), text.replace(words=units), config).total
+
+    step = jax.jit(jax.value_and_grad(loss, (0, 1)))
+    expected = step(image.shallow, text.words, image, text)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    sharded = jax.device_put((image, text), NamedSharding(mesh, PartitionSpec("data")))
+    actual = step(sharded[0].shallow, sharded[1].words, *sharded)
+    assert_all_close(actual, expected, rtol=1e-5, atol=1e-5)
