@@ -57,10 +57,10 @@ def tiny_config() -> ConfigDict:
     config.model.image.input_size = 32
     config.model.image.options = ConfigDict({"widths": (4, 8, 8), "stem_width": 4})
     config.model.text.bert = ConfigDict(
-        {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+        {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
         | {"vocab_size": 120, "max_position_embeddings": 32}
     )
-    config.model.text.last_layers = 2
+    config.model.text.last_layers = 1
     config.optimizer.lr = 1e-3
     config.training.update(batch_size=8, epochs=2, precision="float32", log_every=1, keep_best=2)
     return config

@@ -1,0 +1,109 @@
+"""What a user types: wrong calls, help, and the whole job from raw files through launch.py."""
+
+import csv
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import pytest
+
+import launch
+from tests.training.conftest import SENTENCES, records
+
+ROOT = Path(launch.__file__).parent
+AFLOC = f"--config={ROOT / 'configs/afloc.py'}"
+
+WRONG_CALLS = [
+    ([], "--config is missing, e.g. --config=configs/demo.py"),
+    (["--config=configs/nowhere.py", "--workdir=w"], "--config=configs/nowhere.py: no such file"),
+    ([AFLOC], "--workdir is missing"),
+    ([AFLOC, "--workdir=w", "--sweep=configs/sweeps/nothing.py"], "--sweep=configs/sweeps/nothing.py: no such file"),
+    ([AFLOC, "--workdir=w", "--wordkir=x"], "Unknown command line flag 'wordkir'"),
+    ([AFLOC, "--workdir=w", "extra"], "unexpected argument 'extra'"),
+    ([AFLOC, "--workdir=w", "--config.optimizer.rate=1"], "config.optimizer.rate: unknown key; allowed here: b1, b2"),
+    ([AFLOC, "--workdir=w", "--config.optimizer.lr=-1"], "config.optimizer.lr = -1.0: must be greater than 0"),
+    ([AFLOC, "--workdir=w", "--config.seed=one"], "flag --config.seed=one: invalid literal"),
+    ([AFLOC, "--workdir=w", "--config.data.dataset=nothing"], "unknown data set 'nothing'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), WRONG_CALLS, ids=[message[:30] for _, message in WRONG_CALLS])
+def test_a_wrong_call_ends_with_one_line_and_status_2(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert launch.main(["launch.py", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("launch.py: ") and message in error
+    assert error.count("\n") == 1
+
+
+def test_a_config_file_that_raises_is_a_wrong_call(tmp_path, capsys):
+    (tmp_path / "bad.py").write_text("def get_config():\n    return 1 / 0\n")
+    assert launch.main(["launch.py", f"--config={tmp_path / 'bad.py'}", "--workdir=w"]) == 2
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_help_shows_the_flags_and_an_example(capsys):
+    with pytest.raises(SystemExit) as caught:
+        launch.main(["launch.py", "--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert "python launch.py --config=configs/demo.py --workdir=runs/demo" in text
+    assert "--[no]dry_run" in text and "--workdir" in text
+
+
+@pytest.fixture
+def raw(tmp_path):
+    """A folder as a user brings it: images and a table."""
+    folder = tmp_path / "raw"
+    (folder / "images").mkdir(parents=True)
+    with (folder / "pairs.csv").open("w") as file:
+        table = csv.writer(file)
+        table.writerow(["image", "text", "split"])
+        for record in records(24, seed=1) + records(8, seed=2):
+            cv2.imwrite(str(folder / "images" / f"{record.id}.png"), record.image)
+            split = "train" if record.id.startswith("record1") else "validation"
+            table.writerow([f"{record.id}.png", ". ".join(record.sentences) + ".", split])
+    return folder
+
+
+CONFIG = """
+from tests.training.conftest import tiny_config
+def get_config():
+    config = tiny_config()
+    config.data.directory, config.data.raw = {data!r}, {raw!r}
+    config.data.builder.image_size = 32
+    return config
+"""
+
+
+def test_the_whole_job_from_raw_files_to_a_model_folder(raw, tmp_path, capsys):
+    (tmp_path / "config.py").write_text(CONFIG.format(data=str(tmp_path / "data"), raw=str(raw)))
+    command = ["launch.py", f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path / 'run'}"]
+    assert launch.main([*command, "--config.data.builder.seed=3"]) == 0
+    assert "finished after 6 steps" in capsys.readouterr().err
+    for name in ("config.json", "metrics.jsonl", "model/model.safetensors", "report/index.html", "checkpoints/6"):
+        assert (tmp_path / "run" / name).exists(), name
+    assert json.loads((tmp_path / "run/config.json").read_text())["data"]["builder"] == {"image_size": 32, "seed": 3}
+    assert not list((tmp_path / "run").rglob("*.partial"))
+
+    everything = "".join(p.read_text(errors="ignore") for p in (tmp_path / "run").glob("*.json*"))
+    assert not any(sentence in everything for sentence in SENTENCES)  # report text stays in the records
+
+    assert launch.main(command) == 2
+    assert re.search(r"belongs to another config \(data\.builder\.seed: there 3, now None\)", capsys.readouterr().err)
+
+
+def test_missing_raw_files_are_named(tmp_path, capsys):
+    (tmp_path / "config.py").write_text(CONFIG.format(data=str(tmp_path / "data"), raw=str(tmp_path / "nowhere")))
+    assert launch.main(["launch.py", f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path / 'run'}"]) == 1
+    error = capsys.readouterr().err
+    assert "nowhere" in error and "raw files of pairs" in error and error.count("\n") == 1
+
+
+def test_a_traceback_is_shown_only_with_debug(tmp_path):
+    command = [sys.executable, str(ROOT / "launch.py"), AFLOC, f"--workdir={tmp_path}", "--config.optimizer.lr=-1"]
+    done = subprocess.run([*command, "--debug"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "Traceback" in done.stderr and not done.stdout

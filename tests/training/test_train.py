@@ -1,0 +1,210 @@
+"""Runs from start to end on synthetic records: what they leave, how they stop, how they go on."""
+
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from afloc_jax.errors import UsageError, UserError
+from afloc_jax.training import loop as loops
+from afloc_jax.training import train as training
+from afloc_jax.training.checkpoints import Checkpoints
+from afloc_jax.training.failures import NonFiniteError
+from afloc_jax.training.metrics import read_metrics
+from afloc_jax.training.train import train
+from afloc_jax.weights.folder import load_model
+from data_pipelines.batches import training_batches
+from data_pipelines.tokens import load_tokenizer
+from tests.training.conftest import records, tiny_config
+
+pytestmark = pytest.mark.usefixtures("memory")
+
+
+def arrays(folder):
+    """Every array that Orbax wrote to `folder`, by path in its tree, read without knowing its structure."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        tree = checkpointer.restore(folder.absolute())
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def last_arrays(workdir):
+    step = Checkpoints(workdir / "checkpoints", 1).steps()[-1]
+    return arrays(workdir / "checkpoints" / str(step) / "state")
+
+
+def memory_split():
+    return records(24, seed=1)
+
+
+def train_config(config, workdir):
+    """The config with the vocabulary size that the run in `workdir` gave it."""
+    return training._with_vocabulary(config, load_tokenizer(workdir / "tokenizer"))
+
+
+def signal_at(monkeypatch, step, number=signal.SIGTERM):
+    """The process gets a signal while it trains step `step`."""
+    place = loops.place_batch
+    count = iter(range(1000))
+
+    def placing(batch, mesh):
+        if next(count) == step:
+            os.kill(os.getpid(), number)
+        return place(batch, mesh)
+
+    monkeypatch.setattr(loops, "place_batch", placing)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """An uninterrupted run of the tiny config."""
+    with pytest.MonkeyPatch.context() as patch:
+        splits = {"train": memory_split(), "validation": records(8, seed=2)}
+        patch.setattr(training, "open_source", lambda name, directory, split, **_: splits[split])
+        workdir = tmp_path_factory.mktemp("finished")
+        assert train(tiny_config(), workdir) == 0
+    return workdir
+
+
+def test_a_run_leaves_what_the_interface_promises(finished):
+    lines = read_metrics(finished / "metrics.jsonl")
+    assert [(line["step"], line["split"]) for line in lines] == [
+        (1, "train"), (2, "train"), (3, "train"), (3, "validation"),
+        (4, "train"), (5, "train"), (6, "train"), (6, "validation"),
+    ]  # fmt: skip
+    parts = {"loss/report", "loss/sentence", "loss/word"}
+    assert {"loss", "learning_rate", "grad_norm", "examples_per_second", "input_wait_fraction", *parts} < set(lines[2])
+    for line in lines:
+        np.testing.assert_allclose(line["loss"], sum(line[part] for part in parts), rtol=1e-6)
+    assert [round(line["learning_rate"], 6) for line in lines if line["split"] == "train"] == [1e-3] * 3 + [9e-4] * 3
+    assert list(finished.glob("events.out.tfevents*")) and (finished / "report" / "index.html").is_file()
+    assert json.loads((finished / "run.json").read_text())["pairs"] == 24
+    facts = json.loads((finished / "finished.json").read_text())
+    assert facts["steps"] == 6 and facts["evaluation"] is not None
+    assert facts["best_validation_loss"] == min(line["loss"] for line in lines if line["split"] == "validation")
+
+
+def test_the_model_folder_holds_the_best_weights(finished):
+    facts = json.loads((finished / "finished.json").read_text())
+    config, variables, tokenizer = load_model(finished / "model")
+    assert config.architecture.text.bert.vocab_size == len(tokenizer.get_vocab())
+    arrays = last_arrays(finished)
+    assert facts["best_step"] == 6  # so the newest checkpoint is the best
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables["params"]):
+        np.testing.assert_array_equal(leaf, arrays["['params']" + jax.tree_util.keystr(path)])
+
+
+def test_a_finished_run_says_so(finished, config, capsys):
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    assert train(config, finished) == 0
+    assert "already finished after 6 steps" in capsys.readouterr().err
+    after = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    assert {path for path in after if after[path] != before[path]} == {finished / "config.json"}
+
+
+def test_a_run_stopped_by_sigterm_goes_on_bit_for_bit(finished, config, tmp_path, monkeypatch, capsys):
+    handler = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        signal_at(patch, step=1)
+        assert train(config, tmp_path) == 128 + signal.SIGTERM
+    assert "SIGTERM: saved at step 2; run the same command to go on" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is handler
+    assert not (tmp_path / "model").exists() and not (tmp_path / "finished.json").exists()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "split": "train", "loss": 0.0}\n{"step": 4, "spl')  # of a run that was killed later
+    assert train(config, tmp_path) == 0
+    assert "going on from step 2 of 6" in capsys.readouterr().err
+
+    expected, found = last_arrays(finished), last_arrays(tmp_path)
+    assert expected.keys() == found.keys() and len(found) > 50
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+    timing = {"examples_per_second", "input_wait_fraction"}
+    for ours, theirs in zip(*(read_metrics(run / "metrics.jsonl") for run in (tmp_path, finished)), strict=True):
+        assert {k: ours[k] for k in ours.keys() - timing} == {k: theirs[k] for k in theirs.keys() - timing}
+
+
+def test_a_damaged_last_checkpoint_costs_steps_but_not_the_run(finished, config, tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        signal_at(patch, step=4)
+        train(config, tmp_path)
+    assert Checkpoints(tmp_path / "checkpoints", 2).steps() == [3, 5]
+    path = next((tmp_path / "checkpoints/5/state/d").iterdir())
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    assert train(config, tmp_path) == 0
+    assert "going on from step 3" in capsys.readouterr().err
+    expected, found = last_arrays(finished), last_arrays(tmp_path)
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_before_it_does_harm(config, tmp_path, monkeypatch):
+    make = training._initial_variables
+
+    def overflowing(config, side):
+        variables = make(config, side)
+        whole = variables["params"]["image_encoder"]["project_whole"]
+        whole["kernel"] = np.full_like(whole["kernel"], 3e38)  # finite, but no sum of two of them is
+        return variables
+
+    monkeypatch.setattr(training, "_initial_variables", overflowing)
+    with pytest.raises(NonFiniteError, match=r"^step 0: loss (nan|inf).*record1_\d+, .*nonfinite/step_0") as caught:
+        train(config, tmp_path)
+    assert "\n" not in str(caught.value) and caught.value.exit_status == 1
+    folder = tmp_path / "nonfinite" / "step_0"
+    told = json.loads((folder / "batch.json").read_text())
+    assert told["step"] == 0 and told["metrics"]["loss"] in ("nan", "inf")
+    batch = training_batches(memory_split(), config, tokenizer=load_tokenizer(tmp_path / "tokenizer")).batch_at(0)
+    assert told["records"] == [f"record1_{row}" for row in batch["index"]]
+    # One more step was under way when this one was looked at; it changed nothing either.
+    state = arrays(folder / "state")
+    assert state["['step']"] == 0 and all(np.isfinite(leaf).all() for leaf in state.values())
+    untouched = overflowing(train_config(config, tmp_path), 32)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(untouched["params"]):
+        np.testing.assert_array_equal(state["['params']" + jax.tree_util.keystr(path)], leaf)
+    assert not Checkpoints(tmp_path / "checkpoints", 1).steps()
+    assert not (tmp_path / "model").exists()
+
+
+def test_early_stopping_ends_the_run_and_keeps_the_best(config, tmp_path, monkeypatch):
+    losses = iter([5.0, 4.0, 4.5, 4.0, 3.0])  # steps 1, 2, ...: two in a row without improvement after step 2
+    fake = lambda params, statistics, batch: {"loss": next(losses)}  # noqa: E731
+    monkeypatch.setattr(training, "build_validation_step", lambda *_: fake)
+    config.training.update(steps=20, validate_every=1, early_stopping=2, keep_best=1)
+    assert train(config, tmp_path) == 0
+    facts = json.loads((tmp_path / "finished.json").read_text())
+    assert facts["stopped_early"] and (facts["steps"], facts["best_step"], facts["best_validation_loss"]) == (4, 2, 4.0)
+    assert Checkpoints(tmp_path / "checkpoints", 1).steps() == [2, 4]
+
+
+def test_a_split_smaller_than_the_batch_is_named(config, memory, tmp_path):
+    config.training.batch_size = 32
+    with pytest.raises(UsageError, match=r"batch_size = 32: split 'train' of pairs has only 24 pairs"):
+        train(config, tmp_path)
+
+
+def test_a_failed_evaluation_keeps_the_model_and_is_all_that_is_left(config, tmp_path, monkeypatch, capsys):
+    from afloc_jax.evaluation import report
+
+    config.training.update(steps=1)
+    with monkeypatch.context() as patch, pytest.raises(UserError, match=r"the trained model is safe in .*no ink"):
+        patch.setattr(report, "write_report", lambda workdir: (_ for _ in ()).throw(OSError("no ink")))
+        train(config, tmp_path)
+    assert json.loads((tmp_path / "finished.json").read_text())["evaluation"] is None
+    load_model(tmp_path / "model")
+    monkeypatch.setattr(loops.Loop, "run", None)  # training again would fail
+    assert train(config, tmp_path) == 0
+    assert (tmp_path / "report/index.html").is_file()
+
+
+def test_training_starts_from_the_weights_of_a_model_folder(finished, config):
+    config.init_from = str(finished / "model")
+    config = train_config(config, finished)
+    ours, theirs = training._initial_variables(config, 32), load_model(finished / "model")[1]
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    config.model.image.options.widths = (4, 8, 16)
+    with pytest.raises(UsageError, match=r"config\.init_from = .*make config\.model that of"):
+        training._initial_variables(config, 32)
