@@ -83,6 +83,7 @@ def get_config() -> ConfigDict:
 
     config.localization = localization = ConfigDict()
     localization.sigma = 1.5  # width of the Gaussian that smooths heat maps, in cells of a 19 x 19 grid
+    localization.cells = "tiles"  # tiles (published)|receptive_field: where the cells of the deep map lie in the image
     localization.prompt_level = "report"  # report|sentence (the unit that the deep map was trained to meet)
 
     config.evaluation = evaluation = ConfigDict()

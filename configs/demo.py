@@ -81,6 +81,7 @@ def get_config() -> ConfigDict:
     training.early_stopping = 0
 
     config.localization.sigma = 0.5
+    config.localization.cells = "receptive_field"
     config.localization.prompt_level = "sentence"
 
     config.evaluation.datasets = (

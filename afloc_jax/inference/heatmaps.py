@@ -39,9 +39,17 @@ def _gaussian_matrix(cells: int, sigma: float) -> np.ndarray:
 
 
 @lru_cache(maxsize=64)
-def _bilinear_matrix(cells: int, size: int) -> np.ndarray:
-    # align_corners=False: pixel centres at (i + 0.5) * cells / size - 0.5, clamped to the first and last cell.
-    centre = np.clip((np.arange(size) + 0.5) * cells / size - 0.5, 0, cells - 1)
+def _bilinear_matrix(cells: int, size: int, input_size: int | None = None) -> np.ndarray:
+    if input_size is None:
+        # align_corners=False: pixel centres at (i + 0.5) * cells / size - 0.5, clamped to the first and last cell.
+        centre = (np.arange(size) + 0.5) * cells / size - 0.5
+    else:
+        # Strided convolutions with symmetric padding centre cell k on input pixel k * stride.
+        stride = 1 << max(0, int(np.ceil(np.log2(input_size / cells) - 1e-9)))
+        if -(-input_size // stride) != cells:
+            raise ValueError(f"{cells} cells of a side of {input_size} pixels are no power-of-two stride")
+        centre = ((np.arange(size) + 0.5) * input_size / size - 0.5) / stride
+    centre = np.clip(centre, 0, cells - 1)
     left = np.minimum(np.floor(centre).astype(int), max(cells - 2, 0))
     right = np.minimum(left + 1, cells - 1)
     matrix = np.zeros((size, cells))
@@ -72,23 +80,36 @@ def smooth(map: Float[AnyArray, "*b h w"], sigma: float = SIGMA) -> Float[Array,
     return _separable(map, _gaussian_matrix(height, float(sigma)), _gaussian_matrix(width, float(sigma)))
 
 
-def upsample(map: Float[AnyArray, "*b h w"], size: int | tuple[int, int] = HEATMAP_SIZE) -> Float[Array, "*b H W"]:
-    """Bilinear over the last two axes, `align_corners=False` without antialiasing (torch `interpolate`)."""
+def upsample(
+    map: Float[AnyArray, "*b h w"], size: int | tuple[int, int] = HEATMAP_SIZE, input_size: int | None = None
+) -> Float[Array, "*b H W"]:
+    """Bilinear over the last two axes, `align_corners=False` without antialiasing (torch `interpolate`).
+
+    That takes the cells for equal tiles of the image, as published. They are not: a network of stride s centres cell
+    k on pixel k * s of its input, so such a map lies up to s / 2 pixels too far right and down. With `input_size`,
+    the side of the network's input, every cell is put where it looks.
+    """
     target_height, target_width = (size, size) if isinstance(size, int) else size
     if target_height < 1 or target_width < 1:
         raise ValueError(f"size is {size}; a heat map needs at least 1 x 1 pixels")
     height, width = map.shape[-2:]
-    return _separable(map, _bilinear_matrix(height, target_height), _bilinear_matrix(width, target_width))
+    rows = _bilinear_matrix(height, target_height, input_size)
+    return _separable(map, rows, _bilinear_matrix(width, target_width, input_size))
 
 
 def heatmap(
-    regions: Float[AnyArray, "*b h w D"], text: Float[AnyArray, "*b D"], size: int = HEATMAP_SIZE, sigma: float = SIGMA
+    regions: Float[AnyArray, "*b h w D"],
+    text: Float[AnyArray, "*b D"],
+    size: int = HEATMAP_SIZE,
+    sigma: float = SIGMA,
+    input_size: int | None = None,
 ) -> Float[Array, "*b size size"]:
     """The published heat map: similarity of each deep-local region with the report embedding, filtered, upsampled.
 
-    Un-normalised, as the release has it before scoring. `sigma` is in cells of the given grid (see `scaled_sigma`).
+    Un-normalised, as the release has it before scoring. `sigma` is in cells of the given grid (see `scaled_sigma`),
+    `input_size` as in `upsample`.
     """
-    return upsample(smooth(similarity_map(regions, text), sigma), size)
+    return upsample(smooth(similarity_map(regions, text), sigma), size, input_size)
 
 
 def normalise(map: Float[AnyArray, "*b h w"], low: float = 0.0, high: float = 1.0) -> Float[AnyArray, "*b h w"]:

@@ -66,6 +66,8 @@ class Model:
         self.batch_size = batch_size
         localization = config.get("localization", {})
         self.sigma = float(localization.get("sigma", heatmaps.SIGMA))  # cells of a 19 x 19 grid
+        aligned = localization.get("cells", "tiles") == "receptive_field"
+        self._input_size = int(config.architecture.image.input_size) if aligned else None
         self.prompt_level = localization.get("prompt_level", "report")
         self.weights_sha256 = ""  # of the folder it was loaded from; names the weights behind a number
         self.variables = jax.device_put(variables)
@@ -277,7 +279,9 @@ class Model:
             for part, many, padded in _chunks(len(pairs), self.batch_size):
                 chosen = pairs[part]
                 images, texts = _pad(image_of[chosen] - rows.start, padded), _pad(text_of[chosen], padded)
-                maps[chosen] = np.asarray(_heatmaps(levels.deep, images, asked[texts], side, self.sigma))[:many]
+                maps[chosen] = np.asarray(
+                    _heatmaps(levels.deep, images, asked[texts], side, self.sigma, self._input_size)
+                )[:many]
         if not np.isfinite(maps).all():
             raise UserError("the heat map holds NaN or infinity: the weights are damaged or the training diverged")
         return maps, np.concatenate(whole)
@@ -307,11 +311,13 @@ def to_square(image: ImageInput, size: int) -> tuple[np.ndarray, Geometry]:
     return geometry.to_square(image), geometry
 
 
-@functools.partial(jax.jit, static_argnames=("side", "sigma"))
-def _heatmaps(deep: jax.Array, images: jax.Array, asked: jax.Array, side: int, sigma: float) -> jax.Array:
+@functools.partial(jax.jit, static_argnames=("side", "sigma", "input_size"))
+def _heatmaps(
+    deep: jax.Array, images: jax.Array, asked: jax.Array, side: int, sigma: float, input_size: int | None
+) -> jax.Array:
     """[P, side, side] maps of regions deep[images] [P, h, w, D] and prompts [P, D]."""
     cells = heatmaps.scaled_sigma(deep.shape[1], sigma)
-    return heatmaps.heatmap(deep[images].astype(jnp.float32), asked, side, cells)
+    return heatmaps.heatmap(deep[images].astype(jnp.float32), asked, side, cells, input_size)
 
 
 def _localization(

@@ -38,6 +38,8 @@ BACKBONES = (
     *("densenet121", "densenet161", "densenet169", "resnet_small"),
 )
 
+CONFIG = "config.json"  # in a working directory: the config that it belongs to
+
 Rule = tuple[Callable[[Any], bool], str]
 _POSITIVE: Rule = (lambda value: value > 0, "greater than 0")
 _NOT_NEGATIVE: Rule = (lambda value: value >= 0, "0 or greater")
@@ -95,6 +97,7 @@ RULES: dict[str, Rule] = {
     "training.checkpoint_every": _NOT_NEGATIVE,
     "training.early_stopping": _NOT_NEGATIVE,
     "localization.sigma": _NOT_NEGATIVE,
+    "localization.cells": _one_of("tiles", "receptive_field"),
     "localization.prompt_level": _one_of("report", "sentence"),
     "evaluation.bootstrap": _NOT_NEGATIVE,
 }
@@ -246,27 +249,48 @@ def differences(plain: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]
     return [key for key in keys if ours.get(key, missing) != theirs.get(key, missing)]
 
 
-def claim_workdir(config: ConfigDict, workdir: Path) -> None:
-    """Make `workdir` this config's own: write config.json, or check the one that is there.
+def check_workdir(config: ConfigDict, workdir: Path) -> None:
+    """Refuse a `workdir` that belongs to another config (keys of MAY_CHANGE aside); changes nothing.
 
     Raises:
-        UsageError: the directory belongs to another config (keys of MAY_CHANGE aside) or cannot be used.
+        UsageError: with the keys that differ, or because there is no reading what is there.
     """
-    path = workdir / "config.json"
-    plain = json.loads(json.dumps(resolve(config)))
-    if path.exists():
-        try:
-            other = json.loads(path.read_text())
-        except ValueError as error:
-            raise UsageError(f"{path}: not readable as JSON; restore it or choose another --workdir") from error
-        keys = differences(plain, other)
-        if keys:
-            ours, theirs = dict(flatten(plain)), dict(flatten(other))
-            listed = "; ".join(f"{key}: there {theirs.get(key)!r}, now {ours.get(key)!r}" for key in keys[:8])
-            more = f"; and {len(keys) - 8} more" if len(keys) > 8 else ""
-            raise UsageError(f"{workdir} belongs to another config ({listed}{more}); choose another --workdir")
+    path = workdir / CONFIG
+    if not path.exists():
+        return
+    try:
+        other = json.loads(path.read_text())
+    except ValueError as error:
+        raise UsageError(f"{path}: not readable as JSON; restore it or choose another --workdir") from error
+    plain = _as_json(config)
+    keys = differences(plain, other)
+    if keys:
+        ours, theirs = dict(flatten(plain)), dict(flatten(other))
+        listed = "; ".join(f"{key}: there {theirs.get(key)!r}, now {ours.get(key)!r}" for key in keys[:8])
+        more = f"; and {len(keys) - 8} more" if len(keys) > 8 else ""
+        raise UsageError(f"{workdir} belongs to another config ({listed}{more}); choose another --workdir")
+
+
+def claim_workdir(config: ConfigDict, workdir: Path) -> None:
+    """Make `workdir` this config's own: check it, then write config.json.
+
+    Called when the data are open and the model is built, so that a mistake found before can be mended in place.
+
+    Raises:
+        UsageError: it belongs to another config, or cannot be a folder.
+    """
+    check_workdir(config, workdir)
+    make_folder(workdir)
+    write_json(workdir / CONFIG, _as_json(config))
+
+
+def make_folder(workdir: Path) -> None:
+    """Make the working directory. Raises UsageError where that cannot be."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
         raise UsageError(f"--workdir={workdir}: cannot be made a folder ({error.strerror}); choose another") from error
-    write_json(path, plain)
+
+
+def _as_json(config: ConfigDict) -> dict[str, Any]:
+    return json.loads(json.dumps(resolve(config)))

@@ -111,7 +111,8 @@ def run_sweep(path: Path, config: ConfigDict, workdir: Path, dry_run: bool, laun
         print(_text_table(["run", *_override_keys(runs)], [[run.name, *_values(run, runs)] for run in runs]))
         return 0
     for run in runs:  # before any work: none of the folders may belong to another config
-        settings.claim_workdir(run.config, workdir / run.name)
+        settings.check_workdir(run.config, workdir / run.name)
+    settings.make_folder(workdir)
     failed: dict[str, int] = {}
     with StopSignal() as stop:
         for number, run in enumerate(runs, start=1):
@@ -137,9 +138,10 @@ def run_sweep(path: Path, config: ConfigDict, workdir: Path, dry_run: bool, laun
 
 def _launch(run: Run, workdir: Path, launcher: Path, debug: bool, stop: StopSignal) -> int:
     """One run in a fresh process, so that no compiled program, memory or flag of another run is left in it."""
-    folder = workdir / run.name
-    command = [sys.executable, str(launcher), f"--config={configs.resolved.__file__}:{folder / 'config.json'}"]
-    command += [f"--workdir={folder}", *(["--debug"] if debug else [])]
+    given = workdir / f"{run.name}.json"
+    settings.write_json(given, settings.resolve(run.config))
+    command = [sys.executable, str(launcher), f"--config={configs.resolved.__file__}:{given}"]
+    command += [f"--workdir={workdir / run.name}", *(["--debug"] if debug else [])]
     child = subprocess.Popen(command)
     forwarded = False
     while True:

@@ -52,7 +52,7 @@ def train(config: ConfigDict, workdir: Path, dry_run: bool = False) -> int:
     if dry_run:
         _say(f"{config.name}: the config is valid")
         return 0
-    configs.claim_workdir(config, workdir)
+    configs.check_workdir(config, workdir)
     finished = _read_finished(workdir)
     if finished is None:
         status = _train_model(config, workdir)
@@ -65,6 +65,7 @@ def train(config: ConfigDict, workdir: Path, dry_run: bool = False) -> int:
 
     # --- Evaluate and report
     if jax.process_index() == 0:
+        configs.claim_workdir(config, workdir)  # the evaluation may have changed
         _evaluate_and_report(config, workdir)
         write_json(workdir / FINISHED, {**finished, "evaluation": configs.resolve(config)["evaluation"]})
         _say(f"{workdir}: finished after {finished['steps']} steps; see {workdir}/report/index.html")
@@ -86,11 +87,9 @@ def _train_model(config: ConfigDict, workdir: Path) -> int:
         pairs=len(source),
         validation_pairs=len(validation),
     )
-    if jax.process_index() == 0:
-        write_json(workdir / "run.json", run)
 
     # --- Model
-    config = _with_vocabulary(config, tokenizer)
+    given, config = config, _with_vocabulary(config, tokenizer)
     model = build(config.model, dtype=PRECISIONS[config.training.precision])
     variables = _initial_variables(config, source[0].image.shape[0])
 
@@ -100,6 +99,10 @@ def _train_model(config: ConfigDict, workdir: Path) -> int:
     state = replicate(new_state(variables, direction), mesh)
 
     # --- Restore
+    if jax.process_index() == 0:  # from here on the directory is this config's
+        configs.claim_workdir(given, workdir)
+        tokens.save_tokenizer(tokenizer, workdir / "tokenizer")
+        write_json(workdir / "run.json", run)
     checkpoints = Checkpoints(workdir / "checkpoints", config.training.keep_best)
     restored = checkpoints.restore_last(state)
     progress = Progress()
@@ -146,17 +149,12 @@ def _open_sources(config: ConfigDict) -> tuple[Any, Any]:
 
 
 def _tokenizer(config: ConfigDict, workdir: Path, source: Any) -> Any:
-    """The tokenizer of the workdir; on the first run the config's, init_from's, or one learned from the reports."""
-    folder = workdir / "tokenizer"
-    if (folder / "tokenizer.json").exists():
-        return tokens.load_tokenizer(folder)
+    """The tokenizer that the workdir keeps; on the first run the config's, init_from's, or one learned from the data."""
+    if (workdir / configs.CONFIG).exists() and (workdir / "tokenizer" / "tokenizer.json").exists():
+        return tokens.load_tokenizer(workdir / "tokenizer")
     if config.init_from and not config.model.text.tokenizer:
-        tokenizer = load_model(config.init_from)[2]
-    else:
-        tokenizer = config_tokenizer(source, config)
-    if jax.process_index() == 0:
-        tokens.save_tokenizer(tokenizer, folder)
-    return tokenizer
+        return load_model(config.init_from)[2]
+    return config_tokenizer(source, config)
 
 
 def _length(config: ConfigDict, pairs: int) -> tuple[int, int]:

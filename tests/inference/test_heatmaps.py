@@ -108,3 +108,26 @@ def test_wrong_shapes_and_values_are_refused():
         heatmaps.upsample(np.zeros((2, 2)), 0)
     with pytest.raises(ValueError, match="one map"):
         heatmaps.boxes_from_map(np.zeros((1, 2, 2)), 0.5)
+
+
+def test_cells_lie_where_a_strided_network_looks():
+    """A point moved over the input: the smoothed answer of strided convolutions peaks at the point, not beside it."""
+    for input_size, layers in ((112, 2), (299, 4)):
+        kernel = torch.ones(1, 1, 3, 3) * torch.tensor([1.0, 2.0, 1.0]) * torch.tensor([[1.0], [2.0], [1.0]])
+        for point in (32, 64, 80):
+            x = torch.zeros(1, 1, input_size, input_size)
+            x[..., point, point] = 1
+            for _ in range(layers):
+                x = torch.nn.functional.conv2d(x, kernel, stride=2, padding=1)
+            map_ = x[0, 0].numpy()
+            centre = {}
+            for name, given in (("aligned", input_size), ("tiles", None)):
+                up = np.asarray(heatmaps.upsample(map_, input_size, given), np.float64).sum(axis=0)
+                centre[name] = (up * np.arange(input_size)).sum() / up.sum()
+            assert abs(centre["aligned"] - point) < 0.05, (input_size, point, centre)
+            assert centre["tiles"] - point > 1
+
+
+def test_cells_that_no_stride_makes_are_refused():
+    with pytest.raises(ValueError, match="stride"):
+        heatmaps.upsample(np.zeros((5, 5)), 64, 64)

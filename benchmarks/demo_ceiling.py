@@ -1,0 +1,121 @@
+"""What the demo's network reaches when it is trained WITH the masks: the ceiling of annotation-free training.
+
+    python benchmarks/demo_ceiling.py --out runs/ceiling [--seconds 600] [--seed 1]
+
+The same towers, optimiser, batch size and phantoms as configs/demo.py, for at most the same time; only the objective
+differs. Every step draws a finding per image and asks for its phrase; the similarity map (an affine function of the
+dot products that the heat map is made of) is fitted to the mask, averaged over each region, with cross entropy and
+soft Dice. The result is saved as a model folder and scored by the same evaluation as the demo.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from afloc_jax.evaluation.run import evaluate_dataset
+from afloc_jax.levels import TokenBatch
+from afloc_jax.models import build
+from afloc_jax.training.optimizer import build_direction, build_schedule
+from afloc_jax.weights.folder import save_model
+from configs import demo
+from data_pipelines.batches import config_tokenizer
+from data_pipelines.reports import clean_prompt
+from data_pipelines.sources import open_source
+from data_pipelines.tokens import tokenize
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--directory", default="data", help="where prepared phantoms lie")
+    parser.add_argument("--seconds", type=float, default=600.0, help="most seconds of training, compilation included")
+    parser.add_argument("--steps", type=int, default=demo.get_config().training.steps)
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+
+    config = demo.get_config()
+    config.data.directory, config.seed, config.training.steps = arguments.directory, arguments.seed, arguments.steps
+    source = open_source("phantom", arguments.directory, "train", builder=config.data.builder.to_dict())
+    tokenizer = config_tokenizer(source, config)
+    config.model.text.bert.vocab_size = 1 + max(tokenizer.get_vocab().values())
+    model = build(config.model)
+    images, prompts, masks, grid = _annotated(source, model, config, tokenizer)
+
+    rng = np.random.default_rng(arguments.seed)
+    batch_size = config.training.batch_size
+    first = _batch(images, prompts, masks, rng.integers(len(images), size=batch_size), rng)
+    variables = jax.jit(model.init)(jax.random.key(arguments.seed), first[0], first[1])
+    params = {"model": variables["params"], "scale": jnp.float32(1.0), "bias": jnp.float32(-2.0)}
+    direction = build_direction(config.optimizer)
+    schedule = build_schedule(config.optimizer, len(source) // batch_size, arguments.steps)
+
+    def loss_of(params, batch_stats, image, tokens, target):
+        variables = {"params": params["model"], "batch_stats": batch_stats}
+        (levels, text), updates = model.apply(variables, image, tokens, train=True, mutable=["batch_stats"])
+        map_ = jnp.einsum("bhwd,bd->bhw", levels.deep, text.sentences[:, 1])
+        logits = params["scale"] * map_ / jnp.sqrt(map_.shape[1]) + params["bias"]
+        found = jax.nn.sigmoid(logits)
+        overlap = 2 * (found * target).sum((1, 2)) + 1
+        dice = 1 - overlap / (found.sum((1, 2)) + target.sum((1, 2)) + 1)
+        return 5 * optax.sigmoid_binary_cross_entropy(logits, target).mean() + dice.mean(), updates["batch_stats"]
+
+    @jax.jit
+    def step(number, params, batch_stats, state, *batch):
+        (loss, batch_stats), gradient = jax.value_and_grad(loss_of, has_aux=True)(params, batch_stats, *batch)
+        descent, state = direction.update(gradient, state, params)
+        params = jax.tree.map(lambda leaf, change: leaf - schedule(number) * change, params, descent)
+        return params, batch_stats, state, loss
+
+    batch_stats, state = variables["batch_stats"], direction.init(params)
+    start = time.perf_counter()
+    for number in range(arguments.steps):
+        rows = rng.integers(len(images), size=batch_size)
+        params, batch_stats, state, loss = step(
+            number, params, batch_stats, state, *_batch(images, prompts, masks, rows, rng)
+        )
+        if number % 50 == 0:
+            print(f"step {number}: loss {float(loss):.3f}, {time.perf_counter() - start:.0f} s", flush=True)
+        if time.perf_counter() - start > arguments.seconds:
+            break
+    seconds = time.perf_counter() - start
+
+    save_model(arguments.out / "model", {"params": params["model"], "batch_stats": batch_stats}, config, tokenizer)
+    dataset = config.evaluation.datasets[0].to_dict() | {"directory": arguments.directory}
+    summary = evaluate_dataset(arguments.out / "model", arguments.out / "evaluation", dataset)
+    scores = {name: metric["overall"]["mean"] for name, metric in summary["metrics"].items()}
+    print(json.dumps({"steps": number + 1, "seconds": seconds, "grid": grid, **scores}))
+
+
+def _annotated(source, model, config, tokenizer):
+    """Images with a finding, the tokens of all their phrases, and their masks averaged over each region."""
+    records = [record for record in (source[i] for i in range(len(source))) if record.findings]
+    images = np.stack([record.image for record in records])
+    slots, count = jnp.zeros((1, 4), jnp.int32), jnp.ones(1, jnp.int32)
+    like = TokenBatch(slots, slots, slots, count, count)
+    shapes = jax.eval_shape(model.init_with_output, jax.random.key(0), images[:1], like)[0]
+    grid = shapes[0].deep.shape[1]
+    cell = images.shape[1] // grid
+    prompts, masks = [], []
+    for record in records:
+        texts = [clean_prompt(finding.prompt) for finding in record.findings]
+        prompts.append(tokenize(tokenizer, texts, config.data.max_tokens))
+        squares = np.stack([np.asarray(finding.mask, np.float32) for finding in record.findings])
+        masks.append(squares.reshape(-1, grid, cell, grid, cell).mean((2, 4)))
+    return images, prompts, masks, grid
+
+
+def _batch(images, prompts, masks, rows, rng):
+    chosen = [int(rng.integers(len(masks[row]))) for row in rows]
+    tokens = {key: np.stack([prompts[row][key][k] for row, k in zip(rows, chosen, strict=True)]) for key in prompts[0]}
+    target = np.stack([masks[row][k] for row, k in zip(rows, chosen, strict=True)])
+    return images[rows], TokenBatch(**tokens), target
+
+
+if __name__ == "__main__":
+    main()
