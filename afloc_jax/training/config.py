@@ -256,6 +256,8 @@ def check_workdir(config: ConfigDict, workdir: Path) -> None:
         UsageError: with the keys that differ, or because there is no reading what is there.
     """
     path = workdir / CONFIG
+    if workdir.exists() and not workdir.is_dir():
+        raise UsageError(f"--workdir={workdir}: is a file, not a folder; choose another")
     if not path.exists():
         return
     try:

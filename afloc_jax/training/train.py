@@ -100,8 +100,10 @@ def _train_model(config: ConfigDict, workdir: Path) -> int:
 
     # --- Restore
     if jax.process_index() == 0:  # from here on the directory is this config's
+        configs.make_folder(workdir)
+        if not (workdir / configs.CONFIG).exists():
+            tokens.save_tokenizer(tokenizer, workdir / "tokenizer")
         configs.claim_workdir(given, workdir)
-        tokens.save_tokenizer(tokenizer, workdir / "tokenizer")
         write_json(workdir / "run.json", run)
     checkpoints = Checkpoints(workdir / "checkpoints", config.training.keep_best)
     restored = checkpoints.restore_last(state)
@@ -149,7 +151,7 @@ def _open_sources(config: ConfigDict) -> tuple[Any, Any]:
 
 
 def _tokenizer(config: ConfigDict, workdir: Path, source: Any) -> Any:
-    """The tokenizer that the workdir keeps; on the first run the config's, init_from's, or one learned from the data."""
+    """The tokenizer that the workdir keeps; on the first run the config's, init_from's, or a learned one."""
     if (workdir / configs.CONFIG).exists() and (workdir / "tokenizer" / "tokenizer.json").exists():
         return tokens.load_tokenizer(workdir / "tokenizer")
     if config.init_from and not config.model.text.tokenizer:

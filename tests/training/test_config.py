@@ -102,8 +102,10 @@ def test_paths_and_logging_may_change_in_a_workdir(tmp_path):
 
 def test_a_workdir_that_is_a_file_or_has_a_broken_config_is_a_wrong_call(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match="cannot be made a folder"):
+    with pytest.raises(UsageError, match="is a file, not a folder"):
         claim_workdir(get_config(), tmp_path / "file")
+    with pytest.raises(UsageError, match="cannot be made a folder"):
+        claim_workdir(get_config(), tmp_path / "file" / "run")
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UsageError, match="not readable as JSON"):
         claim_workdir(get_config(), tmp_path)

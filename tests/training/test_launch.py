@@ -37,6 +37,7 @@ def test_a_wrong_call_ends_with_one_line_and_status_2(arguments, message, capsys
     error = capsys.readouterr().err
     assert error.startswith("launch.py: ") and message in error
     assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())  # nothing that the mended call would trip over
 
 
 def test_a_config_file_that_raises_is_a_wrong_call(tmp_path, capsys):

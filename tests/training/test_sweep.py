@@ -19,6 +19,8 @@ config = json.loads(pathlib.Path(sys.argv[1].split(":", 1)[1]).read_text())
 with (workdir.parent / "calls").open("a") as file:
     file.write(workdir.name + "\\n")
 lr = config["optimizer"]["lr"]
+workdir.mkdir(exist_ok=True)
+(workdir / "config.json").write_text(json.dumps(config))
 if lr == 3.0 and not (workdir.parent / "mended").exists():
     sys.exit(1)
 (workdir / "evaluation" / "phantom").mkdir(parents=True)
