@@ -334,3 +334,15 @@ def test_end_to_end_numbers_equal_the_published_release(goldens, shared_data):
     }
     probabilities = model.classify(images, ["finding"], {"finding": contrast}, compatible=True)[:, 0]
     np.testing.assert_allclose(probabilities, expected["classification/prob_positive"], atol=1e-4)
+
+
+def test_sentence_prompts_leave_out_the_markers_that_every_prompt_shares(model):
+    """With prompt_level "sentence" the map asks with the mean of the prompt's sentence units, not `[CLS]` and `[SEP]`."""
+    texts = model.embed_texts(["small left effusion. no pneumothorax"])
+    model.prompt_level = "sentence"
+    try:
+        asked = model._asked(texts)
+    finally:
+        model.prompt_level = "report"
+    np.testing.assert_allclose(asked[0], texts.sentences[0, 1:3].mean(axis=0), rtol=1e-6)
+    np.testing.assert_array_equal(model._asked(texts), texts.report)
