@@ -7,7 +7,7 @@ import pytest
 from cases import assert_all_close, contrast_gradients, random_case, random_levels
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from afloc_jax.losses import contrastive_losses, definition, tiled
+from afloc_jax.losses import contrastive_losses, definition, region_pooling, tiled
 from afloc_jax.losses.low_rank import reduce_rank
 from afloc_jax.losses.settings import PUBLISHED, LocalSettings
 
@@ -87,6 +87,17 @@ def test_degenerate_features_have_the_definitions_finite_gradients(pooling):
     assert all(np.isfinite(array).all() for array in (*parts, *gradients))
     assert_all_close(parts, expected, rtol=1e-12)
     assert_all_close(gradients, expected_gradients, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_the_clamp_of_the_cosine_has_the_definitions_gradient(monkeypatch, pooling):
+    for module in (definition, region_pooling):  # a clamp that ordinary features meet, about half of them
+        monkeypatch.setattr(module, "SMALLEST_NORM_PRODUCT", {"attention": 3.0, "logsumexp": 4.0}[pooling])
+    case = random_case(3, 6, 9, 4, [9, 2, 5])
+    (parts, gradients), (expected, expected_gradients) = both(case, LocalSettings(region_pooling=pooling))
+    assert_all_close(parts, expected, rtol=1e-12)
+    assert_all_close(gradients, expected_gradients, atol=1e-10)
 
 
 @pytest.mark.usefixtures("float64")
