@@ -74,7 +74,7 @@ def get_config() -> ConfigDict:
 
     training = config.training
     training.batch_size = 32
-    training.steps = 1000
+    training.steps = 1200
     training.precision = "float32"
     training.validate_every = 250
     training.keep_best = 1

@@ -89,7 +89,8 @@ def load_model(folder: str | Path) -> tuple[ConfigDict, dict[str, Any], Any]:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelFolderError(f"{folder / WEIGHTS}: not readable as safetensors ({error}); copy it again") from None
-    config = ConfigDict(stored)
+    # The card is for readers; its results hold keys such as "0.1", which a ConfigDict would refuse.
+    config = ConfigDict({key: value for key, value in stored.items() if key != "card"})
     try:
         variables = torch_names.from_torch(state, config.architecture)
     except UserError as error:

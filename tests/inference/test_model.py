@@ -346,3 +346,10 @@ def test_sentence_prompts_leave_out_the_markers_that_every_prompt_shares(model):
         model.prompt_level = "report"
     np.testing.assert_allclose(asked[0], texts.sentences[0, 1:3].mean(axis=0), rtol=1e-6)
     np.testing.assert_array_equal(model._asked(texts), texts.report)
+
+
+def test_results_on_the_card_do_not_keep_a_folder_from_loading(folder, tmp_path):
+    copy = tmp_path / "model"
+    shutil.copytree(folder, copy)
+    update_card(copy, {"results": {"iou": {"per_threshold": {"0.1": 0.5}}}})
+    assert afloc_jax.load(copy).image_size == afloc_jax.load(folder).image_size
