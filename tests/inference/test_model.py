@@ -337,7 +337,7 @@ def test_end_to_end_numbers_equal_the_published_release(goldens, shared_data):
 
 
 def test_sentence_prompts_leave_out_the_markers_that_every_prompt_shares(model):
-    """With prompt_level "sentence" the map asks with the mean of the prompt's sentence units, not `[CLS]` and `[SEP]`."""
+    """The map then asks with the mean of the prompt's sentence units, without `[CLS]` and `[SEP]`."""
     texts = model.embed_texts(["small left effusion. no pneumothorax"])
     model.prompt_level = "sentence"
     try:
