@@ -351,5 +351,7 @@ def test_sentence_prompts_leave_out_the_markers_that_every_prompt_shares(model):
 def test_results_on_the_card_do_not_keep_a_folder_from_loading(folder, tmp_path):
     copy = tmp_path / "model"
     shutil.copytree(folder, copy)
-    update_card(copy, {"results": {"iou": {"per_threshold": {"0.1": 0.5}}}})
+    overall = {"mean": 0.5, "lower": 0.4, "upper": 0.6}
+    metrics = {"pointing": {"overall": overall}, "iou": {"overall": overall, "per_threshold": {"0.1": overall}}}
+    update_card(copy, {"results": {"phantom": {"n": 32, "metrics": metrics}}})
     assert afloc_jax.load(copy).image_size == afloc_jax.load(folder).image_size
