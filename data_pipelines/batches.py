@@ -4,7 +4,7 @@ Nothing is remembered between batches: resuming at step s means asking for batch
 any number of processes; process p of P takes rows p, p + P, p + 2P, ... of it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import cv2
@@ -55,7 +55,7 @@ def training_batches(
     if batch_size > len(source):
         raise UserError(f"training.batch_size is {batch_size}, but there are only {len(source)} training records")
     epoch = len(source) // batch_size * batch_size
-    draw = _Draw(config.data.sentences, _augmentation(config))
+    draw = _Draw(config.data.sentences, config.data.augment)
     dataset = grain.MapDataset.source(_Rows(source)).seed(int(config.seed)).shuffle()[:epoch].repeat().random_map(draw)
     collate = _Collate(tokenizer or config_tokenizer(source, config), int(config.data.max_tokens))
     batches = dataset[process_index::process_count].batch(batch_size // process_count, batch_fn=collate)
@@ -171,15 +171,15 @@ class _Rows:
 class _Draw:
     """One draw of a record: image and text. Which random numbers it meets depends on its position in the stream."""
 
-    def __init__(self, mode: str, augmentation: Mapping[str, float] | None):
+    def __init__(self, mode: str, augmented: bool):
         if mode not in SENTENCE_MODES:
             raise UsageError(f"data.sentences is {mode!r}; use {', '.join(SENTENCE_MODES)}")
-        self._mode, self._augmentation = mode, augmentation
+        self._mode, self._augmented = mode, augmented
 
     def __call__(self, row: tuple[int, Record], rng: np.random.Generator) -> tuple[int, NDArray[np.uint8], str]:
         index, record = row
         chosen = sample_sentences(record.sentences, record.impression_count, self._mode, rng)
-        image = augment(record.image, rng, **self._augmentation) if self._augmentation else record.image
+        image = augment(record.image, rng) if self._augmented else record.image
         return index, image, ". ".join(chosen)
 
 
@@ -251,21 +251,6 @@ def augment(
     mean, slope = float(moved.mean()), 1 + contrast * gain
     table = np.clip((np.arange(256) - mean) * slope + mean + 255 * brightness * dark, 0, 255)
     return np.asarray(cv2.LUT(moved, np.rint(table).astype(np.uint8)), np.uint8)
-
-
-def _augmentation(config: Any) -> Mapping[str, float] | None:
-    """Keyword arguments of `augment` from `data.augment` (True, or a mapping of strengths); None if it is off."""
-    value = config.data.get("augment", False)
-    if isinstance(value, bool):
-        return {} | _ALL_DEFAULTS if value else None
-    strengths = {name: float(strength) for name, strength in value.items()}
-    unknown = sorted(set(strengths) - set(_ALL_DEFAULTS))
-    if unknown:
-        raise UsageError(f"unknown data.augment.{unknown[0]}; there are {', '.join(_ALL_DEFAULTS)}")
-    return strengths or None
-
-
-_ALL_DEFAULTS: dict[str, float] = dict(augment.__kwdefaults__ or {})
 
 
 def _all(source: RecordSource | Sequence[Record]) -> Iterator[Record]:

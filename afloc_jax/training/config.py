@@ -164,8 +164,6 @@ def _check_type(key: str, value: Any, example: Any) -> None:
 def _check_names_and_types(given: Mapping[str, Any], schema: Mapping[str, Any], prefix: str = "") -> None:
     for key, value in given.items():
         dotted = f"{prefix}{key}"
-        if dotted == "data.augment":  # a bool, or strengths of data_pipelines.batches.augment
-            continue
         if key not in schema:
             raise UsageError(f"config.{dotted}: unknown key; allowed here: {', '.join(sorted(schema))}")
         if isinstance(schema[key], Mapping) != isinstance(value, Mapping):

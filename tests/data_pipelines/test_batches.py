@@ -176,8 +176,6 @@ def test_impossible_requests_are_refused(source, tokenizer):
         validation_batches(source, configuration(8), tokenizer, process_count=3)
     with pytest.raises(UsageError, match=r"data.sentences is 'some'"):
         training_batches(source, configuration(8, sentences="some"), tokenizer)
-    with pytest.raises(UsageError, match=r"unknown data.augment.flip"):
-        training_batches(source, configuration(8, augment={"flip": 1.0}), tokenizer)
     with pytest.raises(UserError, match="no validation record"):
         validation_batches([], configuration(8), tokenizer)
 
