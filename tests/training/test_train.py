@@ -45,15 +45,15 @@ def train_config(config, workdir):
     return training._with_vocabulary(config, load_tokenizer(workdir / "tokenizer"))
 
 
-def signal_at(monkeypatch, step, number=signal.SIGTERM):
-    """The process gets a signal while it trains step `step`."""
+def signal_at(monkeypatch, batch, number=signal.SIGTERM):
+    """The process gets a signal as it places its batch number `batch`, counted from 0."""
     place = loops.place_batch
     count = iter(range(1000))
 
-    def placing(batch, mesh):
-        if next(count) == step:
+    def placing(arrays, mesh):
+        if next(count) == batch:
             os.kill(os.getpid(), number)
-        return place(batch, mesh)
+        return place(arrays, mesh)
 
     monkeypatch.setattr(loops, "place_batch", placing)
 
@@ -108,7 +108,7 @@ def test_a_finished_run_says_so(finished, config, capsys):
 def test_a_run_stopped_by_sigterm_goes_on_bit_for_bit(finished, config, tmp_path, monkeypatch, capsys):
     handler = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
-        signal_at(patch, step=1)
+        signal_at(patch, batch=1)
         assert train(config, tmp_path) == 128 + signal.SIGTERM
     assert "SIGTERM: saved at step 2; run the same command to go on" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) is handler
@@ -129,7 +129,7 @@ def test_a_run_stopped_by_sigterm_goes_on_bit_for_bit(finished, config, tmp_path
 
 def test_a_damaged_last_checkpoint_costs_steps_but_not_the_run(finished, config, tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
-        signal_at(patch, step=4)
+        signal_at(patch, batch=5)  # one of those before it is for validation
         train(config, tmp_path)
     assert Checkpoints(tmp_path / "checkpoints", 2).steps() == [3, 5]
     path = next((tmp_path / "checkpoints/5/state/d").iterdir())
