@@ -234,7 +234,7 @@ def test_small_network_has_the_strides_it_was_asked_for(tiny_config, stem_stride
 
 
 def test_initial_weights_have_the_published_spread():
-    structure = ResNetSettings(blocks=(1,) * 4, zero_init_last=True)
+    structure = ResNetSettings(blocks=(1,) * 4, widths=(16, 32, 256, 512), zero_init_last=True)
     module = encoder_of(model_settings(structure))
     params = jax.jit(module.init)(jax.random.key(0), images(1).astype(np.float32))["params"]
     block = params["backbone"]["layer3_0"]

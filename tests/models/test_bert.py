@@ -1,5 +1,7 @@
 """The text encoder against Hugging Face's BertModel with the same weights."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,7 +55,7 @@ def test_every_hidden_state_equals_hugging_faces(activation):
     with jax.enable_x64(True):
         theirs, settings, params = twins(hidden_act=activation)
         ids, attend = ragged_batch()
-        ours = Bert(settings, jnp.float64, jnp.float64).apply({"params": params}, ids, attend)
+        ours = jax.jit(Bert(settings, jnp.float64, jnp.float64).apply)({"params": params}, ids, attend)
         with torch.no_grad():
             states = theirs(
                 torch.from_numpy(ids), torch.from_numpy(attend.astype(np.int64)), output_hidden_states=True
@@ -72,7 +74,7 @@ def test_gradients_equal_hugging_faces():
         def loss_fn(params):
             return (module.apply({"params": params}, ids, attend)[-1] ** 2 * attend[..., None]).sum() * 0.5
 
-        gradient = jax.grad(loss_fn)(params)
+        gradient = jax.jit(jax.grad(loss_fn))(params)
         last = theirs(torch.from_numpy(ids), torch.from_numpy(attend.astype(np.int64))).last_hidden_state
         (last**2 * torch.from_numpy(attend)[..., None]).sum().mul(0.5).backward()
         layer = theirs.encoder.layer[0]
@@ -99,24 +101,27 @@ def test_dropout_acts_in_training_only_and_follows_its_random_stream():
     _, settings, params = twins(hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.3)
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), params)
     ids, attend = ragged_batch()
-    module = Bert(settings)
+
+    @partial(jax.jit, static_argnums=0)
+    def states(train, seed):
+        rngs = {"dropout": jax.random.key(seed)}
+        return Bert(settings).apply({"params": params}, ids, attend, train=train, rngs=rngs)
 
     def last(train, seed):
-        return module.apply({"params": params}, ids, attend, train=train, rngs={"dropout": jax.random.key(seed)})[-1]
+        return states(train, seed)[-1]
 
     np.testing.assert_array_equal(last(False, 0), last(False, 1))
     np.testing.assert_array_equal(last(True, 0), last(True, 0))
     assert np.abs(last(True, 0) - last(True, 1)).max() > 0.01
-    first = module.apply({"params": params}, ids, attend, train=True, rngs={"dropout": jax.random.key(0)})[0]
-    np.testing.assert_allclose((np.asarray(first) == 0).mean(), 0.3, atol=0.08)
+    np.testing.assert_allclose((np.asarray(states(True, 0)[0]) == 0).mean(), 0.3, atol=0.08)
 
 
 def test_bfloat16_stays_near_float32():
     _, settings, params = twins()
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), params)
     ids, attend = ragged_batch()
-    full = Bert(settings).apply({"params": params}, ids, attend)[-1]
-    half = Bert(settings, jnp.bfloat16).apply({"params": params}, ids, attend)[-1]
+    full = jax.jit(Bert(settings).apply)({"params": params}, ids, attend)[-1]
+    half = jax.jit(Bert(settings, jnp.bfloat16).apply)({"params": params}, ids, attend)[-1]
     assert half.dtype == jnp.bfloat16
     assert np.abs(np.asarray(half, np.float32) - full)[attend].max() < 0.05 * np.abs(full).max()
 
