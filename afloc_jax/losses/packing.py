@@ -47,7 +47,7 @@ def pack(counts: Int[Array, " I"], length: int, slots: int) -> Packing:
     filled, starts = jax.lax.scan(first_fit, jnp.zeros(bins, needs.dtype), needs[order])
     first_slot = jnp.zeros_like(starts).at[order].set(starts)
 
-    parts = jnp.arange(longest)
+    parts = jnp.arange(longest, dtype=counts.dtype)
     places = jnp.where(parts < needs[:, None], first_slot[:, None] + parts, bins * slots)  # [I, longest]
     caption = jnp.full(bins * slots, captions).at[places].set(jnp.arange(captions)[:, None], mode="drop")
     part = jnp.zeros(bins * slots, counts.dtype).at[places].set(parts, mode="drop")
