@@ -10,11 +10,14 @@ sentence. Here each sentence (or word) has to find its own image:
 sentence ("no pneumothorax") stands in many reports, so it is no evidence against the other captions of a batch.
 """
 
+import functools
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from afloc_jax.losses.definition import cosine, norm
+from afloc_jax.losses.definition import norm
 from afloc_jax.losses.settings import LocalSettings
 
 CHUNK = 64  # units that are compared with all images at once
@@ -32,11 +35,10 @@ def unit_contrast(
     Valid units are 1 .. counts[i] - 1: `[CLS]` is left out. A pair whose caption is empty (count 0) is neither an
     example nor an alternative. `weights` weigh the units of each caption. Without any unit both results are 0.
 
-    Valid units are packed into chunks; chunks of padding cost nothing, and a chunk's work on the regions is done
-    again in the backward pass, so that one chunk is all that is ever held.
+    Valid units are packed into chunks and only chunks that hold any are worked on: their number follows the counts, not
+    the padding. A chunk's work on the regions is done again in the backward pass, so one chunk is all that is held.
     """
     wide = jnp.promote_types(regions.dtype, jnp.float32)
-    regions, units = regions.astype(wide), units.astype(wide)
     batch, slots, width = units.shape
     slot = jnp.arange(slots)
     share = ((slot > 0) & (slot < counts[:, None])).astype(wide)
@@ -46,34 +48,87 @@ def unit_contrast(
 
     packed = jnp.argsort(share.ravel() == 0, stable=True)  # the units that count come first
     padding = -packed.size % CHUNK
-    caption = jnp.pad(packed // slots, (0, padding)).reshape(-1, CHUNK)
-    share = jnp.pad(share.ravel()[packed], (0, padding)).reshape(-1, CHUNK)
-    in_chunks = jnp.pad(units.reshape(-1, width)[packed], ((0, padding), (0, 0))).reshape(-1, CHUNK, width)
 
-    @jax.checkpoint
-    def chunk_loss(chunk):
-        units, caption, share = chunk
-        logits = settings.contrast_temperature * unit_relevance(regions, units, settings)  # [B, U]
-        own_image = jnp.arange(batch)[:, None] == caption
-        # -inf is safe beside the finite own image, and its gradient there is exactly 0.
-        seen = jnp.where((counts > 0)[:, None] | own_image, logits, -jnp.inf)
-        own = jnp.where(own_image, logits, 0).sum(axis=0)
-        return (share * (jax.nn.logsumexp(seen, axis=0) - own)).sum()
+    def in_chunks(array: Array) -> Array:
+        array = jnp.pad(array[packed], ((0, padding), *((0, 0),) * (array.ndim - 1)))
+        return array.reshape(-1, CHUNK, *array.shape[1:])
 
-    def one_chunk(chunk):
-        return jax.lax.cond(chunk[2].any(), chunk_loss, lambda _: jnp.zeros((), wide), chunk)
+    chunks = _Chunks(
+        in_chunks(direction(units.astype(wide)).reshape(-1, width)),
+        in_chunks(share.ravel()),
+        in_chunks(jnp.repeat(jnp.arange(batch), slots)),
+        counts > 0,
+        -(-jnp.count_nonzero(share) // CHUNK),
+    )
+    return _chunked_loss(direction(regions.astype(wide)), chunks, settings) / jnp.where(total > 0, total, 1), total
 
-    losses = jax.lax.map(one_chunk, (in_chunks, caption, share))
-    return losses.sum() / jnp.where(total > 0, total, 1), total
+
+class _Chunks(NamedTuple):
+    """Text units packed into chunks; the leading `used` ones hold all that count."""
+
+    units: Float[Array, "chunks CHUNK D"]  # of length 1, or 0
+    share: Float[Array, "chunks CHUNK"]  # weight of each unit, 0 for padding
+    caption: Int[Array, "chunks CHUNK"]  # where it comes from
+    included: Bool[Array, " B"]  # images that may be chosen by a unit of another caption
+    used: Int[Array, ""]
+
+
+def _chunk_loss(regions: Float[Array, "B N D"], units, share, caption, included, settings: LocalSettings) -> Array:
+    """Weighted sum of the cross entropies of one chunk of units."""
+    logits = settings.contrast_temperature * unit_relevance(regions, units, settings)  # [B, CHUNK]
+    own_image = jnp.arange(regions.shape[0])[:, None] == caption
+    # -inf is safe beside the finite own image, and its gradient there is exactly 0.
+    seen = jnp.where(included[:, None] | own_image, logits, -jnp.inf)
+    own = jnp.where(own_image, logits, 0).sum(axis=0)
+    return (share * (jax.nn.logsumexp(seen, axis=0) - own)).sum()
+
+
+def _at(chunks: _Chunks, index: Int[Array, ""]) -> tuple[Array, Array, Array, Array]:
+    return chunks.units[index], chunks.share[index], chunks.caption[index], chunks.included
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _chunked_loss(regions: Float[Array, "B N D"], chunks: _Chunks, settings: LocalSettings) -> Float[Array, ""]:
+    def add(index, loss):
+        return loss + _chunk_loss(regions, *_at(chunks, index), settings)
+
+    return jax.lax.fori_loop(0, chunks.used, add, jnp.zeros((), regions.dtype))
+
+
+def _chunked_loss_forward(regions, chunks, settings):
+    return _chunked_loss(regions, chunks, settings), (regions, chunks)
+
+
+def _chunked_loss_backward(settings, saved, d_loss):
+    regions, chunks = saved
+
+    def add(index, gradients):
+        d_regions, d_units, d_share = gradients
+        units, share, *rest = _at(chunks, index)
+        _, pull_back = jax.vjp(lambda *a: _chunk_loss(*a, *rest, settings), regions, units, share)
+        more, units, share = pull_back(d_loss)
+        return d_regions + more, d_units.at[index].set(units), d_share.at[index].set(share)
+
+    nothing = jax.tree.map(jnp.zeros_like, (regions, chunks.units, chunks.share))
+    d_regions, d_units, d_share = jax.lax.fori_loop(0, chunks.used, add, nothing)
+    return d_regions, _Chunks(d_units, d_share, None, None, None)
+
+
+_chunked_loss.defvjp(_chunked_loss_forward, _chunked_loss_backward)
+
+
+def direction(vectors: Float[Array, "*S D"]) -> Float[Array, "*S D"]:
+    """Vectors divided by their length; the zero vector stays zero, with gradient 0."""
+    length = norm(vectors)[..., None]
+    return vectors / jnp.where(length > 0, length, 1)
 
 
 def unit_relevance(
     regions: Float[Array, "B N D"], units: Float[Array, "U D"], settings: LocalSettings
 ) -> Float[Array, "B U"]:
-    """How well each unit is found in each image: (1/k) log mean_n exp(k cos(C_b[n], w))."""
+    """How well each unit is found in each image, (1/k) log mean_n exp(k C_b[n] . w), of `direction`s."""
     k = settings.region_sharpness
-    dot = jnp.einsum("ud,bnd->bun", units, regions)
-    similarity = cosine(dot, norm(units)[:, None] * norm(regions)[:, None, :])
+    similarity = jnp.einsum("ud,bnd->bun", units, regions)
     return (jax.nn.logsumexp(k * similarity, axis=-1) - jnp.log(similarity.shape[-1])) / k
 
 

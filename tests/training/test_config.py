@@ -71,7 +71,7 @@ def test_a_missing_key_is_named():
 def test_the_published_recipe_and_options_of_colleagues_pass():
     validate(get_config(), device_count=8)
     validate(changed("optimizer.lr", 1))  # an int is a number too
-    validate(changed("data.augment", ConfigDict({"shift": 0.1})))
+    validate(changed("data.augment", True))
     validate(changed("data.builder", ConfigDict({"anything": (1, 2)})))
 
 
