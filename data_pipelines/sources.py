@@ -12,6 +12,7 @@ import importlib
 import inspect
 import io
 import json
+import multiprocessing
 import os
 import shutil
 import sys
@@ -323,6 +324,10 @@ def _text(value: Any) -> str:
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
     """Exclusive between processes; the system lets go of it when a process dies."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        # A worker of the build is importing a script that builds when it is imported: it would wait for its parent,
+        # which waits for it. Failing here ends the worker, and the parent goes on without any.
+        raise RuntimeError('build records under `if __name__ == "__main__":`, or the build runs on one core')
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield  # the file stays: removing it would let a waiting and a new process both believe they hold it

@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
@@ -30,6 +31,11 @@ class ResNetSettings:
     shallow_stage: int = 2
     deep_stage: int = 3
     zero_init_last: bool = False  # start every residual branch at zero
+    # Later stages, upsampled, are added to the deep map, as in a feature pyramid (Lin et al., arXiv 1612.03144): fine
+    # places that also know their surroundings. In training the share `drop_context` of the images goes without, so that
+    # what can be seen nearby is not left to a view from afar.
+    top_down: bool = False
+    drop_context: float = 0.0
 
 
 RESNETS = {
@@ -123,4 +129,31 @@ class ResNet(nn.Module):
                 x = ResidualBlock(settings, width, stride if block == 0 else 1, name=name, **common)(x, train=train)
             maps.append(x)
         whole = x.astype(jnp.promote_types(x.dtype, jnp.float32)).mean(axis=(1, 2))
-        return maps[settings.shallow_stage - 1], maps[settings.deep_stage - 1], whole
+        shallow, deep = maps[settings.shallow_stage - 1], maps[settings.deep_stage - 1]
+        if settings.top_down:
+            context = self._from_above(maps, common)
+            if train and settings.drop_context > 0:
+                keep = jax.random.bernoulli(self.make_rng("dropout"), 1 - settings.drop_context, (len(x), 1, 1, 1))
+                context = context * keep.astype(context.dtype)
+            deep = deep + context
+        return shallow, deep, whole
+
+    def _from_above(self, maps: list[Float[Array, "B h w C"]], common: dict[str, Any]) -> Float[Array, "B H W C"]:
+        """The stages after the deep one, brought to its width and size, added from the last to the first."""
+        width, total = maps[self.settings.deep_stage - 1].shape[-1], None
+        for stage in range(len(maps), self.settings.deep_stage, -1):
+            lateral = Convolution(width, name=f"lateral{stage}", **common)(maps[stage - 1])
+            total = upsample(lateral if total is None else lateral + total, maps[stage - 2].shape[1])
+        return total
+
+
+def upsample(x: Float[Array, "B h h C"], side: int) -> Float[Array, "B H H C"]:
+    """Linear interpolation to a grid of `side` cells per axis of which every (side / h)-th is a cell of `x`.
+
+    That is how the cells of strided convolutions lie, so nothing moves. The factor has to be a whole number.
+    """
+    factor = -(-side // x.shape[1])
+    position = np.minimum(np.arange(side) / factor, x.shape[1] - 1)
+    matrix = np.maximum(0, 1 - np.abs(position[:, None] - np.arange(x.shape[1])))
+    matrix = jnp.asarray(matrix, x.dtype)
+    return jnp.einsum("Hh,bhwc,Ww->bHWc", matrix, x, matrix)

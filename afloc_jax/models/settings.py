@@ -151,6 +151,10 @@ def _checked_options(options: dict[str, Any], defaults: Any, where: str) -> dict
             checked[key] = _boolean(options, where, key, default)
         elif isinstance(default, int):
             checked[key] = _integer(options, where, key, default)
+        elif isinstance(default, float):
+            if type(value) not in (int, float) or not 0 <= value < 1:
+                raise UsageError(f"{where}.{key} is {value!r}: give a number from 0 to below 1")
+            checked[key] = float(value)
         else:
             if not isinstance(value, list | tuple) or not value or any(type(v) is not int or v < 1 for v in value):
                 raise UsageError(f"{where}.{key} is {value!r}: give a tuple of positive integers, one per stage")

@@ -152,3 +152,18 @@ def test_preparing_is_silent_when_nobody_watches(tmp_path, capfd):
     prepare("pairs", tmp_path / "out", raw=tmp_path / "raw", builder=ALL_TRAIN)
     captured = capfd.readouterr()
     assert (captured.out, captured.err) == ("", ""), os.linesep
+
+
+def test_a_script_without_a_main_guard_builds_instead_of_waiting_for_itself(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from data_pipelines.builders.phantom import phantom_dataset_builder as module\n"
+        "from data_pipelines.sources import open_source\n"
+        "module._WORTH_A_POOL = 1\n"
+        "sizes = {'train': 2, 'validation': 1, 'test': 1}\n"
+        f"print(len(open_source('phantom', {str(tmp_path / 'out')!r}, 'train', builder=sizes, workers=2)))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout.strip()) == (0, "2"), done.stderr
+    assert "if __name__" in done.stderr

@@ -70,6 +70,25 @@ def test_local_loss_is_that_of_a_plain_pytorch_loop(pooling):
     assert_all_close(gradients, [leaf.grad.numpy() for leaf in leaves], atol=1e-11)
 
 
+def test_the_loop_over_channel_first_maps_gives_the_same_loss_and_gradients():
+    torch = pytest.importorskip("torch")
+    from reference.torch_losses import channel_first_similarities, cross_entropies
+
+    regions, units, counts = random_case(4, 9, 7, 5, [7, 1, 4, 6])
+    temperatures = (3.0, 4.0, 6.0)
+    parts, gradients = contrast_gradients(
+        lambda regions, units: definition.local_similarity(regions, units, counts, LocalSettings(*temperatures)),
+        regions,
+        units,
+    )
+    leaves = [torch.tensor(np.asarray(array), requires_grad=True) for array in (regions, units)]
+    maps, words = leaves[0].transpose(1, 2).reshape(4, 5, 3, 3), leaves[1].transpose(1, 2)
+    expected = cross_entropies(channel_first_similarities(maps, words, counts.tolist(), temperatures))
+    sum(expected).backward()
+    assert_all_close(parts, [part.item() for part in expected], rtol=1e-12)
+    assert_all_close(gradients, [leaf.grad.numpy() for leaf in leaves], atol=1e-11)
+
+
 def test_weighted_contrast_is_pytorchs_weighted_cross_entropy():
     torch = pytest.importorskip("torch")
     from reference.torch_losses import cross_entropies

@@ -1,7 +1,9 @@
 """The published losses as a plain PyTorch loop over captions, written from the formula: an independent oracle.
 
-It is also what benchmarks/loss_tiled.py compares with, so it is written the way a PyTorch user would for speed: one
-batched matrix product over all images per caption, captions cut to their true length, gradients by autograd.
+benchmarks/loss_tiled.py compares with both loops: `local_similarities`, written for speed (features region by region,
+one batched product over all images per caption), and `channel_first_similarities`, which takes the maps as a PyTorch
+convolution leaves them and turns them for every caption, as the published loop does. Captions are cut to their true
+length and gradients come from autograd in both.
 """
 
 import torch
@@ -27,6 +29,23 @@ def local_similarities(regions, units, counts, temperatures, pooling="attention"
         else:
             cosines = scores / (regions.norm(dim=-1)[:, :, None] * word_norms).clamp(min=CLAMP)
             relevance = ((sharpness * cosines).exp().mean(dim=1)).log() / sharpness
+        columns.append((pooling_temperature * relevance).exp().sum(dim=1).log())
+    return contrast_temperature * torch.stack(columns, dim=1)
+
+
+def channel_first_similarities(maps, units, counts, temperatures):
+    """maps [B, D, H, W], units [B, D, T], counts: B ints -> similarities [B images, B captions]."""
+    attention_temperature, pooling_temperature, contrast_temperature = temperatures
+    images = maps.shape[0]
+    columns = []
+    for caption, count in zip(units, counts, strict=True):
+        words = caption[None, :, : int(count)].repeat(images, 1, 1)  # [B, D, T]
+        features = maps.flatten(2)  # [B, D, N]
+        scores = torch.bmm(features.transpose(1, 2).contiguous(), words)  # [B, N, T]
+        over_words = scores.softmax(dim=2).transpose(1, 2).contiguous()  # [B, T, N]
+        over_regions = (attention_temperature * over_words).softmax(dim=2)
+        context = torch.bmm(features, over_regions.transpose(1, 2).contiguous())  # [B, D, T]
+        relevance = torch.cosine_similarity(words, context, dim=1, eps=CLAMP)  # [B, T]
         columns.append((pooling_temperature * relevance).exp().sum(dim=1).log())
     return contrast_temperature * torch.stack(columns, dim=1)
 
