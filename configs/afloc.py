@@ -58,6 +58,7 @@ def get_config() -> ConfigDict:
     loss.contrast_unit = "caption"  # caption|unit (each unit finds its own image: beyond the published recipe)
     loss.contrast_group = 0  # pairs contrasted with each other; 0: the whole global batch
     loss.implementation = "tiled"  # tiled|definition
+    loss.low_rank = False  # word level in the width of the shallow features (512, not 768): same loss, fewer products
 
     config.optimizer = optimizer = ConfigDict()
     optimizer.name = "adam"  # adam (L2 added to the gradient, as published)|adamw|sgd
@@ -85,6 +86,9 @@ def get_config() -> ConfigDict:
     localization.sigma = 1.5  # width of the Gaussian that smooths heat maps, in cells of a 19 x 19 grid
     localization.cells = "tiles"  # tiles (published)|receptive_field: where the cells of the deep map lie in the image
     localization.prompt_level = "report"  # report|sentence (the unit that the deep map was trained to meet)
+    localization.similarity = "dot"  # dot (published)|presence: a soft step of the cosine
+    localization.presence_sharpness = 8.0  # slope of that step
+    localization.presence_threshold = 0.5  # cosine in the middle of that step
 
     config.evaluation = evaluation = ConfigDict()
     evaluation.datasets = ()  # ConfigDicts: name (builder), directory, raw, builder, split, protocol

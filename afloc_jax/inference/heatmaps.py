@@ -4,7 +4,10 @@ Filter and upsampling are linear and separable, so each is one small matrix per 
 both, run on any device and take whole batches; the matrices are built once on the host in float64.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from functools import lru_cache
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +21,60 @@ SIGMA = 1.5  # cells of the published 19 x 19 grid
 HEATMAP_SIZE = 224  # pixels, side of the padded square
 
 
+@dataclass(frozen=True)
+class HeatmapSettings:
+    """`config.localization`: how a model's embeddings become a heat map. The defaults are as published.
+
+    Attributes:
+        sigma: width of the Gaussian filter, in cells of a 19 x 19 grid.
+        cells: where the cells of the deep map lie: "tiles" of the image, or centred on their "receptive_field".
+        prompt_level: whether a "report" or a "sentence" embedding asks.
+        similarity: "dot" product, or "presence", see `presence_map`.
+        presence_sharpness, presence_threshold: of that map.
+    """
+
+    sigma: float = SIGMA
+    cells: str = "tiles"
+    prompt_level: str = "report"
+    similarity: str = "dot"
+    presence_sharpness: float = 8.0
+    presence_threshold: float = 0.5
+
+    @classmethod
+    def from_config(cls, localization: Mapping[str, Any]) -> "HeatmapSettings":
+        """The settings in a model folder's config; keys that it lacks keep the published value."""
+        return cls(**{field.name: localization.get(field.name, field.default) for field in fields(cls)})
+
+    def map(
+        self, regions: Float[AnyArray, "*b h w D"], text: Float[AnyArray, "*b D"], size: int, input_size: int
+    ) -> Float[Array, "*b size size"]:
+        """Heat maps of side `size`, un-normalised. `input_size` is the side of the network's input, pixels."""
+        if self.similarity == "presence":
+            cells = presence_map(regions, text, self.presence_sharpness, self.presence_threshold)
+        else:
+            cells = similarity_map(regions, text)
+        cells = smooth(cells, scaled_sigma(regions.shape[-2], self.sigma))
+        return upsample(cells, size, input_size if self.cells == "receptive_field" else None)
+
+
 def similarity_map(regions: Float[AnyArray, "*b h w D"], text: Float[AnyArray, "*b D"]) -> Float[Array, "*b h w"]:
     """Dot product (not cosine, as published) of every region with the prompt. Leading axes broadcast."""
     if regions.shape[-1] != text.shape[-1]:
         raise ValueError(f"regions are {regions.shape[-1]} wide and the text {text.shape[-1]}; they must be equal")
     return jnp.einsum("...hwd,...d->...hw", regions, text, precision=jax.lax.Precision.HIGHEST)
+
+
+def presence_map(
+    regions: Float[AnyArray, "*b h w D"], text: Float[AnyArray, "*b D"], sharpness: float, threshold: float
+) -> Float[Array, "*b h w"]:
+    """A soft step of every region's cosine c with the prompt, 1 / (1 + exp(-sharpness (c - threshold))), in (0, 1).
+
+    Beyond the published map: a region counts as there or not, and those that are surely there count the same, so that
+    one outstanding region does not push the others below every threshold. A zero vector has cosine 0.
+    """
+    lengths = jnp.linalg.norm(regions, axis=-1) * jnp.linalg.norm(text, axis=-1)[..., None, None]
+    cosine = similarity_map(regions, text) / jnp.where(lengths > 0, lengths, 1)
+    return jax.nn.sigmoid(sharpness * (cosine - threshold))
 
 
 def scaled_sigma(cells: int, sigma: float = SIGMA, reference_cells: int = 19) -> float:

@@ -29,8 +29,8 @@ class Localization:
     """Where a prompt is in an image.
 
     Attributes:
-        heatmap: [H, W] float32 at the image's own size, finite; un-normalised similarity, so that two prompts on one
-            image can be compared.
+        heatmap: [H, W] float32 at the image's own size, finite; un-normalised similarity (in [0, 1] for a model whose
+            `localization.similarity` is "presence"), so that two prompts on one image can be compared.
         boxes: [K, 4] int: x, y, width, height in original pixels; one per connected place where the map, scaled to
             [-1, 1] by its own minimum and maximum, exceeds the threshold; the largest place first.
         similarity: cosine of the global image embedding and the prompt's embedding, in [-1, 1].
@@ -64,11 +64,7 @@ class Model:
         self.config = config
         self.tokenizer = tokenizer
         self.batch_size = batch_size
-        localization = config.get("localization", {})
-        self.sigma = float(localization.get("sigma", heatmaps.SIGMA))  # cells of a 19 x 19 grid
-        aligned = localization.get("cells", "tiles") == "receptive_field"
-        self._input_size = int(config.architecture.image.input_size) if aligned else None
-        self.prompt_level = localization.get("prompt_level", "report")
+        self.heatmap_settings = heatmaps.HeatmapSettings.from_config(config.get("localization", {}))
         self.weights_sha256 = ""  # of the folder it was loaded from; names the weights behind a number
         self.variables = jax.device_put(variables)
         self._network = build(config.architecture, dtype=jnp.float32)
@@ -249,7 +245,7 @@ class Model:
         Sentences are what the deep map learned to meet; the report's embedding also holds `[CLS]` and `[SEP]`, which
         add the same map to every prompt.
         """
-        if self.prompt_level == "report":
+        if self.heatmap_settings.prompt_level == "report":
             return np.asarray(texts.report)
         slot = np.arange(texts.sentences.shape[1])
         sentence = (slot > 0) & (slot < texts.sentence_count[:, None])
@@ -269,7 +265,7 @@ class Model:
 
         The deep maps stay on the device; only finished heat maps come back.
         """
-        side = squares.shape[1]
+        side, input_size = squares.shape[1], int(self.config.architecture.image.input_size)
         maps = np.empty((len(image_of), side, side), np.float32)
         whole = []
         for rows, count, size in _chunks(len(squares), self.batch_size):
@@ -279,9 +275,8 @@ class Model:
             for part, many, padded in _chunks(len(pairs), self.batch_size):
                 chosen = pairs[part]
                 images, texts = _pad(image_of[chosen] - rows.start, padded), _pad(text_of[chosen], padded)
-                maps[chosen] = np.asarray(
-                    _heatmaps(levels.deep, images, asked[texts], side, self.sigma, self._input_size)
-                )[:many]
+                found = _heatmaps(levels.deep, images, asked[texts], side, self.heatmap_settings, input_size)
+                maps[chosen] = np.asarray(found)[:many]
         if not np.isfinite(maps).all():
             raise UserError("the heat map holds NaN or infinity: the weights are damaged or the training diverged")
         return maps, np.concatenate(whole)
@@ -311,13 +306,17 @@ def to_square(image: ImageInput, size: int) -> tuple[np.ndarray, Geometry]:
     return geometry.to_square(image), geometry
 
 
-@functools.partial(jax.jit, static_argnames=("side", "sigma", "input_size"))
+@functools.partial(jax.jit, static_argnames=("side", "settings", "input_size"))
 def _heatmaps(
-    deep: jax.Array, images: jax.Array, asked: jax.Array, side: int, sigma: float, input_size: int | None
+    deep: jax.Array,
+    images: jax.Array,
+    asked: jax.Array,
+    side: int,
+    settings: heatmaps.HeatmapSettings,
+    input_size: int,
 ) -> jax.Array:
     """[P, side, side] maps of regions deep[images] [P, h, w, D] and prompts [P, D]."""
-    cells = heatmaps.scaled_sigma(deep.shape[1], sigma)
-    return heatmaps.heatmap(deep[images].astype(jnp.float32), asked, side, cells, input_size)
+    return settings.map(deep[images].astype(jnp.float32), asked, side, input_size)
 
 
 def _localization(

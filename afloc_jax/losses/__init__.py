@@ -12,6 +12,7 @@ from afloc_jax.errors import UsageError
 from afloc_jax.levels import LEVELS, ImageLevels, LevelName, TextLevels
 from afloc_jax.losses import definition, tiled
 from afloc_jax.losses.contrast import contrast
+from afloc_jax.losses.low_rank import reduce_rank
 from afloc_jax.losses.settings import LocalSettings, check_weights, group_size
 from afloc_jax.losses.unit_contrast import grouped_unit_contrast
 
@@ -42,8 +43,9 @@ def contrastive_losses(
     """Losses of B image-report pairs at every level whose weight is not 0.
 
     `loss_config` is `config.loss` of configs/afloc.py: level weights, temperatures, `contrast_group` (pairs contrasted
-    with each other; 0 for the whole batch), `implementation` ("tiled" or "definition", same numbers), and the options
-    of `LocalSettings`. `sample_weights` are the published `weight_matrix` of the cross entropies.
+    with each other; 0 for the whole batch), `implementation` ("tiled" or "definition", same numbers), `low_rank` (the
+    word level from `image.shallow_factors`, same numbers again), and the options of `LocalSettings`. `sample_weights`
+    are the published `weight_matrix` of the cross entropies.
 
     Pairs whose caption is empty (count 0), such as those that pad a batch, are left out of the contrast: the loss is
     that of the batch without them. Losses are float32, or float64 for float64 inputs. Raises UsageError.
@@ -53,6 +55,11 @@ def contrastive_losses(
     implementation = loss_config.get("implementation", "tiled")
     if implementation not in IMPLEMENTATIONS:
         raise UsageError(f"loss.implementation is {implementation!r}; choose one of {', '.join(IMPLEMENTATIONS)}")
+    factors, image = image.shallow_factors, image.replace(shallow_factors=None)
+    if not loss_config.get("low_rank", False):
+        factors = None
+    elif factors is None:
+        raise UsageError("loss.low_rank needs image levels with shallow_factors (AFLoc.__call__ with_factors=True)")
     batch = image.whole.shape[0]
     group = group_size(int(loss_config.get("contrast_group", 0)), batch)
     grouped_image, grouped_text = jax.tree.map(
@@ -69,7 +76,10 @@ def contrastive_losses(
             image_to_text[level] = jnp.zeros(())
             text_to_image[level] = grouped_unit_contrast(*_local(level, grouped_image, grouped_text), settings, weights)
         else:
-            similarity, counts = _similarity(level, grouped_image, grouped_text, settings, implementation)
+            if level == "word" and factors is not None:
+                similarity, counts = _low_rank_similarity(factors, grouped_text, settings)
+            else:
+                similarity, counts = _similarity(level, grouped_image, grouped_text, settings, implementation)
             image_to_text[level], text_to_image[level] = contrast(similarity, weights, counts > 0)
     levels = {level: image_to_text[level] + text_to_image[level] for level in image_to_text}
     total = sum((loss_config["weights"][level] * loss for level, loss in levels.items()), start=jnp.zeros(()))
@@ -85,6 +95,16 @@ def _similarity(
         return similarity(_wide(image.whole), _wide(text.report), settings.contrast_temperature), text.word_count
     regions, units, counts = _local(level, image, text)
     return IMPLEMENTATIONS[implementation](regions, units, counts, settings), counts
+
+
+def _low_rank_similarity(
+    factors: tuple[Array, Array], text: TextLevels, settings: LocalSettings
+) -> tuple[Array, Array]:
+    """`_similarity` of the word level from the two factors of the shallow map."""
+    (features, kernel), counts = factors, text.word_count
+    features = features.reshape(*counts.shape, -1, features.shape[-1])  # [G, B, N, F]
+    regions, units, unit_norms = reduce_rank(features, kernel, text.words)
+    return tiled.grouped_similarity(regions, units, counts, settings, unit_norms), counts
 
 
 def _local(level: LevelName, image: ImageLevels, text: TextLevels) -> tuple[Array, Array, Array]:

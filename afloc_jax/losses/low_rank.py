@@ -9,6 +9,7 @@ forward pass.
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from afloc_jax.errors import UsageError
 from afloc_jax.losses.definition import norm
 
 
@@ -18,10 +19,13 @@ def reduce_rank(
     """`(regions, units, unit_norms)` whose local similarity is the one of `features @ kernel` with `units`.
 
     For `tiled.grouped_similarity`. Needs F <= D and a kernel of full rank; its gradient flows through the QR
-    decomposition. Raises ValueError where F > D: there is nothing to save.
+    decomposition. Raises UsageError where F > D: there is nothing to save.
     """
     if kernel.shape[0] > kernel.shape[1]:
-        raise ValueError(f"the kernel is {kernel.shape[0]} x {kernel.shape[1]}; rank is saved only where F <= D")
+        raise UsageError(
+            f"loss.low_rank: the shallow map has {kernel.shape[0]} features and is projected to {kernel.shape[1]}; "
+            "rank is saved only where a projection widens, so switch it off"
+        )
     wide = jnp.promote_types(units.dtype, jnp.float32)
     q, r = jnp.linalg.qr(kernel.T.astype(wide))
     regions = features @ r.T.astype(features.dtype)

@@ -34,7 +34,9 @@ class ImageEncoder(nn.Module):
     param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, image: Shaped[Array, "B S S"], *, train: bool = False) -> ImageLevels:
+    def __call__(
+        self, image: Shaped[Array, "B S S"], *, train: bool = False, with_factors: bool = False
+    ) -> ImageLevels:
         structure, precision = self.settings.structure, (self.dtype, self.param_dtype)
         backbone: nn.Module
         if isinstance(structure, DenseNetSettings):
@@ -65,11 +67,14 @@ class ImageEncoder(nn.Module):
             maps = projected.reshape(len(projected), -1, 1, self.projection_dim)
             return center(maps, train=train).reshape(projected.shape)
 
-        return ImageLevels(
+        levels = ImageLevels(
             shallow=project("shallow", shallow, False, self.dtype),
             deep=project("deep", deep, False, self.dtype),
             whole=project("whole", whole, True, self.param_dtype),
         )
+        if not with_factors or self.settings.center:
+            return levels
+        return levels.replace(shallow_factors=(shallow, self.get_variable("params", "project_shallow")["kernel"]))
 
 
 class TextEncoder(nn.Module):
@@ -115,14 +120,21 @@ class AFLoc(nn.Module):
         self.text_encoder = TextEncoder(self.settings.text, self.dtype, param_dtype)
 
     def __call__(
-        self, image: Shaped[Array, "B S S"], tokens: TokenBatch, *, train: bool = False
+        self, image: Shaped[Array, "B S S"], tokens: TokenBatch, *, train: bool = False, with_factors: bool = False
     ) -> tuple[ImageLevels, TextLevels]:
-        """Both sides. `train` uses batch statistics (and updates `batch_stats` when mutable) and dropout."""
-        return self.encode_image(image, train=train), self.encode_text(tokens, train=train)
+        """Both sides. `train` uses batch statistics (and updates `batch_stats` when mutable) and dropout.
 
-    def encode_image(self, image: Shaped[Array, "B S S"], *, train: bool = False) -> ImageLevels:
+        `with_factors` adds `shallow_factors`, which exist where the shallow map is a plain projection of features:
+        without `image.center` and `normalize`.
+        """
+        image_levels = self.encode_image(image, train=train, with_factors=with_factors)
+        return image_levels, self.encode_text(tokens, train=train)
+
+    def encode_image(
+        self, image: Shaped[Array, "B S S"], *, train: bool = False, with_factors: bool = False
+    ) -> ImageLevels:
         """Shallow [B, H1, W1, D], deep [B, H2, W2, D] and whole [B, D] of uint8 squares, or floats in [-1, 1]."""
-        levels = self.image_encoder(image, train=train)
+        levels = self.image_encoder(image, train=train, with_factors=with_factors and not self.settings.normalize)
         if self.settings.normalize:
             levels = dataclasses.replace(
                 levels, shallow=unit_norm(levels.shallow), deep=unit_norm(levels.deep), whole=unit_norm(levels.whole)

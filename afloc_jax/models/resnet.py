@@ -140,10 +140,12 @@ class ResNet(nn.Module):
 
     def _from_above(self, maps: list[Float[Array, "B h w C"]], common: dict[str, Any]) -> Float[Array, "B H W C"]:
         """The stages after the deep one, brought to its width and size, added from the last to the first."""
-        width, total = maps[self.settings.deep_stage - 1].shape[-1], None
+        width, total = maps[self.settings.deep_stage - 1].shape[-1], jnp.zeros(())
         for stage in range(len(maps), self.settings.deep_stage, -1):
-            lateral = Convolution(width, name=f"lateral{stage}", **common)(maps[stage - 1])
-            total = upsample(lateral if total is None else lateral + total, maps[stage - 2].shape[1])
+            # From zero: the fine map learns first what can be seen nearby.
+            lateral = Convolution(width, kernel_init=nn.initializers.zeros, name=f"lateral{stage}", **common)
+            above = lateral(maps[stage - 1])
+            total = upsample(above + total, maps[stage - 2].shape[1])
         return total
 
 

@@ -171,6 +171,10 @@ def _check_resnet(structure: ResNetSettings, where: str) -> None:
     for key in ("shallow_stage", "deep_stage"):
         if getattr(structure, key) > stages:
             raise UsageError(f"{where}.{key} is {getattr(structure, key)}: stages are counted from 1 to {stages}")
+    if structure.top_down and structure.deep_stage == stages:
+        raise UsageError(f"{where}.top_down is True: needs a stage after deep_stage {structure.deep_stage}")
+    if structure.top_down and any(stride > 2 for stride in structure.strides[structure.deep_stage :]):
+        raise UsageError(f"{where}.top_down is True: needs strides of 1 or 2 after deep_stage {structure.deep_stage}")
     if structure.stem_kernel % 2 == 0:
         raise UsageError(f"{where}.stem_kernel is {structure.stem_kernel}: give an odd size")
     if structure.stem_pool and structure.stem_stride % 2:

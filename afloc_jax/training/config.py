@@ -99,6 +99,9 @@ RULES: dict[str, Rule] = {
     "localization.sigma": _NOT_NEGATIVE,
     "localization.cells": _one_of("tiles", "receptive_field"),
     "localization.prompt_level": _one_of("report", "sentence"),
+    "localization.similarity": _one_of("dot", "presence"),
+    "localization.presence_sharpness": _POSITIVE,
+    "localization.presence_threshold": (lambda value: -1 < value < 1, "a cosine, between -1 and 1"),
     "evaluation.bootstrap": _NOT_NEGATIVE,
 }
 
@@ -191,6 +194,12 @@ def _check_together(config: ConfigDict, device_count: int) -> None:
             f"config.loss.contrast_group = {group}: must be 0 (the whole batch) or at least 2 and a divisor of "
             f"config.training.batch_size = {batch_size}"
         )
+    if config.loss.low_rank:
+        wanted = {"model.image.center": False, "model.normalize": False}
+        wanted |= {"loss.contrast_unit": "caption", "loss.implementation": "tiled"}
+        for key, given in flatten(resolve(config)):
+            if key in wanted and given != wanted[key]:
+                raise UsageError(f"config.loss.low_rank = True: needs config.{key} = {wanted[key]!r}")
     if not any(config.loss.weights[level] > 0 for level in LEVELS):
         raise UsageError("config.loss.weights: all 0, nothing to learn from; set at least one level above 0")
     if config.training.steps == 0 and config.training.epochs == 0:

@@ -90,6 +90,7 @@ def build_train_step(
                 train=True,
                 mutable=["batch_stats"],
                 rngs={"dropout": dropout},
+                with_factors=config.loss.low_rank,
             )
             losses = contrastive_losses(image, text, config.loss)
             return losses.total, (losses, updates.get("batch_stats", state.batch_stats))
@@ -120,7 +121,8 @@ def build_validation_step(model: AFLoc, config: ConfigDict, mesh: Mesh) -> Calla
 
     def validation_step(params: Any, batch_stats: Any, batch: Batch) -> Metrics:
         variables = {"params": params, "batch_stats": batch_stats}
-        image, text = cast(tuple, model.apply(variables, batch["image"], token_batch(batch), train=False))
+        inputs = batch["image"], token_batch(batch)
+        image, text = cast(tuple, model.apply(variables, *inputs, with_factors=config.loss.low_rank))
         return _loss_metrics(contrastive_losses(image, text, config.loss))
 
     return jax.jit(validation_step, out_shardings=replicated(mesh))

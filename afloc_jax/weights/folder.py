@@ -175,8 +175,7 @@ def _stored_config(config: ConfigDict, card: Mapping[str, Any]) -> dict[str, Any
             "std": 0.5,
         },
         "prompts": {"max_tokens": data.get("max_tokens", 97), "lower_case": True},
-        "localization": {"sigma": 1.5, "cells": "tiles", "prompt_level": "report"}
-        | _plain(config.get("localization", {})),
+        "localization": _plain(config.get("localization", {})),
         "card": _plain(card),
     }
 

@@ -32,6 +32,7 @@ _MODULES = [
         (r"image_encoder/center_shallow", r"img_encoder.local2_norm"),
         (r"image_encoder/center_deep", r"img_encoder.local_norm"),
         (r"image_encoder/center_whole", r"img_encoder.global_norm"),
+        (r"image_encoder/backbone/(lateral\d+)", r"img_encoder.model.\1"),  # nor has it stages added from above
         (r"image_encoder/backbone/(conv1|bn1)", r"img_encoder.model.\1"),
         (r"image_encoder/backbone/(layer\d+)_(\d+)/downsample_conv", r"img_encoder.model.\1.\2.downsample.0"),
         (r"image_encoder/backbone/(layer\d+)_(\d+)/downsample_bn", r"img_encoder.model.\1.\2.downsample.1"),

@@ -8,7 +8,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-WIDE_VIEW = {"blocks": (1, 2, 1)}  # each region of the deep map sees about 86 of 224 pixels instead of 54
+NARROW_VIEW = {"top_down": False}  # regions of the deep map see about 54 of 224 pixels and nothing else
+ALWAYS_CONTEXT = {"drop_context": 0.0}
 
 
 def sweep(config: ConfigDict) -> Iterator[dict[str, Any]]:
@@ -19,6 +20,9 @@ def sweep(config: ConfigDict) -> Iterator[dict[str, Any]]:
     yield {"name": "published_loss", **published}
     yield {"name": "report_context", "model.text.context": "report"}
     yield {"name": "not_centred", "model.image.center": False}
-    yield {"name": "wide_view", "model.image.options": {**config.model.image.options.to_dict(), **WIDE_VIEW}}
+    options = config.model.image.options.to_dict()
+    yield {"name": "narrow_view", "model.image.options": {**options, **NARROW_VIEW}}
+    yield {"name": "always_context", "model.image.options": {**options, **ALWAYS_CONTEXT}}
+    yield {"name": "dot_product", "localization.similarity": "dot"}
     yield {"name": "random_subsets", "data.sentences": "subset"}
     yield {"name": "word_level", "loss.weights.word": 0.5}

@@ -44,6 +44,31 @@ def test_upsample_equals_torch_on_every_grid(shape, size):
     assert relative_error(heatmaps.upsample(maps, size), expected) < 1e-6
 
 
+def test_presence_is_a_soft_step_of_the_cosine_on_zero_vectors_too():
+    rng = np.random.default_rng(3)
+    regions, text = rng.standard_normal((2, 4, 5, 6)), rng.standard_normal((2, 6))
+    regions[0, 1, 2] = 0
+    expected = np.zeros((2, 4, 5))
+    for place in np.ndindex(2, 4, 5):
+        lengths = np.linalg.norm(regions[place]) * np.linalg.norm(text[place[0]])
+        cosine = regions[place] @ text[place[0]] / lengths if lengths else 0.0
+        expected[place] = 1 / (1 + np.exp(-9.0 * (cosine - 0.2)))
+    found = heatmaps.presence_map(regions.astype(np.float32), text.astype(np.float32), 9.0, 0.2)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_settings_pick_similarity_filter_and_cells():
+    rng = np.random.default_rng(4)
+    regions, text = rng.standard_normal((8, 8, 6), np.float32), rng.standard_normal(6, np.float32)
+    published = heatmaps.HeatmapSettings.from_config({})
+    sigma = heatmaps.scaled_sigma(8)
+    np.testing.assert_allclose(published.map(regions, text, 32, 64), heatmaps.heatmap(regions, text, 32, sigma))
+    given = {"sigma": 0.0, "cells": "receptive_field", "similarity": "presence", "presence_threshold": 0.1}
+    cells = heatmaps.presence_map(regions, text, 8.0, 0.1)
+    chosen = heatmaps.HeatmapSettings.from_config(given)
+    np.testing.assert_allclose(chosen.map(regions, text, 32, 64), heatmaps.upsample(cells, 32, 64), rtol=1e-6)
+
+
 def test_heatmap_equals_the_release(goldens):
     data = np.load(goldens / "localization.npz")
     for index in range(3):

@@ -336,16 +336,27 @@ def test_end_to_end_numbers_equal_the_published_release(goldens, shared_data):
     np.testing.assert_allclose(probabilities, expected["classification/prob_positive"], atol=1e-4)
 
 
-def test_sentence_prompts_leave_out_the_markers_that_every_prompt_shares(model):
+def test_sentence_prompts_leave_out_the_markers_that_every_prompt_shares(model, monkeypatch):
     """The map then asks with the mean of the prompt's sentence units, without `[CLS]` and `[SEP]`."""
     texts = model.embed_texts(["small left effusion. no pneumothorax"])
-    model.prompt_level = "sentence"
-    try:
-        asked = model._asked(texts)
-    finally:
-        model.prompt_level = "report"
-    np.testing.assert_allclose(asked[0], texts.sentences[0, 1:3].mean(axis=0), rtol=1e-6)
     np.testing.assert_array_equal(model._asked(texts), texts.report)
+    monkeypatch.setattr(model, "heatmap_settings", HeatmapSettings(prompt_level="sentence"))
+    np.testing.assert_allclose(model._asked(texts)[0], texts.sentences[0, 1:3].mean(axis=0), rtol=1e-6)
+
+
+def test_a_presence_map_lies_between_0_and_1_and_settings_come_from_the_folder(folder, tmp_path):
+    copy = tmp_path / "model"
+    shutil.copytree(folder, copy)
+    stored = json.loads((copy / "config.json").read_text())
+    stored["localization"] = {"similarity": "presence", "presence_threshold": 0.1, "prompt_level": "sentence"}
+    (copy / "config.json").write_text(json.dumps(stored))
+    model = afloc_jax.load(copy)
+    assert model.heatmap_settings == HeatmapSettings(
+        similarity="presence", presence_threshold=0.1, prompt_level="sentence"
+    )
+    image = np.random.default_rng(0).integers(0, 255, (60, 80), np.uint8)
+    found = model.localize([image], ["small left effusion"])[0][0]
+    assert found.heatmap.shape == (60, 80) and 0 < found.heatmap.min() < found.heatmap.max() < 1
 
 
 def test_results_on_the_card_do_not_keep_a_folder_from_loading(folder, tmp_path):

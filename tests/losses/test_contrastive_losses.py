@@ -37,6 +37,24 @@ def test_both_implementations_agree_on_every_level_and_option():
         assert list(tiled.levels) == ["report", "sentence", "word"]
 
 
+@pytest.mark.usefixtures("float64")
+def test_the_word_level_from_its_factors_is_the_same_loss_with_the_same_gradients():
+    image, text = random_levels(4, WORDS, SENTENCES, dtype=np.float64)
+    rng = np.random.default_rng(1)
+    features, kernel = jnp.asarray(rng.standard_normal((4, 5, 4, 6))), jnp.asarray(rng.standard_normal((6, 8)))
+
+    def total(features, kernel, words, low_rank):
+        levels = image.replace(shallow=features @ kernel, shallow_factors=(features, kernel))
+        loss_config = config(low_rank=low_rank, contrast_group=2)
+        return contrastive_losses(levels, text.replace(words=words), loss_config).total
+
+    evaluate = jax.jit(jax.value_and_grad(total, (0, 1, 2)), static_argnums=3)
+    inputs = features, kernel, text.words
+    assert_all_close(evaluate(*inputs, True), evaluate(*inputs, False), rtol=1e-10, atol=1e-11)
+    with pytest.raises(UsageError, match="shallow_factors"):
+        run(image, text, config(low_rank=True))
+
+
 def test_total_is_the_weighted_sum_and_levels_without_weight_are_not_computed():
     image, text = random_levels(4, WORDS, SENTENCES)
     losses = run(image, text, config(weights={"report": 2.0, "sentence": 0.0, "word": 0.5}))

@@ -7,6 +7,7 @@ import pytest
 from cases import assert_all_close, contrast_gradients, random_case, random_levels
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from afloc_jax.errors import UsageError
 from afloc_jax.losses import contrastive_losses, definition, region_pooling, tiled
 from afloc_jax.losses.low_rank import reduce_rank
 from afloc_jax.losses.settings import PUBLISHED, LocalSettings
@@ -117,7 +118,7 @@ def test_low_rank_features_give_the_loss_of_projected_ones():
     expected, expected_gradients = contrast_gradients(projected, features, kernel, units)
     assert_all_close(parts, expected, rtol=1e-12)
     assert_all_close(gradients, expected_gradients, atol=1e-10)
-    with pytest.raises(ValueError, match="5 x 3"):
+    with pytest.raises(UsageError, match="5 features and is projected to 3"):
         reduce_rank(features, kernel[:, :3], units[..., :3])
 
 

@@ -13,6 +13,7 @@ from afloc_jax.errors import UsageError
 from afloc_jax.levels import TokenBatch
 from afloc_jax.models import build, trainable
 from afloc_jax.models.afloc import prepare_image, unit_norm
+from afloc_jax.models.resnet import upsample
 from data_pipelines.tokens import learn_tokenizer, tokenize
 
 
@@ -162,6 +163,8 @@ def test_frozen_encoders_get_no_gradient_and_keep_their_statistics(tiny_config, 
         ({"image.options.widths": (4, 8)}, "model.image.options.widths is .4, 8.: blocks"),
         ({"image.options.strides": (1, 0, 2)}, "model.image.options.strides"),
         ({"image.options.deep_stage": 4}, "model.image.options.deep_stage is 4"),
+        ({"image.options.top_down": True, "image.options.deep_stage": 3}, "top_down is True: needs a stage after"),
+        ({"image.options.drop_context": 1.0}, "model.image.options.drop_context is 1.0: give a number from 0"),
         ({"image.options.stem_kernel": 4}, "model.image.options.stem_kernel is 4: give an odd"),
         ({"image.options.stem_pool": True, "image.options.stem_stride": 1}, "model.image.options.stem_stride is 1"),
         ({"text.merge_layers": "max"}, "model.text.merge_layers is 'max': choose one of sum, mean"),
@@ -223,3 +226,61 @@ def test_centred_projections_have_mean_zero_and_variance_one_over_a_batch(tiny_c
         flat = features.reshape(-1, features.shape[-1])
         np.testing.assert_allclose(flat.mean(axis=0), 0, atol=1e-5)
         np.testing.assert_allclose(flat.std(axis=0), 1, atol=2e-2)
+
+
+def test_the_factors_of_the_shallow_map_multiply_to_it_where_it_is_a_plain_projection(tiny_config, tokens):
+    model = build(tiny_config)
+    variables = initialised(model, tokens)
+    with_factors = jax.jit(partial(model.apply, method="encode_image", with_factors=True))(variables, pixels())
+    features, kernel = with_factors.shallow_factors
+    np.testing.assert_allclose(features @ kernel, with_factors.shallow, rtol=1e-4, atol=1e-5)
+    tiny_config.normalize = True
+    bent = jax.jit(partial(build(tiny_config).apply, method="encode_image", with_factors=True))(variables, pixels())
+    assert bent.shallow_factors is None
+
+
+def test_upsampling_keeps_every_cell_where_it_is_and_is_linear_between():
+    coarse = np.random.default_rng(0).standard_normal((2, 4, 4, 3)).astype(np.float32)
+    for side in (7, 8):
+        fine = np.asarray(upsample(coarse, side))
+        np.testing.assert_allclose(fine[:, ::2, ::2], coarse, rtol=1e-6)
+        np.testing.assert_allclose(fine[:, 1, 2], (coarse[:, 0, 1] + coarse[:, 1, 1]) / 2, rtol=1e-5, atol=1e-6)
+
+
+def test_stages_from_above_start_at_zero_and_widen_what_a_region_sees(tiny_config, tokens):
+    plain = build(tiny_config)
+    variables = initialised(plain, tokens)
+    tiny_config.image.options.top_down = True
+    model = build(tiny_config)
+    wide = initialised(model, tokens)
+    laterals = [name for name in wide["params"]["image_encoder"]["backbone"] if name.startswith("lateral")]
+    assert laterals == ["lateral3"]
+    encode = jax.jit(partial(model.apply, method="encode_image"))
+    np.testing.assert_allclose(
+        encode(wide, pixels()).deep, jax.jit(partial(plain.apply, method="encode_image"))(variables, pixels()).deep
+    )
+    kernel = wide["params"]["image_encoder"]["backbone"]["lateral3"]
+    kernel["kernel"] = jnp.ones_like(kernel["kernel"])
+    changed = pixels().copy()
+    changed[:, -8:, -8:] ^= 255
+
+    def first_region_moves(model, variables):
+        near, far = (model.apply(variables, image, method="encode_image").deep for image in (pixels(), changed))
+        return bool(np.abs(near - far)[:, 0, 0].max() > 1e-6)
+
+    assert first_region_moves(model, wide) and not first_region_moves(plain, variables)
+
+
+def test_dropping_context_leaves_some_images_of_a_batch_without_it(tiny_config, tokens):
+    tiny_config.image.options.top_down = True
+    tiny_config.image.options.drop_context = 0.5
+    model = build(tiny_config)
+    wide = initialised(model, tokens)
+    kernel = wide["params"]["image_encoder"]["backbone"]["lateral3"]
+    kernel["kernel"] = jnp.ones_like(kernel["kernel"])
+    same = np.repeat(pixels(batch=1), 16, axis=0)
+    deep = model.apply(
+        wide, same, train=True, mutable=["batch_stats"], rngs={"dropout": jax.random.key(0)}, method="encode_image"
+    )[0].deep
+    kinds = np.unique(np.asarray(deep).reshape(16, -1).round(3), axis=0)
+    assert len(kinds) == 2

@@ -61,6 +61,14 @@ def test_a_wrong_value_is_named_with_what_is_allowed(key, value, message):
     assert caught.value.exit_status == 2
 
 
+def test_the_low_rank_word_level_needs_a_plain_projection():
+    validate(changed("loss.low_rank", True))
+    config = changed("loss.low_rank", True)
+    config.model.image.center = True
+    with pytest.raises(UsageError, match=r"low_rank = True: needs config\.model\.image\.center = False"):
+        validate(config)
+
+
 def test_a_missing_key_is_named():
     config = get_config()
     del config.loss["contrast_group"]
