@@ -3,9 +3,9 @@
     python benchmarks/demo_ceiling.py --out runs/ceiling [--seconds 600] [--seed 1]
 
 The same towers, optimiser, batch size and phantoms as configs/demo.py, for at most the same time; only the objective
-differs. Every step draws a finding per image and asks for its phrase; the similarity map (an affine function of the
-dot products that the heat map is made of) is fitted to the mask, averaged over each region, with cross entropy and
-soft Dice. The result is saved as a model folder and scored by the same evaluation as the demo.
+differs. Every step draws a finding per image and asks for its phrase; the presence map, a soft step of the cosine whose slope
+and middle are learned too, is fitted to the mask, averaged over each region, with cross entropy and soft Dice. The
+result is saved as a model folder, slope and middle included, and scored by the same evaluation as the demo.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import optax
 from afloc_jax.evaluation.run import evaluate_dataset
 from afloc_jax.levels import TokenBatch
 from afloc_jax.models import build
+from afloc_jax.models.afloc import unit_norm
 from afloc_jax.training.optimizer import build_direction, build_schedule
 from afloc_jax.weights.folder import save_model
 from configs import demo
@@ -51,15 +52,18 @@ def main() -> None:
     batch_size = config.training.batch_size
     first = _batch(images, prompts, masks, rng.integers(len(images), size=batch_size), rng)
     variables = jax.jit(model.init)(jax.random.key(arguments.seed), first[0], first[1])
-    params = {"model": variables["params"], "scale": jnp.float32(1.0), "bias": jnp.float32(-2.0)}
+    localization = config.localization
+    step_of_cosine = {"sharpness": localization.presence_sharpness, "threshold": localization.presence_threshold}
+    params = {"model": variables["params"], **jax.tree.map(jnp.float32, step_of_cosine)}
     direction = build_direction(config.optimizer)
     schedule = build_schedule(config.optimizer, len(source) // batch_size, arguments.steps)
 
-    def loss_of(params, batch_stats, image, tokens, target):
+    def loss_of(params, batch_stats, number, image, tokens, target):
         variables = {"params": params["model"], "batch_stats": batch_stats}
-        (levels, text), updates = model.apply(variables, image, tokens, train=True, mutable=["batch_stats"])
-        map_ = jnp.einsum("bhwd,bd->bhw", levels.deep, text.sentences[:, 1])
-        logits = params["scale"] * map_ / jnp.sqrt(map_.shape[1]) + params["bias"]
+        rngs = {"dropout": jax.random.fold_in(jax.random.key(arguments.seed), number)}
+        (levels, text), updates = model.apply(variables, image, tokens, train=True, mutable=["batch_stats"], rngs=rngs)
+        cosine = jnp.einsum("bhwd,bd->bhw", unit_norm(levels.deep), unit_norm(text.sentences[:, 1]))
+        logits = params["sharpness"] * (cosine - params["threshold"])
         found = jax.nn.sigmoid(logits)
         overlap = 2 * (found * target).sum((1, 2)) + 1
         dice = 1 - overlap / (found.sum((1, 2)) + target.sum((1, 2)) + 1)
@@ -67,7 +71,7 @@ def main() -> None:
 
     @jax.jit
     def step(number, params, batch_stats, state, *batch):
-        (loss, batch_stats), gradient = jax.value_and_grad(loss_of, has_aux=True)(params, batch_stats, *batch)
+        (loss, batch_stats), gradient = jax.value_and_grad(loss_of, has_aux=True)(params, batch_stats, number, *batch)
         descent, state = direction.update(gradient, state, params)
         params = jax.tree.map(lambda leaf, change: leaf - schedule(number) * change, params, descent)
         return params, batch_stats, state, loss
@@ -85,6 +89,8 @@ def main() -> None:
             break
     seconds = time.perf_counter() - start
 
+    for name in step_of_cosine:
+        localization[f"presence_{name}"] = float(params[name])
     save_model(arguments.out / "model", {"params": params["model"], "batch_stats": batch_stats}, config, tokenizer)
     dataset = config.evaluation.datasets[0].to_dict() | {"directory": arguments.directory}
     summary = evaluate_dataset(arguments.out / "model", arguments.out / "evaluation", dataset)

@@ -16,6 +16,7 @@ import afloc_jax
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.inference import model as model_module
 from afloc_jax.inference.class_prompts import class_prompts
+from afloc_jax.inference.heatmaps import HeatmapSettings
 from afloc_jax.inference.model import Model
 from afloc_jax.weights import torch_names
 from afloc_jax.weights.folder import ModelFolderError, load_model, read_config, save_model, update_card, weights_hash
