@@ -3,9 +3,9 @@
     python benchmarks/demo_ceiling.py --out runs/ceiling [--seconds 600] [--seed 1]
 
 The same towers, optimiser, batch size and phantoms as configs/demo.py, for at most the same time; only the objective
-differs. Every step draws a finding per image and asks for its phrase; the presence map, a soft step of the cosine whose slope
-and middle are learned too, is fitted to the mask, averaged over each region, with cross entropy and soft Dice. The
-result is saved as a model folder, slope and middle included, and scored by the same evaluation as the demo.
+differs. Every step draws a finding per image and asks for its phrase; the presence map, a soft step of the cosine
+whose slope and middle are learned too, is fitted to the mask, averaged over each region, with cross entropy and soft
+Dice. The result is saved as a model folder, slope and middle included, and scored by the same evaluation as the demo.
 """
 
 import argparse

@@ -1,5 +1,6 @@
 """Contrastive losses of the three levels; `contrastive_losses` is the one entry point and picks the implementation."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -55,7 +56,7 @@ def contrastive_losses(
     implementation = loss_config.get("implementation", "tiled")
     if implementation not in IMPLEMENTATIONS:
         raise UsageError(f"loss.implementation is {implementation!r}; choose one of {', '.join(IMPLEMENTATIONS)}")
-    factors, image = image.shallow_factors, image.replace(shallow_factors=None)
+    factors, image = image.shallow_factors, dataclasses.replace(image, shallow_factors=None)
     if not loss_config.get("low_rank", False):
         factors = None
     elif factors is None:

@@ -11,7 +11,7 @@ sentence ("no pneumothorax") stands in many reports, so it is no evidence agains
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -104,14 +104,19 @@ def _chunked_loss_backward(settings, saved, d_loss):
 
     def add(index, gradients):
         d_regions, d_units, d_share = gradients
-        units, share, *rest = _at(chunks, index)
-        _, pull_back = jax.vjp(lambda *a: _chunk_loss(*a, *rest, settings), regions, units, share)
+        units, share, caption, included = _at(chunks, index)
+
+        def loss(regions, units, share):
+            return _chunk_loss(regions, units, share, caption, included, settings)
+
+        _, pull_back = jax.vjp(loss, regions, units, share)
         more, units, share = pull_back(d_loss)
         return d_regions + more, d_units.at[index].set(units), d_share.at[index].set(share)
 
     nothing = jax.tree.map(jnp.zeros_like, (regions, chunks.units, chunks.share))
     d_regions, d_units, d_share = jax.lax.fori_loop(0, chunks.used, add, nothing)
-    return d_regions, _Chunks(d_units, d_share, None, None, None)
+    none: Any = None  # the gradient of whole numbers
+    return d_regions, _Chunks(d_units, d_share, none, none, none)
 
 
 _chunked_loss.defvjp(_chunked_loss_forward, _chunked_loss_backward)

@@ -74,7 +74,8 @@ class ImageEncoder(nn.Module):
         )
         if not with_factors or self.settings.center:
             return levels
-        return levels.replace(shallow_factors=(shallow, self.get_variable("params", "project_shallow")["kernel"]))
+        kernel: Array = self.get_variable("params", "project_shallow")["kernel"]
+        return dataclasses.replace(levels, shallow_factors=(shallow, kernel))
 
 
 class TextEncoder(nn.Module):

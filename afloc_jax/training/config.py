@@ -195,7 +195,7 @@ def _check_together(config: ConfigDict, device_count: int) -> None:
             f"config.training.batch_size = {batch_size}"
         )
     if config.loss.low_rank:
-        wanted = {"model.image.center": False, "model.normalize": False}
+        wanted: dict[str, Any] = {"model.image.center": False, "model.normalize": False}
         wanted |= {"loss.contrast_unit": "caption", "loss.implementation": "tiled"}
         for key, given in flatten(resolve(config)):
             if key in wanted and given != wanted[key]:
