@@ -1,4 +1,4 @@
-"""The whole job on two CPU cores in about ten minutes: the built-in phantoms, a small network, evaluation, report.
+"""The whole job on two CPU cores in under ten minutes: the built-in phantoms, a small network, evaluation, report.
 
     python launch.py --config=configs/demo.py --workdir=runs/demo
 
