@@ -77,7 +77,7 @@ def get_config() -> ConfigDict:
 
     training = config.training
     training.batch_size = 32
-    training.steps = 500  # more steps let the view from above take over: small findings then drift
+    training.steps = 500  # 750 were no better: docs/results.md
     training.precision = "float32"
     training.validate_every = 250
     training.keep_best = 1
