@@ -6,7 +6,7 @@
 its 6.5 MiB of saved activations for every image-caption pair); `lean loop` is what a careful PyTorch user writes.
 All sides get the same inputs: B = 16 images of N regions, 16 captions whose lengths are those of real reports (Indiana
 University collection), D = 768, float32. They run in processes of their own on all cores and take turns, so that a busy
-moment of the machine meets both; times are medians, compilation and warm-up left out. Memory is the growth of resident
+moment of the machine meets all; times are medians, compilation and warm-up left out. Memory is the growth of resident
 memory during one warm run: the peak that the kernel recorded (`resource.getrusage`, its high-water mark reset through
 /proc/self/clear_refs) minus the resident memory before, with libraries, inputs and compiled program in place and free
 memory given back. "Working memory" leaves out the gradients themselves, which have the same size on all sides. Needs

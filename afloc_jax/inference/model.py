@@ -166,7 +166,7 @@ class Model:
             compatible: clean prompts as the published release does.
 
         Returns:
-            [B, S, S] float32, un-normalised: dot products of deep regions with the prompt, smoothed, upsampled.
+            [B, S, S] float32, un-normalised: similarity of deep regions with the prompt, smoothed, upsampled.
         """
         if len(images) != len(prompts):
             raise UsageError(f"{len(images)} images but {len(prompts)} prompts; give one prompt per image")

@@ -140,7 +140,8 @@ class ResNet(nn.Module):
 
     def _from_above(self, maps: list[Float[Array, "B h w C"]], common: dict[str, Any]) -> Float[Array, "B H W C"]:
         """The stages after the deep one, brought to its width and size, added from the last to the first."""
-        width, total = maps[self.settings.deep_stage - 1].shape[-1], jnp.zeros(())
+        width = maps[self.settings.deep_stage - 1].shape[-1]
+        total: Any = 0.0  # a plain number, so that the sum keeps the maps' precision
         for stage in range(len(maps), self.settings.deep_stage, -1):
             # From zero: the fine map learns first what can be seen nearby.
             lateral = Convolution(width, kernel_init=nn.initializers.zeros, name=f"lateral{stage}", **common)
