@@ -1,0 +1,76 @@
+"""What the commands share: how one is added, and the arguments that several take."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any, NoReturn
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, not with a page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def add_command(commands, name: str, summary: str, example: str, run) -> argparse.ArgumentParser:
+    command = commands.add_parser(
+        name,
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    command.set_defaults(run=run)
+    return command
+
+
+def add_model_and_images(command: argparse.ArgumentParser) -> None:
+    command.add_argument("model", type=Path, metavar="MODEL", help="model folder")
+    command.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="PNG, JPEG or DICOM, 8 or 16 bit")
+
+
+def add_builder(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--builder",
+        action="append",
+        type=setting,
+        default=[],
+        metavar="KEY=VALUE",
+        help="argument of the builder, such as test=300; repeatable; other arguments are other records",
+    )
+
+
+def add_protocol(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--protocol", default="afloc", help="how maps are scored (default: %(default)s)")
+
+
+def add_compatible(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--compatible", action="store_true", help="reproduce the published release number for number, defects included"
+    )
+
+
+def threshold(text: str) -> float:
+    value = float(text)
+    if not -1 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text} must lie between -1 and 1")
+    return value
+
+
+def setting(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} must be KEY=VALUE")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value  # a plain word is text
+
+
+def count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} must be 0 or more")
+    return value

@@ -1,0 +1,114 @@
+"""Commands that score: evaluate, score, report."""
+
+import argparse
+from pathlib import Path
+
+from afloc_jax.cli.arguments import (
+    add_builder,
+    add_command,
+    add_compatible,
+    add_protocol,
+    count,
+)
+
+
+def add_evaluate(commands) -> None:
+    command = add_command(
+        commands,
+        "evaluate",
+        "localisation scores of a model on a data set, beside two baselines",
+        "afloc evaluate runs/demo/model --dataset phantom --data data --out scores",
+        _run_evaluate,
+    )
+    command.add_argument("model", type=Path, metavar="MODEL", help="model folder")
+    command.add_argument("--dataset", required=True, metavar="NAME", help="a builder: phantom, masks, ...")
+    command.add_argument("--data", type=Path, required=True, metavar="DIR", help="where prepared records are")
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write")
+    command.add_argument("--raw", default="", metavar="DIR", help="raw files, to prepare records that are absent")
+    add_builder(command)
+    command.add_argument("--split", default="test", help="which part is scored (default: %(default)s)")
+    command.add_argument(
+        "--prior-split",
+        default="train",
+        help='which part makes the location prior; "" takes the other evaluation images (default: %(default)s)',
+    )
+    command.add_argument("--bootstrap", type=count, default=1000, help="resamples (default: %(default)s)")
+    add_protocol(command)
+    add_compatible(command)
+
+
+def add_score(commands) -> None:
+    command = add_command(
+        commands,
+        "score",
+        "scores of any system's heat maps",
+        "afloc score --truth annotations.json --heatmaps maps.npz --out scores",
+        _run_score,
+    )
+    command.add_argument("--truth", type=Path, required=True, metavar="FILE", help="COCO JSON or CheXlocalize RLE JSON")
+    command.add_argument(
+        "--heatmaps",
+        type=Path,
+        required=True,
+        metavar="FILE.npz",
+        help='keys "<image path><tab><phrase, lower case>", each a map of the padded square or of the original size',
+    )
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write")
+    add_protocol(command)
+    add_compatible(command)
+
+
+def add_report(commands) -> None:
+    command = add_command(
+        commands,
+        "report",
+        "the report page of a run, written anew from its files",
+        "afloc report runs/demo",
+        _run_report,
+    )
+    command.add_argument("workdir", type=Path, metavar="WORKDIR", help="working directory of a run")
+
+
+def _run_evaluate(given: argparse.Namespace) -> int:
+    from afloc_jax.evaluation.run import evaluate_dataset
+
+    summary = evaluate_dataset(
+        given.model,
+        given.out,
+        {
+            "name": given.dataset,
+            "directory": str(given.data),
+            "raw": given.raw,
+            "builder": dict(given.builder),
+            "split": given.split,
+            "prior_split": given.prior_split,
+            "protocol": given.protocol,
+            "compatible": given.compatible,
+            "bootstrap": given.bootstrap,
+        },
+    )
+    _print_summary(summary, given.out)
+    return 0
+
+
+def _run_score(given: argparse.Namespace) -> int:
+    from afloc_jax.evaluation.results import score_files
+
+    summary = score_files(given.truth, given.heatmaps, given.out, protocol=given.protocol, compatible=given.compatible)
+    _print_summary(summary, given.out)
+    return 0
+
+
+def _run_report(given: argparse.Namespace) -> int:
+    from afloc_jax.evaluation.report import write_report
+
+    print(write_report(given.workdir))
+    return 0
+
+
+def _print_summary(summary, out: Path) -> None:
+    for metric, values in summary["metrics"].items():
+        overall = values["overall"]
+        if overall["mean"] is not None:
+            print(f"{metric:10s} {overall['mean']:7.3f}  [{overall['lower']:.3f}, {overall['upper']:.3f}]")
+    print(f"{summary['n']} samples, results in {out}")
