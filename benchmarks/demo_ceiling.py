@@ -21,8 +21,8 @@ import optax
 from afloc_jax.evaluation.run import evaluate_dataset
 from afloc_jax.levels import TokenBatch
 from afloc_jax.models import build
-from afloc_jax.models.afloc import unit_norm
 from afloc_jax.training.optimizer import build_direction, build_schedule
+from afloc_jax.vectors import unit_norm
 from afloc_jax.weights.folder import save_model
 from configs import demo
 from data_pipelines.batches import config_tokenizer

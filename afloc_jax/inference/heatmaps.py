@@ -15,6 +15,8 @@ import numpy as np
 import scipy.ndimage
 from jaxtyping import Array, Float
 
+from afloc_jax.interpolation import strided_cells, tiles
+
 AnyArray = Array | np.ndarray
 
 SIGMA = 1.5  # cells of the published 19 x 19 grid
@@ -93,20 +95,12 @@ def _gaussian_matrix(cells: int, sigma: float) -> np.ndarray:
 @lru_cache(maxsize=64)
 def _bilinear_matrix(cells: int, size: int, input_size: int | None = None) -> np.ndarray:
     if input_size is None:
-        # align_corners=False: pixel centres at (i + 0.5) * cells / size - 0.5, clamped to the first and last cell.
-        centre = (np.arange(size) + 0.5) * cells / size - 0.5
+        matrix = tiles(cells, size)
     else:
-        # Strided convolutions with symmetric padding centre cell k on input pixel k * stride.
         stride = 1 << max(0, int(np.ceil(np.log2(input_size / cells) - 1e-9)))
         if -(-input_size // stride) != cells:
             raise ValueError(f"{cells} cells of a side of {input_size} pixels are no power-of-two stride")
-        centre = ((np.arange(size) + 0.5) * input_size / size - 0.5) / stride
-    centre = np.clip(centre, 0, cells - 1)
-    left = np.minimum(np.floor(centre).astype(int), max(cells - 2, 0))
-    right = np.minimum(left + 1, cells - 1)
-    matrix = np.zeros((size, cells))
-    np.add.at(matrix, (np.arange(size), left), 1 - (centre - left))
-    np.add.at(matrix, (np.arange(size), right), centre - left)
+        matrix = strided_cells(cells, stride, size, input_size)
     matrix.setflags(write=False)
     return matrix
 
@@ -147,21 +141,6 @@ def upsample(
     height, width = map.shape[-2:]
     rows = _bilinear_matrix(height, target_height, input_size)
     return _separable(map, rows, _bilinear_matrix(width, target_width, input_size))
-
-
-def heatmap(
-    regions: Float[AnyArray, "*b h w D"],
-    text: Float[AnyArray, "*b D"],
-    size: int = HEATMAP_SIZE,
-    sigma: float = SIGMA,
-    input_size: int | None = None,
-) -> Float[Array, "*b size size"]:
-    """The published heat map: similarity of each deep-local region with the report embedding, filtered, upsampled.
-
-    Un-normalised, as the release has it before scoring. `sigma` is in cells of the given grid (see `scaled_sigma`),
-    `input_size` as in `upsample`.
-    """
-    return upsample(smooth(similarity_map(regions, text), sigma), size, input_size)
 
 
 def normalise(map: Float[AnyArray, "*b h w"], low: float = 0.0, high: float = 1.0) -> Float[AnyArray, "*b h w"]:

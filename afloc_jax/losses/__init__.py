@@ -59,6 +59,8 @@ def contrastive_losses(
     factors, image = image.shallow_factors, dataclasses.replace(image, shallow_factors=None)
     if not loss_config.get("low_rank", False):
         factors = None
+    elif implementation != "tiled":
+        raise UsageError(f"loss.low_rank needs loss.implementation = 'tiled', not {implementation!r}")
     elif factors is None:
         raise UsageError("loss.low_rank needs image levels with shallow_factors (AFLoc.__call__ with_factors=True)")
     batch = image.whole.shape[0]

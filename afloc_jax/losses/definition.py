@@ -11,15 +11,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from afloc_jax.losses.settings import PUBLISHED, LocalSettings
+from afloc_jax.vectors import norm
 
 SMALLEST_NORM_PRODUCT = 1e-8  # published clamp of a cosine's denominator
-
-
-def norm(vectors: Float[Array, "*S D"]) -> Float[Array, "*S"]:
-    """Euclidean norm along the last axis, with gradient 0 (not NaN) at the zero vector."""
-    squared = jnp.sum(vectors**2, axis=-1)
-    nonzero = squared > 0
-    return jnp.where(nonzero, jnp.sqrt(jnp.where(nonzero, squared, 1)), 0)
 
 
 def cosine(dot: Float[Array, "*S"], norm_product: Float[Array, "*S"]) -> Float[Array, "*S"]:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from afloc_jax.errors import UsageError
-from afloc_jax.losses.definition import norm
+from afloc_jax.vectors import norm
 
 
 def reduce_rank(

@@ -19,8 +19,9 @@ import jax.numpy as jnp
 from jax.lax import Precision
 from jaxtyping import Array, Bool, Float
 
-from afloc_jax.losses.definition import SMALLEST_NORM_PRODUCT, norm
+from afloc_jax.losses.definition import SMALLEST_NORM_PRODUCT
 from afloc_jax.losses.settings import LocalSettings
+from afloc_jax.vectors import norm
 
 
 @flax.struct.dataclass

@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from afloc_jax.losses.definition import norm
 from afloc_jax.losses.packing import Packing, bin_slots, pack, packed, unpacked
 from afloc_jax.losses.region_pooling import REGION_POOLINGS, TileText, caption_max, caption_sum, in_slots
 from afloc_jax.losses.settings import PUBLISHED, LocalSettings
+from afloc_jax.vectors import norm
 
 TILE_UNITS = 96  # text units of a tile, more where the longest caption needs it
 

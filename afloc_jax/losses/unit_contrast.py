@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from afloc_jax.losses.definition import norm
 from afloc_jax.losses.settings import LocalSettings
+from afloc_jax.vectors import unit_norm
 
 CHUNK = 64  # units that are compared with all images at once
 
@@ -54,13 +54,13 @@ def unit_contrast(
         return array.reshape(-1, CHUNK, *array.shape[1:])
 
     chunks = _Chunks(
-        in_chunks(direction(units.astype(wide)).reshape(-1, width)),
+        in_chunks(unit_norm(units.astype(wide)).reshape(-1, width)),
         in_chunks(share.ravel()),
         in_chunks(jnp.repeat(jnp.arange(batch), slots)),
         counts > 0,
         -(-jnp.count_nonzero(share) // CHUNK),
     )
-    return _chunked_loss(direction(regions.astype(wide)), chunks, settings) / jnp.where(total > 0, total, 1), total
+    return _chunked_loss(unit_norm(regions.astype(wide)), chunks, settings) / jnp.where(total > 0, total, 1), total
 
 
 class _Chunks(NamedTuple):
@@ -122,16 +122,10 @@ def _chunked_loss_backward(settings, saved, d_loss):
 _chunked_loss.defvjp(_chunked_loss_forward, _chunked_loss_backward)
 
 
-def direction(vectors: Float[Array, "*S D"]) -> Float[Array, "*S D"]:
-    """Vectors divided by their length; the zero vector stays zero, with gradient 0."""
-    length = norm(vectors)[..., None]
-    return vectors / jnp.where(length > 0, length, 1)
-
-
 def unit_relevance(
     regions: Float[Array, "B N D"], units: Float[Array, "U D"], settings: LocalSettings
 ) -> Float[Array, "B U"]:
-    """How well each unit is found in each image, (1/k) log mean_n exp(k C_b[n] . w), of `direction`s."""
+    """How well each unit is found in each image, (1/k) log mean_n exp(k C_b[n] . w), of vectors of length 1 (or 0)."""
     k = settings.region_sharpness
     similarity = jnp.einsum("ud,bnd->bun", units, regions)
     return (jax.nn.logsumexp(k * similarity, axis=-1) - jnp.log(similarity.shape[-1])) / k

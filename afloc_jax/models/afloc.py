@@ -7,12 +7,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PyTree, Shaped
 
 from afloc_jax.errors import UsageError
+from afloc_jax.interpolation import aligned_corners
 from afloc_jax.levels import ImageLevels, TextLevels, TokenBatch
 from afloc_jax.models.bert import Bert
 from afloc_jax.models.convolution import BatchNorm
@@ -20,6 +20,7 @@ from afloc_jax.models.densenet import DenseNet, DenseNetSettings
 from afloc_jax.models.resnet import ResNet
 from afloc_jax.models.settings import ImageSettings, ModelSettings, TextSettings, parse
 from afloc_jax.models.text_units import sentence_context, text_levels
+from afloc_jax.vectors import unit_norm
 
 # PyTorch's default of linear and convolution layers: uniform within 1 / sqrt(fan_in).
 _projection_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -195,27 +196,8 @@ def prepare_image(
     if side % input_size == 0:
         factor = side // input_size
         return x.reshape(batch, input_size, factor, input_size, factor).mean(axis=(2, 4))
-    matrix = jnp.asarray(_aligned_corners(side, input_size), dtype)
+    matrix = jnp.asarray(aligned_corners(side, input_size), dtype)
     return jnp.einsum("ih,bhw,jw->bij", matrix, x, matrix, precision=lax.Precision.HIGHEST)
-
-
-def _aligned_corners(size: int, target: int) -> Float[np.ndarray, "target size"]:
-    """Matrix of linear interpolation from `size` to `target` points whose first and last points coincide."""
-    position = np.linspace(0.0, size - 1.0, target) if target > 1 else np.zeros(1)
-    left = np.clip(np.floor(position).astype(int), 0, max(size - 2, 0))
-    fraction = position - left
-    matrix = np.zeros((target, size))
-    rows = np.arange(target)
-    matrix[rows, left] = 1 - fraction
-    if size > 1:
-        matrix[rows, left + 1] = fraction
-    return matrix
-
-
-def unit_norm(x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
-    """Vectors divided by their L2 norm; zero vectors (empty slots) stay zero, with zero gradient."""
-    squared = jnp.square(x.astype(jnp.promote_types(x.dtype, jnp.float32))).sum(axis=-1, keepdims=True)
-    return (x * lax.rsqrt(jnp.where(squared > 0, squared, 1.0))).astype(x.dtype)
 
 
 def trainable(params: PyTree, model_config: Mapping[str, Any] | ModelSettings) -> PyTree:

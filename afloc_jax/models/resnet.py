@@ -7,10 +7,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from afloc_jax.interpolation import strided_cells
 from afloc_jax.models.convolution import BatchNorm, Convolution
 
 
@@ -155,8 +155,6 @@ def upsample(x: Float[Array, "B h h C"], side: int) -> Float[Array, "B H H C"]:
 
     That is how the cells of strided convolutions lie, so nothing moves. The factor has to be a whole number.
     """
-    factor = -(-side // x.shape[1])
-    position = np.minimum(np.arange(side) / factor, x.shape[1] - 1)
-    matrix = np.maximum(0, 1 - np.abs(position[:, None] - np.arange(x.shape[1])))
-    matrix = jnp.asarray(matrix, x.dtype)
+    cells = x.shape[1]
+    matrix = jnp.asarray(strided_cells(cells, -(-side // cells), side, side), x.dtype)
     return jnp.einsum("Hh,bhwc,Ww->bHWc", matrix, x, matrix)

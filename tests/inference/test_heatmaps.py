@@ -62,7 +62,8 @@ def test_settings_pick_similarity_filter_and_cells():
     regions, text = rng.standard_normal((8, 8, 6), np.float32), rng.standard_normal(6, np.float32)
     published = heatmaps.HeatmapSettings.from_config({})
     sigma = heatmaps.scaled_sigma(8)
-    np.testing.assert_allclose(published.map(regions, text, 32, 64), heatmaps.heatmap(regions, text, 32, sigma))
+    smoothed = heatmaps.smooth(heatmaps.similarity_map(regions, text), sigma)
+    np.testing.assert_allclose(published.map(regions, text, 32, 64), heatmaps.upsample(smoothed, 32), rtol=1e-6)
     given = {"sigma": 0.0, "cells": "receptive_field", "similarity": "presence", "presence_threshold": 0.1}
     cells = heatmaps.presence_map(regions, text, 8.0, 0.1)
     chosen = heatmaps.HeatmapSettings.from_config(given)
@@ -75,18 +76,21 @@ def test_heatmap_equals_the_release(goldens):
         patches, text = data[f"map{index}/patches"], data[f"map{index}/text"]
         smoothed = heatmaps.smooth(heatmaps.similarity_map(patches, text))
         assert relative_error(smoothed, data[f"map{index}/smoothed"]) < 1e-6
-        assert relative_error(heatmaps.heatmap(patches, text), data[f"map{index}/heatmap"]) < 1e-6
+        assert (
+            relative_error(heatmaps.HeatmapSettings().map(patches, text, 224, 299), data[f"map{index}/heatmap"]) < 1e-6
+        )
 
 
 def test_a_batch_of_images_and_prompts_equals_one_at_a_time():
     rng = np.random.default_rng(2)
     regions = rng.standard_normal((3, 6, 5, 8)).astype(np.float32)
     texts = rng.standard_normal((2, 8)).astype(np.float32)
-    both = jax.jit(lambda r, t: heatmaps.heatmap(r[:, None], t[None], size=20))(regions, texts)
+    settings = heatmaps.HeatmapSettings()
+    both = jax.jit(lambda r, t: settings.map(r[:, None], t[None], 20, 64))(regions, texts)
     assert both.shape == (3, 2, 20, 20)
     for image in range(3):
         for prompt in range(2):
-            alone = heatmaps.heatmap(regions[image], texts[prompt], size=20)
+            alone = settings.map(regions[image], texts[prompt], 20, 64)
             np.testing.assert_allclose(both[image, prompt], alone, rtol=1e-5, atol=1e-5)
 
 

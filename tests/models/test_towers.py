@@ -12,8 +12,9 @@ import torch
 from afloc_jax.errors import UsageError
 from afloc_jax.levels import TokenBatch
 from afloc_jax.models import build, trainable
-from afloc_jax.models.afloc import prepare_image, unit_norm
+from afloc_jax.models.afloc import prepare_image
 from afloc_jax.models.resnet import upsample
+from afloc_jax.vectors import unit_norm
 from data_pipelines.tokens import learn_tokenizer, tokenize
 
 
