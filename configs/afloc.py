@@ -57,7 +57,8 @@ def get_config() -> ConfigDict:
     loss.region_sharpness = 10.0  # of that soft maximum
     loss.contrast_unit = "caption"  # caption|unit (each unit finds its own image: beyond the published recipe)
     loss.contrast_group = 0  # pairs contrasted with each other; 0: the whole global batch
-    loss.implementation = "tiled"  # tiled|definition
+    # auto (ring where there are several devices, else tiled)|ring|tiled|definition: same numbers
+    loss.implementation = "auto"
     loss.low_rank = False  # word level in the width of the shallow features (512, not 768): same loss, fewer products
 
     config.optimizer = optimizer = ConfigDict()

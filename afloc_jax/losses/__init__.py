@@ -1,25 +1,26 @@
 """Contrastive losses of the three levels; `contrastive_losses` is the one entry point and picks the implementation."""
 
-import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
 
 from afloc_jax.errors import UsageError
 from afloc_jax.levels import LEVELS, ImageLevels, LevelName, TextLevels
-from afloc_jax.losses import definition, tiled
+from afloc_jax.losses import definition, ring, tiled
 from afloc_jax.losses.contrast import contrast
 from afloc_jax.losses.low_rank import reduce_rank
 from afloc_jax.losses.settings import LocalSettings, check_weights, group_size
 from afloc_jax.losses.unit_contrast import grouped_unit_contrast
+from afloc_jax.vectors import norm
 
 __all__ = ["ContrastiveLosses", "LocalSettings", "contrast", "contrastive_losses"]
 
-IMPLEMENTATIONS = {"definition": definition.grouped_similarity, "tiled": tiled.grouped_similarity}
+IMPLEMENTATIONS = ("auto", "definition", "tiled", "ring")
 
 
 @flax.struct.dataclass
@@ -35,89 +36,124 @@ class ContrastiveLosses:
     text_to_image: dict[LevelName, Float[Array, ""]]
 
 
+class _Level(NamedTuple):
+    """One level's two sides, of all pairs. The report level has one region and one unit."""
+
+    regions: Float[Array, "B N D"]
+    units: Float[Array, "B T D"]
+    norms: Float[Array, "B T"]  # of the units, which with low_rank are not those of `units` themselves
+    counts: Int[Array, " B"]
+
+
 def contrastive_losses(
     image: ImageLevels,
     text: TextLevels,
     loss_config: Mapping[str, Any],
     sample_weights: Float[Array, " B"] | None = None,
+    mesh: Mesh | None = None,
 ) -> ContrastiveLosses:
     """Losses of B image-report pairs at every level whose weight is not 0.
 
     `loss_config` is `config.loss` of configs/afloc.py: level weights, temperatures, `contrast_group` (pairs contrasted
-    with each other; 0 for the whole batch), `implementation` ("tiled" or "definition", same numbers), `low_rank` (the
-    word level from `image.shallow_factors`, same numbers again), and the options of `LocalSettings`. `sample_weights`
-    are the published `weight_matrix` of the cross entropies.
+    with each other; 0 for the whole batch), `implementation` (same numbers from each: "definition"; "tiled"; "ring",
+    over the devices of `mesh`; "auto", a ring where there are several devices), `low_rank` (the word level from
+    `image.shallow_factors`, same numbers again), and the options of `LocalSettings`. `sample_weights` are the published
+    `weight_matrix` of the cross entropies.
 
     Pairs whose caption is empty (count 0), such as those that pad a batch, are left out of the contrast: the loss is
     that of the batch without them. Losses are float32, or float64 for float64 inputs. Raises UsageError.
     """
     check_weights(loss_config["weights"])
     settings = LocalSettings.from_config(loss_config)
-    implementation = loss_config.get("implementation", "tiled")
-    if implementation not in IMPLEMENTATIONS:
-        raise UsageError(f"loss.implementation is {implementation!r}; choose one of {', '.join(IMPLEMENTATIONS)}")
-    factors, image = image.shallow_factors, dataclasses.replace(image, shallow_factors=None)
-    if not loss_config.get("low_rank", False):
-        factors = None
-    elif implementation != "tiled":
-        raise UsageError(f"loss.low_rank needs loss.implementation = 'tiled', not {implementation!r}")
-    elif factors is None:
-        raise UsageError("loss.low_rank needs image levels with shallow_factors (AFLoc.__call__ with_factors=True)")
-    batch = image.whole.shape[0]
-    group = group_size(int(loss_config.get("contrast_group", 0)), batch)
-    grouped_image, grouped_text = jax.tree.map(
-        lambda leaf: leaf.reshape(batch // group, group, *leaf.shape[1:]), (image, text)
-    )
-    weights = None if sample_weights is None else sample_weights.reshape(-1, group)
+    implementation = _implementation(loss_config, settings, mesh)
+    group = group_size(int(loss_config.get("contrast_group", 0)), image.whole.shape[0])
 
     image_to_text: dict[LevelName, Array] = {}
     text_to_image: dict[LevelName, Array] = {}
-    for level in LEVELS:
-        if not loss_config["weights"].get(level, 0):
+    for name in LEVELS:
+        if not loss_config["weights"].get(name, 0):
             continue
-        if settings.contrast_unit == "unit" and level != "report":
-            image_to_text[level] = jnp.zeros(())
-            text_to_image[level] = grouped_unit_contrast(*_local(level, grouped_image, grouped_text), settings, weights)
+        level = _level(name, image, text, loss_config.get("low_rank", False))
+        if settings.contrast_unit == "unit" and name != "report":
+            image_to_text[name] = jnp.zeros(())
+            text_to_image[name] = _unit_loss(level, group, settings, sample_weights)
+        elif implementation == "ring":
+            assert mesh is not None  # or _implementation would have raised
+            losses = _ring_losses(name, level, ring.Ring.of(mesh, len(level.counts), group), settings, sample_weights)
+            image_to_text[name], text_to_image[name] = losses
         else:
-            if level == "word" and factors is not None:
-                similarity, counts = _low_rank_similarity(factors, grouped_text, settings)
-            else:
-                similarity, counts = _similarity(level, grouped_image, grouped_text, settings, implementation)
-            image_to_text[level], text_to_image[level] = contrast(similarity, weights, counts > 0)
-    levels = {level: image_to_text[level] + text_to_image[level] for level in image_to_text}
-    total = sum((loss_config["weights"][level] * loss for level, loss in levels.items()), start=jnp.zeros(()))
+            similarity = _similarity(name, level, group, settings, implementation)
+            weights = None if sample_weights is None else _grouped(sample_weights, group)
+            losses = contrast(similarity, weights, _grouped(level.counts > 0, group))
+            image_to_text[name], text_to_image[name] = losses
+    levels = {name: image_to_text[name] + text_to_image[name] for name in image_to_text}
+    total = sum((loss_config["weights"][name] * loss for name, loss in levels.items()), start=jnp.zeros(()))
     return ContrastiveLosses(total=total, levels=levels, image_to_text=image_to_text, text_to_image=text_to_image)
 
 
-def _similarity(
-    level: LevelName, image: ImageLevels, text: TextLevels, settings: LocalSettings, implementation: str
-) -> tuple[Array, Array]:
-    """`(similarities [G, B, B], unit counts [G, B])` of one level, for G contrast groups of B pairs."""
-    if level == "report":
+def _implementation(loss_config: Mapping[str, Any], settings: LocalSettings, mesh: Mesh | None) -> str:
+    chosen = loss_config.get("implementation", "auto")
+    if chosen not in IMPLEMENTATIONS:
+        raise UsageError(f"loss.implementation is {chosen!r}; choose one of {', '.join(IMPLEMENTATIONS)}")
+    by_unit = settings.contrast_unit == "unit"
+    if chosen == "auto":
+        chosen = "ring" if mesh is not None and mesh.size > 1 and not by_unit else "tiled"
+    if chosen == "ring" and by_unit:
+        raise UsageError("loss.implementation = 'ring' needs loss.contrast_unit = 'caption'; set it to 'tiled'")
+    if chosen == "ring" and mesh is None:
+        raise UsageError("loss.implementation = 'ring' needs the mesh that the batch is split over")
+    if loss_config.get("low_rank", False) and chosen == "definition":
+        raise UsageError("loss.low_rank is a faster way to the numbers of loss.implementation = 'definition'")
+    return chosen
+
+
+def _level(name: LevelName, image: ImageLevels, text: TextLevels, low_rank: bool) -> _Level:
+    if name == "report":
+        regions, units, counts = _wide(image.whole)[:, None], _wide(text.report)[:, None], text.word_count
+    elif name == "sentence":
+        regions, units, counts = image.deep, text.sentences, text.sentence_count
+    else:
+        regions, units, counts = image.shallow, text.words, text.word_count
+        if low_rank:
+            if image.shallow_factors is None:
+                raise UsageError(
+                    "loss.low_rank needs image levels with shallow_factors (AFLoc.__call__ with_factors=True)"
+                )
+            features, kernel = image.shallow_factors
+            regions, units, norms = reduce_rank(features, kernel, units)
+            return _Level(regions.reshape(len(counts), -1, regions.shape[-1]), units, norms, counts)
+    regions = regions.reshape(len(counts), -1, regions.shape[-1])
+    return _Level(regions, units, norm(_wide(units)), counts)
+
+
+def _similarity(name: LevelName, level: _Level, group: int, settings: LocalSettings, implementation: str) -> Array:
+    """Similarities [G, K, K] of G contrast groups of K pairs."""
+    regions, units, norms, counts = (_grouped(array, group) for array in level)
+    if name == "report":
         similarity = jax.vmap(definition.report_similarity, in_axes=(0, 0, None))
-        return similarity(_wide(image.whole), _wide(text.report), settings.contrast_temperature), text.word_count
-    regions, units, counts = _local(level, image, text)
-    return IMPLEMENTATIONS[implementation](regions, units, counts, settings), counts
+        return similarity(regions[:, :, 0], units[:, :, 0], settings.contrast_temperature)
+    if implementation == "definition":
+        return definition.grouped_similarity(regions, units, counts, settings)
+    return tiled.grouped_similarity(regions, units, counts, settings, norms)
 
 
-def _low_rank_similarity(
-    factors: tuple[Array, Array], text: TextLevels, settings: LocalSettings
+def _ring_losses(
+    name: LevelName, level: _Level, around: ring.Ring, settings: LocalSettings, weights: Array | None
 ) -> tuple[Array, Array]:
-    """`_similarity` of the word level from the two factors of the shallow map."""
-    (features, kernel), counts = factors, text.word_count
-    features = features.reshape(*counts.shape, -1, features.shape[-1])  # [G, B, N, F]
-    regions, units, unit_norms = reduce_rank(features, kernel, text.words)
-    return tiled.grouped_similarity(regions, units, counts, settings, unit_norms), counts
+    if name == "report":
+        return ring.report_losses(level.regions[:, 0], level.units[:, 0], level.counts, around, settings, weights)
+    return ring.local_losses(*level, around, settings, weights)
 
 
-def _local(level: LevelName, image: ImageLevels, text: TextLevels) -> tuple[Array, Array, Array]:
-    """`(regions [G, B, N, D], units [G, B, T, D], unit counts [G, B])` of the word or sentence level."""
-    maps, units, counts = (
-        (image.deep, text.sentences, text.sentence_count)
-        if level == "sentence"
-        else (image.shallow, text.words, text.word_count)
-    )
-    return maps.reshape(*maps.shape[:2], -1, maps.shape[-1]), units, counts
+def _unit_loss(level: _Level, group: int, settings: LocalSettings, weights: Array | None) -> Array:
+    regions, units, _, counts = (_grouped(array, group) for array in level)
+    weights = None if weights is None else _grouped(weights, group)
+    return grouped_unit_contrast(regions, units, counts, settings, weights)
+
+
+def _grouped(array: Array, group: int) -> Array:
+    """[B, ...] -> [G, K, ...]."""
+    return array.reshape(-1, group, *array.shape[1:])
 
 
 def _wide(array: Float[Array, "..."]) -> Float[Array, "..."]:

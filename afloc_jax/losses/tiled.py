@@ -8,6 +8,7 @@ happens in a tile.
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -69,7 +70,7 @@ def grouped_similarity(
 def _grouped_similarity(regions, units, norms, counts, settings: LocalSettings, tiling: Tiling):
     def forward(step):
         regions, *captions = step
-        return _forward(regions, _Captions.make(*captions), settings)
+        return tile_rows(regions, captions, settings)
 
     captions = (_by_step(array, tiling) for array in (units, norms, counts))
     similarity = jax.lax.map(forward, (_split(regions, tiling), *captions))  # [G / g, g, p, B / p, I]
@@ -83,7 +84,7 @@ def _similarity_forward(regions, units, norms, counts, settings, tiling):
 def _similarity_backward(settings, tiling, saved, d_similarity):
     def backward(step):
         regions, d_similarity, *captions = step
-        return _backward(regions, _Captions.make(*captions), d_similarity, settings)
+        return tile_gradients(regions, captions, d_similarity, settings)
 
     regions, *captions = saved
     step = _split(regions, tiling), _split(d_similarity, tiling), *(_by_step(array, tiling) for array in captions)
@@ -148,8 +149,12 @@ def _pooled(r: Float[Array, "g p U"], text: TileText, settings: LocalSettings):
     return largest + jnp.log(total), (weights / total[..., None]).reshape(r.shape)
 
 
-def _forward(regions: Float[Array, "g p J N D"], captions: _Captions, settings: LocalSettings):
-    """Similarities [g, p, J, I] of J images after each other, each with one bin of captions after the other."""
+def tile_rows(regions: Float[Array, "g p J N D"], text: Sequence[Array], settings: LocalSettings):
+    """Similarities [g, p, J, I] of J images after each other, each with one bin of captions after the other.
+
+    `text`: units [g, I, T, D], their norms [g, I, T], counts of at least 1 [g, I]. p images are worked on at once.
+    """
+    captions = _Captions.make(*text)
     groups, images = regions.shape[:2]
     bins, slots = captions.packing.caption.shape[1:]
     pooling = REGION_POOLINGS[settings.region_pooling]
@@ -171,8 +176,9 @@ def _forward(regions: Float[Array, "g p J N D"], captions: _Captions, settings: 
     return settings.contrast_temperature * jnp.moveaxis(similarity, 0, 2)
 
 
-def _backward(regions: Float[Array, "g p J N D"], captions: _Captions, d_similarity, settings: LocalSettings):
+def tile_gradients(regions: Float[Array, "g p J N D"], text: Sequence[Array], d_similarity, settings: LocalSettings):
     """Gradients of the regions [g, p, J, N, D], the units [g, I, T, D] and their norms [g, I, T]."""
+    captions = _Captions.make(*text)
     groups, images = regions.shape[:2]
     pooling = REGION_POOLINGS[settings.region_pooling]
     # An extra caption with gradient 0 stands for the empty slots.

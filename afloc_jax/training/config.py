@@ -77,7 +77,7 @@ RULES: dict[str, Rule] = {
     "loss.region_sharpness": _POSITIVE,
     "loss.contrast_unit": _one_of("caption", "unit"),
     "loss.contrast_group": _NOT_NEGATIVE,
-    "loss.implementation": _one_of("tiled", "definition"),
+    "loss.implementation": _one_of("auto", "definition", "tiled", "ring"),
     "optimizer.name": _one_of("adam", "adamw", "sgd"),
     "optimizer.lr": _POSITIVE,
     "optimizer.b1": _BELOW_ONE,
@@ -196,7 +196,7 @@ def _check_together(config: ConfigDict, device_count: int) -> None:
         )
     if config.loss.low_rank:
         wanted: dict[str, Any] = {"model.image.center": False, "model.normalize": False}
-        wanted |= {"loss.contrast_unit": "caption", "loss.implementation": "tiled"}
+        wanted |= {"loss.contrast_unit": "caption"}
         for key, given in flatten(resolve(config)):
             if key in wanted and given != wanted[key]:
                 raise UsageError(f"config.loss.low_rank = True: needs config.{key} = {wanted[key]!r}")

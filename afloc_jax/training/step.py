@@ -92,7 +92,7 @@ def build_train_step(
                 rngs={"dropout": dropout},
                 with_factors=config.loss.low_rank,
             )
-            losses = contrastive_losses(image, text, config.loss)
+            losses = contrastive_losses(image, text, config.loss, mesh=mesh)
             return losses.total, (losses, updates.get("batch_stats", state.batch_stats))
 
         (loss, (losses, batch_stats)), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
@@ -123,6 +123,6 @@ def build_validation_step(model: AFLoc, config: ConfigDict, mesh: Mesh) -> Calla
         variables = {"params": params, "batch_stats": batch_stats}
         inputs = batch["image"], token_batch(batch)
         image, text = cast(tuple, model.apply(variables, *inputs, with_factors=config.loss.low_rank))
-        return _loss_metrics(contrastive_losses(image, text, config.loss))
+        return _loss_metrics(contrastive_losses(image, text, config.loss, mesh=mesh))
 
     return jax.jit(validation_step, out_shardings=replicated(mesh))

@@ -115,7 +115,7 @@ def test_all_equal_features_give_the_loss_of_guessing(implementation):
     [
         ({"contrast_group": 3}, "contrast_group is 3 but the batch has 4 pairs"),
         ({"contrast_group": -1}, "contrast_group is -1"),
-        ({"implementation": "fast"}, "'fast'; choose one of definition, tiled"),
+        ({"implementation": "fast"}, "'fast'; choose one of auto, definition, tiled, ring"),
         ({"region_pooling": "max"}, "'max'; choose one of attention, logsumexp"),
         ({"pooling_temperature": 0.0}, "pooling_temperature is 0.0; it must be greater than 0"),
         ({"weights": {"report": -1.0}}, "weights.report is -1.0"),

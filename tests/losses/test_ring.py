@@ -1,0 +1,157 @@
+"""The losses over a ring of eight devices against definition.py on one, in float64 unless said otherwise."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import assert_all_close, random_levels
+from jax.sharding import Mesh
+
+from afloc_jax.errors import UsageError
+from afloc_jax.losses import contrastive_losses
+from afloc_jax.losses.ring import Ring
+from afloc_jax.training.mesh import batch_sharding, build_mesh
+from configs.afloc import get_config
+
+BATCH = 16
+WORDS = [9, 1, 3, 14, 2, 5, 1, 7, 8, 12, 3, 3, 6, 1, 10, 4]
+SENTENCES = [4, 1, 2, 3, 2, 2, 1, 3, 1, 4, 2, 2, 1, 1, 3, 2]
+
+pytestmark = pytest.mark.skipif(jax.device_count() < 8, reason="SKIPPED: needs eight devices, see tests/conftest.py")
+
+
+def config(**changes):
+    loss = get_config().loss
+    loss.unlock()
+    loss.update(changes)
+    return loss
+
+
+def losses_and_gradients(implementation, image, text, mesh=None, sample_weights=None, **changes):
+    """`(ContrastiveLosses, gradients of the total)` of a batch that lies over `mesh`."""
+    settings = config(implementation=implementation, **changes)
+
+    def total(image, text):
+        losses = contrastive_losses(image, text, settings, sample_weights, mesh)
+        return losses.total, losses
+
+    def step(image, text):
+        counts = text.word_count, text.sentence_count
+        floats = text.replace(word_count=None, sentence_count=None)
+
+        def loss(image, floats):
+            return total(image, floats.replace(word_count=counts[0], sentence_count=counts[1]))
+
+        (_, losses), gradients = jax.value_and_grad(loss, (0, 1), has_aux=True)(image, floats)
+        return losses, gradients
+
+    if mesh is not None:
+        image, text = jax.device_put((image, text), batch_sharding(mesh))
+    return jax.jit(step)(image, text)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("group", [0, 8, 4, 2])
+@pytest.mark.parametrize("pooling", ["attention", "logsumexp"])
+def test_loss_and_gradients_are_those_of_the_definition(group, pooling):
+    """Rings of all devices, of four, of two, and groups that one device holds alone; with weights."""
+    image, text = random_levels(BATCH, WORDS, SENTENCES, dtype=np.float64)
+    weights = jnp.asarray(np.random.default_rng(5).random(BATCH))
+    options = {"contrast_group": group, "region_pooling": pooling, "weights": {"report": 1, "sentence": 0.5, "word": 2}}
+    found = losses_and_gradients("ring", image, text, build_mesh(), weights, **options)
+    expected = losses_and_gradients("definition", image, text, None, weights, **options)
+    assert_all_close(found[0], expected[0], rtol=1e-12)
+    assert_all_close(found[1], expected[1], rtol=0, atol=1e-10)
+
+
+@pytest.mark.usefixtures("float64")
+def test_pairs_without_a_caption_are_left_out():
+    words, sentences = list(WORDS), list(SENTENCES)
+    for empty in (0, 7, 15):
+        words[empty] = sentences[empty] = 0
+    image, text = random_levels(BATCH, words, sentences, dtype=np.float64)
+    found = losses_and_gradients("ring", image, text, build_mesh())
+    expected = losses_and_gradients("definition", image, text)
+    assert_all_close(found[0], expected[0], rtol=1e-12)
+    assert_all_close(found[1], expected[1], rtol=0, atol=1e-10)
+    assert float(jnp.abs(found[1][0].shallow[7]).max()) == 0
+
+
+@pytest.mark.usefixtures("float64")
+def test_the_word_level_travels_in_the_width_of_its_factors():
+    image, text = random_levels(BATCH, WORDS, SENTENCES, dtype=np.float64)
+    rng = np.random.default_rng(1)
+    features, kernel = jnp.asarray(rng.standard_normal((BATCH, 5, 4, 6))), jnp.asarray(rng.standard_normal((6, 8)))
+
+    def total(features, kernel, words, implementation, mesh):
+        levels = image.replace(shallow=features @ kernel, shallow_factors=(features, kernel))
+        settings = config(low_rank=implementation == "ring", implementation=implementation)
+        return contrastive_losses(levels, text.replace(words=words), settings, mesh=mesh).total
+
+    evaluate = jax.jit(jax.value_and_grad(total, (0, 1, 2)), static_argnums=(3, 4))
+    inputs = features, kernel, text.words
+    found = evaluate(*inputs, "ring", build_mesh())
+    assert_all_close(found, evaluate(*inputs, "definition", None), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(("dtype", "of_loss", "of_gradient"), [(np.float32, 1e-5, 1e-5), (jnp.bfloat16, 1e-3, 0.1)])
+def test_lower_precision_stays_near_the_definition_in_float64(dtype, of_loss, of_gradient):
+    """Relative difference of the loss, and of a gradient to its largest value; bfloat16 has eight bits."""
+    rounded = jax.tree.map(
+        lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf,
+        random_levels(BATCH, WORDS, SENTENCES),
+    )
+    losses, gradients = losses_and_gradients("ring", *rounded, build_mesh())
+    assert losses.total.dtype == jnp.float32
+    with jax.enable_x64(True):
+        exact = jax.tree.map(
+            lambda leaf: jnp.asarray(leaf, np.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, rounded
+        )
+        expected, expected_gradients = losses_and_gradients("definition", *exact)
+        np.testing.assert_allclose(losses.total, expected.total, rtol=of_loss)
+        for one, other in zip(jax.tree.leaves(gradients), jax.tree.leaves(expected_gradients), strict=True):
+            difference = jnp.abs(one.astype(np.float64) - other).max()
+            assert difference <= of_gradient * jnp.abs(other).max() + 1e-12
+
+
+def test_text_travels_and_image_features_stay():
+    """What the compiled loss moves between devices: no gathered maps or units, and nothing of the size of a map."""
+    image, text = random_levels(BATCH, WORDS, SENTENCES, width=8)
+    mesh = build_mesh()
+    settings = config(implementation="ring", weights={"report": 0, "sentence": 0, "word": 1})
+
+    def loss(image, text):
+        return contrastive_losses(image, text, settings, mesh=mesh).total
+
+    placed = jax.device_put((image, text), batch_sharding(mesh))
+    compiled = jax.jit(jax.grad(loss)).lower(*placed).compile().as_text()
+    assert "collective-permute" in compiled
+    gathered = re.findall(r"= \w+\[([\d,]*)\][^=]*all-gather(?:-start)?\(", compiled)
+    assert all(np.prod([int(size) for size in shape.split(",")]) <= BATCH for shape in gathered)
+
+
+def test_auto_is_a_ring_where_there_are_several_devices_and_one_tile_elsewhere():
+    image, text = random_levels(BATCH, WORDS, SENTENCES)
+
+    def program(mesh):
+        settings = config()
+        return str(jax.make_jaxpr(lambda *inputs: contrastive_losses(*inputs, settings, mesh=mesh).total)(image, text))
+
+    assert "shard_map" in program(build_mesh())
+    assert "shard_map" not in program(build_mesh(jax.devices()[:1]))
+    assert "shard_map" not in program(None)
+
+
+def test_what_does_not_fit_the_devices_is_said():
+    image, text = random_levels(12, WORDS[:12], SENTENCES[:12])
+    with pytest.raises(UsageError, match="12 pairs does not divide over 8 devices"):
+        contrastive_losses(image, text, config(implementation="ring"), mesh=build_mesh())
+    with pytest.raises(UsageError, match="contrast_group is 6 but each device holds 4 pairs"):
+        Ring.of(Mesh(np.array(jax.devices()[:3]), ("data",)), 12, 6)
+    with pytest.raises(UsageError, match="needs the mesh"):
+        contrastive_losses(image, text, config(implementation="ring"))
+    with pytest.raises(UsageError, match="contrast_unit = 'caption'"):
+        changes = {"contrast_unit": "unit", "region_pooling": "logsumexp"}
+        contrastive_losses(image, text, config(implementation="ring", **changes), mesh=build_mesh())
