@@ -34,6 +34,8 @@ def get_config() -> ConfigDict:
     image.backbone = "resnet50"  # resnet18|34|50|101|152, resnext50|101, densenet121|161|169, resnet_small
     image.input_size = 299  # side to which the square is resized inside the model, pixels
     image.options = ConfigDict()  # further keyword arguments of the backbone (widths, strides, stages of the small one)
+    # images whose batch statistics are taken together, in order (published: 64, half a batch a device); 0: the batch
+    image.statistics_group = 0
     image.center = False  # batch-normalise the projected features (beyond the published recipe)
     image.freeze = False  # keep the image encoder as initialised
 
@@ -77,6 +79,10 @@ def get_config() -> ConfigDict:
     training.epochs = 5
     training.steps = 0  # number of steps; 0: epochs decide
     training.precision = "bfloat16"  # float32|bfloat16 (parameters, statistics and losses stay float32)
+    # pairs encoded at once, over all devices, before one exact loss over the whole batch (less memory, the forward pass
+    # twice; training/gradients.py says what it means for batch statistics); 0: all at once
+    training.micro_batch = 0
+    training.remat = "none"  # none|blocks|full: what of the encoders is computed again in the backward pass
     training.log_every = 10  # steps
     training.validate_every = 0  # steps; 0: at the end of each epoch
     training.keep_best = 5  # checkpoints kept by validation loss, beside the last one

@@ -64,7 +64,12 @@ class ImageEncoder(nn.Module):
             if not self.settings.center:
                 return projected
             # Features behind a ReLU share a large mean, in which cosines drown; this takes it away.
-            center = BatchNorm(dtype=dtype, param_dtype=self.param_dtype, name=f"center_{name}")
+            center = BatchNorm(
+                statistics_group=structure.statistics_group,
+                dtype=dtype,
+                param_dtype=self.param_dtype,
+                name=f"center_{name}",
+            )
             maps = projected.reshape(len(projected), -1, 1, self.projection_dim)
             return center(maps, train=train).reshape(projected.shape)
 

@@ -10,6 +10,7 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
@@ -78,7 +79,8 @@ class BertLayer(nn.Module):
         x = norm(name="attention_norm")(x + drop()(dense(settings.hidden_size, name="attention_output")(context)))
 
         hidden = ACTIVATIONS[settings.hidden_act](dense(settings.intermediate_size, name="intermediate")(x))
-        return norm(name="output_norm")(x + drop()(dense(settings.hidden_size, name="output")(hidden)))
+        x = norm(name="output_norm")(x + drop()(dense(settings.hidden_size, name="output")(hidden)))
+        return checkpoint_name(x, "block")
 
 
 class Pooler(nn.Module):

@@ -6,6 +6,8 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from afloc_jax.errors import UsageError
+
 # PyTorch's kaiming_normal_(mode="fan_out", nonlinearity="relu") and the default of its layers without an activation.
 kaiming_normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 kaiming_normal_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
@@ -54,11 +56,15 @@ class BatchNorm(nn.Module):
 
     The batch is normalised with its biased variance, but the running variance takes the unbiased one. Under jit with a
     sharded batch the statistics are those of the global batch. Statistics are float32 or better.
+
+    With `statistics_group` every so many images of the batch, in order, are normalised by themselves, as on a device of
+    its own in the published run; running statistics take the mean over the groups.
     """
 
     scale_init: nn.initializers.Initializer = nn.initializers.ones
     momentum: float = 0.1  # weight of the new batch (PyTorch's meaning; Flax's is one minus this)
     epsilon: float = 1e-5
+    statistics_group: int = 0  # images; 0: the whole batch
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
 
@@ -71,17 +77,30 @@ class BatchNorm(nn.Module):
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), self.param_dtype)
         x = x.astype(jnp.promote_types(x.dtype, self.param_dtype))
 
-        if train:
-            mean = x.mean(axis=(0, 1, 2))
-            # The variance does not change with the point it is taken around at first order, so no gradient need flow
-            # through the mean here; two passes keep it exact where the mean is large.
-            var = jnp.square(x - lax.stop_gradient(mean)).mean(axis=(0, 1, 2))
-            if not self.is_initializing():
-                count = x.size // channels
-                unbiased = var * (count / max(count - 1, 1))
-                running_mean.value += self.momentum * (lax.stop_gradient(mean) - running_mean.value)
-                running_var.value += self.momentum * (lax.stop_gradient(unbiased) - running_var.value)
-        else:
+        if not train:
             mean, var = running_mean.value, running_var.value
-        x = (x - mean) * (scale * lax.rsqrt(var + self.epsilon)) + bias
-        return x.astype(self.dtype)
+            return ((x - mean) * (scale * lax.rsqrt(var + self.epsilon)) + bias).astype(self.dtype)
+
+        groups = self._groups(len(x))
+        grouped = x.reshape(groups, -1, *x.shape[1:])
+        over = (1, 2, 3) if groups > 1 else (0, 1, 2, 3)
+        mean = grouped.mean(axis=over, keepdims=True)
+        # The variance does not change with the point it is taken around at first order, so no gradient need flow
+        # through the mean here; two passes keep it exact where the mean is large.
+        var = jnp.square(grouped - lax.stop_gradient(mean)).mean(axis=over, keepdims=True)
+        if not self.is_initializing():
+            count = x.size // channels // groups
+            unbiased = var * (count / max(count - 1, 1))
+            for running, new in ((running_mean, mean), (running_var, unbiased)):
+                new = lax.stop_gradient(new).reshape(groups, channels).mean(axis=0)
+                running.value += self.momentum * (new - running.value)
+        y = (grouped - mean) * (scale * lax.rsqrt(var + self.epsilon)) + bias
+        return y.reshape(x.shape).astype(self.dtype)
+
+    def _groups(self, batch: int) -> int:
+        size = self.statistics_group
+        if not size or size >= batch:
+            return 1
+        if batch % size:
+            raise UsageError(f"model.image.statistics_group is {size} but the batch has {batch} images; it must divide")
+        return batch // size

@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
@@ -21,6 +22,7 @@ class DenseNetSettings:
     growth: int = 32
     stem_width: int = 64
     bottleneck: int = 4  # width of a layer's 1x1 convolution, in growths
+    statistics_group: int = 0  # images whose batch statistics are taken together; 0: the whole batch
 
 
 DENSENETS = {
@@ -39,13 +41,13 @@ class DenseLayer(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"], *, train: bool = False) -> Float[Array, "B H W C+growth"]:
-        conv, norm = _layers(self.dtype, self.param_dtype)
+        conv, norm = _layers(self.settings, self.dtype, self.param_dtype)
         growth = self.settings.growth
         y = jax.nn.relu(norm(name="norm1")(x, train=train))
         y = conv(self.settings.bottleneck * growth, name="conv1")(y)
         y = jax.nn.relu(norm(name="norm2")(y, train=train))
         y = conv(growth, 3, name="conv2")(y)
-        return jnp.concatenate([x, y], axis=-1)
+        return jnp.concatenate([x, checkpoint_name(y, "block")], axis=-1)
 
 
 class DenseNet(nn.Module):
@@ -70,7 +72,7 @@ class DenseNet(nn.Module):
         `x` has three channels, or one that counts as replicated over three.
         """
         settings = self.settings
-        conv, norm = _layers(self.dtype, self.param_dtype)
+        conv, norm = _layers(settings, self.dtype, self.param_dtype)
         x = conv(settings.stem_width, 7, 2, input_channels=3, name="conv0")(x)
         x = jax.nn.relu(norm(name="norm0")(x, train=train))
         x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
@@ -90,7 +92,9 @@ class DenseNet(nn.Module):
         return maps[1], maps[2], whole
 
 
-def _layers(dtype: DTypeLike, param_dtype: DTypeLike):
+def _layers(settings: DenseNetSettings, dtype: DTypeLike, param_dtype: DTypeLike):
     """Constructors of the convolution and batch norm that every part shares."""
     common: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype}
-    return partial(Convolution, kernel_init=kaiming_normal_fan_in, **common), partial(BatchNorm, **common)
+    return partial(Convolution, kernel_init=kaiming_normal_fan_in, **common), partial(
+        BatchNorm, statistics_group=settings.statistics_group, **common
+    )

@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
@@ -31,6 +32,7 @@ class ResNetSettings:
     shallow_stage: int = 2
     deep_stage: int = 3
     zero_init_last: bool = False  # start every residual branch at zero
+    statistics_group: int = 0  # images whose batch statistics are taken together; 0: the whole batch
     # Later stages, upsampled, are added to the deep map, as in a feature pyramid (Lin et al., arXiv 1612.03144): fine
     # places that also know their surroundings. In training the share `drop_context` of the images goes without, so that
     # what can be seen nearby is not left to a view from afar.
@@ -74,7 +76,12 @@ class ResidualBlock(nn.Module):
     def __call__(self, x: Float[Array, "B H W C"], *, train: bool = False) -> Float[Array, "B h w F"]:
         settings = self.settings
         conv = partial(Convolution, dtype=self.dtype, param_dtype=self.param_dtype)
-        norm = partial(BatchNorm, dtype=self.dtype, param_dtype=self.param_dtype)
+        norm = partial(
+            BatchNorm,
+            statistics_group=settings.statistics_group,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+        )
         last_scale = nn.initializers.zeros if settings.zero_init_last else nn.initializers.ones
 
         if settings.bottleneck:
@@ -94,7 +101,7 @@ class ResidualBlock(nn.Module):
         if self.stride != 1 or x.shape[-1] != out:
             x = conv(out, stride=self.stride, name="downsample_conv")(x)
             x = norm(name="downsample_bn")(x, train=train)
-        return jax.nn.relu(x + y)
+        return checkpoint_name(jax.nn.relu(x + y), "block")
 
 
 class ResNet(nn.Module):
@@ -116,7 +123,8 @@ class ResNet(nn.Module):
         common: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         stride = settings.stem_stride // 2 if settings.stem_pool else settings.stem_stride
         x = Convolution(settings.stem_width, settings.stem_kernel, stride, input_channels=3, name="conv1", **common)(x)
-        x = jax.nn.relu(BatchNorm(name="bn1", **common)(x, train=train))
+        norm = BatchNorm(name="bn1", statistics_group=settings.statistics_group, **common)
+        x = jax.nn.relu(norm(x, train=train))
         if settings.stem_pool:
             x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))  # pads with -inf, as PyTorch
 

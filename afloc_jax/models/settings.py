@@ -118,14 +118,14 @@ def parse(model_config: Mapping[str, Any] | ModelSettings) -> ModelSettings:
 
 def _image(config: Mapping[str, Any]) -> ImageSettings:
     where = "model.image"
-    _known_keys(where, config, ("backbone", "input_size", "options", "center", "freeze"))
+    _known_keys(where, config, ("backbone", "input_size", "options", "statistics_group", "center", "freeze"))
     backbone = config.get("backbone", "resnet50")
     if backbone not in BACKBONES:
         raise UsageError(f"{where}.backbone is {backbone!r}: choose one of {', '.join(BACKBONES)}")
     options = dict(config.get("options", {}))
     structure = BACKBONES[backbone]
     if backbone == "resnet_small":
-        allowed = tuple(field.name for field in dataclasses.fields(ResNetSettings))
+        allowed = tuple(field.name for field in dataclasses.fields(ResNetSettings) if field.name != "statistics_group")
     else:
         # The published networks have fixed structures; only how they start may vary.
         allowed = ("zero_init_last",) if backbone in RESNETS else ()
@@ -133,6 +133,10 @@ def _image(config: Mapping[str, Any]) -> ImageSettings:
     structure = dataclasses.replace(structure, **_checked_options(options, structure, f"{where}.options"))
     if isinstance(structure, ResNetSettings):
         _check_resnet(structure, f"{where}.options")
+    group = config.get("statistics_group", 0)
+    if type(group) is not int or group < 0:
+        raise UsageError(f"{where}.statistics_group is {group!r}: give a number of images, or 0 for the whole batch")
+    structure = dataclasses.replace(structure, statistics_group=group)
     return ImageSettings(
         backbone=backbone,
         structure=structure,

@@ -5,6 +5,7 @@ anything. Here every value is checked against `configs/afloc.py` (names and type
 names); every error says key, value and what is allowed.
 """
 
+import importlib.util
 import json
 import math
 import os
@@ -65,6 +66,7 @@ RULES: dict[str, Rule] = {
     "model.projection_dim": _POSITIVE,
     "model.image.backbone": _one_of(*BACKBONES),
     "model.image.input_size": (lambda value: value >= 32, "32 or greater (the encoder divides the side by 32)"),
+    "model.image.statistics_group": _NOT_NEGATIVE,
     "model.text.last_layers": _POSITIVE,
     "model.text.merge_layers": _one_of("sum", "mean"),
     "model.text.merge_pieces": _one_of("sum", "mean"),
@@ -91,6 +93,8 @@ RULES: dict[str, Rule] = {
     "training.epochs": _NOT_NEGATIVE,
     "training.steps": _NOT_NEGATIVE,
     "training.precision": _one_of("float32", "bfloat16"),
+    "training.micro_batch": _NOT_NEGATIVE,
+    "training.remat": _one_of("none", "blocks", "full"),
     "training.log_every": _POSITIVE,
     "training.validate_every": _NOT_NEGATIVE,
     "training.keep_best": _POSITIVE,
@@ -112,6 +116,44 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value
+
+
+def load_module(path: Path) -> Any:
+    """A config or sweep file as a Python module; whatever it raises goes through."""
+    specification = importlib.util.spec_from_file_location(f"afloc_{path.stem}", path)
+    assert specification is not None and specification.loader is not None  # a path always has a loader
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def load(path: Path, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
+    """The config of a file such as configs/demo.py with some values replaced ("optimizer.lr": 1e-4).
+
+    Raises:
+        UsageError: no such file, a file that fails, or a key that it does not have.
+    """
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file; configs/afloc.py is one")
+    try:
+        config = load_module(path).get_config()
+    except Exception as error:
+        raise UsageError(f"{path}: {type(error).__name__}: {error}; it must define get_config()") from error
+    for key, value in (overrides or {}).items():
+        override(config, key, value)
+    return config
+
+
+def override(config: ConfigDict, key: str, value: Any) -> None:
+    """Set a dotted key in place; `validate` says later what type and range it must have. Raises UsageError."""
+    section, _, last = key.rpartition(".")
+    target: Any = config
+    for part in section.split(".") if section else ():
+        target = target.get(part) if isinstance(target, ConfigDict) else None
+    if not isinstance(target, ConfigDict) or (last not in target and not is_free(key)):
+        raise UsageError(f"config.{key}: unknown key")
+    with config.unlocked(), target.ignore_type():
+        target[last] = value
 
 
 def resolve(config: ConfigDict) -> dict[str, Any]:
@@ -192,6 +234,12 @@ def _check_together(config: ConfigDict, device_count: int) -> None:
     if group and (group < 2 or batch_size % group):
         raise UsageError(
             f"config.loss.contrast_group = {group}: must be 0 (the whole batch) or at least 2 and a divisor of "
+            f"config.training.batch_size = {batch_size}"
+        )
+    images = config.model.image.statistics_group
+    if images and batch_size % images:
+        raise UsageError(
+            f"config.model.image.statistics_group = {images}: must be 0 (the whole batch) or a divisor of "
             f"config.training.batch_size = {batch_size}"
         )
     if config.loss.low_rank:

@@ -25,9 +25,14 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def batch_axes(mesh: Mesh) -> tuple[str, ...]:
+    """The axes that a batch's first dimension is split over: all of them."""
+    return tuple(mesh.axis_names)
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """The sharding of a batch: split along its first axis."""
-    return NamedSharding(mesh, PartitionSpec(AXIS))
+    return NamedSharding(mesh, PartitionSpec(batch_axes(mesh)))
 
 
 def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

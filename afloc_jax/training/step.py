@@ -12,13 +12,12 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 from ml_collections import ConfigDict
 
-from afloc_jax.levels import TokenBatch
 from afloc_jax.losses import ContrastiveLosses, contrastive_losses
-from afloc_jax.models import AFLoc, trainable
+from afloc_jax.models import AFLoc
+from afloc_jax.training.gradients import Batch, build_gradient, token_batch
 from afloc_jax.training.mesh import replicated
 from afloc_jax.training.optimizer import Schedule
 
-Batch = Mapping[str, Array]
 Metrics = dict[str, Array]
 
 
@@ -51,11 +50,6 @@ def new_state(variables: Mapping[str, Any], direction: optax.GradientTransformat
     )
 
 
-def token_batch(batch: Batch) -> TokenBatch:
-    """The text side of a batch (docs/architecture.md)."""
-    return TokenBatch(**{field: batch[field] for field in TokenBatch.__dataclass_fields__})
-
-
 def _loss_metrics(losses: ContrastiveLosses) -> Metrics:
     return {"loss": losses.total, **{f"loss/{level}": loss for level, loss in losses.levels.items()}}
 
@@ -65,9 +59,10 @@ def build_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Compile-ready `train_step(state, batch) -> (state, metrics)`; the state that goes in is used up.
 
-    The batch is global: batch statistics and the contrast see all of it, on however many devices it lies. Dropout
-    follows from the seed and the step. Metrics: loss, loss/<level> of the levels that are on, grad_norm (global, before
-    clipping, of the parameters that train), learning_rate, finite.
+    The batch is global: batch statistics and the contrast see all of it, on however many devices it lies (unless
+    `statistics_group`, `contrast_group` or `micro_batch` say otherwise). Dropout follows from the seed and the step.
+    Metrics: loss, loss/<level> of the levels that are on, grad_norm (global, before clipping, of the parameters that
+    train), learning_rate, finite.
 
     Args:
         config: the whole config; `model`, `loss` and `seed` are read.
@@ -75,33 +70,17 @@ def build_train_step(
         schedule: of `optimizer.build_schedule`.
     """
 
+    gradient_of = build_gradient(model, config, mesh)
+
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         dropout = jax.random.fold_in(jax.random.key(config.seed), state.step)
-        trains = trainable(state.params, config.model)
-
-        def loss_of(params: Any) -> tuple[Float[Array, ""], tuple[ContrastiveLosses, Any]]:
-            # Frozen leaves are constants: no backward pass is computed for them and the norm does not see them.
-            params = jax.tree.map(lambda leaf, train: leaf if train else jax.lax.stop_gradient(leaf), params, trains)
-            variables = {"params": params, "batch_stats": state.batch_stats}
-            (image, text), updates = model.apply(
-                variables,
-                batch["image"],
-                token_batch(batch),
-                train=True,
-                mutable=["batch_stats"],
-                rngs={"dropout": dropout},
-                with_factors=config.loss.low_rank,
-            )
-            losses = contrastive_losses(image, text, config.loss, mesh=mesh)
-            return losses.total, (losses, updates.get("batch_stats", state.batch_stats))
-
-        (loss, (losses, batch_stats)), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        losses, batch_stats, gradient = gradient_of(state.params, state.batch_stats, batch, dropout)
         grad_norm = optax.tree.norm(gradient)
         rate = schedule(state.step) * state.rate_scale
         descent, optimizer_state = direction.update(gradient, state.optimizer_state, state.params)
         params = jax.tree.map(lambda leaf, change: leaf - (rate * change).astype(leaf.dtype), state.params, descent)
 
-        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        finite = jnp.isfinite(losses.total) & jnp.isfinite(grad_norm)
         healthy = state.healthy & finite
         stepped = TrainState(state.step + 1, params, batch_stats, optimizer_state, state.rate_scale, healthy)
         state = jax.tree.map(

@@ -6,7 +6,6 @@ the run's folder. See configs/sweeps/levels.py.
 
 import csv
 import dataclasses
-import importlib.util
 import io
 import json
 import os
@@ -48,12 +47,8 @@ def load_runs(path: Path, config: ConfigDict) -> list[Run]:
     """
     if not path.is_file():
         raise UsageError(f"--sweep={path}: no such file; configs/sweeps/levels.py is an example")
-    specification = importlib.util.spec_from_file_location("afloc_sweep", path)
-    assert specification is not None and specification.loader is not None  # for a path that ends in .py or not
-    module = importlib.util.module_from_spec(specification)
     try:
-        specification.loader.exec_module(module)
-        yielded = list(module.sweep(config))
+        yielded = list(settings.load_module(path).sweep(config))
     except Exception as error:
         raise UsageError(f"--sweep={path}: {type(error).__name__}: {error}; it must define sweep(config)") from error
     runs: list[Run] = []
@@ -76,14 +71,10 @@ def _run(path: Path, config: ConfigDict, overrides: dict[str, Any]) -> Run:
         raise UsageError(f"--sweep={path}: {name!r} is no folder name; use letters, digits and . _ + = , -")
     changed = config.copy_and_resolve_references()
     for key, value in changes.items():
-        section, _, last = key.rpartition(".")
-        target = changed
-        for part in section.split(".") if section else ():
-            target = target.get(part) if isinstance(target, ConfigDict) else None
-        if not isinstance(target, ConfigDict) or (last not in target and not settings.is_free(key)):
-            raise UsageError(f"--sweep={path}: run {name}: config.{key}: unknown key")
-        with changed.unlocked(), target.ignore_type():  # the validation below says what type it must be
-            target[last] = value
+        try:
+            settings.override(changed, key, value)
+        except UsageError as error:
+            raise UsageError(f"--sweep={path}: run {name}: {error}") from error
     try:
         settings.validate(changed)
     except UsageError as error:

@@ -1,5 +1,7 @@
 """Image backbones against plain PyTorch with the same weights: features, gradients, running statistics."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ import torch
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from reference.torch_resnet import TorchDenseNet, TorchImageEncoder, TorchResNet, torch_backbone
 
+from afloc_jax.errors import UsageError
 from afloc_jax.models import build
 from afloc_jax.models.afloc import ImageEncoder
 from afloc_jax.models.bert import BertSettings
@@ -262,3 +265,30 @@ def test_exported_weights_run_alike_in_pytorch():
     x = images(2).astype(np.float32)
     apply = jax.jit(lambda v, x: build(settings).apply(v, x, method="encode_image"))
     assert_levels_equal(apply(variables, x), theirs(replicated(x)), 1e-5)
+
+
+@pytest.mark.parametrize("kind", ["basic", "dense"])
+def test_statistics_of_groups_are_those_of_batches_of_their_own(kind):
+    """Outputs of each group as if it were alone; running statistics are the mean of what each would leave behind."""
+    images = np.random.default_rng(0).integers(0, 256, (6, SIDE, SIDE), dtype=np.uint8)
+
+    def encoder(group):
+        structure = dataclasses.replace(MINIATURES[kind][0], statistics_group=group)
+        return ImageEncoder(ImageSettings(structure=structure, input_size=SIDE, center=True), WIDTH)
+
+    variables = jax.jit(encoder(0).init)(jax.random.key(0), images)
+
+    def run(group, images):
+        apply = encoder(group).apply
+        return jax.jit(lambda *inputs: apply(*inputs, train=True, mutable=["batch_stats"]))(variables, images)
+
+    levels, updates = run(2, images)
+    parts = [run(0, images[start : start + 2]) for start in (0, 2, 4)]
+    for name in ("shallow", "deep"):
+        expected = np.concatenate([getattr(part[0], name) for part in parts])
+        np.testing.assert_allclose(getattr(levels, name), expected, rtol=1e-3, atol=1e-3)
+        assert np.abs(getattr(run(0, images)[0], name) - expected).max() > 0.1
+    expected = jax.tree.map(lambda *leaves: sum(leaves) / 3, *(part[1] for part in parts))
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5), updates, expected)
+    with pytest.raises(UsageError, match="statistics_group is 2 but the batch has 5 images"):
+        run(2, images[:5])

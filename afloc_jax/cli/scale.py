@@ -1,0 +1,73 @@
+"""Commands about pods: compile."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from afloc_jax.cli.arguments import add_command, count, setting
+
+
+def add_compile(commands) -> None:
+    command = add_command(
+        commands,
+        "compile",
+        "does this run fit that pod? the training step compiled for it, no accelerator needed",
+        "afloc compile --config configs/afloc.py --topology v5e:16x16 --global_batch 16384\n\n"
+        'TPU topologies need the TPU compiler, pip install "jax[tpu]", and no TPU; cpu:N needs nothing.\n'
+        "Exit status 1 where it does not fit.",
+        _run_compile,
+    )
+    command.add_argument("--config", type=Path, required=True, metavar="FILE", help="as for launch.py")
+    command.add_argument(
+        "--topology", required=True, metavar="KIND:SHAPE", help="v5e:16x16, v6e:16x16, v5p:8x8x8, v4:4x4x4, cpu:8"
+    )
+    size = command.add_mutually_exclusive_group()
+    size.add_argument(
+        "--global_batch", type=count, default=0, metavar="B", help="pairs over all chips (default: the config's)"
+    )
+    size.add_argument("--largest", action="store_true", help="search for the largest global batch that fits")
+    command.add_argument(
+        "--set",
+        action="append",
+        type=setting,
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a value of the config, such as loss.low_rank=true; repeatable",
+    )
+    command.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _run_compile(given: argparse.Namespace) -> int:
+    from afloc_jax.training import ahead_of_time
+
+    ahead_of_time.prepare_platform(given.topology)  # before anything imports JAX
+    from afloc_jax.training.config import load, validate
+
+    config = load(given.config, dict(given.set))
+    if given.global_batch:
+        config.training.batch_size = given.global_batch
+    validate(config)
+    report = (
+        ahead_of_time.largest_batch(config, given.topology)
+        if given.largest
+        else ahead_of_time.compile_step(config, given.topology)
+    )
+    print(json.dumps(report, indent=2) if given.json else _described(report))
+    return 0 if report["fits"] else 1
+
+
+def _described(report: dict[str, Any]) -> str:
+    def gib(key: str) -> str:
+        value = report.get(key)
+        return "unknown" if value is None else f"{value / 2**30:.2f} GiB"
+
+    limit = "" if report["limit_bytes_per_chip"] is None else f" of {gib('limit_bytes_per_chip')}"
+    lines = [
+        f"{report['topology']}, {report['chips']} chips, global batch {report['global_batch']}: "
+        f"{'fits' if report['fits'] else 'DOES NOT FIT'}, {gib('peak_bytes_per_chip')}{limit} a chip",
+        f"arguments {gib('argument_bytes_per_chip')}, temporary {gib('temporary_bytes_per_chip')}",
+    ]
+    if report["collectives"]:
+        lines.append("collectives: " + ", ".join(f"{name} {count}" for name, count in report["collectives"].items()))
+    return "\n".join(lines)

@@ -1,0 +1,174 @@
+"""Does a run fit a pod? The whole training step, compiled for devices that are not there.
+
+`TPU:` topologies are compiled by the TPU compiler of `jax[tpu]`, which needs no TPU; `cpu:N` by the one for this
+machine, split over N devices. What is compiled is what launch.py would run: the same model, loss, optimiser, shardings.
+"""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from afloc_jax.errors import UsageError, UserError
+
+GIB = 2**30
+# Memory of a chip that programs may use, as the compiler's own refusals state it ("... of 15.75G hbm").
+HBM_BYTES = {"v5e": int(15.75 * GIB), "v6e": int(31.25 * GIB), "v5p": int(95.74 * GIB), "v4": int(30.75 * GIB)}
+_ACCELERATORS = {"v5e": "v5litepod-16", "v6e": "v6e-16", "v5p": "v5p-16", "v4": "v4-16"}
+_COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
+_COLLECTIVE = re.compile(rf" ({'|'.join(_COLLECTIVES)})(?:-start)?\(")
+_USED = re.compile(r"[Uu]sed ([\d.]+)([KMG]) of ([\d.]+)([KMG]) hbm")
+_BYTES = {"K": 2**10, "M": 2**20, "G": GIB}
+
+
+def prepare_platform(topology: str) -> None:
+    """Set what JAX reads when it starts; call before JAX is imported. Raises UsageError for a malformed topology."""
+    kind, _, shape = topology.partition(":")
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    if kind == "cpu":
+        if not shape.isdigit() or int(shape) < 1:
+            raise UsageError(f"--topology {topology}: write cpu:N with the number of devices, e.g. cpu:8")
+        given = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{given} --xla_force_host_platform_device_count={shape}".strip()
+        return
+    if kind not in HBM_BYTES or not re.fullmatch(r"\d+(x\d+){1,2}", shape):
+        raise UsageError(f"--topology {topology}: write v5e:16x16, v6e:16x16, v5p:8x8x8, v4:4x4x4 or cpu:8")
+    # The TPU library would otherwise ask the cloud which machine this is.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", _ACCELERATORS[kind])
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    # Nothing is driven, so several of these may run at once, beside a process that does own a TPU.
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "true")
+
+
+def topology_devices(topology: str) -> list[Any]:
+    """The devices of a topology, none of which need to exist. Raises UserError where its compiler is missing."""
+    import jax
+    from jax.experimental import topologies
+
+    kind, _, shape = topology.partition(":")
+    if kind == "cpu":
+        devices = jax.devices("cpu")
+        if len(devices) < int(shape):
+            raise UserError(f"--topology {topology}: JAX started with {len(devices)} devices; use a new process")
+        return devices[: int(shape)]
+    try:
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
+    except Exception as error:
+        first = (str(error).splitlines() or [""])[0]
+        raise UserError(
+            f"--topology {topology}: no such topology, or no TPU compiler ({first}); "
+            'the compiler comes with pip install "jax[tpu]" and needs no TPU'
+        ) from error
+
+
+def compile_step(config: Any, topology: str, global_batch: int = 0) -> dict[str, Any]:
+    """Compile the training step of `config` and say what it takes.
+
+    Args:
+        config: as launch.py takes it. The vocabulary size is `model.text.bert.vocab_size`, or BERT's.
+        topology: as `prepare_platform` got it.
+        global_batch: pairs over all chips; 0: `training.batch_size`.
+
+    Returns:
+        topology, chips, global_batch, fits, peak_bytes_per_chip, argument_bytes_per_chip, temporary_bytes_per_chip,
+        limit_bytes_per_chip (None for cpu), collectives {name: count} (places in the program: one inside a loop counts
+        once), flops_per_chip as the compiler counts them (a loop's body once).
+
+    Raises:
+        UserError: the batch does not divide over the chips, or the compiler fails for another reason than memory.
+    """
+    config = config.copy_and_resolve_references()
+    config.training.batch_size = global_batch or config.training.batch_size
+    devices = topology_devices(topology)
+    if config.training.batch_size % len(devices):
+        raise UsageError(f"a global batch of {config.training.batch_size} does not divide over {len(devices)} chips")
+    limit = HBM_BYTES.get(topology.partition(":")[0])
+    report: dict[str, Any] = {
+        "topology": topology,
+        "chips": len(devices),
+        "global_batch": config.training.batch_size,
+        "limit_bytes_per_chip": limit,
+    }
+    try:
+        compiled = _lower(config, devices).compile()
+    except Exception as error:
+        if not (used := _USED.search(str(error))):
+            raise UserError(f"the compiler refused: {(str(error).splitlines() or [''])[0]}") from error
+        needed = int(float(used[1]) * _BYTES[used[2]])
+        unknown: dict[str, Any] = {"argument_bytes_per_chip": None, "temporary_bytes_per_chip": None, "collectives": {}}
+        return report | {"fits": False, "peak_bytes_per_chip": needed} | unknown
+    memory = compiled.memory_analysis()
+    arguments, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
+    # What is donated comes out where it went in; the rest of the output is new.
+    peak = arguments + temporary + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return report | {
+        "fits": limit is None or peak <= limit,
+        "peak_bytes_per_chip": peak,
+        "argument_bytes_per_chip": arguments,
+        "temporary_bytes_per_chip": temporary,
+        "flops_per_chip": (compiled.cost_analysis() or {}).get("flops"),
+        "collectives": dict(Counter(_COLLECTIVE.findall(compiled.as_text()))),
+    }
+
+
+def largest_batch(config: Any, topology: str, most: int = 2**20) -> dict[str, Any]:
+    """The report of the largest power-of-two multiple of the chips that fits, found by doubling and bisection.
+
+    Returns the report of `compile_step`, or the smallest one's where nothing fits.
+    """
+    chips = len(topology_devices(topology))
+    low, high = 0, 1  # pairs per chip: the largest that fits, the smallest that does not
+    best = compile_step(config, topology, chips)
+    if not best["fits"]:
+        return best
+    low, high = 1, 2
+    while chips * high <= most and (report := compile_step(config, topology, chips * high))["fits"]:
+        best, low, high = report, high, 2 * high
+    while high - low > max(1, low // 8):
+        middle = (low + high) // 2
+        report = compile_step(config, topology, chips * middle)
+        if report["fits"]:
+            best, low = report, middle
+        else:
+            high = middle
+    return best
+
+
+def _lower(config: Any, devices: list[Any]) -> Any:
+    import jax
+    import jax.numpy as jnp
+
+    from afloc_jax.levels import TokenBatch
+    from afloc_jax.models import build, trainable
+    from afloc_jax.training.mesh import batch_sharding, build_mesh, replicated
+    from afloc_jax.training.optimizer import build_direction, build_schedule, freeze
+    from afloc_jax.training.step import build_train_step, new_state
+    from afloc_jax.training.train import PRECISIONS
+    from afloc_jax.weights.folder import IMAGE_SIZE
+
+    mesh = build_mesh(devices)
+    pairs, slots = config.training.batch_size, config.data.max_tokens
+    side = config.data.builder.get("image_size", IMAGE_SIZE)
+    model = build(config.model, dtype=PRECISIONS[config.training.precision])
+    few, one = jnp.zeros((1, 4), jnp.int32), jnp.ones(1, jnp.int32)
+    like = jnp.zeros((1, side, side), jnp.uint8), TokenBatch(few, few, few, one, one)
+    variables = jax.eval_shape(build(config.model).init, jax.random.key(0), *like)
+    direction = freeze(build_direction(config.optimizer), trainable(variables["params"], config.model))
+    state = jax.eval_shape(lambda variables: new_state(variables, direction), variables)
+
+    def placed(tree: Any, sharding: Any) -> Any:
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
+
+    numbers = {"token_ids": slots, "word_ids": slots, "sentence_ids": slots, "word_count": 0, "sentence_count": 0}
+    batch: Mapping[str, Any] = {
+        "image": jax.ShapeDtypeStruct((pairs, side, side), jnp.uint8),
+        **{
+            name: jax.ShapeDtypeStruct((pairs, length) if length else (pairs,), jnp.int32)
+            for name, length in numbers.items()
+        },
+    }
+    schedule = build_schedule(config.optimizer, 1000, config.training.steps or 1000 * config.training.epochs)
+    step: Any = build_train_step(model, config, direction, schedule, mesh)  # what jit returns
+    return step.lower(placed(state, replicated(mesh)), placed(batch, batch_sharding(mesh)))

@@ -1,0 +1,156 @@
+"""Losses of a batch and their gradient: in one go, or encoded in chunks with one exact loss (gradient caching).
+
+The contrast needs every embedding of the batch at once, the encoders do not. With `training.micro_batch` m the step
+encodes m pairs at a time without keeping anything for a backward pass, computes the loss and its gradient with respect
+to the embeddings of the whole batch, and encodes each chunk again to pull that gradient back to the parameters
+(GradCache, Gao et al., arXiv 2101.06983). Memory follows m, plus the embeddings of the batch; the encoders' forward
+pass is paid twice.
+
+The gradient is the one-shot gradient wherever a chunk's outputs do not depend on the rest of the batch. Batch
+normalisation makes them depend on it: in chunks the statistics are those of each chunk, so both ways agree exactly
+where `model.image.statistics_group` divides a device's share of a chunk (or the image encoder is frozen). Running
+statistics take the mean over chunks. Dropout draws other masks in chunks.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
+from ml_collections import ConfigDict
+
+from afloc_jax.errors import UsageError
+from afloc_jax.levels import ImageLevels, TextLevels, TokenBatch
+from afloc_jax.losses import ContrastiveLosses, contrastive_losses
+from afloc_jax.models import AFLoc, trainable
+from afloc_jax.training.mesh import batch_axes
+
+Batch = Mapping[str, Array]
+
+# What is kept for the backward pass of the encoders; the rest is computed again.
+REMAT_POLICIES: dict[str, Any] = {
+    "none": None,  # keep everything
+    "blocks": jax.checkpoint_policies.save_only_these_names("block"),  # outputs of residual blocks and BERT's layers
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+class Result(NamedTuple):
+    """Of one batch: losses, the batch statistics afterwards, the gradient of the total with respect to parameters."""
+
+    losses: ContrastiveLosses
+    batch_stats: Any
+    gradient: Any
+
+
+class _Embeddings(NamedTuple):
+    """What the losses need of a chunk and differentiate; `shallow` holds unprojected features with `low_rank`."""
+
+    shallow: Array
+    deep: Array
+    whole: Array
+    words: Array
+    sentences: Array
+    report: Array
+
+
+def token_batch(batch: Batch) -> TokenBatch:
+    """The text side of a batch (docs/architecture.md)."""
+    return TokenBatch(**{field: batch[field] for field in TokenBatch.__dataclass_fields__})
+
+
+def build_gradient(model: AFLoc, config: ConfigDict, mesh: Mesh) -> Callable[[Any, Any, Batch, Any], Result]:
+    """`gradient(params, batch_stats, batch, dropout key) -> Result`, to be called under jit.
+
+    Frozen leaves are constants: no backward pass is computed for them and their gradient is 0.
+    """
+    low_rank, micro = config.loss.low_rank, config.training.micro_batch
+
+    def encode(params: Any, batch_stats: Any, batch: Batch, key: Any) -> tuple[_Embeddings, Any]:
+        trains = trainable(params, config.model)
+        params = jax.tree.map(lambda leaf, train: leaf if train else jax.lax.stop_gradient(leaf), params, trains)
+        (image, text), updates = model.apply(
+            {"params": params, "batch_stats": batch_stats},
+            batch["image"],
+            token_batch(batch),
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": key},
+            with_factors=low_rank,
+        )
+        shallow = image.shallow_factors[0] if low_rank else image.shallow
+        embeddings = _Embeddings(shallow, image.deep, image.whole, text.words, text.sentences, text.report)
+        return embeddings, updates.get("batch_stats", batch_stats)
+
+    policy = REMAT_POLICIES[config.training.remat]
+    if policy is not None:
+        encode = jax.checkpoint(encode, policy=policy)
+
+    def losses(embeddings: _Embeddings, params: Any, batch: Batch) -> ContrastiveLosses:
+        factors = (embeddings.shallow, _kernel(params)) if low_rank else None
+        image = ImageLevels(embeddings.shallow, embeddings.deep, embeddings.whole, factors)
+        counts = batch["word_count"], batch["sentence_count"]
+        text = TextLevels(embeddings.words, embeddings.sentences, embeddings.report, *counts)
+        return contrastive_losses(image, text, config.loss, mesh=mesh)
+
+    def one_shot(params: Any, batch_stats: Any, batch: Batch, key: Any) -> Result:
+        def loss(params: Any) -> tuple[Array, tuple[ContrastiveLosses, Any]]:
+            embeddings, updated = encode(params, batch_stats, batch, key)
+            found = losses(embeddings, params, batch)
+            return found.total, (found, updated)
+
+        (_, (found, updated)), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+        return Result(found, updated, gradient)
+
+    def cached(params: Any, batch_stats: Any, batch: Batch, key: Any) -> Result:
+        pairs = len(batch["image"])
+        if pairs % micro or micro % mesh.size:
+            raise UsageError(
+                f"training.micro_batch is {micro}: it must divide the batch of {pairs} and be a multiple of the "
+                f"{mesh.size} devices"
+            )
+        chunks = pairs // micro
+        parts = {name: _split(array, chunks, mesh) for name, array in batch.items()}
+        keys = jax.vmap(lambda number: jax.random.fold_in(key, number))(jnp.arange(chunks))
+
+        embeddings, updated = jax.lax.map(lambda part: encode(params, batch_stats, *part), (parts, keys))
+        whole = jax.tree.map(lambda leaf: _joined(leaf, mesh), embeddings)
+
+        def loss(embeddings: _Embeddings, params: Any) -> tuple[Array, ContrastiveLosses]:
+            found = losses(embeddings, params, batch)
+            return found.total, found
+
+        # The loss meets the parameters directly only in the kernel of a low-rank word level.
+        (_, found), (d_whole, start) = jax.value_and_grad(loss, (0, 1), has_aux=True)(whole, params)
+
+        def add(gradient: Any, chunk: Any) -> tuple[Any, None]:
+            part, key, d_embeddings = chunk
+            _, pull_back = jax.vjp(lambda params: encode(params, batch_stats, part, key)[0], params)
+            return jax.tree.map(jnp.add, gradient, pull_back(d_embeddings)[0]), None
+
+        d_parts = jax.tree.map(lambda leaf: _split(leaf, chunks, mesh), d_whole)
+        gradient, _ = jax.lax.scan(add, start, (parts, keys, d_parts))
+        return Result(found, jax.tree.map(lambda leaf: leaf.mean(axis=0), updated), gradient)
+
+    return cached if micro else one_shot
+
+
+def _kernel(params: Any) -> Array:
+    return params["image_encoder"]["project_shallow"]["kernel"]
+
+
+def _split(array: Array, chunks: int, mesh: Mesh) -> Array:
+    """[B, ...] -> [chunks, m, ...]: every device works on pairs of its own in every chunk, so nothing moves."""
+    array = array.reshape(mesh.size, chunks, -1, *array.shape[1:])
+    array = jnp.moveaxis(array, 1, 0).reshape(chunks, -1, *array.shape[3:])
+    return jax.lax.with_sharding_constraint(array, NamedSharding(mesh, PartitionSpec(None, batch_axes(mesh))))
+
+
+def _joined(parts: Array, mesh: Mesh) -> Array:
+    """The inverse of `_split`."""
+    chunks = len(parts)
+    array = jnp.moveaxis(parts.reshape(chunks, mesh.size, -1, *parts.shape[2:]), 1, 0)
+    array = array.reshape(-1, *parts.shape[2:])
+    return jax.lax.with_sharding_constraint(array, NamedSharding(mesh, PartitionSpec(batch_axes(mesh))))

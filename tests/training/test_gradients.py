@@ -1,0 +1,98 @@
+"""The gradient encoded in chunks, or with less kept for the backward pass, against the one-shot gradient."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from afloc_jax.errors import UsageError
+from afloc_jax.models import build
+from afloc_jax.training.gradients import build_gradient
+from afloc_jax.training.mesh import build_mesh, place_batch, replicate
+from afloc_jax.training.train import _initial_variables, _with_vocabulary
+from data_pipelines.batches import config_tokenizer, training_batches
+from tests.training.conftest import records, tiny_config
+
+
+def gradient(devices=2, **changes):
+    """`(Result, compiled program)` of the tiny run's first batch of eight pairs in float64, without dropout."""
+    source, config = records(24, seed=1), tiny_config()
+    config.model.text.bert.update(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    for key, value in changes.items():
+        section, _, last = key.rpartition(".")
+        target = config
+        for part in section.split("."):
+            target = target[part]
+        target[last] = value
+    tokenizer = config_tokenizer(source, config)
+    config = _with_vocabulary(config, tokenizer)
+    mesh = build_mesh(jax.devices()[:devices])
+    batch = place_batch(training_batches(source, config, tokenizer=tokenizer).batch_at(0), mesh)
+    with jax.enable_x64(True):
+        variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, np.float64), _initial_variables(config, 32))
+        variables = replicate(variables, mesh)
+        compute = jax.jit(build_gradient(build(config.model, dtype=jnp.float64), config, mesh))
+        inputs = variables["params"], variables["batch_stats"], batch, jax.random.key(0)
+        compiled = compute.lower(*inputs).compile()
+        return jax.device_get(compiled(*inputs)), compiled
+
+
+def assert_same(found, expected, tolerance=1e-9):
+    """Losses, statistics and gradients, the latter relative to each leaf's largest value."""
+    np.testing.assert_allclose(found.losses.total, expected.losses.total, rtol=tolerance)
+    jax.tree.map(
+        lambda one, other: np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance),
+        found.batch_stats,
+        expected.batch_stats,
+    )
+    largest = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(expected.gradient))
+    for one, other in zip(jax.tree.leaves(found.gradient), jax.tree.leaves(expected.gradient), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=tolerance * largest)
+
+
+@pytest.mark.parametrize("micro_batch", [4, 2])
+def test_a_gradient_in_chunks_is_the_one_shot_gradient(micro_batch):
+    """Two devices; batch statistics of groups that lie within a device's share of a chunk."""
+    groups = {"model.image.statistics_group": micro_batch // 2}
+    expected, _ = gradient(**groups)
+    found, _ = gradient(**groups, **{"training.micro_batch": micro_batch})
+    assert_same(found, expected)
+
+
+def test_a_gradient_in_chunks_reaches_the_kernel_of_a_low_rank_word_level():
+    options = {"model.image.statistics_group": 2, "loss.low_rank": True}
+    expected, _ = gradient(devices=1, **options)
+    found, _ = gradient(devices=1, **options, **{"training.micro_batch": 2})
+    assert_same(found, expected)
+    kernel = found.gradient["image_encoder"]["project_shallow"]["kernel"]
+    assert float(np.abs(kernel).max()) > 0
+
+
+def test_chunks_without_statistics_of_their_own_differ_by_the_batch_norm():
+    """What the module says of batch statistics is so: in chunks they are those of each chunk."""
+    expected, _ = gradient(devices=1)
+    found, _ = gradient(devices=1, **{"training.micro_batch": 4})
+    assert abs(float(found.losses.total - expected.losses.total)) > 1e-3
+    same, _ = gradient(devices=1, **{"training.micro_batch": 4, "model.image.statistics_group": 4})
+    assert_same(found, same)
+
+
+@pytest.mark.parametrize("remat", ["blocks", "full"])
+def test_computing_activations_again_changes_no_number(remat):
+    expected, _ = gradient(devices=1)
+    found, _ = gradient(devices=1, **{"training.remat": remat})
+    assert_same(found, expected)
+
+
+def test_less_is_held_in_chunks_and_with_activations_computed_again():
+    """Bytes of temporaries of the compiled gradient, 16 pairs of 64 x 64 pixels."""
+    options = {"training.batch_size": 16, "model.image.input_size": 64, "model.image.statistics_group": 2}
+    changes = [{}, {"training.micro_batch": 2}, {"training.remat": "full"}]
+    held = [gradient(devices=1, **options, **change)[1].memory_analysis().temp_size_in_bytes for change in changes]
+    assert held[1] < 0.7 * held[0]
+    assert held[2] < held[0]
+
+
+def test_a_chunk_that_does_not_fit_is_said():
+    with pytest.raises(UsageError, match="micro_batch is 3: it must divide the batch of 8"):
+        gradient(devices=1, **{"training.micro_batch": 3})
