@@ -89,7 +89,7 @@ def test_less_is_held_in_chunks_and_with_activations_computed_again():
     options = {"training.batch_size": 16, "model.image.input_size": 64, "model.image.statistics_group": 2}
     changes = [{}, {"training.micro_batch": 2}, {"training.remat": "full"}]
     held = [gradient(devices=1, **options, **change)[1].memory_analysis().temp_size_in_bytes for change in changes]
-    assert held[1] < 0.7 * held[0]
+    assert held[1] < 0.8 * held[0]
     assert held[2] < held[0]
 
 
