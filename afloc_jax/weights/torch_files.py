@@ -1,0 +1,332 @@
+"""PyTorch's files (.ckpt, .pth, .pt, .bin; both formats) and .safetensors as NumPy arrays, without PyTorch.
+
+Tensors are views of the mapped file: what is not used (optimiser states, say) is never read. Nothing in a file is run
+(`afloc_jax.weights.pickles`) and nothing is unpacked, so the names inside an archive lead nowhere. What a file claims is
+checked against the bytes that it has before anything of that size is made.
+"""
+
+import json
+import math
+import struct
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from afloc_jax.errors import UserError
+from afloc_jax.weights import pickles
+
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of a file in the format before PyTorch 1.6
+_LEGACY_PROTOCOL = 1001
+_LONGEST_LINE = 65536  # bytes of a name in a pickle
+_SMALLEST_HEADER = 30  # bytes of a zip member's local header without its name and extra field
+
+_DTYPES: dict[str, Any] = {
+    "Double": np.float64,
+    "Float": np.float32,
+    "Half": np.float16,
+    "BFloat16": ml_dtypes.bfloat16,
+    "Long": np.int64,
+    "Int": np.int32,
+    "Short": np.int16,
+    "Char": np.int8,
+    "Byte": np.uint8,
+    "Bool": np.bool_,
+    "ComplexFloat": np.complex64,
+    "ComplexDouble": np.complex128,
+}
+# Storages without a type of their own: their elements are bytes.
+_STORAGES = {f"torch.{name}Storage": np.dtype(dtype) for name, dtype in _DTYPES.items()}
+_STORAGES |= {f"torch.storage.{name}": np.dtype(np.uint8) for name in ("UntypedStorage", "_UntypedStorage")}
+
+
+class UnreadableFile(UserError):
+    """A weights file that is damaged, of no known format, or claims what it does not hold."""
+
+
+class _StorageType(pickles.Unchanging):
+    """A storage class that a pickle mentions."""
+
+    __slots__ = ("dtype",)
+
+    def __init__(self, dtype: np.dtype):
+        self.dtype = dtype
+
+
+class _Storage(pickles.Unchanging):
+    """A block of elements; its bytes are known at once (zip) or after the pickle (legacy)."""
+
+    __slots__ = ("count", "data", "dtype")
+
+    def __init__(self, dtype: np.dtype, count: int, data: np.ndarray | None = None):
+        self.dtype, self.count, self.data = dtype, count, data
+
+
+class Tensor(pickles.Unchanging):
+    """A tensor of a file, not read yet.
+
+    Attributes:
+        shape, dtype: of the array that `array` returns.
+    """
+
+    __slots__ = ("_offset", "_storage", "_strides", "dtype", "shape")
+
+    def __init__(self, storage: _Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]):
+        self._storage, self._offset, self._strides = storage, offset, strides
+        self.shape, self.dtype = shape, storage.dtype
+
+    def array(self) -> np.ndarray:
+        """A read-only view of the mapped file. Raises UnreadableFile when it would reach beyond its storage."""
+        storage = self._storage
+        if storage.data is None:
+            raise UnreadableFile("a tensor's values are missing")
+        if 0 in self.shape:
+            return np.zeros(self.shape, self.dtype)
+        last = self._offset + sum((size - 1) * stride for size, stride in zip(self.shape, self._strides, strict=True))
+        if last >= len(storage.data):
+            raise UnreadableFile(
+                f"a tensor {list(self.shape)} reaches to element {last} of a storage of {len(storage.data)}"
+            )
+        steps = tuple(stride * self.dtype.itemsize for stride in self._strides)
+        return np.lib.stride_tricks.as_strided(storage.data[self._offset :], self.shape, steps, writeable=False)
+
+
+def read_file(path: str | Path) -> Any:
+    """Contents of a weights file: nested dicts, lists and plain values, with a `Tensor` in the place of each tensor
+    and a `pickles.Stub` in the place of any other object. A .safetensors file gives a flat dict of tensors.
+
+    Raises:
+        UnreadableFile: it is missing or damaged, of no known format, or claims what it does not hold; the message
+            names the file and says what to do.
+    """
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        with open(path, "rb") as file:
+            start = file.read(16)
+        if not size:
+            raise UnreadableFile("it is empty")
+        mapped = np.memmap(path, np.uint8, mode="r")
+        if start.startswith(b"PK"):
+            return _read_zip(path, mapped)
+        if start[8:9] == b"{":
+            return _read_safetensors(path, mapped)
+        if start.startswith(b"\x80"):
+            return _read_legacy(mapped)
+        raise UnreadableFile("neither a PyTorch file (.ckpt, .pth, .pt, .bin) nor a .safetensors one")
+    except UserError as error:
+        raise UnreadableFile(f"{path}: {error}; get the file again from where it was published") from None
+    except (OSError, zipfile.BadZipFile) as error:
+        raise UnreadableFile(f"{path}: not readable ({_reason(error)}); give a whole weights file") from None
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+# The format since PyTorch 1.6: a zip archive of one pickle and one member for each storage, none of them compressed
+
+
+def _read_zip(path: Path, mapped: np.ndarray) -> Any:
+    members = _members(path, mapped)
+    roots = [name.removesuffix("/data.pkl") for name in members if name.endswith("/data.pkl") and name.count("/") == 1]
+    if len(roots) != 1:
+        raise UnreadableFile("a zip archive, but not one that torch.save wrote (it has no data.pkl)")
+    root = roots[0]
+    if f"{root}/constants.pkl" in members:
+        raise UnreadableFile("a TorchScript program, not weights; save the state_dict() of the model instead")
+    if members.get(f"{root}/byteorder", np.zeros(0, np.uint8)).tobytes().strip() == b"big":
+        raise UnreadableFile(
+            "written on a big-endian machine, which is not supported; load and save it on a common one"
+        )
+    storages: dict[str, _Storage] = {}
+
+    def persistent(identity: Any) -> _Storage:
+        dtype, key, count = _storage_identity(identity)
+        if key not in storages:
+            block = members.get(f"{root}/data/{key}")
+            if block is None:
+                raise UnreadableFile(f"the values of storage {key!r} are missing")
+            if len(block) != count * dtype.itemsize:
+                raise UnreadableFile(
+                    f"storage {key!r} claims {count} elements of {dtype}, {count * dtype.itemsize} bytes, and has "
+                    f"{len(block)} bytes"
+                )
+            storages[key] = _Storage(dtype, count, block.view(dtype))
+        return storages[key]
+
+    return _unpickle(members[f"{root}/data.pkl"].tobytes(), persistent, len(mapped))
+
+
+def _members(path: Path, mapped: np.ndarray) -> dict[str, np.ndarray]:
+    """Views of the members' bytes by name. Names are keys here, never paths."""
+    with zipfile.ZipFile(path) as archive:
+        infos = [info for info in archive.infolist() if not info.is_dir()]
+    members: dict[str, np.ndarray] = {}
+    end_of_last = 0
+    for info in sorted(infos, key=lambda info: info.header_offset):
+        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.file_size != info.compress_size:
+            raise UnreadableFile(f"its member {info.filename!r} is compressed or encrypted, as torch.save never does")
+        header = mapped[info.header_offset : info.header_offset + _SMALLEST_HEADER].tobytes()
+        if len(header) < _SMALLEST_HEADER or not header.startswith(b"PK\x03\x04"):
+            raise UnreadableFile(f"its member {info.filename!r} is damaged")
+        name_length, extra_length = struct.unpack("<HH", header[26:30])
+        start = info.header_offset + _SMALLEST_HEADER + name_length + extra_length
+        if info.filename in members or info.header_offset < end_of_last or start + info.file_size > len(mapped):
+            raise UnreadableFile(f"its member {info.filename!r} lies over another one, or beyond the end of the file")
+        end_of_last = start + info.file_size
+        members[info.filename] = mapped[start:end_of_last]
+    return members
+
+
+# The format before: pickles one after the other, then the storages' bytes
+
+
+def _read_legacy(mapped: np.ndarray) -> Any:
+    # The map as a file; reading beyond its end gives what is there, however much a damaged length asks for.
+    file = _MappedFile(mapped)
+    if _next_pickle(file, None) != _LEGACY_MAGIC or _next_pickle(file, None) != _LEGACY_PROTOCOL:
+        raise UnreadableFile("a pickle that torch.save did not write")
+    about = _next_pickle(file, None)
+    if isinstance(about, dict) and about.get("little_endian") is False:
+        raise UnreadableFile(
+            "written on a big-endian machine, which is not supported; load and save it on a common one"
+        )
+    storages: dict[str, _Storage] = {}
+
+    def persistent(identity: Any) -> Any:
+        if isinstance(identity, tuple) and identity and identity[0] == "module":
+            return identity[1] if len(identity) > 1 else None  # a class and its source text; the class is a stub
+        dtype, key, count = _storage_identity(identity)
+        if count * dtype.itemsize > len(mapped):
+            raise UnreadableFile(f"storage {key!r} claims {count} elements of {dtype}, more than the file holds")
+        whole = storages.setdefault(key, _Storage(dtype, count))
+        view = identity[5] if len(identity) > 5 else None
+        if view is None:
+            return whole
+        raise UnreadableFile("storage views, which only PyTorch before 0.4 wrote; load and save it with a newer one")
+
+    contents = _next_pickle(file, persistent)
+    keys = _next_pickle(file, None)
+    if not isinstance(keys, list) or not all(isinstance(key, str | int) for key in keys):
+        raise UnreadableFile("the list of its storages is damaged")
+    if sorted(map(str, keys)) != sorted(storages):
+        raise UnreadableFile("the list of its storages does not fit its tensors")
+    position = file.tell()
+    for key in map(str, keys):
+        storage = storages[key]
+        start, size = position + 8, storage.count * storage.dtype.itemsize
+        position = start + size
+        if position > len(mapped):
+            raise UnreadableFile("cut short: the values of its last tensors are missing")
+        if int(mapped[start - 8 : start].view("<i8")[0]) != storage.count:
+            raise UnreadableFile(f"storage {key!r} does not have the {storage.count} elements that its tensors claim")
+        storage.data = mapped[start:position].view(storage.dtype)
+    return contents
+
+
+class _MappedFile:
+    """`read`, `readline` and `tell` over mapped bytes; no more is read than there is."""
+
+    def __init__(self, mapped: np.ndarray):
+        self._bytes, self._position = memoryview(mapped), 0
+
+    def read(self, count: int) -> bytes:
+        found = bytes(self._bytes[self._position : self._position + max(count, 0)])
+        self._position += len(found)
+        return found
+
+    def readline(self) -> bytes:
+        window = bytes(self._bytes[self._position : self._position + _LONGEST_LINE])
+        return self.read(window.find(b"\n") + 1 or len(window))
+
+    def tell(self) -> int:
+        return self._position
+
+    def between(self, start: int, stop: int) -> bytes:
+        return bytes(self._bytes[start:stop])
+
+    def __len__(self) -> int:
+        return len(self._bytes)
+
+
+def _next_pickle(file: _MappedFile, persistent: Any) -> Any:
+    start = file.tell()
+    pickles.check(file)
+    return _unpickle(file.between(start, file.tell()), persistent or _no_storage, len(file))
+
+
+def _no_storage(identity: Any) -> Any:
+    raise UnreadableFile("a tensor stands where none belongs")
+
+
+# Both formats
+
+
+def _storage_identity(identity: Any) -> tuple[np.dtype, str, int]:
+    """Type, name and number of elements of a storage, from its persistent id."""
+    if not isinstance(identity, tuple) or len(identity) < 5 or identity[0] != "storage":
+        raise UnreadableFile("a tensor without a storage")
+    kind, key, _, count = identity[1:5]
+    if not isinstance(kind, _StorageType):
+        raise UnreadableFile(f"a storage of an unknown type ({getattr(kind, 'path', 'not even a class')})")
+    if not isinstance(key, str | int) or type(count) is not int or count < 0:
+        raise UnreadableFile("a storage without a name or a size")
+    return kind.dtype, str(key), count
+
+
+def _unpickle(data: bytes, persistent: Any, file_size: int) -> Any:
+    def rebuild(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Tensor:
+        shape, strides = tuple(shape), tuple(strides)
+        if not isinstance(storage, _Storage) or len(shape) != len(strides):
+            raise UnreadableFile("a tensor without a storage or with a wrong shape")
+        if any(type(number) is not int or number < 0 for number in (offset, *shape, *strides)):
+            raise UnreadableFile("a tensor whose shape, strides and offset are not whole numbers")
+        elements = math.prod(shape)
+        if elements * storage.dtype.itemsize > file_size:
+            raise UnreadableFile(
+                f"a tensor {list(shape)} claims {elements * storage.dtype.itemsize} bytes, more than the whole file"
+            )
+        return Tensor(storage, offset, shape, strides)
+
+    functions = {
+        "torch._utils._rebuild_tensor_v2": rebuild,
+        "torch._utils._rebuild_tensor": rebuild,
+        "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
+        "torch._utils._rebuild_parameter_with_state": lambda tensor, *_: tensor,
+        "torch.Size": lambda sizes=(): tuple(sizes),
+    }
+    classes = {name: _StorageType(dtype) for name, dtype in _STORAGES.items()}
+    return pickles.load(data, functions, classes, persistent)
+
+
+# Safetensors
+
+_SAFETENSORS_DTYPES = {
+    **{"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "BOOL": np.bool_},
+    **{"I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8, "U8": np.uint8},
+}
+
+
+def _read_safetensors(path: Path, mapped: np.ndarray) -> dict[str, Tensor]:
+    """Views like those of the other formats; of bfloat16 too, for which the library's NumPy side has no type."""
+    try:
+        with safe_open(path, framework="numpy"):
+            pass  # the library has checked the header against the file
+    except (SafetensorError, ValueError) as error:
+        raise UnreadableFile(f"not readable as safetensors ({error})") from None
+    length = int(mapped[:8].view("<u8")[0])
+    header = json.loads(mapped[8 : 8 + length].tobytes())
+    tensors: dict[str, Tensor] = {}
+    for name, entry in header.items():
+        if name == "__metadata__" or entry["dtype"] not in _SAFETENSORS_DTYPES:
+            continue
+        dtype, shape = np.dtype(_SAFETENSORS_DTYPES[entry["dtype"]]), tuple(entry["shape"])
+        start, stop = (8 + length + offset for offset in entry["data_offsets"])
+        block = mapped[start:stop].view(dtype)
+        strides = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+        tensors[name] = Tensor(_Storage(dtype, len(block), block), 0, shape, strides)
+    return tensors
