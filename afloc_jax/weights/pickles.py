@@ -122,7 +122,7 @@ def load(
     """
     check(io.BytesIO(data))
     known = {**_ALLOWED, **classes, **{name: _Function(call) for name, call in functions.items()}}
-    stubs: dict[str, type[Stub]] = {}
+    stubs: dict[str, _Sealed] = {}
 
     class Unpickler(pickle.Unpickler):
         def find_class(self, module: str, name: str) -> Any:
@@ -156,10 +156,8 @@ def check(file: Any) -> None:
     """
     try:
         for opcode, argument, position in pickletools.genops(file):
-            if opcode.name in _MEMO and int(argument) > position:
-                raise DamagedPickle(
-                    f"its pickle numbers a memo slot {argument}, which no whole pickle of its size does"
-                )
+            if opcode.name in _MEMO and int(argument or 0) > (position or 0):
+                raise DamagedPickle(f"its pickle numbers a memo slot {argument}, beyond its own length")
     except UserError:
         raise
     except Exception as error:  # genops raises ValueError, but its readers also struct.error and others

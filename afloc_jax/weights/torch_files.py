@@ -1,14 +1,15 @@
 """PyTorch's files (.ckpt, .pth, .pt, .bin; both formats) and .safetensors as NumPy arrays, without PyTorch.
 
 Tensors are views of the mapped file: what is not used (optimiser states, say) is never read. Nothing in a file is run
-(`afloc_jax.weights.pickles`) and nothing is unpacked, so the names inside an archive lead nowhere. What a file claims is
-checked against the bytes that it has before anything of that size is made.
+(`afloc_jax.weights.pickles`) and nothing is unpacked, so the names inside an archive lead nowhere. What a file claims
+is checked against the bytes that it has before anything of that size is made.
 """
 
 import json
 import math
 import struct
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -139,9 +140,7 @@ def _read_zip(path: Path, mapped: np.ndarray) -> Any:
     if f"{root}/constants.pkl" in members:
         raise UnreadableFile("a TorchScript program, not weights; save the state_dict() of the model instead")
     if members.get(f"{root}/byteorder", np.zeros(0, np.uint8)).tobytes().strip() == b"big":
-        raise UnreadableFile(
-            "written on a big-endian machine, which is not supported; load and save it on a common one"
-        )
+        raise UnreadableFile("written on a big-endian machine, which is not supported; save it on another")
     storages: dict[str, _Storage] = {}
 
     def persistent(identity: Any) -> _Storage:
@@ -192,9 +191,7 @@ def _read_legacy(mapped: np.ndarray) -> Any:
         raise UnreadableFile("a pickle that torch.save did not write")
     about = _next_pickle(file, None)
     if isinstance(about, dict) and about.get("little_endian") is False:
-        raise UnreadableFile(
-            "written on a big-endian machine, which is not supported; load and save it on a common one"
-        )
+        raise UnreadableFile("written on a big-endian machine, which is not supported; save it on another")
     storages: dict[str, _Storage] = {}
 
     def persistent(identity: Any) -> Any:
@@ -232,22 +229,22 @@ class _MappedFile:
     """`read`, `readline` and `tell` over mapped bytes; no more is read than there is."""
 
     def __init__(self, mapped: np.ndarray):
-        self._bytes, self._position = memoryview(mapped), 0
+        self._bytes, self._position = mapped, 0
 
     def read(self, count: int) -> bytes:
-        found = bytes(self._bytes[self._position : self._position + max(count, 0)])
+        found = self._bytes[self._position : self._position + max(count, 0)].tobytes()
         self._position += len(found)
         return found
 
     def readline(self) -> bytes:
-        window = bytes(self._bytes[self._position : self._position + _LONGEST_LINE])
+        window = self._bytes[self._position : self._position + _LONGEST_LINE].tobytes()
         return self.read(window.find(b"\n") + 1 or len(window))
 
     def tell(self) -> int:
         return self._position
 
     def between(self, start: int, stop: int) -> bytes:
-        return bytes(self._bytes[start:stop])
+        return self._bytes[start:stop].tobytes()
 
     def __len__(self) -> int:
         return len(self._bytes)
@@ -292,7 +289,7 @@ def _unpickle(data: bytes, persistent: Any, file_size: int) -> Any:
             )
         return Tensor(storage, offset, shape, strides)
 
-    functions = {
+    functions: dict[str, Callable[..., Any]] = {
         "torch._utils._rebuild_tensor_v2": rebuild,
         "torch._utils._rebuild_tensor": rebuild,
         "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
@@ -305,9 +302,17 @@ def _unpickle(data: bytes, persistent: Any, file_size: int) -> Any:
 
 # Safetensors
 
-_SAFETENSORS_DTYPES = {
-    **{"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "BOOL": np.bool_},
-    **{"I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8, "U8": np.uint8},
+_SAFETENSORS_DTYPES: dict[str, Any] = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+    "BOOL": np.bool_,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U8": np.uint8,
 }
 
 
