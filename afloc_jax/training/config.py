@@ -152,6 +152,11 @@ def is_free(key: str) -> bool:
 
 
 def _check_type(key: str, value: Any, example: Any) -> None:
+    if key == "init_from":  # one path or several
+        paths = value if isinstance(value, list) else [value]
+        if not all(isinstance(path, str) for path in paths) or (isinstance(value, list) and not all(value)):
+            raise UsageError(f"config.init_from = {value!r}: must be a path or a tuple of paths")
+        return
     if isinstance(example, bool) or isinstance(value, bool):
         right = isinstance(value, bool) and isinstance(example, bool)
     elif isinstance(example, float):

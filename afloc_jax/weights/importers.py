@@ -127,7 +127,7 @@ def foreign_config(found: Sequence[Source], tokenizer: SourcePath | None = None)
         config.model.image.backbone = architecture.image_backbone(shapes)
         config.model.image.center = "img_encoder.local_norm.weight" in shapes
     if any(name.startswith("text_encoder.model.") for name in shapes):
-        fields, assumed = architecture.bert_fields(shapes, _bert_config(found, shapes, tokenizer))
+        fields, assumed = architecture.bert_fields(shapes, bert_config(found, tokenizer))
         config.model.text.bert = ConfigDict(fields)
         config.model.projection_dim = fields["hidden_size"]
         config.model.text.last_layers = min(config.model.text.last_layers, fields["num_hidden_layers"] + 1)
@@ -199,15 +199,16 @@ def fresh(model_config: Any, names: Sequence[str], seed: int) -> dict[str, np.nd
     return {row.name: np.ascontiguousarray(row.to_torch(leaves[row.name])) for row in rows}
 
 
-def _bert_config(found: Sequence[Source], shapes: Any, tokenizer: SourcePath | None) -> dict[str, Any]:
-    """config.json of the text encoder: beside its weights, or beside the tokenizer if it is of the same sizes."""
+def bert_config(found: Sequence[Source], tokenizer: SourcePath | None = None) -> dict[str, Any]:
+    """config.json of the text encoder: beside its weights, or beside the tokenizer if it is as wide; or empty."""
     for source in found:
         if source.folder and source.kind == TEXT:
             return folder_config(source.folder)
     folder = Path(tokenizer) if tokenizer and Path(tokenizer).is_dir() else None
     config = folder_config(folder)
-    width = shapes["text_encoder.model.embeddings.word_embeddings.weight"][1]
-    return config if config.get("hidden_size") == width else {}
+    name = "text_encoder.model.embeddings.word_embeddings.weight"
+    widths = [source.tensors[name].shape[-1:] for source in found if name in source.tensors]
+    return config if (config.get("hidden_size"),) in widths else {}
 
 
 def _tokenizer(found: Sequence[Source], config: ConfigDict, tokenizer: SourcePath | None) -> Any:
