@@ -28,7 +28,7 @@ _BELONGS_TO_WEIGHTS = (
 
 def is_model_folder(init_from: Any) -> bool:
     """Whether `init_from` is one of our model folders, or a path that can be nothing else."""
-    if not isinstance(init_from, str):
+    if not init_from or not isinstance(init_from, str):
         return False
     path = Path(init_from)
     return path.is_dir() and ("format_version" in folder_config(path) or not _has_weights(path))

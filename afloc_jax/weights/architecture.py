@@ -137,7 +137,7 @@ def apply_settings(config: ConfigDict, settings: Any, *, merges_pieces: bool) ->
         if lookup(settings, key) is True:
             section.freeze = True
     if _is_count(words := lookup(settings, "data.text.word_num")) and words >= 3:
-        config.data.max_tokens = words
+        config.data.max_tokens = min(words, text.bert.get("max_position_embeddings", words))
     return notes + _image_settings(config, settings)
 
 

@@ -131,6 +131,7 @@ def foreign_config(found: Sequence[Source], tokenizer: SourcePath | None = None)
         config.model.text.bert = ConfigDict(fields)
         config.model.projection_dim = fields["hidden_size"]
         config.model.text.last_layers = min(config.model.text.last_layers, fields["num_hidden_layers"] + 1)
+        config.data.max_tokens = min(config.data.max_tokens, fields["max_position_embeddings"])
         if assumed:
             notes.append(f"assumed: {assumed}")
     for source in found:
