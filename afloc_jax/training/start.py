@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from afloc_jax.errors import UsageError
 from afloc_jax.models.bert import BertSettings
+from afloc_jax.models.settings import parse
 from afloc_jax.weights import architecture, torch_names
 from afloc_jax.weights.importers import bert_config, combined, read_sources, summary
 from afloc_jax.weights.sources import Source, folder_config
@@ -58,37 +59,42 @@ def adopt(config: ConfigDict, found: Sequence[Source]) -> ConfigDict:
     """
     config = config.copy_and_resolve_references()
     shapes = {name: tensor.shape for source in found for name, tensor in source.tensors.items()}
-    image = config.model.image
     if any(name.startswith("img_encoder.model.") for name in shapes):
         backbone = architecture.image_backbone(shapes)
-        if backbone != image.backbone:
-            raise UsageError(
-                f"config.model.image.backbone = {image.backbone!r}: config.init_from holds a {backbone}; set it so"
-            )
+        if backbone != (ours := config.model.image.backbone):
+            raise UsageError(f"config.model.image.backbone = {ours!r}: config.init_from holds a {backbone}; set it so")
     texts = [source for source in found if any(name.startswith("text_encoder.model.") for name in source.tensors)]
-    if not texts:
-        return config
-    tokenizer = config.model.text.tokenizer or str(texts[0].folder or "")
-    if not tokenizer:
+    if texts:
+        with config.unlocked():
+            config.model.text.tokenizer = _tokenizer(config, texts[0])
+            config.model.text.bert = _bert(config, found, shapes)
+    parse(config.model)
+    return config
+
+
+def _tokenizer(config: ConfigDict, source: Source) -> str:
+    place = config.model.text.tokenizer or str(source.folder or "")
+    if not place:
         raise UsageError(
-            f"config.model.text.tokenizer is empty: {texts[0].title} in config.init_from holds a text encoder but no "
+            f"config.model.text.tokenizer is empty: {source.title} in config.init_from holds a text encoder but no "
             "tokenizer; name the folder of its vocabulary (vocab.txt or tokenizer.json)"
         )
+    return place
+
+
+def _bert(config: ConfigDict, found: Sequence[Source], shapes: architecture.Shapes) -> ConfigDict:
     stated = bert_config(found, config.model.text.tokenizer)
     fields, _ = architecture.bert_fields(shapes, stated)
     given = config.model.text.bert.to_dict()
     if given:
         _check_agreement(given, fields, heads_known="num_attention_heads" in stated)
-        fields = {**given, "vocab_size": fields["vocab_size"]}
-    if fields.get("hidden_size", config.model.projection_dim) != config.model.projection_dim:
+        return ConfigDict({**given, "vocab_size": fields["vocab_size"]})
+    if fields["hidden_size"] != config.model.projection_dim:
         raise UsageError(
             f"config.model.projection_dim = {config.model.projection_dim}: the text encoder in config.init_from is "
             f"{fields['hidden_size']} wide and its units are not projected; set it to {fields['hidden_size']}"
         )
-    with config.unlocked():
-        config.model.text.bert = ConfigDict(fields)
-        config.model.text.tokenizer = tokenizer
-    return config
+    return ConfigDict(fields)
 
 
 def _check_agreement(given: dict[str, Any], found: dict[str, Any], heads_known: bool) -> None:

@@ -39,7 +39,7 @@ def train(config: ConfigDict, workdir: Path, dry_run: bool = False) -> int:
     Args:
         config: a config with the keys of configs/afloc.py.
         workdir: everything the run writes; interface as in the README.
-        dry_run: check the config and stop.
+        dry_run: check the config, and the names and shapes in `init_from`, and stop.
 
     Returns:
         Exit status: 0 finished, 128 + signal number when a signal stopped the run after saving.
@@ -51,6 +51,7 @@ def train(config: ConfigDict, workdir: Path, dry_run: bool = False) -> int:
     # --- Config
     configs.validate(config, jax.device_count())
     if dry_run:
+        start.adopt(config, start.foreign_sources(config.init_from))
         _say(f"{config.name}: the config is valid")
         return 0
     configs.check_workdir(config, workdir)

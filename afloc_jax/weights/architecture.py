@@ -21,7 +21,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 _IMAGE, _TEXT = "img_encoder.model.", "text_encoder.model."
 _HEADS = {384: 12, 512: 8, 768: 12, 1024: 16}  # of the BERTs that are published in these widths
-_BERT_TYPES = ("bert", "cxr-bert")  # what computes as our encoder does
+BERT_TYPES = ("bert", "cxr-bert")  # what computes as our encoder does
 _CHECKED = ("position_embedding_type", "is_decoder", "add_cross_attention")  # `settings.parse` allows one value of each
 
 
@@ -88,7 +88,7 @@ def bert_fields(shapes: Shapes, config: Mapping[str, Any]) -> tuple[dict[str, An
         fields[key] = inner[name][axis]
     fields["num_hidden_layers"] = _count(inner, r"encoder\.layer\.(\d+)\.", first=0)
 
-    if config.get("model_type", "bert") not in _BERT_TYPES:
+    if config.get("model_type", "bert") not in BERT_TYPES:
         raise UserError(f"its config.json is that of a {config['model_type']!r}; only BERT is supported")
     for key, value in fields.items():
         # The vocabulary is allowed to differ: tables are padded or cut, and the config.json forgotten.
@@ -102,7 +102,10 @@ def bert_fields(shapes: Shapes, config: Mapping[str, Any]) -> tuple[dict[str, An
         return fields, ""
     width = fields["hidden_size"]
     fields["num_attention_heads"] = heads = _HEADS.get(width, max(1, width // 64))
-    return fields, f"{heads} attention heads, as usual for a hidden size of {width} (no config.json said it)"
+    return (
+        fields,
+        f"{heads} attention head{'s' * (heads > 1)}, as usual for a hidden size of {width} (no config.json said it)",
+    )
 
 
 def apply_settings(config: ConfigDict, settings: Any, *, merges_pieces: bool) -> list[str]:

@@ -16,12 +16,12 @@ def looks_like_hub_name(source: str) -> bool:
     return bool(_NAME.fullmatch(source)) and not source.endswith(_FILES)
 
 
-def find_on_hub(name: str, weight_files: Sequence[str]) -> Path:
-    """The folder in the cache that holds a model of the hub: its config, its tokenizer and one weights file.
+def find_on_hub(name: str, files: Sequence[str]) -> Path:
+    """The folder in the cache that holds a model of the hub: its config, its tokenizer and one of some files.
 
     Args:
         name: "owner/model" or, for the oldest ones, "model".
-        weight_files: names of files that would do, the best first.
+        files: names of files (of weights, say) that would do, the best first.
 
     Raises:
         UserError: not in the cache, and offline or unknown to the hub.
@@ -31,7 +31,7 @@ def find_on_hub(name: str, weight_files: Sequence[str]) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     def complete(folder: Path) -> bool:
-        return any((folder / file).is_file() for file in weight_files)
+        return any((folder / file).is_file() for file in files)
 
     try:
         folder = Path(snapshot_download(name, local_files_only=True))
@@ -40,7 +40,7 @@ def find_on_hub(name: str, weight_files: Sequence[str]) -> Path:
     except (LocalEntryNotFoundError, OSError):
         pass
     try:
-        for file in weight_files:
+        for file in files:
             folder = Path(snapshot_download(name, allow_patterns=[*_BESIDE, file]))
             if complete(folder):
                 return folder
@@ -50,4 +50,4 @@ def find_on_hub(name: str, weight_files: Sequence[str]) -> Path:
             f"{name}: no such file or folder here, not in the Hugging Face cache, and not to be had from the hub "
             f"({reason}); give a folder, or run `hf download {name}` where there is a network"
         ) from None
-    raise UserError(f"{name}: the hub has neither {' nor '.join(weight_files)} for it; give another model")
+    raise UserError(f"{name}: the hub has neither {' nor '.join(files)} for it; give another model")

@@ -17,8 +17,10 @@ from ml_collections import ConfigDict
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.levels import TokenBatch
 from afloc_jax.models import build
+from afloc_jax.models.bert import BertSettings
 from afloc_jax.weights import architecture, torch_names
 from afloc_jax.weights.folder import save_state
+from afloc_jax.weights.hub import find_on_hub, looks_like_hub_name
 from afloc_jax.weights.sources import AFLOC, GLORIA, IMAGE, TEXT, Source, folder_config, read_source, sha256
 from afloc_jax.weights.torch_files import Tensor, UnreadableFile
 from configs.afloc import get_config
@@ -79,6 +81,8 @@ def import_model(
             there is no tokenizer.
     """
     found = read_sources(sources)
+    if tokenizer and not Path(tokenizer).exists() and looks_like_hub_name(str(tokenizer)):
+        tokenizer = find_on_hub(str(tokenizer), ("vocab.txt", "tokenizer.json"))
     config, notes = foreign_config(found, tokenizer)
     config.seed = seed
     state = combined(found, config.model)
@@ -128,16 +132,31 @@ def foreign_config(found: Sequence[Source], tokenizer: SourcePath | None = None)
         config.model.image.center = "img_encoder.local_norm.weight" in shapes
     if any(name.startswith("text_encoder.model.") for name in shapes):
         fields, assumed = architecture.bert_fields(shapes, bert_config(found, tokenizer))
-        config.model.text.bert = ConfigDict(fields)
-        config.model.projection_dim = fields["hidden_size"]
-        config.model.text.last_layers = min(config.model.text.last_layers, fields["num_hidden_layers"] + 1)
-        config.data.max_tokens = min(config.data.max_tokens, fields["max_position_embeddings"])
+        _fit_text_encoder(config, fields)
         if assumed:
             notes.append(f"assumed: {assumed}")
+    elif tokenizer and Path(tokenizer).is_dir():
+        _describe_text_encoder(config, folder_config(Path(tokenizer)))
     for source in found:
         if source.kind in _WHOLE and source.settings is not None:
             notes += architecture.apply_settings(config, source.settings, merges_pieces=source.kind == AFLOC)
     return config, notes
+
+
+def _describe_text_encoder(config: ConfigDict, stated: dict[str, Any]) -> None:
+    """A text encoder that no source holds is built as the config.json beside the tokenizer says, if it is a BERT's."""
+    if stated.get("model_type") in architecture.BERT_TYPES:
+        _fit_text_encoder(config, {key: stated[key] for key in BertSettings.__dataclass_fields__ if key in stated})
+
+
+def _fit_text_encoder(config: ConfigDict, fields: dict[str, Any]) -> None:
+    """Set the text encoder's fields, and what depends on them: the shared width, layers that exist, slots it has."""
+    config.model.text.bert = ConfigDict(fields)
+    config.model.projection_dim = fields.get("hidden_size", config.model.projection_dim)
+    config.model.text.last_layers = min(
+        config.model.text.last_layers, fields.get("num_hidden_layers", config.model.text.last_layers) + 1
+    )
+    config.data.max_tokens = min(config.data.max_tokens, fields.get("max_position_embeddings", config.data.max_tokens))
 
 
 def combined(found: Sequence[Source], model_config: Any) -> dict[str, np.ndarray]:

@@ -170,7 +170,7 @@ def _whole(file: Path, state: Mapping[str, Tensor]) -> tuple[str, dict[str, Tens
         if name.startswith(prefix) and _KNOWN.match(inner):
             tensors[modern_name(inner)] = tensor
         else:
-            left_out.append(name)
+            left_out.append(inner)
     shallow = any(name.startswith("img_encoder.local2_embedder.") for name in tensors)
     return (AFLOC if shallow and not prefix.endswith("gloria.") else GLORIA), tensors, left_out
 
