@@ -16,9 +16,10 @@ from ml_collections import ConfigDict
 from afloc_jax.errors import UsageError
 from afloc_jax.models.bert import BertSettings
 from afloc_jax.models.settings import parse
-from afloc_jax.weights import architecture, torch_names
-from afloc_jax.weights.importers import bert_config, combined, read_sources, summary
-from afloc_jax.weights.sources import Source, folder_config
+from afloc_jax.weights import torch_names
+from afloc_jax.weights.import_report import summary
+from afloc_jax.weights.importers import combined, found_backbone, found_bert, read_sources
+from afloc_jax.weights.sources import TEXT, Source, folder_config
 
 # Of a text encoder: what its weights were trained with. Dropout and the width of fresh values are the run's own choice.
 _BELONGS_TO_WEIGHTS = (
@@ -58,16 +59,14 @@ def adopt(config: ConfigDict, found: Sequence[Source]) -> ConfigDict:
             encoder without a tokenizer.
     """
     config = config.copy_and_resolve_references()
-    shapes = {name: tensor.shape for source in found for name, tensor in source.tensors.items()}
-    if any(name.startswith("img_encoder.model.") for name in shapes):
-        backbone = architecture.image_backbone(shapes)
-        if backbone != (ours := config.model.image.backbone):
-            raise UsageError(f"config.model.image.backbone = {ours!r}: config.init_from holds a {backbone}; set it so")
-    texts = [source for source in found if any(name.startswith("text_encoder.model.") for name in source.tensors)]
+    backbone, ours = found_backbone(found), config.model.image.backbone
+    if backbone not in ("", ours):
+        raise UsageError(f"config.model.image.backbone = {ours!r}: config.init_from holds a {backbone}; set it so")
+    texts = [source for source in found if source.holds(TEXT)]
     if texts:
         with config.unlocked():
             config.model.text.tokenizer = _tokenizer(config, texts[0])
-            config.model.text.bert = _bert(config, found, shapes)
+            config.model.text.bert = _bert(config, found)
     parse(config.model)
     return config
 
@@ -82,12 +81,11 @@ def _tokenizer(config: ConfigDict, source: Source) -> str:
     return place
 
 
-def _bert(config: ConfigDict, found: Sequence[Source], shapes: architecture.Shapes) -> ConfigDict:
-    stated = bert_config(found, config.model.text.tokenizer)
-    fields, _ = architecture.bert_fields(shapes, stated)
+def _bert(config: ConfigDict, found: Sequence[Source]) -> ConfigDict:
+    fields, assumed = found_bert(found, config.model.text.tokenizer) or ({}, "")
     given = config.model.text.bert.to_dict()
     if given:
-        _check_agreement(given, fields, heads_known="num_attention_heads" in stated)
+        _check_agreement(given, fields, heads_known=not assumed)
         return ConfigDict({**given, "vocab_size": fields["vocab_size"]})
     if fields["hidden_size"] != config.model.projection_dim:
         raise UsageError(

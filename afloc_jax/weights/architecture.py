@@ -126,6 +126,8 @@ def apply_settings(config: ConfigDict, settings: Any, *, merges_pieces: bool) ->
         notes.append(f"its config says {named}, its tensors are those of {model.image.backbone}: the tensors count")
     if _is_count(layers := lookup(settings, "model.text.last_n_layers")):
         text.last_layers = min(layers, text.bert.get("num_hidden_layers", layers) + 1)
+        if layers == 1:
+            notes.append("its config takes BERT's pooled output; this model takes the last layer's hidden states")
     if (method := lookup(settings, "model.text.aggregate_method")) in ("sum", "mean"):
         text.merge_layers = method
         text.merge_pieces = method if merges_pieces else "sum"
@@ -135,7 +137,9 @@ def apply_settings(config: ConfigDict, settings: Any, *, merges_pieces: bool) ->
     if len(norms) == 1:
         model.normalize = norms.pop()
     elif norms:
-        notes.append("its config normalises one side only; this model none")
+        notes.append(
+            "its config normalises one side only, this model none: heat maps keep their shape, not their scale"
+        )
     for key, section in (("model.vision.freeze_cnn", model.image), ("model.text.freeze_bert", text)):
         if lookup(settings, key) is True:
             section.freeze = True

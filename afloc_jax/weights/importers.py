@@ -4,8 +4,8 @@ A whole checkpoint (AFLoc's, GLoRIA's), or parts: an image backbone, a text enco
 hold is initialised at random by the seed, and named: in the report and on the model card.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,46 +21,16 @@ from afloc_jax.models.bert import BertSettings
 from afloc_jax.weights import architecture, torch_names
 from afloc_jax.weights.folder import save_state
 from afloc_jax.weights.hub import find_on_hub, looks_like_hub_name
-from afloc_jax.weights.sources import AFLOC, GLORIA, IMAGE, TEXT, Source, folder_config, read_source, sha256
-from afloc_jax.weights.torch_files import Tensor, UnreadableFile
+from afloc_jax.weights.import_report import ImportReport, card, consequences
+from afloc_jax.weights.sources import AFLOC, GLORIA, IMAGE, TEXT, TOWERS, Source, folder_config, read_source
+from afloc_jax.weights.tensors import Tensor, UnreadableFile
 from configs.afloc import get_config
 from data_pipelines.tokens import load_tokenizer
 
 SourcePath = str | Path
 
 _WHOLE = (AFLOC, GLORIA)
-_SHALLOW = "img_encoder.local2_embedder.weight"
 _POOLER = "text_encoder.model.pooler."  # no output depends on it, and many files come without
-
-
-@dataclass(frozen=True)
-class ImportReport:
-    """What became of the sources.
-
-    Attributes:
-        folder: the model folder that was written.
-        imported: "file: what it is" for each source.
-        backbone: of the image encoder.
-        missing: published names of parameters that no source held; they have random values.
-        left_out: names in the sources that the model has no place for.
-        notes: what a user should know: assumptions, and what cannot be expected of the model.
-    """
-
-    folder: Path
-    imported: tuple[str, ...]
-    backbone: str
-    missing: tuple[str, ...]
-    left_out: tuple[str, ...]
-    notes: tuple[str, ...]
-
-    def lines(self) -> list[str]:
-        """The same for a reader, one line each."""
-        told = [f"{self.folder}: {self.backbone} and BERT from {'; '.join(self.imported)}"]
-        if self.missing:
-            told.append(f"not trained (random by the seed): {summary(self.missing)}")
-        if self.left_out:
-            told.append(f"left out: {summary(self.left_out)}")
-        return told + list(self.notes)
 
 
 def import_model(
@@ -77,9 +47,10 @@ def import_model(
         seed: of what the sources do not hold.
 
     Raises:
-        UserError: a source cannot be read or holds nothing for the model, parts are missing or do not fit together, or
-            there is no tokenizer.
+        UserError: a source cannot be read or holds nothing for the model, parts are missing or do not fit together,
+            there is no tokenizer, or `folder` holds something else than a model.
     """
+    check_destination(Path(folder))
     found = read_sources(sources)
     if tokenizer and not Path(tokenizer).exists() and looks_like_hub_name(str(tokenizer)):
         tokenizer = find_on_hub(str(tokenizer), ("vocab.txt", "tokenizer.json"))
@@ -97,10 +68,10 @@ def import_model(
         config.model.image.backbone,
         tuple(missing),
         tuple(left_out),
-        tuple(notes + _consequences(missing)),
+        tuple(notes + consequences(missing)),
     )
     complete = {row.name: state[row.name] for row in torch_names.table(config.model)}
-    save_state(folder, torch_names.with_counters(complete), config, words, _card(found, report))
+    save_state(folder, torch_names.with_counters(complete), config, words, card(found, report))
     return report
 
 
@@ -114,11 +85,10 @@ def read_sources(sources: SourcePath | Sequence[SourcePath]) -> list[Source]:
     if not given:
         raise UsageError("no source given: name a checkpoint, or an image backbone and a text encoder")
     found = [read_source(source) for source in given]
-    for tower in ("img_encoder.", "text_encoder."):
-        holders = [source for source in found if any(name.startswith(tower) for name in source.tensors)]
+    for tower, which in ((IMAGE, "an image encoder"), (TEXT, "a text encoder")):
+        holders = [source.title for source in found if source.holds(tower)]
         if len(holders) > 1:
-            which = "the image encoder" if tower.startswith("img") else "the text encoder"
-            raise UserError(f"{' and '.join(source.title for source in holders)} both hold {which}: give one of them")
+            raise UserError(f"{' and '.join(holders)} both hold {which}: give one of them")
     return found
 
 
@@ -126,15 +96,13 @@ def foreign_config(found: Sequence[Source], tokenizer: SourcePath | None = None)
     """The published config, changed to what the sources are, and what a user should know about it."""
     config, notes = get_config(), []
     config.name = Path(found[0].title).stem
-    shapes = {name: tensor.shape for source in found for name, tensor in source.tensors.items()}
-    if any(name.startswith("img_encoder.model.") for name in shapes):
-        config.model.image.backbone = architecture.image_backbone(shapes)
-        config.model.image.center = "img_encoder.local_norm.weight" in shapes
-    if any(name.startswith("text_encoder.model.") for name in shapes):
-        fields, assumed = architecture.bert_fields(shapes, bert_config(found, tokenizer))
-        _fit_text_encoder(config, fields)
-        if assumed:
-            notes.append(f"assumed: {assumed}")
+    if backbone := found_backbone(found):
+        config.model.image.backbone = backbone
+        config.model.image.center = any("img_encoder.local_norm.weight" in source.tensors for source in found)
+    if bert := found_bert(found, tokenizer):
+        _fit_text_encoder(config, bert[0])
+        if bert[1]:
+            notes.append(f"assumed: {bert[1]}")
     elif tokenizer and Path(tokenizer).is_dir():
         _describe_text_encoder(config, folder_config(Path(tokenizer)))
     for source in found:
@@ -169,7 +137,7 @@ def combined(found: Sequence[Source], model_config: Any) -> dict[str, np.ndarray
     state: dict[str, np.ndarray] = {}
     for source in found:
         fitting = {name: tensor for name, tensor in source.tensors.items() if name in wanted}
-        towers = [tower for tower in _TOWERS if any(name.startswith(tower) for name in source.tensors)]
+        towers = [tower for tower in TOWERS if any(name.startswith(tower) for name in source.tensors)]
         needed = {name for name in wanted if name.startswith(tuple(towers)) and not name.startswith(_POOLER)}
         torch_names.compare(
             source.title,
@@ -179,9 +147,6 @@ def combined(found: Sequence[Source], model_config: Any) -> dict[str, np.ndarray
         for name, tensor in fitting.items():
             state[name] = _floats(source, name, tensor)
     return state
-
-
-_TOWERS = ("img_encoder.model.", "text_encoder.model.")
 
 
 def _floats(source: Source, name: str, tensor: Tensor) -> np.ndarray:
@@ -219,16 +184,54 @@ def fresh(model_config: Any, names: Sequence[str], seed: int) -> dict[str, np.nd
     return {row.name: np.ascontiguousarray(row.to_torch(leaves[row.name])) for row in rows}
 
 
-def bert_config(found: Sequence[Source], tokenizer: SourcePath | None = None) -> dict[str, Any]:
-    """config.json of the text encoder: beside its weights, or beside the tokenizer if it is as wide; or empty."""
+def found_backbone(found: Sequence[Source]) -> str:
+    """The backbone among the sources; empty when there is none. Raises UserError when it is not a known one."""
     for source in found:
-        if source.folder and source.kind == TEXT:
-            return folder_config(source.folder)
-    folder = Path(tokenizer) if tokenizer and Path(tokenizer).is_dir() else None
-    config = folder_config(folder)
-    name = "text_encoder.model.embeddings.word_embeddings.weight"
-    widths = [source.tensors[name].shape[-1:] for source in found if name in source.tensors]
-    return config if (config.get("hidden_size"),) in widths else {}
+        if source.holds(IMAGE):
+            with _naming(source):
+                return architecture.image_backbone(source.shapes)
+    return ""
+
+
+def found_bert(found: Sequence[Source], tokenizer: SourcePath | None = None) -> tuple[dict[str, Any], str] | None:
+    """Fields of the text encoder among the sources, and what had to be assumed; None when there is none.
+
+    Its config.json lies beside its weights, or beside the tokenizer (which has to be as wide to count).
+
+    Raises:
+        UserError: it is not whole, or not a BERT.
+    """
+    for source in found:
+        if source.holds(TEXT):
+            config = folder_config(source.folder)
+            if source.folder is None and tokenizer and Path(tokenizer).is_dir():
+                beside = folder_config(Path(tokenizer))
+                width = source.shapes.get("text_encoder.model.embeddings.word_embeddings.weight", ())[-1:]
+                config = beside if (beside.get("hidden_size"),) == width else {}
+            with _naming(source):
+                return architecture.bert_fields(source.shapes, config)
+    return None
+
+
+@contextmanager
+def _naming(source: Source) -> Iterator[None]:
+    """Errors about what a source holds name its file."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{source.file}: {error}") from None
+
+
+def check_destination(folder: Path) -> None:
+    """Refuse to replace what is not a model folder: with an argument forgotten, a source may stand in its place.
+
+    Raises:
+        UsageError: a file, or a folder that holds something else.
+    """
+    if folder.is_file() or (
+        folder.is_dir() and any(folder.iterdir()) and "format_version" not in folder_config(folder)
+    ):
+        raise UsageError(f"{folder}: exists and is not a model folder; the last argument is the model folder to write")
 
 
 def _tokenizer(found: Sequence[Source], config: ConfigDict, tokenizer: SourcePath | None) -> Any:
@@ -252,40 +255,3 @@ def _tokenizer(found: Sequence[Source], config: ConfigDict, tokenizer: SourcePat
             "give the tokenizer that it was trained with"
         )
     return words
-
-
-def _consequences(missing: Sequence[str]) -> list[str]:
-    """What a model with these random parameters cannot do."""
-    told = []
-    absent = {tower for tower in _TOWERS if sum(name.startswith(tower) for name in missing) > 2}
-    if absent or "img_encoder.local_embedder.weight" in missing:
-        told.append("to be trained before use: image and text do not meet yet")
-    elif _SHALLOW in missing:
-        told.append(
-            "not trained: shallow level. Heat maps come from the deep map and are not concerned; similarities of words "
-            "mean nothing"
-        )
-    return told
-
-
-def _card(found: Sequence[Source], report: ImportReport) -> dict[str, Any]:
-    data = {f"imported from {source.title}": f"{source.kind}, SHA-256 {sha256(source.file)}" for source in found}
-    if report.missing:
-        data["not trained, random by the seed"] = summary(report.missing)
-    if report.left_out:
-        data["left out"] = summary(report.left_out)
-    if report.notes:
-        data["to know"] = "; ".join(report.notes)
-    return {"data": data}
-
-
-def summary(names: Sequence[str], shown: int = 12) -> str:
-    """Names in one line; those beyond `shown` are counted by tower."""
-    if len(names) <= shown:
-        return ", ".join(names)
-    groups: dict[str, int] = {}
-    for name in names:
-        parts = name.split(".")
-        group = ".".join(parts[:2] if name.startswith(("img_encoder.", "text_encoder.")) else parts[:1])
-        groups[group] = groups.get(group, 0) + 1
-    return ", ".join(f"{group}.* ({count})" for group, count in groups.items())

@@ -15,12 +15,15 @@ from typing import Any
 from afloc_jax.errors import UserError
 from afloc_jax.weights.hub import find_on_hub, looks_like_hub_name
 from afloc_jax.weights.pickles import Stub
-from afloc_jax.weights.torch_files import Tensor, read_file
+from afloc_jax.weights.tensors import Tensor
+from afloc_jax.weights.torch_files import read_file
 
 AFLOC, GLORIA, IMAGE, TEXT = "AFLoc checkpoint", "GLoRIA checkpoint", "image backbone", "text encoder"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # of a Hugging Face folder, the first one found
 
-_TOWERS = re.compile(r"(.*?)((?:img|text)_encoder\..+)")
+TOWERS = ("img_encoder.model.", "text_encoder.model.")  # backbone and BERT, without the projections
+
+_EITHER = re.compile(r"(.*?)((?:img|text)_encoder\..+)")
 # Counters and constants, which nothing is lost with.
 _NOTHING = re.compile(r"(.*\.)?(num_batches_tracked|position_ids|token_type_ids)")
 _OLD_NORM = re.compile(r"(.*LayerNorm)\.(gamma|beta)")
@@ -53,6 +56,16 @@ class Source:
     left_out: tuple[str, ...] = ()
     folder: Path | None = None
     hub_name: str = ""
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """By published name."""
+        return {name: tensor.shape for name, tensor in self.tensors.items()}
+
+    def holds(self, tower: str) -> bool:
+        """Whether a backbone (IMAGE) or a BERT (TEXT) is in it."""
+        prefix = TOWERS[(IMAGE, TEXT).index(tower)]
+        return any(name.startswith(prefix) for name in self.tensors)
 
     @property
     def title(self) -> str:
@@ -130,7 +143,7 @@ def _state_dict(contents: Any, file: Path) -> dict[str, Tensor]:
 
 
 def _recognise(file: Path, state: Mapping[str, Tensor], settings: Any, folder: Path | None, hub_name: str) -> Source:
-    if any(match and _KNOWN.match(match[2]) for match in map(_TOWERS.match, state)):
+    if any(match and _KNOWN.match(match[2]) for match in map(_EITHER.match, state)):
         kind, tensors, left_out = _whole(file, state)
     else:
         images = _prefixes(state, ("conv1.weight", "layer1.0.conv1.weight"), ("features.conv0.weight",))
@@ -157,7 +170,7 @@ def _recognise(file: Path, state: Mapping[str, Tensor], settings: Any, folder: P
 
 def _whole(file: Path, state: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor], list[str]]:
     """A checkpoint with both towers, under whatever name its training program held the model."""
-    matches = {name: _TOWERS.match(name) for name in state}
+    matches = {name: _EITHER.match(name) for name in state}
     prefixes = {match[1] for match in matches.values() if match and _KNOWN.match(match[2])}
     if len(prefixes) > 1:
         raise UserError(f"{file}: holds several models ({', '.join(sorted(prefixes))}); save one of them alone")
@@ -172,7 +185,8 @@ def _whole(file: Path, state: Mapping[str, Tensor]) -> tuple[str, dict[str, Tens
         else:
             left_out.append(inner)
     shallow = any(name.startswith("img_encoder.local2_embedder.") for name in tensors)
-    return (AFLOC if shallow and not prefix.endswith("gloria.") else GLORIA), tensors, left_out
+    gloria = prefix.endswith("gloria.") or not (shallow or prefix.endswith("afloc."))
+    return (GLORIA if gloria else AFLOC), tensors, left_out
 
 
 def modern_name(name: str) -> str:

@@ -9,7 +9,6 @@ import json
 import math
 import struct
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,80 +18,12 @@ from safetensors import SafetensorError, safe_open
 
 from afloc_jax.errors import UserError
 from afloc_jax.weights import pickles
+from afloc_jax.weights.tensors import Storage, Tensor, UnreadableFile, storage_identity, unpickle
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of a file in the format before PyTorch 1.6
 _LEGACY_PROTOCOL = 1001
 _LONGEST_LINE = 65536  # bytes of a name in a pickle
 _SMALLEST_HEADER = 30  # bytes of a zip member's local header without its name and extra field
-
-_DTYPES: dict[str, Any] = {
-    "Double": np.float64,
-    "Float": np.float32,
-    "Half": np.float16,
-    "BFloat16": ml_dtypes.bfloat16,
-    "Long": np.int64,
-    "Int": np.int32,
-    "Short": np.int16,
-    "Char": np.int8,
-    "Byte": np.uint8,
-    "Bool": np.bool_,
-    "ComplexFloat": np.complex64,
-    "ComplexDouble": np.complex128,
-}
-# Storages without a type of their own: their elements are bytes.
-_STORAGES = {f"torch.{name}Storage": np.dtype(dtype) for name, dtype in _DTYPES.items()}
-_STORAGES |= {f"torch.storage.{name}": np.dtype(np.uint8) for name in ("UntypedStorage", "_UntypedStorage")}
-
-
-class UnreadableFile(UserError):
-    """A weights file that is damaged, of no known format, or claims what it does not hold."""
-
-
-class _StorageType(pickles.Unchanging):
-    """A storage class that a pickle mentions."""
-
-    __slots__ = ("dtype",)
-
-    def __init__(self, dtype: np.dtype):
-        self.dtype = dtype
-
-
-class _Storage(pickles.Unchanging):
-    """A block of elements; its bytes are known at once (zip) or after the pickle (legacy)."""
-
-    __slots__ = ("count", "data", "dtype")
-
-    def __init__(self, dtype: np.dtype, count: int, data: np.ndarray | None = None):
-        self.dtype, self.count, self.data = dtype, count, data
-
-
-class Tensor(pickles.Unchanging):
-    """A tensor of a file, not read yet.
-
-    Attributes:
-        shape, dtype: of the array that `array` returns.
-    """
-
-    __slots__ = ("_offset", "_storage", "_strides", "dtype", "shape")
-
-    def __init__(self, storage: _Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]):
-        self._storage, self._offset, self._strides = storage, offset, strides
-        self.shape, self.dtype = shape, storage.dtype
-
-    def array(self) -> np.ndarray:
-        """A read-only view of the mapped file. Raises UnreadableFile when it would reach beyond its storage."""
-        storage = self._storage
-        if storage.data is None:
-            raise UnreadableFile("a tensor's values are missing")
-        if 0 in self.shape:
-            return np.zeros(self.shape, self.dtype)
-        last = self._offset + sum((size - 1) * stride for size, stride in zip(self.shape, self._strides, strict=True))
-        if last >= len(storage.data):
-            raise UnreadableFile(
-                f"a tensor {list(self.shape)} reaches to element {last} of a storage of {len(storage.data)}"
-            )
-        steps = tuple(stride * self.dtype.itemsize for stride in self._strides)
-        return np.lib.stride_tricks.as_strided(storage.data[self._offset :], self.shape, steps, writeable=False)
 
 
 def read_file(path: str | Path) -> Any:
@@ -120,7 +51,7 @@ def read_file(path: str | Path) -> Any:
         raise UnreadableFile("neither a PyTorch file (.ckpt, .pth, .pt, .bin) nor a .safetensors one")
     except UserError as error:
         raise UnreadableFile(f"{path}: {error}; get the file again from where it was published") from None
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError, struct.error) as error:
         raise UnreadableFile(f"{path}: not readable ({_reason(error)}); give a whole weights file") from None
 
 
@@ -141,10 +72,10 @@ def _read_zip(path: Path, mapped: np.ndarray) -> Any:
         raise UnreadableFile("a TorchScript program, not weights; save the state_dict() of the model instead")
     if members.get(f"{root}/byteorder", np.zeros(0, np.uint8)).tobytes().strip() == b"big":
         raise UnreadableFile("written on a big-endian machine, which is not supported; save it on another")
-    storages: dict[str, _Storage] = {}
+    storages: dict[str, Storage] = {}
 
-    def persistent(identity: Any) -> _Storage:
-        dtype, key, count = _storage_identity(identity)
+    def persistent(identity: Any) -> Storage:
+        dtype, key, count = storage_identity(identity)
         if key not in storages:
             block = members.get(f"{root}/data/{key}")
             if block is None:
@@ -154,10 +85,10 @@ def _read_zip(path: Path, mapped: np.ndarray) -> Any:
                     f"storage {key!r} claims {count} elements of {dtype}, {count * dtype.itemsize} bytes, and has "
                     f"{len(block)} bytes"
                 )
-            storages[key] = _Storage(dtype, count, block.view(dtype))
+            storages[key] = Storage(dtype, count, block.view(dtype))
         return storages[key]
 
-    return _unpickle(members[f"{root}/data.pkl"].tobytes(), persistent, len(mapped))
+    return unpickle(members[f"{root}/data.pkl"].tobytes(), persistent, len(mapped))
 
 
 def _members(path: Path, mapped: np.ndarray) -> dict[str, np.ndarray]:
@@ -192,15 +123,15 @@ def _read_legacy(mapped: np.ndarray) -> Any:
     about = _next_pickle(file, None)
     if isinstance(about, dict) and about.get("little_endian") is False:
         raise UnreadableFile("written on a big-endian machine, which is not supported; save it on another")
-    storages: dict[str, _Storage] = {}
+    storages: dict[str, Storage] = {}
 
     def persistent(identity: Any) -> Any:
         if isinstance(identity, tuple) and identity and identity[0] == "module":
             return identity[1] if len(identity) > 1 else None  # a class and its source text; the class is a stub
-        dtype, key, count = _storage_identity(identity)
+        dtype, key, count = storage_identity(identity)
         if count * dtype.itemsize > len(mapped):
             raise UnreadableFile(f"storage {key!r} claims {count} elements of {dtype}, more than the file holds")
-        whole = storages.setdefault(key, _Storage(dtype, count))
+        whole = storages.setdefault(key, Storage(dtype, count))
         view = identity[5] if len(identity) > 5 else None
         if view is None:
             return whole
@@ -253,51 +184,11 @@ class _MappedFile:
 def _next_pickle(file: _MappedFile, persistent: Any) -> Any:
     start = file.tell()
     pickles.check(file)
-    return _unpickle(file.between(start, file.tell()), persistent or _no_storage, len(file))
+    return unpickle(file.between(start, file.tell()), persistent or _no_storage, len(file))
 
 
 def _no_storage(identity: Any) -> Any:
     raise UnreadableFile("a tensor stands where none belongs")
-
-
-# Both formats
-
-
-def _storage_identity(identity: Any) -> tuple[np.dtype, str, int]:
-    """Type, name and number of elements of a storage, from its persistent id."""
-    if not isinstance(identity, tuple) or len(identity) < 5 or identity[0] != "storage":
-        raise UnreadableFile("a tensor without a storage")
-    kind, key, _, count = identity[1:5]
-    if not isinstance(kind, _StorageType):
-        raise UnreadableFile(f"a storage of an unknown type ({getattr(kind, 'path', 'not even a class')})")
-    if not isinstance(key, str | int) or type(count) is not int or count < 0:
-        raise UnreadableFile("a storage without a name or a size")
-    return kind.dtype, str(key), count
-
-
-def _unpickle(data: bytes, persistent: Any, file_size: int) -> Any:
-    def rebuild(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Tensor:
-        shape, strides = tuple(shape), tuple(strides)
-        if not isinstance(storage, _Storage) or len(shape) != len(strides):
-            raise UnreadableFile("a tensor without a storage or with a wrong shape")
-        if any(type(number) is not int or number < 0 for number in (offset, *shape, *strides)):
-            raise UnreadableFile("a tensor whose shape, strides and offset are not whole numbers")
-        elements = math.prod(shape)
-        if elements * storage.dtype.itemsize > file_size:
-            raise UnreadableFile(
-                f"a tensor {list(shape)} claims {elements * storage.dtype.itemsize} bytes, more than the whole file"
-            )
-        return Tensor(storage, offset, shape, strides)
-
-    functions: dict[str, Callable[..., Any]] = {
-        "torch._utils._rebuild_tensor_v2": rebuild,
-        "torch._utils._rebuild_tensor": rebuild,
-        "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
-        "torch._utils._rebuild_parameter_with_state": lambda tensor, *_: tensor,
-        "torch.Size": lambda sizes=(): tuple(sizes),
-    }
-    classes = {name: _StorageType(dtype) for name, dtype in _STORAGES.items()}
-    return pickles.load(data, functions, classes, persistent)
 
 
 # Safetensors
@@ -333,5 +224,5 @@ def _read_safetensors(path: Path, mapped: np.ndarray) -> dict[str, Tensor]:
         start, stop = (8 + length + offset for offset in entry["data_offsets"])
         block = mapped[start:stop].view(dtype)
         strides = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
-        tensors[name] = Tensor(_Storage(dtype, len(block), block), 0, shape, strides)
+        tensors[name] = Tensor(Storage(dtype, len(block), block), 0, shape, strides)
     return tensors

@@ -391,7 +391,7 @@ def test_incomplete_towers_and_wrong_shapes_are_named(tmp_path, change, match):
 
 def test_sources_that_hold_the_same_part_are_refused(tmp_path):
     one, other = backbone_file(tmp_path / "a.pth")[0], backbone_file(tmp_path / "b.pth")[0]
-    with pytest.raises(UserError, match=r"a\.pth and b\.pth both hold the image encoder"):
+    with pytest.raises(UserError, match=r"a\.pth and b\.pth both hold an image encoder"):
         import_model([one, other], tmp_path / "model")
 
 
@@ -425,6 +425,14 @@ def test_a_model_folder_is_no_source(released, tmp_path):
     import_model(released[0], tmp_path / "model", released[2])
     with pytest.raises(UserError, match="is a model folder already"):
         import_model(tmp_path / "model", tmp_path / "two")
+
+
+def test_a_forgotten_last_argument_costs_nobody_a_folder(tmp_path):
+    image, (text, _) = backbone_file(tmp_path / "r.pth")[0], bert_folder(tmp_path / "bert")
+    before = sorted(path.name for path in text.iterdir())
+    with pytest.raises(UserError, match=r"bert: exists and is not a model folder; the last argument"):
+        import_model(image, text)
+    assert sorted(path.name for path in text.iterdir()) == before
 
 
 # Names on the hub

@@ -1,5 +1,6 @@
 """Files of PyTorch read without it: equal to torch.load where that is safe, and inert where it would not be."""
 
+import contextlib
 import io
 import json
 import pickle
@@ -16,7 +17,8 @@ from safetensors.torch import save_file
 
 from afloc_jax.errors import UserError
 from afloc_jax.weights.pickles import Stub
-from afloc_jax.weights.torch_files import Tensor, UnreadableFile, read_file
+from afloc_jax.weights.tensors import Tensor, UnreadableFile
+from afloc_jax.weights.torch_files import read_file
 
 FORMATS = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 
@@ -290,6 +292,30 @@ def test_a_pickle_cannot_change_the_classes_and_functions_that_it_is_given(tmp_p
         with pytest.raises(UnreadableFile, match="pickle is malformed"):
             read_file(zip_of(tmp_path / "a.pt", {"r/data.pkl": program}))
     assert isinstance(read_file(save(tensors(), tmp_path / "b.pt"))["plain"], Tensor)
+
+
+@FORMATS
+def test_flipped_bytes_give_tensors_or_an_error_that_names_the_file(tmp_path, zipped):
+    whole = save({"weights": tensors(), "object": Foreign()}, tmp_path / "a.pt", zipped).read_bytes()
+    rng = np.random.default_rng(0)
+    path, refused = tmp_path / "flipped.pt", 0
+    for _ in range(400):
+        data = bytearray(whole)
+        for place in rng.integers(0, len(data), rng.integers(1, 5)):
+            data[place] = rng.integers(0, 256)
+        path.write_bytes(data)
+        try:
+            found = read_file(path)
+        except UnreadableFile as error:
+            refused += 1
+            assert "flipped.pt: " in str(error)
+            continue
+        weights = found.get("weights") if isinstance(found, dict) else None
+        for value in weights.values() if isinstance(weights, dict) else ():
+            if isinstance(value, Tensor):
+                with contextlib.suppress(UnreadableFile):
+                    value.array().astype(np.float64)
+    assert refused > 20
 
 
 @pytest.mark.parametrize(
