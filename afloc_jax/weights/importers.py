@@ -4,6 +4,7 @@ A whole checkpoint (AFLoc's, GLoRIA's), or parts: an image backbone, a text enco
 hold is initialised at random by the seed, and named: in the report and on the model card.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,7 @@ from data_pipelines.tokens import load_tokenizer
 SourcePath = str | Path
 
 _WHOLE = (AFLOC, GLORIA)
+_MANY = 10_000_000  # parameters
 _POOLER = "text_encoder.model.pooler."  # no output depends on it, and many files come without
 
 
@@ -163,7 +165,8 @@ def fresh(model_config: Any, names: Sequence[str], seed: int) -> dict[str, np.nd
     """Random values of some parameters by published name, those that training would start from with this seed."""
     if not names:
         return {}
-    rows = [row for row in torch_names.table(model_config) if row.name in set(names)]
+    chosen_names = set(names)
+    rows = [row for row in torch_names.table(model_config) if row.name in chosen_names]
     slots, count = jnp.zeros((1, 4), jnp.int32), jnp.ones(1, jnp.int32)  # sizes of inputs do not matter to parameters
     model = build(model_config)
 
@@ -177,9 +180,10 @@ def fresh(model_config: Any, names: Sequence[str], seed: int) -> dict[str, np.nd
             picked[row.name] = leaf
         return picked
 
-    # Compiled, so that the network and all other parameters fall away; optimising random draws takes longer than
-    # running them.
-    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    # Compiled, so that the network and all other parameters fall away. Optimising the code of random draws takes longer
+    # than running it unoptimised, unless there are many.
+    quick = jax.default_backend() == "cpu" and sum(math.prod(row.shape) for row in rows) < _MANY
+    options = {"xla_backend_optimization_level": 0} if quick else None
     leaves = jax.device_get(jax.jit(chosen, compiler_options=options)(jax.random.key(seed)))
     return {row.name: np.ascontiguousarray(row.to_torch(leaves[row.name])) for row in rows}
 
