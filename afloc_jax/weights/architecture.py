@@ -121,6 +121,9 @@ def apply_settings(config: ConfigDict, settings: Any, *, merges_pieces: bool) ->
     """
     notes = []
     model, text = config.model, config.model.text
+    title = lookup(settings, "experiment_name")
+    if isinstance(title, str) and re.fullmatch(r"[\w.-]+", title):
+        config.name = title
     named = lookup(settings, "model.vision.model_name")
     if isinstance(named, str) and _our_backbone(named) != model.image.backbone:
         notes.append(f"its config says {named}, its tensors are those of {model.image.backbone}: the tensors count")

@@ -39,6 +39,7 @@ def omegaconf(**model):
     config = {
         "model": {"norm": False, "vision": {"model_name": "resnet_18", "freeze_cnn": False}, "text": text, **model},
         "data": {"text": {"word_num": 24}, "image": {"imsize": 256}},
+        "experiment_name": "published",
         "transforms": {"norm": "half", "random_crop": {"crop_size": 224}},
     }
     return OmegaConf.create(config)
@@ -102,7 +103,7 @@ def test_a_released_checkpoint_becomes_a_folder_with_its_own_settings(released, 
     text = config["architecture"]["text"]
     expected = {"last_layers": 2, "merge_layers": "mean", "merge_pieces": "mean", "freeze": True}
     assert {key: text[key] for key in expected} == expected
-    assert config["prompts"]["max_tokens"] == 24
+    assert config["name"] == "published" and config["prompts"]["max_tokens"] == 24
     assert config["preprocessing"]["image_size"] == 224
     assert report.missing == () and report.left_out == ("img_encoder.local_f_embedder.weight",)
     assert any("assumed: 1 attention head" in note for note in report.notes)
