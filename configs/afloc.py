@@ -5,7 +5,7 @@ Every other config starts from this one and states only what differs. Run:
     python launch.py --config=configs/afloc.py --config.data.directory=DATA --workdir=runs/afloc
 """
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 
 def get_config() -> ConfigDict:
@@ -48,7 +48,9 @@ def get_config() -> ConfigDict:
     text.context = "report"  # report|sentence (each sentence is read alone: beyond the published recipe)
     text.freeze = False  # keep the text encoder as initialised
 
-    config.init_from = ""  # model folder to start from; empty: random initialisation
+    # Weights to start from; empty: random initialisation. A model folder, or a path (or a tuple of paths) to a
+    # checkpoint, a ResNet or DenseNet, a Hugging Face BERT folder or hub name: docs/weights.md
+    config.init_from = FieldReference("", field_type=object)
 
     config.loss = loss = ConfigDict()
     loss.weights = ConfigDict({"report": 1.0, "sentence": 1.0, "word": 1.0})  # 0 switches a level off

@@ -194,6 +194,11 @@ def is_free(key: str) -> bool:
 
 
 def _check_type(key: str, value: Any, example: Any) -> None:
+    if key == "init_from":  # one path or several
+        paths = value if isinstance(value, list) else [value]
+        if not all(isinstance(path, str) for path in paths) or (isinstance(value, list) and not all(value)):
+            raise UsageError(f"config.init_from = {value!r}: must be a path or a tuple of paths")
+        return
     if isinstance(example, bool) or isinstance(value, bool):
         right = isinstance(value, bool) and isinstance(example, bool)
     elif isinstance(example, float):
@@ -258,13 +263,25 @@ def _check_together(config: ConfigDict, device_count: int) -> None:
                 raise UsageError(f"config.evaluation.datasets[{number}].{key}: missing; each data set has one")
 
 
+def _model_before_start(config: ConfigDict) -> ConfigDict:
+    """`config.model` as far as it is known before `init_from` is read, which may bring the fields of BERT."""
+    model = config.model
+    if not config.init_from or model.text.bert:
+        return model
+    model = model.copy_and_resolve_references()
+    with model.unlocked():
+        model.text.bert = ConfigDict({"hidden_size": model.projection_dim, "num_attention_heads": 1})
+        model.text.bert.num_hidden_layers = max(model.text.last_layers, 1)
+    return model
+
+
 def _check_with_owners(config: ConfigDict) -> None:
     """What the free sections hold, checked by those who read them."""
     from afloc_jax.evaluation.run import dataset_settings
     from afloc_jax.losses import LocalSettings
     from afloc_jax.models.settings import parse
 
-    parse(config.model)
+    parse(_model_before_start(config))
     LocalSettings.from_config(config.loss)
     for dataset in config.evaluation.datasets:
         dataset_settings(dict(_plain(dataset)))

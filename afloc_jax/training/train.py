@@ -15,6 +15,7 @@ from afloc_jax.levels import TokenBatch
 from afloc_jax.models import build, trainable
 from afloc_jax.provenance import hash_of, provenance
 from afloc_jax.training import config as configs
+from afloc_jax.training import start
 from afloc_jax.training.checkpoints import Checkpoints
 from afloc_jax.training.config import write_json
 from afloc_jax.training.failures import StopSignal, explain
@@ -38,7 +39,7 @@ def train(config: ConfigDict, workdir: Path, dry_run: bool = False) -> int:
     Args:
         config: a config with the keys of configs/afloc.py.
         workdir: everything the run writes; interface as in the README.
-        dry_run: check the config and stop.
+        dry_run: check the config, and the names and shapes in `init_from`, and stop.
 
     Returns:
         Exit status: 0 finished, 128 + signal number when a signal stopped the run after saving.
@@ -50,6 +51,7 @@ def train(config: ConfigDict, workdir: Path, dry_run: bool = False) -> int:
     # --- Config
     configs.validate(config, jax.device_count())
     if dry_run:
+        start.adopt(config, start.foreign_sources(config.init_from))
         _say(f"{config.name}: the config is valid")
         return 0
     configs.check_workdir(config, workdir)
@@ -78,6 +80,8 @@ def _train_model(config: ConfigDict, workdir: Path) -> int:
     mesh = build_mesh()
 
     # --- Data
+    given, weights = config, start.foreign_sources(config.init_from)
+    config = start.adopt(config, weights)
     source, validation = _open_sources(config)
     tokenizer = _tokenizer(config, workdir, source)
     steps_per_epoch, total_steps = _length(config, len(source))
@@ -89,9 +93,12 @@ def _train_model(config: ConfigDict, workdir: Path) -> int:
     )
 
     # --- Model
-    given, config = config, _with_vocabulary(config, tokenizer)
+    config = _with_vocabulary(config, tokenizer)
     model = build(config.model, dtype=PRECISIONS[config.training.precision])
     variables = _initial_variables(config, source[0].image.shape[0])
+    if weights:
+        variables, told = start.overlay(variables, weights, config.model)
+        _say(told)
 
     # --- Optimiser
     direction = freeze(build_direction(config.optimizer), trainable(variables["params"], config.model))
@@ -154,7 +161,7 @@ def _tokenizer(config: ConfigDict, workdir: Path, source: Any) -> Any:
     """The tokenizer that the workdir keeps; on the first run the config's, init_from's, or a learned one."""
     if (workdir / configs.CONFIG).exists() and (workdir / "tokenizer" / "tokenizer.json").exists():
         return tokens.load_tokenizer(workdir / "tokenizer")
-    if config.init_from and not config.model.text.tokenizer:
+    if start.is_model_folder(config.init_from) and not config.model.text.tokenizer:
         return load_model(config.init_from)[2]
     return config_tokenizer(source, config)
 
@@ -179,7 +186,7 @@ def _with_vocabulary(config: ConfigDict, tokenizer: Any) -> ConfigDict:
     size = 1 + max(tokenizer.get_vocab().values())
     config = config.copy_and_resolve_references()
     bert = config.model.text.bert
-    if config.init_from and "vocab_size" not in bert:
+    if start.is_model_folder(config.init_from) and "vocab_size" not in bert:
         size = max(size, load_model(config.init_from)[0].architecture.text.bert.get("vocab_size", size))
     elif config.model.text.tokenizer and "vocab_size" in bert:
         if bert.vocab_size < size:
@@ -194,13 +201,14 @@ def _with_vocabulary(config: ConfigDict, tokenizer: Any) -> ConfigDict:
 
 def _initial_variables(config: ConfigDict, side: int) -> dict[str, Any]:
     """Parameters and statistics before step 0: random from the seed, or those of the model folder `init_from`."""
-    if config.init_from:
+    from_folder = start.is_model_folder(config.init_from)
+    if from_folder:
         variables = load_model(config.init_from)[1]
     slots, count = jnp.zeros((1, 4), jnp.int32), jnp.ones(1, jnp.int32)  # parameters do not depend on the inputs' sizes
     tokens_like = TokenBatch(slots, slots, slots, count, count)
     model = build(config.model)
     arguments = (jax.random.key(config.seed), np.zeros((1, side, side), np.uint8), tokens_like)
-    if not config.init_from:
+    if not from_folder:
         # Run once: on a CPU optimising the code of hundreds of random draws takes longer than running it unoptimised.
         options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
         return jax.jit(model.init, compiler_options=options)(*arguments)

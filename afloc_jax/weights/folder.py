@@ -54,9 +54,22 @@ def save_model(
         tokenizer: what `data_pipelines.tokens.load_tokenizer` returns.
         card: facts for the model card, see `afloc_jax.weights.card.render_card`.
     """
+    save_state(folder, torch_names.to_torch(variables, config.model), config, tokenizer, card)
+
+
+def save_state(
+    folder: str | Path,
+    state: Mapping[str, np.ndarray],
+    config: ConfigDict,
+    tokenizer: Any,
+    card: Mapping[str, Any] | None = None,
+) -> None:
+    """`save_model` for weights that have the published names and layouts already, as `torch_names.to_torch` gives them.
+
+    Contiguous float32 arrays are written from where they lie: a mapped file is not copied into memory first.
+    """
     folder = Path(folder)
     stored = _stored_config(config, card or {})
-    state = torch_names.to_torch(variables, config.model)
     # The NumPy writer stores the memory of a transposed view as it lies: contiguous copies or scrambled weights.
     tensors = {
         name: np.ascontiguousarray(value, np.int64 if name.endswith("num_batches_tracked") else np.float32)
@@ -64,6 +77,7 @@ def save_model(
     }
     with replacing_folder(folder) as temporary:
         save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
+        (temporary / WEIGHTS).chmod(0o644)  # the library makes private files, too
         save_tokenizer(tokenizer, temporary)
         (temporary / PREPROCESSOR).write_text(_json(_preprocessor(stored["preprocessing"])))
         _write_config_and_card(temporary, stored)

@@ -127,17 +127,22 @@ def to_torch(variables: PyTree, model_config: Mapping[str, Any] | ModelSettings)
     """
     rows = table(model_config)
     flat = traverse_util.flatten_dict(_plain_dicts(variables))
-    _compare(
+    compare(
         "the variables",
         {"/".join(path): np.shape(array) for path, array in flat.items()},
         {"/".join(row.path): _our_shape(row) for row in rows},
     )
-    state: dict[str, np.ndarray] = {}
-    for row in rows:
-        state[row.name] = np.ascontiguousarray(row.to_torch(np.asarray(flat[row.path])))
-        if row.name.endswith("running_var"):
-            state[row.name.removesuffix("running_var") + "num_batches_tracked"] = np.zeros((), np.int64)
-    return state
+    return with_counters({row.name: np.ascontiguousarray(row.to_torch(np.asarray(flat[row.path]))) for row in rows})
+
+
+def with_counters(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A state dict with a zero `num_batches_tracked` beside each pair of running statistics, as PyTorch expects it."""
+    counted: dict[str, np.ndarray] = {}
+    for name, array in state.items():
+        counted[name] = array
+        if name.endswith("running_var"):
+            counted[name.removesuffix("running_var") + "num_batches_tracked"] = np.zeros((), np.int64)
+    return counted
 
 
 def from_torch(state_dict: Mapping[str, np.ndarray], model_config: Mapping[str, Any] | ModelSettings) -> dict[str, Any]:
@@ -151,7 +156,7 @@ def from_torch(state_dict: Mapping[str, np.ndarray], model_config: Mapping[str, 
     """
     rows = table(model_config)
     given = {name: array for name, array in state_dict.items() if not _IGNORED.fullmatch(name)}
-    _compare(
+    compare(
         "the state dict",
         {name: np.shape(array) for name, array in given.items()},
         {row.name: row.shape for row in rows},
@@ -202,7 +207,7 @@ def _plain_dicts(tree: Any) -> Any:
     return {key: _plain_dicts(value) for key, value in tree.items()} if isinstance(tree, Mapping) else tree
 
 
-def _compare(what: str, found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> None:
+def compare(what: str, found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> None:
     """Raise one error that names every kind of difference between two sets of named shapes."""
     missing = [f"{name} {list(wanted[name])}" for name in wanted if name not in found]
     unexpected = [f"{name} {list(found[name])}" for name in found if name not in wanted]

@@ -1,0 +1,218 @@
+"""The architecture of foreign weights: from the shapes of their tensors and the config in their file.
+
+Shapes decide what they can decide (backbone, widths, numbers of layers, vocabulary); the config adds what shapes do not
+show (how layers and pieces are merged, what was frozen, token slots). The number of attention heads is in neither: it
+comes from a BERT's config.json, or is assumed by the usual sizes, and that is said.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from afloc_jax.errors import UserError
+from afloc_jax.models.bert import BertSettings
+from afloc_jax.models.densenet import DENSENETS
+from afloc_jax.models.resnet import RESNETS
+from afloc_jax.weights.pickles import Stub
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+_IMAGE, _TEXT = "img_encoder.model.", "text_encoder.model."
+_HEADS = {384: 12, 512: 8, 768: 12, 1024: 16}  # of the BERTs that are published in these widths
+BERT_TYPES = ("bert", "cxr-bert")  # what computes as our encoder does
+_CHECKED = ("position_embedding_type", "is_decoder", "add_cross_attention")  # `settings.parse` allows one value of each
+
+
+def image_backbone(shapes: Shapes) -> str:
+    """The name in `settings.BACKBONES` of the backbone whose parameters these are.
+
+    Args:
+        shapes: by published name; others than those of the backbone are passed over.
+
+    Raises:
+        UserError: none of them; says what was seen.
+    """
+    inner = {name.removeprefix(_IMAGE): shape for name, shape in shapes.items() if name.startswith(_IMAGE)}
+    if "features.conv0.weight" in inner:
+        seen: tuple = (
+            tuple(_count(inner, rf"features\.denseblock{block}\.denselayer(\d+)\.", first=1) for block in range(1, 5)),
+            inner.get("features.denseblock1.denselayer1.conv2.weight", (0,))[0],
+            inner["features.conv0.weight"][0],
+        )
+        for name, dense in DENSENETS.items():
+            if seen == (dense.blocks, dense.growth, dense.stem_width):
+                return name
+        raise UserError(f"a DenseNet of blocks {seen[0]}, growth {seen[1]}: known are {', '.join(DENSENETS)}")
+    blocks = tuple(_count(inner, rf"layer{stage}\.(\d+)\.", first=0) for stage in range(1, 5))
+    bottleneck = "layer1.0.conv3.weight" in inner
+    kernel = inner.get("layer1.0.conv2.weight", (0, 0))
+    for name, residual in RESNETS.items():
+        width = residual.widths[0] * residual.group_width // 64 * residual.groups if bottleneck else residual.widths[0]
+        if (blocks, bottleneck, kernel[:2]) == (
+            residual.blocks,
+            residual.bottleneck,
+            (width, width // residual.groups),
+        ):
+            return name
+    known = ", ".join(name for name in RESNETS if name != "resnet_small")
+    raise UserError(f"a residual network of blocks {blocks} and 3x3 kernels {kernel[:2]}: known are {known}")
+
+
+def bert_fields(shapes: Shapes, config: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """Fields of `config.model.text.bert` of the text encoder whose parameters these are.
+
+    Args:
+        shapes: by published name; others than those of the text encoder are passed over.
+        config: config.json of a BERT of these sizes; empty when there is none.
+
+    Returns:
+        The fields, and what had to be assumed in words ("" for nothing).
+
+    Raises:
+        UserError: the parts that sizes are read from are missing, or `config` is not a BERT's or not that of this one.
+    """
+    inner = {name.removeprefix(_TEXT): shape for name, shape in shapes.items() if name.startswith(_TEXT)}
+    names = {
+        "vocab_size": ("embeddings.word_embeddings.weight", 0),
+        "hidden_size": ("embeddings.word_embeddings.weight", 1),
+        "max_position_embeddings": ("embeddings.position_embeddings.weight", 0),
+        "type_vocab_size": ("embeddings.token_type_embeddings.weight", 0),
+        "intermediate_size": ("encoder.layer.0.intermediate.dense.weight", 0),
+    }
+    fields: dict[str, Any] = {}
+    for key, (name, axis) in names.items():
+        if len(inner.get(name, ())) != 2:
+            raise UserError(f"the text encoder lacks {name}, or it is not a matrix: it is not a whole BERT")
+        fields[key] = inner[name][axis]
+    fields["num_hidden_layers"] = _count(inner, r"encoder\.layer\.(\d+)\.", first=0)
+
+    if config.get("model_type", "bert") not in BERT_TYPES:
+        raise UserError(f"its config.json is that of a {config['model_type']!r}; only BERT is supported")
+    for key, value in fields.items():
+        # The vocabulary is allowed to differ: tables are padded or cut, and the config.json forgotten.
+        if key != "vocab_size" and config.get(key, value) != value:
+            raise UserError(
+                f"its config.json says {key} {config[key]}, its tensors {value}: they do not belong together"
+            )
+    stated = {*BertSettings.__dataclass_fields__, *_CHECKED} - fields.keys()
+    fields |= {key: config[key] for key in sorted(stated & config.keys())}
+    if "num_attention_heads" in fields:
+        return fields, ""
+    width = fields["hidden_size"]
+    fields["num_attention_heads"] = heads = _HEADS.get(width, max(1, width // 64))
+    return (
+        fields,
+        f"{heads} attention head{'s' * (heads > 1)}, as usual for a hidden size of {width} (no config.json said it)",
+    )
+
+
+def apply_settings(config: ConfigDict, settings: Any, *, merges_pieces: bool) -> list[str]:
+    """Change a config to what the config inside a checkpoint says; keys that it lacks keep their published value.
+
+    Args:
+        config: with the keys of configs/afloc.py, its backbone and BERT set from shapes already.
+        settings: as it lies in the file, see `lookup`.
+        merges_pieces: whether `aggregate_method` is also how word pieces become words (AFLoc) or not (GLoRIA: a sum).
+
+    Returns:
+        What a user should know: where the file disagrees with itself or asks for what this model does not do.
+    """
+    notes = []
+    model, text = config.model, config.model.text
+    title = lookup(settings, "experiment_name")
+    if isinstance(title, str) and re.fullmatch(r"[\w.-]+", title):
+        config.name = title
+    named = lookup(settings, "model.vision.model_name")
+    if isinstance(named, str) and _our_backbone(named) != model.image.backbone:
+        notes.append(f"its config says {named}, its tensors are those of {model.image.backbone}: the tensors count")
+    if _is_count(layers := lookup(settings, "model.text.last_n_layers")):
+        text.last_layers = min(layers, text.bert.get("num_hidden_layers", layers) + 1)
+        if layers == 1:
+            notes.append("its config takes BERT's pooled output; this model takes the last layer's hidden states")
+    if (method := lookup(settings, "model.text.aggregate_method")) in ("sum", "mean"):
+        text.merge_layers = method
+        text.merge_pieces = method if merges_pieces else "sum"
+    if lookup(settings, "model.text.agg_tokens") is False:
+        notes.append("its config does not merge word pieces into words; this model does")
+    norms = {lookup(settings, f"model.{place}norm") for place in ("", "text.")} & {True, False}
+    if len(norms) == 1:
+        model.normalize = norms.pop()
+    elif norms:
+        notes.append(
+            "its config normalises one side only, this model none: heat maps keep their shape, not their scale"
+        )
+    for key, section in (("model.vision.freeze_cnn", model.image), ("model.text.freeze_bert", text)):
+        if lookup(settings, key) is True:
+            section.freeze = True
+    if _is_count(words := lookup(settings, "data.text.word_num")) and words >= 3:
+        config.data.max_tokens = min(words, text.bert.get("max_position_embeddings", words))
+    return notes + _image_settings(config, settings)
+
+
+def _image_settings(config: ConfigDict, settings: Any) -> list[str]:
+    notes = []
+    size = lookup(settings, "data.image.imsize")
+    crop = lookup(settings, "transforms.random_crop.crop_size")
+    side = crop if _is_count(crop) else size
+    if _is_count(side):
+        config.data.builder.image_size = side
+    if _is_count(crop) and _is_count(size) and crop != size:
+        notes.append(f"it was trained on crops of {crop} pixels from images of {size}; here the whole image has {crop}")
+    if lookup(settings, "transforms.norm") == "imagenet":
+        notes.append("it was trained on pixels scaled by ImageNet's statistics; here they are scaled to [-1, 1]")
+    return notes
+
+
+def _our_backbone(name: str) -> str:
+    """resnet_50 -> resnet50; the family calls ResNeXt-101 "resnext_100"."""
+    return name.replace("_", "").replace("resnext100", "resnext101")
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+def lookup(settings: Any, path: str) -> Any:
+    """A value of the config inside a checkpoint, by dotted path; None where there is none.
+
+    The config may be plain dicts, or stubs of OmegaConf's objects, argparse's or Lightning's. A value that refers to
+    another one ("${...}") counts as none.
+    """
+    node = settings
+    for key in path.split("."):
+        content = _content(node)
+        if not isinstance(content, dict) or key not in content:
+            return None
+        node = content[key]
+    value = _content(node)
+    return None if isinstance(value, str) and "${" in value else value
+
+
+def _content(node: Any) -> Any:
+    """What a node of a config holds: a dict for a section, else its value."""
+    if not isinstance(node, Stub):
+        return node
+    state = node.__dict__["state"]
+    if isinstance(state, tuple) and state and isinstance(state[0], dict):
+        state = state[0]
+    if isinstance(state, dict):
+        for key in ("_content", "_val"):  # OmegaConf's sections and values
+            if key in state:
+                return state[key]
+        if state:
+            return state
+    entries = node.__dict__["entries"]
+    if all(isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[0], str) for entry in entries):
+        return dict(entries)
+    return None
+
+
+def _count(names: Mapping[str, Any], pattern: str, first: int) -> int:
+    """How many numbered parts there are, when they are numbered without gaps from `first`; a gap ends the count."""
+    numbers = {int(match[1]) for match in (re.match(pattern, name) for name in names) if match}
+    count = 0
+    while first + count in numbers:
+        count += 1
+    return count

@@ -1,0 +1,77 @@
+"""What an import says of itself: to its user, and on the model card."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from afloc_jax.weights.sources import TOWERS, Source, sha256
+
+_SHALLOW = "img_encoder.local2_embedder.weight"
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What became of the sources.
+
+    Attributes:
+        folder: the model folder that was written.
+        imported: "file: what it is" for each source.
+        backbone: of the image encoder.
+        missing: published names of parameters that no source held; they have random values.
+        left_out: names in the sources that the model has no place for.
+        notes: what a user should know: assumptions, and what cannot be expected of the model.
+    """
+
+    folder: Path
+    imported: tuple[str, ...]
+    backbone: str
+    missing: tuple[str, ...]
+    left_out: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def lines(self) -> list[str]:
+        """The same for a reader, one line each."""
+        told = [f"{self.folder}: {self.backbone} and BERT from {'; '.join(self.imported)}"]
+        if self.missing:
+            told.append(f"not trained (random by the seed): {summary(self.missing)}")
+        if self.left_out:
+            told.append(f"left out: {summary(self.left_out)}")
+        return told + list(self.notes)
+
+
+def consequences(missing: Sequence[str]) -> list[str]:
+    """What a model with these random parameters cannot do."""
+    told = []
+    absent = {tower for tower in TOWERS if sum(name.startswith(tower) for name in missing) > 2}
+    if absent or "img_encoder.local_embedder.weight" in missing:
+        told.append("to be trained before use: image and text do not meet yet")
+    elif _SHALLOW in missing:
+        told.append(
+            "not trained: shallow level. Heat maps come from the deep map and are not concerned; similarities of words "
+            "mean nothing"
+        )
+    return told
+
+
+def card(found: Sequence[Source], report: ImportReport) -> dict[str, Any]:
+    data = {f"imported from {source.title}": f"{source.kind}, SHA-256 {sha256(source.file)}" for source in found}
+    if report.missing:
+        data["not trained, random by the seed"] = summary(report.missing)
+    if report.left_out:
+        data["left out"] = summary(report.left_out)
+    if report.notes:
+        data["to know"] = "; ".join(report.notes)
+    return {"data": data}
+
+
+def summary(names: Sequence[str], shown: int = 12) -> str:
+    """Names in one line; those beyond `shown` are counted by tower."""
+    if len(names) <= shown:
+        return ", ".join(names)
+    groups: dict[str, int] = {}
+    for name in names:
+        parts = name.split(".")
+        group = ".".join(parts[:2] if name.startswith(("img_encoder.", "text_encoder.")) else parts[:1])
+        groups[group] = groups.get(group, 0) + 1
+    return ", ".join(f"{group}.* ({count})" for group, count in groups.items())

@@ -1,0 +1,211 @@
+"""Weights of others, found and renamed: which file, what is in it, and what its parameters are called here.
+
+What a file holds is told by the names in it, never by its own name. All of it is renamed to the published names
+(`afloc_jax.weights.torch_names`): an image backbone to `img_encoder.model.*`, a text encoder to `text_encoder.model.*`.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from afloc_jax.errors import UserError
+from afloc_jax.weights.hub import find_on_hub, looks_like_hub_name
+from afloc_jax.weights.pickles import Stub
+from afloc_jax.weights.tensors import Tensor
+from afloc_jax.weights.torch_files import read_file
+
+AFLOC, GLORIA, IMAGE, TEXT = "AFLoc checkpoint", "GLoRIA checkpoint", "image backbone", "text encoder"
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # of a Hugging Face folder, the first one found
+
+TOWERS = ("img_encoder.model.", "text_encoder.model.")  # backbone and BERT, without the projections
+
+_EITHER = re.compile(r"(.*?)((?:img|text)_encoder\..+)")
+# Counters and constants, which nothing is lost with.
+_NOTHING = re.compile(r"(.*\.)?(num_batches_tracked|position_ids|token_type_ids)")
+_OLD_NORM = re.compile(r"(.*LayerNorm)\.(gamma|beta)")
+_OLD_DENSENET = re.compile(r"(.*denselayer\d+\.(?:norm|conv))\.([12]\..*)")
+# Of a whole checkpoint: what the model has a place for.
+_KNOWN = re.compile(
+    r"img_encoder\.(model\.(?!fc\.|classifier\.)|(local2?|global)_embedder\.|(local2?|global)_norm\.)|text_encoder\.model\."
+)
+_BACKBONE = re.compile(r"(conv1|bn1|layer\d+|features)\.")
+_BERT = re.compile(r"(embeddings|encoder|pooler)\.")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What one file holds for a model.
+
+    Attributes:
+        file: where the tensors lie.
+        kind: AFLOC, GLORIA, IMAGE or TEXT.
+        tensors: by published name, not read yet.
+        settings: the config inside the file as it lies there (see `architecture.lookup`); None when there is none.
+        left_out: names in the file that the model has no place for.
+        folder: the folder that was given, with the tokenizer; None when a file was given.
+    """
+
+    file: Path
+    kind: str
+    tensors: Mapping[str, Tensor]
+    settings: Any = None
+    left_out: tuple[str, ...] = ()
+    folder: Path | None = None
+    hub_name: str = ""
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """By published name."""
+        return {name: tensor.shape for name, tensor in self.tensors.items()}
+
+    def holds(self, tower: str) -> bool:
+        """Whether a backbone (IMAGE) or a BERT (TEXT) is in it."""
+        prefix = TOWERS[(IMAGE, TEXT).index(tower)]
+        return any(name.startswith(prefix) for name in self.tensors)
+
+    @property
+    def title(self) -> str:
+        """How a reader would call it: the hub's name, or the folder's or the file's without the path that led there."""
+        if self.hub_name:
+            return self.hub_name
+        return self.folder.resolve().name if self.folder else self.file.name
+
+
+def read_source(source: str | Path) -> Source:
+    """Find a source and tell what it holds. Only names and shapes are read.
+
+    Args:
+        source: a weights file, a Hugging Face folder (weights, config.json, tokenizer), or a name on the Hugging Face
+            hub.
+
+    Raises:
+        UserError: it does not exist, cannot be read, or holds nothing for this model.
+    """
+    path, hub_name = Path(source), ""
+    if not path.exists() and looks_like_hub_name(str(source)):
+        path, hub_name = find_on_hub(str(source), WEIGHT_FILES), str(source)
+    folder = path if path.is_dir() else None
+    file = _weights_of(path) if folder else path
+    if not file.is_file():
+        raise UserError(f"{source}: no such file or folder; give a checkpoint, a weights file or a Hugging Face folder")
+    contents = read_file(file)
+    state = _state_dict(contents, file)
+    settings = contents.get("hyper_parameters") if state is not contents else None
+    return _recognise(file, state, settings, folder, hub_name)
+
+
+def sha256(file: Path) -> str:
+    """Of a whole file, in hexadecimal."""
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def folder_config(folder: Path | None) -> dict[str, Any]:
+    """The config.json of a Hugging Face folder; empty when there is none."""
+    path = folder / "config.json" if folder else None
+    if path is None or not path.is_file():
+        return {}
+    try:
+        config = json.loads(path.read_text())
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path}: not readable as JSON ({error}); copy the folder again") from None
+    return config if isinstance(config, dict) else {}
+
+
+def _weights_of(folder: Path) -> Path:
+    if "format_version" in folder_config(folder):
+        raise UserError(f"{folder} is a model folder already; use it as it is")
+    for name in WEIGHT_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    raise UserError(f"{folder}: no weights there; expected {' or '.join(WEIGHT_FILES)}, as Hugging Face folders have")
+
+
+def _state_dict(contents: Any, file: Path) -> dict[str, Tensor]:
+    """The parameters by name: the contents themselves, or where training programs put them."""
+    if isinstance(contents, Stub):
+        raise UserError(
+            f"{file}: a whole pickled object ({contents.path}), not its weights; save its state_dict() and import that"
+        )
+    places = [contents]
+    if isinstance(contents, dict):
+        places = [contents.get(key) for key in ("state_dict", "model_state_dict", "model")] + places
+    for place in places:
+        if isinstance(place, dict):
+            tensors = {key: value for key, value in place.items() if isinstance(key, str) and isinstance(value, Tensor)}
+            if tensors:
+                return contents if place is contents and len(tensors) == len(place) else tensors
+    raise UserError(f"{file}: no weights in it; give a file that holds a state_dict")
+
+
+def _recognise(file: Path, state: Mapping[str, Tensor], settings: Any, folder: Path | None, hub_name: str) -> Source:
+    if any(match and _KNOWN.match(match[2]) for match in map(_EITHER.match, state)):
+        kind, tensors, left_out = _whole(file, state)
+    else:
+        images = _prefixes(state, ("conv1.weight", "layer1.0.conv1.weight"), ("features.conv0.weight",))
+        texts = _prefixes(state, ("embeddings.word_embeddings.weight", "encoder.layer.0.attention.self.query.weight"))
+        if len(images) + len(texts) != 1:
+            found = "nothing that this model has a place for" if not images + texts else "several encoders"
+            raise UserError(
+                f"{file}: holds {found} (its first name is {min(state)!r}); expected a checkpoint of AFLoc or GLoRIA, "
+                "a ResNet or DenseNet with torchvision's names, or a BERT with those of Hugging Face"
+            )
+        kind, known = (IMAGE, _BACKBONE) if images else (TEXT, _BERT)
+        ours = "img_encoder.model." if images else "text_encoder.model."
+        prefix = (images + texts)[0]
+        tensors, left_out = {}, []
+        for name, tensor in state.items():
+            inner = name.removeprefix(prefix)
+            if name.startswith(prefix) and known.match(inner):
+                tensors[ours + modern_name(inner)] = tensor
+            elif not _NOTHING.fullmatch(name):
+                left_out.append(name)
+        tensors = {name: tensor for name, tensor in tensors.items() if not _NOTHING.fullmatch(name)}
+    return Source(file, kind, tensors, settings, tuple(left_out), folder, hub_name)
+
+
+def _whole(file: Path, state: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor], list[str]]:
+    """A checkpoint with both towers, under whatever name its training program held the model."""
+    matches = {name: _EITHER.match(name) for name in state}
+    prefixes = {match[1] for match in matches.values() if match and _KNOWN.match(match[2])}
+    if len(prefixes) > 1:
+        raise UserError(f"{file}: holds several models ({', '.join(sorted(prefixes))}); save one of them alone")
+    prefix = prefixes.pop()
+    tensors, left_out = {}, []
+    for name, tensor in state.items():
+        inner = name.removeprefix(prefix)
+        if _NOTHING.fullmatch(name):
+            continue
+        if name.startswith(prefix) and _KNOWN.match(inner):
+            tensors[modern_name(inner)] = tensor
+        else:
+            left_out.append(inner)
+    shallow = any(name.startswith("img_encoder.local2_embedder.") for name in tensors)
+    gloria = prefix.endswith("gloria.") or not (shallow or prefix.endswith("afloc."))
+    return (GLORIA if gloria else AFLOC), tensors, left_out
+
+
+def modern_name(name: str) -> str:
+    """Names of old files as they are written now: gamma and beta of layer norms, torchvision's dotted DenseNet ones."""
+    if match := _OLD_NORM.fullmatch(name):
+        return f"{match[1]}.{'weight' if match[2] == 'gamma' else 'bias'}"
+    if match := _OLD_DENSENET.fullmatch(name):
+        return match[1] + match[2]
+    return name
+
+
+def _prefixes(names: Iterable[str], *signs: tuple[str, ...]) -> list[str]:
+    """What stands before the first name of a sign where all of its names stand."""
+    names = set(names)
+    found = []
+    for first, *others in signs:
+        for name in names:
+            prefix = name.removesuffix(first)
+            starts = name.endswith(first) and (not prefix or prefix.endswith("."))
+            if starts and all(prefix + other in names for other in others):
+                found.append(prefix)
+    return found

@@ -1,0 +1,132 @@
+"""Tensors inside PyTorch's pickles: claims about storages, checked before they become views of a mapped file."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from afloc_jax.errors import UserError
+from afloc_jax.weights import pickles
+
+_DTYPES: dict[str, Any] = {
+    "Double": np.float64,
+    "Float": np.float32,
+    "Half": np.float16,
+    "BFloat16": ml_dtypes.bfloat16,
+    "Long": np.int64,
+    "Int": np.int32,
+    "Short": np.int16,
+    "Char": np.int8,
+    "Byte": np.uint8,
+    "Bool": np.bool_,
+    "ComplexFloat": np.complex64,
+    "ComplexDouble": np.complex128,
+}
+_MOST_AXES = 32  # PyTorch's tensors have fewer; NumPy's arrays may have 64
+
+# Storages without a type of their own: their elements are bytes.
+_STORAGES = {f"torch.{name}Storage": np.dtype(dtype) for name, dtype in _DTYPES.items()}
+_STORAGES |= {f"torch.storage.{name}": np.dtype(np.uint8) for name in ("UntypedStorage", "_UntypedStorage")}
+
+
+class UnreadableFile(UserError):
+    """A weights file that is damaged, of no known format, or claims what it does not hold."""
+
+
+class StorageType(pickles.Unchanging):
+    """A storage class that a pickle mentions."""
+
+    __slots__ = ("dtype",)
+
+    def __init__(self, dtype: np.dtype):
+        self.dtype = dtype
+
+
+class Storage(pickles.Unchanging):
+    """A block of elements; its bytes are known at once (zip) or after the pickle (legacy)."""
+
+    __slots__ = ("count", "data", "dtype")
+
+    def __init__(self, dtype: np.dtype, count: int, data: np.ndarray | None = None):
+        self.dtype, self.count, self.data = dtype, count, data
+
+
+class Tensor(pickles.Unchanging):
+    """A tensor of a file, not read yet.
+
+    Attributes:
+        shape, dtype: of the array that `array` returns.
+    """
+
+    __slots__ = ("_offset", "_storage", "_strides", "dtype", "shape")
+
+    def __init__(self, storage: Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]):
+        self._storage, self._offset, self._strides = storage, offset, strides
+        self.shape, self.dtype = shape, storage.dtype
+
+    def array(self) -> np.ndarray:
+        """A read-only view of the mapped file. Raises UnreadableFile when it would reach beyond its storage."""
+        storage = self._storage
+        if storage.data is None:
+            raise UnreadableFile("a tensor's values are missing")
+        if 0 in self.shape:
+            return np.zeros(self.shape, self.dtype)
+        last = self._offset + sum((size - 1) * stride for size, stride in zip(self.shape, self._strides, strict=True))
+        if last >= len(storage.data):
+            raise UnreadableFile(
+                f"a tensor {list(self.shape)} reaches to element {last} of a storage of {len(storage.data)}"
+            )
+        steps = tuple(stride * self.dtype.itemsize for stride in self._strides)
+        return np.lib.stride_tricks.as_strided(storage.data[self._offset :], self.shape, steps, writeable=False)
+
+
+def storage_identity(identity: Any) -> tuple[np.dtype, str, int]:
+    """Type, name and number of elements of a storage, from its persistent id."""
+    if not isinstance(identity, tuple) or len(identity) < 5 or identity[0] != "storage":
+        raise UnreadableFile("a tensor without a storage")
+    kind, key, _, count = identity[1:5]
+    if not isinstance(kind, StorageType):
+        raise UnreadableFile(f"a storage of an unknown type ({getattr(kind, 'path', 'not even a class')})")
+    if not isinstance(key, str | int) or type(count) is not int or count < 0:
+        raise UnreadableFile("a storage without a name or a size")
+    return kind.dtype, str(key), count
+
+
+def unpickle(data: bytes, persistent: Any, file_size: int) -> Any:
+    """The value of a pickle with a `Tensor` for each tensor in it.
+
+    Args:
+        data: the whole pickle.
+        persistent: gives the `Storage` of a persistent id.
+        file_size: bytes; no tensor may claim more.
+
+    Raises:
+        UserError: malformed, or a claim that cannot be true.
+    """
+
+    def rebuild(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Tensor:
+        shape, strides = tuple(shape), tuple(strides)
+        if not isinstance(storage, Storage) or len(shape) != len(strides):
+            raise UnreadableFile("a tensor without a storage or with a wrong shape")
+        if any(type(number) is not int or number < 0 for number in (offset, *shape, *strides)):
+            raise UnreadableFile("a tensor whose shape, strides and offset are not whole numbers")
+        if len(shape) > _MOST_AXES:
+            raise UnreadableFile(f"a tensor of {len(shape)} axes")
+        claimed = math.prod(max(size, 1) for size in shape) * storage.dtype.itemsize
+        if claimed > file_size:
+            raise UnreadableFile(f"a tensor {list(shape)} claims {claimed} bytes, more than the whole file")
+        # Where there is only one step the file may say anything.
+        steps = tuple(stride if size > 1 else 0 for size, stride in zip(shape, strides, strict=True))
+        return Tensor(storage, offset, shape, steps)
+
+    functions: dict[str, Callable[..., Any]] = {
+        "torch._utils._rebuild_tensor_v2": rebuild,
+        "torch._utils._rebuild_tensor": rebuild,
+        "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
+        "torch._utils._rebuild_parameter_with_state": lambda tensor, *_: tensor,
+        "torch.Size": lambda sizes=(): tuple(sizes),
+    }
+    classes = {name: StorageType(dtype) for name, dtype in _STORAGES.items()}
+    return pickles.load(data, functions, classes, persistent)

@@ -1,0 +1,81 @@
+"""Time and memory of importing a full-size checkpoint: seconds, and peak resident memory over the file's size.
+
+    python benchmarks/import_checkpoint.py [--folder DIR] [--repeats 3]
+
+Writes a checkpoint as the release's trainer does (ResNet-50 and BERT-base, random values, prefix `afloc.`, about
+540 MB) with PyTorch, then imports it in fresh processes of their own, start of Python and imports included. Memory is
+the peak that the kernel recorded for that process, mapped pages of the file counted.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+CHECKPOINT, TOKENIZER = "afloc.ckpt", "tokenizer"
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, help="where the checkpoint is written; default: a temporary folder")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--write", type=Path, metavar="FOLDER", help=argparse.SUPPRESS)
+    parser.add_argument("--import_once", nargs=3, metavar=("CHECKPOINT", "MODEL", "TOKENIZER"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.import_once:
+        import_once(*arguments.import_once)
+        return
+    if arguments.write:
+        write_checkpoint(arguments.write)
+        return
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as temporary:
+        # A process starts with its parent's peak: this one has to stay small, so the writing is done by another.
+        run("--write", temporary)
+        checkpoint, tokenizer = Path(temporary) / CHECKPOINT, Path(temporary) / TOKENIZER
+        size = checkpoint.stat().st_size
+        for _ in range(arguments.repeats):
+            started = time.perf_counter()
+            printed = run("--import_once", checkpoint, Path(temporary) / "model", tokenizer)
+            seconds = time.perf_counter() - started
+            peak = json.loads(printed)["peak_bytes"]
+            result = {"file_bytes": size, "seconds": round(seconds, 2), "peak_bytes": peak}
+            print(json.dumps({**result, "peak_over_file": round(peak / size, 2)}), flush=True)
+
+
+def run(*arguments: object) -> str:
+    """This program in a process of its own; what it printed."""
+    command = [sys.executable, __file__, *map(str, arguments)]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def write_checkpoint(folder: Path) -> None:
+    """The checkpoint, and a tokenizer folder of as many entries as its text encoder has embeddings."""
+    import torch
+
+    from afloc_jax.weights.torch_names import table
+    from configs.afloc import get_config
+
+    config = get_config()
+    config.model.text.bert.vocab_size = 28996  # Bio_ClinicalBERT's
+    state = {f"afloc.{row.name}": torch.randn(row.shape) for row in table(config.model)}
+    torch.save({"epoch": 4, "state_dict": state, "hyper_parameters": {}}, folder / CHECKPOINT)
+    (folder / TOKENIZER).mkdir()
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "##s", *(f"word{number}" for number in range(28989))]
+    (folder / TOKENIZER / "vocab.txt").write_text("\n".join(pieces) + "\n")
+
+
+def import_once(checkpoint: str, model: str, tokenizer: str) -> None:
+    from afloc_jax.weights.importers import import_model
+
+    import_model(checkpoint, model, tokenizer)
+    print(json.dumps({"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
+
+
+if __name__ == "__main__":
+    main()
