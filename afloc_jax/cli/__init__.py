@@ -10,7 +10,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 
 import afloc_jax
-from afloc_jax.cli import data, evaluation, models, scale
+from afloc_jax.cli import data, evaluation, models, scale, weights
 from afloc_jax.cli.arguments import Parser
 from afloc_jax.errors import UserError
 
@@ -46,6 +46,8 @@ def parser() -> ArgumentParser:
         evaluation.add_score,
         data.add_prepare,
         evaluation.add_report,
+        weights.add_import,
+        weights.add_export,
         scale.add_compile,
     ):
         add(commands)

@@ -1,0 +1,69 @@
+"""The same run on one, two and four processes of one machine, eight devices in all."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_pipelines.sources import prepare
+from tests.training.phantom_config import get_config
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    """Prepared phantoms: several processes must not have to wait for each other to draw them."""
+    directory = tmp_path_factory.mktemp("data")
+    prepare("phantom", directory, builder=get_config().data.builder.to_dict())
+    return directory
+
+
+def launched(processes, directory, workdir):
+    """The metrics of a run of launch.py on that many processes."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={8 // processes}",
+        "PYTHONPATH": str(ROOT),
+    }
+    command = [sys.executable, str(ROOT / "launch.py"), f"--config={ROOT}/tests/training/phantom_config.py"]
+    command += [f"--workdir={workdir}", f"--config.data.directory={directory}"]
+    running = []
+    for number in range(processes):
+        distributed = [f"--coordinator=localhost:{port}", f"--processes={processes}", f"--process={number}"]
+        arguments = command + (["--distributed", *distributed] if processes > 1 else [])
+        running.append(subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, text=True))
+    for process in running:
+        _, said = process.communicate(timeout=500)
+        assert process.returncode == 0, said
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    keys = ("loss", "loss/report", "loss/sentence", "loss/word", "grad_norm")
+    return {
+        split: np.array([[line[key] for key in keys if key in line] for line in lines if line["split"] == split])
+        for split in ("train", "validation")
+    }
+
+
+def compare(counts, directory, tmp_path):
+    runs = [launched(count, directory, tmp_path / str(count)) for count in counts]
+    assert runs[0]["train"].shape == (4, 5) and len(runs[0]["validation"]) == 1
+    for run in runs[1:]:
+        for split, expected in runs[0].items():
+            np.testing.assert_allclose(run[split], expected, rtol=1e-5)
+
+
+def test_two_processes_give_the_losses_of_one(directory, tmp_path):
+    compare((1, 2), directory, tmp_path)
+
+
+@pytest.mark.slow
+def test_four_processes_give_the_losses_of_one(directory, tmp_path):
+    compare((1, 4), directory, tmp_path)
