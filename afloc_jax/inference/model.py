@@ -240,17 +240,7 @@ class Model:
         )
 
     def _asked(self, texts: TextLevels) -> np.ndarray:
-        """[P, D], what the deep regions are compared with: the report's embedding (published), or its sentences' mean.
-
-        Sentences are what the deep map learned to meet; the report's embedding also holds `[CLS]` and `[SEP]`, which
-        add the same map to every prompt.
-        """
-        if self.heatmap_settings.prompt_level == "report":
-            return np.asarray(texts.report)
-        slot = np.arange(texts.sentences.shape[1])
-        sentence = (slot > 0) & (slot < texts.sentence_count[:, None])
-        total = np.einsum("ps,psd->pd", sentence.astype(np.float32), texts.sentences)
-        return total / np.maximum(sentence.sum(axis=1, keepdims=True), 1)
+        return np.asarray(self.heatmap_settings.asked(texts))
 
     def _class_embeddings(self, name: str, given: Any, compatible: bool) -> np.ndarray:
         """[2, D]: the mean of the positive prompts' embeddings, the mean of the negative ones'."""

@@ -64,7 +64,7 @@ class ImageEncoder(nn.Module):
                 return projected
             # Features behind a ReLU share a large mean, in which cosines drown; this takes it away.
             center = BatchNorm(dtype=dtype, param_dtype=self.param_dtype, name=f"center_{name}")
-            maps = projected.reshape(len(projected), -1, 1, self.projection_dim)
+            maps = projected.reshape(projected.shape[0], -1, 1, self.projection_dim)
             return center(maps, train=train).reshape(projected.shape)
 
         levels = ImageLevels(
