@@ -74,10 +74,10 @@ def read_source(folder: str | Path) -> Source:
     return Source(Path(folder), config, variables, tokenizer)
 
 
-def write_inputs_reader(source: Source, folder: Path) -> None:
-    """config.json with every default filled in, the tokenizer, and the file that turns pictures into inputs."""
+def describe(source: Source) -> dict[str, Any]:
+    """config.json of an export: the architecture with every default filled in, so that a reader needs no table."""
     image, text = source.settings.image, source.settings.text
-    described = {
+    return {
         "name": source.config.get("name", "afloc"),
         "image_size": source.image_size,
         "max_tokens": source.max_tokens,
@@ -100,7 +100,11 @@ def write_inputs_reader(source: Source, folder: Path) -> None:
         },
         "localization": dataclasses.asdict(source.heatmap_settings),
     }
-    (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n")
+
+
+def write_inputs_reader(source: Source, folder: Path) -> None:
+    """config.json, the tokenizer, and the file that turns pictures and prompts into inputs."""
+    (folder / "config.json").write_text(json.dumps(describe(source), indent=2) + "\n")
     save_tokenizer(source.tokenizer, folder)
     copy_file("afloc_inputs.py", folder)
 

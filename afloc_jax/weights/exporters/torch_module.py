@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from afloc_jax.weights.exporters.check import write_check
-from afloc_jax.weights.exporters.source import Source, copy_file, require, write_inputs_reader
+from afloc_jax.weights.exporters.source import Source, copy_file, describe, require, write_inputs_reader
 
 INSTALL = "torch"
 
@@ -22,3 +22,14 @@ def tensors(source: Source) -> dict[str, Any]:
     """The state dict as PyTorch tensors."""
     torch = require("torch", INSTALL, "this export")
     return {name: torch.from_numpy(array) for name, array in source.state_dict().items()}
+
+
+def torch_network(source: Source) -> Any:
+    """The torch module with the model's weights, in evaluation mode."""
+    torch = require("torch", INSTALL, "this export")
+    from afloc_jax.weights.exporters.copied import afloc_torch
+
+    with torch.device("meta"):
+        network = afloc_torch.AFLoc(describe(source))
+    network.load_state_dict(tensors(source), strict=True, assign=True)
+    return network.eval()
