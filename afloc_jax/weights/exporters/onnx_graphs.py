@@ -19,7 +19,7 @@ from afloc_jax.weights.exporters.check import check_inputs, write_check
 from afloc_jax.weights.exporters.source import Source, copy_file, require, write_inputs_reader
 from afloc_jax.weights.exporters.torch_module import torch_network
 
-INSTALL = "-r requirements-export.txt"
+INSTALL = "torch onnx onnxscript"
 TEXT_INPUTS = ("token_ids", "word_ids", "sentence_ids", "sentence_count")
 IMAGE_OUTPUTS = ("shallow", "deep", "whole")
 TEXT_OUTPUTS = ("words", "sentences", "report", "asked")

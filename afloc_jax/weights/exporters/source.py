@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from afloc_jax.errors import UserError
 from afloc_jax.inference.heatmaps import HeatmapSettings
 from afloc_jax.inference.model import Model
+from afloc_jax.models import build
 from afloc_jax.models.densenet import DenseNetSettings
 from afloc_jax.models.settings import ModelSettings, parse
 from afloc_jax.weights import torch_names
@@ -60,8 +62,10 @@ class Source:
     @functools.cached_property
     def deep_cells(self) -> int:
         """Cells of the deep map along one side."""
-        black = np.zeros((1, self.image_size, self.image_size), np.uint8)
-        return int(self.model.embed_squares(black).deep.shape[1])
+        square = jax.ShapeDtypeStruct((1, self.image_size, self.image_size), np.uint8)
+        encode = functools.partial(build(self.settings).apply, method="encode_image")
+        levels: Any = jax.eval_shape(encode, self.variables, square)
+        return int(levels.deep.shape[1])
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """The weights with their PyTorch names and layouts."""

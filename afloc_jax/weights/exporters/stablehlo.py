@@ -67,13 +67,13 @@ def _functions(source: Source) -> list[tuple[str, Callable, dict[str, jax.ShapeD
     # The precision of afloc_jax itself: accelerators multiply in a reduced one unless they are told.
     def encode_image(weights, image):
         with jax.default_matmul_precision("float32"):
-            levels = network.apply(_variables(weights), image, method="encode_image")
+            levels: Any = network.apply(_variables(weights), image, method="encode_image")
         return {"shallow": levels.shallow, "deep": levels.deep, "whole": levels.whole}
 
     def encode_text(weights, token_ids, word_ids, sentence_ids, sentence_count):
         tokens = TokenBatch(token_ids, word_ids, sentence_ids, sentence_count, sentence_count)  # word counts: unused
         with jax.default_matmul_precision("float32"):
-            levels = network.apply(_variables(weights), tokens, method="encode_text")
+            levels: Any = network.apply(_variables(weights), tokens, method="encode_text")
             asked = settings.asked(levels)
         return {"words": levels.words, "sentences": levels.sentences, "report": levels.report, "asked": asked}
 
