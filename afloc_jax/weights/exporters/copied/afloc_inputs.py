@@ -42,7 +42,8 @@ def read_image(path: str | Path, side: int) -> np.ndarray:
     inner = area_matrix(height, rows, scale <= 1) @ pixels @ area_matrix(width, columns, scale <= 1).T
     square = np.zeros((side, side), np.uint8)
     top, left = (side - rows) // 2, (side - columns) // 2
-    square[top : top + rows, left : left + columns] = np.rint(inner)
+    halves = (height, width) == (2 * rows, 2 * columns)  # where OpenCV rounds ties up, not to even
+    square[top : top + rows, left : left + columns] = np.floor(inner + 0.5) if halves else np.rint(inner)
     return square
 
 
