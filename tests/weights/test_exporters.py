@@ -1,12 +1,15 @@
 """Exports against afloc_jax itself: every backbone, every option, every format, odd batches, damage."""
 
 import ast
+import dataclasses
+import functools
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import torch
@@ -17,6 +20,10 @@ from safetensors.numpy import load_file, save_file
 import afloc_jax
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.inference.model import to_square
+from afloc_jax.models import build
+from afloc_jax.models.bert import BertSettings
+from afloc_jax.models.densenet import DenseNetSettings
+from afloc_jax.models.settings import ImageSettings, ModelSettings, TextSettings
 from afloc_jax.weights import exporters, torch_names
 from afloc_jax.weights.exporters import FORMATS, MARKER, export_model
 from afloc_jax.weights.exporters.check import our_outputs
@@ -133,13 +140,37 @@ def run_check(folder):
     )
 
 
-@pytest.mark.parametrize("backbone", ["resnet18", "resnet50", "resnext50", "densenet121"])
+@pytest.mark.parametrize(
+    "backbone",
+    ["resnet18", *(pytest.param(name, marks=pytest.mark.slow) for name in ("resnet50", "resnext50", "densenet121"))],
+)
 def test_every_family_of_backbones_gives_our_numbers_in_plain_torch(tmp_path, backbone):
     config = small_config(image={"backbone": backbone, "input_size": 64, "options": {}})
     source = read_source(write_model(tmp_path / "model", config))
     prompts, inputs = inputs_of(source, 3)
     folder = export_model(source.folder, tmp_path / "export", "torch-module")
     assert_equal_outputs(run_torch(folder, inputs), our_outputs(source, inputs["image"], prompts), 1e-4)
+
+
+def test_a_narrow_dense_network_gives_our_numbers_in_plain_torch():
+    structure = DenseNetSettings(blocks=(2, 1, 2, 1), growth=4, stem_width=8)
+    text = TextSettings(BertSettings(vocab_size=8, hidden_size=16, num_hidden_layers=3, num_attention_heads=2))
+    settings = ModelSettings(16, image=ImageSettings("densenet121", structure, 64), text=text)
+    state = random_state(settings)
+    image = np.random.default_rng(0).integers(0, 256, (3, 48, 48), np.uint8)
+    encode = jax.jit(functools.partial(build(settings).apply, method="encode_image"))
+    ours = encode(torch_names.from_torch(state, settings), image)
+
+    described = {"family": "densenet", "structure": dataclasses.asdict(structure), "input_size": 64, "center": False}
+    network, prefix = afloc_torch.ImageEncoder(described, 16), "img_encoder."
+    found = {name.removeprefix(prefix): torch.from_numpy(v) for name, v in state.items() if name.startswith(prefix)}
+    left = network.load_state_dict(found, strict=False)
+    assert all(name.endswith("num_batches_tracked") for name in left.missing_keys)
+    assert not left.unexpected_keys
+    with torch.inference_mode():
+        shallow, deep, whole = network.eval()(torch.from_numpy(image))
+    found = {"shallow": shallow.movedim(1, -1).numpy(), "deep": deep.movedim(1, -1).numpy(), "whole": whole.numpy()}
+    assert_equal_outputs(found, {name: np.asarray(getattr(ours, name)) for name in found})
 
 
 @pytest.mark.parametrize(
