@@ -16,6 +16,7 @@ import scipy.ndimage
 from jaxtyping import Array, Float
 
 from afloc_jax.interpolation import strided_cells, tiles
+from afloc_jax.levels import TextLevels
 
 AnyArray = Array | np.ndarray
 
@@ -46,6 +47,18 @@ class HeatmapSettings:
     def from_config(cls, localization: Mapping[str, Any]) -> "HeatmapSettings":
         """The settings in a model folder's config; keys that it lacks keep the published value."""
         return cls(**{field.name: localization.get(field.name, field.default) for field in fields(cls)})
+
+    def asked(self, texts: TextLevels) -> Float[AnyArray, "B D"]:
+        """What the deep regions are compared with: the report's embedding (published), or its sentences' mean.
+
+        Sentences are what the deep map learned to meet; the report's embedding also holds `[CLS]` and `[SEP]`, which
+        add the same map to every prompt. Takes and returns JAX or NumPy arrays.
+        """
+        if self.prompt_level == "report":
+            return texts.report
+        slot = np.arange(texts.sentences.shape[1])
+        chosen = ((slot > 0) & (slot < texts.sentence_count[:, None])).astype(np.float32)
+        return (chosen[..., None] * texts.sentences).sum(axis=1) / chosen.sum(axis=1, keepdims=True).clip(1)
 
     def map(
         self, regions: Float[AnyArray, "*b h w D"], text: Float[AnyArray, "*b D"], size: int, input_size: int

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +66,14 @@ class Model:
         self.tokenizer = tokenizer
         self.batch_size = batch_size
         self.heatmap_settings = heatmaps.HeatmapSettings.from_config(config.get("localization", {}))
-        self.weights_sha256 = ""  # of the folder it was loaded from; names the weights behind a number
+        self._hashing: Future[str] | None = None  # of the folder it was loaded from
         self.variables = jax.device_put(variables)
         self._network = build(config.architecture, dtype=jnp.float32)
+
+    @property
+    def weights_sha256(self) -> str:
+        """Of the folder that the model was loaded from: names the weights behind a number; "" without a folder."""
+        return self._hashing.result() if self._hashing else ""
 
     @property
     def image_size(self) -> int:
@@ -240,17 +246,7 @@ class Model:
         )
 
     def _asked(self, texts: TextLevels) -> np.ndarray:
-        """[P, D], what the deep regions are compared with: the report's embedding (published), or its sentences' mean.
-
-        Sentences are what the deep map learned to meet; the report's embedding also holds `[CLS]` and `[SEP]`, which
-        add the same map to every prompt.
-        """
-        if self.heatmap_settings.prompt_level == "report":
-            return np.asarray(texts.report)
-        slot = np.arange(texts.sentences.shape[1])
-        sentence = (slot > 0) & (slot < texts.sentence_count[:, None])
-        total = np.einsum("ps,psd->pd", sentence.astype(np.float32), texts.sentences)
-        return total / np.maximum(sentence.sum(axis=1, keepdims=True), 1)
+        return np.asarray(self.heatmap_settings.asked(texts))
 
     def _class_embeddings(self, name: str, given: Any, compatible: bool) -> np.ndarray:
         """[2, D]: the mean of the positive prompts' embeddings, the mean of the negative ones'."""
@@ -284,9 +280,12 @@ class Model:
 
 def load(folder: str | Path, *, batch_size: int = 32) -> Model:
     """Load a model folder. Raises `afloc_jax.weights.folder.ModelFolderError` when it is not one."""
+    executor = ThreadPoolExecutor(max_workers=1)
+    hashing = executor.submit(model_folder.weights_hash, folder)  # beside the rest of loading, on another core
+    executor.shutdown(wait=False)
     config, variables, tokenizer = model_folder.load_model(folder)
     model = Model(config, variables, tokenizer, batch_size=batch_size)
-    model.weights_sha256 = model_folder.weights_hash(folder)
+    model._hashing = hashing
     return model
 
 

@@ -70,7 +70,7 @@ class ImageEncoder(nn.Module):
                 param_dtype=self.param_dtype,
                 name=f"center_{name}",
             )
-            maps = projected.reshape(len(projected), -1, 1, self.projection_dim)
+            maps = projected.reshape(projected.shape[0], -1, 1, self.projection_dim)
             return center(maps, train=train).reshape(projected.shape)
 
         levels = ImageLevels(

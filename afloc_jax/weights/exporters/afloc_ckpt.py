@@ -1,0 +1,154 @@
+"""Export as a checkpoint that the published PyTorch code loads with its own loader.
+
+    model.ckpt    as Lightning writes it: state_dict under the prefix `afloc.`, hyper_parameters as an OmegaConf config
+    bert/         only for a text encoder that is not Bio_ClinicalBERT in its sizes: a Hugging Face folder, which the
+                  published code reads (from where it is run) before it loads the checkpoint over it
+
+The published code knows one kind of network; what it cannot express is refused by name.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from afloc_jax.errors import UsageError
+from afloc_jax.inference.heatmaps import HeatmapSettings
+from afloc_jax.models.bert import BertSettings
+from afloc_jax.weights.exporters.check import write_check
+from afloc_jax.weights.exporters.source import Source, copy_file, describe, require
+from afloc_jax.weights.exporters.torch_module import tensors
+from afloc_jax.weights.folder import read_config
+from data_pipelines.tokens import save_tokenizer
+
+INSTALL = "torch omegaconf"
+PREFIX = "afloc."
+# The published code also lists ResNet-18, ResNet-34, ResNeXt and DenseNet, but cannot build or run them.
+BACKBONES = {"resnet50": "resnet_50", "resnet152": "resnet_152"}
+BIO_CLINICAL_BERT = "emilyalsentzer/Bio_ClinicalBERT"
+BIO_CLINICAL_BERT_SETTINGS = BertSettings(vocab_size=28996)
+LOCAL_BERT = "bert"
+
+
+def write(source: Source, folder: Path) -> None:
+    """Write the export into an empty folder.
+
+    Raises:
+        UsageError: the published code cannot express this model; names every setting.
+        UserError: PyTorch or OmegaConf is not installed.
+    """
+    foreign = beyond_the_release(source)
+    if foreign:
+        raise UsageError(f"the published code has no {', no '.join(foreign)}; export with --format torch-module")
+    torch = require("torch", INSTALL, "an afloc-ckpt export")
+    omegaconf = require("omegaconf", INSTALL, "an afloc-ckpt export")
+    state = {PREFIX + name: tensor for name, tensor in tensors(source).items()}
+    checkpoint = {
+        "epoch": 0,  # of a run that this file does not continue
+        "global_step": 0,
+        "pytorch-lightning_version": "1.6.0",  # whose layout this is; Lightning migrates from it
+        "state_dict": state,
+        "hyper_parameters": omegaconf.OmegaConf.create(hyper_parameters(source)),
+    }
+    torch.save(checkpoint, folder / "model.ckpt")
+    if not _is_bio_clinical_bert(source):
+        _write_bert(source, folder / LOCAL_BERT)
+    write_check(source, folder, "check_afloc_ckpt.py")
+    copy_file("afloc_torch.py", folder / "check")
+    (folder / "check" / "config.json").write_text(json.dumps(describe(source), indent=2) + "\n")
+
+
+def beyond_the_release(source: Source) -> list[str]:
+    """Settings of a model that the published code cannot express, as `setting = value`."""
+    settings, published = source.settings, HeatmapSettings()
+    image, text, maps = settings.image, settings.text, source.heatmap_settings
+    wanted = {
+        "model.image.backbone": (image.backbone, image.backbone if image.backbone in BACKBONES else "resnet50"),
+        "model.image.input_size": (image.input_size, 299),
+        "model.image.center": (image.center, False),
+        "model.normalize": (settings.normalize, False),  # there it reaches the text alone
+        "model.text.context": (text.context, "report"),
+        "model.text.merge_pieces": (text.merge_pieces, text.merge_layers),  # there one setting for both
+        "model.text.last_layers": (text.last_layers, max(text.last_layers, 2)),  # there 1 means the pooled output
+        **{f"localization.{name}": (getattr(maps, name), getattr(published, name)) for name in _map_settings(maps)},
+    }
+    return [f"{name} = {value!r}" for name, (value, possible) in wanted.items() if value != possible]
+
+
+def _map_settings(maps: HeatmapSettings) -> list[str]:
+    names = [field.name for field in dataclasses.fields(maps)]
+    return [name for name in names if maps.similarity == "presence" or not name.startswith("presence_")]
+
+
+def hyper_parameters(source: Source) -> dict[str, Any]:
+    """The fields that the published builder, model and image transform read."""
+    text, bert = source.settings.text, source.settings.text.bert
+    loss = read_config(source.folder).get("card", {}).get("recipe", {}).get("loss", {})
+    weights = {"report": 1.0, "sentence": 1.0, "word": 1.0} | loss.get("weights", {})
+    losses: dict[str, Any] = {
+        "temp1": loss.get("attention_temperature", 4.0),
+        "temp2": loss.get("pooling_temperature", 5.0),
+        "temp3": loss.get("contrast_temperature", 10.0),
+        "use_ce_loss": False,
+    }
+    for name, level in (("global_report", "report"), ("local_sent", "sentence"), ("local_word", "word")):
+        losses[f"{name}_loss_weight"] = weights[level]
+        # The shallow projection exists there only with the word level, and the state dict always holds it.
+        losses[f"use_{name}_loss"] = bool(weights[level]) or level == "word"
+    return {
+        "experiment_name": source.config.get("name", "afloc"),
+        "phase": "pretrain",
+        "model": {
+            "norm": False,
+            "afloc": losses,
+            "gloria": losses,
+            "vision": {
+                "model_name": BACKBONES[source.settings.image.backbone],
+                "freeze_cnn": source.settings.image.freeze,
+                "pretrained": False,
+            },
+            "text": {
+                "bert_type": BIO_CLINICAL_BERT if _is_bio_clinical_bert(source) else LOCAL_BERT,
+                "last_n_layers": text.last_layers,
+                "aggregate_method": text.merge_layers,
+                "norm": False,
+                "embedding_dim": bert.hidden_size,
+                "freeze_bert": text.freeze,
+                "agg_tokens": True,
+                "take_sent_as_units": True,
+            },
+        },
+        "data": {
+            "dataset": ["mimic"],
+            "text": {"word_num": source.max_tokens, "captions_per_image": 5, "full_report": True},
+            "image": {"imsize": source.image_size},
+        },
+        "transforms": {
+            "norm": "half",
+            "center_crop": {"crop_size": source.image_size},
+            "random_crop": {"crop_size": source.image_size},
+        },
+        "train": {"batch_size": 128},
+    }
+
+
+def _is_bio_clinical_bert(source: Source) -> bool:
+    return source.settings.text.bert == BIO_CLINICAL_BERT_SETTINGS
+
+
+def _write_bert(source: Source, folder: Path) -> None:
+    """The text encoder as a Hugging Face folder."""
+    save_tokenizer(source.tokenizer, folder)
+    config = {"architectures": ["BertModel"], "model_type": "bert", "pad_token_id": 0}
+    config |= dataclasses.asdict(source.settings.text.bert)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    prefix = "text_encoder.model."
+    state = {
+        name.removeprefix(prefix): np.ascontiguousarray(array)
+        for name, array in source.state_dict().items()
+        if name.startswith(prefix)
+    }
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})

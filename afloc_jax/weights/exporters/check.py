@@ -1,0 +1,56 @@
+"""The check that every export carries: a few fixed inputs, what afloc_jax makes of them, and a script to compare."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from afloc_jax.weights.exporters.source import Source, copy_file
+from data_pipelines.tokens import tokenize
+
+PROMPTS = ("small left pleural effusion", "findings suggesting pneumonia. no pneumothorax", "the heart is enlarged")
+
+
+def write_check(source: Source, folder: Path, script: str) -> None:
+    """Write check/ into an export: inputs.npz, outputs.npz (ours), prompts.json, and `script` as check.py."""
+    target = folder / "check"
+    target.mkdir()
+    inputs = check_inputs(source)
+    np.savez(target / "inputs.npz", **inputs)
+    np.savez(target / "outputs.npz", **our_outputs(source, inputs["image"], PROMPTS))
+    (target / "prompts.json").write_text(json.dumps(PROMPTS) + "\n")
+    copy_file(script, target, "check.py")
+
+
+def check_inputs(source: Source) -> dict[str, Any]:
+    """Three squares of soft shapes with noise, uint8, the last one padded at its sides; and three tokenized prompts."""
+    side, random = source.image_size, np.random.default_rng(0)
+    row, column = np.mgrid[:side, :side] / side
+    squares = []
+    for _ in PROMPTS:
+        square = np.full((side, side), 40.0)
+        for _ in range(6):
+            y, x, size, height = random.uniform((0.1, 0.1, 0.03, -60), (0.9, 0.9, 0.3, 150))
+            square += height * np.exp(-((row - y) ** 2 + (column - x) ** 2) / (2 * size**2))
+        squares.append(square + random.normal(0, 8, square.shape))
+    squares[-1][:, : side // 8] = squares[-1][:, -side // 8 :] = 0
+    image = np.clip(np.rint(squares), 0, 255).astype(np.uint8)
+    read = source.model.read_prompts(PROMPTS)
+    return {"image": image, **tokenize(source.tokenizer, read, source.max_tokens)}
+
+
+def our_outputs(source: Source, squares: np.ndarray, prompts: tuple[str, ...]) -> dict[str, Any]:
+    """What afloc_jax gives for squares [B, S, S] and B prompts: the three levels of both sides and the heat maps."""
+    image, text = source.model.embed_squares(squares), source.model.embed_texts(prompts)
+    outputs = {
+        "shallow": image.shallow,
+        "deep": image.deep,
+        "whole": image.whole,
+        "words": text.words,
+        "sentences": text.sentences,
+        "report": text.report,
+        "asked": source.heatmap_settings.asked(text),
+        "heatmap": source.model.heatmaps_of_squares(squares, prompts),
+    }
+    return {name: np.asarray(value) for name, value in outputs.items()}

@@ -1,0 +1,132 @@
+"""Picture files and prompts as the inputs of an exported AFLoc model. Needs: pip install numpy pillow tokenizers
+
+With the torch-module export, this also answers from the command line:
+
+    python afloc_inputs.py chest.png "small left pleural effusion"
+"""
+
+import argparse
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+
+def read(folder: str | Path, images: Sequence[str | Path], prompts: Sequence[str]) -> dict[str, np.ndarray]:
+    """The named inputs of an exported model for B images and B prompts, which are asked in pairs.
+
+    `folder` is the export. Returns `image` [B, S, S] uint8 and what `tokenize` returns.
+    """
+    config = json.loads((Path(folder) / "config.json").read_text())
+    squares = np.stack([read_image(path, config["image_size"]) for path in images])
+    return {"image": squares, **tokenize(folder, prompts, config["max_tokens"])}
+
+
+def read_image(path: str | Path, side: int) -> np.ndarray:
+    """A picture as a grey, zero-padded square [side, side] uint8: longest side to `side` by area interpolation."""
+    from PIL import Image, ImageOps
+
+    picture = ImageOps.exif_transpose(Image.open(path))
+    if picture.mode[0] in "IF":  # deeper than 8 bits: scaled from its own minimum and maximum
+        deep = np.asarray(picture).astype(np.float64)
+        pixels = np.rint((deep - deep.min()) * (255 / max(deep.max() - deep.min(), 1e-12)))
+    else:
+        grey = picture.getchannel("L") if picture.mode in ("L", "LA") else picture.convert("RGB").convert("L")
+        pixels = np.asarray(grey).astype(np.float64)
+    height, width = pixels.shape
+    scale = side / max(height, width)
+    rows = side if height >= width else max(1, int(height * scale))
+    columns = side if width > height else max(1, int(width * scale))
+    inner = area_matrix(height, rows, scale <= 1) @ pixels @ area_matrix(width, columns, scale <= 1).T
+    square = np.zeros((side, side), np.uint8)
+    top, left = (side - rows) // 2, (side - columns) // 2
+    halves = (height, width) == (2 * rows, 2 * columns)  # where OpenCV rounds ties up, not to even
+    square[top : top + rows, left : left + columns] = np.floor(inner + 0.5) if halves else np.rint(inner)
+    return square
+
+
+def area_matrix(size: int, target: int, shrinks: bool) -> np.ndarray:
+    """Area interpolation of one axis as OpenCV has it, [target, size]: coverage; a kind of linear one to enlarge."""
+    scale, cell, pixel = size / target, np.arange(target)[:, None], np.arange(size)
+    if shrinks:
+        covered = np.minimum((cell + 1) * scale, pixel + 1) - np.maximum(cell * scale, pixel)
+        return np.maximum(covered, 0) / scale
+    left = np.floor(cell * scale)
+    share = np.maximum(cell + 1 - (left + 1) / scale, 0) % 1
+    return np.maximum(1 - np.abs(np.minimum(left + share, size - 1) - pixel), 0)
+
+
+def tokenize(folder: str | Path, prompts: Sequence[str], slots: int) -> dict[str, np.ndarray]:
+    """token_ids, word_ids, sentence_ids [B, slots] and word_count, sentence_count [B] of prompts, int32."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
+    rows = [_token_row(tokenizer, clean_prompt(prompt), slots) for prompt in prompts]
+    return {name: np.array([row[name] for row in rows], np.int32) for name in rows[0]}
+
+
+def clean_prompt(text: str) -> str:
+    """Lower-case words, sentences joined with ". "; decimals stay whole. Raises ValueError if nothing is left."""
+    sentences = re.split(r"[!?;\n]+|\.(?=\s|$)", text.lower())
+    kept = [" ".join(re.findall(r"\d+(?:[.,]\d+)+|[^\W_]+", sentence)) for sentence in sentences]
+    kept = [sentence for sentence in kept if any(character.isalpha() for character in sentence)]
+    if not kept:
+        raise ValueError(f"the prompt {text!r} holds no word; write what to look for")
+    return ". ".join(kept)
+
+
+def _token_row(tokenizer, text: str, slots: int) -> dict[str, list[int] | int]:
+    """Token ids of one text, the word of each piece and the sentence of each word, padded to `slots`."""
+    encoding = tokenizer.encode(text, add_special_tokens=False)
+    decimals = {match.start() + 1 for match in re.finditer(r"\d\.(?=\d)", text)}
+    ids = [tokenizer.token_to_id("[CLS]"), *encoding.ids[: slots - 2], tokenizer.token_to_id("[SEP]")]
+    word_of, is_period = [0], [False]  # [CLS] is word 0
+    for index, (piece, (begin, _)) in enumerate(zip(encoding.tokens, encoding.offsets, strict=True)):
+        if index == slots - 2:
+            break
+        if index == 0 or not piece.startswith("##"):
+            is_period.append(piece == "." and begin not in decimals)
+        word_of.append(len(is_period) - 1)
+    word_of.append(len(is_period))  # [SEP] is the last word
+    sentence, sentence_of, last = 0, [0], len(is_period) - 1
+    for word in range(1, last + 1):
+        # The word before [SEP] counts in the last sentence even when it is a period; alone it opens none.
+        member = not is_period[word] or word == last
+        lonely = word == last and is_period[word] and not all(is_period[1:])
+        if member and (word == 1 or is_period[word - 1]) and not lonely:
+            sentence += 1
+        sentence_of.append(sentence if member else -1)
+    sentence_of.append(sentence + 1)
+    return {
+        "token_ids": ids + [0] * (slots - len(ids)),
+        "word_ids": word_of + [-1] * (slots - len(word_of)),
+        "sentence_ids": sentence_of + [-1] * (slots - len(sentence_of)),
+        "sentence_count": sentence + 1,
+        "word_count": last + 1,
+    }
+
+
+def main() -> None:
+    """Ask a picture with a phrase: prints their similarity, writes the heat map of the square beside the picture."""
+    import afloc_torch
+    import torch
+
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("image", type=Path)
+    parser.add_argument("prompt")
+    given = parser.parse_args()
+    folder = Path(__file__).parent
+    inputs = read(folder, [given.image], [given.prompt])
+    with torch.inference_mode():
+        levels = afloc_torch.load(folder)(**{name: torch.from_numpy(array) for name, array in inputs.items()})
+    target = given.image.with_suffix(".heatmap.npy")
+    np.save(target, levels.heatmap[0].numpy())
+    similarity = torch.nn.functional.cosine_similarity(levels.whole, levels.report).item()
+    row, column = np.unravel_index(levels.heatmap[0].argmax().item(), levels.heatmap.shape[1:])
+    print(f"similarity {similarity:.4f}; strongest at row {row}, column {column} of the square; map in {target}")
+
+
+if __name__ == "__main__":
+    main()

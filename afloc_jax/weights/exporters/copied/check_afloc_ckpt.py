@@ -1,0 +1,25 @@
+"""Largest difference between model.ckpt, loaded as the published code does into plain PyTorch, and afloc_jax.
+
+Relative to each output's largest value. Needs torch, omegaconf, numpy.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import afloc_torch
+import numpy as np
+import torch
+
+check = Path(__file__).resolve().parent
+inputs, ours = np.load(check / "inputs.npz"), np.load(check / "outputs.npz")
+checkpoint = torch.load(check.parent / "model.ckpt", map_location="cpu", weights_only=False)
+network = afloc_torch.AFLoc(json.loads((check / "config.json").read_text()))
+network.load_state_dict({name.split("afloc.")[-1]: value for name, value in checkpoint["state_dict"].items()})
+with torch.inference_mode():
+    found = network.eval()(**{name: torch.from_numpy(array) for name, array in inputs.items()})._asdict()
+difference = {n: np.abs(found[n].numpy() - ours[n]).max() / np.abs(ours[n]).max() for n in ours.files}
+print("\n".join(f"{name:10s} {value:.1e}" for name, value in difference.items()))
+largest = max(difference.values(), key=lambda value: (np.isnan(value), value))
+print(f"largest difference {largest:.1e}")
+sys.exit(0 if largest <= 1e-4 else 1)

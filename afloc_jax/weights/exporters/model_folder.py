@@ -1,0 +1,18 @@
+"""Export as safetensors: the model folder again, with a check."""
+
+import shutil
+from pathlib import Path
+
+from afloc_jax.weights.exporters.check import write_check
+from afloc_jax.weights.exporters.source import Source
+from afloc_jax.weights.folder import CARD, CONFIG, PREPROCESSOR, WEIGHTS
+from data_pipelines.tokens import save_tokenizer
+
+
+def write(source: Source, folder: Path) -> None:
+    """Write the export into an empty folder."""
+    for name in (CONFIG, WEIGHTS, PREPROCESSOR, CARD):
+        if (source.folder / name).is_file():
+            shutil.copyfile(source.folder / name, folder / name)
+    save_tokenizer(source.tokenizer, folder)
+    write_check(source, folder, "check_model_folder.py")

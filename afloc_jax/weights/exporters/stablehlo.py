@@ -1,0 +1,103 @@
+"""Export as serialized JAX functions (StableHLO): image tower, text tower and heat map, with a symbolic batch.
+
+    image.stablehlo    (weights of image.npz, image) -> {shallow, deep, whole}
+    text.stablehlo     (weights of text.npz, token_ids, word_ids, sentence_ids, sentence_count)
+                       -> {words, sentences, report, asked}
+    heatmap.stablehlo  (deep, asked) -> {heatmap}
+    manifest.json      the same with shapes and types, where "batch" is any number of at least 1
+
+`jax.export.deserialize` runs them on CPU, CUDA and TPU without afloc_jax and without Flax. Weights are arguments, not
+constants: a constant would be stored inside the program, where compilers spend time on folding it, and it could
+neither be placed on a device once for all calls nor be replaced.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+from jax import export
+
+from afloc_jax.levels import TokenBatch
+from afloc_jax.models import build
+from afloc_jax.weights.exporters.check import write_check
+from afloc_jax.weights.exporters.source import Source, copy_file, write_inputs_reader
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+TOWERS = {"image": "image_encoder", "text": "text_encoder"}  # file name -> module of the model
+
+
+def write(source: Source, folder: Path) -> None:
+    """Write the export into an empty folder."""
+    write_inputs_reader(source, folder)
+    weights = {name: _weights(source, module) for name, module in TOWERS.items()}
+    for name, arrays in weights.items():
+        np.savez(folder / f"{name}.npz", **arrays)
+    manifest: dict[str, Any] = {"jax": jax.__version__, "platforms": PLATFORMS, "functions": {}}
+    for name, function, arguments in _functions(source):
+        leading = (weights[name],) if name in weights else ()
+        exported = export.export(jax.jit(function), platforms=PLATFORMS)(*leading, *arguments.values())
+        (folder / f"{name}.stablehlo").write_bytes(exported.serialize())
+        outputs = jax.tree.unflatten(exported.out_tree, exported.out_avals)
+        manifest["functions"][name] = {
+            "file": f"{name}.stablehlo",
+            "weights": f"{name}.npz" if leading else None,
+            "inputs": {key: _signature(value) for key, value in arguments.items()},
+            "outputs": {key: _signature(value) for key, value in outputs.items()},
+        }
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+    copy_file("afloc_stablehlo.py", folder)
+    write_check(source, folder, "check_stablehlo.py")
+
+
+def _functions(source: Source) -> list[tuple[str, Callable, dict[str, jax.ShapeDtypeStruct]]]:
+    """Name, function and arguments (after its weights) of each exported function."""
+    network, settings = build(source.config.architecture), source.heatmap_settings
+    side, cells, slots = source.image_size, source.deep_cells, source.max_tokens
+    width, input_size = source.settings.projection_dim, source.settings.image.input_size
+    (batch,) = export.symbolic_shape("batch")
+
+    def array(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((batch, *shape), dtype)
+
+    # The precision of afloc_jax itself: accelerators multiply in a reduced one unless they are told.
+    def encode_image(weights, image):
+        with jax.default_matmul_precision("float32"):
+            levels: Any = network.apply(_variables(weights), image, method="encode_image")
+        return {"shallow": levels.shallow, "deep": levels.deep, "whole": levels.whole}
+
+    def encode_text(weights, token_ids, word_ids, sentence_ids, sentence_count):
+        tokens = TokenBatch(token_ids, word_ids, sentence_ids, sentence_count, sentence_count)  # word counts: unused
+        with jax.default_matmul_precision("float32"):
+            levels: Any = network.apply(_variables(weights), tokens, method="encode_text")
+            asked = settings.asked(levels)
+        return {"words": levels.words, "sentences": levels.sentences, "report": levels.report, "asked": asked}
+
+    def heat_map(deep, asked):
+        return {"heatmap": settings.map(deep, asked, side, input_size)}
+
+    tokens = {name: array(jnp.int32, slots) for name in ("token_ids", "word_ids", "sentence_ids")}
+    return [
+        ("image", encode_image, {"image": array(jnp.uint8, side, side)}),
+        ("text", encode_text, tokens | {"sentence_count": array(jnp.int32)}),
+        ("heatmap", heat_map, {"deep": array(jnp.float32, cells, cells, width), "asked": array(jnp.float32, width)}),
+    ]
+
+
+def _weights(source: Source, module: str) -> dict[str, Any]:
+    """The variables of one tower by their joined path."""
+    flat = traverse_util.flatten_dict(source.variables, sep="/")
+    return {name: array for name, array in flat.items() if name.split("/")[1] == module}
+
+
+def _variables(weights: dict[str, Any]) -> dict[str, Any]:
+    return traverse_util.unflatten_dict(weights, sep="/")
+
+
+def _signature(value: Any) -> dict[str, Any]:
+    shape = [size if isinstance(size, int) else str(size) for size in value.shape]
+    return {"shape": shape, "type": value.dtype.name}

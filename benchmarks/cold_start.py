@@ -1,0 +1,76 @@
+"""From nothing to one answer: load a model folder, localise one phrase on one picture; ours against the torch export.
+
+    python benchmarks/cold_start.py runs/demo/model chest.png [--prompt TEXT] [--repeats 7]
+
+Each answer comes from a fresh process, from picture file and text to the heat map; the two take turns, so that other
+work on the machine meets both. Prints median and range of wall and CPU seconds and one JSON line. Files are in memory
+(one run of each comes before); nothing compiled is kept between processes.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from afloc_jax.weights.exporters import export_model
+
+OURS = """
+import sys, afloc_jax
+model, image, prompt = sys.argv[1:]
+print(afloc_jax.load(model).localize([image], [prompt])[0][0].square.max())
+"""
+TORCH = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import afloc_inputs, afloc_torch, torch
+folder, image, prompt = sys.argv[1:]
+inputs = afloc_inputs.read(folder, [image], [prompt])
+with torch.inference_mode():
+    print(afloc_torch.load(folder)(**{k: torch.from_numpy(v) for k, v in inputs.items()}).heatmap.max().item())
+"""
+
+
+def measure(code: str, folder: Path, image: Path, prompt: str, environment: dict[str, str]) -> tuple[float, float]:
+    """Wall and CPU seconds of a fresh process, imports included."""
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    command = [sys.executable, "-c", code, str(folder), str(image), prompt]
+    subprocess.run(command, check=True, env=os.environ | environment, stdout=subprocess.DEVNULL)
+    wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, help="model folder")
+    parser.add_argument("image", type=Path, help="a picture")
+    parser.add_argument("--prompt", default="small left pleural effusion")
+    parser.add_argument("--repeats", type=int, default=7, help="fresh processes of each (default: %(default)s)")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        export = export_model(given.model, Path(directory) / "torch", "torch-module")
+        environment = {"PYTHONPATH": str(Path(__file__).resolve().parents[1]), "JAX_PLATFORMS": "cpu"}
+        measure(OURS, given.model, given.image, given.prompt, environment)  # files of both are in memory from here on
+        measure(TORCH, export, given.image, given.prompt, environment)
+        seconds: dict[str, list[tuple[float, float]]] = {"afloc_jax": [], "torch": []}
+        for _ in range(given.repeats):
+            seconds["afloc_jax"].append(measure(OURS, given.model, given.image, given.prompt, environment))
+            seconds["torch"].append(measure(TORCH, export, given.image, given.prompt, environment))
+    result: dict[str, float] = {}
+    for name, runs in seconds.items():
+        wall, cpu = (sorted(run[kind] for run in runs) for kind in (0, 1))
+        result[name], result[f"{name}_cpu"] = statistics.median(wall), statistics.median(cpu)
+        print(
+            f"{name:10s} wall {result[name]:6.2f} s ({wall[0]:.2f} to {wall[-1]:.2f})   "
+            f"CPU {result[f'{name}_cpu']:6.2f} s ({cpu[0]:.2f} to {cpu[-1]:.2f})"
+        )
+    print(json.dumps({name: round(value, 3) for name, value in result.items()}))
+
+
+if __name__ == "__main__":
+    main()
