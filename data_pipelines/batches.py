@@ -1,7 +1,8 @@
 """Records to batches. The batch of a step is a pure function of the step, the config and the records.
 
 Nothing is remembered between batches: resuming at step s means asking for batch s. The global batch is the same for
-any number of processes; process p of P takes rows p, p + P, p + 2P, ... of it.
+any number of processes: process p of P makes its p-th part, so that pairs that are neighbours on one process are
+neighbours on several (contrast groups, batch statistics and dropout depend on the order).
 """
 
 from collections.abc import Iterator, Sequence
@@ -58,7 +59,7 @@ def training_batches(
     draw = _Draw(config.data.sentences, config.data.augment)
     dataset = grain.MapDataset.source(_Rows(source)).seed(int(config.seed)).shuffle()[:epoch].repeat().random_map(draw)
     collate = _Collate(tokenizer or config_tokenizer(source, config), int(config.data.max_tokens))
-    batches = dataset[process_index::process_count].batch(batch_size // process_count, batch_fn=collate)
+    batches = dataset.batch(batch_size // process_count, batch_fn=collate)[process_index::process_count]
     return BatchSource(batches, workers=int(config.data.workers), steps_per_epoch=epoch // batch_size)
 
 
@@ -200,7 +201,8 @@ class _ValidationBatches:
 
     def __init__(self, rows: _Rows, collate: _Collate, batch_size: int, process_index: int, process_count: int):
         self._rows, self._collate, self._batch_size = rows, collate, batch_size
-        self._process = slice(process_index, batch_size, process_count)
+        share = batch_size // process_count
+        self._process = slice(process_index * share, (process_index + 1) * share)
         steps = -(-len(rows) // batch_size)
         self._bounds = [len(rows) * step // steps for step in range(steps + 1)]
 
