@@ -1,0 +1,89 @@
+"""`afloc compile`: what it says of a run on devices that are not there."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from afloc_jax.cli import main
+from afloc_jax.training import ahead_of_time
+from configs.afloc import get_config
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def compiled(*arguments):
+    """A process of its own: how many devices there are is settled when JAX starts."""
+    command = [sys.executable, "-m", "afloc_jax", "compile", "--config", str(ROOT / "tests/training/phantom_config.py")]
+    environment = {key: value for key, value in os.environ.items() if key not in ("XLA_FLAGS", "JAX_PLATFORMS")}
+    return subprocess.run([*command, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+def test_a_run_on_four_devices_is_described():
+    done = compiled("--topology", "cpu:4", "--global_batch", "16", "--set", "loss.low_rank=true", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["chips"] == 4 and report["global_batch"] == 16 and report["fits"] is True
+    assert report["limit_bytes_per_chip"] is None
+    assert report["peak_bytes_per_chip"] >= report["argument_bytes_per_chip"] + report["temporary_bytes_per_chip"] > 0
+    # Two rings of the local levels, forward and backward; batch statistics and gradients are added up.
+    assert report["collectives"]["collective-permute"] >= 4
+    assert report["collectives"]["all-reduce"] > 0
+
+
+def test_a_batch_that_does_not_divide_is_refused():
+    done = compiled("--topology", "cpu:4", "--global_batch", "10")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "afloc: a global batch of 10 does not divide over 4 chips\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--topology", "cpu:none"], "write cpu:N"),
+        (["--topology", "v5e:16"], "write v5e:16x16"),
+        (["--topology", "h100:8"], "write v5e:16x16"),
+        (["--topology", "cpu:8", "--set", "loss.sharpness=3"], "config.loss.sharpness: unknown key"),
+        (["--topology", "cpu:8", "--global_batch", "1"], "training.batch_size = 1"),
+    ],
+)
+def test_a_wrong_call_exits_2(arguments, words, capsys, monkeypatch):
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    assert main(["compile", "--config", str(ROOT / "configs/afloc.py"), *arguments]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_refusal_for_want_of_memory_says_how_much_is_missing(monkeypatch):
+    """The words are those of the TPU compiler of libtpu 0.0.42."""
+
+    class Lowered:
+        def compile(self):
+            raise RuntimeError(
+                "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. "
+                "Used 20.25G of 15.75G hbm. Exceeded hbm capacity by 4.50G."
+            )
+
+    monkeypatch.setattr(ahead_of_time, "topology_devices", lambda topology: [None] * 16)
+    monkeypatch.setattr(ahead_of_time, "_lower", lambda config, devices: Lowered())
+    report = ahead_of_time.compile_step(get_config(), "v5e:4x4", 1024)
+    assert report["fits"] is False
+    assert report["peak_bytes_per_chip"] == int(20.25 * 2**30)
+    assert report["limit_bytes_per_chip"] == int(15.75 * 2**30)
+
+
+def test_the_largest_batch_is_found_by_doubling_and_bisection(monkeypatch):
+    """Where everything up to 37 pairs a chip fits, the answer is within an eighth of it."""
+    asked = []
+
+    def pretend(config, topology, global_batch):
+        asked.append(global_batch)
+        return {"fits": global_batch <= 37 * 16, "global_batch": global_batch}
+
+    monkeypatch.setattr(ahead_of_time, "topology_devices", lambda topology: [None] * 16)
+    monkeypatch.setattr(ahead_of_time, "compile_step", pretend)
+    found = ahead_of_time.largest_batch(get_config(), "v5e:4x4")["global_batch"] / 16
+    assert 37 * 7 / 8 <= found <= 37
+    assert len(asked) == len(set(asked)) <= 12
