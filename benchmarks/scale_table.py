@@ -1,0 +1,71 @@
+"""The table of docs/scale.md: one `afloc compile` per row, each in a process of its own.
+
+    python benchmarks/scale_table.py --out rows.jsonl v5e:4x4=1024 v5e:16x16=16384 v5e:16x16=32768,training.remat=blocks
+
+A row is TOPOLOGY=GLOBAL_BATCH, then settings that it changes; `--set` changes them for all rows. Rows that the file
+holds already are not compiled again. Prints the table of all rows in the file. Needs pip install "jax[tpu]", no TPU.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+GIB = 2**30
+
+
+def compiled(config: str, topology: str, batch: str, settings: list[str]) -> dict:
+    command = [sys.executable, "-m", "afloc_jax", "compile", "--config", config, "--topology", topology]
+    command += ["--global_batch", batch, "--json"]
+    for setting in settings:
+        command += ["--set", setting]
+    start = time.perf_counter()
+    done = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    if not done.stdout:
+        raise SystemExit(f"no row from: {' '.join(command[1:])}")
+    return json.loads(done.stdout) | {"settings": settings, "compile_seconds": round(time.perf_counter() - start)}
+
+
+def table(rows: list[dict]) -> str:
+    def gib(value: int | None) -> str:
+        return "" if value is None else f"{value / GIB:.2f}"
+
+    lines = ["| topology | chips | global batch | settings | peak GiB | of | arguments | fits |", "|---|" + "---|" * 7]
+    for row in rows:
+        cells = [
+            row["topology"],
+            str(row["chips"]),
+            f"{row['global_batch']:,}",
+            ", ".join(row["settings"]) or "as it is",
+        ]
+        cells += [gib(row[key]) for key in ("peak_bytes_per_chip", "limit_bytes_per_chip", "argument_bytes_per_chip")]
+        lines.append("| " + " | ".join([*cells, "yes" if row["fits"] else "no"]) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rows", nargs="*", metavar="TOPOLOGY=BATCH[,KEY=VALUE...]")
+    parser.add_argument("--config", default="configs/afloc.py")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for all rows")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.jsonl")
+    arguments = parser.parse_args()
+    done = [json.loads(line) for line in arguments.out.read_text().splitlines()] if arguments.out.exists() else []
+    for row in arguments.rows:
+        place, *own = row.split(",")
+        topology, batch = place.split("=")
+        settings = [*arguments.set, *own]
+        if any((r["topology"], str(r["global_batch"]), r["settings"]) == (topology, batch, settings) for r in done):
+            continue
+        done.append(compiled(arguments.config, topology, batch, settings))
+        with arguments.out.open("a") as file:
+            file.write(json.dumps(done[-1]) + "\n")
+        print(f"{row}: {done[-1]['compile_seconds']} s", file=sys.stderr, flush=True)
+    print(table(done))
+
+
+if __name__ == "__main__":
+    main()
