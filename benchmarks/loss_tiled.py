@@ -1,16 +1,17 @@
 """Time and memory of the tiled local loss, forward and backward, against plain PyTorch loops of the same formula.
 
-    python benchmarks/loss_tiled.py [--reports ../shared/data/iu_reports/NLMCXR_reports.tgz] [--repeats 7]
+    python benchmarks/loss_tiled.py [--reports ../shared/data/iu_reports/NLMCXR_reports.tgz] [--repeats 7] [--batch 32]
+    python benchmarks/loss_tiled.py --batch 16 32 64 128 --sides tiled       how time and memory grow with the batch
 
 `loop` turns the convolution's channel-first maps for every caption, as the published loop does (that copy is most of
 its 6.5 MiB of saved activations for every image-caption pair); `lean loop` is what a careful PyTorch user writes.
-All sides get the same inputs: B = 16 images of N regions, 16 captions whose lengths are those of real reports (Indiana
-University collection), D = 768, float32. They run in processes of their own on all cores and take turns, so that a busy
-moment of the machine meets all; times are medians, compilation and warm-up left out. Memory is the growth of resident
-memory during one warm run: the peak that the kernel recorded (`resource.getrusage`, its high-water mark reset through
-/proc/self/clear_refs) minus the resident memory before, with libraries, inputs and compiled program in place and free
-memory given back. "Working memory" leaves out the gradients themselves, which have the same size on all sides. Needs
-Linux, PyTorch (requirements-dev.txt) and the data; prints a table and one JSON line.
+All sides get the same inputs: B = 16 (`--batch`) images of N regions, as many captions whose lengths are those of real
+reports (Indiana University collection), D = 768, float32. They run in processes of their own on all cores and take
+turns, so that a busy moment of the machine meets all; times are medians, compilation and warm-up left out. Memory is
+the growth of resident memory during one warm run: the peak that the kernel recorded (`resource.getrusage`, its
+high-water mark reset through /proc/self/clear_refs) minus the resident memory before, with libraries, inputs and
+compiled program in place and free memory given back. "Working memory" leaves out the gradients themselves, which have
+the same size on all sides. Needs Linux, PyTorch (requirements-dev.txt) and the data; prints a table and one JSON line.
 """
 
 import argparse
@@ -33,14 +34,14 @@ import numpy as np
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests")]
 DATA = REPOSITORY.parent / "shared" / "data"
-BATCH, WIDTH, MAX_TOKENS, SEED = 16, 768, 97, 0
+WIDTH, MAX_TOKENS, SEED = 768, 97, 0
 TEMPERATURES = (4.0, 5.0, 10.0)
 ROWS = {"word": 1444, "sentence": 361}  # regions of the shallow and of the deep map
 SIDES = ("loop", "lean loop", "tiled")
 
 
-def caption_lengths(reports: Path, vocabulary: Path) -> dict[str, list[int]]:
-    """Valid words and sentences of 16 reports drawn by seed, counted as training counts them."""
+def caption_lengths(reports: Path, vocabulary: Path, batch: int) -> dict[str, list[int]]:
+    """Valid words and sentences of `batch` reports drawn by seed, counted as training counts them."""
     from data_pipelines.reports import clean_report
     from data_pipelines.tokens import load_tokenizer, tokenize
 
@@ -52,16 +53,16 @@ def caption_lengths(reports: Path, vocabulary: Path) -> dict[str, list[int]]:
                 found = {part.get("Label"): part.text or "" for part in parts}
                 texts.append(clean_report(found.get("FINDINGS", ""), found.get("IMPRESSION", "")).text)
     texts = sorted(text for text in texts if text)
-    chosen = [texts[i] for i in np.random.default_rng(SEED).choice(len(texts), BATCH, replace=False)]
+    chosen = [texts[i] for i in np.random.default_rng(SEED).choice(len(texts), batch, replace=False)]
     tokens = tokenize(load_tokenizer(vocabulary), chosen, MAX_TOKENS)
     return {"word": tokens["word_count"].tolist(), "sentence": tokens["sentence_count"].tolist()}
 
 
-def inputs(row: str) -> tuple[np.ndarray, np.ndarray]:
+def inputs(row: str, batch: int) -> tuple[np.ndarray, np.ndarray]:
     """Regions [B, N, D] and units [B, 97, D] whose products spread like those of a trained model (about 3)."""
     rng = np.random.default_rng(SEED)
-    regions = rng.standard_normal((BATCH, ROWS[row], WIDTH), dtype=np.float32)
-    units = rng.standard_normal((BATCH, MAX_TOKENS, WIDTH), dtype=np.float32)
+    regions = rng.standard_normal((batch, ROWS[row], WIDTH), dtype=np.float32)
+    units = rng.standard_normal((batch, MAX_TOKENS, WIDTH), dtype=np.float32)
     units *= np.float32(0.1)
     return regions, units
 
@@ -71,10 +72,10 @@ def torch_side(row: str, counts: list[int], channels_first: bool):
     import torch
     from reference.torch_losses import channel_first_similarities, cross_entropies, local_similarities
 
-    regions, units = (torch.from_numpy(array) for array in inputs(row))
+    regions, units = (torch.from_numpy(array) for array in inputs(row, len(counts)))
     if channels_first:
         side = int(ROWS[row] ** 0.5)
-        regions = regions.transpose(1, 2).reshape(BATCH, WIDTH, side, side).contiguous()
+        regions = regions.transpose(1, 2).reshape(len(counts), WIDTH, side, side).contiguous()
         units = units.transpose(1, 2).contiguous()
     regions, units = regions.requires_grad_(), units.requires_grad_()
     similarities = channel_first_similarities if channels_first else local_similarities
@@ -101,7 +102,7 @@ def tiled_side(row: str, counts: list[int]):
     def loss(regions, units, counts):
         return sum(contrast(local_similarity(regions, units, counts, settings)))
 
-    arrays = [jax.device_put(array) for array in (*inputs(row), np.array(counts, np.int32))]
+    arrays = [jax.device_put(array) for array in (*inputs(row, len(counts)), np.array(counts, np.int32))]
     step = jax.jit(jax.value_and_grad(loss, (0, 1))).lower(*arrays).compile()
 
     def run() -> float:
@@ -133,22 +134,22 @@ def work(side: str, row: str, counts: list[int]) -> None:
         print(json.dumps([time.perf_counter() - wall, time.process_time() - cpu]), flush=True)
 
 
-def measure(row: str, counts: list[int], repeats: int) -> dict:
+def measure(row: str, counts: list[int], repeats: int, sides: list[str]) -> dict:
     """All sides of one row, taking turns."""
     command = [sys.executable, __file__, "--counts", json.dumps(counts), "--row", row, "--worker"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     workers, result = {}, {}
-    for side in SIDES:
+    for side in sides:
         workers[side] = subprocess.Popen([*command, side], **pipes)
         result[side] = json.loads(workers[side].stdout.readline())
-    times = {side: [] for side in SIDES}
+    times = {side: [] for side in sides}
     for repeat in range(repeats):
-        print(f"{row} level: round {repeat + 1} of {repeats}", file=sys.stderr)
+        print(f"{row} level, {len(counts)} pairs: round {repeat + 1} of {repeats}", file=sys.stderr)
         for side, worker in workers.items():
             worker.stdin.write("\n")
             worker.stdin.flush()
             times[side].append(json.loads(worker.stdout.readline()))
-    gradients = 4 * BATCH * (ROWS[row] + MAX_TOKENS) * WIDTH / 2**20
+    gradients = 4 * len(counts) * (ROWS[row] + MAX_TOKENS) * WIDTH / 2**20
     for side, worker in workers.items():
         worker.stdin.close()
         worker.wait()
@@ -156,8 +157,10 @@ def measure(row: str, counts: list[int], repeats: int) -> dict:
         growth = result[side]["peak_mib"] - result[side]["before_mib"]
         result[side] |= {"seconds": float(np.median(wall)), "fastest": float(wall.min()), "slowest": float(wall.max())}
         result[side] |= {"cpu_seconds": float(np.median(cpu)), "growth_mib": growth, "working_mib": growth - gradients}
-    tiled, ratios = result["tiled"], {}
-    for side in SIDES[:-1]:
+    tiled, ratios = result.get("tiled"), {}
+    for side in sides if tiled else []:
+        if side == "tiled":
+            continue
         np.testing.assert_allclose(tiled["loss"], result[side]["loss"], rtol=1e-4)
         ratios[side] = {key: result[side][key] / tiled[key] for key in ("seconds", "growth_mib", "working_mib")}
     return result | {"gradients_mib": gradients, "ratios": ratios}
@@ -169,11 +172,42 @@ def processor() -> str:
     return f"{names[0]} x {len(names)}" if names else platform.processor()
 
 
+def print_table(rows: dict, sizes: dict, sides: list[str]) -> None:
+    """All rows, the ratios to `tiled`, and with several batch sizes the slopes on log axes."""
+    print(
+        "| level | pairs | regions | units | side | median s (range) | CPU s | before MiB | growth MiB | working MiB |"
+    )
+    print("|---" * 10 + "|")
+    for (batch, row), result in rows.items():
+        for side in sides:
+            r = result[side]
+            print(
+                f"| {row} | {batch} | {ROWS[row]} | {sum(sizes[batch][row])} | {side} "
+                f"| {r['seconds']:.2f} ({r['fastest']:.2f} to {r['slowest']:.2f}) | {r['cpu_seconds']:.2f} "
+                f"| {r['before_mib']:.0f} | {r['growth_mib']:.0f} | {r['working_mib']:.0f} |"
+            )
+        for side, ratio in result["ratios"].items():
+            print(
+                f"| {row} | {batch} | | | {side} / tiled | **{ratio['seconds']:.1f} x** | | | "
+                f"**{ratio['growth_mib']:.1f} x** | **{ratio['working_mib']:.1f} x** |"
+            )
+    batches = list(sizes)
+    for row in ROWS if len(batches) > 1 else []:
+        for side in sides:
+            slopes = [
+                np.polyfit(np.log(batches), np.log([rows[batch, row][side][key] for batch in batches]), 1)[0]
+                for key in ("seconds", "growth_mib")
+            ]
+            print(f"{row}, {side}: time grows with batch ** {slopes[0]:.2f}, memory with batch ** {slopes[1]:.2f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reports", type=Path, default=DATA / "iu_reports" / "NLMCXR_reports.tgz")
     parser.add_argument("--vocabulary", type=Path, default=DATA / "vocab")
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--batch", type=int, nargs="+", default=[16], metavar="B", help="pairs")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     parser.add_argument("--worker", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--row", choices=ROWS, help=argparse.SUPPRESS)
     parser.add_argument("--counts", type=json.loads, help=argparse.SUPPRESS)
@@ -181,24 +215,13 @@ def main() -> None:
     if arguments.worker:
         work(arguments.worker, arguments.row, arguments.counts)
         return
-    lengths = caption_lengths(arguments.reports, arguments.vocabulary)
-    rows = {row: measure(row, lengths[row], arguments.repeats) for row in ROWS}
-
-    print("| level | regions | units | side | median s (range) | CPU s | before MiB | growth MiB | working MiB |")
-    print("|---|---|---|---|---|---|---|---|---|")
-    for row, result in rows.items():
-        for side in SIDES:
-            r = result[side]
-            print(
-                f"| {row} | {ROWS[row]} | {sum(lengths[row])} | {side} "
-                f"| {r['seconds']:.2f} ({r['fastest']:.2f} to {r['slowest']:.2f}) | {r['cpu_seconds']:.2f} "
-                f"| {r['before_mib']:.0f} | {r['growth_mib']:.0f} | {r['working_mib']:.0f} |"
-            )
-        for side, ratio in result["ratios"].items():
-            print(
-                f"| {row} | | | {side} / tiled | **{ratio['seconds']:.1f} x** | | | "
-                f"**{ratio['growth_mib']:.1f} x** | **{ratio['working_mib']:.1f} x** |"
-            )
+    sizes = {batch: caption_lengths(arguments.reports, arguments.vocabulary, batch) for batch in arguments.batch}
+    rows = {
+        (batch, row): measure(row, lengths[row], arguments.repeats, arguments.sides)
+        for batch, lengths in sizes.items()
+        for row in ROWS
+    }
+    print_table(rows, sizes, arguments.sides)
     facts = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join(["python", *sys.argv]),
@@ -206,8 +229,8 @@ def main() -> None:
         "python": platform.python_version(),
         **{name: version(name) for name in ("jax", "jaxlib", "torch", "numpy")},
         "repeats": arguments.repeats,
-        "lengths": lengths,
-        "rows": rows,
+        "lengths": sizes,
+        "rows": {f"{row}, {batch} pairs": result for (batch, row), result in rows.items()},
     }
     print(json.dumps(facts))
 
