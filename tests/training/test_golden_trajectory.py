@@ -1,51 +1,14 @@
 """Six training steps of the published system, from its own weights and inputs, in float64."""
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from afloc_jax.models import build, trainable
-from afloc_jax.training.mesh import build_mesh, place_batch, replicate
-from afloc_jax.training.optimizer import build_direction, build_schedule, freeze
-from afloc_jax.training.step import build_train_step, new_state
-from afloc_jax.weights import torch_names
-from configs.afloc import get_config
-from data_pipelines.tokens import load_tokenizer, tokenize
-
-
-def _setup(goldens):
-    facts = json.loads((goldens / "model.json").read_text())
-    arrays = np.load(goldens / "model.npz")
-    config = get_config()
-    config.seed = facts["seed"]
-    config.model.projection_dim = 64
-    config.model.text.bert.update(json.loads((goldens / "bert/config.json").read_text()))
-    config.optimizer.update(
-        lr=facts["lr"],
-        b1=facts["betas"][0],
-        b2=facts["betas"][1],
-        weight_decay=facts["weight_decay"],
-        clip_norm=facts["clip_norm"],
-        schedule="exponential",
-        decay=facts["lr_after_step_2"] / facts["lr"],
-    )
-    return facts, arrays, config
-
-
-def _filled(goldens, config):
-    sys.path.insert(0, str(goldens))
-    try:
-        from fill import fill
-    finally:
-        sys.path.remove(str(goldens))
-    shapes = json.loads((goldens / "state_dict_shapes.json").read_text())
-    state = {name: fill(name, shape) for name, shape in shapes.items()}
-    variables = torch_names.from_torch(state, config.model)
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), variables)
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_six_training_steps_follow_the_published_trajectory(goldens):
@@ -55,9 +18,13 @@ def test_six_training_steps_follow_the_published_trajectory(goldens):
     weights changed by 1e-15 relative follow the recorded trajectory or a second one (tests/reference/
     torch_trajectory.py). A run has to follow one of the two all the way; until the kink they are the same.
     """
-    facts, arrays, config = _setup(goldens)
-    with jax.enable_x64(True):
-        found, parameters = _six_steps(goldens, facts, arrays, config)
+    environment = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-m", "tests.training.golden_steps", str(goldens)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    ours = json.loads(done.stdout)
+    found, parameters = np.array(ours["trajectory"]), ours["parameters"]
+    arrays = np.load(goldens / "model.npz")
     recorded = arrays["train/trajectory"]
     second = json.loads((Path(__file__).parent / "second_trajectory.json").read_text())
     np.testing.assert_allclose(found[:4, :4], recorded[:4, :4], rtol=1e-7)
@@ -75,24 +42,3 @@ def test_six_training_steps_follow_the_published_trajectory(goldens):
     np.testing.assert_allclose(found[:, 4], trajectory[:, 4], rtol=5e-6, err_msg=nearest)
     for name in names:
         np.testing.assert_allclose(parameters[name], expected[name], rtol=1e-6, atol=1e-7, err_msg=f"{nearest} {name}")
-
-
-def _six_steps(goldens, facts, arrays, config):
-    """[6, 5] loss, report, sentence, word and gradient norm; the first 8 numbers of every parameter afterwards."""
-    model = build(config.model, dtype=jnp.float64)
-    variables = _filled(goldens, config)
-    mesh = build_mesh(jax.devices()[:1])
-    direction = freeze(build_direction(config.optimizer), trainable(variables["params"], config.model))
-    schedule = build_schedule(config.optimizer, steps_per_epoch=3, total_steps=6)
-    step = build_train_step(model, config, direction, schedule, mesh)
-    state = replicate(new_state(variables, direction), mesh)
-    tokens = tokenize(load_tokenizer(goldens / "bert"), facts["reports"], facts["word_num"], compatible=True)
-
-    images = arrays["images"].astype(np.float64)
-    rows = []
-    for number in range(6):
-        noise = np.random.default_rng(facts["seed"] * 100 + number).standard_normal((len(images), 1, 224, 224))
-        state, metrics = step(state, place_batch({"image": images + 0.05 * noise[:, 0], **tokens}, mesh))
-        rows.append([float(metrics[key]) for key in ("loss", "loss/report", "loss/sentence", "loss/word", "grad_norm")])
-    final = torch_names.to_torch({"params": state.params, "batch_stats": state.batch_stats}, config.model)
-    return np.array(rows), {name: np.asarray(value).flatten()[:8] for name, value in final.items()}
