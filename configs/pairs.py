@@ -32,6 +32,9 @@ def get_config() -> ConfigDict:
     config.model.text.bert.vocab_size = 2000
     config.model.text.bert.max_position_embeddings = 97
 
+    # The step of a presence map is set for the phantoms; nothing here says where it should lie.
+    config.localization.similarity = "dot"
+
     config.training.steps = 600
     config.training.validate_every = 50
     config.training.early_stopping = 6
