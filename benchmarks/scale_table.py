@@ -17,9 +17,9 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 GIB = 2**30
 
 
-def compiled(config: str, topology: str, batch: str, settings: list[str]) -> dict:
+def compiled(config: str, part: str, topology: str, batch: str, settings: list[str]) -> dict:
     command = [sys.executable, "-m", "afloc_jax", "compile", "--config", config, "--topology", topology]
-    command += ["--global_batch", batch, "--json"]
+    command += ["--global_batch", batch, "--part", part, "--json"]
     for setting in settings:
         command += ["--set", setting]
     start = time.perf_counter()
@@ -33,7 +33,8 @@ def table(rows: list[dict]) -> str:
     def gib(value: int | None) -> str:
         return "" if value is None else f"{value / GIB:.2f}"
 
-    lines = ["| topology | chips | global batch | settings | peak GiB | of | arguments | fits |", "|---|" + "---|" * 7]
+    lines = ["| part | topology | chips | global batch | settings | peak GiB | of | arguments | temporary | fits |"]
+    lines.append("|---" * 10 + "|")
     for row in rows:
         cells = [
             row["topology"],
@@ -41,7 +42,8 @@ def table(rows: list[dict]) -> str:
             f"{row['global_batch']:,}",
             ", ".join(row["settings"]) or "as it is",
         ]
-        cells += [gib(row[key]) for key in ("peak_bytes_per_chip", "limit_bytes_per_chip", "argument_bytes_per_chip")]
+        keys = ("peak_bytes_per_chip", "limit_bytes_per_chip", "argument_bytes_per_chip", "temporary_bytes_per_chip")
+        cells += [gib(row[key]) for key in keys]
         lines.append("| " + " | ".join([*cells, "yes" if row["fits"] else "no"]) + " |")
     return "\n".join(lines)
 
@@ -50,6 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="*", metavar="TOPOLOGY=BATCH[,KEY=VALUE...]")
     parser.add_argument("--config", default="configs/afloc.py")
+    parser.add_argument("--part", choices=("step", "loss"), default="step")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for all rows")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.jsonl")
     arguments = parser.parse_args()
@@ -58,9 +61,10 @@ def main() -> None:
         place, *own = row.split(",")
         topology, batch = place.split("=")
         settings = [*arguments.set, *own]
-        if any((r["topology"], str(r["global_batch"]), r["settings"]) == (topology, batch, settings) for r in done):
+        wanted = (arguments.part, topology, batch, settings)
+        if any((r["part"], r["topology"], str(r["global_batch"]), r["settings"]) == wanted for r in done):
             continue
-        done.append(compiled(arguments.config, topology, batch, settings))
+        done.append(compiled(arguments.config, *wanted))
         with arguments.out.open("a") as file:
             file.write(json.dumps(done[-1]) + "\n")
         print(f"{row}: {done[-1]['compile_seconds']} s", file=sys.stderr, flush=True)

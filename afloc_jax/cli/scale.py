@@ -26,7 +26,7 @@ def add_compile(commands) -> None:
     size.add_argument(
         "--global_batch", type=count, default=0, metavar="B", help="pairs over all chips (default: the config's)"
     )
-    size.add_argument("--largest", action="store_true", help="search for the largest global batch that fits")
+    size.add_argument("--largest", action="store_true", help="search for the largest global batch whose step fits")
     command.add_argument(
         "--set",
         action="append",
@@ -34,6 +34,12 @@ def add_compile(commands) -> None:
         default=[],
         metavar="KEY=VALUE",
         help="change a value of the config, such as loss.low_rank=true; repeatable",
+    )
+    command.add_argument(
+        "--part",
+        choices=("step", "loss"),
+        default="step",
+        help="the whole step, or the losses and their gradients alone",
     )
     command.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -51,7 +57,7 @@ def _run_compile(given: argparse.Namespace) -> int:
     report = (
         ahead_of_time.largest_batch(config, given.topology)
         if given.largest
-        else ahead_of_time.compile_step(config, given.topology)
+        else ahead_of_time.compile_step(config, given.topology, part=given.part)
     )
     print(json.dumps(report, indent=2) if given.json else _described(report))
     return 0 if report["fits"] else 1

@@ -4,10 +4,10 @@
 machine, split over N devices. What is compiled is what launch.py would run: the same model, loss, optimiser, shardings.
 """
 
+import functools
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping
 from typing import Any
 
 from afloc_jax.errors import UsageError, UserError
@@ -63,18 +63,19 @@ def topology_devices(topology: str) -> list[Any]:
         ) from error
 
 
-def compile_step(config: Any, topology: str, global_batch: int = 0) -> dict[str, Any]:
-    """Compile the training step of `config` and say what it takes.
+def compile_step(config: Any, topology: str, global_batch: int = 0, part: str = "step") -> dict[str, Any]:
+    """Compile the training step of `config`, or its losses alone, and say what it takes.
 
     Args:
         config: as launch.py takes it. The vocabulary size is `model.text.bert.vocab_size`, or BERT's.
         topology: as `prepare_platform` got it.
         global_batch: pairs over all chips; 0: `training.batch_size`.
+        part: "step", or "loss": value and gradients of the losses, whose arguments are embeddings.
 
     Returns:
-        topology, chips, global_batch, fits, peak_bytes_per_chip, argument_bytes_per_chip, temporary_bytes_per_chip,
-        limit_bytes_per_chip (None for cpu), collectives {name: count} (places in the program: one inside a loop counts
-        once), flops_per_chip as the compiler counts them (a loop's body once).
+        topology, part, chips, global_batch, fits, peak_bytes_per_chip, argument_bytes_per_chip,
+        temporary_bytes_per_chip, limit_bytes_per_chip (None for cpu), collectives {name: count} (places in the program:
+        one inside a loop counts once), flops_per_chip as the compiler counts them (a loop's body once).
 
     Raises:
         UserError: the batch does not divide over the chips, or the compiler fails for another reason than memory.
@@ -87,12 +88,13 @@ def compile_step(config: Any, topology: str, global_batch: int = 0) -> dict[str,
     limit = HBM_BYTES.get(topology.partition(":")[0])
     report: dict[str, Any] = {
         "topology": topology,
+        "part": part,
         "chips": len(devices),
         "global_batch": config.training.batch_size,
         "limit_bytes_per_chip": limit,
     }
     try:
-        compiled = _lower(config, devices).compile()
+        compiled = _lower(config, devices, part).compile()
     except Exception as error:
         if not (used := _USED.search(str(error))):
             raise UserError(f"the compiler refused: {(str(error).splitlines() or [''])[0]}") from error
@@ -136,12 +138,13 @@ def largest_batch(config: Any, topology: str, most: int = 2**20) -> dict[str, An
     return best
 
 
-def _lower(config: Any, devices: list[Any]) -> Any:
+def _lower(config: Any, devices: list[Any], part: str) -> Any:
     import jax
     import jax.numpy as jnp
 
     from afloc_jax.levels import TokenBatch
     from afloc_jax.models import build, trainable
+    from afloc_jax.training.gradients import token_batch
     from afloc_jax.training.mesh import batch_sharding, build_mesh, replicated
     from afloc_jax.training.optimizer import build_direction, build_schedule, freeze
     from afloc_jax.training.step import build_train_step, new_state
@@ -155,20 +158,56 @@ def _lower(config: Any, devices: list[Any]) -> Any:
     few, one = jnp.zeros((1, 4), jnp.int32), jnp.ones(1, jnp.int32)
     like = jnp.zeros((1, side, side), jnp.uint8), TokenBatch(few, few, few, one, one)
     variables = jax.eval_shape(build(config.model).init, jax.random.key(0), *like)
-    direction = freeze(build_direction(config.optimizer), trainable(variables["params"], config.model))
-    state = jax.eval_shape(lambda variables: new_state(variables, direction), variables)
 
     def placed(tree: Any, sharding: Any) -> Any:
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
 
     numbers = {"token_ids": slots, "word_ids": slots, "sentence_ids": slots, "word_count": 0, "sentence_count": 0}
-    batch: Mapping[str, Any] = {
+    batch: dict[str, Any] = {
         "image": jax.ShapeDtypeStruct((pairs, side, side), jnp.uint8),
         **{
             name: jax.ShapeDtypeStruct((pairs, length) if length else (pairs,), jnp.int32)
             for name, length in numbers.items()
         },
     }
+    if part == "loss":
+        embed = functools.partial(model.apply, with_factors=config.loss.low_rank)
+        levels = jax.eval_shape(
+            lambda variables, batch: embed(variables, batch["image"], token_batch(batch)), variables, batch
+        )
+        return _lower_loss(config, mesh, levels)
+    direction = freeze(build_direction(config.optimizer), trainable(variables["params"], config.model))
+    state = jax.eval_shape(lambda variables: new_state(variables, direction), variables)
     schedule = build_schedule(config.optimizer, 1000, config.training.steps or 1000 * config.training.epochs)
     step: Any = build_train_step(model, config, direction, schedule, mesh)  # what jit returns
     return step.lower(placed(state, replicated(mesh)), placed(batch, batch_sharding(mesh)))
+
+
+def _lower_loss(config: Any, mesh: Any, levels: Any) -> Any:
+    """Value and gradients of the losses alone, from embeddings of the shapes of `levels`."""
+    import jax
+    import jax.numpy as jnp
+
+    from afloc_jax.losses import contrastive_losses
+    from afloc_jax.training.mesh import batch_sharding, replicated
+
+    leaves, tree = jax.tree.flatten(levels)
+    floats = [jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves]
+
+    def value(differentiable: list[Any], counts: list[Any]) -> Any:
+        given, rest = iter(differentiable), iter(counts)
+        image, text = jax.tree.unflatten(tree, [next(given) if is_float else next(rest) for is_float in floats])
+        return contrastive_losses(image, text, config.loss, mesh=mesh).total
+
+    def placed(leaf: Any) -> Any:
+        # The projection of a low-rank word level is a parameter; everything else belongs to pairs.
+        of_pairs = leaf.shape[0] == config.training.batch_size
+        sharding = batch_sharding(mesh) if of_pairs else replicated(mesh)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    arguments = [placed(leaf) for leaf in leaves]
+    parts = [
+        [leaf for leaf, is_float in zip(arguments, floats, strict=True) if is_float is wanted]
+        for wanted in (True, False)
+    ]
+    return jax.jit(jax.value_and_grad(value)).lower(*parts)

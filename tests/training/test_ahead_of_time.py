@@ -34,6 +34,15 @@ def test_a_run_on_four_devices_is_described():
     assert report["collectives"]["all-reduce"] > 0
 
 
+def test_the_losses_alone_take_embeddings_and_hold_less():
+    part, whole = (
+        json.loads(compiled("--topology", "cpu:2", "--global_batch", "16", "--part", part, "--json").stdout)
+        for part in ("loss", "step")
+    )
+    assert part["part"] == "loss" and part["collectives"]["collective-permute"] >= 4
+    assert part["temporary_bytes_per_chip"] < whole["temporary_bytes_per_chip"]
+
+
 def test_a_batch_that_does_not_divide_is_refused():
     done = compiled("--topology", "cpu:4", "--global_batch", "10")
     assert (done.returncode, done.stdout) == (2, "")
@@ -67,7 +76,7 @@ def test_a_refusal_for_want_of_memory_says_how_much_is_missing(monkeypatch):
             )
 
     monkeypatch.setattr(ahead_of_time, "topology_devices", lambda topology: [None] * 16)
-    monkeypatch.setattr(ahead_of_time, "_lower", lambda config, devices: Lowered())
+    monkeypatch.setattr(ahead_of_time, "_lower", lambda config, devices, part: Lowered())
     report = ahead_of_time.compile_step(get_config(), "v5e:4x4", 1024)
     assert report["fits"] is False
     assert report["peak_bytes_per_chip"] == int(20.25 * 2**30)
