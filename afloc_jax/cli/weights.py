@@ -41,7 +41,7 @@ def add_export(commands) -> None:
         "torch-module  one Python file of plain torch.nn modules, with weights\n"
         "onnx          image tower, text tower and heat map, any batch size\n"
         "stablehlo     the same three for jax.export, on CPU, CUDA and TPU\n\n"
-        "Each export holds check/check.py, which compares it with our outputs. The torch formats and onnx need\n"
+        "Each export holds check/check.py, which compares it with our outputs. All but safetensors need\n"
         "pip install -r requirements-export.txt.",
         _run_export,
     )

@@ -18,7 +18,7 @@ HBM_BYTES = {"v5e": int(15.75 * GIB), "v6e": int(31.25 * GIB), "v5p": int(95.74 
 _ACCELERATORS = {"v5e": "v5litepod-16", "v6e": "v6e-16", "v5p": "v5p-16", "v4": "v4-16"}
 _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
 _COLLECTIVE = re.compile(rf" ({'|'.join(_COLLECTIVES)})(?:-start)?\(")
-_USED = re.compile(r"[Uu]sed ([\d.]+)([KMG]) of ([\d.]+)([KMG]) hbm")
+_USED = re.compile(r"[Uu]sed ([\d.]+)([KMG]) of [\d.]+[KMG] hbm|\(([\d.]+)([KMG])\) exceeds available HBM")
 _BYTES = {"K": 2**10, "M": 2**20, "G": GIB}
 
 
@@ -98,7 +98,7 @@ def compile_step(config: Any, topology: str, global_batch: int = 0, part: str = 
     except Exception as error:
         if not (used := _USED.search(str(error))):
             raise UserError(f"the compiler refused: {(str(error).splitlines() or [''])[0]}") from error
-        needed = int(float(used[1]) * _BYTES[used[2]])
+        needed = int(float(used[1] or used[3]) * _BYTES[used[2] or used[4]])
         unknown: dict[str, Any] = {"argument_bytes_per_chip": None, "temporary_bytes_per_chip": None, "collectives": {}}
         return report | {"fits": False, "peak_bytes_per_chip": needed} | unknown
     memory = compiled.memory_analysis()
@@ -210,4 +210,6 @@ def _lower_loss(config: Any, mesh: Any, levels: Any) -> Any:
         [leaf for leaf, is_float in zip(arguments, floats, strict=True) if is_float is wanted]
         for wanted in (True, False)
     ]
-    return jax.jit(jax.value_and_grad(value)).lower(*parts)
+    # Each gradient lies where its embedding does; left to itself the compiler may gather it.
+    placed_alike = replicated(mesh), [leaf.sharding for leaf in parts[0]]
+    return jax.jit(jax.value_and_grad(value), out_shardings=placed_alike).lower(*parts)

@@ -65,15 +65,19 @@ def test_a_wrong_call_exits_2(arguments, words, capsys, monkeypatch):
     assert words in capsys.readouterr().err
 
 
-def test_a_refusal_for_want_of_memory_says_how_much_is_missing(monkeypatch):
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Ran out of memory in memory space hbm. Used 20.25G of 15.75G hbm. Exceeded hbm capacity by 4.50G.",
+        "Ran out of memory on HBM, the total memory required (20.25G) exceeds available HBM (15.75G).",
+    ],
+)
+def test_a_refusal_for_want_of_memory_says_how_much_is_missing(words, monkeypatch):
     """The words are those of the TPU compiler of libtpu 0.0.42."""
 
     class Lowered:
         def compile(self):
-            raise RuntimeError(
-                "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. "
-                "Used 20.25G of 15.75G hbm. Exceeded hbm capacity by 4.50G."
-            )
+            raise RuntimeError(f"RESOURCE_EXHAUSTED: {words}")
 
     monkeypatch.setattr(ahead_of_time, "topology_devices", lambda topology: [None] * 16)
     monkeypatch.setattr(ahead_of_time, "_lower", lambda config, devices, part: Lowered())

@@ -358,7 +358,8 @@ def test_an_exported_model_folder_is_a_model_folder(models, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("format", "package"), [("torch-module", "torch"), ("onnx", "onnxscript"), ("afloc-ckpt", "omegaconf")]
+    ("format", "package"),
+    [("torch-module", "torch"), ("onnx", "onnxscript"), ("afloc-ckpt", "omegaconf"), ("stablehlo", "flatbuffers")],
 )
 def test_a_missing_package_is_named_with_the_command_that_installs_it(models, tmp_path, monkeypatch, format, package):
     monkeypatch.setitem(sys.modules, package, None)

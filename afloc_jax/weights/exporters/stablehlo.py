@@ -6,9 +6,9 @@
     heatmap.stablehlo  (deep, asked) -> {heatmap}
     manifest.json      the same with shapes and types, where "batch" is any number of at least 1
 
-`jax.export.deserialize` runs them on CPU, CUDA and TPU without afloc_jax and without Flax. Weights are arguments, not
-constants: a constant would be stored inside the program, where compilers spend time on folding it, and it could
-neither be placed on a device once for all calls nor be replaced.
+`jax.export.deserialize` runs them on CPU, CUDA and TPU without afloc_jax and without Flax (it wants flatbuffers).
+Weights are arguments, not constants: a constant would be stored inside the program, where compilers spend time on
+folding it, and it could neither be placed on a device once for all calls nor be replaced.
 """
 
 import json
@@ -25,14 +25,16 @@ from jax import export
 from afloc_jax.levels import TokenBatch
 from afloc_jax.models import build
 from afloc_jax.weights.exporters.check import write_check
-from afloc_jax.weights.exporters.source import Source, copy_file, write_inputs_reader
+from afloc_jax.weights.exporters.source import Source, copy_file, require, write_inputs_reader
 
+INSTALL = "flatbuffers"
 PLATFORMS = ("cpu", "cuda", "tpu")
 TOWERS = {"image": "image_encoder", "text": "text_encoder"}  # file name -> module of the model
 
 
 def write(source: Source, folder: Path) -> None:
     """Write the export into an empty folder."""
+    require("flatbuffers", INSTALL, "a stablehlo export")  # JAX writes with it, and reads
     write_inputs_reader(source, folder)
     weights = {name: _weights(source, module) for name, module in TOWERS.items()}
     for name, arrays in weights.items():

@@ -1,4 +1,4 @@
-"""The three functions of a StableHLO export together. Needs jax and numpy only.
+"""The three functions of a StableHLO export together. Needs jax, numpy and flatbuffers.
 
 import afloc_inputs, afloc_stablehlo
 inputs = afloc_inputs.read("the/folder/of/this/file", ["chest.png"], ["small left pleural effusion"])
