@@ -249,8 +249,8 @@ def _local_rows(settings: LocalSettings) -> Rows:
             following, travelled = _pass_on(text, ring), _pass_on(d_text, ring)
             source = (_place(ring) - number) % ring.size
             d_block = lax.dynamic_index_in_dim(d_rows, source, axis=3, keepdims=False)
-            more, *d_here = tiled.tile_gradients(regions, text, d_block, settings)
-            return following, d_regions + more, jax.tree.map(jnp.add, travelled, tuple(d_here))
+            d_regions, *d_here = tiled.tile_gradients(regions, text, d_block, settings, d_regions)
+            return following, d_regions, jax.tree.map(jnp.add, travelled, tuple(d_here))
 
         nothing = (jnp.zeros(text[0].shape, wide), jnp.zeros(text[1].shape, wide))
         start = text, jnp.zeros(regions.shape, wide), nothing

@@ -176,15 +176,25 @@ def tile_rows(regions: Float[Array, "g p J N D"], text: Sequence[Array], setting
     return settings.contrast_temperature * jnp.moveaxis(similarity, 0, 2)
 
 
-def tile_gradients(regions: Float[Array, "g p J N D"], text: Sequence[Array], d_similarity, settings: LocalSettings):
-    """Gradients of the regions [g, p, J, N, D], the units [g, I, T, D] and their norms [g, I, T]."""
+def tile_gradients(
+    regions: Float[Array, "g p J N D"],
+    text: Sequence[Array],
+    d_similarity: Float[Array, "g p J I"],
+    settings: LocalSettings,
+    start: Float[Array, "g p J N D"] | None = None,
+):
+    """Gradients of the regions [g, p, J, N, D], the units [g, I, T, D] and their norms [g, I, T].
+
+    The gradient of the regions is added to `start`, in its precision, where one is given.
+    """
     captions = _Captions.make(*text)
     groups, images = regions.shape[:2]
     pooling = REGION_POOLINGS[settings.region_pooling]
     # An extra caption with gradient 0 stands for the empty slots.
     d_pooled = jnp.pad(settings.contrast_temperature * d_similarity, ((0, 0),) * 3 + ((0, 1),))
 
-    def one_image(d_text, index):
+    def one_image(carry, index):
+        d_whole, *d_text = carry
         image, d_image = (jax.lax.dynamic_index_in_dim(a, index, axis=2, keepdims=False) for a in (regions, d_pooled))
 
         def one_bin(index, carry):
@@ -202,17 +212,20 @@ def tile_gradients(regions: Float[Array, "g p J N D"], text: Sequence[Array], d_
                 _add_at(d_norms, d_tile.norms, index),
             )
 
-        nothing = jnp.zeros(image.shape, captions.norms.dtype)
-        d_regions, *d_text = jax.lax.fori_loop(0, captions.used, one_bin, (nothing, *d_text))
-        return tuple(d_text), d_regions.astype(regions.dtype)
+        so_far = jax.lax.dynamic_index_in_dim(d_whole, index, axis=2, keepdims=False).astype(captions.norms.dtype)
+        d_regions, *d_text = jax.lax.fori_loop(0, captions.used, one_bin, (so_far, *d_text))
+        d_whole = jax.lax.dynamic_update_index_in_dim(d_whole, d_regions.astype(d_whole.dtype), index, axis=2)
+        return (d_whole, *d_text), None
 
     # One gradient of the text per image that is worked on at once: added up over devices once, not in every tile.
     d_text = tuple(
         jnp.zeros((groups, images, *a.shape[1:]), captions.norms.dtype) for a in (captions.units, captions.norms)
     )
-    d_text, d_regions = jax.lax.scan(one_image, d_text, jnp.arange(regions.shape[2]))
-    d_units, d_norms = (jax.vmap(unpacked)(captions.packing, total.sum(axis=1)) for total in d_text)
-    return jnp.moveaxis(d_regions, 0, 2), d_units, d_norms
+    d_regions = jnp.zeros(regions.shape, regions.dtype) if start is None else start
+    totals, _ = jax.lax.scan(one_image, (d_regions, *d_text), jnp.arange(regions.shape[2]))
+    d_regions, *d_text_totals = totals
+    d_units, d_norms = (jax.vmap(unpacked)(captions.packing, total.sum(axis=1)) for total in d_text_totals)
+    return d_regions, d_units, d_norms
 
 
 def _add_at(total: Float[Array, "g p bins ..."], part: Float[Array, "g p ..."], index: Int[Array, ""]) -> Array:
