@@ -1,6 +1,6 @@
 """From nothing to one answer: load a model folder, localise one phrase on one picture; ours against the torch export.
 
-    python benchmarks/cold_start.py runs/demo/model chest.png [--prompt TEXT] [--repeats 7]
+    python -m benchmarks.cold_start runs/demo/model chest.png [--prompt TEXT] [--repeats 7]
 
 Each answer comes from a fresh process, from picture file and text to the heat map; the two take turns, so that other
 work on the machine meets both. Prints median and range of wall and CPU seconds and one JSON line. Files are in memory

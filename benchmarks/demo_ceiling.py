@@ -1,6 +1,6 @@
 """What the demo's network reaches when it is trained WITH the masks: the ceiling of annotation-free training.
 
-    python benchmarks/demo_ceiling.py --out runs/ceiling [--seconds 600] [--seed 1]
+    python -m benchmarks.demo_ceiling --out runs/ceiling [--seconds 600] [--seed 1]
 
 The same towers, optimiser, batch size and phantoms as configs/demo.py, for at most the same time; only the objective
 differs. Every step draws a finding per image and asks for its phrase; the presence map, a soft step of the cosine

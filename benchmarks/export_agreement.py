@@ -1,6 +1,6 @@
 """Do PyTorch, ONNX Runtime and StableHLO give our numbers? Exports a trained model and compares on real images.
 
-    python benchmarks/export_agreement.py runs/demo/model --images FOLDER [--count 20]
+    python -m benchmarks.export_agreement runs/demo/model --images FOLDER [--count 20]
 
 Every image is asked with a prompt of its own. Prints the largest difference of each output relative to the output's
 largest value, by format, and one JSON line. Exit status 1 if any is above 1e-4.

@@ -1,6 +1,6 @@
 """Time and memory of importing a full-size checkpoint: seconds, and peak resident memory over the file's size.
 
-    python benchmarks/import_checkpoint.py [--folder DIR] [--repeats 3]
+    python -m benchmarks.import_checkpoint [--folder DIR] [--repeats 3]
 
 Writes a checkpoint as the release's trainer does (ResNet-50 and BERT-base, random values, prefix `afloc.`, about
 540 MB) with PyTorch, then imports it in fresh processes of their own, start of Python and imports included. Memory is

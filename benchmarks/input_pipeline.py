@@ -1,6 +1,6 @@
 """How fast batches come: records to images, sampled sentences and tokens, on one core.
 
-    python benchmarks/input_pipeline.py [--raw ../shared/data/cxr_pairs] [--vocabulary ../shared/data/vocab]
+    python -m benchmarks.input_pipeline [--raw ../shared/data/cxr_pairs] [--vocabulary ../shared/data/vocab]
 
 Without --raw the built-in phantoms are used. Prints examples per second of CPU time (what one core gives, whoever else
 uses the machine) and per second of wall time, for each part and for all of it.

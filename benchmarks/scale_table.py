@@ -1,6 +1,6 @@
 """The table of docs/scale.md: one `afloc compile` per row, each in a process of its own.
 
-    python benchmarks/scale_table.py --out rows.jsonl v5e:4x4=1024 v5e:16x16=16384 v5e:16x16=32768,training.remat=blocks
+    python -m benchmarks.scale_table --out rows.jsonl v5e:4x4=1024 v5e:16x16=16384 v5e:16x16=32768,training.remat=blocks
 
 A row is TOPOLOGY=GLOBAL_BATCH, then settings that it changes; `--set` changes them for all rows. Rows that the file
 holds already are not compiled again. Prints the table of all rows in the file. Needs pip install "jax[tpu]", no TPU.
