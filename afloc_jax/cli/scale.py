@@ -15,6 +15,7 @@ def add_compile(commands) -> None:
         "does this run fit that pod? the training step compiled for it, no accelerator needed",
         "afloc compile --config configs/afloc.py --topology v5e:16x16 --global_batch 16384\n\n"
         'TPU topologies need the TPU compiler, pip install "jax[tpu]", and no TPU; cpu:N needs nothing.\n'
+        "A v4 chip counts as its two devices. "
         "Exit status 1 where it does not fit.",
         _run_compile,
     )

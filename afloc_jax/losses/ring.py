@@ -25,6 +25,7 @@ from afloc_jax.losses import definition, tiled
 from afloc_jax.losses.settings import LocalSettings
 
 GROUP, RING = "group", "ring"
+PAIRS = PartitionSpec((GROUP, RING))  # arrays of pairs, split in order over all devices
 
 
 class Ring(NamedTuple):
@@ -80,7 +81,8 @@ def local_losses(
     """Both cross entropies (`contrast.contrast`) of the word or sentence level, exact over each whole group.
 
     `norms` are those of `units` that the cosines use, see low_rank.py. Features may be bfloat16: products add up in
-    float32, and softmax, norms and log-sum-exp are float32 (float64 for float64).
+    float32, and softmax, norms and log-sum-exp are float32 (float64 for float64). `weights` are constants: no gradient
+    reaches them.
     """
     rows = _local_rows(settings)
     return _losses(rows, ring, regions, (units, norms), counts, _share(counts, weights, norms.dtype))
@@ -127,8 +129,7 @@ def _forward(rows, ring, images, texts, counts, share):
         )
         return losses, (similarity.reshape(-1, ring.group), row_sum.reshape(-1), own_column_sum.reshape(-1))
 
-    pairs = PartitionSpec((GROUP, RING))
-    losses, saved = _sharded(on_device, ring, 4, (PartitionSpec(), pairs))(images, texts, counts, share)
+    losses, saved = _sharded(on_device, ring, 4, (PartitionSpec(), PAIRS))(images, texts, counts, share)
     return losses, (images, texts, counts, share, *saved)
 
 
@@ -142,8 +143,7 @@ def _backward(rows, ring, saved, d_losses):
         by_column = d_column * column_share * (jnp.exp(similarity - column_sum) - mine)
         return rows.backward(images, texts, jnp.maximum(counts, 1), by_row + by_column, ring)
 
-    pairs = PartitionSpec((GROUP, RING))
-    run = _sharded(on_device, ring, 7, (pairs, pairs), replicated=2)
+    run = _sharded(on_device, ring, 7, (PAIRS, PAIRS), replicated=2)
     d_images, d_texts = run(*saved, *d_losses)
     return d_images, d_texts, None, jnp.zeros_like(saved[3])
 
@@ -152,8 +152,7 @@ _losses.defvjp(_forward, _backward)
 
 
 def _sharded(function: Callable, ring: Ring, split: int, out_specs: Any, replicated: int = 0) -> Callable:
-    pairs = PartitionSpec((GROUP, RING))
-    in_specs = (pairs,) * split + (PartitionSpec(),) * replicated
+    in_specs = (PAIRS,) * split + (PartitionSpec(),) * replicated
     # No autodiff passes through, so how values vary over devices need not be tracked.
     return jax.shard_map(function, mesh=ring.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 

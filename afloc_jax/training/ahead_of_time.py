@@ -1,6 +1,6 @@
 """Does a run fit a pod? The whole training step, compiled for devices that are not there.
 
-`TPU:` topologies are compiled by the TPU compiler of `jax[tpu]`, which needs no TPU; `cpu:N` by the one for this
+TPU topologies are compiled by the TPU compiler of `jax[tpu]`, which needs no TPU; `cpu:N` by the one for this
 machine, split over N devices. What is compiled is what launch.py would run: the same model, loss, optimiser, shardings.
 """
 
@@ -13,8 +13,9 @@ from typing import Any
 from afloc_jax.errors import UsageError, UserError
 
 GIB = 2**30
-# Memory of a chip that programs may use, as the compiler's own refusals state it ("... of 15.75G hbm").
-HBM_BYTES = {"v5e": int(15.75 * GIB), "v6e": int(31.25 * GIB), "v5p": int(95.74 * GIB), "v4": int(30.75 * GIB)}
+# Memory of a device that programs may use, as the refusals of libtpu 0.0.42's compiler state it.
+# A v4 chip is two devices to JAX, each with its own half: what is said of a chip here is said of one of them.
+HBM_BYTES = {"v5e": int(15.75 * GIB), "v6e": int(31.25 * GIB), "v5p": int(95.74 * GIB), "v4": int(15.25 * GIB)}
 _ACCELERATORS = {"v5e": "v5litepod-16", "v6e": "v6e-16", "v5p": "v5p-16", "v4": "v4-16"}
 _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
 _COLLECTIVE = re.compile(rf" ({'|'.join(_COLLECTIVES)})(?:-start)?\(")
@@ -121,11 +122,10 @@ def largest_batch(config: Any, topology: str, most: int = 2**20) -> dict[str, An
     Returns the report of `compile_step`, or the smallest one's where nothing fits.
     """
     chips = len(topology_devices(topology))
-    low, high = 0, 1  # pairs per chip: the largest that fits, the smallest that does not
     best = compile_step(config, topology, chips)
     if not best["fits"]:
         return best
-    low, high = 1, 2
+    low, high = 1, 2  # pairs per chip: the largest known to fit, the next to be tried
     while chips * high <= most and (report := compile_step(config, topology, chips * high))["fits"]:
         best, low, high = report, high, 2 * high
     while high - low > max(1, low // 8):
