@@ -16,6 +16,7 @@ from typing import Any
 from absl import flags, logging
 from ml_collections import config_flags
 
+from afloc_jax.compiled import keep_compiled
 from afloc_jax.errors import UsageError, UserError
 
 
@@ -94,6 +95,7 @@ def main(arguments: list[str]) -> int:
     # Libraries log every checkpoint and build step; a run speaks through its progress bar and closing lines.
     logging.set_verbosity(logging.INFO if debug else logging.ERROR)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if debug else "2")
+    keep_compiled()
     try:
         return run(parse(arguments))
     except Exception as error:

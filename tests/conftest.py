@@ -1,12 +1,17 @@
 """Shared fixtures. Reference numbers and real data live outside the repository; tests that need them skip loudly."""
 
 import os
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 
 import pytest
+
+# Commands keep what they compile: those of one test run share it, and the user's own cache stays as it is.
+_CACHE = tempfile.TemporaryDirectory()
+os.environ["XDG_CACHE_HOME"] = _CACHE.name
 
 SHARED = Path(os.environ.get("AFLOC_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import afloc_jax
 from afloc_jax.cli import data, evaluation, models, scale, weights
 from afloc_jax.cli.arguments import Parser
+from afloc_jax.compiled import keep_compiled
 from afloc_jax.errors import UserError
 
 DESCRIPTION = "Annotation-free pathology localisation: where is this phrase in this image?"
@@ -20,6 +21,7 @@ DESCRIPTION = "Annotation-free pathology localisation: where is this phrase in t
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     parsed = parser().parse_args(arguments)
+    keep_compiled()
     try:
         return int(parsed.run(parsed) or 0)
     except UserError as error:

@@ -2,8 +2,8 @@
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,15 @@ class Model:
     come.
     """
 
-    def __init__(self, config: ConfigDict, variables: Mapping[str, Any], tokenizer: Any, *, batch_size: int = 32):
+    def __init__(
+        self,
+        config: ConfigDict,
+        variables: Mapping[str, Any],
+        tokenizer: Any,
+        *,
+        batch_size: int = 32,
+        weights_file: np.ndarray | None = None,
+    ):
         """Put the variables on the default device; nothing is compiled yet.
 
         Args:
@@ -61,19 +69,20 @@ class Model:
             variables: linen variables that fit `config.architecture`.
             tokenizer: from `data_pipelines.tokens.load_tokenizer`.
             batch_size: most images or prompts computed at once.
+            weights_file: bytes of the file that the variables came from, if any; for `weights_sha256`.
         """
         self.config = config
         self.tokenizer = tokenizer
         self.batch_size = batch_size
         self.heatmap_settings = heatmaps.HeatmapSettings.from_config(config.get("localization", {}))
-        self._hashing: Future[str] | None = None  # of the folder it was loaded from
+        self._weights_file = weights_file
         self.variables = jax.device_put(variables)
         self._network = build(config.architecture, dtype=jnp.float32)
 
-    @property
+    @functools.cached_property
     def weights_sha256(self) -> str:
-        """Of the folder that the model was loaded from: names the weights behind a number; "" without a folder."""
-        return self._hashing.result() if self._hashing else ""
+        """Of the file that the model was loaded from: names the weights behind a number; "" without a file."""
+        return "" if self._weights_file is None else hashlib.sha256(self._weights_file.data).hexdigest()
 
     @property
     def image_size(self) -> int:
@@ -280,13 +289,10 @@ class Model:
 
 def load(folder: str | Path, *, batch_size: int = 32) -> Model:
     """Load a model folder. Raises `afloc_jax.weights.folder.ModelFolderError` when it is not one."""
-    executor = ThreadPoolExecutor(max_workers=1)
-    hashing = executor.submit(model_folder.weights_hash, folder)  # beside the rest of loading, on another core
-    executor.shutdown(wait=False)
     config, variables, tokenizer = model_folder.load_model(folder)
-    model = Model(config, variables, tokenizer, batch_size=batch_size)
-    model._hashing = hashing
-    return model
+    # Mapped: stays the file that was loaded when another one takes its name, and is hashed only if somebody asks.
+    weights_file = np.memmap(Path(folder) / model_folder.WEIGHTS, np.uint8, mode="r")
+    return Model(config, variables, tokenizer, batch_size=batch_size, weights_file=weights_file)
 
 
 def initial_variables(architecture: ConfigDict, seed: int) -> dict[str, Any]:

@@ -27,6 +27,7 @@ def prepare_platform(topology: str) -> None:
     """Set what JAX reads when it starts; call before JAX is imported. Raises UsageError for a malformed topology."""
     kind, _, shape = topology.partition(":")
     os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # a kept program does not know all of its memory any more
     if kind == "cpu":
         if not shape.isdigit() or int(shape) < 1:
             raise UsageError(f"--topology {topology}: write cpu:N with the number of devices, e.g. cpu:8")

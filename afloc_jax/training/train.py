@@ -24,7 +24,7 @@ from afloc_jax.training.mesh import build_mesh, replicate
 from afloc_jax.training.metrics import MetricsWriter
 from afloc_jax.training.optimizer import build_direction, build_schedule, freeze
 from afloc_jax.training.step import TrainState, build_train_step, build_validation_step, new_state
-from afloc_jax.weights.folder import load_model, save_model
+from afloc_jax.weights.folder import load_model, read_config, save_model
 from data_pipelines import tokens
 from data_pipelines.batches import config_tokenizer
 from data_pipelines.sources import open_source
@@ -162,7 +162,7 @@ def _tokenizer(config: ConfigDict, workdir: Path, source: Any) -> Any:
     if (workdir / configs.CONFIG).exists() and (workdir / "tokenizer" / "tokenizer.json").exists():
         return tokens.load_tokenizer(workdir / "tokenizer")
     if start.is_model_folder(config.init_from) and not config.model.text.tokenizer:
-        return load_model(config.init_from)[2]
+        return tokens.load_tokenizer(config.init_from)
     return config_tokenizer(source, config)
 
 
@@ -187,7 +187,7 @@ def _with_vocabulary(config: ConfigDict, tokenizer: Any) -> ConfigDict:
     config = config.copy_and_resolve_references()
     bert = config.model.text.bert
     if start.is_model_folder(config.init_from) and "vocab_size" not in bert:
-        size = max(size, load_model(config.init_from)[0].architecture.text.bert.get("vocab_size", size))
+        size = max(size, read_config(config.init_from)["architecture"]["text"]["bert"].get("vocab_size", size))
     elif config.model.text.tokenizer and "vocab_size" in bert:
         if bert.vocab_size < size:
             raise UsageError(

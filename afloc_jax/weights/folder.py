@@ -21,12 +21,13 @@ from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from afloc_jax.errors import UserError
 from afloc_jax.weights import torch_names
 from afloc_jax.weights.card import render_card
+from afloc_jax.weights.tensors import UnreadableFile
+from afloc_jax.weights.torch_files import read_safetensors
 from data_pipelines.tokens import load_tokenizer, save_tokenizer
 
 FORMAT_VERSION = 1
@@ -99,10 +100,9 @@ def load_model(folder: str | Path) -> tuple[ConfigDict, dict[str, Any], Any]:
     if not (folder / WEIGHTS).is_file():
         raise ModelFolderError(f"{folder}: {WEIGHTS} is missing; copy the whole model folder")
     try:
-        with safe_open(folder / WEIGHTS, framework="numpy") as file:
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ModelFolderError(f"{folder / WEIGHTS}: not readable as safetensors ({error}); copy it again") from None
+        state = {name: tensor.array() for name, tensor in read_safetensors(folder / WEIGHTS).items()}
+    except UnreadableFile as error:
+        raise ModelFolderError(f"{folder / WEIGHTS}: {error}; copy it again") from None
     # The card is for readers; its results hold keys such as "0.1", which a ConfigDict would refuse.
     config = ConfigDict({key: value for key, value in stored.items() if key != "card"})
     try:

@@ -45,7 +45,7 @@ def read_file(path: str | Path) -> Any:
         if start.startswith(b"PK"):
             return _read_zip(path, mapped)
         if start[8:9] == b"{":
-            return _read_safetensors(path, mapped)
+            return read_safetensors(path)
         if start.startswith(b"\x80"):
             return _read_legacy(mapped)
         raise UnreadableFile("neither a PyTorch file (.ckpt, .pth, .pt, .bin) nor a .safetensors one")
@@ -207,12 +207,17 @@ _SAFETENSORS_DTYPES: dict[str, Any] = {
 }
 
 
-def _read_safetensors(path: Path, mapped: np.ndarray) -> dict[str, Tensor]:
-    """Views like those of the other formats; of bfloat16 too, for which the library's NumPy side has no type."""
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Views like those of the other formats; of bfloat16 too, for which the library's NumPy side has no type.
+
+    Raises:
+        UnreadableFile: it is missing or damaged; the message does not name the file.
+    """
     try:
         with safe_open(path, framework="numpy"):
             pass  # the library has checked the header against the file
-    except (SafetensorError, ValueError) as error:
+        mapped = np.memmap(path, np.uint8, mode="r")
+    except (SafetensorError, OSError, ValueError) as error:
         raise UnreadableFile(f"not readable as safetensors ({error})") from None
     length = int(mapped[:8].view("<u8")[0])
     header = json.loads(mapped[8 : 8 + length].tobytes())

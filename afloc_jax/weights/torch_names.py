@@ -4,9 +4,11 @@ PyTorch keeps convolution kernels as [out, in, height, width] and linear weights
 [height, width, in, out] and [in, out]. The projections of the maps are 1x1 convolutions there and linear layers here.
 """
 
+import dataclasses
 import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,6 +21,7 @@ from jaxtyping import PyTree
 from afloc_jax.errors import UserError
 from afloc_jax.levels import TokenBatch
 from afloc_jax.models.afloc import AFLoc
+from afloc_jax.models.resnet import ResNetSettings
 from afloc_jax.models.settings import ModelSettings, parse
 
 # Module path of ours -> module name there. The first pattern that matches the whole path decides.
@@ -73,6 +76,8 @@ _LEAVES = {
 }
 # Names there that hold nothing a model needs: counters, constants, and the stage-4 projection of an unused objective.
 _IGNORED = re.compile(r".*\.(num_batches_tracked|position_ids)|img_encoder\.local_f_embedder\.(weight|bias)")
+
+_ALIGNMENT = 64  # bytes
 
 Layout = Literal["same", "linear", "convolution", "pointwise"]
 
@@ -161,12 +166,9 @@ def from_torch(state_dict: Mapping[str, np.ndarray], model_config: Mapping[str, 
         {name: np.shape(array) for name, array in given.items()},
         {row.name: row.shape for row in rows},
     )
-    flat: dict[tuple[str, ...], np.ndarray] = {}
-    for row in rows:
-        array = np.asarray(given[row.name])
-        dtype = np.float64 if array.dtype == np.float64 else np.float32
-        flat[row.path] = np.ascontiguousarray(row.from_torch(array), dtype)
-    return traverse_util.unflatten_dict(flat)
+    with ThreadPoolExecutor() as threads:  # NumPy copies without the interpreter's lock; half a GB is worth two cores
+        arrays = threads.map(lambda row: _aligned(row.from_torch(np.asarray(given[row.name]))), rows)
+    return traverse_util.unflatten_dict(dict(zip((row.path for row in rows), arrays, strict=True)))
 
 
 @functools.lru_cache(maxsize=32)
@@ -174,12 +176,42 @@ def _table(settings: ModelSettings) -> tuple[Entry, ...]:
     side = settings.image.input_size
     slots, count = jnp.zeros((1, 3), jnp.int32), jnp.zeros(1, jnp.int32)
     variables = jax.eval_shape(
-        AFLoc(settings).init,
+        AFLoc(_brief(settings)).init,
         jax.random.key(0),
         jax.ShapeDtypeStruct((1, side, side), jnp.float32),
         TokenBatch(slots, slots, slots, count, count),
     )
-    return tuple(_entry(path, leaf.shape) for path, leaf in traverse_util.flatten_dict(variables).items())
+    return tuple(
+        _entry(path, leaf.shape)
+        for traced, leaf in traverse_util.flatten_dict(variables).items()
+        for path in _repeated(traced, settings)
+    )
+
+
+def _brief(settings: ModelSettings) -> ModelSettings:
+    """The same model with one BERT layer and at most two blocks a stage: tracing every layer takes most of a second.
+
+    All BERT layers have the same arrays, and so do all blocks of a residual stage but its first.
+    """
+    structure, text = settings.image.structure, settings.text
+    if isinstance(structure, ResNetSettings):
+        structure = dataclasses.replace(structure, blocks=tuple(min(blocks, 2) for blocks in structure.blocks))
+    text = dataclasses.replace(text, bert=dataclasses.replace(text.bert, num_hidden_layers=1), last_layers=1)
+    return dataclasses.replace(settings, image=dataclasses.replace(settings.image, structure=structure), text=text)
+
+
+def _repeated(path: tuple[str, ...], settings: ModelSettings) -> Iterator[tuple[str, ...]]:
+    """The path of a traced array, and those of the layers or blocks for which it stands."""
+    yield path
+    structure = settings.image.structure
+    for position, module in enumerate(path):
+        if module == "layer_0":
+            names = [f"layer_{layer}" for layer in range(1, settings.text.bert.num_hidden_layers)]
+        elif isinstance(structure, ResNetSettings) and (stage := re.fullmatch(r"layer(\d+)_1", module)):
+            names = [f"layer{stage[1]}_{block}" for block in range(2, structure.blocks[int(stage[1]) - 1])]
+        else:
+            continue
+        yield from (path[:position] + (name,) + path[position + 1 :] for name in names)
 
 
 def _entry(path: tuple[str, ...], shape: Sequence[int]) -> Entry:
@@ -197,6 +229,16 @@ def _entry(path: tuple[str, ...], shape: Sequence[int]) -> Entry:
     entry = Entry(path, name, (), layout)
     # A view of one element has the shape of the whole array: nothing is allocated.
     return Entry(path, name, entry.to_torch(np.broadcast_to(np.float32(0), shape)).shape, layout)
+
+
+def _aligned(array: np.ndarray) -> np.ndarray:
+    """A contiguous copy that starts at a multiple of 64 bytes, where JAX on a CPU uses it as it lies."""
+    dtype = np.dtype(np.float64 if array.dtype == np.float64 else np.float32)
+    memory = np.empty(array.size * dtype.itemsize + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    copy = memory[start : start + array.size * dtype.itemsize].view(dtype).reshape(array.shape)
+    np.copyto(copy, array, casting="unsafe")
+    return copy
 
 
 def _our_shape(row: Entry) -> tuple[int, ...]:
