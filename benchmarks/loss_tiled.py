@@ -5,6 +5,8 @@
 
 `loop` turns the convolution's channel-first maps for every caption, as the published loop does (that copy is most of
 its 6.5 MiB of saved activations for every image-caption pair); `lean loop` is what a careful PyTorch user writes.
+`low rank` (`loss.low_rank`) gets the 512-wide features and the projection of which the word level's regions are the
+product, and gives the gradients of both; at the sentence level there is nothing to save, and it is `tiled`.
 All sides get the same inputs: B = 16 (`--batch`) images of N regions, as many captions whose lengths are those of real
 reports (Indiana University collection), D = 768, float32. They run in processes of their own on all cores and take
 turns, so that a busy moment of the machine meets all; times are medians, compilation and warm-up left out. Memory is
@@ -34,10 +36,11 @@ import numpy as np
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests")]
 DATA = REPOSITORY.parent / "shared" / "data"
-WIDTH, MAX_TOKENS, SEED = 768, 97, 0
+WIDTH, FEATURES, MAX_TOKENS, SEED = 768, 512, 97, 0
 TEMPERATURES = (4.0, 5.0, 10.0)
 ROWS = {"word": 1444, "sentence": 361}  # regions of the shallow and of the deep map
-SIDES = ("loop", "lean loop", "tiled")
+SIDES = ("loop", "lean loop", "tiled", "low rank")
+OURS = ("tiled", "low rank")
 
 
 def caption_lengths(reports: Path, vocabulary: Path, batch: int) -> dict[str, list[int]]:
@@ -58,13 +61,17 @@ def caption_lengths(reports: Path, vocabulary: Path, batch: int) -> dict[str, li
     return {"word": tokens["word_count"].tolist(), "sentence": tokens["sentence_count"].tolist()}
 
 
-def inputs(row: str, batch: int) -> tuple[np.ndarray, np.ndarray]:
-    """Regions [B, N, D] and units [B, 97, D] whose products spread like those of a trained model (about 3)."""
+def inputs(row: str, batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features [B, N, F], projection [F, D] and units [B, 97, D]; regions are features @ projection.
+
+    Their products with units spread like those of a trained model (about 3).
+    """
     rng = np.random.default_rng(SEED)
-    regions = rng.standard_normal((batch, ROWS[row], WIDTH), dtype=np.float32)
+    features = rng.standard_normal((batch, ROWS[row], FEATURES), dtype=np.float32)
+    projection = rng.standard_normal((FEATURES, WIDTH), dtype=np.float32) / np.float32(FEATURES**0.5)
     units = rng.standard_normal((batch, MAX_TOKENS, WIDTH), dtype=np.float32)
     units *= np.float32(0.1)
-    return regions, units
+    return features, projection, units
 
 
 def torch_side(row: str, counts: list[int], channels_first: bool):
@@ -72,7 +79,9 @@ def torch_side(row: str, counts: list[int], channels_first: bool):
     import torch
     from reference.torch_losses import channel_first_similarities, cross_entropies, local_similarities
 
-    regions, units = (torch.from_numpy(array) for array in inputs(row, len(counts)))
+    features, projection, units = (torch.from_numpy(array) for array in inputs(row, len(counts)))
+    regions = features @ projection
+    del features
     if channels_first:
         side = int(ROWS[row] ** 0.5)
         regions = regions.transpose(1, 2).reshape(len(counts), WIDTH, side, side).contiguous()
@@ -89,21 +98,30 @@ def torch_side(row: str, counts: list[int], channels_first: bool):
     return run
 
 
-def tiled_side(row: str, counts: list[int]):
+def our_side(row: str, counts: list[int], low_rank: bool):
     """`run()` -> loss, compiled ahead."""
     import jax
+    import jax.numpy as jnp
 
     from afloc_jax.losses import contrast
+    from afloc_jax.losses.low_rank import reduce_rank
     from afloc_jax.losses.settings import LocalSettings
-    from afloc_jax.losses.tiled import local_similarity
+    from afloc_jax.losses.tiled import grouped_similarity, local_similarity
 
     settings = LocalSettings(*TEMPERATURES)
 
-    def loss(regions, units, counts):
-        return sum(contrast(local_similarity(regions, units, counts, settings)))
+    def loss(differentiable, counts):
+        if not low_rank:
+            return sum(contrast(local_similarity(*differentiable, counts, settings)))
+        reduced, units, norms = reduce_rank(*differentiable)
+        grouped = grouped_similarity(reduced[None], units[None], counts[None], settings, norms[None])
+        return sum(contrast(grouped[0]))
 
-    arrays = [jax.device_put(array) for array in (*inputs(row, len(counts)), np.array(counts, np.int32))]
-    step = jax.jit(jax.value_and_grad(loss, (0, 1))).lower(*arrays).compile()
+    features, projection, units = map(jnp.asarray, inputs(row, len(counts)))
+    differentiable = (features, projection, units) if low_rank else (features @ projection, units)
+    del features
+    arrays = [jax.block_until_ready(differentiable), jnp.array(counts, jnp.int32)]
+    step = jax.jit(jax.value_and_grad(loss)).lower(*arrays).compile()
 
     def run() -> float:
         value, _ = jax.block_until_ready(step(*arrays))
@@ -119,7 +137,10 @@ def resident_mib() -> float:
 
 def work(side: str, row: str, counts: list[int]) -> None:
     """A worker process: the memory of one run, then one timed run for every line that it reads."""
-    run = tiled_side(row, counts) if side == "tiled" else torch_side(row, counts, channels_first=side == "loop")
+    if side in OURS:
+        run = our_side(row, counts, low_rank=side == "low rank" and row == "word")
+    else:
+        run = torch_side(row, counts, channels_first=side == "loop")
     run()  # what libraries set up once is not counted
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)  # or free memory of earlier work would hide some of the growth
@@ -157,12 +178,13 @@ def measure(row: str, counts: list[int], repeats: int, sides: list[str]) -> dict
         growth = result[side]["peak_mib"] - result[side]["before_mib"]
         result[side] |= {"seconds": float(np.median(wall)), "fastest": float(wall.min()), "slowest": float(wall.max())}
         result[side] |= {"cpu_seconds": float(np.median(cpu)), "growth_mib": growth, "working_mib": growth - gradients}
-    tiled, ratios = result.get("tiled"), {}
-    for side in sides if tiled else []:
-        if side == "tiled":
-            continue
-        np.testing.assert_allclose(tiled["loss"], result[side]["loss"], rtol=1e-4)
-        ratios[side] = {key: result[side][key] / tiled[key] for key in ("seconds", "growth_mib", "working_mib")}
+    ratios = {}
+    for ours in (side for side in sides if side in OURS):
+        for side in (side for side in sides if side not in OURS):
+            np.testing.assert_allclose(result[ours]["loss"], result[side]["loss"], rtol=1e-4)
+            ratios[f"{side} / {ours}"] = {
+                key: result[side][key] / result[ours][key] for key in ("seconds", "growth_mib", "working_mib")
+            }
     return result | {"gradients_mib": gradients, "ratios": ratios}
 
 
@@ -173,7 +195,7 @@ def processor() -> str:
 
 
 def print_table(rows: dict, sizes: dict, sides: list[str]) -> None:
-    """All rows, the ratios to `tiled`, and with several batch sizes the slopes on log axes."""
+    """All rows, their ratios, and with several batch sizes the slopes on log axes."""
     print(
         "| level | pairs | regions | units | side | median s (range) | CPU s | before MiB | growth MiB | working MiB |"
     )
@@ -186,9 +208,9 @@ def print_table(rows: dict, sizes: dict, sides: list[str]) -> None:
                 f"| {r['seconds']:.2f} ({r['fastest']:.2f} to {r['slowest']:.2f}) | {r['cpu_seconds']:.2f} "
                 f"| {r['before_mib']:.0f} | {r['growth_mib']:.0f} | {r['working_mib']:.0f} |"
             )
-        for side, ratio in result["ratios"].items():
+        for sides_of, ratio in result["ratios"].items():
             print(
-                f"| {row} | {batch} | | | {side} / tiled | **{ratio['seconds']:.1f} x** | | | "
+                f"| {row} | {batch} | | | {sides_of} | **{ratio['seconds']:.1f} x** | | | "
                 f"**{ratio['growth_mib']:.1f} x** | **{ratio['working_mib']:.1f} x** |"
             )
     batches = list(sizes)
