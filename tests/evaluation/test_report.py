@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 
 from afloc_jax.errors import UsageError, UserError
+from afloc_jax.evaluation.examples import choose_examples
 from afloc_jax.evaluation.localization import ProtocolOptions, score
+from afloc_jax.evaluation.records import read_truths
 from afloc_jax.evaluation.report import write_report
 from afloc_jax.evaluation.report.charts import curve_chart, interval_chart, nice_ticks, smooth
 from afloc_jax.evaluation.report.page import interval, number, signed
-from afloc_jax.evaluation.run import choose_examples, dataset_settings, evaluate, evaluate_datasets, read_truths
+from afloc_jax.evaluation.run import dataset_settings, evaluate, evaluate_datasets
 from afloc_jax.evaluation.truth import Truth
 from afloc_jax.inference.overlays import outline_path, overlay, unit_scale
 from configs.afloc import get_config
@@ -118,7 +120,7 @@ def test_the_prior_baseline_is_the_mean_mask_of_the_training_split(tmp_path):
     expected = score(truths, [mean] * len(truths), ProtocolOptions())  # edema has no training mask: all masks
     found = summary["baselines"]["location_prior"]["metrics"]["iou"]["per_category"]
     for c, category in enumerate(expected.categories):
-        assert found[category]["mean"] == pytest.approx(np.nanmean(expected.iou[expected.category_index == c]))
+        assert found[category]["mean"] == pytest.approx(np.nanmean(expected["iou"][expected.category_index == c]))
 
 
 def test_without_training_masks_the_prior_is_made_of_the_other_images(tmp_path):

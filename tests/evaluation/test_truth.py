@@ -8,7 +8,8 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from afloc_jax.errors import UserError
-from afloc_jax.evaluation.truth import HeatmapFile, read_truth
+from afloc_jax.evaluation.heatmap_files import HeatmapFile
+from afloc_jax.evaluation.truth import read_truth
 from data_pipelines.images import Geometry
 
 COCO = {
