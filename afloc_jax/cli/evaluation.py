@@ -34,6 +34,12 @@ def add_evaluate(commands) -> None:
         help="which part chexlocalize's thresholds are chosen on (default: %(default)s)",
     )
     command.add_argument(
+        "--class-prompt",
+        default="Findings suggesting {finding}.",
+        metavar="TEXT",
+        help="how chexlocalize asks every image for every class (default: %(default)s)",
+    )
+    command.add_argument(
         "--prior-split",
         default="train",
         help='which part makes the location prior; "" takes the other evaluation images (default: %(default)s)',
@@ -114,6 +120,7 @@ def _run_evaluate(given: argparse.Namespace) -> int:
             "builder": dict(given.builder),
             "split": given.split,
             "validation_split": given.validation_split,
+            "class_prompt": given.class_prompt,
             "prior_split": given.prior_split,
             "protocol": given.protocol,
             "compatible": given.compatible,

@@ -59,7 +59,7 @@ def choose_examples(scores: Scores) -> list[tuple[int, str]]:
     overlap = scores.overlap  # NaN where there is no truth to overlap with
     chosen: list[tuple[int, str]] = []
     for c in range(len(scores.categories)):
-        members = np.flatnonzero((scores.category_index == c) & np.isfinite(overlap))
+        members = np.flatnonzero((scores.category_index == c) & np.isfinite(overlap) & ~scores.empty_truth)
         order = members[np.argsort(-overlap[members], kind="stable")]
         picks = {0: "best", len(order) // 2: "median", len(order) - 1: "worst"} if len(order) >= 3 else {}
         picks = picks or dict(zip(range(len(order)), ("best", "worst"), strict=False))

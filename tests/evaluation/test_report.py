@@ -303,9 +303,13 @@ def test_charts_survive_one_point_nan_and_nothing():
     line = {"name": "x", "kind": "train", "steps": [0], "values": [1.0]}
     assert curve_chart([line], "one").startswith("<svg")
     assert curve_chart([{**line, "values": [float("nan")]}], "none") == ""
-    empty = {"name": "a", "model": {"mean": None}, "others": [("prior", None)]}
+    empty = {"name": "a", "model": {"mean": None}, "others": [("prior", {})]}
     assert interval_chart([empty], "none") == ""
-    negative = {"name": "<a>", "model": {"mean": -1.0, "lower": -2.0, "upper": 0.5}, "others": [("prior", 0.2)]}
+    negative = {
+        "name": "<a>",
+        "model": {"mean": -1.0, "lower": -2.0, "upper": 0.5},
+        "others": [("prior", {"mean": 0.2})],
+    }
     chart = interval_chart([negative, empty], "cnr")
     assert "&lt;a&gt;" in chart
     assert not re.search(r"nan|inf", chart.split("<text")[0])
