@@ -33,6 +33,7 @@ def write_examples(out: Path, model: Model, source: Source, rows: np.ndarray, sc
                 "iou": _number(overlap[i]),
                 "cnr": _number(scores["cnr"][i]) if "cnr" in scores.metrics else None,
                 "hit": bool(scores["pointing"][i] >= 0.5),
+                "note": scores.note(i, "iou", 0),
                 "peak": _peak(maps[-1], scores.options),
             }
         )
