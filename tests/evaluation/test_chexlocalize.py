@@ -223,6 +223,11 @@ def test_a_point_inside_is_a_hit_and_a_missing_point_a_miss(sample_files, tmp_pa
     assert {t.category: v for t, v in zip(truths, scores["pointing"], strict=True)} == {
         "Cardiomegaly": 1, "Airspace Opacity": 0, "Enlarged Cardiomediastinum": 0, "Support Devices": 0
     }  # fmt: skip
+    assert sum(summarise(scores, 20)["outcomes"]["missed"].values()) == 2  # two classes have no point
+    for broken in ([[1]], [["a", 2]], [[float("nan"), 2]], [[1e300, 2]]):
+        (tmp_path / "points.json").write_text(json.dumps({first: {"Cardiomegaly": broken}}))
+        with pytest.raises(UserError, match="class cardiomegaly: its points must be"):
+            score_segmentations(truths, sample_files[0], tmp_path / "points.json")
 
 
 # Files

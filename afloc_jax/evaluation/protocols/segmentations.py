@@ -18,6 +18,7 @@ from afloc_jax.errors import UserError
 from afloc_jax.evaluation.masks import runs_of_rle
 from afloc_jax.evaluation.protocols.presence import PresenceScores, presence_options, presence_values
 from afloc_jax.evaluation.truth import Truth, is_rle_table, read_json, size_of_rle
+from data_pipelines.images import LARGEST_PIXELS
 
 Table = Mapping[tuple[str, str], Any]  # (image, class in lower case) -> RLE or points
 
@@ -52,7 +53,8 @@ def score_segmentations(
         where = f"{predicted_path.name}, image {key[0]}, class {key[1]}"
         true = _checked(truth.get(key), f"{truth_path.name}, image {key[0]}, class {key[1]}")
         if points:
-            rows.append((_area(true), 0, 0, _hit_of_points(true, predicted.get(key), where)))
+            places = _places(predicted.get(key), where)
+            rows.append((_area(true), len(places), 0, _hit_of_points(true, places)))
         else:
             rows.append(_compare(true, _checked(predicted.get(key), where), compatible, where))
     true_pixels, pixels, common, hit = (np.array(column) for column in zip(*rows, strict=True))
@@ -121,14 +123,21 @@ def _compare(
     return true_pixels, pixels, common, hit
 
 
-def _hit_of_points(true: dict[str, Any] | None, points: Any, where: str) -> float:
+def _places(points: Any, where: str) -> np.ndarray:
+    """[n, 2] int: the pixels (x, y) that points lie in."""
+    try:
+        places = np.asarray(points or [], np.float64).reshape(-1, 2)
+    except (ValueError, TypeError):
+        places = np.array([[np.nan, np.nan]])
+    if not (np.abs(places) < LARGEST_PIXELS).all():  # NaN is not
+        raise UserError(f"{where}: its points must be [[x, y], ...] in pixels")
+    return np.floor(places).astype(int)
+
+
+def _hit_of_points(true: dict[str, Any] | None, places: np.ndarray) -> float:
     """1 if a point lies inside, 0 if not or if there is none; NaN without truth."""
     if not _area(true):
         return float("nan")
-    try:
-        places = np.asarray(points or [], np.float64).reshape(-1, 2).astype(int)
-    except (ValueError, TypeError):
-        raise UserError(f"{where}: its points must be [[x, y], ...]") from None
     inside = coco_mask.decode(true)
     height, width = inside.shape
     return float(any(0 <= x < width and 0 <= y < height and inside[y, x] for x, y in places))
