@@ -71,6 +71,17 @@ def test_confidence_is_the_clipped_maximum_halved():
     assert [confidence_of(np.array([[-3.0, value]])) for value in (-1, 0, 0.5, 2, 9)] == [0, 0, 0.25, 1, 1]
 
 
+def test_a_confidence_equal_to_the_threshold_is_enough():
+    mask = np.zeros((SIZE, SIZE), bool)
+    mask[4:9, 4:9] = True
+    other = np.roll(mask, 8, axis=0)
+    positive, negative_ = ("edema", mask, mask * 1.0), ("edema", mask & False, other * 0.9)  # confidences 0.5 and 0.45
+    scores = PROTOCOL.score(as_samples([positive, negative_]), False, as_samples([positive, negative_]))
+    assert scores.points["edema"].confidence_threshold == 0.5
+    np.testing.assert_array_equal(scores["iou"], [1, np.nan])
+    assert [scores.note(n, "iou", 0) for n in (0, 1)] == ["", "true negative"]
+
+
 def test_maps_of_a_small_scale_keep_their_masks_unless_compatible():
     validation, test = split(0, strength=1.0), split(60)
 
