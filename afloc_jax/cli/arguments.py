@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any, NoReturn
 
+PROTOCOL_HELP = "how maps are scored: afloc, chexlocalize or grounding (default: %(default)s)"
+
 
 class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, not with a page of usage."""
@@ -43,7 +45,7 @@ def add_builder(command: argparse.ArgumentParser) -> None:
 
 
 def add_protocol(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--protocol", default="afloc", help="how maps are scored (default: %(default)s)")
+    command.add_argument("--protocol", default="afloc", metavar="NAME", help=PROTOCOL_HELP)
 
 
 def add_compatible(command: argparse.ArgumentParser) -> None:

@@ -10,6 +10,7 @@ from afloc_jax.cli.arguments import (
     add_protocol,
     count,
 )
+from afloc_jax.errors import UsageError
 
 
 def add_evaluate(commands) -> None:
@@ -28,6 +29,17 @@ def add_evaluate(commands) -> None:
     add_builder(command)
     command.add_argument("--split", default="test", help="which part is scored (default: %(default)s)")
     command.add_argument(
+        "--validation-split",
+        default="validation",
+        help="which part chexlocalize's thresholds are chosen on (default: %(default)s)",
+    )
+    command.add_argument(
+        "--class-prompt",
+        default="Findings suggesting {finding}.",
+        metavar="TEXT",
+        help="how chexlocalize asks every image for every class (default: %(default)s)",
+    )
+    command.add_argument(
         "--prior-split",
         default="train",
         help='which part makes the location prior; "" takes the other evaluation images (default: %(default)s)',
@@ -45,13 +57,39 @@ def add_score(commands) -> None:
         "afloc score --truth annotations.json --heatmaps maps.npz --out scores",
         _run_score,
     )
-    command.add_argument("--truth", type=Path, required=True, metavar="FILE", help="COCO JSON or CheXlocalize RLE JSON")
+    command.add_argument(
+        "--truth",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="COCO JSON, CheXlocalize's RLE JSON, or a CSV of mask files (image, mask, finding)",
+    )
     command.add_argument(
         "--heatmaps",
         type=Path,
-        required=True,
         metavar="FILE.npz",
         help='keys "<image path><tab><phrase, lower case>", each a map of the padded square or of the original size',
+    )
+    command.add_argument(
+        "--segmentations",
+        type=Path,
+        metavar="FILE",
+        help="predicted masks (RLE JSON) or points instead of maps; protocol chexlocalize",
+    )
+    for name, what in (("truth", "as --truth"), ("heatmaps", "as --heatmaps")):
+        command.add_argument(
+            f"--validation_{name}",
+            type=Path,
+            metavar="FILE",
+            help=f"{what}: what chexlocalize's thresholds are chosen on",
+        )
+    command.add_argument(
+        "--benchmark",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="masks or points scored on the same samples, such as radiologists'; repeatable; protocol chexlocalize",
     )
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write")
     add_protocol(command)
@@ -81,6 +119,8 @@ def _run_evaluate(given: argparse.Namespace) -> int:
             "raw": given.raw,
             "builder": dict(given.builder),
             "split": given.split,
+            "validation_split": given.validation_split,
+            "class_prompt": given.class_prompt,
             "prior_split": given.prior_split,
             "protocol": given.protocol,
             "compatible": given.compatible,
@@ -92,9 +132,21 @@ def _run_evaluate(given: argparse.Namespace) -> int:
 
 
 def _run_score(given: argparse.Namespace) -> int:
-    from afloc_jax.evaluation.results import score_files
+    from afloc_jax.evaluation.scoring import score_files
 
-    summary = score_files(given.truth, given.heatmaps, given.out, protocol=given.protocol, compatible=given.compatible)
+    validation = (given.validation_truth, given.validation_heatmaps)
+    if (validation[0] is None) != (validation[1] is None):
+        raise UsageError("--validation_truth and --validation_heatmaps go together; give both")
+    summary = score_files(
+        given.truth,
+        given.heatmaps,
+        given.out,
+        protocol=given.protocol,
+        compatible=given.compatible,
+        validation=None if validation[0] is None else validation,
+        segmentations=given.segmentations,
+        benchmarks=given.benchmark,
+    )
     _print_summary(summary, given.out)
     return 0
 
@@ -110,5 +162,5 @@ def _print_summary(summary, out: Path) -> None:
     for metric, values in summary["metrics"].items():
         overall = values["overall"]
         if overall["mean"] is not None:
-            print(f"{metric:10s} {overall['mean']:7.3f}  [{overall['lower']:.3f}, {overall['upper']:.3f}]")
+            print(f"{metric:17s} {overall['mean']:7.3f}  [{overall['lower']:.3f}, {overall['upper']:.3f}]")
     print(f"{summary['n']} samples, results in {out}")

@@ -2,7 +2,8 @@
 
 from afloc_jax.evaluation.baselines import leave_one_out_prior, location_prior, prior_heatmaps
 from afloc_jax.evaluation.localization import ProtocolOptions, Scores, score
-from afloc_jax.evaluation.results import score_files, write_results
+from afloc_jax.evaluation.results import write_results
+from afloc_jax.evaluation.scoring import score_files
 from afloc_jax.evaluation.summary import add_baselines, paired_difference, summarise
 from afloc_jax.evaluation.truth import Truth, read_truth
 

@@ -1,4 +1,4 @@
-"""The AFLoc localisation protocol: IoU and Dice at five thresholds, CNR and the pointing game, sample by sample.
+"""Scores of one heat map against one mask (IoU and Dice at thresholds, CNR, the pointing game), and of many.
 
 Source: the paper (Nature Biomedical Engineering 2026, doi 10.1038/s41551-025-01574-7) and the behaviour of its public
 release. Where the release has a plain defect, `ProtocolOptions.compatible` reproduces it and the default mends it:
@@ -8,8 +8,10 @@ release. Where the release has a plain defect, `ProtocolOptions.compatible` repr
     boxes of one phrase overlap   inside is inside               CNR ignores the overlap
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
@@ -24,17 +26,19 @@ REFERENCE_SIZE = 224  # the side of the square that `margin` refers to
 
 @dataclass(frozen=True)
 class ProtocolOptions:
-    """What the protocol leaves open.
+    """What a protocol leaves open.
 
     Attributes:
         thresholds: ascending, on the map scaled to [-1, 1]; a pixel is predicted where the map is above (>).
         margin: border left unscored, in pixels of a 224 x 224 map; scaled to the map's size. 0 scores all of it.
         compatible: reproduce the release, defects included (see the module's docstring).
+        protocol: name of the protocol, for tables.
     """
 
     thresholds: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5)
     margin: int = 14
     compatible: bool = False
+    protocol: str = "afloc"
 
     def __post_init__(self) -> None:
         ascending = all(a < b for a, b in zip(self.thresholds, self.thresholds[1:], strict=False))
@@ -66,45 +70,82 @@ class SampleScore:
 class Scores:
     """Scores of all samples, in the order of the truths. K is the number of thresholds.
 
-    `iou` and `dice` are NaN where a sample has no truth in the scored region and, in compatible mode, where the
-    prediction is empty. `cnr` is NaN without any pixel inside or outside, `pointing` without truth.
+    `values` holds a metric's name and its scores, [n, K] for one with thresholds and [n] for one without. NaN is no
+    score: no truth in the scored region, in compatible mode also an empty prediction, and for CNR no pixel inside or
+    outside. Protocols that say more about a sample derive from this class.
     """
 
     truths: tuple[Truth, ...] = field(repr=False)
     options: ProtocolOptions
-    iou: Float[np.ndarray, "n K"]
-    dice: Float[np.ndarray, "n K"]
-    cnr: Float[np.ndarray, " n"]
-    pointing: Float[np.ndarray, " n"]
-    predicted_pixels: Int[np.ndarray, "n K"]
-    truth_pixels: Int[np.ndarray, " n"]
+    values: Mapping[str, Float[np.ndarray, "n *K"]] = field(repr=False)
+    predicted_pixels: Int[np.ndarray, "n K"] = field(repr=False)
+    truth_pixels: Int[np.ndarray, " n"] = field(repr=False)
+
+    def __getitem__(self, metric: str) -> np.ndarray:
+        return self.values[metric]
 
     @property
+    def metrics(self) -> tuple[str, ...]:
+        """The names of the metrics, in the order of tables."""
+        return tuple(self.values)
+
+    @property
+    def overlap(self) -> Float[np.ndarray, " n"]:
+        """IoU, the mean over thresholds: what samples are ranked by. NaN where a threshold has no score."""
+        return self["iou"].reshape(len(self.truths), -1).mean(axis=1)
+
+    @cached_property
     def categories(self) -> tuple[str, ...]:
         """The names of the categories, in alphabetical order."""
         return tuple(sorted({truth.category for truth in self.truths}))
 
-    @property
+    @cached_property
     def category_index(self) -> Int[np.ndarray, " n"]:
         """The index into `categories` of each sample."""
         index = {name: position for position, name in enumerate(self.categories)}
         return np.array([index[truth.category] for truth in self.truths], int)
 
-    @property
+    @cached_property
     def empty_truth(self) -> np.ndarray:
         """[n] bool: no truth in the scored region; such a sample has no score."""
         return self.truth_pixels == 0
 
-    @property
+    @cached_property
     def empty_prediction(self) -> np.ndarray:
         """[n, K] bool: nothing predicted at this threshold, though there is truth to be found."""
         return (self.predicted_pixels == 0) & ~self.empty_truth[:, None]
 
+    def threshold(self, sample: int, metric: str, k: int) -> str:
+        """The threshold of one value, as tables show it; empty for a metric without."""
+        return f"{self.options.thresholds[k]:g}" if self[metric].ndim == 2 else ""
 
-def _overlaps(
-    scaled: np.ndarray, inside: np.ndarray, thresholds: tuple[float, ...]
+    def note(self, sample: int, metric: str, k: int) -> str:
+        """Why one value is 0 or absent, where that needs a word."""
+        if self.empty_truth[sample]:
+            return "no truth in the scored region"
+        if self[metric].ndim == 2 and self.empty_prediction[sample, k]:
+            return "empty prediction"
+        return "nothing inside or nothing outside" if np.isnan(self[metric][sample]).any() else ""
+
+    def facts(self, resamples: int, seed: int) -> dict[str, Any]:
+        """What the summary says of this protocol beside its metrics; plain numbers."""
+        unscored = np.bincount(self.category_index[self.empty_truth], minlength=len(self.categories))
+        return {
+            "not_scored": dict(zip(self.categories, unscored.tolist(), strict=True)),
+            "empty_predictions": {
+                f"{threshold:g}": int(self.empty_prediction[:, k].sum())
+                for k, threshold in enumerate(self.options.thresholds)
+            },
+            "empty_predictions_are": "skipped" if self.options.compatible else "misses",
+            "thresholds": list(self.options.thresholds),
+            "margin": self.options.margin,
+        }
+
+
+def overlaps(
+    scaled: np.ndarray, inside: np.ndarray, thresholds: Sequence[float]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """IoU, Dice and predicted pixels, each [K]; 0/0 gives NaN."""
+    """IoU, Dice and predicted pixels, each [K]; 0/0 gives NaN. A pixel is predicted where `scaled` is above (>)."""
     # How many thresholds lie below a pixel; a pixel is predicted at threshold k if that number exceeds k.
     passed = np.searchsorted(thresholds, scaled, side="left")
     bins = len(thresholds) + 1
@@ -116,13 +157,24 @@ def _overlaps(
         return hit / (predicted + truth - hit), 2 * hit / (predicted + truth), predicted
 
 
-def _contrast_to_noise(scaled: np.ndarray, inside: np.ndarray, outside: np.ndarray) -> float:
-    """(mean inside - mean outside) / sqrt(variance inside + variance outside), signed; 0 if both variances are 0."""
-    within, without = scaled[inside], scaled[outside]
+def contrast_to_noise(heatmap: np.ndarray, inside: np.ndarray, outside: np.ndarray) -> float:
+    """(mean inside - mean outside) / sqrt(variance inside + variance outside), signed; 0 if both variances are 0.
+
+    A shift and a positive factor of the map change nothing. NaN without any pixel inside or outside.
+    """
+    within, without = heatmap[inside], heatmap[outside]
     if not (within.size and without.size):
         return float("nan")
     noise = np.sqrt(within.var() + without.var())
     return float((within.mean() - without.mean()) / noise) if noise > 0 else 0.0
+
+
+def pointing_game(heatmap: np.ndarray, inside: np.ndarray) -> float:
+    """1 if the map's maximum lies inside, 0 if not; NaN where nothing is inside.
+
+    Where several pixels share the maximum, the share of them that lies inside: the chance of a random pick.
+    """
+    return float(inside[heatmap == heatmap.max()].mean()) if inside.any() else float("nan")
 
 
 def score_sample(
@@ -131,15 +183,14 @@ def score_sample(
     """Score one finite heat map against one mask (0 outside; inside, how many boxes cover the pixel).
 
     IoU, Dice and CNR are taken on the map scaled to [-1, 1] within the scored region; a constant map, which prefers
-    nothing, becomes -1. The pointing game takes the maximum of the raw map in that region: 1 if it lies in the mask, 0
-    if not; where several pixels share the maximum, the share of them in the mask (the chance of a random pick).
+    nothing, becomes -1. The pointing game takes the maximum of the raw map in that region.
     """
     mask = options.scored_region(np.asarray(mask))
     raw = options.scored_region(np.asarray(heatmap, np.float64))
     scaled = np.asarray(normalise(raw, -1.0, 1.0))
     inside = mask > 0
     truth_pixels = int(np.count_nonzero(inside))
-    iou, dice, predicted = _overlaps(scaled, inside, options.thresholds)
+    iou, dice, predicted = overlaps(scaled, inside, options.thresholds)
     if truth_pixels == 0:
         iou, dice = np.full_like(iou, np.nan), np.full_like(dice, np.nan)
     elif options.compatible:
@@ -147,14 +198,15 @@ def score_sample(
     return SampleScore(
         iou=iou,
         dice=dice,
-        cnr=_contrast_to_noise(scaled, mask == 1 if options.compatible else inside, ~inside),
-        pointing=float(inside[raw == raw.max()].mean()) if truth_pixels else float("nan"),
+        cnr=contrast_to_noise(scaled, mask == 1 if options.compatible else inside, ~inside),
+        pointing=pointing_game(raw, inside),
         predicted_pixels=predicted,
         truth_pixels=truth_pixels,
     )
 
 
-def _check(truth: Truth, heatmap: np.ndarray) -> np.ndarray:
+def check_map(truth: Truth, heatmap: np.ndarray) -> np.ndarray:
+    """The map as an array. Raises `UserError` unless it is a finite square of real numbers, of its mask's shape."""
     heatmap = np.asarray(heatmap)
     if heatmap.shape != truth.mask.shape or heatmap.ndim != 2 or heatmap.shape[0] != heatmap.shape[1]:
         raise UserError(
@@ -180,14 +232,17 @@ def score(truths: Sequence[Truth], heatmaps: Iterable[np.ndarray], options: Prot
     if not truths:
         raise UserError("there is no sample to score: the truth holds none")
     samples = [
-        score_sample(truth.mask, _check(truth, heatmap), options)
+        score_sample(truth.mask, check_map(truth, heatmap), options)
         for truth, heatmap in zip(truths, heatmaps, strict=True)
     ]
+
+    def column(name: str) -> np.ndarray:
+        return np.array([getattr(sample, name) for sample in samples])
+
     return Scores(
         truths=tuple(truths),
         options=options,
-        **{
-            name: np.array([getattr(sample, name) for sample in samples])
-            for name in ("iou", "dice", "cnr", "pointing", "predicted_pixels", "truth_pixels")
-        },
+        values={name: column(name) for name in METRICS},
+        predicted_pixels=column("predicted_pixels"),
+        truth_pixels=column("truth_pixels"),
     )

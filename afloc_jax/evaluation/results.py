@@ -1,7 +1,6 @@
-"""What an evaluation leaves behind: per_sample.csv, summary.json and summary.md; and `afloc score` in one function."""
+"""What an evaluation leaves behind: per_sample.csv, summary.json and summary.md."""
 
 import csv
-import hashlib
 import io
 import json
 import os
@@ -11,38 +10,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
-import afloc_jax
-from afloc_jax.errors import UsageError, UserError
-from afloc_jax.evaluation.localization import METRICS, ProtocolOptions, Scores, score
-from afloc_jax.evaluation.statistics import RESAMPLES
-from afloc_jax.evaluation.summary import THRESHOLDED, summarise
-from afloc_jax.evaluation.truth import HeatmapFile, read_truth
+from afloc_jax.errors import UserError
+from afloc_jax.evaluation.localization import Scores
 
-PROTOCOLS = ("afloc",)
+NAMES = {
+    "iou": "IoU",
+    "iou_true_positive": "IoU, true positives",
+    "dice": "Dice",
+    "cnr": "CNR",
+    "pointing": "Pointing game",
+}
 PER_SAMPLE_COLUMNS = ("id", "image", "label_text", "category", "metric", "threshold", "value", "note")
 
 
 def per_sample_rows(scores: Scores) -> Iterator[tuple[str, ...]]:
     """Rows of per_sample.csv (`PER_SAMPLE_COLUMNS`): one per sample, threshold and metric.
 
-    `threshold` is empty for CNR and the pointing game; `value` is empty where there is no score, `note` says why.
+    `threshold` is empty for metrics without one; `value` is empty where there is no score, `note` says why.
     """
     for n, truth in enumerate(scores.truths):
         sample = (truth.id, truth.image, truth.label_text, truth.category)
-        for metric in METRICS:
-            values = np.atleast_1d(getattr(scores, metric)[n])
-            for k, value in enumerate(values):
-                threshold = f"{scores.options.thresholds[k]:g}" if metric in THRESHOLDED else ""
-                note = ""
-                if scores.empty_truth[n]:
-                    note = "no truth in the scored region"
-                elif metric in THRESHOLDED and scores.empty_prediction[n, k]:
-                    note = "empty prediction"
-                elif np.isnan(value):
-                    note = "nothing inside or nothing outside"
-                yield (*sample, metric, threshold, "" if np.isnan(value) else repr(float(value)), note)
+        for metric in scores.metrics:
+            for k, value in enumerate(np.atleast_1d(scores[metric][n])):
+                shown = "" if np.isnan(value) else repr(float(value))
+                yield (*sample, metric, scores.threshold(n, metric, k), shown, scores.note(n, metric, k))
 
 
 def to_markdown(summary: Mapping[str, Any]) -> str:
@@ -55,10 +47,7 @@ def to_markdown(summary: Mapping[str, Any]) -> str:
         "",
         *_table(summary["metrics"], summary["n_per_category"]),
     ]
-    not_scored = sum(summary["not_scored"].values())
-    empty = ", ".join(f"{count} at {threshold}" for threshold, count in summary["empty_predictions"].items() if count)
-    lines += ["", f"Not scored (no truth in the scored region): {not_scored}."]
-    lines += [f"Empty predictions, {summary['empty_predictions_are']}: {empty or 'none'}."]
+    lines += ["", *_remarks(summary)]
     for name, baseline in summary.get("baselines", {}).items():
         lines += ["", f"## Baseline: {name}", "", *_table(baseline["metrics"], summary["n_per_category"])]
         lines += ["", "Difference to it on the same samples (paired):", ""]
@@ -66,13 +55,41 @@ def to_markdown(summary: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _remarks(summary: Mapping[str, Any]) -> list[str]:
+    """What a protocol adds: unscored samples and empty predictions, or operating points and presence."""
+    lines = []
+    if "not_scored" in summary:
+        empty = ", ".join(f"{n} at {threshold}" for threshold, n in summary["empty_predictions"].items() if n)
+        lines += [f"Not scored (no truth in the scored region): {sum(summary['not_scored'].values())}."]
+        lines += [f"Empty predictions, {summary['empty_predictions_are']}: {empty or 'none'}."]
+    if "outcomes" in summary:
+        counts = ", ".join(f"{name} {sum(of.values())}" for name, of in summary["outcomes"].items())
+        lines += [f"Outcomes: {counts}."]
+    if "operating_points" in summary:
+        lines += ["", "Thresholds, chosen on validation data, and presence:", "", *_presence_table(summary)]
+        if summary["confidence_saturated"]:
+            lines += ["", f"{summary['confidence_saturated']} maps exceed the range of the confidence and count as 1."]
+    return lines
+
+
+def _presence_table(summary: Mapping[str, Any]) -> list[str]:
+    lines = ["| | mask | confidence | chosen on | AUC | sensitivity | specificity | area on negatives | uncut |"]
+    lines += ["|---|---|---|---|---|---|---|---|---|"]
+    for name, point in summary["operating_points"].items():
+        row = summary["presence"]["per_category"][name]
+        keys = ("sensitivity", "specificity", "false_positive_area", "false_positive_area_ungated")
+        numbers = ["-" if row[key] is None else f"{row[key]:.3f}" for key in keys]
+        thresholds = f"{point['mask_threshold']:g} | {point['confidence_threshold']:g} | {point['chosen_on']}"
+        lines.append(f"| {name.replace('|', '/')} | {thresholds} | {_cell(row['auc'])} | {' | '.join(numbers)} |")
+    return lines
+
+
 def _table(metrics: Mapping[str, Any], samples: Mapping[str, int]) -> list[str]:
-    names = {"iou": "IoU", "dice": "Dice", "cnr": "CNR", "pointing": "Pointing game"}
-    lines = [f"| | n | {' | '.join(names[metric] for metric in METRICS)} |", "|---|---|" + "---|" * len(METRICS)]
-    rows = [("**all categories**", sum(samples.values()), {m: metrics[m]["overall"] for m in METRICS})]
-    rows += [(name, count, {m: metrics[m]["per_category"][name] for m in METRICS}) for name, count in samples.items()]
+    lines = [f"| | n | {' | '.join(NAMES[metric] for metric in metrics)} |", "|---|---|" + "---|" * len(metrics)]
+    rows = [("**all categories**", sum(samples.values()), {m: metrics[m]["overall"] for m in metrics})]
+    rows += [(name, count, {m: metrics[m]["per_category"][name] for m in metrics}) for name, count in samples.items()]
     for name, count, intervals in rows:
-        cells = [_cell(intervals[metric]) for metric in METRICS]
+        cells = [_cell(intervals[metric]) for metric in metrics]
         lines.append(f"| {name.replace('|', '/')} | {count} | {' | '.join(cells)} |")
     return lines
 
@@ -110,40 +127,3 @@ def _write_whole(path: Path, text: str) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-
-
-def _sha256(path: str | Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def score_files(
-    truth: str | Path,
-    heatmaps: str | Path,
-    out: str | Path,
-    protocol: str = "afloc",
-    compatible: bool = False,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Score any system's heat maps against a truth file and write the results to `out`; what `afloc score` does.
-
-    Returns the summary. Raises `UserError` for unreadable, incomplete or malformed input, before anything is written.
-    """
-    if protocol not in PROTOCOLS:
-        raise UsageError(f"unknown protocol {protocol!r}; this command knows {', '.join(PROTOCOLS)}")
-    truths = read_truth(truth, compatible=compatible)
-    maps = HeatmapFile(heatmaps)
-    maps.check(truths)
-    progress = tqdm(maps.maps(truths), total=len(truths), desc="scoring", unit="map", disable=None)
-    scores = score(truths, progress, ProtocolOptions(compatible=compatible))
-    summary = summarise(scores, resamples, seed)
-    summary["unused_heatmaps"] = len(maps) - len({t.key for t in truths})
-    summary["provenance"] = {
-        "code": f"afloc_jax {afloc_jax.__version__}",
-        "truth": {"file": Path(truth).name, "sha256": _sha256(truth)},
-        "heatmaps": {"file": Path(heatmaps).name, "sha256": _sha256(heatmaps)},
-        "device": f"cpu, numpy {np.__version__} float64",
-    }
-    write_results(out, scores, summary)
-    return summary

@@ -4,23 +4,24 @@ The baselines say what a score is worth: the mean training mask of the category 
 never looks at the image), and the same network without training (what smoothing and architecture give for free).
 """
 
-import hashlib
 import itertools
 import json
-import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from afloc_jax.errors import UsageError, UserError
-from afloc_jax.evaluation.baselines import leave_one_out_prior, location_prior, prior_heatmaps
-from afloc_jax.evaluation.localization import ProtocolOptions, Scores, score
-from afloc_jax.evaluation.results import PROTOCOLS, write_results
+from afloc_jax.evaluation.examples import write_examples
+from afloc_jax.evaluation.localization import Scores
+from afloc_jax.evaluation.protocols import LocalizationProtocol, Samples, get_protocol
+from afloc_jax.evaluation.records import CLASS_PROMPT, Source, prior_maps, truths_for
+from afloc_jax.evaluation.results import write_results
 from afloc_jax.evaluation.statistics import RESAMPLES
 from afloc_jax.evaluation.summary import add_baselines, summarise
 from afloc_jax.evaluation.truth import Truth
@@ -30,12 +31,19 @@ from afloc_jax.weights.folder import update_card, weights_hash
 from data_pipelines.sources import open_source
 
 
-class Source(Protocol):
-    """Random access to records with `id`, `image` [S, S] uint8 and `findings` (label, prompt, mask)."""
+@dataclass(frozen=True)
+class Part:
+    """A split as a protocol sees it: its samples, the record of each, and the hash of the data."""
 
-    def __len__(self) -> int: ...
+    source: Source
+    truths: list[Truth]
+    rows: np.ndarray
+    data_hash: str
 
-    def __getitem__(self, index: int) -> Any: ...
+    @property
+    def classes(self) -> list[str]:
+        """The categories of the samples."""
+        return sorted({truth.category for truth in self.truths})
 
 
 def evaluate(
@@ -44,6 +52,8 @@ def evaluate(
     out: str | Path,
     protocol: str = "afloc",
     *,
+    validation_source: Source | None = None,
+    class_prompt: str = CLASS_PROMPT,
     prior_source: Source | None = None,
     untrained: Model | None = None,
     compatible: bool = False,
@@ -58,7 +68,9 @@ def evaluate(
         model: what is scored.
         source: random-access records with `id`, `image` [S, S] uint8 and `findings` (label, prompt, mask).
         out: folder of the results.
-        protocol: "afloc".
+        protocol: its name, see `protocols`.
+        validation_source: records that a protocol chooses its thresholds on; used by "chexlocalize" alone.
+        class_prompt: how that protocol asks for a class, "{finding}" replaced by its name.
         prior_source: records whose masks make the location prior (the training split). Without it, or when it has no
             masks, each sample meets the mean mask of the other evaluation images.
         untrained: the second baseline; `model.untrained()` when not given.
@@ -74,20 +86,25 @@ def evaluate(
     Raises:
         UsageError: an unknown protocol. UserError: no annotated finding, or maps that are not finite.
     """
-    if protocol not in PROTOCOLS:
-        raise UsageError(f"unknown protocol {protocol!r}; this program knows {', '.join(PROTOCOLS)}")
-    truths, rows, data_hash = read_truths(source)
-    options = ProtocolOptions(compatible=compatible)
+    chosen = get_protocol(protocol)
+    parts = _parts(chosen, source, validation_source, class_prompt)
+    truths, rows, data_hash = parts[0].truths, parts[0].rows, parts[0].data_hash
 
-    def scored(system: Model, name: str) -> Scores:
-        maps = _heatmaps(system, source, rows, truths, compatible)
-        return score(truths, tqdm(maps, total=len(truths), desc=name, unit="map", disable=None), options)
+    def scored(maps_of: Callable[[Part], Iterable[np.ndarray]], name: str) -> Scores:
+        samples = []
+        for part in parts:
+            maps = tqdm(maps_of(part), total=len(part.truths), desc=name, unit="map", disable=None)
+            samples.append(Samples(part.truths, maps))
+        return chosen.score(samples[0], compatible, *samples[1:])
 
-    scores = scored(model, title or "model")
-    prior_maps, prior_from = _prior(truths, prior_source)
+    def maps_of(system: Model) -> Callable[[Part], Iterable[np.ndarray]]:
+        return lambda part: _heatmaps(system, part.source, part.rows, part.truths, compatible)
+
+    scores = scored(maps_of(model), title or "model")
+    make_prior, prior_from = prior_maps(prior_source, truths[0].mask.shape[0])
     baselines = {
-        "location_prior": score(truths, prior_maps, options),
-        "untrained": scored(untrained or model.untrained(), "untrained model"),
+        "location_prior": scored(lambda part: make_prior(part.truths), "location prior"),
+        "untrained": scored(maps_of(untrained or model.untrained()), "untrained model"),
     }
     summary = add_baselines(summarise(scores, resamples, seed), scores, baselines, resamples, seed)
     summary["baselines"]["location_prior"]["from"] = prior_from
@@ -99,7 +116,7 @@ def evaluate(
         records=getattr(source, "content_hash", ""),
         config_sha256=hash_of(model.config.architecture.to_dict()),
     )
-    _write_examples(Path(out), model, source, rows, scores, compatible)
+    write_examples(Path(out), model, source, rows, scores, compatible)
     write_results(out, scores, summary)
     return summary
 
@@ -119,7 +136,8 @@ def evaluate_datasets(config: ConfigDict, workdir: str | Path) -> dict[str, dict
     """Evaluate `workdir/model` on every entry of `config.evaluation.datasets`; what training does last.
 
     An entry has `name` (the builder), `directory`, and optionally `raw`, `builder` (its keyword arguments), `split`
-    ("test"), `protocol` ("afloc"), `compatible` (False), `prior_split` ("train", the part whose masks make the location
+    ("test"), `protocol` ("afloc"), `compatible` (False), `validation_split` ("validation") and `class_prompt` (both for
+    "chexlocalize"), `prior_split` ("train", the part whose masks make the location
     prior; "" for none) and `title`, which also names the folder under `evaluation/`. Results that were made with these
     weights and settings are kept. The model card is given the results.
 
@@ -149,30 +167,17 @@ def evaluate_datasets(config: ConfigDict, workdir: str | Path) -> dict[str, dict
     return summaries
 
 
-def read_truths(source: Source) -> tuple[list[Truth], np.ndarray, str]:
-    """One sample per finding of every record.
-
-    Returns:
-        The truths, the row in `source` of each, and the SHA-256 over ids, images, prompts and masks.
-
-    Raises:
-        UserError: no record has a finding.
-    """
-    truths: list[Truth] = []
-    rows: list[int] = []
-    digest = hashlib.sha256()
-    for row in range(len(source)):
-        record = source[row]
-        for k, finding in enumerate(record.findings):
-            mask = (np.asarray(finding.mask) > 0).astype(np.uint8)
-            truths.append(Truth(f"{record.id}#{k}", finding.prompt, finding.label, mask, image=record.id))
-            rows.append(row)
-            digest.update(f"{record.id}\t{finding.label}\t{finding.prompt}\t".encode())
-            digest.update(np.packbits(mask).tobytes())
-        digest.update(np.ascontiguousarray(record.image).tobytes() if record.findings else b"")
-    if not truths:
-        raise UserError("this data set has no annotated finding, so there is nothing to score; choose another split")
-    return truths, np.array(rows), digest.hexdigest()
+def _parts(
+    protocol: LocalizationProtocol, source: Source, validation_source: Source | None, class_prompt: str
+) -> list[Part]:
+    """The data and, for a protocol that is tuned, the validation data, asked for the same classes."""
+    part = Part(source, *truths_for(protocol, source, class_prompt=class_prompt))
+    if not protocol.tuned:
+        return [part]
+    if validation_source is None:
+        raise UsageError(f"protocol {protocol.name} chooses its thresholds on validation data; give a validation split")
+    known = Part(validation_source, *truths_for(protocol, validation_source, part.classes, class_prompt))
+    return [Part(source, *truths_for(protocol, source, known.classes, class_prompt)), known]
 
 
 def _heatmaps(
@@ -193,92 +198,6 @@ def _batches(items: Sequence[int], size: int) -> Iterator[list[int]]:
         yield list(items[start : start + size])
 
 
-def _prior(truths: Sequence[Truth], prior_source: Source | None) -> tuple[Iterable[np.ndarray], str]:
-    """Maps of the location prior, and in words what it was made from."""
-    places: dict[str, list[tuple[int, int]]] = {}
-    prior_source = [] if prior_source is None else prior_source
-    for row in range(len(prior_source)):
-        for k, finding in enumerate(prior_source[row].findings):
-            places.setdefault(finding.label, []).append((row, k))
-    if not places:
-        return leave_one_out_prior(truths), "mean mask of the category in the other evaluation images"
-    shape = truths[0].mask.shape
-
-    def masks(category: str) -> Iterator[np.ndarray]:  # decoded one at a time: training sets are large
-        for row, k in places[category]:
-            mask = np.asarray(prior_source[row].findings[k].mask)
-            if mask.shape != shape:
-                raise UserError(f"training masks are {mask.shape}, evaluation masks {shape}; prepare both at one size")
-            yield mask
-
-    priors = location_prior({category: masks(category) for category in places})
-    count = sum(len(group) for group in places.values())
-    return prior_heatmaps(priors, truths), f"mean mask of the category in {count:,} training masks"
-
-
-# Examples for the report
-
-
-def _write_examples(
-    out: Path, model: Model, source: Source, rows: np.ndarray, scores: Scores, compatible: bool
-) -> None:
-    """The best, median and worst sample of each category: examples.npz (arrays) and examples.json (what they are)."""
-    chosen = choose_examples(scores)
-    overlap = scores.iou.mean(axis=1)
-    images, maps, truths, described = [], [], [], []
-    for i, rank in chosen:
-        truth = scores.truths[i]
-        image = source[int(rows[i])].image
-        images.append(image)
-        truths.append(truth.mask > 0)
-        maps.append(model.heatmaps_of_squares(image[None], [truth.label_text], compatible=compatible)[0])
-        described.append(
-            {
-                "id": truth.id,
-                "category": truth.category,
-                "prompt": truth.label_text,
-                "rank": rank,
-                "iou": _number(overlap[i]),
-                "cnr": _number(scores.cnr[i]),
-                "hit": bool(scores.pointing[i] >= 0.5),
-                "peak": _peak(maps[-1], scores.options),
-            }
-        )
-    out.mkdir(parents=True, exist_ok=True)
-    temporary = out / ".examples.npz.writing"
-    with open(temporary, "wb") as file:
-        np.savez_compressed(file, images=np.stack(images), heatmaps=np.stack(maps), truths=np.stack(truths))
-    os.replace(temporary, out / "examples.npz")
-    temporary = out / ".examples.json.writing"
-    temporary.write_text(json.dumps(described, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, out / "examples.json")
-
-
-def _peak(heatmap: np.ndarray, options: ProtocolOptions) -> list[int]:
-    """x, y of the maximum within the scored region."""
-    region = options.scored_region(heatmap)
-    margin = (heatmap.shape[0] - region.shape[0]) // 2
-    y, x = np.unravel_index(int(region.argmax()), region.shape)
-    return [int(x) + margin, int(y) + margin]
-
-
-def choose_examples(scores: Scores) -> list[tuple[int, str]]:
-    """Sample and rank ("best", "median", "worst" by IoU) for each category, fewer where it has fewer samples."""
-    overlap = scores.iou.mean(axis=1)  # NaN where there is no truth to overlap with
-    chosen: list[tuple[int, str]] = []
-    for c in range(len(scores.categories)):
-        members = np.flatnonzero((scores.category_index == c) & np.isfinite(overlap))
-        order = members[np.argsort(-overlap[members], kind="stable")]
-        picks = {0: "best", len(order) // 2: "median", len(order) - 1: "worst"} if len(order) >= 3 else {}
-        picks = picks or dict(zip(range(len(order)), ("best", "worst"), strict=False))
-        chosen += [(int(order[k]), rank) for k, rank in sorted(picks.items())]
-    return chosen or [(0, "best")]
-
-
-def _number(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
-
-
 # Data sets of a config
 
 
@@ -290,6 +209,8 @@ def dataset_settings(given: dict[str, Any]) -> dict[str, Any]:
         "split": "test",
         "protocol": "afloc",
         "compatible": False,
+        "validation_split": "validation",
+        "class_prompt": CLASS_PROMPT,
         "prior_split": "train",
         "title": "",
         "bootstrap": RESAMPLES,
@@ -299,19 +220,21 @@ def dataset_settings(given: dict[str, Any]) -> dict[str, Any]:
             known = ", ".join(["name", "directory", *defaults])
             raise UsageError(f"evaluation data set {given.get('name')!r}: unknown key {key!r}; known: {known}")
     settings = {**defaults, **given}
-    if settings["protocol"] not in PROTOCOLS:
-        raise UsageError(f"unknown protocol {settings['protocol']!r}; this program knows {', '.join(PROTOCOLS)}")
+    get_protocol(settings["protocol"])
     return settings
 
 
 def _evaluate_with(
     model: Model, untrained: Model | None, source: Source, out: Path, settings: dict[str, Any]
 ) -> dict[str, Any]:
+    protocol = get_protocol(settings["protocol"])
     return evaluate(
         model,
         source,
         out,
         settings["protocol"],
+        validation_source=_open(settings, settings["validation_split"]) if protocol.tuned else None,
+        class_prompt=settings["class_prompt"],
         prior_source=open_prior(settings),
         untrained=untrained,
         compatible=settings["compatible"],

@@ -15,15 +15,18 @@ from typing import Any
 import numpy as np
 
 from afloc_jax.evaluation import statistics
-from afloc_jax.evaluation.localization import METRICS, Scores
+from afloc_jax.evaluation.localization import Scores
 from afloc_jax.evaluation.statistics import RESAMPLES, CategoryMeans, Interval, interval, mean_of_finite
-
-THRESHOLDED = ("iou", "dice")  # metrics with one value per threshold
 
 
 def _columns(scores: Scores, metric: str) -> np.ndarray:
     """[n, K] for a metric with thresholds, [n, 1] for one without."""
-    return getattr(scores, metric).reshape(len(scores.truths), -1)
+    return scores[metric].reshape(len(scores.truths), -1)
+
+
+def _thresholded(scores: Scores, metric: str) -> bool:
+    """Whether a metric has one value per threshold."""
+    return scores[metric].ndim == 2
 
 
 def _skipped_as_zero(scores: Scores, metric: str) -> np.ndarray:
@@ -34,7 +37,7 @@ def _skipped_as_zero(scores: Scores, metric: str) -> np.ndarray:
 def _resample(scores: Scores, metric: str, resamples: int, seed: int) -> tuple[CategoryMeans, np.ndarray]:
     """Category means per threshold, and the resampled means over thresholds [R, C] that intervals are taken from."""
     columns = _columns(scores, metric)
-    release = scores.options.compatible and metric in THRESHOLDED
+    release = scores.options.compatible and _thresholded(scores, metric)
     values = np.concatenate([columns, _skipped_as_zero(scores, metric)], axis=1) if release else columns
     means = statistics.bootstrap(
         values,
@@ -63,7 +66,9 @@ def metric_table(scores: Scores, metric: str, resamples: int = RESAMPLES, seed: 
     means, over_thresholds = _resample(scores, metric, resamples, seed)
     per_category = mean_of_finite(means.point, axis=1)
     overall = _overall(per_category, over_thresholds, scores.options.compatible)
-    if metric in THRESHOLDED:  # the published order: over samples, categories, thresholds (matters where values lack)
+    if _thresholded(
+        scores, metric
+    ):  # the published order: over samples, categories, thresholds (matters where values lack)
         by_threshold = mean_of_finite(means.point, axis=0)
         overall = Interval(float(mean_of_finite(by_threshold, axis=0)), overall.lower, overall.upper)
     table: dict[str, Any] = {
@@ -73,7 +78,7 @@ def metric_table(scores: Scores, metric: str, resamples: int = RESAMPLES, seed: 
         },
         "per_threshold": {},
     }
-    if metric in THRESHOLDED:
+    if _thresholded(scores, metric):
         table["per_category_per_threshold"] = {name: {} for name in scores.categories}
         for k, threshold in enumerate(scores.options.thresholds):
             shown = f"{threshold:g}"
@@ -90,31 +95,23 @@ def summarise(scores: Scores, resamples: int = RESAMPLES, seed: int = 0) -> dict
     """The content of summary.json: plain numbers, None where nothing was scored.
 
     `metrics[name]` holds `overall`, `per_category` and `per_threshold`, each a mean with its 95 % bootstrap limits.
-    Samples without truth in the scored region have no score and are counted in `not_scored`; empty predictions are
-    counted per threshold, whether they were taken as misses (default) or skipped (compatible).
+    What else there is to say, a protocol's `Scores.facts` says: samples without truth in the scored region, empty
+    predictions (misses, or skipped in compatible mode), thresholds chosen on validation data.
     """
     samples = np.bincount(scores.category_index, minlength=len(scores.categories))
-    scored = np.bincount(scores.category_index[~scores.empty_truth], minlength=len(scores.categories))
     return {
-        "protocol": "afloc",
+        "protocol": scores.options.protocol,
         "compatible": scores.options.compatible,
         "n": len(scores.truths),
         "n_per_category": {name: int(samples[c]) for c, name in enumerate(scores.categories)},
-        "not_scored": {name: int(samples[c] - scored[c]) for c, name in enumerate(scores.categories)},
-        "empty_predictions": {
-            f"{threshold:g}": int(scores.empty_prediction[:, k].sum())
-            for k, threshold in enumerate(scores.options.thresholds)
-        },
-        "empty_predictions_are": "skipped" if scores.options.compatible else "misses",
-        "thresholds": list(scores.options.thresholds),
-        "margin": scores.options.margin,
+        **scores.facts(resamples, seed),
         "bootstrap": {
             "resamples": resamples,
             "seed": seed,
             "confidence": statistics.CONFIDENCE,
             "drawn": "from the whole table" if scores.options.compatible else "within each category",
         },
-        "metrics": {metric: metric_table(scores, metric, resamples, seed) for metric in METRICS},
+        "metrics": {metric: metric_table(scores, metric, resamples, seed) for metric in scores.metrics},
     }
 
 
@@ -122,14 +119,15 @@ def paired_difference(system: Scores, other: Scores, resamples: int = RESAMPLES,
     """`system` minus `other` on the same samples: {metric: {overall, per_category}} with 95 % limits.
 
     Both see the same resamples, so what makes a sample hard or easy for both cancels: an interval that excludes 0 says
-    that the systems differ on such samples. Raises `ValueError` unless both scored the same samples alike.
+    that the systems differ on such samples. A metric that one lacks is left out. Raises
+    `ValueError` unless both scored the same samples alike.
     """
     if [t.id for t in system.truths] != [t.id for t in other.truths] or system.options != other.options:
         raise ValueError(
             "a paired difference needs scores of the same samples, in the same order, with the same options"
         )
     table: dict[str, Any] = {}
-    for metric in METRICS:
+    for metric in [name for name in system.metrics if name in other.metrics]:
         first, first_resampled = _resample(system, metric, resamples, seed)
         second, second_resampled = _resample(other, metric, resamples, seed)
         point = mean_of_finite(first.point, axis=1) - mean_of_finite(second.point, axis=1)

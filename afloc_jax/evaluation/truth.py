@@ -1,23 +1,24 @@
-"""Where findings truly are: COCO JSON as MS-CXR ships it, RLE JSON as CheXlocalize does; and the heat maps to score.
+"""Where findings truly are: COCO JSON as MS-CXR ships it, RLE JSON as CheXlocalize does, or a table of mask files.
 
 Everything is brought to the padded square on which scores are taken. Sample ids name an image and a count, never the
 phrase: phrases are taken from reports and must not appear in a message.
 """
 
+import csv
 import json
-import zipfile
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
-from pycocotools import mask as coco_mask
+from jaxtyping import UInt8
 
 from afloc_jax.errors import UserError
-from data_pipelines.images import LARGEST_PIXELS, Geometry
+from afloc_jax.evaluation.masks import decode_segmentation
+from afloc_jax.inference.heatmaps import boxes_from_map
+from data_pipelines.images import LARGEST_PIXELS, Geometry, read_mask
 
 SQUARE = 224  # side of the padded square, pixels (published protocol)
 
@@ -33,6 +34,7 @@ class Truth:
         mask: 0 outside; inside, how many boxes of the phrase cover the pixel (1 for masks without boxes).
         image: path or id of the image as the truth file gives it.
         height, width: of the original image; 0 where unknown (heat maps must then come as squares).
+        present: whether the image shows the finding at all; a negative has an empty mask.
     """
 
     id: str
@@ -42,6 +44,7 @@ class Truth:
     image: str = ""
     height: int = 0
     width: int = 0
+    present: bool = True
 
     @property
     def key(self) -> str:
@@ -49,32 +52,74 @@ class Truth:
         return f"{self.image}\t{self.label_text.lower()}"
 
 
-def read_truth(path: str | Path, size: int = SQUARE, compatible: bool = False) -> list[Truth]:
-    """Read a truth file of either format; the content decides which. Samples come in the order of the file.
+def negative(image: str, category: str, size: int = SQUARE, height: int = 0, width: int = 0) -> Truth:
+    """A sample whose image does not show the finding. All negatives of one size share their empty mask."""
+    return Truth(f"{image}#{category}", category, category, _nothing(size), image, height, width, present=False)
+
+
+@lru_cache
+def _nothing(size: int) -> np.ndarray:
+    mask = np.zeros((size, size), np.uint8)
+    mask.setflags(write=False)
+    return mask
+
+
+def read_truth(
+    path: str | Path, size: int = SQUARE, compatible: bool = False, *, negatives: bool = False, boxes: bool = False
+) -> list[Truth]:
+    """Read a truth file of any format; the content decides which. Samples come in the order of the file.
 
     Boxes are scaled by one factor, shifted by the padding and floored, as published. A box thinner than a pixel of the
     square keeps one pixel; in compatible mode it vanishes, as in the release. A `segmentation` (RLE or polygon) is used
-    instead of the box unless it only repeats it.
+    instead of the box unless it only repeats it. Masks cover the pixels of the square that they cover by half or more,
+    and one too small for that keeps what it covers most; compatible: as the release resized them, see `_mask_rule`.
+
+    A table is CSV with the columns image, mask and finding, and optionally prompt. Masks are found beside the table or
+    in its folder `masks`; a row without a mask is a negative.
+
+    Args:
+        path: COCO JSON, CheXlocalize's RLE JSON, or CSV.
+        size: side of the padded square, pixels.
+        compatible: see above.
+        negatives: keep the entries that say that a finding is absent (RLE JSON and tables).
+        boxes: where an annotation has a box and a segmentation, take the box; where it has a mask only, the boxes
+            around its connected parts.
 
     Raises `UserError` naming the entry that is missing, malformed or contradictory.
     """
     path = Path(path)
-    content = _read_json(path)
-    if isinstance(content, dict) and {"images", "annotations", "categories"} <= content.keys():
-        truths = _read_coco(path.name, content, size, compatible)
-    elif isinstance(content, dict) and content and all(_is_rle_table(entry) for entry in content.values()):
-        truths = _read_rle_table(path.name, content, size)
+    if path.suffix.lower() == ".csv":
+        truths = _as_boxes(_read_table(path, size, compatible), boxes)
     else:
-        raise UserError(
-            f"{path}: neither COCO (images, annotations, categories) nor CheXlocalize segmentations "
-            '({image: {class: {"size", "counts"}}}): give a truth file of one of these formats'
-        )
-    if not truths:
+        content = read_json(path)
+        if isinstance(content, dict) and {"images", "annotations", "categories"} <= content.keys():
+            truths = _read_coco(path.name, content, size, compatible, boxes)
+        elif isinstance(content, dict) and content and all(is_rle_table(entry) for entry in content.values()):
+            truths = _as_boxes(_read_rle_table(path.name, content, size, compatible), boxes)
+        else:
+            raise UserError(
+                f"{path}: neither COCO (images, annotations, categories) nor CheXlocalize segmentations "
+                '({image: {class: {"size", "counts"}}}): give a truth file of one of these formats, or a CSV'
+            )
+    if not any(truth.present for truth in truths):
         raise UserError(f"{path}: no annotated finding in this truth file, nothing to score")
-    return truths
+    return [truth for truth in truths if truth.present or negatives]
 
 
-def _read_json(path: Path) -> Any:
+def _as_boxes(truths: list[Truth], boxes: bool) -> list[Truth]:
+    return [replace(truth, mask=boxes_of(truth.mask)) for truth in truths] if boxes else truths
+
+
+def boxes_of(mask: UInt8[np.ndarray, "S S"]) -> UInt8[np.ndarray, "S S"]:
+    """How many of the boxes around the connected parts of a mask cover each pixel. A mask of one box stays as it is."""
+    boxes = np.zeros_like(mask)
+    for x, y, width, height in boxes_from_map(mask, 0.5):
+        boxes[y : y + height, x : x + width] += 1
+    return boxes
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file. Raises `UserError`, whose message never quotes the content."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -94,7 +139,7 @@ def _get(record: Any, name: str, kinds: type | tuple[type, ...], where: str) -> 
 # --- COCO ---------------------------------------------------------------------------------------------------------
 
 
-def _read_coco(name: str, content: Mapping[str, Any], size: int, compatible: bool) -> list[Truth]:
+def _read_coco(name: str, content: Mapping[str, Any], size: int, compatible: bool, boxes: bool) -> list[Truth]:
     for part in ("images", "annotations", "categories"):
         _get(content, part, list, name)
     images = {_get(i, "id", (int, str), f"{name}, image {n}"): i for n, i in enumerate(content["images"])}
@@ -128,7 +173,7 @@ def _read_coco(name: str, content: Mapping[str, Any], size: int, compatible: boo
                 "width": geometry.width,
             }
             masks[key] = np.zeros((size, size), np.uint8)
-        _add_region(masks[key], annotation, geometry, compatible, where)
+        _add_region(masks[key], annotation, geometry, compatible, boxes, where)
     return [Truth(mask=masks[key], **sample) for key, sample in samples.items()]
 
 
@@ -140,7 +185,7 @@ def _geometry(image: Mapping[str, Any], size: int, where: str) -> Geometry:
 
 
 def _add_region(
-    mask: np.ndarray, annotation: Mapping[str, Any], geometry: Geometry, compatible: bool, where: str
+    mask: np.ndarray, annotation: Mapping[str, Any], geometry: Geometry, compatible: bool, boxes: bool, where: str
 ) -> None:
     box = annotation.get("bbox")
     if box is not None:
@@ -148,8 +193,10 @@ def _add_region(
         if not usable or not all(abs(value) < LARGEST_PIXELS for value in box) or min(box[2:]) <= 0:
             raise UserError(f"{where}: bbox must be [x, y, width, height] with a positive width and height")
     segmentation = annotation.get("segmentation")
-    if segmentation and not (box is not None and _repeats_box(segmentation, box)):
-        mask += geometry.mask_to_square(_decode(segmentation, geometry, where))
+    if segmentation and not (box is not None and (boxes or _repeats_box(segmentation, box))):
+        region = decode_segmentation(segmentation, geometry.height, geometry.width, where)
+        region = geometry.mask_to_square(region).astype(np.uint8)
+        mask += boxes_of(region) if boxes else region
     elif box is not None:
         x, y, width, height = (int(value) for value in geometry.box_to_square(box, compatible=True))
         if not compatible:
@@ -178,55 +225,11 @@ def _repeats_box(segmentation: Any, box: Sequence[float]) -> bool:
     return matched == corners
 
 
-def _decode(segmentation: Any, geometry: Geometry, where: str) -> np.ndarray:
-    """RLE (compressed or not) or polygons -> [height, width] mask at the image's size."""
-    height, width = geometry.height, geometry.width
-    try:
-        if isinstance(segmentation, Mapping):
-            if list(segmentation["size"]) != [height, width]:
-                raise UserError(f"{where}: its RLE is for {list(segmentation['size'])}, its image [{height}, {width}]")
-            return _decode_rle(segmentation["counts"], height, width)
-        # Checked before it reaches pycocotools, whose C code meets NaN or far-off corners with all of the memory.
-        polygons = [np.asarray(polygon, np.float64).reshape(-1, 2) for polygon in segmentation]
-        if not all(len(polygon) >= 3 and np.isfinite(polygon).all() for polygon in polygons):
-            raise ValueError("a polygon needs three corners or more")
-        inside = [np.clip(polygon, 0, [width, height]).ravel().tolist() for polygon in polygons]
-        return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(inside, height, width)))
-    except (ValueError, TypeError, KeyError, AttributeError):
-        raise UserError(f"{where}: its segmentation is neither a valid RLE nor a list of polygons") from None
-
-
-def _decode_rle(counts: str | list[int], height: int, width: int) -> np.ndarray:
-    """Run lengths of 0 and 1 in turn, down the columns. pycocotools reads past runs that do not fill the image."""
-    runs = np.array(_runs_of_string(counts) if isinstance(counts, str) else counts)
-    if runs.ndim != 1 or runs.dtype.kind != "i" or (runs < 0).any() or runs.sum() != height * width:
-        raise ValueError("the run lengths do not add up to the image")
-    return np.repeat(np.arange(len(runs)) % 2, runs).astype(np.uint8).reshape(height, width, order="F")
-
-
-def _runs_of_string(text: str) -> list[int]:
-    """COCO's compressed run lengths: base 32, least digit first; from the fourth on, difference to the last but one."""
-    runs: list[int] = []
-    value = shift = 0
-    for character in text:
-        digit = ord(character) - 48
-        if not 0 <= digit < 64:
-            raise ValueError("not a character of a compressed RLE")
-        value |= (digit & 31) << shift
-        shift += 5
-        if digit & 32:  # more digits follow
-            continue
-        if digit & 16:  # negative
-            value -= 1 << shift
-        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-        value = shift = 0
-    return runs
-
-
 # --- CheXlocalize -------------------------------------------------------------------------------------------------
 
 
-def _is_rle_table(entry: Any) -> bool:
+def is_rle_table(entry: Any) -> bool:
+    """Whether this is what CheXlocalize's files hold of one image: {class: {"size", "counts"}}."""
     return (
         isinstance(entry, Mapping)
         and bool(entry)
@@ -234,87 +237,89 @@ def _is_rle_table(entry: Any) -> bool:
     )
 
 
-def _read_rle_table(name: str, content: Mapping[str, Any], size: int) -> list[Truth]:
-    """One sample per image and class with a mask; classes without a pixel are negatives and left out."""
+def _read_rle_table(name: str, content: Mapping[str, Any], size: int, compatible: bool) -> list[Truth]:
+    """One sample per image and class; a class without a pixel is a negative."""
     truths = []
     for image, classes in content.items():
         for category, rle in classes.items():
             where = f"{name}, image {image}, class {category}"
-            rle_size = rle["size"]
-            if not (isinstance(rle_size, list) and len(rle_size) == 2 and all(isinstance(s, int) for s in rle_size)):
-                raise UserError(f"{where}: field `size` must be [height, width]")
-            geometry = _geometry({"height": rle_size[0], "width": rle_size[1]}, size, where)
-            mask = _decode(rle, geometry, where)
+            geometry = _geometry(size_of_rle(rle, where), size, where)
+            mask = decode_segmentation(rle, geometry.height, geometry.width, where)
             if mask.any():
-                square = geometry.mask_to_square(mask).astype(np.uint8)
+                square = _mask_rule(mask, geometry, compatible)
                 sample_id = f"{image}#{category}"
                 truths.append(Truth(sample_id, category, category, square, image, geometry.height, geometry.width))
+            else:
+                truths.append(negative(image, category, size, geometry.height, geometry.width))
     return truths
 
 
-# --- heat maps ----------------------------------------------------------------------------------------------------
+def size_of_rle(rle: Mapping[str, Any], where: str) -> dict[str, int]:
+    """Height and width that an RLE is for. Raises `UserError` if it does not say."""
+    size = rle["size"]
+    if not (isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) for side in size)):
+        raise UserError(f"{where}: field `size` must be [height, width]")
+    return {"height": size[0], "width": size[1]}
 
 
-_UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)  # what numpy raises for a bad archive
+def _mask_rule(mask: np.ndarray, geometry: Geometry, compatible: bool, touched: bool = False) -> np.ndarray:
+    """A mask [height, width] of 0 and 1 on the square, uint8.
 
-
-class HeatmapFile:
-    """An .npz of heat maps, keyed as `Truth.key`; maps are read one at a time."""
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        try:
-            self._file = np.load(self.path, allow_pickle=False)
-        except _UNREADABLE as error:
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else "not an .npz archive"
-            raise UserError(f"{self.path}: cannot read the heat maps ({reason})") from None
-        if not isinstance(self._file, np.lib.npyio.NpzFile):
-            raise UserError(f"{self.path}: one bare array; heat maps come as an .npz with a key for each sample")
-        self._keys = {self._fold(key): key for key in self._file.files}
-
-    @staticmethod
-    def _fold(key: str) -> str:
-        image, tab, text = key.partition("\t")
-        return image + tab + text.lower()
-
-    def __len__(self) -> int:
-        return len(self._keys)
-
-    def check(self, truths: Sequence[Truth]) -> None:
-        """Raise `UserError` unless there is a map for every sample."""
-        missing = [truth for truth in truths if truth.key not in self._keys]
-        if missing:
-            first = ", ".join(f"{truth.id} ({truth.category})" for truth in missing[:3])
-            raise UserError(
-                f"{self.path}: no heat map for {len(missing)} of {len(truths)} samples, first: {first}; "
-                "keys must be the image path, a tab, and the label_text in lower case"
-            )
-
-    def maps(self, truths: Sequence[Truth]) -> Iterator[Float[np.ndarray, "S S"]]:
-        """The map of each sample on its square, in order. Raises `UserError` for a map of another shape."""
-        for truth in truths:
-            try:
-                heatmap = self._file[self._keys[truth.key]]
-            except _UNREADABLE:
-                raise UserError(f"{self.path}: the map of {truth.id} is damaged or not an array of numbers") from None
-            yield map_to_square(heatmap, truth, str(self.path))
-
-
-def map_to_square(heatmap: np.ndarray, truth: Truth, where: str = "heat maps") -> Float[np.ndarray, "S S"]:
-    """A map that is the square already is returned as it is; one of the original size is scaled and padded.
-
-    The padding, where there is no image, takes the map's minimum: it neither wins the pointing game nor is predicted.
+    Compatible: the release's area interpolation of CheXlocalize's masks rounds to whole numbers, so a pixel needs more
+    than half; those of COVID Rural stay fractions, so a touched pixel is inside (`touched`). Small lesions may vanish.
     """
-    size = truth.mask.shape[0]
-    if heatmap.dtype.kind not in "fiub":
-        raise UserError(f"{where}: the map of {truth.id} has type {heatmap.dtype}; it must hold real numbers")
-    if heatmap.shape == (size, size):
-        return heatmap
-    if not truth.height or heatmap.shape != (truth.height, truth.width):
-        own = f" or {(truth.height, truth.width)}, the image's own size" if truth.height else ""
-        raise UserError(f"{where}: the map of {truth.id} has shape {heatmap.shape}; expected {(size, size)}{own}")
-    geometry = Geometry(truth.height, truth.width, size)
-    heatmap = heatmap.astype(np.float32)
-    square = np.full((size, size), heatmap.min(), np.float32)
-    geometry.inner(square)[...] = geometry.inner(geometry.to_square(heatmap))
-    return square
+    if not compatible:
+        return geometry.mask_to_square(mask).astype(np.uint8)
+    resized = geometry.to_square(mask.astype(np.float32 if touched else np.uint8))
+    return (resized > 1e-5).astype(np.uint8)
+
+
+# --- a table of mask files ----------------------------------------------------------------------------------------
+
+
+def _read_table(path: Path, size: int, compatible: bool) -> list[Truth]:
+    """One sample per image and phrase; several masks of one are united."""
+    masks: dict[tuple[str, str, str], list[Path]] = {}
+    for number, row in enumerate(_rows(path), 2):
+        if not (row["image"] and row["finding"]):
+            raise UserError(f"{path.name}, line {number}: image or finding is empty")
+        files = masks.setdefault((row["image"], row.get("prompt") or row["finding"], row["finding"]), [])
+        if row["mask"]:
+            files += [_mask_file(path.parent, row["mask"], f"{path.name}, line {number}")]
+    truths = []
+    per_image: dict[str, int] = {}
+    for (image, text, category), files in masks.items():
+        per_image[image] = per_image.get(image, 0) + 1
+        parts = [read_mask(file) for file in files]
+        if len({part.shape for part in parts}) > 1:
+            raise UserError(f"{path.name}: the masks of {category} on {image} differ in size")
+        height, width = parts[0].shape if parts else (0, 0)
+        present = any(part.any() for part in parts)
+        if present:
+            mask = np.any(parts, axis=0).astype(np.uint8)
+            square = _mask_rule(mask, Geometry(height, width, size), compatible, touched=True)
+        else:
+            square = _nothing(size)
+        truths.append(Truth(f"{image}#{per_image[image]}", text, category, square, image, height, width, present))
+    return truths
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, strict=True)
+            missing = {"image", "mask", "finding"} - set(reader.fieldnames or ())
+            if missing:
+                raise UserError(f"{path}: the truth table lacks the column {sorted(missing)[0]}")
+            return [{key: (value or "").strip() for key, value in row.items() if key} for row in reader]
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the truth file ({error.strerror or error})") from None
+    except (csv.Error, UnicodeDecodeError, AttributeError):  # too many fields come as a list
+        raise UserError(f"{path}: the truth table is not valid CSV in UTF-8") from None
+
+
+def _mask_file(folder: Path, name: str, where: str) -> Path:
+    for candidate in (folder / name, folder / "masks" / name):
+        if candidate.is_file():
+            return candidate
+    raise UserError(f"{where}: no mask file {name} beside the table or in its folder masks")

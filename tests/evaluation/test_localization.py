@@ -31,8 +31,8 @@ def test_samples_equal_the_release(goldens, margin):
     scores = score(truths, data["heatmaps"], ProtocolOptions(margin=margin, compatible=True))
     expected = data["per_sample"][data["per_sample"][:, 0] == (margin > 0)]
     np.testing.assert_array_equal(expected[:, 1], np.arange(len(truths)))
-    np.testing.assert_allclose(scores.iou, expected[:, 2:7], rtol=0, atol=1e-6)
-    np.testing.assert_allclose(scores.cnr, expected[:, 7], rtol=1e-6, atol=0)
+    np.testing.assert_allclose(scores["iou"], expected[:, 2:7], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(scores["cnr"], expected[:, 7], rtol=1e-6, atol=0)
 
 
 def test_samples_and_masks_are_read_as_the_release_reads_them(goldens):
@@ -103,11 +103,11 @@ def test_an_empty_prediction_at_one_threshold_is_a_miss_by_default_and_skipped_i
     heatmap[5, 6] = 1.0
     options = ProtocolOptions(thresholds=(0.5, 1.0), margin=0)  # nothing lies above 1
     default = score([truth(mask)], [heatmap], options)
-    np.testing.assert_allclose(default.iou, [[1 / 30, 0]])
+    np.testing.assert_allclose(default["iou"], [[1 / 30, 0]])
     np.testing.assert_array_equal(default.empty_prediction, [[False, True]])
     compatible = score([truth(mask)], [heatmap], ProtocolOptions((0.5, 1.0), 0, compatible=True))
-    np.testing.assert_allclose(compatible.iou, [[1 / 30, np.nan]])
-    np.testing.assert_allclose(compatible.dice, [[2 / 31, np.nan]])
+    np.testing.assert_allclose(compatible["iou"], [[1 / 30, np.nan]])
+    np.testing.assert_allclose(compatible["dice"], [[2 / 31, np.nan]])
 
 
 def test_a_sample_without_truth_in_the_scored_region_has_no_score():
@@ -115,8 +115,8 @@ def test_a_sample_without_truth_in_the_scored_region_has_no_score():
     heatmap = np.random.default_rng(2).standard_normal((224, 224))
     for options in (ProtocolOptions(), ProtocolOptions(compatible=True)):
         scores = score([truth(in_the_margin), truth(in_the_margin * 0)], [heatmap, heatmap], options)
-        assert np.isnan(scores.iou).all() and np.isnan(scores.dice).all()
-        assert np.isnan(scores.cnr).all() and np.isnan(scores.pointing).all()
+        assert np.isnan(scores["iou"]).all() and np.isnan(scores["dice"]).all()
+        assert np.isnan(scores["cnr"]).all() and np.isnan(scores["pointing"]).all()
         assert scores.empty_truth.all() and not scores.empty_prediction.any()
 
 

@@ -181,7 +181,7 @@ def test_a_difference_of_other_samples_is_refused():
 
 def test_failed_scoring_says_why_and_writes_nothing(goldens, golden_maps, tmp_path):
     truth, out = goldens / "grounding_coco.json", tmp_path / "out"
-    with pytest.raises(UsageError, match="unknown protocol 'best'; this command knows afloc"):
+    with pytest.raises(UsageError, match="unknown protocol 'best'; this program knows afloc"):
         score_files(truth, golden_maps, out, protocol="best")
     maps = dict(np.load(golden_maps))
     broken = {**maps, list(maps)[4]: np.full((224, 224), np.nan)}

@@ -3,12 +3,15 @@
 import copy
 import json
 
+import cv2
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
 from afloc_jax.errors import UserError
-from afloc_jax.evaluation.truth import HeatmapFile, read_truth
+from afloc_jax.evaluation.heatmap_files import HeatmapFile
+from afloc_jax.evaluation.masks import decode_segmentation
+from afloc_jax.evaluation.truth import read_truth
 from data_pipelines.images import Geometry
 
 COCO = {
@@ -263,3 +266,63 @@ def test_a_file_that_is_no_archive_of_maps_is_refused(tmp_path):
     for name in ("text.npz", "empty.npz", "bare.npy", "cut.npz"):
         with pytest.raises(UserError, match=name):
             HeatmapFile(tmp_path / name)
+
+
+# A table of mask files
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Two masks of one finding, one beside the table and one in its folder, and a row without a mask."""
+    (tmp_path / "masks").mkdir()
+    first, second = np.zeros((300, 448), np.uint8), np.zeros((300, 448), np.uint8)
+    first[100:201, 50:93], second[20:24, 400:440] = 255, 255
+    cv2.imwrite(str(tmp_path / "first.png"), first)
+    cv2.imwrite(str(tmp_path / "masks" / "second.png"), second)
+    path = tmp_path / "lesions.csv"
+    path.write_text(
+        "image,mask,finding,prompt\n"
+        "a.jpg,first.png,Edema,Mild edema\na.jpg,second.png,Edema,Mild edema\nb.jpg,,Edema,\n"
+    )
+    return path, (first | second) > 0
+
+
+def test_mask_files_of_one_finding_are_one_sample(table):
+    path, mask = table
+    (sample,) = read_truth(path)
+    assert (sample.key, sample.category, sample.height, sample.width) == ("a.jpg\tmild edema", "Edema", 300, 448)
+    np.testing.assert_array_equal(sample.mask, Geometry(300, 448).mask_to_square(mask))
+    touched = Geometry(300, 448).to_square(mask.astype(np.float32)) > 0
+    np.testing.assert_array_equal(read_truth(path, compatible=True)[0].mask, touched)
+
+
+def test_a_row_without_a_mask_is_a_negative(table):
+    _, absent = read_truth(table[0], negatives=True)
+    assert (absent.key, absent.present, absent.mask.sum()) == ("b.jpg\tedema", False, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("image,finding\na,Edema\n", "lacks the column mask"),
+        ("image,mask,finding\na,none.png,Edema\n", "line 2: no mask file none.png"),
+        ("image,mask,finding\na,first.png,\n", "line 2: image or finding is empty"),
+        ("image,mask,finding\na,,Edema\n", "no annotated finding"),
+        ('image,mask,finding\na,"first.png,Edema\n', "not valid CSV"),
+    ],
+)
+def test_a_broken_table_is_refused_with_a_reason(table, text, message):
+    table[0].write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_truth(table[0])
+
+
+def test_every_mask_of_the_published_sample_decodes_as_pycocotools_decodes_it(shared_data):
+    entries = 0
+    for name in ("gt_segmentations_val.json", "gradcam_segmentations_val_sample.json"):
+        for image, classes in json.loads((shared_data / "chexlocalize_sample" / name).read_text()).items():
+            for category, rle in classes.items():
+                decoded = decode_segmentation(rle, *rle["size"], f"{image} {category}")
+                np.testing.assert_array_equal(decoded, coco_mask.decode(rle))
+                entries += 1
+    assert entries == 40

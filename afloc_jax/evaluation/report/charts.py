@@ -7,6 +7,7 @@ from html import escape
 import numpy as np
 
 SIZE, SMALL = (520, 250), (350, 190)  # width and height; letters keep their size when a chart is small
+LANE = 7  # between the marks of a row: intervals lie beside each other, not on each other
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 14, 34
 
 
@@ -86,11 +87,11 @@ def curve_chart(series: Sequence[Mapping], label: str, floor: float | None = Non
 
 
 def interval_chart(rows: Sequence[Mapping], label: str, low: float = 0.0, high: float | None = None) -> str:
-    """One row per category: the model's mean with its interval, and the baselines as marks beside it.
+    """One row per category: the model's mean with its interval, and the others as marks with theirs, fainter.
 
     Args:
-        rows: mappings with `name`, `model` ({mean, lower, upper}), `others` (list of (kind, mean)), and `strong` for
-            the row of the overall mean.
+        rows: mappings with `name`, `model` ({mean, lower, upper}), `others` (list of (kind, {mean, lower, upper})), and
+            `strong` for the row of the overall mean.
         label: what the chart shows, for readers who do not see it.
         low: left end of the scale at most; negative values move it.
         high: right end of the scale; from the data if not given.
@@ -98,8 +99,8 @@ def interval_chart(rows: Sequence[Mapping], label: str, low: float = 0.0, high: 
     values = [
         v
         for row in rows
-        for v in [row["model"].get("mean"), row["model"].get("lower"), row["model"].get("upper")]
-        + [mean for _, mean in row["others"]]
+        for entry in [row["model"], *(entry for _, entry in row["others"])]
+        for v in (entry.get("mean"), entry.get("lower"), entry.get("upper"))
         if v is not None and math.isfinite(v)
     ]
     if not values:
@@ -107,7 +108,7 @@ def interval_chart(rows: Sequence[Mapping], label: str, low: float = 0.0, high: 
     low = min([low, *values])
     high = max(values) * 1.04 if high is None else max([high, *values])
     high = high if high > low else low + 1.0
-    names_width, row_height, width = 150, 27, 520
+    names_width, row_height, width = 150, 18 + LANE * max(1, max(len(row["others"]) for row in rows) + 1), 520
     height = len(rows) * row_height + 30
 
     def x(value: float) -> float:
@@ -129,28 +130,32 @@ def _interval_row(row: Mapping, y: float, x, names_width: int) -> list[str]:
         f'<text class="name{strong}" x="{names_width - 12}" y="{y + 4:.1f}" text-anchor="end">'
         f"{escape(row['name'])}</text>"
     ]
-    for kind, mean in row["others"]:
-        if mean is None or not math.isfinite(mean):
-            continue
-        a = x(mean)
-        shape = (
-            f"M{a:.1f} {y - 5.5:.1f}l5.5 5.5l-5.5 5.5l-5.5 -5.5z"  # a diamond
-            if kind == "prior"
-            else f"M{a - 4:.1f} {y - 4:.1f}l8 8m0 -8l-8 8"  # a cross
-        )
-        parts.append(f'<path class="mark {kind}" d="{shape}"><title>{mean:.3f}</title></path>')
-    model = row["model"]
-    mean, lower, upper = (model.get(key) for key in ("mean", "lower", "upper"))
+    count = len(row["others"]) + 1
+    for k, (kind, entry) in enumerate([*row["others"], ("model", row["model"])]):
+        parts += _mark(kind, entry, y + LANE * (count - 1 - k - (count - 1) / 2), x)
+    return parts
+
+
+def _mark(kind: str, entry: Mapping, y: float, x) -> list[str]:
+    """A mean with its whisker; nothing where there is no mean."""
+    mean, lower, upper = (entry.get(key) for key in ("mean", "lower", "upper"))
     if mean is None or not math.isfinite(mean):
-        return parts
+        return []
+    parts = []
     title = f"{mean:.3f}"
     if lower is not None and upper is not None and math.isfinite(lower) and math.isfinite(upper):
         title += f" [{lower:.3f}, {upper:.3f}]"
-        parts.append(
-            f'<path class="whisker" d="M{x(lower):.1f} {y:.1f}H{x(upper):.1f}'
-            f'M{x(lower):.1f} {y - 4:.1f}v8M{x(upper):.1f} {y - 4:.1f}v8"/>'
-        )
-    parts.append(f'<circle class="mark model" cx="{x(mean):.1f}" cy="{y:.1f}" r="5"><title>{title}</title></circle>')
+        parts.append(f'<path class="whisker {kind}" d="M{x(lower):.1f} {y:.1f}H{x(upper):.1f}"/>')
+    a = x(mean)
+    shapes = {
+        "prior": f"M{a:.1f} {y - 5:.1f}l5 5l-5 5l-5 -5z",  # a diamond
+        "benchmark": f"M{a - 4:.1f} {y - 4:.1f}h8v8h-8z",  # a square
+        "untrained": f"M{a - 4:.1f} {y - 4:.1f}l8 8m0 -8l-8 8",  # a cross
+    }
+    if kind in shapes:
+        parts.append(f'<path class="mark {kind}" d="{shapes[kind]}"><title>{title}</title></path>')
+    else:
+        parts.append(f'<circle class="mark {kind}" cx="{a:.1f}" cy="{y:.1f}" r="5"><title>{title}</title></circle>')
     return parts
 
 

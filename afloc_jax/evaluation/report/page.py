@@ -8,6 +8,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +17,28 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from afloc_jax.errors import UserError
+from afloc_jax.evaluation.published import published_scores
 from afloc_jax.evaluation.report.charts import curve_chart, interval_chart, smooth
+from afloc_jax.evaluation.report.failures import worst_samples
 from afloc_jax.inference import overlays
 from afloc_jax.levels import LEVELS
 from afloc_jax.weights.card import flatten
 
 METRICS = {
     "pointing": ("Pointing game", "share of samples whose hottest pixel lies inside the truth"),
-    "iou": ("IoU", "overlap of the thresholded map with the truth, mean over thresholds"),
+    "iou": ("IoU", "overlap of the thresholded map with the truth"),
+    "iou_true_positive": ("IoU, true positives", "overlap where both truth and prediction show the finding"),
     "dice": ("Dice", "the same overlap as an F-score"),
     "cnr": ("CNR", "contrast between inside and outside of the truth, in pooled standard deviations"),
 }
 BASELINES = {"location_prior": ("prior", "Location prior"), "untrained": ("untrained", "Untrained model")}
-SYSTEMS = [("model", "Model"), *BASELINES.values()]
+FAILURES = 15  # listed for each evaluation
 
 
 def write_report(workdir: str | Path) -> Path:
     """Write `workdir/report/index.html` from what the run left: config, metrics, evaluations with example maps.
+
+    The results of one `afloc evaluate` or `afloc score` have a page too: give their folder.
 
     Parts that are absent are left out and the page says so; a run without validation or evaluation still has a page.
 
@@ -45,10 +51,14 @@ def write_report(workdir: str | Path) -> Path:
     workdir = Path(workdir)
     config = _read_json(workdir / "config.json")
     rows = _read_metrics(workdir / "metrics.jsonl")
-    evaluations = [_evaluation(path.parent) for path in sorted(workdir.glob("evaluation/*/summary.json"))]
+    found = sorted(workdir.glob("evaluation/*/summary.json")) + sorted(workdir.glob("summary.json"))
+    evaluations = [_evaluation(path.parent) for path in found]
     evaluations.sort(key=lambda evaluation: evaluation["provenance"].get("created", ""))  # as the config lists them
     if config is None and not rows and not evaluations:
-        raise UserError(f"{workdir}: no config.json, metrics.jsonl or evaluation/ to report on; give a run's workdir")
+        raise UserError(
+            f"{workdir}: no config.json, metrics.jsonl, summary.json or evaluation/ to report on; "
+            "give a run's workdir or the folder of an evaluation"
+        )
     environment = Environment(
         loader=PackageLoader("afloc_jax.evaluation.report", "."),
         autoescape=True,
@@ -58,12 +68,12 @@ def write_report(workdir: str | Path) -> Path:
     )
     environment.filters |= {"number": number, "interval": interval, "signed": signed}
     page = environment.get_template("template.html.jinja").render(
-        name=(config or {}).get("name", workdir.name),
+        name=(config or {}).get("name") or (evaluations[0]["title"] if evaluations else workdir.name),
+        trained=config is not None or bool(rows),
         facts=_facts(workdir, config or {}, rows, evaluations),
         curves=_curves(rows),
         evaluations=evaluations,
         metrics=METRICS,
-        systems=SYSTEMS,
         settings=flatten(config or {}),
         scale=overlays.colour_scale(),
     )
@@ -159,53 +169,79 @@ def _last(values: np.ndarray) -> float | None:
 # Evaluation
 
 
+@dataclass(frozen=True)
+class System:
+    """One row of the tables: the model, a baseline, or a benchmark that was scored on the same samples."""
+
+    key: str
+    kind: str  # class of its marks in the style sheet
+    title: str
+    metrics: Mapping[str, Any]
+    difference: Mapping[str, Any]
+
+    def entry(self, metric: str, category: str | None = None) -> Mapping[str, Any]:
+        """Mean and limits, empty where there are none; of all categories if none is named."""
+        values = self.metrics.get(metric, {})
+        return values.get("overall", {}) if category is None else values.get("per_category", {}).get(category, {})
+
+    def at(self, metric: str, threshold: str) -> float | None:
+        """Mean at one threshold of the map."""
+        return self.metrics.get(metric, {}).get("per_threshold", {}).get(threshold, {}).get("mean")
+
+
+def _systems(summary: Mapping[str, Any]) -> list[System]:
+    systems = [System("model", "model", "Model", summary.get("metrics", {}), {})]
+    for key, baseline in summary.get("baselines", {}).items():
+        kind, title = BASELINES.get(key, ("benchmark", key.replace("_", " ")))
+        systems.append(System(key, kind, title, baseline.get("metrics", {}), baseline.get("difference", {})))
+    return systems
+
+
 def _evaluation(folder: Path) -> dict[str, Any]:
     summary = _read_json(folder / "summary.json") or {}
-    entries = {"model": summary.get("metrics", {})}
-    for key, (kind, _) in BASELINES.items():
-        entries[kind] = summary.get("baselines", {}).get(key, {}).get("metrics", {})
-    present = [name for name in METRICS if name in entries["model"]]
-    systems = [(kind, title) for kind, title in SYSTEMS if entries[kind]]
-    differences = {
-        kind: summary["baselines"][key].get("difference", {})
-        for key, (kind, _) in BASELINES.items()
-        if key in summary.get("baselines", {})
-    }
-    categories = list(dict.fromkeys(c for name in present for c in entries["model"][name].get("per_category", {})))
-    thresholds = list(entries["model"].get("iou", {}).get("per_threshold", {}))
+    systems = _systems(summary)
+    model = systems[0]
+    present = [name for name in METRICS if name in model.metrics]
+    categories = list(dict.fromkeys(c for name in present for c in model.metrics[name].get("per_category", {})))
+    settings = summary.get("settings", {})
+    data_set, published = published_scores(summary.get("title") or "", settings.get("name") or "")
+    if summary.get("protocol") != "afloc":
+        data_set, published = "", {}
     return {
         "name": folder.name,
-        "title": summary.get("title") or folder.name.replace("_", " "),
+        "title": summary.get("title") or settings.get("name") or folder.name.replace("_", " "),
         "summary": summary,
         "provenance": summary.get("provenance", {}),
-        "hashes": [
-            (what, _short_hash(summary.get("provenance", {}).get(key)))
-            for what, key in (("weights", "weights_sha256"), ("images and masks", "data_sha256"))
-            if summary.get("provenance", {}).get(key)
-        ],
+        "hashes": _hashes(summary.get("provenance", {})),
         "present": present,
+        "model": model,
         "systems": systems,
-        "table": entries,
-        "differences": differences,
         "categories": categories,
-        "thresholds": thresholds,
-        "charts": [(METRICS[name][0], Markup(_category_chart(entries, name, categories))) for name in present],
+        "thresholds": list(model.metrics.get("iou", {}).get("per_threshold", {})),
+        "charts": [(METRICS[name][0], Markup(_category_chart(systems, name, categories))) for name in present],
+        "published_on": data_set,
+        "published": published,
+        "presence": summary.get("presence"),
+        "operating_points": summary.get("operating_points", {}),
+        "failures": worst_samples(folder / "per_sample.csv", FAILURES),
         "gallery": _gallery(folder),
     }
 
 
-def _category_chart(entries: Mapping[str, Any], metric: str, categories: Sequence[str]) -> str:
-    def mean(kind: str, category: str | None) -> dict[str, Any]:
-        of_metric = entries[kind].get(metric, {})
-        entry = of_metric.get("overall") if category is None else of_metric.get("per_category", {}).get(category)
-        return entry or {}
+def _hashes(provenance: Mapping[str, Any]) -> list[tuple[str, str | None]]:
+    named = [("weights", provenance.get("weights_sha256")), ("images and masks", provenance.get("data_sha256"))]
+    files = [(name.replace("_", " "), entry) for name, entry in provenance.items() if isinstance(entry, Mapping)]
+    named += [(name, entry["sha256"]) for name, entry in files if "sha256" in entry]
+    return [(what, _short_hash(value)) for what, value in named if value]
 
+
+def _category_chart(systems: Sequence[System], metric: str, categories: Sequence[str]) -> str:
     rows = [
         {
             "name": category or "all categories",
             "strong": category is None,
-            "model": mean("model", category),
-            "others": [(kind, mean(kind, category).get("mean")) for kind, _ in BASELINES.values()],
+            "model": systems[0].entry(metric, category),
+            "others": [(other.kind, other.entry(metric, category)) for other in systems[1:]],
         }
         for category in [*categories, None]
     ]

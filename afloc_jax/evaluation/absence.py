@@ -1,0 +1,92 @@
+"""How well a confidence tells images that show a finding from images that do not: "nothing here"."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from afloc_jax.evaluation.statistics import CONFIDENCE, RESAMPLES, interval, mean_of_finite
+
+UNDEFINED = {"mean": None, "lower": None, "upper": None}
+
+
+def presence_auc(confidence: Float[np.ndarray, " n"], present: Bool[np.ndarray, " n"]) -> float:
+    """Area under the ROC curve: how often a positive has more confidence than a negative, ties counting half.
+
+    NaN without a positive or without a negative.
+    """
+    wins = _wins(confidence, present)
+    return float(wins.mean()) if wins.size else float("nan")
+
+
+def _wins(confidence: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """[positives, negatives]: 1 where the positive has more confidence, 0.5 where both have the same."""
+    positive, negative = confidence[present][:, None], confidence[~present][None, :]
+    return ((positive > negative) + 0.5 * (positive == negative)).astype(np.float64)
+
+
+def _resampled_auc(confidence: np.ndarray, present: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """[R]: positives and negatives drawn separately. A resample weighs every pair by how often both were drawn."""
+    rng = np.random.default_rng(seed)
+    wins = _wins(confidence, present)
+    drawn = [rng.multinomial(count, np.full(count, 1 / count), resamples).astype(float) for count in wins.shape]
+    return ((drawn[0] @ wins) * drawn[1]).sum(axis=1) / wins.size
+
+
+def presence_table(
+    confidence: Float[np.ndarray, " n"],
+    present: Bool[np.ndarray, " n"],
+    accepted: Bool[np.ndarray, " n"],
+    area: Float[np.ndarray, " n"],
+    ungated_area: Float[np.ndarray, " n"],
+    category: np.ndarray,
+    categories: Sequence[str],
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Presence by category and overall (the mean of the categories), for summary.json.
+
+    Args:
+        confidence: of each sample.
+        present: whether its image shows the finding.
+        accepted: whether its confidence passes its category's operating point, chosen elsewhere.
+        area: share of the map that is predicted after that.
+        ungated_area: share that the mask threshold alone would predict.
+        category: index of its category. The names follow in `categories`.
+        resamples, seed: of the bootstrap of the AUC.
+
+    Returns:
+        {"per_category": {name: numbers}, "overall": numbers} with `positives`, `negatives`, `auc` (mean and limits),
+        `sensitivity`, `specificity`, `false_positive_area` and `false_positive_area_ungated` (means over negatives).
+    """
+    per_category: dict[str, dict[str, Any]] = {}
+    points, drawn = [], []
+    for index, name in enumerate(categories):
+        chosen = category == index
+        yes, no = chosen & present, chosen & ~present
+        auc, resampled = float("nan"), np.full(max(resamples, 1), np.nan)
+        if yes.any() and no.any():
+            auc = presence_auc(confidence[chosen], present[chosen])
+            resampled = _resampled_auc(confidence[chosen], present[chosen], max(resamples, 1), seed)
+        points.append(auc)
+        drawn.append(resampled)
+        per_category[name] = {
+            "positives": int(yes.sum()),
+            "negatives": int(no.sum()),
+            "auc": interval(auc, resampled).to_dict() if np.isfinite(auc) else UNDEFINED,
+            "sensitivity": _mean(accepted[yes]),
+            "specificity": _mean(~accepted[no]),
+            "false_positive_area": _mean(area[no]),
+            "false_positive_area_ungated": _mean(ungated_area[no]),
+        }
+    overall: dict[str, Any] = {"positives": int(present.sum()), "negatives": int((~present).sum())}
+    mean = float(mean_of_finite(np.array(points), axis=0))
+    overall["auc"] = interval(mean, mean_of_finite(np.array(drawn), axis=0)).to_dict() if mean == mean else UNDEFINED
+    for key in ("sensitivity", "specificity", "false_positive_area", "false_positive_area_ungated"):
+        overall[key] = _mean(np.array([row[key] for row in per_category.values() if row[key] is not None]))
+    return {"confidence_level": CONFIDENCE, "overall": overall, "per_category": per_category}
+
+
+def _mean(values: np.ndarray) -> float | None:
+    return float(values.mean()) if values.size else None

@@ -1,0 +1,72 @@
+"""The best, median and worst samples of each category, kept for the report."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+from afloc_jax.evaluation.localization import ProtocolOptions, Scores
+from afloc_jax.evaluation.records import Source
+from afloc_jax.inference.model import Model
+
+
+def write_examples(out: Path, model: Model, source: Source, rows: np.ndarray, scores: Scores, compatible: bool) -> None:
+    """The best, median and worst sample of each category: examples.npz (arrays) and examples.json (what they are).
+
+    `source` is indexed by `rows`, the record of each sample. Files appear whole or not at all."""
+    chosen = choose_examples(scores)
+    overlap = scores.overlap
+    images, maps, truths, described = [], [], [], []
+    for i, rank in chosen:
+        truth = scores.truths[i]
+        image = source[int(rows[i])].image
+        images.append(image)
+        truths.append(truth.mask > 0)
+        maps.append(model.heatmaps_of_squares(image[None], [truth.label_text], compatible=compatible)[0])
+        described.append(
+            {
+                "id": truth.id,
+                "category": truth.category,
+                "prompt": truth.label_text,
+                "rank": rank,
+                "iou": _number(overlap[i]),
+                "cnr": _number(scores["cnr"][i]) if "cnr" in scores.metrics else None,
+                "hit": bool(scores["pointing"][i] >= 0.5),
+                "note": scores.note(i, "iou", 0),
+                "peak": _peak(maps[-1], scores.options),
+            }
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    temporary = out / ".examples.npz.writing"
+    with open(temporary, "wb") as file:
+        np.savez_compressed(file, images=np.stack(images), heatmaps=np.stack(maps), truths=np.stack(truths))
+    os.replace(temporary, out / "examples.npz")
+    temporary = out / ".examples.json.writing"
+    temporary.write_text(json.dumps(described, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, out / "examples.json")
+
+
+def _peak(heatmap: np.ndarray, options: ProtocolOptions) -> list[int]:
+    """x, y of the maximum within the scored region."""
+    region = options.scored_region(heatmap)
+    margin = (heatmap.shape[0] - region.shape[0]) // 2
+    y, x = np.unravel_index(int(region.argmax()), region.shape)
+    return [int(x) + margin, int(y) + margin]
+
+
+def choose_examples(scores: Scores) -> list[tuple[int, str]]:
+    """Sample and rank ("best", "median", "worst" by IoU) for each category, fewer where it has fewer samples."""
+    overlap = scores.overlap  # NaN where there is no truth to overlap with
+    chosen: list[tuple[int, str]] = []
+    for c in range(len(scores.categories)):
+        members = np.flatnonzero((scores.category_index == c) & np.isfinite(overlap) & ~scores.empty_truth)
+        order = members[np.argsort(-overlap[members], kind="stable")]
+        picks = {0: "best", len(order) // 2: "median", len(order) - 1: "worst"} if len(order) >= 3 else {}
+        picks = picks or dict(zip(range(len(order)), ("best", "worst"), strict=False))
+        chosen += [(int(order[k]), rank) for k, rank in sorted(picks.items())]
+    return chosen or [(0, "best")]
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

@@ -1,0 +1,18 @@
+"""Phrase grounding as BioViL introduced it: CNR, mIoU and the pointing game (P@1) of phrases against boxes.
+
+Source: Boecking et al., ECCV 2022 (doi 10.1007/978-3-031-20059-5_1). The whole map is scored, without a margin. CNR is
+that of the raw map: it is the same for every scale and offset of a map. Its sign is kept, as the AFLoc release does:
+a map that is coldest at the finding is no good, though the formula as printed takes the absolute value. mIoU is the
+mean over the thresholds 0.1 to 0.5 of the map scaled to [-1, 1], so that maps that are no cosines can be scored.
+"""
+
+from afloc_jax.evaluation.localization import ProtocolOptions, Scores, score
+from afloc_jax.evaluation.protocols.base import LocalizationProtocol, Samples
+
+
+def _scores(samples: Samples, compatible: bool, validation: Samples | None) -> Scores:
+    options = ProtocolOptions(margin=0, compatible=compatible, protocol="grounding")
+    return score(samples.truths, samples.heatmaps, options)
+
+
+PROTOCOL = LocalizationProtocol("grounding", "Phrase grounding (BioViL)", _scores, boxes=True)

@@ -1,0 +1,106 @@
+"""Samples from prepared records: the truths that a protocol scores, and the location prior of a training split."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+
+from afloc_jax.errors import UserError
+from afloc_jax.evaluation.baselines import leave_one_out_prior, location_prior, prior_heatmaps
+from afloc_jax.evaluation.protocols import LocalizationProtocol
+from afloc_jax.evaluation.truth import Truth, boxes_of, negative
+
+CLASS_PROMPT = "Findings suggesting {finding}."  # how the release asks for a class
+
+
+class Source(Protocol):
+    """Random access to records with `id`, `image` [S, S] uint8 and `findings` (label, prompt, mask)."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Any: ...
+
+
+def read_truths(source: Source) -> tuple[list[Truth], np.ndarray, str]:
+    """One sample per finding of every record.
+
+    Returns:
+        The truths, the row in `source` of each, and the SHA-256 over ids, images, prompts and masks.
+
+    Raises:
+        UserError: no record has a finding.
+    """
+    truths: list[Truth] = []
+    rows: list[int] = []
+    digest = hashlib.sha256()
+    for row in range(len(source)):
+        record = source[row]
+        for k, finding in enumerate(record.findings):
+            mask = (np.asarray(finding.mask) > 0).astype(np.uint8)
+            truths.append(Truth(f"{record.id}#{k}", finding.prompt, finding.label, mask, image=record.id))
+            rows.append(row)
+            digest.update(f"{record.id}\t{finding.label}\t{finding.prompt}\t".encode())
+            digest.update(np.packbits(mask).tobytes())
+        digest.update(np.ascontiguousarray(record.image).tobytes() if record.findings else b"")
+    if not truths:
+        raise UserError("this data set has no annotated finding, so there is nothing to score; choose another split")
+    return truths, np.array(rows), digest.hexdigest()
+
+
+def truths_for(
+    protocol: LocalizationProtocol, source: Source, classes: Sequence[str] = (), class_prompt: str = CLASS_PROMPT
+) -> tuple[list[Truth], np.ndarray, str]:
+    """The samples that a protocol scores, the row in `source` of each, and the hash that `read_truths` gives.
+
+    A protocol with negatives asks every image for every class, with `class_prompt`; `classes` are asked for beside
+    those that the source shows. A protocol of boxes takes the boxes around the connected parts of each mask.
+    """
+    truths, rows, digest = read_truths(source)
+    if protocol.boxes:
+        return [replace(truth, mask=boxes_of(truth.mask)) for truth in truths], rows, digest
+    if not protocol.negatives:
+        return truths, rows, digest
+    shown: dict[tuple[int, str], np.ndarray] = {}
+    for truth, row in zip(truths, rows, strict=True):
+        key = (int(row), truth.category)
+        shown[key] = np.maximum(shown[key], truth.mask) if key in shown else truth.mask
+    size = truths[0].mask.shape[0]
+    samples, at = [], []
+    for row in range(len(source)):
+        image = source[row].id
+        for name in sorted({truth.category for truth in truths} | set(classes)):
+            sample = replace(negative(image, name, size), label_text=class_prompt.replace("{finding}", name))
+            if (row, name) in shown:
+                sample = replace(sample, mask=shown[row, name], present=True)
+            samples.append(sample)
+            at.append(row)
+    return samples, np.array(at), digest
+
+
+def prior_maps(prior_source: Source | None, size: int) -> tuple[Callable[[Sequence[Truth]], Iterable[np.ndarray]], str]:
+    """What makes the maps of the location prior for some truths, and in words what it was made from.
+
+    Without training masks, each sample meets the mean mask of the other images among them.
+    """
+    places: dict[str, list[tuple[int, int]]] = {}
+    prior_source = [] if prior_source is None else prior_source
+    for row in range(len(prior_source)):
+        for k, finding in enumerate(prior_source[row].findings):
+            places.setdefault(finding.label, []).append((row, k))
+    if not places:
+        return leave_one_out_prior, "mean mask of the category in the other evaluation images"
+    shape = (size, size)
+
+    def masks(category: str) -> Iterator[np.ndarray]:  # decoded one at a time: training sets are large
+        for row, k in places[category]:
+            mask = np.asarray(prior_source[row].findings[k].mask)
+            if mask.shape != shape:
+                raise UserError(f"training masks are {mask.shape}, evaluation masks {shape}; prepare both at one size")
+            yield mask
+
+    priors = location_prior({category: masks(category) for category in places})
+    count = sum(len(group) for group in places.values())
+    return partial(prior_heatmaps, priors), f"mean mask of the category in {count:,} training masks"

@@ -1,0 +1,67 @@
+"""How long does scoring a data set of MS-CXR's size take on one core?
+
+    python -m benchmarks.scoring [--samples 1162]
+
+Draws boxes and 224 x 224 maps, writes them as a user would hand them in, and runs `afloc score` (five thresholds, 1,000
+resamples) in a process of its own bound to one core. Prints the seconds from start to exit, files and imports
+included, and one JSON line.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+CATEGORIES = 8  # as MS-CXR has
+HEIGHT, WIDTH = 3056, 2544  # a common size of MIMIC-CXR
+
+
+def write_inputs(folder: Path, samples: int) -> None:
+    """truth.json and maps.npz: one box and one map of noise a sample."""
+    rng = np.random.default_rng(0)
+    images, annotations, maps = [], [], {}
+    for n in range(samples):
+        path = f"files/{n}.jpg"
+        images.append({"id": n, "path": path, "height": HEIGHT, "width": WIDTH})
+        width, height = (int(side) for side in rng.integers(200, 1200, 2))
+        x, y = int(rng.integers(0, WIDTH - width)), int(rng.integers(0, HEIGHT - height))
+        box = [x, y, width, height]
+        annotations.append({"id": n, "image_id": n, "category_id": n % CATEGORIES, "bbox": box, "label_text": "p"})
+        maps[f"{path}\tp"] = rng.standard_normal((224, 224)).astype(np.float32)
+    categories = [{"id": k, "name": f"finding {k}"} for k in range(CATEGORIES)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "truth.json").write_text(json.dumps(content))
+    np.savez(folder / "maps.npz", **maps)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, default=1162, help="default: %(default)s, as many as MS-CXR has")
+    parser.add_argument("--repeats", type=int, default=3, help="runs (default: %(default)s)")
+    given = parser.parse_args()
+    seconds = []
+    with tempfile.TemporaryDirectory() as directory:
+        folder = Path(directory)
+        write_inputs(folder, given.samples)
+        files = ["--truth", folder / "truth.json", "--heatmaps", folder / "maps.npz", "--out", folder / "out"]
+        for _ in range(given.repeats):
+            start = time.perf_counter()
+            subprocess.run(["taskset", "-c", "0", sys.executable, "-m", "afloc_jax", "score", *files], check=True)
+            seconds.append(time.perf_counter() - start)
+        summary = json.loads((folder / "out" / "summary.json").read_text())
+    thresholds, resamples = len(summary["thresholds"]), summary["bootstrap"]["resamples"]
+    print(
+        f"{summary['n']} samples, {thresholds} thresholds, {resamples} resamples: {np.median(seconds):.1f} s (median)"
+    )
+    result = {"samples": summary["n"], "seconds": seconds, "numpy": np.__version__, "jax": jax.__version__}
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
