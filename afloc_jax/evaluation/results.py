@@ -1,17 +1,12 @@
 """What an evaluation leaves behind: per_sample.csv, summary.json and summary.md."""
 
-import csv
-import io
-import json
-import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from afloc_jax.errors import UserError
+from afloc_jax.evaluation.files import csv_text, json_text, write_folder
 from afloc_jax.evaluation.localization import Scores
 
 NAMES = {
@@ -42,8 +37,9 @@ def to_markdown(summary: Mapping[str, Any]) -> str:
     lines = [
         f"# Localisation, protocol {summary['protocol']}{' (compatible)' if summary.get('compatible') else ''}",
         "",
-        f"{summary['n']} samples in {len(summary['n_per_category'])} categories. Mean [95 % bootstrap interval, "
-        f"{summary['bootstrap']['resamples']} resamples of samples].",
+        f"{summary['n']} samples in {len(summary['n_per_category'])} categories. Mean [95 % "
+        f"{summary['bootstrap']['interval']} bootstrap interval, {summary['bootstrap']['resamples']} resamples of "
+        f"{summary['bootstrap']['unit']}s].",
         "",
         *_table(summary["metrics"], summary["n_per_category"]),
     ]
@@ -103,27 +99,6 @@ def _cell(interval: Mapping[str, float | None]) -> str:
 
 def write_results(out: str | Path, scores: Scores, summary: Mapping[str, Any]) -> None:
     """Write per_sample.csv, summary.json and summary.md into `out`; each file appears whole or not at all."""
-    out = Path(out)
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(PER_SAMPLE_COLUMNS)
-    writer.writerows(per_sample_rows(scores))
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        _write_whole(out / "per_sample.csv", table.getvalue())
-        _write_whole(out / "summary.md", to_markdown(summary))
-        _write_whole(out / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-    except OSError as error:
-        raise UserError(f"{out}: cannot write the results ({error.strerror or error})") from None
-
-
-def _write_whole(path: Path, text: str) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(temporary, 0o644)  # mkstemp makes private files
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    table = csv_text(PER_SAMPLE_COLUMNS, per_sample_rows(scores))
+    files = {"per_sample.csv": table, "summary.md": to_markdown(summary), "summary.json": json_text(summary)}
+    write_folder(out, files)

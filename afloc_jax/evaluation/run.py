@@ -22,7 +22,7 @@ from afloc_jax.evaluation.localization import Scores
 from afloc_jax.evaluation.protocols import LocalizationProtocol, Samples, get_protocol
 from afloc_jax.evaluation.records import CLASS_PROMPT, Source, prior_maps, truths_for
 from afloc_jax.evaluation.results import write_results
-from afloc_jax.evaluation.statistics import RESAMPLES
+from afloc_jax.evaluation.statistics import RESAMPLES, Bootstrap
 from afloc_jax.evaluation.summary import add_baselines, summarise
 from afloc_jax.evaluation.truth import Truth
 from afloc_jax.inference.model import Model, load
@@ -57,8 +57,7 @@ def evaluate(
     prior_source: Source | None = None,
     untrained: Model | None = None,
     compatible: bool = False,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    bootstrap: Bootstrap | None = None,
     title: str = "",
     settings: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -75,8 +74,7 @@ def evaluate(
             masks, each sample meets the mean mask of the other evaluation images.
         untrained: the second baseline; `model.untrained()` when not given.
         compatible: prompts and scores as the published release has them, defects included.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
+        bootstrap: how intervals are made.
         title: name of the data set for readers.
         settings: how the data set was opened; recorded.
 
@@ -89,6 +87,8 @@ def evaluate(
     chosen = get_protocol(protocol)
     parts = _parts(chosen, source, validation_source, class_prompt)
     truths, rows, data_hash = parts[0].truths, parts[0].rows, parts[0].data_hash
+    bootstrap = bootstrap or Bootstrap()
+    clusters = bootstrap.clusters([getattr(source[int(row)], "patient", "") for row in rows])
 
     def scored(maps_of: Callable[[Part], Iterable[np.ndarray]], name: str) -> Scores:
         samples = []
@@ -106,7 +106,8 @@ def evaluate(
         "location_prior": scored(lambda part: make_prior(part.truths), "location prior"),
         "untrained": scored(maps_of(untrained or model.untrained()), "untrained model"),
     }
-    summary = add_baselines(summarise(scores, resamples, seed), scores, baselines, resamples, seed)
+    how = (bootstrap.resamples, bootstrap.seed, bootstrap.interval, clusters)
+    summary = add_baselines(summarise(scores, *how), scores, baselines, *how)
     summary["baselines"]["location_prior"]["from"] = prior_from
     summary["title"] = title
     summary["settings"] = settings or {}
@@ -137,9 +138,9 @@ def evaluate_datasets(config: ConfigDict, workdir: str | Path) -> dict[str, dict
 
     An entry has `name` (the builder), `directory`, and optionally `raw`, `builder` (its keyword arguments), `split`
     ("test"), `protocol` ("afloc"), `compatible` (False), `validation_split` ("validation") and `class_prompt` (both for
-    "chexlocalize"), `prior_split` ("train", the part whose masks make the location
-    prior; "" for none) and `title`, which also names the folder under `evaluation/`. Results that were made with these
-    weights and settings are kept. The model card is given the results.
+    "chexlocalize"), `prior_split` ("train", the part whose masks make the location prior; "" for none), `bootstrap`
+    (resamples), `interval` and `unit` (see `statistics.Bootstrap`), and `title`, which also names the folder under
+    `evaluation/`. Results that were made with these weights and settings are kept. The model card is given the results.
 
     Returns:
         Folder name -> summary.
@@ -214,6 +215,8 @@ def dataset_settings(given: dict[str, Any]) -> dict[str, Any]:
         "prior_split": "train",
         "title": "",
         "bootstrap": RESAMPLES,
+        "interval": "percentile",
+        "unit": "sample",
     }
     for key in given:
         if key not in defaults and key not in ("name", "directory"):
@@ -238,7 +241,7 @@ def _evaluate_with(
         prior_source=open_prior(settings),
         untrained=untrained,
         compatible=settings["compatible"],
-        resamples=settings["bootstrap"],
+        bootstrap=Bootstrap(settings["bootstrap"], interval=settings["interval"], unit=settings["unit"]),
         title=settings["title"],
         settings=settings,
     )

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from afloc_jax.errors import UsageError
 from afloc_jax.evaluation import statistics
 from afloc_jax.evaluation.localization import Scores
-from afloc_jax.evaluation.statistics import RESAMPLES, CategoryMeans, Interval, interval, mean_of_finite
+from afloc_jax.evaluation.statistics import RESAMPLES, Interval, Replicates, mean_of_finite
 
 
 def _columns(scores: Scores, metric: str) -> np.ndarray:
@@ -34,10 +35,14 @@ def _skipped_as_zero(scores: Scores, metric: str) -> np.ndarray:
     return np.nan_to_num(_columns(scores, metric), nan=0.0).mean(axis=1, keepdims=True)
 
 
-def _resample(scores: Scores, metric: str, resamples: int, seed: int) -> tuple[CategoryMeans, np.ndarray]:
-    """Category means per threshold, and the resampled means over thresholds [R, C] that intervals are taken from."""
+def _resample(
+    scores: Scores, metric: str, resamples: int, seed: int, method: str, clusters: np.ndarray | None
+) -> tuple[Replicates, Replicates]:
+    """Category means per threshold [C, K], and over thresholds [C], which intervals are taken from."""
     columns = _columns(scores, metric)
     release = scores.options.compatible and _thresholded(scores, metric)
+    if scores.options.compatible and (method != "percentile" or clusters is not None):
+        raise UsageError("compatible intervals are the release's: percentiles of resampled samples; leave one out")
     values = np.concatenate([columns, _skipped_as_zero(scores, metric)], axis=1) if release else columns
     means = statistics.bootstrap(
         values,
@@ -46,35 +51,44 @@ def _resample(scores: Scores, metric: str, resamples: int, seed: int) -> tuple[C
         resamples,
         seed,
         stratified=not scores.options.compatible,
+        clusters=clusters,
+        leave_out=method == "bca",
     )
-    per_threshold = CategoryMeans(means.point[:, : columns.shape[1]], means.resampled[..., : columns.shape[1]])
-    over_thresholds = means.resampled[..., -1] if release else mean_of_finite(per_threshold.resampled, axis=2)
+    per_threshold = means[: columns.shape[1]]
+    over_thresholds = per_threshold.map(lambda values: mean_of_finite(values, axis=-1))
+    if release:
+        over_thresholds = Replicates(over_thresholds.point, means.resampled[..., -1])
     return per_threshold, over_thresholds
 
 
-def _overall(point: np.ndarray, resampled: np.ndarray, compatible: bool) -> Interval:
-    """[C] and [R, C] -> the interval of the mean over categories."""
-    mean = mean_of_finite(point, axis=0)
+def _overall(means: Replicates, method: str, compatible: bool) -> Interval:
+    """[C] -> the interval of the mean over categories."""
     if not compatible:
-        return interval(mean, mean_of_finite(resampled, axis=1))
-    lower, upper = statistics.limits(resampled)
+        return means.map(lambda values: mean_of_finite(values, axis=-1)).interval(method)
+    lower, upper = statistics.limits(means.resampled)
+    mean = mean_of_finite(means.point, axis=0)
     return Interval(float(mean), float(mean_of_finite(lower, 0)), float(mean_of_finite(upper, 0)))
 
 
-def metric_table(scores: Scores, metric: str, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Any]:
+def metric_table(
+    scores: Scores,
+    metric: str,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    method: str = "percentile",
+    clusters: np.ndarray | None = None,
+) -> dict[str, Any]:
     """One entry of `metrics` in summary.json: `overall`, `per_category`, `per_threshold`, each with its limits."""
-    means, over_thresholds = _resample(scores, metric, resamples, seed)
-    per_category = mean_of_finite(means.point, axis=1)
-    overall = _overall(per_category, over_thresholds, scores.options.compatible)
-    if _thresholded(
-        scores, metric
-    ):  # the published order: over samples, categories, thresholds (matters where values lack)
+    means, over_thresholds = _resample(scores, metric, resamples, seed, method, clusters)
+    overall = _overall(over_thresholds, method, scores.options.compatible)
+    # The published order: over samples, categories, thresholds (matters where values lack).
+    if _thresholded(scores, metric):
         by_threshold = mean_of_finite(means.point, axis=0)
         overall = Interval(float(mean_of_finite(by_threshold, axis=0)), overall.lower, overall.upper)
     table: dict[str, Any] = {
         "overall": overall.to_dict(),
         "per_category": {
-            name: interval(per_category[c], over_thresholds[:, c]).to_dict() for c, name in enumerate(scores.categories)
+            name: over_thresholds[c].interval(method).to_dict() for c, name in enumerate(scores.categories)
         },
         "per_threshold": {},
     }
@@ -82,23 +96,29 @@ def metric_table(scores: Scores, metric: str, resamples: int = RESAMPLES, seed: 
         table["per_category_per_threshold"] = {name: {} for name in scores.categories}
         for k, threshold in enumerate(scores.options.thresholds):
             shown = f"{threshold:g}"
-            table["per_threshold"][shown] = _overall(
-                means.point[:, k], means.resampled[:, :, k], scores.options.compatible
-            ).to_dict()
+            table["per_threshold"][shown] = _overall(means[k], method, scores.options.compatible).to_dict()
             for c, name in enumerate(scores.categories):
                 value = Interval(means.point[c, k], np.nan, np.nan).to_dict()["mean"]
                 table["per_category_per_threshold"][name][shown] = value
     return table
 
 
-def summarise(scores: Scores, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Any]:
+def summarise(
+    scores: Scores,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    method: str = "percentile",
+    clusters: np.ndarray | None = None,
+) -> dict[str, Any]:
     """The content of summary.json: plain numbers, None where nothing was scored.
 
     `metrics[name]` holds `overall`, `per_category` and `per_threshold`, each a mean with its 95 % bootstrap limits.
+    `method` is one of `statistics.METHODS`; `clusters` names the patient of each sample, to draw patients.
     What else there is to say, a protocol's `Scores.facts` says: samples without truth in the scored region, empty
     predictions (misses, or skipped in compatible mode), thresholds chosen on validation data.
     """
     samples = np.bincount(scores.category_index, minlength=len(scores.categories))
+    stratified = clusters is None and not scores.options.compatible
     return {
         "protocol": scores.options.protocol,
         "compatible": scores.options.compatible,
@@ -109,13 +129,22 @@ def summarise(scores: Scores, resamples: int = RESAMPLES, seed: int = 0) -> dict
             "resamples": resamples,
             "seed": seed,
             "confidence": statistics.CONFIDENCE,
-            "drawn": "from the whole table" if scores.options.compatible else "within each category",
+            "interval": method,
+            "unit": "sample" if clusters is None else "patient",
+            "drawn": "within each category" if stratified else "from the whole table",
         },
-        "metrics": {metric: metric_table(scores, metric, resamples, seed) for metric in scores.metrics},
+        "metrics": {name: metric_table(scores, name, resamples, seed, method, clusters) for name in scores.metrics},
     }
 
 
-def paired_difference(system: Scores, other: Scores, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Any]:
+def paired_difference(
+    system: Scores,
+    other: Scores,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    method: str = "percentile",
+    clusters: np.ndarray | None = None,
+) -> dict[str, Any]:
     """`system` minus `other` on the same samples: {metric: {overall, per_category}} with 95 % limits.
 
     Both see the same resamples, so what makes a sample hard or easy for both cancels: an interval that excludes 0 says
@@ -128,14 +157,12 @@ def paired_difference(system: Scores, other: Scores, resamples: int = RESAMPLES,
         )
     table: dict[str, Any] = {}
     for metric in [name for name in system.metrics if name in other.metrics]:
-        first, first_resampled = _resample(system, metric, resamples, seed)
-        second, second_resampled = _resample(other, metric, resamples, seed)
-        point = mean_of_finite(first.point, axis=1) - mean_of_finite(second.point, axis=1)
-        resampled = first_resampled - second_resampled
+        first, second = (_resample(side, metric, resamples, seed, method, clusters)[1] for side in (system, other))
+        difference = first - second
         table[metric] = {
-            "overall": interval(mean_of_finite(point, axis=0), mean_of_finite(resampled, axis=1)).to_dict(),
+            "overall": difference.map(lambda values: mean_of_finite(values, axis=-1)).interval(method).to_dict(),
             "per_category": {
-                name: interval(point[c], resampled[:, c]).to_dict() for c, name in enumerate(system.categories)
+                name: difference[c].interval(method).to_dict() for c, name in enumerate(system.categories)
             },
         }
     return table
@@ -147,14 +174,16 @@ def add_baselines(
     baselines: Mapping[str, Scores],
     resamples: int = RESAMPLES,
     seed: int = 0,
+    method: str = "percentile",
+    clusters: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """The summary with, for each named baseline, its own metrics and `difference`: scores minus baseline, paired."""
     return {
         **summary,
         "baselines": {
             name: {
-                "metrics": summarise(baseline, resamples, seed)["metrics"],
-                "difference": paired_difference(scores, baseline, resamples, seed),
+                "metrics": summarise(baseline, resamples, seed, method, clusters)["metrics"],
+                "difference": paired_difference(scores, baseline, resamples, seed, method, clusters),
             }
             for name, baseline in baselines.items()
         },

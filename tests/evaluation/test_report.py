@@ -21,6 +21,7 @@ from afloc_jax.evaluation.report.charts import curve_chart, interval_chart, nice
 from afloc_jax.evaluation.report.failures import worst_samples
 from afloc_jax.evaluation.report.page import interval, number, signed
 from afloc_jax.evaluation.run import dataset_settings, evaluate, evaluate_datasets
+from afloc_jax.evaluation.statistics import Bootstrap
 from afloc_jax.evaluation.truth import Truth
 from afloc_jax.inference.overlays import outline_path, overlay, unit_scale
 from configs.afloc import get_config
@@ -86,7 +87,7 @@ def workdir(tmp_path_factory):
     lines += [json.dumps({"step": 39, "split": "train", "loss": 0.5}), '{"step": 40, "spl']
     (workdir / "metrics.jsonl").write_text("\n".join(lines))
     out = workdir / "evaluation" / "discs"
-    evaluate(Reader(), SOURCE, out, prior_source=TRAIN, resamples=100, title="Discs & rings <i>")
+    evaluate(Reader(), SOURCE, out, prior_source=TRAIN, bootstrap=Bootstrap(100), title="Discs & rings <i>")
     write_report(workdir)
     return workdir
 
@@ -117,7 +118,7 @@ def test_a_model_that_knows_the_place_beats_both_baselines_on_the_same_samples(w
 
 
 def test_the_prior_baseline_is_the_mean_mask_of_the_training_split(tmp_path):
-    summary = evaluate(Reader(), SOURCE, tmp_path, prior_source=TRAIN, resamples=10)
+    summary = evaluate(Reader(), SOURCE, tmp_path, prior_source=TRAIN, bootstrap=Bootstrap(10))
     mean = np.mean([r.findings[0].mask for r in TRAIN], axis=0)
     truths, _, _ = read_truths(SOURCE)
     expected = score(truths, [mean] * len(truths), ProtocolOptions())  # edema has no training mask: all masks
@@ -128,13 +129,13 @@ def test_the_prior_baseline_is_the_mean_mask_of_the_training_split(tmp_path):
 
 def test_without_training_masks_the_prior_is_made_of_the_other_images(tmp_path):
     for prior_source in (None, [record(0, [])]):
-        summary = evaluate(Reader(), SOURCE, tmp_path, prior_source=prior_source, resamples=10)
+        summary = evaluate(Reader(), SOURCE, tmp_path, prior_source=prior_source, bootstrap=Bootstrap(10))
         assert "other evaluation images" in summary["baselines"]["location_prior"]["from"]
 
 
 def test_each_image_is_encoded_once_however_many_findings_it_has(tmp_path):
     reader = Reader()
-    evaluate(reader, SOURCE, tmp_path, resamples=10)
+    evaluate(reader, SOURCE, tmp_path, bootstrap=Bootstrap(10))
     examples = len(json.loads((tmp_path / "examples.json").read_text()))
     assert reader.images_seen - examples == sum(bool(r.findings) for r in SOURCE)
 
@@ -153,7 +154,7 @@ def test_training_masks_of_another_size_are_named(tmp_path):
     small = record(0, ["nodule"])
     small.findings[0].mask = np.ones((32, 32), bool)
     with pytest.raises(UserError, match=r"\(32, 32\).*\(64, 64\)"):
-        evaluate(Reader(), SOURCE, tmp_path, prior_source=[small], resamples=10)
+        evaluate(Reader(), SOURCE, tmp_path, prior_source=[small], bootstrap=Bootstrap(10))
     assert not list(tmp_path.iterdir())
 
 
@@ -359,7 +360,12 @@ def tuned(tmp_path_factory):
     validation = [record(200 + i, [["nodule"], []][i % 2]) for i in range(6)]
     seer = Seer()
     seer.untrained = lambda: Seer(blind=True)
-    keywords = {"validation_source": validation, "class_prompt": "a {finding}", "prior_source": TRAIN, "resamples": 20}
+    keywords = {
+        "validation_source": validation,
+        "class_prompt": "a {finding}",
+        "prior_source": TRAIN,
+        "bootstrap": Bootstrap(20),
+    }
     summary = evaluate(seer, SOURCE, out, "chexlocalize", title="MS-CXR", **keywords)
     return out, summary, write_report(out).read_text()
 
@@ -398,7 +404,7 @@ def test_the_page_of_one_evaluation_shows_presence_and_what_failed(tuned):
 
 def test_published_numbers_stand_beside_ours_for_the_same_data_and_protocol(tmp_path, tuned):
     assert "Beside published numbers" not in tuned[2]  # another protocol
-    evaluate(Reader(), SOURCE, tmp_path, resamples=10, title="MS-CXR phrases")
+    evaluate(Reader(), SOURCE, tmp_path, bootstrap=Bootstrap(10), title="MS-CXR phrases")
     page = write_report(tmp_path).read_text()
     text = re.sub(r"\s+", " ", page)
     assert "Beside published numbers, MS-CXR" in text
@@ -408,7 +414,7 @@ def test_published_numbers_stand_beside_ours_for_the_same_data_and_protocol(tmp_
 
 
 def test_grounding_scores_masks_as_boxes(tmp_path):
-    summary = evaluate(Reader(), SOURCE, tmp_path, "grounding", resamples=10)
+    summary = evaluate(Reader(), SOURCE, tmp_path, "grounding", bootstrap=Bootstrap(10))
     assert (summary["protocol"], summary["margin"], summary["n"]) == ("grounding", 0, 19)
     truths, _, _ = truths_for(get_protocol("grounding"), SOURCE)
     assert {int(truth.mask.sum()) for truth in truths} == {13 * 13}  # around discs of radius 6

@@ -5,11 +5,13 @@ import json
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.evaluation import add_baselines, paired_difference, score, score_files, summarise, write_results
 from afloc_jax.evaluation.localization import ProtocolOptions
 from afloc_jax.evaluation.results import to_markdown
+from afloc_jax.evaluation.statistics import bootstrap, limits
 from afloc_jax.evaluation.summary import metric_table
 from afloc_jax.evaluation.truth import Truth, read_truth
 
@@ -192,3 +194,26 @@ def test_failed_scoring_says_why_and_writes_nothing(goldens, golden_maps, tmp_pa
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write the results"):
         score_files(truth, golden_maps, tmp_path / "file")
+
+
+def test_bca_intervals_and_patients_reach_the_tables():
+    """The mean over thresholds of one category, against scipy's BCa on the samples' own means."""
+    scores = table_of([("a", *lesion(k)) for k in range(20)])
+    values = scores["iou"].mean(axis=1)
+    found = summarise(scores, 500, 4, "bca")["metrics"]["iou"]["overall"]
+    expected = scipy.stats.bootstrap(
+        (values,), np.mean, n_resamples=500, method="BCa", rng=np.random.default_rng(4)
+    ).confidence_interval
+    assert (found["lower"], found["upper"]) == pytest.approx((expected.low, expected.high), rel=1e-9)
+    patients = np.arange(20) // 2
+    by_patient = summarise(scores, 500, 4, clusters=patients)
+    assert by_patient["bootstrap"]["unit"] == "patient"
+    resampled = bootstrap(values[:, None], np.zeros(20, int), 1, 500, 4, clusters=patients)[0][0]
+    found = by_patient["metrics"]["iou"]["overall"]
+    assert (found["lower"], found["upper"]) == pytest.approx(limits(resampled.resampled))
+
+
+def test_compatible_intervals_are_the_releases_alone():
+    scores = table_of([("a", *lesion())] * 3, ProtocolOptions(margin=0, compatible=True))
+    with pytest.raises(UsageError, match="leave one out"):
+        summarise(scores, 50, method="bca")

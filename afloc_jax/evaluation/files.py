@@ -1,0 +1,64 @@
+"""Result files: each appears whole or not at all."""
+
+import csv
+import io
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from afloc_jax.errors import UserError
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file under another name first, then rename it."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(temporary, 0o644)  # mkstemp makes private files
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_folder(out: str | Path, files: Mapping[str, str]) -> None:
+    """Write several files into a folder, made if absent. Raises UserError when it cannot be written."""
+    out = Path(out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            write_whole(out / name, text)
+    except OSError as error:
+        raise UserError(f"{out}: cannot write the results ({error.strerror or error})") from None
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table as CSV. NaN and None become empty cells; floats keep every digit."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([_cell(value) for value in row] for row in rows)
+    return text.getvalue()
+
+
+def json_text(content: Any) -> str:
+    """Readable JSON; raises `ValueError` for NaN, which JSON does not know."""
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def shown(interval: Mapping[str, float | None]) -> str:
+    """A mean with its limits for a table: `0.812 [0.790, 0.833]`, or `-` where it is undefined."""
+    if interval["mean"] is None:
+        return "-"
+    limits = ["-" if interval[part] is None else f"{interval[part]:.3f}" for part in ("lower", "upper")]
+    return f"{interval['mean']:.3f} [{', '.join(limits)}]"
+
+
+def _cell(value: Any) -> Any:
+    if value is None or (isinstance(value, float) and value != value):
+        return ""
+    return repr(float(value)) if isinstance(value, float) else value
