@@ -1,0 +1,135 @@
+"""Classification metrics against scikit-learn, weighted ones against repeating the samples."""
+
+import numpy as np
+import pytest
+import scipy.stats
+from sklearn import metrics
+
+from afloc_jax.evaluation import discrimination, statistics
+
+
+@pytest.fixture
+def sample():
+    """Labels, scores with many ties, and draws of resamples."""
+    rng = np.random.default_rng(0)
+    labels = rng.random(200) < 0.3
+    scores = np.round(np.clip(0.4 * labels + 0.6 * rng.random(200), 0, 1), 2)
+    return labels, scores, rng.integers(0, 200, (6, 200))
+
+
+def counts(draws):
+    return np.stack([np.bincount(row, minlength=200) for row in draws]).astype(float)
+
+
+def test_auc_equals_scikit_learn_with_ties_and_in_resamples(sample):
+    labels, scores, draws = sample
+    assert discrimination.auc(labels, scores)[0] == pytest.approx(metrics.roc_auc_score(labels, scores), abs=1e-12)
+    found = discrimination.auc(labels, scores, counts(draws))
+    np.testing.assert_allclose(found, [metrics.roc_auc_score(labels[row], scores[row]) for row in draws], rtol=1e-12)
+    untied = scores + 1e-6 * np.random.default_rng(1).random(200)
+    found = discrimination.auc(labels, untied, counts(draws))
+    np.testing.assert_allclose(found, [metrics.roc_auc_score(labels[row], untied[row]) for row in draws], rtol=1e-12)
+
+
+def test_auc_is_half_for_constant_scores_and_undefined_for_one_class():
+    assert discrimination.auc([True, False, False], np.zeros(3))[0] == 0.5
+    assert np.isnan(discrimination.auc([True, True], np.arange(2.0))[0])
+
+
+def test_decisions_equal_scikit_learn(sample):
+    labels, scores, draws = sample
+    predicted = scores >= 0.5
+    found = discrimination.decisions(labels, predicted, counts(draws))
+    for r, row in enumerate(draws):
+        truth, guess = labels[row], predicted[row]
+        expected = {
+            "f1": metrics.f1_score(truth, guess),
+            "accuracy": metrics.accuracy_score(truth, guess),
+            "mcc": metrics.matthews_corrcoef(truth, guess),
+            "balanced_accuracy": metrics.balanced_accuracy_score(truth, guess),
+            "sensitivity": metrics.recall_score(truth, guess),
+            "specificity": metrics.recall_score(~truth, ~guess),
+        }
+        assert {name: values[r] for name, values in found.items()} == pytest.approx(expected, abs=1e-12)
+
+
+def test_decisions_without_a_positive_prediction_are_defined():
+    found = discrimination.decisions([True, False, False], [False] * 3)
+    assert found["f1"][0] == 0 and found["mcc"][0] == 0 and found["balanced_accuracy"][0] == 0.5
+    assert np.isnan(discrimination.decisions([False], [False])["sensitivity"][0])
+
+
+def test_multiclass_decisions_equal_scikit_learn():
+    rng = np.random.default_rng(1)
+    labels = rng.integers(0, 4, 200)
+    predicted = np.where(rng.random(200) < 0.6, labels, rng.integers(0, 4, 200))
+    draws = rng.integers(0, 200, (4, 200))
+    found = discrimination.multiclass_decisions(labels, predicted, 4, counts(draws))
+    for r, row in enumerate(draws):
+        truth, guess = labels[row], predicted[row]
+        assert found["accuracy"][r] == pytest.approx(metrics.accuracy_score(truth, guess))
+        assert found["balanced_accuracy"][r] == pytest.approx(metrics.balanced_accuracy_score(truth, guess))
+        assert found["f1"][r] == pytest.approx(metrics.f1_score(truth, guess, average="macro"))
+        assert found["mcc"][r] == pytest.approx(metrics.matthews_corrcoef(truth, guess))
+
+
+def test_brier_equals_scikit_learn_and_calibration_its_plain_definition(sample):
+    labels, scores, draws = sample
+    expected = metrics.brier_score_loss(labels, scores)
+    assert discrimination.brier(labels, scores)[0] == pytest.approx(expected, abs=1e-12)
+    found = discrimination.calibration_error(labels, scores, counts(draws))
+    for r, row in enumerate(draws):
+        truth, p, error = labels[row], scores[row], 0.0
+        for b in range(10):
+            inside = (p >= b / 10) & ((p < (b + 1) / 10) | (b == 9))
+            if inside.any():
+                error += inside.mean() * abs(truth[inside].mean() - p[inside].mean())
+        assert found[r] == pytest.approx(error, abs=1e-9)
+
+
+def test_the_reliability_table_adds_up_and_shows_empty_bins():
+    labels, p = np.array([True, False, True, True]), np.array([0.05, 0.05, 0.95, 1.0])
+    table = discrimination.reliability(labels, p)
+    assert [row["n"] for row in table] == [2] + [0] * 8 + [2]
+    assert table[0]["observed"] == 0.5 and table[0]["mean_probability"] == pytest.approx(0.05)
+    assert table[4]["observed"] is None and table[9]["observed"] == 1.0
+    assert table[9]["mean_probability"] == pytest.approx(0.975)
+
+
+def test_the_threshold_has_the_highest_f1_of_all(sample):
+    labels, scores, _ = sample
+    precision, recall, thresholds = metrics.precision_recall_curve(labels, scores)
+    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+    found = discrimination.best_threshold(labels, scores)
+    assert found == thresholds[np.argmax(f1[:-1])]
+    assert metrics.f1_score(labels, scores >= found) == pytest.approx(f1.max())
+    assert np.isnan(discrimination.best_threshold([False, False], np.arange(2.0)))
+
+
+def test_delong_agrees_with_the_bootstrap_and_with_its_plain_definition(sample):
+    labels, scores, _ = sample
+    other = np.round(0.3 * labels + 0.7 * np.random.default_rng(3).random(200), 2)
+    found = discrimination.delong(labels, np.stack([scores, other]))
+    np.testing.assert_allclose(found.aucs, [metrics.roc_auc_score(labels, s) for s in (scores, other)], rtol=1e-12)
+
+    def placements(s):  # V10 and V01 of the paper, by comparing all pairs
+        wins = (s[labels][:, None] > s[~labels]) + 0.5 * (s[labels][:, None] == s[~labels])
+        return wins.mean(axis=1), wins.mean(axis=0)
+
+    (a10, a01), (b10, b01) = placements(scores), placements(other)
+    plain = np.cov(a10, b10) / labels.sum() + np.cov(a01, b01) / (~labels).sum()
+    np.testing.assert_allclose(found.covariance, plain, rtol=1e-10)
+
+    def difference(weights):
+        return discrimination.auc(labels, scores, weights) - discrimination.auc(labels, other, weights)
+
+    spread = statistics.resample(difference, 200, 2000).resampled.std()
+    assert spread == pytest.approx(np.sqrt([1, -1] @ found.covariance @ [1, -1]), rel=0.08)
+    assert scipy.stats.mannwhitneyu(scores[labels], scores[~labels]).statistic == pytest.approx(
+        found.aucs[0] * labels.sum() * (~labels).sum()
+    )
+
+
+def test_delong_needs_two_of_each():
+    with pytest.raises(ValueError, match="1 positives and 3 negatives"):
+        discrimination.delong([True, False, False, False], np.zeros((1, 4)))
