@@ -7,7 +7,7 @@ image and the model's square through one `Geometry`.
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -18,6 +18,7 @@ from afloc_jax.errors import UserError
 
 SMALLEST_SIDE = 8  # pixels; anything smaller is a broken export, not a radiograph
 LARGEST_PIXELS = 400_000_000  # refuse decompression bombs; the largest mammograms have about 30 million pixels
+Framing = Literal["pad", "crop"]  # of the square: zeros around the whole image, or its middle
 _DICOM_SUFFIXES = (".dcm", ".dicom")
 
 
@@ -190,6 +191,20 @@ class Geometry:
     def _check_original(self, image: NDArray) -> None:
         if image.shape != (self.height, self.width):
             raise ValueError(f"this geometry is for [{self.height}, {self.width}], got {list(image.shape)}")
+
+
+def crop_to_square(image: NDArray[np.uint8], side: int = 224) -> NDArray[np.uint8]:
+    """Image [height, width] -> [side, side]: the short side scaled to `side`, the middle of the long one cut out.
+
+    How the published release frames images for classification (localisation pads them, see `Geometry`). Area
+    interpolation where pixels are merged, bilinear where they are made.
+    """
+    height, width = image.shape
+    scale = side / min(height, width)
+    size = (max(side, round(width * scale)), max(side, round(height * scale)))
+    resized = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    top, left = (size[1] - side) // 2, (size[0] - side) // 2
+    return np.ascontiguousarray(resized[top : top + side, left : left + side])
 
 
 def _read_bytes(path: Path) -> bytes:

@@ -1,51 +1,185 @@
-"""Phrases that stand for a class in zero-shot classification (algorithm of the published system, section 7)."""
+"""Phrases that stand for a class in zero-shot classification (algorithm of the published system, section 7).
+
+A prompt set is a JSON file: of this package (`prompt_sets/`, named by `SETS`) or a user's. Two forms are read:
+
+    {"pneumonia": ["pneumonia in the left lung", ...], ...}          classes alone
+    {"description": ..., "template": ..., "negative": ..., "fallback": ..., "multiclass": ..., "classes": {...}}
+
+A class is a list of positive phrases, `{"positive": [...], "negative": [...]}`, or word lists `severity`, `subtype` and
+`location`, of which every combination, put into the template, is a phrase.
+"""
 
 import itertools
+import json
+import string
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from afloc_jax.errors import UsageError
 
 WORD_LISTS = ("severity", "subtype", "location")  # in the order in which they are written before one another
+TEMPLATE = "{severity} {subtype} {location}"
+NEGATIVE = "no {class}. "
+FALLBACK = "Findings suggesting {class}."
+FOLDER = Path(__file__).parent / "prompt_sets"
+SETS = tuple(sorted(path.stem for path in FOLDER.glob("*.json")))
+_SET_KEYS = ("description", "template", "negative", "fallback", "multiclass", "classes")
 
 
-def class_prompts(name: str, given: Any = None) -> tuple[list[str], list[str]]:
+@dataclass(frozen=True)
+class PromptSet:
+    """How classes are asked for. Names of classes are compared without case, "_" being a space.
+
+    Attributes:
+        name: of the set, for the account of where a number came from; "" for the rules alone.
+        classes: class -> phrases, positive and negative phrases, or word lists.
+        template: of a phrase of word lists; fields {class}, {severity}, {subtype}, {location}.
+        negative: the phrase of the absent class; field {class}.
+        fallback: the phrase of a class that is not in `classes`; field {class}.
+        multiclass: every image has exactly one of the classes (tissue): a softmax over classes.
+    """
+
+    name: str = ""
+    classes: Mapping[str, Any] = field(default_factory=dict)
+    template: str = TEMPLATE
+    negative: str = NEGATIVE
+    fallback: str = FALLBACK
+    multiclass: bool = False
+
+    def __post_init__(self) -> None:
+        for key, fields in (("template", ("class", *WORD_LISTS)), ("negative", ("class",)), ("fallback", ("class",))):
+            _check_template(self._where(key), getattr(self, key), fields)
+        if not isinstance(self.multiclass, bool):
+            raise UsageError(f"{self._where('multiclass')} is {self.multiclass!r}; it must be true or false")
+        seen: dict[str, str] = {}
+        for name in self.classes:
+            if class_key(name) in seen:
+                raise UsageError(f"{self._where('classes')}: {name!r} and {seen[class_key(name)]!r} are the same class")
+            seen[class_key(name)] = name
+            self.prompts(name)
+
+    def prompts(self, name: str) -> tuple[list[str], list[str]]:
+        """Positive and negative phrases of a class. Raises UsageError as `class_prompts`."""
+        given = next((value for known, value in self.classes.items() if class_key(known) == class_key(name)), None)
+        return class_prompts(name, given, self.template, self.negative, self.fallback)
+
+    def listing(self, classes: Sequence[str]) -> dict[str, dict[str, list[str]]]:
+        """The phrases of these classes as they are asked, for the record."""
+        return {name: dict(zip(("positive", "negative"), self.prompts(name), strict=True)) for name in classes}
+
+    def _where(self, key: str) -> str:
+        return f"prompt set {self.name}: {key}" if self.name else key
+
+
+def read_prompt_set(given: str | Path | None) -> PromptSet:
+    """The prompt set of a file, or of this package by its name; None gives the rules without word lists.
+
+    Raises:
+        UsageError: no such file or set, not JSON, unknown keys, or phrases that cannot be used; each with its place.
+    """
+    if given is None:
+        return PromptSet()
+    path = Path(given)
+    if str(given) in SETS and not path.is_file():
+        path = FOLDER / f"{given}.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_repetition)
+    except FileNotFoundError:
+        raise UsageError(
+            f"--prompts {given}: No such file, and no set of that name; there are {', '.join(SETS)}"
+        ) from None
+    except OSError as error:
+        raise UsageError(f"--prompts {given}: {error.strerror}") from None
+    except ValueError as error:
+        raise UsageError(f"--prompts {given}: not JSON ({error})") from None
+    if not isinstance(content, dict) or not content:
+        raise UsageError(
+            f'--prompts {given}: must be an object such as {{"pneumonia": ["pneumonia in the left lung"]}}'
+        )
+    if "classes" not in content:
+        content = {"classes": content}
+    unknown = sorted(set(content) - set(_SET_KEYS))
+    if unknown:
+        raise UsageError(f"--prompts {given}: unknown key {unknown[0]!r}; known: {', '.join(_SET_KEYS)}")
+    if not isinstance(content["classes"], dict):
+        raise UsageError(f"--prompts {given}: classes must be an object of class -> phrases")
+    content.pop("description", None)
+    try:
+        return PromptSet(path.stem, **content)
+    except UsageError as error:
+        raise UsageError(f"--prompts {given}: {error}") from None
+
+
+def class_prompts(
+    name: str, given: Any = None, template: str = TEMPLATE, negative: str = NEGATIVE, fallback: str = FALLBACK
+) -> tuple[list[str], list[str]]:
     """Positive and negative prompts of a class.
 
     Args:
         name: the class, such as "pneumonia". "No finding" is contrasted with "finding".
-        given: None for "Findings suggesting <name>."; a list of positive phrases; a mapping with `positive` and
-            optionally `negative` phrases; or word lists `severity`, `subtype` and `location`, of which every
-            combination is a phrase.
+        given: None for the fallback; a list of positive phrases; a mapping with `positive` and optionally `negative`
+            phrases; or word lists `severity`, `subtype` and `location`, of which every combination is a phrase.
+        template, negative, fallback: see `PromptSet`.
 
     Raises:
         UsageError: an empty name, no phrase, or unknown keys.
     """
     if not name.strip():
         raise UsageError("a class has an empty name; write what to look for, e.g. pneumonia")
-    negative = ["finding"] if name.strip().lower() == "no finding" else [f"no {name}. "]
+    spoken = name.replace("_", " ")
+    healthy = class_key(name) == "no finding"
+    absent = ["finding"] if healthy else [negative.format_map({"class": spoken})]
     if given is None:
-        positive = ["no finding"] if name.strip().lower() == "no finding" else [f"Findings suggesting {name}."]
-    elif isinstance(given, Mapping) and set(given) <= {"positive", "negative"}:
-        positive = _phrases(name, given.get("positive"))
-        negative = _phrases(name, given["negative"]) if "negative" in given else negative
-    elif isinstance(given, Mapping) and set(given) <= set(WORD_LISTS):
-        words = [_phrases(name, given[key]) if given.get(key) else [""] for key in WORD_LISTS]
-        combinations = [" ".join(word for word in choice if word) for choice in itertools.product(*words)]
-        positive = _phrases(name, combinations)
-    elif isinstance(given, Mapping):
-        raise UsageError(
-            f"prompts of class {name!r} have keys {', '.join(sorted(given))}; "
-            f"use positive and negative, or {', '.join(WORD_LISTS)}"
-        )
-    else:
-        positive = _phrases(name, given)
-    return positive, negative
+        return ["no finding"] if healthy else [fallback.format_map({"class": spoken})], absent
+    if not isinstance(given, Mapping):
+        return _phrases(name, given), absent
+    if set(given) <= {"positive", "negative"}:
+        return _phrases(name, given.get("positive")), _phrases(
+            name, given["negative"]
+        ) if "negative" in given else absent
+    if set(given) <= set(WORD_LISTS):
+        words = [_phrases(name, given[key], empty_word=True) if given.get(key) else [""] for key in WORD_LISTS]
+        phrases = []
+        for choice in itertools.product(*words):
+            filled = template.format_map({"class": spoken, **dict(zip(WORD_LISTS, choice, strict=True))})
+            phrases.append(" ".join(filled.split()))
+        return _phrases(name, list(dict.fromkeys(phrases))), absent
+    raise UsageError(
+        f"prompts of class {name!r} have keys {', '.join(sorted(map(str, given)))}; "
+        f"use positive and negative, or {', '.join(WORD_LISTS)}"
+    )
 
 
-def _phrases(name: str, given: Any) -> list[str]:
+def _phrases(name: str, given: Any, empty_word: bool = False) -> list[str]:
     if isinstance(given, str):
         given = [given]
-    if not isinstance(given, Sequence) or not given or not all(isinstance(p, str) and p.strip() for p in given):
+    texts = isinstance(given, Sequence) and len(given) > 0 and all(isinstance(p, str) for p in given)
+    if not texts or not (any(p.strip() for p in given) if empty_word else all(p.strip() for p in given)):
         raise UsageError(f"prompts of class {name!r} must be a list of at least one text, none of them empty")
     return list(given)
+
+
+def _check_template(where: str, template: Any, fields: Sequence[str]) -> None:
+    try:
+        found = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{where} is {template!r}; it must be a text with {{{fields[0]}}} in it ({error})") from None
+    wrong = [name for name in found if name not in fields]
+    if wrong or not found:
+        shown = ", ".join(f"{{{name}}}" for name in fields)
+        raise UsageError(f"{where} {template!r} has {'field ' + repr(wrong[0]) if wrong else 'no field'}; use {shown}")
+
+
+def class_key(name: str) -> str:
+    """A class's name as it is compared: lower case, "_" as a space."""
+    return " ".join(name.replace("_", " ").lower().split())
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    repeated = [name for name in names if names.count(name) > 1]
+    if repeated:
+        raise ValueError(f"{repeated[0]!r} is given twice")
+    return dict(pairs)

@@ -17,10 +17,10 @@ import numpy as np
 from tqdm import tqdm
 
 from afloc_jax.errors import UsageError, UserError
-from afloc_jax.inference.class_prompts import class_prompts
+from afloc_jax.inference.class_prompts import read_prompt_set
 from afloc_jax.inference.model import Localization, load, to_square
 from afloc_jax.inference.overlays import draw_boxes, overlay
-from data_pipelines.images import ImageError, read_image
+from data_pipelines.images import Framing, ImageError, read_image
 from data_pipelines.reports import clean_prompt
 
 
@@ -54,13 +54,13 @@ def localize_files(
     Raises:
         UsageError: an empty prompt, or `out` is a file. UserError: an unusable model folder.
     """
-    _check_prompts(prompts, compatible)  # before the model is loaded: a wrong call should not take seconds to say so
-    _make_folder(out)
+    check_prompts(prompts, compatible)  # before the model is loaded: a wrong call should not take seconds to say so
+    make_folder(out)
     names = output_names(images)
     loaded = load(model)
     entries: list[dict[str, Any]] = []
     failed: list[str] = []
-    for batch in _readable(names, loaded.batch_size, failed):
+    for batch in readable(names, loaded.batch_size, failed):
         found = loaded.localize_each([pixels for _, pixels in batch], prompts, threshold, compatible)
         for (path, pixels), of_image in zip(batch, found, strict=True):
             written = [
@@ -77,7 +77,7 @@ def localize_files(
         "images": entries,
         "failed": failed,
     }
-    _write(out / "localize.json", (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+    write_bytes(out / "localize.json", (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
     return len(entries), failed
 
 
@@ -87,18 +87,20 @@ def classify_files(
     classes: Sequence[str] | None,
     out: Path,
     *,
-    prompts: Path | None = None,
+    prompts: str | Path | None = None,
     compatible: bool = False,
+    framing: Framing = "pad",
 ) -> tuple[int, list[str]]:
-    """Write a CSV with a row per image and a column per class.
+    """Write a CSV with a row per image and a column per class, and beside it a JSON that says how it was made.
 
     Args:
         model: model folder.
         images: files.
         classes: names; those of `prompts` if not given.
         out: CSV file.
-        prompts: JSON file of the phrases of each class, see `afloc_jax.inference.class_prompts`.
+        prompts: JSON file or name of a prompt set, see `afloc_jax.inference.class_prompts`.
         compatible: clean prompts as the published release does.
+        framing: "pad" or "crop", see `Model.classify`.
 
     Returns:
         How many images are done, and the messages of those that failed.
@@ -106,30 +108,38 @@ def classify_files(
     Raises:
         UsageError: no class, or a prompts file that cannot be used. UserError: an unusable model folder.
     """
-    given = _read_prompts(prompts) if prompts else {}
-    classes = list(classes or given)
+    prompt_set = read_prompt_set(prompts)
+    classes = list(classes or prompt_set.classes)
     if not classes:
         raise UsageError("no class to look for; give --class NAME or --prompts FILE")
-    unknown = [name for name in given if name not in classes]
-    if unknown:
-        raise UsageError(f"{prompts}: class {unknown[0]!r} is not among --class {', '.join(classes)}")
     for name in classes:
-        positive, negative = class_prompts(name, given.get(name))
-        _check_prompts([*positive, *negative], compatible)
+        positive, negative = prompt_set.prompts(name)
+        check_prompts([*positive, *negative], compatible)
     if out.is_dir():
         raise UsageError(f"--out {out} is a folder; give the name of a CSV file")
-    _make_folder(out.parent)
+    make_folder(out.parent)
     loaded = load(model)
     failed: list[str] = []
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["image", *classes])
     done = 0
-    for batch in _readable(dict.fromkeys(images), loaded.batch_size, failed):
-        scores = loaded.classify([pixels for _, pixels in batch], classes, given, compatible)
+    for batch in readable(dict.fromkeys(images), loaded.batch_size, failed):
+        pixels = [image for _, image in batch]
+        scores = loaded.classify(pixels, classes, prompt_set, compatible, framing=framing)
         writer.writerows([str(path), *(f"{p:.6f}" for p in row)] for (path, _), row in zip(batch, scores, strict=True))
         done += len(batch)
-    _write(out, table.getvalue().encode())
+    write_bytes(out, table.getvalue().encode())
+    content = {
+        "model": {"folder": str(model), "weights_sha256": loaded.weights_sha256},
+        "framing": framing,
+        "compatible": compatible,
+        "prompt_set": prompt_set.name,
+        "prompts": prompt_set.listing(classes),
+        "multiclass": prompt_set.multiclass,
+        "failed": failed,
+    }
+    write_bytes(out.with_suffix(".json"), (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
     return done, failed
 
 
@@ -152,7 +162,7 @@ def output_names(images: Sequence[Path]) -> dict[Path, str]:
     return names
 
 
-def _readable(
+def readable(
     paths: Sequence[Path] | dict[Path, Any], size: int, failed: list[str]
 ) -> Iterator[list[tuple[Path, np.ndarray]]]:
     """Batches of decoded images; what cannot be read is told on stderr and remembered in `failed`."""
@@ -179,8 +189,8 @@ def _write_localization(out: Path, name: str, pixels: np.ndarray, found: Localiz
     drawn = drawn if square else draw_boxes(drawn, found.boxes)
     buffer = io.BytesIO()
     np.save(buffer, heatmap)
-    _write(out / f"{name}.heatmap.npy", buffer.getvalue())
-    _write(out / f"{name}.overlay.png", cv2.imencode(".png", drawn)[1].tobytes())
+    write_bytes(out / f"{name}.heatmap.npy", buffer.getvalue())
+    write_bytes(out / f"{name}.overlay.png", cv2.imencode(".png", drawn)[1].tobytes())
     return {
         "prompt": found.prompt,
         "similarity": found.similarity,
@@ -190,19 +200,7 @@ def _write_localization(out: Path, name: str, pixels: np.ndarray, found: Localiz
     }
 
 
-def _read_prompts(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"--prompts {path}: {error.strerror}") from None
-    except ValueError as error:
-        raise UsageError(f"--prompts {path}: not JSON ({error})") from None
-    if not isinstance(content, dict) or not content:
-        raise UsageError(f'--prompts {path}: must be an object such as {{"pneumonia": ["pneumonia in the left lung"]}}')
-    return content
-
-
-def _check_prompts(prompts: Sequence[str], compatible: bool) -> None:
+def check_prompts(prompts: Sequence[str], compatible: bool) -> None:
     try:
         for prompt in prompts:
             clean_prompt(prompt, compatible=compatible)
@@ -210,14 +208,14 @@ def _check_prompts(prompts: Sequence[str], compatible: bool) -> None:
         raise UsageError(str(error)) from None
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise UsageError(f"--out {folder}: a file is in the way; choose another folder") from None
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.writing")
     try:
         temporary.write_bytes(content)

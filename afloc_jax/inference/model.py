@@ -5,7 +5,7 @@ import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +14,12 @@ from ml_collections import ConfigDict
 
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.inference import heatmaps
-from afloc_jax.inference.class_prompts import class_prompts
+from afloc_jax.inference.class_prompts import PromptSet
+from afloc_jax.inference.zero_shot import class_probabilities, contrast_probabilities
 from afloc_jax.levels import ImageLevels, TextLevels, TokenBatch
 from afloc_jax.models import AFLoc, build
 from afloc_jax.weights import folder as model_folder
-from data_pipelines.images import Geometry, read_image
+from data_pipelines.images import Framing, Geometry, crop_to_square, read_image
 from data_pipelines.reports import clean_prompt
 from data_pipelines.tokens import tokenize
 
@@ -207,29 +208,50 @@ class Model:
         self,
         images: Sequence[ImageInput],
         classes: Sequence[str],
-        prompts: Mapping[str, Any] | None = None,
+        prompts: Mapping[str, Any] | PromptSet | None = None,
         compatible: bool = False,
+        *,
+        framing: Framing = "pad",
     ) -> np.ndarray:
-        """Zero-shot probability of each class in each image (docs/architecture.md, algorithm section 7).
+        """Zero-shot probability of each class in each image (algorithm, section 7).
 
         The positive embedding is the mean over the class's prompts, the negative one is "no <class>."; the probability
-        is the softmax of both dot products with the global image embedding.
+        is the softmax of both dot products with the global image embedding; in a multi-class prompt set it is the
+        softmax of the positive dot products over the classes.
 
         Args:
             images: files or grey arrays [H, W].
             classes: names such as "pneumonia".
-            prompts: class -> list of positive phrases, or {"positive": [...], "negative": [...]}, or word lists
-                {"severity": [...], "subtype": [...], "location": [...]} of which every combination is a phrase.
+            prompts: a prompt set, or its classes (see `afloc_jax.inference.class_prompts`).
             compatible: clean prompts as the published release does.
+            framing: "pad" the square with zeros, or "crop": the short side fills it and the middle is cut out.
 
         Returns:
             [images, classes] float32.
         """
         _check_call(images, classes, 0.0)
-        whole = self.embed_images(images).whole
-        contrasts = [self._class_embeddings(name, (prompts or {}).get(name), compatible) for name in classes]
-        logits = np.einsum("id,cpd->icp", whole.astype(np.float64), np.stack(contrasts).astype(np.float64))
-        return np.asarray(jax.nn.softmax(logits, axis=-1)[..., 0], np.float32)
+        prompt_set = prompts if isinstance(prompts, PromptSet) else PromptSet(classes=prompts or {})
+        squares = np.stack([to_square(image, self.image_size, framing)[0] for image in images])
+        return self.classify_embedded(np.asarray(self.embed_squares(squares).whole), classes, prompt_set, compatible)
+
+    def classify_embedded(
+        self, whole: np.ndarray, classes: Sequence[str], prompt_set: PromptSet, compatible: bool = False
+    ) -> np.ndarray:
+        """As `classify` for global image embeddings [B, D]: [B, classes] float32."""
+        positive, negative = self.embed_classes(classes, prompt_set, compatible)
+        if prompt_set.multiclass:
+            return class_probabilities(whole, positive).astype(np.float32)
+        return contrast_probabilities(whole, positive, negative).astype(np.float32)
+
+    def embed_classes(
+        self, classes: Sequence[str], prompt_set: PromptSet, compatible: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """[C, D] each: the mean embedding of each class's positive prompts, and of its negative ones."""
+        sides = [side for name in classes for side in prompt_set.prompts(name)]
+        reports = self.embed_texts([text for side in sides for text in side], compatible=compatible).report
+        parts = np.split(reports, np.cumsum([len(side) for side in sides])[:-1])
+        means = np.stack([part.mean(axis=0) for part in parts])
+        return means[0::2], means[1::2]
 
     # Parts
 
@@ -256,12 +278,6 @@ class Model:
 
     def _asked(self, texts: TextLevels) -> np.ndarray:
         return np.asarray(self.heatmap_settings.asked(texts))
-
-    def _class_embeddings(self, name: str, given: Any, compatible: bool) -> np.ndarray:
-        """[2, D]: the mean of the positive prompts' embeddings, the mean of the negative ones'."""
-        positive, negative = class_prompts(name, given)
-        reports = self.embed_texts([*positive, *negative], compatible=compatible).report
-        return np.stack([reports[: len(positive)].mean(axis=0), reports[len(positive) :].mean(axis=0)])
 
     def _maps(
         self, squares: np.ndarray, image_of: np.ndarray, asked: Any, text_of: np.ndarray
@@ -300,15 +316,17 @@ def initial_variables(architecture: ConfigDict, seed: int) -> dict[str, Any]:
     return _initialise(build(architecture), jax.random.key(seed))
 
 
-def to_square(image: ImageInput, size: int) -> tuple[np.ndarray, Geometry]:
-    """The padded square [size, size] uint8 of a file or grey array, and the geometry that leads back."""
+def to_square(image: ImageInput, size: int, framing: Framing = "pad") -> tuple[np.ndarray, Geometry]:
+    """The square [size, size] uint8 of a file or grey array, and the geometry of the padded one, which leads back."""
     if isinstance(image, str | Path):
         image = read_image(image)
     image = np.asarray(image)
     if image.ndim != 2 or image.dtype != np.uint8:
         raise UsageError(f"an image array must be grey uint8 [H, W], got {image.dtype} {list(image.shape)}")
     geometry = Geometry(image.shape[0], image.shape[1], size)
-    return geometry.to_square(image), geometry
+    if framing not in get_args(Framing):
+        raise UsageError(f"unknown framing {framing!r}; there are {', '.join(get_args(Framing))}")
+    return crop_to_square(image, size) if framing == "crop" else geometry.to_square(image), geometry
 
 
 @functools.partial(jax.jit, static_argnames=("side", "settings", "input_size"))

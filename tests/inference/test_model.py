@@ -15,12 +15,13 @@ from PIL import Image
 import afloc_jax
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.inference import model as model_module
-from afloc_jax.inference.class_prompts import class_prompts
+from afloc_jax.inference.class_prompts import PromptSet, class_prompts
 from afloc_jax.inference.heatmaps import HeatmapSettings
 from afloc_jax.inference.model import Model
 from afloc_jax.weights import torch_names
 from afloc_jax.weights.folder import ModelFolderError, load_model, read_config, save_model, update_card, weights_hash
 from configs.afloc import get_config
+from data_pipelines.images import crop_to_square
 from data_pipelines.tokens import load_tokenizer, tokenize
 
 PROMPTS = ["small left pleural effusion", "right upper lobe nodule. no edema", "Pneumonia"]
@@ -291,6 +292,24 @@ def test_word_lists_give_every_combination_as_a_phrase():
 def test_unusable_class_prompts_are_refused(given):
     with pytest.raises(UsageError, match="edema"):
         class_prompts("edema", given)
+
+
+def test_a_multiclass_set_is_a_softmax_over_classes(model, pictures):
+    tissue = PromptSet(classes={"a": ["tumor"], "b": ["stroma", "fibrous stroma"]}, multiclass=True)
+    found = model.classify(pictures, ["a", "b"], tissue)
+    report = model.embed_texts(["tumor", "stroma", "fibrous stroma"]).report.astype(np.float64)
+    logits = model.embed_images(pictures).whole.astype(np.float64) @ np.stack([report[0], report[1:].mean(0)]).T
+    np.testing.assert_allclose(found, scipy.special.softmax(logits, axis=1), atol=1e-4)
+    np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-6)
+
+
+def test_a_cropped_square_is_what_the_model_sees(model, pictures):
+    cropped = np.stack([crop_to_square(picture, 224) for picture in pictures])
+    expected = model.classify_embedded(model.embed_squares(cropped).whole, ["edema"], PromptSet())
+    np.testing.assert_allclose(model.classify(pictures, ["edema"], framing="crop"), expected, atol=1e-6)
+    assert not np.allclose(model.classify(pictures, ["edema"]), expected, atol=1e-6)
+    with pytest.raises(UsageError, match="pad, crop"):
+        model.classify(pictures, ["edema"], framing="stretch")
 
 
 # The published release

@@ -1,0 +1,123 @@
+"""Images for a text and texts for an image, from files: what `afloc retrieve` does."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from afloc_jax.errors import UsageError, UserError
+from afloc_jax.inference.files import check_prompts, make_folder, readable, write_bytes
+from afloc_jax.inference.model import load
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".dicom")
+COLUMNS = ("direction", "query", "rank", "similarity", "found")
+
+
+@dataclass(frozen=True)
+class Match:
+    """One line of an answer: `similarity` is the cosine of the global image and the report embedding."""
+
+    direction: str  # "text_to_image" or "image_to_text"
+    query: str
+    rank: int
+    similarity: float
+    found: str
+
+
+def retrieve_files(
+    model: str | Path,
+    images: Path,
+    queries: Sequence[str] = (),
+    texts: Path | None = None,
+    top: int = 5,
+    out: Path | None = None,
+    compatible: bool = False,
+) -> tuple[list[Match], list[str]]:
+    """The most similar images of a folder for every query, and the most similar texts of a file for every image.
+
+    Args:
+        model: model folder.
+        images: folder of images, searched with its subfolders; or one image.
+        queries: texts to find images for.
+        texts: file with one text a line, in which texts are found for the images.
+        top: how many of each.
+        out: CSV file for all answers (`COLUMNS`), written as well if given.
+        compatible: clean texts as the published release does.
+
+    Returns:
+        The answers, queries first, and the messages of images that could not be read.
+
+    Raises:
+        UsageError: neither queries nor texts, an empty one, or no image there. UserError: no image can be read.
+    """
+    lines = _read_lines(texts) if texts else []
+    if not queries and not lines:
+        raise UsageError("nothing to retrieve; give --query TEXT to find images, or --texts FILE to find texts")
+    check_prompts([*queries, *lines], compatible)
+    if top < 1:
+        raise UsageError(f"--top {top}: must be at least 1")
+    paths = _image_files(images)
+    if out is not None:
+        make_folder(out.parent)
+    loaded = load(model)
+    failed: list[str] = []
+    names: list[Path] = []
+    embedded = []
+    for batch in readable(paths, loaded.batch_size, failed):
+        names += [path for path, _ in batch]
+        embedded.append(np.asarray(loaded.embed_images([pixels for _, pixels in batch]).whole, np.float64))
+    if not names:
+        raise UserError(f"none of the {len(paths)} images in {images} can be read")
+    reports = np.asarray(loaded.embed_texts([*queries, *lines], compatible=compatible).report, np.float64)
+    similarity = _unit(np.concatenate(embedded)) @ _unit(reports).T
+    shown = [str(path) for path in names]
+    answers = _ranked("text_to_image", queries, shown, similarity[:, : len(queries)].T, top)
+    if lines:
+        answers += _ranked("image_to_text", shown, lines, similarity[:, len(queries) :], top)
+    if out is not None:
+        table = io.StringIO()
+        writer = csv.writer(table, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows((m.direction, m.query, m.rank, f"{m.similarity:.6f}", m.found) for m in answers)
+        write_bytes(out, table.getvalue().encode())
+    return answers, failed
+
+
+def _ranked(direction: str, queries: Sequence[str], items: Sequence[str], similarity: np.ndarray, top: int):
+    best = np.argsort(-similarity, axis=1, kind="stable")[:, :top]
+    return [
+        Match(direction, query, rank, float(similarity[q, i]), items[i])
+        for q, query in enumerate(queries)
+        for rank, i in enumerate(best[q], start=1)
+    ]
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+
+def _image_files(images: Path) -> list[Path]:
+    if images.is_file():
+        return [images]
+    if not images.is_dir():
+        raise UsageError(f"--images {images}: no such folder")
+    found = sorted(path for path in images.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    if not found:
+        raise UsageError(f"--images {images}: holds no image ({', '.join(IMAGE_SUFFIXES)})")
+    return found
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except OSError as error:
+        raise UsageError(f"--texts {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"--texts {path}: not a text file in UTF-8") from None
+    found = list(dict.fromkeys(line for line in lines if line))
+    if not found:
+        raise UsageError(f"--texts {path}: holds no text; write one a line")
+    return found
