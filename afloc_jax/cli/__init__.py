@@ -10,7 +10,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 
 import afloc_jax
-from afloc_jax.cli import data, evaluation, models, scale, weights
+from afloc_jax.cli import comparison, data, evaluation, models, scale, weights
 from afloc_jax.cli.arguments import Parser
 from afloc_jax.compiled import keep_compiled
 from afloc_jax.errors import UserError
@@ -44,8 +44,10 @@ def parser() -> ArgumentParser:
     for add in (
         models.add_localize,
         models.add_classify,
+        models.add_retrieve,
         evaluation.add_evaluate,
         evaluation.add_score,
+        comparison.add_compare,
         data.add_prepare,
         evaluation.add_report,
         weights.add_import,

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any, NoReturn
 
+Arguments = argparse.ArgumentParser | argparse._ArgumentGroup
 PROTOCOL_HELP = "how maps are scored: afloc, chexlocalize or grounding (default: %(default)s)"
 
 
@@ -51,6 +52,38 @@ def add_protocol(command: argparse.ArgumentParser) -> None:
 def add_compatible(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--compatible", action="store_true", help="reproduce the published release number for number, defects included"
+    )
+
+
+def add_prompt_set(command: Arguments) -> None:
+    command.add_argument("--class", action="append", dest="classes", metavar="NAME", help="a class; repeatable")
+    command.add_argument(
+        "--prompts",
+        metavar="FILE",
+        help="phrases of each class: a JSON file (docs/classification.md) or the name of a built-in set such as chest; "
+        'without it a class is asked for by "Findings suggesting <class>."',
+    )
+
+
+def add_framing(command: Arguments) -> None:
+    command.add_argument(
+        "--framing",
+        choices=("pad", "crop"),
+        default="pad",
+        help="of the square that the model sees: zeros around the whole image, or its middle (default: %(default)s)",
+    )
+
+
+def add_bootstrap(command: Arguments) -> None:
+    command.add_argument("--bootstrap", type=count, default=1000, help="resamples (default: %(default)s)")
+    command.add_argument(
+        "--interval",
+        choices=("percentile", "bca"),
+        default="percentile",
+        help="kind of bootstrap interval (default: %(default)s)",
+    )
+    command.add_argument(
+        "--unit", choices=("sample", "patient"), default="sample", help="what a resample draws (default: %(default)s)"
     )
 
 

@@ -4,12 +4,13 @@ import argparse
 from pathlib import Path
 
 from afloc_jax.cli.arguments import (
+    add_bootstrap,
     add_builder,
     add_command,
     add_compatible,
     add_protocol,
-    count,
 )
+from afloc_jax.cli.tasks import add_task_options, run_task
 from afloc_jax.errors import UsageError
 
 
@@ -17,8 +18,9 @@ def add_evaluate(commands) -> None:
     command = add_command(
         commands,
         "evaluate",
-        "localisation scores of a model on a data set, beside two baselines",
-        "afloc evaluate runs/demo/model --dataset phantom --data data --out scores",
+        "scores of a model on a data set: localisation beside two baselines, classification, retrieval",
+        "afloc evaluate runs/demo/model --dataset phantom --data data --out scores\n"
+        "  afloc evaluate runs/demo/model --task classification --dataset phantom --data data --out auc",
         _run_evaluate,
     )
     command.add_argument("model", type=Path, metavar="MODEL", help="model folder")
@@ -31,7 +33,7 @@ def add_evaluate(commands) -> None:
     command.add_argument(
         "--validation-split",
         default="validation",
-        help="which part chexlocalize's thresholds are chosen on (default: %(default)s)",
+        help="which part thresholds are chosen on, of chexlocalize and classification (default: %(default)s)",
     )
     command.add_argument(
         "--class-prompt",
@@ -44,9 +46,10 @@ def add_evaluate(commands) -> None:
         default="train",
         help='which part makes the location prior; "" takes the other evaluation images (default: %(default)s)',
     )
-    command.add_argument("--bootstrap", type=count, default=1000, help="resamples (default: %(default)s)")
+    add_bootstrap(command)
     add_protocol(command)
     add_compatible(command)
+    add_task_options(command)
 
 
 def add_score(commands) -> None:
@@ -108,6 +111,9 @@ def add_report(commands) -> None:
 
 
 def _run_evaluate(given: argparse.Namespace) -> int:
+    if given.task != "localization":
+        _print_summary(run_task(given), given.out)
+        return 0
     from afloc_jax.evaluation.run import evaluate_dataset
 
     summary = evaluate_dataset(
@@ -125,6 +131,8 @@ def _run_evaluate(given: argparse.Namespace) -> int:
             "protocol": given.protocol,
             "compatible": given.compatible,
             "bootstrap": given.bootstrap,
+            "interval": given.interval,
+            "unit": given.unit,
         },
     )
     _print_summary(summary, given.out)
@@ -159,8 +167,10 @@ def _run_report(given: argparse.Namespace) -> int:
 
 
 def _print_summary(summary, out: Path) -> None:
+    width = max(10, *(len(metric) for metric in summary["metrics"]))
     for metric, values in summary["metrics"].items():
         overall = values["overall"]
         if overall["mean"] is not None:
-            print(f"{metric:17s} {overall['mean']:7.3f}  [{overall['lower']:.3f}, {overall['upper']:.3f}]")
+            limits = "" if overall["lower"] is None else f"  [{overall['lower']:.3f}, {overall['upper']:.3f}]"
+            print(f"{metric:{width}s} {overall['mean']:7.3f}{limits}")
     print(f"{summary['n']} samples, results in {out}")

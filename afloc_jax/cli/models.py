@@ -1,4 +1,4 @@
-"""Commands that use a model: localize, classify."""
+"""Commands that use a model: localize, classify, retrieve."""
 
 import argparse
 import sys
@@ -8,7 +8,10 @@ from pathlib import Path
 from afloc_jax.cli.arguments import (
     add_command,
     add_compatible,
+    add_framing,
     add_model_and_images,
+    add_prompt_set,
+    count,
     threshold,
 )
 
@@ -51,15 +54,47 @@ def add_classify(commands) -> None:
         _run_classify,
     )
     add_model_and_images(command)
-    command.add_argument("--class", action="append", dest="classes", metavar="NAME", help="a finding; repeatable")
+    add_prompt_set(command)
+    add_framing(command)
     command.add_argument(
-        "--prompts",
-        type=Path,
-        metavar="FILE",
-        help="JSON: class -> phrases, or {positive, negative}, or word lists {severity, subtype, location}",
+        "--out", type=Path, required=True, metavar="FILE.csv", help="one row per image; FILE.json beside it says how"
     )
-    command.add_argument("--out", type=Path, required=True, metavar="FILE.csv", help="one row per image")
     add_compatible(command)
+
+
+def add_retrieve(commands) -> None:
+    command = add_command(
+        commands,
+        "retrieve",
+        "the images of a folder that fit a text best, or the texts of a file that fit an image best",
+        'afloc retrieve runs/demo/model --images chests --query "small left pleural effusion" --top 5\n'
+        "  afloc retrieve runs/demo/model --images chests --texts phrases.txt",
+        _run_retrieve,
+    )
+    command.add_argument("model", type=Path, metavar="MODEL", help="model folder")
+    command.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of images, or one image")
+    command.add_argument(
+        "--query", action="append", default=[], metavar="TEXT", help="find images for this text; repeatable"
+    )
+    command.add_argument("--texts", type=Path, metavar="FILE", help="find texts, one a line, for every image")
+    command.add_argument("--top", type=count, default=5, metavar="K", help="how many (default: %(default)s)")
+    command.add_argument("--out", type=Path, metavar="FILE.csv", help="write the answers as a table, too")
+    add_compatible(command)
+
+
+def _run_retrieve(given: argparse.Namespace) -> int:
+    from afloc_jax.inference.retrieve import retrieve_files
+
+    answers, failed = retrieve_files(
+        given.model, given.images, given.query, given.texts, given.top, given.out, given.compatible
+    )
+    for answer in answers:
+        if answer.rank == 1:
+            print(answer.query)
+        print(f"  {answer.rank:3d}  {answer.similarity:6.3f}  {answer.found}")
+    if failed:
+        print(f"afloc: {len(failed)} images could not be read and were left out", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def _run_localize(given: argparse.Namespace) -> int:
@@ -81,7 +116,13 @@ def _run_classify(given: argparse.Namespace) -> int:
     from afloc_jax.inference.files import classify_files
 
     done, failed = classify_files(
-        given.model, given.images, given.classes, given.out, prompts=given.prompts, compatible=given.compatible
+        given.model,
+        given.images,
+        given.classes,
+        given.out,
+        prompts=given.prompts,
+        compatible=given.compatible,
+        framing=given.framing,
     )
     return _finish(done, failed, given.out)
 

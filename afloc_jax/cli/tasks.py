@@ -1,0 +1,49 @@
+"""Options of `afloc evaluate` for tasks other than localisation."""
+
+import argparse
+from typing import Any
+
+from afloc_jax.cli.arguments import add_framing, add_prompt_set, count
+
+TASKS = ("localization", "classification", "retrieval", "robustness")
+
+
+def add_task_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--task", choices=TASKS, default="localization", help="what is evaluated (default: %(default)s)"
+    )
+    group = command.add_argument_group("options of the other tasks")
+    add_prompt_set(group)
+    add_framing(group)
+    group.add_argument(
+        "--labels", metavar="FILE.csv", help="labels of the records: column id and one per class; 1, 0, empty"
+    )
+    group.add_argument(
+        "--by-class", action="store_true", help="retrieval: relevant is what has the class of the query (5 x 200)"
+    )
+    group.add_argument(
+        "--per-class", type=count, default=200, metavar="N", help="records of each class (default: %(default)s)"
+    )
+
+
+def run_task(given: argparse.Namespace) -> dict[str, Any]:
+    from afloc_jax.evaluation.statistics import Bootstrap
+    from afloc_jax.evaluation.tasks import TaskSettings, evaluate_task
+
+    settings = TaskSettings(
+        name=given.dataset,
+        directory=str(given.data),
+        raw=given.raw,
+        builder=dict(given.builder),
+        split=given.split,
+        validation_split=given.validation_split,
+        classes=tuple(given.classes or ()),
+        prompts=given.prompts,
+        framing=given.framing,
+        labels=given.labels,
+        by_class=given.by_class,
+        per_class=given.per_class,
+        compatible=given.compatible,
+        bootstrap=Bootstrap(resamples=given.bootstrap, interval=given.interval, unit=given.unit),
+    )
+    return evaluate_task(given.task, given.model, given.out, settings)
