@@ -107,7 +107,9 @@ def _implementation(loss_config: Mapping[str, Any], settings: LocalSettings, mes
     if settings.kernel == "pallas" and chosen == "definition":
         raise UsageError("loss.kernel = 'pallas' needs loss.implementation = 'tiled' or 'ring', not 'definition'")
     if settings.kernel == "pallas" and chosen == "tiled" and mesh is not None and mesh.size > 1:
-        raise UsageError(f"loss.kernel = 'pallas' on {mesh.size} devices needs loss.implementation = 'ring' (or 'auto')")
+        raise UsageError(
+            f"loss.kernel = 'pallas' on {mesh.size} devices needs loss.implementation = 'ring' (or 'auto')"
+        )
     return chosen
 
 

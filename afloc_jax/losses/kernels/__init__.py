@@ -30,7 +30,7 @@ def tile_rows(
     `text`: units [g, I, T, D], their norms [g, I, T], counts of at least 1 [g, I]. Raises UsageError where an image
     and its gradient do not fit the VMEM of a core.
     """
-    regions, captions, packing = _prepared(regions, text, 0)
+    captions, packing = _prepared(regions, text, 0)
     images = math.gcd(regions.shape[1], IMAGES)
 
     def run(first, regions, captions, interpret):
@@ -55,7 +55,7 @@ def tile_gradients(
 ) -> tuple[Float[Array, "g J N D"], Float[Array, "g I T D"], Float[Array, "g I T"]]:
     """Gradients of the regions, the units and their norms. That of the regions is added to `start`, where given."""
     start = jnp.zeros(regions.shape, regions.dtype) if start is None else start
-    regions, captions, packing = _prepared(regions, text, start.dtype.itemsize)
+    captions, packing = _prepared(regions, text, start.dtype.itemsize)
     images = math.gcd(regions.shape[1], IMAGES)
     used = jnp.arange(captions.units.shape[1]) < captions.used
     # An extra caption with gradient 0 stands for the empty slots.
@@ -95,10 +95,10 @@ def _on_platform(run, *arguments):
 
 def _prepared(
     regions: Float[Array, "g J N D"], text: Sequence[Array], total_itemsize: int
-) -> tuple[Array, attention.TileText, Packing]:
-    """Regions and units in one type, and the captions packed into bins of whole lanes."""
+) -> tuple[attention.TileText, Packing]:
+    """The captions packed into bins of whole lanes, in the precision of the regions: products run in it."""
     units, norms, counts = text
-    dtype = jnp.promote_types(regions.dtype, units.dtype)
+    dtype = regions.dtype
     length = units.shape[2]
     slots = bin_slots(-(-length // attention.LANES) * attention.LANES, 0)
     need = attention.vmem_bytes(
@@ -119,4 +119,4 @@ def _prepared(
     rows = jnp.pad(rows, ((0, 0), (0, 0), (0, attention.ROWS - rows.shape[2]), (0, 0)))
     same = (packing.caption[..., :, None] == packing.caption[..., None, :]).astype(norms.dtype)
     used = packing.used.max().astype(jnp.int32)
-    return regions.astype(dtype), attention.TileText(in_bins(packing, units.astype(dtype)), rows, same, used), packing
+    return attention.TileText(in_bins(packing, units.astype(dtype)), rows, same, used), packing

@@ -170,9 +170,7 @@ def _forward(regions_ref, units_ref, rows_ref, same_ref, v_ref, keep, settings: 
     weights = jnp.exp(t * (r - 1) + hidden)
     total = _spread(_caption_sum(_by_slot(weights).sum(axis=1), same))
     total = jnp.where(total > 0, total, 1)  # empty slots
-    return _Pooled(
-        r, denominator, norms, v_squared, norm_product > smallest, t + jnp.log(total), weights / total
-    )
+    return _Pooled(r, denominator, norms, v_squared, norm_product > smallest, t + jnp.log(total), weights / total)
 
 
 def _backward(d_pooled: Float[Array, "U 1"], tile: _Pooled, v_ref, settings: LocalSettings):
