@@ -196,8 +196,8 @@ def tile_gradients(
     """
     if settings.kernel == "pallas":
         start = None if start is None else start[:, 0]
-        d_regions, *d_text = kernels.tile_gradients(regions[:, 0], text, d_similarity[:, 0], settings, start)
-        return d_regions[:, None], *d_text
+        gradients = kernels.tile_gradients(regions[:, 0], text, d_similarity[:, 0], settings, start)
+        return gradients[0][:, None], *gradients[1:]
     captions = _Captions.make(*text)
     groups, images = regions.shape[:2]
     pooling = REGION_POOLINGS[settings.region_pooling]

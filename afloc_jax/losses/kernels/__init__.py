@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 from afloc_jax.errors import UsageError
 from afloc_jax.losses.kernels import attention
+from afloc_jax.losses.kernels.tile import HIDDEN, LANES, ROWS
 from afloc_jax.losses.packing import SLOT, Packing, bin_slots, pack, packed, unpacked
 from afloc_jax.losses.settings import LocalSettings
 
@@ -100,7 +101,7 @@ def _prepared(
     units, norms, counts = text
     dtype = regions.dtype
     length = units.shape[2]
-    slots = bin_slots(-(-length // attention.LANES) * attention.LANES, 0)
+    slots = bin_slots(-(-length // LANES) * LANES, 0)
     need = attention.vmem_bytes(
         regions.shape[2], regions.shape[3], slots * SLOT, dtype.itemsize, total_itemsize or dtype.itemsize
     )
@@ -115,8 +116,8 @@ def _prepared(
     groups, bins = packing.caption.shape[:2]
     valid = packing.valid.reshape(groups, bins, -1)
     norms = in_bins(packing, norms)
-    rows = jnp.stack([norms, jnp.where(valid, 0, attention.HIDDEN).astype(norms.dtype)], axis=2)
-    rows = jnp.pad(rows, ((0, 0), (0, 0), (0, attention.ROWS - rows.shape[2]), (0, 0)))
+    rows = jnp.stack([norms, jnp.where(valid, 0, HIDDEN).astype(norms.dtype)], axis=2)
+    rows = jnp.pad(rows, ((0, 0), (0, 0), (0, ROWS - rows.shape[2]), (0, 0)))
     same = (packing.caption[..., :, None] == packing.caption[..., None, :]).astype(norms.dtype)
     used = packing.used.max().astype(jnp.int32)
     return attention.TileText(in_bins(packing, units.astype(dtype)), rows, same, used), packing
