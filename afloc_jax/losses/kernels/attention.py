@@ -243,7 +243,7 @@ def backward_call(
         ),
         input_output_aliases={6: 0, 7: 1},
         compiler_params=_compiler_params(),
-        cost_estimate=_cost(7, regions, text, images, 2),
+        cost_estimate=_cost(6, regions, text, images, 2),
         interpret=interpret,
         name="local_similarity_backward",
     )(first[None], regions, text.units, text.rows, text.same, d_pooled, d_regions, d_units)
