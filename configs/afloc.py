@@ -63,6 +63,7 @@ def get_config() -> ConfigDict:
     loss.contrast_group = 0  # pairs contrasted with each other; 0: the whole global batch
     # auto (ring where there are several devices, else tiled)|ring|tiled|definition: same numbers
     loss.implementation = "auto"
+    loss.kernel = "xla"  # xla|pallas (TPU kernels; interpreted elsewhere, slowly): what ring and tiled compute with
     loss.low_rank = False  # word level in the width of the shallow features (512, not 768): same loss, fewer products
 
     config.optimizer = optimizer = ConfigDict()

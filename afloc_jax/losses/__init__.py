@@ -104,6 +104,12 @@ def _implementation(loss_config: Mapping[str, Any], settings: LocalSettings, mes
         raise UsageError("loss.implementation = 'ring' needs the mesh that the batch is split over")
     if loss_config.get("low_rank", False) and chosen == "definition":
         raise UsageError("loss.low_rank is a faster way to the numbers of loss.implementation = 'definition'")
+    if settings.kernel == "pallas" and chosen == "definition":
+        raise UsageError("loss.kernel = 'pallas' needs loss.implementation = 'tiled' or 'ring', not 'definition'")
+    if settings.kernel == "pallas" and chosen == "tiled" and mesh is not None and mesh.size > 1:
+        raise UsageError(
+            f"loss.kernel = 'pallas' on {mesh.size} devices needs loss.implementation = 'ring' (or 'auto')"
+        )
     return chosen
 
 

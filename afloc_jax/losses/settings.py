@@ -9,6 +9,10 @@ from afloc_jax.levels import LEVELS
 
 RegionPooling = Literal["attention", "logsumexp"]
 ContrastUnit = Literal["caption", "unit"]
+Kernel = Literal["xla", "pallas"]
+
+# The kernels sum exp(temp2 (r - 1)) without looking for a maximum first; r = -1 must still count in float32.
+LARGEST_KERNEL_POOLING_TEMPERATURE = 40.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +26,9 @@ class LocalSettings:
 
     `contrast_unit` says what has to find its image: "caption" (published), or every single "unit" (unit_contrast.py;
     needs region_pooling = "logsumexp", and the pooling temperature then plays no part).
+
+    `kernel` says who computes the tiles, the same numbers from each: "xla", or "pallas" (losses/kernels: for TPUs, and
+    for the published pooling alone).
     """
 
     attention_temperature: float = 4.0
@@ -30,9 +37,10 @@ class LocalSettings:
     region_pooling: RegionPooling = "attention"
     region_sharpness: float = 10.0
     contrast_unit: ContrastUnit = "caption"
+    kernel: Kernel = "xla"
 
     def __post_init__(self) -> None:
-        for name, kind in (("region_pooling", RegionPooling), ("contrast_unit", ContrastUnit)):
+        for name, kind in (("region_pooling", RegionPooling), ("contrast_unit", ContrastUnit), ("kernel", Kernel)):
             if getattr(self, name) not in get_args(kind):
                 choices = ", ".join(get_args(kind))
                 raise UsageError(f"loss.{name} is {getattr(self, name)!r}; choose one of {choices}")
@@ -44,6 +52,20 @@ class LocalSettings:
         for name in ("attention_temperature", "pooling_temperature", "contrast_temperature", "region_sharpness"):
             if not getattr(self, name) > 0:
                 raise UsageError(f"loss.{name} is {getattr(self, name)}; it must be greater than 0")
+        if self.kernel == "pallas":
+            self._check_kernel()
+
+    def _check_kernel(self) -> None:
+        if self.region_pooling != "attention":
+            raise UsageError(
+                f"loss.kernel = 'pallas' computes loss.region_pooling = 'attention', not {self.region_pooling!r}; "
+                "set loss.kernel to 'xla'"
+            )
+        if self.pooling_temperature > LARGEST_KERNEL_POOLING_TEMPERATURE:
+            raise UsageError(
+                f"loss.kernel = 'pallas' needs loss.pooling_temperature of at most "
+                f"{LARGEST_KERNEL_POOLING_TEMPERATURE:g}, not {self.pooling_temperature:g}; set loss.kernel to 'xla'"
+            )
 
     @classmethod
     def from_config(cls, loss_config: Mapping[str, Any]) -> "LocalSettings":

@@ -3,7 +3,7 @@
 Only the similarities [B, B] outlive the forward pass; the backward pass, given their gradients, computes each tile
 anew (custom VJP). A tile is one image (one per device where the batch is sharded, so that every device works on
 images of its own) against one bin of packed captions: see packing.py for the bins and region_pooling.py for what
-happens in a tile.
+happens in a tile, or kernels/ where `settings.kernel` is "pallas".
 """
 
 import functools
@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from afloc_jax.losses import kernels
 from afloc_jax.losses.packing import Packing, bin_slots, pack, packed, unpacked
 from afloc_jax.losses.region_pooling import REGION_POOLINGS, TileText, caption_max, caption_sum, in_slots
 from afloc_jax.losses.settings import PUBLISHED, LocalSettings
@@ -54,10 +55,13 @@ def grouped_similarity(
     `devices` is how many devices share the batch (by default those of the mesh in context, or all): as many images
     are worked on at once, taken from equally spaced places of the batch, so that with a batch sharded by jit each
     device holds one of them. The text is gathered before the loops and its gradient added up after them.
+    Kernels are for one device: jit cannot split them.
     """
     groups, images = regions.shape[:2]
     mesh = jax.sharding.get_abstract_mesh()
-    if devices is None:
+    if settings.kernel == "pallas":
+        devices = 1
+    elif devices is None:
         devices = jax.device_count() if mesh.empty else mesh.size
     at_once = math.gcd(groups, devices)
     tiling = Tiling(at_once, math.gcd(images, devices // at_once))
@@ -152,8 +156,11 @@ def _pooled(r: Float[Array, "g p U"], text: TileText, settings: LocalSettings):
 def tile_rows(regions: Float[Array, "g p J N D"], text: Sequence[Array], settings: LocalSettings):
     """Similarities [g, p, J, I] of J images after each other, each with one bin of captions after the other.
 
-    `text`: units [g, I, T, D], their norms [g, I, T], counts of at least 1 [g, I]. p images are worked on at once.
+    `text`: units [g, I, T, D], their norms [g, I, T], counts of at least 1 [g, I]. p images are worked on at once
+    (p = 1 for kernels).
     """
+    if settings.kernel == "pallas":
+        return kernels.tile_rows(regions[:, 0], text, settings)[:, None]
     captions = _Captions.make(*text)
     groups, images = regions.shape[:2]
     bins, slots = captions.packing.caption.shape[1:]
@@ -187,6 +194,10 @@ def tile_gradients(
 
     The gradient of the regions is added to `start`, in its precision, where one is given.
     """
+    if settings.kernel == "pallas":
+        start = None if start is None else start[:, 0]
+        gradients = kernels.tile_gradients(regions[:, 0], text, d_similarity[:, 0], settings, start)
+        return gradients[0][:, None], *gradients[1:]
     captions = _Captions.make(*text)
     groups, images = regions.shape[:2]
     pooling = REGION_POOLINGS[settings.region_pooling]

@@ -19,6 +19,7 @@ HBM_BYTES = {"v5e": int(15.75 * GIB), "v6e": int(31.25 * GIB), "v5p": int(95.74 
 _ACCELERATORS = {"v5e": "v5litepod-16", "v6e": "v6e-16", "v5p": "v5p-16", "v4": "v4-16"}
 _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
 _COLLECTIVE = re.compile(rf" ({'|'.join(_COLLECTIVES)})(?:-start)?\(")
+_KERNEL = re.compile(r" custom-call\(.*custom_call_target=\"tpu_custom_call\"")
 _USED = re.compile(r"[Uu]sed ([\d.]+)([KMG]) of [\d.]+[KMG] hbm|\(([\d.]+)([KMG])\) exceeds available HBM")
 _BYTES = {"K": 2**10, "M": 2**20, "G": GIB}
 
@@ -77,7 +78,8 @@ def compile_step(config: Any, topology: str, global_batch: int = 0, part: str = 
     Returns:
         topology, part, chips, global_batch, fits, peak_bytes_per_chip, argument_bytes_per_chip,
         temporary_bytes_per_chip, limit_bytes_per_chip (None for cpu), collectives {name: count} (places in the program:
-        one inside a loop counts once), flops_per_chip as the compiler counts them (a loop's body once).
+        one inside a loop counts once), kernels (calls of Pallas kernels, counted alike), flops_per_chip and
+        bytes_accessed_per_chip as the compiler counts them (a loop's body once, a kernel as it says itself).
 
     Raises:
         UserError: the batch does not divide over the chips, or the compiler fails for another reason than memory.
@@ -103,7 +105,7 @@ def compile_step(config: Any, topology: str, global_batch: int = 0, part: str = 
         needed = int(float(used[1] or used[3]) * _BYTES[used[2] or used[4]])
         unknown: dict[str, Any] = {"argument_bytes_per_chip": None, "temporary_bytes_per_chip": None, "collectives": {}}
         return report | {"fits": False, "peak_bytes_per_chip": needed} | unknown
-    memory = compiled.memory_analysis()
+    memory, cost, program = compiled.memory_analysis(), compiled.cost_analysis() or {}, compiled.as_text()
     arguments, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
     # What is donated comes out where it went in; the rest of the output is new.
     peak = arguments + temporary + memory.output_size_in_bytes - memory.alias_size_in_bytes
@@ -112,8 +114,10 @@ def compile_step(config: Any, topology: str, global_batch: int = 0, part: str = 
         "peak_bytes_per_chip": peak,
         "argument_bytes_per_chip": arguments,
         "temporary_bytes_per_chip": temporary,
-        "flops_per_chip": (compiled.cost_analysis() or {}).get("flops"),
-        "collectives": dict(Counter(_COLLECTIVE.findall(compiled.as_text()))),
+        "flops_per_chip": cost.get("flops"),
+        "bytes_accessed_per_chip": cost.get("bytes accessed"),
+        "collectives": dict(Counter(_COLLECTIVE.findall(program))),
+        "kernels": len(_KERNEL.findall(program)),
     }
 
 

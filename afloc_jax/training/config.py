@@ -80,6 +80,7 @@ RULES: dict[str, Rule] = {
     "loss.contrast_unit": _one_of("caption", "unit"),
     "loss.contrast_group": _NOT_NEGATIVE,
     "loss.implementation": _one_of("auto", "definition", "tiled", "ring"),
+    "loss.kernel": _one_of("xla", "pallas"),
     "optimizer.name": _one_of("adam", "adamw", "sgd"),
     "optimizer.lr": _POSITIVE,
     "optimizer.b1": _BELOW_ONE,

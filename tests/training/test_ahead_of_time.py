@@ -1,5 +1,6 @@
 """`afloc compile`: what it says of a run on devices that are not there."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -100,3 +101,19 @@ def test_the_largest_batch_is_found_by_doubling_and_bisection(monkeypatch):
     found = ahead_of_time.largest_batch(get_config(), "v5e:4x4")["global_batch"] / 16
     assert 37 * 7 / 8 <= found <= 37
     assert len(asked) == len(set(asked)) <= 12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("topology", ["v5e:4x4", "v5p:4x4x1", "v6e:4x4"])
+def test_the_kernels_of_the_loss_compile_for_a_tpu(topology):
+    """At full size, forward and backward, word and sentence level, in the ring: four calls."""
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.skip('SKIPPED: no TPU compiler; pip install "jax[tpu]", or name its folder in PYTHONPATH')
+    command = [sys.executable, "-m", "afloc_jax", "compile", "--config", "configs/afloc.py", "--part", "loss", "--json"]
+    command += ["--set", "loss.kernel=pallas", "--set", "loss.low_rank=true", "--topology", topology]
+    environment = {key: value for key, value in os.environ.items() if key not in ("XLA_FLAGS", "JAX_PLATFORMS")}
+    done = subprocess.run([*command], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["kernels"] == 4 and report["fits"]
+    assert report["collectives"]["collective-permute"] > 0

@@ -1,0 +1,190 @@
+"""The TPU kernels, interpreted, against the definition; compiled for TPUs they are in test_ahead_of_time.py."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import assert_all_close, contrast_gradients, random_case, random_levels
+from test_ring import BATCH, SENTENCES, WORDS, losses_and_gradients
+
+from afloc_jax.errors import UsageError
+from afloc_jax.losses import contrastive_losses, definition, tiled
+from afloc_jax.losses.kernels import tile
+from afloc_jax.losses.low_rank import reduce_rank
+from afloc_jax.losses.settings import LocalSettings
+from afloc_jax.training.mesh import build_mesh
+from configs.afloc import get_config
+
+PALLAS = LocalSettings(kernel="pallas")
+
+
+def both(case, settings=PALLAS):
+    """`(parts, gradients)` of the kernels and of the definition."""
+    regions, units, counts = case
+
+    def kernels(regions, units):
+        return tiled.local_similarity(regions, units, counts, settings)
+
+    def formula(regions, units):
+        return definition.local_similarity(regions, units, counts, settings)
+
+    return contrast_gradients(kernels, regions, units), contrast_gradients(formula, regions, units)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(
+    ("regions", "units", "width", "counts"),
+    [
+        (5, 7, 3, [7, 1, 4]),
+        (1, 1, 1, [1]),
+        (130, 20, 16, [20, 1, 0, 8, 9, 17, 3]),  # one region more than 128 lanes hold, and an empty caption
+        (19, 97, 8, [97, 20, 41, 96, 8, 9, 33, 1, 5, 64]),  # several bins; ten images are not a run of eight
+        (6, 130, 4, [130, 2, 129]),  # a caption longer than 128 units
+    ],
+)
+def test_value_and_gradients_are_those_of_the_definition(regions, units, width, counts):
+    case = random_case(len(counts), regions, units, width, counts)
+    (parts, gradients), (expected, expected_gradients) = both(case)
+    assert_all_close(parts, expected, rtol=1e-12, atol=1e-12)
+    assert_all_close(gradients, expected_gradients, atol=1e-10, rtol=0)
+    for caption, count in zip(gradients[1], counts, strict=True):
+        assert not caption[max(count, 1) :].any(), "padding must get no gradient"
+
+
+@pytest.mark.usefixtures("float64")
+def test_regions_are_worked_on_in_blocks(monkeypatch):
+    """300 regions in blocks of 128: two whole ones, and one of which 44 rows are there."""
+    monkeypatch.setattr(tile, "BLOCK_REGIONS", 128)
+    case = random_case(3, 300, 9, 8, [9, 1, 4])
+    (parts, gradients), (expected, expected_gradients) = both(case)
+    assert_all_close(parts, expected, rtol=1e-12)
+    assert_all_close(gradients, expected_gradients, atol=1e-10, rtol=0)
+
+
+def test_float32_agrees_to_1e_5():
+    case = random_case(5, 30, 20, 16, [20, 3, 11, 1, 8], np.float32)
+    (parts, gradients), (expected, expected_gradients) = both(case)
+    assert_all_close(parts, expected, rtol=1e-5)
+    assert_all_close(gradients, expected_gradients, atol=1e-5)
+
+
+def test_bfloat16_features_give_the_numbers_of_xla():
+    """Products of bfloat16 numbers, sums and everything else float32: as near as two orders of summation allow."""
+    regions, units, counts = random_case(5, 30, 20, 16, [20, 3, 11, 1, 8], jnp.bfloat16)
+
+    def similarity(kernel):
+        return lambda r, u: tiled.local_similarity(r, u, counts, LocalSettings(kernel=kernel))
+
+    parts, gradients = contrast_gradients(similarity("pallas"), regions, units)
+    expected, expected_gradients = contrast_gradients(similarity("xla"), regions, units)
+    assert {part.dtype for part in parts} == {jnp.dtype("float32")}
+    assert {gradient.dtype for gradient in gradients} == {jnp.dtype("bfloat16")}
+    assert_all_close(parts, expected, rtol=1e-3)
+    for gradient, other in zip(gradients, expected_gradients, strict=True):
+        gradient, other = (array.astype(jnp.float32) for array in (gradient, other))
+        assert np.abs(gradient - other).max() < 0.02 * np.abs(other).max()
+
+
+def test_large_features_do_not_overflow():
+    regions, units, counts = random_case(3, 6, 9, 8, [9, 2, 5], np.float32)
+    (parts, gradients), (expected, _) = both((100 * regions, 100 * units, counts))
+    assert_all_close(parts, expected, rtol=1e-5)
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
+
+
+@pytest.mark.usefixtures("float64")
+def test_degenerate_features_have_the_definitions_finite_gradients():
+    regions, units, counts = random_case(5, 6, 9, 4, [9, 1, 3, 0, 5])
+    regions = regions.at[0].set(0).at[1].set(regions[1, 0]).at[2, 3].set(0)  # black image, flat image, one dead region
+    regions = regions.at[4].multiply(1e-6)  # norms below the clamp of the cosine, but not zero
+    units = units.at[0, 2].set(0).at[4].set(1).at[2].multiply(1e-4)  # a zero unit, equal units, a faint caption
+    (parts, gradients), (expected, expected_gradients) = both((regions, units, counts))
+    assert all(np.isfinite(array).all() for array in (*parts, *gradients))
+    assert_all_close(parts, expected, rtol=1e-12)
+    assert_all_close(gradients, expected_gradients, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.usefixtures("float64")
+def test_the_clamp_of_the_cosine_has_the_definitions_gradient(monkeypatch):
+    for module in (definition, tile):  # a clamp that ordinary features meet, about half of them
+        monkeypatch.setattr(module, "SMALLEST_NORM_PRODUCT", 3.0)
+    (parts, gradients), (expected, expected_gradients) = both(random_case(3, 6, 9, 4, [9, 2, 5]))
+    assert_all_close(parts, expected, rtol=1e-12)
+    assert_all_close(gradients, expected_gradients, atol=1e-10)
+
+
+@pytest.mark.usefixtures("float64")
+def test_low_rank_features_give_the_loss_of_projected_ones():
+    """The gradient of the units' norms too."""
+    features, _, counts = random_case(4, 6, 9, 5, [9, 1, 4, 7])
+    rng = np.random.default_rng(1)
+    kernel, units = jnp.asarray(rng.standard_normal((5, 8))), jnp.asarray(rng.standard_normal((4, 9, 8)))
+
+    def projected(features, kernel, units):
+        return definition.local_similarity(features @ kernel, units, counts)
+
+    def reduced(features, kernel, units):
+        regions, units, norms = reduce_rank(features, kernel, units)
+        return tiled.grouped_similarity(regions[None], units[None], counts[None], PALLAS, norms[None])[0]
+
+    parts, gradients = contrast_gradients(reduced, features, kernel, units)
+    expected, expected_gradients = contrast_gradients(projected, features, kernel, units)
+    assert_all_close(parts, expected, rtol=1e-12)
+    assert_all_close(gradients, expected_gradients, atol=1e-10)
+
+
+@pytest.mark.skipif(jax.device_count() < 8, reason="SKIPPED: needs eight devices, see tests/conftest.py")
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("group", [0, 2])
+def test_the_ring_takes_the_kernels(group):
+    """Rings of all devices and of two, and groups that one device holds alone; captions are missing."""
+    words, sentences = list(WORDS), list(SENTENCES)
+    for empty in (0, 7):
+        words[empty] = sentences[empty] = 0
+    image, text = random_levels(BATCH, words, sentences, dtype=np.float64)
+    options = {"contrast_group": group, "weights": {"report": 0, "sentence": 0.5, "word": 2}}
+    found = losses_and_gradients("ring", image, text, build_mesh(), kernel="pallas", **options)
+    expected = losses_and_gradients("definition", image, text, None, **options)
+    assert_all_close(found[0], expected[0], rtol=1e-12)
+    assert_all_close(found[1], expected[1], rtol=0, atol=1e-10)
+
+
+def test_the_entry_point_picks_the_kernels_when_told_and_xla_when_not():
+    image, text = random_levels(4, [3, 1, 2, 5], [1, 1, 2, 1])
+
+    def program(**changes):
+        loss = get_config().loss
+        loss.update(changes)
+        return str(jax.make_jaxpr(lambda *inputs: contrastive_losses(*inputs, loss).total)(image, text))
+
+    assert "local_similarity_forward" in program(kernel="pallas")
+    assert "pallas" not in program()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"kernel": "triton"}, "loss.kernel is 'triton'; choose one of xla, pallas"),
+        ({"region_pooling": "logsumexp"}, "not 'logsumexp'; set loss.kernel to 'xla'"),
+        ({"pooling_temperature": 50.0}, "loss.pooling_temperature of at most 40, not 50"),
+        ({"implementation": "definition"}, "'tiled' or 'ring', not 'definition'"),
+        ({"implementation": "tiled"}, "on 8 devices needs loss.implementation = 'ring'"),
+    ],
+)
+def test_what_the_kernels_do_not_do_is_said(changes, words):
+    image, text = random_levels(8, [1] * 8, [1] * 8)
+    loss = get_config().loss
+    loss.update({"kernel": "pallas"} | changes)
+    with pytest.raises(UsageError, match=words):
+        contrastive_losses(image, text, loss, mesh=build_mesh())
+
+
+def test_an_image_that_vmem_cannot_hold_is_refused():
+    """Counted, not tried: 76 x 76 regions of 768 numbers."""
+    regions, units = (
+        jax.ShapeDtypeStruct((2, 5776, 768), jnp.bfloat16),
+        jax.ShapeDtypeStruct((2, 97, 768), jnp.bfloat16),
+    )
+    counts = jax.ShapeDtypeStruct((2,), np.int32)
+    with pytest.raises(UsageError, match=r"5776 regions of width 768 .* take \d+ MiB .* more than 48; set it to 'xla'"):
+        jax.eval_shape(lambda *case: tiled.local_similarity(*case, PALLAS), regions, units, counts)
