@@ -28,12 +28,14 @@ from numpy.typing import NDArray
 
 from afloc_jax.errors import UsageError, UserError
 from data_pipelines.images import Geometry
+from data_pipelines.records import BOX_FIELDS, record_features
 
 _REPORT = "build_report.json"
 _INPUTS = "inputs.json"
 _LOCK = ".prepare.lock"  # stays in the directory, empty
 _HASH_LENGTH = 10
-_NOT_CONTENT = ("workers",)  # builder arguments that change the speed, not the records
+_SHARDS = "shards"  # of a build in progress: what an interrupted one leaves and the next takes over
+_NOT_CONTENT = ("workers", "beam")  # builder arguments that change the speed, not the records
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Finding:
     label: str
     prompt: str = field(repr=False)  # may quote a report
     png: bytes = field(repr=False)
+    boxes: tuple[tuple[float, ...], ...] = ()  # (x, y, width, height) in original pixels, where the source drew boxes
+    annotator: str = ""  # where the source keeps its readers apart
 
     @property
     def mask(self) -> NDArray[np.bool_]:
@@ -63,6 +67,9 @@ class Record:
     height: int  # of the original image, pixels
     width: int
     findings: list[Finding]
+    study: str = ""  # pseudonym, empty if unknown
+    labels: dict[str, int] = field(default_factory=dict)  # 1 present, 0 absent, -1 uncertain; not listed: unknown
+    sections: dict[str, str] = field(default_factory=dict, repr=False)  # of the report, as written
 
     @property
     def geometry(self) -> Geometry:
@@ -81,6 +88,8 @@ class RecordSource:
         if split not in splits:
             found = ", ".join(f"{name} ({count})" for name, count in splits.items())
             raise UserError(f"no split {split!r} in {self.folder}; it has {found}")
+        if set(builder.info.features) != set(record_features()):
+            raise UserError(f"{self.folder} was prepared by another version of this program; prepare it again")
         self._data = builder.as_data_source(split)
 
     @property
@@ -100,8 +109,7 @@ class RecordSource:
         if not -len(self) <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")
         raw = self._data[index % len(self)]
-        side, findings = int(raw["image_size"]), raw["findings"]
-        columns = (findings["label"], findings["prompt"], findings["mask"])
+        side = int(raw["image_size"])
         return Record(
             id=_text(raw["id"]),
             image=np.frombuffer(raw["image"], np.uint8).reshape(side, side),
@@ -111,7 +119,10 @@ class RecordSource:
             view=_text(raw["view"]),
             height=int(raw["original_height"]),
             width=int(raw["original_width"]),
-            findings=[Finding(_text(label), _text(prompt), png) for label, prompt, png in zip(*columns, strict=True)],
+            findings=_findings(raw["findings"], raw["boxes"]),
+            study=_text(raw["study"]),
+            labels={_text(name): int(value) for name, value in _rows(raw["labels"], "name", "value")},
+            sections={_text(name): _text(text) for name, text in _rows(raw["sections"], "name", "text")},
         )
 
     def __iter__(self) -> Iterator[Record]:
@@ -120,6 +131,22 @@ class RecordSource:
     def texts(self) -> Iterator[str]:
         """All sentences of each record joined by ". ": what a vocabulary is learned from."""
         return (". ".join(record.sentences) for record in self)
+
+
+def _findings(findings: Mapping[str, Any], boxes: Mapping[str, Any]) -> list[Finding]:
+    drawn: dict[int, list[tuple[float, ...]]] = {}
+    for number, *box in _rows(boxes, "finding", *BOX_FIELDS):
+        drawn.setdefault(int(number), []).append(tuple(float(value) for value in box))
+    return [
+        Finding(_text(label), _text(prompt), png, tuple(drawn.get(number, ())), _text(annotator))
+        for number, (label, prompt, png, annotator) in enumerate(
+            _rows(findings, "label", "prompt", "mask", "annotator")
+        )
+    ]
+
+
+def _rows(columns: Mapping[str, Any], *names: str) -> Iterator[tuple[Any, ...]]:
+    return zip(*(columns[name] for name in names), strict=True)
 
 
 def open_source(
@@ -174,7 +201,7 @@ def _prepared(
 ) -> tuple[Path, bool]:
     """The complete folder for these inputs and whether it was built just now."""
     builder_class = _builder_class(name)
-    known = _accepted(builder_class) - {"raw", "workers"}
+    known = _accepted(builder_class) - {"raw", "workers", "journal"}
     for argument in arguments:
         if argument not in known:
             raise UsageError(f"{name} has no argument {argument!r}; it has {', '.join(sorted(known))}")
@@ -191,17 +218,32 @@ def _prepared(
             if folder.is_dir():  # another process built it while this one waited
                 return folder, False
             building = directory / f".{folder.name}.building"
-            shutil.rmtree(building, ignore_errors=True)  # left by a build that was killed: we hold the lock
+            _clear(building)  # left by a build that was killed: we hold the lock
             try:
                 _build(builder_class, raw, building, arguments, workers)
                 (building / _INPUTS).write_text(json.dumps(inputs, indent=2, default=str) + "\n", encoding="utf-8")
                 os.rename(building, folder)
-            except BaseException:
+            except UserError:
                 shutil.rmtree(building, ignore_errors=True)
+                raise
+            except BaseException:  # interrupted, or a full disk: the next call goes on from the finished shards
+                _clear(building)
                 raise
     except OSError as error:
         raise UserError(f"cannot write records to {directory}: {error.strerror or error}") from error
     return folder, True
+
+
+def _clear(building: Path) -> None:
+    """Removes all but the finished shards of a build."""
+    for path in building.glob("*"):
+        if path.name != _SHARDS:
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+    for path in building.glob(f"{_SHARDS}/*.writing"):
+        path.unlink()
+    for path in (building / _SHARDS, building):
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
 
 
 def _build(builder_class: type, raw: str | Path, folder: Path, arguments: dict[str, Any], workers: int) -> None:
@@ -209,6 +251,8 @@ def _build(builder_class: type, raw: str | Path, folder: Path, arguments: dict[s
     extra: dict[str, Any] = {"raw": raw} if "raw" in accepted else {}
     if workers and "workers" in accepted:
         extra["workers"] = workers
+    if "journal" in accepted:
+        extra["journal"] = folder / _SHARDS
     config = tfds.download.DownloadConfig(try_download_gcs=False, compute_stats=tfds.download.ComputeStatsMode.SKIP)
     with _quiet():
         try:
@@ -223,7 +267,8 @@ def _build(builder_class: type, raw: str | Path, folder: Path, arguments: dict[s
             # TFDS puts the whole example, report text included, into its own errors: pass on the kind alone.
             what = f"{Path(folder).name.split('-')[0].lstrip('.')} with {arguments}"
             raise UserError(f"building {what} failed ({type(error).__name__}); nothing was kept") from None
-    shutil.rmtree(folder / "downloads", ignore_errors=True)
+    for left in ("downloads", _SHARDS):
+        shutil.rmtree(folder / left, ignore_errors=True)
     counts = {split: info.num_examples for split, info in builder.info.splits.items()}
     report = getattr(builder, "report", None)
     report = report.as_dict() if report is not None else {"records": counts}
