@@ -1,7 +1,7 @@
 """Where a finding lies, in each of the forms in which data sets say it, as masks of the original image.
 
-A region knows nothing of its image but, in some forms, its size; `mask(height, width)` draws it. A malformed region is an
-`ImageError`: the row is reported, the build goes on.
+A region knows nothing of its image but, in some forms, its size; `mask(height, width)` draws it. A malformed region is
+an `ImageError`: the row is reported, the build goes on.
 """
 
 from collections.abc import Sequence
@@ -128,7 +128,7 @@ class CocoRuns:
 
 @dataclass(frozen=True)
 class GapRuns:
-    """Pairs of numbers "gap length gap length ...", down the columns: pixels to skip since the last run, then its length.
+    """Pairs of numbers "gap length gap length ...", down the columns: pixels skipped since the last run, its length.
 
     As SIIM-ACR writes pneumothoraces: the start of each run is counted from the end of the run before.
     """

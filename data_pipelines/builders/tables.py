@@ -4,12 +4,14 @@ Everything here is checked before any image is decoded: a wrong folder or a part
 """
 
 import csv
+import gzip
 import json
 import sys
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from afloc_jax.errors import UserError
 from data_pipelines.builders.items import LISTED_IN_ERRORS
@@ -71,10 +73,30 @@ def _s(items: Sequence[Any]) -> str:
 
 def _header(path: Path) -> list[str]:
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
+        with _open(path) as file:
             return [name.strip() for name in next(csv.reader(file), [])]
-    except (OSError, UnicodeDecodeError, csv.Error):
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error):
         return []
+
+
+def _open(path: Path) -> TextIO:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", newline="", encoding="utf-8-sig")
+    return path.open(newline="", encoding="utf-8-sig")
+
+
+def one_file(raw: Path, pattern: str) -> Path:
+    """The file below `raw` that matches; the first by name where several do. Raises UserError when none does."""
+    found = sorted(path for path in raw.glob(pattern) if path.is_file())
+    if not found:
+        raise UserError(f"no file {pattern} in {raw}")
+    return found[0]
+
+
+def index_files(raw: Path, suffixes: Iterable[str]) -> dict[str, Path]:
+    """File name -> path of every file below `raw` with one of the suffixes (lower case, with the dot)."""
+    wanted = set(suffixes)
+    return {path.name: path for path in sorted(raw.rglob("*")) if path.suffix.lower() in wanted and path.is_file()}
 
 
 def read_json(path: Path) -> Any:
@@ -112,14 +134,14 @@ def labels_of(row: dict[str, str], names: Iterable[str], where: str) -> dict[str
 
 
 def read_table(path: Path, required: Sequence[str], purpose: str) -> list[dict[str, str]]:
-    """Rows of a CSV file with a header, values stripped, missing cells as "".
+    """Rows of a CSV file (plain or .gz) with a header, values stripped, missing cells as "".
 
     Raises UserError when the file is missing, not UTF-8, empty, or lacks one of the `required` columns.
     """
     if not path.is_file():
         raise UserError(f"no table {path.name} in {path.parent}: {purpose}")
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
+        with _open(path) as file:
             reader = csv.DictReader(file, restkey="", restval="")
             found = [name.strip() for name in reader.fieldnames or []]
             missing = [name for name in required if name not in found]
@@ -132,7 +154,7 @@ def read_table(path: Path, required: Sequence[str], purpose: str) -> list[dict[s
             rows = [{key: value.strip() for key, value in row.items() if isinstance(value, str)} for row in reader]
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text (byte {error.start}); save it as CSV UTF-8") from None
-    except csv.Error as error:
+    except (OSError, EOFError, zlib.error, csv.Error) as error:
         raise UserError(f"{path} is not a readable CSV file ({error})") from None
     if not rows:
         raise UserError(f"{path} has a header but no row")
