@@ -79,6 +79,24 @@ class Box:
 
 
 @dataclass(frozen=True)
+class RelativeBox:
+    """A rectangle by its corners, as shares of the image's width and height."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    def box(self, height: int, width: int) -> Box:
+        """The same in pixels."""
+        x, y = self.left * width, self.top * height
+        return Box(x, y, self.right * width - x, self.bottom * height - y)
+
+    def mask(self, height: int, width: int) -> NDArray[np.bool_]:
+        return self.box(height, width).mask(height, width)
+
+
+@dataclass(frozen=True)
 class Polygon:
     """The inside of a closed line through (x, y) points of the original image."""
 

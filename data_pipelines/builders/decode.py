@@ -8,7 +8,7 @@ import numpy as np
 from data_pipelines.builders.items import AnnotatedFinding, Item, pseudonym
 from data_pipelines.images import Geometry, ImageError, encode_png, read_image
 from data_pipelines.records import FindingFields, make_record
-from data_pipelines.regions import Box
+from data_pipelines.regions import Box, RelativeBox
 
 
 def example(item: Item, image_size: int, seed: int) -> dict[str, Any] | ImageError:
@@ -36,14 +36,18 @@ def example(item: Item, image_size: int, seed: int) -> dict[str, Any] | ImageErr
 
 
 def _finding(finding: AnnotatedFinding, geometry: Geometry) -> FindingFields:
-    boxes = [region.xywh for region in finding.regions if isinstance(region, Box)]
-    masks = [region.mask(geometry.height, geometry.width) for region in finding.regions]
+    size = (geometry.height, geometry.width)
+    regions = [r.box(*size) if isinstance(r, RelativeBox) else r for r in finding.regions]
+    boxes = [region for region in regions if isinstance(region, Box)]
+    masks = [region.mask(*size) for region in regions]
     united = reduce(np.logical_or, masks)
     if not united.any():
-        names = ", ".join(path.name for r in finding.regions if (path := getattr(r, "path", None)))
+        names = ", ".join(path.name for r in regions if (path := getattr(r, "path", None)))
         raise ImageError(f"{names}: the mask is empty" if names else "the mask of a finding is empty")
-    if len(boxes) == len(masks):  # boxes alone are rounded as the published scores round them
-        square = reduce(np.logical_or, [r.on_square(geometry) for r in finding.regions if isinstance(r, Box)])
+    if len(boxes) == len(regions):  # boxes alone are rounded as the published scores round them
+        square = reduce(np.logical_or, [box.on_square(geometry) for box in boxes])
     else:
         square = geometry.mask_to_square(united)
-    return FindingFields(finding.label, finding.prompt, encode_png(square), boxes, finding.annotator)
+    return FindingFields(
+        finding.label, finding.prompt, encode_png(square), [box.xywh for box in boxes], finding.annotator
+    )

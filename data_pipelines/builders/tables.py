@@ -7,11 +7,13 @@ import csv
 import gzip
 import json
 import sys
+import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
+from xml.etree import ElementTree
 
 from afloc_jax.errors import UserError
 from data_pipelines.builders.items import LISTED_IN_ERRORS
@@ -159,3 +161,42 @@ def read_table(path: Path, required: Sequence[str], purpose: str) -> list[dict[s
     if not rows:
         raise UserError(f"{path} has a header but no row")
     return rows
+
+
+_SHEET = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
+
+
+def read_workbook(path: Path, required: Sequence[str]) -> list[dict[str, str]]:
+    """Rows of the first sheet of an .xlsx file with a header, as text; empty cells as "".
+
+    Raises UserError when the file is not one, or lacks one of the `required` columns.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            shared = []
+            if "xl/sharedStrings.xml" in archive.namelist():
+                strings = ElementTree.fromstring(archive.read("xl/sharedStrings.xml"))
+                shared = ["".join(t.text or "" for t in node.iter(f"{_SHEET}t")) for node in strings]
+            sheet = ElementTree.fromstring(archive.read("xl/worksheets/sheet1.xml"))
+            rows = [_cells(row, shared) for row in sheet.iter(f"{_SHEET}row")]
+    except (OSError, KeyError, ValueError, IndexError, zipfile.BadZipFile, ElementTree.ParseError):
+        raise UserError(f"{path} is not a readable workbook (.xlsx); fetch it again") from None
+    header = rows[0] if rows else {}
+    missing = [name for name in required if name not in header.values()]
+    if missing:
+        raise UserError(f"{path} lacks the column{_s(missing)} {', '.join(missing)}")
+    return [{name: row.get(column, "") for column, name in header.items()} for row in rows[1:] if row]
+
+
+def _cells(row: ElementTree.Element, shared: Sequence[str]) -> dict[str, str]:
+    """Column letters -> text."""
+    cells = {}
+    for cell in row.iter(f"{_SHEET}c"):
+        value = cell.find(f"{_SHEET}v")
+        if cell.get("t") == "inlineStr":
+            text = "".join(node.text or "" for node in cell.iter(f"{_SHEET}t"))
+        else:
+            text = (value.text or "") if value is not None else ""
+            text = shared[int(text)] if cell.get("t") == "s" else text
+        cells[cell.get("r", "").rstrip("0123456789")] = text.strip()
+    return cells

@@ -23,9 +23,7 @@ A, B, EMPTY, C = "CXR1_1_IM-0001-3001", "CXR1_1_IM-0001-4001", "CXR10_IM-0002-10
 
 def report(folder, number, findings, impression, images):
     folder.mkdir(parents=True, exist_ok=True)
-    nodes = "".join(
-        f'<parentImage id="{name}"><caption>Chest PA</caption></parentImage>' for name in images
-    )
+    nodes = "".join(f'<parentImage id="{name}"><caption>Chest PA</caption></parentImage>' for name in images)
     text = REPORT.format(number=number, findings=findings, impression=impression, images=nodes)
     (folder / f"{number}.xml").write_text(text, encoding="utf-8")
 
