@@ -267,8 +267,7 @@ def _build(builder_class: type, raw: str | Path, folder: Path, arguments: dict[s
             # TFDS puts the whole example, report text included, into its own errors: pass on the kind alone.
             what = f"{Path(folder).name.split('-')[0].lstrip('.')} with {arguments}"
             raise UserError(f"building {what} failed ({type(error).__name__}); nothing was kept") from None
-    for left in ("downloads", _SHARDS):
-        shutil.rmtree(folder / left, ignore_errors=True)
+    shutil.rmtree(folder / "downloads", ignore_errors=True)
     counts = {split: info.num_examples for split, info in builder.info.splits.items()}
     report = getattr(builder, "report", None)
     report = report.as_dict() if report is not None else {"records": counts}

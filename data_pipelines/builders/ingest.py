@@ -2,6 +2,7 @@
 
 import abc
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from itertools import islice
@@ -75,8 +76,10 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=
             def examples(items: Sequence[Item]) -> Iterator[tuple[Item, Any]]:
                 return _in_order(pool, self._example, items, ahead=2 * self.workers)
 
-            lengths = shards.write(self, by_split, examples, self.report, self.journal or Path(self.data_dir))
-        self.info.set_splits(tfds.core.SplitDict(lengths))
+            journal = self.journal or Path(self.data_dir) / "shards"
+            splits = shards.write(self, by_split, examples, self.report, journal)
+        shutil.rmtree(journal)
+        self.info.set_splits(tfds.core.SplitDict(splits))
 
     def _items_by_split(self) -> dict[str, list[Item]]:
         if not self.raw.is_dir():

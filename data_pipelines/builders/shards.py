@@ -42,43 +42,61 @@ def write(
         One tfds SplitInfo per split that has records.
     """
     journal.mkdir(parents=True, exist_ok=True)
-    total = sum(len(items) for items in by_split.values())
-    infos = []
-    with tqdm(total=total, desc=f"prepare {builder.name}", unit=" images", disable=None, smoothing=0.05) as progress:
-        for split, items in by_split.items():
-            size = max(_SMALLEST, math.ceil(len(items) / _MOST_SHARDS))
-            parts = [items[start : start + size] for start in range(0, len(items), size)]
-            done = [
-                _shard(builder, journal / f"{split}-{number:05d}", part, split, examples, report, progress)
-                for number, part in enumerate(parts)
-            ]
-            kept = [(path, account) for path, account in done if account["records"]]
-            for path, _ in done:
-                if not any(path == other for other, _ in kept):
-                    path.unlink()
-            if kept:
-                infos.append(_publish(builder, split, kept))
-    return infos
+    parts = [
+        _Part(split, journal / f"{split}-{number:05d}", chunk)
+        for split, items in by_split.items()
+        for number, chunk in enumerate(_chunks(items))
+    ]
+    done = sum(len(part.items) for part in parts if part.account is not None)
+    bar = {"desc": f"prepare {builder.name}", "unit": " images", "disable": None, "smoothing": 0.05}
+    with tqdm(total=sum(len(part.items) for part in parts), initial=done, **bar) as progress:
+        for part in parts:
+            if part.account is None:
+                _write(builder, part, examples, report, progress)
+            else:
+                for image, reason in part.account["rejected"]:
+                    report.reject(image, reason)
+            assert part.account is not None
+            report.add(part.split, part.account["records"], part.account["patients"])
+    published = []
+    for split in by_split:
+        kept = [part for part in parts if part.split == split and part.account and part.account["records"]]
+        published += [_publish(builder, split, kept)] if kept else []
+    return published
 
 
-def _shard(
-    builder: Any, path: Path, items: Sequence[Item], split: str, examples: Examples, report: BuildReport, progress: Any
-) -> tuple[Path, dict[str, Any]]:
-    """One complete shard and its account, written now or found."""
-    key = hashlib.sha256("\n".join(item.id for item in items).encode()).hexdigest()
-    found = _finished(path, key)
-    if found is not None:
-        for image, reason in found["rejected"]:
-            report.reject(image, reason)
-        report.add(split, found["records"], found["patients"])
-        progress.initial += len(items)  # counts as done, but not for the rate
-        progress.update(len(items))
-        return path, found
-    account: dict[str, Any] = {"key": key, "records": 0, "bytes": 0, "rejected": [], "patients": []}
+class _Part:
+    """The items of one shard, where it is, and its account if it is complete."""
+
+    def __init__(self, split: str, path: Path, items: Sequence[Item]):
+        self.split, self.path, self.items = split, path, items
+        self.key = hashlib.sha256("\n".join(item.id for item in items).encode()).hexdigest()
+        self.account = self._read()
+
+    @property
+    def account_path(self) -> Path:
+        return self.path.with_suffix(".json")
+
+    def _read(self) -> dict[str, Any] | None:
+        try:
+            account = json.loads(self.account_path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return account if self.path.is_file() and account.get("key") == self.key else None
+
+
+def _chunks(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    size = max(_SMALLEST, math.ceil(len(items) / _MOST_SHARDS))
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def _write(builder: Any, part: _Part, examples: Examples, report: BuildReport, progress: Any) -> None:
+    """Makes one shard and its account."""
+    account: dict[str, Any] = {"key": part.key, "records": 0, "bytes": 0, "rejected": [], "patients": []}
     patients: set[str] = set()
 
     def serialized() -> Iterator[tuple[int, bytes]]:
-        for number, (item, result) in enumerate(examples(items)):
+        for number, (item, result) in enumerate(examples(part.items)):
             progress.update(1)
             if isinstance(result, ImageError):
                 account["rejected"].append([item.image.name, str(result)])
@@ -90,27 +108,16 @@ def _shard(
             patients.update({result["patient"]} - {""})
             yield number, data
 
-    temporary = path.with_suffix(".writing")
+    temporary = part.path.with_suffix(".writing")
     file_adapters.ADAPTER_FOR_FORMAT[file_adapters.FileFormat.ARRAY_RECORD].write_examples(temporary, serialized())
+    os.replace(temporary, part.path)
     account["patients"] = sorted(patients)
-    report.add(split, account["records"], account["patients"])
-    os.replace(temporary, path)
-    account_file = path.with_suffix(".json")
-    account_file.with_suffix(".json.writing").write_text(json.dumps(account), encoding="utf-8")
-    os.replace(account_file.with_suffix(".json.writing"), account_file)
-    return path, account
+    temporary.write_text(json.dumps(account), encoding="utf-8")
+    os.replace(temporary, part.account_path)
+    part.account = account
 
 
-def _finished(path: Path, key: str) -> dict[str, Any] | None:
-    """The account of a complete shard of exactly these items, if there is one."""
-    try:
-        account = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return account if path.is_file() and account.get("key") == key else None
-
-
-def _publish(builder: Any, split: str, shards: Sequence[tuple[Path, dict[str, Any]]]) -> Any:
+def _publish(builder: Any, split: str, parts: Sequence[_Part]) -> Any:
     """Moves the shards of a split to where TFDS looks for them."""
     template = naming.ShardedFileTemplate(
         data_dir=builder.data_path,
@@ -118,12 +125,13 @@ def _publish(builder: Any, split: str, shards: Sequence[tuple[Path, dict[str, An
         split=split,
         filetype_suffix=builder.info.file_format.file_suffix,
     )
-    for number, (path, _) in enumerate(shards):
-        os.replace(path, template.sharded_filepath(shard_index=number, num_shards=len(shards)))
-        path.with_suffix(".json").unlink()
+    accounts = []
+    for number, part in enumerate(parts):
+        os.replace(part.path, template.sharded_filepath(shard_index=number, num_shards=len(parts)))
+        accounts.append(part.account or {})
     return tfds.core.SplitInfo(
         name=split,
-        shard_lengths=[account["records"] for _, account in shards],
-        num_bytes=sum(account["bytes"] for _, account in shards),
+        shard_lengths=[account["records"] for account in accounts],
+        num_bytes=sum(account["bytes"] for account in accounts),
         filename_template=template,
     )
