@@ -2,9 +2,9 @@
 
     python -m benchmarks.prepare_images --count 300 [--format jpg] [--workers 2]
 
-Generates `--distinct` images of 2,500 x 3,000 with the noise of a detector, names `--count` rows after them (hard links:
-the disk is not the limit), and prepares them as `afloc prepare pairs` does. Prints images a second, CPU time an image,
-and the memory of the process in the first and the last quarter.
+Generates `--distinct` images of 2,500 x 3,000 with the noise of a detector and names `--count` rows after them (hard
+links: the disk is not the limit). Prepares them as `afloc prepare pairs` does. Prints images a second, the CPU time of
+an image, and the memory of the process in the first and the last quarter.
 """
 
 import argparse
@@ -81,9 +81,8 @@ def main() -> None:
     built = sum(report["records"].values())
     quarter = max(1, len(memory.samples) // 4)
     first, last = max(memory.samples[:quarter]), max(memory.samples[-quarter:])
-    print(
-        f"{built} images of {WIDTH} x {HEIGHT}, {given.format}, {size:.1f} MB, workers {given.workers or os.cpu_count()}"
-    )
+    workers = given.workers or os.cpu_count()
+    print(f"{built} images of {WIDTH} x {HEIGHT}, {given.format}, {size:.1f} MB, workers {workers}")
     print(f"{built / wall:.1f} images / s wall, {1000 * cpu / built:.0f} ms CPU an image, {cpu / wall:.2f} CPUs busy")
     print(f"memory: at most {first:.0f} MiB in the first quarter, {last:.0f} MiB in the last")
 

@@ -35,7 +35,8 @@ _INPUTS = "inputs.json"
 _LOCK = ".prepare.lock"  # stays in the directory, empty
 _HASH_LENGTH = 10
 _SHARDS = "shards"  # of a build in progress: what an interrupted one leaves and the next takes over
-_NOT_CONTENT = ("workers", "beam")  # builder arguments that change the speed, not the records
+_HOW = {"raw", "workers", "journal", "beam"}  # builder arguments that are given otherwise: they do not name records
+_NOT_CONTENT = ("workers",)  # builder arguments that change the speed, not the records
 
 
 @dataclass(frozen=True)
@@ -184,24 +185,36 @@ def prepare(
     raw: str | Path = "",
     builder: Mapping[str, Any] | None = None,
     workers: int | None = 0,
+    beam: bool = False,
 ) -> dict[str, Any]:
     """Builds the records of a data set unless they exist already. Arguments as in `open_source`.
+
+    A build that was interrupted goes on from its finished shards. `beam` builds with Apache Beam.
 
     Returns:
         The build report: "folder", "built" (False if they were there), "records" per split and whatever the builder
         counted ("rows", "patients", "dropped", "rejected"). The same is in `build_report.json` beside the records.
     """
-    folder, built = _prepared(name, raw, Path(directory), _arguments(builder), workers or 0)
+    folder, built = _prepared(name, raw, Path(directory), _arguments(builder), workers or 0, beam)
     report = json.loads((folder / _REPORT).read_text(encoding="utf-8"))
     return {"folder": str(folder), "built": built, **report}
 
 
+def open_prepared(
+    name: str, directory: str | Path, builder: Mapping[str, Any] | None = None
+) -> tuple[dict[str, RecordSource], dict[str, Any]]:
+    """All splits of a prepared data set, and its build report. Raises UserError as `open_source` does."""
+    folder = _find(name, Path(directory), _arguments(builder))
+    report = json.loads((folder / _REPORT).read_text(encoding="utf-8"))
+    return {split: RecordSource(folder, split) for split, count in report["records"].items() if count}, report
+
+
 def _prepared(
-    name: str, raw: str | Path, directory: Path, arguments: dict[str, Any], workers: int
+    name: str, raw: str | Path, directory: Path, arguments: dict[str, Any], workers: int, beam: bool = False
 ) -> tuple[Path, bool]:
     """The complete folder for these inputs and whether it was built just now."""
     builder_class = _builder_class(name)
-    known = _accepted(builder_class) - {"raw", "workers", "journal"}
+    known = _accepted(builder_class) - _HOW
     for argument in arguments:
         if argument not in known:
             raise UsageError(f"{name} has no argument {argument!r}; it has {', '.join(sorted(known))}")
@@ -220,7 +233,7 @@ def _prepared(
             building = directory / f".{folder.name}.building"
             _clear(building)  # left by a build that was killed: we hold the lock
             try:
-                _build(builder_class, raw, building, arguments, workers)
+                _build(builder_class, raw, building, arguments, workers, beam)
                 (building / _INPUTS).write_text(json.dumps(inputs, indent=2, default=str) + "\n", encoding="utf-8")
                 os.rename(building, folder)
             except UserError:
@@ -246,13 +259,19 @@ def _clear(building: Path) -> None:
             path.rmdir()
 
 
-def _build(builder_class: type, raw: str | Path, folder: Path, arguments: dict[str, Any], workers: int) -> None:
+def _build(
+    builder_class: type, raw: str | Path, folder: Path, arguments: dict[str, Any], workers: int, beam: bool
+) -> None:
     accepted = _accepted(builder_class)
     extra: dict[str, Any] = {"raw": raw} if "raw" in accepted else {}
     if workers and "workers" in accepted:
         extra["workers"] = workers
     if "journal" in accepted:
         extra["journal"] = folder / _SHARDS
+    if beam:
+        if "beam" not in accepted:
+            raise UsageError("this data set is drawn, not read: it cannot be built with Beam; leave --beam out")
+        extra["beam"] = True
     config = tfds.download.DownloadConfig(try_download_gcs=False, compute_stats=tfds.download.ComputeStatsMode.SKIP)
     with _quiet():
         try:

@@ -45,6 +45,7 @@ def parser() -> ArgumentParser:
         evaluation.add_evaluate,
         evaluation.add_score,
         data.add_prepare,
+        data.add_overview,
         evaluation.add_report,
         weights.add_import,
         weights.add_export,

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.overview.text_overlap import overlapping
-from data_pipelines.sources import Record
+from data_pipelines.sources import Record, RecordSource
+
+Records = Sequence[Record] | RecordSource  # of one split
 
 LONG_REPORT = 20  # words; shorter reports are often the same sentence about another patient, and say nothing of a leak
 
@@ -39,7 +41,7 @@ class Overview:
         return bool(self.patients_across or self.duplicates_across)
 
 
-def measure(sources: Mapping[str, Sequence[Record]]) -> Overview:
+def measure(sources: Mapping[str, Records]) -> Overview:
     """Counts, lengths, labels, findings, duplicates and leaks over all splits (name -> records)."""
     result = Overview()
     splits_of_patient: dict[str, set[str]] = defaultdict(set)

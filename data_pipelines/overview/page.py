@@ -11,7 +11,7 @@ import numpy as np
 
 from afloc_jax.errors import UserError
 from data_pipelines.images import encode_png
-from data_pipelines.overview.measure import LONG_REPORT, Overview, distribution, measure
+from data_pipelines.overview.measure import LONG_REPORT, Overview, Records, distribution, measure
 from data_pipelines.sources import Record
 
 PICTURES = 40
@@ -20,7 +20,7 @@ _BARS = 24  # of a histogram
 
 
 def write_overview(
-    path: str | Path, title: str, sources: Mapping[str, Sequence[Record]], account: Mapping[str, Any] | None = None
+    path: str | Path, title: str, sources: Mapping[str, Records], account: Mapping[str, Any] | None = None
 ) -> Overview:
     """Measures a data set and writes the page.
 
@@ -71,11 +71,12 @@ def _bars(values: Sequence[int]) -> list[dict[str, Any]]:
     ]
 
 
-def _pictures(sources: Mapping[str, Sequence[Record]]) -> list[dict[str, str]]:
+def _pictures(sources: Mapping[str, Records]) -> list[dict[str, str]]:
     """Evenly spaced records of all splits, outlines of their findings drawn in."""
     places = [(split, k) for split, source in sources.items() for k in range(len(source))]
-    chosen = np.unique(np.linspace(0, len(places) - 1, min(PICTURES, len(places))).astype(int)) if places else []
-    return [_picture(places[int(k)][0], sources[places[int(k)][0]][places[int(k)][1]]) for k in chosen]
+    count = min(PICTURES, len(places))
+    chosen = [places[k * (len(places) - 1) // max(1, count - 1)] for k in range(count)]
+    return [_picture(split, sources[split][k]) for split, k in chosen]
 
 
 def _picture(split: str, record: Record) -> dict[str, str]:
