@@ -27,6 +27,7 @@ import tensorflow_datasets as tfds
 from numpy.typing import NDArray
 
 from afloc_jax.errors import UsageError, UserError
+from data_pipelines.builders.beam import pipeline_options
 from data_pipelines.images import Geometry
 from data_pipelines.records import BOX_FIELDS, record_features
 
@@ -185,11 +186,12 @@ def prepare(
     raw: str | Path = "",
     builder: Mapping[str, Any] | None = None,
     workers: int | None = 0,
-    beam: bool = False,
+    beam: str | None = None,
 ) -> dict[str, Any]:
     """Builds the records of a data set unless they exist already. Arguments as in `open_source`.
 
-    A build that was interrupted goes on from its finished shards. `beam` builds with Apache Beam.
+    A build that was interrupted goes on from its finished shards. `beam` builds with Apache Beam, by its
+    pipeline options ("--runner=DirectRunner").
 
     Returns:
         The build report: "folder", "built" (False if they were there), "records" per split and whatever the builder
@@ -210,7 +212,7 @@ def open_prepared(
 
 
 def _prepared(
-    name: str, raw: str | Path, directory: Path, arguments: dict[str, Any], workers: int, beam: bool = False
+    name: str, raw: str | Path, directory: Path, arguments: dict[str, Any], workers: int, beam: str | None = None
 ) -> tuple[Path, bool]:
     """The complete folder for these inputs and whether it was built just now."""
     builder_class = _builder_class(name)
@@ -260,7 +262,7 @@ def _clear(building: Path) -> None:
 
 
 def _build(
-    builder_class: type, raw: str | Path, folder: Path, arguments: dict[str, Any], workers: int, beam: bool
+    builder_class: type, raw: str | Path, folder: Path, arguments: dict[str, Any], workers: int, beam: str | None
 ) -> None:
     accepted = _accepted(builder_class)
     extra: dict[str, Any] = {"raw": raw} if "raw" in accepted else {}
@@ -268,11 +270,11 @@ def _build(
         extra["workers"] = workers
     if "journal" in accepted:
         extra["journal"] = folder / _SHARDS
-    if beam:
+    config = tfds.download.DownloadConfig(try_download_gcs=False, compute_stats=tfds.download.ComputeStatsMode.SKIP)
+    if beam is not None:
         if "beam" not in accepted:
             raise UsageError("this data set is drawn, not read: it cannot be built with Beam; leave --beam out")
-        extra["beam"] = True
-    config = tfds.download.DownloadConfig(try_download_gcs=False, compute_stats=tfds.download.ComputeStatsMode.SKIP)
+        extra["beam"], config.beam_options = True, pipeline_options(beam)
     with _quiet():
         try:
             builder = builder_class(data_dir=folder, **{**arguments, **extra})

@@ -23,7 +23,13 @@ def add_prepare(commands) -> None:
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="where records go")
     add_builder(command)
     command.add_argument("--workers", type=count, default=0, metavar="N", help="images decoded at once")
-    command.add_argument("--beam", action="store_true", help="build with Apache Beam (requirements-beam.txt)")
+    command.add_argument(
+        "--beam",
+        nargs="?",
+        const="--runner=DirectRunner",
+        metavar="OPTIONS",
+        help='build with Apache Beam (requirements-beam.txt); OPTIONS are its own, as in --beam="--runner=..."',
+    )
 
 
 def _run_prepare(given: argparse.Namespace) -> int:

@@ -14,38 +14,11 @@ from data_pipelines.overview.measure import distribution, measure
 from data_pipelines.overview.text_overlap import overlapping, runs_of_words
 from data_pipelines.sources import Finding, Record
 
-LONG = [
-    "the",
-    "heart",
-    "is",
-    "not",
-    "enlarged",
-    "and",
-    "the",
-    "lungs",
-    "are",
-    "clear",
-    "of",
-    "focal",
-    "consolidation",
-    "while",
-    "a",
-    "small",
-    "left",
-    "pleural",
-    "effusion",
-    "persists",
-    "with",
-    "adjacent",
-    "atelectasis",
-    "and",
-    "the",
-    "right",
-    "costophrenic",
-    "angle",
-    "is",
-    "sharp",
-]
+SENTENCE = (
+    "the heart is not enlarged and the lungs are clear of focal consolidation while a small left pleural effusion"
+    " persists with adjacent atelectasis and the right costophrenic angle is sharp"
+)
+LONG = SENTENCE.split()
 
 
 def record(number, patient="", words=(), view="PA", findings=(), labels=None, seed=None):
