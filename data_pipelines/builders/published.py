@@ -8,7 +8,7 @@ import abc
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
-from afloc_jax.errors import UserError
+from afloc_jax.errors import UsageError, UserError
 from data_pipelines.builders.ingest import FolderBuilder
 from data_pipelines.builders.items import Item
 from data_pipelines.builders.splits import assign_splits, check_fractions
@@ -25,6 +25,8 @@ class PublishedBuilder(FolderBuilder, skip_registration=True):  # type: ignore[c
         partial: accept a part of the data set: counts are not checked, images that are not there are dropped and
             counted.
         fractions: share of patients in each split, for images of which the publisher names none.
+        leaks: what to do where the publisher puts a patient or an image into two splits: "stop", or "drop" the rows of
+            the training side.
         prompt: how a class is asked for; "{finding}" is replaced by its name in lower case.
         compatible: clean reports as the published release does.
         raw, image_size, seed, max_bad_fraction, workers, journal, beam: see FolderBuilder.
@@ -37,11 +39,15 @@ class PublishedBuilder(FolderBuilder, skip_registration=True):  # type: ignore[c
         self,
         *,
         partial: bool = False,
+        leaks: str = "stop",
         fractions: Mapping[str, float] | None = None,
         prompt: str = PROMPT,
         compatible: bool = False,
         **kwargs: Any,
     ):
+        if leaks not in ("stop", "drop"):
+            raise UsageError(f"leaks is {leaks!r}, must be stop or drop")
+        self.leaks = leaks
         self.partial, self.prompt, self.compatible = bool(partial), prompt, bool(compatible)
         self.fractions = check_fractions(fractions or self.FRACTIONS)
         super().__init__(**kwargs)
@@ -57,8 +63,10 @@ class PublishedBuilder(FolderBuilder, skip_registration=True):  # type: ignore[c
         self.report.rows += len(items)
         items = self._present(items)
         without_patient = any(not item.patient for item in items)
-        assign_splits(items, self.fractions, self.seed, self.workers, content=without_patient)
-        return items
+        drop = self.leaks == "drop"
+        kept = assign_splits(items, self.fractions, self.seed, self.workers, without_patient, drop)
+        self.report.dropped.update({"also in an evaluation split": len(items) - len(kept)} if kept != items else {})
+        return kept
 
     def drop(self, reason: str, count: int = 1) -> None:
         """Counts images that are left out on purpose."""

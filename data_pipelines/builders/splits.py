@@ -30,15 +30,23 @@ def split_name(value: str) -> str:
 
 
 def assign_splits(
-    items: Sequence[Item], fractions: Mapping[str, float], seed: int, workers: int = 1, content: bool = True
-) -> None:
+    items: Sequence[Item],
+    fractions: Mapping[str, float],
+    seed: int,
+    workers: int = 1,
+    content: bool = True,
+    drop_leaks: bool = False,
+) -> list[Item]:
     """Gives every item a split, whole patients at a time. Sets `item.split` in place.
 
     Rows of one patient belong together, and so do rows whose image files have identical bytes (`content=False` leaves
     the files unread). Rows without a patient stand alone. Where no row of such a group names a split, a hash of the
     group and the seed decides, so new rows never move old patients.
 
-    Raises UserError when the table itself puts one patient or one image on both sides of a split.
+    Returns the items to keep: all, unless `drop_leaks` and the table itself puts one patient or one image on both sides
+    of a split. Then the evaluation side keeps it (test before validation before train) and the other rows go.
+
+    Raises UserError for such a table without `drop_leaks`.
     """
     fractions = check_fractions(fractions)
     everything = any(not item.patient for item in items)
@@ -49,14 +57,19 @@ def assign_splits(
         image_key = ("image", digests.get(item.image, str(item.image)))
         keys.append(("patient", item.patient) if item.patient else image_key)
         groups.join(keys[-1], image_key)
-    _refuse_leaks(items, lambda item: item.patient, "patient", lambda patient: pseudonym(patient, seed))
-    _refuse_leaks(items, lambda item: digests.get(item.image, ""), "image content", lambda digest: digest[:12])
+    if not drop_leaks:
+        _refuse_leaks(items, lambda item: item.patient, "patient", lambda patient: pseudonym(patient, seed))
+        _refuse_leaks(items, lambda item: digests.get(item.image, ""), "image content", lambda digest: digest[:12])
 
     members: dict[Any, list[Item]] = defaultdict(list)
     for key, item in zip(keys, items, strict=True):
         members[groups.find(key)].append(item)
+    left_out: set[int] = set()
     for group in members.values():
         named = {item.split for item in group if item.split}
+        if len(named) > 1 and drop_leaks:
+            named = {max(named, key=SPLITS.index)}
+            left_out.update(id(item) for item in group if item.split and item.split not in named)
         if len(named) > 1:  # a chain: patient A shares an image with patient B of another split
             names = sorted({pseudonym(item.patient, seed) or item.image.name for item in group})
             raise UserError(
@@ -66,6 +79,7 @@ def assign_splits(
         chosen = named.pop() if named else _hashed_split(f"{seed}:{name}", fractions)
         for item in group:
             item.split = chosen
+    return [item for item in items if id(item) not in left_out]
 
 
 def check_fractions(fractions: Mapping[str, float]) -> dict[str, float]:

@@ -6,6 +6,7 @@ import numpy as np
 from published import box_mask, build, image_file, json_file, refused, rows_file
 from pycocotools import mask as coco_mask
 
+from afloc_jax.evaluation.truth import read_truth
 from data_pipelines.images import Geometry
 
 VALIDATION, TEST = "patient64541_study1_view1_frontal", "patient64741_study1_view1_frontal"
@@ -86,6 +87,11 @@ def test_the_published_sample_is_read(tmp_path, shared_data):
     assert [f.label for f in first.findings] == ["Enlarged Cardiomediastinum", "Cardiomegaly", "Airspace Opacity"]
     assert [f.label for f in second.findings] == ["Support Devices"]
     assert (first.height, first.width) == (2320, 2828) and first.labels["cardiomegaly"] == 1
+    scored = read_truth(shared_data / "chexlocalize_sample" / "gt_segmentations_val.json")
+    found = [(record.id, f.label, f.mask) for record in records.values() for f in record.findings]
+    assert [(t.image, t.category) for t in scored] == [entry[:2] for entry in found]
+    for truth, (*_, mask) in zip(scored, found, strict=True):
+        np.testing.assert_array_equal(truth.mask > 0, mask)
     truth = json.loads((shared_data / "chexlocalize_sample" / "gt_segmentations_val.json").read_text())
     for record in records.values():
         for finding in record.findings:

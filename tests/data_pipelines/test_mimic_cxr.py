@@ -8,6 +8,7 @@ import pytest
 from published import box_mask, build, dicom_file, image_file, json_file, refused, rows_file
 from raw_folders import SECRET
 
+from afloc_jax.evaluation.truth import read_truth
 from data_pipelines.builders.mimic_cxr.mimic_cxr_dataset_builder import CLASSES
 from data_pipelines.builders.mimic_cxr.sections import report_sections
 from data_pipelines.images import Geometry
@@ -180,6 +181,9 @@ def test_phrases_of_ms_cxr_have_boxes_and_several_boxes_are_one_finding(tmp_path
     np.testing.assert_array_equal(first.findings[0].mask, expected)
     assert second.findings[0].mask.sum() == 28  # thinner than a pixel of the square: one column stays
     assert first.patient == second.patient and set(account["splits"].values()) == {"test"}
+    truths = read_truth(raw / "MS_CXR_Local_Alignment_v1.0.0.json")  # what `afloc score` reads from the same file
+    for truth, finding in zip(truths, [*first.findings, *second.findings], strict=True):
+        np.testing.assert_array_equal(truth.mask > 0, finding.mask)
     records, _ = build(tmp_path, "ms_cxr", prompts="classes")
     assert [f.prompt for f in records[first.id].findings] == ["Findings suggesting pneumothorax."]
     assert "prompts is 'words'" in refused(tmp_path, "ms_cxr", prompts="words")

@@ -105,6 +105,21 @@ def test_roco_captions_are_filtered_by_their_words(tmp_path):
     assert "line 1: no tab" in refused(tmp_path, "roco")
 
 
+def test_leaks_of_an_official_split_stop_the_build_or_cost_training_rows(tmp_path):
+    raw = tmp_path / "raw"
+    for part, names in {"train": ["ROCO_1", "ROCO_2"], "validation": ["ROCO_3"], "test": ["ROCO_4"]}.items():
+        for name in names:
+            image_file(
+                raw / part / "radiology" / "images" / f"{name}.jpg", seed=int(name[-1]) % 3
+            )  # 1 and 4 are one image
+        (raw / part / "radiology" / "captions.txt").write_text("".join(f"{name}\tChest film.\n" for name in names))
+    assert "1 image content on both sides of a split" in refused(tmp_path, "roco")
+    records, account = build(tmp_path, "roco", leaks="drop")
+    assert account["splits"] == {"ROCO_2": "train", "ROCO_3": "validation", "ROCO_4": "test"} and len(records) == 3
+    assert account["dropped"] == {"also in an evaluation split": 1}
+    assert "leaks is 'keep'" in refused(tmp_path, "roco", leaks="keep")
+
+
 def test_chexpert_labels_keep_uncertainty_and_paths_may_begin_with_the_release(tmp_path):
     raw = tmp_path / "raw"
     header = ",".join(["Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *CLASSES])
