@@ -45,21 +45,21 @@ def check_files(raw: Path, expected: Sequence[Files], partial: bool = False) -> 
 
     `partial` accepts any count above 0, for those who hold a part of a data set.
     """
-    problems = []
+    problems, counted = [], False
     for files in expected:
         found = sorted(path for path in raw.glob(files.pattern) if path.is_file())
         if not found and not files.optional:
             problems.append(f"{files.pattern} is missing ({files.purpose})")
         elif found and files.count is not None and len(found) != files.count and not partial:
-            problems.append(
-                f"{files.pattern}: {len(found):,} files, the data set has {files.count:,} ({files.purpose})"
-            )
+            counted = True
+            counts = f"{len(found):,} files, the data set has {files.count:,}"
+            problems.append(f"{files.pattern}: {counts} ({files.purpose})")
         for path in found if files.columns else ():
             missing = [column for column in files.columns if column not in _header(path)]
             if missing:
                 problems.append(f"{path.relative_to(raw)} lacks the column{_s(missing)} {', '.join(missing)}")
     if problems:
-        hint = "" if partial else "; with a part of the data set on purpose, pass --builder partial=true"
+        hint = "" if not counted else "; with a part of the data set on purpose, pass --builder partial=true"
         raise UserError(f"{raw} is not complete: {listed(problems, LISTED_IN_ERRORS * 2)}{hint}")
 
 

@@ -69,7 +69,7 @@ def test_near_identical_texts_equal_a_comparison_of_all_pairs():
             groups.append(rng.choice(["train", "test"]))
     texts += ["", ""]
     groups += ["train", "test"]
-    sets = [runs_of_words(text) for text in texts]
+    sets = [set(runs_of_words(text).tolist()) for text in texts]
     expected = {
         i for i in range(len(texts)) for j in range(len(texts))
         if texts[i] and texts[j] and groups[i] != groups[j] and len(sets[i] & sets[j]) / len(sets[i] | sets[j]) >= 0.9
