@@ -136,12 +136,11 @@ class CocoRuns:
     @property
     def empty(self) -> bool:
         """Whether the runs hold no 1: one run of zeros, which is how a finding that is absent is written."""
-        counts = self.rle.get("counts")
+        counts: Any = self.rle.get("counts")
         try:
-            runs = _runs_of_text(counts) if isinstance(counts, str) else list(counts or [])
-        except ValueError:
+            return sum((_runs_of_text(counts) if isinstance(counts, str) else counts)[1::2]) == 0
+        except (ValueError, TypeError):
             return False  # malformed: said when the mask is drawn
-        return sum(runs[1::2]) == 0
 
 
 @dataclass(frozen=True)

@@ -73,8 +73,8 @@ class BuildReport:
         self.patients[split].update(patients)
 
     def reject(self, image: str, reason: str) -> None:
-        """Notes a broken image. Raises UserError as soon as more than the allowed fraction of all rows is broken."""
-        self.rejected.append({"image": image, "reason": reason.removeprefix(f"{image}: ")})
+        """Notes a broken image by its id. Raises UserError as soon as more than the allowed fraction of all rows is broken."""
+        self.rejected.append({"image": image, "reason": reason})
         allowed = self.max_bad_fraction * self.rows
         if len(self.rejected) > allowed:
             shown = "; ".join(f"{entry['image']}: {entry['reason']}" for entry in self.rejected[:LISTED_IN_ERRORS])

@@ -99,8 +99,9 @@ def _write(builder: Any, part: _Part, examples: Examples, report: BuildReport, p
         for number, (item, result) in enumerate(examples(part.items)):
             progress.update(1)
             if isinstance(result, ImageError):
-                account["rejected"].append([item.image.name, str(result)])
-                report.reject(item.image.name, str(result))
+                reason = str(result).removeprefix(f"{item.image.name}: ")
+                account["rejected"].append([item.id, reason])
+                report.reject(item.id, reason)
                 continue
             data = builder.info.features.serialize_example(result)
             account["records"] += 1

@@ -74,6 +74,13 @@ def test_an_interrupted_build_decodes_only_what_is_left(tmp_path, monkeypatch):
     assert not list((tmp_path / "out").glob(".*.building")) and not list((tmp_path / "out").glob("*/shards"))
 
 
+def test_the_number_of_workers_changes_nothing(tmp_path):
+    pairs_folder(tmp_path / "raw", COUNT)
+    for workers in (1, 5):
+        prepare("pairs", tmp_path / str(workers), raw=tmp_path / "raw", builder=BUILDER, workers=workers)
+    assert content(tmp_path / "1") == content(tmp_path / "5")
+
+
 def test_what_was_rejected_before_the_interruption_still_counts_against_the_limit(tmp_path, monkeypatch):
     raw = tmp_path / "raw"
     rows = pairs_folder(raw, COUNT)

@@ -30,6 +30,8 @@ class Builder(PublishedBuilder):
                 if not isinstance(content, dict):
                     raise UserError(f"{path} must map images to classes and masks")
                 for key, classes in content.items():
+                    if not (isinstance(classes, dict) and all(isinstance(rle, dict) for rle in classes.values())):
+                        raise UserError(f"{path.name}, image {key}: must map classes to masks (size, counts)")
                     patient, study, view = (key.split("_", 2) + ["", ""])[:3]
                     image = images.get(key, self.raw / patient / study / f"{view}.jpg")
                     item = Item(key, image, patient, "lateral" if "lateral" in view else "frontal", split)
