@@ -55,7 +55,7 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=
         if not 16 <= self.image_size <= 4096:
             raise UsageError(f"image_size is {image_size}, must lie between 16 and 4096 pixels")
         self.report = BuildReport(max_bad_fraction)
-        super().__init__(**kwargs)
+        super().__init__(**{"file_format": "array_record", **kwargs})
 
     @abc.abstractmethod
     def items(self) -> list[Item]:

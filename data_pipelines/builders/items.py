@@ -73,7 +73,7 @@ class BuildReport:
         self.patients[split].update(patients)
 
     def reject(self, image: str, reason: str) -> None:
-        """Notes a broken image by its id. Raises UserError as soon as more than the allowed fraction of all rows is broken."""
+        """Notes a broken image by its id. Raises UserError once more than the allowed share of rows is broken."""
         self.rejected.append({"image": image, "reason": reason})
         allowed = self.max_bad_fraction * self.rows
         if len(self.rejected) > allowed:

@@ -12,6 +12,7 @@ from raw_folders import pairs_folder
 
 from afloc_jax.errors import UserError
 from data_pipelines.builders import decode, shards
+from data_pipelines.builders.pairs.pairs_dataset_builder import Builder
 from data_pipelines.sources import open_source, prepare
 
 BUILDER = {"fractions": {"train": 0.7, "test": 0.3}, "max_bad_fraction": 0.2}
@@ -74,6 +75,15 @@ def test_an_interrupted_build_decodes_only_what_is_left(tmp_path, monkeypatch):
     assert not list((tmp_path / "out").glob(".*.building")) and not list((tmp_path / "out").glob("*/shards"))
 
 
+def test_a_builder_works_as_any_tfds_builder_does(tmp_path):
+    pairs_folder(tmp_path / "raw", COUNT)
+    builder = Builder(raw=tmp_path / "raw", data_dir=tmp_path / "data", **BUILDER)
+    builder.download_and_prepare()
+    assert sum(len(builder.as_data_source(split)) for split in builder.info.splits) == COUNT
+    left = {path.name.split("-")[0] for path in Path(builder.data_dir).iterdir()}
+    assert left == {"dataset_info.json", "features.json", "pairs"}, "nothing of the journal stays"
+
+
 def test_the_number_of_workers_changes_nothing(tmp_path):
     pairs_folder(tmp_path / "raw", COUNT)
     for workers in (1, 5):
@@ -115,6 +125,7 @@ def test_a_shard_that_was_cut_or_belongs_to_other_items_is_made_again(tmp_path, 
 _KILLED = """
 import sys, time
 from data_pipelines.builders import decode, shards
+from data_pipelines.builders.pairs.pairs_dataset_builder import Builder
 shards._SMALLEST = 5
 read, names = decode.read_image, []
 def slow(path):
