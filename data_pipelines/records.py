@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 IMAGE_SIZE = 224  # side of the stored square, pixels (published preprocessing)
 PRESENT, ABSENT, UNCERTAIN = 1, 0, -1  # values of a label; one that is not listed is unknown
-BOX_FIELDS = ("x", "y", "width", "height")
 
 
 @dataclass(frozen=True)
@@ -66,9 +65,9 @@ def record_features() -> "tfds.features.FeaturesDict":
                     "annotator": text(),
                 }
             ),
-            "boxes": tfds.features.Sequence(  # of the findings, in original pixels; `finding` is the index of its entry
-                {"finding": integer, **dict.fromkeys(BOX_FIELDS, np.float32)}
-            ),
+            # (x, y, width, height) of all findings in original pixels, and the index of the finding of each.
+            "boxes": tfds.features.Tensor(shape=(None, 4), dtype=np.float32),
+            "box_findings": tfds.features.Sequence(integer),
         }
     )
 
@@ -104,9 +103,6 @@ def make_record(
         "sections": [{"name": name, "text": text} for name, text in (sections or {}).items()],
         "labels": [{"name": name, "value": value} for name, value in (labels or {}).items()],
         "findings": [{"label": f.label, "prompt": f.prompt, "mask": f.png, "annotator": f.annotator} for f in findings],
-        "boxes": [
-            {"finding": number, **dict(zip(BOX_FIELDS, box, strict=True))}
-            for number, finding in enumerate(findings)
-            for box in finding.boxes
-        ],
+        "boxes": np.array([box for finding in findings for box in finding.boxes], np.float32).reshape(-1, 4),
+        "box_findings": [number for number, finding in enumerate(findings) for _ in finding.boxes],
     }

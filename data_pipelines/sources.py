@@ -16,7 +16,7 @@ import multiprocessing
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,12 @@ from typing import Any
 import cv2
 import numpy as np
 import tensorflow_datasets as tfds
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from afloc_jax.errors import UsageError, UserError
 from data_pipelines.builders.beam import pipeline_options
 from data_pipelines.images import Geometry
-from data_pipelines.records import BOX_FIELDS, record_features
+from data_pipelines.records import record_features
 
 _REPORT = "build_report.json"
 _INPUTS = "inputs.json"
@@ -121,7 +121,7 @@ class RecordSource:
             view=_text(raw["view"]),
             height=int(raw["original_height"]),
             width=int(raw["original_width"]),
-            findings=_findings(raw["findings"], raw["boxes"]),
+            findings=_findings(raw["findings"], raw["boxes"], raw["box_findings"]),
             study=_text(raw["study"]),
             labels={_text(name): int(value) for name, value in _rows(raw["labels"], "name", "value")},
             sections={_text(name): _text(text) for name, text in _rows(raw["sections"], "name", "text")},
@@ -135,10 +135,10 @@ class RecordSource:
         return (". ".join(record.sentences) for record in self)
 
 
-def _findings(findings: Mapping[str, Any], boxes: Mapping[str, Any]) -> list[Finding]:
+def _findings(findings: Mapping[str, Any], boxes: ArrayLike, numbers: Sequence[int]) -> list[Finding]:
     drawn: dict[int, list[tuple[float, ...]]] = {}
-    for number, *box in _rows(boxes, "finding", *BOX_FIELDS):
-        drawn.setdefault(int(number), []).append(tuple(float(value) for value in box))
+    for number, box in zip(numbers, np.asarray(boxes).reshape(-1, 4).tolist(), strict=True):
+        drawn.setdefault(int(number), []).append(tuple(box))
     return [
         Finding(_text(label), _text(prompt), png, tuple(drawn.get(number, ())), _text(annotator))
         for number, (label, prompt, png, annotator) in enumerate(
