@@ -122,10 +122,17 @@ def test_missing_tables_columns_reports_and_images_are_named(tmp_path):
     (raw / folder(*STUDIES[0][:2]) / "a1.jpg").unlink()
     assert "lacks 1 of 3 images" in refused(tmp_path, "mimic_cxr") and "a1.jpg" in refused(tmp_path, "mimic_cxr")
     rows_file(raw / "mimic-cxr-2.0.0-split.csv.gz", "dicom_id,study_id,subject_id", [["a1", 1, 2]], gzip.open)
+    (raw / "mimic-cxr-2.0.0-metadata.csv.gz").unlink()
     (raw / "mimic-cxr-2.0.0-negbio.csv.gz").unlink()
     message = refused(tmp_path, "mimic_cxr")
-    assert "negbio.csv* is missing" in message and "split.csv.gz lacks the column split" in message
+    assert (
+        "metadata.csv* is missing" in message
+        and "negbio" not in message
+        and "split.csv.gz lacks the column split" in message
+    )
     tree(tmp_path)
+    (raw / "mimic-cxr-2.0.0-negbio.csv.gz").unlink()
+    assert "no file mimic-cxr-2.0.0-negbio.csv*" in refused(tmp_path, "mimic_cxr", labeler="negbio")
     data = (raw / "mimic-cxr-2.0.0-metadata.csv.gz").read_bytes()
     (raw / "mimic-cxr-2.0.0-metadata.csv.gz").write_bytes(data[: len(data) - 12])
     assert "metadata.csv.gz" in refused(tmp_path, "mimic_cxr")

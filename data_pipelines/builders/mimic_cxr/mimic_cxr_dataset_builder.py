@@ -18,6 +18,7 @@ CLASSES = (
 )  # fmt: skip
 _REPORTS = "mimic-cxr-reports.zip"
 _KEYS = ("dicom_id", "subject_id", "study_id")
+_LABEL_COLUMNS = ("subject_id", "study_id", *CLASSES)
 _FORMATS = {"jpg": ".jpg", "dicom": ".dcm"}
 
 
@@ -32,10 +33,11 @@ class Builder(PublishedBuilder):
     """
 
     FILES = (
-        Files("mimic-cxr-2.0.0-metadata.csv*", "a row per image", 1, (*_KEYS, "ViewPosition")),
-        Files("mimic-cxr-2.0.0-split.csv*", "official splits", 1, (*_KEYS, "split")),
-        Files("mimic-cxr-2.0.0-chexpert.csv*", "labels of CheXpert", 1, ("subject_id", "study_id", *CLASSES)),
-        Files("mimic-cxr-2.0.0-negbio.csv*", "labels of NegBio", 1, ("subject_id", "study_id", *CLASSES)),
+        Files("mimic-cxr-2.0.0-metadata.csv*", "a row per image", columns=(*_KEYS, "ViewPosition")),
+        Files("mimic-cxr-2.0.0-split.csv*", "official splits", columns=(*_KEYS, "split")),
+        # Only the labels that are asked for are needed.
+        Files("mimic-cxr-2.0.0-chexpert.csv*", "labels of CheXpert", columns=_LABEL_COLUMNS, optional=True),
+        Files("mimic-cxr-2.0.0-negbio.csv*", "labels of NegBio", columns=_LABEL_COLUMNS, optional=True),
     )
 
     def __init__(

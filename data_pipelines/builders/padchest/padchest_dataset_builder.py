@@ -20,7 +20,7 @@ class Builder(PublishedBuilder):
     """
 
     FILES = (
-        Files(_TABLE, "reports and labels", 1, _COLUMNS),
+        Files(_TABLE, "reports and labels", columns=_COLUMNS),
         Files("**/*.png", "images, in folders 0 to 54 as unpacked or in one"),
     )
     FRACTIONS = {"train": 0.9, "validation": 0.05, "test": 0.05}  # noqa: RUF012

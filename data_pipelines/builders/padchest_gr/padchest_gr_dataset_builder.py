@@ -23,7 +23,7 @@ class Builder(PublishedBuilder):
 
     FILES = (
         Files(_REPORTS, "sentences and boxes", 1),
-        Files(_TABLE, "official splits", 1, ("StudyID", "split")),
+        Files(_TABLE, "official splits", columns=("StudyID", "split")),
         Files("**/*.png", "images, PadChest_GR"),
     )
     FRACTIONS = {"train": 1.0}  # noqa: RUF012
