@@ -5,6 +5,7 @@ from typing import Any
 import cv2
 
 from data_pipelines.builders.phantom.drawing import SIZE
+from data_pipelines.builders.phantom.findings import KINDS
 from data_pipelines.builders.phantom.generate import Phantom, generate
 from data_pipelines.images import encode_png
 from data_pipelines.records import FindingFields, make_record
@@ -22,6 +23,7 @@ def records(seed: int, split: str, start: int, stop: int) -> list[dict[str, Any]
 
 def as_record(phantom: Phantom, name: str) -> dict[str, Any]:
     findings = [FindingFields(f.label, f.prompt, encode_png(f.mask)) for f in phantom.findings]
+    present = {finding.label for finding in phantom.findings}
     return make_record(
         f"phantom-{name}",
         phantom.image,
@@ -31,5 +33,6 @@ def as_record(phantom: Phantom, name: str) -> dict[str, Any]:
         view=phantom.view,
         sentences=phantom.sentences,
         impression_count=phantom.impression_count,
+        labels={kind: int(kind in present) for kind in KINDS},
         findings=findings,
     )
