@@ -57,16 +57,18 @@ def decode_image(data: bytes, name: str) -> NDArray[np.uint8]:
     return np.ascontiguousarray(pixels)
 
 
-def read_mask(path: str | Path) -> NDArray[np.bool_]:
-    """A lesion mask of any mode, [height, width] bool: True where any channel but alpha is not 0."""
+def read_mask(path: str | Path, value: int | None = None) -> NDArray[np.bool_]:
+    """A lesion mask of any mode, [height, width] bool: True where any channel but alpha is not 0.
+
+    With `value`, a label image: True where a channel (or the index of a palette image) is exactly that.
+    """
     path = Path(path)
     picture = _decode_picture(_read_bytes(path), path.name)
-    if picture.mode == "P":  # label images: index 0 is background whatever its colour
-        return np.asarray(picture) > 0
     if picture.mode in ("RGBA", "LA", "PA"):
         picture = picture.convert("RGB" if picture.mode == "RGBA" else "L")
-    array = np.asarray(picture)
-    return np.asarray(array.any(axis=-1) if array.ndim == 3 else array > 0, np.bool_)
+    array = np.asarray(picture)  # of palette images the indices: 0 is background whatever its colour
+    hit = array > 0 if value is None else array == value
+    return np.asarray(hit.any(axis=-1) if hit.ndim == 3 else hit, np.bool_)
 
 
 def encode_png(image: NDArray) -> bytes:
@@ -225,7 +227,8 @@ def _decode_picture(data: bytes, name: str) -> Image.Image:
             if picture.width * picture.height > LARGEST_PIXELS:
                 raise ImageError(f"{name}: {picture.width} x {picture.height} pixels is too large")
             picture.load()  # decodes everything: a truncated file fails here and not in the middle of training
-            return ImageOps.exif_transpose(picture)
+            ImageOps.exif_transpose(picture, in_place=True)
+            return picture
     except ImageError:
         raise
     except Image.UnidentifiedImageError:
@@ -235,7 +238,9 @@ def _decode_picture(data: bytes, name: str) -> Image.Image:
 
 
 def _grey(picture: Image.Image) -> NDArray[np.uint8]:
-    if picture.mode in ("L", "LA", "La"):
+    if picture.mode == "L":
+        return np.asarray(picture)
+    if picture.mode in ("LA", "La"):
         return np.asarray(picture.getchannel("L"))
     if picture.mode == "1":
         return np.asarray(picture).astype(np.uint8) * 255

@@ -121,17 +121,31 @@ def clean_prompt(text: str, *, compatible: bool = False) -> str:
 
 def split_sentences(text: str) -> tuple[list[str], int]:
     """Cleaned sentences of a text in their order, and how many sentences there were before empty ones fell out."""
-    text = fold(text)
-    pieces = [piece for part in _split_lists(text) for piece in _split_periods(part)]
-    cleaned = [" ".join(_WORD.findall(piece.lower())) for piece in pieces]
-    kept = [sentence for sentence in cleaned if any(character.isalpha() for character in sentence)]
-    return kept, sum(1 for piece in pieces if piece.strip())
+    pieces = _pieces(text)
+    return [cleaned for _, cleaned in pieces if _has_letter(cleaned)], len(pieces)
+
+
+def rejected_sentences(text: str) -> list[tuple[str, str]]:
+    """The pieces of a text that `split_sentences` leaves out, each with the reason. None of them holds a letter."""
+    pieces = [(piece.strip(), cleaned) for piece, cleaned in _pieces(text) if not _has_letter(cleaned)]
+    return [(piece, "a number alone" if cleaned else "no letter and no digit") for piece, cleaned in pieces]
+
+
+def _pieces(text: str) -> list[tuple[str, str]]:
+    """The sentences of a text as written and cleaned, those without a letter included."""
+    pieces = [piece for part in _split_lists(fold(text)) for piece in _split_periods(part)]
+    return [(piece, " ".join(_WORD.findall(piece.lower()))) for piece in pieces if piece.strip()]
+
+
+def _has_letter(text: str) -> bool:
+    return any(character.isalpha() for character in text)
 
 
 def fold(text: str) -> str:
     """Text with accents folded ("é" to "e") and compatibility forms unified; other alphabets stay as they are."""
     decomposed = unicodedata.normalize("NFKD", text)
-    return "".join(character for character in decomposed if not unicodedata.combining(character))
+    bare = "".join(character for character in decomposed if not unicodedata.combining(character))
+    return unicodedata.normalize("NFC", bare)  # Hangul syllables and the like are put together again
 
 
 def _split_lists(text: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Prepared records: building them once, finding them again, and reading them at random.
+"""Prepared records: building them once and finding them again; reading them is in `reading`.
 
 A prepared folder is named after everything that decided its content, `<name>-<options>-<raw files>`, two short hashes:
 other builder arguments or changed raw files give another folder, never stale records. A folder gets its final name only
@@ -17,109 +17,24 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import tensorflow_datasets as tfds
-from numpy.typing import NDArray
 
 from afloc_jax.errors import UsageError, UserError
-from data_pipelines.images import Geometry
+from data_pipelines.builders.beam import pipeline_options
+from data_pipelines.reading import Finding, Record, RecordSource
+
+__all__ = ["Finding", "Record", "RecordSource", "open_prepared", "open_source", "prepare"]
 
 _REPORT = "build_report.json"
 _INPUTS = "inputs.json"
 _LOCK = ".prepare.lock"  # stays in the directory, empty
 _HASH_LENGTH = 10
+_SHARDS = "shards"  # of a build in progress: what an interrupted one leaves and the next takes over
+_HOW = {"raw", "workers", "journal", "beam"}  # builder arguments that are given otherwise: they do not name records
 _NOT_CONTENT = ("workers",)  # builder arguments that change the speed, not the records
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One annotated finding of a record."""
-
-    label: str
-    prompt: str = field(repr=False)  # may quote a report
-    png: bytes = field(repr=False)
-
-    @property
-    def mask(self) -> NDArray[np.bool_]:
-        """[S, S] bool in the padded square, decoded at each access."""
-        return np.asarray(cv2.imdecode(np.frombuffer(self.png, np.uint8), cv2.IMREAD_GRAYSCALE)) > 127
-
-
-@dataclass(frozen=True)
-class Record:
-    """One image with its report and findings. Its repr shows no report text."""
-
-    id: str
-    image: NDArray[np.uint8] = field(repr=False)  # [S, S], the padded square; read only
-    sentences: list[str] = field(repr=False)
-    impression_count: int
-    patient: str  # pseudonym, empty if unknown
-    view: str
-    height: int  # of the original image, pixels
-    width: int
-    findings: list[Finding]
-
-    @property
-    def geometry(self) -> Geometry:
-        """Map between the original image and the stored square."""
-        return Geometry(self.height, self.width, self.image.shape[0])
-
-
-class RecordSource:
-    """Random access to one split of a prepared data set: `len(source)`, `source[i]` -> Record. Can be pickled."""
-
-    def __init__(self, folder: Path, split: str):
-        self.folder, self.split = Path(folder), split
-        # From the folder alone, so that reading needs neither the builder's code nor its arguments.
-        builder = tfds.builder_from_directory(_versioned(self.folder))
-        splits = {name: info.num_examples for name, info in builder.info.splits.items() if info.num_examples}
-        if split not in splits:
-            found = ", ".join(f"{name} ({count})" for name, count in splits.items())
-            raise UserError(f"no split {split!r} in {self.folder}; it has {found}")
-        self._data = builder.as_data_source(split)
-
-    @property
-    def name(self) -> str:
-        """Name of the builder."""
-        return self.folder.name.rsplit("-", 2)[0]
-
-    @property
-    def content_hash(self) -> str:
-        """Names the records: builder arguments and raw files. For the account of where a number came from."""
-        return "-".join(self.folder.name.rsplit("-", 2)[1:])
-
-    def __len__(self) -> int:
-        return len(self._data)
-
-    def __getitem__(self, index: int) -> Record:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"record {index} of {len(self)}")
-        raw = self._data[index % len(self)]
-        side, findings = int(raw["image_size"]), raw["findings"]
-        columns = (findings["label"], findings["prompt"], findings["mask"])
-        return Record(
-            id=_text(raw["id"]),
-            image=np.frombuffer(raw["image"], np.uint8).reshape(side, side),
-            sentences=[_text(sentence) for sentence in raw["sentences"]],
-            impression_count=int(raw["impression_count"]),
-            patient=_text(raw["patient"]),
-            view=_text(raw["view"]),
-            height=int(raw["original_height"]),
-            width=int(raw["original_width"]),
-            findings=[Finding(_text(label), _text(prompt), png) for label, prompt, png in zip(*columns, strict=True)],
-        )
-
-    def __iter__(self) -> Iterator[Record]:
-        return (self[index] for index in range(len(self)))
-
-    def texts(self) -> Iterator[str]:
-        """All sentences of each record joined by ". ": what a vocabulary is learned from."""
-        return (". ".join(record.sentences) for record in self)
 
 
 def open_source(
@@ -157,24 +72,37 @@ def prepare(
     raw: str | Path = "",
     builder: Mapping[str, Any] | None = None,
     workers: int | None = 0,
+    beam: str | None = None,
 ) -> dict[str, Any]:
     """Builds the records of a data set unless they exist already. Arguments as in `open_source`.
+
+    A build that was interrupted goes on from its finished shards. `beam` builds with Apache Beam, by its
+    pipeline options ("--runner=DirectRunner").
 
     Returns:
         The build report: "folder", "built" (False if they were there), "records" per split and whatever the builder
         counted ("rows", "patients", "dropped", "rejected"). The same is in `build_report.json` beside the records.
     """
-    folder, built = _prepared(name, raw, Path(directory), _arguments(builder), workers or 0)
+    folder, built = _prepared(name, raw, Path(directory), _arguments(builder), workers or 0, beam)
     report = json.loads((folder / _REPORT).read_text(encoding="utf-8"))
     return {"folder": str(folder), "built": built, **report}
 
 
+def open_prepared(
+    name: str, directory: str | Path, builder: Mapping[str, Any] | None = None
+) -> tuple[dict[str, RecordSource], dict[str, Any]]:
+    """All splits of a prepared data set, and its build report. Raises UserError as `open_source` does."""
+    folder = _find(name, Path(directory), _arguments(builder))
+    report = json.loads((folder / _REPORT).read_text(encoding="utf-8"))
+    return {split: RecordSource(folder, split) for split, count in report["records"].items() if count}, report
+
+
 def _prepared(
-    name: str, raw: str | Path, directory: Path, arguments: dict[str, Any], workers: int
+    name: str, raw: str | Path, directory: Path, arguments: dict[str, Any], workers: int, beam: str | None = None
 ) -> tuple[Path, bool]:
     """The complete folder for these inputs and whether it was built just now."""
     builder_class = _builder_class(name)
-    known = _accepted(builder_class) - {"raw", "workers"}
+    known = _accepted(builder_class) - _HOW
     for argument in arguments:
         if argument not in known:
             raise UsageError(f"{name} has no argument {argument!r}; it has {', '.join(sorted(known))}")
@@ -191,25 +119,48 @@ def _prepared(
             if folder.is_dir():  # another process built it while this one waited
                 return folder, False
             building = directory / f".{folder.name}.building"
-            shutil.rmtree(building, ignore_errors=True)  # left by a build that was killed: we hold the lock
+            _clear(building)  # left by a build that was killed: we hold the lock
             try:
-                _build(builder_class, raw, building, arguments, workers)
+                _build(builder_class, raw, building, arguments, workers, beam)
                 (building / _INPUTS).write_text(json.dumps(inputs, indent=2, default=str) + "\n", encoding="utf-8")
                 os.rename(building, folder)
-            except BaseException:
+            except UserError:
                 shutil.rmtree(building, ignore_errors=True)
+                raise
+            except BaseException:  # interrupted, or a full disk: the next call goes on from the finished shards
+                _clear(building)
                 raise
     except OSError as error:
         raise UserError(f"cannot write records to {directory}: {error.strerror or error}") from error
     return folder, True
 
 
-def _build(builder_class: type, raw: str | Path, folder: Path, arguments: dict[str, Any], workers: int) -> None:
+def _clear(building: Path) -> None:
+    """Removes all but the finished shards of a build."""
+    for path in building.glob("*"):
+        if path.name != _SHARDS:
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+    for path in building.glob(f"{_SHARDS}/*.writing"):
+        path.unlink()
+    for path in (building / _SHARDS, building):
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+
+
+def _build(
+    builder_class: type, raw: str | Path, folder: Path, arguments: dict[str, Any], workers: int, beam: str | None
+) -> None:
     accepted = _accepted(builder_class)
     extra: dict[str, Any] = {"raw": raw} if "raw" in accepted else {}
     if workers and "workers" in accepted:
         extra["workers"] = workers
+    if "journal" in accepted:
+        extra["journal"] = folder / _SHARDS
     config = tfds.download.DownloadConfig(try_download_gcs=False, compute_stats=tfds.download.ComputeStatsMode.SKIP)
+    if beam is not None:
+        if "beam" not in accepted:
+            raise UsageError("this data set is drawn, not read: it cannot be built with Beam; leave --beam out")
+        extra["beam"], config.beam_options = True, pipeline_options(beam)
     with _quiet():
         try:
             builder = builder_class(data_dir=folder, **{**arguments, **extra})
@@ -299,13 +250,6 @@ def _fingerprint(raw: Path) -> list[tuple[str, int, int]]:
     return sorted((path.relative_to(raw).as_posix(), (s := path.stat()).st_size, s.st_mtime_ns) for path in files)
 
 
-def _versioned(folder: Path) -> str:
-    found = sorted(folder.glob("*/*/dataset_info.json"))
-    if len(found) != 1:
-        raise UserError(f"{folder} is not a folder of prepared records; remove it and prepare again")
-    return str(found[0].parent)
-
-
 def _user_error(error: BaseException | None) -> UserError | None:
     """The UserError in a chain of causes, if there is one."""
     seen: set[int] = set()
@@ -315,10 +259,6 @@ def _user_error(error: BaseException | None) -> UserError | None:
         seen.add(id(error))
         error = error.__cause__ or error.__context__
     return None
-
-
-def _text(value: Any) -> str:
-    return value.decode("utf-8") if isinstance(value, bytes) else str(value)
 
 
 @contextlib.contextmanager

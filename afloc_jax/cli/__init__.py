@@ -49,6 +49,7 @@ def parser() -> ArgumentParser:
         evaluation.add_score,
         comparison.add_compare,
         data.add_prepare,
+        data.add_overview,
         evaluation.add_report,
         weights.add_import,
         weights.add_export,

@@ -1,4 +1,4 @@
-"""Commands that make records: prepare."""
+"""Commands about data: prepare makes records, overview says what they hold."""
 
 import argparse
 from pathlib import Path
@@ -18,19 +18,54 @@ def add_prepare(commands) -> None:
         "afloc prepare pairs --raw my_pairs --out data",
         _run_prepare,
     )
-    command.add_argument("name", metavar="NAME", help="a builder: phantom, pairs, masks, ...")
+    command.add_argument("name", metavar="NAME", help="a data set: phantom, pairs, masks, mimic_cxr, ...")
     command.add_argument("--raw", default="", metavar="DIR", help="raw files (phantom needs none)")
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="where records go")
     add_builder(command)
-    command.add_argument("--workers", type=count, default=0, metavar="N", help="processes that decode images")
+    command.add_argument("--workers", type=count, default=0, metavar="N", help="images decoded at once")
+    command.add_argument(
+        "--beam",
+        nargs="?",
+        const="--runner=DirectRunner",
+        metavar="OPTIONS",
+        help='build with Apache Beam (requirements-beam.txt); OPTIONS are its own, as in --beam="--runner=..."',
+    )
 
 
 def _run_prepare(given: argparse.Namespace) -> int:
     from data_pipelines.sources import prepare
 
-    report = prepare(given.name, given.out, raw=given.raw, builder=dict(given.builder), workers=given.workers)
+    builder = dict(given.builder)
+    report = prepare(given.name, given.out, raw=given.raw, builder=builder, workers=given.workers, beam=given.beam)
     counts = ", ".join(f"{split} {count}" for split, count in report.get("records", {}).items())
     print(f"{'built' if report['built'] else 'found'} {report['folder']}: {counts}")
+    if report.get("dropped"):
+        print("left out: " + ", ".join(f"{reason} {count}" for reason, count in report["dropped"].items()))
     if report.get("rejected"):
         print(f"{len(report['rejected'])} images rejected, named in build_report.json there")
+    return 0
+
+
+def add_overview(commands) -> None:
+    command = add_command(
+        commands,
+        "overview",
+        "what prepared records hold, and whether their splits are clean, as a page",
+        "afloc overview open_i --data data --out open_i.html",
+        _run_overview,
+    )
+    command.add_argument("name", metavar="NAME", help="a prepared data set")
+    command.add_argument("--data", type=Path, required=True, metavar="DIR", help="where its records are")
+    command.add_argument("--out", type=Path, required=True, metavar="FILE", help="the HTML page")
+    add_builder(command)
+
+
+def _run_overview(given: argparse.Namespace) -> int:
+    from data_pipelines.overview import write_overview
+    from data_pipelines.sources import open_prepared
+
+    sources, account = open_prepared(given.name, given.data, dict(given.builder))
+    overview = write_overview(given.out, given.name, sources, account)
+    counts = ", ".join(f"{split} {count}" for split, count in overview.records.items())
+    print(f"{given.out}: {counts}; {'LEAKS between splits' if overview.leaks else 'no leak between splits'}")
     return 0

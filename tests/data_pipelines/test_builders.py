@@ -8,7 +8,8 @@ import pytest
 from raw_folders import SECRET, pairs_folder, radiograph, write_table
 
 from afloc_jax.errors import UsageError, UserError
-from data_pipelines.builders.ingest import Item, assign_splits, split_name
+from data_pipelines.builders.items import Item
+from data_pipelines.builders.splits import assign_splits, split_name
 from data_pipelines.images import Geometry
 from data_pipelines.sources import open_source, prepare
 

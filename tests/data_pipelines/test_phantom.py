@@ -254,6 +254,9 @@ def test_records_on_disk_are_the_phantoms(prepared):
             for data, finding in zip(found["mask"], phantom.findings, strict=True):
                 mask = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
                 np.testing.assert_array_equal(mask, finding.mask * np.uint8(255))
+            labels = zip(record["labels"]["name"], record["labels"]["value"], strict=True)
+            present = {finding.label for finding in phantom.findings}
+            assert {name.decode(): value for name, value in labels} == {kind: int(kind in present) for kind in KINDS}
             seen.add(record["patient"])
             assert record["id"]
     assert len(seen) == 20  # no patient twice, in whatever split

@@ -1,13 +1,15 @@
 """Reports become sentences; prompts are read by the same rules."""
 
 import json
+import re
 import tarfile
+import unicodedata
 import xml.etree.ElementTree as ElementTree
 
 import pytest
 
 from afloc_jax.errors import UserError
-from data_pipelines.reports import clean_prompt, clean_report, sections, split_sentences
+from data_pipelines.reports import clean_prompt, clean_report, fold, rejected_sentences, sections, split_sentences
 
 
 def test_compatible_cleaning_equals_the_release_on_every_reference_report(goldens):
@@ -40,6 +42,34 @@ def test_compatible_cleaning_equals_the_release_on_every_reference_report(golden
 )  # fmt: skip
 def test_default_cleaning_keeps_the_content(text, expected):
     assert split_sentences(text)[0] == expected
+
+
+def test_no_letter_of_any_alphabet_is_lost():
+    """Accents are folded and marks that are no letters may go; every letter stays."""
+    for code in (*range(0x20, 0x3000), *range(0x4E00, 0x4F00), *range(0xAC00, 0xAD00), *range(0xF900, 0xFFFF)):
+        letter = chr(code)
+        expected = [c for c in fold(letter).lower() if unicodedata.category(c).startswith("L")]
+        if unicodedata.category(letter).startswith("L") and expected:
+            found = split_sentences(f"a {letter} b")[0]
+            assert len(found) == 1 and [c for c in found[0] if c.isalpha()] == ["a", *expected, "b"], hex(code)
+    assert clean_prompt("\ud55c\uad6d") == "\ud55c\uad6d", "syllables are not taken apart"
+
+
+@pytest.mark.parametrize("word", ["pneumonia", "edema", "Pneumothorax.", "3", "COVID-19", "\u80ba\u708e", "1.5cm"])
+def test_prompts_of_one_word_are_kept_and_numbers_alone_are_refused(word):
+    if word == "3":
+        with pytest.raises(UserError, match="empty after cleaning"):
+            clean_prompt(word)
+    else:
+        assert clean_prompt(word) == word.lower().strip(".").replace("-", " ").replace("1.5cm", "1.5 cm")
+
+
+def test_what_is_left_out_is_listed_with_the_reason():
+    assert rejected_sentences("1. Edema. 3. ... -- . Clear.") == [
+        ("3", "a number alone"),
+        ("--", "no letter and no digit"),
+    ]
+    assert rejected_sentences("Nodule of 1.5 cm. Edema") == []
 
 
 def test_impression_comes_first_and_repeated_sentences_count_once():
@@ -87,4 +117,9 @@ def test_every_report_of_a_real_collection_is_cleaned(shared_data):
             assert all(s and s == s.lower().strip() and "  " not in s for s in report.sentences), member.name
             written = bool(parts["FINDINGS"].strip("XxNn/A. ") or parts["IMPRESSION"].strip("XxNn/A. "))
             assert bool(report.sentences) or not written, member.name
+            for text in parts.values():
+                left_out = [piece for piece, _ in rejected_sentences(text or "")]  # such as "486. V76.12."
+                kept = " ".join(split_sentences(text or "")[0] + left_out)
+                for decimal in re.findall(r"(?<![\w.])\d+[.]\d+(?![\d.])", text or ""):
+                    assert decimal in kept, member.name
     assert (count, empty) == (3955, 28)

@@ -8,7 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from afloc_jax.errors import UserError
-from data_pipelines.builders.ingest import FolderBuilder, Item, MaskedFinding, assign_splits, read_table
+from data_pipelines.builders.ingest import FolderBuilder
+from data_pipelines.builders.items import Item
+from data_pipelines.builders.splits import assign_splits
+from data_pipelines.builders.tables import read_table
+from data_pipelines.regions import MaskFile
 
 _PURPOSE = "a row needs an image, a mask file and the name of the finding"
 _IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".dicom"}
@@ -26,7 +30,7 @@ class Builder(FolderBuilder):
         prompt: how a finding is asked for; "{finding}" is replaced by its name.
         prompts: finding -> prompt, where one differs.
         fractions: share of patients in each split.
-        raw, image_size, seed, max_bad_fraction, workers: see FolderBuilder.
+        raw, image_size, seed, max_bad_fraction, workers, journal, beam: see FolderBuilder.
     """
 
     def __init__(
@@ -85,9 +89,5 @@ class Builder(FolderBuilder):
         return {row[self.image_column]: row for row in rows}
 
     def _add(self, item: Item, label: str, mask: Path) -> None:
-        for finding in item.findings:
-            if finding.label == label:
-                finding.masks.append(mask)
-                return
         prompt = self.prompts.get(label, self.prompt.replace("{finding}", label))
-        item.findings.append(MaskedFinding(label, prompt, [mask]))
+        item.add(label, prompt, MaskFile(mask))

@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from afloc_jax.errors import UsageError
-from data_pipelines.builders.ingest import FolderBuilder, Item, assign_splits, read_table, split_name, unique_ids
+from data_pipelines.builders.ingest import FolderBuilder
+from data_pipelines.builders.items import Item, unique_ids
+from data_pipelines.builders.splits import assign_splits, split_name
+from data_pipelines.builders.tables import read_table
 from data_pipelines.reports import CleanReport, clean_report, sections
 
 _PURPOSE = "a row needs an image and its text (columns image and text, or image and findings and/or impression)"
@@ -26,7 +29,7 @@ class Builder(FolderBuilder):
         views: keep only these views (compared without case); empty: all.
         min_sentences: rows with fewer clean sentences are dropped.
         compatible: clean text as the published release does.
-        raw, image_size, seed, max_bad_fraction, workers: see FolderBuilder.
+        raw, image_size, seed, max_bad_fraction, workers, journal, beam: see FolderBuilder.
     """
 
     def __init__(

@@ -35,8 +35,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     Raises UsageError for sizes that cannot be, UserError when `data_dir` holds phantoms made with other arguments.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First release."}  # noqa: RUF012 (TFDS wants a class attribute)
+    VERSION = tfds.core.Version("1.1.0")
+    RELEASE_NOTES = {"1.0.0": "First release.", "1.1.0": "Fields for labels, boxes and sections."}  # noqa: RUF012 (TFDS wants a class attribute)
 
     def __init__(
         self,

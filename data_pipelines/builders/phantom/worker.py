@@ -3,10 +3,12 @@
 from typing import Any
 
 import cv2
-import numpy as np
 
 from data_pipelines.builders.phantom.drawing import SIZE
+from data_pipelines.builders.phantom.findings import KINDS
 from data_pipelines.builders.phantom.generate import Phantom, generate
+from data_pipelines.images import encode_png
+from data_pipelines.records import FindingFields, make_record
 
 
 def initialize() -> None:
@@ -20,25 +22,17 @@ def records(seed: int, split: str, start: int, stop: int) -> list[dict[str, Any]
 
 
 def as_record(phantom: Phantom, name: str) -> dict[str, Any]:
-    return {
-        "id": f"phantom-{name}",
-        "image": phantom.image.tobytes(),
-        "image_size": SIZE,
-        "original_height": SIZE,
-        "original_width": SIZE,
-        "patient": f"phantom-{name}",
-        "view": phantom.view,
-        "sentences": phantom.sentences,
-        "impression_count": phantom.impression_count,
-        "findings": [
-            {"label": finding.label, "prompt": finding.prompt, "mask": _png(finding.mask)}
-            for finding in phantom.findings
-        ],
-    }
-
-
-def _png(mask: np.ndarray) -> bytes:
-    done, data = cv2.imencode(".png", mask.astype(np.uint8) * 255)
-    if not done:
-        raise RuntimeError("OpenCV cannot encode PNG here")
-    return data.tobytes()
+    findings = [FindingFields(f.label, f.prompt, encode_png(f.mask)) for f in phantom.findings]
+    present = {finding.label for finding in phantom.findings}
+    return make_record(
+        f"phantom-{name}",
+        phantom.image,
+        SIZE,
+        SIZE,
+        patient=f"phantom-{name}",
+        view=phantom.view,
+        sentences=phantom.sentences,
+        impression_count=phantom.impression_count,
+        labels={kind: int(kind in present) for kind in KINDS},
+        findings=findings,
+    )

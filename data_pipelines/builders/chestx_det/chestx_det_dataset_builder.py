@@ -1,0 +1,64 @@
+"""ChestX-Det: polygons and boxes of radiologists on images of NIH ChestX-ray14. See docs/datasets/chestx_det.md."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from afloc_jax.errors import UsageError, UserError
+from data_pipelines.builders.items import Item
+from data_pipelines.builders.published import PublishedBuilder
+from data_pipelines.builders.tables import Files, read_json
+from data_pipelines.regions import Box, Polygon, Region
+
+CLASSES = (
+    "Atelectasis", "Calcification", "Cardiomegaly", "Consolidation", "Diffuse Nodule", "Effusion", "Emphysema",
+    "Fibrosis", "Fracture", "Mass", "Nodule", "Pleural Thickening", "Pneumothorax",
+)  # fmt: skip
+_REGIONS = ("polygons", "boxes")
+
+
+class Builder(PublishedBuilder):
+    """Both official parts; several regions of a class on an image are one finding. Arguments: see PublishedBuilder, and
+
+    Args:
+        regions: "polygons" or "boxes".
+    """
+
+    FILES = (
+        Files("ChestX_Det_train.json", "annotations", 1),
+        Files("ChestX_Det_test.json", "annotations", 1),
+        Files("train*/**/*.png", "images, train_data.zip"),
+        Files("test*/**/*.png", "images, test_data.zip"),
+    )
+    FRACTIONS = {"train": 1.0}  # noqa: RUF012
+
+    def __init__(self, *, regions: str = "polygons", **kwargs):
+        if regions not in _REGIONS:
+            raise UsageError(f"regions is {regions!r}, must be one of {', '.join(_REGIONS)}")
+        self.regions = regions
+        super().__init__(**kwargs)
+
+    def cases(self) -> Iterator[Item]:
+        """One item per entry, in the order of the files."""
+        for part in ("train", "test"):
+            images = {path.name: path for path in sorted(self.raw.glob(f"{part}*/**/*.png"))}
+            table = self.raw / f"ChestX_Det_{part}.json"
+            for number, entry in enumerate(read_json(table)):
+                try:
+                    yield self._item(entry, part, images)
+                except (KeyError, TypeError, ValueError):
+                    raise UserError(f"{table.name}, entry {number}: not a file name, classes and regions") from None
+
+    def _item(self, entry: dict[str, Any], part: str, images: dict[str, Path]) -> Item:
+        name = str(entry["file_name"])
+        item = Item(f"{part}/{name}", images.get(name, self.raw / f"{part}_data" / name), split=part)
+        item.labels = {label.lower(): int(label in entry["syms"]) for label in CLASSES}
+        for label, shape in zip(entry["syms"], entry[self.regions], strict=True):
+            item.add(label, self.asked(label), self._region(shape))
+        return item
+
+    def _region(self, shape: Any) -> Region:
+        if self.regions == "polygons":
+            return Polygon(shape)
+        left, top, right, bottom = (float(value) for value in shape)
+        return Box(left, top, right - left, bottom - top)

@@ -1,0 +1,59 @@
+"""CheXlocalize: pixel masks of radiologists for the validation and test images of CheXpert. See docs/datasets."""
+
+from collections.abc import Iterator
+
+from afloc_jax.errors import UserError
+from data_pipelines.builders.items import Item
+from data_pipelines.builders.published import PublishedBuilder
+from data_pipelines.builders.tables import Files, index_files, labels_of, read_json, read_table
+from data_pipelines.regions import CocoRuns
+
+_SPLITS = {"val": "validation", "test": "test"}
+_ABOUT = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", "Study")
+
+
+class Builder(PublishedBuilder):
+    """Images that gt_segmentations_{val,test}.json names, with one mask per class. Arguments: see PublishedBuilder."""
+
+    FILES = (
+        Files("**/gt_segmentations_*.json", "masks of the radiologists, RLE"),
+        Files("**/patient*/study*/view*.jpg", "images of CheXpert, folders val or valid, and test"),
+    )
+
+    def cases(self) -> Iterator[Item]:
+        """The images of the mask files, validation first."""
+        images = {self._key(path): path for path in sorted(self.raw.glob("**/patient*/study*/view*.jpg"))}
+        labels = self._labels()
+        for short, split in _SPLITS.items():
+            for path in sorted(self.raw.glob(f"**/gt_segmentations_{short}.json")):
+                content = read_json(path)
+                if not isinstance(content, dict):
+                    raise UserError(f"{path} must map images to classes and masks")
+                for key, classes in content.items():
+                    if not (isinstance(classes, dict) and all(isinstance(rle, dict) for rle in classes.values())):
+                        raise UserError(f"{path.name}, image {key}: must map classes to masks (size, counts)")
+                    patient, study, view = (key.split("_", 2) + ["", ""])[:3]
+                    image = images.get(key, self.raw / patient / study / f"{view}.jpg")
+                    item = Item(key, image, patient, "lateral" if "lateral" in view else "frontal", split)
+                    item.study = f"{patient}/{study}"
+                    item.labels = labels.get(key, {})
+                    for name, rle in classes.items():
+                        region = CocoRuns(rle)
+                        if not region.empty:  # a class that is absent has a mask without a pixel
+                            item.add(name, self.asked(name), region)
+                    yield item
+
+    @staticmethod
+    def _key(path) -> str:
+        return "_".join((*path.parts[-3:-1], path.stem))
+
+    def _labels(self) -> dict[str, dict[str, int]]:
+        """Labels by image of the tables that ship with the images; empty without them."""
+        found = {}
+        for name, path in index_files(self.raw, [".csv"]).items():
+            if name not in ("valid.csv", "val_labels.csv", "test_labels.csv"):
+                continue
+            for row in read_table(path, ("Path",), "a row per image"):
+                classes = [column for column in row if column not in _ABOUT]
+                found["_".join(row["Path"].removesuffix(".jpg").split("/")[-3:])] = labels_of(row, classes, name)
+        return found

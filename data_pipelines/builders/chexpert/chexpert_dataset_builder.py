@@ -1,0 +1,47 @@
+"""CheXpert: 14 labels from reports, with uncertainty. See docs/datasets/chexpert.md."""
+
+from collections.abc import Iterator
+
+from data_pipelines.builders.items import Item
+from data_pipelines.builders.mimic_cxr.mimic_cxr_dataset_builder import CLASSES
+from data_pipelines.builders.published import PublishedBuilder
+from data_pipelines.builders.tables import Files, labels_of, read_table
+
+_SPLITS = {"train.csv": "train", "valid.csv": "validation", "test.csv": "test", "test_labels.csv": "test"}
+
+
+class Builder(PublishedBuilder):
+    """Images of the tables train.csv, valid.csv and, where it is there, test.csv. Arguments: see PublishedBuilder, and
+
+    Args:
+        frontal: keep frontal images only.
+    """
+
+    FILES = (
+        Files("train.csv", "labels", 1, ("Path", *CLASSES)),
+        Files("valid.csv", "labels", 1, ("Path", *CLASSES)),
+        Files("test*.csv", "labels of the test images", None, ("Path",), optional=True),
+    )
+    FRACTIONS = {"train": 1.0}  # noqa: RUF012
+
+    def __init__(self, *, frontal: bool = True, **kwargs):
+        self.frontal = bool(frontal)
+        super().__init__(**kwargs)
+
+    def cases(self) -> Iterator[Item]:
+        """One item per row. Paths begin with the name of the release, which the raw folder may have or be."""
+        for table, split in _SPLITS.items():
+            if not (self.raw / table).is_file():
+                continue
+            for row in read_table(self.raw / table, ("Path",), "a row per image"):
+                patient, study, name = row["Path"].split("/")[-3:]
+                view = "lateral" if "lateral" in name else "frontal"
+                if self.frontal and view != "frontal":
+                    self.drop("not frontal")
+                    continue
+                image = self.raw / row["Path"]
+                if not image.is_file():
+                    image = self.raw.joinpath(*row["Path"].split("/")[-4:])
+                item = Item("/".join(image.parts[-4:]), image, patient, row.get("AP/PA") or view, split)
+                item.study, item.labels = f"{patient}/{study}", labels_of(row, CLASSES, table)
+                yield item

@@ -1,0 +1,31 @@
+"""COVID Rural: opacity masks on radiographs of COVID-19-AR. See docs/datasets/covid_rural.md."""
+
+from collections.abc import Iterator
+
+from data_pipelines.builders.items import Item
+from data_pipelines.builders.published import PublishedBuilder
+from data_pipelines.builders.tables import Files
+from data_pipelines.regions import MaskFile
+
+_LABEL = "Pneumonia"  # published protocol: the masks are of opacities, asked for as pneumonia
+
+
+class Builder(PublishedBuilder):
+    """Images that have a mask; one patient may have several. Arguments: see PublishedBuilder."""
+
+    FILES = (
+        Files("jpgs/COVID-19-AR-*.jpg", "images, covid_rural_annot/jpgs"),
+        Files("pngs_masks/COVID-19-AR-*.png", "masks, covid_rural_annot/pngs_masks"),
+    )
+
+    def cases(self) -> Iterator[Item]:
+        """One item per image in the order of the names, COVID-19-AR-<patient>_<date>-XR."""
+        for image in sorted(self.raw.glob("jpgs/COVID-19-AR-*.jpg")):
+            mask = self.raw / "pngs_masks" / f"{image.stem}.png"
+            if not mask.is_file():
+                self.drop("no mask")
+                continue
+            item = Item(image.stem, image, image.stem.partition("_")[0], study=image.stem)
+            item.add(_LABEL, self.asked(_LABEL), MaskFile(mask))
+            item.labels = {_LABEL.lower(): 1}
+            yield item

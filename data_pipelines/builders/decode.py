@@ -1,0 +1,53 @@
+"""An item becomes a record: image and regions decoded, squared, checked."""
+
+from functools import reduce
+from typing import Any
+
+import numpy as np
+
+from data_pipelines.builders.items import AnnotatedFinding, Item, pseudonym
+from data_pipelines.images import Geometry, ImageError, encode_png, read_image
+from data_pipelines.records import FindingFields, make_record
+from data_pipelines.regions import Box, RelativeBox
+
+
+def example(item: Item, image_size: int, seed: int) -> dict[str, Any] | ImageError:
+    """The record of an item. An ImageError is returned, not raised: it travels between threads as a value."""
+    try:
+        image = read_image(item.image)
+        geometry = Geometry(image.shape[0], image.shape[1], image_size)
+        findings = [_finding(finding, geometry) for finding in item.findings]
+    except ImageError as error:
+        return error
+    return make_record(
+        item.id,
+        geometry.to_square(image),
+        geometry.height,
+        geometry.width,
+        patient=pseudonym(item.patient, seed),
+        study=pseudonym(item.study, seed),
+        view=item.view,
+        sentences=item.sentences,
+        impression_count=item.impression_count,
+        sections=item.sections,
+        labels=item.labels,
+        findings=findings,
+    )
+
+
+def _finding(finding: AnnotatedFinding, geometry: Geometry) -> FindingFields:
+    size = (geometry.height, geometry.width)
+    regions = [r.box(*size) if isinstance(r, RelativeBox) else r for r in finding.regions]
+    boxes = [region for region in regions if isinstance(region, Box)]
+    masks = [region.mask(*size) for region in regions]
+    united = reduce(np.logical_or, masks)
+    if not united.any():
+        names = ", ".join(path.name for r in regions if (path := getattr(r, "path", None)))
+        raise ImageError(f"{names}: the mask is empty" if names else "the mask of a finding is empty")
+    if len(boxes) == len(regions):  # boxes alone are rounded as the published scores round them
+        square = reduce(np.logical_or, [box.on_square(geometry) for box in boxes])
+    else:
+        square = geometry.mask_to_square(united)
+    return FindingFields(
+        finding.label, finding.prompt, encode_png(square), [box.xywh for box in boxes], finding.annotator
+    )

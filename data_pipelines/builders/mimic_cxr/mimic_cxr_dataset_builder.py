@@ -1,0 +1,130 @@
+"""MIMIC-CXR and MIMIC-CXR-JPG: radiographs with reports. See docs/datasets/mimic_cxr.md."""
+
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from afloc_jax.errors import UsageError, UserError
+from data_pipelines.builders.items import Item
+from data_pipelines.builders.mimic_cxr.sections import report_sections
+from data_pipelines.builders.ms_cxr.annotations import annotated_patients
+from data_pipelines.builders.published import PublishedBuilder
+from data_pipelines.builders.splits import split_name
+from data_pipelines.builders.tables import Files, labels_of, one_file, read_table
+
+CLASSES = (
+    "Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Enlarged Cardiomediastinum", "Fracture", "Lung Lesion",
+    "Lung Opacity", "No Finding", "Pleural Effusion", "Pleural Other", "Pneumonia", "Pneumothorax", "Support Devices",
+)  # fmt: skip
+_REPORTS = "mimic-cxr-reports.zip"
+_KEYS = ("dicom_id", "subject_id", "study_id")
+_LABEL_COLUMNS = ("subject_id", "study_id", *CLASSES)
+_FORMATS = {"jpg": ".jpg", "dicom": ".dcm"}
+
+
+class Builder(PublishedBuilder):
+    """Image and report pairs. Arguments: see PublishedBuilder, and
+
+    Args:
+        views: ViewPosition of the images to keep; empty: all.
+        labeler: whose labels to keep, "chexpert" or "negbio".
+        images: "jpg" (MIMIC-CXR-JPG) or "dicom" (MIMIC-CXR).
+        exclude_ms_cxr: leave out every patient who has an image in MS-CXR; its file must then be below the raw folder.
+    """
+
+    FILES = (
+        Files("mimic-cxr-2.0.0-metadata.csv*", "a row per image", columns=(*_KEYS, "ViewPosition")),
+        Files("mimic-cxr-2.0.0-split.csv*", "official splits", columns=(*_KEYS, "split")),
+        # Only the labels that are asked for are needed.
+        Files("mimic-cxr-2.0.0-chexpert.csv*", "labels of CheXpert", columns=_LABEL_COLUMNS, optional=True),
+        Files("mimic-cxr-2.0.0-negbio.csv*", "labels of NegBio", columns=_LABEL_COLUMNS, optional=True),
+    )
+
+    def __init__(
+        self,
+        *,
+        views: Iterable[str] = ("AP", "PA"),
+        labeler: str = "chexpert",
+        images: str = "jpg",
+        exclude_ms_cxr: bool = True,
+        **kwargs,
+    ):
+        if isinstance(views, str):
+            raise UsageError(f"views is the text {views!r}; give a list such as ('PA', 'AP')")
+        if labeler not in ("chexpert", "negbio") or images not in _FORMATS:
+            raise UsageError(f"labeler {labeler!r} must be chexpert or negbio, images {images!r} jpg or dicom")
+        self.views, self.labeler, self.suffix = frozenset(views), labeler, _FORMATS[images]
+        self.exclude_ms_cxr = bool(exclude_ms_cxr)
+        super().__init__(**kwargs)
+
+    def cases(self) -> Iterator[Item]:
+        """Images of the wanted views in the order of the metadata."""
+        tables = {name: self._table(name) for name in ("metadata", "split", self.labeler)}
+        splits = {row["dicom_id"]: row["split"] for row in tables["split"]}
+        labels = {row["study_id"]: labels_of(row, CLASSES, self.labeler) for row in tables[self.labeler]}
+        excluded = annotated_patients(self.raw) if self.exclude_ms_cxr else frozenset()
+        read_report = self._report_reader()
+        study, parts = "", None  # the images of a study follow each other: its report is parsed once
+        for row in tables["metadata"]:
+            if self.views and row["ViewPosition"] not in self.views:
+                self.drop("view not wanted")
+            elif row["subject_id"] in excluded:
+                self.drop("patient of MS-CXR")
+            else:
+                if row["study_id"] != study:
+                    study, parts = row["study_id"], None
+                    text = read_report(self._folder(row) + ".txt")
+                    parts = None if text is None else report_sections(text)
+                item = self._item(row, splits, labels, parts)
+                if item is not None:
+                    yield item
+
+    def _item(self, row: dict[str, str], splits: dict, labels: dict, parts: dict[str, str] | None) -> Item | None:
+        if row["dicom_id"] not in splits:
+            raise UserError(f"image {row['dicom_id']} of the metadata is not in the table of splits; fetch both again")
+        if parts is None:
+            self.drop("no report")
+            return None
+        image = self.raw / self._folder(row) / (row["dicom_id"] + self.suffix)
+        item = Item(row["dicom_id"], image, row["subject_id"], row["ViewPosition"], split_name(splits[row["dicom_id"]]))
+        item.study, item.labels, item.sections = row["study_id"], labels.get(row["study_id"], {}), parts
+        findings = parts.get("findings", "")
+        if not (findings or parts.get("impression")):
+            findings = parts.get("last_paragraph", "")
+        self.set_report(item, findings, parts.get("impression", ""))
+        if not item.sentences:
+            self.drop("report without a sentence")
+            return None
+        return item
+
+    def _table(self, name: str) -> list[dict[str, str]]:
+        path = one_file(self.raw, f"mimic-cxr-2.0.0-{name}.csv*")
+        return read_table(path, ("study_id",), "a table of MIMIC-CXR-JPG")
+
+    @staticmethod
+    def _folder(row: dict[str, str]) -> str:
+        patient = row["subject_id"]
+        return f"files/p{patient[:2]}/p{patient}/s{row['study_id']}"
+
+    def _report_reader(self) -> Callable[[str], str | None]:
+        """Report text by its path: from the archive as shipped, or from where it was unpacked. None: no such report."""
+        if (self.raw / _REPORTS).is_file():
+            try:
+                archive = zipfile.ZipFile(self.raw / _REPORTS)
+            except (zipfile.BadZipFile, OSError):
+                raise UserError(f"{self.raw / _REPORTS} is not a readable archive; fetch it again") from None
+            names = set(archive.namelist())
+            return lambda name: archive.read(name).decode("utf-8", "replace") if name in names else None
+        roots = [folder for folder in (self.raw / "mimic-cxr-reports", self.raw) if next(_texts(folder), None)]
+        if not roots:
+            raise UserError(f"no reports in {self.raw}: put {_REPORTS} of MIMIC-CXR there, or its folder files/")
+
+        def read(name: str) -> str | None:
+            path = roots[0] / name
+            return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
+
+        return read
+
+
+def _texts(folder: Path) -> Iterator[Path]:
+    return folder.glob("files/p*/p*/s*.txt")

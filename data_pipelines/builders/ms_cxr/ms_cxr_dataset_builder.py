@@ -1,0 +1,44 @@
+"""MS-CXR: phrases of reports with boxes on images of MIMIC-CXR-JPG. See docs/datasets/ms_cxr.md."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from afloc_jax.errors import UsageError
+from data_pipelines.builders.items import Item
+from data_pipelines.builders.ms_cxr.annotations import FILE, read_annotations
+from data_pipelines.builders.published import PublishedBuilder
+from data_pipelines.builders.tables import Files
+from data_pipelines.regions import Box
+
+_PROMPTS = ("phrases", "classes")
+
+
+class Builder(PublishedBuilder):
+    """One record per image, one finding per phrase (several boxes are one). Arguments: see PublishedBuilder, and
+
+    Args:
+        images: folder of MIMIC-CXR-JPG that holds files/p10/...; empty: the raw folder.
+        prompts: "phrases" asks with the annotated phrases, "classes" with `prompt` and the category.
+    """
+
+    FILES = (Files(FILE, "boxes and phrases, COCO JSON"),)
+
+    def __init__(self, *, images: str = "", prompts: str = "phrases", **kwargs):
+        if prompts not in _PROMPTS:
+            raise UsageError(f"prompts is {prompts!r}, must be one of {', '.join(_PROMPTS)}")
+        self.images, self.prompts = images, prompts
+        super().__init__(**kwargs)
+
+    def cases(self) -> Iterator[Item]:
+        """Annotated images in the order of the file."""
+        folder = Path(self.images) if self.images else self.raw
+        items: dict[str, Item] = {}
+        for annotation in read_annotations(self.raw):
+            path = annotation.path
+            if path not in items:
+                parts = Path(path).parts
+                items[path] = Item(path, folder / path, parts[-3].removeprefix("p"), study=parts[-2].removeprefix("s"))
+            prompt = annotation.phrase if self.prompts == "phrases" else self.asked(annotation.category)
+            items[path].add(annotation.category, prompt, Box(*annotation.box))
+            items[path].labels[annotation.category.lower()] = 1
+        yield from items.values()

@@ -1,0 +1,68 @@
+"""NIH ChestX-ray14: labels mined from reports, boxes for a part. See docs/datasets/nih.md."""
+
+from collections.abc import Iterator
+
+from afloc_jax.errors import UserError
+from data_pipelines.builders.items import Item
+from data_pipelines.builders.published import PublishedBuilder
+from data_pipelines.builders.tables import Files, index_files, one_file, read_table
+from data_pipelines.regions import Box
+
+CLASSES = (
+    "Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Effusion", "Emphysema", "Fibrosis", "Hernia",
+    "Infiltration", "Mass", "Nodule", "Pleural_Thickening", "Pneumonia", "Pneumothorax",
+)  # fmt: skip
+_ENTRIES, _BOXES, _TEST, _REST = "Data_Entry_2017*.csv", "BBox_List_2017.csv", "test_list.txt", "train_val_list.txt"
+
+
+class Builder(PublishedBuilder):
+    """All images with their 14 labels, and the 984 boxes. Arguments: see PublishedBuilder, and
+
+    The official test list is the test split; `fractions` divides the patients of the rest into train and validation.
+    """
+
+    FILES = (
+        Files(_ENTRIES, "labels", 1, ("Image Index", "Finding Labels", "Patient ID", "View Position")),
+        Files(_BOXES, "boxes", 1, ("Image Index", "Finding Label", "Bbox [x")),
+        Files(_TEST, "official test images", 1),
+        Files(_REST, "official images for training and validation", 1),
+        Files("**/*_*.png", "images", 112120),
+    )
+    FRACTIONS = {"train": 0.9, "validation": 0.1}  # noqa: RUF012
+
+    def cases(self) -> Iterator[Item]:
+        """One item per row of the table of labels."""
+        images = index_files(self.raw, [".png"])
+        test, rest = (set((self.raw / name).read_text().split()) for name in (_TEST, _REST))
+        boxes = self._boxes()
+        for row in read_table(one_file(self.raw, _ENTRIES), ("Image Index",), "a row per image"):
+            name = row["Image Index"]
+            if name not in test and name not in rest:
+                self.drop("in neither official list")
+                continue
+            item = Item(name, images.get(name, self.raw / name), row["Patient ID"], row["View Position"])
+            item.split = "test" if name in test else ""
+            found = set(row["Finding Labels"].split("|"))
+            if not found <= {*CLASSES, "No Finding"}:
+                raise UserError(f"{name}: unknown label in Finding Labels; fetch the table of labels again")
+            item.labels = {_plain(label): int(label in found) for label in CLASSES}
+            for label, box in boxes.get(name, ()):
+                item.add(label, self.asked(_plain(label)), box)
+            yield item
+
+    def _boxes(self) -> dict[str, list[tuple[str, Box]]]:
+        """Boxes by image. The header is quoted oddly ("Bbox [x,y,w,h]" over four columns), so columns go by place."""
+        found: dict[str, list[tuple[str, Box]]] = {}
+        for number, row in enumerate(read_table(self.raw / _BOXES, ("Image Index",), "a row per box"), start=2):
+            cells = list(row.values())
+            try:
+                x, y, width, height = (float(cell) for cell in cells[2:6])
+            except ValueError:
+                raise UserError(f"{_BOXES}, line {number}: a box needs four numbers; fetch it again") from None
+            label = "Infiltration" if cells[1] == "Infiltrate" else cells[1]  # the one name the tables do not share
+            found.setdefault(cells[0], []).append((label, Box(x, y, width, height)))
+        return found
+
+
+def _plain(label: str) -> str:
+    return label.replace("_", " ").lower()

@@ -1,0 +1,80 @@
+"""Open-i: chest radiographs of Indiana University with their reports. See docs/datasets/open_i.md."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from xml.etree import ElementTree
+
+from afloc_jax.errors import UserError
+from data_pipelines.builders.items import Item
+from data_pipelines.builders.published import PublishedBuilder
+from data_pipelines.builders.tables import Files, index_files, read_table
+
+_PROJECTIONS = "indiana_projections.csv"
+
+
+class Builder(PublishedBuilder):
+    """Every image of every report. Arguments: see PublishedBuilder, and
+
+    Args:
+        frontal: keep frontal images only. The publisher does not say which they are; this needs the table
+            indiana_projections.csv (columns uid, filename, projection) in the raw folder.
+    """
+
+    FILES = (
+        Files("**/[0-9]*.xml", "reports, NLMCXR_reports.tgz", count=3955),
+        Files("**/CXR*.png", "images, NLMCXR_png.tgz", count=7470),
+    )
+    FRACTIONS = {"train": 0.8, "validation": 0.1, "test": 0.1}  # noqa: RUF012
+
+    def __init__(self, *, frontal: bool = False, **kwargs):
+        self.frontal = bool(frontal)
+        super().__init__(**kwargs)
+
+    def cases(self) -> Iterator[Item]:
+        """One item per image, reports in the order of their numbers."""
+        images = index_files(self.raw, [".png"])
+        views = self._views()
+        reports = [path for path in self.raw.rglob("*.xml") if path.stem.isdigit()]
+        for path in sorted(reports, key=lambda path: int(path.stem)):
+            report = _parse(path)
+            parts = {node.get("Label", "").lower(): (node.text or "").strip() for node in report.iter("AbstractText")}
+            labels = {(node.text or "").split("/")[0].strip().lower(): 1 for node in report.iter("major")}
+            for image in report.iter("parentImage"):
+                name = image.get("id", "")
+                view = views.get(name, "")
+                if self.frontal and view.lower() != "frontal":
+                    self.drop("not frontal")
+                    continue
+                # Each report is of another examination and the publisher names no patients: a report stands for one.
+                item = Item(name, images.get(f"{name}.png", path.parent / f"{name}.png"), f"CXR{path.stem}", view)
+                item.study = item.patient
+                item.sections = {name: text for name, text in parts.items() if text}
+                item.labels = {label: value for label, value in labels.items() if label}
+                self.set_report(item, parts.get("findings", ""), parts.get("impression", ""))
+                if not item.sentences:
+                    self.drop("report without a sentence")
+                    continue
+                yield item
+
+    def _views(self) -> dict[str, str]:
+        table = self.raw / _PROJECTIONS
+        if not table.is_file():
+            if self.frontal:
+                raise UserError(f"frontal=true needs {_PROJECTIONS} in {self.raw}: reports do not say which images are")
+            return {}
+        rows = read_table(table, ("uid", "filename", "projection"), "a row per image")
+        # There CXR1_1_IM-0001-3001.png is called 1_IM-0001-3001.dcm.png, and CXR10_IM-0002-1001.png
+        # 10_IM-0002-1001.dcm.png.
+        views = {}
+        for row in rows:
+            name = re.sub(r"[.].*$", "", row["filename"])
+            views[f"CXR{name}"] = views[f"CXR{row['uid']}_{name}"] = row["projection"]
+        return views
+
+
+def _parse(path: Path) -> ElementTree.Element:
+    try:
+        return ElementTree.parse(path).getroot()
+    except (ElementTree.ParseError, OSError):
+        raise UserError(f"{path.name} in {path.parent} is not a readable XML report; fetch it again") from None

@@ -1,0 +1,58 @@
+"""PadChest: radiographs of Hospital San Juan with Spanish reports. See docs/datasets/padchest.md."""
+
+import ast
+from collections.abc import Iterable, Iterator
+
+from afloc_jax.errors import UsageError
+from data_pipelines.builders.items import Item
+from data_pipelines.builders.published import PublishedBuilder
+from data_pipelines.builders.tables import Files, index_files, one_file, read_table
+
+_TABLE = "PADCHEST_chest_x_ray_images_labels_160K*.csv*"
+_COLUMNS = ("ImageID", "ImageDir", "StudyID", "PatientID", "Projection", "Report", "Labels")
+
+
+class Builder(PublishedBuilder):
+    """Image and report pairs; the reports are Spanish, and stay so. Arguments: see PublishedBuilder, and
+
+    Args:
+        views: values of Projection to keep; empty: all.
+    """
+
+    FILES = (
+        Files(_TABLE, "reports and labels", columns=_COLUMNS),
+        Files("**/*.png", "images, in folders 0 to 54 as unpacked or in one"),
+    )
+    FRACTIONS = {"train": 0.9, "validation": 0.05, "test": 0.05}  # noqa: RUF012
+
+    def __init__(self, *, views: Iterable[str] = ("PA", "AP", "AP_horizontal"), **kwargs):
+        if isinstance(views, str):
+            raise UsageError(f"views is the text {views!r}; give a list such as ('PA', 'AP')")
+        self.views = frozenset(views)
+        super().__init__(**kwargs)
+
+    def cases(self) -> Iterator[Item]:
+        """Images of the wanted projections that have a report, in the order of the table."""
+        images = index_files(self.raw, [".png"])
+        for row in read_table(one_file(self.raw, _TABLE), _COLUMNS, "a row per image"):
+            name = row["ImageID"]
+            if self.views and row["Projection"] not in self.views:
+                self.drop("view not wanted")
+                continue
+            item = Item(name, images.get(name, self.raw / row["ImageDir"] / name), row["PatientID"], row["Projection"])
+            item.study, item.sections = row["StudyID"], {"report": row["Report"]}
+            item.labels = dict.fromkeys(labels_of_list(row["Labels"]), 1)
+            self.set_report(item, row["Report"], "")
+            if not item.sentences or row["Report"] == "nan":
+                self.drop("report without a sentence")
+                continue
+            yield item
+
+
+def labels_of_list(text: str) -> list[str]:
+    """Labels of a cell that holds a Python list of texts, without blanks; an empty or damaged cell has none."""
+    try:
+        found = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return []
+    return [label.strip().lower() for label in found if isinstance(label, str) and label.strip()] if found else []

@@ -1,0 +1,62 @@
+"""PadChest-GR: sentences of reports with boxes on images of PadChest. See docs/datasets/padchest_gr.md."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from afloc_jax.errors import UsageError, UserError
+from data_pipelines.builders.items import Item
+from data_pipelines.builders.published import PublishedBuilder
+from data_pipelines.builders.splits import split_name
+from data_pipelines.builders.tables import Files, index_files, one_file, read_json, read_table
+from data_pipelines.regions import RelativeBox
+
+_REPORTS, _TABLE = "grounded_reports_*.json", "master_table*.csv*"
+_LANGUAGES = ("en", "es")
+
+
+class Builder(PublishedBuilder):
+    """One record per study, one finding per sentence that has boxes. Arguments: see PublishedBuilder, and
+
+    Args:
+        language: "en" or "es": which of the two texts of each sentence.
+    """
+
+    FILES = (
+        Files(_REPORTS, "sentences and boxes", 1),
+        Files(_TABLE, "official splits", columns=("StudyID", "split")),
+        Files("**/*.png", "images, PadChest_GR"),
+    )
+    FRACTIONS = {"train": 1.0}  # noqa: RUF012
+
+    def __init__(self, *, language: str = "en", **kwargs):
+        if language not in _LANGUAGES:
+            raise UsageError(f"language is {language!r}, must be one of {', '.join(_LANGUAGES)}")
+        self.language = language
+        super().__init__(**kwargs)
+
+    def cases(self) -> Iterator[Item]:
+        """Studies in the order of the file of reports."""
+        images = index_files(self.raw, [".png"])
+        table = read_table(one_file(self.raw, _TABLE), ("StudyID", "split"), "rows of studies")
+        about = {row["StudyID"]: row for row in table}
+        path = one_file(self.raw, _REPORTS)
+        for number, entry in enumerate(read_json(path)):
+            try:
+                name, study = entry["ImageID"], entry["StudyID"]
+                row = about[study]
+                item = Item(name, images.get(name, self.raw / "PadChest_GR" / name), row.get("PatientID") or study)
+                item.study, item.split = study, split_name(row["split"])
+                self._add_sentences(item, entry["findings"])
+            except (KeyError, TypeError, ValueError):
+                raise UserError(f"{path.name}, entry {number}: not a study with findings and a split") from None
+            yield item
+
+    def _add_sentences(self, item: Item, findings: list[dict[str, Any]]) -> None:
+        sentences = [str(finding[f"sentence_{self.language}"]).strip().rstrip(".") for finding in findings]
+        self.set_report(item, ". ".join(sentences), "")
+        for sentence, finding in zip(sentences, findings, strict=True):
+            labels = [str(label).strip().lower() for label in finding.get("labels") or []]
+            item.labels.update(dict.fromkeys(labels, 1) if finding.get("abnormal") else {})
+            for box in finding.get("boxes") or []:  # of normal sentences there are none
+                left, top, right, bottom = (float(value) for value in box)
+                item.add(labels[0] if labels else "finding", sentence, RelativeBox(left, top, right, bottom))

@@ -1,0 +1,101 @@
+"""Base of the builders for data sets as their publishers ship them.
+
+Such a builder is one short module: `FILES` declares what the download consists of, `cases` yields its images. Checking
+files, missing images, splits, leaks, decoding, resuming and the account are here and in `ingest`.
+"""
+
+import abc
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+from afloc_jax.errors import UsageError, UserError
+from data_pipelines.builders.ingest import FolderBuilder
+from data_pipelines.builders.items import Item
+from data_pipelines.builders.splits import assign_splits, check_fractions
+from data_pipelines.builders.tables import Files, check_files, listed
+from data_pipelines.reports import clean_report
+
+PROMPT = "Findings suggesting {finding}."  # of data sets that have classes and no phrases (published protocol)
+
+
+class PublishedBuilder(FolderBuilder, skip_registration=True):  # type: ignore[call-arg]
+    """Base of the builders of published data sets.
+
+    Args:
+        partial: accept a part of the data set: counts are not checked, images that are not there are dropped and
+            counted.
+        fractions: share of patients in each split, for images of which the publisher names none.
+        leaks: what to do where the publisher puts a patient or an image into two splits: "stop", or "drop" the rows of
+            the training side.
+        prompt: how a class is asked for; "{finding}" is replaced by its name in lower case.
+        compatible: clean reports as the published release does.
+        raw, image_size, seed, max_bad_fraction, workers, journal, beam: see FolderBuilder.
+    """
+
+    FILES: ClassVar[tuple[Files, ...]] = ()
+    FRACTIONS: ClassVar[Mapping[str, float]] = {"test": 1.0}
+
+    def __init__(
+        self,
+        *,
+        partial: bool = False,
+        leaks: str = "stop",
+        fractions: Mapping[str, float] | None = None,
+        prompt: str = PROMPT,
+        compatible: bool = False,
+        **kwargs: Any,
+    ):
+        if leaks not in ("stop", "drop"):
+            raise UsageError(f"leaks is {leaks!r}, must be stop or drop")
+        self.leaks = leaks
+        self.partial, self.prompt, self.compatible = bool(partial), prompt, bool(compatible)
+        self.fractions = check_fractions(fractions or self.FRACTIONS)
+        super().__init__(**kwargs)
+
+    @abc.abstractmethod
+    def cases(self) -> Iterator[Item]:
+        """The images of the raw folder. What is filtered out goes through `drop`, so that it is counted."""
+
+    def items(self) -> list[Item]:
+        """Checks the files, then the cases; images without a patient are tied by identical bytes."""
+        check_files(self.raw, self.FILES, self.partial)
+        items = list(self.cases())
+        self.report.rows += len(items)
+        items = self._present(items)
+        without_patient = any(not item.patient for item in items)
+        drop = self.leaks == "drop"
+        kept = assign_splits(items, self.fractions, self.seed, self.workers, without_patient, drop)
+        self.report.dropped.update({"also in an evaluation split": len(items) - len(kept)} if kept != items else {})
+        return kept
+
+    def drop(self, reason: str, count: int = 1) -> None:
+        """Counts images that are left out on purpose."""
+        self.report.rows += count
+        self.report.dropped[reason] += count
+
+    def asked(self, finding: str) -> str:
+        """The prompt for a class."""
+        return self.prompt.replace("{finding}", finding.lower())
+
+    def set_report(self, item: Item, findings: str, impression: str) -> None:
+        """Cleaned sentences of the two sections that describe the image."""
+        if self.compatible:  # the release trains on one text in which the impression comes first
+            report = clean_report(f"{impression} {findings}".strip(), impression, compatible=True)
+        else:
+            report = clean_report(findings, impression)
+        item.sentences, item.impression_count = report.sentences, report.impression_count
+
+    def _present(self, items: list[Item]) -> list[Item]:
+        missing = [item for item in items if not item.image.is_file()]
+        if missing and not self.partial:
+            names = listed([str(_below(item, self.raw)) for item in missing])
+            raise UserError(
+                f"{self.raw} lacks {len(missing):,} of {len(items):,} images that its tables name: {names}; fetch "
+                "them, or pass --builder partial=true to build what is there"
+            )
+        self.report.dropped.update({"image not there": len(missing)} if missing else {})
+        return [item for item in items if item.image.is_file()] if missing else items
+
+
+def _below(item: Item, raw: Any) -> Any:
+    return item.image.relative_to(raw) if item.image.is_relative_to(raw) else item.image

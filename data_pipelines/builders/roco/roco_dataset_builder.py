@@ -1,0 +1,58 @@
+"""ROCO: images of articles with their captions. See docs/datasets/roco.md."""
+
+from collections.abc import Iterable, Iterator
+
+from afloc_jax.errors import UsageError, UserError
+from data_pipelines.builders.items import Item
+from data_pipelines.builders.published import PublishedBuilder
+from data_pipelines.builders.tables import Files
+
+_CAPTIONS = "radiology/captions.txt"
+
+
+class Builder(PublishedBuilder):
+    """Radiology images of the three official parts. Arguments: see PublishedBuilder, and
+
+    Args:
+        containing: keep captions with at least one of these phrases (without case); empty: all. ROCO holds every
+            modality; ("chest x-ray", "chest radiograph") keeps what this program is made for.
+    """
+
+    FILES = tuple(
+        Files(f"{part}/{pattern}", purpose)
+        for part in ("train", "validation", "test")
+        for pattern, purpose in ((_CAPTIONS, "captions"), ("radiology/images/ROCO_*.jpg", "images"))
+    )
+    FRACTIONS = {"train": 1.0}  # noqa: RUF012
+
+    def __init__(self, *, containing: Iterable[str] = (), **kwargs):
+        if isinstance(containing, str):
+            raise UsageError(f"containing is the text {containing!r}; give a list of phrases")
+        self.containing = [phrase.lower() for phrase in containing]
+        super().__init__(**kwargs)
+
+    def cases(self) -> Iterator[Item]:
+        """One item per caption, in the order of the files: name, a tab, the caption."""
+        for part in ("train", "validation", "test"):
+            path = self.raw / part / _CAPTIONS
+            try:
+                lines = path.read_text(encoding="utf-8").splitlines()
+            except UnicodeDecodeError:
+                raise UserError(f"{path} is not UTF-8 text; fetch it again") from None
+            for number, line in enumerate(lines, start=1):
+                if not line.strip():
+                    continue
+                name, tab, caption = line.partition("\t")
+                if not tab:
+                    raise UserError(f"{path}, line {number}: no tab between name and caption; fetch it again")
+                name = name.strip()
+                if self.containing and not any(phrase in caption.lower() for phrase in self.containing):
+                    self.drop("other caption")
+                    continue
+                item = Item(name, self.raw / part / "radiology" / "images" / f"{name}.jpg", split=part)
+                item.sections = {"caption": caption.strip()}
+                self.set_report(item, caption, "")
+                if not item.sentences:
+                    self.drop("caption without a sentence")
+                    continue
+                yield item

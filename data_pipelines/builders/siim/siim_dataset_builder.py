@@ -1,0 +1,35 @@
+"""SIIM-ACR Pneumothorax Segmentation: run-length masks of pneumothoraces. See docs/datasets/siim.md."""
+
+from collections.abc import Iterator
+
+from data_pipelines.builders.items import Item
+from data_pipelines.builders.published import PublishedBuilder
+from data_pipelines.builders.tables import Files, index_files, one_file, read_table
+from data_pipelines.regions import GapRuns
+
+_TABLE = "*train*.csv"
+_COLUMNS = ("ImageId", "EncodedPixels")
+_LABEL = "Pneumothorax"
+
+
+class Builder(PublishedBuilder):
+    """Images that the table of masks names; several rows of an image are one finding."""
+
+    FILES = (
+        Files(_TABLE, "masks, train-rle.csv or stage_2_train.csv", 1, _COLUMNS),
+        Files("**/*.dcm", "images, dicom-images-train"),
+    )
+
+    def cases(self) -> Iterator[Item]:
+        """One item per image. "-1" says that it shows no pneumothorax."""
+        images = index_files(self.raw, [".dcm"])
+        items: dict[str, Item] = {}
+        for row in read_table(one_file(self.raw, _TABLE), _COLUMNS, "a row per mask"):
+            name, runs = row["ImageId"], row["EncodedPixels"]
+            if name not in items:
+                items[name] = Item(name, images.get(f"{name}.dcm", self.raw / f"{name}.dcm"))
+                items[name].labels["pneumothorax"] = 0
+            if runs != "-1":
+                items[name].add(_LABEL, self.asked(_LABEL), GapRuns(runs))
+                items[name].labels["pneumothorax"] = 1
+        yield from items.values()

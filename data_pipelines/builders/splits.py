@@ -1,0 +1,153 @@
+"""Who may be in which split: whole patients, identical images together, no leak that a table itself makes."""
+
+import hashlib
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from afloc_jax.errors import UsageError, UserError
+from data_pipelines.builders.items import LISTED_IN_ERRORS, SPLITS, Item, pseudonym
+
+_SPLIT_NAMES = {name: name for name in SPLITS} | {
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "dev": "validation",
+    "validate": "validation",
+    "testing": "test",
+}
+
+
+def split_name(value: str) -> str:
+    """Normal form of a split column's cell ("Val" -> "validation"); empty stays empty. Raises UserError."""
+    name = value.strip().lower()
+    if name and name not in _SPLIT_NAMES:
+        raise UserError(f"unknown split {value!r} in the split column; use {', '.join(SPLITS)} or leave the cell empty")
+    return _SPLIT_NAMES.get(name, "")
+
+
+def assign_splits(
+    items: Sequence[Item],
+    fractions: Mapping[str, float],
+    seed: int,
+    workers: int = 1,
+    content: bool = True,
+    drop_leaks: bool = False,
+) -> list[Item]:
+    """Gives every item a split, whole patients at a time. Sets `item.split` in place.
+
+    Rows of one patient belong together, and so do rows whose image files have identical bytes (`content=False` leaves
+    the files unread). Rows without a patient stand alone. Where no row of such a group names a split, a hash of the
+    group and the seed decides, so new rows never move old patients.
+
+    Returns the items to keep: all, unless `drop_leaks` and the table itself puts one patient or one image on both sides
+    of a split. Then the evaluation side keeps it (test before validation before train) and the other rows go.
+
+    Raises UserError for such a table without `drop_leaks`.
+    """
+    fractions = check_fractions(fractions)
+    everything = any(not item.patient for item in items)
+    digests = _content_hashes([item.image for item in items], workers, everything) if content else {}
+    groups = _Groups()
+    keys = []
+    for item in items:
+        image_key = ("image", digests.get(item.image, str(item.image)))
+        keys.append(("patient", item.patient) if item.patient else image_key)
+        groups.join(keys[-1], image_key)
+    if not drop_leaks:
+        _refuse_leaks(items, lambda item: item.patient, "patient", lambda patient: pseudonym(patient, seed))
+        _refuse_leaks(items, lambda item: digests.get(item.image, ""), "image content", lambda digest: digest[:12])
+
+    members: dict[Any, list[Item]] = defaultdict(list)
+    for key, item in zip(keys, items, strict=True):
+        members[groups.find(key)].append(item)
+    left_out: set[int] = set()
+    for group in members.values():
+        named = {item.split for item in group if item.split}
+        if len(named) > 1 and drop_leaks:
+            named = {max(named, key=SPLITS.index)}
+            left_out.update(id(item) for item in group if item.split and item.split not in named)
+        if len(named) > 1:  # a chain: patient A shares an image with patient B of another split
+            names = sorted({pseudonym(item.patient, seed) or item.image.name for item in group})
+            raise UserError(
+                f"rows tied by patient or identical image lie in {' and '.join(sorted(named))}: {names[:4]}"
+            )
+        name = min(item.patient or digests.get(item.image) or item.image.name for item in group)
+        chosen = named.pop() if named else _hashed_split(f"{seed}:{name}", fractions)
+        for item in group:
+            item.split = chosen
+    return [item for item in items if id(item) not in left_out]
+
+
+def check_fractions(fractions: Mapping[str, float]) -> dict[str, float]:
+    """Split fractions in the order train, validation, test. Raises UsageError unless they are valid and sum to 1."""
+    unknown = sorted(set(fractions) - set(SPLITS))
+    if unknown:
+        raise UsageError(f"unknown split {', '.join(unknown)} in fractions; use {', '.join(SPLITS)}")
+    result = {name: float(fractions[name]) for name in SPLITS if name in fractions}
+    if any(not 0 <= value <= 1 for value in result.values()) or not math.isclose(sum(result.values()), 1, abs_tol=1e-6):
+        raise UsageError(f"split fractions {result} must lie between 0 and 1 and sum to 1")
+    return result
+
+
+class _Groups:
+    """Disjoint sets (union-find with path halving)."""
+
+    def __init__(self) -> None:
+        self._parent: dict[Any, Any] = {}
+
+    def find(self, key: Any) -> Any:
+        self._parent.setdefault(key, key)
+        while self._parent[key] != key:
+            self._parent[key] = key = self._parent[self._parent[key]]
+        return key
+
+    def join(self, first: Any, second: Any) -> None:
+        self._parent[self.find(first)] = self.find(second)
+
+
+def _content_hashes(paths: Sequence[Path], workers: int, everything: bool) -> dict[Path, str]:
+    """SHA-256 of files, in threads. Unless `everything` is asked for, only of those another file equals in size."""
+    sizes = {path: path.stat().st_size for path in dict.fromkeys(paths) if path.is_file()}
+    shared = Counter(sizes.values())
+    wanted = [path for path, size in sizes.items() if everything or shared[size] > 1]
+
+    def digest(path: Path) -> str:
+        try:
+            with path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError:
+            return ""  # unreadable: reported when its image is decoded
+
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        return {path: value for path, value in zip(wanted, pool.map(digest, wanted), strict=True) if value}
+
+
+def _refuse_leaks(items: Sequence[Item], key: Callable[[Item], str], what: str, shown: Callable[[str], str]) -> None:
+    splits: dict[str, set[str]] = defaultdict(set)
+    for item in items:
+        if item.split and key(item):
+            splits[key(item)].add(item.split)
+    leaking = {name: found for name, found in splits.items() if len(found) > 1}
+    if leaking:
+        examples = "; ".join(
+            f"{shown(name)} in {' and '.join(sorted(found))}"
+            for name, found in list(leaking.items())[:LISTED_IN_ERRORS]
+        )
+        raise UserError(
+            f"build stopped: {len(leaking)} {what}{'s' if len(leaking) > 1 else ''} on both sides of a split "
+            f"({what} by pseudonym: {examples}); put all rows of one {what.split()[0]} into one split"
+        )
+
+
+def _hashed_split(key: str, fractions: Mapping[str, float]) -> str:
+    position = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
+    total = 0.0
+    for name, fraction in fractions.items():
+        total += fraction
+        if position < total:
+            return name
+    return [name for name, fraction in fractions.items() if fraction > 0][-1]

@@ -1,0 +1,102 @@
+"""Numbers of a prepared data set, from one pass over its records."""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from data_pipelines.overview.text_overlap import overlapping
+from data_pipelines.sources import Record, RecordSource
+
+Records = Sequence[Record] | RecordSource  # of one split
+
+LONG_REPORT = 20  # words; shorter reports are often the same sentence about another patient, and say nothing of a leak
+
+
+@dataclass
+class Overview:
+    """What `measure` finds. Values are by split where they are mappings."""
+
+    records: dict[str, int] = field(default_factory=dict)
+    patients: dict[str, int] = field(default_factory=dict)
+    without_patient: dict[str, int] = field(default_factory=dict)
+    with_text: dict[str, int] = field(default_factory=dict)
+    views: Counter[str] = field(default_factory=Counter)
+    words: list[int] = field(default_factory=list)  # of each report that has text
+    sentences: list[int] = field(default_factory=list)
+    labels: dict[str, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
+    findings: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # share of the square covered
+    duplicates: int = 0  # images whose pixels another image has too
+    duplicates_across: int = 0  # of them, those with a copy in another split
+    patients_across: int = 0  # patients with images in more than one split
+    texts_across: dict[str, int] = field(default_factory=dict)  # long reports with a near-identical one elsewhere
+    long_texts: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def leaks(self) -> bool:
+        """Whether a patient or an image stands in two splits."""
+        return bool(self.patients_across or self.duplicates_across)
+
+
+def measure(sources: Mapping[str, Records]) -> Overview:
+    """Counts, lengths, labels, findings, duplicates and leaks over all splits (name -> records)."""
+    result = Overview()
+    splits_of_patient: dict[str, set[str]] = defaultdict(set)
+    copies: dict[bytes, list[str]] = defaultdict(list)
+    texts: list[str] = []
+    groups: list[str] = []
+    for split, source in sources.items():
+        patients = set()
+        result.records[split] = len(source)
+        result.without_patient[split] = result.with_text[split] = 0
+        for record in source:
+            copies[hashlib.sha256(record.image.tobytes()).digest()].append(split)
+            result.views[record.view or "unknown"] += 1
+            if record.patient:
+                patients.add(record.patient)
+                splits_of_patient[record.patient].add(split)
+            else:
+                result.without_patient[split] += 1
+            _count_text(result, record, split)
+            if _words(record) >= LONG_REPORT:
+                texts.append(" ".join(record.sentences))
+                groups.append(split)
+            _count_annotations(result, record)
+        result.patients[split] = len(patients)
+    for where in copies.values():
+        result.duplicates += len(where) if len(where) > 1 else 0
+        result.duplicates_across += len(where) if len(set(where)) > 1 else 0
+    result.patients_across = sum(len(found) > 1 for found in splits_of_patient.values())
+    found = Counter(groups[k] for k in overlapping(texts, groups))
+    result.texts_across = {split: found[split] for split in sources}
+    result.long_texts = {split: groups.count(split) for split in sources}
+    return result
+
+
+def _words(record: Record) -> int:
+    return sum(len(sentence.split()) for sentence in record.sentences)
+
+
+def _count_text(result: Overview, record: Record, split: str) -> None:
+    if record.sentences:
+        result.with_text[split] += 1
+        result.words.append(_words(record))
+        result.sentences.append(len(record.sentences))
+
+
+def _count_annotations(result: Overview, record: Record) -> None:
+    for name, value in record.labels.items():
+        result.labels[name][value] += 1
+    for finding in record.findings:
+        result.findings[finding.label].append(float(finding.mask.mean()))
+
+
+def distribution(values: Sequence[float]) -> dict[str, Any]:
+    """Count, mean, and the 5th, 50th and 95th percentile; zeros for no values."""
+    if not values:
+        return {"count": 0, "mean": 0.0, "low": 0.0, "median": 0.0, "high": 0.0}
+    low, median, high = np.percentile(values, [5, 50, 95])
+    return {"count": len(values), "mean": float(np.mean(values)), "low": low, "median": median, "high": high}

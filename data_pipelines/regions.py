@@ -1,0 +1,182 @@
+"""Where a finding lies, in each of the forms in which data sets say it, as masks of the original image.
+
+A region knows nothing of its image but, in some forms, its size; `mask(height, width)` draws it. A malformed region is
+an `ImageError`: the row is reported, the build goes on.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from data_pipelines.images import Geometry, ImageError, read_mask
+
+FAR = 1_000_000  # pixels; no radiograph is larger, and drawing code meets such numbers badly
+
+
+class Region(Protocol):
+    """A part of an image."""
+
+    def mask(self, height: int, width: int) -> NDArray[np.bool_]:
+        """[height, width] bool. Raises ImageError for a region that is malformed or belongs to another image."""
+        ...
+
+
+@dataclass(frozen=True)
+class MaskFile:
+    """An image file of which every pixel but 0 belongs to the region; or only those equal to `value`."""
+
+    path: Path
+    value: int | None = None
+
+    def mask(self, height: int, width: int) -> NDArray[np.bool_]:
+        mask = read_mask(self.path, self.value)
+        if mask.shape != (height, width):
+            raise ImageError(
+                f"{self.path.name}: the mask is {mask.shape[1]} x {mask.shape[0]} pixels, its image {width} x {height}"
+            )
+        return mask
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle in pixels of the original image; corner and size as annotated, not rounded."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+    def mask(self, height: int, width: int) -> NDArray[np.bool_]:
+        left, top, right, bottom = self.x, self.y, self.x + self.width, self.y + self.height
+        if not all(abs(value) < FAR for value in (left, top, right, bottom)) or min(self.width, self.height) <= 0:
+            raise ImageError("a box needs finite corners, a positive width and a positive height")
+        mask = np.zeros((height, width), bool)
+        rows = slice(max(0, round(top)), max(round(bottom), round(top) + 1, 0))
+        columns = slice(max(0, round(left)), max(round(right), round(left) + 1, 0))
+        if mask[rows, columns].size == 0:
+            raise ImageError(f"a box lies outside its image of {width} x {height} pixels")
+        mask[rows, columns] = True
+        return mask
+
+    def on_square(self, geometry: Geometry) -> NDArray[np.bool_]:
+        """The box in the padded square, in the published rounding (corner and size scaled, then floored).
+
+        One that is thinner than a pixel of the square keeps one pixel.
+        """
+        x, y, width, height = (int(value) for value in geometry.box_to_square(self.xywh, compatible=True))
+        mask = np.zeros((geometry.side, geometry.side), bool)
+        mask[max(y, 0) : max(y + max(height, 1), 0), max(x, 0) : max(x + max(width, 1), 0)] = True
+        return mask
+
+    @property
+    def xywh(self) -> tuple[float, float, float, float]:
+        return self.x, self.y, self.width, self.height
+
+
+@dataclass(frozen=True)
+class RelativeBox:
+    """A rectangle by its corners, as shares of the image's width and height."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    def box(self, height: int, width: int) -> Box:
+        """The same in pixels."""
+        x, y = self.left * width, self.top * height
+        return Box(x, y, self.right * width - x, self.bottom * height - y)
+
+    def mask(self, height: int, width: int) -> NDArray[np.bool_]:
+        return self.box(height, width).mask(height, width)
+
+
+@dataclass(frozen=True)
+class Polygon:
+    """The inside of a closed line through (x, y) points of the original image."""
+
+    points: Sequence[Sequence[float]]
+
+    def mask(self, height: int, width: int) -> NDArray[np.bool_]:
+        try:
+            corners = np.asarray(self.points, np.float64).reshape(-1, 2)
+        except (ValueError, TypeError):
+            corners = np.zeros((0, 2))
+        # Checked before it reaches pycocotools, whose C code meets NaN or far-off corners with all of the memory.
+        if len(corners) < 3 or not np.isfinite(corners).all():
+            raise ImageError("a polygon needs three finite corners or more")
+        inside = np.clip(corners, 0, [width, height]).ravel().tolist()
+        return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects([inside], height, width))).astype(bool)
+
+
+@dataclass(frozen=True)
+class CocoRuns:
+    """COCO run lengths of 0 and 1 in turn, down the columns: {"size": [height, width], "counts": text or list}."""
+
+    rle: dict[str, Any]
+
+    def mask(self, height: int, width: int) -> NDArray[np.bool_]:
+        try:
+            size, counts = list(self.rle["size"]), self.rle["counts"]
+            runs = np.array(_runs_of_text(counts) if isinstance(counts, str) else counts)
+            fits = runs.ndim == 1 and runs.dtype.kind == "i" and bool((runs >= 0).all())
+        except (KeyError, TypeError, ValueError):
+            raise ImageError("a segmentation is not a valid RLE (size, counts)") from None
+        if size != [height, width]:
+            raise ImageError(f"an RLE is for {size} (height, width), its image is [{height}, {width}]")
+        if not fits or runs.sum() != height * width:
+            raise ImageError("the run lengths of an RLE do not add up to its image")
+        return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width, order="F")
+
+    @property
+    def empty(self) -> bool:
+        """Whether the runs hold no 1: one run of zeros, which is how a finding that is absent is written."""
+        counts: Any = self.rle.get("counts")
+        try:
+            return sum((_runs_of_text(counts) if isinstance(counts, str) else counts)[1::2]) == 0
+        except (ValueError, TypeError):
+            return False  # malformed: said when the mask is drawn
+
+
+@dataclass(frozen=True)
+class GapRuns:
+    """Pairs of numbers "gap length gap length ...", down the columns: pixels skipped since the last run, its length.
+
+    As SIIM-ACR writes pneumothoraces: the start of each run is counted from the end of the run before.
+    """
+
+    text: str
+
+    def mask(self, height: int, width: int) -> NDArray[np.bool_]:
+        try:
+            numbers = np.array([int(word) for word in self.text.split()], np.int64)
+        except (ValueError, OverflowError):
+            raise ImageError("run lengths must be whole numbers") from None
+        if len(numbers) == 0 or len(numbers) % 2 or (numbers < 0).any() or numbers.sum() > height * width:
+            raise ImageError("run lengths must be pairs of gap and length that fit into the image")
+        runs = np.append(numbers, height * width - numbers.sum())
+        return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width, order="F")
+
+
+def _runs_of_text(text: str) -> list[int]:
+    """COCO's compressed run lengths: base 32, least digit first; from the fourth on, difference to the last but one."""
+    runs: list[int] = []
+    value = shift = 0
+    for character in text:
+        digit = ord(character) - 48
+        if not 0 <= digit < 64:
+            raise ValueError("not a character of a compressed RLE")
+        value |= (digit & 31) << shift
+        shift += 5
+        if digit & 32:  # more digits follow
+            continue
+        if digit & 16:  # negative
+            value -= 1 << shift
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+        value = shift = 0
+    return runs

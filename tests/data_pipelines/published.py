@@ -1,0 +1,82 @@
+"""Small raw folders in the layouts of publishers, and how the tests prepare them."""
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from raw_folders import SECRET, radiograph
+
+from afloc_jax.errors import UserError
+from data_pipelines.sources import Record, open_source, prepare
+
+
+def build(tmp_path: Path, name: str, **builder: Any) -> tuple[dict[str, Record], dict[str, Any]]:
+    """Prepares tmp_path/raw as a part of the data set: records by id (of all splits), and the build report."""
+    builder = {"partial": True, **builder}
+    report = prepare(name, tmp_path / "out", raw=tmp_path / "raw", builder=builder)
+    sources = {split: open_source(name, tmp_path / "out", split, raw=tmp_path / "raw", builder=builder)
+               for split in report["records"]}  # fmt: skip
+    records = {record.id: record for source in sources.values() for record in source}
+    report["splits"] = {record.id: split for split, source in sources.items() for record in source}
+    return records, report
+
+
+def refused(tmp_path: Path, name: str, **builder: Any) -> str:
+    """The message with which preparing tmp_path/raw is refused; never with report text in it."""
+    with pytest.raises(UserError) as caught:
+        prepare(name, tmp_path / "out", raw=tmp_path / "raw", builder=builder)
+    message = str(caught.value)
+    assert "\n" not in message and SECRET.split()[-1] not in message
+    return message
+
+
+def image_file(path: Path, seed: int = 0, height: int = 40, width: int = 30) -> np.ndarray:
+    """Writes a grey image (PNG exactly, JPEG nearly) and returns it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = radiograph(seed, height, width)
+    assert cv2.imwrite(str(path), pixels)
+    return pixels
+
+
+def dicom_file(path: Path, seed: int = 0, height: int = 40, width: int = 30) -> np.ndarray:
+    from pydicom.dataset import FileDataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = radiograph(seed, height, width)
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID = ExplicitVRLittleEndian, SecondaryCaptureImageStorage
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    dataset = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+    dataset.SOPClassUID, dataset.SOPInstanceUID = SecondaryCaptureImageStorage, meta.MediaStorageSOPInstanceUID
+    dataset.Rows, dataset.Columns, dataset.SamplesPerPixel = height, width, 1
+    dataset.PhotometricInterpretation, dataset.BitsAllocated, dataset.BitsStored = "MONOCHROME2", 8, 8
+    dataset.HighBit, dataset.PixelRepresentation, dataset.PixelData = 7, 0, pixels.tobytes()
+    dataset.save_as(path, enforce_file_format=True)
+    return pixels
+
+
+def rows_file(path: Path, header: str, rows: Sequence[Sequence[Any]], opened=open) -> None:
+    """A CSV file with exactly this header line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with opened(path, "wt", newline="", encoding="utf-8") as file:
+        file.write(header + "\n")
+        csv.writer(file).writerows(rows)
+
+
+def json_file(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def box_mask(height: int, width: int, *boxes: Sequence[int]) -> np.ndarray:
+    """[height, width] bool of boxes (x, y, width, height) in whole pixels."""
+    mask = np.zeros((height, width), bool)
+    for x, y, w, h in boxes:
+        mask[y : y + h, x : x + w] = True
+    return mask

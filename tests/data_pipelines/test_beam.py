@@ -1,0 +1,38 @@
+"""Apache Beam makes the same records as the threads. It has an environment of its own (requirements-beam.txt)."""
+
+import pytest
+from raw_folders import pairs_folder
+from test_shards import BUILDER, content
+
+from afloc_jax.errors import UsageError
+from data_pipelines.sources import prepare
+
+
+def test_the_direct_runner_gives_identical_records(tmp_path):
+    pytest.importorskip("apache_beam", reason="SKIPPED: Apache Beam is not installed; see requirements-beam.txt")
+    raw = tmp_path / "raw"
+    pairs_folder(raw, 40)
+    (raw / "images" / "003.png").write_bytes(b"broken")
+    prepare("pairs", tmp_path / "threads", raw=raw, builder=BUILDER)
+    report = prepare("pairs", tmp_path / "beam", raw=raw, builder=BUILDER, beam="--runner=DirectRunner")
+    assert report["built"] and report["dropped"] == {"unusable image": 1}
+    assert content(tmp_path / "beam")[:-1] == content(tmp_path / "threads")[:-1]
+
+
+def test_phantoms_are_not_built_with_beam(tmp_path, monkeypatch):
+    from data_pipelines import sources
+
+    monkeypatch.setattr(sources, "pipeline_options", lambda text: None)
+    with pytest.raises(UsageError, match="drawn, not read"):
+        prepare("phantom", tmp_path, builder={"train": 1, "validation": 0, "test": 0}, beam="")
+
+
+def test_without_beam_the_command_says_what_to_install(tmp_path):
+    try:
+        import apache_beam  # noqa: F401
+    except ImportError:
+        pairs_folder(tmp_path / "raw", 4)
+        with pytest.raises(UsageError, match=r"pip install -r requirements-beam\.txt"):
+            prepare("pairs", tmp_path / "out", raw=tmp_path / "raw", beam="--runner=DirectRunner")
+    else:
+        pytest.skip("SKIPPED: Apache Beam is installed")

@@ -1,0 +1,94 @@
+"""Regions in every form equal a plain drawing of them, and malformed ones are refused."""
+
+import cv2
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+
+from data_pipelines.images import Geometry, ImageError
+from data_pipelines.regions import Box, CocoRuns, GapRuns, MaskFile, Polygon, RelativeBox
+
+HEIGHT, WIDTH = 37, 23
+
+
+def random_mask(seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return cv2.resize(rng.random((6, 5)), (WIDTH, HEIGHT)) > 0.5
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_coco_runs_equal_pycocotools(seed):
+    mask = random_mask(seed) if seed else np.zeros((HEIGHT, WIDTH), bool)
+    encoded = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    text = CocoRuns({"size": [HEIGHT, WIDTH], "counts": encoded["counts"].decode()})
+    flat = mask.flatten(order="F")
+    edges = np.flatnonzero(np.diff(np.r_[False, flat, False]))  # where runs of 1 begin and end
+    runs = np.diff(np.r_[0, edges, len(flat)]).tolist()
+    for region in (text, CocoRuns({"size": [HEIGHT, WIDTH], "counts": runs})):
+        np.testing.assert_array_equal(region.mask(HEIGHT, WIDTH), mask)
+        assert region.empty == (not mask.any())
+
+
+@pytest.mark.parametrize("seed", range(1, 5))
+def test_gap_runs_equal_a_walk_down_the_columns(seed):
+    mask = random_mask(seed)
+    words, gap, length = [], 0, 0
+    for value in mask.flatten(order="F"):
+        if value:
+            length += 1
+        elif length:
+            words, gap, length = [*words, gap, length], 1, 0
+        else:
+            gap += 1
+    words += [gap, length] if length else []
+    np.testing.assert_array_equal(GapRuns(" ".join(map(str, words))).mask(HEIGHT, WIDTH), mask)
+
+
+def test_boxes_and_polygons_cover_the_same_pixels():
+    box = Box(3, 5, 10, 20)
+    corners = [(3, 5), (13, 5), (13, 25), (3, 25)]
+    assert box.mask(HEIGHT, WIDTH).sum() == 200 and box.mask(HEIGHT, WIDTH)[5:25, 3:13].all()
+    np.testing.assert_array_equal(Polygon(corners).mask(HEIGHT, WIDTH), box.mask(HEIGHT, WIDTH))
+    relative = RelativeBox(3 / WIDTH, 5 / HEIGHT, 13 / WIDTH, 25 / HEIGHT)
+    np.testing.assert_allclose(relative.box(HEIGHT, WIDTH).xywh, box.xywh)
+    geometry = Geometry(HEIGHT, WIDTH, 64)
+    x, y, width, height = geometry.box_to_square(box.xywh, compatible=True)
+    square = np.zeros((64, 64), bool)
+    square[y : y + height, x : x + width] = True
+    np.testing.assert_array_equal(box.on_square(geometry), square)
+
+
+def test_label_images_are_read_by_value(tmp_path):
+    values = np.random.default_rng(0).integers(0, 4, (HEIGHT, WIDTH)).astype(np.uint8)
+    cv2.imwrite(str(tmp_path / "labels.png"), values)
+    for value in range(4):
+        found = MaskFile(tmp_path / "labels.png", value).mask(HEIGHT, WIDTH)
+        np.testing.assert_array_equal(found, values == value)
+    np.testing.assert_array_equal(MaskFile(tmp_path / "labels.png").mask(HEIGHT, WIDTH), values > 0)
+    with pytest.raises(ImageError, match="the mask is 23 x 37 pixels, its image 23 x 38"):
+        MaskFile(tmp_path / "labels.png").mask(HEIGHT + 1, WIDTH)
+
+
+@pytest.mark.parametrize(
+    ("region", "message"),
+    [
+        (Box(0, 0, 0, 5), "positive width"),
+        (Box(float("nan"), 0, 5, 5), "finite corners"),
+        (Box(1e9, 0, 5, 5), "finite corners"),
+        (Box(23, 0, 5, 5), "lies outside"),
+        (Box(-9, -9, 5, 5), "lies outside"),
+        (Polygon([(0, 0), (1, 1)]), "three finite corners"),
+        (Polygon([(0, 0), (1, 1), (float("inf"), 3)]), "three finite corners"),
+        (Polygon("abc"), "three finite corners"),
+        (CocoRuns({"counts": "1"}), "not a valid RLE"),
+        (CocoRuns({"size": [WIDTH, HEIGHT], "counts": [HEIGHT * WIDTH]}), "its image is"),
+        (CocoRuns({"size": [HEIGHT, WIDTH], "counts": [-1, HEIGHT * WIDTH + 1]}), "do not add up"),
+        (GapRuns("1 2 3"), "pairs of gap and length"),
+        (GapRuns(""), "pairs of gap and length"),
+        (GapRuns(f"{HEIGHT * WIDTH} 1"), "fit into the image"),
+        (GapRuns("99999999999999999999 1"), "whole numbers"),
+    ],
+)
+def test_malformed_regions_are_refused(region, message):
+    with pytest.raises(ImageError, match=message):
+        region.mask(HEIGHT, WIDTH)

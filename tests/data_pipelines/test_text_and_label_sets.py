@@ -1,0 +1,318 @@
+"""Data sets of reports, captions and labels, each in its publisher's layout."""
+
+import csv
+import zipfile
+
+import cv2
+import numpy as np
+import pytest
+from published import box_mask, build, image_file, json_file, refused, rows_file
+from raw_folders import SECRET
+
+from data_pipelines.builders.mimic_cxr.mimic_cxr_dataset_builder import CLASSES
+from data_pipelines.builders.tables import read_workbook
+from data_pipelines.images import Geometry
+
+SQUARE = Geometry(40, 30)
+
+
+def test_padchest_keeps_spanish_reports_and_their_labels(tmp_path):
+    raw = tmp_path / "raw"
+    header = ",ImageID,ImageDir,StudyDate_DICOM,StudyID,PatientID,Projection,ReportID,Report,Labels"
+    rows = [
+        [
+            0,
+            "a.png",
+            0,
+            20140915,
+            "s1",
+            "p1",
+            "PA",
+            1,
+            "sin hallazgos . pinzamiento .",
+            "['normal', ' pleural effusion']",
+        ],
+        [1, "b.png", 0, 20140915, "s1", "p1", "L", 1, "sin hallazgos .", "['normal']"],
+        [2, "c.png", 14, 20140915, "s2", "p2", "AP_horizontal", 2, "nódulo de 1.5 cm .", "[]"],
+        [3, "d.png", 14, 20140915, "s3", "p3", "PA", 3, "", ""],
+    ]
+    rows_file(raw / "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv", header, rows)
+    for seed, (_, name, folder, *_) in enumerate(rows):
+        (raw / str(folder)).mkdir(exist_ok=True)
+        cv2.imwrite(
+            str(raw / str(folder) / name), np.random.default_rng(seed).integers(0, 4096, (40, 30)).astype(np.uint16)
+        )
+    records, account = build(tmp_path, "padchest")
+    assert set(records) == {"a.png", "c.png"}
+    assert account["dropped"] == {"view not wanted": 1, "report without a sentence": 1}
+    assert records["a.png"].sentences == ["sin hallazgos", "pinzamiento"]
+    assert records["a.png"].labels == {"normal": 1, "pleural effusion": 1} and records["c.png"].labels == {}
+    assert records["c.png"].sentences == ["nodulo de 1.5 cm"] and records["c.png"].view == "AP_horizontal"
+    assert records["a.png"].image.max() == 255  # 16 bit, scaled by its own range
+
+
+def test_padchest_gr_boxes_are_shares_of_the_image(tmp_path):
+    raw = tmp_path / "raw"
+    image_file(raw / "PadChest_GR" / "x.png", 1)
+    image_file(raw / "PadChest_GR" / "y.png", 2)
+    abnormal = {
+        "sentence_en": "Small left effusion.",
+        "sentence_es": "Pequeño derrame izquierdo.",
+        "abnormal": True,
+        "boxes": [[0.1, 0.5, 0.4, 0.75], [0.5, 0.5, 0.6, 0.6]],
+        "extra_boxes": [],
+        "labels": ["pleural effusion"],
+        "locations": ["left"],
+        "progression": None,
+    }
+    normal = {"sentence_en": "Normal heart.", "sentence_es": "Corazón normal.", "abnormal": False}
+    json_file(raw / "grounded_reports_20240819.json", [
+        {"StudyID": "s1", "ImageID": "x.png", "PreviousStudyID": None, "findings": [abnormal, normal]},
+        {"StudyID": "s2", "ImageID": "y.png", "findings": [normal]},
+    ])  # fmt: skip
+    rows = [["s1", "x.png", "p1", "pleural effusion", "test"], ["s2", "y.png", "p2", "Normal", "validation"]]
+    rows_file(raw / "master_table.csv", "StudyID,ImageID,PatientID,label,split", rows)
+    records, account = build(tmp_path, "padchest_gr", partial=False)
+    assert account["splits"] == {"x.png": "test", "y.png": "validation"}
+    record = records["x.png"]
+    assert record.sentences == ["small left effusion", "normal heart"] and record.labels == {"pleural effusion": 1}
+    (finding,) = record.findings
+    assert (finding.label, finding.prompt) == ("pleural effusion", "Small left effusion")
+    np.testing.assert_allclose(finding.boxes, [(3, 20, 9, 10), (15, 20, 3, 4)], atol=1e-5)
+    records, _ = build(tmp_path, "padchest_gr", partial=False, language="es")
+    assert records["x.png"].sentences == ["pequeno derrame izquierdo", "corazon normal"]
+    json_file(raw / "grounded_reports_20240819.json", [{"StudyID": "s9", "ImageID": "x.png", "findings": [normal]}])
+    assert "entry 0" in refused(tmp_path, "padchest_gr")
+
+
+def test_roco_captions_are_filtered_by_their_words(tmp_path):
+    raw = tmp_path / "raw"
+    captions = {
+        "train": ["ROCO_00002\t Chest X-ray with effusion. 3 cm.", "ROCO_00003\tCT of the liver."],
+        "validation": ["ROCO_00019\t Frontal chest X-Ray."],
+        "test": [f"ROCO_00015\t {SECRET} chest x-ray."],
+    }
+    for part, lines in captions.items():
+        for seed, line in enumerate(lines):
+            image_file(raw / part / "radiology" / "images" / f"{line[:10]}.jpg", seed + 10 * len(part))
+        (raw / part / "radiology" / "captions.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    records, account = build(tmp_path, "roco", partial=False, containing=["chest x-ray"])
+    assert account["splits"] == {"ROCO_00002": "train", "ROCO_00019": "validation", "ROCO_00015": "test"}
+    assert records["ROCO_00002"].sentences == ["chest x ray with effusion", "3 cm"]
+    assert account["dropped"] == {"other caption": 1}
+    assert len(build(tmp_path, "roco", partial=False)[0]) == 4
+    (raw / "test" / "radiology" / "captions.txt").write_text(f"ROCO_00015 {SECRET}")
+    assert "line 1: no tab" in refused(tmp_path, "roco")
+
+
+def test_leaks_of_an_official_split_stop_the_build_or_cost_training_rows(tmp_path):
+    raw = tmp_path / "raw"
+    for part, names in {"train": ["ROCO_1", "ROCO_2"], "validation": ["ROCO_3"], "test": ["ROCO_4"]}.items():
+        for name in names:
+            image_file(
+                raw / part / "radiology" / "images" / f"{name}.jpg", seed=int(name[-1]) % 3
+            )  # 1 and 4 are one image
+        (raw / part / "radiology" / "captions.txt").write_text("".join(f"{name}\tChest film.\n" for name in names))
+    assert "1 image content on both sides of a split" in refused(tmp_path, "roco")
+    records, account = build(tmp_path, "roco", leaks="drop")
+    assert account["splits"] == {"ROCO_2": "train", "ROCO_3": "validation", "ROCO_4": "test"} and len(records) == 3
+    assert account["dropped"] == {"also in an evaluation split": 1}
+    assert "leaks is 'keep'" in refused(tmp_path, "roco", leaks="keep")
+
+
+def test_chexpert_labels_keep_uncertainty_and_paths_may_begin_with_the_release(tmp_path):
+    raw = tmp_path / "raw"
+    header = ",".join(["Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *CLASSES])
+    rest, release = [""] * (len(CLASSES) - 3), "CheXpert-v1.0-small"
+    rows = [
+        [
+            f"{release}/train/patient00001/study1/view1_frontal.jpg",
+            "Female",
+            68,
+            "Frontal",
+            "AP",
+            "1.0",
+            "-1.0",
+            "0.0",
+            *rest,
+        ],
+        [f"{release}/train/patient00002/study2/view2_lateral.jpg", "Female", 87, "Lateral", "", "", "", "", *rest],
+    ]
+    rows_file(raw / "train.csv", header, rows)
+    valid = [
+        f"{release}/valid/patient64541/study1/view1_frontal.jpg",
+        "Male",
+        73,
+        "Frontal",
+        "PA",
+        "0.0",
+        "0.0",
+        "0.0",
+        *rest,
+    ]
+    rows_file(raw / "valid.csv", header, [valid])
+    for seed, (path, *_) in enumerate([*rows, valid]):
+        image_file(raw / path.partition("/")[2], seed)
+    records, account = build(tmp_path, "chexpert", partial=False)
+    assert account["splits"]["train/patient00001/study1/view1_frontal.jpg"] == "train"
+    first = next(record for record in records.values() if record.labels.get("atelectasis") == 1)
+    assert first.labels == {"atelectasis": 1, "cardiomegaly": -1, "consolidation": 0} and first.view == "AP"
+    assert sorted(account["splits"].values()) == ["train", "validation"] and account["dropped"] == {"not frontal": 1}
+    rows[0][5] = "2.0"
+    rows_file(raw / "train.csv", header, rows)
+    assert "train.csv, column Atelectasis" in refused(tmp_path, "chexpert")
+
+
+def test_cxr_lt_takes_every_other_column_for_a_class(tmp_path):
+    raw = tmp_path / "raw"
+    header = "dicom_id,subject_id,study_id,ViewPosition,Bulla,Cardiomyopathy"
+    rows_file(raw / "cxr-lt-2024" / "test_task3.csv", header, [["d1", "10000032", "50414267", "PA", 1, 0]])
+    image_file(tmp_path / "jpg" / "files/p10/p10000032/s50414267/d1.jpg", 1)
+    records, _ = build(tmp_path, "cxr_lt", partial=False, task=3, images=str(tmp_path / "jpg"))
+    assert records["d1"].labels == {"bulla": 1, "cardiomyopathy": 0} and records["d1"].view == "PA"
+    assert "**/*task2*.csv* is missing" in refused(tmp_path, "cxr_lt")
+    assert "task is 1" in refused(tmp_path, "cxr_lt", task=1)
+
+
+def idrid(raw, names, source=None):
+    folder = raw / "A. Segmentation"
+    for number, name in enumerate(names):
+        part = "a. Training Set" if number == 0 else "b. Testing Set"
+        image_file(folder / "1. Original Images" / part / f"{name}.jpg", number)
+        for lesion, ending in (("1. Microaneurysms", "MA"), ("3. Hard Exudates", "EX")):
+            path = folder / "2. All Segmentation Groundtruths" / part / lesion / f"{name}_{ending}.tif"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), box_mask(40, 30, (5 + number, 5, 6, 6)).astype(np.uint8) * 76)
+
+
+def test_idrid_lesions_become_masks_labels_and_sentences(tmp_path):
+    idrid(tmp_path / "raw", ["IDRiD_01", "IDRiD_55"])
+    records, account = build(tmp_path, "idrid")
+    assert account["splits"] == {"IDRiD_01": "train", "IDRiD_55": "test"}
+    first = records["IDRiD_01"]
+    assert first.sentences == [
+        "there are microaneurysms",
+        "no haemorrhages",
+        "there are hard exudates",
+        "no soft exudates",
+    ]
+    assert [f.label for f in first.findings] == ["microaneurysm", "hard exudate"]
+    np.testing.assert_array_equal(first.findings[0].mask, SQUARE.mask_to_square(box_mask(40, 30, (5, 5, 6, 6))))
+    assert first.labels == {"microaneurysm": 1, "haemorrhage": 0, "hard exudate": 1, "soft exudate": 0}
+    assert "1 files, the data set has 54" in refused(tmp_path, "idrid")
+
+
+def test_idrid_grades_become_text(tmp_path):
+    folder = tmp_path / "raw" / "B. Disease Grading"
+    for number, (part, name) in enumerate((("a. Training", "Training"), ("b. Testing", "Testing"))):
+        image_file(folder / "1. Original Images" / f"{part} Set" / "IDRiD_001.jpg", number)
+        header = "Image name,Retinopathy grade,Risk of macular edema ,,,"
+        row = ["IDRiD_001", 3 * (1 - number), 2 * (1 - number), "", "", ""]
+        rows_file(folder / "2. Groundtruths" / f"{part[0]}. IDRiD_Disease Grading_{name} Labels.csv", header, [row])
+    records, account = build(tmp_path, "idrid", images="grading")
+    assert account["splits"] == {"train/IDRiD_001": "train", "test/IDRiD_001": "test"}
+    first = records["train/IDRiD_001"]
+    assert first.sentences == ["severe non proliferative diabetic retinopathy", "severe risk of macular edema"]
+    assert first.impression_count == 1 and first.labels["macular edema"] == 1
+    assert records["test/IDRiD_001"].sentences[0] == "no apparent diabetic retinopathy"
+
+
+def test_real_retinal_images_in_the_layout_of_idrid(tmp_path, shared_data):
+    folder = tmp_path / "raw" / "A. Segmentation"
+    lesions = {"microaneurysm": ("1. Microaneurysms", "MA"), "haemorrhage": ("2. Haemorrhages", "HE"),
+               "hard_exudate": ("3. Hard Exudates", "EX"), "soft_exudate": ("4. Soft Exudates", "SE")}  # fmt: skip
+    part = "a. Training Set"
+    with (shared_data / "fundus" / "lesions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    expected = 0
+    for row in rows:
+        image = folder / "1. Original Images" / part / row["image"]
+        image.parent.mkdir(parents=True, exist_ok=True)
+        if not image.is_symlink():
+            image.symlink_to(shared_data / "fundus" / "images" / row["image"])
+        lesion = row["mask"].split("__")[1].removesuffix(".png")
+        if lesion in lesions:
+            name, ending = lesions[lesion]
+            mask = folder / "2. All Segmentation Groundtruths" / part / name / f"{image.stem}_{ending}.tif"
+            mask.parent.mkdir(parents=True, exist_ok=True)
+            mask.symlink_to(shared_data / "fundus" / "masks" / row["mask"])
+            expected += 1
+    image_file(folder / "1. Original Images" / "b. Testing Set" / "IDRiD_55.jpg", 1)
+    records, _ = build(tmp_path, "idrid", max_bad_fraction=0)
+    assert len(records) == 28 and sum(len(r.findings) for r in records.values()) == expected > 80
+
+
+def workbook(path, rows):
+    """A workbook as spreadsheet programs write it: texts shared, numbers in place, empty cells left out."""
+    texts = sorted({str(cell) for row in rows for cell in row if isinstance(cell, str)})
+    main = 'xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"'
+    lines = []
+    for number, row in enumerate(rows, start=1):
+        cells = ""
+        for column, cell in zip("ABCDEFG", row, strict=False):
+            if isinstance(cell, str):
+                cells += f'<c r="{column}{number}" t="s"><v>{texts.index(cell)}</v></c>'
+            elif cell is not None:
+                cells += f'<c r="{column}{number}"><v>{cell}</v></c>'
+        lines.append(f'<row r="{number}">{cells}</row>')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(
+            "xl/worksheets/sheet1.xml", f"<worksheet {main}><sheetData>{''.join(lines)}</sheetData></worksheet>"
+        )
+        archive.writestr("xl/sharedStrings.xml", f"<sst {main}>{''.join(f'<si><t>{t}</t></si>' for t in texts)}</sst>")
+
+
+def test_sicapv2_labels_come_from_workbooks(tmp_path):
+    raw = tmp_path / "raw"
+    names = [
+        "16B0001851_Block_Region_1_0_0_xini_6803_yini_59786.jpg",
+        "18B0006623A_Block_Region_5_2_3_xini_1_yini_2.jpg",
+    ]
+    for split, name, seed in (("Train", names[0], 1), ("Test", names[1], 2)):
+        image_file(raw / "images" / name, seed)
+        workbook(
+            raw / "partition" / "Test" / f"{split}.xlsx",
+            [["image_name", "NC", "G3", "G4", "G5", "G4C"], [name, 0, 1, 1, 0, 0]],
+        )
+    records, account = build(tmp_path, "sicapv2")
+    assert account["splits"] == dict(zip(names, ("train", "test"), strict=True))
+    assert records[names[0]].labels == {
+        "non-cancerous": 0,
+        "gleason grade 3": 1,
+        "gleason grade 4": 1,
+        "gleason grade 5": 0,
+    }
+    workbook(raw / "partition" / "Test" / "Test.xlsx", [["name"], ["x"]])
+    assert "lacks the columns image_name, NC" in refused(tmp_path, "sicapv2")
+    (raw / "partition" / "Test" / "Test.xlsx").write_text("no")
+    assert "not a readable workbook" in refused(tmp_path, "sicapv2")
+    workbook(tmp_path / "gaps.xlsx", [["a", "b", "c"], [1, None, "x"]])
+    assert read_workbook(tmp_path / "gaps.xlsx", ["a"]) == [{"a": "1", "b": "", "c": "x"}]
+
+
+def test_wsss4luad_labels_stand_in_names_and_masks_hold_classes(tmp_path):
+    raw = tmp_path / "raw"
+    image_file(raw / "1.training" / "1031280-2300-27920-[1, 0, 1].png", 1)
+    mask = np.full((40, 30), 3, np.uint8)
+    mask[:10], mask[30:, :15] = 0, 1
+    for part, seed in (("2.validation", 2), ("3.testing", 3)):
+        image_file(raw / part / "img" / "00.png", seed)
+        (raw / part / "mask").mkdir()
+        cv2.imwrite(str(raw / part / "mask" / "00.png"), mask)
+    records, account = build(tmp_path, "wsss4luad")
+    assert sorted(account["splits"].values()) == ["test", "train", "validation"]
+    patch, field = records["train/1031280-2300-27920-[1, 0, 1].png"], records["test/00.png"]
+    assert list(patch.labels.values()) == [1, 0, 1] and list(field.labels.values()) == [1, 1, 0]
+    np.testing.assert_array_equal(field.findings[0].mask, SQUARE.mask_to_square(mask == 0))
+    np.testing.assert_array_equal(field.findings[1].mask, SQUARE.mask_to_square(mask == 1))
+    image_file(raw / "1.training" / "unnamed.png", 4)
+    assert "unnamed.png: a training patch must have its labels" in refused(tmp_path, "wsss4luad", partial=True)
+
+
+@pytest.mark.parametrize(
+    "name", ["padchest", "roco", "chexpert", "sicapv2", "wsss4luad", "idrid", "siim", "vindr_cxr", "nih"]
+)
+def test_an_empty_folder_is_refused_with_the_list_of_what_is_expected(tmp_path, name):
+    (tmp_path / "raw").mkdir()
+    assert "is missing" in refused(tmp_path, name)
