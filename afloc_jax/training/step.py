@@ -61,7 +61,8 @@ def build_train_step(
 
     The batch is global: batch statistics and the contrast see all of it, on however many devices it lies (unless
     `statistics_group`, `contrast_group` or `micro_batch` say otherwise). Dropout follows from the seed and the step.
-    The state lies as `mesh.state_sharding` says, before and after. Metrics: loss, loss/<level> of the levels that are on, grad_norm (global, before clipping, of the parameters that
+    The state lies as `mesh.state_sharding` says, before and after.
+    Metrics: loss, loss/<level> of the levels that are on, grad_norm (global, before clipping, of the parameters that
     train), learning_rate, finite.
 
     Args:

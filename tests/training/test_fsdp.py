@@ -57,7 +57,7 @@ def trained(fsdp, steps=4, **changes):
 
 
 def bytes_per_device(tree):
-    held = {device: 0 for device in jax.devices()}
+    held = dict.fromkeys(jax.devices(), 0)
     for leaf in jax.tree.leaves(tree):
         for shard in leaf.addressable_shards:
             held[shard.device] += shard.data.nbytes
@@ -69,7 +69,7 @@ def bytes_per_device(tree):
     [
         (8, {}),
         (4, {"training.batch_size": 16, "training.micro_batch": 8, "loss.low_rank": True}),
-        (4, {"training.remat": "full", "loss.contrast_group": 2}),
+        pytest.param(4, {"training.remat": "full", "loss.contrast_group": 2}, marks=pytest.mark.slow),
         (4, {"training.remat": "blocks", "model.image.freeze": True}),
     ],
 )
@@ -99,7 +99,7 @@ def test_a_device_holds_its_part_of_parameters_and_moments_and_no_more():
         (held,) = bytes_per_device(getattr(state, name))
         small = sum(leaf.nbytes for leaf in jax.tree.leaves(getattr(state, name)) if leaf.is_fully_replicated)
         assert held == small + (whole[name] - small) / 8
-        assert held < 0.3 * whole[name]
+        assert held < whole[name] / 3
     # The batch is still split over all devices, a row on each.
     batch = place_batch({"image": np.zeros((8, 4, 4), np.uint8), "index": np.arange(8)}, mesh)
     assert [shard.index[0].start for shard in batch["image"].addressable_shards] == list(range(8))
@@ -123,11 +123,13 @@ def test_a_checkpoint_is_restored_to_another_number_of_parts(before, after, tmp_
     checkpoints = Checkpoints(tmp_path, keep_best=1)
     checkpoints.save(state, 3, {"step": 3}, 1.0)
     checkpoints.close()
-    _, template, *_ = prepared(after, **{"seed": 5})
+    _, template, *_ = prepared(after, seed=5)
     restored, progress = Checkpoints(tmp_path, keep_best=1).restore_last(template)
     assert progress == {"step": 3}
     jax.tree.map(np.testing.assert_array_equal, fetch(restored), fetch(state))
-    same = jax.tree.map(lambda leaf, wanted: leaf.sharding.is_equivalent_to(wanted.sharding, leaf.ndim), restored, template)
+    same = jax.tree.map(
+        lambda leaf, wanted: leaf.sharding.is_equivalent_to(wanted.sharding, leaf.ndim), restored, template
+    )
     assert all(jax.tree.leaves(same))
 
 
