@@ -5,8 +5,8 @@
 Each level's loss and its gradients with respect to regions and to text, on random features: maps of side x side regions
 (the word level's twice as wide), captions of 1 to 60 words. The definition gets the same features, already rounded to
 the type, in float64: what is measured is the computation. A gradient's error is the norm of the difference over the
-norm of the gradient. Attention takes a softmax over products of features; at `spread` 1 these have a standard deviation of
-1, at 4 they have 4 (a sharp softmax, where rounding of the features' products is felt most). Prints a table.
+norm of the gradient. Attention takes a softmax over products of features: `spread` is their standard deviation (the
+larger, the sharper the softmax). Prints a table.
 """
 
 import argparse
