@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 
 import jax
 import numpy as np
@@ -150,6 +151,27 @@ def test_a_run_with_a_split_state_stops_and_goes_on_split_or_whole(config, tmp_p
     assert any((changed[name] != expected[name]).any() for name in expected)  # other parts add up in another order
     for path, leaf in jax.tree_util.tree_leaves_with_path(load_model(whole / "model")[1]["params"]):
         np.testing.assert_array_equal(leaf, expected["['params']" + jax.tree_util.keystr(path)])
+
+
+def test_the_log_shows_how_long_steps_wait_for_their_batch(config, tmp_path, monkeypatch):
+    class Slow:
+        def __init__(self, *arguments, **named):
+            self._batches = training_batches(*arguments, **named)
+
+        def iterate(self, start):
+            for batch in self._batches.iterate(start):
+                time.sleep(0.25)
+                yield batch
+
+    shown = []
+    monkeypatch.setattr(loops, "training_batches", Slow)
+    monkeypatch.setattr(loops.tqdm, "set_postfix", lambda self, told, refresh: shown.append(told))
+    config.training.update(steps=3)
+    assert train(config, tmp_path) == 0
+    line = [line for line in read_metrics(tmp_path / "metrics.jsonl") if line["split"] == "train"][-1]
+    waited = line["input_wait_fraction"] * config.training.batch_size / line["examples_per_second"]
+    assert 0.25 <= waited < 1
+    assert shown[-1]["input_wait"] == f"{line['input_wait_fraction']:.0%}"
 
 
 def test_a_damaged_last_checkpoint_costs_steps_but_not_the_run(finished, config, tmp_path, monkeypatch, capsys):
