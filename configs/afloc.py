@@ -86,6 +86,8 @@ def get_config() -> ConfigDict:
     # twice; training/gradients.py says what it means for batch statistics); 0: all at once
     training.micro_batch = 0
     training.remat = "none"  # none|blocks|full: what of the encoders is computed again in the backward pass
+    # devices that share one copy of parameters and optimiser state, a part on each; 1: all of it on every device
+    training.fsdp = 1
     training.log_every = 10  # steps
     training.validate_every = 0  # steps; 0: at the end of each epoch
     training.keep_best = 5  # checkpoints kept by validation loss, beside the last one

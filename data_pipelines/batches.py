@@ -16,9 +16,10 @@ from tokenizers import Tokenizer
 
 from afloc_jax.errors import UsageError, UserError
 from data_pipelines.sources import Record, RecordSource
-from data_pipelines.tokens import learn_tokenizer, load_tokenizer, tokenize
+from data_pipelines.tokens import SentenceTokenizer, learn_tokenizer, load_tokenizer
 
 Batch = dict[str, NDArray]
+Drawn = tuple[int, NDArray[np.uint8], list[str]]  # index of a record, image, sentences
 SENTENCE_MODES = ("subset", "impression", "all")
 LEARNED_VOCABULARY = 4096  # entries, where neither a tokenizer nor a vocabulary size is given
 _KEYS = ("image", "token_ids", "word_ids", "sentence_ids", "word_count", "sentence_count", "index")
@@ -177,23 +178,22 @@ class _Draw:
             raise UsageError(f"data.sentences is {mode!r}; use {', '.join(SENTENCE_MODES)}")
         self._mode, self._augmented = mode, augmented
 
-    def __call__(self, row: tuple[int, Record], rng: np.random.Generator) -> tuple[int, NDArray[np.uint8], str]:
+    def __call__(self, row: tuple[int, Record], rng: np.random.Generator) -> Drawn:
         index, record = row
         chosen = sample_sentences(record.sentences, record.impression_count, self._mode, rng)
         image = augment(record.image, rng) if self._augmented else record.image
-        return index, image, ". ".join(chosen)
+        return index, image, chosen
 
 
 class _Collate:
     """Rows to one batch; all texts of the batch are tokenized together."""
 
     def __init__(self, tokenizer: Tokenizer, max_tokens: int):
-        self._tokenizer, self._max_tokens = tokenizer, max_tokens
+        self._tokenize = SentenceTokenizer(tokenizer, max_tokens)
 
-    def __call__(self, rows: Sequence[tuple[int, NDArray[np.uint8], str]]) -> Batch:
-        indices, images, texts = zip(*rows, strict=True)
-        tokens = tokenize(self._tokenizer, texts, self._max_tokens)
-        return {"image": np.stack(images), **tokens, "index": np.array(indices, np.int64)}
+    def __call__(self, rows: Sequence[Drawn]) -> Batch:
+        indices, images, reports = zip(*rows, strict=True)
+        return {"image": np.stack(images), **self._tokenize(reports), "index": np.array(indices, np.int64)}
 
 
 class _ValidationBatches:
@@ -218,11 +218,11 @@ class _ValidationBatches:
         batch["word_count"][padding] = batch["sentence_count"][padding] = 0
         return batch
 
-    def _row(self, number: int, side: int) -> tuple[int, NDArray[np.uint8], str]:
+    def _row(self, number: int, side: int) -> Drawn:
         if number < 0:
-            return -1, np.zeros((side, side), np.uint8), ""
+            return -1, np.zeros((side, side), np.uint8), []
         index, record = self._rows[number]
-        return index, record.image, ". ".join(record.sentences)
+        return index, record.image, record.sentences
 
 
 def augment(

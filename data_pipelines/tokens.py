@@ -23,6 +23,8 @@ SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # in this order
 _REQUIRED = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 _CONTINUATION = "##"
 _DECIMAL = re.compile(r"\d\.(?=\d)")
+_SEPARATOR = "."  # with a space behind it, between the sentences of a text
+_REMEMBERED_SENTENCES = 2**16  # about 30 MB
 _LEARNING_ALPHABET = 200  # distinct characters a learned vocabulary keeps; rarer ones become [UNK]
 
 
@@ -120,6 +122,60 @@ def tokenize(
     if not compatible:
         _unmark_decimal_points(tokenizer, texts, period)
     return _segments(token_ids, period, pieces, compatible)
+
+
+class SentenceTokenizer:
+    """`tokenize` for texts whose sentences come again and again: each is tokenized once while it is remembered.
+
+    WordPiece looks at one word at a time and a period is a word, so the pieces of a report are those of its sentences
+    with the period between them.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, max_tokens: int):
+        self._tokenizer, self._max_tokens = tokenizer, max_tokens
+        # Of each sentence its piece ids, and which of the pieces are periods that separate sentences.
+        self._known: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+
+    def __call__(self, reports: Sequence[Sequence[str]]) -> dict[str, np.ndarray]:
+        """Of B reports, each a list of sentences: the arrays of `tokenize` of the sentences joined with ". "."""
+        known = self._lookup({_SEPARATOR, *(sentence for report in reports for sentence in report)})
+        separator = known[_SEPARATOR]
+        parts = [[known[sentence] for sentence in report] for report in reports]
+        joined = [[piece for part in report for piece in (separator, part)][1:] for report in parts]
+        lengths = np.array([sum(len(ids) for ids, _ in report) for report in joined])
+        rows = np.repeat(np.arange(len(reports)), lengths)
+        slots = 1 + np.arange(len(rows)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        kept = slots <= self._max_tokens - 2
+
+        pieces = _pieces(self._tokenizer)
+        token_ids = np.zeros((len(reports), self._max_tokens), np.int32)
+        period = np.zeros(token_ids.shape, bool)
+        for array, which in ((token_ids, 0), (period, 1)):
+            flat = [part[which] for report in joined for part in report]
+            if flat:
+                array[rows[kept], slots[kept]] = np.concatenate(flat)[kept]
+        token_ids[:, 0] = pieces.cls
+        token_ids[np.arange(len(reports)), np.minimum(lengths, self._max_tokens - 2) + 1] = pieces.sep
+        return _segments(token_ids, period, pieces, compatible=False)
+
+    def _lookup(self, sentences: set[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        found = {sentence: self._known.get(sentence) for sentence in sentences}
+        missing = [sentence for sentence, known in found.items() if known is None]
+        known = {sentence: pair for sentence, pair in found.items() if pair is not None}
+        if not missing:
+            return known
+        encodings = self._tokenizer.encode_batch_fast(missing, add_special_tokens=False)
+        pieces = _pieces(self._tokenizer)
+        token_ids = _pad(encodings, 2 + max(len(encoding.ids) for encoding in encodings), pieces)
+        period = token_ids == pieces.period
+        _unmark_decimal_points(self._tokenizer, missing, period)
+        for row, (sentence, encoding) in enumerate(zip(missing, encodings, strict=True)):
+            used = slice(1, 1 + len(encoding.ids))
+            known[sentence] = token_ids[row, used].copy(), period[row, used].copy()
+        if len(self._known) + len(missing) > _REMEMBERED_SENTENCES:  # frequent ones are soon back
+            self._known = {}
+        self._known.update((sentence, known[sentence]) for sentence in missing)
+        return known
 
 
 def _characters(counts: Counter[str]) -> tuple[list[str], list[str]]:

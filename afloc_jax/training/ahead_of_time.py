@@ -150,13 +150,13 @@ def _lower(config: Any, devices: list[Any], part: str) -> Any:
     from afloc_jax.levels import TokenBatch
     from afloc_jax.models import build, trainable
     from afloc_jax.training.gradients import token_batch
-    from afloc_jax.training.mesh import batch_sharding, build_mesh, replicated
+    from afloc_jax.training.mesh import batch_sharding, build_mesh, state_sharding
     from afloc_jax.training.optimizer import build_direction, build_schedule, freeze
     from afloc_jax.training.step import build_train_step, new_state
     from afloc_jax.training.train import PRECISIONS
     from afloc_jax.weights.folder import IMAGE_SIZE
 
-    mesh = build_mesh(devices)
+    mesh = build_mesh(devices, config.training.fsdp)
     pairs, slots = config.training.batch_size, config.data.max_tokens
     side = config.data.builder.get("image_size", IMAGE_SIZE)
     model = build(config.model, dtype=PRECISIONS[config.training.precision])
@@ -164,8 +164,8 @@ def _lower(config: Any, devices: list[Any], part: str) -> Any:
     like = jnp.zeros((1, side, side), jnp.uint8), TokenBatch(few, few, few, one, one)
     variables = jax.eval_shape(build(config.model).init, jax.random.key(0), *like)
 
-    def placed(tree: Any, sharding: Any) -> Any:
-        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
+    def placed(leaf: Any, sharding: Any) -> Any:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     numbers = {"token_ids": slots, "word_ids": slots, "sentence_ids": slots, "word_count": 0, "sentence_count": 0}
     batch: dict[str, Any] = {
@@ -185,7 +185,8 @@ def _lower(config: Any, devices: list[Any], part: str) -> Any:
     state = jax.eval_shape(lambda variables: new_state(variables, direction), variables)
     schedule = build_schedule(config.optimizer, 1000, config.training.steps or 1000 * config.training.epochs)
     step: Any = build_train_step(model, config, direction, schedule, mesh)  # what jit returns
-    return step.lower(placed(state, replicated(mesh)), placed(batch, batch_sharding(mesh)))
+    state = jax.tree.map(placed, state, state_sharding(state, mesh))
+    return step.lower(state, {name: placed(array, batch_sharding(mesh)) for name, array in batch.items()})
 
 
 def _lower_loss(config: Any, mesh: Any, levels: Any) -> Any:

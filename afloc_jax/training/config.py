@@ -23,7 +23,8 @@ from configs.afloc import get_config as published_config
 FREE_SECTIONS = ("data.builder", "model.image.options", "model.text.bert", "evaluation.datasets")
 
 # What a rerun in the same working directory may change: where files lie, what is logged and kept, and what is
-# evaluated afterwards. Nothing here changes a parameter of the trained model.
+# evaluated afterwards, and over how many devices the state is split. Nothing here changes a parameter of the trained
+# model (the last by rounding alone, as another number of devices does).
 MAY_CHANGE = (
     "data.directory",
     "data.raw",
@@ -31,6 +32,7 @@ MAY_CHANGE = (
     "model.text.tokenizer",  # the working directory keeps its own copy from the first run on
     "training.log_every",
     "training.keep_best",
+    "training.fsdp",
     "evaluation",
 )
 
@@ -96,6 +98,7 @@ RULES: dict[str, Rule] = {
     "training.precision": _one_of("float32", "bfloat16"),
     "training.micro_batch": _NOT_NEGATIVE,
     "training.remat": _one_of("none", "blocks", "full"),
+    "training.fsdp": _POSITIVE,
     "training.log_every": _POSITIVE,
     "training.validate_every": _NOT_NEGATIVE,
     "training.keep_best": _POSITIVE,
@@ -231,12 +234,19 @@ def _check_names_and_types(given: Mapping[str, Any], schema: Mapping[str, Any], 
             raise UsageError(f"config.{prefix}{key}: missing; start from configs/afloc.py and state only what differs")
 
 
-def _check_together(config: ConfigDict, device_count: int) -> None:
-    batch_size, group = config.training.batch_size, config.loss.contrast_group
+def _check_with_devices(config: ConfigDict, device_count: int) -> None:
+    from afloc_jax.training.mesh import check_fsdp
+
+    batch_size = config.training.batch_size
     if batch_size % device_count:
         raise UsageError(
             f"config.training.batch_size = {batch_size}: must be a multiple of the number of devices, {device_count}"
         )
+    check_fsdp(config.training.fsdp, device_count)
+
+
+def _check_together(config: ConfigDict) -> None:
+    batch_size, group = config.training.batch_size, config.loss.contrast_group
     if group and (group < 2 or batch_size % group):
         raise UsageError(
             f"config.loss.contrast_group = {group}: must be 0 (the whole batch) or at least 2 and a divisor of "
@@ -288,12 +298,12 @@ def _check_with_owners(config: ConfigDict) -> None:
         dataset_settings(dict(_plain(dataset)))
 
 
-def validate(config: ConfigDict, device_count: int = 1) -> None:
+def validate(config: ConfigDict, device_count: int = 0) -> None:
     """Check every key and value before any work.
 
     Args:
         config: a config with the keys of `configs/afloc.py`.
-        device_count: devices that share the batch.
+        device_count: devices that share the batch; 0: not known yet.
 
     Raises:
         UsageError: naming the first wrong key, its value and what is allowed.
@@ -303,7 +313,9 @@ def validate(config: ConfigDict, device_count: int = 1) -> None:
     for key, value in flatten(plain):
         if key in RULES and not RULES[key][0](value):
             raise UsageError(f"config.{key} = {value!r}: must be {RULES[key][1]}")
-    _check_together(config, device_count)
+    _check_together(config)
+    if device_count:
+        _check_with_devices(config, device_count)
     _check_with_owners(config)
 
 

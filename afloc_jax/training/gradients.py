@@ -25,7 +25,7 @@ from afloc_jax.errors import UsageError
 from afloc_jax.levels import ImageLevels, TextLevels, TokenBatch
 from afloc_jax.losses import ContrastiveLosses, contrastive_losses
 from afloc_jax.models import AFLoc, trainable
-from afloc_jax.training.mesh import batch_axes
+from afloc_jax.training.mesh import batch_axes, constrain, gather
 
 Batch = Mapping[str, Array]
 
@@ -70,6 +70,7 @@ def build_gradient(model: AFLoc, config: ConfigDict, mesh: Mesh) -> Callable[[An
 
     def encode(params: Any, batch_stats: Any, batch: Batch, key: Any) -> tuple[_Embeddings, Any]:
         trains = trainable(params, config.model)
+        params = gather(params, mesh)
         params = jax.tree.map(lambda leaf, train: leaf if train else jax.lax.stop_gradient(leaf), params, trains)
         (image, text), updates = model.apply(
             {"params": params, "batch_stats": batch_stats},
@@ -89,7 +90,7 @@ def build_gradient(model: AFLoc, config: ConfigDict, mesh: Mesh) -> Callable[[An
         encode = jax.checkpoint(encode, policy=policy)
 
     def losses(embeddings: _Embeddings, params: Any, batch: Batch) -> ContrastiveLosses:
-        factors = (embeddings.shallow, _kernel(params)) if low_rank else None
+        factors = (embeddings.shallow, gather(_kernel(params), mesh)) if low_rank else None
         image = ImageLevels(embeddings.shallow, embeddings.deep, embeddings.whole, factors)
         counts = batch["word_count"], batch["sentence_count"]
         text = TextLevels(embeddings.words, embeddings.sentences, embeddings.report, *counts)
@@ -128,10 +129,10 @@ def build_gradient(model: AFLoc, config: ConfigDict, mesh: Mesh) -> Callable[[An
         def add(gradient: Any, chunk: Any) -> tuple[Any, None]:
             part, key, d_embeddings = chunk
             _, pull_back = jax.vjp(lambda params: encode(params, batch_stats, part, key)[0], params)
-            return jax.tree.map(jnp.add, gradient, pull_back(d_embeddings)[0]), None
+            return constrain(jax.tree.map(jnp.add, gradient, pull_back(d_embeddings)[0]), mesh), None
 
         d_parts = jax.tree.map(lambda leaf: _split(leaf, chunks, mesh), d_whole)
-        gradient, _ = jax.lax.scan(add, start, (parts, keys, d_parts))
+        gradient, _ = jax.lax.scan(add, constrain(start, mesh), (parts, keys, d_parts))
         return Result(found, jax.tree.map(lambda leaf: leaf.mean(axis=0), updated), gradient)
 
     return cached if micro else one_shot

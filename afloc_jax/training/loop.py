@@ -126,7 +126,10 @@ class Loop:
         timing = clock.read(self.config.training.batch_size)
         self.progress.seconds += timing.pop("seconds")
         self.writer.write(self.progress.step, "train", {**values, **timing})
-        bar.set_postfix(loss=f"{values['loss']:.3f}", refresh=False)
+        told = {"loss": f"{values['loss']:.3f}"}
+        if "input_wait_fraction" in timing:
+            told["input_wait"] = f"{timing['input_wait_fraction']:.0%}"
+        bar.set_postfix(told, refresh=False)
 
     def _validate(self, stop: StopSignal) -> bool:
         """Validation loss, early stopping, plateau. False when a signal interrupts it."""

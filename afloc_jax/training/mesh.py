@@ -1,28 +1,91 @@
-"""Where arrays live: one mesh axis, `data`. The batch is split over it, everything else is on every device."""
+"""Where arrays live: on a mesh with the axes `data` and `fsdp`.
+
+The batch is split over both. Parameters and the optimiser's state are split over `fsdp` alone (fully sharded data
+parallel, ZeRO stage 3: Rajbhandari et al., arXiv 1910.02054): devices that differ in `data` hold the same part. With
+one device along `fsdp`, the default, everything but the batch is on every device.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-AXIS = "data"
+from afloc_jax.errors import UsageError
+
+DATA, FSDP = "data", "fsdp"
+WHOLE_BELOW = 2**14  # elements; splitting a smaller array saves less than gathering it costs
 
 
-def build_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh of all devices of all processes, or of `devices`.
+def build_mesh(devices: Sequence[jax.Device] | None = None, fsdp: int = 1) -> Mesh:
+    """A mesh of all devices of all processes, or of `devices`; `fsdp` neighbours share one copy of the state.
 
     Axes are Auto: the compiler places the collectives. (Explicit ones, the default of `jax.make_mesh`, refuse products
     over a sharded batch.)
+
+    Raises:
+        UsageError: `fsdp` does not divide the number of devices.
     """
     devices = jax.devices() if devices is None else list(devices)
-    return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+    check_fsdp(fsdp, len(devices))
+    shape = len(devices) // fsdp, fsdp
+    return jax.make_mesh(shape, (DATA, FSDP), axis_types=(AxisType.Auto,) * 2, devices=devices)
+
+
+def check_fsdp(fsdp: int, devices: int) -> None:
+    """Raises UsageError where `devices` do not make whole groups of `fsdp`."""
+    if devices % fsdp:
+        raise UsageError(f"config.training.fsdp = {fsdp}: must be a divisor of the number of devices, {devices}")
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The sharding of parameters, statistics and optimiser state."""
+    """The sharding of what every device has whole."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def state_sharding(tree: Any, mesh: Mesh) -> Any:
+    """The sharding of each array of parameters, statistics or optimiser state: a tree like `tree`.
+
+    An array of at least `WHOLE_BELOW` elements is split along its largest dimension that divides (the last of equals);
+    the others are replicated. Only shapes decide, so moments lie where their parameters do.
+    """
+    parts = mesh.shape[FSDP]
+
+    def of(leaf: Any) -> NamedSharding:
+        divisible = [axis for axis, length in enumerate(leaf.shape) if length % parts == 0]
+        if parts == 1 or leaf.size < WHOLE_BELOW or not divisible:
+            return replicated(mesh)
+        split = max(divisible, key=lambda axis: (leaf.shape[axis], axis))
+        return NamedSharding(mesh, PartitionSpec(*[None] * split, FSDP))
+
+    return jax.tree.map(of, tree)
+
+
+def gather(tree: Any, mesh: Mesh) -> Any:
+    """Inside a compiled step: every array whole on every device, its gradient split as the state is.
+
+    Called on parameters inside what is differentiated, so that gradients are added up and dealt out in one go. Where
+    the encoders are computed again in the backward pass, parameters are gathered again rather than kept.
+    """
+    if mesh.shape[FSDP] == 1:
+        return tree
+
+    @jax.custom_vjp
+    def whole(tree: Any) -> Any:
+        return jax.lax.with_sharding_constraint(tree, jax.tree.map(lambda _: replicated(mesh), tree))
+
+    def backward(_: None, d_tree: Any) -> tuple[Any]:
+        return (constrain(d_tree, mesh),)
+
+    whole.defvjp(lambda tree: (whole(tree), None), backward)
+    return whole(tree)
+
+
+def constrain(tree: Any, mesh: Mesh) -> Any:
+    """Inside a compiled step: arrays like parameters lie as `state_sharding` says."""
+    return jax.lax.with_sharding_constraint(tree, state_sharding(tree, mesh))
 
 
 def batch_axes(mesh: Mesh) -> tuple[str, ...]:
@@ -62,6 +125,17 @@ def pad_batch(batch: Mapping[str, np.ndarray], multiple: int) -> Mapping[str, np
     }
 
 
-def replicate(tree: Any, mesh: Mesh) -> Any:
-    """A tree of arrays on every device of the mesh."""
-    return jax.device_put(tree, replicated(mesh))
+def place_state(tree: Any, mesh: Mesh) -> Any:
+    """A tree of arrays over the mesh, as `state_sharding` says."""
+    return jax.device_put(tree, state_sharding(tree, mesh))
+
+
+def fetch(tree: Any) -> Any:
+    """The arrays of a state, whole, in the memory of this process. With several processes all have to call it."""
+
+    def whole(leaf: Any) -> np.ndarray:
+        # One at a time: what is split may be so because it does not fit one device whole.
+        apart = isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated)
+        return np.asarray(multihost_utils.process_allgather(leaf, tiled=True) if apart else leaf)
+
+    return jax.tree.map(whole, tree)

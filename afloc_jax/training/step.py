@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from afloc_jax.losses import ContrastiveLosses, contrastive_losses
 from afloc_jax.models import AFLoc
 from afloc_jax.training.gradients import Batch, build_gradient, token_batch
-from afloc_jax.training.mesh import replicated
+from afloc_jax.training.mesh import constrain, replicated
 from afloc_jax.training.optimizer import Schedule
 
 Metrics = dict[str, Array]
@@ -61,6 +61,7 @@ def build_train_step(
 
     The batch is global: batch statistics and the contrast see all of it, on however many devices it lies (unless
     `statistics_group`, `contrast_group` or `micro_batch` say otherwise). Dropout follows from the seed and the step.
+    The state lies as `mesh.state_sharding` says, before and after.
     Metrics: loss, loss/<level> of the levels that are on, grad_norm (global, before clipping, of the parameters that
     train), learning_rate, finite.
 
@@ -87,9 +88,9 @@ def build_train_step(
             lambda new, old: jnp.where(healthy, new, old), stepped, dataclasses.replace(state, healthy=healthy)
         )
         metrics = _loss_metrics(losses) | {"grad_norm": grad_norm, "learning_rate": rate, "finite": finite}
-        return state, metrics
+        return constrain(state, mesh), metrics
 
-    return jax.jit(train_step, donate_argnums=0, out_shardings=replicated(mesh))
+    return jax.jit(train_step, donate_argnums=0, out_shardings=(None, replicated(mesh)))
 
 
 def build_validation_step(model: AFLoc, config: ConfigDict, mesh: Mesh) -> Callable[[Any, Any, Batch], Metrics]:

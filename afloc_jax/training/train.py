@@ -20,10 +20,10 @@ from afloc_jax.training.checkpoints import Checkpoints
 from afloc_jax.training.config import write_json
 from afloc_jax.training.failures import StopSignal, explain
 from afloc_jax.training.loop import Loop, Progress
-from afloc_jax.training.mesh import build_mesh, replicate
+from afloc_jax.training.mesh import build_mesh, fetch, place_state
 from afloc_jax.training.metrics import MetricsWriter
 from afloc_jax.training.optimizer import build_direction, build_schedule, freeze
-from afloc_jax.training.step import TrainState, build_train_step, build_validation_step, new_state
+from afloc_jax.training.step import build_train_step, build_validation_step, new_state
 from afloc_jax.weights.folder import load_model, read_config, save_model
 from data_pipelines import tokens
 from data_pipelines.batches import config_tokenizer
@@ -77,7 +77,7 @@ def train(config: ConfigDict, workdir: Path, dry_run: bool = False) -> int:
 def _train_model(config: ConfigDict, workdir: Path) -> int:
     """Train from the last checkpoint, or the start, to the end; leaves `model/` and finished.json."""
     # --- Mesh
-    mesh = build_mesh()
+    mesh = build_mesh(fsdp=config.training.fsdp)
 
     # --- Data
     given, weights = config, start.foreign_sources(config.init_from)
@@ -103,7 +103,8 @@ def _train_model(config: ConfigDict, workdir: Path) -> int:
     # --- Optimiser
     direction = freeze(build_direction(config.optimizer), trainable(variables["params"], config.model))
     schedule = build_schedule(config.optimizer, steps_per_epoch, total_steps)
-    state = replicate(new_state(variables, direction), mesh)
+    # Placed first, so that the optimiser's state is made where it belongs and never lies on one device whole.
+    state = place_state(new_state(place_state(variables, mesh), direction), mesh)
 
     # --- Restore
     if jax.process_index() == 0:  # from here on the directory is this config's
@@ -140,8 +141,9 @@ def _train_model(config: ConfigDict, workdir: Path) -> int:
     # --- Best weights
     state, best_step = checkpoints.restore_best(loop.state)
     checkpoints.close()
+    variables = fetch({"params": state.params, "batch_stats": state.batch_stats})
     if jax.process_index() == 0:
-        _save_best(config, workdir, state, best_step, loop.progress, tokenizer, run)
+        _save_best(config, workdir, variables, best_step, loop.progress, tokenizer, run)
     return 0
 
 
@@ -230,9 +232,8 @@ def _initial_variables(config: ConfigDict, side: int) -> dict[str, Any]:
 
 
 def _save_best(
-    config: ConfigDict, workdir: Path, state: TrainState, step: int, progress: Progress, tokenizer: Any, run: dict
+    config: ConfigDict, workdir: Path, variables: Any, step: int, progress: Progress, tokenizer: Any, run: dict
 ) -> None:
-    variables = jax.device_get({"params": state.params, "batch_stats": state.batch_stats})
     plain = configs.resolve(config)
     card = {
         "data": {"data set": config.data.dataset, "training pairs": run["pairs"]},

@@ -12,10 +12,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from raw_folders import SECRET, pairs_folder
 
 from afloc_jax.errors import UsageError, UserError
-from data_pipelines import sources
+from configs.afloc import get_config
+from data_pipelines import reading, sources
+from data_pipelines.batches import config_tokenizer, training_batches
+from data_pipelines.reading import Finding, Record
 from data_pipelines.sources import open_source, prepare
 
 ALL_TRAIN = {"fractions": {"train": 1.0}}
@@ -167,3 +171,63 @@ def test_a_script_without_a_main_guard_builds_instead_of_waiting_for_itself(tmp_
     done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout.strip()) == (0, "2"), done.stderr
     assert "if __name__" in done.stderr
+
+
+class DecodedByTfds:
+    """The same records, decoded by TFDS from their feature specification."""
+
+    def __init__(self, source):
+        builder = tfds.builder_from_directory(reading._versioned(source.folder))
+        self._data = builder.as_data_source(source.split)
+
+    def __len__(self):
+        return len(self._data)
+
+    def __getitem__(self, index):
+        def text(value):
+            return value.decode() if isinstance(value, bytes) else str(value)
+
+        raw = self._data[index]
+        side, findings = int(raw["image_size"]), raw["findings"]
+        columns = zip(findings["label"], findings["prompt"], findings["mask"], findings["annotator"], strict=True)
+        boxes = [[] for _ in findings["label"]]
+        for number, box in zip(raw["box_findings"], raw["boxes"], strict=True):
+            boxes[number].append(tuple(box.tolist()))
+        labels, sections = raw["labels"], raw["sections"]
+        return Record(
+            id=text(raw["id"]),
+            image=np.frombuffer(raw["image"], np.uint8).reshape(side, side),
+            sentences=[text(sentence) for sentence in raw["sentences"]],
+            impression_count=int(raw["impression_count"]),
+            patient=text(raw["patient"]),
+            view=text(raw["view"]),
+            height=int(raw["original_height"]),
+            width=int(raw["original_width"]),
+            findings=[
+                Finding(text(label), text(prompt), png, tuple(boxes[number]), text(annotator))
+                for number, (label, prompt, png, annotator) in enumerate(columns)
+            ],
+            study=text(raw["study"]),
+            labels={text(name): int(value) for name, value in zip(labels["name"], labels["value"], strict=True)},
+            sections={text(name): text(value) for name, value in zip(sections["name"], sections["text"], strict=True)},
+        )
+
+
+def test_records_and_batches_are_those_that_tfds_decodes(tmp_path):
+    pairs_folder(tmp_path / "raw", 12)
+    pairs = open_source("pairs", tmp_path, "train", raw=tmp_path / "raw", builder=ALL_TRAIN)
+    phantoms = open_source("phantom", tmp_path, "test", builder={"train": 1, "validation": 1, "test": 12})
+    assert any(record.findings for record in phantoms)
+    for source in (pairs, phantoms):
+        decoded = DecodedByTfds(source)
+        for index in range(len(source)):
+            ours, theirs = vars(source[index]), vars(decoded[index])
+            np.testing.assert_array_equal(ours.pop("image"), theirs.pop("image"))
+            assert ours == theirs
+        config = get_config()
+        config.training.batch_size = 4
+        tokenizer = config_tokenizer(source, config)
+        found, expected = (training_batches(records, config, tokenizer) for records in (source, decoded))
+        for step in (0, 1, 7):
+            for key, array in expected.batch_at(step).items():
+                np.testing.assert_array_equal(found.batch_at(step)[key], array, err_msg=key)

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from afloc_jax.errors import UserError
-from data_pipelines.tokens import SPECIAL_TOKENS, learn_tokenizer, load_tokenizer, save_tokenizer, tokenize
+from data_pipelines import tokens
+from data_pipelines.tokens import (
+    SPECIAL_TOKENS,
+    SentenceTokenizer,
+    learn_tokenizer,
+    load_tokenizer,
+    save_tokenizer,
+    tokenize,
+)
 
 WORDS = [".", ",", "no", "left", "effusion", "pneumo", "##thorax", "##es", "edema", "1", "5", "cm"]
 VOCABULARY = [*SPECIAL_TOKENS, *WORDS]
@@ -200,3 +208,32 @@ def test_a_folder_without_a_usable_vocabulary_is_refused(tmp_path):
         load_tokenizer(tmp_path)
     with pytest.raises(UserError, match="no word"):
         learn_tokenizer(["", " "])
+
+
+@pytest.mark.parametrize("max_tokens", [3, 12, 40])
+def test_sentences_that_are_remembered_give_the_arrays_of_the_whole_text(max_tokens, monkeypatch):
+    """Decimals, lone periods, special tokens, unknown and long words, empty reports; told twice, and forgotten."""
+    sentences = [
+        "a 1.5 cm nodule",
+        "no pleural effusion",
+        "",
+        ".",
+        ". .",
+        "2.",
+        "3.5",
+        "x [SEP] y",
+        "zürich",
+        "a" * 120,
+    ]
+    rng = np.random.default_rng(0)
+    reports = [[sentences[k] for k in rng.permutation(10)[: rng.integers(0, 10)]] for _ in range(60)] + [[], [""]]
+    tokenizer = learn_tokenizer(sentences[:2] * 9, 80)
+    expected = tokenize(tokenizer, [". ".join(report) for report in reports], max_tokens)
+    remembered = SentenceTokenizer(tokenizer, max_tokens)
+    for limit in (1000, 1000, 4):
+        monkeypatch.setattr(tokens, "_REMEMBERED_SENTENCES", limit)
+        for report in ([], ["new"]):  # on its own, and beside a sentence that is met for the first time
+            found = remembered([*reports, report])
+            for key, array in expected.items():
+                np.testing.assert_array_equal(found[key][:-1], array, err_msg=key)
+                assert found[key].dtype == array.dtype

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from afloc_jax.models import build, trainable
-from afloc_jax.training.mesh import build_mesh, place_batch, replicate
+from afloc_jax.training.mesh import build_mesh, place_batch, place_state
 from afloc_jax.training.optimizer import build_direction, build_schedule, freeze
 from afloc_jax.training.step import build_train_step, new_state
 from afloc_jax.weights import torch_names
@@ -62,7 +62,7 @@ def six_steps(goldens, facts, arrays, config):
     direction = freeze(build_direction(config.optimizer), trainable(variables["params"], config.model))
     schedule = build_schedule(config.optimizer, steps_per_epoch=3, total_steps=6)
     step = build_train_step(model, config, direction, schedule, mesh)
-    state = replicate(new_state(variables, direction), mesh)
+    state = place_state(new_state(variables, direction), mesh)
     tokens = tokenize(load_tokenizer(goldens / "bert"), facts["reports"], facts["word_num"], compatible=True)
 
     images = arrays["images"].astype(np.float64)

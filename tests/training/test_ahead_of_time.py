@@ -44,6 +44,30 @@ def test_the_losses_alone_take_embeddings_and_hold_less():
     assert part["temporary_bytes_per_chip"] < whole["temporary_bytes_per_chip"]
 
 
+def test_a_split_state_takes_less_of_each_device():
+    """Two kernels of 16 x 4,096 with their moments, 1.5 MiB, are most of this model."""
+    command = (
+        "--topology",
+        "cpu:4",
+        "--global_batch",
+        "16",
+        "--json",
+        "--set",
+        "model.text.bert.intermediate_size=4096",
+    )
+    whole, split = (
+        json.loads(compiled(*command, "--set", f"training.fsdp={fsdp}").stdout)["argument_bytes_per_chip"]
+        for fsdp in (1, 4)
+    )
+    assert whole - split > 0.7 * 6 * 4 * 16 * 4096
+
+
+def test_a_state_that_does_not_divide_is_refused():
+    done = compiled("--topology", "cpu:4", "--global_batch", "12", "--set", "training.fsdp=3")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "afloc: config.training.fsdp = 3: must be a divisor of the number of devices, 4\n"
+
+
 def test_a_batch_that_does_not_divide_is_refused():
     done = compiled("--topology", "cpu:4", "--global_batch", "10")
     assert (done.returncode, done.stdout) == (2, "")

@@ -8,7 +8,7 @@ import pytest
 from afloc_jax.errors import UsageError
 from afloc_jax.models import build
 from afloc_jax.training.gradients import build_gradient
-from afloc_jax.training.mesh import build_mesh, place_batch, replicate
+from afloc_jax.training.mesh import build_mesh, place_batch, place_state
 from afloc_jax.training.train import _initial_variables, _with_vocabulary
 from data_pipelines.batches import config_tokenizer, training_batches
 from tests.training.conftest import records, tiny_config
@@ -29,11 +29,11 @@ def gradient(devices=2, program=False, **changes):
         target[last] = value
     tokenizer = config_tokenizer(source, config)
     config = _with_vocabulary(config, tokenizer)
-    mesh = build_mesh(jax.devices()[:devices])
+    mesh = build_mesh(jax.devices()[:devices], config.training.fsdp)
     batch = place_batch(training_batches(source, config, tokenizer=tokenizer).batch_at(0), mesh)
     with jax.enable_x64(True):
         variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, np.float64), _initial_variables(config, 32))
-        variables = replicate(variables, mesh)
+        variables = place_state(variables, mesh)
         compute = build_gradient(build(config.model, dtype=jnp.float64), config, mesh)
         inputs = variables["params"], variables["batch_stats"], batch, jax.random.key(0)
         if program:

@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
+from afloc_jax.training.mesh import WHOLE_BELOW
+from afloc_jax.weights.folder import load_model
 from data_pipelines.sources import prepare
 from tests.training.phantom_config import get_config
 
@@ -24,7 +27,7 @@ def directory(tmp_path_factory):
     return directory
 
 
-def launched(processes, directory, workdir):
+def launched(processes, directory, workdir, *overrides):
     """The metrics of a run of launch.py on that many processes."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
@@ -35,7 +38,7 @@ def launched(processes, directory, workdir):
         "PYTHONPATH": str(ROOT),
     }
     command = [sys.executable, str(ROOT / "launch.py"), f"--config={ROOT}/tests/training/phantom_config.py"]
-    command += [f"--workdir={workdir}", f"--config.data.directory={directory}"]
+    command += [f"--workdir={workdir}", f"--config.data.directory={directory}", *overrides]
     running = []
     for number in range(processes):
         distributed = [f"--coordinator=localhost:{port}", f"--processes={processes}", f"--process={number}"]
@@ -52,8 +55,8 @@ def launched(processes, directory, workdir):
     }
 
 
-def compare(counts, directory, tmp_path):
-    runs = [launched(count, directory, tmp_path / str(count)) for count in counts]
+def compare(counts, directory, tmp_path, *overrides):
+    runs = [launched(count, directory, tmp_path / str(count), *overrides) for count in counts]
     assert runs[0]["train"].shape == (4, 5) and len(runs[0]["validation"]) == 1
     for run in runs[1:]:
         for split, expected in runs[0].items():
@@ -67,3 +70,12 @@ def test_two_processes_give_the_losses_of_one(directory, tmp_path):
 @pytest.mark.slow
 def test_four_processes_give_the_losses_of_one(directory, tmp_path):
     compare((1, 4), directory, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_state_split_over_two_processes_gives_the_losses_of_one(directory, tmp_path):
+    """Saved in parts by both, fetched whole for the model folder. 16 x 1,024 weights are just enough to be split."""
+    compare((1, 2), directory, tmp_path, "--config.training.fsdp=8", "--config.model.text.bert.intermediate_size=1024")
+    one, two = (load_model(tmp_path / count / "model")[1]["params"] for count in ("1", "2"))
+    jax.tree.map(lambda leaf, other: np.testing.assert_allclose(leaf, other, atol=1e-3), one, two)
+    assert max(leaf.size for leaf in jax.tree.leaves(two)) >= WHOLE_BELOW

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from afloc_jax.models import build, trainable
-from afloc_jax.training.mesh import build_mesh, pad_batch, place_batch, replicate
+from afloc_jax.training.mesh import build_mesh, pad_batch, place_batch, place_state
 from afloc_jax.training.optimizer import build_direction, build_schedule, freeze
 from afloc_jax.training.step import build_train_step, build_validation_step, new_state
 from afloc_jax.training.train import _initial_variables, _with_vocabulary
@@ -25,7 +25,7 @@ def prepared(devices, **model_changes):
     direction = freeze(build_direction(config.optimizer), trainable(variables["params"], config.model))
     step = build_train_step(model, config, direction, build_schedule(config.optimizer, 3, 6), mesh)
     validate = build_validation_step(model, config, mesh)
-    state = replicate(new_state(variables, direction), mesh)
+    state = place_state(new_state(place_state(variables, mesh), direction), mesh)
     return mesh, state, step, validate, training_batches(source, config, tokenizer=tokenizer)
 
 

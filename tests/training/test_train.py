@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 
 import jax
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.training import loop as loops
+from afloc_jax.training import mesh as meshes
 from afloc_jax.training import train as training
 from afloc_jax.training.checkpoints import Checkpoints
 from afloc_jax.training.failures import NonFiniteError
@@ -125,6 +127,51 @@ def test_a_run_stopped_by_sigterm_goes_on_bit_for_bit(finished, config, tmp_path
     timing = {"examples_per_second", "input_wait_fraction"}
     for ours, theirs in zip(*(read_metrics(run / "metrics.jsonl") for run in (tmp_path, finished)), strict=True):
         assert {k: ours[k] for k in ours.keys() - timing} == {k: theirs[k] for k in theirs.keys() - timing}
+
+
+def test_a_run_with_a_split_state_stops_and_goes_on_split_or_whole(config, tmp_path, monkeypatch, capsys):
+    """Bit for bit on the same parts; within rounding on others; the model folder is whole."""
+    monkeypatch.setattr(meshes, "WHOLE_BELOW", 256)
+    config.training.fsdp = 4
+    whole, same, other = (tmp_path / name for name in ("whole", "same", "other"))
+    assert train(config, whole) == 0
+    for workdir, fsdp in ((same, 4), (other, 2)):
+        config.training.fsdp = 4
+        with monkeypatch.context() as patch:
+            signal_at(patch, batch=1)
+            assert train(config, workdir) == 128 + signal.SIGTERM
+        config.training.fsdp = fsdp
+        assert train(config, workdir) == 0
+        assert "going on from step 2 of 6" in capsys.readouterr().err
+    expected, repeated, changed = last_arrays(whole), last_arrays(same), last_arrays(other)
+    for name in expected:
+        np.testing.assert_array_equal(repeated[name], expected[name], err_msg=name)
+    lines = [read_metrics(run / "metrics.jsonl") for run in (whole, other)]
+    np.testing.assert_allclose(*([line["loss"] for line in run] for run in lines), rtol=1e-5)
+    assert any((changed[name] != expected[name]).any() for name in expected)  # other parts add up in another order
+    for path, leaf in jax.tree_util.tree_leaves_with_path(load_model(whole / "model")[1]["params"]):
+        np.testing.assert_array_equal(leaf, expected["['params']" + jax.tree_util.keystr(path)])
+
+
+def test_the_log_shows_how_long_steps_wait_for_their_batch(config, tmp_path, monkeypatch):
+    class Slow:
+        def __init__(self, *arguments, **named):
+            self._batches = training_batches(*arguments, **named)
+
+        def iterate(self, start):
+            for batch in self._batches.iterate(start):
+                time.sleep(0.25)
+                yield batch
+
+    shown = []
+    monkeypatch.setattr(loops, "training_batches", Slow)
+    monkeypatch.setattr(loops.tqdm, "set_postfix", lambda self, told, refresh: shown.append(told))
+    config.training.update(steps=3)
+    assert train(config, tmp_path) == 0
+    line = [line for line in read_metrics(tmp_path / "metrics.jsonl") if line["split"] == "train"][-1]
+    waited = line["input_wait_fraction"] * config.training.batch_size / line["examples_per_second"]
+    assert 0.25 <= waited < 1
+    assert shown[-1]["input_wait"] == f"{line['input_wait_fraction']:.0%}"
 
 
 def test_a_damaged_last_checkpoint_costs_steps_but_not_the_run(finished, config, tmp_path, monkeypatch, capsys):

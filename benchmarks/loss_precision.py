@@ -1,0 +1,107 @@
+"""How far the ring on eight devices is from the definition in float64, level by level and for each type of its inputs.
+
+    python -m benchmarks.loss_precision [--batch 16] [--width 768] [--side 19]
+
+Each level's loss and its gradients with respect to regions and to text, on random features: maps of side x side regions
+(the word level's twice as wide), captions of 1 to 60 words. The definition gets the same features, already rounded to
+the type, in float64: what is measured is the computation. A gradient's error is the norm of the difference over the
+norm of the gradient. Attention takes a softmax over products of features: `spread` is their standard deviation (the
+larger, the sharper the softmax). Prints a table.
+"""
+
+import argparse
+import os
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from afloc_jax.levels import LEVELS, ImageLevels, TextLevels
+from afloc_jax.losses import contrastive_losses
+from afloc_jax.training.mesh import batch_sharding, build_mesh
+from configs.afloc import get_config
+
+SPREADS = (1.0, 4.0)
+TYPES = {"float64": jnp.float64, "float32": jnp.float32, "bfloat16": jnp.bfloat16}
+SIDES = {  # of each level: the field of the image, and of the text
+    "word": ("shallow", "words"),
+    "sentence": ("deep", "sentences"),
+    "report": ("whole", "report"),
+}
+
+
+def random_levels(batch: int, width: int, side: int, spread: float) -> tuple[ImageLevels, TextLevels]:
+    """float64 features whose products have the standard deviation `spread`."""
+    rng = np.random.default_rng(0)
+    scale = (spread / width**0.5) ** 0.5
+
+    def draw(*shape: int) -> np.ndarray:
+        return scale * rng.standard_normal((batch, *shape, width))
+
+    words, sentences = rng.integers(1, 61, batch), rng.integers(1, 9, batch)
+    image = ImageLevels(draw(2 * side, 2 * side), draw(side, side), draw())
+    return image, TextLevels(draw(60), draw(8), draw(), words.astype(np.int32), sentences.astype(np.int32))
+
+
+def cast(tree: Any, dtype: Any) -> Any:
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(leaf, dtype if jnp.issubdtype(leaf.dtype, jnp.floating) else None), tree
+    )
+
+
+def loss_and_gradients(level: str, implementation: str, image: ImageLevels, text: TextLevels) -> tuple[Any, ...]:
+    """Loss of one level and its gradients with respect to the image and the text of that level, as float64 arrays."""
+    config = get_config().loss
+    config.implementation = implementation
+    config.weights.update({name: float(name == level) for name in LEVELS})
+    mesh = build_mesh() if implementation == "ring" else None
+    if mesh is not None:
+        image, text = jax.device_put((image, text), batch_sharding(mesh))
+    image_field, text_field = SIDES[level]
+
+    def loss(regions: Any, units: Any) -> Any:
+        changed = image.replace(**{image_field: regions}), text.replace(**{text_field: units})
+        return contrastive_losses(*changed, config, mesh=mesh).total
+
+    inputs = getattr(image, image_field), getattr(text, text_field)
+    value, gradients = jax.jit(jax.value_and_grad(loss, (0, 1)))(*inputs)
+    return tuple(np.asarray(array, np.float64) for array in (value, *gradients))
+
+
+def errors(level: str, name: str, levels: tuple[ImageLevels, TextLevels]) -> list[float]:
+    """Relative errors: of the loss, of the image's gradient, of the text's gradient."""
+    with jax.enable_x64(name == "float64"):
+        rounded = cast(levels, TYPES[name])
+        found = loss_and_gradients(level, "ring", *rounded)
+    with jax.enable_x64(True):
+        exact = loss_and_gradients(level, "definition", *cast(jax.device_get(rounded), jnp.float64))
+    return [float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in zip(found, exact, strict=True)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=16, help="pairs, a multiple of 8")
+    parser.add_argument("--width", type=int, default=768)
+    parser.add_argument("--side", type=int, default=19, help="of the deep map, in cells")
+    given = parser.parse_args()
+    print("| level | inputs | spread | loss | gradient, image | gradient, text |")
+    print("|---" * 6 + "|")
+    for spread in SPREADS:
+        levels = random_levels(given.batch, given.width, given.side, spread)
+        for level in SIDES:
+            for name in TYPES:
+                cells = " | ".join(f"{error:.1e}" for error in errors(level, name, levels))
+                print(f"| {level} | {name} | {spread:g} | {cells} |", flush=True)
+    libraries = ", ".join(f"{name} {version(name)}" for name in ("jax", "jaxlib", "numpy"))
+    print(f"{datetime.now(UTC):%Y-%m-%d}, python {platform.python_version()}, {libraries}, batch {given.batch}")
+
+
+if __name__ == "__main__":
+    main()
