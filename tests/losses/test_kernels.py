@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import assert_all_close, contrast_gradients, random_case, random_levels
+from jax.experimental.pallas import tpu as pltpu
 from test_ring import BATCH, SENTENCES, WORDS, losses_and_gradients
 
 from afloc_jax.errors import UsageError
-from afloc_jax.losses import contrastive_losses, definition, tiled
+from afloc_jax.losses import contrastive_losses, definition, kernels, tiled
 from afloc_jax.losses.kernels import tile
 from afloc_jax.losses.low_rank import reduce_rank
 from afloc_jax.losses.settings import LocalSettings
@@ -22,13 +23,13 @@ def both(case, settings=PALLAS):
     """`(parts, gradients)` of the kernels and of the definition."""
     regions, units, counts = case
 
-    def kernels(regions, units):
+    def fused(regions, units):
         return tiled.local_similarity(regions, units, counts, settings)
 
     def formula(regions, units):
         return definition.local_similarity(regions, units, counts, settings)
 
-    return contrast_gradients(kernels, regions, units), contrast_gradients(formula, regions, units)
+    return contrast_gradients(fused, regions, units), contrast_gradients(formula, regions, units)
 
 
 @pytest.mark.usefixtures("float64")
@@ -188,3 +189,14 @@ def test_an_image_that_vmem_cannot_hold_is_refused():
     counts = jax.ShapeDtypeStruct((2,), np.int32)
     with pytest.raises(UsageError, match=r"5776 regions of width 768 .* take \d+ MiB .* more than 48; set it to 'xla'"):
         jax.eval_shape(lambda *case: tiled.local_similarity(*case, PALLAS), regions, units, counts)
+
+
+@pytest.mark.parametrize("counts", [[2, 1, 8, 3, 5, 1, 1, 4], [97, 3, 60, 9, 41, 8, 1, 17]])
+def test_the_gradient_of_the_text_waits_for_its_copies(counts, monkeypatch):
+    """One bin and several, four images a core; a copy happens when it is waited for and not before."""
+    strict = pltpu.InterpretParams(dma_execution_mode="on_wait", uninitialized_memory="nan")
+    monkeypatch.setattr(kernels, "_on_platform", lambda run, *arguments: run(*arguments, interpret=strict))
+    # 128 regions: this interpreter wants arrays of whole blocks.
+    (parts, gradients), (expected, expected_gradients) = both(random_case(8, 128, max(counts), 8, counts, np.float32))
+    assert_all_close(parts, expected, rtol=1e-5)
+    assert_all_close(gradients, expected_gradients, atol=2e-5, rtol=0)
