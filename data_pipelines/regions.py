@@ -120,7 +120,11 @@ class CocoRuns:
 
     rle: dict[str, Any]
 
-    def mask(self, height: int, width: int) -> NDArray[np.bool_]:
+    def runs(self, height: int, width: int) -> NDArray[np.integer]:
+        """The lengths, which fill the image exactly. pycocotools would read past runs that do not.
+
+        Raises ImageError for runs that are malformed or belong to another image.
+        """
         try:
             size, counts = list(self.rle["size"]), self.rle["counts"]
             runs = np.array(_runs_of_text(counts) if isinstance(counts, str) else counts)
@@ -131,6 +135,10 @@ class CocoRuns:
             raise ImageError(f"an RLE is for {size} (height, width), its image is [{height}, {width}]")
         if not fits or runs.sum() != height * width:
             raise ImageError("the run lengths of an RLE do not add up to its image")
+        return runs
+
+    def mask(self, height: int, width: int) -> NDArray[np.bool_]:
+        runs = self.runs(height, width)
         return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width, order="F")
 
     @property

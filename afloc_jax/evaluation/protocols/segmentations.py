@@ -15,10 +15,10 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from afloc_jax.errors import UserError
-from afloc_jax.evaluation.masks import runs_of_rle
 from afloc_jax.evaluation.protocols.presence import PresenceScores, presence_options, presence_values
 from afloc_jax.evaluation.truth import Truth, is_rle_table, read_json, size_of_rle
-from data_pipelines.images import LARGEST_PIXELS
+from data_pipelines.images import LARGEST_PIXELS, ImageError
+from data_pipelines.regions import CocoRuns
 
 Table = Mapping[tuple[str, str], Any]  # (image, class in lower case) -> RLE or points
 
@@ -94,7 +94,10 @@ def _checked(rle: Mapping[str, Any] | None, where: str) -> dict[str, Any] | None
     if rle is None:
         return None
     size = size_of_rle(rle, where)
-    runs_of_rle(rle, size["height"], size["width"], where)
+    try:
+        CocoRuns(dict(rle)).runs(size["height"], size["width"])
+    except ImageError as error:
+        raise UserError(f"{where}: {error}") from None
     if isinstance(rle["counts"], list):
         return coco_mask.frPyObjects(dict(rle), size["height"], size["width"])
     return dict(rle)
