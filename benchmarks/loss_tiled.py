@@ -1,7 +1,7 @@
 """Time and memory of the tiled local loss, forward and backward, against plain PyTorch loops of the same formula.
 
     python -m benchmarks.loss_tiled [--reports ../shared/data/iu_reports/NLMCXR_reports.tgz] [--repeats 7] [--batch 32]
-    python -m benchmarks.loss_tiled --batch 16 32 64 128 --sides tiled       how time and memory grow with the batch
+    python -m benchmarks.loss_tiled --batch 16 32 64 128 --sides tiled [--regions 400 100]     how both grow with the batch
 
 `loop` turns the convolution's channel-first maps for every caption, as the published loop does (that copy is most of
 its 6.5 MiB of saved activations for every image-caption pair); `lean loop` is what a careful PyTorch user writes.
@@ -157,7 +157,8 @@ def work(side: str, row: str, counts: list[int]) -> None:
 
 def measure(row: str, counts: list[int], repeats: int, sides: list[str]) -> dict:
     """All sides of one row, taking turns."""
-    command = [sys.executable, __file__, "--counts", json.dumps(counts), "--row", row, "--worker"]
+    command = [sys.executable, __file__, "--counts", json.dumps(counts), "--row", row]
+    command += ["--regions", *map(str, ROWS.values()), "--worker"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     workers, result = {}, {}
     for side in sides:
@@ -229,11 +230,13 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=Path, default=DATA / "vocab")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--batch", type=int, nargs="+", default=[16], metavar="B", help="pairs")
+    parser.add_argument("--regions", type=int, nargs=2, default=list(ROWS.values()), metavar="N", help="word, sentence")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     parser.add_argument("--worker", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--row", choices=ROWS, help=argparse.SUPPRESS)
     parser.add_argument("--counts", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    ROWS.update(zip(ROWS, arguments.regions, strict=True))
     if arguments.worker:
         work(arguments.worker, arguments.row, arguments.counts)
         return
