@@ -1,7 +1,7 @@
 """Time and memory of the tiled local loss, forward and backward, against plain PyTorch loops of the same formula.
 
     python -m benchmarks.loss_tiled [--reports ../shared/data/iu_reports/NLMCXR_reports.tgz] [--repeats 7] [--batch 32]
-    python -m benchmarks.loss_tiled --batch 16 32 64 128 --sides tiled [--regions 400 100]     how both grow with the batch
+    python -m benchmarks.loss_tiled --batch 16 32 64 128 --sides tiled [--regions 400 100]     how both grow
 
 `loop` turns the convolution's channel-first maps for every caption, as the published loop does (that copy is most of
 its 6.5 MiB of saved activations for every image-caption pair); `lean loop` is what a careful PyTorch user writes.

@@ -99,6 +99,8 @@ def compile_step(config: Any, topology: str, global_batch: int = 0, part: str = 
     }
     try:
         compiled = _lower(config, devices, part).compile()
+    except UserError:  # a wrong setting, said by what it belongs to
+        raise
     except Exception as error:
         if not (used := _USED.search(str(error))):
             raise UserError(f"the compiler refused: {(str(error).splitlines() or [''])[0]}") from error
