@@ -44,6 +44,7 @@ def test_the_losses_alone_take_embeddings_and_hold_less():
     assert part["temporary_bytes_per_chip"] < whole["temporary_bytes_per_chip"]
 
 
+@pytest.mark.slow
 def test_a_split_state_takes_less_of_each_device():
     """Two kernels of 16 x 4,096 with their moments, 1.5 MiB, are most of this model."""
     command = (
