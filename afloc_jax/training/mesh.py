@@ -72,12 +72,14 @@ def gather(tree: Any, mesh: Mesh) -> Any:
     if mesh.shape[FSDP] == 1:
         return tree
 
-    @jax.custom_vjp
-    def whole(tree: Any) -> Any:
+    def everywhere(tree: Any) -> Any:
         return jax.lax.with_sharding_constraint(tree, jax.tree.map(lambda _: replicated(mesh), tree))
 
     def backward(_: None, d_tree: Any) -> tuple[Any]:
-        return (constrain(d_tree, mesh),)
+        # Whole first: asked for a part of a kernel's gradient alone, the compiler may gather activations instead.
+        return (constrain(everywhere(d_tree), mesh),)
+
+    whole = jax.custom_vjp(everywhere)
 
     whole.defvjp(lambda tree: (whole(tree), None), backward)
     return whole(tree)
