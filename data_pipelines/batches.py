@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from afloc_jax.errors import UsageError, UserError
-from data_pipelines.sources import Record, RecordSource
+from data_pipelines.reading import Record, RecordSource
 from data_pipelines.tokens import SentenceTokenizer, learn_tokenizer, load_tokenizer
 
 Batch = dict[str, NDArray]

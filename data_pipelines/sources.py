@@ -24,9 +24,7 @@ import tensorflow_datasets as tfds
 
 from afloc_jax.errors import UsageError, UserError
 from data_pipelines.builders.beam import pipeline_options
-from data_pipelines.reading import Finding, Record, RecordSource
-
-__all__ = ["Finding", "Record", "RecordSource", "open_prepared", "open_source", "prepare"]
+from data_pipelines.reading import RecordSource
 
 _REPORT = "build_report.json"
 _INPUTS = "inputs.json"

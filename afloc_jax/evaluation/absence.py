@@ -6,32 +6,20 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
+from afloc_jax.evaluation.discrimination import auc
 from afloc_jax.evaluation.statistics import CONFIDENCE, RESAMPLES, interval, mean_of_finite
 
 UNDEFINED = {"mean": None, "lower": None, "upper": None}
 
 
-def presence_auc(confidence: Float[np.ndarray, " n"], present: Bool[np.ndarray, " n"]) -> float:
-    """Area under the ROC curve: how often a positive has more confidence than a negative, ties counting half.
-
-    NaN without a positive or without a negative.
-    """
-    wins = _wins(confidence, present)
-    return float(wins.mean()) if wins.size else float("nan")
-
-
-def _wins(confidence: np.ndarray, present: np.ndarray) -> np.ndarray:
-    """[positives, negatives]: 1 where the positive has more confidence, 0.5 where both have the same."""
-    positive, negative = confidence[present][:, None], confidence[~present][None, :]
-    return ((positive > negative) + 0.5 * (positive == negative)).astype(np.float64)
-
-
 def _resampled_auc(confidence: np.ndarray, present: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """[R]: positives and negatives drawn separately. A resample weighs every pair by how often both were drawn."""
+    """[R]: positives and negatives drawn separately, so that no resample lacks either."""
     rng = np.random.default_rng(seed)
-    wins = _wins(confidence, present)
-    drawn = [rng.multinomial(count, np.full(count, 1 / count), resamples).astype(float) for count in wins.shape]
-    return ((drawn[0] @ wins) * drawn[1]).sum(axis=1) / wins.size
+    weights = np.empty((resamples, len(present)))
+    for chosen in (present, ~present):
+        count = int(chosen.sum())
+        weights[:, chosen] = rng.multinomial(count, np.full(count, 1 / count), resamples)
+    return auc(present, confidence, weights)
 
 
 def presence_table(
@@ -65,16 +53,16 @@ def presence_table(
     for index, name in enumerate(categories):
         chosen = category == index
         yes, no = chosen & present, chosen & ~present
-        auc, resampled = float("nan"), np.full(max(resamples, 1), np.nan)
+        point, resampled = float("nan"), np.full(max(resamples, 1), np.nan)
         if yes.any() and no.any():
-            auc = presence_auc(confidence[chosen], present[chosen])
+            point = float(auc(present[chosen], confidence[chosen])[0])
             resampled = _resampled_auc(confidence[chosen], present[chosen], max(resamples, 1), seed)
-        points.append(auc)
+        points.append(point)
         drawn.append(resampled)
         per_category[name] = {
             "positives": int(yes.sum()),
             "negatives": int(no.sum()),
-            "auc": interval(auc, resampled).to_dict() if np.isfinite(auc) else UNDEFINED,
+            "auc": interval(point, resampled).to_dict() if np.isfinite(point) else UNDEFINED,
             "sensitivity": _mean(accepted[yes]),
             "specificity": _mean(~accepted[no]),
             "false_positive_area": _mean(area[no]),

@@ -15,11 +15,10 @@ from afloc_jax.errors import UsageError, UserError
 from afloc_jax.evaluation import discrimination
 from afloc_jax.evaluation.files import csv_text, json_text, shown, write_folder
 from afloc_jax.evaluation.labelled import NO_FINDING, LabelledRecords, embed_records, read_labelled
-from afloc_jax.evaluation.run import Source
+from afloc_jax.evaluation.records import Source, evaluation_provenance
 from afloc_jax.evaluation.statistics import Bootstrap, Replicates, mean_of_finite
 from afloc_jax.inference.class_prompts import PromptSet, class_key
 from afloc_jax.inference.model import Model
-from afloc_jax.provenance import hash_of, provenance
 from data_pipelines.images import Framing
 
 METRICS = ("auc", *discrimination.DECISION_METRICS, "brier", "ece")
@@ -101,12 +100,7 @@ def evaluate_classification(
         "prompts": prompt_set.listing(asked),
         "bootstrap": bootstrap.to_dict(),
         "settings": dict(settings or {}),
-        "provenance": provenance(
-            weights_sha256=model.weights_sha256,
-            data_sha256=records.sha256,
-            records=getattr(source, "content_hash", ""),
-            config_sha256=hash_of(model.config.architecture.to_dict()),
-        ),
+        "provenance": evaluation_provenance(model, source, records.sha256),
     }
     write_folder(
         out,

@@ -1,13 +1,14 @@
 """The best, median and worst samples of each category, kept for the report."""
 
+import io
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 
 from afloc_jax.evaluation.localization import ProtocolOptions, Scores
 from afloc_jax.evaluation.records import Source
+from afloc_jax.files import write_whole
 from afloc_jax.inference.model import Model
 
 
@@ -38,13 +39,10 @@ def write_examples(out: Path, model: Model, source: Source, rows: np.ndarray, sc
             }
         )
     out.mkdir(parents=True, exist_ok=True)
-    temporary = out / ".examples.npz.writing"
-    with open(temporary, "wb") as file:
-        np.savez_compressed(file, images=np.stack(images), heatmaps=np.stack(maps), truths=np.stack(truths))
-    os.replace(temporary, out / "examples.npz")
-    temporary = out / ".examples.json.writing"
-    temporary.write_text(json.dumps(described, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, out / "examples.json")
+    arrays = io.BytesIO()
+    np.savez_compressed(arrays, images=np.stack(images), heatmaps=np.stack(maps), truths=np.stack(truths))
+    write_whole(out / "examples.npz", arrays.getvalue())
+    write_whole(out / "examples.json", json.dumps(described, indent=1, ensure_ascii=False) + "\n")
 
 
 def _peak(heatmap: np.ndarray, options: ProtocolOptions) -> list[int]:

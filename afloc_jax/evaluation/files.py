@@ -3,26 +3,12 @@
 import csv
 import io
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from afloc_jax.errors import UserError
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file under another name first, then rename it."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(temporary, 0o644)  # mkstemp makes private files
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+from afloc_jax.files import write_whole
 
 
 def write_folder(out: str | Path, files: Mapping[str, str]) -> None:

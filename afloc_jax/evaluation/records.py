@@ -12,6 +12,8 @@ from afloc_jax.errors import UserError
 from afloc_jax.evaluation.baselines import leave_one_out_prior, location_prior, prior_heatmaps
 from afloc_jax.evaluation.protocols import LocalizationProtocol
 from afloc_jax.evaluation.truth import Truth, boxes_of, negative
+from afloc_jax.inference.model import Model
+from afloc_jax.provenance import hash_of, provenance
 
 CLASS_PROMPT = "Findings suggesting {finding}."  # how the release asks for a class
 
@@ -22,6 +24,16 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Any: ...
+
+
+def evaluation_provenance(model: Model, source: Source, data_sha256: str) -> dict[str, Any]:
+    """Where the numbers of a model on records come from: `provenance` with weights, data and architecture."""
+    return provenance(
+        weights_sha256=model.weights_sha256,
+        data_sha256=data_sha256,
+        records=getattr(source, "content_hash", ""),
+        config_sha256=hash_of(model.config.architecture.to_dict()),
+    )
 
 
 def read_truths(source: Source) -> tuple[list[Truth], np.ndarray, str]:

@@ -15,11 +15,11 @@ from jaxtyping import Bool, Float, Int
 from afloc_jax.errors import UserError
 from afloc_jax.evaluation.files import csv_text, json_text, shown, write_folder
 from afloc_jax.evaluation.labelled import embed_records, read_labelled
-from afloc_jax.evaluation.run import Source
+from afloc_jax.evaluation.records import Source, evaluation_provenance
 from afloc_jax.evaluation.statistics import Bootstrap, mean_of_finite
 from afloc_jax.evaluation.statistics import bootstrap as bootstrap_means
 from afloc_jax.inference.model import Model
-from afloc_jax.provenance import hash_of, provenance
+from afloc_jax.provenance import hash_of
 from data_pipelines.images import Framing
 
 DIRECTIONS = ("image_to_text", "text_to_image")
@@ -127,12 +127,7 @@ def evaluate_retrieval(
         "framing": framing,
         "bootstrap": bootstrap.to_dict(),
         "settings": dict(settings or {}),
-        "provenance": provenance(
-            weights_sha256=model.weights_sha256,
-            data_sha256=digest,
-            records=getattr(source, "content_hash", ""),
-            config_sha256=hash_of(model.config.architecture.to_dict()),
-        ),
+        "provenance": evaluation_provenance(model, source, digest),
     }
     files = {"summary.md": to_markdown(summary), "summary.json": json_text(summary)}
     write_folder(out, {"per_sample.csv": csv_text(PER_SAMPLE_COLUMNS, table), **files})

@@ -18,13 +18,12 @@ from afloc_jax.evaluation import discrimination
 from afloc_jax.evaluation.files import csv_text, json_text, shown, write_folder
 from afloc_jax.evaluation.labelled import embed_records, read_labelled
 from afloc_jax.evaluation.localization import ProtocolOptions, score_sample
-from afloc_jax.evaluation.run import Source
+from afloc_jax.evaluation.records import Source, evaluation_provenance
 from afloc_jax.evaluation.statistics import Bootstrap, Replicates, mean_of_finite
 from afloc_jax.evaluation.statistics import bootstrap as bootstrap_means
 from afloc_jax.inference.class_prompts import PromptSet, class_key, read_prompt_set
 from afloc_jax.inference.model import Model
 from afloc_jax.inference.zero_shot import contrast_probabilities
-from afloc_jax.provenance import hash_of, provenance
 from data_pipelines.images import Framing
 
 PARAPHRASES = Path(__file__).with_name("paraphrases.json")
@@ -99,12 +98,7 @@ def evaluate_robustness(
         "framing": framing,
         "bootstrap": bootstrap.to_dict(),
         "settings": dict(settings or {}),
-        "provenance": provenance(
-            weights_sha256=model.weights_sha256,
-            data_sha256=records.sha256,
-            records=getattr(source, "content_hash", ""),
-            config_sha256=hash_of(model.config.architecture.to_dict()),
-        ),
+        "provenance": evaluation_provenance(model, source, records.sha256),
     }
     files = {"summary.md": to_markdown(summary), "summary.json": json_text(summary)}
     write_folder(out, {"per_sample.csv": csv_text(PER_SAMPLE_COLUMNS, rows), **files})

@@ -20,13 +20,12 @@ from afloc_jax.errors import UsageError, UserError
 from afloc_jax.evaluation.examples import write_examples
 from afloc_jax.evaluation.localization import Scores
 from afloc_jax.evaluation.protocols import LocalizationProtocol, Samples, get_protocol
-from afloc_jax.evaluation.records import CLASS_PROMPT, Source, prior_maps, truths_for
+from afloc_jax.evaluation.records import CLASS_PROMPT, Source, evaluation_provenance, prior_maps, truths_for
 from afloc_jax.evaluation.results import write_results
 from afloc_jax.evaluation.statistics import RESAMPLES, Bootstrap
 from afloc_jax.evaluation.summary import add_baselines, summarise
 from afloc_jax.evaluation.truth import Truth
 from afloc_jax.inference.model import Model, load
-from afloc_jax.provenance import hash_of, provenance
 from afloc_jax.weights.folder import update_card, weights_hash
 from data_pipelines.sources import open_source
 
@@ -111,12 +110,7 @@ def evaluate(
     summary["baselines"]["location_prior"]["from"] = prior_from
     summary["title"] = title
     summary["settings"] = settings or {}
-    summary["provenance"] = provenance(
-        weights_sha256=model.weights_sha256,
-        data_sha256=data_hash,
-        records=getattr(source, "content_hash", ""),
-        config_sha256=hash_of(model.config.architecture.to_dict()),
-    )
+    summary["provenance"] = evaluation_provenance(model, source, data_hash)
     write_examples(Path(out), model, source, rows, scores, compatible)
     write_results(out, scores, summary)
     return summary

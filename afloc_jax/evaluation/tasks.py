@@ -13,7 +13,8 @@ from afloc_jax.evaluation.statistics import Bootstrap
 from afloc_jax.inference.class_prompts import read_prompt_set
 from afloc_jax.inference.model import load
 from data_pipelines.images import Framing
-from data_pipelines.sources import RecordSource, open_source
+from data_pipelines.reading import RecordSource
+from data_pipelines.sources import open_source
 
 TASKS = ("classification", "retrieval", "robustness")
 

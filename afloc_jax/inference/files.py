@@ -6,7 +6,6 @@ An unreadable image among many is named and the rest is done. Every file appears
 import csv
 import io
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from afloc_jax.errors import UsageError, UserError
+from afloc_jax.files import write_whole
 from afloc_jax.inference.class_prompts import read_prompt_set
 from afloc_jax.inference.model import Localization, load, to_square
 from afloc_jax.inference.overlays import draw_boxes, overlay
@@ -77,7 +77,7 @@ def localize_files(
         "images": entries,
         "failed": failed,
     }
-    write_bytes(out / "localize.json", (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+    write_whole(out / "localize.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     return len(entries), failed
 
 
@@ -129,7 +129,7 @@ def classify_files(
         scores = loaded.classify(pixels, classes, prompt_set, compatible, framing=framing)
         writer.writerows([str(path), *(f"{p:.6f}" for p in row)] for (path, _), row in zip(batch, scores, strict=True))
         done += len(batch)
-    write_bytes(out, table.getvalue().encode())
+    write_whole(out, table.getvalue())
     content = {
         "model": {"folder": str(model), "weights_sha256": loaded.weights_sha256},
         "framing": framing,
@@ -139,7 +139,7 @@ def classify_files(
         "multiclass": prompt_set.multiclass,
         "failed": failed,
     }
-    write_bytes(out.with_suffix(".json"), (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+    write_whole(out.with_suffix(".json"), json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     return done, failed
 
 
@@ -189,8 +189,8 @@ def _write_localization(out: Path, name: str, pixels: np.ndarray, found: Localiz
     drawn = drawn if square else draw_boxes(drawn, found.boxes)
     buffer = io.BytesIO()
     np.save(buffer, heatmap)
-    write_bytes(out / f"{name}.heatmap.npy", buffer.getvalue())
-    write_bytes(out / f"{name}.overlay.png", cv2.imencode(".png", drawn)[1].tobytes())
+    write_whole(out / f"{name}.heatmap.npy", buffer.getvalue())
+    write_whole(out / f"{name}.overlay.png", cv2.imencode(".png", drawn)[1].tobytes())
     return {
         "prompt": found.prompt,
         "similarity": found.similarity,
@@ -213,12 +213,3 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise UsageError(f"--out {folder}: a file is in the way; choose another folder") from None
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.writing")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from afloc_jax.errors import UsageError, UserError
-from afloc_jax.inference.files import check_prompts, make_folder, readable, write_bytes
+from afloc_jax.files import write_whole
+from afloc_jax.inference.files import check_prompts, make_folder, readable
 from afloc_jax.inference.model import load
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".dicom")
@@ -82,7 +83,7 @@ def retrieve_files(
         writer = csv.writer(table, lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows((m.direction, m.query, m.rank, f"{m.similarity:.6f}", m.found) for m in answers)
-        write_bytes(out, table.getvalue().encode())
+        write_whole(out, table.getvalue())
     return answers, failed
 
 

@@ -8,7 +8,6 @@ names); every error says key, value and what is allowed.
 import importlib.util
 import json
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from afloc_jax.errors import UsageError
+from afloc_jax.files import write_whole
 from afloc_jax.levels import LEVELS
 from configs.afloc import get_config as published_config
 
@@ -320,10 +320,8 @@ def validate(config: ConfigDict, device_count: int = 0) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write through a temporary file in the same folder, so that a reader never meets half a file."""
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(temporary, path)
+    """Write readable JSON; the file appears whole."""
+    write_whole(path, json.dumps(content, indent=2) + "\n")
 
 
 def differences(plain: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:

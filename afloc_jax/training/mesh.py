@@ -80,7 +80,6 @@ def gather(tree: Any, mesh: Mesh) -> Any:
         return (constrain(everywhere(d_tree), mesh),)
 
     whole = jax.custom_vjp(everywhere)
-
     whole.defvjp(lambda tree: (whole(tree), None), backward)
     return whole(tree)
 

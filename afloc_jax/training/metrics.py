@@ -1,11 +1,12 @@
 """Numbers of a run: `metrics.jsonl` (one object per line) and TensorBoard events."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from tensorboardX import SummaryWriter
+
+from afloc_jax.files import write_whole
 
 METRICS = "metrics.jsonl"
 
@@ -32,9 +33,7 @@ class MetricsWriter:
             return
         path = workdir / METRICS
         kept = [line for line in read_metrics(path) if line["step"] <= restored_step]
-        temporary = path.with_name(METRICS + ".partial")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(temporary, path)
+        write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = path.open("a")
         self._board = SummaryWriter(str(workdir), purge_step=restored_step + 1 if restored_step else None)
 

@@ -8,7 +8,6 @@ import csv
 import dataclasses
 import io
 import json
-import os
 import re
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from ml_collections import ConfigDict
 
 import configs.resolved
 from afloc_jax.errors import UsageError
+from afloc_jax.files import write_whole
 from afloc_jax.training import config as settings
 from afloc_jax.training.failures import StopSignal
 
@@ -208,16 +208,10 @@ def write_tables(runs: Sequence[Run], workdir: Path, failed: dict[str, int]) -> 
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    _write(workdir / "sweep.csv", text.getvalue())
+    write_whole(workdir / "sweep.csv", text.getvalue())
     page = Environment(autoescape=True).from_string(_PAGE)
     cells = [[row.get(column) for column in columns] for row in rows]
-    _write(workdir / "sweep.html", page.render(title=workdir.name, columns=columns, rows=cells))
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    write_whole(workdir / "sweep.html", page.render(title=workdir.name, columns=columns, rows=cells))
 
 
 def _text_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

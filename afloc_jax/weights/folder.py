@@ -24,6 +24,7 @@ from ml_collections import ConfigDict
 from safetensors.numpy import save_file
 
 from afloc_jax.errors import UserError
+from afloc_jax.files import write_whole
 from afloc_jax.weights import torch_names
 from afloc_jax.weights.card import render_card
 from afloc_jax.weights.tensors import UnreadableFile
@@ -212,9 +213,7 @@ def _preprocessor(preprocessing: Mapping[str, Any]) -> dict[str, Any]:
 
 def _write_config_and_card(folder: Path, stored: Mapping[str, Any]) -> None:
     for name, text in ((CONFIG, _json(stored)), (CARD, render_card(stored))):
-        temporary = folder / f".{name}.writing"
-        temporary.write_text(text)
-        os.replace(temporary, folder / name)
+        write_whole(folder / name, text)
 
 
 def _plain(value: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.overview.text_overlap import overlapping
-from data_pipelines.sources import Record, RecordSource
+from data_pipelines.reading import Record, RecordSource
 
 Records = Sequence[Record] | RecordSource  # of one split
 

@@ -12,7 +12,7 @@ import numpy as np
 from afloc_jax.errors import UserError
 from data_pipelines.images import encode_png
 from data_pipelines.overview.measure import LONG_REPORT, Overview, Records, distribution, measure
-from data_pipelines.sources import Record
+from data_pipelines.reading import Record
 
 PICTURES = 40
 _SIDE = 160  # pixels of a picture on the page

@@ -15,7 +15,7 @@ from data_pipelines.batches import (
     training_batches,
     validation_batches,
 )
-from data_pipelines.sources import Record
+from data_pipelines.reading import Record
 from data_pipelines.tokens import tokenize
 
 KEYS = ("image", "token_ids", "word_ids", "sentence_ids", "word_count", "sentence_count", "index")

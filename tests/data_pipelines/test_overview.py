@@ -12,7 +12,7 @@ from data_pipelines.images import encode_png
 from data_pipelines.overview import write_overview
 from data_pipelines.overview.measure import distribution, measure
 from data_pipelines.overview.text_overlap import overlapping, runs_of_words
-from data_pipelines.sources import Finding, Record
+from data_pipelines.reading import Finding, Record
 
 SENTENCE = (
     "the heart is not enlarged and the lungs are clear of focal consolidation while a small left pleural effusion"

@@ -11,7 +11,8 @@ from reference import numpy_chexlocalize as reference
 
 from afloc_jax.cli import main
 from afloc_jax.errors import UsageError, UserError
-from afloc_jax.evaluation.absence import presence_auc, presence_table
+from afloc_jax.evaluation.absence import presence_table
+from afloc_jax.evaluation.discrimination import auc
 from afloc_jax.evaluation.protocols import Samples, get_protocol
 from afloc_jax.evaluation.protocols.chexlocalize import CONFIDENCE_THRESHOLDS, confidence_of
 from afloc_jax.evaluation.protocols.segmentations import score_segmentations
@@ -137,9 +138,9 @@ def test_auc_counts_pairs_and_ties_half():
     rng = np.random.default_rng(0)
     confidence, present = rng.integers(0, 6, 60) / 5, rng.random(60) < 0.4
     pairs = [(p > n) + 0.5 * (p == n) for p in confidence[present] for n in confidence[~present]]
-    assert presence_auc(confidence, present) == pytest.approx(np.mean(pairs))
-    assert presence_auc(-confidence, present) == pytest.approx(1 - np.mean(pairs))
-    assert np.isnan(presence_auc(confidence, present | True))
+    assert auc(present, confidence)[0] == pytest.approx(np.mean(pairs))
+    assert auc(present, -confidence)[0] == pytest.approx(1 - np.mean(pairs))
+    assert np.isnan(auc(present | True, confidence)[0])
 
 
 def test_presence_is_averaged_over_the_classes_that_can_be_told():

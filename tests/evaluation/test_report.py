@@ -3,74 +3,24 @@
 import base64
 import json
 import re
-from html.parser import HTMLParser
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
+from discs import SIZE, SOURCE, TRAIN, Checker, Reader, record
 
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.evaluation.examples import choose_examples
 from afloc_jax.evaluation.localization import ProtocolOptions, score
-from afloc_jax.evaluation.protocols import get_protocol
-from afloc_jax.evaluation.published import published_scores
-from afloc_jax.evaluation.records import read_truths, truths_for
+from afloc_jax.evaluation.records import read_truths
 from afloc_jax.evaluation.report import write_report
 from afloc_jax.evaluation.report.charts import curve_chart, interval_chart, nice_ticks, smooth
-from afloc_jax.evaluation.report.failures import worst_samples
 from afloc_jax.evaluation.report.page import interval, number, signed
 from afloc_jax.evaluation.run import dataset_settings, evaluate, evaluate_datasets
 from afloc_jax.evaluation.statistics import Bootstrap
 from afloc_jax.evaluation.truth import Truth
 from afloc_jax.inference.overlays import outline_path, overlay, unit_scale
 from configs.afloc import get_config
-
-SIZE = 64
-
-
-def record(index: int, labels: list[str]) -> SimpleNamespace:
-    """An image with a bright disc per finding; the prompt says where it is."""
-    rng = np.random.default_rng(index)
-    image, findings = np.full((SIZE, SIZE), 60, np.uint8), []
-    for label in labels:
-        x, y = rng.integers(16, 48, 2)
-        mask = np.zeros((SIZE, SIZE), np.uint8)
-        cv2.circle(mask, (int(x), int(y)), 6, 1, -1)
-        image[mask > 0] = 200
-        findings.append(SimpleNamespace(label=label, prompt=f"{label} at {x} {y} <b>&", mask=mask > 0))
-    return SimpleNamespace(id=f"r{index}", image=image, findings=findings)
-
-
-SOURCE = [record(i, [["nodule"], ["nodule", "edema"], [], ["edema"]][i % 4]) for i in range(18)]
-TRAIN = [record(100 + i, ["nodule"]) for i in range(6)]
-
-
-class Reader:
-    """Stands for a model: it reads the place in the prompt, `blur` pixels wide. Counts what it is asked."""
-
-    batch_size = 4
-    weights_sha256 = "ab" * 32
-    config = SimpleNamespace(architecture=get_config().model)
-
-    def __init__(self, blind: bool = False):
-        self.blind, self.images_seen = blind, 0
-
-    def heatmaps_of_pairs(self, images, rows, prompts, *, compatible=False):
-        self.images_seen += len(images)
-        y, x = np.mgrid[:SIZE, :SIZE]
-        maps = []
-        for row, prompt in zip(rows, prompts, strict=True):
-            cx, cy = (0, 0) if self.blind else map(int, re.findall(r"\d+", prompt))
-            assert self.blind or images[row][cy, cx] == 200  # the prompt meets its own image
-            maps.append(np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / 100))
-        return np.array(maps, np.float32)
-
-    def heatmaps_of_squares(self, images, prompts, *, compatible=False):
-        return self.heatmaps_of_pairs(images, np.arange(len(images)), prompts)
-
-    def untrained(self):
-        return Reader(blind=True)
 
 
 @pytest.fixture(scope="module")
@@ -199,31 +149,6 @@ def test_data_sets_of_a_config_are_evaluated_once_and_enter_the_model_card(tmp_p
 # The page
 
 
-class Checker(HTMLParser):
-    """Collects what a page would fetch, and checks that tags are closed in order."""
-
-    VOID = frozenset({"meta", "br", "link", "img", "input", "hr"})
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.fetched, self.tags = [], [], []
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        if tag not in self.VOID:
-            self.open.append(tag)
-        sources = [value for name, value in attributes if name in ("src", "href", "srcset", "data")]
-        self.fetched += [source for source in sources if not source.startswith("data:")]
-
-    def handle_startendtag(self, tag, attributes):
-        self.handle_starttag(tag, attributes)
-        if tag not in self.VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-
 def test_the_page_is_well_formed_and_asks_for_nothing_from_elsewhere(page):
     checker = Checker()
     checker.feed(page)
@@ -340,81 +265,3 @@ def test_outlines_have_a_ring_for_every_part_and_hole():
     path = outline_path(mask)
     assert path.count("M") == path.count("Z") == 3
     assert outline_path(np.zeros((5, 5), bool)) == ""
-
-
-# Other protocols, published numbers, failures
-
-
-class Seer(Reader):
-    """Finds the bright disc itself, whatever it is asked for, and is sure of it; `blind` sees nothing."""
-
-    def heatmaps_of_pairs(self, images, rows, prompts, *, compatible=False):
-        maps = [cv2.GaussianBlur((images[row] >= 200) * 2.0, (0, 0), 2) for row in rows]
-        noise = np.random.default_rng(0).random((SIZE, SIZE)) * 0.01
-        return np.array([noise if self.blind else one + noise for one in maps], np.float32)
-
-
-@pytest.fixture(scope="module")
-def tuned(tmp_path_factory):
-    out = tmp_path_factory.mktemp("tuned")
-    validation = [record(200 + i, [["nodule"], []][i % 2]) for i in range(6)]
-    seer = Seer()
-    seer.untrained = lambda: Seer(blind=True)
-    keywords = {
-        "validation_source": validation,
-        "class_prompt": "a {finding}",
-        "prior_source": TRAIN,
-        "bootstrap": Bootstrap(20),
-    }
-    summary = evaluate(seer, SOURCE, out, "chexlocalize", title="MS-CXR", **keywords)
-    return out, summary, write_report(out).read_text()
-
-
-def test_every_image_is_asked_for_every_class_and_thresholds_come_from_validation(tuned):
-    _, summary, _ = tuned
-    assert summary["n"] == 2 * len(SOURCE)
-    assert summary["n_per_category"] == {"edema": 18, "nodule": 18}
-    positives = {name: row["positives"] for name, row in summary["presence"]["per_category"].items()}
-    assert positives == {"edema": 9, "nodule": 10}
-    assert summary["operating_points"]["nodule"]["positives"] == 3
-    assert summary["operating_points"]["edema"]["chosen_on"] == "all classes"
-    assert summary["metrics"]["iou_true_positive"]["per_category"]["nodule"]["mean"] > 0.6
-    assert summary["baselines"]["untrained"]["difference"]["iou"]["overall"]["lower"] > 0
-
-
-def test_the_page_of_one_evaluation_shows_presence_and_what_failed(tuned):
-    out, summary, page = tuned
-    checker = Checker()
-    checker.feed(page)
-    assert checker.open == [] and checker.fetched == []
-    assert "Every setting" not in page and "No metrics were logged" not in page
-    point, row = summary["operating_points"]["nodule"], summary["presence"]["per_category"]["nodule"]
-    cells = "".join(re.findall(r"<tr><th>nodule</th>.*?</tr>", page, re.DOTALL))
-    for value in (number(point["mask_threshold"], 1), number(row["auc"]["mean"]), number(row["specificity"])):
-        assert f"<td>{value}" in cells
-    false_positives = sum(summary["outcomes"]["false positives"].values())
-    assert f"predicted where there is nothing {false_positives}" in re.sub(r"\s+", " ", page)
-    failures = worst_samples(out / "per_sample.csv", 4)
-    assert failures["scored"] == 36
-    assert failures["failed"] == sum(failures["kinds"].values()) >= false_positives
-    assert [sample["category"] for sample in failures["samples"]] == ["edema", "nodule"] * 2
-    with pytest.raises(UsageError, match="validation split"):
-        evaluate(Seer(), SOURCE, out, "chexlocalize")
-
-
-def test_published_numbers_stand_beside_ours_for_the_same_data_and_protocol(tmp_path, tuned):
-    assert "Beside published numbers" not in tuned[2]  # another protocol
-    evaluate(Reader(), SOURCE, tmp_path, bootstrap=Bootstrap(10), title="MS-CXR phrases")
-    page = write_report(tmp_path).read_text()
-    text = re.sub(r"\s+", " ", page)
-    assert "Beside published numbers, MS-CXR" in text
-    assert "<tr><th>BioViL</th><td>0.228</td><td>0.343</td><td>1.084</td></tr>" in text
-    assert published_scores("phantom", "COVID-19 lesions") == ("", {})
-    assert published_scores("", "covid_rural")[0] == "COVID Rural"
-
-
-def test_grounding_scores_masks_as_boxes(tmp_path):
-    summary = evaluate(Reader(), SOURCE, tmp_path, "grounding", bootstrap=Bootstrap(10))
-    assert (summary["protocol"], summary["margin"], summary["n"]) == ("grounding", 0, 19)
-    truths, _, _ = truths_for(get_protocol("grounding"), SOURCE)
-    assert {int(truth.mask.sum()) for truth in truths} == {13 * 13}  # around discs of radius 6

@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from afloc_jax.levels import ImageLevels, TextLevels
+from afloc_jax.losses import definition, tiled
 from afloc_jax.losses.contrast import contrast
+from afloc_jax.losses.low_rank import reduce_rank
 from afloc_jax.losses.settings import LocalSettings
 
 PUBLISHED_CASES = ["local_small", "local_odd", "local_temps"]
@@ -59,3 +61,22 @@ def assert_all_close(actual, expected, **tolerance):
     """Every leaf of one tree against the other's."""
     for one, other in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(np.asarray(one), np.asarray(other), **tolerance)
+
+
+def assert_low_rank_gives_the_projected_loss(settings):
+    """Value and gradients of features, projection and units, against the definition on the projected features."""
+    features, _, counts = random_case(4, 6, 9, 5, [9, 1, 4, 7])
+    rng = np.random.default_rng(1)
+    kernel, units = jnp.asarray(rng.standard_normal((5, 8))), jnp.asarray(rng.standard_normal((4, 9, 8)))
+
+    def projected(features, kernel, units):
+        return definition.local_similarity(features @ kernel, units, counts)
+
+    def reduced(features, kernel, units):
+        regions, units, norms = reduce_rank(features, kernel, units)
+        return tiled.grouped_similarity(regions[None], units[None], counts[None], settings, norms[None])[0]
+
+    parts, gradients = contrast_gradients(reduced, features, kernel, units)
+    expected, expected_gradients = contrast_gradients(projected, features, kernel, units)
+    assert_all_close(parts, expected, rtol=1e-12)
+    assert_all_close(gradients, expected_gradients, atol=1e-10)

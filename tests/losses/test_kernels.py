@@ -4,14 +4,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import assert_all_close, contrast_gradients, random_case, random_levels
+from cases import (
+    assert_all_close,
+    assert_low_rank_gives_the_projected_loss,
+    contrast_gradients,
+    random_case,
+    random_levels,
+)
 from jax.experimental.pallas import tpu as pltpu
 from test_ring import BATCH, SENTENCES, WORDS, losses_and_gradients
 
 from afloc_jax.errors import UsageError
 from afloc_jax.losses import contrastive_losses, definition, kernels, tiled
 from afloc_jax.losses.kernels import tile
-from afloc_jax.losses.low_rank import reduce_rank
 from afloc_jax.losses.settings import LocalSettings
 from afloc_jax.training.mesh import build_mesh
 from configs.afloc import get_config
@@ -117,21 +122,7 @@ def test_the_clamp_of_the_cosine_has_the_definitions_gradient(monkeypatch):
 @pytest.mark.usefixtures("float64")
 def test_low_rank_features_give_the_loss_of_projected_ones():
     """The gradient of the units' norms too."""
-    features, _, counts = random_case(4, 6, 9, 5, [9, 1, 4, 7])
-    rng = np.random.default_rng(1)
-    kernel, units = jnp.asarray(rng.standard_normal((5, 8))), jnp.asarray(rng.standard_normal((4, 9, 8)))
-
-    def projected(features, kernel, units):
-        return definition.local_similarity(features @ kernel, units, counts)
-
-    def reduced(features, kernel, units):
-        regions, units, norms = reduce_rank(features, kernel, units)
-        return tiled.grouped_similarity(regions[None], units[None], counts[None], PALLAS, norms[None])[0]
-
-    parts, gradients = contrast_gradients(reduced, features, kernel, units)
-    expected, expected_gradients = contrast_gradients(projected, features, kernel, units)
-    assert_all_close(parts, expected, rtol=1e-12)
-    assert_all_close(gradients, expected_gradients, atol=1e-10)
+    assert_low_rank_gives_the_projected_loss(PALLAS)
 
 
 @pytest.mark.skipif(jax.device_count() < 8, reason="SKIPPED: needs eight devices, see tests/conftest.py")

@@ -4,7 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import assert_all_close, contrast_gradients, random_case, random_levels
+from cases import (
+    assert_all_close,
+    assert_low_rank_gives_the_projected_loss,
+    contrast_gradients,
+    random_case,
+    random_levels,
+)
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from afloc_jax.errors import UsageError
@@ -103,23 +109,10 @@ def test_the_clamp_of_the_cosine_has_the_definitions_gradient(monkeypatch, pooli
 
 @pytest.mark.usefixtures("float64")
 def test_low_rank_features_give_the_loss_of_projected_ones():
-    features, _, counts = random_case(4, 6, 9, 5, [9, 1, 4, 7])
-    rng = np.random.default_rng(1)
-    kernel, units = jnp.asarray(rng.standard_normal((5, 8))), jnp.asarray(rng.standard_normal((4, 9, 8)))
-
-    def projected(features, kernel, units):
-        return definition.local_similarity(features @ kernel, units, counts)
-
-    def reduced(features, kernel, units):
-        regions, units, norms = reduce_rank(features, kernel, units)
-        return tiled.grouped_similarity(regions[None], units[None], counts[None], unit_norms=norms[None])[0]
-
-    parts, gradients = contrast_gradients(reduced, features, kernel, units)
-    expected, expected_gradients = contrast_gradients(projected, features, kernel, units)
-    assert_all_close(parts, expected, rtol=1e-12)
-    assert_all_close(gradients, expected_gradients, atol=1e-10)
+    assert_low_rank_gives_the_projected_loss(LocalSettings())
+    features, _, _ = random_case(4, 6, 9, 5, [9, 1, 4, 7])
     with pytest.raises(UsageError, match="5 features and is projected to 3"):
-        reduce_rank(features, kernel[:, :3], units[..., :3])
+        reduce_rank(features, jnp.ones((5, 3)), jnp.ones((4, 9, 3)))
 
 
 def test_memory_does_not_grow_with_pairs_times_units_times_regions():

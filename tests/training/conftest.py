@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from afloc_jax.training import train as training
 from configs.afloc import get_config
-from data_pipelines.sources import Record
+from data_pipelines.reading import Record
 
 SENTENCES = (
     "small left pleural effusion",

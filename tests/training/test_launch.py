@@ -88,7 +88,7 @@ def test_the_whole_job_from_raw_files_to_a_model_folder(raw, tmp_path, capsys):
     for name in ("config.json", "metrics.jsonl", "model/model.safetensors", "report/index.html", "checkpoints/6"):
         assert (tmp_path / "run" / name).exists(), name
     assert json.loads((tmp_path / "run/config.json").read_text())["data"]["builder"] == {"image_size": 32, "seed": 3}
-    assert not list((tmp_path / "run").rglob("*.partial"))
+    assert not [*(tmp_path / "run").rglob("*.partial"), *(tmp_path / "run").rglob("*.writing*")]
 
     everything = "".join(p.read_text(errors="ignore") for p in (tmp_path / "run").glob("*.json*"))
     assert not any(sentence in everything for sentence in SENTENCES)  # report text stays in the records

@@ -6,7 +6,6 @@ mailed, archived and opened without a network.
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from afloc_jax.errors import UserError
 from afloc_jax.evaluation.published import published_scores
 from afloc_jax.evaluation.report.charts import curve_chart, interval_chart, smooth
 from afloc_jax.evaluation.report.failures import worst_samples
+from afloc_jax.files import write_whole
 from afloc_jax.inference import overlays
 from afloc_jax.levels import LEVELS
 from afloc_jax.weights.card import flatten
@@ -79,9 +79,7 @@ def write_report(workdir: str | Path) -> Path:
     )
     target = workdir / "report" / "index.html"
     target.parent.mkdir(exist_ok=True)
-    temporary = target.with_name(".index.html.writing")
-    temporary.write_text(page, encoding="utf-8")
-    os.replace(temporary, target)
+    write_whole(target, page)
     return target
 
 

@@ -1,0 +1,132 @@
+"""A start from pretrained parts: image backbones and BERT folders, in any order and under any prefix."""
+
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
+from foreign_weights import (
+    PUBLISHED,
+    assert_holds,
+    assert_parts,
+    backbone_file,
+    bert_config,
+    bert_folder,
+    checkpoint,
+    tokenizer_folder,
+    whole_state,
+)
+from reference.torch_resnet import torch_backbone
+from safetensors.numpy import load_file
+
+import afloc_jax
+from afloc_jax.errors import UserError
+from afloc_jax.weights import architecture, importers, sources
+from afloc_jax.weights.folder import read_config
+from afloc_jax.weights.importers import import_model
+from configs.afloc import get_config
+
+
+@pytest.mark.parametrize(
+    "weights, old, prefix", [("model.safetensors", False, ""), ("pytorch_model.bin", True, "bert.")]
+)
+def test_an_image_backbone_and_a_bert_make_a_start_in_any_order(tmp_path, weights, old, prefix):
+    image, image_state = backbone_file(tmp_path / "resnet18.pth")
+    text, text_state = bert_folder(tmp_path / "Clinical", weights, old, prefix, heads=bool(prefix))
+    report = import_model([image, text], tmp_path / "one")
+    import_model([str(text), str(image)], tmp_path / "two")
+    for folder in ("one", "two"):
+        assert_parts(tmp_path / folder, image_state, text_state)
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    assert all(one[name].tobytes() == two[name].tobytes() for name in one)
+    stored = read_config(tmp_path / "one")["architecture"]
+    assert stored["projection_dim"] == 32 and stored["text"]["bert"]["num_attention_heads"] == 4
+    projections = ("global_embedder.bias", "global_embedder.weight", "local_embedder.weight", "local2_embedder.weight")
+    assert set(report.missing) == {f"img_encoder.{name}" for name in projections}
+    assert "fc.weight" in report.left_out
+    assert ("cls_projection_head.weight" in report.left_out) == bool(prefix)
+    assert any("to be trained before use" in note for note in report.notes)
+    assert afloc_jax.load(tmp_path / "one").embed_texts(["small effusion"]).report.shape == (1, 32)
+
+
+@pytest.mark.parametrize(
+    "file, prefix, wrap",
+    [
+        ("a.safetensors", "", None),
+        ("a.pth", "module.", lambda state: {"state_dict": state, "epoch": 1}),
+        ("a.pt", "model.backbone.", lambda state: {"model": state}),
+    ],
+)
+def test_backbones_are_found_under_prefixes_and_in_wrappers(tmp_path, file, prefix, wrap):
+    path, state = backbone_file(tmp_path / file, rename=lambda n: prefix + n, head=("fc", "head.fc"), wrap=wrap)
+    found = sources.read_source(path)
+    assert found.kind == sources.IMAGE and found.tensors.keys() == state.keys()
+    for name, value in state.items():
+        np.testing.assert_array_equal(found.tensors[name].array(), value.numpy())
+    assert set(found.left_out) == {f"{prefix}fc.weight", f"{prefix}head.fc.weight"}
+
+
+def test_a_backbone_alone_leaves_a_text_encoder_as_the_tokenizers_config_describes_it(tmp_path):
+    path, state = backbone_file(tmp_path / "resnet18.pth")
+    words = tokenizer_folder(tmp_path / "words")
+    (words / "config.json").write_text(bert_config().to_json_string())
+    report = import_model(path, tmp_path / "model", words)
+    assert_parts(tmp_path / "model", state)
+    assert read_config(tmp_path / "model")["architecture"]["text"]["bert"]["num_hidden_layers"] == 2
+    assert "text_encoder.model.encoder.layer.1.output.dense.weight" in report.missing
+
+
+def test_old_dotted_names_of_densenets_are_read(tmp_path):
+    def dotted(name):
+        for part in ("norm", "conv"):
+            for number in "12":
+                if "denselayer" in name:
+                    name = name.replace(f".{part}{number}.", f".{part}.{number}.")
+        return name
+
+    path, state = backbone_file(tmp_path / "densenet121.pth", "densenet121", dotted, head=("classifier",))
+    assert any(".norm.1." in name for name in torch.load(path))
+    text, _ = bert_folder(tmp_path / "bert")
+    report = import_model([path, text], tmp_path / "model")
+    assert report.backbone == "densenet121" and report.left_out == ("classifier.weight",)
+    assert_parts(tmp_path / "model", state)
+
+
+@pytest.mark.parametrize("backbone", PUBLISHED)
+def test_every_backbone_is_told_by_its_shapes(backbone):
+    with torch.device("meta"):
+        state = torch_backbone(backbone).state_dict()
+    shapes = {f"img_encoder.model.{name}": tuple(value.shape) for name, value in state.items()}
+    assert architecture.image_backbone(shapes) == backbone
+
+
+def test_a_backbone_that_is_none_of_them_is_described():
+    with pytest.raises(UserError, match=r"blocks \(1, 0, 0, 0\).*known are resnet18"):
+        architecture.image_backbone({"img_encoder.model.layer1.0.conv1.weight": (64, 64, 3, 3)})
+
+
+def test_a_text_encoder_alone_leaves_the_image_encoder_random_and_says_so(tmp_path, monkeypatch):
+    smaller = get_config()
+    smaller.model.image.backbone = "resnet18"
+    monkeypatch.setattr(importers, "get_config", lambda: smaller)
+    text, state = bert_folder(tmp_path / "bert")
+    report = import_model(text, tmp_path / "model")
+    assert_parts(tmp_path / "model", state)
+    assert len(report.missing) > 50 and len(report.lines()) < 8
+    assert not any("text_encoder" in name for name in report.missing)
+    assert any("img_encoder.model.* (" in line for line in report.lines())
+
+
+def test_a_bert_without_a_pooler_is_whole(tmp_path):
+    text, state = bert_folder(tmp_path / "bert", "pytorch_model.bin")
+    weights = torch.load(text / "pytorch_model.bin")
+    torch.save({n: v for n, v in weights.items() if not n.startswith("pooler")}, text / "pytorch_model.bin")
+    report = import_model([text, backbone_file(tmp_path / "r.pth")[0]], tmp_path / "model")
+    assert {"text_encoder.model.pooler.dense.weight", "text_encoder.model.pooler.dense.bias"} <= set(report.missing)
+    assert_parts(tmp_path / "model", {n: v for n, v in state.items() if "pooler" not in n})
+
+
+def test_half_precision_is_stored_as_the_same_numbers_in_float32(tmp_path):
+    state = OrderedDict((n, v.bfloat16() if v.is_floating_point() else v) for n, v in whole_state().items())
+    import_model(checkpoint(tmp_path / "h.ckpt", state), tmp_path / "model", tokenizer_folder(tmp_path / "words"))
+    assert_holds(tmp_path / "model", {n: v.float() for n, v in state.items() if v.is_floating_point()})
