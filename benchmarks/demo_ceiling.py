@@ -89,6 +89,7 @@ def main() -> None:
             break
     seconds = time.perf_counter() - start
 
+    localization.presence_growth = 0.0  # the map is the one that was fitted
     for name in step_of_cosine:
         localization[f"presence_{name}"] = float(params[name])
     save_model(arguments.out / "model", {"params": params["model"], "batch_stats": batch_stats}, config, tokenizer)

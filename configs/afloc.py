@@ -101,6 +101,7 @@ def get_config() -> ConfigDict:
     localization.similarity = "dot"  # dot (published)|presence: a soft step of the cosine
     localization.presence_sharpness = 8.0  # slope of that step
     localization.presence_threshold = 0.5  # cosine in the middle of that step
+    localization.presence_growth = 0.0  # by how much the step is lower for every doubling of the finding's extent
 
     config.evaluation = evaluation = ConfigDict()
     evaluation.datasets = ()  # ConfigDicts: name (builder), directory, raw, builder, split, protocol

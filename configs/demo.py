@@ -87,7 +87,8 @@ def get_config() -> ConfigDict:
     config.localization.cells = "receptive_field"
     config.localization.prompt_level = "sentence"
     config.localization.similarity = "presence"
-    config.localization.presence_threshold = 0.4
+    config.localization.presence_threshold = 0.45
+    config.localization.presence_growth = 0.08
 
     config.evaluation.datasets = (
         ConfigDict(

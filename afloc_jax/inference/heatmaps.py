@@ -22,6 +22,10 @@ AnyArray = Array | np.ndarray
 
 SIGMA = 1.5  # cells of the published 19 x 19 grid
 HEATMAP_SIZE = 224  # pixels, side of the padded square
+EXTENT, EXTENT_SHARPNESS = (
+    0.01,
+    5.0,
+)  # of `presence_map`: the extent at which the step is where it is set; how it counts
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class HeatmapSettings:
         cells: where the cells of the deep map lie: "tiles" of the image, or centred on their "receptive_field".
         prompt_level: whether a "report" or a "sentence" embedding asks.
         similarity: "dot" product, or "presence", see `presence_map`.
-        presence_sharpness, presence_threshold: of that map.
+        presence_sharpness, presence_threshold, presence_growth: of that map.
     """
 
     sigma: float = SIGMA
@@ -42,6 +46,7 @@ class HeatmapSettings:
     similarity: str = "dot"
     presence_sharpness: float = 8.0
     presence_threshold: float = 0.5
+    presence_growth: float = 0.0
 
     @classmethod
     def from_config(cls, localization: Mapping[str, Any]) -> "HeatmapSettings":
@@ -65,7 +70,7 @@ class HeatmapSettings:
     ) -> Float[Array, "*b size size"]:
         """Heat maps of side `size`, un-normalised. `input_size` is the side of the network's input, pixels."""
         if self.similarity == "presence":
-            cells = presence_map(regions, text, self.presence_sharpness, self.presence_threshold)
+            cells = presence_map(regions, text, self.presence_sharpness, self.presence_threshold, self.presence_growth)
         else:
             cells = similarity_map(regions, text)
         cells = smooth(cells, scaled_sigma(regions.shape[-2], self.sigma))
@@ -80,16 +85,30 @@ def similarity_map(regions: Float[AnyArray, "*b h w D"], text: Float[AnyArray, "
 
 
 def presence_map(
-    regions: Float[AnyArray, "*b h w D"], text: Float[AnyArray, "*b D"], sharpness: float, threshold: float
+    regions: Float[AnyArray, "*b h w D"],
+    text: Float[AnyArray, "*b D"],
+    sharpness: float,
+    threshold: float,
+    growth: float = 0.0,
 ) -> Float[Array, "*b h w"]:
-    """A soft step of every region's cosine c with the prompt, 1 / (1 + exp(-sharpness (c - threshold))), in (0, 1).
+    """A soft step of every region's cosine c with the prompt, 1 / (1 + exp(-sharpness (c - step))), in (0, 1).
 
     Beyond the published map: a region counts as there or not, and those that are surely there count the same, so that
     one outstanding region does not push the others below every threshold. A zero vector has cosine 0.
+
+    Where the step lies depends on the extent e of what stands out, the share of regions above `threshold`:
+    step = threshold - growth log2(e / 1 %). What a network sees of a small finding is wider than the finding, because
+    regions overlap; of a large one it marks the telling parts and is less sure of the rest. e is a count by a steeper
+    step, plus half a region, so that it has a gradient and is never 0.
     """
     lengths = jnp.linalg.norm(regions, axis=-1) * jnp.linalg.norm(text, axis=-1)[..., None, None]
     cosine = similarity_map(regions, text) / jnp.where(lengths > 0, lengths, 1)
-    return jax.nn.sigmoid(sharpness * (cosine - threshold))
+    step: Array | float = threshold
+    if growth:
+        standing_out = jax.nn.sigmoid(EXTENT_SHARPNESS * sharpness * (cosine - threshold)).sum((-2, -1), keepdims=True)
+        extent = (standing_out + 0.5) / (cosine.shape[-2] * cosine.shape[-1])
+        step = threshold - growth * jnp.log2(extent / EXTENT)
+    return jax.nn.sigmoid(sharpness * (cosine - step))
 
 
 def scaled_sigma(cells: int, sigma: float = SIGMA, reference_cells: int = 19) -> float:

@@ -110,6 +110,7 @@ RULES: dict[str, Rule] = {
     "localization.similarity": _one_of("dot", "presence"),
     "localization.presence_sharpness": _POSITIVE,
     "localization.presence_threshold": (lambda value: -1 < value < 1, "a cosine, between -1 and 1"),
+    "localization.presence_growth": _NOT_NEGATIVE,
     "evaluation.bootstrap": _NOT_NEGATIVE,
 }
 

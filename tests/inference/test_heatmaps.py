@@ -57,6 +57,24 @@ def test_presence_is_a_soft_step_of_the_cosine_on_zero_vectors_too():
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+def test_the_step_of_a_presence_map_falls_with_the_extent_of_what_stands_out():
+    text = np.array([1.0, 0.0], np.float32)
+    cosines = np.full((3, 20, 20), -0.5)  # of 400 regions 4, 64 and 0 stand out
+    cosines[0, :2, :2] = cosines[1, :8, :8] = 0.9
+    cosines[:, 10, 10] = 0.3
+    regions = np.stack([cosines, np.sqrt(1 - cosines**2)], axis=-1).astype(np.float32)
+    found = heatmaps.presence_map(regions, text, 8.0, 0.5, 0.1)
+    for image, count in enumerate((4, 64, 0)):
+        # 1 / (1 + exp(-40 (c - 0.5))) at 0.9, 0.3 and -0.5
+        others = 399 - count
+        extent = (count / (1 + np.exp(-16.0)) + 1 / (1 + np.exp(8.0)) + others / (1 + np.exp(40.0)) + 0.5) / 400
+        step = 0.5 - 0.1 * np.log2(extent / 0.01)
+        np.testing.assert_allclose(found[image], 1 / (1 + np.exp(-8 * (cosines[image] - step))), rtol=1e-4)
+    assert found[1, 10, 10] > found[0, 10, 10] > found[2, 10, 10]
+    same = heatmaps.presence_map(regions, text, 8.0, 0.5, 0.0)
+    assert same[1, 10, 10] == same[0, 10, 10]
+
+
 def test_settings_pick_similarity_filter_and_cells():
     rng = np.random.default_rng(4)
     regions, text = rng.standard_normal((8, 8, 6), np.float32), rng.standard_normal(6, np.float32)
@@ -65,7 +83,8 @@ def test_settings_pick_similarity_filter_and_cells():
     smoothed = heatmaps.smooth(heatmaps.similarity_map(regions, text), sigma)
     np.testing.assert_allclose(published.map(regions, text, 32, 64), heatmaps.upsample(smoothed, 32), rtol=1e-6)
     given = {"sigma": 0.0, "cells": "receptive_field", "similarity": "presence", "presence_threshold": 0.1}
-    cells = heatmaps.presence_map(regions, text, 8.0, 0.1)
+    given["presence_growth"] = 0.05
+    cells = heatmaps.presence_map(regions, text, 8.0, 0.1, 0.05)
     chosen = heatmaps.HeatmapSettings.from_config(given)
     np.testing.assert_allclose(chosen.map(regions, text, 32, 64), heatmaps.upsample(cells, 32, 64), rtol=1e-6)
 

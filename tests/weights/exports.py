@@ -82,7 +82,13 @@ PLAIN = small_config()
 DEMO = small_config(
     image={"input_size": 24, "options": TOP_DOWN, "center": True},
     text={"context": "sentence"},
-    localization={"cells": "receptive_field", "prompt_level": "sentence", "similarity": "presence", "sigma": 0.5},
+    localization={
+        "cells": "receptive_field",
+        "prompt_level": "sentence",
+        "similarity": "presence",
+        "presence_growth": 0.08,
+        "sigma": 0.5,
+    },
 )
 
 

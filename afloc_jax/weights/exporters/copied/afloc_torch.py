@@ -109,7 +109,12 @@ class AFLoc(nn.Module):
         if settings["similarity"] == "presence":  # a soft step of the cosine
             lengths = deep.norm(dim=-1) * asked.norm(dim=-1)[:, None, None]
             cosine = cells / torch.where(lengths > 0, lengths, 1)
-            cells = torch.sigmoid(settings["presence_sharpness"] * (cosine - settings["presence_threshold"]))
+            sharpness, threshold = settings["presence_sharpness"], settings["presence_threshold"]
+            if settings["presence_growth"]:  # lower for large findings; 1 % of the regions: as it is set
+                standing_out = torch.sigmoid(5.0 * sharpness * (cosine - threshold))
+                extent = (standing_out.sum((1, 2), keepdim=True) + 0.5) / (cells.shape[1] * cells.shape[2])
+                threshold = threshold - settings["presence_growth"] * torch.log2(extent / 0.01)
+            cells = torch.sigmoid(sharpness * (cosine - threshold))
         return self.spread @ cells @ self.spread.T
 
 
