@@ -113,8 +113,9 @@ def our_side(row: str, counts: list[int], low_rank: bool):
     def loss(differentiable, counts):
         if not low_rank:
             return sum(contrast(local_similarity(*differentiable, counts, settings)))
-        reduced, units, norms = reduce_rank(*differentiable)
-        grouped = grouped_similarity(reduced[None], units[None], counts[None], settings, norms[None])
+        features, kernel, units = differentiable
+        projection, units, norms = reduce_rank(kernel, units)
+        grouped = grouped_similarity(features[None], units[None], counts[None], settings, norms[None], projection)
         return sum(contrast(grouped[0]))
 
     features, projection, units = map(jnp.asarray, inputs(row, len(counts)))

@@ -39,10 +39,11 @@ class ContrastiveLosses:
 class _Level(NamedTuple):
     """One level's two sides, of all pairs. The report level has one region and one unit."""
 
-    regions: Float[Array, "B N D"]
+    regions: Float[Array, "B N F"]
     units: Float[Array, "B T D"]
     norms: Float[Array, "B T"]  # of the units, which with low_rank are not those of `units` themselves
     counts: Int[Array, " B"]
+    projection: Float[Array, "F D"] | None = None  # of low_rank: the regions are `regions @ projection`
 
 
 def contrastive_losses(
@@ -126,21 +127,21 @@ def _level(name: LevelName, image: ImageLevels, text: TextLevels, low_rank: bool
                     "loss.low_rank needs image levels with shallow_factors (AFLoc.__call__ with_factors=True)"
                 )
             features, kernel = image.shallow_factors
-            regions, units, norms = reduce_rank(features, kernel, units)
-            return _Level(regions.reshape(len(counts), -1, regions.shape[-1]), units, norms, counts)
+            projection, units, norms = reduce_rank(kernel, units)
+            return _Level(features.reshape(len(counts), -1, len(kernel)), units, norms, counts, projection)
     regions = regions.reshape(len(counts), -1, regions.shape[-1])
     return _Level(regions, units, norm(_wide(units)), counts)
 
 
 def _similarity(name: LevelName, level: _Level, group: int, settings: LocalSettings, implementation: str) -> Array:
     """Similarities [G, K, K] of G contrast groups of K pairs."""
-    regions, units, norms, counts = (_grouped(array, group) for array in level)
+    regions, units, norms, counts = (_grouped(array, group) for array in level[:4])
     if name == "report":
         similarity = jax.vmap(definition.report_similarity, in_axes=(0, 0, None))
         return similarity(regions[:, :, 0], units[:, :, 0], settings.contrast_temperature)
     if implementation == "definition":
         return definition.grouped_similarity(regions, units, counts, settings)
-    return tiled.grouped_similarity(regions, units, counts, settings, norms)
+    return tiled.grouped_similarity(regions, units, counts, settings, norms, level.projection)
 
 
 def _ring_losses(
@@ -148,11 +149,11 @@ def _ring_losses(
 ) -> tuple[Array, Array]:
     if name == "report":
         return ring.report_losses(level.regions[:, 0], level.units[:, 0], level.counts, around, settings, weights)
-    return ring.local_losses(*level, around, settings, weights)
+    return ring.local_losses(*level[:4], around, settings, weights, level.projection)
 
 
 def _unit_loss(level: _Level, group: int, settings: LocalSettings, weights: Array | None) -> Array:
-    regions, units, _, counts = (_grouped(array, group) for array in level)
+    regions, units, _, counts = (_grouped(array, group) for array in level[:4])
     weights = None if weights is None else _grouped(weights, group)
     return grouped_unit_contrast(regions, units, counts, settings, weights)
 

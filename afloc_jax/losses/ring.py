@@ -22,6 +22,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from afloc_jax.errors import UsageError
 from afloc_jax.losses import definition, tiled
+from afloc_jax.losses.low_rank import project, pull_back
 from afloc_jax.losses.settings import LocalSettings
 
 GROUP, RING = "group", "ring"
@@ -62,7 +63,7 @@ class Rows(NamedTuple):
     """How similarities are computed on one device, and their gradient pulled back; pure functions of local arrays.
 
     `forward(images, texts, counts, ring)` -> [b / k, k, K], k = min(b, K) images of each group here;
-    `backward(images, texts, counts, d_rows, ring)` -> gradients like `images` and `texts`.
+    `backward(images, texts, counts, d_rows, ring)` -> gradients like `images`, or wider, and like `texts`.
     """
 
     forward: Callable[..., Float[Array, "g k K"]]
@@ -70,22 +71,23 @@ class Rows(NamedTuple):
 
 
 def local_losses(
-    regions: Float[Array, "B N D"],
+    regions: Float[Array, "B N F"],
     units: Float[Array, "B T D"],
     norms: Float[Array, "B T"],
     counts: Int[Array, " B"],
     ring: Ring,
     settings: LocalSettings,
     weights: Float[Array, " B"] | None = None,
+    projection: Float[Array, "F D"] | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Both cross entropies (`contrast.contrast`) of the word or sentence level, exact over each whole group.
 
-    `norms` are those of `units` that the cosines use, see low_rank.py. Features may be bfloat16: products add up in
+    With a `projection`, the same on every device, the regions are `regions @ projection` (see low_rank.py). `norms` are those of `units` that the cosines use, see low_rank.py. Features may be bfloat16: products add up in
     float32, and softmax, norms and log-sum-exp are float32 (float64 for float64). `weights` are constants: no gradient
     reaches them.
     """
     rows = _local_rows(settings)
-    return _losses(rows, ring, regions, (units, norms), counts, _share(counts, weights, norms.dtype))
+    return _losses(rows, ring, regions, (units, norms), counts, _share(counts, weights, norms.dtype), projection)
 
 
 def report_losses(
@@ -100,7 +102,7 @@ def report_losses(
     wide = jnp.promote_types(images.dtype, jnp.float32)
     rows = _report_rows(settings.contrast_temperature)
     share = _share(counts, weights, wide)
-    return _losses(rows, ring, images.astype(wide), reports.astype(wide), counts, share)
+    return _losses(rows, ring, images.astype(wide), reports.astype(wide), counts, share, None)
 
 
 def _share(counts: Int[Array, " B"], weights: Float[Array, " B"] | None, dtype: Any) -> Float[Array, " B"]:
@@ -111,12 +113,13 @@ def _share(counts: Int[Array, " B"], weights: Float[Array, " B"] | None, dtype: 
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _losses(rows: Rows, ring: Ring, images: Any, texts: Any, counts: Array, share: Array):
-    return _forward(rows, ring, images, texts, counts, share)[0]
+def _losses(rows: Rows, ring: Ring, images: Any, texts: Any, counts: Array, share: Array, projection: Any):
+    return _forward(rows, ring, images, texts, counts, share, projection)[0]
 
 
-def _forward(rows, ring, images, texts, counts, share):
-    def on_device(images, texts, counts, share):
+def _forward(rows, ring, images, texts, counts, share, projection):
+    def on_device(images, texts, counts, share, projection):
+        images = project(images, projection)
         similarity = _hide(rows.forward(images, texts, jnp.maximum(counts, 1), ring), counts > 0, ring)
         pair = jnp.take_along_axis(similarity, _own_column(similarity, ring), axis=2)[..., 0]  # [g, k]
         row_sum = jax.nn.logsumexp(similarity, axis=2)
@@ -129,23 +132,29 @@ def _forward(rows, ring, images, texts, counts, share):
         )
         return losses, (similarity.reshape(-1, ring.group), row_sum.reshape(-1), own_column_sum.reshape(-1))
 
-    losses, saved = _sharded(on_device, ring, 4, (PartitionSpec(), PAIRS))(images, texts, counts, share)
-    return losses, (images, texts, counts, share, *saved)
+    run = _sharded(on_device, ring, 4, (PartitionSpec(), PAIRS), replicated=1)
+    losses, saved = run(images, texts, counts, share, projection)
+    return losses, (images, texts, counts, share, *saved, projection)
 
 
 def _backward(rows, ring, saved, d_losses):
-    def on_device(images, texts, counts, share, similarity, row_sum, column_sum, d_row, d_column):
+    def on_device(images, texts, counts, share, similarity, row_sum, column_sum, projection, d_row, d_column):
         k = min(len(counts), ring.group)
         similarity = similarity.reshape(-1, k, ring.group)
         mine = jax.nn.one_hot(_own_column(similarity, ring)[..., 0], ring.group, dtype=similarity.dtype)
         by_row = (d_row * share).reshape(-1, k, 1) * (jnp.exp(similarity - row_sum.reshape(-1, k, 1)) - mine)
         column_share, column_sum = (_whole_group(array.reshape(-1, k), ring)[:, None] for array in (share, column_sum))
         by_column = d_column * column_share * (jnp.exp(similarity - column_sum) - mine)
-        return rows.backward(images, texts, jnp.maximum(counts, 1), by_row + by_column, ring)
+        d_images, d_texts = rows.backward(
+            project(images, projection), texts, jnp.maximum(counts, 1), by_row + by_column, ring
+        )
+        d_images, d_projection = pull_back(images, projection, d_images)
+        d_projection = jax.tree.map(lambda own: lax.psum(own, (GROUP, RING)), d_projection)
+        return d_images.astype(images.dtype), d_texts, d_projection
 
-    run = _sharded(on_device, ring, 7, (PAIRS, PAIRS), replicated=2)
-    d_images, d_texts = run(*saved, *d_losses)
-    return d_images, d_texts, None, jnp.zeros_like(saved[3])
+    run = _sharded(on_device, ring, 7, (PAIRS, PAIRS, PartitionSpec()), replicated=3)
+    d_images, d_texts, d_projection = run(*saved, *d_losses)
+    return d_images, d_texts, None, jnp.zeros_like(saved[3]), d_projection
 
 
 _losses.defvjp(_forward, _backward)
@@ -248,7 +257,7 @@ def _local_rows(settings: LocalSettings) -> Rows:
             following, travelled = _pass_on(text, ring), _pass_on(d_text, ring)
             source = (_place(ring) - number) % ring.size
             d_block = lax.dynamic_index_in_dim(d_rows, source, axis=3, keepdims=False)
-            d_regions, *d_here = tiled.tile_gradients(regions, text, d_block, settings, d_regions)
+            d_regions, *d_here, _ = tiled.tile_gradients(regions, text, d_block, settings, start=d_regions)
             return following, d_regions, jax.tree.map(jnp.add, travelled, tuple(d_here))
 
         nothing = (jnp.zeros(text[0].shape, wide), jnp.zeros(text[1].shape, wide))
@@ -257,6 +266,6 @@ def _local_rows(settings: LocalSettings) -> Rows:
         # The gradients are one step behind their text, which is home again by now.
         d_units, d_norms = _pass_on(d_text, ring)
         d_texts = d_units.reshape(texts[0].shape).astype(texts[0].dtype), d_norms.reshape(texts[1].shape)
-        return d_regions.reshape(shape).astype(regions.dtype), d_texts
+        return d_regions.reshape(shape), d_texts
 
     return Rows(forward, backward)

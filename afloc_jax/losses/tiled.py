@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from afloc_jax.losses import kernels
+from afloc_jax.losses.low_rank import project, pull_back
 from afloc_jax.losses.packing import Packing, bin_slots, pack, packed, unpacked
 from afloc_jax.losses.region_pooling import REGION_POOLINGS, TileText, caption_max, caption_sum, in_slots
 from afloc_jax.losses.settings import PUBLISHED, LocalSettings
@@ -47,11 +48,13 @@ def grouped_similarity(
     counts: Int[Array, "G I"],
     settings: LocalSettings = PUBLISHED,
     unit_norms: Float[Array, "G I T"] | None = None,
+    projection: Float[Array, "F D"] | None = None,
     devices: int | None = None,
 ) -> Float[Array, "G B I"]:
     """`local_similarity` of every contrast group.
 
-    `unit_norms` are the norms that the cosines use where they are not those of `units` (see low_rank.py).
+    With a `projection` the regions are `regions @ projection`, made for one image at a time. `unit_norms` are the norms
+    that the cosines use where they are not those of `units` (both: see low_rank.py).
     `devices` is how many devices share the batch (by default those of the mesh in context, or all): as many images
     are worked on at once, taken from equally spaced places of the batch, so that with a batch sharded by jit each
     device holds one of them. The text is gathered before the loops and its gradient added up after them.
@@ -67,37 +70,42 @@ def grouped_similarity(
     tiling = Tiling(at_once, math.gcd(images, devices // at_once))
     if unit_norms is None:
         unit_norms = norm(units.astype(jnp.promote_types(units.dtype, jnp.float32)))
-    return _grouped_similarity(regions, units, unit_norms, jnp.maximum(counts, 1), settings, tiling)
+    return _grouped_similarity(regions, units, unit_norms, jnp.maximum(counts, 1), projection, settings, tiling)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _grouped_similarity(regions, units, norms, counts, settings: LocalSettings, tiling: Tiling):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+def _grouped_similarity(regions, units, norms, counts, projection, settings: LocalSettings, tiling: Tiling):
     def forward(step):
         regions, *captions = step
-        return tile_rows(regions, captions, settings)
+        return tile_rows(regions, captions, settings, projection)
 
     captions = (_by_step(array, tiling) for array in (units, norms, counts))
     similarity = jax.lax.map(forward, (_split(regions, tiling), *captions))  # [G / g, g, p, B / p, I]
     return jnp.moveaxis(similarity, 0, 1).reshape(*regions.shape[:2], -1)
 
 
-def _similarity_forward(regions, units, norms, counts, settings, tiling):
-    return _grouped_similarity(regions, units, norms, counts, settings, tiling), (regions, units, norms, counts)
+def _similarity_forward(regions, units, norms, counts, projection, settings, tiling):
+    similarity = _grouped_similarity(regions, units, norms, counts, projection, settings, tiling)
+    return similarity, (regions, units, norms, counts, projection)
 
 
 def _similarity_backward(settings, tiling, saved, d_similarity):
-    def backward(step):
-        regions, d_similarity, *captions = step
-        return tile_gradients(regions, captions, d_similarity, settings)
+    regions, *captions, projection = saved
 
-    regions, *captions = saved
+    def backward(d_projection, step):
+        regions, d_similarity, *captions = step
+        *gradients, d_here = tile_gradients(regions, captions, d_similarity, settings, projection)
+        return jax.tree.map(jnp.add, d_projection, d_here), gradients
+
     step = _split(regions, tiling), _split(d_similarity, tiling), *(_by_step(array, tiling) for array in captions)
-    gradients = jax.lax.map(backward, step)
+    # None without a projection. One for every image that is worked on at once, as for the text in tile_gradients.
+    nothing = jax.tree.map(lambda array: jnp.zeros((*tiling, *array.shape), array.dtype), projection)
+    d_projection, gradients = jax.lax.scan(backward, nothing, step)
     regions, units, norms = (
         jnp.moveaxis(gradient, 0, 1).reshape(array.shape).astype(array.dtype)
         for gradient, array in zip(gradients, saved, strict=False)
     )
-    return regions, units, norms, None
+    return regions, units, norms, None, jax.tree.map(lambda total: total.sum(axis=(0, 1)), d_projection)
 
 
 _grouped_similarity.defvjp(_similarity_forward, _similarity_backward)
@@ -153,21 +161,28 @@ def _pooled(r: Float[Array, "g p U"], text: TileText, settings: LocalSettings):
     return largest + jnp.log(total), (weights / total[..., None]).reshape(r.shape)
 
 
-def tile_rows(regions: Float[Array, "g p J N D"], text: Sequence[Array], settings: LocalSettings):
+def tile_rows(
+    regions: Float[Array, "g p J N F"],
+    text: Sequence[Array],
+    settings: LocalSettings,
+    projection: Float[Array, "F D"] | None = None,
+):
     """Similarities [g, p, J, I] of J images after each other, each with one bin of captions after the other.
 
     `text`: units [g, I, T, D], their norms [g, I, T], counts of at least 1 [g, I]. p images are worked on at once
-    (p = 1 for kernels).
+    (p = 1 for kernels). With a `projection` an image's regions are made when its turn comes; for kernels, which take
+    many images in one call, those of all J before it.
     """
     if settings.kernel == "pallas":
-        return kernels.tile_rows(regions[:, 0], text, settings)[:, None]
+        return kernels.tile_rows(project(regions[:, 0], projection), text, settings)[:, None]
     captions = _Captions.make(*text)
     groups, images = regions.shape[:2]
     bins, slots = captions.packing.caption.shape[1:]
     pooling = REGION_POOLINGS[settings.region_pooling]
 
     def one_image(_, index):
-        image = jax.lax.dynamic_index_in_dim(regions, index, axis=2, keepdims=False)  # [g, p, N, D]
+        image = jax.lax.dynamic_index_in_dim(regions, index, axis=2, keepdims=False)  # [g, p, N, F]
+        image = project(image, projection)
 
         def one_bin(index, similarity):
             text = captions.tile(index)
@@ -184,29 +199,34 @@ def tile_rows(regions: Float[Array, "g p J N D"], text: Sequence[Array], setting
 
 
 def tile_gradients(
-    regions: Float[Array, "g p J N D"],
+    regions: Float[Array, "g p J N F"],
     text: Sequence[Array],
     d_similarity: Float[Array, "g p J I"],
     settings: LocalSettings,
-    start: Float[Array, "g p J N D"] | None = None,
+    projection: Float[Array, "F D"] | None = None,
+    start: Float[Array, "g p J N F"] | None = None,
 ):
-    """Gradients of the regions [g, p, J, N, D], the units [g, I, T, D] and their norms [g, I, T].
+    """Gradients: regions [g, p, J, N, F], units [g, I, T, D], their norms [g, I, T], projection [g, p, F, D] (or None).
 
-    The gradient of the regions is added to `start`, in its precision, where one is given.
+    The gradient of the regions is added to `start`, in its precision, where one is given (without a projection).
     """
     if settings.kernel == "pallas":
-        start = None if start is None else start[:, 0]
-        gradients = kernels.tile_gradients(regions[:, 0], text, d_similarity[:, 0], settings, start)
-        return gradients[0][:, None], *gradients[1:]
+        images, start = regions[:, 0], None if start is None else start[:, 0]
+        d_images, *d_text = kernels.tile_gradients(
+            project(images, projection), text, d_similarity[:, 0], settings, start
+        )
+        d_images, d_projection = pull_back(images, projection, d_images, apart=1)
+        return d_images[:, None], *d_text, jax.tree.map(lambda total: total[:, None], d_projection)
     captions = _Captions.make(*text)
     groups, images = regions.shape[:2]
-    pooling = REGION_POOLINGS[settings.region_pooling]
+    pooling, wide = REGION_POOLINGS[settings.region_pooling], captions.norms.dtype
     # An extra caption with gradient 0 stands for the empty slots.
     d_pooled = jnp.pad(settings.contrast_temperature * d_similarity, ((0, 0),) * 3 + ((0, 1),))
 
     def one_image(carry, index):
-        d_whole, *d_text = carry
-        image, d_image = (jax.lax.dynamic_index_in_dim(a, index, axis=2, keepdims=False) for a in (regions, d_pooled))
+        d_whole, d_projection, *d_text = carry
+        own, d_image = (jax.lax.dynamic_index_in_dim(a, index, axis=2, keepdims=False) for a in (regions, d_pooled))
+        image = project(own, projection)
 
         def one_bin(index, carry):
             d_regions, d_units, d_norms = carry
@@ -223,20 +243,24 @@ def tile_gradients(
                 _add_at(d_norms, d_tile.norms, index),
             )
 
-        so_far = jax.lax.dynamic_index_in_dim(d_whole, index, axis=2, keepdims=False).astype(captions.norms.dtype)
+        so_far = jax.lax.dynamic_index_in_dim(d_whole, index, axis=2, keepdims=False).astype(wide)
+        so_far = so_far if projection is None else jnp.zeros(image.shape, wide)
         d_regions, *d_text = jax.lax.fori_loop(0, captions.used, one_bin, (so_far, *d_text))
-        d_whole = jax.lax.dynamic_update_index_in_dim(d_whole, d_regions.astype(d_whole.dtype), index, axis=2)
-        return (d_whole, *d_text), None
+        d_own, d_here = pull_back(own, projection, d_regions, apart=2)
+        d_whole = jax.lax.dynamic_update_index_in_dim(d_whole, d_own.astype(d_whole.dtype), index, axis=2)
+        return (d_whole, jax.tree.map(jnp.add, d_projection, d_here), *d_text), None
 
-    # One gradient of the text per image that is worked on at once: added up over devices once, not in every tile.
-    d_text = tuple(
-        jnp.zeros((groups, images, *a.shape[1:]), captions.norms.dtype) for a in (captions.units, captions.norms)
+    # One gradient of text and projection per image that is worked on at once: added up over devices once, not in
+    # every tile.
+    d_shared = jax.tree.map(
+        lambda array: jnp.zeros((groups, images, *array.shape), wide),
+        (projection, *(array[0] for array in (captions.units, captions.norms))),
     )
     d_regions = jnp.zeros(regions.shape, regions.dtype) if start is None else start
-    totals, _ = jax.lax.scan(one_image, (d_regions, *d_text), jnp.arange(regions.shape[2]))
-    d_regions, *d_text_totals = totals
+    totals, _ = jax.lax.scan(one_image, (d_regions, *d_shared), jnp.arange(regions.shape[2]))
+    d_regions, d_projection, *d_text_totals = totals
     d_units, d_norms = (jax.vmap(unpacked)(captions.packing, total.sum(axis=1)) for total in d_text_totals)
-    return d_regions, d_units, d_norms
+    return d_regions, d_units, d_norms, d_projection
 
 
 def _add_at(total: Float[Array, "g p bins ..."], part: Float[Array, "g p ..."], index: Int[Array, ""]) -> Array:

@@ -73,8 +73,9 @@ def assert_low_rank_gives_the_projected_loss(settings):
         return definition.local_similarity(features @ kernel, units, counts)
 
     def reduced(features, kernel, units):
-        regions, units, norms = reduce_rank(features, kernel, units)
-        return tiled.grouped_similarity(regions[None], units[None], counts[None], settings, norms[None])[0]
+        projection, units, norms = reduce_rank(kernel, units)
+        grouped = features[None], units[None], counts[None]
+        return tiled.grouped_similarity(*grouped, settings, norms[None], projection)[0]
 
     parts, gradients = contrast_gradients(reduced, features, kernel, units)
     expected, expected_gradients = contrast_gradients(projected, features, kernel, units)
