@@ -13,7 +13,8 @@ turns, so that a busy moment of the machine meets all; times are medians, compil
 the growth of resident memory during one warm run: the peak that the kernel recorded (`resource.getrusage`, its
 high-water mark reset through /proc/self/clear_refs) minus the resident memory before, with libraries, inputs and
 compiled program in place and free memory given back. "Working memory" leaves out the gradients themselves, which have
-the same size on all sides. Needs Linux, PyTorch (requirements-dev.txt) and the data; prints a table and one JSON line.
+the same size on all sides but `low rank`. Needs Linux, PyTorch (requirements-dev.txt) and the data; prints a table
+and one JSON line.
 """
 
 import argparse
@@ -156,6 +157,14 @@ def work(side: str, row: str, counts: list[int]) -> None:
         print(json.dumps([time.perf_counter() - wall, time.process_time() - cpu]), flush=True)
 
 
+def gradients_mib(row: str, batch: int, side: str) -> float:
+    """Of regions and units; with low rank of features, projection and units."""
+    numbers = batch * (ROWS[row] + MAX_TOKENS) * WIDTH
+    if row == "word" and side == "low rank":
+        numbers += FEATURES * WIDTH - batch * ROWS[row] * (WIDTH - FEATURES)
+    return 4 * numbers / 2**20
+
+
 def measure(row: str, counts: list[int], repeats: int, sides: list[str]) -> dict:
     """All sides of one row, taking turns."""
     command = [sys.executable, __file__, "--counts", json.dumps(counts), "--row", row]
@@ -172,14 +181,18 @@ def measure(row: str, counts: list[int], repeats: int, sides: list[str]) -> dict
             worker.stdin.write("\n")
             worker.stdin.flush()
             times[side].append(json.loads(worker.stdout.readline()))
-    gradients = 4 * len(counts) * (ROWS[row] + MAX_TOKENS) * WIDTH / 2**20
+    gradients = {side: gradients_mib(row, len(counts), side) for side in sides}
     for side, worker in workers.items():
         worker.stdin.close()
         worker.wait()
         wall, cpu = np.array(times[side]).T
         growth = result[side]["peak_mib"] - result[side]["before_mib"]
         result[side] |= {"seconds": float(np.median(wall)), "fastest": float(wall.min()), "slowest": float(wall.max())}
-        result[side] |= {"cpu_seconds": float(np.median(cpu)), "growth_mib": growth, "working_mib": growth - gradients}
+        result[side] |= {
+            "cpu_seconds": float(np.median(cpu)),
+            "growth_mib": growth,
+            "working_mib": growth - gradients[side],
+        }
     ratios = {}
     for ours in (side for side in sides if side in OURS):
         for side in (side for side in sides if side not in OURS):

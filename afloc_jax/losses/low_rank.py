@@ -5,9 +5,9 @@ product with a region is C w = (X R^T) (Q^T w), and Q keeps lengths: the norms o
 X R^T. So the loss needs F instead of D dimensions; only |w| must come from the full unit. No matrix is inverted in the
 forward pass.
 
-X R^T is as large as X and so is its gradient, so neither is made for the whole batch: tiled.py makes them for one image
-at a time and takes the gradient back to X and R there. ring.py makes them for a device's share, once for all the text
-that comes by: at each of its steps anew the products would cost as much as 4 F more words.
+X R^T is as large as X and so is its gradient. tiled.py makes both for one image at a time and takes the gradient back
+to X and R there, so that neither exists for the whole batch. ring.py makes them for a device's share, once for all the
+text that comes by: made anew at each of its steps they would cost as much as F / 2 more words a step.
 """
 
 import jax.numpy as jnp

@@ -94,33 +94,33 @@ def _attention_forward(regions: Float[Array, "g p N D"], text: TileText, setting
     norm_product = text.norms[:, None] * jnp.sqrt(v_squared)
     smallest = SMALLEST_NORM_PRODUCT * e.sum(axis=-1)  # the published clamp is on the normalised mean
     denominator = jnp.maximum(norm_product, smallest)
-    r = jnp.sum(e * s, axis=-1) / denominator
-    return r, (s, p, e, v, v_squared, denominator, norm_product > smallest, r)
+    r = jnp.sum(text.units[:, None] * v, axis=-1) / denominator
+    return r, (p, e, v, v_squared, denominator, norm_product > smallest, r)
 
 
 def _attention_backward(
     regions, text: TileText, saved, d_r: Float[Array, "g p U"], settings: LocalSettings
 ) -> Gradients:
-    s, p, e, v, v_squared, denominator, free, r = saved
-    d_dot = d_r / denominator
+    p, e, v, v_squared, denominator, free, r = saved
+    d_dot = (d_r / denominator)[..., None]
+    units = jnp.broadcast_to(text.units[:, None], v.shape)
     # Through the norms: both are constant where the denominator is clamped; there e's sum takes their place.
-    d_v = jnp.where(free, -d_r * r / jnp.where(free, v_squared, 1), 0)[..., None] * v
+    d_v = d_dot * units + jnp.where(free, -d_r * r / jnp.where(free, v_squared, 1), 0)[..., None] * v
     d_norms = jnp.where(free, -d_r * r / jnp.where(free, text.norms[:, None], 1), 0)
     d_sum = jnp.where(free, 0, -d_r * r / denominator * SMALLEST_NORM_PRODUCT)
     d_v = d_v.astype(regions.dtype)
-    d_e = d_dot[..., None] * s + d_sum[..., None] + product("gpud,gpnd->gpun", d_v, regions)
+    d_e = d_sum[..., None] + product("gpud,gpnd->gpun", d_v, regions)
     p_d_p = settings.attention_temperature * p * e * d_e
     within = caption_sum(in_slots(p_d_p, text).sum(axis=3), text)[:, :, :, None]  # [g, p, slots, 1, N]
-    d_s = d_dot[..., None] * e + p_d_p - (in_slots(p, text) * within).reshape(p.shape)
-    d_s = d_s.astype(regions.dtype)
+    d_s = (p_d_p - (in_slots(p, text) * within).reshape(p.shape)).astype(regions.dtype)
     # One product of twice the length instead of two: the result, as large as the image, is written once.
-    units = jnp.broadcast_to(text.units[:, None], d_v.shape)
     d_regions = product(
         "gpun,gpud->gpnd",
         jnp.concatenate([d_s, e.astype(regions.dtype)], axis=2),
         jnp.concatenate([units, d_v], axis=2),
     )
-    return Gradients(d_regions, product("gpun,gpnd->gpud", d_s, regions), d_norms)
+    d_units = product("gpun,gpnd->gpud", d_s, regions) + d_dot * v
+    return Gradients(d_regions, d_units, d_norms)
 
 
 def _logsumexp_forward(regions: Float[Array, "g p N D"], text: TileText, settings: LocalSettings):

@@ -82,9 +82,9 @@ def local_losses(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Both cross entropies (`contrast.contrast`) of the word or sentence level, exact over each whole group.
 
-    With a `projection`, the same on every device, the regions are `regions @ projection` (see low_rank.py). `norms` are those of `units` that the cosines use, see low_rank.py. Features may be bfloat16: products add up in
-    float32, and softmax, norms and log-sum-exp are float32 (float64 for float64). `weights` are constants: no gradient
-    reaches them.
+    With a `projection`, the same on every device, the regions are `regions @ projection`. `norms` are those of `units`
+    that the cosines use (both: see low_rank.py). Features may be bfloat16: products add up in float32, and softmax,
+    norms and log-sum-exp are float32 (float64 for float64). `weights` are constants: no gradient reaches them.
     """
     rows = _local_rows(settings)
     return _losses(rows, ring, regions, (units, norms), counts, _share(counts, weights, norms.dtype), projection)

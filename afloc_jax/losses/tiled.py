@@ -211,12 +211,11 @@ def tile_gradients(
     The gradient of the regions is added to `start`, in its precision, where one is given (without a projection).
     """
     if settings.kernel == "pallas":
-        images, start = regions[:, 0], None if start is None else start[:, 0]
-        d_images, *d_text = kernels.tile_gradients(
-            project(images, projection), text, d_similarity[:, 0], settings, start
-        )
-        d_images, d_projection = pull_back(images, projection, d_images, apart=1)
-        return d_images[:, None], *d_text, jax.tree.map(lambda total: total[:, None], d_projection)
+        start = None if start is None else start[:, 0]
+        made = project(regions[:, 0], projection)
+        d_made, *d_text = kernels.tile_gradients(made, text, d_similarity[:, 0], settings, start)
+        d_regions, d_projection = pull_back(regions[:, 0], projection, d_made, apart=1)
+        return d_regions[:, None], *d_text, jax.tree.map(lambda total: total[:, None], d_projection)
     captions = _Captions.make(*text)
     groups, images = regions.shape[:2]
     pooling, wide = REGION_POOLINGS[settings.region_pooling], captions.norms.dtype

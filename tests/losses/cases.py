@@ -63,21 +63,34 @@ def assert_all_close(actual, expected, **tolerance):
         np.testing.assert_allclose(np.asarray(one), np.asarray(other), **tolerance)
 
 
-def assert_low_rank_gives_the_projected_loss(settings):
-    """Value and gradients of features, projection and units, against the definition on the projected features."""
-    features, _, counts = random_case(4, 6, 9, 5, [9, 1, 4, 7])
+def low_rank_case(counts, regions, features, width, dtype=np.float64):
+    """`(features [G, B, N, F], kernel [F, D], units [G, B, T, D], counts [G, B])`; `counts` of each of G groups."""
     rng = np.random.default_rng(1)
-    kernel, units = jnp.asarray(rng.standard_normal((5, 8))), jnp.asarray(rng.standard_normal((4, 9, 8)))
+    groups, images = np.shape(counts)
+    shapes = (groups, images, regions, features), (features, width), (groups, images, np.max(counts), width)
+    factors, kernel, units = (rng.standard_normal(shape) for shape in shapes)
+    kernel /= features**0.5
+    return *(jnp.asarray(array, dtype) for array in (factors, kernel, units)), jnp.asarray(counts)
+
+
+def low_rank_similarity(counts, settings, devices=None):
+    """`similarity(features, kernel, units)` in fewer dimensions, for `contrast_gradients`."""
+
+    def similarity(features, kernel, units):
+        projection, units, norms = reduce_rank(kernel, units)
+        return tiled.grouped_similarity(features, units, counts, settings, norms, projection, devices)
+
+    return similarity
+
+
+def assert_low_rank_gives_the_projected_loss(case, settings, devices=None):
+    """Value and gradients of features, projection and units, against the definition on the projected features."""
+    *inputs, counts = case
 
     def projected(features, kernel, units):
-        return definition.local_similarity(features @ kernel, units, counts)
+        return definition.grouped_similarity(features @ kernel, units, counts, settings)
 
-    def reduced(features, kernel, units):
-        projection, units, norms = reduce_rank(kernel, units)
-        grouped = features[None], units[None], counts[None]
-        return tiled.grouped_similarity(*grouped, settings, norms[None], projection)[0]
-
-    parts, gradients = contrast_gradients(reduced, features, kernel, units)
-    expected, expected_gradients = contrast_gradients(projected, features, kernel, units)
+    parts, gradients = contrast_gradients(low_rank_similarity(counts, settings, devices), *inputs)
+    expected, expected_gradients = contrast_gradients(projected, *inputs)
     assert_all_close(parts, expected, rtol=1e-12)
     assert_all_close(gradients, expected_gradients, atol=1e-10)

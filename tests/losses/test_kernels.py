@@ -8,11 +8,12 @@ from cases import (
     assert_all_close,
     assert_low_rank_gives_the_projected_loss,
     contrast_gradients,
+    low_rank_case,
     random_case,
     random_levels,
 )
 from jax.experimental.pallas import tpu as pltpu
-from test_ring import BATCH, SENTENCES, WORDS, losses_and_gradients
+from test_ring import BATCH, SENTENCES, WORDS, assert_ring_takes_low_rank_features, losses_and_gradients
 
 from afloc_jax.errors import UsageError
 from afloc_jax.losses import contrastive_losses, definition, kernels, tiled
@@ -121,8 +122,9 @@ def test_the_clamp_of_the_cosine_has_the_definitions_gradient(monkeypatch):
 
 @pytest.mark.usefixtures("float64")
 def test_low_rank_features_give_the_loss_of_projected_ones():
-    """The gradient of the units' norms too."""
-    assert_low_rank_gives_the_projected_loss(PALLAS)
+    """The gradient of the units' norms too; one group, and two of odd sizes."""
+    for counts, regions, features, width in (([[9, 1, 4, 7]], 6, 5, 8), ([[33, 97, 20], [96, 8, 41]], 7, 3, 3)):
+        assert_low_rank_gives_the_projected_loss(low_rank_case(counts, regions, features, width), PALLAS)
 
 
 @pytest.mark.skipif(jax.device_count() < 8, reason="SKIPPED: needs eight devices, see tests/conftest.py")
@@ -139,6 +141,12 @@ def test_the_ring_takes_the_kernels(group):
     expected = losses_and_gradients("definition", image, text, None, **options)
     assert_all_close(found[0], expected[0], rtol=1e-12)
     assert_all_close(found[1], expected[1], rtol=0, atol=1e-10)
+
+
+@pytest.mark.skipif(jax.device_count() < 8, reason="SKIPPED: needs eight devices, see tests/conftest.py")
+@pytest.mark.usefixtures("float64")
+def test_the_ring_takes_the_kernels_for_low_rank_features():
+    assert_ring_takes_low_rank_features(devices=8, contrast_group=8, kernel="pallas")
 
 
 def test_the_entry_point_picks_the_kernels_when_told_and_xla_when_not():

@@ -79,21 +79,58 @@ def test_pairs_without_a_caption_are_left_out():
     assert float(jnp.abs(found[1][0].shallow[7]).max()) == 0
 
 
-@pytest.mark.usefixtures("float64")
-def test_the_word_level_travels_in_the_width_of_its_factors():
-    image, text = random_levels(BATCH, WORDS, SENTENCES, dtype=np.float64)
-    rng = np.random.default_rng(1)
-    features, kernel = jnp.asarray(rng.standard_normal((BATCH, 5, 4, 6))), jnp.asarray(rng.standard_normal((6, 8)))
+def low_rank_total(implementation, mesh, image, text, **changes):
+    """Total of a batch whose shallow map comes as its factors, `implementation` "definition" multiplying them, and
+    its gradients with respect to features, kernel and words."""
 
-    def total(features, kernel, words, implementation, mesh):
+    def total(features, kernel, words):
         levels = image.replace(shallow=features @ kernel, shallow_factors=(features, kernel))
-        settings = config(low_rank=implementation == "ring", implementation=implementation)
+        settings = config(low_rank=implementation == "ring", implementation=implementation, **changes)
         return contrastive_losses(levels, text.replace(words=words), settings, mesh=mesh).total
 
-    evaluate = jax.jit(jax.value_and_grad(total, (0, 1, 2)), static_argnums=(3, 4))
-    inputs = features, kernel, text.words
-    found = evaluate(*inputs, "ring", build_mesh())
-    assert_all_close(found, evaluate(*inputs, "definition", None), rtol=1e-10, atol=1e-10)
+    return jax.jit(jax.value_and_grad(total, (0, 1, 2)))(*image.shallow_factors, text.words)
+
+
+def with_factors(image, dtype):
+    rng = np.random.default_rng(1)
+    features, kernel = rng.standard_normal((BATCH, 5, 4, 6)), rng.standard_normal((6, 8)) / 6**0.5
+    return image.replace(shallow_factors=(jnp.asarray(features, dtype), jnp.asarray(kernel, dtype)))
+
+
+def assert_ring_takes_low_rank_features(devices, **changes):
+    """float64, against the definition on the projected features."""
+    image, text = random_levels(BATCH, WORDS, SENTENCES, dtype=np.float64)
+    image = with_factors(image, np.float64)
+    found = low_rank_total("ring", build_mesh(jax.devices()[:devices]), image, text, **changes)
+    changes.pop("kernel", None)
+    expected = low_rank_total("definition", None, image, text, **changes)
+    assert_all_close(found[0], expected[0], rtol=1e-12)
+    assert_all_close(found[1], expected[1], rtol=0, atol=1e-10)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(("devices", "group"), [(8, 0), (8, 2), (4, 8), (1, 0)])
+def test_the_word_level_travels_in_the_width_of_its_factors(devices, group):
+    """Rings of eight, of two out of four, and of one device; groups that one device holds alone."""
+    assert_ring_takes_low_rank_features(devices, contrast_group=group)
+
+
+def test_the_word_level_takes_bfloat16_factors():
+    image, text = random_levels(BATCH, WORDS, SENTENCES, dtype=jnp.bfloat16)
+    features, kernel = with_factors(image, jnp.bfloat16).shallow_factors
+    image = image.replace(shallow_factors=(features, kernel.astype(jnp.float32)))
+    loss, gradients = low_rank_total("ring", build_mesh(), image, text)
+    assert loss.dtype == jnp.float32
+    assert [gradient.dtype for gradient in gradients] == [jnp.bfloat16, jnp.float32, jnp.bfloat16]
+    with jax.enable_x64(True):
+        exact = jax.tree.map(
+            lambda leaf: jnp.asarray(leaf, np.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf,
+            (image, text),
+        )
+        expected, expected_gradients = low_rank_total("definition", None, *exact)
+        np.testing.assert_allclose(loss, expected, rtol=1e-2)
+        for one, other in zip(gradients, expected_gradients, strict=True):
+            assert jnp.abs(one.astype(np.float64) - other).max() <= 0.1 * jnp.abs(other).max()
 
 
 @pytest.mark.parametrize(("dtype", "of_loss", "of_gradient"), [(np.float32, 1e-5, 1e-5), (jnp.bfloat16, 1e-3, 0.1)])

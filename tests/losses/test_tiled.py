@@ -8,6 +8,8 @@ from cases import (
     assert_all_close,
     assert_low_rank_gives_the_projected_loss,
     contrast_gradients,
+    low_rank_case,
+    low_rank_similarity,
     random_case,
     random_levels,
 )
@@ -108,24 +110,71 @@ def test_the_clamp_of_the_cosine_has_the_definitions_gradient(monkeypatch, pooli
 
 
 @pytest.mark.usefixtures("float64")
-def test_low_rank_features_give_the_loss_of_projected_ones():
-    assert_low_rank_gives_the_projected_loss(LocalSettings())
+@pytest.mark.parametrize(
+    ("pooling", "regions", "features", "width", "counts", "devices"),
+    [
+        ("attention", 6, 5, 8, [[9, 1, 4, 7]], 1),
+        ("attention", 1, 1, 1, [[1]], 1),
+        ("attention", 7, 3, 3, [[33, 97, 20], [96, 8, 41]], 8),  # two groups at once, several bins, as wide as before
+        ("attention", 5, 4, 7, [[3, 2, 1, 5], [1, 1, 8, 2], [4, 6, 2, 3]], 2),  # two images at once, three groups
+        ("logsumexp", 6, 5, 8, [[9, 1, 4, 7]], 1),
+    ],
+)
+def test_low_rank_features_give_the_loss_of_projected_ones(pooling, regions, features, width, counts, devices):
+    case = low_rank_case(counts, regions, features, width)
+    assert_low_rank_gives_the_projected_loss(case, LocalSettings(region_pooling=pooling), devices)
+
+
+def test_a_projection_that_narrows_is_refused():
     with pytest.raises(UsageError, match="5 features and is projected to 3"):
         reduce_rank(jnp.ones((5, 3)), jnp.ones((4, 9, 3)))
 
 
+def test_low_rank_bfloat16_features_keep_float32_losses_and_parameters():
+    features, kernel, units, counts = low_rank_case([[20, 3, 11, 1, 8]], 30, 12, 16, jnp.bfloat16)
+    inputs = features, kernel.astype(jnp.float32), units
+    parts, gradients = contrast_gradients(low_rank_similarity(counts, PUBLISHED), *inputs)
+    assert {part.dtype for part in parts} == {jnp.dtype("float32")}
+    assert [gradient.dtype for gradient in gradients] == [array.dtype for array in inputs]
+    wide = [array.astype(jnp.float32) for array in inputs]
+    expected, expected_gradients = contrast_gradients(low_rank_similarity(counts, PUBLISHED), *wide)
+    assert_all_close(parts, expected, rtol=0.02)
+    for gradient, exact in zip(gradients, expected_gradients, strict=True):
+        assert np.abs(gradient.astype(jnp.float32) - exact).max() < 0.03 * np.abs(exact).max()
+
+
+def temporary_bytes(function, *inputs):
+    """Of the compiled gradient with respect to all inputs but the last."""
+    gradient = jax.jit(jax.grad(function, tuple(range(len(inputs) - 1))))
+    return gradient.lower(*inputs).compile().memory_analysis().temp_size_in_bytes
+
+
+def like(*shape, dtype=np.float32):
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
 def test_memory_does_not_grow_with_pairs_times_units_times_regions():
     def temporary(batch):
-        inputs = [jax.ShapeDtypeStruct(shape, np.float32) for shape in [(batch, 400, 16), (batch, 40, 16)]]
-        counts = jax.ShapeDtypeStruct((batch,), np.int32)
-
         def loss(regions, units, counts):
-            return tiled.grouped_similarity(regions[None], units[None], counts[None], devices=1).sum()
+            return tiled.grouped_similarity(regions, units, counts, devices=1).sum()
 
-        return jax.jit(jax.grad(loss, (0, 1))).lower(*inputs, counts).compile().memory_analysis().temp_size_in_bytes
+        shapes = (1, batch, 400, 16), (1, batch, 40, 16)
+        return temporary_bytes(loss, *(like(*shape) for shape in shapes), like(1, batch, dtype=np.int32))
 
     growth = temporary(32) - temporary(8)
     assert growth < 4 * (32**2 - 8**2) * 40 * 400 / 20, "more than a 20th of one [B, B, T, N] array"
+
+
+def test_projected_regions_never_exist_for_the_whole_batch():
+    def temporary(batch):
+        def loss(features, kernel, units, counts):
+            return low_rank_similarity(counts, PUBLISHED, devices=1)(features, kernel, units).sum()
+
+        shapes = (1, batch, 400, 64), (64, 64), (1, batch, 8, 64)
+        return temporary_bytes(loss, *(like(*shape) for shape in shapes), like(1, batch, dtype=np.int32))
+
+    growth = temporary(32) - temporary(8)
+    assert growth < 4 * (32 - 8) * 400 * 64 / 4, "more than a quarter of one [B, N, F] array"
 
 
 @pytest.mark.parametrize("group", [0, 4])
