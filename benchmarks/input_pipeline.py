@@ -18,7 +18,7 @@ import numpy as np
 
 from configs.afloc import get_config
 from data_pipelines.batches import config_tokenizer, training_batches
-from data_pipelines.reading import Record, RecordSource
+from data_pipelines.reading import Pair, Record, RecordSource
 from data_pipelines.sources import open_source
 from data_pipelines.tokens import load_tokenizer, tokenize
 
@@ -36,6 +36,9 @@ class Repeated:
 
     def __getitem__(self, index: int) -> Record:
         return self._source[index % len(self._source)]
+
+    def pair(self, index: int) -> Pair:
+        return self._source.pair(index % len(self._source))
 
 
 def measure(name: str, work: Callable[[], int], repeats: int = 5) -> None:

