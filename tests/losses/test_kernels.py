@@ -75,21 +75,23 @@ def test_float32_agrees_to_1e_5():
     assert_all_close(gradients, expected_gradients, atol=1e-5)
 
 
-def test_bfloat16_features_give_the_numbers_of_xla():
-    """Products of bfloat16 numbers, sums and everything else float32: as near as two orders of summation allow."""
+@pytest.mark.parametrize(("kernel", "rtol"), [("pallas", 4e-3), ("xla", 4e-4)])
+def test_bfloat16_features_come_near_the_definition_in_float32(kernel, rtol):
+    """Products of bfloat16 numbers, sums and everything else float32. XLA's path rounds the weights of a mean region
+    alike above and below the line of its cosine, so that its rounding all but cancels."""
     regions, units, counts = random_case(5, 30, 20, 16, [20, 3, 11, 1, 8], jnp.bfloat16)
 
-    def similarity(kernel):
-        return lambda r, u: tiled.local_similarity(r, u, counts, LocalSettings(kernel=kernel))
+    def similarity(regions, units):
+        return tiled.local_similarity(regions, units, counts, LocalSettings(kernel=kernel))
 
-    parts, gradients = contrast_gradients(similarity("pallas"), regions, units)
-    expected, expected_gradients = contrast_gradients(similarity("xla"), regions, units)
+    parts, gradients = contrast_gradients(similarity, regions, units)
+    wide = [array.astype(jnp.float32) for array in (regions, units)]
+    expected, expected_gradients = contrast_gradients(lambda *given: definition.local_similarity(*given, counts), *wide)
     assert {part.dtype for part in parts} == {jnp.dtype("float32")}
     assert {gradient.dtype for gradient in gradients} == {jnp.dtype("bfloat16")}
-    assert_all_close(parts, expected, rtol=1e-3)
+    assert_all_close(parts, expected, rtol=rtol)
     for gradient, other in zip(gradients, expected_gradients, strict=True):
-        gradient, other = (array.astype(jnp.float32) for array in (gradient, other))
-        assert np.abs(gradient - other).max() < 0.02 * np.abs(other).max()
+        assert np.abs(gradient.astype(jnp.float32) - other).max() < 0.02 * np.abs(other).max()
 
 
 def test_large_features_do_not_overflow():
