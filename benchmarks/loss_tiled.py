@@ -228,6 +228,8 @@ def print_table(rows: dict, sizes: dict, sides: list[str]) -> None:
                 f"| {row} | {batch} | | | {sides_of} | **{ratio['seconds']:.1f} x** | | | "
                 f"**{ratio['growth_mib']:.1f} x** | **{ratio['working_mib']:.1f} x** |"
             )
+    for batch in sizes:
+        print_both_levels(batch, [rows[batch, row] for row in ROWS], sides)
     batches = list(sizes)
     for row in ROWS if len(batches) > 1 else []:
         for side in sides:
@@ -236,6 +238,18 @@ def print_table(rows: dict, sizes: dict, sides: list[str]) -> None:
                 for key in ("seconds", "growth_mib")
             ]
             print(f"{row}, {side}: time grows with batch ** {slopes[0]:.2f}, memory with batch ** {slopes[1]:.2f}")
+
+
+def print_both_levels(batch: int, results: list[dict], sides: list[str]) -> None:
+    """Of the two levels one after the other: sums of the times, the larger of the growths."""
+    seconds = {side: sum(result[side]["seconds"] for result in results) for side in sides}
+    growth = {side: max(result[side]["growth_mib"] for result in results) for side in sides}
+    for ours in (side for side in sides if side in OURS):
+        for side in (side for side in sides if side not in OURS):
+            print(
+                f"| both | {batch} | | | {side} / {ours} | **{seconds[side] / seconds[ours]:.1f} x** | | "
+                f"| **{growth[side] / growth[ours]:.1f} x** | |"
+            )
 
 
 def main() -> None:
