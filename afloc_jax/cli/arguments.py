@@ -3,7 +3,10 @@
 import argparse
 import json
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from afloc_jax.evaluation.statistics import Bootstrap
 
 Arguments = argparse.ArgumentParser | argparse._ArgumentGroup
 PROTOCOL_HELP = "how maps are scored: afloc, chexlocalize or grounding (default: %(default)s)"
@@ -85,6 +88,13 @@ def add_bootstrap(command: Arguments) -> None:
     command.add_argument(
         "--unit", choices=("sample", "patient"), default="sample", help="what a resample draws (default: %(default)s)"
     )
+
+
+def bootstrap_of(given: argparse.Namespace) -> "Bootstrap":
+    """What `add_bootstrap` asked for."""
+    from afloc_jax.evaluation.statistics import Bootstrap
+
+    return Bootstrap(resamples=given.bootstrap, interval=given.interval, unit=given.unit)
 
 
 def threshold(text: str) -> float:

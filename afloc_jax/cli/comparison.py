@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from afloc_jax.cli.arguments import add_bootstrap, add_command
+from afloc_jax.cli.arguments import add_bootstrap, add_command, bootstrap_of
 
 
 def add_compare(commands) -> None:
@@ -28,9 +28,7 @@ def add_compare(commands) -> None:
 
 def _run_compare(given: argparse.Namespace) -> int:
     from afloc_jax.evaluation.comparison import compare, to_markdown
-    from afloc_jax.evaluation.statistics import Bootstrap
 
-    settings = Bootstrap(resamples=given.bootstrap, interval=given.interval, unit=given.unit)
-    print(to_markdown(compare(given.a, given.b, given.out, settings)))
+    print(to_markdown(compare(given.a, given.b, given.out, bootstrap_of(given))))
     print(f"results in {given.out}")
     return 0

@@ -9,6 +9,7 @@ from afloc_jax.cli.arguments import (
     add_command,
     add_compatible,
     add_protocol,
+    bootstrap_of,
 )
 from afloc_jax.cli.tasks import add_task_options, run_task
 from afloc_jax.errors import UsageError
@@ -65,7 +66,7 @@ def add_score(commands) -> None:
         type=Path,
         required=True,
         metavar="FILE",
-        help="COCO JSON, CheXlocalize's RLE JSON, or a CSV of mask files (image, mask, finding)",
+        help="COCO JSON, CheXlocalize's RLE JSON, or a CSV of mask files (image, mask, finding[, prompt, patient])",
     )
     command.add_argument(
         "--heatmaps",
@@ -95,6 +96,7 @@ def add_score(commands) -> None:
         help="masks or points scored on the same samples, such as radiologists'; repeatable; protocol chexlocalize",
     )
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write")
+    add_bootstrap(command)
     add_protocol(command)
     add_compatible(command)
 
@@ -154,6 +156,7 @@ def _run_score(given: argparse.Namespace) -> int:
         validation=None if validation[0] is None else validation,
         segmentations=given.segmentations,
         benchmarks=given.benchmark,
+        bootstrap=bootstrap_of(given),
     )
     _print_summary(summary, given.out)
     return 0

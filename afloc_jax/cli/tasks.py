@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from afloc_jax.cli.arguments import add_framing, add_prompt_set, count
+from afloc_jax.cli.arguments import add_framing, add_prompt_set, bootstrap_of, count
 
 TASKS = ("localization", "classification", "retrieval", "robustness")
 
@@ -27,7 +27,6 @@ def add_task_options(command: argparse.ArgumentParser) -> None:
 
 
 def run_task(given: argparse.Namespace) -> dict[str, Any]:
-    from afloc_jax.evaluation.statistics import Bootstrap
     from afloc_jax.evaluation.tasks import TaskSettings, evaluate_task
 
     settings = TaskSettings(
@@ -44,6 +43,6 @@ def run_task(given: argparse.Namespace) -> dict[str, Any]:
         by_class=given.by_class,
         per_class=given.per_class,
         compatible=given.compatible,
-        bootstrap=Bootstrap(resamples=given.bootstrap, interval=given.interval, unit=given.unit),
+        bootstrap=bootstrap_of(given),
     )
     return evaluate_task(given.task, given.model, given.out, settings)

@@ -175,7 +175,7 @@ def _mean_rows(
         bootstrap.resamples,
         bootstrap.seed,
         clusters=clusters,
-        leave_out=bootstrap.interval == "bca",
+        leave_out=bootstrap.leave_out,
     )[0]
     sizes = np.bincount(category, minlength=len(names))
     parts = {name: (np.flatnonzero(category == c), found[c]) for c, name in enumerate(names)}

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from tqdm import tqdm
 
 from afloc_jax.errors import UsageError, UserError
-from afloc_jax.evaluation.run import Source
+from afloc_jax.evaluation.records import Source, patient_of
 from afloc_jax.inference.class_prompts import class_key
 from afloc_jax.inference.model import Model
 from data_pipelines.images import Framing, crop_to_square
@@ -82,7 +82,7 @@ def read_labelled(source: Source, classes: Sequence[str] = (), labels: str | Pat
         if table is not None and record.id not in table:
             continue
         ids.append(record.id)
-        patients.append(getattr(record, "patient", ""))
+        patients.append(patient_of(record))
         rows.append(row)
         found = {class_key(finding.label): 1.0 for finding in record.findings}
         findings.append(table[record.id] if table is not None else found or {NO_FINDING: 1.0})

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from afloc_jax.errors import UserError
+from afloc_jax.evaluation.statistics import Bootstrap
 from afloc_jax.evaluation.truth import Truth
 from afloc_jax.inference.heatmaps import normalise
 
@@ -127,8 +128,13 @@ class Scores:
             return "empty prediction"
         return "nothing inside or nothing outside" if np.isnan(self[metric][sample]).any() else ""
 
-    def facts(self, resamples: int, seed: int) -> dict[str, Any]:
-        """What the summary says of this protocol beside its metrics; plain numbers."""
+    @property
+    def patients(self) -> list[str]:
+        """The patient of each sample; empty where unknown."""
+        return [truth.patient for truth in self.truths]
+
+    def facts(self, bootstrap: Bootstrap) -> dict[str, Any]:
+        """What the summary says of this protocol beside its metrics; plain numbers. `bootstrap`: of their intervals."""
         unscored = np.bincount(self.category_index[self.empty_truth], minlength=len(self.categories))
         return {
             "not_scored": dict(zip(self.categories, unscored.tolist(), strict=True)),

@@ -36,6 +36,11 @@ def evaluation_provenance(model: Model, source: Source, data_sha256: str) -> dic
     )
 
 
+def patient_of(record: Any) -> str:
+    """The pseudonym of a record's patient; empty where unknown."""
+    return getattr(record, "patient", "")
+
+
 def read_truths(source: Source) -> tuple[list[Truth], np.ndarray, str]:
     """One sample per finding of every record.
 
@@ -52,7 +57,8 @@ def read_truths(source: Source) -> tuple[list[Truth], np.ndarray, str]:
         record = source[row]
         for k, finding in enumerate(record.findings):
             mask = (np.asarray(finding.mask) > 0).astype(np.uint8)
-            truths.append(Truth(f"{record.id}#{k}", finding.prompt, finding.label, mask, image=record.id))
+            about = {"image": record.id, "patient": patient_of(record)}
+            truths.append(Truth(f"{record.id}#{k}", finding.prompt, finding.label, mask, **about))
             rows.append(row)
             digest.update(f"{record.id}\t{finding.label}\t{finding.prompt}\t".encode())
             digest.update(np.packbits(mask).tobytes())
@@ -82,9 +88,10 @@ def truths_for(
     size = truths[0].mask.shape[0]
     samples, at = [], []
     for row in range(len(source)):
-        image = source[row].id
+        record = source[row]
         for name in sorted({truth.category for truth in truths} | set(classes)):
-            sample = replace(negative(image, name, size), label_text=class_prompt.replace("{finding}", name))
+            prompt = class_prompt.replace("{finding}", name)
+            sample = replace(negative(record.id, name, size), label_text=prompt, patient=patient_of(record))
             if (row, name) in shown:
                 sample = replace(sample, mask=shown[row, name], present=True)
             samples.append(sample)

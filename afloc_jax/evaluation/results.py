@@ -16,7 +16,7 @@ NAMES = {
     "cnr": "CNR",
     "pointing": "Pointing game",
 }
-PER_SAMPLE_COLUMNS = ("id", "image", "label_text", "category", "metric", "threshold", "value", "note")
+PER_SAMPLE_COLUMNS = ("id", "image", "label_text", "category", "metric", "threshold", "value", "note", "patient")
 
 
 def per_sample_rows(scores: Scores) -> Iterator[tuple[str, ...]]:
@@ -29,7 +29,8 @@ def per_sample_rows(scores: Scores) -> Iterator[tuple[str, ...]]:
         for metric in scores.metrics:
             for k, value in enumerate(np.atleast_1d(scores[metric][n])):
                 shown = "" if np.isnan(value) else repr(float(value))
-                yield (*sample, metric, scores.threshold(n, metric, k), shown, scores.note(n, metric, k))
+                score = (metric, scores.threshold(n, metric, k), shown, scores.note(n, metric, k))
+                yield (*sample, *score, truth.patient)
 
 
 def to_markdown(summary: Mapping[str, Any]) -> str:

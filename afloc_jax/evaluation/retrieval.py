@@ -145,8 +145,7 @@ def _tables(
 ) -> dict[str, Any]:
     """`metrics` of summary.json: one entry per key, a column of the values."""
     how = (bootstrap.resamples, bootstrap.seed)
-    leave_out = bootstrap.interval == "bca"
-    means = bootstrap_means(values, category, len(names), *how, clusters=clusters, leave_out=leave_out)
+    means = bootstrap_means(values, category, len(names), *how, clusters=clusters, leave_out=bootstrap.leave_out)
     tables = {}
     for k, key in enumerate(keys):
         overall = means[k].map(lambda column: mean_of_finite(column, axis=-1))

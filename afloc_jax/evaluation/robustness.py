@@ -18,7 +18,7 @@ from afloc_jax.evaluation import discrimination
 from afloc_jax.evaluation.files import csv_text, json_text, shown, write_folder
 from afloc_jax.evaluation.labelled import embed_records, read_labelled
 from afloc_jax.evaluation.localization import ProtocolOptions, score_sample
-from afloc_jax.evaluation.records import Source, evaluation_provenance
+from afloc_jax.evaluation.records import Source, evaluation_provenance, patient_of
 from afloc_jax.evaluation.statistics import Bootstrap, Replicates, mean_of_finite
 from afloc_jax.evaluation.statistics import bootstrap as bootstrap_means
 from afloc_jax.inference.class_prompts import PromptSet, class_key, read_prompt_set
@@ -170,7 +170,7 @@ def _localize(
         ]
         table = overlaps_of_phrases(model, source, places, texts, compatible)
         ids = [f"{source[row].id}#{k}" for row, k in places]
-        patients = [getattr(source[row], "patient", "") for row, _ in places]
+        patients = [patient_of(source[row]) for row, _ in places]
         found = bootstrap_means(
             table,
             np.zeros(len(places), int),
@@ -178,7 +178,7 @@ def _localize(
             bootstrap.resamples,
             bootstrap.seed,
             clusters=bootstrap.clusters(patients),
-            leave_out=bootstrap.interval == "bca",
+            leave_out=bootstrap.leave_out,
         )
         of_class = Replicates(found.point[0], found.resampled[:, 0], tuple(part[:, 0] for part in found.left_out))
         spreads[name] = _spread(of_class, texts, bootstrap)

@@ -87,7 +87,7 @@ def evaluate(
     parts = _parts(chosen, source, validation_source, class_prompt)
     truths, rows, data_hash = parts[0].truths, parts[0].rows, parts[0].data_hash
     bootstrap = bootstrap or Bootstrap()
-    clusters = bootstrap.clusters([getattr(source[int(row)], "patient", "") for row in rows])
+    bootstrap.clusters([truth.patient for truth in truths])  # samples without a patient should not take hours to say so
 
     def scored(maps_of: Callable[[Part], Iterable[np.ndarray]], name: str) -> Scores:
         samples = []
@@ -105,8 +105,7 @@ def evaluate(
         "location_prior": scored(lambda part: make_prior(part.truths), "location prior"),
         "untrained": scored(maps_of(untrained or model.untrained()), "untrained model"),
     }
-    how = (bootstrap.resamples, bootstrap.seed, bootstrap.interval, clusters)
-    summary = add_baselines(summarise(scores, *how), scores, baselines, *how)
+    summary = add_baselines(summarise(scores, bootstrap), scores, baselines, bootstrap)
     summary["baselines"]["location_prior"]["from"] = prior_from
     summary["title"] = title
     summary["settings"] = settings or {}

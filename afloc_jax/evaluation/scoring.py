@@ -15,7 +15,7 @@ from afloc_jax.evaluation.localization import Scores
 from afloc_jax.evaluation.protocols import LocalizationProtocol, Samples, get_protocol
 from afloc_jax.evaluation.protocols.segmentations import score_segmentations
 from afloc_jax.evaluation.results import write_results
-from afloc_jax.evaluation.statistics import RESAMPLES
+from afloc_jax.evaluation.statistics import Bootstrap
 from afloc_jax.evaluation.summary import add_baselines, summarise
 from afloc_jax.evaluation.truth import Truth, read_truth
 
@@ -28,9 +28,8 @@ def score_files(
     out: PathLike,
     protocol: str = "afloc",
     compatible: bool = False,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
     *,
+    bootstrap: Bootstrap | None = None,
     validation: tuple[PathLike, PathLike] | None = None,
     segmentations: PathLike | None = None,
     benchmarks: Sequence[PathLike] = (),
@@ -43,13 +42,14 @@ def score_files(
         out: folder of the results.
         protocol: its name.
         compatible: as the published release, defects included.
-        resamples, seed: of the bootstrap.
+        bootstrap: how intervals are made; by patient where the truth file names the patient of every sample.
         validation: truth file and heat maps that thresholds are chosen on ("chexlocalize" needs them).
         segmentations: predicted masks or points instead of heat maps ("chexlocalize").
         benchmarks: files of masks or points that are scored on the same samples, each with the paired difference.
 
     Returns the summary. Raises `UserError` for unreadable, incomplete or malformed input, before anything is written.
     """
+    bootstrap = bootstrap or Bootstrap()
     chosen = get_protocol(protocol)
     _check_call(chosen, heatmaps, validation, segmentations, benchmarks)
     truths = read_truth(truth, compatible=compatible, negatives=chosen.negatives, boxes=chosen.boxes)
@@ -71,9 +71,9 @@ def score_files(
         scores = chosen.score(samples, compatible, tuning)
     others = {Path(path).stem: score_segmentations(scores.truths, truth, path, compatible) for path in benchmarks}
     files |= {f"benchmark {Path(path).stem}": path for path in benchmarks}
-    summary = summarise(scores, resamples, seed)
+    summary = summarise(scores, bootstrap)
     if others:
-        summary = add_baselines(summary, scores, others, resamples, seed)
+        summary = add_baselines(summary, scores, others, bootstrap)
     summary["unused_heatmaps"] = unused
     summary["provenance"] = {
         "code": f"afloc_jax {afloc_jax.__version__}",

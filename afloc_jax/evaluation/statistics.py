@@ -110,11 +110,16 @@ class Bootstrap:
             )
         return np.asarray(names)
 
+    @property
+    def leave_out(self) -> bool:
+        """Whether the intervals need the statistic without each unit."""
+        return self.interval == "bca"
+
     def resample(
         self, statistic: Callable[[np.ndarray], np.ndarray], samples: int, clusters: np.ndarray | None
     ) -> "Replicates":
         """`resample` with these settings."""
-        return resample(statistic, samples, self.resamples, self.seed, clusters, self.interval == "bca")
+        return resample(statistic, samples, self.resamples, self.seed, clusters, self.leave_out)
 
     def limits_of(self, replicates: "Replicates") -> Interval:
         """The interval of one number."""

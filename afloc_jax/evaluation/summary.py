@@ -17,7 +17,7 @@ import numpy as np
 from afloc_jax.errors import UsageError
 from afloc_jax.evaluation import statistics
 from afloc_jax.evaluation.localization import Scores
-from afloc_jax.evaluation.statistics import RESAMPLES, Interval, Replicates, mean_of_finite
+from afloc_jax.evaluation.statistics import Bootstrap, Interval, Replicates, mean_of_finite
 
 
 def _columns(scores: Scores, metric: str) -> np.ndarray:
@@ -35,24 +35,22 @@ def _skipped_as_zero(scores: Scores, metric: str) -> np.ndarray:
     return np.nan_to_num(_columns(scores, metric), nan=0.0).mean(axis=1, keepdims=True)
 
 
-def _resample(
-    scores: Scores, metric: str, resamples: int, seed: int, method: str, clusters: np.ndarray | None
-) -> tuple[Replicates, Replicates]:
+def _resample(scores: Scores, metric: str, bootstrap: Bootstrap) -> tuple[Replicates, Replicates]:
     """Category means per threshold [C, K], and over thresholds [C], which intervals are taken from."""
     columns = _columns(scores, metric)
     release = scores.options.compatible and _thresholded(scores, metric)
-    if scores.options.compatible and (method != "percentile" or clusters is not None):
+    if scores.options.compatible and (bootstrap.interval, bootstrap.unit) != ("percentile", "sample"):
         raise UsageError("compatible intervals are the release's: percentiles of resampled samples; leave one out")
     values = np.concatenate([columns, _skipped_as_zero(scores, metric)], axis=1) if release else columns
     means = statistics.bootstrap(
         values,
         scores.category_index,
         len(scores.categories),
-        resamples,
-        seed,
+        bootstrap.resamples,
+        bootstrap.seed,
         stratified=not scores.options.compatible,
-        clusters=clusters,
-        leave_out=method == "bca",
+        clusters=bootstrap.clusters(scores.patients),
+        leave_out=bootstrap.leave_out,
     )
     per_threshold = means[: columns.shape[1]]
     over_thresholds = per_threshold.map(lambda values: mean_of_finite(values, axis=-1))
@@ -61,26 +59,19 @@ def _resample(
     return per_threshold, over_thresholds
 
 
-def _overall(means: Replicates, method: str, compatible: bool) -> Interval:
+def _overall(means: Replicates, bootstrap: Bootstrap, compatible: bool) -> Interval:
     """[C] -> the interval of the mean over categories."""
     if not compatible:
-        return means.map(lambda values: mean_of_finite(values, axis=-1)).interval(method)
+        return bootstrap.limits_of(means.map(lambda values: mean_of_finite(values, axis=-1)))
     lower, upper = statistics.limits(means.resampled)
     mean = mean_of_finite(means.point, axis=0)
     return Interval(float(mean), float(mean_of_finite(lower, 0)), float(mean_of_finite(upper, 0)))
 
 
-def metric_table(
-    scores: Scores,
-    metric: str,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    method: str = "percentile",
-    clusters: np.ndarray | None = None,
-) -> dict[str, Any]:
+def metric_table(scores: Scores, metric: str, bootstrap: Bootstrap) -> dict[str, Any]:
     """One entry of `metrics` in summary.json: `overall`, `per_category`, `per_threshold`, each with its limits."""
-    means, over_thresholds = _resample(scores, metric, resamples, seed, method, clusters)
-    overall = _overall(over_thresholds, method, scores.options.compatible)
+    means, over_thresholds = _resample(scores, metric, bootstrap)
+    overall = _overall(over_thresholds, bootstrap, scores.options.compatible)
     # The published order: over samples, categories, thresholds (matters where values lack).
     if _thresholded(scores, metric):
         by_threshold = mean_of_finite(means.point, axis=0)
@@ -88,7 +79,7 @@ def metric_table(
     table: dict[str, Any] = {
         "overall": overall.to_dict(),
         "per_category": {
-            name: over_thresholds[c].interval(method).to_dict() for c, name in enumerate(scores.categories)
+            name: bootstrap.limits_of(over_thresholds[c]).to_dict() for c, name in enumerate(scores.categories)
         },
         "per_threshold": {},
     }
@@ -96,55 +87,37 @@ def metric_table(
         table["per_category_per_threshold"] = {name: {} for name in scores.categories}
         for k, threshold in enumerate(scores.options.thresholds):
             shown = f"{threshold:g}"
-            table["per_threshold"][shown] = _overall(means[k], method, scores.options.compatible).to_dict()
+            table["per_threshold"][shown] = _overall(means[k], bootstrap, scores.options.compatible).to_dict()
             for c, name in enumerate(scores.categories):
                 value = Interval(means.point[c, k], np.nan, np.nan).to_dict()["mean"]
                 table["per_category_per_threshold"][name][shown] = value
     return table
 
 
-def summarise(
-    scores: Scores,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    method: str = "percentile",
-    clusters: np.ndarray | None = None,
-) -> dict[str, Any]:
+def summarise(scores: Scores, bootstrap: Bootstrap) -> dict[str, Any]:
     """The content of summary.json: plain numbers, None where nothing was scored.
 
     `metrics[name]` holds `overall`, `per_category` and `per_threshold`, each a mean with its 95 % bootstrap limits.
-    `method` is one of `statistics.METHODS`; `clusters` names the patient of each sample, to draw patients.
     What else there is to say, a protocol's `Scores.facts` says: samples without truth in the scored region, empty
     predictions (misses, or skipped in compatible mode), thresholds chosen on validation data.
     """
     samples = np.bincount(scores.category_index, minlength=len(scores.categories))
-    stratified = clusters is None and not scores.options.compatible
+    stratified = bootstrap.unit == "sample" and not scores.options.compatible
     return {
         "protocol": scores.options.protocol,
         "compatible": scores.options.compatible,
         "n": len(scores.truths),
         "n_per_category": {name: int(samples[c]) for c, name in enumerate(scores.categories)},
-        **scores.facts(resamples, seed),
+        **scores.facts(bootstrap),
         "bootstrap": {
-            "resamples": resamples,
-            "seed": seed,
-            "confidence": statistics.CONFIDENCE,
-            "interval": method,
-            "unit": "sample" if clusters is None else "patient",
+            **bootstrap.to_dict(),
             "drawn": "within each category" if stratified else "from the whole table",
         },
-        "metrics": {name: metric_table(scores, name, resamples, seed, method, clusters) for name in scores.metrics},
+        "metrics": {name: metric_table(scores, name, bootstrap) for name in scores.metrics},
     }
 
 
-def paired_difference(
-    system: Scores,
-    other: Scores,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    method: str = "percentile",
-    clusters: np.ndarray | None = None,
-) -> dict[str, Any]:
+def paired_difference(system: Scores, other: Scores, bootstrap: Bootstrap) -> dict[str, Any]:
     """`system` minus `other` on the same samples: {metric: {overall, per_category}} with 95 % limits.
 
     Both see the same resamples, so what makes a sample hard or easy for both cancels: an interval that excludes 0 says
@@ -157,33 +130,28 @@ def paired_difference(
         )
     table: dict[str, Any] = {}
     for metric in [name for name in system.metrics if name in other.metrics]:
-        first, second = (_resample(side, metric, resamples, seed, method, clusters)[1] for side in (system, other))
+        first, second = (_resample(side, metric, bootstrap)[1] for side in (system, other))
         difference = first - second
+        overall = difference.map(lambda values: mean_of_finite(values, axis=-1))
         table[metric] = {
-            "overall": difference.map(lambda values: mean_of_finite(values, axis=-1)).interval(method).to_dict(),
+            "overall": bootstrap.limits_of(overall).to_dict(),
             "per_category": {
-                name: difference[c].interval(method).to_dict() for c, name in enumerate(system.categories)
+                name: bootstrap.limits_of(difference[c]).to_dict() for c, name in enumerate(system.categories)
             },
         }
     return table
 
 
 def add_baselines(
-    summary: Mapping[str, Any],
-    scores: Scores,
-    baselines: Mapping[str, Scores],
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    method: str = "percentile",
-    clusters: np.ndarray | None = None,
+    summary: Mapping[str, Any], scores: Scores, baselines: Mapping[str, Scores], bootstrap: Bootstrap
 ) -> dict[str, Any]:
     """The summary with, for each named baseline, its own metrics and `difference`: scores minus baseline, paired."""
     return {
         **summary,
         "baselines": {
             name: {
-                "metrics": summarise(baseline, resamples, seed, method, clusters)["metrics"],
-                "difference": paired_difference(scores, baseline, resamples, seed, method, clusters),
+                "metrics": summarise(baseline, bootstrap)["metrics"],
+                "difference": paired_difference(scores, baseline, bootstrap),
             }
             for name, baseline in baselines.items()
         },

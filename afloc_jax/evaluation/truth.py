@@ -35,6 +35,7 @@ class Truth:
         image: path or id of the image as the truth file gives it.
         height, width: of the original image; 0 where unknown (heat maps must then come as squares).
         present: whether the image shows the finding at all; a negative has an empty mask.
+        patient: pseudonym of the patient; empty where unknown.
     """
 
     id: str
@@ -45,6 +46,7 @@ class Truth:
     height: int = 0
     width: int = 0
     present: bool = True
+    patient: str = ""
 
     @property
     def key(self) -> str:
@@ -74,8 +76,8 @@ def read_truth(
     instead of the box unless it only repeats it. Masks cover the pixels of the square that they cover by half or more,
     and one too small for that keeps what it covers most; compatible: as the release resized them, see `_mask_rule`.
 
-    A table is CSV with the columns image, mask and finding, and optionally prompt. Masks are found beside the table or
-    in its folder `masks`; a row without a mask is a negative.
+    A table is CSV with the columns image, mask and finding, and optionally prompt and patient. Masks are found beside
+    the table or in its folder `masks`; a row without a mask is a negative. COCO JSON may give an image a `patient`.
 
     Args:
         path: COCO JSON, CheXlocalize's RLE JSON, or CSV.
@@ -171,10 +173,18 @@ def _read_coco(name: str, content: Mapping[str, Any], size: int, compatible: boo
                 "image": image_path,
                 "height": geometry.height,
                 "width": geometry.width,
+                "patient": _patient(image.get("patient"), f"{where}, its image"),
             }
             masks[key] = np.zeros((size, size), np.uint8)
         _add_region(masks[key], annotation, geometry, compatible, boxes, where)
     return [Truth(mask=masks[key], **sample) for key, sample in samples.items()]
+
+
+def _patient(value: Any, where: str) -> str:
+    """A pseudonym, also one that is written as a number; empty where there is none."""
+    if value is not None and (not isinstance(value, (str, int)) or isinstance(value, bool)):
+        raise UserError(f"{where}: field `patient` must be text or a whole number")
+    return "" if value is None else str(value).strip()
 
 
 def _geometry(image: Mapping[str, Any], size: int, where: str) -> Geometry:
@@ -280,9 +290,13 @@ def _mask_rule(mask: np.ndarray, geometry: Geometry, compatible: bool, touched: 
 def _read_table(path: Path, size: int, compatible: bool) -> list[Truth]:
     """One sample per image and phrase; several masks of one are united."""
     masks: dict[tuple[str, str, str], list[Path]] = {}
+    patients: dict[str, str] = {}
     for number, row in enumerate(_rows(path), 2):
         if not (row["image"] and row["finding"]):
             raise UserError(f"{path.name}, line {number}: image or finding is empty")
+        patient = row.get("patient", "")
+        if patients.setdefault(row["image"], patient) != patient:
+            raise UserError(f"{path.name}, line {number}: an earlier line names another patient for {row['image']}")
         files = masks.setdefault((row["image"], row.get("prompt") or row["finding"], row["finding"]), [])
         if row["mask"]:
             files += [_mask_file(path.parent, row["mask"], f"{path.name}, line {number}")]
@@ -300,7 +314,8 @@ def _read_table(path: Path, size: int, compatible: bool) -> list[Truth]:
             square = _mask_rule(mask, Geometry(height, width, size), compatible, touched=True)
         else:
             square = _nothing(size)
-        truths.append(Truth(f"{image}#{per_image[image]}", text, category, square, image, height, width, present))
+        about = (image, height, width, present, patients[image])
+        truths.append(Truth(f"{image}#{per_image[image]}", text, category, square, *about))
     return truths
 
 

@@ -17,6 +17,7 @@ from afloc_jax.evaluation.protocols import Samples, get_protocol
 from afloc_jax.evaluation.protocols.chexlocalize import CONFIDENCE_THRESHOLDS, confidence_of
 from afloc_jax.evaluation.protocols.segmentations import score_segmentations
 from afloc_jax.evaluation.scoring import score_files
+from afloc_jax.evaluation.statistics import Bootstrap
 from afloc_jax.evaluation.summary import summarise
 from afloc_jax.evaluation.truth import Truth, negative, read_truth
 
@@ -119,7 +120,7 @@ def test_test_data_never_choose_a_threshold():
 
 def test_the_summary_says_what_became_of_every_sample():
     scores = PROTOCOL.score(as_samples(split(50)), False, as_samples(split(0)))
-    summary = summarise(scores, 50)
+    summary = summarise(scores, Bootstrap(50))
     assert summary["protocol"] == "chexlocalize"
     assert sum(sum(of.values()) for of in summary["outcomes"].values()) == 24
     assert list(summary["metrics"]) == ["iou", "iou_true_positive", "dice", "pointing"]
@@ -150,7 +151,7 @@ def test_presence_is_averaged_over_the_classes_that_can_be_told():
     area = np.where(accepted, 0.25, 0.0)
     category = np.array([0, 0, 0, 0, 1])
     table = presence_table(
-        confidence, present, accepted, area, np.full(5, 0.25), category, ["edema", "only positives"], 200
+        confidence, present, accepted, area, np.full(5, 0.25), category, ["edema", "only positives"], Bootstrap(200)
     )
     edema, other = table["per_category"]["edema"], table["per_category"]["only positives"]
     assert (edema["auc"]["mean"], edema["sensitivity"], edema["specificity"]) == (0.75, 1.0, 0.5)
@@ -158,6 +159,22 @@ def test_presence_is_averaged_over_the_classes_that_can_be_told():
     assert edema["auc"]["lower"] <= 0.75 <= edema["auc"]["upper"]
     assert (other["auc"]["mean"], other["sensitivity"], other["specificity"]) == (None, 0.0, None)
     assert table["overall"]["auc"]["mean"] == 0.75 and table["overall"]["sensitivity"] == 0.5
+
+
+def test_presence_drawn_by_patient_equals_plain_resampling_of_patients():
+    rng = np.random.default_rng(3)
+    confidence, present, category = rng.random(40), rng.random(40) < 0.5, np.arange(40) % 2
+    patients = rng.integers(0, 9, 40).astype(str)
+    areas = np.zeros(40)
+    table = presence_table(
+        confidence, present, present, areas, areas, category, ["a", "b"], Bootstrap(30, seed=2), patients
+    )
+    names, means = list(dict.fromkeys(patients)), []
+    for picked in np.random.default_rng(2).integers(0, len(names), (30, len(names))):
+        rows = np.concatenate([np.flatnonzero(patients == names[k]) for k in picked])
+        means.append(np.mean([auc(present[r], confidence[r])[0] for r in (rows[rows % 2 == c] for c in (0, 1))]))
+    overall = table["overall"]["auc"]
+    assert (overall["lower"], overall["upper"]) == pytest.approx(tuple(np.percentile(means, [2.5, 97.5])))
 
 
 # The data set's own sample
@@ -235,7 +252,7 @@ def test_a_point_inside_is_a_hit_and_a_missing_point_a_miss(sample_files, tmp_pa
     assert {t.category: v for t, v in zip(truths, scores["pointing"], strict=True)} == {
         "Cardiomegaly": 1, "Airspace Opacity": 0, "Enlarged Cardiomediastinum": 0, "Support Devices": 0
     }  # fmt: skip
-    assert sum(summarise(scores, 20)["outcomes"]["missed"].values()) == 2  # two classes have no point
+    assert sum(summarise(scores, Bootstrap(20))["outcomes"]["missed"].values()) == 2  # two classes have no point
     for broken in ([[1]], [["a", 2]], [[float("nan"), 2]], [[1e300, 2]]):
         (tmp_path / "points.json").write_text(json.dumps({first: {"Cardiomegaly": broken}}))
         with pytest.raises(UserError, match="class cardiomegaly: its points must be"):

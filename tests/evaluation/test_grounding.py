@@ -7,6 +7,7 @@ import pytest
 
 from afloc_jax.evaluation.protocols import Samples, get_protocol
 from afloc_jax.evaluation.scoring import score_files
+from afloc_jax.evaluation.statistics import Bootstrap
 from afloc_jax.evaluation.truth import boxes_of, read_truth
 
 PROTOCOL = get_protocol("grounding")
@@ -50,7 +51,7 @@ def test_a_box_is_taken_before_the_segmentation_it_encloses(tmp_path):
     triangle, _ = read_truth(path)
     assert triangle.mask.sum() < 1100
     np.savez(tmp_path / "m.npz", **{"a.png\ta": boxed.mask * 1.0, "a.png\tb": drawn.mask * 1.0})
-    summary = score_files(path, tmp_path / "m.npz", tmp_path / "out", "grounding", resamples=20)
+    summary = score_files(path, tmp_path / "m.npz", tmp_path / "out", "grounding", bootstrap=Bootstrap(20))
     assert (summary["protocol"], summary["margin"]) == ("grounding", 0)
     assert summary["metrics"]["iou"]["overall"]["mean"] == 1
     assert summary["metrics"]["pointing"]["overall"]["mean"] == 1

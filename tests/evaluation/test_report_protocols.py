@@ -1,13 +1,15 @@
 """Evaluation and page of the other protocols, published numbers beside ours, failures."""
 
+import csv
 import re
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 from discs import SIZE, SOURCE, TRAIN, Checker, Reader, record
 
-from afloc_jax.errors import UsageError
+from afloc_jax.errors import UsageError, UserError
 from afloc_jax.evaluation.protocols import get_protocol
 from afloc_jax.evaluation.published import published_scores
 from afloc_jax.evaluation.records import truths_for
@@ -73,6 +75,23 @@ def test_the_page_of_one_evaluation_shows_presence_and_what_failed(tuned):
     assert [sample["category"] for sample in failures["samples"]] == ["edema", "nodule"] * 2
     with pytest.raises(UsageError, match="validation split"):
         evaluate(Seer(), SOURCE, out, "chexlocalize")
+
+
+def test_patients_of_the_records_reach_the_table_and_are_drawn_together(tmp_path):
+    """Images of one patient: presence too is drawn by patient, and the baselines see the same draws."""
+    named = [SimpleNamespace(**vars(one), patient=f"p{i // 2}") for i, one in enumerate(SOURCE)]
+    by_patient = {"validation_source": named, "class_prompt": "a {finding}", "bootstrap": Bootstrap(50, unit="patient")}
+    seer = Seer()
+    seer.untrained = lambda: Seer(blind=True)
+    summary = evaluate(seer, named, tmp_path, "chexlocalize", **by_patient)
+    assert summary["bootstrap"]["unit"] == "patient"
+    auc = summary["presence"]["overall"]["auc"]
+    assert auc["lower"] <= auc["mean"] <= auc["upper"]
+    with open(tmp_path / "per_sample.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["patient"] for row in rows if row["image"] == "r5"} == {"p2"}
+    with pytest.raises(UserError, match="name no patient"):
+        evaluate(seer, SOURCE, tmp_path, bootstrap=Bootstrap(50, unit="patient"))
 
 
 def test_published_numbers_stand_beside_ours_for_the_same_data_and_protocol(tmp_path, tuned):

@@ -2,20 +2,23 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import scipy.stats
 
+from afloc_jax.cli import main
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.evaluation import add_baselines, paired_difference, score, score_files, summarise, write_results
 from afloc_jax.evaluation.localization import ProtocolOptions
-from afloc_jax.evaluation.results import to_markdown
-from afloc_jax.evaluation.statistics import bootstrap, limits
+from afloc_jax.evaluation.results import PER_SAMPLE_COLUMNS, to_markdown
+from afloc_jax.evaluation.statistics import Bootstrap, bootstrap, limits
 from afloc_jax.evaluation.summary import metric_table
 from afloc_jax.evaluation.truth import Truth, read_truth
 
 WHOLE = ProtocolOptions(margin=0)
+QUICK = Bootstrap(20)
 
 
 def read_csv(path):
@@ -56,7 +59,7 @@ def test_compatible_intervals_equal_the_official_ones_within_resampling_noise(go
     scores = score(truths, np.load(goldens / "localization.npz")["heatmaps"], ProtocolOptions(compatible=True))
     # The level of a percentile from 1,000 resamples has a standard error of sqrt(0.025 * 0.975 / 1000) = 0.5 %. Limits
     # of 25 runs with other seeds show what that means for these data, where a limit may jump between a few values.
-    runs = [metric_table(scores, metric, 1000, seed) for seed in range(25)]
+    runs = [metric_table(scores, metric, Bootstrap(1000, seed)) for seed in range(25)]
     for row in read_csv(goldens / f"official_test_{metric}_summary_results.csv"):
         own = [run["per_category"][row["name"]] if row["name"] else run["overall"] for run in runs]
         for limit in ("lower", "upper"):
@@ -111,11 +114,11 @@ def lesion(seed=0, size=12):
 def test_categories_count_alike_whatever_their_size():
     perfect, empty = lesion()[0], np.zeros((12, 12))
     scores = table_of([("a", perfect, perfect)] * 5 + [("b", perfect, 1 - perfect)])
-    iou = summarise(scores, resamples=50)["metrics"]["iou"]
+    iou = summarise(scores, Bootstrap(50))["metrics"]["iou"]
     assert iou["per_category"]["a"]["mean"] == 1 and iou["per_category"]["b"]["mean"] == 0
     assert iou["overall"] == {"mean": 0.5, "lower": 0.5, "upper": 0.5}  # no variance within the categories
     scores = table_of([("a", perfect, perfect), ("b", empty, perfect)])
-    summary = summarise(scores, resamples=50)
+    summary = summarise(scores, Bootstrap(50))
     assert summary["metrics"]["iou"]["overall"]["mean"] == 1  # nothing of b was scored
     assert summary["metrics"]["iou"]["per_category"]["b"] == {"mean": None, "lower": None, "upper": None}
     assert summary["not_scored"] == {"a": 0, "b": 1}
@@ -123,7 +126,7 @@ def test_categories_count_alike_whatever_their_size():
 
 def test_nothing_scored_at_all_is_null_and_not_a_crash(tmp_path):
     scores = table_of([("a", np.zeros((12, 12)), lesion()[1])] * 2)
-    summary = add_baselines(summarise(scores, resamples=20), scores, {"itself": scores}, resamples=20)
+    summary = add_baselines(summarise(scores, QUICK), scores, {"itself": scores}, QUICK)
     write_results(tmp_path, scores, summary)
     written = json.loads((tmp_path / "summary.json").read_text())
     assert written["metrics"]["cnr"]["overall"] == {"mean": None, "lower": None, "upper": None}
@@ -135,10 +138,10 @@ def test_nothing_scored_at_all_is_null_and_not_a_crash(tmp_path):
 def test_an_empty_prediction_lowers_the_default_score_and_is_skipped_in_compatible_mode():
     mask, _ = lesion()
     pairs = [("a", mask, mask), ("a", mask, np.zeros((12, 12)))]
-    default = summarise(table_of(pairs), resamples=200)
+    default = summarise(table_of(pairs), Bootstrap(200))
     assert default["metrics"]["iou"]["overall"]["mean"] == 0.5
     assert default["empty_predictions"] == dict.fromkeys(("0.1", "0.2", "0.3", "0.4", "0.5"), 1)
-    compatible = summarise(table_of(pairs, ProtocolOptions(margin=0, compatible=True)), resamples=200)
+    compatible = summarise(table_of(pairs, ProtocolOptions(margin=0, compatible=True)), Bootstrap(200))
     iou = compatible["metrics"]["iou"]
     assert iou["overall"]["mean"] == 1
     assert iou["overall"]["lower"] == 0  # for its intervals the release takes a skipped value as 0
@@ -151,10 +154,10 @@ def test_a_paired_difference_is_sharper_than_two_separate_intervals():
     pairs = [("ab"[k % 2], *lesion(k)) for k in range(40)]
     first = table_of(pairs)
     second = table_of([(name, mask, heatmap + 0.05 * mask) for name, mask, heatmap in pairs])
-    same = paired_difference(first, first, resamples=100)
+    same = paired_difference(first, first, Bootstrap(100))
     assert same["iou"]["overall"] == {"mean": 0, "lower": 0, "upper": 0}
-    difference = paired_difference(second, first)["cnr"]["overall"]
-    own, other = (summarise(s)["metrics"]["cnr"]["overall"] for s in (second, first))
+    difference = paired_difference(second, first, Bootstrap())["cnr"]["overall"]
+    own, other = (summarise(s, Bootstrap())["metrics"]["cnr"]["overall"] for s in (second, first))
     assert difference["mean"] == pytest.approx(own["mean"] - other["mean"])
     assert difference["lower"] > 0
     assert own["lower"] < other["upper"]  # the separate intervals overlap: they could not have told
@@ -164,7 +167,7 @@ def test_a_baseline_stands_beside_the_scores_with_its_difference(tmp_path):
     pairs = [("ab"[k % 2], *lesion(k)) for k in range(10)]
     scores = table_of(pairs)
     prior = table_of([(name, mask, np.ones((12, 12))) for name, mask, _ in pairs])
-    summary = add_baselines(summarise(scores, 50), scores, {"location prior": prior}, 50)
+    summary = add_baselines(summarise(scores, QUICK), scores, {"location prior": prior}, QUICK)
     write_results(tmp_path, scores, summary)
     written = json.loads((tmp_path / "summary.json").read_text())["baselines"]["location prior"]
     assert written["metrics"]["iou"]["overall"]["mean"] == 0
@@ -176,9 +179,9 @@ def test_a_baseline_stands_beside_the_scores_with_its_difference(tmp_path):
 
 def test_a_difference_of_other_samples_is_refused():
     with pytest.raises(ValueError, match="same samples"):
-        paired_difference(table_of([("a", *lesion())]), table_of([("a", *lesion())] * 2))
+        paired_difference(table_of([("a", *lesion())]), table_of([("a", *lesion())] * 2), QUICK)
     with pytest.raises(ValueError, match="same options"):
-        paired_difference(table_of([("a", *lesion())]), table_of([("a", *lesion())], ProtocolOptions()))
+        paired_difference(table_of([("a", *lesion())]), table_of([("a", *lesion())], ProtocolOptions()), QUICK)
 
 
 def test_failed_scoring_says_why_and_writes_nothing(goldens, golden_maps, tmp_path):
@@ -200,15 +203,16 @@ def test_bca_intervals_and_patients_reach_the_tables():
     """The mean over thresholds of one category, against scipy's BCa on the samples' own means."""
     scores = table_of([("a", *lesion(k)) for k in range(20)])
     values = scores["iou"].mean(axis=1)
-    found = summarise(scores, 500, 4, "bca")["metrics"]["iou"]["overall"]
+    found = summarise(scores, Bootstrap(500, 4, "bca"))["metrics"]["iou"]["overall"]
     expected = scipy.stats.bootstrap(
         (values,), np.mean, n_resamples=500, method="BCa", rng=np.random.default_rng(4)
     ).confidence_interval
     assert (found["lower"], found["upper"]) == pytest.approx((expected.low, expected.high), rel=1e-9)
-    patients = np.arange(20) // 2
-    by_patient = summarise(scores, 500, 4, clusters=patients)
+    patients = [f"p{k // 2}" for k in range(20)]
+    truths = [replace(truth, patient=name) for truth, name in zip(scores.truths, patients, strict=True)]
+    by_patient = summarise(replace(scores, truths=tuple(truths)), Bootstrap(500, 4, unit="patient"))
     assert by_patient["bootstrap"]["unit"] == "patient"
-    resampled = bootstrap(values[:, None], np.zeros(20, int), 1, 500, 4, clusters=patients)[0][0]
+    resampled = bootstrap(values[:, None], np.zeros(20, int), 1, 500, 4, clusters=np.array(patients))[0][0]
     found = by_patient["metrics"]["iou"]["overall"]
     assert (found["lower"], found["upper"]) == pytest.approx(limits(resampled.resampled))
 
@@ -216,4 +220,32 @@ def test_bca_intervals_and_patients_reach_the_tables():
 def test_compatible_intervals_are_the_releases_alone():
     scores = table_of([("a", *lesion())] * 3, ProtocolOptions(margin=0, compatible=True))
     with pytest.raises(UsageError, match="leave one out"):
-        summarise(scores, 50, method="bca")
+        summarise(scores, Bootstrap(50, interval="bca"))
+
+
+def patients_of(path):
+    return {row["id"]: row["patient"] for row in read_csv(path)}
+
+
+def test_a_truth_file_may_name_patients_which_intervals_and_comparisons_then_draw(goldens, golden_maps, tmp_path):
+    truth = json.loads((goldens / "grounding_coco.json").read_text())
+    (tmp_path / "nameless.json").write_text(json.dumps(truth))
+    for i, image in enumerate(truth["images"]):
+        image["patient"] = i // 3  # a number is a name too
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    call = ["score", "--truth", str(tmp_path / "truth.json"), "--heatmaps", str(golden_maps), "--bootstrap", "50"]
+    assert main([*call, "--unit", "patient", "--out", str(tmp_path / "a")]) == 0
+    summary = json.loads((tmp_path / "a" / "summary.json").read_text())
+    assert (summary["bootstrap"]["unit"], summary["bootstrap"]["drawn"]) == ("patient", "from the whole table")
+    expected = {image["path"]: str(i // 3) for i, image in enumerate(truth["images"])}
+    found = patients_of(tmp_path / "a" / "per_sample.csv")
+    assert all(patient == expected[sample.rpartition("#")[0]] for sample, patient in found.items())
+    assert next(iter(read_csv(tmp_path / "a" / "per_sample.csv"))).keys() == dict.fromkeys(PER_SAMPLE_COLUMNS).keys()
+    out = ["--out", str(tmp_path / "out"), "--bootstrap", "50"]
+    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "a"), "--unit", "patient", *out]) == 0
+    with pytest.raises(UserError, match="19 of 19 samples name no patient"):
+        score_files(tmp_path / "nameless.json", golden_maps, tmp_path / "b", bootstrap=Bootstrap(50, unit="patient"))
+    truth["images"][0]["patient"] = ["x"]
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    with pytest.raises(UserError, match="`patient` must be text or a whole number"):
+        score_files(tmp_path / "truth.json", golden_maps, tmp_path / "b")

@@ -296,6 +296,14 @@ def test_mask_files_of_one_finding_are_one_sample(table):
     np.testing.assert_array_equal(read_truth(path, compatible=True)[0].mask, touched)
 
 
+def test_a_table_may_name_patients(table):
+    assert [truth.patient for truth in read_truth(table[0], negatives=True)] == ["", ""]
+    table[0].write_text(
+        "patient,image,mask,finding\np1,a.jpg,first.png,Edema\np1,a.jpg,second.png,Edema\np2,b.jpg,,Edema\n"
+    )
+    assert [truth.patient for truth in read_truth(table[0], negatives=True)] == ["p1", "p2"]
+
+
 def test_a_row_without_a_mask_is_a_negative(table):
     _, absent = read_truth(table[0], negatives=True)
     assert (absent.key, absent.present, absent.mask.sum()) == ("b.jpg\tedema", False, 0)
@@ -309,6 +317,7 @@ def test_a_row_without_a_mask_is_a_negative(table):
         ("image,mask,finding\na,first.png,\n", "line 2: image or finding is empty"),
         ("image,mask,finding\na,,Edema\n", "no annotated finding"),
         ('image,mask,finding\na,"first.png,Edema\n', "not valid CSV"),
+        ("image,mask,finding,patient\na,first.png,Edema,p1\na,,Edema,p2\n", "line 3: .* another patient for a$"),
     ],
 )
 def test_a_broken_table_is_refused_with_a_reason(table, text, message):

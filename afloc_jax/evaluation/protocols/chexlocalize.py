@@ -29,7 +29,7 @@ from afloc_jax.evaluation.absence import presence_table
 from afloc_jax.evaluation.localization import check_map, overlaps, pointing_game
 from afloc_jax.evaluation.protocols.base import LocalizationProtocol, Samples
 from afloc_jax.evaluation.protocols.presence import PresenceScores, presence_options, presence_values
-from afloc_jax.evaluation.statistics import mean_of_finite
+from afloc_jax.evaluation.statistics import Bootstrap, mean_of_finite
 from afloc_jax.evaluation.truth import Truth
 from afloc_jax.inference.heatmaps import normalise
 
@@ -160,7 +160,7 @@ class OperatingScores(PresenceScores):
         rejected = note == "empty prediction" and not self.accepted[sample]
         return "confidence below the threshold" if rejected else note
 
-    def facts(self, resamples: int, seed: int) -> dict[str, Any]:
+    def facts(self, bootstrap: Bootstrap) -> dict[str, Any]:
         """Outcomes, operating points, and presence: AUC, sensitivity, area predicted on negatives."""
         presence = presence_table(
             self.confidence,
@@ -170,11 +170,11 @@ class OperatingScores(PresenceScores):
             self.ungated_area,
             self.category_index,
             self.categories,
-            resamples,
-            seed,
+            bootstrap,
+            bootstrap.clusters(self.patients),
         )
         return {
-            **super().facts(resamples, seed),
+            **super().facts(bootstrap),
             "operating_points": {name: point.to_dict() for name, point in self.points.items()},
             "confidence_saturated": self.saturated,
             "presence": presence,

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from afloc_jax.evaluation.localization import ProtocolOptions, Scores
+from afloc_jax.evaluation.statistics import Bootstrap
 
 
 class PresenceScores(Scores):
@@ -25,7 +26,7 @@ class PresenceScores(Scores):
             return "no truth in the scored region"
         return "" if predicted or metric == "pointing" else "empty prediction"
 
-    def facts(self, resamples: int, seed: int) -> dict[str, Any]:
+    def facts(self, bootstrap: Bootstrap) -> dict[str, Any]:
         """Counts of the four outcomes by category."""
         predicted = self.predicted_pixels.any(axis=1)
         outcomes = {
