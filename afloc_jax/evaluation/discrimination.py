@@ -1,7 +1,7 @@
 """Metrics of binary and multi-class classification, on weighted samples: AUC, F1, MCC, calibration, thresholds.
 
 Every function takes weights [R, n], one row per resample (statistics.py), and returns one value per row; without
-weights, one value for the data.
+weights, one value for the data. `LeftOut` weights, those of a jackknife, cost what one resample costs.
 """
 
 from dataclasses import dataclass
@@ -10,12 +10,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from afloc_jax.evaluation.jackknife import LeftOut
+
+Weights = Float[np.ndarray, "R n"] | LeftOut
+
 BINS = 10  # of the reliability table
 DECISION_METRICS = ("f1", "accuracy", "mcc", "balanced_accuracy", "sensitivity", "specificity")
 
 
 def auc(
-    labels: Bool[np.ndarray, " n"], scores: Float[np.ndarray, " n"], weights: Float[np.ndarray, "R n"] | None = None
+    labels: Bool[np.ndarray, " n"], scores: Float[np.ndarray, " n"], weights: Weights | None = None
 ) -> Float[np.ndarray, " R"]:
     """Area under the ROC curve: the chance that a positive scores above a negative, ties counting half.
 
@@ -23,6 +27,8 @@ def auc(
     """
     labels = np.asarray(labels, bool)
     weights = _weights(weights, len(labels))
+    if isinstance(weights, LeftOut):
+        return _auc_without(labels, np.asarray(scores), weights)
     order = np.argsort(scores, kind="stable")
     ranked = np.asarray(scores)[order]
     starts = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))  # of equal scores
@@ -40,7 +46,7 @@ def auc(
 
 
 def decisions(
-    labels: Bool[np.ndarray, " n"], predicted: Bool[np.ndarray, " n"], weights: Float[np.ndarray, "R n"] | None = None
+    labels: Bool[np.ndarray, " n"], predicted: Bool[np.ndarray, " n"], weights: Weights | None = None
 ) -> dict[str, Float[np.ndarray, " R"]]:
     """`DECISION_METRICS` of yes-or-no predictions.
 
@@ -67,7 +73,7 @@ def multiclass_decisions(
     labels: Int[np.ndarray, " n"],
     predicted: Int[np.ndarray, " n"],
     classes: int,
-    weights: Float[np.ndarray, "R n"] | None = None,
+    weights: Weights | None = None,
 ) -> dict[str, Float[np.ndarray, " R"]]:
     """Accuracy, balanced accuracy, macro F1 and MCC of one class per sample.
 
@@ -92,7 +98,7 @@ def multiclass_decisions(
 def brier(
     labels: Bool[np.ndarray, " n"],
     probabilities: Float[np.ndarray, " n"],
-    weights: Float[np.ndarray, "R n"] | None = None,
+    weights: Weights | None = None,
 ) -> Float[np.ndarray, " R"]:
     """Mean squared distance of the probability from the outcome (Brier 1950)."""
     weights = _weights(weights, len(labels))
@@ -102,7 +108,7 @@ def brier(
 def calibration_error(
     labels: Bool[np.ndarray, " n"],
     probabilities: Float[np.ndarray, " n"],
-    weights: Float[np.ndarray, "R n"] | None = None,
+    weights: Weights | None = None,
     bins: int = BINS,
 ) -> Float[np.ndarray, " R"]:
     """Expected calibration error: |observed share - mean probability| over bins of equal width, by their samples.
@@ -168,21 +174,63 @@ def delong(labels: Bool[np.ndarray, " n"], scores: Float[np.ndarray, "K n"]) -> 
 
     Raises `ValueError` with fewer than two positives or two negatives, where the variance is not defined.
     """
-    from scipy.stats import rankdata
-
     labels, scores = np.asarray(labels, bool), np.atleast_2d(np.asarray(scores, np.float64))
     m, n = int(labels.sum()), int((~labels).sum())
     if m < 2 or n < 2:
         raise ValueError(f"{m} positives and {n} negatives: DeLong's variance needs two of each")
-    positive, negative = scores[:, labels], scores[:, ~labels]
-    together = rankdata(np.concatenate([positive, negative], axis=1), axis=1)
-    of_positives = (together[:, :m] - rankdata(positive, axis=1)) / n
-    of_negatives = 1 - (together[:, m:] - rankdata(negative, axis=1)) / m
+    won, lost = _placements(labels, scores)
+    of_positives, of_negatives = won / n, lost / m
     covariance = np.atleast_2d(np.cov(of_positives)) / m + np.atleast_2d(np.cov(of_negatives)) / n
     return DeLong(of_positives.mean(axis=1), covariance)
 
 
-def _weights(weights: np.ndarray | None, samples: int) -> Float[np.ndarray, "R n"]:
+def _placements(labels: Bool[np.ndarray, " n"], scores: Float[np.ndarray, "K n"]) -> tuple[np.ndarray, np.ndarray]:
+    """How many negatives each positive scores above, and how many positives each negative scores below; ties half.
+
+    In the order of `scores`, [K, positives] and [K, negatives]: midranks among all less midranks among their own kind.
+    """
+    from scipy.stats import rankdata  # the import takes as long as scoring a thousand maps, which need no ranks
+
+    positive, negative = scores[:, labels], scores[:, ~labels]
+    together = rankdata(np.concatenate([positive, negative], axis=1), axis=1)
+    of_positives, of_negatives = np.split(together, [positive.shape[1]], axis=1)
+    won = of_positives - rankdata(positive, axis=1)
+    return won, positive.shape[1] - (of_negatives - rankdata(negative, axis=1))
+
+
+def _auc_without(
+    labels: Bool[np.ndarray, " n"], scores: Float[np.ndarray, " n"], weights: LeftOut
+) -> Float[np.ndarray, " U"]:
+    """AUC without each unit, exact, O(n log n): all won pairs less those of the unit's samples.
+
+    A pair within the unit is taken away twice, once for either sample, and given back.
+    """
+    positives, negatives = weights @ labels, weights @ ~labels
+    if labels.all() or not labels.any():
+        return np.full(weights.units, np.nan)
+    own = np.empty(len(labels))
+    own[labels], own[~labels] = (part[0] for part in _placements(labels, scores[None]))
+    wins = own[labels].sum() - weights.of_units(own) + _wins_within(labels, scores, weights)
+    return _ratio(wins, positives * negatives)
+
+
+def _wins_within(
+    labels: Bool[np.ndarray, " n"], scores: Float[np.ndarray, " n"], weights: LeftOut
+) -> Float[np.ndarray, " U"]:
+    """Pairs of a positive and a negative of one unit that the positive wins; ties half."""
+    order = np.lexsort((scores, weights.unit))
+    unit, ranked, positive = weights.unit[order], scores[order], labels[order]
+    starts = np.flatnonzero(np.concatenate([[True], (unit[1:] != unit[:-1]) | (ranked[1:] != ranked[:-1])]))
+    positives, negatives = (np.add.reduceat(kind.astype(np.float64), starts) for kind in (positive, ~positive))
+    of_unit = weights.of_units(~labels)
+    earlier = (np.cumsum(of_unit) - of_unit)[unit[starts]]  # negatives of the units before this one
+    below = np.cumsum(negatives) - negatives / 2 - earlier
+    return np.bincount(unit[starts], positives * below, weights.units)
+
+
+def _weights(weights: Weights | None, samples: int) -> Any:
+    if isinstance(weights, LeftOut):
+        return weights
     return np.ones((1, samples)) if weights is None else np.asarray(weights, np.float64)
 
 

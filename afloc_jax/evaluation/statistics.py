@@ -18,6 +18,7 @@ from jaxtyping import Float, Int, Shaped
 from scipy.special import ndtr, ndtri
 
 from afloc_jax.errors import UsageError, UserError
+from afloc_jax.evaluation.jackknife import LeftOut
 
 RESAMPLES = 1000
 CONFIDENCE = 0.95
@@ -116,7 +117,7 @@ class Bootstrap:
         return self.interval == "bca"
 
     def resample(
-        self, statistic: Callable[[np.ndarray], np.ndarray], samples: int, clusters: np.ndarray | None
+        self, statistic: Callable[[Any], np.ndarray], samples: int, clusters: np.ndarray | None
     ) -> "Replicates":
         """`resample` with these settings."""
         return resample(statistic, samples, self.resamples, self.seed, clusters, self.leave_out)
@@ -217,7 +218,7 @@ def bootstrap(
 
 
 def resample(
-    statistic: Callable[[Float[np.ndarray, "R n"]], Float[np.ndarray, "R *m"]],
+    statistic: Callable[[Any], Float[np.ndarray, "R *m"]],
     samples: int,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -226,7 +227,8 @@ def resample(
 ) -> Replicates:
     """Any statistic of weighted samples: on the data (weights of 1), and on resamples of samples or of clusters.
 
-    `leave_out` evaluates it once more per unit with the weights of that unit 0: O(units * samples) work.
+    `statistic` takes weights [R, n]. `leave_out` hands it the weights of the jackknife as well: `LeftOut`, which stands
+    for a matrix and answers `@`, `sum(axis=1)` and `[:, columns]`, as the metrics of discrimination.py use it.
     """
     _check_resamples(resamples)
     unit = cluster_index(clusters, samples)
@@ -237,12 +239,7 @@ def resample(
         resampled[block] = statistic(counts[:, unit])
     if not leave_out:
         return Replicates(point, resampled)
-    without = np.full((units, *point.shape), np.nan)
-    step = max(1, BLOCK // samples)
-    for start in range(0, units, step):
-        left = np.arange(start, min(start + step, units))
-        without[left] = statistic((unit[None] != left[:, None]).astype(np.float64))
-    return Replicates(point, resampled, (without,))
+    return Replicates(point, resampled, (statistic(LeftOut(unit, units)),))
 
 
 def _check_resamples(resamples: int) -> None:
@@ -260,11 +257,8 @@ def _blocks(rng: np.random.Generator, units: int, samples: int, resamples: int):
 
 def _means_without(values: Float[np.ndarray, "n M"], unit: Int[np.ndarray, " n"], units: int) -> np.ndarray:
     """[U, M]: means over the finite values without those of each unit."""
-    finite = np.isfinite(values)
-    total, count = np.zeros((units, values.shape[1])), np.zeros((units, values.shape[1]))
-    np.add.at(total, unit, np.where(finite, values, 0.0))
-    np.add.at(count, unit, finite)
-    total, count = total.sum(axis=0) - total, count.sum(axis=0) - count
+    finite, without = np.isfinite(values), LeftOut(unit, units)
+    total, count = without @ np.where(finite, values, 0.0), without @ finite
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 

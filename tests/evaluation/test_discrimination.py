@@ -6,6 +6,7 @@ import scipy.stats
 from sklearn import metrics
 
 from afloc_jax.evaluation import discrimination, statistics
+from afloc_jax.evaluation.jackknife import LeftOut
 
 
 @pytest.fixture
@@ -133,3 +134,74 @@ def test_delong_agrees_with_the_bootstrap_and_with_its_plain_definition(sample):
 def test_delong_needs_two_of_each():
     with pytest.raises(ValueError, match="1 positives and 3 negatives"):
         discrimination.delong([True, False, False, False], np.zeros((1, 4)))
+
+
+# The jackknife, in closed form and by leaving out
+
+
+@pytest.mark.parametrize("clustered", [False, True])
+@pytest.mark.parametrize("rounded", [1, 6])
+def test_the_auc_without_each_unit_is_what_leaving_out_gives(clustered, rounded):
+    rng = np.random.default_rng(rounded)
+    labels, scores = rng.random(90) < 0.3, np.round(rng.random(90), rounded)  # one digit: almost all scores are tied
+    unit = rng.integers(0, 13, 90) if clustered else np.arange(90)
+    units = 14 if clustered else 90  # the last cluster has no sample here: nothing is left out
+    found = discrimination.auc(labels, scores, LeftOut(unit, units))
+    expected = [metrics.roc_auc_score(labels[unit != u], scores[unit != u]) for u in range(units)]
+    np.testing.assert_allclose(found, expected, rtol=1e-13)
+
+
+def test_the_auc_without_the_only_positive_is_undefined():
+    found = discrimination.auc([True, False, False], np.array([0.5, 0.1, 0.9]), LeftOut(np.arange(3), 3))
+    np.testing.assert_array_equal(found, [np.nan, 0, 1])
+    assert np.isnan(discrimination.auc([False, False], np.zeros(2), LeftOut(np.arange(2), 2))).all()
+
+
+@pytest.mark.parametrize("clustered", [False, True])
+def test_every_metric_takes_jackknife_weights_as_it_takes_the_matrix(sample, clustered):
+    labels, scores, _ = sample
+    unit = np.random.default_rng(4).permutation(np.arange(200) // 3) if clustered else np.arange(200)
+    units = int(unit.max()) + 1
+    lazy, matrix = LeftOut(unit, units), (unit[None] != np.arange(units)[:, None]).astype(float)
+    predicted, known = scores >= 0.5, np.arange(200) % 5 > 0
+    for chosen in (slice(None), known):
+        binary = (labels[chosen], predicted[chosen])
+        for metric in (discrimination.brier, discrimination.calibration_error, discrimination.auc):
+            one, other = (metric(labels[chosen], scores[chosen], weights[:, chosen]) for weights in (lazy, matrix))
+            np.testing.assert_allclose(one, other, rtol=1e-12)
+        one, other = (discrimination.decisions(*binary, weights[:, chosen]) for weights in (lazy, matrix))
+        for name in discrimination.DECISION_METRICS:
+            np.testing.assert_allclose(one[name], other[name], rtol=1e-12)
+    grades, guesses = np.digitize(scores, [0.3, 0.6]), np.arange(200) % 3
+    one, other = (discrimination.multiclass_decisions(grades, guesses, 3, weights) for weights in (lazy, matrix))
+    for name, values in other.items():
+        np.testing.assert_allclose(one[name], values, rtol=1e-12, atol=1e-15)
+
+
+def test_the_bca_interval_of_an_auc_equals_scipy(sample):
+    labels, scores, _ = sample
+
+    def statistic(weights):
+        return discrimination.auc(labels, scores, weights)
+
+    found = statistics.resample(statistic, 200, 300, seed=5, leave_out=True).interval("bca")
+    rows = np.arange(200)
+    expected = scipy.stats.bootstrap(
+        (rows,),
+        lambda picked: metrics.roc_auc_score(labels[picked], scores[picked]),
+        n_resamples=300,
+        method="BCa",
+        vectorized=False,
+        rng=np.random.default_rng(5),
+    ).confidence_interval
+    np.testing.assert_allclose([found.lower, found.upper], [expected.low, expected.high], rtol=1e-12)
+
+
+def test_jackknife_weights_refuse_what_would_write_them_out():
+    weights = LeftOut(np.arange(4), 4)
+    with pytest.raises(TypeError):
+        np.ones(4) * weights
+    with pytest.raises(ValueError, match="axis is 0"):
+        weights.sum(axis=0)
+    with pytest.raises(IndexError, match="all units"):
+        weights[:2, np.arange(4)]
