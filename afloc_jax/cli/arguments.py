@@ -58,13 +58,14 @@ def add_compatible(command: argparse.ArgumentParser) -> None:
     )
 
 
-def add_prompt_set(command: Arguments) -> None:
+def add_prompt_set(command: Arguments, without: str) -> None:
+    """`without`: in words, how classes are asked for when no set is given."""
     command.add_argument("--class", action="append", dest="classes", metavar="NAME", help="a class; repeatable")
     command.add_argument(
         "--prompts",
         metavar="FILE",
         help="phrases of each class: a JSON file (docs/classification.md) or the name of a built-in set such as chest; "
-        'without it a class is asked for by "Findings suggesting <class>."',
+        f"without it: {without}",
     )
 
 

@@ -54,7 +54,7 @@ def add_classify(commands) -> None:
         _run_classify,
     )
     add_model_and_images(command)
-    add_prompt_set(command)
+    add_prompt_set(command, '"Findings suggesting <class>."')
     add_framing(command)
     command.add_argument(
         "--out", type=Path, required=True, metavar="FILE.csv", help="one row per image; FILE.json beside it says how"

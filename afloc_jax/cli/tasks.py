@@ -13,7 +13,7 @@ def add_task_options(command: argparse.ArgumentParser) -> None:
         "--task", choices=TASKS, default="localization", help="what is evaluated (default: %(default)s)"
     )
     group = command.add_argument_group("options of the other tasks")
-    add_prompt_set(group)
+    add_prompt_set(group, "as the data set's validation records ask; ten ways of each class for robustness")
     add_framing(group)
     group.add_argument(
         "--labels", metavar="FILE.csv", help="labels of the records: column id and one per class; 1, 0, empty"
@@ -27,7 +27,9 @@ def add_task_options(command: argparse.ArgumentParser) -> None:
 
 
 def run_task(given: argparse.Namespace) -> dict[str, Any]:
-    from afloc_jax.evaluation.tasks import TaskSettings, evaluate_task
+    from afloc_jax.evaluation.settings import TaskSettings
+    from afloc_jax.evaluation.tasks import evaluate_task
+    from afloc_jax.inference.class_prompts import read_prompt_set
 
     settings = TaskSettings(
         name=given.dataset,
@@ -37,7 +39,7 @@ def run_task(given: argparse.Namespace) -> dict[str, Any]:
         split=given.split,
         validation_split=given.validation_split,
         classes=tuple(given.classes or ()),
-        prompts=given.prompts,
+        prompt_set=None if given.prompts is None else read_prompt_set(given.prompts),
         framing=given.framing,
         labels=given.labels,
         by_class=given.by_class,

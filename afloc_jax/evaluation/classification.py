@@ -4,58 +4,61 @@ Source: algorithm of the published system, section 7. The release chooses its th
 F1, accuracy and MCC; `compatible` keeps that, the default takes them from the validation split.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.evaluation import discrimination
+from afloc_jax.evaluation.class_metrics import (
+    binary_statistic,
+    metric_tables,
+    multiclass_statistic,
+    reliability_tables,
+)
 from afloc_jax.evaluation.files import csv_text, json_text, shown, write_folder
-from afloc_jax.evaluation.labelled import NO_FINDING, LabelledRecords, embed_records, read_labelled
-from afloc_jax.evaluation.records import Source, evaluation_provenance
-from afloc_jax.evaluation.statistics import Bootstrap, Replicates, mean_of_finite
+from afloc_jax.evaluation.labelled import NO_FINDING, LabelledRecords, embed_records, own_phrases, read_labelled
+from afloc_jax.evaluation.records import Source
+from afloc_jax.evaluation.settings import TaskSettings
 from afloc_jax.inference.class_prompts import PromptSet, class_key
 from afloc_jax.inference.model import Model
-from data_pipelines.images import Framing
 
-METRICS = ("auc", *discrimination.DECISION_METRICS, "brier", "ece")
-MULTICLASS_METRICS = ("auc", "accuracy", "balanced_accuracy", "f1", "mcc")
 PER_SAMPLE_COLUMNS = ("id", "patient", "category", "label", "probability", "threshold", "predicted")
 NATURAL_THRESHOLD = 0.5
+OWN = "own"  # name of the prompt set that the data set's phrases make
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """What is said of each record and class, by which thresholds (NaN: none), and the statistic that scores it."""
+
+    predicted: Bool[np.ndarray, "n C"]
+    thresholds: Float[np.ndarray, " C"]
+    chosen_on: str
+    statistic: Callable[[Any], np.ndarray]
 
 
 def evaluate_classification(
     model: Model,
     source: Source,
     out: str | Path,
-    *,
+    settings: TaskSettings | None = None,
     validation: Source | None = None,
-    classes: Sequence[str] = (),
-    prompt_set: PromptSet | None = None,
-    framing: Framing = "pad",
-    labels: str | Path | None = None,
-    compatible: bool = False,
-    bootstrap: Bootstrap | None = None,
-    settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Classify every labelled record; write per_sample.csv, summary.json and summary.md into `out`.
 
     Args:
         model: what is evaluated.
-        source: records to score, see `read_labelled` for their labels.
+        source: records to score, see `read_labelled` for their labels. Where one class is to be chosen, records with
+            none or several of the classes are left out.
         out: folder of the results.
-        validation: records on which the thresholds are chosen. Without them: 0.5, the natural one of a softmax.
-        classes: names; all that occur if empty.
-        prompt_set: how classes are asked for; its `multiclass` makes this a choice of one class per record, and records
-            with no or several of the classes are left out.
-        framing: "pad" or "crop" of the square.
-        labels: table of labels for both sources.
-        compatible: prompts cleaned and thresholds chosen (on the scored records) as in the release.
-        bootstrap: how intervals are made.
-        settings: how the data set was opened; recorded.
+        settings: see `TaskSettings`.
+        validation: records on which thresholds are chosen (without them: 0.5, the natural one of a softmax) and whose
+            phrases ask where `settings` has no prompt set (without them: "Findings suggesting <class>.").
 
     Returns:
         What summary.json holds.
@@ -63,83 +66,103 @@ def evaluate_classification(
     Raises:
         UsageError, UserError: unusable labels, prompts or weights.
     """
-    prompt_set, bootstrap = prompt_set or PromptSet(), bootstrap or Bootstrap()
-    records = read_labelled(source, classes, labels)
-    if prompt_set.multiclass:
-        records = _one_class_each(records)
+    settings = settings or TaskSettings()
+    prompt_set, prompts_from = _prompts(settings, validation)
+    asked = replace(settings, prompt_set=prompt_set)
+    records = read_labelled(source, settings.classes, settings.labels)
+    records = _one_class_each(records) if prompt_set.multiclass else records
+    bootstrap, classes = settings.bootstrap, list(records.classes)
     clusters = bootstrap.clusters(records.patients)
-    asked = list(records.classes)
-    found = model.classify_embedded(
-        embed_records(model, source, records.rows, framing), asked, prompt_set, compatible
-    ).astype(np.float64)
-    names: Sequence[str] = MULTICLASS_METRICS if prompt_set.multiclass else METRICS
+    found = _probabilities(model, source, records, asked)
     if prompt_set.multiclass:
-        thresholds, chosen_on = np.full(len(asked), np.nan), "none: the most probable class"
-        statistic = multiclass_statistic(records.labels.argmax(1), found)
-        predicted = np.eye(len(asked), dtype=bool)[found.argmax(1)]
+        decided = _choose_one(records, found)
     else:
-        tuned = (records, found) if compatible else _validate(model, validation, asked, prompt_set, framing, labels)
-        thresholds, chosen_on = _thresholds(asked, tuned, compatible)
-        predicted = found >= thresholds
-        statistic = binary_statistic(records.labels, found, predicted)
-    replicates = bootstrap.resample(statistic, len(records), clusters)
+        decided = _decide(model, records, found, validation, asked)
+    replicates = bootstrap.resample(decided.statistic, len(records), clusters)
     summary = {
-        "task": "classification",
+        **settings.account("classification", model, source, records.sha256),
         "multiclass": prompt_set.multiclass,
-        "compatible": compatible,
         "n": len(records),
         "n_left_out": records.left_out,
-        "n_per_category": {name: int(np.isfinite(records.labels[:, c]).sum()) for c, name in enumerate(asked)},
-        "positives": {name: int(np.nansum(records.labels[:, c])) for c, name in enumerate(asked)},
-        "metrics": metric_tables(replicates, names, asked, bootstrap, multiclass=prompt_set.multiclass),
-        "thresholds": {name: _number(thresholds[c]) for c, name in enumerate(asked)},
-        "thresholds_chosen_on": chosen_on,
-        "reliability": {name: _reliability(records.labels[:, c], found[:, c]) for c, name in enumerate(asked)},
-        "framing": framing,
+        "n_per_category": {name: int(np.isfinite(records.labels[:, c]).sum()) for c, name in enumerate(classes)},
+        "positives": {name: int(np.nansum(records.labels[:, c])) for c, name in enumerate(classes)},
+        "metrics": metric_tables(replicates, classes, bootstrap, multiclass=prompt_set.multiclass),
+        "thresholds": {name: _number(decided.thresholds[c]) for c, name in enumerate(classes)},
+        "thresholds_chosen_on": decided.chosen_on,
+        "reliability": reliability_tables(records.labels, found, classes),
         "prompt_set": prompt_set.name,
-        "prompts": prompt_set.listing(asked),
-        "bootstrap": bootstrap.to_dict(),
-        "settings": dict(settings or {}),
-        "provenance": evaluation_provenance(model, source, records.sha256),
+        "prompts_from": prompts_from,
+        "prompts": prompt_set.listing(classes),
     }
-    write_folder(
-        out,
-        {
-            "per_sample.csv": csv_text(PER_SAMPLE_COLUMNS, _rows(records, found, thresholds, predicted)),
-            "summary.md": to_markdown(summary),
-            "summary.json": json_text(summary),
-        },
-    )
+    table = csv_text(PER_SAMPLE_COLUMNS, _rows(records, found, decided))
+    write_folder(out, {"per_sample.csv": table, "summary.md": to_markdown(summary), "summary.json": json_text(summary)})
     return summary
 
 
-def _validate(
+# Prompts and probabilities
+
+
+def _prompts(settings: TaskSettings, validation: Source | None) -> tuple[PromptSet, str]:
+    """How classes are asked for, and in words where that comes from."""
+    if settings.prompt_set is not None:
+        return settings.prompt_set, f"prompt set {settings.prompt_set.name or 'without a name'}"
+    plain = PromptSet()
+    phrases = {} if validation is None or settings.compatible else own_phrases(validation)
+    if not phrases:
+        return plain, plain.fallback
+    several = sum(len(texts) for texts in phrases.values())
+    return PromptSet(OWN, phrases), f"{several} phrases of the validation records, none taken from scored ones"
+
+
+def _probabilities(
+    model: Model, source: Source, records: LabelledRecords, settings: TaskSettings, name: str = "images"
+) -> Float[np.ndarray, "n C"]:
+    whole = embed_records(model, source, records.rows, settings.framing, name)
+    prompts = settings.prompt_set or PromptSet()
+    return model.classify_embedded(whole, list(records.classes), prompts, settings.compatible).astype(np.float64)
+
+
+# Decisions
+
+
+def _choose_one(records: LabelledRecords, found: Float[np.ndarray, "n C"]) -> Decisions:
+    """The most probable class."""
+    classes = found.shape[1]
+    predicted = np.eye(classes, dtype=bool)[found.argmax(axis=1)]
+    statistic = multiclass_statistic(records.labels.argmax(axis=1), found)
+    return Decisions(predicted, np.full(classes, np.nan), "none: the most probable class", statistic)
+
+
+def _decide(
     model: Model,
+    records: LabelledRecords,
+    found: Float[np.ndarray, "n C"],
     validation: Source | None,
-    classes: list[str],
-    prompt_set: PromptSet,
-    framing: Framing,
-    labels: str | Path | None,
+    settings: TaskSettings,
+) -> Decisions:
+    """Each class for itself, by a threshold of its own."""
+    tuned = (records, found) if settings.compatible else _validate(model, validation, records.classes, settings)
+    if tuned is None:
+        thresholds, chosen_on = np.full(found.shape[1], NATURAL_THRESHOLD), f"none: {NATURAL_THRESHOLD}"
+    else:
+        known, probabilities = tuned
+        chosen = dict(zip(known.classes, choose_thresholds(known.labels, probabilities), strict=True))
+        thresholds = np.array([chosen.get(name, NATURAL_THRESHOLD) for name in records.classes])
+        chosen_on = "the scored records (compatible)" if settings.compatible else f"{len(known)} validation records"
+    predicted = found >= thresholds
+    return Decisions(predicted, thresholds, chosen_on, binary_statistic(records.labels, found, predicted))
+
+
+def _validate(
+    model: Model, validation: Source | None, classes: tuple[str, ...], settings: TaskSettings
 ) -> tuple[LabelledRecords, np.ndarray] | None:
     """Labels and probabilities of the validation records, for those of the classes that occur among them."""
     if validation is None:
         return None
-    occurring = {class_key(name) for name in read_labelled(validation, (), labels).classes} | {NO_FINDING}
-    records = read_labelled(validation, [name for name in classes if class_key(name) in occurring], labels)
-    whole = embed_records(model, validation, records.rows, framing, "validation images")
-    return records, model.classify_embedded(whole, records.classes, prompt_set).astype(np.float64)
-
-
-def _thresholds(
-    classes: list[str], tuned: tuple[LabelledRecords, np.ndarray] | None, compatible: bool
-) -> tuple[np.ndarray, str]:
-    """A threshold per class, and in words where they come from."""
-    if tuned is None:
-        return np.full(len(classes), NATURAL_THRESHOLD), f"none: {NATURAL_THRESHOLD}"
-    records, probabilities = tuned
-    chosen = dict(zip(records.classes, choose_thresholds(records.labels, probabilities), strict=True))
-    where = "the scored records (compatible)" if compatible else f"{len(records)} validation records"
-    return np.array([chosen.get(name, NATURAL_THRESHOLD) for name in classes]), where
+    occurring = {class_key(name) for name in read_labelled(validation, (), settings.labels).classes} | {NO_FINDING}
+    known = [name for name in classes if class_key(name) in occurring]
+    records = read_labelled(validation, known, settings.labels)
+    return records, _probabilities(model, validation, records, settings, "validation images")
 
 
 def choose_thresholds(labels: Float[np.ndarray, "n C"], probabilities: Float[np.ndarray, "n C"]) -> np.ndarray:
@@ -152,70 +175,26 @@ def choose_thresholds(labels: Float[np.ndarray, "n C"], probabilities: Float[np.
     return chosen
 
 
-def binary_statistic(labels: Float[np.ndarray, "n C"], probabilities: Float[np.ndarray, "n C"], predicted: np.ndarray):
-    """Weights [R, n] -> `METRICS` of every class, [R, C, M]; records of unknown label do not count for a class."""
-
-    def statistic(weights: np.ndarray) -> np.ndarray:
-        per_class = []
-        for c in range(labels.shape[1]):
-            known = np.isfinite(labels[:, c])
-            truth, p, w = labels[known, c] == 1, probabilities[known, c], weights[:, known]
-            decided = discrimination.decisions(truth, predicted[known, c], w)
-            values = [discrimination.auc(truth, p, w), *(decided[name] for name in discrimination.DECISION_METRICS)]
-            values += [discrimination.brier(truth, p, w), discrimination.calibration_error(truth, p, w)]
-            per_class.append(np.stack(values, axis=-1))
-        return np.stack(per_class, axis=1)
-
-    return statistic
+def _one_class_each(records: LabelledRecords) -> LabelledRecords:
+    if len(records.classes) < 2:
+        raise UsageError("a choice of one class needs at least two classes")
+    chosen = np.flatnonzero(records.exclusive() >= 0)
+    if not len(chosen):
+        raise UserError("no record has exactly one of the classes, so there is no single class to choose")
+    return records.take(chosen)
 
 
-def multiclass_statistic(labels: np.ndarray, probabilities: Float[np.ndarray, "n C"]):
-    """Weights [R, n] -> [R, 1 + C, M] of `MULTICLASS_METRICS`: all classes first, then each against the rest."""
-    classes, predicted = probabilities.shape[1], probabilities.argmax(axis=1)
-
-    def statistic(weights: np.ndarray) -> np.ndarray:
-        aucs = [discrimination.auc(labels == c, probabilities[:, c], weights) for c in range(classes)]
-        together = discrimination.multiclass_decisions(labels, predicted, classes, weights)
-        tables = [{"auc": mean_of_finite(np.stack(aucs), axis=0), **together}]
-        tables += [
-            {"auc": aucs[c], **discrimination.decisions(labels == c, predicted == c, weights)} for c in range(classes)
-        ]
-        return np.stack([np.stack([table[m] for m in MULTICLASS_METRICS], axis=-1) for table in tables], axis=1)
-
-    return statistic
-
-
-def metric_tables(
-    replicates: Replicates,
-    names: Sequence[str],
-    classes: Sequence[str],
-    bootstrap: Bootstrap,
-    *,
-    multiclass: bool = False,
-) -> dict[str, Any]:
-    """`metrics` of summary.json from replicates [C, M] ([1 + C, M] with all classes first where `multiclass`)."""
-    tables = {}
-    for m, name in enumerate(names):
-        column = replicates[m]
-        overall = column[0] if multiclass else column.map(lambda values: mean_of_finite(values, axis=-1))
-        tables[name] = {
-            "overall": bootstrap.limits_of(overall).to_dict(),
-            "per_category": {
-                label: bootstrap.limits_of(column[c + multiclass]).to_dict() for c, label in enumerate(classes)
-            },
-        }
-    return tables
+# Files
 
 
 def to_markdown(summary: Mapping[str, Any]) -> str:
     """The summary as tables that read well in plain text."""
     metrics, bootstrap = summary["metrics"], summary["bootstrap"]
     kind = "one class per record" if summary["multiclass"] else "each class for itself"
-    prompts = summary["prompt_set"] or "no set, the fallback phrase"
     lines = [
         f"# Zero-shot classification, {kind}{' (compatible)' if summary['compatible'] else ''}",
         "",
-        f"{summary['n']} records; square: {summary['framing']}; prompts: {prompts}. "
+        f"{summary['n']} records; square: {summary['framing']}; prompts: {summary['prompts_from']}. "
         f"Value [95 % {bootstrap['interval']} interval, {bootstrap['resamples']} resamples by {bootstrap['unit']}].",
         f"Thresholds chosen on: {summary['thresholds_chosen_on']}.",
         "",
@@ -240,26 +219,12 @@ def to_markdown(summary: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _one_class_each(records: LabelledRecords) -> LabelledRecords:
-    if len(records.classes) < 2:
-        raise UsageError("a choice of one class needs at least two classes")
-    chosen = np.flatnonzero(records.exclusive() >= 0)
-    if not len(chosen):
-        raise UserError("no record has exactly one of the classes, so there is no single class to choose")
-    return records.take(chosen)
-
-
-def _reliability(labels: np.ndarray, probabilities: np.ndarray) -> list[dict[str, Any]]:
-    known = np.isfinite(labels)
-    return discrimination.reliability(labels[known] == 1, probabilities[known])
-
-
-def _rows(records: LabelledRecords, found: np.ndarray, thresholds: np.ndarray, predicted: np.ndarray):
+def _rows(records: LabelledRecords, found: Float[np.ndarray, "n C"], decided: Decisions) -> Iterator[tuple]:
     for i, name in enumerate(records.ids):
         for c, label in enumerate(records.classes):
             truth = records.labels[i, c]
             known = "" if np.isnan(truth) else int(truth)
-            values = (known, float(found[i, c]), float(thresholds[c]), int(predicted[i, c]))
+            values = (known, float(found[i, c]), float(decided.thresholds[c]), int(decided.predicted[i, c]))
             yield (name, records.patients[i], label, *values)
 
 

@@ -109,6 +109,16 @@ def read_labelled(source: Source, classes: Sequence[str] = (), labels: str | Pat
     )
 
 
+def own_phrases(source: Source) -> dict[str, list[str]]:
+    """Class -> the phrases with which a data set's records ask for it, each once, in the order of the records."""
+    phrases: dict[str, dict[str, str]] = {}
+    for row in range(len(source)):
+        for finding in source[row].findings:
+            if finding.prompt.strip():
+                phrases.setdefault(class_key(finding.label), {}).setdefault(class_key(finding.prompt), finding.prompt)
+    return {name: list(texts.values()) for name, texts in phrases.items()}
+
+
 def embed_records(
     model: Model, source: Source, rows: Int[np.ndarray, " n"], framing: Framing, name: str = "images"
 ) -> Float[np.ndarray, "n D"]:

@@ -6,6 +6,7 @@ in the paper, each with exactly one of the classes; an item is relevant when its
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,18 @@ from jaxtyping import Bool, Float, Int
 from afloc_jax.errors import UserError
 from afloc_jax.evaluation.files import csv_text, json_text, shown, write_folder
 from afloc_jax.evaluation.labelled import embed_records, read_labelled
-from afloc_jax.evaluation.records import Source, evaluation_provenance
+from afloc_jax.evaluation.records import Source, patient_of
+from afloc_jax.evaluation.settings import TaskSettings
 from afloc_jax.evaluation.statistics import Bootstrap, mean_of_finite
 from afloc_jax.evaluation.statistics import bootstrap as bootstrap_means
+from afloc_jax.inference.class_prompts import class_key
 from afloc_jax.inference.model import Model
 from afloc_jax.provenance import hash_of
-from data_pipelines.images import Framing
 
 DIRECTIONS = ("image_to_text", "text_to_image")
 PER_SAMPLE_COLUMNS = ("id", "patient", "category", "metric", "threshold", "value", "note")
 ALL = "all"  # the one category of retrieval by pairs
+MOST_CLASSES = 5  # of retrieval by class, where none are named
 
 
 def cosine_similarity(images: Float[np.ndarray, "I D"], texts: Float[np.ndarray, "T D"]) -> Float[np.ndarray, "I T"]:
@@ -61,20 +64,35 @@ def choose_by_class(labels: Int[np.ndarray, " n"], classes: int, per_class: int,
     return np.concatenate([np.sort(part) for part in chosen])
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """The records that take part.
+
+    Attributes:
+        ids, patients: of each.
+        rows: [n] rows of the source.
+        groups: [n] an item is relevant for a query of the same group.
+        names: of the categories that scores are averaged in; one for retrieval by pairs.
+        category: [n] index into `names`.
+        sha256: over what was chosen.
+    """
+
+    ids: list[str]
+    patients: list[str]
+    rows: Int[np.ndarray, " n"]
+    groups: Int[np.ndarray, " n"]
+    names: list[str]
+    category: Int[np.ndarray, " n"]
+    sha256: str
+
+    @property
+    def relevant(self) -> Bool[np.ndarray, "n n"]:
+        """Whether an item (column) is relevant for a query (row)."""
+        return self.groups[:, None] == self.groups[None, :]
+
+
 def evaluate_retrieval(
-    model: Model,
-    source: Source,
-    out: str | Path,
-    *,
-    by_class: bool = False,
-    classes: Sequence[str] = (),
-    per_class: int = 200,
-    tops: Sequence[int] = (1, 5, 10),
-    framing: Framing = "pad",
-    labels: str | Path | None = None,
-    compatible: bool = False,
-    bootstrap: Bootstrap | None = None,
-    settings: Mapping[str, Any] | None = None,
+    model: Model, source: Source, out: str | Path, settings: TaskSettings | None = None
 ) -> dict[str, Any]:
     """Find reports for images and images for reports; write per_sample.csv, summary.json and summary.md into `out`.
 
@@ -82,11 +100,7 @@ def evaluate_retrieval(
         model: what is evaluated; similarity is the cosine of the global image and the report embedding.
         source: records with sentences.
         out: folder of the results.
-        by_class: the protocol by class; otherwise by pairs.
-        classes: for `by_class`: names; the five with the most records of that class alone if empty.
-        per_class: for `by_class`: records of each class.
-        tops: the K of R@K and P@K.
-        framing, labels, compatible, bootstrap, settings: as in `evaluate_classification`.
+        settings: see `TaskSettings`. By class without `classes`: the five with the most records of that class alone.
 
     Returns:
         What summary.json holds.
@@ -94,67 +108,72 @@ def evaluate_retrieval(
     Raises:
         UserError: no report, or too few records of a class.
     """
-    bootstrap = bootstrap or Bootstrap()
-    if by_class:
-        ids, patients, rows, groups, names, digest = _by_class(source, classes, per_class, labels, bootstrap.seed)
-    else:
-        ids, patients, rows, groups, names, digest = _by_pairs(source)
-    texts = [". ".join(source[int(row)].sentences) for row in rows]
-    images = embed_records(model, source, rows, framing)
-    similarity = cosine_similarity(images, np.asarray(model.embed_texts(texts, compatible=compatible).report))
-    relevant = groups[:, None] == groups[None, :]
-    category = groups if by_class else np.zeros(len(ids), int)
-    clusters = bootstrap.clusters(patients)
+    settings = settings or TaskSettings()
+    chosen = _by_class(source, settings) if settings.by_class else _by_pairs(source)
+    clusters = settings.bootstrap.clusters(chosen.patients)
+    similarity = _similarity(model, source, chosen.rows, settings)
     metrics: dict[str, Any] = {}
     table: list[tuple] = []
     for direction, scores in zip(DIRECTIONS, (similarity, similarity.T), strict=True):
-        for metric, values in retrieval_scores(scores, relevant, tops).items():
-            keys = [f"{metric}@{top} {direction}" for top in tops]
-            expected = [chance(relevant, top)[metric] for top in tops]
-            metrics |= _tables(keys, values, expected, category, names, clusters, bootstrap)
-            table += [
-                (ids[i], patients[i], names[category[i]], key, "", float(values[i, k]), "")
-                for k, key in enumerate(keys)
-                for i in range(len(ids))
-            ]
+        for metric, values in retrieval_scores(scores, chosen.relevant, settings.tops).items():
+            keys = [f"{metric}@{top} {direction}" for top in settings.tops]
+            metrics |= _tables(keys, values, chosen, clusters, settings.bootstrap)
+            for key, top in zip(keys, settings.tops, strict=True):
+                metrics[key]["chance"] = chance(chosen.relevant, top)[metric]
+            table += _rows(keys, values, chosen)
     summary = {
-        "task": "retrieval",
-        "by_class": by_class,
-        "compatible": compatible,
-        "n": len(ids),
-        "n_per_category": {name: int((category == c).sum()) for c, name in enumerate(names)},
+        **settings.account("retrieval", model, source, chosen.sha256),
+        "by_class": settings.by_class,
+        "n": len(chosen.ids),
+        "n_per_category": {name: int((chosen.category == c).sum()) for c, name in enumerate(chosen.names)},
         "metrics": metrics,
-        "framing": framing,
-        "bootstrap": bootstrap.to_dict(),
-        "settings": dict(settings or {}),
-        "provenance": evaluation_provenance(model, source, digest),
     }
     files = {"summary.md": to_markdown(summary), "summary.json": json_text(summary)}
     write_folder(out, {"per_sample.csv": csv_text(PER_SAMPLE_COLUMNS, table), **files})
     return summary
 
 
+def _similarity(
+    model: Model, source: Source, rows: Int[np.ndarray, " n"], settings: TaskSettings
+) -> Float[np.ndarray, "n n"]:
+    """Of every image (row) with every report (column)."""
+    texts = [". ".join(source[int(row)].sentences) for row in rows]
+    images = embed_records(model, source, rows, settings.framing)
+    return cosine_similarity(images, np.asarray(model.embed_texts(texts, compatible=settings.compatible).report))
+
+
 def _tables(
     keys: Sequence[str],
-    values: Float[np.ndarray, "Q K"],
-    expected: Sequence[float],
-    category: Int[np.ndarray, " Q"],
-    names: Sequence[str],
+    values: Float[np.ndarray, "n K"],
+    chosen: Chosen,
     clusters: np.ndarray | None,
     bootstrap: Bootstrap,
 ) -> dict[str, Any]:
     """`metrics` of summary.json: one entry per key, a column of the values."""
-    how = (bootstrap.resamples, bootstrap.seed)
-    means = bootstrap_means(values, category, len(names), *how, clusters=clusters, leave_out=bootstrap.leave_out)
-    tables = {}
+    means = bootstrap_means(
+        values,
+        chosen.category,
+        len(chosen.names),
+        bootstrap.resamples,
+        bootstrap.seed,
+        clusters=clusters,
+        leave_out=bootstrap.leave_out,
+    )
+    tables: dict[str, Any] = {}
     for k, key in enumerate(keys):
         overall = means[k].map(lambda column: mean_of_finite(column, axis=-1))
-        tables[key] = {
-            "overall": bootstrap.limits_of(overall).to_dict(),
-            "per_category": {name: bootstrap.limits_of(means[k][c]).to_dict() for c, name in enumerate(names)},
-            "chance": expected[k],
-        }
+        per_category = {name: bootstrap.limits_of(means[k][c]).to_dict() for c, name in enumerate(chosen.names)}
+        tables[key] = {"overall": bootstrap.limits_of(overall).to_dict(), "per_category": per_category}
     return tables
+
+
+def _rows(keys: Sequence[str], values: Float[np.ndarray, "n K"], chosen: Chosen) -> list[tuple]:
+    """Rows of per_sample.csv."""
+    return [
+        (chosen.ids[i], chosen.patients[i], chosen.names[chosen.category[i]], key, "", float(values[i, k]), "")
+        for k, key in enumerate(keys)
+        for i in range(len(chosen.ids))
+    ]
 
 
 def chance(relevant: Bool[np.ndarray, "Q N"], top: int) -> dict[str, float]:
@@ -191,9 +210,6 @@ def to_markdown(summary: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-Chosen = tuple[list[str], list[str], np.ndarray, np.ndarray, list[str], str]
-
-
 def _by_pairs(source: Source) -> Chosen:
     """All records with a report; the group of a record is its text."""
     ids, patients, rows, texts = [], [], [], []
@@ -201,34 +217,35 @@ def _by_pairs(source: Source) -> Chosen:
         record = source[row]
         if record.sentences:
             ids.append(record.id)
-            patients.append(record.patient)
+            patients.append(patient_of(record))
             rows.append(row)
             texts.append(". ".join(record.sentences))
     if len(ids) < 2:
         raise UserError("fewer than two records have a report, so there is nothing to retrieve; choose another split")
+    groups = np.unique(texts, return_inverse=True)[1]
     digest = hash_of({"ids": ids, "texts": texts})
-    return ids, patients, np.array(rows), np.unique(texts, return_inverse=True)[1], [ALL], digest
+    return Chosen(ids, patients, np.array(rows), groups, [ALL], np.zeros(len(ids), int), digest)
 
 
-def _by_class(source: Source, classes: Sequence[str], per_class: int, labels: str | Path | None, seed: int) -> Chosen:
-    """`per_class` records of each class; the group of a record is its class."""
-    records = read_labelled(source, (), labels)
+def _by_class(source: Source, settings: TaskSettings) -> Chosen:
+    """As many records of each class; the group of a record is its class."""
+    records, per_class = read_labelled(source, (), settings.labels), settings.per_class
     single = records.exclusive()
     counts = {name: int((single == c).sum()) for c, name in enumerate(records.classes)}
-    names = list(read_labelled(source, classes, labels).classes) if classes else []
-    names = names or sorted(sorted(counts, key=lambda name: -counts[name])[:5])
-    position = {name.lower().replace("_", " "): c for c, name in enumerate(records.classes)}
+    names = list(read_labelled(source, settings.classes, settings.labels).classes) if settings.classes else []
+    names = names or sorted(sorted(counts, key=lambda name: -counts[name])[:MOST_CLASSES])
+    position = {class_key(name): c for c, name in enumerate(records.classes)}
     index = np.full(len(records), -1)
     for group, name in enumerate(names):
-        members = single == position[name.lower().replace("_", " ")]
+        members = single == position[class_key(name)]
         if members.sum() < per_class:
             raise UserError(
                 f"only {members.sum()} records have {name!r} alone, {per_class} are wanted; choose other classes with "
                 "--class, fewer with --per-class, or a larger split"
             )
         index[members] = group
-    chosen = records.take(choose_by_class(index, len(names), per_class, seed))
+    taken = records.take(choose_by_class(index, len(names), per_class, settings.bootstrap.seed))
     groups = np.repeat(np.arange(len(names)), per_class)
-    if not all(source[int(row)].sentences for row in chosen.rows):
+    if not all(source[int(row)].sentences for row in taken.rows):
         raise UserError("some of the chosen records have no report, so there is no text to retrieve")
-    return list(chosen.ids), list(chosen.patients), chosen.rows, groups, names, chosen.sha256
+    return Chosen(list(taken.ids), list(taken.patients), taken.rows, groups, names, groups, taken.sha256)

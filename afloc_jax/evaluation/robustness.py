@@ -16,15 +16,15 @@ from tqdm import tqdm
 from afloc_jax.errors import UserError
 from afloc_jax.evaluation import discrimination
 from afloc_jax.evaluation.files import csv_text, json_text, shown, write_folder
-from afloc_jax.evaluation.labelled import embed_records, read_labelled
+from afloc_jax.evaluation.labelled import LabelledRecords, embed_records, read_labelled
 from afloc_jax.evaluation.localization import ProtocolOptions, score_sample
-from afloc_jax.evaluation.records import Source, evaluation_provenance, patient_of
+from afloc_jax.evaluation.records import Source, patient_of
+from afloc_jax.evaluation.settings import TaskSettings
 from afloc_jax.evaluation.statistics import Bootstrap, Replicates, mean_of_finite
 from afloc_jax.evaluation.statistics import bootstrap as bootstrap_means
 from afloc_jax.inference.class_prompts import PromptSet, class_key, read_prompt_set
 from afloc_jax.inference.model import Model
 from afloc_jax.inference.zero_shot import contrast_probabilities
-from data_pipelines.images import Framing
 
 PARAPHRASES = Path(__file__).with_name("paraphrases.json")
 PER_SAMPLE_COLUMNS = ("id", "patient", "category", "metric", "threshold", "value", "note")
@@ -32,17 +32,7 @@ SPREADS = ("mean", "deviation", "lowest", "highest", "range")
 
 
 def evaluate_robustness(
-    model: Model,
-    source: Source,
-    out: str | Path,
-    *,
-    prompt_set: PromptSet | None = None,
-    classes: Sequence[str] = (),
-    framing: Framing = "pad",
-    labels: str | Path | None = None,
-    compatible: bool = False,
-    bootstrap: Bootstrap | None = None,
-    settings: Mapping[str, Any] | None = None,
+    model: Model, source: Source, out: str | Path, settings: TaskSettings | None = None
 ) -> dict[str, Any]:
     """Score every paraphrase; write per_sample.csv, summary.json and summary.md into `out`.
 
@@ -50,43 +40,31 @@ def evaluate_robustness(
         model: what is evaluated.
         source: records with labelled and, for IoU, annotated findings.
         out: folder of the results.
-        prompt_set: class -> positive phrases, each a prompt of its own; the ten of this package if not given.
-        classes: names; those that both occur and have at least two phrases if empty.
-        framing, labels, compatible, bootstrap, settings: as in `evaluate_classification` (heat maps are always padded).
+        settings: see `TaskSettings`. Every phrase of its prompt set is a prompt of its own; classes with one are left
+            out. With a table of labels there is no IoU.
 
     Returns:
-        What summary.json holds: per metric and class `SPREADS` over the paraphrases, each with an interval, and the
-        value of every paraphrase.
+        What summary.json holds: per metric and class `SPREADS` over the paraphrases and the value of every paraphrase,
+        each with an interval.
 
     Raises:
         UserError: no class with paraphrases occurs.
     """
-    bootstrap = bootstrap or Bootstrap()
-    prompt_set = prompt_set if prompt_set and prompt_set.classes else read_prompt_set(PARAPHRASES)
-    records = read_labelled(source, classes, labels)
+    settings = settings or TaskSettings()
+    given = settings.prompt_set
+    prompt_set = given if given and given.classes else read_prompt_set(PARAPHRASES)
+    records = read_labelled(source, settings.classes, settings.labels)
     phrases = {name: prompt_set.prompts(name)[0] for name in records.classes}
     phrases = {name: texts for name, texts in phrases.items() if len(texts) > 1}
     if not phrases:
         raise UserError(f"no class of this data set has several phrases; the classes are {', '.join(records.classes)}")
-    whole = embed_records(model, source, records.rows, framing)
-    clusters = bootstrap.clusters(records.patients)
-    metrics: dict[str, Any] = {"auc": {}}
-    rows: list[tuple] = []
-    for name, texts in phrases.items():
-        labels_of = records.labels[:, records.classes.index(name)]
-        known = np.isfinite(labels_of)
-        found = paraphrase_probabilities(model, whole[known], texts, prompt_set.prompts(name)[1], compatible)
-        replicates = bootstrap.resample(_aucs(labels_of, found, known), len(records), clusters)
-        metrics["auc"][name] = _spread(replicates, texts, bootstrap)
-        for i, p in zip(np.flatnonzero(known), found, strict=True):
-            sample = (records.ids[i], records.patients[i], name)
-            rows += [(*sample, f"probability {k}", "", float(p[k]), "") for k in range(len(texts))]
-    if labels is None:
-        metrics["iou"], of_iou = _localize(model, source, phrases, compatible, bootstrap)
+    metrics: dict[str, Any] = {}
+    metrics["auc"], rows = _classify(model, source, records, phrases, prompt_set, settings)
+    if settings.labels is None:
+        metrics["iou"], of_iou = _localize(model, source, phrases, settings)
         rows += of_iou
     summary = {
-        "task": "robustness",
-        "compatible": compatible,
+        **settings.account("robustness", model, source, records.sha256),
         "n": len(records),
         "paraphrases": phrases,
         "spread": metrics,
@@ -95,10 +73,6 @@ def evaluate_robustness(
             for metric, values in metrics.items()
             for spread in SPREADS
         },
-        "framing": framing,
-        "bootstrap": bootstrap.to_dict(),
-        "settings": dict(settings or {}),
-        "provenance": evaluation_provenance(model, source, records.sha256),
     }
     files = {"summary.md": to_markdown(summary), "summary.json": json_text(summary)}
     write_folder(out, {"per_sample.csv": csv_text(PER_SAMPLE_COLUMNS, rows), **files})
@@ -136,13 +110,44 @@ def to_markdown(summary: Mapping[str, Any]) -> str:
         lines += [f"| | ways | {' | '.join(SPREADS)} | lowest by | highest by |", "|---|---|" + "---|" * 7]
         for name, values in classes.items():
             cells = [shown(values[part]) for part in SPREADS]
-            order = sorted(values["per_paraphrase"], key=lambda text: values["per_paraphrase"][text] or 0.0)
+            order = by_value(values["per_paraphrase"])
             lines.append(f"| {name} | {len(order)} | {' | '.join(cells)} | {order[0]} | {order[-1]} |")
     return "\n".join(lines) + "\n"
 
 
+def by_value(per_paraphrase: Mapping[str, Mapping[str, float | None]]) -> list[str]:
+    """The phrases, that of the lowest mean first."""
+    return sorted(per_paraphrase, key=lambda text: per_paraphrase[text]["mean"] or 0.0)
+
+
+def _classify(
+    model: Model,
+    source: Source,
+    records: LabelledRecords,
+    phrases: Mapping[str, Sequence[str]],
+    prompt_set: PromptSet,
+    settings: TaskSettings,
+) -> tuple[dict[str, Any], list[tuple]]:
+    """The spread of the AUC per class, and rows of per_sample.csv; a sample is one record."""
+    whole = embed_records(model, source, records.rows, settings.framing)
+    clusters = settings.bootstrap.clusters(records.patients)
+    spreads: dict[str, Any] = {}
+    rows: list[tuple] = []
+    for name, texts in phrases.items():
+        labels = records.labels[:, records.classes.index(name)]
+        known = np.isfinite(labels)
+        negative = prompt_set.prompts(name)[1]
+        found = paraphrase_probabilities(model, whole[known], texts, negative, settings.compatible)
+        replicates = settings.bootstrap.resample(_aucs(labels, found, known), len(records), clusters)
+        spreads[name] = _spread(replicates, texts, settings.bootstrap)
+        for i, p in zip(np.flatnonzero(known), found, strict=True):
+            sample = (records.ids[i], records.patients[i], name)
+            rows += [(*sample, f"probability {k}", "", float(p[k]), "") for k in range(len(texts))]
+    return spreads, rows
+
+
 def _aucs(labels: Float[np.ndarray, " n"], found: Float[np.ndarray, "k K"], known: np.ndarray):
-    def statistic(weights: np.ndarray) -> np.ndarray:
+    def statistic(weights: Any) -> np.ndarray:
         truth, w = labels[known] == 1, weights[:, known]
         return np.stack([discrimination.auc(truth, found[:, k], w) for k in range(found.shape[1])], axis=-1)
 
@@ -152,15 +157,15 @@ def _aucs(labels: Float[np.ndarray, " n"], found: Float[np.ndarray, "k K"], know
 def _spread(replicates: Replicates, texts: Sequence[str], bootstrap: Bootstrap) -> dict[str, Any]:
     spreads = replicates.map(spread)
     table: dict[str, Any] = {name: bootstrap.limits_of(spreads[i]).to_dict() for i, name in enumerate(SPREADS)}
-    values = [float(value) if np.isfinite(value) else None for value in replicates.point]
-    return {**table, "per_paraphrase": dict(zip(texts, values, strict=True))}
+    values = {text: bootstrap.limits_of(replicates[k]).to_dict() for k, text in enumerate(texts)}
+    return {**table, "per_paraphrase": values}
 
 
 def _localize(
-    model: Model, source: Source, phrases: Mapping[str, Sequence[str]], compatible: bool, bootstrap: Bootstrap
+    model: Model, source: Source, phrases: Mapping[str, Sequence[str]], settings: TaskSettings
 ) -> tuple[dict[str, Any], list[tuple]]:
     """The spread of IoU per class, and rows of per_sample.csv; a sample is one finding of one record."""
-    spreads, rows = {}, []
+    spreads, rows, bootstrap = {}, [], settings.bootstrap
     for name, texts in phrases.items():
         places = [
             (row, k)
@@ -168,7 +173,7 @@ def _localize(
             for k, finding in enumerate(source[row].findings)
             if class_key(finding.label) == class_key(name)
         ]
-        table = overlaps_of_phrases(model, source, places, texts, compatible)
+        table = overlaps_of_phrases(model, source, places, texts, settings.compatible)
         ids = [f"{source[row].id}#{k}" for row, k in places]
         patients = [patient_of(source[row]) for row, _ in places]
         found = bootstrap_means(

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,11 +11,12 @@ from sklearn import metrics
 
 from afloc_jax.cli import main
 from afloc_jax.errors import UsageError, UserError
-from afloc_jax.evaluation import classification, retrieval
+from afloc_jax.evaluation import class_metrics, retrieval
 from afloc_jax.evaluation.classification import evaluate_classification
 from afloc_jax.evaluation.labelled import embed_records, read_labelled
 from afloc_jax.evaluation.retrieval import evaluate_retrieval
 from afloc_jax.evaluation.robustness import evaluate_robustness, spread
+from afloc_jax.evaluation.settings import TaskSettings
 from afloc_jax.evaluation.statistics import Bootstrap
 from afloc_jax.inference.class_prompts import PromptSet
 from data_pipelines.images import crop_to_square
@@ -22,6 +24,7 @@ from data_pipelines.sources import open_source
 from tests.inference.conftest import folder, model  # noqa: F401 (fixtures)
 
 QUICK = Bootstrap(resamples=60)
+how = partial(TaskSettings, bootstrap=QUICK)
 SIZES = {"train": 0, "validation": 16, "test": 30, "seed": 0}
 
 
@@ -93,7 +96,7 @@ def test_a_table_that_cannot_be_used_is_refused(source, tmp_path, text, words):
 def test_classification_writes_what_scikit_learn_computes(model, source, validation, tmp_path):  # noqa: F811
     prompts = PromptSet(classes={"edema": ["mild edema", "severe edema"]})
     summary = evaluate_classification(
-        model, source, tmp_path, validation=validation, classes=["edema", "nodule"], prompt_set=prompts, bootstrap=QUICK
+        model, source, tmp_path, how(classes=["edema", "nodule"], prompt_set=prompts), validation
     )
     whole = model.embed_squares(np.stack([record.image for record in source])).whole
     expected = model.classify_embedded(np.asarray(whole), ["edema", "nodule"], prompts)
@@ -120,10 +123,11 @@ def test_classification_writes_what_scikit_learn_computes(model, source, validat
 
 
 def test_thresholds_come_from_validation_unless_compatible(model, source, validation, tmp_path):  # noqa: F811
-    def chosen(**options):
-        return evaluate_classification(model, source, tmp_path, classes=["edema"], bootstrap=QUICK, **options)
+    def chosen(validation=None, **options):
+        settings = how(classes=["edema"], prompt_set=PromptSet(), **options)
+        return evaluate_classification(model, source, tmp_path, settings, validation)
 
-    tuned, release, plain = chosen(validation=validation), chosen(compatible=True), chosen()
+    tuned, release, plain = chosen(validation), chosen(compatible=True), chosen()
     assert plain["thresholds"]["edema"] == 0.5
     labels = [any(f.label == "edema" for f in record.findings) for record in source]
     p = np.array([float(row["probability"]) for row in lines(tmp_path / "per_sample.csv")])
@@ -137,9 +141,25 @@ def test_thresholds_come_from_validation_unless_compatible(model, source, valida
     assert f1 == pytest.approx(max(metrics.f1_score(truth, scores >= t) for t in scores))
 
 
+def test_without_a_prompt_set_the_validation_records_say_how_to_ask(model, source, validation, tmp_path):  # noqa: F811
+    summary = evaluate_classification(model, source, tmp_path, how(classes=["edema", "Nodule"]), validation)
+    for name in ("edema", "Nodule"):
+        asked = [f.prompt for record in validation for f in record.findings if f.label == name.lower()]
+        assert summary["prompts"][name]["positive"] == list(dict.fromkeys(asked))
+    assert summary["prompt_set"] == "own" and "none taken from scored ones" in summary["prompts_from"]
+    rows = [row for row in lines(tmp_path / "per_sample.csv") if row["category"] == "edema"]
+    own = PromptSet(classes={"edema": summary["prompts"]["edema"]["positive"]})
+    expected = model.classify_embedded(embed_records(model, source, np.arange(30), "pad"), ["edema"], own)[:, 0]
+    np.testing.assert_allclose([float(row["probability"]) for row in rows], expected, atol=1e-6)
+    for settings, known in ((how(classes=["edema"]), None), (how(classes=["edema"], compatible=True), validation)):
+        plain = evaluate_classification(model, source, tmp_path, settings, known)
+        assert plain["prompts"]["edema"]["positive"] == ["Findings suggesting edema."]
+        assert plain["prompts_from"] == "Findings suggesting {class}."
+
+
 def test_one_class_of_several_leaves_out_records_with_none_or_two(model, source, tmp_path):  # noqa: F811
     prompts = PromptSet(multiclass=True)
-    summary = evaluate_classification(model, source, tmp_path, prompt_set=prompts, bootstrap=QUICK)
+    summary = evaluate_classification(model, source, tmp_path, how(prompt_set=prompts))
     single = [record for record in source if len({f.label for f in record.findings}) == 1]
     assert (summary["n"], summary["n_left_out"]) == (len(single), 30 - len(single))
     rows = lines(tmp_path / "per_sample.csv")
@@ -152,9 +172,8 @@ def test_one_class_of_several_leaves_out_records_with_none_or_two(model, source,
 
 
 def test_intervals_by_patient_need_patients(model, source, tmp_path):  # noqa: F811
-    by_patient = Bootstrap(60, unit="patient")
-    options = {"classes": ["edema"], "bootstrap": by_patient}
-    assert evaluate_classification(model, source, tmp_path, **options)["bootstrap"]["unit"] == "patient"
+    by_patient = how(classes=["edema"], bootstrap=Bootstrap(60, unit="patient"))
+    assert evaluate_classification(model, source, tmp_path, by_patient)["bootstrap"]["unit"] == "patient"
 
     class Nameless:
         def __len__(self):
@@ -164,7 +183,7 @@ def test_intervals_by_patient_need_patients(model, source, tmp_path):  # noqa: F
             return type("Record", (), {**vars(source[index]), "patient": ""})
 
     with pytest.raises(UserError, match="30 of 30 samples name no patient"):
-        evaluate_classification(model, Nameless(), tmp_path, **options)
+        evaluate_classification(model, Nameless(), tmp_path, by_patient)
 
 
 def test_a_cropped_evaluation_sees_the_middle_of_the_image(model, source):  # noqa: F811
@@ -177,7 +196,7 @@ def test_unknown_labels_do_not_count_for_their_class():
     rng = np.random.default_rng(0)
     labels, p = (rng.random((40, 2)) < 0.5).astype(float), rng.random((40, 2))
     labels[:10, 1] = np.nan
-    found = classification.binary_statistic(labels, p, p >= 0.5)(np.ones((1, 40)))[0]
+    found = class_metrics.binary_statistic(labels, p, p >= 0.5)(np.ones((1, 40)))[0]
     assert found[1, 0] == pytest.approx(metrics.roc_auc_score(labels[10:, 1], p[10:, 1]))
     assert found[0, 0] == pytest.approx(metrics.roc_auc_score(labels[:, 0], p[:, 0]))
 
@@ -213,7 +232,7 @@ def test_chance_is_that_of_random_orders():
 
 
 def test_pairs_are_found_in_both_directions_and_equal_reports_are_equally_right(model, source, tmp_path):  # noqa: F811
-    summary = evaluate_retrieval(model, source, tmp_path, bootstrap=QUICK)
+    summary = evaluate_retrieval(model, source, tmp_path, how())
     texts = [". ".join(record.sentences) for record in source]
     images = np.asarray(model.embed_squares(np.stack([record.image for record in source])).whole)
     similarity = metrics.pairwise.cosine_similarity(images, model.embed_texts(texts).report)
@@ -230,15 +249,13 @@ def test_by_class_every_class_has_as_many_records(model, source, tmp_path):  # n
     single = read_labelled(source)
     counts = {name: int((single.exclusive() == c).sum()) for c, name in enumerate(single.classes)}
     two = sorted(sorted(counts, key=lambda name: -counts[name])[:2])
-    summary = evaluate_retrieval(
-        model, source, tmp_path, by_class=True, classes=two, per_class=2, tops=(1, 2), bootstrap=QUICK
-    )
+    summary = evaluate_retrieval(model, source, tmp_path, how(by_class=True, classes=two, per_class=2, tops=(1, 2)))
     assert summary["n_per_category"] == dict.fromkeys(two, 2)
     assert summary["metrics"]["precision@1 image_to_text"]["chance"] == pytest.approx(0.5)
     labels = {record.id: {f.label for f in record.findings} for record in source}
     assert all(labels[row["id"]] == {row["category"]} for row in lines(tmp_path / "per_sample.csv"))
     with pytest.raises(UserError, match=r"only \d+ records have .* alone, 200 are wanted"):
-        evaluate_retrieval(model, source, tmp_path, by_class=True, bootstrap=QUICK)
+        evaluate_retrieval(model, source, tmp_path, how(by_class=True))
 
 
 # Robustness
@@ -252,16 +269,16 @@ def test_spread_is_what_numpy_says():
 
 def test_robustness_scores_every_paraphrase(model, source, tmp_path):  # noqa: F811
     ways = PromptSet(classes={"edema": ["edema", "left edema", "right edema"], "nodule": ["nodule"]})
-    summary = evaluate_robustness(model, source, tmp_path, prompt_set=ways, bootstrap=QUICK)
+    summary = evaluate_robustness(model, source, tmp_path, how(prompt_set=ways))
     assert list(summary["spread"]["auc"]) == ["edema"]  # one way has no spread
     truth = [any(f.label == "edema" for f in record.findings) for record in source]
     rows = lines(tmp_path / "per_sample.csv")
     for k, text in enumerate(ways.classes["edema"]):
         p = [float(row["value"]) for row in rows if row["metric"] == f"probability {k}"]
-        auc = summary["spread"]["auc"]["edema"]["per_paraphrase"][text]
+        auc = summary["spread"]["auc"]["edema"]["per_paraphrase"][text]["mean"]
         assert auc == pytest.approx(metrics.roc_auc_score(truth, p))
         iou = [float(row["value"]) for row in rows if row["metric"] == f"iou {k}"]
-        assert summary["spread"]["iou"]["edema"]["per_paraphrase"][text] == pytest.approx(np.mean(iou))
+        assert summary["spread"]["iou"]["edema"]["per_paraphrase"][text]["mean"] == pytest.approx(np.mean(iou))
     found = summary["spread"]["auc"]["edema"]
     assert found["range"]["mean"] == pytest.approx(found["highest"]["mean"] - found["lowest"]["mean"])
 

@@ -1,0 +1,75 @@
+"""How a data set is evaluated by tasks other than localisation: one object from the command line to summary.json."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from afloc_jax.evaluation.records import Source, evaluation_provenance
+from afloc_jax.evaluation.statistics import Bootstrap
+from afloc_jax.inference.class_prompts import PromptSet
+from afloc_jax.inference.model import Model
+from afloc_jax.provenance import hash_of
+from data_pipelines.images import Framing
+from data_pipelines.reading import RecordSource
+from data_pipelines.sources import open_source
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """A data set and how it is evaluated.
+
+    Attributes:
+        name, directory, raw, builder, split: as in `data_pipelines.sources.open_source`.
+        title: of the data set for readers; its name if empty.
+        validation_split: where thresholds and the data set's own phrases come from; "" for none.
+        classes: names; all that occur if empty.
+        prompt_set: how classes are asked for. None: as the data set's validation records ask, and in the ten ways of
+            this package where wording is evaluated. `multiclass` makes classification a choice of one class.
+        framing: "pad" or "crop" of the square; heat maps are always padded.
+        labels: CSV of labels; None: the records' findings.
+        by_class, per_class: of retrieval: by class instead of by pairs, and records of each class.
+        tops: of retrieval: the K of R@K and P@K.
+        compatible: prompts cleaned, and thresholds chosen on the scored records, as in the release.
+        bootstrap: how intervals are made.
+    """
+
+    name: str = ""
+    directory: str = ""
+    raw: str = ""
+    builder: Mapping[str, Any] = field(default_factory=dict)
+    split: str = "test"
+    title: str = ""
+    validation_split: str = "validation"
+    classes: Sequence[str] = ()
+    prompt_set: PromptSet | None = None
+    framing: Framing = "pad"
+    labels: str | None = None
+    by_class: bool = False
+    per_class: int = 200
+    tops: Sequence[int] = (1, 5, 10)
+    compatible: bool = False
+    bootstrap: Bootstrap = field(default_factory=Bootstrap)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the record, as JSON holds it: same settings, same account."""
+        prompts = None if self.prompt_set is None else hash_of(asdict(self.prompt_set))
+        plain = {**vars(self), "builder": dict(self.builder), "bootstrap": self.bootstrap.to_dict()}
+        plain |= {"classes": list(self.classes), "tops": list(self.tops), "directory": str(self.directory)}
+        del plain["prompt_set"]
+        return {**plain, "raw": str(self.raw), "labels": self.labels and str(self.labels), "prompts_sha256": prompts}
+
+    def open(self, split: str) -> RecordSource:
+        """One split of the data set."""
+        return open_source(self.name, self.directory, split, raw=self.raw, builder=self.builder)
+
+    def account(self, task: str, model: Model, source: Source, data_sha256: str) -> dict[str, Any]:
+        """What the summaries of all tasks hold beside their numbers."""
+        return {
+            "task": task,
+            "title": self.title,
+            "compatible": self.compatible,
+            "framing": self.framing,
+            "bootstrap": self.bootstrap.to_dict(),
+            "settings": self.to_dict(),
+            "provenance": evaluation_provenance(model, source, data_sha256),
+        }
