@@ -172,7 +172,8 @@ def test_prepare_then_evaluate_scores_the_model_and_both_baselines(folder, tmp_p
     assert "test 4" in capsys.readouterr().out
     call = ["evaluate", str(folder), "--dataset", "phantom", "--data", str(data), "--out", str(out), *sizes]
     assert main([*call, "--bootstrap", "50"]) == 0
-    assert {"per_sample.csv", "summary.json", "summary.md", "examples.npz", "examples.json"} == set(names(out))
+    files = {"per_sample.csv", "summary.json", "summary.md", "examples.npz", "examples.json", "report"}
+    assert files == set(names(out))
     summary = json.loads((out / "summary.json").read_text())
     assert set(summary["baselines"]) == {"location_prior", "untrained"}
     assert "training masks" in summary["baselines"]["location_prior"]["from"]

@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from afloc_jax.cli.arguments import (
     add_bootstrap,
@@ -113,12 +114,18 @@ def add_report(commands) -> None:
 
 
 def _run_evaluate(given: argparse.Namespace) -> int:
-    if given.task != "localization":
-        _print_summary(run_task(given), given.out)
-        return 0
+    from afloc_jax.evaluation.report import write_report
+
+    summary = _localize(given) if given.task == "localization" else run_task(given)
+    _print_summary(summary, given.out)
+    print(f"report in {write_report(given.out)}")
+    return 0
+
+
+def _localize(given: argparse.Namespace) -> dict[str, Any]:
     from afloc_jax.evaluation.run import evaluate_dataset
 
-    summary = evaluate_dataset(
+    return evaluate_dataset(
         given.model,
         given.out,
         {
@@ -137,8 +144,6 @@ def _run_evaluate(given: argparse.Namespace) -> int:
             "unit": given.unit,
         },
     )
-    _print_summary(summary, given.out)
-    return 0
 
 
 def _run_score(given: argparse.Namespace) -> int:

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from afloc_jax.cli.arguments import add_framing, add_prompt_set, bootstrap_of, count
+from afloc_jax.cli.arguments import add_framing, add_prompt_set, count
 
 TASKS = ("localization", "classification", "retrieval", "robustness")
 
@@ -27,24 +27,24 @@ def add_task_options(command: argparse.ArgumentParser) -> None:
 
 
 def run_task(given: argparse.Namespace) -> dict[str, Any]:
-    from afloc_jax.evaluation.settings import TaskSettings
-    from afloc_jax.evaluation.tasks import evaluate_task
-    from afloc_jax.inference.class_prompts import read_prompt_set
+    from afloc_jax.evaluation.tasks import evaluate_task, task_settings
 
-    settings = TaskSettings(
-        name=given.dataset,
-        directory=str(given.data),
-        raw=given.raw,
-        builder=dict(given.builder),
-        split=given.split,
-        validation_split=given.validation_split,
-        classes=tuple(given.classes or ()),
-        prompt_set=None if given.prompts is None else read_prompt_set(given.prompts),
-        framing=given.framing,
-        labels=given.labels,
-        by_class=given.by_class,
-        per_class=given.per_class,
-        compatible=given.compatible,
-        bootstrap=bootstrap_of(given),
-    )
-    return evaluate_task(given.task, given.model, given.out, settings)
+    settings = {
+        "name": given.dataset,
+        "directory": str(given.data),
+        "raw": given.raw,
+        "builder": dict(given.builder),
+        "split": given.split,
+        "validation_split": given.validation_split,
+        "classes": tuple(given.classes or ()),
+        "prompts": given.prompts,
+        "framing": given.framing,
+        "labels": given.labels,
+        "by_class": given.by_class,
+        "per_class": given.per_class,
+        "compatible": given.compatible,
+        "bootstrap": given.bootstrap,
+        "interval": given.interval,
+        "unit": given.unit,
+    }
+    return evaluate_task(given.model, given.out, task_settings(given.task, settings))

@@ -24,6 +24,7 @@ from afloc_jax.evaluation.files import csv_text, json_text, shown, write_folder
 from afloc_jax.evaluation.labelled import NO_FINDING, LabelledRecords, embed_records, own_phrases, read_labelled
 from afloc_jax.evaluation.records import Source
 from afloc_jax.evaluation.settings import TaskSettings
+from afloc_jax.evaluation.task_examples import write_mistakes
 from afloc_jax.inference.class_prompts import PromptSet, class_key
 from afloc_jax.inference.model import Model
 
@@ -80,7 +81,7 @@ def evaluate_classification(
         decided = _decide(model, records, found, validation, asked)
     replicates = bootstrap.resample(decided.statistic, len(records), clusters)
     summary = {
-        **settings.account("classification", model, source, records.sha256),
+        **settings.account(model, source, records.sha256),
         "multiclass": prompt_set.multiclass,
         "n": len(records),
         "n_left_out": records.left_out,
@@ -94,6 +95,7 @@ def evaluate_classification(
         "prompts_from": prompts_from,
         "prompts": prompt_set.listing(classes),
     }
+    write_mistakes(Path(out), source, records, found, decided.predicted)
     table = csv_text(PER_SAMPLE_COLUMNS, _rows(records, found, decided))
     write_folder(out, {"per_sample.csv": table, "summary.md": to_markdown(summary), "summary.json": json_text(summary)})
     return summary

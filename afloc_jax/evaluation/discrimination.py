@@ -45,6 +45,24 @@ def auc(
     return np.where(pairs > 0, wins / np.maximum(pairs, 1e-300), np.nan)
 
 
+def roc_curve(
+    labels: Bool[np.ndarray, " n"], scores: Float[np.ndarray, " n"]
+) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
+    """False and true positive rates from (0, 0) to (1, 1), a point per distinct score, the highest score first.
+
+    Empty without a positive or without a negative.
+    """
+    labels = np.asarray(labels, bool)
+    if labels.all() or not labels.any():
+        return np.zeros(0), np.zeros(0)
+    order = np.argsort(-np.asarray(scores, np.float64), kind="stable")
+    ranked = np.asarray(scores)[order]
+    last = np.flatnonzero(np.concatenate([ranked[1:] != ranked[:-1], [True]]))  # of equal scores
+    rates = [np.cumsum(kind[order])[last] / kind.sum() for kind in (~labels, labels)]
+    false, true = (np.concatenate([[0.0], rate]) for rate in rates)
+    return false, true
+
+
 def decisions(
     labels: Bool[np.ndarray, " n"], predicted: Bool[np.ndarray, " n"], weights: Weights | None = None
 ) -> dict[str, Float[np.ndarray, " R"]]:

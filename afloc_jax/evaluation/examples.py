@@ -1,8 +1,10 @@
-"""The best, median and worst samples of each category, kept for the report."""
+"""Samples kept for the report: examples.npz and examples.json of a result folder."""
 
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,10 +14,20 @@ from afloc_jax.files import write_whole
 from afloc_jax.inference.model import Model
 
 
+def write_pictures(out: Path, arrays: Mapping[str, Any], described: Any) -> None:
+    """examples.npz (arrays) and examples.json (what they are). Files appear whole or not at all."""
+    out.mkdir(parents=True, exist_ok=True)
+    packed = io.BytesIO()
+    np.savez_compressed(packed, **arrays)
+    write_whole(out / "examples.npz", packed.getvalue())
+    write_whole(out / "examples.json", json.dumps(described, indent=1, ensure_ascii=False) + "\n")
+
+
 def write_examples(out: Path, model: Model, source: Source, rows: np.ndarray, scores: Scores, compatible: bool) -> None:
     """The best, median and worst sample of each category: examples.npz (arrays) and examples.json (what they are).
 
-    `source` is indexed by `rows`, the record of each sample. Files appear whole or not at all."""
+    `source` is indexed by `rows`, the record of each sample.
+    """
     chosen = choose_examples(scores)
     overlap = scores.overlap
     images, maps, truths, described = [], [], [], []
@@ -38,11 +50,8 @@ def write_examples(out: Path, model: Model, source: Source, rows: np.ndarray, sc
                 "peak": _peak(maps[-1], scores.options),
             }
         )
-    out.mkdir(parents=True, exist_ok=True)
-    arrays = io.BytesIO()
-    np.savez_compressed(arrays, images=np.stack(images), heatmaps=np.stack(maps), truths=np.stack(truths))
-    write_whole(out / "examples.npz", arrays.getvalue())
-    write_whole(out / "examples.json", json.dumps(described, indent=1, ensure_ascii=False) + "\n")
+    arrays = {"images": np.stack(images), "heatmaps": np.stack(maps), "truths": np.stack(truths)}
+    write_pictures(out, arrays, described)
 
 
 def _peak(heatmap: np.ndarray, options: ProtocolOptions) -> list[int]:

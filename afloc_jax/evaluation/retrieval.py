@@ -20,6 +20,7 @@ from afloc_jax.evaluation.records import Source, patient_of
 from afloc_jax.evaluation.settings import TaskSettings
 from afloc_jax.evaluation.statistics import Bootstrap, mean_of_finite
 from afloc_jax.evaluation.statistics import bootstrap as bootstrap_means
+from afloc_jax.evaluation.task_examples import write_retrieved
 from afloc_jax.inference.class_prompts import class_key
 from afloc_jax.inference.model import Model
 from afloc_jax.provenance import hash_of
@@ -108,7 +109,7 @@ def evaluate_retrieval(
     Raises:
         UserError: no report, or too few records of a class.
     """
-    settings = settings or TaskSettings()
+    settings = settings or TaskSettings("retrieval")
     chosen = _by_class(source, settings) if settings.by_class else _by_pairs(source)
     clusters = settings.bootstrap.clusters(chosen.patients)
     similarity = _similarity(model, source, chosen.rows, settings)
@@ -122,12 +123,13 @@ def evaluate_retrieval(
                 metrics[key]["chance"] = chance(chosen.relevant, top)[metric]
             table += _rows(keys, values, chosen)
     summary = {
-        **settings.account("retrieval", model, source, chosen.sha256),
+        **settings.account(model, source, chosen.sha256),
         "by_class": settings.by_class,
         "n": len(chosen.ids),
         "n_per_category": {name: int((chosen.category == c).sum()) for c, name in enumerate(chosen.names)},
         "metrics": metrics,
     }
+    write_retrieved(Path(out), source, chosen.rows, similarity.T, chosen.relevant)
     files = {"summary.md": to_markdown(summary), "summary.json": json_text(summary)}
     write_folder(out, {"per_sample.csv": csv_text(PER_SAMPLE_COLUMNS, table), **files})
     return summary

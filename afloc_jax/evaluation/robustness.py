@@ -50,7 +50,7 @@ def evaluate_robustness(
     Raises:
         UserError: no class with paraphrases occurs.
     """
-    settings = settings or TaskSettings()
+    settings = settings or TaskSettings("robustness")
     given = settings.prompt_set
     prompt_set = given if given and given.classes else read_prompt_set(PARAPHRASES)
     records = read_labelled(source, settings.classes, settings.labels)
@@ -64,7 +64,7 @@ def evaluate_robustness(
         metrics["iou"], of_iou = _localize(model, source, phrases, settings)
         rows += of_iou
     summary = {
-        **settings.account("robustness", model, source, records.sha256),
+        **settings.account(model, source, records.sha256),
         "n": len(records),
         "paraphrases": phrases,
         "spread": metrics,

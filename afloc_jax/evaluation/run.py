@@ -22,8 +22,10 @@ from afloc_jax.evaluation.localization import Scores
 from afloc_jax.evaluation.protocols import LocalizationProtocol, Samples, get_protocol
 from afloc_jax.evaluation.records import CLASS_PROMPT, Source, evaluation_provenance, prior_maps, truths_for
 from afloc_jax.evaluation.results import write_results
+from afloc_jax.evaluation.settings import TaskSettings
 from afloc_jax.evaluation.statistics import RESAMPLES, Bootstrap
 from afloc_jax.evaluation.summary import add_baselines, summarise
+from afloc_jax.evaluation.tasks import evaluate_task, task_settings
 from afloc_jax.evaluation.truth import Truth
 from afloc_jax.inference.model import Model, load
 from afloc_jax.weights.folder import update_card, weights_hash
@@ -116,7 +118,7 @@ def evaluate(
 
 
 def evaluate_dataset(model: str | Path, out: str | Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """`evaluate` for a model folder and a data set by name; `settings` as in `evaluate_datasets`.
+    """`evaluate` for a model folder and a data set by name; `settings` as those of localisation in `evaluate_datasets`.
 
     Raises:
         UsageError: an unknown setting or protocol. UserError: an unusable folder or data set.
@@ -133,7 +135,9 @@ def evaluate_datasets(config: ConfigDict, workdir: str | Path) -> dict[str, dict
     ("test"), `protocol` ("afloc"), `compatible` (False), `validation_split` ("validation") and `class_prompt` (both for
     "chexlocalize"), `prior_split` ("train", the part whose masks make the location prior; "" for none), `bootstrap`
     (resamples), `interval` and `unit` (see `statistics.Bootstrap`), and `title`, which also names the folder under
-    `evaluation/`. Results that were made with these weights and settings are kept. The model card is given the results.
+    `evaluation/`. With a `task` ("classification", "retrieval", "robustness") it takes the fields of `TaskSettings` and
+    `prompts`, the file or name of a prompt set. Results that were made with these weights and settings are kept. The
+    model card is given the results.
 
     Returns:
         Folder name -> summary.
@@ -147,16 +151,21 @@ def evaluate_datasets(config: ConfigDict, workdir: str | Path) -> dict[str, dict
     summaries: dict[str, dict[str, Any]] = {}
     for entry in config.evaluation.datasets:
         given = entry.to_dict() if isinstance(entry, ConfigDict) else dict(entry)
-        settings = dataset_settings({"bootstrap": config.evaluation.bootstrap, **given})
-        name = _folder_name(settings, taken=summaries)
+        settings = entry_settings({"bootstrap": config.evaluation.bootstrap, **given})
+        plain = settings if isinstance(settings, dict) else settings.to_dict()
+        name = _folder_name(plain, taken=summaries)
         out = workdir / "evaluation" / name
-        done = _finished(out, weights, settings)
+        done = _finished(out, weights, plain)
         if done is None:
             model = model or load(workdir / "model")
-            untrained = untrained or model.untrained()
-            done = _evaluate_with(model, untrained, _open(settings, settings["split"]), out, settings)
+            if isinstance(settings, TaskSettings):
+                done = evaluate_task(model, out, settings)
+            else:
+                untrained = untrained or model.untrained()
+                done = _evaluate_with(model, untrained, _open(settings, settings["split"]), out, settings)
         summaries[name] = done
-    results = {name: {"n": summary["n"], "metrics": summary["metrics"]} for name, summary in summaries.items()}
+    kept = ("task", "n", "metrics")
+    results = {name: {key: summary[key] for key in kept if key in summary} for name, summary in summaries.items()}
     update_card(workdir / "model", {"results": results})
     return summaries
 
@@ -196,7 +205,7 @@ def _batches(items: Sequence[int], size: int) -> Iterator[list[int]]:
 
 
 def dataset_settings(given: dict[str, Any]) -> dict[str, Any]:
-    """Settings of one evaluation with defaults filled in. Raises UsageError for an unknown one or another protocol."""
+    """Settings of a localisation with defaults filled in. Raises UsageError for an unknown one or another protocol."""
     defaults = {
         "raw": "",
         "builder": {},
@@ -220,6 +229,17 @@ def dataset_settings(given: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
+def entry_settings(given: dict[str, Any]) -> dict[str, Any] | TaskSettings:
+    """What an entry of `config.evaluation.datasets` asks for: localisation, or the task that it names.
+
+    Raises:
+        UsageError: an unknown task, key, protocol or prompt set.
+    """
+    task = given.get("task", "localization")
+    given = {key: value for key, value in given.items() if key != "task"}
+    return dataset_settings(given) if task == "localization" else task_settings(task, given)
+
+
 def _evaluate_with(
     model: Model, untrained: Model | None, source: Source, out: Path, settings: dict[str, Any]
 ) -> dict[str, Any]:
@@ -241,7 +261,8 @@ def _evaluate_with(
 
 
 def _folder_name(settings: dict[str, Any], taken: dict[str, Any]) -> str:
-    base = re.sub(r"[^A-Za-z0-9._-]+", "_", settings["title"] or settings["name"]).strip("._") or "dataset"
+    spoken = settings["title"] or f"{settings['name']} {settings.get('task', '')}"
+    base = re.sub(r"[^A-Za-z0-9._-]+", "_", spoken).strip("._") or "dataset"
     candidates = itertools.chain([base, f"{base}_{settings['split']}"], (f"{base}_{n}" for n in itertools.count(2)))
     return next(name for name in candidates if name not in taken)
 

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, get_args
 
+from afloc_jax.errors import UsageError
 from afloc_jax.evaluation.records import Source, evaluation_provenance
 from afloc_jax.evaluation.statistics import Bootstrap
 from afloc_jax.inference.class_prompts import PromptSet
@@ -13,12 +14,16 @@ from data_pipelines.images import Framing
 from data_pipelines.reading import RecordSource
 from data_pipelines.sources import open_source
 
+TASKS = ("classification", "retrieval", "robustness")
+FRAMINGS = get_args(Framing)
+
 
 @dataclass(frozen=True)
 class TaskSettings:
     """A data set and how it is evaluated.
 
     Attributes:
+        task: one of `TASKS`.
         name, directory, raw, builder, split: as in `data_pipelines.sources.open_source`.
         title: of the data set for readers; its name if empty.
         validation_split: where thresholds and the data set's own phrases come from; "" for none.
@@ -33,6 +38,7 @@ class TaskSettings:
         bootstrap: how intervals are made.
     """
 
+    task: str = "classification"
     name: str = ""
     directory: str = ""
     raw: str = ""
@@ -50,6 +56,12 @@ class TaskSettings:
     compatible: bool = False
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
 
+    def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise UsageError(f"unknown task {self.task!r}; there are localization, {', '.join(TASKS)}")
+        if self.framing not in FRAMINGS:
+            raise UsageError(f"unknown framing {self.framing!r}; there are {', '.join(FRAMINGS)}")
+
     def to_dict(self) -> dict[str, Any]:
         """For the record, as JSON holds it: same settings, same account."""
         prompts = None if self.prompt_set is None else hash_of(asdict(self.prompt_set))
@@ -62,10 +74,10 @@ class TaskSettings:
         """One split of the data set."""
         return open_source(self.name, self.directory, split, raw=self.raw, builder=self.builder)
 
-    def account(self, task: str, model: Model, source: Source, data_sha256: str) -> dict[str, Any]:
+    def account(self, model: Model, source: Source, data_sha256: str) -> dict[str, Any]:
         """What the summaries of all tasks hold beside their numbers."""
         return {
-            "task": task,
+            "task": self.task,
             "title": self.title,
             "compatible": self.compatible,
             "framing": self.framing,

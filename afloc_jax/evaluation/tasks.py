@@ -1,5 +1,7 @@
 """Evaluations other than localisation, by the name of a data set: what `afloc evaluate --task` does."""
 
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -8,23 +10,46 @@ from afloc_jax.evaluation.classification import evaluate_classification
 from afloc_jax.evaluation.retrieval import evaluate_retrieval
 from afloc_jax.evaluation.robustness import evaluate_robustness
 from afloc_jax.evaluation.settings import TaskSettings
-from afloc_jax.inference.model import load
+from afloc_jax.evaluation.statistics import RESAMPLES, Bootstrap
+from afloc_jax.inference.class_prompts import read_prompt_set
+from afloc_jax.inference.model import Model, load
 from data_pipelines.reading import RecordSource
 
-TASKS = ("classification", "retrieval", "robustness")
 
-
-def evaluate_task(task: str, model: str | Path, out: str | Path, settings: TaskSettings) -> dict[str, Any]:
-    """Evaluate a model folder on a data set; returns the summary. Raises UsageError, UserError."""
-    if task not in TASKS:
-        raise UsageError(f"unknown task {task!r}; there are localization, {', '.join(TASKS)}")
+def evaluate_task(model: str | Path | Model, out: str | Path, settings: TaskSettings) -> dict[str, Any]:
+    """Evaluate a model, or a model folder, on a data set; returns the summary. Raises UsageError, UserError."""
     source = settings.open(settings.split)
-    if task == "retrieval":
-        return evaluate_retrieval(load(model), source, out, settings)
-    if task == "robustness":
-        return evaluate_robustness(load(model), source, out, settings)
-    validation = _validation(settings)
-    return evaluate_classification(load(model), source, out, settings, validation)
+    validation = _validation(settings) if settings.task == "classification" else None
+    model = model if isinstance(model, Model) else load(model)
+    if settings.task == "retrieval":
+        return evaluate_retrieval(model, source, out, settings)
+    if settings.task == "robustness":
+        return evaluate_robustness(model, source, out, settings)
+    return evaluate_classification(model, source, out, settings, validation)
+
+
+def task_settings(task: str, given: Mapping[str, Any]) -> TaskSettings:
+    """`TaskSettings` from plain values, as a config holds them.
+
+    `bootstrap` (resamples), `interval` and `unit` make its bootstrap, `prompts` (file or name) its prompt set.
+
+    Raises:
+        UsageError: an unknown key or value.
+    """
+    plain = dict(given)
+    bootstrap = Bootstrap(
+        plain.pop("bootstrap", RESAMPLES),
+        interval=plain.pop("interval", "percentile"),
+        unit=plain.pop("unit", "sample"),
+    )
+    prompts = plain.pop("prompts", None)
+    known = [f.name for f in fields(TaskSettings) if f.name not in ("task", "bootstrap", "prompt_set")]
+    for key in plain:
+        if key not in known:
+            names = ", ".join([*known, "prompts", "bootstrap", "interval", "unit"])
+            raise UsageError(f"evaluation data set {given.get('name')!r}, {task}: unknown key {key!r}; known: {names}")
+    prompt_set = None if prompts is None else read_prompt_set(prompts)
+    return TaskSettings(task, prompt_set=prompt_set, bootstrap=bootstrap, **plain)
 
 
 def _validation(settings: TaskSettings) -> RecordSource | None:

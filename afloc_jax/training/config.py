@@ -289,14 +289,14 @@ def _model_before_start(config: ConfigDict) -> ConfigDict:
 
 def _check_with_owners(config: ConfigDict) -> None:
     """What the free sections hold, checked by those who read them."""
-    from afloc_jax.evaluation.run import dataset_settings
+    from afloc_jax.evaluation.run import entry_settings
     from afloc_jax.losses import LocalSettings
     from afloc_jax.models.settings import parse
 
     parse(_model_before_start(config))
     LocalSettings.from_config(config.loss)
     for dataset in config.evaluation.datasets:
-        dataset_settings(dict(_plain(dataset)))
+        entry_settings(dict(_plain(dataset)))
 
 
 def validate(config: ConfigDict, device_count: int = 0) -> None:

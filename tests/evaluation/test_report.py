@@ -15,7 +15,7 @@ from afloc_jax.evaluation.localization import ProtocolOptions, score
 from afloc_jax.evaluation.records import read_truths
 from afloc_jax.evaluation.report import write_report
 from afloc_jax.evaluation.report.charts import curve_chart, interval_chart, nice_ticks, smooth
-from afloc_jax.evaluation.report.page import interval, number, signed
+from afloc_jax.evaluation.report.numbers import interval, number, signed
 from afloc_jax.evaluation.run import dataset_settings, evaluate, evaluate_datasets
 from afloc_jax.evaluation.statistics import Bootstrap
 from afloc_jax.evaluation.truth import Truth

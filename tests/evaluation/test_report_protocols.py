@@ -15,7 +15,7 @@ from afloc_jax.evaluation.published import published_scores
 from afloc_jax.evaluation.records import truths_for
 from afloc_jax.evaluation.report import write_report
 from afloc_jax.evaluation.report.failures import worst_samples
-from afloc_jax.evaluation.report.page import number
+from afloc_jax.evaluation.report.numbers import number
 from afloc_jax.evaluation.run import evaluate
 from afloc_jax.evaluation.statistics import Bootstrap
 

@@ -232,7 +232,7 @@ def test_chance_is_that_of_random_orders():
 
 
 def test_pairs_are_found_in_both_directions_and_equal_reports_are_equally_right(model, source, tmp_path):  # noqa: F811
-    summary = evaluate_retrieval(model, source, tmp_path, how())
+    summary = evaluate_retrieval(model, source, tmp_path, how("retrieval"))
     texts = [". ".join(record.sentences) for record in source]
     images = np.asarray(model.embed_squares(np.stack([record.image for record in source])).whole)
     similarity = metrics.pairwise.cosine_similarity(images, model.embed_texts(texts).report)
@@ -249,13 +249,15 @@ def test_by_class_every_class_has_as_many_records(model, source, tmp_path):  # n
     single = read_labelled(source)
     counts = {name: int((single.exclusive() == c).sum()) for c, name in enumerate(single.classes)}
     two = sorted(sorted(counts, key=lambda name: -counts[name])[:2])
-    summary = evaluate_retrieval(model, source, tmp_path, how(by_class=True, classes=two, per_class=2, tops=(1, 2)))
+    summary = evaluate_retrieval(
+        model, source, tmp_path, how("retrieval", by_class=True, classes=two, per_class=2, tops=(1, 2))
+    )
     assert summary["n_per_category"] == dict.fromkeys(two, 2)
     assert summary["metrics"]["precision@1 image_to_text"]["chance"] == pytest.approx(0.5)
     labels = {record.id: {f.label for f in record.findings} for record in source}
     assert all(labels[row["id"]] == {row["category"]} for row in lines(tmp_path / "per_sample.csv"))
     with pytest.raises(UserError, match=r"only \d+ records have .* alone, 200 are wanted"):
-        evaluate_retrieval(model, source, tmp_path, how(by_class=True))
+        evaluate_retrieval(model, source, tmp_path, how("retrieval", by_class=True))
 
 
 # Robustness
@@ -269,7 +271,7 @@ def test_spread_is_what_numpy_says():
 
 def test_robustness_scores_every_paraphrase(model, source, tmp_path):  # noqa: F811
     ways = PromptSet(classes={"edema": ["edema", "left edema", "right edema"], "nodule": ["nodule"]})
-    summary = evaluate_robustness(model, source, tmp_path, how(prompt_set=ways))
+    summary = evaluate_robustness(model, source, tmp_path, how("robustness", prompt_set=ways))
     assert list(summary["spread"]["auc"]) == ["edema"]  # one way has no spread
     truth = [any(f.label == "edema" for f in record.findings) for record in source]
     rows = lines(tmp_path / "per_sample.csv")

@@ -1,7 +1,7 @@
 """Charts as inline SVG. Colours come from the page's style sheet (classes), so that they follow light and dark."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
 import numpy as np
@@ -115,13 +115,20 @@ def interval_chart(rows: Sequence[Mapping], label: str, low: float = 0.0, high: 
         return names_width + (value - low) / (high - low) * (width - names_width - 16)
 
     parts = [f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}" class="chart">']
-    for tick in nice_ticks(low, high):
-        parts.append(f'<line class="grid" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="4" y2="{height - 24}"/>')
-        parts.append(_tick(x(tick), height - 8, "middle", tick))
+    parts += axis_ticks(low, high, x, height - 24)
     for i, row in enumerate(rows):
         parts += _interval_row(row, y=4 + row_height * (i + 0.5), x=x, names_width=names_width)
     parts.append("</svg>")
     return "".join(parts)
+
+
+def axis_ticks(low: float, high: float, x: Callable[[float], float], bottom: float) -> list[str]:
+    """Lines down to `bottom` with their numbers below, at round values of a horizontal scale."""
+    parts = []
+    for tick in nice_ticks(low, high):
+        parts.append(f'<line class="grid" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="4" y2="{bottom}"/>')
+        parts.append(_tick(x(tick), bottom + 16, "middle", tick))
+    return parts
 
 
 def _interval_row(row: Mapping, y: float, x, names_width: int) -> list[str]:
@@ -132,11 +139,11 @@ def _interval_row(row: Mapping, y: float, x, names_width: int) -> list[str]:
     ]
     count = len(row["others"]) + 1
     for k, (kind, entry) in enumerate([*row["others"], ("model", row["model"])]):
-        parts += _mark(kind, entry, y + LANE * (count - 1 - k - (count - 1) / 2), x)
+        parts += mark(kind, entry, y + LANE * (count - 1 - k - (count - 1) / 2), x)
     return parts
 
 
-def _mark(kind: str, entry: Mapping, y: float, x) -> list[str]:
+def mark(kind: str, entry: Mapping, y: float, x) -> list[str]:
     """A mean with its whisker; nothing where there is no mean."""
     mean, lower, upper = (entry.get(key) for key in ("mean", "lower", "upper"))
     if mean is None or not math.isfinite(mean):

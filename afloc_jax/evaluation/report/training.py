@@ -1,0 +1,69 @@
+"""The curves of a training run, from metrics.jsonl."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from afloc_jax.evaluation.report.charts import curve_chart, smooth
+from afloc_jax.levels import LEVELS
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows that a run logged; none without the file."""
+    if not path.is_file():
+        return []
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue  # the last line of a run that was killed may be half a line
+    return rows
+
+
+def curves(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Losses and other rows as charts, each with its title and last values."""
+    wanted = [("loss", "Total loss"), *((f"loss/{level}", f"{level.capitalize()} level") for level in LEVELS)]
+    wanted += [("learning_rate", "Learning rate"), ("grad_norm", "Gradient norm")]
+    wanted += [("examples_per_second", "Pairs per second")]
+    found = []
+    for key, title in wanted:
+        train, validation = _series(rows, key, "train"), _series(rows, key, "validation")
+        if not len(train[0]) and not len(validation[0]):
+            continue
+        exact = key == "learning_rate"
+        lines = [{"name": "training", "kind": "train" if exact else "raw", "steps": train[0], "values": train[1]}]
+        if not exact:
+            window = max(1, len(train[1]) // 25)
+            lines.append({"name": "training", "kind": "train", "steps": train[0], "values": smooth(train[1], window)})
+        lines.append({"name": "validation", "kind": "validation", "steps": validation[0], "values": validation[1]})
+        floor = None if key.startswith("loss") else 0.0
+        chart = curve_chart(lines, f"{title} over training steps", floor=floor, small=floor is not None)
+        if not chart:
+            continue
+        found.append(
+            {
+                "title": title,
+                "svg": Markup(chart),  # our own SVG, its texts escaped
+                "train": _last(train[1]),
+                "validation": float(np.nanmin(validation[1])) if np.isfinite(validation[1]).any() else None,
+                "small": not key.startswith("loss"),
+            }
+        )
+    return found
+
+
+def _series(rows: Sequence[Mapping[str, Any]], key: str, split: str) -> tuple[np.ndarray, np.ndarray]:
+    # A resumed run logs some steps twice: the later line counts.
+    found = {row["step"]: row[key] for row in rows if row.get("split") == split and key in row and "step" in row}
+    steps = sorted(found)
+    return np.array(steps, float), np.array([np.nan if found[s] is None else found[s] for s in steps], float)
+
+
+def _last(values: np.ndarray) -> float | None:
+    finite = values[np.isfinite(values)]
+    return float(finite[-max(1, len(finite) // 25) :].mean()) if len(finite) else None

@@ -1,0 +1,234 @@
+"""The page and the card of classification, retrieval and wording: numbers, curves, pictures, and nothing fetched."""
+
+import csv
+import json
+import re
+from html import escape
+
+import numpy as np
+import pytest
+import scipy.stats
+from discs import Checker
+from sklearn import metrics
+
+from afloc_jax.errors import UsageError, UserError
+from afloc_jax.evaluation import discrimination, task_examples
+from afloc_jax.evaluation.report import write_report
+from afloc_jax.evaluation.report.numbers import interval, number
+from afloc_jax.evaluation.report.small_charts import interval_cell, roc_chart, spread_chart, wilson
+from afloc_jax.evaluation.run import entry_settings, evaluate_datasets
+from afloc_jax.evaluation.settings import TaskSettings
+from afloc_jax.evaluation.tasks import evaluate_task, task_settings
+from afloc_jax.weights.card import render_card
+from configs.afloc import get_config
+from tests.inference.conftest import folder, model  # noqa: F401 (fixtures)
+
+SIZES = {"train": 0, "validation": 12, "test": 24, "seed": 0}
+
+
+def checked(out):
+    """The page of a folder: well formed, and asking for nothing from elsewhere."""
+    page = write_report(out).read_text()
+    checker = Checker()
+    checker.feed(page)
+    assert checker.open == [] and checker.fetched == []
+    assert not {"script", "link", "iframe", "img"} & set(checker.tags)
+    assert not re.search(r"\bnan\b|\binf\b", page.split("</style>")[1])
+    return page, re.sub(r"\s+", " ", page)
+
+
+@pytest.fixture(scope="module")
+def results(model, tmp_path_factory):  # noqa: F811
+    """Folder and summary of every task, on phantoms."""
+    data = tmp_path_factory.mktemp("data")
+    common = {"name": "phantom", "directory": str(data), "builder": SIZES, "bootstrap": 40, "title": "Chests & <i>"}
+    found, ways = {}, data / "ways.json"
+    ways.write_text('{"edema": ["edema", "lung edema <b>"], "nodule": ["a nodule", "nodule", "rounded density"]}')
+    for task, options in (
+        ("classification", {"prompts": "chest"}),
+        ("retrieval", {}),
+        ("robustness", {"prompts": str(ways)}),
+    ):
+        out = tmp_path_factory.mktemp(task)
+        found[task] = (out, evaluate_task(model, out, task_settings(task, {**common, **options})))
+    return found
+
+
+def test_the_page_of_classification_shows_every_class_its_curves_and_the_surest_mistakes(results):
+    out, summary = results["classification"]
+    page, text = checked(out)
+    assert "Chests &amp; &lt;i&gt;: classification" in page
+    for name in summary["n_per_category"]:
+        entry = summary["metrics"]["auc"]["per_category"][name]
+        row = re.search(rf"<tr><th>{name}</th>.*?</tr>", text).group()
+        assert f"{number(entry['mean'])} <small>{interval(entry)}</small>" in row
+        assert f"<td>{summary['positives'][name]} / 24</td>" in row
+        assert f'aria-label="ROC curve of {name}"' in page
+        assert f'aria-label="Observed share over probability of {name}"' in page
+    described = json.loads((out / "examples.json").read_text())
+    assert len(re.findall(r'href="data:image/jpeg;base64,', page)) == len(described) > 0
+    for mistake in described:
+        kind = f'{mistake["kind"]}, {number(mistake["probability"], 2)}</span> <span class="scores">{mistake["id"]}<'
+        assert kind in text
+
+
+def test_mistakes_are_those_of_the_table_and_the_surest_of_them(results):
+    out, summary = results["classification"]
+    with open(out / "per_sample.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    described = json.loads((out / "examples.json").read_text())
+    with np.load(out / "examples.npz") as arrays:
+        truths = arrays["truths"]
+    for name in summary["n_per_category"]:
+        for kind, label, sign in (("false positive", "0", -1), ("missed", "1", 1)):
+            wrong = [r for r in rows if r["category"] == name and r["label"] == label and r["predicted"] != label]
+            wrong.sort(key=lambda r: sign * float(r["probability"]))
+            mine = [i for i, m in enumerate(described) if (m["category"], m["kind"]) == (name, kind)]
+            assert [described[i]["id"] for i in mine] == [r["id"] for r in wrong[:3]]
+            for i in mine:
+                assert truths[i].any() == (kind == "missed") == (name in described[i]["shows"])
+
+
+def test_unknown_labels_are_no_mistakes():
+    labels = np.array([[np.nan], [0.0], [1.0], [0.0]])
+    found = task_examples.choose_mistakes(labels, np.full((4, 1), 0.9), np.array([[True], [True], [True], [False]]))
+    assert found == [(1, 0, "false positive")]
+
+
+def test_the_page_of_retrieval_shows_both_directions_beside_chance_and_what_reports_find(results):
+    out, summary = results["retrieval"]
+    page, text = checked(out)
+    for direction in ("image_to_text", "text_to_image"):
+        values = summary["metrics"][f"recall@5 {direction}"]
+        assert f"{number(values['overall']['mean'])} <small>{interval(values['overall'])}</small>" in text
+        assert f"chance {number(values['chance'])}<" in text
+    queries = json.loads((out / "examples.json").read_text())
+    assert len(queries) == 6 and all(len(query["retrieved"]) == 5 for query in queries)
+    assert page.count("data:image/jpeg") == 6 * 6
+    for query in queries:
+        places = [k + 1 for k, item in enumerate(query["retrieved"]) if item["relevant"]]
+        assert (places[0] if places else 6) <= query["first_relevant"] <= (places[0] if places else 24)
+    ranks = [query["first_relevant"] for query in queries]
+    assert ranks == sorted(ranks)  # by pairs, average precision is one over the rank
+
+
+def test_queries_run_from_the_best_to_the_worst_by_average_precision():
+    rng = np.random.default_rng(0)
+    similarity, relevant = rng.random((20, 30)), rng.random((20, 30)) < 0.15
+    relevant[7] = False
+    found = task_examples.choose_queries(similarity, relevant)
+    average = [metrics.average_precision_score(relevant[q], similarity[q]) for q in range(20) if relevant[q].any()]
+    picked = [metrics.average_precision_score(relevant[q], similarity[q]) for q in found]
+    assert 7 not in found and len(found) == 6
+    assert picked == sorted(picked, reverse=True)
+    assert (picked[0], picked[-1]) == (max(average), min(average))
+
+
+def test_no_report_is_on_the_page_of_retrieval(results):
+    opened = {key: results["retrieval"][1]["settings"][key] for key in ("name", "directory", "builder")}
+    settings = TaskSettings(**opened)
+    reports = [record.sentences for record in settings.open("test")]
+    page = write_report(results["retrieval"][0]).read_text()
+    assert not any(sentence in page for sentences in reports for sentence in sentences if len(sentence) > 25)
+
+
+def test_the_page_of_wording_shows_every_phrase(results):
+    out, summary = results["robustness"]
+    _, text = checked(out)
+    for metric in ("auc", "iou"):
+        for name, values in summary["spread"][metric].items():
+            shown = f"{number(values['deviation']['mean'])} <small>{interval(values['deviation'])}</small>"
+            assert shown in re.search(rf"<tr><th>{name}</th>.*?</tr>", text).group()
+            for phrase, entry in values["per_paraphrase"].items():
+                row = re.search(rf"<tr><th><q>{re.escape(escape(phrase))}</q></th>.*?</tr>", text).group()
+                assert f"{number(entry['mean'])} <small>{interval(entry)}</small>" in row
+
+
+def test_an_unknown_task_and_a_damaged_summary_are_told(tmp_path):
+    (tmp_path / "summary.json").write_text('{"task": "segmentation", "metrics": {}}')
+    with pytest.raises(UserError, match="unknown task 'segmentation'; there are localization, classification"):
+        write_report(tmp_path)
+
+
+# Tasks of a config, and the card
+
+
+def test_a_config_may_list_tasks_which_enter_the_page_and_the_card(folder, tmp_path, monkeypatch, results):  # noqa: F811
+    calls = []
+
+    def evaluated(model, out, settings):  # noqa: F811
+        calls.append(settings.task)
+        return evaluate_task(model, out, settings)
+
+    cards = []
+    monkeypatch.setattr("afloc_jax.evaluation.run.evaluate_task", evaluated)
+    monkeypatch.setattr("afloc_jax.evaluation.run.update_card", lambda folder, card: cards.append(card))
+    config = get_config()
+    config.evaluation.bootstrap = 10
+    data = {"name": "phantom", "directory": results["retrieval"][1]["settings"]["directory"], "builder": SIZES}
+    config.evaluation.datasets = (
+        {**data, "task": "retrieval"},
+        {**data, "task": "classification", "classes": ("edema",)},
+    )
+    (tmp_path / "model").symlink_to(folder)
+    assert list(evaluate_datasets(config, tmp_path)) == ["phantom_retrieval", "phantom_classification"]
+    evaluate_datasets(config, tmp_path)
+    assert calls == ["retrieval", "classification"]  # kept the second time
+    page, _ = checked(tmp_path)
+    assert "phantom: retrieval" in page and "phantom: classification" in page
+    assert cards[-1]["results"]["phantom_classification"]["task"] == "classification"
+    for wrong, words in (
+        ({"task": "segmentation"}, "unknown task 'segmentation'"),
+        ({"task": "retrieval", "protocol": "afloc"}, "unknown key 'protocol'"),
+        ({"task": "classification", "framing": "stretch"}, "unknown framing"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            entry_settings({**data, **wrong})
+
+
+def test_the_card_has_a_table_for_each_task(results):
+    kept = {task: {key: summary[key] for key in ("task", "n", "metrics")} for task, (_, summary) in results.items()}
+    text = render_card({**CARD, "card": {"results": kept}})
+    auc = results["classification"][1]["metrics"]["auc"]["overall"]
+    assert f"| classification | 24 | {auc['mean']:.3f} [{auc['lower']:.3f}, {auc['upper']:.3f}] |" in text
+    assert "R@5, image to text" in text and "| robustness | 24 |" in text
+    assert "Localisation without annotations" not in text and "Not evaluated yet" not in text
+    assert "Not evaluated yet" in render_card({**CARD, "card": {}})
+
+
+CARD = {
+    "architecture": {"image": {"backbone": "resnet50", "input_size": 299}},
+    "preprocessing": {"image_size": 224},
+    "prompts": {"max_tokens": 97},
+}
+
+
+# Parts
+
+
+def test_the_roc_curve_equals_scikit_learn_with_ties():
+    rng = np.random.default_rng(1)
+    labels, scores = rng.random(80) < 0.4, np.round(rng.random(80), 1)
+    false, true = discrimination.roc_curve(labels, scores)
+    expected = metrics.roc_curve(labels, scores, drop_intermediate=False)
+    np.testing.assert_allclose(false, expected[0])
+    np.testing.assert_allclose(true, expected[1])
+    assert np.trapezoid(true, false) == pytest.approx(discrimination.auc(labels, scores)[0])
+    assert len(discrimination.roc_curve([True, True], np.zeros(2))[0]) == 0
+
+
+def test_wilson_intervals_hold_their_share_and_stay_within_the_scale():
+    for k, n in ((0, 5), (3, 10), (10, 10)):
+        expected = scipy.stats.binomtest(k, n).proportion_ci(method="wilson")
+        assert wilson(k / n, n) == pytest.approx((expected.low, expected.high), abs=1e-3)
+
+
+def test_small_charts_survive_what_is_absent_and_stay_light():
+    assert interval_cell({"mean": None}) == ""
+    assert "whisker" not in interval_cell({"mean": 0.5, "lower": None, "upper": None})
+    assert spread_chart([{"name": "<a>", "mean": None, "phrases": {}}], "none") == ""
+    shown = spread_chart([{"name": "<a>", "mean": 0.5, "phrases": {"<b>": 0.2, "c": 0.8}}], "x")
+    assert "&lt;a&gt;" in shown and "&lt;b&gt;: 0.200" in shown
+    rng = np.random.default_rng(2)
+    many = discrimination.roc_curve(rng.random(20_000) < 0.5, rng.random(20_000))
+    assert len(roc_chart(many[0], many[1], "many")) < 12_000
