@@ -50,24 +50,41 @@ def decode_image(data: bytes, name: str) -> NDArray[np.uint8]:
     if data[128:132] == b"DICM" or name.lower().endswith(_DICOM_SUFFIXES):
         pixels = _decode_dicom(data, name)
     else:
-        pixels = _grey(_decode_picture(data, name))
+        pixels = grey(_decode_picture(data, name))
     height, width = pixels.shape
     if min(height, width) < SMALLEST_SIDE:
         raise ImageError(f"{name}: {width} x {height} pixels is too small (at least {SMALLEST_SIDE} x {SMALLEST_SIDE})")
     return np.ascontiguousarray(pixels)
 
 
-def read_mask(path: str | Path, value: int | None = None) -> NDArray[np.bool_]:
+def read_label_image(path: str | Path) -> NDArray[np.integer]:
+    """A mask whose pixels are numbers of classes, [height, width]: grey values, or the indices of a palette image.
+
+    Raises ImageError for a picture of several channels, which holds colours and no numbers.
+    """
+    path = Path(path)
+    picture = _decode_picture(_read_bytes(path), path.name)
+    array = np.asarray(picture)
+    if array.ndim != 2:
+        raise ImageError(f"{path.name}: a mask of classes must have one channel, this one is {picture.mode}")
+    return array
+
+
+def read_mask(path: str | Path, value: int | range | None = None) -> NDArray[np.bool_]:
     """A lesion mask of any mode, [height, width] bool: True where any channel but alpha is not 0.
 
-    With `value`, a label image: True where a channel (or the index of a palette image) is exactly that.
+    With `value`, a label image: True where a channel (or the index of a palette image) is exactly that, or in that
+    range of whole numbers.
     """
     path = Path(path)
     picture = _decode_picture(_read_bytes(path), path.name)
     if picture.mode in ("RGBA", "LA", "PA"):
         picture = picture.convert("RGB" if picture.mode == "RGBA" else "L")
     array = np.asarray(picture)  # of palette images the indices: 0 is background whatever its colour
-    hit = array > 0 if value is None else array == value
+    if isinstance(value, range):
+        hit = (array >= value.start) & (array < value.stop)
+    else:
+        hit = array > 0 if value is None else array == value
     return np.asarray(hit.any(axis=-1) if hit.ndim == 3 else hit, np.bool_)
 
 
@@ -237,7 +254,8 @@ def _decode_picture(data: bytes, name: str) -> Image.Image:
         raise ImageError(f"{name}: damaged or truncated ({type(error).__name__}: {error})") from None
 
 
-def _grey(picture: Image.Image) -> NDArray[np.uint8]:
+def grey(picture: Image.Image) -> NDArray[np.uint8]:
+    """[height, width] uint8 of a decoded picture of any mode, as `read_image` describes it."""
     if picture.mode == "L":
         return np.asarray(picture)
     if picture.mode in ("LA", "La"):

@@ -28,10 +28,10 @@ class Region(Protocol):
 
 @dataclass(frozen=True)
 class MaskFile:
-    """An image file of which every pixel but 0 belongs to the region; or only those equal to `value`."""
+    """An image file of which every pixel but 0 belongs to the region; or only those equal to (or in) `value`."""
 
     path: Path
-    value: int | None = None
+    value: int | range | None = None
 
     def mask(self, height: int, width: int) -> NDArray[np.bool_]:
         mask = read_mask(self.path, self.value)

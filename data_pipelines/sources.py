@@ -1,7 +1,8 @@
 """Prepared records: building them once and finding them again; reading them is in `reading`.
 
 A prepared folder is named after everything that decided its content, `<name>-<options>-<raw files>`, two short hashes:
-other builder arguments or changed raw files give another folder, never stale records. A folder gets its final name only
+other builder arguments or changed raw files (in the raw folder, or in a folder that an argument names) give another
+folder, never stale records. A folder gets its final name only
 when it is complete, so a build that was killed leaves nothing that a rerun trips over.
 """
 
@@ -107,7 +108,7 @@ def _prepared(
     if _needs_raw(name) and not Path(raw or "-").is_dir():
         raise UserError(f"no folder {str(raw)!r} with the raw files of {name}; give it as data.raw or --raw")
     inputs = {"builder": name, "version": str(builder_class.VERSION), "arguments": arguments}
-    files = _fingerprint(Path(raw)) if _needs_raw(name) else "generated"
+    files = _files(builder_class, Path(raw), arguments) if _needs_raw(name) else "generated"
     folder = directory / f"{name}-{_hash(inputs)}-{_hash(files)}"
     if folder.is_dir():
         return folder, False
@@ -240,6 +241,17 @@ def _hash(value: Any) -> str:
         value = {**value, "arguments": kept}
     text = json.dumps(value, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:_HASH_LENGTH]
+
+
+def _files(builder_class: Any, raw: Path, arguments: Mapping[str, Any]) -> Any:
+    """What a build reads: the files of the raw folder, and of folders apart from it that builder arguments name."""
+    apart = {}
+    for name in builder_class.FOLDERS:
+        if folder := arguments.get(name):
+            if not Path(folder).is_dir():
+                raise UserError(f"no folder {str(folder)!r}, given as builder argument {name}")
+            apart[name] = _fingerprint(Path(folder))
+    return [_fingerprint(raw), apart] if apart else _fingerprint(raw)
 
 
 def _fingerprint(raw: Path) -> list[tuple[str, int, int]]:

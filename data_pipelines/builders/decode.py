@@ -9,12 +9,13 @@ from data_pipelines.builders.items import AnnotatedFinding, Item, pseudonym
 from data_pipelines.images import Geometry, ImageError, encode_png, read_image
 from data_pipelines.records import FindingFields, make_record
 from data_pipelines.regions import Box, RelativeBox
+from data_pipelines.slides import read_slide
 
 
 def example(item: Item, image_size: int, seed: int) -> dict[str, Any] | ImageError:
     """The record of an item. An ImageError is returned, not raised: it travels between threads as a value."""
     try:
-        image = read_image(item.image)
+        image = read_slide(item.image, image_size) if item.slide else read_image(item.image)
         geometry = Geometry(image.shape[0], image.shape[1], image_size)
         findings = [_finding(finding, geometry) for finding in item.findings]
     except ImageError as error:
@@ -33,6 +34,11 @@ def example(item: Item, image_size: int, seed: int) -> dict[str, Any] | ImageErr
         labels=item.labels,
         findings=findings,
     )
+
+
+def rejection(item: Item, error: ImageError) -> str:
+    """Why an item has no record, without the name of its image, which the account gives beside it."""
+    return str(error).removeprefix(f"{item.image.name}: ")
 
 
 def _finding(finding: AnnotatedFinding, geometry: Geometry) -> FindingFields:

@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 
 from afloc_jax.errors import UsageError, UserError
 from data_pipelines.builders import shards
 from data_pipelines.builders.decode import example
-from data_pipelines.builders.items import SPLITS, BuildReport, Item
+from data_pipelines.builders.items import SPLITS, BuildReport, Item, pseudonym
 from data_pipelines.images import ImageError
 from data_pipelines.records import IMAGE_SIZE, record_features
 
@@ -36,6 +36,7 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=
     """
 
     VERSION = tfds.core.Version("1.1.0")
+    FOLDERS: ClassVar[tuple[str, ...]] = ()  # arguments that name a folder of images apart from the raw folder
 
     def __init__(
         self,
@@ -93,21 +94,30 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         del dl_manager  # nothing is downloaded
-        return {name: self._generate_examples(rows) for name, rows in self._items_by_split().items()}
+        self._by_split = self._items_by_split()
+        return {split: self._generate_examples(split, items) for split, items in self._by_split.items()}
 
-    def _generate_examples(self, items: Sequence[Item]) -> Any:
+    def _generate_examples(self, split: str, items: Sequence[Item]) -> Any:
         """The Beam collection of a split's records."""
         from data_pipelines.builders.beam import collection
 
-        return collection(items, self.image_size, self.seed)
+        return collection(items, self.image_size, self.seed, self._rejected / split)
+
+    @property
+    def _rejected(self) -> Path:
+        return Path(self.data_dir) / "rejected"
 
     def _count_beam_records(self) -> None:
-        """Beam counts where it runs; what comes back is how many records there are, not which images were unusable."""
-        for name, info in self.info.splits.items():
-            self.report.records[name] = info.num_examples
-        self.report.dropped["unusable image"] = (
-            self.report.rows - sum(self.report.dropped.values()) - sum(self.report.records.values())
-        )
+        """The account of a Beam build, the same as that of the threads."""
+        from data_pipelines.builders.beam import read_rejected
+
+        for split, items in self._by_split.items():
+            rejected = dict(read_rejected(self._rejected / split))
+            for image, reason in rejected.items():
+                self.report.reject(image, reason)
+            kept = [item for item in items if item.id not in rejected]
+            self.report.add(split, len(kept), {pseudonym(item.patient, self.seed) for item in kept} - {""})
+        shutil.rmtree(self._rejected, ignore_errors=True)
 
     def _example(self, item: Item) -> dict[str, Any] | ImageError:
         return example(item, self.image_size, self.seed)

@@ -70,8 +70,9 @@ class PublishedBuilder(FolderBuilder, skip_registration=True):  # type: ignore[c
 
     def drop(self, reason: str, count: int = 1) -> None:
         """Counts images that are left out on purpose."""
-        self.report.rows += count
-        self.report.dropped[reason] += count
+        if count:
+            self.report.rows += count
+            self.report.dropped[reason] += count
 
     def asked(self, finding: str) -> str:
         """The prompt for a class."""

@@ -18,6 +18,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.core import naming
 from tqdm import tqdm
 
+from data_pipelines.builders.decode import rejection
 from data_pipelines.builders.items import BuildReport, Item
 from data_pipelines.images import ImageError
 
@@ -104,7 +105,7 @@ def _write(builder: Any, part: _Part, examples: Examples, report: BuildReport, p
         for item, result in examples(part.items):
             progress.update(1)
             if isinstance(result, ImageError):
-                reason = str(result).removeprefix(f"{item.image.name}: ")
+                reason = rejection(item, result)
                 account["rejected"].append([item.id, reason])
                 report.reject(item.id, reason)
                 continue

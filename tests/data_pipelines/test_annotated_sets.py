@@ -146,13 +146,17 @@ def vindr(raw):
     rows_file(raw / "annotations" / "annotations_train.csv", f"image_id,rad_id,class_name,{corners}", rows)
     rows = [["8dc8e54ae1a8", "Nodule/Mass", 5.5, 6.5, 9, 10]]
     rows_file(raw / "annotations" / "annotations_test.csv", f"image_id,class_name,{corners}", rows)
-    rows = [["50a418190bc3", reader, 1, int(reader == "R9"), 0] for reader in ("R8", "R9", "R10")]
-    rows += [["9a5094b2563a", reader, 0, 0, 1] for reader in ("R1", "R2", "R3")]
+    rows = [["50a418190bc3", reader, 1, int(reader == "R9"), 0, 0] for reader in ("R8", "R9", "R10")]
+    rows += [["9a5094b2563a", reader, 0, 0, 1, 0] for reader in ("R1", "R2", "R3")]
     rows_file(
-        raw / "annotations" / "image_labels_train.csv", "image_id,rad_ID,Pleural effusion,Cardiomegaly,No finding", rows
+        raw / "annotations" / "image_labels_train.csv",
+        "image_id,rad_id,Pleural effusion,Cardiomegaly,No finding,Other diseases",
+        rows,
     )
     rows_file(
-        raw / "annotations" / "image_labels_test.csv", "image_id,Nodule/Mass,No finding", [["8dc8e54ae1a8", 1.0, 0.0]]
+        raw / "annotations" / "image_labels_test.csv",
+        "image_id,Nodule/Mass,No finding,Other disease",
+        [["8dc8e54ae1a8", 1.0, 0.0, 1.0]],
     )
 
 
@@ -164,8 +168,9 @@ def test_vindr_readers_are_united_or_kept_apart_and_labels_are_their_majority(tm
     assert labels(first) == [("Pleural effusion", "Findings suggesting pleural effusion.", 2),
                              ("Cardiomegaly", "Findings suggesting cardiomegaly.", 1)]  # fmt: skip
     assert first.findings[0].boxes == ((3, 20, 10, 15), (4, 22, 10, 14)) and first.findings[0].annotator == ""
-    assert first.labels == {"pleural effusion": 1, "cardiomegaly": 0, "no finding": 0}
+    assert first.labels == {"pleural effusion": 1, "cardiomegaly": 0, "no finding": 0, "other diseases": 0}
     assert records["9a5094b2563a"].findings == [] and records["9a5094b2563a"].labels["no finding"] == 1
+    assert records["8dc8e54ae1a8"].labels["other diseases"] == 1, "one name in both parts"
     assert records["8dc8e54ae1a8"].findings[0].boxes == ((5.5, 6.5, 3.5, 3.5),)
     records, _ = build(tmp_path, "vindr_cxr", readers="separate")
     readers = [(f.label, f.annotator) for f in records["50a418190bc3"].findings]

@@ -1,22 +1,37 @@
 """Apache Beam makes the same records as the threads. It has an environment of its own (requirements-beam.txt)."""
 
 import pytest
-from raw_folders import pairs_folder
+from raw_folders import SECRET, pairs_folder
 from test_shards import BUILDER, content
 
-from afloc_jax.errors import UsageError
+from afloc_jax.errors import UsageError, UserError
 from data_pipelines.sources import prepare
 
 
-def test_the_direct_runner_gives_identical_records(tmp_path):
+def test_the_direct_runner_gives_identical_records_and_the_same_account(tmp_path):
     pytest.importorskip("apache_beam", reason="SKIPPED: Apache Beam is not installed; see requirements-beam.txt")
     raw = tmp_path / "raw"
     pairs_folder(raw, 40)
     (raw / "images" / "003.png").write_bytes(b"broken")
+    (raw / "images" / "017.png").write_bytes(b"")
     prepare("pairs", tmp_path / "threads", raw=raw, builder=BUILDER)
     report = prepare("pairs", tmp_path / "beam", raw=raw, builder=BUILDER, beam="--runner=DirectRunner")
-    assert report["built"] and report["dropped"] == {"unusable image": 1}
-    assert content(tmp_path / "beam")[:-1] == content(tmp_path / "threads")[:-1]
+    assert report["built"] and [entry["image"] for entry in report["rejected"]] == ["003.png", "017.png"]
+    assert report["rejected"][1]["reason"] == "the file is empty"
+    assert content(tmp_path / "beam") == content(tmp_path / "threads")  # the account included
+    assert not list((tmp_path / "beam").rglob("rejected*"))
+
+
+def test_too_many_broken_images_stop_a_beam_build_and_are_named(tmp_path):
+    pytest.importorskip("apache_beam", reason="SKIPPED: Apache Beam is not installed; see requirements-beam.txt")
+    raw = tmp_path / "raw"
+    pairs_folder(raw, 20)
+    for name in ("003.png", "017.png"):
+        (raw / "images" / name).write_bytes(SECRET.encode())
+    builder = {**BUILDER, "max_bad_fraction": 0.05}
+    with pytest.raises(UserError, match=r"2 of 20 images are unusable.*0(03|17)\.png") as caught:
+        prepare("pairs", tmp_path / "out", raw=raw, builder=builder, beam="--runner=DirectRunner")
+    assert SECRET not in str(caught.value) and not list((tmp_path / "out").glob("pairs-*"))
 
 
 def test_phantoms_are_not_built_with_beam(tmp_path, monkeypatch):

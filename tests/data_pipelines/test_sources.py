@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from published import image_file, json_file
 from raw_folders import SECRET, pairs_folder
 
 from afloc_jax.errors import UsageError, UserError
@@ -43,6 +44,25 @@ def test_the_same_inputs_are_built_once_and_other_inputs_again(tmp_path):
     assert changed["built"] and len(prepared(out)) == 3
     record = open_source("pairs", out, "train", raw=raw, builder=ALL_TRAIN)[0]
     assert (record.height, record.width) == (50, 60)
+
+
+def test_a_folder_of_images_apart_is_watched_like_the_raw_folder(tmp_path):
+    images, raw, out = tmp_path / "jpg", tmp_path / "raw", tmp_path / "out"
+    path = "files/p10/p10000032/s50414267/d1.jpg"
+    image_file(images / path, 1)
+    annotation = {"image_id": 1, "category_id": 1, "bbox": [2, 3, 10, 12], "label_text": "left effusion"}
+    json_file(raw / "MS_CXR_Local_Alignment_v1.0.0.json", {
+        "images": [{"id": 1, "path": path}], "categories": [{"id": 1, "name": "Pleural Effusion"}],
+        "annotations": [annotation],
+    })  # fmt: skip
+    builder = {"images": str(images)}
+    assert prepare("ms_cxr", out, raw=raw, builder=builder)["built"]
+    assert not prepare("ms_cxr", out, raw=raw, builder=builder)["built"]
+    image_file(images / path, 2, height=60)
+    assert prepare("ms_cxr", out, raw=raw, builder=builder)["built"], "the image is another one"
+    assert open_source("ms_cxr", out, "test", raw=raw, builder=builder)[0].height == 60
+    with pytest.raises(UserError, match=r"no folder '.*absent', given as builder argument images"):
+        prepare("ms_cxr", out, raw=raw, builder={"images": str(tmp_path / "absent")})
 
 
 def test_records_open_without_their_raw_folder(tmp_path):

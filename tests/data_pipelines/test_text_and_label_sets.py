@@ -1,7 +1,6 @@
 """Data sets of reports, captions and labels, each in its publisher's layout."""
 
 import csv
-import zipfile
 
 import cv2
 import numpy as np
@@ -9,8 +8,8 @@ import pytest
 from published import box_mask, build, image_file, json_file, refused, rows_file
 from raw_folders import SECRET
 
+from data_pipelines.builders.cxr_lt.cxr_lt_dataset_builder import CLASSES as CXR_LT_CLASSES
 from data_pipelines.builders.mimic_cxr.mimic_cxr_dataset_builder import CLASSES
-from data_pipelines.builders.tables import read_workbook
 from data_pipelines.images import Geometry
 
 SQUARE = Geometry(40, 30)
@@ -70,8 +69,14 @@ def test_padchest_gr_boxes_are_shares_of_the_image(tmp_path):
         {"StudyID": "s1", "ImageID": "x.png", "PreviousStudyID": None, "findings": [abnormal, normal]},
         {"StudyID": "s2", "ImageID": "y.png", "findings": [normal]},
     ])  # fmt: skip
-    rows = [["s1", "x.png", "p1", "pleural effusion", "test"], ["s2", "y.png", "p2", "Normal", "validation"]]
-    rows_file(raw / "master_table.csv", "StudyID,ImageID,PatientID,label,split", rows)
+    header = "StudyID,ImageID,label,boxes_count,extra_boxes_count,split,PatientID,label_group"
+    rows = [  # a row per study and label
+        ["s1", "x.png", "pleural effusion", 2, 0, "test", "p1", "Pleural effusion"],
+        ["s1", "x.png", "Normal", 0, 0, "test", "p1", "Normal"],
+        ["s2", "y.png", "Normal", 0, 0, "validation", "p2", "Normal"],
+    ]
+    rows_file(raw / "master_table.csv", header, rows)
+    (raw / "master_table.csv.zip").write_bytes(b"PK")  # as downloaded; unpacked it is what is read
     records, account = build(tmp_path, "padchest_gr", partial=False)
     assert account["splits"] == {"x.png": "test", "y.png": "validation"}
     record = records["x.png"]
@@ -83,6 +88,8 @@ def test_padchest_gr_boxes_are_shares_of_the_image(tmp_path):
     assert records["x.png"].sentences == ["pequeno derrame izquierdo", "corazon normal"]
     json_file(raw / "grounded_reports_20240819.json", [{"StudyID": "s9", "ImageID": "x.png", "findings": [normal]}])
     assert "entry 0" in refused(tmp_path, "padchest_gr")
+    (raw / "master_table.csv").unlink()
+    assert "master_table.csv is missing" in refused(tmp_path, "padchest_gr")
 
 
 def test_roco_captions_are_filtered_by_their_words(tmp_path):
@@ -163,14 +170,27 @@ def test_chexpert_labels_keep_uncertainty_and_paths_may_begin_with_the_release(t
     assert "train.csv, column Atelectasis" in refused(tmp_path, "chexpert")
 
 
-def test_cxr_lt_takes_every_other_column_for_a_class(tmp_path):
+def test_cxr_lt_reads_the_labelled_test_table_of_a_task(tmp_path):
     raw = tmp_path / "raw"
-    header = "dicom_id,subject_id,study_id,ViewPosition,Bulla,Cardiomyopathy"
-    rows_file(raw / "cxr-lt-2024" / "test_task3.csv", header, [["d1", "10000032", "50414267", "PA", 1, 0]])
-    image_file(tmp_path / "jpg" / "files/p10/p10000032/s50414267/d1.jpg", 1)
-    records, _ = build(tmp_path, "cxr_lt", partial=False, task=3, images=str(tmp_path / "jpg"))
-    assert records["d1"].labels == {"bulla": 1, "cardiomyopathy": 0} and records["d1"].view == "PA"
-    assert "**/*task2*.csv* is missing" in refused(tmp_path, "cxr_lt")
+    folder = raw / "cxr-lt-iccv-workshop-cvamd" / "2.0.0" / "cxr-lt-2024"
+    about = "dicom_id,subject_id,study_id,ViewPosition,ViewCodeSequence_CodeMeaning,fpath"
+    path = "files/p10/p10000032/s50414267/d1.jpg"
+    keys = ["d1", "10000032", "50414267", "PA", "postero-anterior", path]
+    rows_file(folder / "test_task3.csv", about, [keys])  # of the challenge, without labels
+    rows_file(folder / "development_labeled_task3.csv", f"{about},{','.join(CXR_LT_CLASSES[3])}", [])
+    rows_file(folder / "test_labeled_task3.csv", f"{about},{','.join(CXR_LT_CLASSES[3])}", [[*keys, 1, 0, 0, 0, 1]])
+    rows_file(folder / "test_labeled_task2.csv", f"{about},{','.join(CXR_LT_CLASSES[2])}", [[*keys, *([0, 1] * 13)]])
+    image_file(tmp_path / "jpg" / path, 1)
+    records, account = build(tmp_path, "cxr_lt", partial=False, task=3, images=str(tmp_path / "jpg"))
+    expected = {"bulla": 1, "cardiomyopathy": 0, "hilum": 0, "osteopenia": 0, "scoliosis": 1}
+    assert records["d1"].labels == expected and records["d1"].view == "PA" and account["records"] == {"test": 1}
+    records, _ = build(tmp_path, "cxr_lt", partial=False, images=str(tmp_path / "jpg"))
+    assert len(records["d1"].labels) == 26 and sum(records["d1"].labels.values()) == 13
+    assert records["d1"].labels["normal"] == 0 and records["d1"].labels["nodule"] == 1
+    (folder / "test_labeled_task2.csv").rename(folder / "task2.csv")
+    assert "**/test_labeled_task2.csv is missing" in refused(tmp_path, "cxr_lt")
+    rows_file(folder / "test_labeled_task2.csv", about, [keys])
+    assert "lacks the columns Atelectasis, Calcification" in refused(tmp_path, "cxr_lt")
     assert "task is 1" in refused(tmp_path, "cxr_lt", task=1)
 
 
@@ -242,76 +262,8 @@ def test_real_retinal_images_in_the_layout_of_idrid(tmp_path, shared_data):
     assert len(records) == 28 and sum(len(r.findings) for r in records.values()) == expected > 80
 
 
-def workbook(path, rows):
-    """A workbook as spreadsheet programs write it: texts shared, numbers in place, empty cells left out."""
-    texts = sorted({str(cell) for row in rows for cell in row if isinstance(cell, str)})
-    main = 'xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"'
-    lines = []
-    for number, row in enumerate(rows, start=1):
-        cells = ""
-        for column, cell in zip("ABCDEFG", row, strict=False):
-            if isinstance(cell, str):
-                cells += f'<c r="{column}{number}" t="s"><v>{texts.index(cell)}</v></c>'
-            elif cell is not None:
-                cells += f'<c r="{column}{number}"><v>{cell}</v></c>'
-        lines.append(f'<row r="{number}">{cells}</row>')
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr(
-            "xl/worksheets/sheet1.xml", f"<worksheet {main}><sheetData>{''.join(lines)}</sheetData></worksheet>"
-        )
-        archive.writestr("xl/sharedStrings.xml", f"<sst {main}>{''.join(f'<si><t>{t}</t></si>' for t in texts)}</sst>")
-
-
-def test_sicapv2_labels_come_from_workbooks(tmp_path):
-    raw = tmp_path / "raw"
-    names = [
-        "16B0001851_Block_Region_1_0_0_xini_6803_yini_59786.jpg",
-        "18B0006623A_Block_Region_5_2_3_xini_1_yini_2.jpg",
-    ]
-    for split, name, seed in (("Train", names[0], 1), ("Test", names[1], 2)):
-        image_file(raw / "images" / name, seed)
-        workbook(
-            raw / "partition" / "Test" / f"{split}.xlsx",
-            [["image_name", "NC", "G3", "G4", "G5", "G4C"], [name, 0, 1, 1, 0, 0]],
-        )
-    records, account = build(tmp_path, "sicapv2")
-    assert account["splits"] == dict(zip(names, ("train", "test"), strict=True))
-    assert records[names[0]].labels == {
-        "non-cancerous": 0,
-        "gleason grade 3": 1,
-        "gleason grade 4": 1,
-        "gleason grade 5": 0,
-    }
-    workbook(raw / "partition" / "Test" / "Test.xlsx", [["name"], ["x"]])
-    assert "lacks the columns image_name, NC" in refused(tmp_path, "sicapv2")
-    (raw / "partition" / "Test" / "Test.xlsx").write_text("no")
-    assert "not a readable workbook" in refused(tmp_path, "sicapv2")
-    workbook(tmp_path / "gaps.xlsx", [["a", "b", "c"], [1, None, "x"]])
-    assert read_workbook(tmp_path / "gaps.xlsx", ["a"]) == [{"a": "1", "b": "", "c": "x"}]
-
-
-def test_wsss4luad_labels_stand_in_names_and_masks_hold_classes(tmp_path):
-    raw = tmp_path / "raw"
-    image_file(raw / "1.training" / "1031280-2300-27920-[1, 0, 1].png", 1)
-    mask = np.full((40, 30), 3, np.uint8)
-    mask[:10], mask[30:, :15] = 0, 1
-    for part, seed in (("2.validation", 2), ("3.testing", 3)):
-        image_file(raw / part / "img" / "00.png", seed)
-        (raw / part / "mask").mkdir()
-        cv2.imwrite(str(raw / part / "mask" / "00.png"), mask)
-    records, account = build(tmp_path, "wsss4luad")
-    assert sorted(account["splits"].values()) == ["test", "train", "validation"]
-    patch, field = records["train/1031280-2300-27920-[1, 0, 1].png"], records["test/00.png"]
-    assert list(patch.labels.values()) == [1, 0, 1] and list(field.labels.values()) == [1, 1, 0]
-    np.testing.assert_array_equal(field.findings[0].mask, SQUARE.mask_to_square(mask == 0))
-    np.testing.assert_array_equal(field.findings[1].mask, SQUARE.mask_to_square(mask == 1))
-    image_file(raw / "1.training" / "unnamed.png", 4)
-    assert "unnamed.png: a training patch must have its labels" in refused(tmp_path, "wsss4luad", partial=True)
-
-
 @pytest.mark.parametrize(
-    "name", ["padchest", "roco", "chexpert", "sicapv2", "wsss4luad", "idrid", "siim", "vindr_cxr", "nih"]
+    "name", ["padchest", "roco", "chexpert", "sicapv2", "wsss4luad", "idrid", "siim", "vindr_cxr", "nih", "dhmc_luad"]
 )
 def test_an_empty_folder_is_refused_with_the_list_of_what_is_expected(tmp_path, name):
     (tmp_path / "raw").mkdir()

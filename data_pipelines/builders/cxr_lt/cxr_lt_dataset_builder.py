@@ -9,7 +9,16 @@ from data_pipelines.builders.published import PublishedBuilder
 from data_pipelines.builders.tables import Files, check_files, labels_of, one_file, read_table
 
 _KEYS = ("dicom_id", "subject_id", "study_id")
-_ABOUT = frozenset({*_KEYS, "fpath", "path", "ViewPosition", "ViewCodeSequence_CodeMeaning", "split"})
+CLASSES = {
+    2: (
+        "Atelectasis", "Calcification of the Aorta", "Cardiomegaly", "Consolidation", "Edema", "Emphysema",
+        "Enlarged Cardiomediastinum", "Fibrosis", "Fracture", "Hernia", "Infiltration", "Lung Lesion", "Lung Opacity",
+        "Mass", "Normal", "Nodule", "Pleural Effusion", "Pleural Other", "Pleural Thickening", "Pneumomediastinum",
+        "Pneumonia", "Pneumoperitoneum", "Pneumothorax", "Subcutaneous Emphysema", "Support Devices",
+        "Tortuous Aorta",
+    ),
+    3: ("Bulla", "Cardiomyopathy", "Hilum", "Osteopenia", "Scoliosis"),
+}  # fmt: skip
 
 
 class Builder(PublishedBuilder):
@@ -17,24 +26,27 @@ class Builder(PublishedBuilder):
 
     Args:
         task: 2 (26 classes, labelled by hand) or 3 (5 classes that training never names).
-        table: pattern of the table below the raw folder; empty: any CSV file with "task2" or "task3" in its name.
         images: folder of MIMIC-CXR-JPG that holds files/p10/...; empty: the raw folder.
     """
 
-    def __init__(self, *, task: int = 2, table: str = "", images: str = "", **kwargs):
-        if task not in (2, 3):
+    FOLDERS = ("images",)
+
+    def __init__(self, *, task: int = 2, images: str = "", **kwargs):
+        if task not in CLASSES:
             raise UsageError(f"task is {task!r}, must be 2 or 3")
-        self.task, self.table, self.images = task, table or f"**/*task{task}*.csv*", images
+        self.task, self.images = task, images
         super().__init__(**kwargs)
 
     def cases(self) -> Iterator[Item]:
-        """One item per row; every column that is not about the image is a class."""
-        check_files(self.raw, [Files(self.table, f"labels of task {self.task}", 1, _KEYS)])
-        path = one_file(self.raw, self.table)
+        """One item per row of test_labeled_task2.csv or test_labeled_task3.csv."""
+        table = f"**/test_labeled_task{self.task}.csv"
+        classes = CLASSES[self.task]
+        check_files(self.raw, [Files(table, f"labels of task {self.task}", 1, (*_KEYS, *classes))])
+        path = one_file(self.raw, table)
         folder = Path(self.images) if self.images else self.raw
         for row in read_table(path, _KEYS, "a row per image"):
             patient, study, name = row["subject_id"], row["study_id"], row["dicom_id"]
             image = folder / f"files/p{patient[:2]}/p{patient}/s{study}/{name}.jpg"
             item = Item(name, image, patient, row.get("ViewPosition", ""), study=study)
-            item.labels = labels_of(row, [column for column in row if column not in _ABOUT], path.name)
+            item.labels = labels_of(row, classes, path.name)
             yield item

@@ -16,9 +16,9 @@ LESIONS = {  # name -> folder, ending of the file name
 }
 GRADES = (
     "no apparent diabetic retinopathy",
-    "mild non proliferative diabetic retinopathy",
-    "moderate non proliferative diabetic retinopathy",
-    "severe non proliferative diabetic retinopathy",
+    "mild non-proliferative diabetic retinopathy",
+    "moderate non-proliferative diabetic retinopathy",
+    "severe non-proliferative diabetic retinopathy",
     "proliferative diabetic retinopathy",
 )
 EDEMA = ("no risk of macular edema", "mild risk of macular edema", "severe risk of macular edema")

@@ -22,6 +22,7 @@ class Builder(PublishedBuilder):
     """
 
     FILES = (Files(FILE, "boxes and phrases, COCO JSON"),)
+    FOLDERS = ("images",)
 
     def __init__(self, *, images: str = "", prompts: str = "phrases", **kwargs):
         if prompts not in _PROMPTS:

@@ -10,7 +10,7 @@ from data_pipelines.builders.splits import split_name
 from data_pipelines.builders.tables import Files, index_files, one_file, read_json, read_table
 from data_pipelines.regions import RelativeBox
 
-_REPORTS, _TABLE = "grounded_reports_*.json", "master_table*.csv*"
+_REPORTS, _TABLE = "grounded_reports_*.json", "master_table.csv"
 _LANGUAGES = ("en", "es")
 
 
@@ -23,7 +23,7 @@ class Builder(PublishedBuilder):
 
     FILES = (
         Files(_REPORTS, "sentences and boxes", 1),
-        Files(_TABLE, "official splits", columns=("StudyID", "split")),
+        Files(_TABLE, "official splits", 1, ("StudyID", "PatientID", "split")),
         Files("**/*.png", "images, PadChest_GR"),
     )
     FRACTIONS = {"train": 1.0}  # noqa: RUF012
@@ -37,14 +37,14 @@ class Builder(PublishedBuilder):
     def cases(self) -> Iterator[Item]:
         """Studies in the order of the file of reports."""
         images = index_files(self.raw, [".png"])
-        table = read_table(one_file(self.raw, _TABLE), ("StudyID", "split"), "rows of studies")
+        table = read_table(self.raw / _TABLE, ("StudyID", "PatientID", "split"), "rows of studies")
         about = {row["StudyID"]: row for row in table}
         path = one_file(self.raw, _REPORTS)
         for number, entry in enumerate(read_json(path)):
             try:
                 name, study = entry["ImageID"], entry["StudyID"]
                 row = about[study]
-                item = Item(name, images.get(name, self.raw / "PadChest_GR" / name), row.get("PatientID") or study)
+                item = Item(name, images.get(name, self.raw / "PadChest_GR" / name), row["PatientID"])
                 item.study, item.split = study, split_name(row["split"])
                 self._add_sentences(item, entry["findings"])
             except (KeyError, TypeError, ValueError):

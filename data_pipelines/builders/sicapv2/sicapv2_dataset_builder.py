@@ -1,31 +1,49 @@
-"""SICAPv2: prostate tissue with Gleason grades of patches. See docs/datasets/sicapv2.md."""
+"""SICAPv2: prostate tissue with Gleason grades of patches and of their pixels. See docs/datasets/sicapv2.md."""
 
 from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
 
 from afloc_jax.errors import UserError
 from data_pipelines.builders.items import Item
 from data_pipelines.builders.published import PublishedBuilder
-from data_pipelines.builders.tables import Files, read_workbook
+from data_pipelines.builders.tables import Files, listed, read_workbook
+from data_pipelines.images import ImageError, read_label_image
+from data_pipelines.regions import MaskFile
 
-CLASSES = {"NC": "non-cancerous", "G3": "gleason grade 3", "G4": "gleason grade 4", "G5": "gleason grade 5"}
+CLASSES = {"NC": "non-cancerous", "G3": "gleason 3", "G4": "gleason 4", "G5": "gleason 5"}
+PHRASES = {
+    "non-cancerous": "non-cancerous prostate tissue",
+    "gleason 3": "prostate cancer of gleason grade 3",
+    "gleason 4": "prostate cancer of gleason grade 4",
+    "gleason 5": "prostate cancer of gleason grade 5",
+}
+# Two releases of the masks are about: PNG files with the grade itself, and JPEG files with a grey value per grade that
+# the compression has spread.
+GRADES = {"gleason 3": 3, "gleason 4": 4, "gleason 5": 5}
+GREYS = {"gleason 3": range(50, 125), "gleason 4": range(125, 175), "gleason 5": range(175, 256)}  # of 100, 150, 200
+SMALLEST_SHARE = 0.01  # of the pixels of a JPEG mask: less may be the ringing of its edges
 _TABLES = {"train": "partition/Test/Train.xlsx", "test": "partition/Test/Test.xlsx"}
 
 
 class Builder(PublishedBuilder):
-    """Patches of the official training and test parts with their labels. Arguments: see PublishedBuilder.
+    """Patches of the official training and test parts: labels, masks of grades, text made from labels.
 
-    The masks are not read: what their values mean could not be checked.
+    Arguments: see PublishedBuilder.
     """
 
     FILES = (
         Files(_TABLES["train"], "labels", 1),
         Files(_TABLES["test"], "labels", 1),
         Files("images/*.jpg", "patches"),
+        Files("masks/*.[jp][pn]g", "masks, .png or .jpg"),
     )
     FRACTIONS = {"train": 1.0}  # noqa: RUF012
 
     def cases(self) -> Iterator[Item]:
         """One item per row. A slide (the name up to "_Block") stands for a patient."""
+        without_mask = []
         for split, table in _TABLES.items():
             for number, row in enumerate(read_workbook(self.raw / table, ("image_name", *CLASSES)), start=2):
                 name = row["image_name"]
@@ -34,4 +52,30 @@ class Builder(PublishedBuilder):
                     item.labels = {title: int(float(row[column])) for column, title in CLASSES.items()}
                 except ValueError:
                     raise UserError(f"{table}, row {number}: a label is not 0 or 1; fetch the table again") from None
+                self.set_report(item, ". ".join(PHRASES[title] for title, value in item.labels.items() if value), "")
+                if item.image.is_file() and not item.labels["non-cancerous"]:
+                    mask = self._mask(item)
+                    if mask is None:
+                        without_mask.append(f"masks/{item.image.stem}.png or .jpg")
+                        continue
+                    self._add_grades(item, mask)
                 yield item
+        if without_mask and not self.partial:
+            raise UserError(f"masks are missing in {self.raw} ({len(without_mask):,}): {listed(without_mask)}; fetch them")
+        self.drop("mask not there", len(without_mask))
+
+    def _mask(self, item: Item) -> Path | None:
+        paths = [self.raw / "masks" / f"{item.image.stem}.{ending}" for ending in ("png", "jpg")]
+        return next((path for path in paths if path.is_file()), None)
+
+    def _add_grades(self, item: Item, mask: Path) -> None:
+        """A finding per grade that the mask shows."""
+        exact = mask.suffix == ".png"
+        counts = np.bincount(read_label_image(mask).ravel(), minlength=256)
+        if exact and counts.sum() != counts[[0, *GRADES.values()]].sum():
+            raise ImageError(f"masks/{mask.name}: a value is none of 0, 3, 4, 5, so its grades are not known")
+        for label, grade in GRADES.items():
+            values = range(grade, grade + 1) if exact else GREYS[label]
+            share = counts[values.start : values.stop].sum() / counts.sum()
+            if share > (0 if exact else SMALLEST_SHARE):
+                item.add(label, self.asked(PHRASES[label]), MaskFile(mask, values))

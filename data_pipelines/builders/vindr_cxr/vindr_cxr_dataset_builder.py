@@ -12,6 +12,7 @@ from data_pipelines.regions import Box
 _CORNERS = ("x_min", "y_min", "x_max", "y_max")
 _ABOUT = ("image_id", "rad_id", "rad_ID")
 _READERS = ("united", "separate")
+_ONE_NAME = {"other disease": "other diseases"}  # of the class that the tables of the two parts name differently
 
 
 class Builder(PublishedBuilder):
@@ -73,7 +74,8 @@ class Builder(PublishedBuilder):
                 share = {column: sum(float(row[column]) for row in rows) / len(rows) for column in classes}
             except ValueError:
                 raise UserError(f"{table}, image {name}: a label is not a number; fetch the table again") from None
-            labels[name] = {column.lower(): int(value > 0.5) for column, value in share.items()}
+            named = {_ONE_NAME.get(column.lower(), column.lower()): value for column, value in share.items()}
+            labels[name] = {column: int(value > 0.5) for column, value in named.items()}
         return labels
 
     def _rows(self, table: str) -> list[dict[str, str]]:

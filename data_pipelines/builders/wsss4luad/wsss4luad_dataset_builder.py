@@ -3,27 +3,35 @@
 import re
 from collections.abc import Iterator
 
+import numpy as np
+
 from afloc_jax.errors import UserError
 from data_pipelines.builders.items import Item
 from data_pipelines.builders.published import PublishedBuilder
 from data_pipelines.builders.tables import Files
-from data_pipelines.images import read_mask
+from data_pipelines.images import ImageError, read_label_image
 from data_pipelines.regions import MaskFile
 
-CLASSES = ("tumor epithelial tissue", "tumor-associated stroma tissue", "normal tissue")  # mask values 0, 1, 2
-_LABELS = re.compile(r"\[([01])[, ]+([01])[, ]+([01])\]")
+# In the order of the labels in the names of the patches, and of the values 0, 1, 2 of the masks; 3 is background.
+PHRASES = {
+    "tumor": "tumor epithelial tissue",
+    "stroma": "tumor-associated stroma",
+    "normal": "normal tissue",
+}
+_BACKGROUND = 3
+_LABELS = re.compile(r"\[([01])[, _]+([01])[, _]+([01])\]")
 _PARTS = {"validation": "*validation", "test": "*testing"}
 
 
 class Builder(PublishedBuilder):
-    """Training patches with labels; validation and test fields with labels and masks."""
+    """Training patches with labels; validation and test fields with labels and masks. Text is made from the labels."""
 
     FILES = (
         Files("*training/*.png", "patches, 1.training", 10091),
-        Files("*validation/img/*.png", "fields, 2.validation"),
-        Files("*validation/mask/*.png", "masks, 2.validation"),
-        Files("*testing/img/*.png", "fields, 3.testing"),
-        Files("*testing/mask/*.png", "masks, 3.testing"),
+        Files("*validation/img/*.png", "fields, 2.validation", 40),
+        Files("*validation/mask/*.png", "masks, 2.validation", 40),
+        Files("*testing/img/*.png", "fields, 3.testing", 80),
+        Files("*testing/mask/*.png", "masks, 3.testing", 80),
     )
     FRACTIONS = {"train": 1.0}  # noqa: RUF012
 
@@ -34,15 +42,25 @@ class Builder(PublishedBuilder):
             if labels is None:
                 raise UserError(f"{image.name}: a training patch must have its labels in its name, such as [1, 0, 0]")
             item = Item(f"train/{image.name}", image, split="train")
-            item.labels = {name: int(value) for name, value in zip(CLASSES, labels.groups(), strict=True)}
+            item.labels = {name: int(value) for name, value in zip(PHRASES, labels.groups(), strict=True)}
+            self._add_text(item)
             yield item
         for split, pattern in _PARTS.items():
             for image in sorted(self.raw.glob(f"{pattern}/img/*.png")):
                 item = Item(f"{split}/{image.name}", image, split=split)
                 mask = image.parent.parent / "mask" / image.name
-                for value, name in enumerate(CLASSES):
-                    present = bool(read_mask(mask, value).any())
-                    item.labels[name] = int(present)
-                    if present:
-                        item.add(name, self.asked(name), MaskFile(mask, value))
+                values = set(np.unique(read_label_image(mask)).tolist())
+                if not values <= {*range(len(PHRASES)), _BACKGROUND}:
+                    raise ImageError(f"{split}: mask/{mask.name} has values other than 0, 1, 2, 3; fetch it again")
+                for value, (name, phrase) in enumerate(PHRASES.items()):
+                    item.labels[name] = int(value in values)
+                    if value in values:
+                        item.add(name, self.asked(phrase), MaskFile(mask, value))
+                self._add_text(item)
                 yield item
+
+    def _add_text(self, item: Item) -> None:
+        sentences = (
+            f"there is {PHRASES[name]}" if value else f"no {PHRASES[name]}" for name, value in item.labels.items()
+        )
+        self.set_report(item, ". ".join(sentences), "")

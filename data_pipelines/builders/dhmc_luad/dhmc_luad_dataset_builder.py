@@ -1,0 +1,34 @@
+"""DHMC-LUAD: whole slides of lung adenocarcinoma with their predominant pattern. See docs/datasets/dhmc_luad.md."""
+
+from collections.abc import Iterator
+
+from afloc_jax.errors import UserError
+from data_pipelines.builders.items import Item
+from data_pipelines.builders.published import PublishedBuilder
+from data_pipelines.builders.tables import Files, index_files, one_file, read_table
+
+CLASSES = ("acinar", "lepidic", "micropapillary", "papillary", "solid")
+TEXT = "lung adenocarcinoma with a predominantly {pattern} growth pattern"
+_TABLE, _COLUMNS = "**/MetaData_Release_1.0.csv", ("File Name", "Class")
+
+
+class Builder(PublishedBuilder):
+    """One record per slide, from a small level of its pyramid (see data_pipelines/slides.py). All are the test split.
+
+    Arguments: see PublishedBuilder.
+    """
+
+    FILES = (Files(_TABLE, "labels", 1, _COLUMNS), Files("**/*.tif", "slides", 143))
+
+    def cases(self) -> Iterator[Item]:
+        """One item per row. The publisher names no patients: a slide stands for one."""
+        slides = index_files(self.raw, [".tif"])
+        table = one_file(self.raw, _TABLE)
+        for number, row in enumerate(read_table(table, _COLUMNS, "a row per slide"), start=2):
+            name, pattern = row["File Name"], row["Class"].lower()
+            if pattern not in CLASSES:
+                raise UserError(f"{table.name}, line {number}: Class is none of {', '.join(CLASSES)}; fetch it again")
+            item = Item(name, slides.get(name, self.raw / name), name, slide=True)
+            item.labels = {label: int(label == pattern) for label in CLASSES}
+            self.set_report(item, "", TEXT.format(pattern=pattern))
+            yield item
