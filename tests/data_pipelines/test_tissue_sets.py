@@ -96,7 +96,7 @@ def test_sicapv2_names_what_is_wrong_with_masks_and_tables(tmp_path):
     cv2.imwrite(str(path), np.zeros((40, 30, 3), np.uint8))
     assert "one channel, this one is RGB" in refused(tmp_path, "sicapv2")
     path.unlink()
-    assert f"(1): masks/{path.stem}.png or .jpg" in refused(tmp_path, "sicapv2")
+    assert f"(1: masks/{path.stem}.png or .jpg" in refused(tmp_path, "sicapv2")
     records, account = build(tmp_path, "sicapv2", partial=True)
     assert set(records) == {NAMES[1]} and account["dropped"] == {"mask not there": 1}
     workbook(raw / "partition" / "Test" / "Test.xlsx", [["name"], ["x"]])

@@ -61,7 +61,8 @@ class Builder(PublishedBuilder):
                     self._add_grades(item, mask)
                 yield item
         if without_mask and not self.partial:
-            raise UserError(f"masks are missing in {self.raw} ({len(without_mask):,}): {listed(without_mask)}; fetch them")
+            names = f"{len(without_mask):,}: {listed(without_mask)}"
+            raise UserError(f"masks are missing in {self.raw} ({names}); fetch them")
         self.drop("mask not there", len(without_mask))
 
     def _mask(self, item: Item) -> Path | None:
