@@ -11,6 +11,7 @@ from afloc_jax.cli import main
 from data_pipelines.images import encode_png
 from data_pipelines.overview import write_overview
 from data_pipelines.overview.measure import distribution, measure
+from data_pipelines.overview.page import _histogram, _label_rows
 from data_pipelines.overview.text_overlap import overlapping, runs_of_words
 from data_pipelines.reading import Finding, Record
 
@@ -88,11 +89,42 @@ def test_the_page_shows_pictures_and_no_text(tmp_path):
     assert (tmp_path / "one.html").read_text().count("<figure>") == 1
 
 
+def test_the_page_says_where_the_splits_are_not_clean(tmp_path):
+    write_overview(tmp_path / "page.html", "leaky", {"train": [record(0, "a")], "test": [record(1, "a", seed=0)]})
+    page = (tmp_path / "page.html").read_text()
+    assert "The splits are not clean" in page and "No patient and no image" not in page
+    assert (
+        len(re.findall(r'<div class="bad"><dt>[^<]*</dt><dd>1</dd>|<div class="bad"><dt>[^<]*</dt><dd>2</dd>', page))
+        == 2
+    )
+
+
+def test_bars_of_labels_are_shares_of_all_records_and_the_frequent_come_first(tmp_path):
+    labels = [{"edema": 1, "mass": 0}, {"edema": 1}, {"edema": -1, "mass": 1}, {}]
+    records = [record(k, f"p{k}", labels=of) for k, of in enumerate(labels)]
+    rows = _label_rows(measure({"train": records}))
+    assert [row["name"] for row in rows] == ["edema", "mass"]
+    assert rows[0]["parts"] == [("present", 50), ("uncertain", 25)]
+    assert rows[1]["title"] == "present 1, uncertain 0, absent 1, unknown 2"
+    many = [record(0, "p", labels={f"label {k:02d}": 1 for k in range(35)})]
+    write_overview(tmp_path / "page.html", "many", {"train": many})
+    page = (tmp_path / "page.html").read_text()
+    assert "<summary>5 more labels</summary>" in page and page.count("<tr><th>label ") == 35
+
+
+def test_histograms_hold_every_report_and_say_when_they_are_cut():
+    values = [*range(1, 200), 5000]
+    histogram = _histogram("words", values)
+    assert sum(bar["count"] for bar in histogram["bars"]) == 200 and histogram["cut"]
+    assert max(bar["height"] for bar in histogram["bars"]) == 100 and len(histogram["bars"]) <= 25
+    assert not _histogram("sentences", [1, 2, 3])["cut"]
+
+
 def test_the_command_reads_prepared_records(tmp_path, capsys):
     pairs_folder(tmp_path / "raw", 20)
     out = str(tmp_path / "out")
     assert main(["prepare", "pairs", "--raw", str(tmp_path / "raw"), "--out", out]) == 0
     page = tmp_path / "page.html"
     assert main(["overview", "pairs", "--data", out, "--out", str(page)]) == 0
-    assert "no leak between splits" in capsys.readouterr().out and "images whose pixels" in page.read_text()
+    assert "no leak between splits" in capsys.readouterr().out and "Images whose pixels" in page.read_text()
     assert main(["overview", "masks", "--data", out, "--out", str(page)]) == 1
