@@ -43,6 +43,16 @@ def test_the_smallest_level_that_is_large_enough_is_read(tmp_path, side, level, 
     np.testing.assert_array_equal(read_slide(tmp_path / "a.tif", side), levels[level])
 
 
+def test_levels_compressed_as_scanners_do_are_read(tmp_path):
+    gradient = np.linspace(30, 220, 400, dtype=np.uint8)[None].repeat(300, axis=0)
+    page = Image.merge("RGB", [Image.fromarray(channel) for channel in (gradient, gradient // 2, 255 - gradient)])
+    page.save(
+        tmp_path / "a.tif", save_all=True, append_images=[page.resize((200, 150))], compression="jpeg", quality=95
+    )
+    expected = np.asarray(page.resize((200, 150)).convert("L")).astype(int)
+    assert abs(read_slide(tmp_path / "a.tif", 150) - expected).max() <= 4
+
+
 def test_labels_and_photographs_in_the_file_are_no_levels(tmp_path):
     levels = slide_file(tmp_path / "a.tif", [(800, 400), (300, 300), (401, 200), (240, 90)])
     np.testing.assert_array_equal(read_slide(tmp_path / "a.tif", 224), levels[2])
