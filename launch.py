@@ -37,10 +37,10 @@ def parse(arguments: list[str]) -> flags.FlagValues:
     flags.DEFINE_string("workdir", None, "Folder for everything the run writes; the same folder resumes.", **define)
     flags.DEFINE_string("sweep", None, "Generator of overrides, e.g. configs/sweeps/levels.py.", **define)
     flags.DEFINE_bool("dry_run", False, "Check the config (and print the table of a sweep), then stop.", **define)
-    flags.DEFINE_bool("distributed", False, "One of several processes: jax.distributed.initialize first.", **define)
-    flags.DEFINE_string("coordinator", None, "With --distributed: host:port of process 0, if not found.", **define)
-    flags.DEFINE_integer("processes", None, "With --distributed: number of processes, if not found.", **define)
-    flags.DEFINE_integer("process", None, "With --distributed: number of this process, if not found.", **define)
+    flags.DEFINE_bool("distributed", False, "One of several processes, which find each other first.", **define)
+    flags.DEFINE_string("coordinator", None, "Host:port of process 0, where no cluster says it.", **define)
+    flags.DEFINE_integer("processes", None, "Number of processes, where no cluster says it.", **define)
+    flags.DEFINE_integer("process", None, "Number of this process, from 0.", **define)
     flags.DEFINE_bool("debug", False, "Show tracebacks and the log lines of libraries.", **define)
 
     if any(argument in ("-h", "-help", "--help") for argument in arguments[1:]):
@@ -81,12 +81,17 @@ def run(values: flags.FlagValues) -> int:
         launcher = Path(__file__).resolve()
         return run_sweep(Path(values.sweep), values.config, workdir, values.dry_run, launcher, values.debug)
     if values.distributed:
-        import jax
+        from afloc_jax.training.processes import join
 
-        jax.distributed.initialize(values.coordinator, values.processes, values.process)
+        join(values.coordinator, values.processes, values.process)
     from afloc_jax.training.train import train
 
-    return train(values.config, workdir, values.dry_run)
+    status = train(values.config, workdir, values.dry_run)
+    if values.distributed:
+        from afloc_jax.training.processes import wait_for_all
+
+        wait_for_all()
+    return status
 
 
 def main(arguments: list[str]) -> int:
@@ -104,7 +109,12 @@ def main(arguments: list[str]) -> int:
         from afloc_jax.training.failures import explain
 
         print(f"launch.py: {explain(error)}", file=sys.stderr)
-        return error.exit_status if isinstance(error, UserError) else 1
+        status = error.exit_status if isinstance(error, UserError) else 1
+        if "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized():
+            from afloc_jax.training.processes import abandon
+
+            abandon(status)
+        return status
 
 
 if __name__ == "__main__":

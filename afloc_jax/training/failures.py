@@ -8,6 +8,7 @@ from types import FrameType
 from afloc_jax.errors import UserError
 
 _NO_SPACE = ("no space left on device", "disk quota exceeded")
+_LOST = ("gloo ", "nccl operation", "coordination service", "connection closed by peer", "socket closed")
 
 
 class NonFiniteError(UserError):
@@ -30,6 +31,14 @@ def is_no_space(error: BaseException) -> bool:
     return False
 
 
+def _is_lost(error: BaseException) -> bool:
+    """Whether the connection to another process broke; only what JAX's runtime says counts."""
+    return any(
+        type(link).__name__ == "JaxRuntimeError" and any(phrase in str(link).lower() for phrase in _LOST)
+        for link in _chain(error)
+    )
+
+
 def explain(error: BaseException) -> str:
     """One line: what went wrong and what to do."""
     if isinstance(error, UserError):
@@ -38,6 +47,11 @@ def explain(error: BaseException) -> str:
         return "no space left on the disk of --workdir; free some and run the same command to go on from the last save"
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
         return "out of memory; lower config.training.batch_size or use config.training.precision=bfloat16"
+    if _is_lost(error):
+        return (
+            "another process of this run is gone; its own output says why. Run the same command on all processes to go "
+            "on from the last checkpoint (--debug shows where this one waited for it)"
+        )
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0] if lines else 'no message'} (--debug shows where)"
 

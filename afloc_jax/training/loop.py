@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 import jax
@@ -113,10 +114,11 @@ class Loop:
         return step % every == 0 or step == self.total_steps
 
     def _stops(self, stop: StopSignal) -> bool:
-        """Whether to stop now; with several processes the answer of all of them, for the same step."""
-        if jax.process_count() == 1:
-            return stop.received is not None
-        return bool(multihost_utils.process_allgather(np.array(stop.received is not None)).any())
+        """Whether to stop now. A signal to one of several processes is one to all, at the same step."""
+        if jax.process_count() > 1:
+            heard = int(multihost_utils.process_allgather(np.array(stop.received or 0)).max())
+            stop.received = stop.received or (Signals(heard) if heard else None)
+        return stop.received is not None
 
     # Numbers
 

@@ -1,0 +1,146 @@
+"""How processes find each other in a cluster, and what one that fails does to the others. No training."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from afloc_jax.errors import UsageError
+from afloc_jax.training import loop as loops
+from afloc_jax.training.failures import StopSignal
+from afloc_jax.training.processes import rendezvous
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# launch.py with a run that only lets the processes add up what they are, for ever if told so, until one does EVENT.
+PROGRAM = """
+import os, signal, sys
+import jax, numpy as np
+import launch
+from afloc_jax.errors import UserError
+from afloc_jax.training import train as training
+from jax.experimental import multihost_utils
+
+def train(config, workdir, dry_run):
+    count, process = jax.process_count(), jax.process_index()
+    print("sum", int(multihost_utils.process_allgather(np.array(10 + process)).sum()), "of", count, flush=True)
+    while {event!r} != "pass":
+        if process == {victim}:
+            {event}
+        multihost_utils.process_allgather(np.zeros(1))
+    return 0
+
+training.train = train
+sys.exit(launch.main(["launch.py", "--config={root}/configs/demo.py", "--workdir=w", "--distributed", *sys.argv[1:]]))
+"""
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]
+
+
+def together(tmp_path, variables, flags=(), event="pass", victim=1):
+    """Exit status, stdout and stderr of two processes; `variables` and `flags` may hold {process} and {port}."""
+    port, running = free_port(), []
+    program = PROGRAM.format(event=event, victim=victim, root=ROOT)
+    for process in range(2):
+        known = {key: value.format(process=process, port=port) for key, value in variables.items()}
+        environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)} | known
+        command = [sys.executable, "-c", program, *(flag.format(process=process, port=port) for flag in flags)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        running.append(subprocess.Popen(command, env=environment, cwd=tmp_path, **pipes))
+    try:
+        said = [process.communicate(timeout=90) for process in running]  # JAX's own bound would be 100 s
+    finally:
+        for process in running:
+            process.kill()
+    return [(process.returncode, *texts) for process, texts in zip(running, said, strict=True)]
+
+
+SLURM = {
+    "SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2", "SLURM_STEP_NUM_NODES": "1",
+    "SLURM_PROCID": "{process}", "SLURM_LOCALID": "{process}", "JAX_COORDINATOR_PORT": "{port}",
+}  # fmt: skip
+INDEXED_JOB = {
+    "KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "{process}",
+    "JAX_COORDINATOR_ADDRESS": "localhost:{port}", "JAX_NUM_PROCESSES": "2",
+}  # fmt: skip
+FLAGS = ("--coordinator=localhost:{port}", "--processes=2", "--process={process}")
+
+
+@pytest.mark.parametrize("variables", [SLURM, INDEXED_JOB], ids=["slurm", "indexed job"])
+def test_the_same_command_finds_the_others(variables, tmp_path):
+    for status, out, error in together(tmp_path, variables):
+        assert status == 0, error
+        assert "sum 21 of 2" in out
+        assert "Warning" not in error  # of JAX, that it could not ask Kubernetes
+
+
+@pytest.mark.parametrize("event", ["raise UserError('no space')", "os.kill(os.getpid(), signal.SIGKILL)"])
+def test_a_process_that_ends_takes_the_others_with_it(event, tmp_path):
+    (status, _, error), (victim_status, _, last_words) = together(tmp_path, {}, FLAGS, event)
+    assert status == 1 and "launch.py: another process of this run is gone" in error
+    assert (victim_status, "launch.py: no space" in last_words) in [(1, True), (-signal.SIGKILL, False)]
+
+
+def test_the_others_notice_that_process_0_is_gone(tmp_path):
+    (status, _, error), (other, _, last_words) = together(tmp_path, {}, FLAGS, "raise UserError('no space')", victim=0)
+    assert status == 1 and "launch.py: no space" in error
+    assert other in (1, -signal.SIGABRT)  # whichever is first, the broken collective or JAX's own watch
+    assert "another process of this run is gone" in last_words or "another task died" in last_words
+
+
+def test_sigterm_before_the_first_step_ends_the_process(tmp_path):
+    """JAX's preemption service would take the signal and go on."""
+    endings = together(tmp_path, {}, FLAGS, "os.kill(os.getpid(), signal.SIGTERM)")
+    assert [status for status, _, _ in endings] == [1, -signal.SIGTERM]
+
+
+def test_a_signal_to_one_process_stops_all_of_them(monkeypatch):
+    """Else the others would wait for ever for the one that stopped."""
+    monkeypatch.setattr(loops.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(loops.multihost_utils, "process_allgather", lambda own: np.array([own, signal.SIGTERM]))
+    stop = StopSignal()
+    assert loops.Loop._stops(None, stop)
+    assert stop.received is signal.SIGTERM and stop.exit_status == 143
+
+
+def test_flags_come_before_the_environment_and_jax_finds_the_rest():
+    environment = {"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "4", "JOB_COMPLETION_INDEX": "3"}
+    known = {"coordinator_address": "a:1", "num_processes": 4, "process_id": 3}
+    nothing_to_find = {"cluster_detection_method": "deactivate"}
+    assert rendezvous(None, None, None, environment) == known | nothing_to_find
+    known = {"coordinator_address": "b:2", "num_processes": 2, "process_id": 0}
+    assert rendezvous("b:2", 2, 0, environment) == known | nothing_to_find
+    alone = rendezvous(None, None, None, {"JOB_COMPLETION_INDEX": "3"})  # as on GKE, where JAX knows better
+    assert alone == {"coordinator_address": None, "num_processes": None, "process_id": None}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "message"),
+    [
+        ((None, None, None), {"JAX_NUM_PROCESSES": "four"}, "JAX_NUM_PROCESSES = 'four': must be a whole number"),
+        (("a:1", 2, 2), {}, "--process = 2: must be from 0 to 1"),
+        (("a:1", 0, 0), {}, "--processes = 0: must be at least 1"),
+    ],
+)
+def test_impossible_numbers_are_a_wrong_call(arguments, environment, message):
+    with pytest.raises(UsageError, match=message):
+        rendezvous(*arguments, environment)
+
+
+def test_nothing_to_find_the_others_by_is_a_wrong_call(tmp_path):
+    command = [sys.executable, str(ROOT / "launch.py"), f"--config={ROOT}/configs/demo.py", "--workdir=w"]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM", "JAX_COORD"))}
+    done = subprocess.run(
+        [*command, "--distributed"], env=environment | {"JAX_PLATFORMS": "cpu"}, cwd=tmp_path, capture_output=True,
+        text=True, timeout=90, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2 and "--coordinator=HOST:PORT" in done.stderr
