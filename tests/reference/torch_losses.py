@@ -15,22 +15,27 @@ CLAMP = 1e-8
 def local_similarities(regions, units, counts, temperatures, pooling="attention", sharpness=10.0):
     """regions [B, N, D], units [B, T, D], counts: B ints -> similarities [B images, B captions]."""
     attention_temperature, pooling_temperature, contrast_temperature = temperatures
-    columns = []
-    for caption, count in zip(units, counts, strict=True):
-        words = caption[: int(count)]  # [T, D]
-        word_norms = words.norm(dim=-1)  # [T]
-        scores = regions @ words.T  # [B, N, T]
-        if pooling == "attention":
-            over_words = scores.softmax(dim=2)
-            over_regions = (attention_temperature * over_words).softmax(dim=1)
-            context = over_regions.transpose(1, 2) @ regions  # [B, T, D]
-            dots = (context * words).sum(dim=-1)
-            relevance = dots / (context.norm(dim=-1) * word_norms).clamp(min=CLAMP)  # [B, T]
-        else:
-            cosines = scores / (regions.norm(dim=-1)[:, :, None] * word_norms).clamp(min=CLAMP)
-            relevance = ((sharpness * cosines).exp().mean(dim=1)).log() / sharpness
-        columns.append((pooling_temperature * relevance).exp().sum(dim=1).log())
+    columns = [
+        local_column(regions, caption[: int(count)], attention_temperature, pooling_temperature, pooling, sharpness)
+        for caption, count in zip(units, counts, strict=True)
+    ]
     return contrast_temperature * torch.stack(columns, dim=1)
+
+
+def local_column(regions, words, attention_temperature, pooling_temperature, pooling="attention", sharpness=10.0):
+    """All images against one caption, before the contrast temperature: regions [B, N, D], words [T, D] -> [B]."""
+    word_norms = words.norm(dim=-1)  # [T]
+    scores = regions @ words.T  # [B, N, T]
+    if pooling == "attention":
+        over_words = scores.softmax(dim=2)
+        over_regions = (attention_temperature * over_words).softmax(dim=1)
+        context = over_regions.transpose(1, 2) @ regions  # [B, T, D]
+        dots = (context * words).sum(dim=-1)
+        relevance = dots / (context.norm(dim=-1) * word_norms).clamp(min=CLAMP)  # [B, T]
+    else:
+        cosines = scores / (regions.norm(dim=-1)[:, :, None] * word_norms).clamp(min=CLAMP)
+        relevance = ((sharpness * cosines).exp().mean(dim=1)).log() / sharpness
+    return (pooling_temperature * relevance).exp().sum(dim=1).log()
 
 
 def channel_first_similarities(maps, units, counts, temperatures):
@@ -58,7 +63,7 @@ def report_similarities(images, reports, contrast_temperature):
 
 def cross_entropies(similarities, weights=None):
     """(image to text, text to image), each the mean over the batch; `weights` [B] as PyTorch's class weights."""
-    labels = torch.arange(len(similarities))
+    labels = torch.arange(len(similarities), device=similarities.device)
     return (
         cross_entropy(similarities, labels, weight=weights),
         cross_entropy(similarities.T, labels, weight=weights),

@@ -51,13 +51,13 @@ def text_units(bert: BertModel, tokens: dict[str, torch.Tensor]) -> tuple[torch.
     used = (tokens["word_ids"] >= 0).long()
     states = bert(tokens["token_ids"], attention_mask=used, output_hidden_states=True).hidden_states[-4:]
     pieces = torch.stack(states).sum(0) * used[..., None]
-    rows = torch.arange(len(pieces))[:, None].expand(pieces.shape[:2])
+    rows = torch.arange(len(pieces), device=pieces.device)[:, None].expand(pieces.shape[:2])
 
     def summed(values: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         return torch.zeros_like(values).index_put((rows, ids.clamp(min=0)), values, accumulate=True)
 
     words = summed(pieces, tokens["word_ids"])
-    member = (tokens["sentence_ids"] >= 0).double()
+    member = (tokens["sentence_ids"] >= 0).to(words.dtype)
     counts = summed(member, tokens["sentence_ids"])
     sentences = summed(words * member[..., None], tokens["sentence_ids"]) / counts.clamp(min=1)[..., None]
     return words, sentences, words.mean(1)
