@@ -5,9 +5,9 @@
 
 The rate is that of the best of square bfloat16 products (`--size`), each repeated in one program. The losses run on one
 device through XLA (`losses/tiled.py`): B images against B captions of a mean of 36 words and 6 sentences, 1,444 regions
-of width 512 (the word level with `loss.low_rank`) and 361 of 768, bfloat16. Work is counted by hand as in docs/scale.md:
-eight products a pair, two of them computed again in the backward pass, of valid units only. Softmaxes, padding and the
-B x B rest count as nothing, so a share is of useful products. Rounds of both take turns; medians.
+of width 512 (the word level with `loss.low_rank`) and 361 of 768, bfloat16. Work is counted by hand as docs/scale.md
+does: eight products a pair, two of them computed again in the backward pass, of valid units only. Softmaxes, padding
+and the B x B rest count as nothing, so a share is of useful products. Rounds of both take turns; medians.
 """
 
 import argparse

@@ -8,11 +8,11 @@ eager     ResNet, Hugging Face's BERT and the published loss (a loop over captio
 compiled  the same, with torch.compile over both towers and over the loss of a caption
 
 `eager checkpointed` and `compiled checkpointed` keep nothing of a caption's loss and compute it again backwards, as a
-careful user would whose batch does not fit. Dropout is off on all sides. One set of weights and one batch, made here by
-seed, go to all sides through a file, and the losses of the first step must agree. Batches lie on the device; a step ends
-when its loss has been read. A round gives each side in turn a process and the card to itself: two steps to warm up,
-then `--steps` timed ones, of which the median counts; the table has the median of rounds and their range. Memory is the
-device allocator's peak (`memory_stats`, `max_memory_allocated`). A side without enough memory says so in its row.
+careful user would whose batch does not fit. Dropout is off on all sides. One set of weights and one batch, made here
+by seed, go to all sides through a file, and the losses of the first step must agree. Batches lie on the device; a step
+ends when its loss has been read. A round gives each side in turn a process and the card to itself: two steps to warm
+up, then `--steps` timed ones, of which the median counts; the table has the median of rounds and their range. Memory is
+the device allocator's peak (`memory_stats`, `max_memory_allocated`). A side without enough memory says so in its row.
 """
 
 import argparse
@@ -281,7 +281,8 @@ def print_table(batches: dict[int, dict]) -> None:
             peak = f"{row['peak_bytes'] / 2**30:.2f}" if row["peak_bytes"] else ""
             print(
                 f"| {batch} | {side} | {row['seconds']:.3f} ({row['fastest']:.3f} to {row['slowest']:.3f}) "
-                f"| {row['pairs_per_second']:.0f} | {peak} | {row['first_step_seconds']:.0f} | {row['first_loss']:.4f} |"
+                f"| {row['pairs_per_second']:.0f} | {peak} | {row['first_step_seconds']:.0f} "
+                f"| {row['first_loss']:.4f} |"
             )
 
 
