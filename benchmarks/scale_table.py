@@ -37,6 +37,7 @@ def table(rows: list[dict]) -> str:
     lines.append("|---" * 10 + "|")
     for row in rows:
         cells = [
+            row["part"],
             row["topology"],
             str(row["chips"]),
             f"{row['global_batch']:,}",
