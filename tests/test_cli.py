@@ -14,6 +14,8 @@ from afloc_jax.errors import UsageError
 from afloc_jax.inference.files import output_names
 from tests.inference.conftest import folder  # noqa: F401 (a fixture)
 
+EVALUATE = ["evaluate", "{}", "--dataset", "phantom", "--data", "{}", "--out", "{}/o"]
+
 
 @pytest.fixture
 def images(tmp_path):
@@ -76,10 +78,18 @@ def test_a_wrong_call_exits_2_with_one_line(arguments, words, capsys):
         (["localize", "{}", "{}/a.png", "--prompt", "edema", "--out", "{}/a.png"], 2, "a file is in the way"),
         (["classify", "{}", "{}/a.png", "--out", "{}/s.csv"], 2, "no class"),
         (["classify", "{}", "{}/a.png", "--class", "edema", "--out", "{}"], 2, "is a folder"),
+        (["classify", "{}", "{}/a.png", "--class", "edema", "--out", "{}/s.json"], 2, "name a .csv"),
         (["classify", "{}", "{}/a.png", "--prompts", "{}/broken.png", "--out", "{}/s.csv"], 2, "not JSON"),
         (["classify", "{}", "{}/a.png", "--prompts", "{}/none.json", "--out", "{}/s.csv"], 2, "No such file"),
         (["evaluate", "{}", "--dataset", "phantom", "--data", "{}", "--out", "{}/o", "--protocol", "x"], 2, "protocol"),
         (["evaluate", "{}", "--dataset", "pairz", "--data", "{}", "--out", "{}/o"], 2, "unknown data set"),
+        ([*EVALUATE, "--class", "edema"], 2, "--class belongs to --task classification or retrieval or robustness"),
+        ([*EVALUATE, "--task", "retrieval", "--prompts", "chest"], 2, "--prompts belongs to --task classification"),
+        (
+            [*EVALUATE, "--task", "robustness", "--protocol", "grounding"],
+            2,
+            "--protocol belongs to --task localization",
+        ),
         (["score", "--truth", "{}/none", "--heatmaps", "{}/none", "--out", "{}/o"], 1, "cannot read the truth"),
         (["prepare", "pairs", "--raw", "{}/none", "--out", "{}/d"], 1, "raw files"),
         (["report", "{}"], 1, "no config.json"),

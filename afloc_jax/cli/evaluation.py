@@ -12,7 +12,7 @@ from afloc_jax.cli.arguments import (
     add_protocol,
     bootstrap_of,
 )
-from afloc_jax.cli.tasks import add_task_options, run_task
+from afloc_jax.cli.tasks import add_task_options, check_options, run_task
 from afloc_jax.errors import UsageError
 
 
@@ -106,16 +106,19 @@ def add_report(commands) -> None:
     command = add_command(
         commands,
         "report",
-        "the report page of a run, written anew from its files",
+        "the report page of a run or of an evaluation, written anew from its files",
         "afloc report runs/demo",
         _run_report,
     )
-    command.add_argument("workdir", type=Path, metavar="WORKDIR", help="working directory of a run")
+    command.add_argument(
+        "workdir", type=Path, metavar="WORKDIR", help="working directory of a run, or folder of results"
+    )
 
 
 def _run_evaluate(given: argparse.Namespace) -> int:
     from afloc_jax.evaluation.report import write_report
 
+    check_options(given)
     summary = _localize(given) if given.task == "localization" else run_task(given)
     _print_summary(summary, given.out)
     print(f"report in {write_report(given.out)}")

@@ -27,7 +27,7 @@ def add_compile(commands) -> None:
     size.add_argument(
         "--global_batch", type=count, default=0, metavar="B", help="pairs over all chips (default: the config's)"
     )
-    size.add_argument("--largest", action="store_true", help="search for the largest global batch whose step fits")
+    size.add_argument("--largest", action="store_true", help="search for the largest global batch that fits")
     command.add_argument(
         "--set",
         action="append",
@@ -56,7 +56,7 @@ def _run_compile(given: argparse.Namespace) -> int:
         config.training.batch_size = given.global_batch
     validate(config)
     report = (
-        ahead_of_time.largest_batch(config, given.topology)
+        ahead_of_time.largest_batch(config, given.topology, part=given.part)
         if given.largest
         else ahead_of_time.compile_step(config, given.topology, part=given.part)
     )

@@ -4,8 +4,23 @@ import argparse
 from typing import Any
 
 from afloc_jax.cli.arguments import add_framing, add_prompt_set, count
+from afloc_jax.errors import UsageError
 
 TASKS = ("localization", "classification", "retrieval", "robustness")
+_OF_RECORDS = ("classification", "retrieval", "robustness")
+# Options that not every task reads: name of the value, flag, tasks that read it.
+_READ_BY = (
+    ("protocol", "--protocol", ("localization",)),
+    ("class_prompt", "--class-prompt", ("localization",)),
+    ("prior_split", "--prior-split", ("localization",)),
+    ("validation_split", "--validation-split", ("localization", "classification")),
+    ("classes", "--class", _OF_RECORDS),
+    ("prompts", "--prompts", ("classification", "robustness")),
+    ("framing", "--framing", _OF_RECORDS),
+    ("labels", "--labels", _OF_RECORDS),
+    ("by_class", "--by-class", ("retrieval",)),
+    ("per_class", "--per-class", ("retrieval",)),
+)
 
 
 def add_task_options(command: argparse.ArgumentParser) -> None:
@@ -24,6 +39,14 @@ def add_task_options(command: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--per-class", type=count, default=200, metavar="N", help="records of each class (default: %(default)s)"
     )
+    command.set_defaults(unless_given={name: command.get_default(name) for name, _, _ in _READ_BY})
+
+
+def check_options(given: argparse.Namespace) -> None:
+    """Refuse an option that the task would not read. Raises UsageError."""
+    for name, flag, tasks in _READ_BY:
+        if given.task not in tasks and getattr(given, name) != given.unless_given[name]:
+            raise UsageError(f"{flag} belongs to --task {' or '.join(tasks)}, and this is --task {given.task}")
 
 
 def run_task(given: argparse.Namespace) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def add_export(commands) -> None:
     )
     command.add_argument("model", type=Path, metavar="MODEL", help="model folder")
     command.add_argument("destination", type=Path, metavar="DEST", help="folder to write")
-    command.add_argument("--format", required=True, metavar="FORMAT", help="one of those above")
+    command.add_argument("--format", required=True, metavar="FORMAT", help="one of those listed below")
 
 
 def _run_import(given: argparse.Namespace) -> int:

@@ -117,6 +117,8 @@ def classify_files(
         check_prompts([*positive, *negative], compatible)
     if out.is_dir():
         raise UsageError(f"--out {out} is a folder; give the name of a CSV file")
+    if out.suffix.lower() == ".json":
+        raise UsageError(f"--out {out}: how it was made goes into a .json beside the table; name a .csv")
     make_folder(out.parent)
     loaded = load(model)
     failed: list[str] = []

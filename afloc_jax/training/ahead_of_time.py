@@ -123,21 +123,23 @@ def compile_step(config: Any, topology: str, global_batch: int = 0, part: str = 
     }
 
 
-def largest_batch(config: Any, topology: str, most: int = 2**20) -> dict[str, Any]:
-    """The report of the largest power-of-two multiple of the chips that fits, found by doubling and bisection.
+def largest_batch(config: Any, topology: str, *, part: str = "step", most: int = 2**20) -> dict[str, Any]:
+    """The report of about the largest global batch that fits: doubling, then bisection to an eighth.
+
+    Only batches of as many pairs on every chip are tried, up to `most` pairs in all.
 
     Returns the report of `compile_step`, or the smallest one's where nothing fits.
     """
     chips = len(topology_devices(topology))
-    best = compile_step(config, topology, chips)
+    best = compile_step(config, topology, chips, part=part)
     if not best["fits"]:
         return best
     low, high = 1, 2  # pairs per chip: the largest known to fit, the next to be tried
-    while chips * high <= most and (report := compile_step(config, topology, chips * high))["fits"]:
+    while chips * high <= most and (report := compile_step(config, topology, chips * high, part=part))["fits"]:
         best, low, high = report, high, 2 * high
     while high - low > max(1, low // 8):
         middle = (low + high) // 2
-        report = compile_step(config, topology, chips * middle)
+        report = compile_step(config, topology, chips * middle, part=part)
         if report["fits"]:
             best, low = report, middle
         else:

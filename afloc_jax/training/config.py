@@ -36,11 +36,6 @@ MAY_CHANGE = (
     "evaluation",
 )
 
-BACKBONES = (
-    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50", "resnext101"),
-    *("densenet121", "densenet161", "densenet169", "resnet_small"),
-)
-
 CONFIG = "config.json"  # in a working directory: the config that it belongs to
 
 Rule = tuple[Callable[[Any], bool], str]
@@ -66,7 +61,6 @@ RULES: dict[str, Rule] = {
     "data.max_tokens": (lambda value: value >= 3, "3 or greater ([CLS], a word, [SEP])"),
     "data.workers": _NOT_NEGATIVE,
     "model.projection_dim": _POSITIVE,
-    "model.image.backbone": _one_of(*BACKBONES),
     "model.image.input_size": (lambda value: value >= 32, "32 or greater (the encoder divides the side by 32)"),
     "model.image.statistics_group": _NOT_NEGATIVE,
     "model.text.last_layers": _POSITIVE,

@@ -117,13 +117,14 @@ def test_the_largest_batch_is_found_by_doubling_and_bisection(monkeypatch):
     """Where everything up to 37 pairs a chip fits, the answer is within an eighth of it."""
     asked = []
 
-    def pretend(config, topology, global_batch):
+    def pretend(config, topology, global_batch, part):
+        assert part == "loss"
         asked.append(global_batch)
         return {"fits": global_batch <= 37 * 16, "global_batch": global_batch}
 
     monkeypatch.setattr(ahead_of_time, "topology_devices", lambda topology: [None] * 16)
     monkeypatch.setattr(ahead_of_time, "compile_step", pretend)
-    found = ahead_of_time.largest_batch(get_config(), "v5e:4x4")["global_batch"] / 16
+    found = ahead_of_time.largest_batch(get_config(), "v5e:4x4", part="loss")["global_batch"] / 16
     assert 37 * 7 / 8 <= found <= 37
     assert len(asked) == len(set(asked)) <= 12
 
