@@ -17,7 +17,7 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from afloc_jax.compiled import keep_compiled
-from afloc_jax.errors import UsageError, UserError
+from afloc_jax.errors import UsageError
 
 
 def parse(arguments: list[str]) -> flags.FlagValues:
@@ -103,13 +103,13 @@ def main(arguments: list[str]) -> int:
     keep_compiled()
     try:
         return run(parse(arguments))
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         if debug:
             traceback.print_exc()
         from afloc_jax.training.failures import explain
 
         print(f"launch.py: {explain(error)}", file=sys.stderr)
-        status = error.exit_status if isinstance(error, UserError) else 1
+        status = 130 if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_status", 1)
         if "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized():
             from afloc_jax.training.processes import abandon
 

@@ -147,6 +147,16 @@ def largest_batch(config: Any, topology: str, *, part: str = "step", most: int =
     return best
 
 
+def trace_step(config: Any) -> None:
+    """Trace the training step for the devices at hand, without data. Raises UsageError where the config makes none."""
+    import jax
+
+    from afloc_jax.training.failures import explained
+
+    with explained():
+        _lower(config, jax.devices(), "step")
+
+
 def _lower(config: Any, devices: list[Any], part: str) -> Any:
     import jax
     import jax.numpy as jnp

@@ -130,6 +130,15 @@ class Checkpoints:
             if other not in keep:
                 manager.delete(other)
 
+    def enter_loss(self, step: int, validation_loss: float | None) -> None:
+        """The validation loss of a step that was saved before it was known."""
+        self.seal()
+        if jax.process_index() == 0:
+            path = self.folder / str(step) / MANIFEST
+            write_json(path, json.loads(path.read_text()) | {"validation_loss": validation_loss})
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices(f"entered {step}")
+
     def close(self) -> None:
         """Finish what runs in the background."""
         self.seal()

@@ -3,9 +3,10 @@
 import errno
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
-from afloc_jax.errors import UserError
+from afloc_jax.errors import UsageError, UserError
 
 _NO_SPACE = ("no space left on device", "disk quota exceeded")
 _LOST = ("gloo ", "nccl operation", "coordination service", "connection closed by peer", "socket closed")
@@ -43,6 +44,8 @@ def explain(error: BaseException) -> str:
     """One line: what went wrong and what to do."""
     if isinstance(error, UserError):
         return " ".join(str(error).split())
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; run the same command to go on from the last checkpoint"
     if is_no_space(error):
         return "no space left on the disk of --workdir; free some and run the same command to go on from the last save"
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
@@ -54,6 +57,17 @@ def explain(error: BaseException) -> str:
         )
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0] if lines else 'no message'} (--debug shows where)"
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Around building a step from a config: what fails in it is the config's fault, said in one line (UsageError)."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UsageError(f"no training step can be made of this config: {explain(error)}") from error
 
 
 class StopSignal:

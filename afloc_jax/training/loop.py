@@ -21,7 +21,7 @@ from tqdm import tqdm
 from afloc_jax.training.checkpoints import Checkpoints, save_once
 from afloc_jax.training.config import write_json
 from afloc_jax.training.failures import NonFiniteError, StopSignal
-from afloc_jax.training.mesh import pad_batch, place_batch
+from afloc_jax.training.mesh import SharedNumber, pad_batch, place_batch
 from afloc_jax.training.metrics import MetricsWriter
 from afloc_jax.training.optimizer import Plateau
 from afloc_jax.training.step import TrainState
@@ -38,6 +38,7 @@ class Progress:
     best_loss: float | None = None  # lowest validation loss
     best_step: int = 0
     last_loss: float | None = None  # latest validation loss
+    validated_step: int = 0  # of the latest whole validation
     waited: int = 0  # validations since the lowest
     stopped_early: bool = False
     plateau_best: float | None = None
@@ -62,13 +63,17 @@ class Loop:
     steps_per_epoch: int
     total_steps: int
 
-    def run(self, state: TrainState, progress: Progress, stop: StopSignal) -> None:
+    def run(self, state: TrainState, progress: Progress, stop: StopSignal) -> bool:
         """Steps until the last one, early stopping or a signal; each end saves a checkpoint.
+
+        Returns:
+            Whether a signal ended it, the same on all processes; `stop.received` says which.
 
         Raises:
             NonFiniteError: a loss or gradient is not finite; the state before that step is in `workdir/nonfinite`.
         """
         self.state, self.progress = state, progress
+        self._signal = SharedNumber(self.mesh)
         batches = self._batches(progress.step)
         settings = self.config.training
         # Outcomes of dispatched steps, looked at one step late so that the device never waits for the loop.
@@ -76,6 +81,11 @@ class Loop:
         clock = _Clock()
         bar = tqdm(total=self.total_steps, initial=progress.step, unit="step", disable=None if self._leads else True)
         with bar:
+            if self._is_validation(progress.step) and progress.validated_step < progress.step:
+                # A signal cut this validation short, after its step was saved.
+                if not self._validate(stop):
+                    return True
+                self.checkpoints.enter_loss(progress.step, progress.last_loss)
             while progress.step < self.total_steps and not progress.stopped_early:
                 with clock.waiting():
                     batch = next(batches)
@@ -96,8 +106,9 @@ class Loop:
                     with clock.apart():
                         self._save(progress.last_loss if validated else None)
                 if stopping:
-                    return
+                    return True
         self._check(keep=0)
+        return False
 
     @property
     def _leads(self) -> bool:
@@ -115,10 +126,10 @@ class Loop:
 
     def _stops(self, stop: StopSignal) -> bool:
         """Whether to stop now. A signal to one of several processes is one to all, at the same step."""
-        if jax.process_count() > 1:
-            heard = int(multihost_utils.process_allgather(np.array(stop.received or 0)).max())
-            stop.received = stop.received or (Signals(heard) if heard else None)
-        return stop.received is not None
+        heard = self._signal(stop.received or 0)
+        if heard:
+            stop.received = Signals(heard)
+        return bool(heard)
 
     # Numbers
 
@@ -145,12 +156,15 @@ class Loop:
             # A split with fewer records than a batch need not divide by devices or groups: pad with empty captions.
             batch = pad_batch(whole, math.lcm(len(self.mesh.local_devices), group // jax.process_count() or 1))
             losses = self.validation_step(self.state.params, self.state.batch_stats, place_batch(batch, self.mesh))
-            for key, value in losses.items():
-                totals[key] = totals.get(key, 0.0) + float(value)
+            values = {key: float(value) for key, value in losses.items()}
+            if not math.isfinite(values["loss"]):
+                self._stop_not_finite(progress.step, values, whole["index"], self.validation, "validation after step")
+            for key, value in values.items():
+                totals[key] = totals.get(key, 0.0) + value
             count += 1
         means = {key: total / count for key, total in totals.items()}
         self.writer.write(progress.step, "validation", means)
-        progress.last_loss = means["loss"]
+        progress.last_loss, progress.validated_step = means["loss"], progress.step
         if progress.best_loss is None or means["loss"] < progress.best_loss:
             progress.best_loss, progress.best_step, progress.waited = means["loss"], progress.step, 0
         else:
@@ -179,21 +193,25 @@ class Loop:
         while len(self._unchecked) > keep:
             step, metrics, index = self._unchecked.popleft()
             if not bool(metrics["finite"]):
-                self._stop_not_finite(step, metrics, index)
+                values = {key: float(value) for key, value in metrics.items() if key != "finite"}
+                self._stop_not_finite(step, values, index, self.source, "step")
 
-    def _stop_not_finite(self, step: int, metrics: dict[str, jax.Array], index: np.ndarray) -> None:
-        folder = self.workdir / "nonfinite" / f"step_{step}"
+    def _stop_not_finite(self, step: int, values: dict[str, float], index: np.ndarray, source: Any, what: str) -> None:
+        """Save the state and the names of the batch's records, of all processes, and raise NonFiniteError."""
+        folder = self.workdir / "nonfinite" / f"{what.split()[0]}_{step}"
         folder.mkdir(parents=True, exist_ok=True)
-        values = {key: repr(float(value)) for key, value in metrics.items() if key != "finite"}
-        records = [str(self.source[int(row)].id) for row in index]
+        if jax.process_count() > 1:
+            index = multihost_utils.process_allgather(index).reshape(-1)
+        records = [str(source[int(row)].id) for row in index if row >= 0]
         save_once(folder / "state", dataclasses.replace(self.state, healthy=jnp.ones((), bool)))
         if self._leads:
-            write_json(folder / "batch.json", {"step": step, "metrics": values, "records": records})
+            told = {key: repr(value) for key, value in values.items()}
+            write_json(folder / "batch.json", {"step": step, "metrics": told, "records": records})
         listed = ", ".join(records[:NAMED_RECORDS]) + (", ..." if len(records) > NAMED_RECORDS else "")
+        norm = f", gradient norm {values['grad_norm']!r}; stopped without applying it" if "grad_norm" in values else ""
         raise NonFiniteError(
-            f"step {step}: loss {values['loss']}, gradient norm {values['grad_norm']}; stopped without applying it. "
-            f"Records of the batch: {listed}. State before the step and all records: {folder}. "
-            "Lower config.optimizer.lr or look at these records"
+            f"{what} {step}: loss {values['loss']!r}{norm}. Records of the batch: {listed}. State before it and all "
+            f"records: {folder}. Lower config.optimizer.lr or look at these records"
         )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -108,6 +109,28 @@ def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Ar
     return {
         key: jax.make_array_from_process_local_data(sharding, value) for key, value in batch.items() if key != "index"
     }
+
+
+class SharedNumber:
+    """The largest of a number that every process has, without waiting for it: each call gives that of the call before.
+
+    So a loop that calls it once a step stays a step ahead of the devices. With one process there is nothing to share,
+    and each call gives its own number.
+    """
+
+    def __init__(self, mesh: Mesh) -> None:
+        self._mesh = mesh
+        self._largest = jax.jit(jnp.max, out_shardings=replicated(mesh))
+        self._before: jax.Array | None = None
+
+    def __call__(self, number: int) -> int:
+        """To be called by all processes alike."""
+        if jax.process_count() == 1:
+            return number
+        own = np.full(len(self._mesh.local_devices), number, np.int32)
+        everyone = jax.make_array_from_process_local_data(batch_sharding(self._mesh), own)
+        before, self._before = self._before, self._largest(everyone)
+        return 0 if before is None else int(before)
 
 
 def pad_batch(batch: Mapping[str, np.ndarray], multiple: int) -> Mapping[str, np.ndarray]:

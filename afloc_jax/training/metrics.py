@@ -26,13 +26,17 @@ def read_metrics(path: Path) -> list[dict]:
 class MetricsWriter:
     """Appends to the files of a working directory; writes nothing where `active` is False (other processes)."""
 
-    def __init__(self, workdir: Path, restored_step: int, active: bool = True) -> None:
-        """Open the files; lines after `restored_step` are dropped, for those steps will run again."""
+    def __init__(self, workdir: Path, restored_step: int, validated_step: int, active: bool = True) -> None:
+        """Open the files; lines of steps after `restored_step`, and of validations after `validated_step`, are dropped.
+
+        They will be written again. A signal during a validation leaves it behind the step.
+        """
         self.active = active
         if not active:
             return
         path = workdir / METRICS
-        kept = [line for line in read_metrics(path) if line["step"] <= restored_step]
+        until = {"validation": validated_step}
+        kept = [line for line in read_metrics(path) if line["step"] <= until.get(line["split"], restored_step)]
         write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = path.open("a")
         self._board = SummaryWriter(str(workdir), purge_step=restored_step + 1 if restored_step else None)

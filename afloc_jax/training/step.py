@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from afloc_jax.losses import ContrastiveLosses, contrastive_losses
 from afloc_jax.models import AFLoc
 from afloc_jax.training.gradients import Batch, build_gradient, token_batch
-from afloc_jax.training.mesh import constrain, replicated
+from afloc_jax.training.mesh import batch_sharding, constrain, replicated
 from afloc_jax.training.optimizer import Schedule
 
 Metrics = dict[str, Array]
@@ -91,6 +91,19 @@ def build_train_step(
         return constrain(state, mesh), metrics
 
     return jax.jit(train_step, donate_argnums=0, out_shardings=(None, replicated(mesh)))
+
+
+def batch_like(config: ConfigDict, side: int, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and types of a global batch on the devices; images are `side` pixels wide."""
+    pairs, slots, sharding = config.training.batch_size, config.data.max_tokens, batch_sharding(mesh)
+    tokens: dict[str, tuple[int, ...]] = dict.fromkeys(("token_ids", "word_ids", "sentence_ids"), (pairs, slots))
+    counts: dict[str, tuple[int, ...]] = dict.fromkeys(("word_count", "sentence_count"), (pairs,))
+    return {
+        "image": jax.ShapeDtypeStruct((pairs, side, side), jnp.uint8, sharding=sharding),
+        **{
+            name: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding) for name, shape in (tokens | counts).items()
+        },
+    }
 
 
 def build_validation_step(model: AFLoc, config: ConfigDict, mesh: Mesh) -> Callable[[Any, Any, Batch], Metrics]:

@@ -14,16 +14,16 @@ from afloc_jax.errors import UsageError, UserError
 from afloc_jax.levels import TokenBatch
 from afloc_jax.models import build, trainable
 from afloc_jax.provenance import hash_of, provenance
+from afloc_jax.training import ahead_of_time, start
 from afloc_jax.training import config as configs
-from afloc_jax.training import start
 from afloc_jax.training.checkpoints import Checkpoints
 from afloc_jax.training.config import write_json
-from afloc_jax.training.failures import StopSignal, explain
+from afloc_jax.training.failures import StopSignal, explain, explained
 from afloc_jax.training.loop import Loop, Progress
 from afloc_jax.training.mesh import build_mesh, fetch, place_state
 from afloc_jax.training.metrics import MetricsWriter
 from afloc_jax.training.optimizer import build_direction, build_schedule, freeze
-from afloc_jax.training.step import build_train_step, build_validation_step, new_state
+from afloc_jax.training.step import batch_like, build_train_step, build_validation_step, new_state
 from afloc_jax.weights.folder import load_model, read_config, save_model
 from data_pipelines import tokens
 from data_pipelines.batches import config_tokenizer
@@ -51,7 +51,7 @@ def train(config: ConfigDict, workdir: Path, dry_run: bool = False) -> int:
     # --- Config
     configs.validate(config, jax.device_count())
     if dry_run:
-        start.adopt(config, start.foreign_sources(config.init_from))
+        ahead_of_time.trace_step(start.adopt(config, start.foreign_sources(config.init_from)))
         _say(f"{config.name}: the config is valid")
         return 0
     configs.check_workdir(config, workdir)
@@ -93,9 +93,12 @@ def _train_model(config: ConfigDict, workdir: Path) -> int:
     )
 
     # --- Model
+    side = source[0].image.shape[0]
     config = _with_vocabulary(config, tokenizer)
+    with config.unlocked():  # for the model folder: records may be of another size than `data.builder` says
+        config.data.builder.image_size = side
     model = build(config.model, dtype=PRECISIONS[config.training.precision])
-    variables = _initial_variables(config, source[0].image.shape[0])
+    variables = _initial_variables(config, side)
     if weights:
         variables, told = start.overlay(variables, weights, config.model)
         _say(told)
@@ -105,6 +108,10 @@ def _train_model(config: ConfigDict, workdir: Path) -> int:
     schedule = build_schedule(config.optimizer, steps_per_epoch, total_steps)
     # Placed first, so that the optimiser's state is made where it belongs and never lies on one device whole.
     state = place_state(new_state(place_state(variables, mesh), direction), mesh)
+    train_step = build_train_step(model, config, direction, schedule, mesh)
+    # On shapes alone: what only the network or the loss can refuse is refused before anything is written.
+    with explained():
+        jax.eval_shape(train_step, state, batch_like(config, side, mesh))
 
     # --- Restore
     if jax.process_index() == 0:  # from here on the directory is this config's
@@ -121,20 +128,18 @@ def _train_model(config: ConfigDict, workdir: Path) -> int:
         _say(f"{workdir}: going on from step {progress.step} of {total_steps}")
 
     # --- Loop
-    writer = MetricsWriter(workdir, progress.step, active=jax.process_index() == 0)
+    writer = MetricsWriter(workdir, progress.step, progress.validated_step, active=jax.process_index() == 0)
     loop = Loop(
         config, workdir, source, validation, tokenizer, mesh, checkpoints, writer,
-        build_train_step(model, config, direction, schedule, mesh),
-        build_validation_step(model, config, mesh),
-        steps_per_epoch, total_steps,
+        train_step, build_validation_step(model, config, mesh), steps_per_epoch, total_steps,
     )  # fmt: skip
     with StopSignal() as stop:
         try:
-            loop.run(state, progress, stop)
+            stopped = loop.run(state, progress, stop)
         finally:
             writer.close()
             checkpoints.close()
-    if stop.received:
+    if stopped and stop.received:
         _say(f"{stop.received.name}: saved at step {loop.progress.step}; run the same command to go on")
         return stop.exit_status
 

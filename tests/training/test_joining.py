@@ -7,12 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from afloc_jax.errors import UsageError
-from afloc_jax.training import loop as loops
-from afloc_jax.training.failures import StopSignal
 from afloc_jax.training.processes import rendezvous
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -103,13 +100,25 @@ def test_sigterm_before_the_first_step_ends_the_process(tmp_path):
     assert [status for status, _, _ in endings] == [1, -signal.SIGTERM]
 
 
-def test_a_signal_to_one_process_stops_all_of_them(monkeypatch):
-    """Else the others would wait for ever for the one that stopped."""
-    monkeypatch.setattr(loops.jax, "process_count", lambda: 2)
-    monkeypatch.setattr(loops.multihost_utils, "process_allgather", lambda own: np.array([own, signal.SIGTERM]))
-    stop = StopSignal()
-    assert loops.Loop._stops(None, stop)
-    assert stop.received is signal.SIGTERM and stop.exit_status == 143
+def test_a_signal_to_one_process_is_heard_by_all_one_call_later(tmp_path):
+    """By both at the same call: else one would wait for ever for the other, which stopped."""
+    program = """
+import sys, jax, numpy as np
+from afloc_jax.training.mesh import SharedNumber, build_mesh
+from afloc_jax.training.processes import join
+join(sys.argv[1], 2, int(sys.argv[2]))
+shared = SharedNumber(build_mesh())
+print([shared(15 if call >= 2 and jax.process_index() == 1 else 0) for call in range(5)], flush=True)
+"""
+    port = free_port()
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    commands = [[sys.executable, "-c", program, f"localhost:{port}", str(process)] for process in range(2)]
+    running = [subprocess.Popen(command, env=environment, cwd=tmp_path, **pipes) for command in commands]
+    for process in running:
+        out, error = process.communicate(timeout=90)
+        assert out.splitlines()[-1] == "[0, 0, 0, 15, 15]", error
 
 
 def test_flags_come_before_the_environment_and_jax_finds_the_rest():

@@ -46,6 +46,13 @@ def test_a_config_file_that_raises_is_a_wrong_call(tmp_path, capsys):
     assert "ZeroDivisionError" in capsys.readouterr().err
 
 
+def test_an_interrupt_is_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(launch, "run", lambda values: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert launch.main(["launch.py", AFLOC, "--workdir=w"]) == 130
+    said = capsys.readouterr().err
+    assert said == "launch.py: interrupted; run the same command to go on from the last checkpoint\n"
+
+
 def test_help_shows_the_flags_and_an_example(capsys):
     with pytest.raises(SystemExit) as caught:
         launch.main(["launch.py", "--help"])

@@ -92,6 +92,7 @@ def test_a_run_leaves_what_the_interface_promises(finished):
 def test_the_model_folder_holds_the_best_weights(finished):
     facts = json.loads((finished / "finished.json").read_text())
     config, variables, tokenizer = load_model(finished / "model")
+    assert config.preprocessing.image_size == 32  # the records', though the training config names no size
     assert config.architecture.text.bert.vocab_size == len(tokenizer.get_vocab())
     arrays = last_arrays(finished)
     assert facts["best_step"] == 6  # so the newest checkpoint is the best
@@ -127,6 +128,34 @@ def test_a_run_stopped_by_sigterm_goes_on_bit_for_bit(finished, config, tmp_path
     timing = {"examples_per_second", "input_wait_fraction"}
     for ours, theirs in zip(*(read_metrics(run / "metrics.jsonl") for run in (tmp_path, finished)), strict=True):
         assert {k: ours[k] for k in ours.keys() - timing} == {k: theirs[k] for k in theirs.keys() - timing}
+
+
+def test_a_validation_cut_short_by_a_signal_is_made_up_for(config, memory, tmp_path, monkeypatch, capsys):
+    """The first and the last one; with a rate that validation losses lower, so that a lost one would change weights."""
+    memory["validation"].extend(records(8, seed=3))  # two batches: the signal comes between them
+    config.optimizer.update(schedule="plateau", decay=0.5)
+    through, cut = tmp_path / "through", tmp_path / "cut"
+    assert train(config, through) == 0
+    for batch, step in ((3, 3), (5, 6)):  # resumed, two of validation and three of training come before
+        with monkeypatch.context() as patch:
+            signal_at(patch, batch=batch)
+            assert train(config, cut) == 128 + signal.SIGTERM
+        assert f"SIGTERM: saved at step {step}" in capsys.readouterr().err
+        assert Checkpoints(cut / "checkpoints", 2)._loss(step) is None
+    assert train(config, cut) == 0
+
+    expected, found = (read_metrics(run / "metrics.jsonl") for run in (through, cut))
+    assert [(line["step"], line["split"], line["loss"]) for line in found] == [
+        (line["step"], line["split"], line["loss"]) for line in expected
+    ]
+    for key in ("best_step", "best_validation_loss", "final_validation_loss"):
+        facts = [json.loads((run / "finished.json").read_text())[key] for run in (through, cut)]
+        assert facts[0] == facts[1] is not None
+    for step in (3, 6):
+        losses = [Checkpoints(run / "checkpoints", 2)._loss(step) for run in (through, cut)]
+        assert losses[0] == losses[1] is not None
+    ours, theirs = (load_model(run / "model")[1]["params"] for run in (cut, through))
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
 def test_a_run_with_a_split_state_stops_and_goes_on_split_or_whole(config, tmp_path, monkeypatch, capsys):
@@ -214,6 +243,39 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_does_harm(config, tmp
         np.testing.assert_array_equal(state["['params']" + jax.tree_util.keystr(path)], leaf)
     assert not Checkpoints(tmp_path / "checkpoints", 1).steps()
     assert not (tmp_path / "model").exists()
+
+
+def test_a_validation_loss_that_is_not_finite_stops_the_run(config, tmp_path, monkeypatch):
+    fake = lambda params, statistics, batch: {"loss": np.nan}  # noqa: E731
+    monkeypatch.setattr(training, "build_validation_step", lambda *_: fake)
+    with pytest.raises(NonFiniteError, match=r"^validation after step 3: loss nan\. Records of the batch: record2_0, "):
+        train(config, tmp_path)
+    folder = tmp_path / "nonfinite" / "validation_3"
+    assert json.loads((folder / "batch.json").read_text())["records"] == [f"record2_{row}" for row in range(8)]
+    assert arrays(folder / "state")["['step']"] == 3
+    assert [line["split"] for line in read_metrics(tmp_path / "metrics.jsonl")] == ["train"] * 3
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("training.micro_batch", 3, "micro_batch"),
+        ("data.max_tokens", 64, "max_position_embeddings"),
+        ("loss.contrast_group", 4, ""),
+    ],
+)
+def test_what_only_the_network_refuses_is_refused_before_anything_is_written(config, tmp_path, key, value, message):
+    """So that the mended command finds no working directory of another config."""
+    section, name = key.split(".")
+    config[section][name] = value
+    if not message:
+        assert train(config, tmp_path, dry_run=True) == 0
+        return
+    for dry_run in (True, False):
+        with pytest.raises(UsageError, match=message) as caught:
+            train(config, tmp_path, dry_run=dry_run)
+        assert "\n" not in str(caught.value)
+        assert not list(tmp_path.iterdir())
 
 
 def test_early_stopping_ends_the_run_and_keeps_the_best(config, tmp_path, monkeypatch):
