@@ -1,8 +1,17 @@
-"""The published recipe: ResNet-50 + BERT-base, batch 128, five epochs of image-report pairs.
+r"""The published architecture, objective and optimiser: ResNet-50 + BERT-base, batch 128, five epochs of pairs.
 
 Every other config starts from this one and states only what differs. Run:
 
-    python launch.py --config=configs/afloc.py --config.data.directory=DATA --workdir=runs/afloc
+    python launch.py --config=configs/afloc.py --config.data.raw=FOLDER --workdir=runs/afloc
+
+FOLDER is read by the builder `pairs`; other data: --config.data.dataset=NAME --config.data.directory=DATA.
+Three defaults are not the published run's: the towers start at random and a vocabulary is learned (there: ImageNet
+and Bio_ClinicalBERT), all pairs of a batch are contrasted, and batch statistics are those of the batch (there: 64,
+half a batch a device). All three as published:
+
+    python launch.py --config=configs/afloc.py --config.data.raw=FOLDER --workdir=runs/published \
+        --config.init_from="('resnet50.pth', 'Bio_ClinicalBERT/')" \
+        --config.loss.contrast_group=64 --config.model.image.statistics_group=64
 """
 
 from ml_collections import ConfigDict, FieldReference
@@ -60,7 +69,7 @@ def get_config() -> ConfigDict:
     loss.region_pooling = "attention"  # attention|logsumexp (a soft maximum over regions: beyond the published recipe)
     loss.region_sharpness = 10.0  # of that soft maximum
     loss.contrast_unit = "caption"  # caption|unit (each unit finds its own image: beyond the published recipe)
-    loss.contrast_group = 0  # pairs contrasted with each other; 0: the whole global batch
+    loss.contrast_group = 0  # pairs contrasted with each other (published: 64); 0: the whole global batch
     # auto (ring where there are several devices, else tiled)|ring|tiled|definition: same numbers
     loss.implementation = "auto"
     loss.kernel = "xla"  # xla|pallas (TPU kernels; interpreted elsewhere, slowly): what ring and tiled compute with
@@ -104,6 +113,10 @@ def get_config() -> ConfigDict:
     localization.presence_growth = 0.0  # by how much the step is lower for every doubling of the finding's extent
 
     config.evaluation = evaluation = ConfigDict()
-    evaluation.datasets = ()  # ConfigDicts: name (builder), directory, raw, builder, split, protocol
+    # What the trained model is scored on: ConfigDicts with these keys (docs/training.md says what each means).
+    # Always name and directory; optionally raw, builder, split, validation_split, title, compatible, bootstrap,
+    # interval, unit. Localisation: protocol, class_prompt, prior_split. With a task (classification, retrieval,
+    # robustness): task, classes, prompts, framing, labels, by_class, per_class, tops.
+    evaluation.datasets = ()
     evaluation.bootstrap = 1000  # resamples for confidence intervals
     return config

@@ -1,19 +1,26 @@
 #!/usr/bin/env bash
 # A training run on a Cloud TPU slice, with gcloud: make the slice, install, run the same command on every worker.
 #
-#     deploy/cloud_tpu/train.sh NAME ZONE v5litepod-16 --config=configs/afloc.py --workdir=gs-mount/run
+#     REPOSITORY=https://host/afloc_jax.git deploy/cloud_tpu/train.sh NAME ZONE v5litepod-16 \
+#         --config=configs/afloc.py --workdir=/shared/run \
+#         --config.data.directory=/shared/data --config.data.dataset=mimic_cxr
+#
+#     REPOSITORY  required: a git repository that the workers can fetch
+#     REVISION    branch, tag or whole commit hash of it (default: main)
+#     RUNTIME     software version of the slice, which has to fit the accelerator (default: v2-alpha-tpuv5-lite)
+#     SETUP       a command for every worker before anything else, such as the one that mounts /shared
 #
 # A spot slice that was taken away is made anew by the same command, and the run goes on from its last checkpoint.
-# --workdir and the data must lie on storage that every worker mounts (Filestore, or a bucket by gcsfuse).
+# --workdir and the data are absolute paths on storage that every worker mounts (Filestore, or a bucket by gcsfuse).
 set -euo pipefail
-if [ "$#" -lt 4 ]; then
-    sed -n '2,7s/^# \{0,1\}//p' "$0" >&2
+if [ "$#" -lt 4 ] || [ -z "${REPOSITORY:-}" ]; then
+    sed -n '2,/^set /s/^# \{0,1\}//p' "$0" >&2
     exit 2
 fi
 name=$1 zone=$2 accelerator=$3
 shift 3
-repository=${REPOSITORY:?the address of a git repository that the workers can clone}
-version=${RUNTIME:-v2-alpha-tpuv5-lite} # the runtime that fits the accelerator
+repository=$(printf %q "$REPOSITORY") revision=$(printf %q "${REVISION:-main}")
+version=${RUNTIME:-v2-alpha-tpuv5-lite}
 
 everywhere() {
     gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker=all --command="$1"
@@ -27,6 +34,19 @@ fi
 if [ -z "$state" ]; then
     gcloud compute tpus tpu-vm create "$name" --zone="$zone" --accelerator-type="$accelerator" --version="$version" --spot
 fi
-everywhere "test -d afloc_jax || git clone --quiet $(printf %q "$repository") afloc_jax"
-everywhere "cd afloc_jax && python3 -m venv .venv && .venv/bin/pip install --quiet -r requirements.txt 'jax[tpu]'"
+if [ -n "${SETUP:-}" ]; then
+    everywhere "$SETUP"
+fi
+everywhere "test -d afloc_jax/.git || git init --quiet afloc_jax
+    cd afloc_jax && git fetch --quiet $repository $revision && git checkout --quiet --detach FETCH_HEAD"
+# Some runtimes have Python 3.10, and 3.11 is needed: there uv, from PyPI, fetches one.
+everywhere "cd afloc_jax || exit 1
+    if [ ! -x .venv/bin/pip ]; then
+        if python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+            python3 -m venv .venv
+        else
+            python3 -m pip install --quiet --user uv && python3 -m uv venv --quiet --clear --seed --python 3.11 .venv
+        fi || { echo \"no Python 3.11 or newer: \$(python3 --version), and none could be made; see above\" >&2; exit 1; }
+    fi
+    .venv/bin/pip install --quiet -r requirements.txt 'jax[tpu]>=0.10.2,<0.11'"
 everywhere "cd afloc_jax && .venv/bin/python launch.py $(printf '%q ' "$@") --distributed"

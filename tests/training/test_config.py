@@ -6,8 +6,9 @@ import pytest
 from ml_collections import ConfigDict
 
 from afloc_jax.errors import UsageError
-from afloc_jax.training.config import claim_workdir, from_plain, resolve, validate
+from afloc_jax.training.config import claim_workdir, differences, from_plain, resolve, validate
 from configs.afloc import get_config
+from configs.mimic_cxr import get_config as mimic_cxr_config
 from configs.resolved import get_config as resolved_config
 
 WRONG = [
@@ -81,6 +82,16 @@ def test_the_published_recipe_and_options_of_colleagues_pass():
     validate(changed("optimizer.lr", 1))  # an int is a number too
     validate(changed("data.augment", True))
     validate(changed("data.builder", ConfigDict({"anything": (1, 2)})))
+
+
+def test_mimic_cxr_departs_from_afloc_in_its_data_alone_and_is_scored_where_its_records_lie():
+    config = mimic_cxr_config()
+    validate(config, device_count=8)
+    assert set(differences(resolve(config), resolve(get_config()))) == {"name", "data.dataset"}
+    config.data.directory = "elsewhere"
+    scored = resolve(config)["evaluation"]["datasets"]
+    assert [entry["name"] for entry in scored] == ["ms_cxr", "rsna"]
+    assert {entry["directory"] for entry in scored} == {"elsewhere"}
 
 
 def test_resolving_and_reading_back_gives_the_same_config(tmp_path):
