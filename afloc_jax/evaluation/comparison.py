@@ -317,6 +317,11 @@ def _notes(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
     for key in ("protocol", "compatible", "framing", "prompt_set", "margin", "thresholds_chosen_on"):
         if key in first and key in second and first[key] != second[key]:
             notes.append(f"{key} is {first[key]!r} in A and {second[key]!r} in B.")
+    points = [summary.get("operating_points", {}) for summary in (first, second)]
+    chosen = [{name: point.get("mask_threshold") for name, point in of.items()} for of in points]
+    own = [name for name in chosen[0] if name in chosen[1] and chosen[0][name] != chosen[1][name]]
+    if own:
+        notes.append(f"each is scored at the mask thresholds of its own validation data; they differ for {len(own)}.")
     return notes
 
 

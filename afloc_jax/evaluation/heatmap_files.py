@@ -29,6 +29,13 @@ class HeatmapFile:
         if not isinstance(self._file, np.lib.npyio.NpzFile):
             raise UserError(f"{self.path}: one bare array; heat maps come as an .npz with a key for each sample")
         self._keys = {self._fold(key): key for key in self._file.files}
+        if len(self._keys) < len(self._file.files):
+            last = {self._fold(key): position for position, key in enumerate(self._file.files)}
+            first = next(key for position, key in enumerate(self._file.files) if last[self._fold(key)] != position)
+            raise UserError(
+                f"{self.path}: {len(self._file.files) - len(self._keys)} keys differ from another in case alone, "
+                f"first: image {first.partition(chr(9))[0]}; phrases are compared without case, keep one map of each"
+            )
 
     @staticmethod
     def _fold(key: str) -> str:

@@ -120,6 +120,10 @@ class Scores:
         """The threshold of one value, as tables show it; empty for a metric without."""
         return f"{self.options.thresholds[k]:g}" if self[metric].ndim == 2 else ""
 
+    def chosen_threshold(self, sample: int, metric: str) -> str:
+        """The threshold of one value in words, where the protocol chose it on other data; empty otherwise."""
+        return ""
+
     def note(self, sample: int, metric: str, k: int) -> str:
         """Why one value is 0 or absent, where that needs a word."""
         if self.empty_truth[sample]:

@@ -34,8 +34,8 @@ _TABLE: dict[str, dict[str, tuple[float, float, float]]] = {
         "AFLoc": (0.189, 0.282, 0.917),
     },
 }
-# Names that data sets go by, folded to letters and digits; the first word of a title is enough ("MS-CXR phrases").
-_ALIASES = {"rsna": "RSNA", "mscxr": "MS-CXR", "covidrural": "COVID Rural", "fundus": "Fundus"}
+# Names that data sets and builders go by, folded to letters and digits; the first word of a title is enough ("MS-CXR phrases").
+_ALIASES = {"rsna": "RSNA", "mscxr": "MS-CXR", "covidrural": "COVID Rural", "fundus": "Fundus", "idrid": "Fundus"}
 
 
 def published_scores(*names: str) -> tuple[str, Mapping[str, Mapping[str, float]]]:

@@ -7,13 +7,16 @@ from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
+from jaxtyping import UInt8
 
 from afloc_jax.errors import UserError
 from afloc_jax.evaluation.baselines import leave_one_out_prior, location_prior, prior_heatmaps
 from afloc_jax.evaluation.protocols import LocalizationProtocol
-from afloc_jax.evaluation.truth import Truth, boxes_of, negative
+from afloc_jax.evaluation.truth import Truth, add_box, boxes_of, negative
+from afloc_jax.inference.class_prompts import class_key
 from afloc_jax.inference.model import Model
 from afloc_jax.provenance import hash_of, provenance
+from data_pipelines.records import ABSENT
 
 CLASS_PROMPT = "Findings suggesting {finding}."  # how the release asks for a class
 
@@ -41,11 +44,35 @@ def patient_of(record: Any) -> str:
     return getattr(record, "patient", "")
 
 
-def read_truths(source: Source) -> tuple[list[Truth], np.ndarray, str]:
-    """One sample per finding of every record.
+def place_of(record: Any, finding: Any, compatible: bool = False, boxes: bool = False) -> UInt8[np.ndarray, "S S"]:
+    """Where a finding is: 0 outside; inside, how many of its boxes cover the pixel (1 for masks).
+
+    Annotated boxes are drawn anew, each for itself: the stored mask is their union, which no longer says where they
+    overlap or touch. They are stored as float32, so a corner within 1e-7 of a pixel's edge may fall on its other side.
+
+    Args:
+        record, finding: of a source.
+        compatible: boxes as the release draws them (thin ones vanish). Masks were brought to the square when the
+            record was made, half covered is inside; the release's rules for masks need the original ones.
+        boxes: boxes instead of masks: of a finding without annotated ones, those around the connected parts.
+    """
+    stored = (np.asarray(finding.mask) > 0).astype(np.uint8)
+    annotated = getattr(finding, "boxes", ())
+    if not len(annotated):
+        return boxes_of(stored) if boxes else stored
+    place = np.zeros_like(stored)
+    for box in annotated:
+        add_box(place, box, record.geometry, compatible)
+    return place
+
+
+def read_truths(
+    source: Source, compatible: bool = False, boxes: bool = False
+) -> tuple[list[Truth], np.ndarray, str]:
+    """One sample per finding of every record, its place as `place_of` gives it.
 
     Returns:
-        The truths, the row in `source` of each, and the SHA-256 over ids, images, prompts and masks.
+        The truths, the row in `source` of each, and the SHA-256 over ids, images, prompts, masks and boxes.
 
     Raises:
         UserError: no record has a finding.
@@ -56,12 +83,13 @@ def read_truths(source: Source) -> tuple[list[Truth], np.ndarray, str]:
     for row in range(len(source)):
         record = source[row]
         for k, finding in enumerate(record.findings):
-            mask = (np.asarray(finding.mask) > 0).astype(np.uint8)
+            place = place_of(record, finding, compatible, boxes)
             about = {"image": record.id, "patient": patient_of(record)}
-            truths.append(Truth(f"{record.id}#{k}", finding.prompt, finding.label, mask, **about))
+            truths.append(Truth(f"{record.id}#{k}", finding.prompt, finding.label, place, **about))
             rows.append(row)
             digest.update(f"{record.id}\t{finding.label}\t{finding.prompt}\t".encode())
-            digest.update(np.packbits(mask).tobytes())
+            digest.update(np.packbits(np.asarray(finding.mask) > 0).tobytes())
+            digest.update(np.array(getattr(finding, "boxes", ()), np.float32).tobytes())
         digest.update(np.ascontiguousarray(record.image).tobytes() if record.findings else b"")
     if not truths:
         raise UserError("this data set has no annotated finding, so there is nothing to score; choose another split")
@@ -69,16 +97,19 @@ def read_truths(source: Source) -> tuple[list[Truth], np.ndarray, str]:
 
 
 def truths_for(
-    protocol: LocalizationProtocol, source: Source, classes: Sequence[str] = (), class_prompt: str = CLASS_PROMPT
+    protocol: LocalizationProtocol,
+    source: Source,
+    classes: Sequence[str] = (),
+    class_prompt: str = CLASS_PROMPT,
+    compatible: bool = False,
 ) -> tuple[list[Truth], np.ndarray, str]:
     """The samples that a protocol scores, the row in `source` of each, and the hash that `read_truths` gives.
 
     A protocol with negatives asks every image for every class, with `class_prompt`; `classes` are asked for beside
-    those that the source shows. A protocol of boxes takes the boxes around the connected parts of each mask.
+    those that the source shows. An image whose label says that a class is present or uncertain, and that has no place
+    for it, is no negative: it is not asked.
     """
-    truths, rows, digest = read_truths(source)
-    if protocol.boxes:
-        return [replace(truth, mask=boxes_of(truth.mask)) for truth in truths], rows, digest
+    truths, rows, digest = read_truths(source, compatible, protocol.boxes)
     if not protocol.negatives:
         return truths, rows, digest
     shown: dict[tuple[int, str], np.ndarray] = {}
@@ -89,7 +120,10 @@ def truths_for(
     samples, at = [], []
     for row in range(len(source)):
         record = source[row]
+        labels = {class_key(name): value for name, value in getattr(record, "labels", {}).items()}
         for name in sorted({truth.category for truth in truths} | set(classes)):
+            if (row, name) not in shown and labels.get(class_key(name), ABSENT) != ABSENT:
+                continue
             prompt = class_prompt.replace("{finding}", name)
             sample = replace(negative(record.id, name, size), label_text=prompt, patient=patient_of(record))
             if (row, name) in shown:

@@ -22,14 +22,16 @@ PER_SAMPLE_COLUMNS = ("id", "image", "label_text", "category", "metric", "thresh
 def per_sample_rows(scores: Scores) -> Iterator[tuple[str, ...]]:
     """Rows of per_sample.csv (`PER_SAMPLE_COLUMNS`): one per sample, threshold and metric.
 
-    `threshold` is empty for metrics without one; `value` is empty where there is no score, `note` says why.
+    `threshold` is empty for metrics without one, and where the protocol chose it on other data (`note` has the value):
+    systems that chose differently are scored alike. `value` is empty where there is no score, `note` says why.
     """
     for n, truth in enumerate(scores.truths):
         sample = (truth.id, truth.image, truth.label_text, truth.category)
         for metric in scores.metrics:
             for k, value in enumerate(np.atleast_1d(scores[metric][n])):
                 shown = "" if np.isnan(value) else repr(float(value))
-                score = (metric, scores.threshold(n, metric, k), shown, scores.note(n, metric, k))
+                note = [scores.note(n, metric, k), scores.chosen_threshold(n, metric)]
+                score = (metric, scores.threshold(n, metric, k), shown, "; ".join(part for part in note if part))
                 yield (*sample, *score, truth.patient)
 
 

@@ -32,6 +32,10 @@ from afloc_jax.weights.folder import update_card, weights_hash
 from data_pipelines.sources import open_source
 
 
+# Of the paper, where a data set has its own: the maps of histopathology are read from their low end. By builder.
+THRESHOLDS_OF = {"sicapv2": [-1.0, -0.9, -0.8, -0.7, -0.6, -0.5, -0.4, -0.3, -0.2, -0.1]}
+
+
 @dataclass(frozen=True)
 class Part:
     """A split as a protocol sees it: its samples, the record of each, and the hash of the data."""
@@ -51,7 +55,7 @@ def evaluate(
     model: Model,
     source: Source,
     out: str | Path,
-    protocol: str = "afloc",
+    protocol: str | LocalizationProtocol = "afloc",
     *,
     validation_source: Source | None = None,
     class_prompt: str = CLASS_PROMPT,
@@ -68,7 +72,7 @@ def evaluate(
         model: what is scored.
         source: random-access records with `id`, `image` [S, S] uint8 and `findings` (label, prompt, mask).
         out: folder of the results.
-        protocol: its name, see `protocols`.
+        protocol: itself or its name, see `protocols`.
         validation_source: records that a protocol chooses its thresholds on; used by "chexlocalize" alone.
         class_prompt: how that protocol asks for a class, "{finding}" replaced by its name.
         prior_source: records whose masks make the location prior (the training split). Without it, or when it has no
@@ -85,8 +89,8 @@ def evaluate(
     Raises:
         UsageError: an unknown protocol. UserError: no annotated finding, or maps that are not finite.
     """
-    chosen = get_protocol(protocol)
-    parts = _parts(chosen, source, validation_source, class_prompt)
+    chosen = get_protocol(protocol) if isinstance(protocol, str) else protocol
+    parts = _parts(chosen, source, validation_source, class_prompt, compatible)
     truths, rows, data_hash = parts[0].truths, parts[0].rows, parts[0].data_hash
     bootstrap = bootstrap or Bootstrap()
     bootstrap.clusters([truth.patient for truth in truths])  # samples without a patient should not take hours to say so
@@ -133,9 +137,9 @@ def evaluate_datasets(config: ConfigDict, workdir: str | Path) -> dict[str, dict
 
     An entry has `name` (the builder), `directory`, and optionally `raw`, `builder` (its keyword arguments), `split`
     ("test"), `protocol` ("afloc"), `compatible` (False), `validation_split` ("validation") and `class_prompt` (both for
-    "chexlocalize"), `prior_split` ("train", the part whose masks make the location prior; "" for none), `bootstrap`
-    (resamples), `interval` and `unit` (see `statistics.Bootstrap`), and `title`, which also names the folder under
-    `evaluation/`. With a `task` ("classification", "retrieval", "robustness") it takes the fields of `TaskSettings` and
+    "chexlocalize"), `prior_split` ("train", the part whose masks make the location prior; "" for none), `thresholds`
+    and `margin` (the protocol's own; `THRESHOLDS_OF` of the builder), `bootstrap` (resamples), `interval` and `unit`
+    (see `statistics.Bootstrap`), and `title`, which also names the folder under `evaluation/`. With a `task` ("classification", "retrieval", "robustness") it takes the fields of `TaskSettings` and
     `prompts`, the file or name of a prompt set. Results that were made with these weights and settings are kept. The
     model card is given the results.
 
@@ -171,16 +175,20 @@ def evaluate_datasets(config: ConfigDict, workdir: str | Path) -> dict[str, dict
 
 
 def _parts(
-    protocol: LocalizationProtocol, source: Source, validation_source: Source | None, class_prompt: str
+    protocol: LocalizationProtocol,
+    source: Source,
+    validation_source: Source | None,
+    class_prompt: str,
+    compatible: bool,
 ) -> list[Part]:
     """The data and, for a protocol that is tuned, the validation data, asked for the same classes."""
-    part = Part(source, *truths_for(protocol, source, class_prompt=class_prompt))
+    part = Part(source, *truths_for(protocol, source, (), class_prompt, compatible))
     if not protocol.tuned:
         return [part]
     if validation_source is None:
         raise UsageError(f"protocol {protocol.name} chooses its thresholds on validation data; give a validation split")
-    known = Part(validation_source, *truths_for(protocol, validation_source, part.classes, class_prompt))
-    return [Part(source, *truths_for(protocol, source, known.classes, class_prompt)), known]
+    known = Part(validation_source, *truths_for(protocol, validation_source, part.classes, class_prompt, compatible))
+    return [Part(source, *truths_for(protocol, source, known.classes, class_prompt, compatible)), known]
 
 
 def _heatmaps(
@@ -216,6 +224,8 @@ def dataset_settings(given: dict[str, Any]) -> dict[str, Any]:
         "class_prompt": CLASS_PROMPT,
         "prior_split": "train",
         "title": "",
+        "thresholds": THRESHOLDS_OF.get(given.get("name", "")) if given.get("protocol", "afloc") == "afloc" else None,
+        "margin": None,
         "bootstrap": RESAMPLES,
         "interval": "percentile",
         "unit": "sample",
@@ -225,7 +235,9 @@ def dataset_settings(given: dict[str, Any]) -> dict[str, Any]:
             known = ", ".join(["name", "directory", *defaults])
             raise UsageError(f"evaluation data set {given.get('name')!r}: unknown key {key!r}; known: {known}")
     settings = {**defaults, **given}
-    get_protocol(settings["protocol"])
+    if settings["thresholds"] is None:
+        settings["thresholds"] = defaults["thresholds"]
+    get_protocol(settings["protocol"], settings["thresholds"], settings["margin"])
     return settings
 
 
@@ -243,12 +255,12 @@ def entry_settings(given: dict[str, Any]) -> dict[str, Any] | TaskSettings:
 def _evaluate_with(
     model: Model, untrained: Model | None, source: Source, out: Path, settings: dict[str, Any]
 ) -> dict[str, Any]:
-    protocol = get_protocol(settings["protocol"])
+    protocol = get_protocol(settings["protocol"], settings["thresholds"], settings["margin"])
     return evaluate(
         model,
         source,
         out,
-        settings["protocol"],
+        protocol,
         validation_source=_open(settings, settings["validation_split"]) if protocol.tuned else None,
         class_prompt=settings["class_prompt"],
         prior_source=open_prior(settings),

@@ -208,15 +208,23 @@ def _add_region(
         region = geometry.mask_to_square(region).astype(np.uint8)
         mask += boxes_of(region) if boxes else region
     elif box is not None:
-        x, y, width, height = (int(value) for value in geometry.box_to_square(box, compatible=True))
-        if not compatible:
-            width, height = max(width, 1), max(height, 1)
-        covered = mask[max(y, 0) : max(y + height, 0), max(x, 0) : max(x + width, 0)]
-        if covered.size == 0 and not compatible:
+        if not add_box(mask, box, geometry, compatible) and not compatible:
             raise UserError(f"{where}: its box lies outside its image of {geometry.width} x {geometry.height} pixels")
-        covered += 1
     else:
         raise UserError(f"{where}: it has neither a bbox nor a segmentation")
+
+
+def add_box(mask: UInt8[np.ndarray, "S S"], box: Sequence[float], geometry: Geometry, compatible: bool) -> int:
+    """Add 1 to the pixels of the square that a box (x, y, width, height in original pixels) covers; how many they are.
+
+    The published rounding: scaled, shifted and floored. A box thinner than a pixel keeps one; compatible: it vanishes.
+    """
+    x, y, width, height = (int(value) for value in geometry.box_to_square(box, compatible=True))
+    if not compatible:
+        width, height = max(width, 1), max(height, 1)
+    covered = mask[max(y, 0) : max(y + height, 0), max(x, 0) : max(x + width, 0)]
+    covered += 1
+    return int(covered.size)
 
 
 def _repeats_box(segmentation: Any, box: Sequence[float]) -> bool:

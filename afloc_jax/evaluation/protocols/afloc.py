@@ -7,8 +7,9 @@ from afloc_jax.evaluation.localization import ProtocolOptions, Scores, score
 from afloc_jax.evaluation.protocols.base import LocalizationProtocol, Samples
 
 
-def _scores(samples: Samples, compatible: bool, validation: Samples | None) -> Scores:
-    return score(samples.truths, samples.heatmaps, ProtocolOptions(compatible=compatible))
+def map_scores(samples: Samples, options: ProtocolOptions, validation: Samples | None) -> Scores:
+    """Scores of maps against places, with nothing chosen on validation data."""
+    return score(samples.truths, samples.heatmaps, options)
 
 
-PROTOCOL = LocalizationProtocol("afloc", "AFLoc", _scores)
+PROTOCOL = LocalizationProtocol("afloc", "AFLoc", map_scores)

@@ -1,12 +1,13 @@
-"""What a localisation protocol is: how truth is read, and one function from samples to scores."""
+"""What a localisation protocol is: how truth is read, what is scored, and one function from samples to scores."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from afloc_jax.errors import UsageError
-from afloc_jax.evaluation.localization import Scores
+from afloc_jax.evaluation.localization import ProtocolOptions, Scores
 from afloc_jax.evaluation.truth import Truth
 
 
@@ -25,7 +26,8 @@ class LocalizationProtocol:
     Attributes:
         name: what `--protocol` takes.
         title: for readers.
-        scores: (samples, compatible, validation samples or None) -> `Scores`.
+        scores: (samples, options, validation samples or None) -> `Scores`.
+        options: thresholds and margin; whether scores are compatible is said with each call.
         tuned: thresholds are chosen on validation samples, which `scores` then needs.
         negatives: samples without the finding are scored too.
         boxes: the truth is boxes, also where a file has masks.
@@ -33,7 +35,8 @@ class LocalizationProtocol:
 
     name: str
     title: str
-    scores: Callable[[Samples, bool, Samples | None], Scores]
+    scores: Callable[[Samples, ProtocolOptions, Samples | None], Scores]
+    options: ProtocolOptions = field(default_factory=ProtocolOptions)
     tuned: bool = False
     negatives: bool = False
     boxes: bool = False
@@ -45,4 +48,23 @@ class LocalizationProtocol:
                 f"protocol {self.name} chooses its thresholds on validation data; "
                 "give validation truth and validation heat maps"
             )
-        return self.scores(samples, compatible, validation)
+        return self.scores(samples, replace(self.options, compatible=compatible), validation)
+
+    def with_options(
+        self, thresholds: Sequence[float] | None = None, margin: int | None = None
+    ) -> "LocalizationProtocol":
+        """The protocol with other thresholds or another margin; None leaves its own.
+
+        Raises `UsageError` for values that `ProtocolOptions` refuses, and where validation data choose the thresholds.
+        """
+        given: dict[str, Any] = {} if thresholds is None else {"thresholds": tuple(float(t) for t in thresholds)}
+        given |= {} if margin is None else {"margin": margin}
+        if given and self.tuned:
+            raise UsageError(
+                f"protocol {self.name} scores the whole image at thresholds that validation data choose; "
+                "leave --thresholds and --margin out"
+            )
+        try:
+            return replace(self, options=replace(self.options, **given))
+        except ValueError as error:
+            raise UsageError(str(error)) from None

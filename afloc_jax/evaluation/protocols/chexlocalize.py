@@ -26,7 +26,7 @@ from jaxtyping import Bool, Float, Int
 
 from afloc_jax.errors import UserError
 from afloc_jax.evaluation.absence import presence_table
-from afloc_jax.evaluation.localization import check_map, overlaps, pointing_game
+from afloc_jax.evaluation.localization import ProtocolOptions, check_map, overlaps, pointing_game
 from afloc_jax.evaluation.protocols.base import LocalizationProtocol, Samples
 from afloc_jax.evaluation.protocols.presence import PresenceScores, presence_options, presence_values
 from afloc_jax.evaluation.statistics import Bootstrap, mean_of_finite
@@ -150,9 +150,10 @@ class OperatingScores(PresenceScores):
     ungated_area: Float[np.ndarray, " n"] = field(repr=False, kw_only=True)
     saturated: int = field(kw_only=True)
 
-    def threshold(self, sample: int, metric: str, k: int) -> str:
-        """The mask threshold of the sample's class; the hit rate has none."""
-        return "" if metric == "pointing" else f"{self.points[self.truths[sample].category].mask_threshold:g}"
+    def chosen_threshold(self, sample: int, metric: str) -> str:
+        """The mask threshold of the sample's class, in words; the hit rate has none."""
+        value = self.points[self.truths[sample].category].mask_threshold
+        return "" if metric == "pointing" else f"mask threshold {value:g}"
 
     def note(self, sample: int, metric: str, k: int) -> str:
         """As for all such scores, and whether it was the confidence that left the prediction empty."""
@@ -181,7 +182,7 @@ class OperatingScores(PresenceScores):
         }
 
 
-def apply(measured: Measured, points: Mapping[str, OperatingPoint], compatible: bool) -> OperatingScores:
+def apply(measured: Measured, points: Mapping[str, OperatingPoint], options: ProtocolOptions) -> OperatingScores:
     """Scores of the samples at the operating point of their class."""
     at = [points[truth.category] for truth in measured.truths]
     rows = np.arange(len(at))
@@ -192,7 +193,7 @@ def apply(measured: Measured, points: Mapping[str, OperatingPoint], compatible: 
     true_positive = (measured.truth_pixels > 0) & (predicted > 0)
     return OperatingScores(
         truths=measured.truths,
-        options=presence_options(compatible),
+        options=options,
         values=presence_values(iou, dice, measured.hit, true_positive),
         predicted_pixels=predicted[:, None],
         truth_pixels=measured.truth_pixels,
@@ -205,11 +206,13 @@ def apply(measured: Measured, points: Mapping[str, OperatingPoint], compatible: 
     )
 
 
-def _scores(samples: Samples, compatible: bool, validation: Samples | None) -> OperatingScores:
+def _scores(samples: Samples, options: ProtocolOptions, validation: Samples | None) -> OperatingScores:
     assert validation is not None  # LocalizationProtocol.score has seen to it
     categories = sorted({truth.category for truth in samples.truths})
-    points = tune(measure(validation, compatible), categories, compatible)
-    return apply(measure(samples, compatible), points, compatible)
+    points = tune(measure(validation, options.compatible), categories, options.compatible)
+    return apply(measure(samples, options.compatible), points, options)
 
 
-PROTOCOL = LocalizationProtocol("chexlocalize", "CheXlocalize", _scores, tuned=True, negatives=True)
+PROTOCOL = LocalizationProtocol(
+    "chexlocalize", "CheXlocalize", _scores, presence_options(compatible=False), tuned=True, negatives=True
+)

@@ -6,13 +6,14 @@ a map that is coldest at the finding is no good, though the formula as printed t
 mean over the thresholds 0.1 to 0.5 of the map scaled to [-1, 1], so that maps that are no cosines can be scored.
 """
 
-from afloc_jax.evaluation.localization import ProtocolOptions, Scores, score
-from afloc_jax.evaluation.protocols.base import LocalizationProtocol, Samples
+from afloc_jax.evaluation.localization import ProtocolOptions
+from afloc_jax.evaluation.protocols.afloc import map_scores
+from afloc_jax.evaluation.protocols.base import LocalizationProtocol
 
-
-def _scores(samples: Samples, compatible: bool, validation: Samples | None) -> Scores:
-    options = ProtocolOptions(margin=0, compatible=compatible, protocol="grounding")
-    return score(samples.truths, samples.heatmaps, options)
-
-
-PROTOCOL = LocalizationProtocol("grounding", "Phrase grounding (BioViL)", _scores, boxes=True)
+PROTOCOL = LocalizationProtocol(
+    "grounding",
+    "Phrase grounding (BioViL)",
+    map_scores,
+    ProtocolOptions(margin=0, protocol="grounding"),
+    boxes=True,
+)

@@ -27,7 +27,7 @@ def worst_samples(path: Path, most: int) -> dict[str, Any]:
             sample = samples.setdefault(
                 row["id"], {"id": row["id"], "category": row["category"], "prompt": row["label_text"], "notes": []}
             )
-            sample["notes"].append(row["note"])
+            sample["notes"] += row["note"].split("; ")
             if row["value"]:
                 sample.setdefault(row["metric"], []).append(float(row["value"]))
     scored = [sample for sample in samples.values() if "no truth in the scored region" not in sample["notes"]]
