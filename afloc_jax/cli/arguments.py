@@ -52,6 +52,31 @@ def add_protocol(command: argparse.ArgumentParser) -> None:
     command.add_argument("--protocol", default="afloc", metavar="NAME", help=PROTOCOL_HELP)
 
 
+def add_thresholds(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--thresholds",
+        type=thresholds,
+        metavar="T,T,...",
+        help="on the map scaled to [-1, 1], ascending, of afloc and grounding; write --thresholds=-1,-0.5 where the "
+        "first is negative (default: 0.1,0.2,0.3,0.4,0.5)",
+    )
+    command.add_argument(
+        "--margin",
+        type=count,
+        metavar="PIXELS",
+        help="border left unscored, of 224 pixels, of afloc and grounding (default: 14 of afloc, 0 of grounding)",
+    )
+
+
+def add_title(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--title",
+        default="",
+        help="of the data set, for the report; one that begins with RSNA, MS-CXR, COVID Rural or Fundus has the "
+        "published numbers beside its own",
+    )
+
+
 def add_compatible(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--compatible", action="store_true", help="reproduce the published release number for number, defects included"
@@ -73,8 +98,18 @@ def add_framing(command: Arguments) -> None:
     command.add_argument(
         "--framing",
         choices=("pad", "crop"),
-        default="pad",
-        help="of the square that the model sees: zeros around the whole image, or its middle (default: %(default)s)",
+        help="of the square that the model sees: zeros around the whole image, or its middle (default: pad; crop where "
+        "classification is compatible, as in the release)",
+    )
+
+
+def add_aggregation(command: Arguments) -> None:
+    command.add_argument(
+        "--aggregation",
+        choices=("mean", "max"),
+        default="mean",
+        help="how the phrases of a class become one score: their mean (AFLoc) or the largest (GLoRIA) "
+        "(default: %(default)s)",
     )
 
 
@@ -96,6 +131,10 @@ def bootstrap_of(given: argparse.Namespace) -> "Bootstrap":
     from afloc_jax.evaluation.statistics import Bootstrap
 
     return Bootstrap(resamples=given.bootstrap, interval=given.interval, unit=given.unit)
+
+
+def thresholds(text: str) -> list[float]:
+    return [float(part) for part in text.split(",")]
 
 
 def threshold(text: str) -> float:

@@ -10,6 +10,8 @@ from afloc_jax.cli.arguments import (
     add_command,
     add_compatible,
     add_protocol,
+    add_thresholds,
+    add_title,
     bootstrap_of,
 )
 from afloc_jax.cli.tasks import add_task_options, check_options, run_task
@@ -48,8 +50,10 @@ def add_evaluate(commands) -> None:
         default="train",
         help='which part makes the location prior; "" takes the other evaluation images (default: %(default)s)',
     )
+    add_title(command)
     add_bootstrap(command)
     add_protocol(command)
+    add_thresholds(command)
     add_compatible(command)
     add_task_options(command)
 
@@ -96,9 +100,17 @@ def add_score(commands) -> None:
         metavar="FILE",
         help="masks or points scored on the same samples, such as radiologists'; repeatable; protocol chexlocalize",
     )
+    command.add_argument(
+        "--images",
+        type=Path,
+        metavar="DIR",
+        help="folder of the images, by the names of the truth file: the report shows its examples on them",
+    )
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write")
+    add_title(command)
     add_bootstrap(command)
     add_protocol(command)
+    add_thresholds(command)
     add_compatible(command)
 
 
@@ -137,6 +149,9 @@ def _localize(given: argparse.Namespace) -> dict[str, Any]:
             "raw": given.raw,
             "builder": dict(given.builder),
             "split": given.split,
+            "title": given.title,
+            "thresholds": given.thresholds,
+            "margin": given.margin,
             "validation_split": given.validation_split,
             "class_prompt": given.class_prompt,
             "prior_split": given.prior_split,
@@ -150,6 +165,8 @@ def _localize(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def _run_score(given: argparse.Namespace) -> int:
+    from afloc_jax.evaluation.protocols import get_protocol
+    from afloc_jax.evaluation.report import write_report
     from afloc_jax.evaluation.scoring import score_files
 
     validation = (given.validation_truth, given.validation_heatmaps)
@@ -159,14 +176,17 @@ def _run_score(given: argparse.Namespace) -> int:
         given.truth,
         given.heatmaps,
         given.out,
-        protocol=given.protocol,
+        protocol=get_protocol(given.protocol, given.thresholds, given.margin),
         compatible=given.compatible,
+        images=given.images,
+        title=given.title,
         validation=None if validation[0] is None else validation,
         segmentations=given.segmentations,
         benchmarks=given.benchmark,
         bootstrap=bootstrap_of(given),
     )
     _print_summary(summary, given.out)
+    print(f"report in {write_report(given.out)}")
     return 0
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from afloc_jax.cli.arguments import (
+    add_aggregation,
     add_command,
     add_compatible,
     add_framing,
@@ -56,6 +57,7 @@ def add_classify(commands) -> None:
     add_model_and_images(command)
     add_prompt_set(command, '"Findings suggesting <class>."')
     add_framing(command)
+    add_aggregation(command)
     command.add_argument(
         "--out", type=Path, required=True, metavar="FILE.csv", help="one row per image; FILE.json beside it says how"
     )
@@ -123,6 +125,7 @@ def _run_classify(given: argparse.Namespace) -> int:
         prompts=given.prompts,
         compatible=given.compatible,
         framing=given.framing,
+        aggregation=given.aggregation,
     )
     return _finish(done, failed, given.out)
 

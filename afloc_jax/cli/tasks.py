@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from afloc_jax.cli.arguments import add_framing, add_prompt_set, count
+from afloc_jax.cli.arguments import add_aggregation, add_framing, add_prompt_set, count
 from afloc_jax.errors import UsageError
 
 TASKS = ("localization", "classification", "retrieval", "robustness")
@@ -13,11 +13,15 @@ _READ_BY = (
     ("protocol", "--protocol", ("localization",)),
     ("class_prompt", "--class-prompt", ("localization",)),
     ("prior_split", "--prior-split", ("localization",)),
+    ("thresholds", "--thresholds", ("localization",)),
+    ("margin", "--margin", ("localization",)),
     ("validation_split", "--validation-split", ("localization", "classification")),
     ("classes", "--class", _OF_RECORDS),
     ("prompts", "--prompts", ("classification", "robustness")),
     ("framing", "--framing", _OF_RECORDS),
+    ("aggregation", "--aggregation", ("classification",)),
     ("labels", "--labels", _OF_RECORDS),
+    ("unlisted", "--unlisted", _OF_RECORDS),
     ("by_class", "--by-class", ("retrieval",)),
     ("per_class", "--per-class", ("retrieval",)),
 )
@@ -30,8 +34,16 @@ def add_task_options(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("options of the other tasks")
     add_prompt_set(group, "as the data set's validation records ask; ten ways of each class for robustness")
     add_framing(group)
+    add_aggregation(group)
     group.add_argument(
         "--labels", metavar="FILE.csv", help="labels of the records: column id and one per class; 1, 0, empty"
+    )
+    group.add_argument(
+        "--unlisted",
+        choices=("unknown", "absent"),
+        default="unknown",
+        help="what a class is that the labels of a record do not list; absent where they list all that is present "
+        "(default: %(default)s)",
     )
     group.add_argument(
         "--by-class", action="store_true", help="retrieval: relevant is what has the class of the query (5 x 200)"
@@ -58,11 +70,14 @@ def run_task(given: argparse.Namespace) -> dict[str, Any]:
         "raw": given.raw,
         "builder": dict(given.builder),
         "split": given.split,
+        "title": given.title,
         "validation_split": given.validation_split,
         "classes": tuple(given.classes or ()),
         "prompts": given.prompts,
+        "aggregation": given.aggregation,
         "framing": given.framing,
         "labels": given.labels,
+        "unlisted": given.unlisted,
         "by_class": given.by_class,
         "per_class": given.per_class,
         "compatible": given.compatible,

@@ -7,27 +7,31 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from afloc_jax.evaluation.discrimination import auc
-from afloc_jax.evaluation.statistics import CONFIDENCE, Bootstrap, interval, mean_of_finite, resample
+from afloc_jax.evaluation.jackknife import LeftOut
+from afloc_jax.evaluation.statistics import CONFIDENCE, Bootstrap, Replicates, mean_of_finite
 
-UNDEFINED = {"mean": None, "lower": None, "upper": None}
 
-
-def _resampled_aucs(
+def _aucs(
     confidence: np.ndarray,
     present: np.ndarray,
     members: Sequence[np.ndarray],
     bootstrap: Bootstrap,
     clusters: np.ndarray | None,
-) -> Float[np.ndarray, "R C"]:
-    """Of every category; without clusters positives and negatives are drawn apart, so that no resample lacks either."""
-    if clusters is None:
-        drawn = [_stratified_auc(confidence[rows], present[rows], bootstrap) for rows in members]
-        return np.stack(drawn, axis=1)
+) -> Replicates:
+    """[C], of every category; without clusters positives and negatives are drawn apart: no resample lacks either."""
 
-    def statistic(weights: np.ndarray) -> np.ndarray:
+    def statistic(weights: Any) -> np.ndarray:
         return np.stack([auc(present[rows], confidence[rows], weights[:, rows]) for rows in members], axis=1)
 
-    return resample(statistic, len(present), bootstrap.resamples, bootstrap.seed, clusters).resampled
+    if clusters is not None:
+        return bootstrap.resample(statistic, len(present), clusters)
+    point = statistic(np.ones((1, len(present))))[0]
+    drawn = [_stratified_auc(confidence[rows], present[rows], bootstrap) for rows in members]
+    left_out = []
+    if bootstrap.leave_out:
+        without = statistic(LeftOut(np.arange(len(present)), len(present)))  # each sample in turn
+        left_out = [without[rows[present[rows] == side]] for rows in members for side in (True, False)]
+    return Replicates(point, np.stack(drawn, axis=1), tuple(part for part in left_out if len(part)))
 
 
 def _stratified_auc(confidence: np.ndarray, present: np.ndarray, bootstrap: Bootstrap) -> Float[np.ndarray, " R"]:
@@ -61,7 +65,7 @@ def presence_table(
         area: share of the map that is predicted after that.
         ungated_area: share that the mask threshold alone would predict.
         category: index of its category. The names follow in `categories`.
-        bootstrap: of the AUC, whose limits are percentiles.
+        bootstrap: of the AUC.
         clusters: the patient of each sample, to draw patients; positives and negatives are drawn apart without them.
 
     Returns:
@@ -69,26 +73,22 @@ def presence_table(
         `sensitivity`, `specificity`, `false_positive_area` and `false_positive_area_ungated` (means over negatives).
     """
     per_category: dict[str, dict[str, Any]] = {}
-    points = []
     members = [np.flatnonzero(category == index) for index in range(len(categories))]
-    drawn = _resampled_aucs(confidence, present, members, bootstrap, clusters)
+    aucs = _aucs(confidence, present, members, bootstrap, clusters)
     for index, name in enumerate(categories):
         chosen = category == index
         yes, no = chosen & present, chosen & ~present
-        point = float(auc(present[chosen], confidence[chosen])[0]) if chosen.any() else float("nan")
-        points.append(point)
         per_category[name] = {
             "positives": int(yes.sum()),
             "negatives": int(no.sum()),
-            "auc": interval(point, drawn[:, index]).to_dict() if np.isfinite(point) else UNDEFINED,
+            "auc": bootstrap.limits_of(aucs[index]).to_dict(),
             "sensitivity": _mean(accepted[yes]),
             "specificity": _mean(~accepted[no]),
             "false_positive_area": _mean(area[no]),
             "false_positive_area_ungated": _mean(ungated_area[no]),
         }
     overall: dict[str, Any] = {"positives": int(present.sum()), "negatives": int((~present).sum())}
-    mean = float(mean_of_finite(np.array(points), axis=0))
-    overall["auc"] = interval(mean, mean_of_finite(drawn, axis=1)).to_dict() if mean == mean else UNDEFINED
+    overall["auc"] = bootstrap.limits_of(aucs.map(lambda values: mean_of_finite(values, axis=-1))).to_dict()
     for key in ("sensitivity", "specificity", "false_positive_area", "false_positive_area_ungated"):
         overall[key] = _mean(np.array([row[key] for row in per_category.values() if row[key] is not None]))
     return {"confidence_level": CONFIDENCE, "overall": overall, "per_category": per_category}

@@ -25,7 +25,7 @@ from afloc_jax.evaluation.labelled import NO_FINDING, LabelledRecords, embed_rec
 from afloc_jax.evaluation.records import Source
 from afloc_jax.evaluation.settings import TaskSettings
 from afloc_jax.evaluation.task_examples import write_mistakes
-from afloc_jax.inference.class_prompts import PromptSet, class_key
+from afloc_jax.inference.class_prompts import PromptSet, find_class
 from afloc_jax.inference.model import Model
 
 PER_SAMPLE_COLUMNS = ("id", "patient", "category", "label", "probability", "threshold", "predicted")
@@ -70,8 +70,8 @@ def evaluate_classification(
     settings = settings or TaskSettings()
     prompt_set, prompts_from = _prompts(settings, validation)
     asked = replace(settings, prompt_set=prompt_set)
-    records = read_labelled(source, settings.classes, settings.labels)
-    records = _one_class_each(records) if prompt_set.multiclass else records
+    records = read_labelled(source, settings.classes, settings.labels, settings.unlisted)
+    records, only_present = (_one_class_each(records), []) if prompt_set.multiclass else records.contrasted()
     bootstrap, classes = settings.bootstrap, list(records.classes)
     clusters = bootstrap.clusters(records.patients)
     found = _probabilities(model, source, records, asked)
@@ -87,6 +87,7 @@ def evaluate_classification(
         "n_left_out": records.left_out,
         "n_per_category": {name: int(np.isfinite(records.labels[:, c]).sum()) for c, name in enumerate(classes)},
         "positives": {name: int(np.nansum(records.labels[:, c])) for c, name in enumerate(classes)},
+        "never_known_absent": only_present,
         "metrics": metric_tables(replicates, classes, bootstrap, multiclass=prompt_set.multiclass),
         "thresholds": {name: _number(decided.thresholds[c]) for c, name in enumerate(classes)},
         "thresholds_chosen_on": decided.chosen_on,
@@ -94,6 +95,8 @@ def evaluate_classification(
         "prompt_set": prompt_set.name,
         "prompts_from": prompts_from,
         "prompts": prompt_set.listing(classes),
+        "asked_without_phrases": prompt_set.without_entry(classes) if prompt_set.classes else [],
+        "aggregation": settings.aggregation,
     }
     write_mistakes(Path(out), source, records, found, decided.predicted)
     table = csv_text(PER_SAMPLE_COLUMNS, _rows(records, found, decided))
@@ -119,9 +122,11 @@ def _prompts(settings: TaskSettings, validation: Source | None) -> tuple[PromptS
 def _probabilities(
     model: Model, source: Source, records: LabelledRecords, settings: TaskSettings, name: str = "images"
 ) -> Float[np.ndarray, "n C"]:
-    whole = embed_records(model, source, records.rows, settings.framing, name)
+    whole = embed_records(model, source, records.rows, settings.framed, name)
     prompts = settings.prompt_set or PromptSet()
-    return model.classify_embedded(whole, list(records.classes), prompts, settings.compatible).astype(np.float64)
+    classes = list(records.classes)
+    found = model.classify_embedded(whole, classes, prompts, settings.compatible, settings.aggregation)
+    return found.astype(np.float64)
 
 
 # Decisions
@@ -161,9 +166,9 @@ def _validate(
     """Labels and probabilities of the validation records, for those of the classes that occur among them."""
     if validation is None:
         return None
-    occurring = {class_key(name) for name in read_labelled(validation, (), settings.labels).classes} | {NO_FINDING}
-    known = [name for name in classes if class_key(name) in occurring]
-    records = read_labelled(validation, known, settings.labels)
+    occurring = read_labelled(validation, (), settings.labels, settings.unlisted).classes
+    known = [name for name in classes if find_class(name, [*occurring, NO_FINDING])]
+    records = read_labelled(validation, known, settings.labels, settings.unlisted)
     return records, _probabilities(model, validation, records, settings, "validation images")
 
 
@@ -183,7 +188,9 @@ def _one_class_each(records: LabelledRecords) -> LabelledRecords:
     chosen = np.flatnonzero(records.exclusive() >= 0)
     if not len(chosen):
         raise UserError("no record has exactly one of the classes, so there is no single class to choose")
-    return records.take(chosen)
+    taken = records.take(chosen)
+    labels = np.eye(len(records.classes))[taken.exclusive()]  # having one says that the others are absent
+    return replace(taken, labels=labels, doubtful=np.zeros(labels.shape, bool))
 
 
 # Files
@@ -193,12 +200,21 @@ def to_markdown(summary: Mapping[str, Any]) -> str:
     """The summary as tables that read well in plain text."""
     metrics, bootstrap = summary["metrics"], summary["bootstrap"]
     kind = "one class per record" if summary["multiclass"] else "each class for itself"
+    remarks = [
+        f"{words}: {', '.join(summary[key])}."
+        for key, words in (
+            ("never_known_absent", "Left out, since no record is known to lack them"),
+            ("asked_without_phrases", "Asked by the rule alone, since the prompt set does not list them"),
+        )
+        if summary[key]
+    ]
     lines = [
         f"# Zero-shot classification, {kind}{' (compatible)' if summary['compatible'] else ''}",
         "",
         f"{summary['n']} records; square: {summary['framing']}; prompts: {summary['prompts_from']}. "
         f"Value [95 % {bootstrap['interval']} interval, {bootstrap['resamples']} resamples by {bootstrap['unit']}].",
         f"Thresholds chosen on: {summary['thresholds_chosen_on']}.",
+        *remarks,
         "",
         f"| | positive / known | {' | '.join(name.replace('_', ' ') for name in metrics)} | threshold |",
         "|---|---|" + "---|" * (len(metrics) + 1),

@@ -2,16 +2,14 @@
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from afloc_jax.evaluation.localization import ProtocolOptions, Scores
-from afloc_jax.evaluation.records import Source
 from afloc_jax.files import write_whole
-from afloc_jax.inference.model import Model
 
 
 def write_pictures(out: Path, arrays: Mapping[str, Any], described: Any) -> None:
@@ -23,20 +21,24 @@ def write_pictures(out: Path, arrays: Mapping[str, Any], described: Any) -> None
     write_whole(out / "examples.json", json.dumps(described, indent=1, ensure_ascii=False) + "\n")
 
 
-def write_examples(out: Path, model: Model, source: Source, rows: np.ndarray, scores: Scores, compatible: bool) -> None:
+def write_examples(
+    out: Path, scores: Scores, image_of: Callable[[int], np.ndarray], map_of: Callable[[int], np.ndarray]
+) -> None:
     """The best, median and worst sample of each category: examples.npz (arrays) and examples.json (what they are).
 
-    `source` is indexed by `rows`, the record of each sample.
+    Args:
+        out: folder of the results.
+        scores: of all samples.
+        image_of, map_of: number of a sample -> its image [S, S] uint8, and its map [S, S].
     """
     chosen = choose_examples(scores)
     overlap = scores.overlap
     images, maps, truths, described = [], [], [], []
     for i, rank in chosen:
         truth = scores.truths[i]
-        image = source[int(rows[i])].image
-        images.append(image)
+        images.append(image_of(i))
         truths.append(truth.mask > 0)
-        maps.append(model.heatmaps_of_squares(image[None], [truth.label_text], compatible=compatible)[0])
+        maps.append(np.asarray(map_of(i), np.float32))
         described.append(
             {
                 "id": truth.id,

@@ -4,21 +4,25 @@ import csv
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from tqdm import tqdm
 
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.evaluation.records import Source, patient_of
-from afloc_jax.inference.class_prompts import class_key
+from afloc_jax.inference.class_prompts import class_key, find_class
 from afloc_jax.inference.model import Model
 from data_pipelines.images import Framing, crop_to_square
+from data_pipelines.records import ABSENT, PRESENT, UNCERTAIN
 
 NO_FINDING = "no finding"
-_VALUES = {"1": 1.0, "1.0": 1.0, "0": 0.0, "0.0": 0.0, "": np.nan, "-1": np.nan, "-1.0": np.nan}
+UNLISTED = ("unknown", "absent")  # what a class is that a record's labels do not list
+_HEALTHY = (NO_FINDING, "normal")  # labels that name no finding
+_VALUES = {"1": PRESENT, "1.0": PRESENT, "0": ABSENT, "0.0": ABSENT, "": UNCERTAIN, "-1": UNCERTAIN, "-1.0": UNCERTAIN}
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class LabelledRecords:
         ids, patients: of each record; a patient may be empty.
         classes: names, C of them.
         labels: [n, C] 1 present, 0 absent, NaN unknown.
+        doubtful: [n, C] of the unknown ones those that are stated to be: uncertain, or empty in a table.
         rows: [n] rows of the source.
         sha256: over ids, images and labels.
         left_out: records without a label.
@@ -38,6 +43,7 @@ class LabelledRecords:
     patients: tuple[str, ...]
     classes: tuple[str, ...]
     labels: Float[np.ndarray, "n C"]
+    doubtful: Bool[np.ndarray, "n C"]
     rows: Int[np.ndarray, " n"]
     sha256: str
     left_out: int = 0
@@ -46,9 +52,27 @@ class LabelledRecords:
         return len(self.ids)
 
     def exclusive(self) -> Int[np.ndarray, " n"]:
-        """The one class of each record; -1 for a record with none, several, or an unknown one."""
-        one = (np.nansum(self.labels, axis=1) == 1) & np.isfinite(self.labels).all(axis=1)
+        """The one class of each record; -1 for a record with none, several, or a doubtful one.
+
+        A class that the labels of a record do not list counts as not shown: how CheXpert's 5 x 200 are chosen (GLoRIA).
+        """
+        one = (np.nansum(self.labels, axis=1) == 1) & ~self.doubtful.any(axis=1)
         return np.where(one, np.nan_to_num(self.labels).argmax(axis=1), -1)
+
+    def contrasted(self) -> tuple["LabelledRecords", list[str]]:
+        """With the classes alone that some record is known to lack, and the names of the others.
+
+        What is only ever listed where it is present can be neither told apart nor called wrong.
+        """
+        both = (self.labels == ABSENT).any(axis=0)
+        if not both.any():
+            raise UserError(
+                "no record is known to lack a class: its labels list only what is present; say --unlisted absent if "
+                "they list all of it, or give --labels FILE.csv"
+            )
+        names = tuple(name for name, keep in zip(self.classes, both, strict=True) if keep)
+        others = [name for name in self.classes if name not in names]
+        return replace(self, classes=names, labels=self.labels[:, both], doubtful=self.doubtful[:, both]), others
 
     def take(self, chosen: Int[np.ndarray, " k"]) -> "LabelledRecords":
         """Some of the records, in this order."""
@@ -57,26 +81,39 @@ class LabelledRecords:
             tuple(self.patients[i] for i in chosen),
             self.classes,
             self.labels[chosen],
+            self.doubtful[chosen],
             self.rows[chosen],
             hashlib.sha256("\n".join([self.sha256, *(self.ids[i] for i in chosen)]).encode()).hexdigest(),
             self.left_out + len(self) - len(chosen),
         )
 
 
-def read_labelled(source: Source, classes: Sequence[str] = (), labels: str | Path | None = None) -> LabelledRecords:
-    """Labels from the findings of the records, or from a table.
+def read_labelled(
+    source: Source, classes: Sequence[str] = (), labels: str | Path | None = None, unlisted: str = "unknown"
+) -> LabelledRecords:
+    """Labels of a data set: from a table, else those of its records, else their findings.
 
-    Without a table a class is present where a finding has its name, and "no finding" where there is no finding at all:
-    right for data whose findings are all annotated. The table is a CSV with a column `id` (of the record) and one per
-    class: 1 present, 0 absent, empty or -1 unknown; records it does not name are left out. Names of classes are
-    compared without case. Without `classes`, all that occur, in alphabetical order.
+    Where any record of the source has labels, they are the truth: 1 present, 0 absent, -1 unknown. A class that a
+    record does not list is present if a finding has its name, else what `unlisted` says. Records without either are
+    left out. "No finding", where it is not listed, is absent if a class is present, and present if all are absent.
+
+    Where no record has labels, a class is present where a finding has its name, and "no finding" where there is no
+    finding at all: right for data whose findings are all annotated.
+
+    Args:
+        source: records.
+        classes: names, compared without case and by synonyms. None given: all that are present somewhere, by alphabet.
+        labels: a CSV with a column `id` (of the record) and one per class: 1 present, 0 absent, empty or -1 unknown;
+            records it does not name are left out.
+        unlisted: "unknown", or "absent" for data whose records list all that is present.
 
     Raises:
-        UserError: no label, an unknown class, or a table that cannot be read.
+        UsageError: an unusable table or `unlisted`. UserError: no label, or an unknown class.
     """
+    if unlisted not in UNLISTED:
+        raise UsageError(f"unlisted is {unlisted!r}; a class that is not listed is {' or '.join(UNLISTED)}")
     table = _read_table(Path(labels)) if labels else None
-    ids, patients, rows, findings = [], [], [], []
-    digest = hashlib.sha256()
+    ids, patients, rows, stated, hashes, labelled = [], [], [], [], [], False
     for row in range(len(source)):
         record = source[row]
         if table is not None and record.id not in table:
@@ -84,29 +121,74 @@ def read_labelled(source: Source, classes: Sequence[str] = (), labels: str | Pat
         ids.append(record.id)
         patients.append(patient_of(record))
         rows.append(row)
-        found = {class_key(finding.label): 1.0 for finding in record.findings}
-        findings.append(table[record.id] if table is not None else found or {NO_FINDING: 1.0})
-        digest.update(f"{record.id}\t{sorted(findings[-1].items())}\t".encode())
-        digest.update(np.ascontiguousarray(record.image).tobytes())
-    known = sorted({name for of_record in findings for name in of_record})
-    if not [name for name in known if name != NO_FINDING] or not ids:
-        what = f"no record is named in {labels}" if labels else "no record has a finding with a label"
+        stated.append(_stated(record) if table is None else table[record.id])
+        hashes.append(hashlib.sha256(np.ascontiguousarray(record.image).tobytes()).digest())
+        labelled = labelled or bool(getattr(record, "labels", {}))
+    if table is None:
+        stated = _labels_of_records(stated, unlisted) if labelled else [_of_findings(found) for found in stated]
+    kept = [i for i, values in enumerate(stated) if values]
+    known = sorted({name for i in kept for name in stated[i]})
+    shown = sorted({name for i in kept for name, value in stated[i].items() if value == PRESENT} - {NO_FINDING})
+    if not shown and not (classes and known):
+        what = f"no record is named in {labels}, or none has a 1" if labels else "no record shows a labelled finding"
         raise UserError(f"{what}, so there is nothing to classify; choose another split, or give --labels FILE.csv")
-    for name in classes:
-        if class_key(name) not in [*known, NO_FINDING]:
+    places: dict[str, str] = {}
+    for name in classes or shown:
+        place = find_class(name, [*known, NO_FINDING])
+        if place is None:
             raise UserError(f"no record is labelled {name!r}; the labels are {', '.join(known)}")
-    chosen = tuple(classes) or tuple(name for name in known if name != NO_FINDING)
-    absent = 0.0 if table is None else np.nan  # a table says 0 itself
-    values = [[of_record.get(class_key(name), absent) for name in chosen] for of_record in findings]
+        places[name] = place
+    absent = float(ABSENT) if table is None and not (labelled and unlisted == "unknown") else np.nan
+    values = np.full((len(kept), len(places)), absent)
+    for n, i in enumerate(kept):
+        values[n] = [stated[i].get(place, absent) for place in places.values()]
+    digest = hashlib.sha256()
+    for i in kept:
+        digest.update(f"{ids[i]}\t{sorted(stated[i].items())}\t".encode() + hashes[i])
     return LabelledRecords(
-        tuple(ids),
-        tuple(patients),
-        chosen,
-        np.array(values),
-        np.array(rows),
+        tuple(ids[i] for i in kept),
+        tuple(patients[i] for i in kept),
+        tuple(places),
+        np.where(values == UNCERTAIN, np.nan, values),
+        values == UNCERTAIN,
+        np.array([rows[i] for i in kept], int),
         digest.hexdigest(),
-        len(source) - len(ids),
+        len(source) - len(kept),
     )
+
+
+def present_classes(record: Any) -> list[str]:
+    """What a record shows by its labels and findings, for readers; names as `class_key` has them."""
+    return [name for name, value in _stated(record).items() if value == PRESENT and name not in _HEALTHY]
+
+
+def _stated(record: Any) -> dict[str, int]:
+    """Class -> label of one record; a finding that the labels do not list is present."""
+    labels = {class_key(name): value for name, value in getattr(record, "labels", {}).items()}
+    found = {class_key(f.label): PRESENT for f in record.findings if find_class(f.label, labels) is None}
+    return {**found, **labels}
+
+
+def _of_findings(stated: dict[str, int]) -> dict[str, int]:
+    return stated or {NO_FINDING: PRESENT}
+
+
+def _labels_of_records(stated: Sequence[dict[str, int]], unlisted: str) -> list[dict[str, int]]:
+    """With "no finding" where the other labels of a record decide it."""
+    known = {name for values in stated for name in values}
+    completed = []
+    for values in stated:
+        others = [value for name, value in values.items() if name not in _HEALTHY]
+        complete = known <= {*values, NO_FINDING} or unlisted == "absent"
+        decided: dict[str, int] = {}
+        if PRESENT in others:
+            decided = {NO_FINDING: ABSENT}
+        elif values and complete and UNCERTAIN not in others and NO_FINDING not in known:
+            decided = {NO_FINDING: PRESENT}
+        elif values and unlisted == "absent" and NO_FINDING not in known:
+            decided = {NO_FINDING: UNCERTAIN}
+        completed.append({**decided, **values})
+    return completed
 
 
 def own_phrases(source: Source) -> dict[str, list[str]]:
@@ -139,7 +221,7 @@ def _framed(record, framing: Framing) -> np.ndarray:
     return crop_to_square(np.ascontiguousarray(record.geometry.inner(record.image)), record.image.shape[0])
 
 
-def _read_table(path: Path) -> dict[str, dict[str, float]]:
+def _read_table(path: Path) -> dict[str, dict[str, int]]:
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
@@ -153,7 +235,7 @@ def _read_table(path: Path) -> dict[str, dict[str, float]]:
     repeated = [name for name, count in Counter(line["id"] for line in lines).items() if count > 1]
     if repeated:
         raise UsageError(f"--labels {path}: id {repeated[0]!r} is given twice")
-    table: dict[str, dict[str, float]] = {}
+    table: dict[str, dict[str, int]] = {}
     for number, line in enumerate(lines, start=2):
         table[line["id"]] = {}
         for column in columns:

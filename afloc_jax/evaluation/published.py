@@ -34,7 +34,7 @@ _TABLE: dict[str, dict[str, tuple[float, float, float]]] = {
         "AFLoc": (0.189, 0.282, 0.917),
     },
 }
-# Names that data sets and builders go by, folded to letters and digits; the first word of a title is enough ("MS-CXR phrases").
+# Names that data sets and builders go by, folded to letters and digits; a title may go on ("MS-CXR phrases").
 _ALIASES = {"rsna": "RSNA", "mscxr": "MS-CXR", "covidrural": "COVID Rural", "fundus": "Fundus", "idrid": "Fundus"}
 
 

@@ -66,9 +66,7 @@ def place_of(record: Any, finding: Any, compatible: bool = False, boxes: bool = 
     return place
 
 
-def read_truths(
-    source: Source, compatible: bool = False, boxes: bool = False
-) -> tuple[list[Truth], np.ndarray, str]:
+def read_truths(source: Source, compatible: bool = False, boxes: bool = False) -> tuple[list[Truth], np.ndarray, str]:
     """One sample per finding of every record, its place as `place_of` gives it.
 
     Returns:

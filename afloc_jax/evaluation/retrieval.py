@@ -21,7 +21,7 @@ from afloc_jax.evaluation.settings import TaskSettings
 from afloc_jax.evaluation.statistics import Bootstrap, mean_of_finite
 from afloc_jax.evaluation.statistics import bootstrap as bootstrap_means
 from afloc_jax.evaluation.task_examples import write_retrieved
-from afloc_jax.inference.class_prompts import class_key
+from afloc_jax.inference.class_prompts import find_class
 from afloc_jax.inference.model import Model
 from afloc_jax.provenance import hash_of
 
@@ -140,7 +140,7 @@ def _similarity(
 ) -> Float[np.ndarray, "n n"]:
     """Of every image (row) with every report (column)."""
     texts = [". ".join(source[int(row)].sentences) for row in rows]
-    images = embed_records(model, source, rows, settings.framing)
+    images = embed_records(model, source, rows, settings.framed)
     return cosine_similarity(images, np.asarray(model.embed_texts(texts, compatible=settings.compatible).report))
 
 
@@ -231,15 +231,16 @@ def _by_pairs(source: Source) -> Chosen:
 
 def _by_class(source: Source, settings: TaskSettings) -> Chosen:
     """As many records of each class; the group of a record is its class."""
-    records, per_class = read_labelled(source, (), settings.labels), settings.per_class
+    records, per_class = read_labelled(source, (), settings.labels, settings.unlisted), settings.per_class
     single = records.exclusive()
     counts = {name: int((single == c).sum()) for c, name in enumerate(records.classes)}
-    names = list(read_labelled(source, settings.classes, settings.labels).classes) if settings.classes else []
-    names = names or sorted(sorted(counts, key=lambda name: -counts[name])[:MOST_CLASSES])
-    position = {class_key(name): c for c, name in enumerate(records.classes)}
+    names = list(settings.classes) or sorted(sorted(counts, key=lambda name: -counts[name])[:MOST_CLASSES])
     index = np.full(len(records), -1)
     for group, name in enumerate(names):
-        members = single == position[class_key(name)]
+        known = find_class(name, records.classes)
+        if known is None:
+            raise UserError(f"no record shows {name!r}; the classes are {', '.join(records.classes)}")
+        members = single == records.classes.index(known)
         if members.sum() < per_class:
             raise UserError(
                 f"only {members.sum()} records have {name!r} alone, {per_class} are wanted; choose other classes with "

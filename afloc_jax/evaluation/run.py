@@ -31,7 +31,6 @@ from afloc_jax.inference.model import Model, load
 from afloc_jax.weights.folder import update_card, weights_hash
 from data_pipelines.sources import open_source
 
-
 # Of the paper, where a data set has its own: the maps of histopathology are read from their low end. By builder.
 THRESHOLDS_OF = {"sicapv2": [-1.0, -0.9, -0.8, -0.7, -0.6, -0.5, -0.4, -0.3, -0.2, -0.1]}
 
@@ -116,7 +115,12 @@ def evaluate(
     summary["title"] = title
     summary["settings"] = settings or {}
     summary["provenance"] = evaluation_provenance(model, source, data_hash)
-    write_examples(Path(out), model, source, rows, scores, compatible)
+
+    def map_of(sample: int) -> np.ndarray:
+        image = source[int(rows[sample])].image[None]
+        return model.heatmaps_of_squares(image, [truths[sample].label_text], compatible=compatible)[0]
+
+    write_examples(Path(out), scores, lambda sample: source[int(rows[sample])].image, map_of)
     write_results(out, scores, summary)
     return summary
 
@@ -139,9 +143,10 @@ def evaluate_datasets(config: ConfigDict, workdir: str | Path) -> dict[str, dict
     ("test"), `protocol` ("afloc"), `compatible` (False), `validation_split` ("validation") and `class_prompt` (both for
     "chexlocalize"), `prior_split` ("train", the part whose masks make the location prior; "" for none), `thresholds`
     and `margin` (the protocol's own; `THRESHOLDS_OF` of the builder), `bootstrap` (resamples), `interval` and `unit`
-    (see `statistics.Bootstrap`), and `title`, which also names the folder under `evaluation/`. With a `task` ("classification", "retrieval", "robustness") it takes the fields of `TaskSettings` and
-    `prompts`, the file or name of a prompt set. Results that were made with these weights and settings are kept. The
-    model card is given the results.
+    (see `statistics.Bootstrap`), and `title`, which also names the folder under `evaluation/`. With a `task`
+    ("classification", "retrieval", "robustness") it takes the fields of `TaskSettings` and `prompts`, the file or name
+    of a prompt set. Results that were made with these weights and settings are kept. The model card is given the
+    results.
 
     Returns:
         Folder name -> summary.

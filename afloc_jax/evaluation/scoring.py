@@ -10,8 +10,10 @@ from tqdm import tqdm
 
 import afloc_jax
 from afloc_jax.errors import UsageError
+from afloc_jax.evaluation.examples import write_examples
 from afloc_jax.evaluation.heatmap_files import HeatmapFile
 from afloc_jax.evaluation.localization import Scores
+from afloc_jax.evaluation.pictures import Pictures
 from afloc_jax.evaluation.protocols import LocalizationProtocol, Samples, get_protocol
 from afloc_jax.evaluation.protocols.segmentations import score_segmentations
 from afloc_jax.evaluation.results import write_results
@@ -26,9 +28,11 @@ def score_files(
     truth: PathLike,
     heatmaps: PathLike | None,
     out: PathLike,
-    protocol: str = "afloc",
+    protocol: str | LocalizationProtocol = "afloc",
     compatible: bool = False,
     *,
+    images: PathLike | None = None,
+    title: str = "",
     bootstrap: Bootstrap | None = None,
     validation: tuple[PathLike, PathLike] | None = None,
     segmentations: PathLike | None = None,
@@ -40,8 +44,10 @@ def score_files(
         truth: truth file, see `read_truth`.
         heatmaps: .npz of heat maps; None where `segmentations` are scored.
         out: folder of the results.
-        protocol: its name.
+        protocol: itself or its name.
         compatible: as the published release, defects included.
+        images: folder of the images, for the examples of the report; without it their maps are shown on black.
+        title: of the data set for readers; one of a published table is shown beside that.
         bootstrap: how intervals are made; by patient where the truth file names the patient of every sample.
         validation: truth file and heat maps that thresholds are chosen on ("chexlocalize" needs them).
         segmentations: predicted masks or points instead of heat maps ("chexlocalize").
@@ -50,7 +56,8 @@ def score_files(
     Returns the summary. Raises `UserError` for unreadable, incomplete or malformed input, before anything is written.
     """
     bootstrap = bootstrap or Bootstrap()
-    chosen = get_protocol(protocol)
+    chosen = get_protocol(protocol) if isinstance(protocol, str) else protocol
+    pictures = Pictures(images) if images is not None else None
     _check_call(chosen, heatmaps, validation, segmentations, benchmarks)
     truths = read_truth(truth, compatible=compatible, negatives=chosen.negatives, boxes=chosen.boxes)
     files: dict[str, PathLike] = {"truth": truth}
@@ -74,12 +81,20 @@ def score_files(
     summary = summarise(scores, bootstrap)
     if others:
         summary = add_baselines(summary, scores, others, bootstrap)
-    summary["unused_heatmaps"] = unused
+    summary |= {"unused_heatmaps": unused, "title": title}
     summary["provenance"] = {
         "code": f"afloc_jax {afloc_jax.__version__}",
         **{name: {"file": Path(path).name, "sha256": _sha256(path)} for name, path in files.items()},
         "device": f"cpu, numpy {np.__version__} float64",
     }
+    if heatmaps is not None:
+        file = HeatmapFile(heatmaps)
+
+        def image_of(sample: int) -> np.ndarray:
+            truth = scores.truths[sample]
+            return np.zeros(truth.mask.shape, np.uint8) if pictures is None else pictures.square(truth)
+
+        write_examples(Path(out), scores, image_of, lambda sample: next(file.maps([scores.truths[sample]])))
     write_results(out, scores, summary)
     return summary
 

@@ -5,10 +5,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, get_args
 
 from afloc_jax.errors import UsageError
+from afloc_jax.evaluation.labelled import UNLISTED
 from afloc_jax.evaluation.records import Source, evaluation_provenance
 from afloc_jax.evaluation.statistics import Bootstrap
 from afloc_jax.inference.class_prompts import PromptSet
 from afloc_jax.inference.model import Model
+from afloc_jax.inference.zero_shot import AGGREGATIONS, framing_of
 from afloc_jax.provenance import hash_of
 from data_pipelines.images import Framing
 from data_pipelines.reading import RecordSource
@@ -30,8 +32,11 @@ class TaskSettings:
         classes: names; all that occur if empty.
         prompt_set: how classes are asked for. None: as the data set's validation records ask, and in the ten ways of
             this package where wording is evaluated. `multiclass` makes classification a choice of one class.
-        framing: "pad" or "crop" of the square; heat maps are always padded.
-        labels: CSV of labels; None: the records' findings.
+        aggregation: of classification, how the phrases of a class become one score, see `zero_shot`.
+        framing: "pad" or "crop" of the square; heat maps are always padded. None: pad, but crop in compatible
+            classification.
+        labels: CSV of labels; None: those of the records, see `read_labelled`.
+        unlisted: what a class is that the labels of a record do not list, "unknown" or "absent".
         by_class, per_class: of retrieval: by class instead of by pairs, and records of each class.
         tops: of retrieval: the K of R@K and P@K.
         compatible: prompts cleaned, and thresholds chosen on the scored records, as in the release.
@@ -48,8 +53,10 @@ class TaskSettings:
     validation_split: str = "validation"
     classes: Sequence[str] = ()
     prompt_set: PromptSet | None = None
-    framing: Framing = "pad"
+    aggregation: str = "mean"
+    framing: Framing | None = None
     labels: str | None = None
+    unlisted: str = "unknown"
     by_class: bool = False
     per_class: int = 200
     tops: Sequence[int] = (1, 5, 10)
@@ -59,14 +66,25 @@ class TaskSettings:
     def __post_init__(self) -> None:
         if self.task not in TASKS:
             raise UsageError(f"unknown task {self.task!r}; there are localization, {', '.join(TASKS)}")
-        if self.framing not in FRAMINGS:
-            raise UsageError(f"unknown framing {self.framing!r}; there are {', '.join(FRAMINGS)}")
+        for name, value, values in (
+            ("framing", self.framed, FRAMINGS),
+            ("aggregation", self.aggregation, AGGREGATIONS),
+            ("unlisted", self.unlisted, UNLISTED),
+        ):
+            if value not in values:
+                raise UsageError(f"unknown {name} {value!r}; there are {', '.join(values)}")
+
+    @property
+    def framed(self) -> Framing:
+        """How images are framed: `framing`, or what stands for None."""
+        return framing_of(self.framing, self.compatible and self.task == "classification")
 
     def to_dict(self) -> dict[str, Any]:
         """For the record, as JSON holds it: same settings, same account."""
         prompts = None if self.prompt_set is None else hash_of(asdict(self.prompt_set))
         plain = {**vars(self), "builder": dict(self.builder), "bootstrap": self.bootstrap.to_dict()}
         plain |= {"classes": list(self.classes), "tops": list(self.tops), "directory": str(self.directory)}
+        plain["framing"] = self.framed
         del plain["prompt_set"]
         return {**plain, "raw": str(self.raw), "labels": self.labels and str(self.labels), "prompts_sha256": prompts}
 
@@ -80,7 +98,7 @@ class TaskSettings:
             "task": self.task,
             "title": self.title,
             "compatible": self.compatible,
-            "framing": self.framing,
+            "framing": self.framed,
             "bootstrap": self.bootstrap.to_dict(),
             "settings": self.to_dict(),
             "provenance": evaluation_provenance(model, source, data_sha256),

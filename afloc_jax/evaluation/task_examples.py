@@ -7,9 +7,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from afloc_jax.evaluation.examples import write_pictures
-from afloc_jax.evaluation.labelled import LabelledRecords
+from afloc_jax.evaluation.labelled import LabelledRecords, present_classes
 from afloc_jax.evaluation.records import Source
-from afloc_jax.inference.class_prompts import class_key
+from afloc_jax.inference.class_prompts import find_class
 
 MISTAKES = 3  # of each kind and class
 QUERIES, RETRIEVED = 6, 5
@@ -61,7 +61,7 @@ def write_mistakes(
 
 def _place(record: Any, name: str) -> Bool[np.ndarray, "S S"]:
     """Where the findings of a class are; nowhere if the record does not say."""
-    masks = [np.asarray(f.mask) > 0 for f in record.findings if class_key(f.label) == class_key(name)]
+    masks = [np.asarray(f.mask) > 0 for f in record.findings if find_class(f.label, [name])]
     return np.any(masks, axis=0) if masks else np.zeros(record.image.shape, bool)
 
 
@@ -98,8 +98,7 @@ def write_retrieved(
     def picture(i: int) -> dict[str, Any]:
         record = source[int(rows[i])]
         images.append(record.image)
-        labels = list(dict.fromkeys(finding.label for finding in record.findings))
-        return {"id": record.id, "labels": labels, "image": len(images) - 1}
+        return {"id": record.id, "labels": present_classes(record), "image": len(images) - 1}
 
     described = []
     for query in choose_queries(similarity, relevant).tolist():

@@ -12,7 +12,7 @@ A class is a list of positive phrases, `{"positive": [...], "negative": [...]}`,
 import itertools
 import json
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,21 @@ NEGATIVE = "no {class}. "
 FALLBACK = "Findings suggesting {class}."
 FOLDER = Path(__file__).parent / "prompt_sets"
 SETS = tuple(sorted(path.stem for path in FOLDER.glob("*.json")))
+# Names under which data sets speak of a class of our lists; a class's own entry goes before its synonym's.
+SYNONYMS = {
+    "effusion": "pleural effusion",
+    "pulmonary edema": "edema",
+    "pulmonary fibrosis": "fibrosis",
+    "infiltrate": "infiltration",
+    "support devices": "device",
+    "airspace opacity": "lung opacity",
+}
 _SET_KEYS = ("description", "template", "negative", "fallback", "multiclass", "classes")
 
 
 @dataclass(frozen=True)
 class PromptSet:
-    """How classes are asked for. Names of classes are compared without case, "_" being a space.
+    """How classes are asked for. Names are compared without case, "_" being a space, then by `SYNONYMS`.
 
     Attributes:
         name: of the set, for the account of where a number came from; "" for the rules alone.
@@ -62,8 +71,13 @@ class PromptSet:
 
     def prompts(self, name: str) -> tuple[list[str], list[str]]:
         """Positive and negative phrases of a class. Raises UsageError as `class_prompts`."""
-        given = next((value for known, value in self.classes.items() if class_key(known) == class_key(name)), None)
+        known = find_class(name, self.classes)
+        given = None if known is None else self.classes[known]
         return class_prompts(name, given, self.template, self.negative, self.fallback)
+
+    def without_entry(self, classes: Sequence[str]) -> list[str]:
+        """Those of these classes that the set does not list, so that the rules alone ask for them."""
+        return [name for name in classes if find_class(name, self.classes) is None]
 
     def listing(self, classes: Sequence[str]) -> dict[str, dict[str, list[str]]]:
         """The phrases of these classes as they are asked, for the record."""
@@ -175,6 +189,14 @@ def _check_template(where: str, template: Any, fields: Sequence[str]) -> None:
 def class_key(name: str) -> str:
     """A class's name as it is compared: lower case, "_" as a space."""
     return " ".join(name.replace("_", " ").lower().split())
+
+
+def find_class(name: str, names: Iterable[str]) -> str | None:
+    """The one of `names` that is this class: the same name (see `class_key`), else a synonym; None if there is none."""
+    by_key = {class_key(known): known for known in names}
+    key = class_key(name)
+    same = [key, SYNONYMS.get(key, key), *(other for other, main in SYNONYMS.items() if main == key)]
+    return next((by_key[candidate] for candidate in same if candidate in by_key), None)
 
 
 def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

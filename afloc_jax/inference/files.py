@@ -20,6 +20,7 @@ from afloc_jax.files import write_whole
 from afloc_jax.inference.class_prompts import read_prompt_set
 from afloc_jax.inference.model import Localization, load, to_square
 from afloc_jax.inference.overlays import draw_boxes, overlay
+from afloc_jax.inference.zero_shot import framing_of
 from data_pipelines.images import Framing, ImageError, read_image
 from data_pipelines.reports import clean_prompt
 
@@ -89,7 +90,8 @@ def classify_files(
     *,
     prompts: str | Path | None = None,
     compatible: bool = False,
-    framing: Framing = "pad",
+    framing: Framing | None = None,
+    aggregation: str = "mean",
 ) -> tuple[int, list[str]]:
     """Write a CSV with a row per image and a column per class, and beside it a JSON that says how it was made.
 
@@ -100,7 +102,8 @@ def classify_files(
         out: CSV file.
         prompts: JSON file or name of a prompt set, see `afloc_jax.inference.class_prompts`.
         compatible: clean prompts as the published release does.
-        framing: "pad" or "crop", see `Model.classify`.
+        framing: "pad" or "crop", see `Model.classify`. None: as the release does if compatible (crop), else pad.
+        aggregation: "mean" or "max", see `Model.classify`.
 
     Returns:
         How many images are done, and the messages of those that failed.
@@ -108,7 +111,7 @@ def classify_files(
     Raises:
         UsageError: no class, or a prompts file that cannot be used. UserError: an unusable model folder.
     """
-    prompt_set = read_prompt_set(prompts)
+    prompt_set, framing = read_prompt_set(prompts), framing_of(framing, compatible)
     classes = list(classes or prompt_set.classes)
     if not classes:
         raise UsageError("no class to look for; give --class NAME or --prompts FILE")
@@ -128,13 +131,14 @@ def classify_files(
     done = 0
     for batch in readable(dict.fromkeys(images), loaded.batch_size, failed):
         pixels = [image for _, image in batch]
-        scores = loaded.classify(pixels, classes, prompt_set, compatible, framing=framing)
+        scores = loaded.classify(pixels, classes, prompt_set, compatible, framing=framing, aggregation=aggregation)
         writer.writerows([str(path), *(f"{p:.6f}" for p in row)] for (path, _), row in zip(batch, scores, strict=True))
         done += len(batch)
     write_whole(out, table.getvalue())
     content = {
         "model": {"folder": str(model), "weights_sha256": loaded.weights_sha256},
         "framing": framing,
+        "aggregation": aggregation,
         "compatible": compatible,
         "prompt_set": prompt_set.name,
         "prompts": prompt_set.listing(classes),

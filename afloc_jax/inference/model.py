@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.inference import heatmaps
 from afloc_jax.inference.class_prompts import PromptSet
-from afloc_jax.inference.zero_shot import class_probabilities, contrast_probabilities
+from afloc_jax.inference.zero_shot import class_probabilities, class_scores, contrast_probabilities
 from afloc_jax.levels import ImageLevels, TextLevels, TokenBatch
 from afloc_jax.models import AFLoc, build
 from afloc_jax.weights import folder as model_folder
@@ -212,12 +212,13 @@ class Model:
         compatible: bool = False,
         *,
         framing: Framing = "pad",
+        aggregation: str = "mean",
     ) -> np.ndarray:
         """Zero-shot probability of each class in each image (algorithm, section 7).
 
-        The positive embedding is the mean over the class's prompts, the negative one is "no <class>."; the probability
-        is the softmax of both dot products with the global image embedding; in a multi-class prompt set it is the
-        softmax of the positive dot products over the classes.
+        A class's positive prompts have one score, its negative ones ("no <class>.") another: dot products with the
+        global image embedding, aggregated. The probability is the softmax of both; in a multi-class prompt set it is
+        the softmax of the positive scores over the classes.
 
         Args:
             images: files or grey arrays [H, W].
@@ -225,6 +226,7 @@ class Model:
             prompts: a prompt set, or its classes (see `afloc_jax.inference.class_prompts`).
             compatible: clean prompts as the published release does.
             framing: "pad" the square with zeros, or "crop": the short side fills it and the middle is cut out.
+            aggregation: of the scores of a class's prompts, "mean" or "max", see `zero_shot`.
 
         Returns:
             [images, classes] float32.
@@ -232,26 +234,24 @@ class Model:
         _check_call(images, classes, 0.0)
         prompt_set = prompts if isinstance(prompts, PromptSet) else PromptSet(classes=prompts or {})
         squares = np.stack([to_square(image, self.image_size, framing)[0] for image in images])
-        return self.classify_embedded(np.asarray(self.embed_squares(squares).whole), classes, prompt_set, compatible)
+        whole = np.asarray(self.embed_squares(squares).whole)
+        return self.classify_embedded(whole, classes, prompt_set, compatible, aggregation)
 
     def classify_embedded(
-        self, whole: np.ndarray, classes: Sequence[str], prompt_set: PromptSet, compatible: bool = False
+        self,
+        whole: np.ndarray,
+        classes: Sequence[str],
+        prompt_set: PromptSet,
+        compatible: bool = False,
+        aggregation: str = "mean",
     ) -> np.ndarray:
         """As `classify` for global image embeddings [B, D]: [B, classes] float32."""
-        positive, negative = self.embed_classes(classes, prompt_set, compatible)
-        if prompt_set.multiclass:
-            return class_probabilities(whole, positive).astype(np.float32)
-        return contrast_probabilities(whole, positive, negative).astype(np.float32)
-
-    def embed_classes(
-        self, classes: Sequence[str], prompt_set: PromptSet, compatible: bool = False
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """[C, D] each: the mean embedding of each class's positive prompts, and of its negative ones."""
         sides = [side for name in classes for side in prompt_set.prompts(name)]
         reports = self.embed_texts([text for side in sides for text in side], compatible=compatible).report
-        parts = np.split(reports, np.cumsum([len(side) for side in sides])[:-1])
-        means = np.stack([part.mean(axis=0) for part in parts])
-        return means[0::2], means[1::2]
+        parts = np.split(np.asarray(reports), np.cumsum([len(side) for side in sides])[:-1])
+        positive, negative = (class_scores(whole, parts[side::2], aggregation) for side in (0, 1))
+        found = class_probabilities(positive) if prompt_set.multiclass else contrast_probabilities(positive, negative)
+        return found.astype(np.float32)
 
     # Parts
 

@@ -72,7 +72,8 @@ def test_compatible_intervals_equal_the_official_ones_within_resampling_noise(go
 def test_files_have_the_documented_form(goldens, golden_maps, tmp_path):
     out = tmp_path / "deep" / "out"
     summary = score_files(goldens / "grounding_coco.json", golden_maps, out)
-    assert sorted(path.name for path in out.iterdir()) == ["per_sample.csv", "summary.json", "summary.md"]
+    files = ["examples.json", "examples.npz", "per_sample.csv", "summary.json", "summary.md"]
+    assert sorted(path.name for path in out.iterdir()) == files
     written = json.loads((out / "summary.json").read_text())
     assert written == json.loads(json.dumps(summary))
     assert (written["protocol"], written["n"], written["compatible"]) == ("afloc", 19, False)
