@@ -8,17 +8,16 @@ from typing import Any
 
 import numpy as np
 
+from afloc_jax.evaluation.files import write_folder
 from afloc_jax.evaluation.localization import ProtocolOptions, Scores
-from afloc_jax.files import write_whole
 
 
 def write_pictures(out: Path, arrays: Mapping[str, Any], described: Any) -> None:
     """examples.npz (arrays) and examples.json (what they are). Files appear whole or not at all."""
-    out.mkdir(parents=True, exist_ok=True)
     packed = io.BytesIO()
     np.savez_compressed(packed, **arrays)
-    write_whole(out / "examples.npz", packed.getvalue())
-    write_whole(out / "examples.json", json.dumps(described, indent=1, ensure_ascii=False) + "\n")
+    text = json.dumps(described, indent=1, ensure_ascii=False) + "\n"
+    write_folder(out, {"examples.npz": packed.getvalue(), "examples.json": text})
 
 
 def write_examples(

@@ -11,13 +11,13 @@ from afloc_jax.errors import UserError
 from afloc_jax.files import write_whole
 
 
-def write_folder(out: str | Path, files: Mapping[str, str]) -> None:
+def write_folder(out: str | Path, files: Mapping[str, str | bytes]) -> None:
     """Write several files into a folder, made if absent. Raises UserError when it cannot be written."""
     out = Path(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for name, text in files.items():
-            write_whole(out / name, text)
+        for name, content in files.items():
+            write_whole(out / name, content)
     except OSError as error:
         raise UserError(f"{out}: cannot write the results ({error.strerror or error})") from None
 

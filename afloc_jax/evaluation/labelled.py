@@ -102,7 +102,8 @@ def read_labelled(
 
     Args:
         source: records.
-        classes: names, compared without case and by synonyms. None given: all that are present somewhere, by alphabet.
+        classes: names, compared without case and by synonyms. None given: the columns of the table, or all that a
+            record shows, by alphabet.
         labels: a CSV with a column `id` (of the record) and one per class: 1 present, 0 absent, empty or -1 unknown;
             records it does not name are left out.
         unlisted: "unknown", or "absent" for data whose records list all that is present.
@@ -128,9 +129,10 @@ def read_labelled(
         stated = _labels_of_records(stated, unlisted) if labelled else [_of_findings(found) for found in stated]
     kept = [i for i, values in enumerate(stated) if values]
     known = sorted({name for i in kept for name in stated[i]})
-    shown = sorted({name for i in kept for name, value in stated[i].items() if value == PRESENT} - {NO_FINDING})
-    if not shown and not (classes and known):
-        what = f"no record is named in {labels}, or none has a 1" if labels else "no record shows a labelled finding"
+    shown = [name for name in known if any(stated[i].get(name) == PRESENT for i in kept)] if table is None else known
+    shown = [name for name in shown if name != NO_FINDING]
+    if not kept or not (classes or shown):
+        what = f"no record is named in {labels}" if labels else "no record has a label or a finding"
         raise UserError(f"{what}, so there is nothing to classify; choose another split, or give --labels FILE.csv")
     places: dict[str, str] = {}
     for name in classes or shown:

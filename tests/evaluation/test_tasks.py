@@ -3,6 +3,7 @@
 import csv
 import json
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -71,6 +72,43 @@ def test_a_table_of_labels_leaves_out_what_it_does_not_name(source, tmp_path):
     assert found.ids == (ids[3], ids[5], ids[7]) and found.left_out == 27
     np.testing.assert_array_equal(found.labels, [[1, np.nan], [0, np.nan], [1, 0]])
     assert list(found.exclusive()) == [-1, -1, 0]
+
+
+def labelled(identifier, labels, *findings):
+    found = [SimpleNamespace(label=name) for name in findings]
+    return SimpleNamespace(id=identifier, image=np.zeros((8, 8), np.uint8), labels=labels, findings=found)
+
+
+def test_labels_of_records_go_before_findings_and_what_is_not_listed_is_unknown():
+    source = [
+        labelled("a", {"Edema": 1, "mass": 0}, "Mass", "Lung Opacity"),  # the label of the mass says otherwise
+        labelled("b", {"edema": 0, "mass": -1}),
+        labelled("c", {"mass": 1}, "Airspace Opacity"),
+        labelled("d", {}),
+        labelled("e", {}, "Edema"),
+    ]
+    found = read_labelled(source)
+    assert found.classes == ("airspace opacity", "edema", "lung opacity", "mass") and found.ids == tuple("abce")
+    unknown = np.nan
+    expected = [
+        [unknown, 1, 1, 0],
+        [unknown, 0, unknown, unknown],
+        [1, unknown, unknown, 1],
+        [unknown, 1, unknown, unknown],
+    ]
+    np.testing.assert_array_equal(found.labels, expected)
+    assert found.left_out == 1 and list(found.exclusive()) == [-1, -1, -1, 1]
+    kept, others = found.contrasted()
+    assert kept.classes == ("edema", "mass") and others == ["airspace opacity", "lung opacity"]
+    absent = read_labelled(source, ["edema", "no finding"], unlisted="absent")
+    np.testing.assert_array_equal(absent.labels, [[1, 0], [0, unknown], [0, 0], [1, 0]])
+    assert absent.doubtful.tolist() == [[False, False], [False, True], [False, False], [False, False]]
+
+
+def test_a_record_of_one_class_may_leave_the_others_unsaid_but_not_uncertain():
+    """How CheXpert's 5 x 200 are drawn: one class is 1, none is -1."""
+    source = [labelled("a", {"edema": 1}), labelled("b", {"edema": 1, "mass": -1}), labelled("c", {"mass": 1})]
+    assert list(read_labelled(source).exclusive()) == [0, -1, 1]
 
 
 @pytest.mark.parametrize(
@@ -192,6 +230,14 @@ def test_a_cropped_evaluation_sees_the_middle_of_the_image(model, source):  # no
     np.testing.assert_allclose(cropped, model.embed_squares(squares).whole, atol=1e-6)
 
 
+def test_compatible_classification_is_cropped_unless_told_otherwise():
+    assert TaskSettings("classification", compatible=True).to_dict()["framing"] == "crop"
+    assert TaskSettings("classification", compatible=True, framing="pad").to_dict()["framing"] == "pad"
+    assert TaskSettings("classification").framed == TaskSettings("retrieval", compatible=True).framed == "pad"
+    with pytest.raises(UsageError, match="unknown aggregation 'median'; there are mean, max"):
+        TaskSettings(aggregation="median")
+
+
 def test_unknown_labels_do_not_count_for_their_class():
     rng = np.random.default_rng(0)
     labels, p = (rng.random((40, 2)) < 0.5).astype(float), rng.random((40, 2))
@@ -283,6 +329,33 @@ def test_robustness_scores_every_paraphrase(model, source, tmp_path):  # noqa: F
         assert summary["spread"]["iou"]["edema"]["per_paraphrase"][text]["mean"] == pytest.approx(np.mean(iou))
     found = summary["spread"]["auc"]["edema"]
     assert found["range"]["mean"] == pytest.approx(found["highest"]["mean"] - found["lowest"]["mean"])
+    assert summary["metrics"]["auc range"]["overall"] == found["range"], "of one class the mean over classes is its own"
+    assert summary["left_out_classes"]["nodule"] == "has no paraphrases"
+
+
+def test_the_mean_over_classes_is_drawn_with_the_classes(model, source, tmp_path):  # noqa: F811
+    ways = PromptSet(classes={"edema": ["edema", "left edema", "right edema"], "nodule": ["nodule", "a nodule"]})
+    settings = how("robustness", prompt_set=ways, classes=["edema", "nodule"])
+    summary = evaluate_robustness(model, source, tmp_path, settings)
+    rows = lines(tmp_path / "per_sample.csv")
+    ids = [record.id for record in source]
+    weights = np.stack([np.bincount(row, minlength=30) for row in np.random.default_rng(0).integers(0, 30, (60, 30))])
+    drawn = []
+    for name, count in (("edema", 3), ("nodule", 2)):
+        truth = np.array([any(f.label == name for f in record.findings) for record in source])
+        aucs = []
+        for k in range(count):
+            of_phrase = [row for row in rows if (row["category"], row["metric"]) == (name, f"probability {k}")]
+            assert [row["id"] for row in of_phrase] == ids
+            p = np.array([float(row["value"]) for row in of_phrase])
+            aucs.append([metrics.roc_auc_score(truth, p, sample_weight=w) for w in weights])
+        drawn.append(np.mean(aucs, axis=0))
+    found = summary["metrics"]["auc mean"]["overall"]
+    limits = np.percentile(np.mean(drawn, axis=0), [2.5, 97.5])
+    np.testing.assert_allclose([found["lower"], found["upper"]], limits, atol=1e-9)
+    of_classes = [summary["spread"]["iou"][name]["deviation"]["mean"] for name in ("edema", "nodule")]
+    assert summary["metrics"]["iou deviation"]["overall"]["mean"] == pytest.approx(np.mean(of_classes))
+    assert summary["metrics"]["iou deviation"]["overall"]["lower"] is not None
 
 
 # The command line

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from afloc_jax.errors import UsageError
-from afloc_jax.inference.class_prompts import SETS, PromptSet, read_prompt_set
+from afloc_jax.inference.class_prompts import SETS, PromptSet, find_class, read_prompt_set
 from data_pipelines.reports import clean_prompt
 
 
@@ -82,3 +82,12 @@ def test_every_set_of_this_package_can_be_read_and_asked(name):
         for compatible in (False, True):
             assert all(clean_prompt(text, compatible=compatible) for text in positive)
         assert all(clean_prompt(text) for text in negative)
+
+
+def test_a_class_is_found_under_its_synonym_unless_it_has_an_entry_of_its_own():
+    ours = PromptSet(classes={"pleural effusion": ["fluid"], "edema": ["wet lungs"]})
+    assert ours.prompts("Effusion") == (["fluid"], ["no Effusion. "])
+    both = PromptSet(classes={"pleural effusion": ["fluid"], "effusion": ["some fluid"]})
+    assert both.prompts("effusion")[0] == ["some fluid"]
+    assert ours.without_entry(["effusion", "pulmonary_edema", "mass"]) == ["mass"]
+    assert find_class("pleural effusion", ["Effusion", "mass"]) == "Effusion" and find_class("cyst", ["mass"]) is None

@@ -280,6 +280,17 @@ def test_probabilities_are_the_softmax_of_positive_against_negative(model, pictu
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
+def test_the_largest_score_of_a_class_may_stand_for_it(model, pictures):
+    prompts = {"edema": {"positive": ["mild edema", "severe edema"], "negative": ["clear", "no edema"]}}
+    found = model.classify(pictures, ["edema"], prompts, aggregation="max")[:, 0]
+    whole = model.embed_images(pictures).whole.astype(np.float64)
+    report = model.embed_texts(["mild edema", "severe edema", "clear", "no edema"]).report.astype(np.float64)
+    logits = np.stack([(whole @ report[:2].T).max(axis=1), (whole @ report[2:].T).max(axis=1)], axis=1)
+    np.testing.assert_allclose(found, scipy.special.softmax(logits, axis=1)[:, 0], atol=1e-4)
+    with pytest.raises(UsageError, match="unknown aggregation 'median'; there are mean, max"):
+        model.classify(pictures, ["edema"], prompts, aggregation="median")
+
+
 def test_word_lists_give_every_combination_as_a_phrase():
     positive, negative = class_prompts("effusion", {"severity": ["small", "large"], "location": ["left", "right"]})
     assert positive == ["small left", "small right", "large left", "large right"]
