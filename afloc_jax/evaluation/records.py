@@ -13,7 +13,7 @@ from afloc_jax.errors import UserError
 from afloc_jax.evaluation.baselines import leave_one_out_prior, location_prior, prior_heatmaps
 from afloc_jax.evaluation.protocols import LocalizationProtocol
 from afloc_jax.evaluation.truth import Truth, add_box, boxes_of, negative
-from afloc_jax.inference.class_prompts import class_key
+from afloc_jax.inference.class_prompts import find_class
 from afloc_jax.inference.model import Model
 from afloc_jax.provenance import hash_of, provenance
 from data_pipelines.records import ABSENT
@@ -118,9 +118,10 @@ def truths_for(
     samples, at = [], []
     for row in range(len(source)):
         record = source[row]
-        labels = {class_key(name): value for name, value in getattr(record, "labels", {}).items()}
+        labels = getattr(record, "labels", {})
         for name in sorted({truth.category for truth in truths} | set(classes)):
-            if (row, name) not in shown and labels.get(class_key(name), ABSENT) != ABSENT:
+            listed = find_class(name, labels)
+            if (row, name) not in shown and listed is not None and labels[listed] != ABSENT:
                 continue
             prompt = class_prompt.replace("{finding}", name)
             sample = replace(negative(record.id, name, size), label_text=prompt, patient=patient_of(record))

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -12,12 +13,15 @@ from reference import numpy_chexlocalize as reference
 from afloc_jax.cli import main
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.evaluation.absence import presence_table
+from afloc_jax.evaluation.comparison import compare
 from afloc_jax.evaluation.discrimination import auc
 from afloc_jax.evaluation.protocols import Samples, get_protocol
 from afloc_jax.evaluation.protocols.chexlocalize import CONFIDENCE_THRESHOLDS, confidence_of
 from afloc_jax.evaluation.protocols.segmentations import score_segmentations
+from afloc_jax.evaluation.records import truths_for
+from afloc_jax.evaluation.results import write_results
 from afloc_jax.evaluation.scoring import score_files
-from afloc_jax.evaluation.statistics import Bootstrap
+from afloc_jax.evaluation.statistics import Bootstrap, bca_limits
 from afloc_jax.evaluation.summary import summarise
 from afloc_jax.evaluation.truth import Truth, negative, read_truth
 
@@ -175,6 +179,77 @@ def test_presence_drawn_by_patient_equals_plain_resampling_of_patients():
         means.append(np.mean([auc(present[r], confidence[r])[0] for r in (rows[rows % 2 == c] for c in (0, 1))]))
     overall = table["overall"]["auc"]
     assert (overall["lower"], overall["upper"]) == pytest.approx(tuple(np.percentile(means, [2.5, 97.5])))
+
+
+def test_presence_has_the_bca_limits_that_plain_jackknife_and_draws_give():
+    rng = np.random.default_rng(4)
+    present, category = rng.random(50) < 0.5, np.arange(50) % 2
+    confidence, areas = rng.random(50) + 0.4 * present, np.zeros(50)
+    how = Bootstrap(400, interval="bca")
+    table = presence_table(confidence, present, present, areas, areas, category, ["a", "b"], how)
+    aucs, draws, left_out = [], [], []
+    for c in (0, 1):
+        rows = np.flatnonzero(category == c)
+        aucs.append(auc(present[rows], confidence[rows])[0])
+        rng, weights = np.random.default_rng(0), np.zeros((400, len(rows)))
+        for side in (present[rows], ~present[rows]):
+            weights[:, side] = rng.multinomial(side.sum(), np.full(side.sum(), 1 / side.sum()), 400)
+        draws.append(auc(present[rows], confidence[rows], weights))
+    for c in (0, 1):
+        for side in (True, False):
+            members = np.flatnonzero((category == c) & (present == side))
+            parts = []
+            for left in members:
+                rows = np.array([i for i in np.flatnonzero(category == c) if i != left])
+                parts.append(np.mean([auc(present[rows], confidence[rows])[0], aucs[1 - c]]))
+            left_out.append(np.array(parts))
+    limits = bca_limits(np.mean(aucs), np.mean(draws, axis=0), tuple(left_out))
+    found = table["overall"]["auc"]
+    np.testing.assert_allclose([found["lower"], found["upper"]], limits, atol=1e-12)
+    plain = presence_table(confidence, present, present, areas, areas, category, ["a", "b"], Bootstrap(400))
+    assert plain["overall"]["auc"]["lower"] != found["lower"]
+
+
+def test_systems_with_other_operating_points_meet_sample_by_sample(tmp_path):
+    test = split(50, n=30)
+    folders = []
+    for name, strength in (("a", 1.0), ("b", 0.6)):
+        validation = [(c, mask, 0.3 + strength * heatmap**3) for c, mask, heatmap in split(7, strength=2.0)]
+        scores = PROTOCOL.score(as_samples(test), False, as_samples(validation if name == "b" else split(7)))
+        write_results(tmp_path / name, scores, summarise(scores, Bootstrap(20)))
+        folders.append({name: point.mask_threshold for name, point in scores.points.items()})
+    assert folders[0] != folders[1], "the two must have chosen differently"
+    result = compare(tmp_path / "a", tmp_path / "b", None, Bootstrap(20))
+    assert result["unmatched"]["a"]["count"] == result["unmatched"]["b"]["count"] == 0
+    assert any("mask thresholds of its own validation data" in note for note in result["notes"])
+    with open(tmp_path / "a" / "per_sample.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["threshold"] for row in rows} == {""}
+    told = {(row["category"], row["note"].split("; ")[-1]) for row in rows if row["metric"] == "iou"}
+    assert told == {(name, f"mask threshold {value:g}") for name, value in folders[0].items()}
+
+
+def test_an_image_that_is_labelled_but_not_annotated_is_no_negative():
+    def record(name, labels, *findings):
+        found = [SimpleNamespace(label=label, prompt="", mask=np.eye(8) > 0) for label in findings]
+        return SimpleNamespace(id=name, image=np.zeros((8, 8), np.uint8), labels=labels, findings=found)
+
+    source = [
+        record("a", {"mass": 1, "effusion": 0}, "Mass"),
+        record("b", {"mass": 1, "pleural effusion": 1}, "Effusion"),
+        record("c", {"mass": 0, "effusion": -1}),
+        record("d", {}),
+    ]
+    truths, rows, _ = truths_for(PROTOCOL, source)
+    asked = [(source[row].id, truth.category, truth.present) for truth, row in zip(truths, rows, strict=True)]
+    assert asked == [
+        ("a", "Effusion", False),
+        ("a", "Mass", True),
+        ("b", "Effusion", True),
+        ("c", "Mass", False),
+        ("d", "Effusion", False),
+        ("d", "Mass", False),
+    ]
 
 
 # The data set's own sample

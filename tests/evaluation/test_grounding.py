@@ -1,14 +1,20 @@
 """Phrase grounding against the release's numbers without a margin, and truth that is boxes."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from afloc_jax.evaluation.protocols import Samples, get_protocol
+from afloc_jax.evaluation.records import truths_for
+from afloc_jax.evaluation.run import evaluate
 from afloc_jax.evaluation.scoring import score_files
 from afloc_jax.evaluation.statistics import Bootstrap
 from afloc_jax.evaluation.truth import boxes_of, read_truth
+from configs.afloc import get_config
+from data_pipelines.images import Geometry
+from data_pipelines.regions import Box
 
 PROTOCOL = get_protocol("grounding")
 
@@ -67,3 +73,93 @@ def test_boxes_enclose_each_connected_part_and_count_where_they_meet():
     expected[8:10, 8:11] = 1
     np.testing.assert_array_equal(boxes, expected)
     np.testing.assert_array_equal(boxes_of(expected), expected)
+
+
+SIZES = {"files/p10/p1/s1/a.jpg": (400, 300), "files/p10/p2/s2/b.jpg": (250, 500)}
+BOXES = {  # image, category, phrase -> boxes that overlap, that touch, that are thinner than a pixel of the square
+    ("files/p10/p1/s1/a.jpg", "Edema", "Patchy edema"): [[20, 30, 120, 90], [100, 80, 100, 150]],
+    ("files/p10/p1/s1/a.jpg", "Pneumonia", "left base"): [[10, 20, 50, 100], [60, 20, 50, 50]],
+    ("files/p10/p2/s2/b.jpg", "Edema", "a line"): [[100, 60, 1, 120], [300, 100, 60, 60]],
+}
+
+
+class Annotated:
+    """The same boxes as prepared records hold them: their union as a mask, and the boxes themselves."""
+
+    content_hash = ""
+
+    def __init__(self):
+        self.records = []
+        for path, (height, width) in SIZES.items():
+            geometry, findings = Geometry(height, width), []
+            for (image, label, prompt), boxes in BOXES.items():
+                if image == path:
+                    mask = np.any([Box(*box).on_square(geometry) for box in boxes], axis=0)
+                    findings.append(SimpleNamespace(label=label, prompt=prompt, mask=mask, boxes=boxes))
+            pixels = np.random.default_rng(height).integers(0, 256, (224, 224)).astype(np.uint8)
+            self.records.append(SimpleNamespace(id=path, image=pixels, geometry=geometry, findings=findings))
+
+    def __len__(self):
+        return len(self.records)
+
+    def __getitem__(self, index):
+        return self.records[index]
+
+
+@pytest.fixture
+def coco(tmp_path):
+    images = {path: number for number, path in enumerate(SIZES)}
+    annotations = [
+        {"id": 1, "image_id": images[path], "category_id": label, "bbox": box, "label_text": text}
+        for (path, label, text), boxes in BOXES.items()
+        for box in boxes
+    ]
+    content = {
+        "images": [{"id": images[p], "path": p, "height": h, "width": w} for p, (h, w) in SIZES.items()],
+        "categories": [{"id": name, "name": name} for name in ("Edema", "Pneumonia")],
+        "annotations": annotations,
+    }
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    return tmp_path / "truth.json"
+
+
+@pytest.mark.parametrize("compatible", [False, True])
+@pytest.mark.parametrize("protocol", ["afloc", "grounding"])
+def test_records_are_scored_as_the_truth_file_they_were_made_from(coco, tmp_path, protocol, compatible):
+    source, chosen = Annotated(), get_protocol(protocol)
+    truths, _, _ = truths_for(chosen, source, compatible=compatible)
+    expected = read_truth(coco, compatible=compatible, boxes=chosen.boxes)
+    by_key = {truth.key: truth.mask for truth in truths}
+    assert len(by_key) == 3 and max(mask.max() for mask in by_key.values()) == 2
+    for truth in expected:
+        np.testing.assert_array_equal(by_key[truth.key], truth.mask)
+    rng = np.random.default_rng(5)
+    maps = {truth.key: rng.normal(size=(224, 224)) + 0.5 * (truth.mask > 0) for truth in expected}
+    np.savez(tmp_path / "maps.npz", **maps)
+
+    class Model:
+        batch_size, weights_sha256 = 2, ""
+        config = SimpleNamespace(architecture=get_config().model)
+
+        def heatmaps_of_pairs(self, images, rows, prompts, *, compatible=False):
+            return np.array([next(m for key, m in maps.items() if key.endswith(f"\t{p.lower()}")) for p in prompts])
+
+        def heatmaps_of_squares(self, images, prompts, *, compatible=False):
+            return self.heatmaps_of_pairs(images, range(len(prompts)), prompts)
+
+    how = {"compatible": compatible, "bootstrap": Bootstrap(20)}
+    ours = evaluate(Model(), source, tmp_path / "ours", protocol, untrained=Model(), **how)
+    theirs = score_files(coco, tmp_path / "maps.npz", tmp_path / "theirs", protocol, **how)
+    for metric in ("iou", "dice", "cnr", "pointing"):
+        assert ours["metrics"][metric] == theirs["metrics"][metric], metric
+
+
+def test_of_a_finding_without_boxes_the_connected_parts_have_them():
+    source = Annotated()
+    for record in source.records:
+        for finding in record.findings:
+            finding.boxes = ()
+    truths, _, _ = truths_for(get_protocol("grounding"), source)
+    union = (source[0].findings[0].mask > 0).astype(np.uint8)
+    np.testing.assert_array_equal(truths[0].mask, boxes_of(union))
+    assert truths[0].mask.sum() > union.sum(), "two overlapping boxes became the one around both"

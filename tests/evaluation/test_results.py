@@ -4,6 +4,7 @@ import csv
 import json
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import scipy.stats
@@ -11,11 +12,16 @@ import scipy.stats
 from afloc_jax.cli import main
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.evaluation import add_baselines, paired_difference, score, score_files, summarise, write_results
+from afloc_jax.evaluation.heatmap_files import HeatmapFile
 from afloc_jax.evaluation.localization import ProtocolOptions
+from afloc_jax.evaluation.pictures import Pictures
+from afloc_jax.evaluation.published import published_scores
 from afloc_jax.evaluation.results import PER_SAMPLE_COLUMNS, to_markdown
+from afloc_jax.evaluation.run import dataset_settings
 from afloc_jax.evaluation.statistics import Bootstrap, bootstrap, limits
 from afloc_jax.evaluation.summary import metric_table
 from afloc_jax.evaluation.truth import Truth, read_truth
+from data_pipelines.images import Geometry
 
 WHOLE = ProtocolOptions(margin=0)
 QUICK = Bootstrap(20)
@@ -250,3 +256,83 @@ def test_a_truth_file_may_name_patients_which_intervals_and_comparisons_then_dra
     (tmp_path / "truth.json").write_text(json.dumps(truth))
     with pytest.raises(UserError, match="`patient` must be text or a whole number"):
         score_files(tmp_path / "truth.json", golden_maps, tmp_path / "b")
+
+
+def test_score_leaves_a_page_with_its_examples_on_the_images(goldens, golden_maps, tmp_path, capsys):
+    truth = goldens / "grounding_coco.json"
+    for image in json.loads(truth.read_text())["images"]:
+        path = tmp_path / "images" / image["path"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), np.full((image["height"], image["width"]), 77, np.uint8))
+    call = ["score", "--truth", str(truth), "--heatmaps", str(golden_maps), "--bootstrap", "20"]
+    call += ["--out", str(tmp_path / "out"), "--title", "MS-CXR of another system"]
+    assert main(call) == 0
+    with np.load(tmp_path / "out" / "examples.npz") as kept:
+        assert not kept["images"].any(), "without images the maps stand on black"
+    assert main([*call, "--images", str(tmp_path / "images")]) == 0
+    assert str(tmp_path / "out" / "report" / "index.html") in capsys.readouterr().out
+    page = (tmp_path / "out" / "report" / "index.html").read_text()
+    assert "MS-CXR of another system" in page and "AFLoc, released weights" in page
+    described = json.loads((tmp_path / "out" / "examples.json").read_text())
+    truths = {t.id: t for t in read_truth(truth)}
+    maps = np.load(golden_maps)
+    with np.load(tmp_path / "out" / "examples.npz") as kept:
+        assert len(described) == len(kept["images"]) and kept["images"].max() > 70  # JPEG keeps 77 nearly
+        for example, heatmap, mask in zip(described, kept["heatmaps"], kept["truths"], strict=True):
+            np.testing.assert_array_equal(heatmap, maps[truths[example["id"]].key].astype(np.float32))
+            np.testing.assert_array_equal(mask, truths[example["id"]].mask > 0)
+    assert main([*call, "--images", str(tmp_path / "none")]) == 2
+    assert "--images" in capsys.readouterr().err
+
+
+def test_pictures_are_found_by_their_names_and_must_have_the_size_of_the_truth(tmp_path):
+    (tmp_path / "patient1" / "study1").mkdir(parents=True)
+    cv2.imwrite(str(tmp_path / "patient1" / "study1" / "view1_frontal.png"), np.full((30, 20), 9, np.uint8))
+    pictures = Pictures(tmp_path)
+    square = np.zeros((224, 224), np.uint8)
+    truth = Truth("x", "a", "a", square, "patient1_study1_view1_frontal", 30, 20)
+    assert (pictures.square(truth) == 9).sum() == 224 * Geometry(30, 20).inner_width
+    with pytest.raises(UserError, match="20 x 30 pixels, the truth file says 21 x 30"):
+        pictures.square(replace(truth, width=21))
+    with pytest.raises(UserError, match="no image patient2"):
+        pictures.square(replace(truth, image="patient2"))
+
+
+def test_keys_that_differ_in_case_alone_are_refused(tmp_path):
+    np.savez(tmp_path / "maps.npz", **{"a\tEdema": np.zeros((4, 4)), "a\tedema": np.ones((4, 4))})
+    with pytest.raises(UserError, match="1 keys differ from another in case alone, first: image a; phrases"):
+        HeatmapFile(tmp_path / "maps.npz")
+
+
+def test_thresholds_and_margin_are_those_of_the_call(goldens, golden_maps, tmp_path, capsys):
+    call = ["score", "--truth", str(goldens / "grounding_coco.json"), "--heatmaps", str(golden_maps)]
+    call += ["--bootstrap", "20", "--out", str(tmp_path / "out")]
+    assert main([*call, "--thresholds=-0.5,0.3", "--margin", "0"]) == 0
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert (summary["thresholds"], summary["margin"]) == ([-0.5, 0.3], 0)
+    truths = read_truth(goldens / "grounding_coco.json")
+    maps = np.load(goldens / "localization.npz")["heatmaps"]
+    expected = summarise(score(truths, maps, ProtocolOptions((-0.5, 0.3), 0)), QUICK)["metrics"]
+    assert summary["metrics"]["iou"] == expected["iou"]
+    capsys.readouterr()
+    for options, words in (
+        (["--thresholds", "0.3,0.1"], "must ascend"),
+        (["--margin", "200"], "must be in"),
+        (["--protocol", "chexlocalize", "--margin", "3"], "leave --thresholds and --margin out"),
+    ):
+        assert main([*call, *options]) == 2
+        assert words in capsys.readouterr().err
+
+
+def test_histopathology_has_thresholds_of_its_own():
+    own = dataset_settings({"name": "sicapv2", "directory": "d"})["thresholds"]
+    np.testing.assert_allclose(own, np.arange(-10, 0) / 10)
+    assert dataset_settings({"name": "sicapv2", "directory": "d", "thresholds": [0.1]})["thresholds"] == [0.1]
+    assert dataset_settings({"name": "sicapv2", "directory": "d", "protocol": "grounding"})["thresholds"] is None
+    assert dataset_settings({"name": "rsna", "directory": "d", "thresholds": None})["thresholds"] is None
+
+
+def test_the_builder_of_a_published_set_names_its_rows():
+    for builder, name in (("idrid", "Fundus"), ("ms_cxr", "MS-CXR"), ("rsna", "RSNA"), ("covid_rural", "COVID Rural")):
+        found, rows = published_scores("", builder)
+        assert found == name and "AFLoc" in rows

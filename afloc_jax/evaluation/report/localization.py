@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from afloc_jax.evaluation.protocols import get_protocol
 from afloc_jax.evaluation.published import published_scores
 from afloc_jax.evaluation.report.charts import interval_chart
 from afloc_jax.evaluation.report.failures import worst_samples
@@ -61,7 +62,9 @@ def section(folder: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
     categories = list(dict.fromkeys(c for name in present for c in model.metrics[name].get("per_category", {})))
     settings = summary.get("settings", {})
     data_set, published = published_scores(summary.get("title") or "", settings.get("name") or "")
-    if summary.get("protocol") != "afloc":
+    paper = get_protocol("afloc").options
+    as_there = (summary.get("protocol"), summary.get("margin"), summary.get("thresholds"))
+    if as_there != ("afloc", paper.margin, list(paper.thresholds)):
         data_set, published = "", {}
     return {
         "lede": (
