@@ -172,6 +172,9 @@ def test_classify_writes_a_row_per_image_and_a_column_per_class(folder, images, 
     for row, file, values in zip(rows, files, expected, strict=True):
         assert row[0] == file
         np.testing.assert_allclose([float(value) for value in row[1:]], values, atol=1e-4)
+    assert json.loads(out.with_suffix(".json").read_text())["framing"] == "pad"
+    assert main([*call, "--compatible"]) == 0
+    assert json.loads(out.with_suffix(".json").read_text())["framing"] == "crop", "as the release classifies"
     assert main([*call[:2], str(images / "broken.png"), "--class", "edema", "--out", str(out)]) == 1
 
 

@@ -314,7 +314,7 @@ def _notes(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
     hashes = [summary.get("provenance", {}).get("data_sha256") for summary in (first, second)]
     if all(hashes) and hashes[0] != hashes[1]:
         notes.append("the data differ between the two folders (other images, masks or labels, or another selection).")
-    for key in ("protocol", "compatible", "framing", "prompt_set", "margin", "thresholds_chosen_on"):
+    for key in ("protocol", "compatible", "framing", "prompt_set", "aggregation", "margin", "thresholds_chosen_on"):
         if key in first and key in second and first[key] != second[key]:
             notes.append(f"{key} is {first[key]!r} in A and {second[key]!r} in B.")
     points = [summary.get("operating_points", {}) for summary in (first, second)]

@@ -22,7 +22,10 @@ CLASS_PROMPT = "Findings suggesting {finding}."  # how the release asks for a cl
 
 
 class Source(Protocol):
-    """Random access to records with `id`, `image` [S, S] uint8 and `findings` (label, prompt, mask)."""
+    """Random access to records with `id`, `image` [S, S] uint8 and `findings` (label, prompt, mask).
+
+    Optional: `patient`, `labels` ({class: 1, 0 or -1}), and `boxes` of a finding, which need the record's `geometry`.
+    """
 
     def __len__(self) -> int: ...
 
