@@ -287,7 +287,8 @@ def bca_limits(
 
     z0 is the normal quantile of the share of resamples below the value on the data (ties count half), the acceleration
     comes from the jackknife, groups taken together (Efron and Tibshirani 1993, chapters 14 and 22.5). Undefined
-    resamples are left out. Where nothing varies, both limits are the value.
+    resamples are left out. Where nothing varies, both limits are the value; where the value lies outside all resamples,
+    z0 is infinite and the limits are percentiles.
     """
     if not left_out:
         raise ValueError("BCa limits need the statistic without each unit; call the bootstrap with leave_out=True")
