@@ -35,7 +35,7 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=
     A broken image is reported and left out.
     """
 
-    VERSION = tfds.core.Version("1.1.0")
+    VERSION = tfds.core.Version("1.2.0")  # part of the name of a prepared folder: raise it when records change
     FOLDERS: ClassVar[tuple[str, ...]] = ()  # arguments that name a folder of images apart from the raw folder
 
     def __init__(
