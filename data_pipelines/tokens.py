@@ -42,7 +42,7 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
         if found.suffix == ".json":
             tokenizer = Tokenizer.from_file(str(found))
         else:
-            tokenizer = _from_vocabulary(found.read_text(encoding="utf-8").splitlines())
+            tokenizer = _from_vocabulary(found.read_text(encoding="utf-8").rstrip("\n").split("\n"))
     except Exception as error:  # the library raises bare Exception for malformed JSON
         raise UserError(f"{found} is not a readable tokenizer: {error}") from error
     _check(tokenizer, found)

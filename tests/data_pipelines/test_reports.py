@@ -40,7 +40,7 @@ def test_compatible_cleaning_equals_the_release_on_every_reference_report(golden
         ("Mass 1.2x1.5 cm", ["mass 1.2 x 1.5 cm"]),
         ("Mass 2X1.5cm, was 2cmx.5cm and 2 \u00d7 3", ["mass 2 x 1.5 cm was 2cm x 0.5 cm and 2 x 3"]),
         ("T1.5, V76.12 and L4", ["t1.5 v76.12 and l4"]),
-        ("1½ cm, 2 ¾ cm, 1·5 cm, ١٫٥ سم", ["1.5 cm 2.75 cm 1.5 cm ١.٥ سم"]),
+        ("1½ cm, 2 ¾ cm, 1·5 cm, \u0661\u066b\u0665 край", ["1.5 cm 2.75 cm 1.5 cm \u0661.\u0665 край"]),
         ("Heart normal.5 mm nodule", ["heart normal 5 mm nodule"]),  # a forgotten blank, not a half
         ("café-au-lait lésion", ["cafe au lait lesion"]),
         ("肺炎。 пневмония", ["肺炎 пневмония"]),

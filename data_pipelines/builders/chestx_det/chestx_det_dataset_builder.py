@@ -25,8 +25,8 @@ class Builder(PublishedBuilder):
     """
 
     FILES = (
-        Files("ChestX_Det_train.json", "annotations", 1),
-        Files("ChestX_Det_test.json", "annotations", 1),
+        Files("ChestX_Det_train.json", "annotations", 1, rows=3025),
+        Files("ChestX_Det_test.json", "annotations", 1, rows=553),
         Files("train*/**/*.png", "images, train_data.zip"),
         Files("test*/**/*.png", "images, test_data.zip"),
     )

@@ -22,8 +22,8 @@ class Builder(PublishedBuilder):
     """
 
     FILES = (
-        Files(_ENTRIES, "labels", 1, ("Image Index", "Finding Labels", "Patient ID", "View Position")),
-        Files(_BOXES, "boxes", 1, ("Image Index", "Finding Label", "Bbox [x")),
+        Files(_ENTRIES, "labels", 1, ("Image Index", "Finding Labels", "Patient ID", "View Position"), rows=112120),
+        Files(_BOXES, "boxes", 1, ("Image Index", "Finding Label", "Bbox [x"), rows=984),
         Files(_TEST, "official test images", 1),
         Files(_REST, "official images for training and validation", 1),
         Files("**/*_*.png", "images", 112120),
