@@ -197,15 +197,18 @@ def _build(
 
 
 def _find(name: str, directory: Path, arguments: dict[str, Any]) -> Path:
-    """The one prepared folder that fits; without arguments any of this name fits."""
+    """The one prepared folder that fits. Without arguments any of this name does, of this version if there is one."""
     candidates = sorted(path for path in directory.glob(f"{name}-*-*") if (path / _INPUTS).is_file())
-    if arguments:
-        version = str(_builder_class(name).VERSION)
+    version = str(_builder_class(name).VERSION)
+    if not arguments:
+        inputs = {path: json.loads((path / _INPUTS).read_text(encoding="utf-8")) for path in candidates}
+        candidates = [path for path in candidates if inputs[path].get("version") == version] or candidates
+    else:
         wanted = _hash({"builder": name, "version": version, "arguments": arguments})
         candidates = [path for path in candidates if path.name.startswith(f"{name}-{wanted}-")]
     if not candidates:
-        how = f"afloc prepare {name} --raw FOLDER --out {directory}"
-        raise UserError(f"no prepared records of {name!r} with these builder arguments in {directory}; run: {how}")
+        what = f"no prepared records of {name!r} with these builder arguments and of this version in {directory}"
+        raise UserError(f"{what}; run: afloc prepare {name} --raw FOLDER --out {directory}")
     if len(candidates) > 1:
         names = ", ".join(path.name for path in candidates)
         raise UserError(

@@ -64,7 +64,7 @@ class PublishedBuilder(FolderBuilder, skip_registration=True):  # type: ignore[c
 
     def items(self) -> list[Item]:
         """Checks the files, then the cases; images without a patient are tied by identical bytes."""
-        self._lacking: list[str] = []  # files that belong to images and are not there
+        self._lacking: dict[str, None] = {}  # files that belong to images and are not there, in their order
         self._counts = check_files(self.raw, self.files(), self.partial)
         items = list(self.cases())
         self.report.rows += len(items)
@@ -84,12 +84,12 @@ class PublishedBuilder(FolderBuilder, skip_registration=True):  # type: ignore[c
         if self.partial:
             self.drop(reason)
         else:
-            self._lacking.append(str(_below(path, self.raw)))
+            self._lacking[str(_below(path, self.raw))] = None
 
-    def check_count(self, name: str, found: int, expected: int, purpose: str) -> None:
-        """Notes a number of files that is not the publisher's, as `FILES` does, where no pattern can count them."""
+    def check_count(self, name: str, found: int, expected: int, what: str) -> None:
+        """Notes a number that is not the publisher's, as `FILES` does, where no pattern can count."""
         if found != expected and not self.partial:
-            self._counts.append(f"{name}: {found:,} files, the data set has {expected:,} ({purpose})")
+            self._counts.append(f"{name}: {found:,} {what}, the data set has {expected:,}")
 
     def drop(self, reason: str, count: int = 1) -> None:
         """Counts images that are left out on purpose."""
@@ -115,7 +115,9 @@ class PublishedBuilder(FolderBuilder, skip_registration=True):  # type: ignore[c
         names = [] if self.partial else [str(_below(item.image, self.raw)) for item in missing]
         lacks = [f"{len(names):,} of {len(items):,} images that its tables name: {listed(names)}"] if names else []
         if self._lacking:
-            lacks.append(f"{len(self._lacking):,} of the files that belong to its images: {listed(self._lacking)}")
+            lacks.append(
+                f"{len(self._lacking):,} of the files that belong to its images: {listed(list(self._lacking))}"
+            )
         if lacks:
             what = "; and ".join([*lacks, *self._counts])
             hint = "fetch them, or pass --builder partial=true to build what is there"

@@ -141,6 +141,9 @@ def test_nih_images_that_are_missing_are_named_and_all_of_them_listed(tmp_path, 
     )
     written = (tmp_path / "out" / "nih.missing.txt").read_text().splitlines()
     assert written == [names[0], names[2], names[3], "**/*_*.png: 1 files, the data set has 4 (images)"]
+    (tmp_path / "raw" / "train_val_list.txt").write_text(names[0])
+    assert f"image {names[1]} is in neither train_val_list.txt nor test_list.txt" in refused(tmp_path, "nih")
+    nih(tmp_path / "raw")
     rows = [[names[1], "Edema", 0, 1, "058Y", "M", "PA", 2682, 2749, 0.143, 0.143, ""]] * 2
     rows_file(tmp_path / "raw" / "Data_Entry_2017.csv", NIH_HEADER, rows)
     assert f"1 images stand twice in its tables ({names[1]})" in refused(tmp_path, "nih", partial=True)
@@ -216,7 +219,9 @@ def test_chestx_det_polygons_or_boxes(tmp_path):
              "polygons": [square, [[20, 20], [26, 20], [26, 30]], [[2, 2], [8, 2], [8, 8]]]}  # fmt: skip
     json_file(raw / "ChestX_Det_train.json", [entry])
     json_file(raw / "ChestX_Det_test.json", [{"file_name": "36346.png", "syms": [], "boxes": [], "polygons": []}])
-    assert "ChestX_Det_test.json has 1 entries, the data set has 553" in refused(tmp_path, "chestx_det")
+    assert "ChestX_Det_train.json and ChestX_Det_test.json: 2 entries, the data set has 3,578" in refused(
+        tmp_path, "chestx_det"
+    )
     records, account = build(tmp_path, "chestx_det")
     assert account["splits"] == {"train/36199.png": "train", "test/36346.png": "test"}
     record = records["train/36199.png"]

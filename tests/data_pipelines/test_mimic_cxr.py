@@ -168,7 +168,7 @@ def test_half_of_the_reports_are_not_half_of_a_data_set(tmp_path, monkeypatch, z
             (raw / name).unlink()
     message = refused(tmp_path, "mimic_cxr")
     assert f"lacks 2 of the files that belong to its images: {lost[0]}; {lost[1]}; and " in message
-    assert "3 files, the data set has 5 (reports)" in message and "partial=true" in message
+    assert "3 reports, the data set has 5" in message and "partial=true" in message
     written = (tmp_path / "out" / "mimic_cxr.missing.txt").read_text().splitlines()
     assert written[:2] == lost and str(tmp_path / "out" / "mimic_cxr.missing.txt") in message
     records, account = build(tmp_path, "mimic_cxr")

@@ -38,6 +38,8 @@ class Builder(PublishedBuilder):
         for row in read_table(one_file(self.raw, _ENTRIES), ("Image Index",), "a row per image"):
             name = row["Image Index"]
             if name not in test and name not in rest:
+                if not self.partial:
+                    raise UserError(f"image {name} is in neither {_REST} nor {_TEST}; fetch the two lists again")
                 self.drop("in neither official list")
                 continue
             item = Item(name, images.get(name, self.raw / name), row["Patient ID"], row["View Position"])
