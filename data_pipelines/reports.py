@@ -46,8 +46,9 @@ _BREAKS = re.compile(r"[!?;\n]+|\.{2,}|\.(?=\s|$|[A-Z\"')\]])")
 _MARKS = "".join(
     character for character in map(chr, range(0x300, 0x20000)) if unicodedata.category(character)[0] == "M"
 )
-_LETTERS = rf"(?:[^\W_]|[{_MARKS}])+"
+_LETTERS = rf"[^\W_]+(?:[{_MARKS}]+[^\W_]*)*"
 _WORD = re.compile(rf"{_LETTERS}(?:(?<=\d)[.,](?=\d){_LETTERS})*")
+_DIGIT = re.compile(r"\d")
 _NUMBERS = (  # in this order
     (re.compile(r"(?<=\d)[\u00b7\u066b](?=\d)"), "."),  # the raised and the Arabic decimal point
     (re.compile(r"(?<=\d)(\s*[mcd]?m)?\s*[x\u00d7]\s*(?=[.]?\d)"), r"\1 x "),  # "2x1.5", "2cm x 3"
@@ -155,7 +156,7 @@ def _pieces(text: str) -> list[tuple[str, str]]:
 def _words(sentence: str) -> list[str]:
     """Lower-case words; a number keeps its decimal point, and what it is written together with."""
     text = sentence.lower()
-    for pattern, replacement in _NUMBERS:
+    for pattern, replacement in _NUMBERS if _DIGIT.search(text) else ():
         text = pattern.sub(replacement, text)
     return _WORD.findall(text)
 

@@ -72,7 +72,7 @@ def tokenize(folder: str | Path, prompts: Sequence[str], slots: int) -> dict[str
 _MARKS = "".join(
     character for character in map(chr, range(0x300, 0x20000)) if unicodedata.category(character)[0] == "M"
 )
-_LETTERS = rf"(?:[^\W_]|[{_MARKS}])+"
+_LETTERS = rf"[^\W_]+(?:[{_MARKS}]+[^\W_]*)*"
 _WORD = rf"{_LETTERS}(?:(?<=\d)[.,](?=\d){_LETTERS})*"
 _NUMBERS = (
     (r"(?<=\d)[\u00b7\u066b](?=\d)", "."),  # other decimal points
