@@ -1,8 +1,9 @@
 """Radiology report -> sections -> clean sentences; and prompts, which are cleaned by the same rules.
 
 Two cleaners stand side by side. The default keeps what a reader would call the content: one-word sentences ("edema"),
-decimals ("1.5 cm"), letters of any alphabet (accents folded: "café" becomes "cafe"). The compatible one reproduces the
-published release, its defects included (algorithm description: text, section 5).
+decimals ("1.5 cm", ".5 cm" as "0.5 cm"), letters of any alphabet (accents of Latin letters folded: "café" becomes
+"cafe"). The compatible one reproduces the published release, its defects included (algorithm description: text,
+section 5).
 """
 
 import re
@@ -37,9 +38,24 @@ _ABBREVIATIONS = frozenset(
 _NUMBER_FOLLOWS = frozenset({"no", "nos", "fig", "figs"})  # an abbreviation only before a number: "fig. 2", but "no."
 _TITLES = frozenset({"dr", "mr", "mrs", "ms", "prof", "st", "vs", "e.g", "i.e", "cf"})  # whatever follows
 
-_LIST_MARKER = re.compile(r"(?:(?<=^)|(?<=[\s.;:]))\(?\d{1,2}[.)](?=\s|[A-Za-z(]|$)")
+# The point right before a marker ends a sentence only behind a word: the end of "2.1." and of "/.5." is no marker.
+_LIST_MARKER = re.compile(r"(?:(?<=^)|(?<=[\s;:])|(?<=[^\W\d_][.])|(?<=[.)\]\"'][.]))\(?\d{1,2}[.)](?=\s|[A-Za-z(]|$)")
 _BREAKS = re.compile(r"[!?;\n]+|\.{2,}|\.(?=\s|$|[A-Z\"')\]])")
-_WORD = re.compile(r"\d+(?:[.,]\d+)+|[^\W_]+", re.UNICODE)
+
+# Of the scripts that Unicode has given marks to so far; `re` does not count vowel signs and the like among letters.
+_MARKS = "".join(
+    character for character in map(chr, range(0x300, 0x20000)) if unicodedata.category(character)[0] == "M"
+)
+_LETTERS = rf"[^\W_]+(?:[{_MARKS}]+[^\W_]*)*"
+_WORD = re.compile(rf"{_LETTERS}(?:(?<=\d)[.,](?=\d){_LETTERS})*")
+_DIGIT = re.compile(r"\d")
+_NUMBERS = (  # in this order
+    (re.compile(r"(?<=\d)[\u00b7\u066b](?=\d)"), "."),  # the raised and the Arabic decimal point
+    (re.compile(r"(?<=\d)(\s*[mcd]?m)?\s*[x\u00d7]\s*(?=[.]?\d)"), r"\1 x "),  # "2x1.5", "2cm x 3"
+    (re.compile(r"(?<![\w.])[.](?=\d)"), "0."),  # a bare point before a digit would separate sentences
+    (re.compile(r"(\d[.,]\d+)(?=[^\W\d_])"), r"\1 "),  # "1.5cm"
+)
+_FRACTION = re.compile(r"(?:(\d+)\s?)?([\u00bc-\u00be\u2150-\u215e\u2189])")  # one character, as in "1½"
 
 _RELEASE_SPLIT = re.compile(r"[0-9]+\.|\.")
 _RELEASE_WORD = re.compile(r"\w+")
@@ -134,7 +150,15 @@ def rejected_sentences(text: str) -> list[tuple[str, str]]:
 def _pieces(text: str) -> list[tuple[str, str]]:
     """The sentences of a text as written and cleaned, those without a letter included."""
     pieces = [piece for part in _split_lists(fold(text)) for piece in _split_periods(part)]
-    return [(piece, " ".join(_WORD.findall(piece.lower()))) for piece in pieces if piece.strip()]
+    return [(piece, " ".join(_words(piece))) for piece in pieces if piece.strip()]
+
+
+def _words(sentence: str) -> list[str]:
+    """Lower-case words; a number keeps its decimal point, and what it is written together with."""
+    text = sentence.lower()
+    for pattern, replacement in _NUMBERS if _DIGIT.search(text) else ():
+        text = pattern.sub(replacement, text)
+    return _WORD.findall(text)
 
 
 def _has_letter(text: str) -> bool:
@@ -142,10 +166,26 @@ def _has_letter(text: str) -> bool:
 
 
 def fold(text: str) -> str:
-    """Text with accents folded ("é" to "e") and compatibility forms unified; other alphabets stay as they are."""
-    decomposed = unicodedata.normalize("NFKD", text)
-    bare = "".join(character for character in decomposed if not unicodedata.combining(character))
-    return unicodedata.normalize("NFC", bare)  # Hangul syllables and the like are put together again
+    """Text with accents of Latin letters folded ("é" to "e") and compatibility forms unified.
+
+    Other alphabets keep their marks, which make other letters of them, and marks that stand on no letter go.
+    """
+    if text.isascii():
+        return text
+    decomposed = unicodedata.normalize("NFKD", _FRACTION.sub(_as_decimal, text))
+    kept, marked = [], False
+    for character in decomposed:
+        kind = unicodedata.category(character)[0]
+        if kind != "M":
+            marked = kind == "L" and not unicodedata.name(character, "").startswith("LATIN")
+        if kind != "M" or marked:
+            kept.append(character)
+    return unicodedata.normalize("NFC", "".join(kept))  # Hangul syllables and the like are put together again
+
+
+def _as_decimal(fraction: re.Match[str]) -> str:
+    """The value of a one-character fraction: "1½" becomes "1.5"; taken apart by compatibility it would read "11/2"."""
+    return f"{int(fraction[1] or 0) + unicodedata.numeric(fraction[2]):.6g}"
 
 
 def _split_lists(text: str) -> list[str]:

@@ -25,6 +25,7 @@ import tensorflow_datasets as tfds
 
 from afloc_jax.errors import UsageError, UserError
 from data_pipelines.builders.beam import pipeline_options
+from data_pipelines.builders.tables import IncompleteDataError
 from data_pipelines.reading import RecordSource
 
 _REPORT = "build_report.json"
@@ -33,7 +34,8 @@ _LOCK = ".prepare.lock"  # stays in the directory, empty
 _HASH_LENGTH = 10
 _SHARDS = "shards"  # of a build in progress: what an interrupted one leaves and the next takes over
 _HOW = {"raw", "workers", "journal", "beam"}  # builder arguments that are given otherwise: they do not name records
-_NOT_CONTENT = ("workers",)  # builder arguments that change the speed, not the records
+# Builder arguments that change no record: how fast a build is, and when it gives up.
+_NOT_CONTENT = ("workers", "max_bad_fraction")
 
 
 def open_source(
@@ -91,7 +93,11 @@ def open_prepared(
     name: str, directory: str | Path, builder: Mapping[str, Any] | None = None
 ) -> tuple[dict[str, RecordSource], dict[str, Any]]:
     """All splits of a prepared data set, and its build report. Raises UserError as `open_source` does."""
-    folder = _find(name, Path(directory), _arguments(builder))
+    return open_folder(_find(name, Path(directory), _arguments(builder)))
+
+
+def open_folder(folder: Path) -> tuple[dict[str, RecordSource], dict[str, Any]]:
+    """All splits of one prepared folder, and its build report."""
     report = json.loads((folder / _REPORT).read_text(encoding="utf-8"))
     return {split: RecordSource(folder, split) for split, count in report["records"].items() if count}, report
 
@@ -123,15 +129,23 @@ def _prepared(
                 _build(builder_class, raw, building, arguments, workers, beam)
                 (building / _INPUTS).write_text(json.dumps(inputs, indent=2, default=str) + "\n", encoding="utf-8")
                 os.rename(building, folder)
-            except UserError:
-                shutil.rmtree(building, ignore_errors=True)
-                raise
-            except BaseException:  # interrupted, or a full disk: the next call goes on from the finished shards
+                _missing(directory, name).unlink(missing_ok=True)
+            except IncompleteDataError as error:
+                _clear(building)
+                path = _missing(directory, name)
+                path.write_text("".join(f"{line}\n" for line in error.lacking), encoding="utf-8")
+                raise UserError(f"{error} (all of it, a line each: {path})") from None
+            except BaseException:  # interrupted, too many broken images: the next call goes on from the finished shards
                 _clear(building)
                 raise
     except OSError as error:
         raise UserError(f"cannot write records to {directory}: {error.strerror or error}") from error
     return folder, True
+
+
+def _missing(directory: Path, name: str) -> Path:
+    """Where the names of all files go that a raw folder lacks."""
+    return directory / f"{name}.missing.txt"
 
 
 def _clear(building: Path) -> None:
@@ -172,7 +186,7 @@ def _build(
                 raise
             # TFDS puts the whole example, report text included, into its own errors: pass on the kind alone.
             what = f"{Path(folder).name.split('-')[0].lstrip('.')} with {arguments}"
-            raise UserError(f"building {what} failed ({type(error).__name__}); nothing was kept") from None
+            raise UserError(f"building {what} failed ({type(error).__name__})") from None
     shutil.rmtree(folder / "downloads", ignore_errors=True)
     counts = {split: info.num_examples for split, info in builder.info.splits.items()}
     report = getattr(builder, "report", None)
@@ -183,15 +197,18 @@ def _build(
 
 
 def _find(name: str, directory: Path, arguments: dict[str, Any]) -> Path:
-    """The one prepared folder that fits; without arguments any of this name fits."""
+    """The one prepared folder that fits. Without arguments any of this name does, of this version if there is one."""
     candidates = sorted(path for path in directory.glob(f"{name}-*-*") if (path / _INPUTS).is_file())
-    if arguments:
-        version = str(_builder_class(name).VERSION)
+    version = str(_builder_class(name).VERSION)
+    if not arguments:
+        inputs = {path: json.loads((path / _INPUTS).read_text(encoding="utf-8")) for path in candidates}
+        candidates = [path for path in candidates if inputs[path].get("version") == version] or candidates
+    else:
         wanted = _hash({"builder": name, "version": version, "arguments": arguments})
         candidates = [path for path in candidates if path.name.startswith(f"{name}-{wanted}-")]
     if not candidates:
-        how = f"afloc prepare {name} --raw FOLDER --out {directory}"
-        raise UserError(f"no prepared records of {name!r} with these builder arguments in {directory}; run: {how}")
+        what = f"no prepared records of {name!r} with these builder arguments and of this version in {directory}"
+        raise UserError(f"{what}; run: afloc prepare {name} --raw FOLDER --out {directory}")
     if len(candidates) > 1:
         names = ", ".join(path.name for path in candidates)
         raise UserError(

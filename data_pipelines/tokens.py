@@ -42,22 +42,24 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
         if found.suffix == ".json":
             tokenizer = Tokenizer.from_file(str(found))
         else:
-            tokenizer = _from_vocabulary(found.read_text(encoding="utf-8").splitlines())
+            tokenizer = _from_vocabulary(found.read_text(encoding="utf-8").rstrip("\n").split("\n"))
     except Exception as error:  # the library raises bare Exception for malformed JSON
         raise UserError(f"{found} is not a readable tokenizer: {error}") from error
     _check(tokenizer, found)
-    # Whatever the file says about case: text is lower-cased before it meets this vocabulary.
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    # Whatever the file says about case: text is lower-cased before it meets this vocabulary. Marks go where its own
+    # tokenizer takes them away, as the vocabulary expects.
+    strip_accents = getattr(tokenizer.normalizer, "strip_accents", None)
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=strip_accents)
     return tokenizer
 
 
 def learn_tokenizer(texts: Iterable[str], vocabulary_size: int = 4096) -> Tokenizer:
     """Learns a lower-case WordPiece vocabulary of at most `vocabulary_size` entries from `texts`.
 
-    The same multiset of texts gives the same vocabulary, in whatever order the texts come. Raises UserError when the
-    texts hold no word.
+    The same multiset of texts gives the same vocabulary, in whatever order the texts come. Marks on letters are kept:
+    cleaned text has none but those that make other letters. Raises UserError when the texts hold no word.
     """
-    tokenizer = _empty(models.WordPiece(vocab={"[UNK]": 0}, unk_token="[UNK]"))
+    tokenizer = _empty(models.WordPiece(vocab={"[UNK]": 0}, unk_token="[UNK]"), strip_accents=False)
     counts: Counter[str] = Counter()
     for text in texts:
         normal = tokenizer.normalizer.normalize_str(text)
@@ -78,7 +80,7 @@ def learn_tokenizer(texts: Iterable[str], vocabulary_size: int = 4096) -> Tokeni
     tokenizer.train_from_iterator((word for word in sorted(counts) for _ in range(counts[word])), trainer)
     learned = tokenizer.get_vocab(with_added_tokens=False)
     rest = sorted(set(learned) - set(SPECIAL_TOKENS), key=lambda piece: (piece.startswith(_CONTINUATION), piece))
-    return _from_vocabulary([*SPECIAL_TOKENS, *rest])
+    return _from_vocabulary([*SPECIAL_TOKENS, *rest], strip_accents=False)
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: str | Path) -> None:
@@ -90,7 +92,9 @@ def save_tokenizer(tokenizer: Tokenizer, folder: str | Path) -> None:
     if [vocabulary[piece] for piece in pieces] == list(range(len(pieces))):  # a vocab.txt cannot express gaps
         (folder / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
     tokenizer.save(str(folder / "tokenizer.json"))
-    config = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 512}
+    config: dict[str, object] = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 512}
+    strip_accents = getattr(tokenizer.normalizer, "strip_accents", None)
+    config |= {} if strip_accents is None else {"strip_accents": strip_accents}
     config |= {f"{name[1:-1].lower()}_token": name for name in SPECIAL_TOKENS}
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
@@ -298,16 +302,18 @@ def _segments(
     return {name: np.ascontiguousarray(array, np.int32) for name, array in arrays.items()}
 
 
-def _empty(model: models.WordPiece) -> Tokenizer:
+def _empty(model: models.WordPiece, strip_accents: bool | None) -> Tokenizer:
+    """`strip_accents` None: with BERT's rule, which takes all marks from lower-case text."""
     tokenizer = Tokenizer(model)
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=strip_accents)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     return tokenizer
 
 
-def _from_vocabulary(pieces: Sequence[str]) -> Tokenizer:
+def _from_vocabulary(pieces: Sequence[str], strip_accents: bool | None = None) -> Tokenizer:
     vocabulary = {piece: index for index, piece in enumerate(pieces)}
-    tokenizer = _empty(models.WordPiece(vocab=vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
+    model = models.WordPiece(vocab=vocabulary, unk_token="[UNK]", max_input_chars_per_word=100)
+    tokenizer = _empty(model, strip_accents)
     tokenizer.add_special_tokens([name for name in SPECIAL_TOKENS if name in vocabulary])
     return tokenizer
 

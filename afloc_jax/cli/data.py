@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from afloc_jax.cli.arguments import (
     add_builder,
@@ -23,6 +24,7 @@ def add_prepare(commands) -> None:
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="where records go")
     add_builder(command)
     command.add_argument("--workers", type=count, default=0, metavar="N", help="images decoded at once")
+    command.add_argument("--no-overview", action="store_true", help="leave out overview.html, what the records hold")
     command.add_argument(
         "--beam",
         nargs="?",
@@ -43,6 +45,11 @@ def _run_prepare(given: argparse.Namespace) -> int:
         print("left out: " + ", ".join(f"{reason} {count}" for reason, count in report["dropped"].items()))
     if report.get("rejected"):
         print(f"{len(report['rejected'])} images rejected, named in build_report.json there")
+    page = Path(report["folder"]) / "overview.html"
+    if not (given.no_overview or page.is_file()):
+        from data_pipelines.sources import open_folder
+
+        _write_overview(page, given.name, *open_folder(page.parent))
     return 0
 
 
@@ -61,11 +68,17 @@ def add_overview(commands) -> None:
 
 
 def _run_overview(given: argparse.Namespace) -> int:
-    from data_pipelines.overview import write_overview
     from data_pipelines.sources import open_prepared
 
-    sources, account = open_prepared(given.name, given.data, dict(given.builder))
-    overview = write_overview(given.out, given.name, sources, account)
-    counts = ", ".join(f"{split} {count}" for split, count in overview.records.items())
-    print(f"{given.out}: {counts}; {'LEAKS between splits' if overview.leaks else 'no leak between splits'}")
+    _write_overview(given.out, given.name, *open_prepared(given.name, given.data, dict(given.builder)))
     return 0
+
+
+def _write_overview(page: Path, name: str, sources: dict[str, Any], account: dict[str, Any]) -> None:
+    from data_pipelines.overview import write_overview
+
+    overview = write_overview(page, name, sources, account)
+    counts = ", ".join(f"{split} {count}" for split, count in overview.records.items())
+    texts = sum(overview.texts_across.values())
+    shared = f"; {texts} long reports have a near-identical one in another split" if texts else ""
+    print(f"{page}: {counts}; {'LEAKS between splits' if overview.leaks else 'no leak between splits'}{shared}")

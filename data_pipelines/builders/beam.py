@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import pickle
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from data_pipelines.builders.items import Item
 from data_pipelines.images import ImageError
 
 _REJECTED = "rejected"
+_ITEMS_A_FILE = 256  # what a worker takes at a time
 
 
 def pipeline_options(text: str) -> Any:
@@ -20,25 +22,29 @@ def pipeline_options(text: str) -> Any:
     return _beam("options.pipeline_options").PipelineOptions(shlex.split(text))
 
 
-def collection(items: Sequence[Item], image_size: int, seed: int, rejected: Path) -> Any:
+def collection(items: Sequence[Item], image_size: int, seed: int, folder: Path) -> Any:
     """A Beam transform that makes the records of the items.
 
-    Unusable images give none. Their ids and what is wrong with them go into text files whose names begin with
-    `rejected`, which workers must reach as they reach the records; `read_rejected` reads them.
+    Unusable images give none. Their ids and what is wrong with them go into text files in `folder`, which
+    `read_rejected` reads. The items go there too, and only the names of their files into the job: a description of
+    the job that held them would hold report text and be too large for a cluster. Workers must reach the folder as they
+    reach the records.
     """
     beam = _beam()
+    files = _write_items(items, folder)
+    rejected = folder / _REJECTED
 
-    def records(numbered: tuple[int, Item]) -> Iterator[Any]:
-        number, item = numbered
-        result = example(item, image_size, seed)
-        if isinstance(result, ImageError):
-            yield beam.pvalue.TaggedOutput(_REJECTED, json.dumps([item.id, rejection(item, result)]))
-        else:
-            yield number, result
+    def records(file: str) -> Iterator[Any]:
+        for number, item in pickle.loads(Path(file).read_bytes()):  # written by this build, below its own folder
+            result = example(item, image_size, seed)
+            if isinstance(result, ImageError):
+                yield beam.pvalue.TaggedOutput(_REJECTED, json.dumps([item.id, rejection(item, result)]))
+            else:
+                yield number, result
 
     class Records(beam.PTransform):  # type: ignore[misc]
         def expand(self, pipeline: Any) -> Any:
-            made = pipeline | beam.Create(list(enumerate(items)))
+            made = pipeline | beam.Create([str(file) for file in files]) | beam.Reshuffle()
             made = made | beam.FlatMap(records).with_outputs(_REJECTED, main="records")
             _ = made[_REJECTED] | beam.io.WriteToText(str(rejected))
             return made["records"]
@@ -46,9 +52,19 @@ def collection(items: Sequence[Item], image_size: int, seed: int, rejected: Path
     return Records()
 
 
-def read_rejected(rejected: Path) -> Iterator[tuple[str, str]]:
-    """Id and reason of each unusable image of one `collection`."""
-    for path in sorted(rejected.parent.glob(f"{rejected.name}-*")):
+def _write_items(items: Sequence[Item], folder: Path) -> list[Path]:
+    """Numbered items in files of `_ITEMS_A_FILE`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for start in range(0, len(items), _ITEMS_A_FILE):
+        files.append(folder / f"items-{start:09d}.pickle")
+        files[-1].write_bytes(pickle.dumps(list(enumerate(items[start : start + _ITEMS_A_FILE], start))))
+    return files
+
+
+def read_rejected(folder: Path) -> Iterator[tuple[str, str]]:
+    """Id and reason of each unusable image of the `collection` that was given this folder."""
+    for path in sorted(folder.glob(f"{_REJECTED}-*")):
         yield from (tuple(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines())
 
 

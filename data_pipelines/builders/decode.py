@@ -14,6 +14,8 @@ from data_pipelines.slides import read_slide
 
 def example(item: Item, image_size: int, seed: int) -> dict[str, Any] | ImageError:
     """The record of an item. An ImageError is returned, not raised: it travels between threads as a value."""
+    if item.fault:
+        return ImageError(item.fault)
     try:
         image = read_slide(item.image, image_size) if item.slide else read_image(item.image)
         geometry = Geometry(image.shape[0], image.shape[1], image_size)

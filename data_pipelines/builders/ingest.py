@@ -35,7 +35,7 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=
     A broken image is reported and left out.
     """
 
-    VERSION = tfds.core.Version("1.1.0")
+    VERSION = tfds.core.Version("1.2.0")  # part of the name of a prepared folder: raise it when records change
     FOLDERS: ClassVar[tuple[str, ...]] = ()  # arguments that name a folder of images apart from the raw folder
 
     def __init__(
@@ -101,23 +101,24 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=
         """The Beam collection of a split's records."""
         from data_pipelines.builders.beam import collection
 
-        return collection(items, self.image_size, self.seed, self._rejected / split)
+        return collection(items, self.image_size, self.seed, self._beam_files / split)
 
     @property
-    def _rejected(self) -> Path:
-        return Path(self.data_dir) / "rejected"
+    def _beam_files(self) -> Path:
+        """What the workers of a Beam build read and write beside the records; removed after it."""
+        return Path(self.data_dir) / "beam"
 
     def _count_beam_records(self) -> None:
         """The account of a Beam build, the same as that of the threads."""
         from data_pipelines.builders.beam import read_rejected
 
         for split, items in self._by_split.items():
-            rejected = dict(read_rejected(self._rejected / split))
+            rejected = dict(read_rejected(self._beam_files / split))
             for image, reason in rejected.items():
                 self.report.reject(image, reason)
             kept = [item for item in items if item.id not in rejected]
             self.report.add(split, len(kept), {pseudonym(item.patient, self.seed) for item in kept} - {""})
-        shutil.rmtree(self._rejected, ignore_errors=True)
+        shutil.rmtree(self._beam_files, ignore_errors=True)
 
     def _example(self, item: Item) -> dict[str, Any] | ImageError:
         return example(item, self.image_size, self.seed)

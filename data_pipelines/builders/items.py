@@ -45,6 +45,7 @@ class Item:
     sections: dict[str, str] = field(default_factory=dict)
     labels: dict[str, int] = field(default_factory=dict)  # 1 present, 0 absent, -1 uncertain; not listed: unknown
     slide: bool = False  # a TIFF pyramid, of which one level is read
+    fault: str = ""  # why it is rejected, if that is known before its image is decoded
 
     def add(self, label: str, prompt: str, region: Region, annotator: str = "") -> None:
         """Adds a region to the finding of this label, phrase (without case) and reader, which is new if it has none."""

@@ -5,14 +5,16 @@ files, missing images, splits, leaks, decoding, resuming and the account are her
 """
 
 import abc
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 from afloc_jax.errors import UsageError, UserError
 from data_pipelines.builders.ingest import FolderBuilder
 from data_pipelines.builders.items import Item
 from data_pipelines.builders.splits import assign_splits, check_fractions
-from data_pipelines.builders.tables import Files, check_files, listed
+from data_pipelines.builders.tables import Files, IncompleteDataError, check_files, incomplete, listed
 from data_pipelines.reports import clean_report
 
 PROMPT = "Findings suggesting {finding}."  # of data sets that have classes and no phrases (published protocol)
@@ -22,8 +24,8 @@ class PublishedBuilder(FolderBuilder, skip_registration=True):  # type: ignore[c
     """Base of the builders of published data sets.
 
     Args:
-        partial: accept a part of the data set: counts are not checked, images that are not there are dropped and
-            counted.
+        partial: accept a part of the data set: numbers of files and rows are not checked, images that are not there, or
+            lack a file that belongs to them, are dropped and counted.
         fractions: share of patients in each split, for images of which the publisher names none.
         leaks: what to do where the publisher puts a patient or an image into two splits: "stop", or "drop" the rows of
             the training side.
@@ -56,17 +58,38 @@ class PublishedBuilder(FolderBuilder, skip_registration=True):  # type: ignore[c
     def cases(self) -> Iterator[Item]:
         """The images of the raw folder. What is filtered out goes through `drop`, so that it is counted."""
 
+    def files(self) -> Sequence[Files]:
+        """What the raw folder must hold."""
+        return self.FILES
+
     def items(self) -> list[Item]:
         """Checks the files, then the cases; images without a patient are tied by identical bytes."""
-        check_files(self.raw, self.FILES, self.partial)
+        self._lacking: dict[str, None] = {}  # files that belong to images and are not there, in their order
+        self._counts = check_files(self.raw, self.files(), self.partial)
         items = list(self.cases())
         self.report.rows += len(items)
         items = self._present(items)
+        twice = [name for name, count in Counter(item.id for item in items).items() if count > 1]
+        if twice:
+            names = f"{len(twice):,} images stand twice in its tables ({listed(twice)})"
+            raise UserError(f"{self.raw}: {names}; remove one of the rows, or the table that repeats them")
         without_patient = any(not item.patient for item in items)
         drop = self.leaks == "drop"
         kept = assign_splits(items, self.fractions, self.seed, self.workers, without_patient, drop)
         self.report.dropped.update({"also in an evaluation split": len(items) - len(kept)} if kept != items else {})
         return kept
+
+    def lack(self, path: Path | str, reason: str) -> None:
+        """Notes a file that an image needs and that is not there: named when the build stops, counted if `partial`."""
+        if self.partial:
+            self.drop(reason)
+        else:
+            self._lacking[str(_below(path, self.raw))] = None
+
+    def check_count(self, name: str, found: int, expected: int, what: str) -> None:
+        """Notes a number that is not the publisher's, as `FILES` does, where no pattern can count."""
+        if found != expected and not self.partial:
+            self._counts.append(f"{name}: {found:,} {what}, the data set has {expected:,}")
 
     def drop(self, reason: str, count: int = 1) -> None:
         """Counts images that are left out on purpose."""
@@ -87,16 +110,25 @@ class PublishedBuilder(FolderBuilder, skip_registration=True):  # type: ignore[c
         item.sentences, item.impression_count = report.sentences, report.impression_count
 
     def _present(self, items: list[Item]) -> list[Item]:
+        """The items with an image. Raises IncompleteDataError unless all files are there or `partial` is given."""
         missing = [item for item in items if not item.image.is_file()]
-        if missing and not self.partial:
-            names = listed([str(_below(item, self.raw)) for item in missing])
-            raise UserError(
-                f"{self.raw} lacks {len(missing):,} of {len(items):,} images that its tables name: {names}; fetch "
-                "them, or pass --builder partial=true to build what is there"
+        names = [] if self.partial else [str(_below(item.image, self.raw)) for item in missing]
+        lacks = [f"{len(names):,} of {len(items):,} images that its tables name: {listed(names)}"] if names else []
+        if self._lacking:
+            lacks.append(
+                f"{len(self._lacking):,} of the files that belong to its images: {listed(list(self._lacking))}"
             )
+        if lacks:
+            what = "; and ".join([*lacks, *self._counts])
+            hint = "fetch them, or pass --builder partial=true to build what is there"
+            lacking = [*names, *self._lacking, *self._counts]
+            raise IncompleteDataError(f"{self.raw} lacks {what}; {hint}", lacking)
+        if self._counts:
+            raise incomplete(self.raw, self._counts)
         self.report.dropped.update({"image not there": len(missing)} if missing else {})
         return [item for item in items if item.image.is_file()] if missing else items
 
 
-def _below(item: Item, raw: Any) -> Any:
-    return item.image.relative_to(raw) if item.image.is_relative_to(raw) else item.image
+def _below(path: Path | str, raw: Path) -> Path:
+    path = Path(path)
+    return path.relative_to(raw) if path.is_relative_to(raw) else path

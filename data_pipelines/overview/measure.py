@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from data_pipelines.overview.text_overlap import overlapping
 from data_pipelines.reading import Record, RecordSource
@@ -52,7 +53,7 @@ def measure(sources: Mapping[str, Records]) -> Overview:
         patients = set()
         result.records[split] = len(source)
         result.without_patient[split] = result.with_text[split] = 0
-        for record in source:
+        for record in tqdm(source, f"overview of {split}", unit=" records", disable=None):
             copies[hashlib.sha256(record.image.tobytes()).digest()].append(split)
             result.views[record.view or "unknown"] += 1
             if record.patient:

@@ -1,9 +1,14 @@
 """Data sets whose annotations are boxes, polygons and run lengths, each in its publisher's layout."""
 
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
 import numpy as np
 import pytest
-from published import box_mask, build, dicom_file, image_file, json_file, refused, rows_file
+from published import any_count, box_mask, build, dicom_file, image_file, json_file, refused, rows_file
 
+from data_pipelines.builders.nih import nih_dataset_builder
 from data_pipelines.builders.nih.nih_dataset_builder import CLASSES
 from data_pipelines.images import Geometry
 
@@ -120,6 +125,30 @@ def test_nih_labels_boxes_and_official_test_list(tmp_path):
     assert records[names[3]].labels["pleural thickening"] == 1 and records[names[3]].view == "PA"
 
 
+def test_nih_images_that_are_missing_are_named_and_all_of_them_listed(tmp_path, monkeypatch):
+    names = nih(tmp_path / "raw")
+    assert "Data_Entry_2017.csv has 4 rows, the data set has 112,120" in refused(tmp_path, "nih")
+    for name in names[:1] + names[2:]:
+        next((tmp_path / "raw").rglob(name)).unlink()
+    any_count(monkeypatch, "nih")
+    builder = nih_dataset_builder.Builder
+    counted = (*builder.FILES[:-1], replace(builder.FILES[-1], count=4))
+    monkeypatch.setattr(builder, "FILES", counted)
+    message = refused(tmp_path, "nih")
+    assert (
+        f"lacks 3 of 4 images that its tables name: {names[0]}; {names[2]}; {names[3]}; and **/*_*.png: 1 files"
+        in message
+    )
+    written = (tmp_path / "out" / "nih.missing.txt").read_text().splitlines()
+    assert written == [names[0], names[2], names[3], "**/*_*.png: 1 files, the data set has 4 (images)"]
+    (tmp_path / "raw" / "train_val_list.txt").write_text(names[0])
+    assert f"image {names[1]} is in neither train_val_list.txt nor test_list.txt" in refused(tmp_path, "nih")
+    nih(tmp_path / "raw")
+    rows = [[names[1], "Edema", 0, 1, "058Y", "M", "PA", 2682, 2749, 0.143, 0.143, ""]] * 2
+    rows_file(tmp_path / "raw" / "Data_Entry_2017.csv", NIH_HEADER, rows)
+    assert f"1 images stand twice in its tables ({names[1]})" in refused(tmp_path, "nih", partial=True)
+
+
 def test_nih_refuses_unknown_labels_and_patients_in_both_lists(tmp_path):
     names = nih(tmp_path / "raw")
     (tmp_path / "raw" / "test_list.txt").write_text(f"{names[3]}\n{names[1]}")
@@ -190,7 +219,10 @@ def test_chestx_det_polygons_or_boxes(tmp_path):
              "polygons": [square, [[20, 20], [26, 20], [26, 30]], [[2, 2], [8, 2], [8, 8]]]}  # fmt: skip
     json_file(raw / "ChestX_Det_train.json", [entry])
     json_file(raw / "ChestX_Det_test.json", [{"file_name": "36346.png", "syms": [], "boxes": [], "polygons": []}])
-    records, account = build(tmp_path, "chestx_det", partial=False)
+    assert "ChestX_Det_train.json and ChestX_Det_test.json: 2 entries, the data set has 3,578" in refused(
+        tmp_path, "chestx_det"
+    )
+    records, account = build(tmp_path, "chestx_det")
     assert account["splits"] == {"train/36199.png": "train", "test/36346.png": "test"}
     record = records["train/36199.png"]
     assert labels(record) == [("Effusion", "Findings suggesting effusion.", 0),
@@ -198,12 +230,12 @@ def test_chestx_det_polygons_or_boxes(tmp_path):
     assert record.labels["effusion"] == 1 and sum(record.labels.values()) == 2 and len(record.labels) == 13
     inside = record.findings[0].mask
     assert inside[SQUARE.top + 100, SQUARE.left + 50] and not inside[SQUARE.top + 100, SQUARE.left + 100]
-    records, _ = build(tmp_path, "chestx_det", partial=False, regions="boxes")
+    records, _ = build(tmp_path, "chestx_det", regions="boxes")
     assert records["train/36199.png"].findings[0].boxes == ((4, 10, 10, 20), (20, 20, 6, 10))
     json_file(raw / "ChestX_Det_test.json", [{"file_name": "36346.png", "syms": ["Mass"], "boxes": [], "polygons": []}])
-    assert "entry 0: not a file name, classes and regions" in refused(tmp_path, "chestx_det")
+    assert "entry 0: not a file name, classes and regions" in refused(tmp_path, "chestx_det", partial=True)
     json_file(raw / "ChestX_Det_test.json", [{"file_name": "36346.png", "syms": ["Mass"], "polygons": [[[1, 2]]]}])
-    assert "36346.png: a polygon needs three finite corners" in refused(tmp_path, "chestx_det")
+    assert "36346.png: a polygon needs three finite corners" in refused(tmp_path, "chestx_det", partial=True)
 
 
 # --- COVID Rural --------------------------------------------------------------------------------------------------
@@ -221,11 +253,13 @@ def test_covid_rural_masks_hold_0_and_1(tmp_path):
     mask = box_mask(40, 30, (5, 10, 10, 15))
     for name in names[:2]:
         (raw / "pngs_masks").mkdir(exist_ok=True)
-        import cv2
-
         cv2.imwrite(str(raw / "pngs_masks" / f"{name}.png"), mask.astype(np.uint8))
-    records, account = build(tmp_path, "covid_rural", partial=False)
-    assert set(records) == set(names[:2]) and account["dropped"] == {"no mask": 1}
+    cv2.imwrite(str(raw / "pngs_masks" / "COVID-19-AR-1_01-01-2012-XR.png"), mask.astype(np.uint8))
+    message = refused(tmp_path, "covid_rural")
+    assert f"lacks 1 of 3 images that its tables name: {Path('jpgs', 'COVID-19-AR-1_01-01-2012-XR.jpg')}" in message
+    assert f"1 of the files that belong to its images: {Path('pngs_masks', names[2] + '.png')}" in message
+    records, account = build(tmp_path, "covid_rural")
+    assert set(records) == set(names[:2]) and account["dropped"] == {"mask not there": 1, "image not there": 1}
     assert labels(records[names[0]]) == [("Pneumonia", "Findings suggesting pneumonia.", 0)]
     np.testing.assert_array_equal(records[names[0]].findings[0].mask, SQUARE.mask_to_square(mask))
     assert records[names[0]].patient == records[names[1]].patient and set(account["splits"].values()) == {"test"}

@@ -5,6 +5,7 @@ from raw_folders import SECRET, pairs_folder
 from test_shards import BUILDER, content
 
 from afloc_jax.errors import UsageError, UserError
+from data_pipelines.builders.items import Item
 from data_pipelines.sources import prepare
 
 
@@ -19,7 +20,20 @@ def test_the_direct_runner_gives_identical_records_and_the_same_account(tmp_path
     assert report["built"] and [entry["image"] for entry in report["rejected"]] == ["003.png", "017.png"]
     assert report["rejected"][1]["reason"] == "the file is empty"
     assert content(tmp_path / "beam") == content(tmp_path / "threads")  # the account included
-    assert not list((tmp_path / "beam").rglob("rejected*"))
+    left = {path.name.split("-")[0] for path in next((tmp_path / "beam").glob("pairs-*/pairs/*")).iterdir()}
+    assert left == {"dataset_info.json", "features.json", "pairs"}, "neither items nor names of broken images stay"
+
+
+def test_the_job_holds_names_of_files_and_no_report(tmp_path):
+    beam = pytest.importorskip("apache_beam", reason="SKIPPED: Apache Beam is not installed; see requirements-beam.txt")
+    from data_pipelines.builders.beam import collection
+
+    items = [Item(f"{k}.png", tmp_path / f"{k}.png", sentences=[SECRET]) for k in range(600)]
+    pipeline = beam.Pipeline()
+    _ = pipeline | collection(items, 32, 0, tmp_path / "beam")
+    job = pipeline.to_runner_api().SerializeToString()
+    assert len(list((tmp_path / "beam").glob("items-*"))) == 3
+    assert len(job) < 100_000 and SECRET.encode() not in job
 
 
 def test_too_many_broken_images_stop_a_beam_build_and_are_named(tmp_path):

@@ -3,7 +3,7 @@
 import json
 
 import numpy as np
-from published import box_mask, build, image_file, json_file, refused, rows_file
+from published import any_count, box_mask, build, image_file, json_file, refused, rows_file
 from pycocotools import mask as coco_mask
 
 from afloc_jax.evaluation.truth import read_truth
@@ -41,7 +41,7 @@ def tree(tmp_path):
 
 def test_masks_are_findings_and_empty_ones_are_none(tmp_path):
     masks = tree(tmp_path)
-    records, account = build(tmp_path, "chexlocalize", partial=False)
+    records, account = build(tmp_path, "chexlocalize")
     assert account["splits"] == {
         "patient64541_study1_view1_frontal": "validation",
         "patient64741_study1_view1_frontal": "test",
@@ -70,13 +70,21 @@ def test_masks_that_do_not_fit_are_rejected_by_image(tmp_path):
     ):
         content[VALIDATION]["Pleural Effusion"] = broken
         path.write_text(json.dumps(content))
-        assert message in refused(tmp_path, "chexlocalize")
+        assert message in refused(tmp_path, "chexlocalize", partial=True)
     path.write_text("{")
-    assert "not valid JSON" in refused(tmp_path, "chexlocalize")
+    assert "not valid JSON" in refused(tmp_path, "chexlocalize", partial=True)
 
 
-def test_an_image_that_a_mask_names_must_be_there(tmp_path):
+def test_what_the_publisher_ships_must_be_there(tmp_path, monkeypatch):
     tree(tmp_path)
+    message = refused(tmp_path, "chexlocalize")
+    assert "1 files, the data set has 234" in message and "1 files, the data set has 668" in message
+    (tmp_path / "raw" / "CheXlocalize" / "gt_segmentations_test.json").unlink()
+    assert "**/gt_segmentations_test.json is missing" in refused(tmp_path, "chexlocalize")
+    assert set(build(tmp_path, "chexlocalize")[1]["splits"].values()) == {"validation"}
+    tree(tmp_path)
+    any_count(monkeypatch, "chexlocalize")
+    image_file(tmp_path / "raw" / "CheXpert" / "test" / "patient1" / "study1" / "view1_frontal.jpg", 9)
     (tmp_path / "raw" / "CheXpert" / "test" / "patient64741" / "study1" / "view1_frontal.jpg").unlink()
     message = refused(tmp_path, "chexlocalize")
     assert "lacks 1 of 2 images" in message and "patient64741/study1/view1_frontal.jpg" in message
@@ -84,7 +92,7 @@ def test_an_image_that_a_mask_names_must_be_there(tmp_path):
 
 def test_the_published_sample_is_read(tmp_path, shared_data):
     (tmp_path / "raw").symlink_to(shared_data / "chexlocalize_sample")
-    records, account = build(tmp_path, "chexlocalize", partial=False)
+    records, account = build(tmp_path, "chexlocalize")
     assert set(account["splits"].values()) == {"validation"} and not account["rejected"]
     first, second = records["patient64541_study1_view1_frontal"], records["patient64542_study1_view1_frontal"]
     assert [f.label for f in first.findings] == ["Enlarged Cardiomediastinum", "Cardiomegaly", "Airspace Opacity"]

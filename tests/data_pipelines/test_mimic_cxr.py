@@ -1,17 +1,20 @@
 """MIMIC-CXR(-JPG) and MS-CXR: official tables, sections, patients who must stay out of training."""
 
 import gzip
+import hashlib
 import zipfile
 
 import numpy as np
 import pytest
-from published import box_mask, build, dicom_file, image_file, json_file, refused, rows_file
+from published import any_count, box_mask, build, dicom_file, image_file, json_file, refused, rows_file
 from raw_folders import SECRET
 
 from afloc_jax.evaluation.truth import read_truth
+from data_pipelines.builders.mimic_cxr import mimic_cxr_dataset_builder
 from data_pipelines.builders.mimic_cxr.mimic_cxr_dataset_builder import CLASSES
 from data_pipelines.builders.mimic_cxr.sections import report_sections
 from data_pipelines.images import Geometry
+from data_pipelines.sources import prepare
 
 STUDIES = (  # patient, study, images (view), split
     ("10000032", "50414267", (("a1", "PA"), ("a2", "LATERAL")), "train"),
@@ -108,7 +111,13 @@ def test_options_choose_views_labels_and_file_format(tmp_path):
     assert "must be chexpert or negbio" in refused(tmp_path, "mimic_cxr", labeler="radgraph")
 
 
-def test_training_is_refused_without_the_list_of_evaluation_patients(tmp_path):
+def small_release(monkeypatch):
+    any_count(monkeypatch, "mimic_cxr")
+    monkeypatch.setattr(mimic_cxr_dataset_builder, "_REPORT_COUNT", len(STUDIES))
+
+
+def test_training_is_refused_without_the_list_of_evaluation_patients(tmp_path, monkeypatch):
+    small_release(monkeypatch)
     tree(tmp_path)
     (tmp_path / "raw" / "MS_CXR_Local_Alignment_v1.0.0.json").unlink()
     assert "patients of MS-CXR must stay out of training" in refused(tmp_path, "mimic_cxr")
@@ -116,7 +125,8 @@ def test_training_is_refused_without_the_list_of_evaluation_patients(tmp_path):
     assert "d1" in records
 
 
-def test_missing_tables_columns_reports_and_images_are_named(tmp_path):
+def test_missing_tables_columns_reports_and_images_are_named(tmp_path, monkeypatch):
+    small_release(monkeypatch)
     tree(tmp_path)
     raw = tmp_path / "raw"
     (raw / folder(*STUDIES[0][:2]) / "a1.jpg").unlink()
@@ -139,6 +149,57 @@ def test_missing_tables_columns_reports_and_images_are_named(tmp_path):
     tree(tmp_path)
     (raw / "mimic-cxr-reports.zip").unlink()
     assert "no reports in" in refused(tmp_path, "mimic_cxr")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_half_of_the_reports_are_not_half_of_a_data_set(tmp_path, monkeypatch, zipped):
+    small_release(monkeypatch)
+    raw, lost = tmp_path / "raw", [f"{folder(*STUDIES[k][:2])}.txt" for k in (0, 2)]
+    tree(tmp_path, zipped)
+    assert prepare("mimic_cxr", tmp_path / "whole", raw=raw)["records"] == {"train": 1, "validation": 1, "test": 1}
+    if zipped:
+        with zipfile.ZipFile(raw / "mimic-cxr-reports.zip") as archive:
+            texts = {name: archive.read(name) for name in archive.namelist() if name not in lost}
+        with zipfile.ZipFile(raw / "mimic-cxr-reports.zip", "w") as archive:
+            for name, text in texts.items():
+                archive.writestr(name, text)
+    else:
+        for name in lost:
+            (raw / name).unlink()
+    message = refused(tmp_path, "mimic_cxr")
+    assert f"lacks 2 of the files that belong to its images: {lost[0]}; {lost[1]}; and " in message
+    assert "3 reports, the data set has 5" in message and "partial=true" in message
+    written = (tmp_path / "out" / "mimic_cxr.missing.txt").read_text().splitlines()
+    assert written[:2] == lost and str(tmp_path / "out" / "mimic_cxr.missing.txt") in message
+    records, account = build(tmp_path, "mimic_cxr")
+    assert set(records) == {"b1"} and account["dropped"]["no report"] == 2
+    assert not (tmp_path / "out" / "mimic_cxr.missing.txt").exists(), "the list goes when a build succeeds"
+
+
+def test_a_damaged_report_in_the_archive_is_named(tmp_path):
+    tree(tmp_path)
+    path = tmp_path / "raw" / "mimic-cxr-reports.zip"
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"Large effusion", b"Large effusioN", 1))
+    message = refused(tmp_path, "mimic_cxr", partial=True)
+    assert f"mimic-cxr-reports.zip is damaged at {folder(*STUDIES[2][:2])}.txt" in message
+
+
+def test_tables_that_were_cut_or_differ_from_their_checksums_are_named(tmp_path, monkeypatch):
+    tree(tmp_path)
+    message = refused(tmp_path, "mimic_cxr")
+    assert "mimic-cxr-2.0.0-metadata.csv.gz has 6 rows, the data set has 377,110" in message
+    small_release(monkeypatch)
+    raw = tmp_path / "raw"
+    lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()} {path.name}" for path in sorted(raw.glob("*.csv.gz"))]
+    (raw / "SHA256SUMS.txt").write_text("\n".join([*lines, "0" * 64 + " files/p10/index.html", ""]))
+    assert sum(prepare("mimic_cxr", tmp_path / "whole", raw=raw)["records"].values()) == 3
+    tree(tmp_path)
+    name = "mimic-cxr-2.0.0-split.csv.gz"
+    rows = [[i, s, p, "train"] for p, s, views, _ in STUDIES for i, _ in views]
+    rows_file(raw / name, "dicom_id,study_id,subject_id,split", rows, gzip.open)
+    (raw / "SHA256SUMS.txt").write_text("\n".join(line for line in lines if line.endswith(name)))
+    assert f"{name} differs from its checksum in SHA256SUMS.txt" in refused(tmp_path, "mimic_cxr", partial=True)
 
 
 @pytest.mark.parametrize(

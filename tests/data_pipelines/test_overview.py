@@ -124,7 +124,13 @@ def test_the_command_reads_prepared_records(tmp_path, capsys):
     pairs_folder(tmp_path / "raw", 20)
     out = str(tmp_path / "out")
     assert main(["prepare", "pairs", "--raw", str(tmp_path / "raw"), "--out", out]) == 0
+    assert "no leak between splits" in capsys.readouterr().out
+    (left,) = (tmp_path / "out").glob("pairs-*/overview.html")  # preparing leaves the page
     page = tmp_path / "page.html"
     assert main(["overview", "pairs", "--data", out, "--out", str(page)]) == 0
     assert "no leak between splits" in capsys.readouterr().out and "Images whose pixels" in page.read_text()
+    assert left.read_text() == page.read_text()
+    left.unlink()
+    assert main(["prepare", "pairs", "--raw", str(tmp_path / "raw"), "--out", out, "--no-overview"]) == 0
+    assert not left.exists()
     assert main(["overview", "masks", "--data", out, "--out", str(page)]) == 1

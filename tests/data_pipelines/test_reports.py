@@ -6,6 +6,7 @@ import tarfile
 import unicodedata
 import xml.etree.ElementTree as ElementTree
 
+import numpy as np
 import pytest
 
 from afloc_jax.errors import UserError
@@ -34,8 +35,16 @@ def test_compatible_cleaning_equals_the_release_on_every_reference_report(golden
         ("Discussed with Dr. Smith. Heart normal vs. prior. See fig. 2. Is it? No.",
          ["discussed with dr smith", "heart normal vs prior", "see fig 2", "is it", "no"]),
         ("Nodule in\nthe left lung.\n\nNo effusion", ["nodule in the left lung", "no effusion"]),
+        (".5 cm nodule. Sizes .3,.5 (.7)", ["0.5 cm nodule", "sizes 0.3,0.5 0.7"]),
+        ("1. .5 cm nodule 2. Nodule of 2.1. Edema", ["0.5 cm nodule", "nodule of 2.1", "edema"]),
+        ("Mass 1.2x1.5 cm", ["mass 1.2 x 1.5 cm"]),
+        ("Mass 2X1.5cm, was 2cmx.5cm and 2 \u00d7 3", ["mass 2 x 1.5 cm was 2cm x 0.5 cm and 2 x 3"]),
+        ("T1.5, V76.12 and L4", ["t1.5 v76.12 and l4"]),
+        ("1½ cm, 2 ¾ cm, 1·5 cm, \u0661\u066b\u0665 край", ["1.5 cm 2.75 cm 1.5 cm \u0661.\u0665 край"]),
+        ("Heart normal.5 mm nodule", ["heart normal 5 mm nodule"]),  # a forgotten blank, not a half
         ("café-au-lait lésion", ["cafe au lait lesion"]),
         ("肺炎。 пневмония", ["肺炎 пневмония"]),
+        ("がん, हिंदी, ไข้, край", ["がん हिंदी ไข้ край"]),
         ("___. 3. --", []),
         ("", []),
     ],
@@ -44,15 +53,81 @@ def test_default_cleaning_keeps_the_content(text, expected):
     assert split_sentences(text)[0] == expected
 
 
-def test_no_letter_of_any_alphabet_is_lost():
-    """Accents are folded and marks that are no letters may go; every letter stays."""
-    for code in (*range(0x20, 0x3000), *range(0x4E00, 0x4F00), *range(0xAC00, 0xAD00), *range(0xF900, 0xFFFF)):
+def test_no_letter_of_any_alphabet_is_changed():
+    """Accents of Latin letters are folded; every other letter stays as it is, in its compatibility form."""
+    for code in (*range(0x20, 0x3100), *range(0x4E00, 0x4F00), *range(0xAC00, 0xAD00), *range(0xF900, 0xFFFF)):
         letter = chr(code)
-        expected = [c for c in fold(letter).lower() if unicodedata.category(c).startswith("L")]
-        if unicodedata.category(letter).startswith("L") and expected:
-            found = split_sentences(f"a {letter} b")[0]
-            assert len(found) == 1 and [c for c in found[0] if c.isalpha()] == ["a", *expected, "b"], hex(code)
+        if not unicodedata.category(letter).startswith("L"):
+            continue
+        compatible = unicodedata.normalize("NFKD", letter)
+        if "LATIN" in unicodedata.name(compatible[0], ""):
+            expected = [c for c in compatible.lower() if c.isalpha()]
+        else:
+            expected = [c for c in unicodedata.normalize("NFKC", letter).lower() if unicodedata.category(c)[0] in "LM"]
+        if not expected or unicodedata.category(expected[0])[0] == "M":  # a vowel that stands behind a consonant only
+            continue
+        found = split_sentences(f"a {letter} b")[0]
+        kept = [c for c in found[0] if unicodedata.category(c)[0] in "LM"]
+        assert len(found) == 1 and kept == ["a", *expected, "b"], hex(code)
     assert clean_prompt("\ud55c\uad6d") == "\ud55c\uad6d", "syllables are not taken apart"
+    assert fold("x \u0301 2\u20e3") == "x  2", "a mark that stands on no letter goes"
+
+
+def test_every_number_of_random_sentences_keeps_its_value():
+    """Whatever a number is written together with, it is found in the cleaned text, in its place."""
+    random = np.random.default_rng(0)
+    # What stands before the first, between both and behind the second, each with the number that it holds.
+    before = {
+        "nodule ": [],
+        "(": [],
+        "T": [],
+        "-": [],
+        "~": [],
+        "from 3 to ": [3],
+        "/": [],
+        ", ": [],
+        ". Mass ": [],
+        "<": [],
+    }
+    between = [
+        " cm. Edema of ",
+        "x",
+        " x ",
+        "X",
+        "cmx",
+        " mm x ",
+        "\u00d7",
+        " - ",
+        "/",
+        "cm, ",
+        " (",
+        "; was ",
+        ": ",
+        " to ",
+    ]
+    after = {
+        "": [],
+        " cm": [],
+        "cm": [],
+        "mm nodule": [],
+        ")": [],
+        ".": [],
+        ". Edema": [],
+        "x": [],
+        "%": [],
+        "/2 ml": [2],
+    }
+    for _ in range(3000):
+        digits = random.integers(0, 4, 2)
+        first, second = (f"{value:.{n}f}" for value, n in zip(random.uniform(0, 20, 2), digits, strict=True))
+        opening, joint, end = (list(options)[random.integers(len(options))] for options in (before, between, after))
+        if first.startswith("0.") and opening != "T" and random.random() < 0.7:
+            first = first[1:]  # ".5"; after a letter the point would end a sentence
+        if second.startswith("0.") and joint[-1] not in "xX" and random.random() < 0.7:
+            second = second[1:]
+        text = f"edema {opening}{first}{joint}{second}{end}"
+        found = [float(number) for number in re.findall(r"\d*[.]?\d+", " ".join(split_sentences(text)[0]))]
+        assert found == [*before[opening], float(first), float(second), *after[end]], text
 
 
 @pytest.mark.parametrize("word", ["pneumonia", "edema", "Pneumothorax.", "3", "COVID-19", "\u80ba\u708e", "1.5cm"])
@@ -120,6 +195,6 @@ def test_every_report_of_a_real_collection_is_cleaned(shared_data):
             for text in parts.values():
                 left_out = [piece for piece, _ in rejected_sentences(text or "")]  # such as "486. V76.12."
                 kept = " ".join(split_sentences(text or "")[0] + left_out)
-                for decimal in re.findall(r"(?<![\w.])\d+[.]\d+(?![\d.])", text or ""):
+                for decimal in re.findall(r"\d+[.]\d+|(?<![A-Za-z.])[.]\d+", text or ""):
                     assert decimal in kept, member.name
     assert (count, empty) == (3955, 28)

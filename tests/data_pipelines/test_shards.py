@@ -105,6 +105,21 @@ def test_what_was_rejected_before_the_interruption_still_counts_against_the_limi
     assert len(report["rejected"]) == 6 and report["records"] == {"train": 34}
 
 
+def test_a_build_that_stops_at_broken_images_goes_on_with_a_higher_limit(tmp_path, monkeypatch):
+    raw = tmp_path / "raw"
+    rows = pairs_folder(raw, COUNT)
+    for row in rows[20:24]:
+        (raw / "images" / row["image"]).write_bytes(b"broken")
+    builder = {"fractions": {"train": 1.0}}
+    with pytest.raises(UserError, match=r"3 of 40 images are unusable.*raise max_bad_fraction"):
+        prepare("pairs", tmp_path / "out", raw=raw, builder=builder, workers=1)
+    with monkeypatch.context() as patch:
+        decoded = counted(patch)
+        report = prepare("pairs", tmp_path / "out", raw=raw, builder={**builder, "max_bad_fraction": 0.2}, workers=1)
+    assert len(report["rejected"]) == 4 and len(decoded) == COUNT - 20, "four finished shards of five are kept"
+    assert not list((tmp_path / "out").glob(".*.building"))
+
+
 def test_a_shard_that_was_cut_or_belongs_to_other_items_is_made_again(tmp_path, monkeypatch):
     raw = tmp_path / "raw"
     pairs_folder(raw, COUNT)

@@ -80,6 +80,24 @@ def test_records_open_without_their_raw_folder(tmp_path):
         open_source("pairs", out, "train")
 
 
+def test_records_of_older_rules_are_not_taken_for_those_of_newer_ones(tmp_path, monkeypatch):
+    from data_pipelines.builders.ingest import FolderBuilder
+
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    pairs_folder(raw, 6)
+    with monkeypatch.context() as patch:
+        patch.setattr(FolderBuilder, "VERSION", tfds.core.Version("1.0.0"))
+        older = prepare("pairs", out, raw=raw, builder=ALL_TRAIN)
+    assert open_source("pairs", out, "train").folder == Path(older["folder"]), "all there is"
+    with pytest.raises(
+        UserError, match="no prepared records of 'pairs' with these builder arguments and of this version"
+    ):
+        open_source("pairs", out, "train", builder=ALL_TRAIN)
+    newer = prepare("pairs", out, raw=raw, builder=ALL_TRAIN)
+    assert newer["built"] and newer["folder"] != older["folder"]
+    assert open_source("pairs", out, "train").folder == Path(newer["folder"])
+
+
 def test_wrong_calls_are_named(tmp_path):
     with pytest.raises(UsageError, match=r"unknown data set 'paris'; there are .*masks, .*pairs, .*phantom"):
         open_source("paris", tmp_path, "train")

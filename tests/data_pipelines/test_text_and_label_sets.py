@@ -9,6 +9,7 @@ from published import box_mask, build, image_file, json_file, refused, rows_file
 from raw_folders import SECRET
 
 from data_pipelines.builders.cxr_lt.cxr_lt_dataset_builder import CLASSES as CXR_LT_CLASSES
+from data_pipelines.builders.idrid import idrid_dataset_builder
 from data_pipelines.builders.mimic_cxr.mimic_cxr_dataset_builder import CLASSES
 from data_pipelines.images import Geometry
 
@@ -77,17 +78,18 @@ def test_padchest_gr_boxes_are_shares_of_the_image(tmp_path):
     ]
     rows_file(raw / "master_table.csv", header, rows)
     (raw / "master_table.csv.zip").write_bytes(b"PK")  # as downloaded; unpacked it is what is read
-    records, account = build(tmp_path, "padchest_gr", partial=False)
+    assert "has 2 entries, the data set has 4,555" in refused(tmp_path, "padchest_gr")
+    records, account = build(tmp_path, "padchest_gr")
     assert account["splits"] == {"x.png": "test", "y.png": "validation"}
     record = records["x.png"]
     assert record.sentences == ["small left effusion", "normal heart"] and record.labels == {"pleural effusion": 1}
     (finding,) = record.findings
     assert (finding.label, finding.prompt) == ("pleural effusion", "Small left effusion")
     np.testing.assert_allclose(finding.boxes, [(3, 20, 9, 10), (15, 20, 3, 4)], atol=1e-5)
-    records, _ = build(tmp_path, "padchest_gr", partial=False, language="es")
+    records, _ = build(tmp_path, "padchest_gr", language="es")
     assert records["x.png"].sentences == ["pequeno derrame izquierdo", "corazon normal"]
     json_file(raw / "grounded_reports_20240819.json", [{"StudyID": "s9", "ImageID": "x.png", "findings": [normal]}])
-    assert "entry 0" in refused(tmp_path, "padchest_gr")
+    assert "entry 0" in refused(tmp_path, "padchest_gr", partial=True)
     (raw / "master_table.csv").unlink()
     assert "master_table.csv is missing" in refused(tmp_path, "padchest_gr")
 
@@ -108,6 +110,11 @@ def test_roco_captions_are_filtered_by_their_words(tmp_path):
     assert records["ROCO_00002"].sentences == ["chest x ray with effusion", "3 cm"]
     assert account["dropped"] == {"other caption": 1}
     assert len(build(tmp_path, "roco", partial=False)[0]) == 4
+    # Line separators of Unicode inside a caption, and lines that end as on Windows.
+    lines = "ROCO_00015\tChest\u2028film.\x0b Edema\x85 is new.\r\n"
+    (raw / "test" / "radiology" / "captions.txt").write_bytes(lines.encode())
+    records, _ = build(tmp_path, "roco", partial=False)
+    assert records["ROCO_00015"].sentences == ["chest film", "edema is new"]
     (raw / "test" / "radiology" / "captions.txt").write_text(f"ROCO_00015 {SECRET}")
     assert "line 1: no tab" in refused(tmp_path, "roco")
 
@@ -160,14 +167,19 @@ def test_chexpert_labels_keep_uncertainty_and_paths_may_begin_with_the_release(t
     rows_file(raw / "valid.csv", header, [valid])
     for seed, (path, *_) in enumerate([*rows, valid]):
         image_file(raw / path.partition("/")[2], seed)
-    records, account = build(tmp_path, "chexpert", partial=False)
+    message = refused(tmp_path, "chexpert")
+    assert "train.csv has 2 rows, the data set has 223,414" in message and "valid.csv has 1 rows" in message
+    records, account = build(tmp_path, "chexpert")
     assert account["splits"]["train/patient00001/study1/view1_frontal.jpg"] == "train"
     first = next(record for record in records.values() if record.labels.get("atelectasis") == 1)
     assert first.labels == {"atelectasis": 1, "cardiomegaly": -1, "consolidation": 0} and first.view == "AP"
     assert sorted(account["splits"].values()) == ["train", "validation"] and account["dropped"] == {"not frontal": 1}
     rows[0][5] = "2.0"
     rows_file(raw / "train.csv", header, rows)
-    assert "train.csv, column Atelectasis" in refused(tmp_path, "chexpert")
+    assert "train.csv, column Atelectasis" in refused(tmp_path, "chexpert", partial=True)
+    for name in ("test.csv", "test_labels.csv"):
+        rows_file(raw / name, header, [valid])
+    assert "test.csv and test_labels.csv, which name the same images" in refused(tmp_path, "chexpert", partial=True)
 
 
 def test_cxr_lt_reads_the_labelled_test_table_of_a_task(tmp_path):
@@ -205,10 +217,24 @@ def idrid(raw, names, source=None):
             cv2.imwrite(str(path), box_mask(40, 30, (5 + number, 5, 6, 6)).astype(np.uint8) * 76)
 
 
-def test_idrid_lesions_become_masks_labels_and_sentences(tmp_path):
-    idrid(tmp_path / "raw", ["IDRiD_01", "IDRiD_55"])
-    records, account = build(tmp_path, "idrid")
-    assert account["splits"] == {"IDRiD_01": "train", "IDRiD_55": "test"}
+def test_idrid_lesions_become_masks_labels_and_sentences(tmp_path, monkeypatch):
+    raw = tmp_path / "raw"
+    idrid(raw, ["IDRiD_01", "IDRiD_55"])
+    image_file(raw / "A. Segmentation" / "1. Original Images" / "a. Training Set" / "IDRiD_02.jpg", 7)
+    message = refused(tmp_path, "idrid")
+    assert "2 files, the data set has 54 (images)" in message and "masks of haemorrhages" in message
+    monkeypatch.setitem(idrid_dataset_builder.IMAGES, "segmentation", {"train": 2, "test": 1})
+    for lesion in idrid_dataset_builder.LESIONS:
+        monkeypatch.setitem(idrid_dataset_builder.MASKS, lesion, {"train": 1, "test": 1})
+    message = refused(tmp_path, "idrid")
+    assert "2. Haemorrhages/IDRiD_*_HE.tif is missing" in message and "Microaneurysms" not in message
+    for part, name in (("a. Training Set", "IDRiD_02"), ("b. Testing Set", "IDRiD_55")):
+        for folder, ending in (("2. Haemorrhages", "HE"), ("4. Soft Exudates", "SE")):
+            path = raw / "A. Segmentation" / "2. All Segmentation Groundtruths" / part / folder / f"{name}_{ending}.tif"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), box_mask(40, 30, (9, 9, 6, 6)).astype(np.uint8))
+    records, account = build(tmp_path, "idrid", partial=False)
+    assert account["splits"] == {"IDRiD_01": "train", "IDRiD_02": "train", "IDRiD_55": "test"}
     first = records["IDRiD_01"]
     assert first.sentences == [
         "there are microaneurysms",
@@ -219,7 +245,20 @@ def test_idrid_lesions_become_masks_labels_and_sentences(tmp_path):
     assert [f.label for f in first.findings] == ["microaneurysm", "hard exudate"]
     np.testing.assert_array_equal(first.findings[0].mask, SQUARE.mask_to_square(box_mask(40, 30, (5, 5, 6, 6))))
     assert first.labels == {"microaneurysm": 1, "haemorrhage": 0, "hard exudate": 1, "soft exudate": 0}
-    assert "1 files, the data set has 54" in refused(tmp_path, "idrid")
+    assert records["IDRiD_02"].sentences[0] == "no microaneurysms"
+
+
+def test_a_part_of_idrid_says_nothing_of_lesions_whose_masks_are_not_all_there(tmp_path):
+    raw = tmp_path / "raw"
+    idrid(raw, ["IDRiD_01", "IDRiD_55"])
+    image_file(raw / "A. Segmentation" / "1. Original Images" / "a. Training Set" / "IDRiD_02.jpg", 7)
+    records, account = build(tmp_path, "idrid")
+    assert set(records) == {"IDRiD_01", "IDRiD_55"} and account["dropped"] == {"no lesion known": 1}
+    assert records["IDRiD_01"].sentences == ["there are microaneurysms", "there are hard exudates"]
+    assert records["IDRiD_01"].labels == {"microaneurysm": 1, "hard exudate": 1}
+    for path in raw.rglob("*.tif"):
+        path.unlink()
+    assert "no usable row" in refused(tmp_path, "idrid", partial=True), "images alone state nothing"
 
 
 def test_idrid_grades_become_text(tmp_path):
@@ -259,7 +298,7 @@ def test_real_retinal_images_in_the_layout_of_idrid(tmp_path, shared_data):
             expected += 1
     image_file(folder / "1. Original Images" / "b. Testing Set" / "IDRiD_55.jpg", 1)
     records, _ = build(tmp_path, "idrid", max_bad_fraction=0)
-    assert len(records) == 28 and sum(len(r.findings) for r in records.values()) == expected > 80
+    assert len(records) == 27 and sum(len(r.findings) for r in records.values()) == expected > 80
 
 
 @pytest.mark.parametrize(

@@ -93,10 +93,14 @@ def test_sicapv2_names_what_is_wrong_with_masks_and_tables(tmp_path):
     path = raw / "masks" / NAMES[0].replace(".jpg", ".png")
     cv2.imwrite(str(path), box_mask(40, 30, (5, 5, 9, 9)).astype(np.uint8) * 2)
     assert f"masks/{path.name}: a value is none of 0, 3, 4, 5" in refused(tmp_path, "sicapv2")
+    _, account = build(tmp_path, "sicapv2", max_bad_fraction=0.5)
+    assert [entry["image"] for entry in account["rejected"]] == [NAMES[0]]
     cv2.imwrite(str(path), np.zeros((40, 30, 3), np.uint8))
     assert "one channel, this one is RGB" in refused(tmp_path, "sicapv2")
     path.unlink()
-    assert f"(1: masks/{path.stem}.png or .jpg" in refused(tmp_path, "sicapv2")
+    assert f"lacks 1 of the files that belong to its images: masks/{path.stem}.png or .jpg" in refused(
+        tmp_path, "sicapv2"
+    )
     records, account = build(tmp_path, "sicapv2", partial=True)
     assert set(records) == {NAMES[1]} and account["dropped"] == {"mask not there": 1}
     workbook(raw / "partition" / "Test" / "Test.xlsx", [["name"], ["x"]])
@@ -149,9 +153,15 @@ def test_wsss4luad_refuses_what_it_cannot_read(tmp_path):
     mask = wsss4luad(raw)
     assert "1 files, the data set has 10,091" in refused(tmp_path, "wsss4luad")
     cv2.imwrite(str(raw / "3.testing" / "mask" / "00.png"), mask + 1)
-    assert "test: mask/00.png has values other than 0, 1, 2, 3" in refused(tmp_path, "wsss4luad", partial=True)
+    assert "test/00.png: mask/00.png has values other than 0, 1, 2, 3" in refused(tmp_path, "wsss4luad", partial=True)
+    _, account = build(tmp_path, "wsss4luad", max_bad_fraction=0.4)
+    assert [entry["image"] for entry in account["rejected"]] == ["test/00.png"] and len(account["splits"]) == 2
     cv2.imwrite(str(raw / "3.testing" / "mask" / "00.png"), np.zeros((40, 30, 3), np.uint8))
     assert "00.png: a mask of classes must have one channel" in refused(tmp_path, "wsss4luad", partial=True)
+    (raw / "3.testing" / "mask" / "00.png").rename(raw / "3.testing" / "mask" / "01.png")
+    assert "lacks 1 of the files that belong to its images: 3.testing/mask/00.png" in refused(tmp_path, "wsss4luad")
+    _, account = build(tmp_path, "wsss4luad")
+    assert account["dropped"] == {"mask not there": 1} and len(account["splits"]) == 2
     image_file(raw / "1.training" / "unnamed.png", 4)
     assert "unnamed.png: a training patch must have its labels" in refused(tmp_path, "wsss4luad", partial=True)
 

@@ -152,6 +152,21 @@ def test_accents_and_capitals_meet_the_same_entries(tokenizer):
     np.testing.assert_array_equal(result["token_ids"][0], result["token_ids"][1])
 
 
+def test_letters_of_other_alphabets_keep_their_marks_in_a_learned_vocabulary(tmp_path):
+    words = ["\u304c\u3093", "\u304b\u3093", "\u0939\u093f\u0902\u0926\u0940", "\u0439", "\u0438"]
+    learned = learn_tokenizer([" ".join(words)] * 4, 300)
+    save_tokenizer(learned, tmp_path)
+    assert json.loads((tmp_path / "tokenizer_config.json").read_text())["strip_accents"] is False
+    for tokenizer in (learned, load_tokenizer(tmp_path)):
+        ids = tokenize(tokenizer, words, 24)["token_ids"]
+        assert len(np.unique(ids, axis=0)) == len(words) and not (ids == tokenizer.token_to_id("[UNK]")).any()
+
+
+def test_a_vocabulary_may_hold_characters_that_unicode_breaks_lines_at(tmp_path):
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n\u2028\nleft\n##s\n", encoding="utf-8")
+    assert load_tokenizer(tmp_path).token_to_id("left") == 5
+
+
 def test_arrays_have_the_documented_types(tokenizer):
     result = tokenize(tokenizer, ["no", "left effusion"], 9)
     shapes = {name: (array.shape, array.dtype) for name, array in result.items()}

@@ -14,6 +14,7 @@ CLASSES = (
     "Atelectasis", "Calcification", "Cardiomegaly", "Consolidation", "Diffuse Nodule", "Effusion", "Emphysema",
     "Fibrosis", "Fracture", "Mass", "Nodule", "Pleural Thickening", "Pneumothorax",
 )  # fmt: skip
+_IMAGES = 3578  # of both parts
 _REGIONS = ("polygons", "boxes")
 
 
@@ -40,14 +41,18 @@ class Builder(PublishedBuilder):
 
     def cases(self) -> Iterator[Item]:
         """One item per entry, in the order of the files."""
+        total = 0
         for part in ("train", "test"):
             images = {path.name: path for path in sorted(self.raw.glob(f"{part}*/**/*.png"))}
             table = self.raw / f"ChestX_Det_{part}.json"
-            for number, entry in enumerate(read_json(table)):
+            entries = read_json(table)
+            total += len(entries)
+            for number, entry in enumerate(entries):
                 try:
                     yield self._item(entry, part, images)
                 except (KeyError, TypeError, ValueError):
                     raise UserError(f"{table.name}, entry {number}: not a file name, classes and regions") from None
+        self.check_count("ChestX_Det_train.json and ChestX_Det_test.json", total, _IMAGES, "entries")
 
     def _item(self, entry: dict[str, Any], part: str, images: dict[str, Path]) -> Item:
         name = str(entry["file_name"])

@@ -16,8 +16,10 @@ class Builder(PublishedBuilder):
     """Images that gt_segmentations_{val,test}.json names, with one mask per class. Arguments: see PublishedBuilder."""
 
     FILES = (
-        Files("**/gt_segmentations_*.json", "masks of the radiologists, RLE"),
-        Files("**/patient*/study*/view*.jpg", "images of CheXpert, folders val or valid, and test"),
+        Files("**/gt_segmentations_val.json", "masks of the radiologists, RLE", 1, part=True),
+        Files("**/gt_segmentations_test.json", "masks of the radiologists, RLE", 1, part=True),
+        Files("**/val*/patient*/study*/view*.jpg", "images of CheXpert, folder val or valid", 234, part=True),
+        Files("**/test/patient*/study*/view*.jpg", "images of CheXpert", 668, part=True),
     )
 
     def cases(self) -> Iterator[Item]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from afloc_jax.errors import UserError
 from data_pipelines.builders.items import Item
 from data_pipelines.builders.mimic_cxr.mimic_cxr_dataset_builder import CLASSES
 from data_pipelines.builders.published import PublishedBuilder
@@ -18,9 +19,10 @@ class Builder(PublishedBuilder):
     """
 
     FILES = (
-        Files("train.csv", "labels", 1, ("Path", *CLASSES)),
-        Files("valid.csv", "labels", 1, ("Path", *CLASSES)),
-        Files("test*.csv", "labels of the test images", None, ("Path",), optional=True),
+        Files("train.csv", "labels", 1, ("Path", *CLASSES), rows=223414),
+        Files("valid.csv", "labels", 1, ("Path", *CLASSES), rows=234),
+        Files("test.csv", "labels of the test images", 1, ("Path",), optional=True),
+        Files("test_labels.csv", "labels of the test images", 1, ("Path",), optional=True, rows=668),
     )
     FRACTIONS = {"train": 1.0}  # noqa: RUF012
 
@@ -30,6 +32,10 @@ class Builder(PublishedBuilder):
 
     def cases(self) -> Iterator[Item]:
         """One item per row. Paths begin with the name of the release, which the raw folder may have or be."""
+        if all((self.raw / table).is_file() for table in ("test.csv", "test_labels.csv")):
+            raise UserError(
+                f"{self.raw} holds test.csv and test_labels.csv, which name the same images; keep one of them"
+            )
         for table, split in _SPLITS.items():
             if not (self.raw / table).is_file():
                 continue

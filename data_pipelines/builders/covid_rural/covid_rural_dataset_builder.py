@@ -11,7 +11,7 @@ _LABEL = "Pneumonia"  # published protocol: the masks are of opacities, asked fo
 
 
 class Builder(PublishedBuilder):
-    """Images that have a mask; one patient may have several. Arguments: see PublishedBuilder."""
+    """Images with their masks; one patient may have several. Arguments: see PublishedBuilder."""
 
     FILES = (
         Files("jpgs/COVID-19-AR-*.jpg", "images, covid_rural_annot/jpgs"),
@@ -19,13 +19,14 @@ class Builder(PublishedBuilder):
     )
 
     def cases(self) -> Iterator[Item]:
-        """One item per image in the order of the names, COVID-19-AR-<patient>_<date>-XR."""
-        for image in sorted(self.raw.glob("jpgs/COVID-19-AR-*.jpg")):
-            mask = self.raw / "pngs_masks" / f"{image.stem}.png"
+        """One item per pair of files in the order of the names, COVID-19-AR-<patient>_<date>-XR."""
+        names = {path.stem for files in self.FILES for path in self.raw.glob(files.pattern)}
+        for name in sorted(names):
+            image, mask = self.raw / "jpgs" / f"{name}.jpg", self.raw / "pngs_masks" / f"{name}.png"
             if not mask.is_file():
-                self.drop("no mask")
+                self.lack(mask, "mask not there")
                 continue
-            item = Item(image.stem, image, image.stem.partition("_")[0], study=image.stem)
+            item = Item(name, image, name.partition("_")[0], study=name)  # an image that is not there is named later
             item.add(_LABEL, self.asked(_LABEL), MaskFile(mask))
             item.labels = {_LABEL.lower(): 1}
             yield item

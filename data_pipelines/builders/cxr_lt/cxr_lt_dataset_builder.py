@@ -1,12 +1,12 @@
 """CXR-LT 2024: long-tailed labels for images of MIMIC-CXR-JPG, tasks 2 and 3. See docs/datasets/cxr_lt.md."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from afloc_jax.errors import UsageError
 from data_pipelines.builders.items import Item
 from data_pipelines.builders.published import PublishedBuilder
-from data_pipelines.builders.tables import Files, check_files, labels_of, one_file, read_table
+from data_pipelines.builders.tables import Files, labels_of, one_file, read_table
 
 _KEYS = ("dicom_id", "subject_id", "study_id")
 CLASSES = {
@@ -37,12 +37,14 @@ class Builder(PublishedBuilder):
         self.task, self.images = task, images
         super().__init__(**kwargs)
 
+    def files(self) -> Sequence[Files]:
+        table = f"**/test_labeled_task{self.task}.csv"
+        return [Files(table, f"labels of task {self.task}", 1, (*_KEYS, *CLASSES[self.task]))]
+
     def cases(self) -> Iterator[Item]:
         """One item per row of test_labeled_task2.csv or test_labeled_task3.csv."""
-        table = f"**/test_labeled_task{self.task}.csv"
         classes = CLASSES[self.task]
-        check_files(self.raw, [Files(table, f"labels of task {self.task}", 1, (*_KEYS, *classes))])
-        path = one_file(self.raw, table)
+        path = one_file(self.raw, self.files()[0].pattern)
         folder = Path(self.images) if self.images else self.raw
         for row in read_table(path, _KEYS, "a row per image"):
             patient, study, name = row["subject_id"], row["study_id"], row["dicom_id"]

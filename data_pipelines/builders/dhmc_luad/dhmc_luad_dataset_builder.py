@@ -18,7 +18,7 @@ class Builder(PublishedBuilder):
     Arguments: see PublishedBuilder.
     """
 
-    FILES = (Files(_TABLE, "labels", 1, _COLUMNS), Files("**/*.tif", "slides", 143))
+    FILES = (Files(_TABLE, "labels", 1, _COLUMNS, rows=143), Files("**/*.tif", "slides", 143))
 
     def cases(self) -> Iterator[Item]:
         """One item per row. The publisher names no patients: a slide stands for one."""

@@ -1,11 +1,12 @@
 """IDRiD: retinal photographs with lesion masks or grades, and a text made from them. See docs/datasets/idrid.md."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from afloc_jax.errors import UsageError, UserError
 from data_pipelines.builders.items import Item
 from data_pipelines.builders.published import PublishedBuilder
-from data_pipelines.builders.tables import Files, check_files, one_file, read_table
+from data_pipelines.builders.tables import Files, one_file, read_table
 from data_pipelines.regions import MaskFile
 
 LESIONS = {  # name -> folder, ending of the file name
@@ -13,6 +14,15 @@ LESIONS = {  # name -> folder, ending of the file name
     "haemorrhage": ("2. Haemorrhages", "HE"),
     "hard exudate": ("3. Hard Exudates", "EX"),
     "soft exudate": ("4. Soft Exudates", "SE"),
+}
+# Images of each part, and those of them that have the lesion: an image without one has no mask file, so only the full
+# number of files says that what has none is absent.
+IMAGES = {"segmentation": {"train": 54, "test": 27}, "grading": {"train": 413, "test": 103}}
+MASKS = {
+    "microaneurysm": {"train": 54, "test": 27},
+    "haemorrhage": {"train": 53, "test": 27},
+    "hard exudate": {"train": 54, "test": 27},
+    "soft exudate": {"train": 26, "test": 14},
 }
 GRADES = (
     "no apparent diabetic retinopathy",
@@ -43,36 +53,54 @@ class Builder(PublishedBuilder):
         self.images = images
         super().__init__(**kwargs)
 
+    def files(self) -> Sequence[Files]:
+        files = [Files(self._images(split), "images", count) for split, count in IMAGES[self.images].items()]
+        if self.images == "segmentation":
+            files += [
+                Files(self._masks(lesion, split), f"masks of {lesion}s", count, part=True)
+                for lesion, counts in MASKS.items()
+                for split, count in counts.items()
+            ]
+        return files
+
+    def _images(self, split: str) -> str:
+        root = _SEGMENTATION if self.images == "segmentation" else _GRADING
+        return f"{root}/1. Original Images/{_PARTS[split]}/IDRiD_*.jpg"
+
+    @staticmethod
+    def _masks(lesion: str, split: str) -> str:
+        folder, ending = LESIONS[lesion]
+        return f"{_SEGMENTATION}/2. All Segmentation Groundtruths/{_PARTS[split]}/{folder}/IDRiD_*_{ending}.tif"
+
     def cases(self) -> Iterator[Item]:
         """Images in the order of their names, the training part first."""
-        wanted = {"train": 54, "test": 27} if self.images == "segmentation" else {"train": 413, "test": 103}
-        root = _SEGMENTATION if self.images == "segmentation" else _GRADING
-        folders = {split: f"{root}/1. Original Images/{part}" for split, part in _PARTS.items()}
-        files = [Files(f"{folders[split]}/IDRiD_*.jpg", "images", count) for split, count in wanted.items()]
-        check_files(self.raw, files, self.partial)
-        for split, folder in folders.items():
+        for split in _PARTS:
             grades = self._grades(split) if self.images == "grading" else {}
-            for image in sorted((self.raw / folder).glob("IDRiD_*.jpg")):
+            masks = {lesion: set(self.raw.glob(self._masks(lesion, split))) for lesion in LESIONS}
+            for image in sorted(self.raw.glob(self._images(split))):
                 item = Item(
                     image.stem if self.images == "segmentation" else f"{split}/{image.stem}", image, split=split
                 )
                 if self.images == "segmentation":
-                    self._add_lesions(item, split)
+                    self._add_lesions(item, split, masks)
+                    if not item.labels:
+                        self.drop("no lesion known")
+                        continue
                 else:
                     self._add_grades(item, grades.get(image.stem))
                 yield item
 
-    def _add_lesions(self, item: Item, split: str) -> None:
-        """Masks, labels and one sentence per lesion: what is there and what is not."""
-        root = self.raw / _SEGMENTATION / "2. All Segmentation Groundtruths" / _PARTS[split]
+    def _add_lesions(self, item: Item, split: str, masks: dict[str, set[Path]]) -> None:
+        """Masks, labels and one sentence per lesion: what is there, what is not; nothing of one that is not known."""
         sentences = []
-        for lesion, (folder, ending) in LESIONS.items():
-            mask = root / folder / f"{item.image.stem}_{ending}.tif"
-            present = mask.is_file()  # a lesion that an image does not have has no file
-            item.labels[lesion] = int(present)
-            sentences.append(f"there are {lesion}s" if present else f"no {lesion}s")
-            if present:
+        for lesion, files in masks.items():
+            mask = self.raw / self._masks(lesion, split).replace("IDRiD_*", item.image.stem)
+            if mask in files:
                 item.add(lesion, self.asked(lesion), MaskFile(mask))
+            elif len(files) != MASKS[lesion][split]:
+                continue  # a part of the files: the mask may only not be here
+            item.labels[lesion] = int(mask in files)
+            sentences.append(f"there are {lesion}s" if mask in files else f"no {lesion}s")
         self.set_report(item, ". ".join(sentences), "")
 
     def _add_grades(self, item: Item, row: dict[str, str] | None) -> None:

@@ -1,6 +1,7 @@
 """MIMIC-CXR and MIMIC-CXR-JPG: radiographs with reports. See docs/datasets/mimic_cxr.md."""
 
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -17,6 +18,8 @@ CLASSES = (
     "Lung Opacity", "No Finding", "Pleural Effusion", "Pleural Other", "Pneumonia", "Pneumothorax", "Support Devices",
 )  # fmt: skip
 _REPORTS = "mimic-cxr-reports.zip"
+_REPORT_COUNT = 227835
+_IMAGE_ROWS, _LABEL_ROWS = 377110, 227827  # of eight reports the labellers made no label
 _KEYS = ("dicom_id", "subject_id", "study_id")
 _LABEL_COLUMNS = ("subject_id", "study_id", *CLASSES)
 _FORMATS = {"jpg": ".jpg", "dicom": ".dcm"}
@@ -33,11 +36,12 @@ class Builder(PublishedBuilder):
     """
 
     FILES = (
-        Files("mimic-cxr-2.0.0-metadata.csv*", "a row per image", columns=(*_KEYS, "ViewPosition")),
-        Files("mimic-cxr-2.0.0-split.csv*", "official splits", columns=(*_KEYS, "split")),
+        Files("mimic-cxr-2.0.0-metadata.csv*", "a row per image", columns=(*_KEYS, "ViewPosition"), rows=_IMAGE_ROWS),
+        Files("mimic-cxr-2.0.0-split.csv*", "official splits", columns=(*_KEYS, "split"), rows=_IMAGE_ROWS),
         # Only the labels that are asked for are needed.
-        Files("mimic-cxr-2.0.0-chexpert.csv*", "labels of CheXpert", columns=_LABEL_COLUMNS, optional=True),
-        Files("mimic-cxr-2.0.0-negbio.csv*", "labels of NegBio", columns=_LABEL_COLUMNS, optional=True),
+        Files("mimic-cxr-2.0.0-chexpert.csv*", "CheXpert's labels", None, _LABEL_COLUMNS, True, _LABEL_ROWS),
+        Files("mimic-cxr-2.0.0-negbio.csv*", "NegBio's labels", None, _LABEL_COLUMNS, True, _LABEL_ROWS),
+        Files(_REPORTS, "reports", optional=True),  # or unpacked
     )
 
     def __init__(
@@ -83,7 +87,7 @@ class Builder(PublishedBuilder):
         if row["dicom_id"] not in splits:
             raise UserError(f"image {row['dicom_id']} of the metadata is not in the table of splits; fetch both again")
         if parts is None:
-            self.drop("no report")
+            self.lack(f"{self._folder(row)}.txt", "no report")
             return None
         image = self.raw / self._folder(row) / (row["dicom_id"] + self.suffix)
         item = Item(row["dicom_id"], image, row["subject_id"], row["ViewPosition"], split_name(splits[row["dicom_id"]]))
@@ -113,11 +117,20 @@ class Builder(PublishedBuilder):
                 archive = zipfile.ZipFile(self.raw / _REPORTS)
             except (zipfile.BadZipFile, OSError):
                 raise UserError(f"{self.raw / _REPORTS} is not a readable archive; fetch it again") from None
-            names = set(archive.namelist())
-            return lambda name: archive.read(name).decode("utf-8", "replace") if name in names else None
+            names = {name for name in archive.namelist() if name.endswith(".txt")}
+            self.check_count(_REPORTS, len(names), _REPORT_COUNT, "reports")
+
+            def unpack(name: str) -> str | None:
+                try:
+                    return archive.read(name).decode("utf-8", "replace") if name in names else None
+                except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError):
+                    raise UserError(f"{self.raw / _REPORTS} is damaged at {name}; fetch it again") from None
+
+            return unpack
         roots = [folder for folder in (self.raw / "mimic-cxr-reports", self.raw) if next(_texts(folder), None)]
         if not roots:
             raise UserError(f"no reports in {self.raw}: put {_REPORTS} of MIMIC-CXR there, or its folder files/")
+        self.check_count("files/p*/p*/s*.txt", sum(1 for _ in _texts(roots[0])), _REPORT_COUNT, "reports")
 
         def read(name: str) -> str | None:
             path = roots[0] / name

@@ -22,8 +22,8 @@ class Builder(PublishedBuilder):
     """
 
     FILES = (
-        Files(_ENTRIES, "labels", 1, ("Image Index", "Finding Labels", "Patient ID", "View Position")),
-        Files(_BOXES, "boxes", 1, ("Image Index", "Finding Label", "Bbox [x")),
+        Files(_ENTRIES, "labels", 1, ("Image Index", "Finding Labels", "Patient ID", "View Position"), rows=112120),
+        Files(_BOXES, "boxes", 1, ("Image Index", "Finding Label", "Bbox [x"), rows=984),
         Files(_TEST, "official test images", 1),
         Files(_REST, "official images for training and validation", 1),
         Files("**/*_*.png", "images", 112120),
@@ -38,6 +38,8 @@ class Builder(PublishedBuilder):
         for row in read_table(one_file(self.raw, _ENTRIES), ("Image Index",), "a row per image"):
             name = row["Image Index"]
             if name not in test and name not in rest:
+                if not self.partial:
+                    raise UserError(f"image {name} is in neither {_REST} nor {_TEST}; fetch the two lists again")
                 self.drop("in neither official list")
                 continue
             item = Item(name, images.get(name, self.raw / name), row["Patient ID"], row["View Position"])

@@ -36,7 +36,8 @@ class Builder(PublishedBuilder):
         for part in ("train", "validation", "test"):
             path = self.raw / part / _CAPTIONS
             try:
-                lines = path.read_text(encoding="utf-8").splitlines()
+                with path.open(encoding="utf-8", newline="\n") as file:
+                    lines = list(file)  # a caption may hold other characters that Unicode breaks lines at
             except UnicodeDecodeError:
                 raise UserError(f"{path} is not UTF-8 text; fetch it again") from None
             for number, line in enumerate(lines, start=1):

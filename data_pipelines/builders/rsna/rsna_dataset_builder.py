@@ -16,8 +16,8 @@ class Builder(PublishedBuilder):
     """The 26,684 images with labels (those of the test folder have none). Arguments: see PublishedBuilder."""
 
     FILES = (
-        Files(_LABELS, "boxes", 1, ("patientId", *_BOX, "Target")),
-        Files(_CLASSES, "classes", 1, ("patientId", "class")),
+        Files(_LABELS, "boxes", 1, ("patientId", *_BOX, "Target"), rows=30227),
+        Files(_CLASSES, "classes", 1, ("patientId", "class"), rows=30227),
         Files("stage_2_train_images/*.dcm", "images", 26684),
     )
 

@@ -8,7 +8,7 @@ import numpy as np
 from afloc_jax.errors import UserError
 from data_pipelines.builders.items import Item
 from data_pipelines.builders.published import PublishedBuilder
-from data_pipelines.builders.tables import Files, listed, read_workbook
+from data_pipelines.builders.tables import Files, read_workbook
 from data_pipelines.images import ImageError, read_label_image
 from data_pipelines.regions import MaskFile
 
@@ -43,7 +43,6 @@ class Builder(PublishedBuilder):
 
     def cases(self) -> Iterator[Item]:
         """One item per row. A slide (the name up to "_Block") stands for a patient."""
-        without_mask = []
         for split, table in _TABLES.items():
             for number, row in enumerate(read_workbook(self.raw / table, ("image_name", *CLASSES)), start=2):
                 name = row["image_name"]
@@ -56,14 +55,13 @@ class Builder(PublishedBuilder):
                 if item.image.is_file() and not item.labels["non-cancerous"]:
                     mask = self._mask(item)
                     if mask is None:
-                        without_mask.append(f"masks/{item.image.stem}.png or .jpg")
+                        self.lack(f"masks/{item.image.stem}.png or .jpg", "mask not there")
                         continue
-                    self._add_grades(item, mask)
+                    try:
+                        self._add_grades(item, mask)
+                    except ImageError as error:
+                        item.fault = str(error)
                 yield item
-        if without_mask and not self.partial:
-            names = f"{len(without_mask):,}: {listed(without_mask)}"
-            raise UserError(f"masks are missing in {self.raw} ({names}); fetch them")
-        self.drop("mask not there", len(without_mask))
 
     def _mask(self, item: Item) -> Path | None:
         paths = [self.raw / "masks" / f"{item.image.stem}.{ending}" for ending in ("png", "jpg")]

@@ -25,8 +25,8 @@ class Builder(PublishedBuilder):
     FILES = (
         Files("annotations/annotations_train.csv", "boxes", 1, ("image_id", "rad_id", "class_name", *_CORNERS)),
         Files("annotations/annotations_test.csv", "boxes", 1, ("image_id", "class_name", *_CORNERS)),
-        Files("annotations/image_labels_train.csv", "labels of the images", 1, ("image_id",)),
-        Files("annotations/image_labels_test.csv", "labels of the images", 1, ("image_id",)),
+        Files("annotations/image_labels_train.csv", "labels by three readers", 1, ("image_id",), rows=45000),
+        Files("annotations/image_labels_test.csv", "labels of the images", 1, ("image_id",), rows=3000),
         Files("train/*.dicom", "images", 15000),
         Files("test/*.dicom", "images", 3000),
     )

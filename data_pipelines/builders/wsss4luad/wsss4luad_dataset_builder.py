@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -47,17 +48,27 @@ class Builder(PublishedBuilder):
             yield item
         for split, pattern in _PARTS.items():
             for image in sorted(self.raw.glob(f"{pattern}/img/*.png")):
-                item = Item(f"{split}/{image.name}", image, split=split)
                 mask = image.parent.parent / "mask" / image.name
-                values = set(np.unique(read_label_image(mask)).tolist())
-                if not values <= {*range(len(PHRASES)), _BACKGROUND}:
-                    raise ImageError(f"{split}: mask/{mask.name} has values other than 0, 1, 2, 3; fetch it again")
-                for value, (name, phrase) in enumerate(PHRASES.items()):
-                    item.labels[name] = int(value in values)
-                    if value in values:
-                        item.add(name, self.asked(phrase), MaskFile(mask, value))
-                self._add_text(item)
+                if not mask.is_file():
+                    self.lack(mask, "mask not there")
+                    continue
+                item = Item(f"{split}/{image.name}", image, split=split)
+                try:
+                    self._add_tissues(item, mask)
+                except ImageError as error:
+                    item.fault = str(error)
                 yield item
+
+    def _add_tissues(self, item: Item, mask: Path) -> None:
+        """Labels, findings and text of what the mask shows."""
+        values = set(np.unique(read_label_image(mask)).tolist())
+        if not values <= {*range(len(PHRASES)), _BACKGROUND}:
+            raise ImageError(f"mask/{mask.name} has values other than 0, 1, 2, 3; fetch it again")
+        for value, (name, phrase) in enumerate(PHRASES.items()):
+            item.labels[name] = int(value in values)
+            if value in values:
+                item.add(name, self.asked(phrase), MaskFile(mask, value))
+        self._add_text(item)
 
     def _add_text(self, item: Item) -> None:
         sentences = (

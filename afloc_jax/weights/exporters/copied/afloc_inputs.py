@@ -8,6 +8,7 @@ With the torch-module export, this also answers from the command line:
 import argparse
 import json
 import re
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -67,10 +68,28 @@ def tokenize(folder: str | Path, prompts: Sequence[str], slots: int) -> dict[str
     return {name: np.array([row[name] for row in rows], np.int32) for name in rows[0]}
 
 
+# Letters with the marks that belong to them, and numbers with their decimal point.
+_MARKS = "".join(
+    character for character in map(chr, range(0x300, 0x20000)) if unicodedata.category(character)[0] == "M"
+)
+_LETTERS = rf"[^\W_]+(?:[{_MARKS}]+[^\W_]*)*"
+_WORD = rf"{_LETTERS}(?:(?<=\d)[.,](?=\d){_LETTERS})*"
+_NUMBERS = (
+    (r"(?<=\d)[\u00b7\u066b](?=\d)", "."),  # other decimal points
+    (r"(?<=\d)(\s*[mcd]?m)?\s*[x\u00d7]\s*(?=[.]?\d)", r"\1 x "),  # "2x1.5"
+    (r"(?<![\w.])[.](?=\d)", "0."),  # ".5"
+    (r"(\d[.,]\d+)(?=[^\W\d_])", r"\1 "),  # "1.5cm"
+)
+
+
 def clean_prompt(text: str) -> str:
     """Lower-case words, sentences joined with ". "; decimals stay whole. Raises ValueError if nothing is left."""
-    sentences = re.split(r"[!?;\n]+|\.(?=\s|$)", text.lower())
-    kept = [" ".join(re.findall(r"\d+(?:[.,]\d+)+|[^\W_]+", sentence)) for sentence in sentences]
+    text = unicodedata.normalize("NFKD", text.lower())
+    text = unicodedata.normalize("NFC", re.sub(r"(?<=[a-z])[\u0300-\u036f]+", "", text))  # "café" to "cafe"
+    for pattern, replacement in _NUMBERS:
+        text = re.sub(pattern, replacement, text)
+    sentences = re.split(r"[!?;\n]+|\.(?=\s|$)", text)
+    kept = [" ".join(re.findall(_WORD, sentence)) for sentence in sentences]
     kept = [sentence for sentence in kept if any(character.isalpha() for character in sentence)]
     if not kept:
         raise ValueError(f"the prompt {text!r} holds no word; write what to look for")
