@@ -1,4 +1,9 @@
-"""Errors that a user caused or can mend."""
+"""Errors that a user caused or can mend, and what is behind an error of a library."""
+
+import errno
+from collections.abc import Iterator
+
+_NO_SPACE = ("no space left on device", "disk quota exceeded")
 
 
 class UserError(Exception):
@@ -14,3 +19,20 @@ class UsageError(UserError):
     """A wrong flag, config key or value."""
 
     exit_status = 2
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those behind it, the outermost first."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def is_no_space(error: BaseException) -> bool:
+    """Whether a full disk is behind `error`, also where a library wrapped the system's error in its own."""
+    for link in chain(error):
+        if isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if any(phrase in str(link).lower() for phrase in _NO_SPACE):
+            return True
+    return False

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from afloc_jax.errors import UserError
 
 SMALLEST_SIDE = 8  # pixels; anything smaller is a broken export, not a radiograph
-LARGEST_PIXELS = 400_000_000  # refuse decompression bombs; the largest mammograms have about 30 million pixels
+LARGEST_PIXELS = 170_000_000  # below what Pillow refuses as a bomb; the largest mammograms have about 30 million pixels
 Framing = Literal["pad", "crop"]  # of the square: zeros around the whole image, or its middle
 _DICOM_SUFFIXES = (".dcm", ".dicom")
 
@@ -242,12 +242,14 @@ def _decode_picture(data: bytes, name: str) -> Image.Image:
     try:
         with Image.open(io.BytesIO(data)) as picture:
             if picture.width * picture.height > LARGEST_PIXELS:
-                raise ImageError(f"{name}: {picture.width} x {picture.height} pixels is too large")
+                raise Image.DecompressionBombError
             picture.load()  # decodes everything: a truncated file fails here and not in the middle of training
             ImageOps.exif_transpose(picture, in_place=True)
             return picture
     except ImageError:
         raise
+    except Image.DecompressionBombError:
+        raise ImageError(f"{name}: more than {LARGEST_PIXELS:,} pixels is too large") from None
     except Image.UnidentifiedImageError:
         raise ImageError(f"{name}: not an image in a known format") from None
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error, ...

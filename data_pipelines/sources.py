@@ -7,6 +7,7 @@ when it is complete, so a build that was killed leaves nothing that a rerun trip
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import importlib
@@ -23,7 +24,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from afloc_jax.errors import UsageError, UserError
+from afloc_jax.errors import UsageError, UserError, is_no_space
 from data_pipelines.builders.beam import pipeline_options
 from data_pipelines.builders.tables import IncompleteDataError
 from data_pipelines.reading import RecordSource
@@ -135,7 +136,7 @@ def _prepared(
                 path = _missing(directory, name)
                 path.write_text("".join(f"{line}\n" for line in error.lacking), encoding="utf-8")
                 raise UserError(f"{error} (all of it, a line each: {path})") from None
-            except BaseException:  # interrupted, too many broken images: the next call goes on from the finished shards
+            except BaseException:  # interrupted, a full disk, too many bad images: finished shards stay
                 _clear(building)
                 raise
     except OSError as error:
@@ -182,6 +183,8 @@ def _build(
             cause = _user_error(error)
             if cause is not None:
                 raise cause from None
+            if is_no_space(error):  # ArrayRecord says so in an error of its own
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
             if isinstance(error, OSError):
                 raise
             # TFDS puts the whole example, report text included, into its own errors: pass on the kind alone.

@@ -1,14 +1,12 @@
 """How a run ends other than well: one line for the user, and a stop that saves first."""
 
-import errno
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from afloc_jax.errors import UsageError, UserError
+from afloc_jax.errors import UsageError, UserError, chain, is_no_space
 
-_NO_SPACE = ("no space left on device", "disk quota exceeded")
 _LOST = ("gloo ", "nccl operation", "coordination service", "connection closed by peer", "socket closed")
 
 
@@ -16,27 +14,11 @@ class NonFiniteError(UserError):
     """The loss or a gradient became NaN or infinite; the state before that step is saved."""
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def is_no_space(error: BaseException) -> bool:
-    """Whether a full disk is behind `error`, also where a library wrapped the system's error in its own."""
-    for link in _chain(error):
-        if isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        if any(phrase in str(link).lower() for phrase in _NO_SPACE):
-            return True
-    return False
-
-
 def _is_lost(error: BaseException) -> bool:
     """Whether the connection to another process broke; only what JAX's runtime says counts."""
     return any(
         type(link).__name__ == "JaxRuntimeError" and any(phrase in str(link).lower() for phrase in _LOST)
-        for link in _chain(error)
+        for link in chain(error)
     )
 
 

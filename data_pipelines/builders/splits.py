@@ -21,11 +21,14 @@ _SPLIT_NAMES = {name: name for name in SPLITS} | {
 }
 
 
-def split_name(value: str) -> str:
-    """Normal form of a split column's cell ("Val" -> "validation"); empty stays empty. Raises UserError."""
+def split_name(value: str, where: str) -> str:
+    """Normal form of a split column's cell ("Val" -> "validation"); empty stays empty.
+
+    Raises UserError that names `where`, not the cell: in a table whose columns moved it may be a report or a patient.
+    """
     name = value.strip().lower()
     if name and name not in _SPLIT_NAMES:
-        raise UserError(f"unknown split {value!r} in the split column; use {', '.join(SPLITS)} or leave the cell empty")
+        raise UserError(f"{where}: unknown split in the split column; use {', '.join(SPLITS)} or leave the cell empty")
     return _SPLIT_NAMES.get(name, "")
 
 

@@ -180,14 +180,17 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is not valid JSON{line}; fetch it again") from None
 
 
+_LABELS = {1.0: 1, 0.0: 0, -1.0: -1}
+
+
 def cell_label(text: str) -> int | None:
     """A cell of a label table: "1.0" -> 1, "0" -> 0, "-1.0" -> -1, empty -> None (not mentioned). Raises ValueError."""
     if not text:
         return None
-    value = float(text)
-    if value not in (-1, 0, 1):
-        raise ValueError(f"a label is {text!r}; expected 1, 0, -1 or an empty cell")
-    return int(value)
+    try:
+        return _LABELS[float(text)]
+    except (KeyError, ValueError):  # without the cell: in a table whose columns moved it may be a report
+        raise ValueError("a label is none of 1, 0, -1 and an empty cell") from None
 
 
 def labels_of(row: dict[str, str], names: Iterable[str], where: str) -> dict[str, int]:
@@ -203,25 +206,31 @@ def labels_of(row: dict[str, str], names: Iterable[str], where: str) -> dict[str
     return result
 
 
+_REST = "\0"  # cells beyond the header; no column is called that
+
+
 def read_table(path: Path, required: Sequence[str], purpose: str) -> list[dict[str, str]]:
     """Rows of a CSV file (plain or .gz) with a header, values stripped, missing cells as "".
 
-    Raises UserError when the file is missing, not UTF-8, empty, or lacks one of the `required` columns.
+    Raises UserError when the file is missing, not UTF-8, empty, lacks one of the `required` columns, has two of one
+    name, or has a row with more cells than the header: a text with bare commas would move into the next columns.
     """
     if not path.is_file():
         raise UserError(f"no table {path.name} in {path.parent}: {purpose}")
     try:
         with _open(path) as file:
-            reader = csv.DictReader(file, restkey="", restval="")
+            reader = csv.DictReader(file, restkey=_REST, restval="")
             found = [name.strip() for name in reader.fieldnames or []]
-            missing = [name for name in required if name not in found]
-            if missing:
-                raise UserError(
-                    f"{path} lacks the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}; it has "
-                    f"{', '.join(found) or 'no header'}: {purpose}"
-                )
+            _check_header(path, found, required, purpose)
             reader.fieldnames = found
-            rows = [{key: value.strip() for key, value in row.items() if isinstance(value, str)} for row in reader]
+            rows = []
+            for row in reader:
+                if any(row.pop(_REST, ())):
+                    raise UserError(
+                        f"{path}, line {reader.line_num}: more cells than the header has columns; put texts that hold "
+                        "commas into double quotes"
+                    )
+                rows.append({key: value.strip() for key, value in row.items()})
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text (byte {error.start}); save it as CSV UTF-8") from None
     except (OSError, EOFError, zlib.error, csv.Error) as error:
@@ -229,6 +238,18 @@ def read_table(path: Path, required: Sequence[str], purpose: str) -> list[dict[s
     if not rows:
         raise UserError(f"{path} has a header but no row")
     return rows
+
+
+def _check_header(path: Path, found: Sequence[str], required: Sequence[str], purpose: str) -> None:
+    """What `read_table` refuses of a header. Without one, its first line is a report: it is never shown."""
+    missing = [name for name in required if name not in found]
+    if missing:
+        names = f"it has {', '.join(found)}" if len(missing) < len(required) else "its first line must name the columns"
+        plural = "s" if len(missing) > 1 else ""
+        raise UserError(f"{path} lacks the column{plural} {', '.join(missing)}; {names}: {purpose}")
+    twice = sorted({name for name in found if name and found.count(name) > 1})
+    if twice:
+        raise UserError(f"{path} has two columns {', '.join(twice)}; rename or remove one of them")
 
 
 _SHEET = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"

@@ -102,7 +102,7 @@ def test_unusable_tables_are_refused_with_what_they_lack(tmp_path):
     raw.mkdir()
     assert "no table pairs.csv" in refusal(tmp_path)
     (raw / "pairs.csv").write_text("picture,report\na.png,b\n")
-    assert "lacks the column image; it has picture, report" in refusal(tmp_path)
+    assert "lacks the column image; its first line must name the columns" in refusal(tmp_path)
     (raw / "pairs.csv").write_text("image,report\na.png,b\n")
     assert "lacks the column text; it has image, report" in refusal(tmp_path)
     (raw / "pairs.csv").write_text("image,text\n")
@@ -112,12 +112,44 @@ def test_unusable_tables_are_refused_with_what_they_lack(tmp_path):
     (raw / "pairs.csv").write_text("image,text\na.png,\nb.png, ..\n")
     assert "no usable row" in refusal(tmp_path) and "too few sentences: 2" in refusal(tmp_path)
     pairs_folder(raw, 4, split=["train", "holdout", "train", "test"])
-    assert "unknown split 'holdout'" in refusal(tmp_path)
+    assert "pairs.csv, row 2 below the header: unknown split" in refusal(tmp_path)
     pairs_folder(raw, 4)
     assert "sum to 1" in refusal(tmp_path, fractions={"train": 0.5})
     assert "views" in refusal(tmp_path, views="PA")
     assert "image_size" in refusal(tmp_path, image_size=3)
     assert "no argument 'veiws'" in refusal(tmp_path, veiws=("PA",))
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (
+            "image,text,patient,split\na.png,Roe, no effusion,P1,train\n",
+            "line 2: more cells than",
+        ),
+        (
+            "image,text,patient\na.png,fine,P1\nb.png,Roe, no effusion,P2\n",
+            "line 3: more cells than",
+        ),
+        ("a.png,the heart of Roe\nb.png,no effusion\n", "its first line must name the columns"),
+        ("image,text,split\na.png,fine,the heart of Roe\n", "row 1 below the header: unknown split"),
+        ("image,text,text\na.png,fine,the heart of Roe\n", "two columns text"),
+    ],
+)
+def test_a_table_whose_columns_moved_is_refused_without_showing_a_cell(tmp_path, table, message):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw/pairs.csv").write_text(table)
+    said = refusal(tmp_path)
+    assert message in said and "Roe" not in said
+
+
+def test_empty_cells_behind_the_last_column_are_no_harm(tmp_path):
+    pairs_folder(tmp_path / "raw", 12)
+    path = tmp_path / "raw/pairs.csv"
+    header, *rows = path.read_text().splitlines()
+    path.write_text("\n".join([header, *(f"{row},," for row in rows)]) + "\n")
+    report = prepare("pairs", tmp_path / "prepared", raw=tmp_path / "raw", builder={"fractions": ALL_TRAIN})
+    assert report["records"] == {"train": 12}
 
 
 def test_patients_never_straddle_a_split(tmp_path):
@@ -189,7 +221,7 @@ def test_a_named_split_holds_for_the_whole_patient(tmp_path):
     chain = items_of(tmp_path, ["a", "b", "b"], images=[0, 0, 1], splits=["test", "", "train"])
     with pytest.raises(UserError, match="tied by patient or identical image"):
         assign_splits(chain, {"train": 1.0}, seed=0)
-    assert [split_name(value) for value in ("Val", " TRAINING ", "")] == ["validation", "train", ""]
+    assert [split_name(value, "row 1") for value in ("Val", " TRAINING ", "")] == ["validation", "train", ""]
     with pytest.raises(UsageError, match="unknown split dev"):
         assign_splits(items, {"dev": 1.0}, seed=0)
 

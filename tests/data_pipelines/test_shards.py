@@ -91,6 +91,29 @@ def test_the_number_of_workers_changes_nothing(tmp_path):
     assert content(tmp_path / "1") == content(tmp_path / "5")
 
 
+def test_a_full_disk_is_named_and_costs_one_shard(tmp_path, monkeypatch):
+    """ArrayRecord reports it as a RuntimeError of its own."""
+    raw = tmp_path / "raw"
+    pairs_folder(raw, COUNT)
+    make, made = shards.ArrayRecordWriter, []
+
+    def filling_up(path, options):
+        made.append(path)
+        if len(made) > 3:
+            raise RuntimeError(f"INTERNAL: write() failed: No space left on device; writing {path}")
+        return make(path, options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "ArrayRecordWriter", filling_up)
+        with pytest.raises(UserError, match="cannot write records to .*: No space left on device"):
+            prepare("pairs", tmp_path / "out", raw=raw, builder=BUILDER)
+    assert len(list((tmp_path / "out").glob(".*.building/shards/*.json"))) == 3
+    with monkeypatch.context() as patch:
+        decoded = counted(patch)
+        prepare("pairs", tmp_path / "out", raw=raw, builder=BUILDER)
+    assert len(decoded) == COUNT - 15
+
+
 def test_what_was_rejected_before_the_interruption_still_counts_against_the_limit(tmp_path, monkeypatch):
     raw = tmp_path / "raw"
     rows = pairs_folder(raw, COUNT)

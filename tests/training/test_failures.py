@@ -2,8 +2,8 @@
 
 import errno
 
-from afloc_jax.errors import UsageError
-from afloc_jax.training.failures import explain, is_no_space
+from afloc_jax.errors import UsageError, is_no_space
+from afloc_jax.training.failures import explain
 
 
 def wrapped(cause):

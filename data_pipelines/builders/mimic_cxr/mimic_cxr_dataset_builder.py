@@ -90,7 +90,8 @@ class Builder(PublishedBuilder):
             self.lack(f"{self._folder(row)}.txt", "no report")
             return None
         image = self.raw / self._folder(row) / (row["dicom_id"] + self.suffix)
-        item = Item(row["dicom_id"], image, row["subject_id"], row["ViewPosition"], split_name(splits[row["dicom_id"]]))
+        split = split_name(splits[row["dicom_id"]], "table of splits")
+        item = Item(row["dicom_id"], image, row["subject_id"], row["ViewPosition"], split)
         item.study, item.labels, item.sections = row["study_id"], labels.get(row["study_id"], {}), parts
         findings = parts.get("findings", "")
         if not (findings or parts.get("impression")):

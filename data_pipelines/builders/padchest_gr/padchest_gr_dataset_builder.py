@@ -45,7 +45,7 @@ class Builder(PublishedBuilder):
                 name, study = entry["ImageID"], entry["StudyID"]
                 row = about[study]
                 item = Item(name, images.get(name, self.raw / "PadChest_GR" / name), row["PatientID"])
-                item.study, item.split = study, split_name(row["split"])
+                item.study, item.split = study, split_name(row["split"], f"{_TABLE}, study of {name}")
                 self._add_sentences(item, entry["findings"])
             except (KeyError, TypeError, ValueError):
                 raise UserError(f"{path.name}, entry {number}: not a study with findings and a split") from None

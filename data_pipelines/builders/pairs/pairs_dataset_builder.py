@@ -59,7 +59,7 @@ class Builder(FolderBuilder):
         self.report.rows = len(rows)
         folder = self.raw / self.images if (self.raw / self.images).is_dir() else self.raw
         items = []
-        for row, name in zip(rows, unique_ids(row["image"] for row in rows), strict=True):
+        for number, (row, name) in enumerate(zip(rows, unique_ids(row["image"] for row in rows), strict=True), start=1):
             view = row.get("view", "")
             if self.views and view.lower() not in self.views:
                 self.report.dropped["view not wanted"] += 1
@@ -69,7 +69,7 @@ class Builder(FolderBuilder):
                 self.report.dropped["too few sentences"] += 1
                 continue
             item = Item(name, _locate(folder, self.raw, row["image"]), row.get("patient", ""), view)
-            item.split = split_name(row.get("split", ""))
+            item.split = split_name(row.get("split", ""), f"{self.csv}, row {number} below the header")
             item.sentences, item.impression_count = report.sentences, report.impression_count
             items.append(item)
         assign_splits(items, self.fractions, self.seed, self.workers)
