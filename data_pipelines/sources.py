@@ -67,6 +67,17 @@ def open_source(
     return RecordSource(_find(name, Path(directory), arguments), split)
 
 
+def check_source(
+    name: str, directory: str | Path, *, raw: str | Path = "", builder: Mapping[str, Any] | None = None
+) -> None:
+    """Raises what `open_source` would of a wrong name or argument, or of absent files or records; builds nothing."""
+    arguments, builder_class = _arguments(builder), _builder_class(name)
+    if raw or not _needs_raw(name):
+        _check_call(name, builder_class, raw, arguments)
+    else:
+        _find(name, Path(directory), arguments)
+
+
 def prepare(
     name: str,
     directory: str | Path,
@@ -108,12 +119,7 @@ def _prepared(
 ) -> tuple[Path, bool]:
     """The complete folder for these inputs and whether it was built just now."""
     builder_class = _builder_class(name)
-    known = _accepted(builder_class) - _HOW
-    for argument in arguments:
-        if argument not in known:
-            raise UsageError(f"{name} has no argument {argument!r}; it has {', '.join(sorted(known))}")
-    if _needs_raw(name) and not Path(raw or "-").is_dir():
-        raise UserError(f"no folder {str(raw)!r} with the raw files of {name}; give it as data.raw or --raw")
+    _check_call(name, builder_class, raw, arguments)
     inputs = {"builder": name, "version": str(builder_class.VERSION), "arguments": arguments}
     files = _files(builder_class, Path(raw), arguments) if _needs_raw(name) else "generated"
     folder = directory / f"{name}-{_hash(inputs)}-{_hash(files)}"
@@ -142,6 +148,15 @@ def _prepared(
     except OSError as error:
         raise UserError(f"cannot write records to {directory}: {error.strerror or error}") from error
     return folder, True
+
+
+def _check_call(name: str, builder_class: type, raw: str | Path, arguments: Mapping[str, Any]) -> None:
+    known = _accepted(builder_class) - _HOW
+    for argument in arguments:
+        if argument not in known:
+            raise UsageError(f"{name} has no argument {argument!r}; it has {', '.join(sorted(known))}")
+    if _needs_raw(name) and not Path(raw or "-").is_dir():
+        raise UserError(f"no folder {str(raw)!r} with the raw files of {name}; give it as data.raw or --raw")
 
 
 def _missing(directory: Path, name: str) -> Path:

@@ -27,7 +27,7 @@ from afloc_jax.training.step import batch_like, build_train_step, build_validati
 from afloc_jax.weights.folder import load_model, read_config, save_model
 from data_pipelines import tokens
 from data_pipelines.batches import config_tokenizer
-from data_pipelines.sources import open_source
+from data_pipelines.sources import check_source, open_source
 
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 FINISHED = "finished.json"
@@ -57,6 +57,7 @@ def train(config: ConfigDict, workdir: Path, dry_run: bool = False) -> int:
     configs.check_workdir(config, workdir)
     finished = _read_finished(workdir)
     if finished is None:
+        _check_evaluation(config)
         status = _train_model(config, workdir)
         if status:
             return status
@@ -234,6 +235,16 @@ def _initial_variables(config: ConfigDict, side: int) -> dict[str, Any]:
 
 
 # The end of a run
+
+
+def _check_evaluation(config: ConfigDict) -> None:
+    """That there is something to evaluate on: better said before hours of training than after them."""
+    for dataset in config.evaluation.datasets:
+        given = {"raw": "", "builder": ConfigDict(), **dataset.to_dict()}
+        try:
+            check_source(given["name"], given["directory"], raw=given["raw"], builder=dict(given["builder"]))
+        except UserError as error:
+            raise type(error)(f"config.evaluation.datasets, {given['name']}: {error}") from None
 
 
 def _save_best(

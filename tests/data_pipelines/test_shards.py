@@ -105,7 +105,7 @@ def test_a_full_disk_is_named_and_costs_one_shard(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(shards, "ArrayRecordWriter", filling_up)
-        with pytest.raises(UserError, match="cannot write records to .*: No space left on device"):
+        with pytest.raises(UserError, match=r"cannot write records to .*: No space left on device"):
             prepare("pairs", tmp_path / "out", raw=raw, builder=BUILDER)
     assert len(list((tmp_path / "out").glob(".*.building/shards/*.json"))) == 3
     with monkeypatch.context() as patch:

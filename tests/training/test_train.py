@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from ml_collections import ConfigDict
 
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.training import loop as loops
@@ -276,6 +277,22 @@ def test_what_only_the_network_refuses_is_refused_before_anything_is_written(con
             train(config, tmp_path, dry_run=dry_run)
         assert "\n" not in str(caught.value)
         assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"name": "rsnaa"}, UsageError, "rsnaa: unknown data set"),
+        ({"name": "masks", "raw": "nowhere"}, UserError, "masks: no folder 'nowhere' with the raw files"),
+        ({"name": "rsna"}, UserError, "rsna: no prepared records of 'rsna'"),
+        ({"name": "phantom", "builder": {"testt": 3}}, UsageError, "phantom: phantom has no argument 'testt'"),
+    ],
+)
+def test_evaluation_data_that_are_not_there_are_named_before_training(config, tmp_path, given, error, message):
+    config.evaluation.datasets = (ConfigDict({"directory": str(tmp_path / "data"), **given}),)
+    with pytest.raises(error, match=rf"^config\.evaluation\.datasets, {message}"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_early_stopping_ends_the_run_and_keeps_the_best(config, tmp_path, monkeypatch):
