@@ -13,7 +13,7 @@ TIERS = (
     ("launch", "cli"),
     ("exporters",),
     ("training",),
-    ("evaluation",),
+    ("evaluation", "serve"),
     ("inference",),
     ("weights",),
     ("losses", "models"),

@@ -10,7 +10,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 
 import afloc_jax
-from afloc_jax.cli import comparison, data, evaluation, models, scale, weights
+from afloc_jax.cli import comparison, data, evaluation, models, scale, serving, weights
 from afloc_jax.cli.arguments import Parser
 from afloc_jax.compiled import keep_compiled
 from afloc_jax.errors import UserError
@@ -45,6 +45,7 @@ def parser() -> ArgumentParser:
         models.add_localize,
         models.add_classify,
         models.add_retrieve,
+        serving.add_serve,
         evaluation.add_evaluate,
         evaluation.add_score,
         comparison.add_compare,

@@ -5,6 +5,8 @@ import base64
 import cv2
 import numpy as np
 
+from data_pipelines.images import encode_png
+
 # Stops of the colour scale, dark to bright: inferno (CC0, S. van der Walt and N. Smith), whose steps look equal to the
 # eye and survive grey printing and colour-blind viewing.
 COLORMAP = cv2.COLORMAP_INFERNO
@@ -58,6 +60,11 @@ def outline_path(mask: np.ndarray) -> str:
     return "".join(rings)
 
 
+def png_uri(picture: np.ndarray) -> str:
+    """As `jpeg_uri`, every value kept."""
+    return "data:image/png;base64," + base64.b64encode(encode_png(picture)).decode()
+
+
 def jpeg_uri(picture: np.ndarray, quality: int = 88) -> str:
     """A picture as a data URI, so that a page needs no other file."""
     done, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])
@@ -66,7 +73,7 @@ def jpeg_uri(picture: np.ndarray, quality: int = 88) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()
 
 
-def colour_scale() -> list[str]:
-    """Hex colours of the scale at ten equal steps, cold to hot, for legends."""
-    steps = np.linspace(0, 255, 10).astype(np.uint8)[None]
+def colour_scale(count: int = 10) -> list[str]:
+    """Hex colours of the scale at `count` equal steps, cold to hot: ten for a legend, 256 for all there are."""
+    steps = np.linspace(0, 255, count).astype(np.uint8)[None]
     return [f"#{r:02x}{g:02x}{b:02x}" for b, g, r in cv2.applyColorMap(steps, COLORMAP)[0]]

@@ -1,0 +1,37 @@
+"""The command that answers a browser: serve."""
+
+import argparse
+from pathlib import Path
+
+from afloc_jax.cli.arguments import add_command
+
+
+def add_serve(commands) -> None:
+    command = add_command(
+        commands,
+        "serve",
+        "a page in the browser: drop an image, type a phrase, see the map",
+        "afloc serve runs/demo/model\n\n"
+        "Then open the address that it prints; Ctrl-C ends it. Nothing is written to disk and nothing is logged.\n"
+        "There is no login and no encryption: by default only this machine can reach the page. --host 0.0.0.0 lets\n"
+        "everyone on the network use it, which is for trusted networks.\n"
+        "Needs two more packages: pip install -r requirements-serve.txt",
+        _run_serve,
+    )
+    command.add_argument("model", type=Path, metavar="MODEL", help="model folder")
+    command.add_argument("--port", type=_port, default=8000, help="0 takes a free one (default: %(default)s)")
+    command.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+
+
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= 65535:
+        raise argparse.ArgumentTypeError(f"{text} must lie between 0 and 65535")
+    return value
+
+
+def _run_serve(given: argparse.Namespace) -> int:
+    from afloc_jax.serve.server import serve
+
+    serve(given.model, given.host, given.port, debug=given.debug)
+    return 0

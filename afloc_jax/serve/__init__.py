@@ -1,0 +1,1 @@
+"""A loaded model behind a page in the browser: what `afloc serve` does."""

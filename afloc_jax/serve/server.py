@@ -1,0 +1,84 @@
+"""Listen on a port and serve one model until Ctrl-C."""
+
+import contextlib
+import importlib.util
+import ipaddress
+import socket
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from afloc_jax.errors import UsageError, UserError
+
+LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
+
+
+def serve(folder: str | Path, host: str = "127.0.0.1", port: int = 8000, *, debug: bool = False) -> None:
+    """Load a model folder and answer requests; prints the address, returns after Ctrl-C.
+
+    Args:
+        folder: model folder.
+        host: address or name to listen on. On a loopback address only requests that name this machine are answered, so
+            that no web page can reach it through a name of its own (DNS rebinding).
+        port: 0 takes a free one.
+        debug: print tracebacks of defects.
+
+    Raises:
+        UsageError: starlette or uvicorn is not installed. UserError: an unusable model folder, a port in use.
+    """
+    missing = [package for package in ("starlette", "uvicorn") if importlib.util.find_spec(package) is None]
+    if missing:
+        raise UsageError(f"serve needs {' and '.join(missing)}; run: pip install -r requirements-serve.txt")
+    with contextlib.suppress(KeyboardInterrupt), listen(host, port) as listener:  # before seconds go into loading
+        import uvicorn
+
+        from afloc_jax.inference.model import load
+        from afloc_jax.serve.app import make_app
+
+        model = load(folder)
+        side = model.image_size
+        model.localize([np.zeros((side, side), np.uint8)], ["warm"])  # compiles, so that the first user need not wait
+        local = is_loopback(listener.getsockname()[0])
+        app = make_app(
+            model,
+            name=str(model.config.get("name") or Path(folder).absolute().name),
+            hosts=LOCAL_NAMES if local else ("*",),
+            debug=debug,
+        )
+        print(f"serving {folder} at {_address(host, listener)} (Ctrl-C ends it)", flush=True)
+        if not local:
+            print("afloc: no login: everyone who reaches this port can use the page", file=sys.stderr, flush=True)
+        settings = uvicorn.Config(
+            app,
+            access_log=False,  # its lines hold the prompts
+            log_level="warning",
+            lifespan="off",
+            ws="none",
+            server_header=False,
+            timeout_graceful_shutdown=3,
+        )
+        uvicorn.Server(settings).run(sockets=[listener])
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises UserError, with what to do, when the address cannot be had."""
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except socket.gaierror:
+        raise UserError(f"--host {host}: no such address or name; 127.0.0.1 is this machine alone") from None
+    except OSError as error:
+        raise UserError(
+            f"cannot listen on port {port} of {host} ({error.strerror}); "
+            "end the program that uses it or choose another with --port"
+        ) from None
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an IP address can only be reached from this machine."""
+    return ipaddress.ip_address(address).is_loopback
+
+
+def _address(host: str, listener: socket.socket) -> str:
+    shown = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(host, host)
+    return f"http://{f'[{shown}]' if ':' in shown else shown}:{listener.getsockname()[1]}/"
