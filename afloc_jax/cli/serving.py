@@ -12,9 +12,9 @@ def add_serve(commands) -> None:
         "serve",
         "a page in the browser: drop an image, type a phrase, see the map",
         "afloc serve runs/demo/model\n\n"
-        "Then open the address that it prints; Ctrl-C ends it. Nothing is written to disk and nothing is logged.\n"
-        "There is no login and no encryption: by default only this machine can reach the page. --host 0.0.0.0 lets\n"
-        "everyone on the network use it, which is for trusted networks.\n"
+        "Then open the address that it prints; Ctrl-C ends it. Images and phrases are not written to disk and not\n"
+        "logged. There is no login and no encryption: by default only this machine can reach the page; --host 0.0.0.0\n"
+        "lets everyone on the network use it, which is for trusted networks.\n"
         "Needs two more packages: pip install -r requirements-serve.txt",
         _run_serve,
     )

@@ -18,9 +18,9 @@ from importlib.resources import files
 from typing import Any
 from urllib.parse import urlsplit
 
-import anyio
 import cv2
 import numpy as np
+from anyio import Semaphore
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
@@ -83,7 +83,7 @@ def make_app(
         "most": MOST_TEXTS,
     }
     page = make_page(settings)
-    turn = anyio.Semaphore(1)  # one image at a time: two would only share the same device and double the memory
+    turn = Semaphore(1)  # one image at a time: two would only share the same device and double the memory
 
     async def show_page(request: Request) -> Response:
         return HTMLResponse(page, headers=HEADERS)

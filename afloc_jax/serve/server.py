@@ -1,6 +1,7 @@
 """Listen on a port and serve one model until Ctrl-C."""
 
 import contextlib
+import errno
 import importlib.util
 import ipaddress
 import socket
@@ -43,7 +44,7 @@ def serve(folder: str | Path, host: str = "127.0.0.1", port: int = 8000, *, debu
         app = make_app(
             model,
             name=str(model.config.get("name") or Path(folder).absolute().name),
-            hosts=LOCAL_NAMES if local else ("*",),
+            hosts=(*LOCAL_NAMES, host.lower()) if local else ("*",),
             debug=debug,
         )
         print(f"serving {folder} at {_address(host, listener)} (Ctrl-C ends it)", flush=True)
@@ -52,7 +53,7 @@ def serve(folder: str | Path, host: str = "127.0.0.1", port: int = 8000, *, debu
         settings = uvicorn.Config(
             app,
             access_log=False,  # its lines hold the prompts
-            log_level="warning",
+            log_level="critical",  # defects are answered and, with debug, printed by the application
             lifespan="off",
             ws="none",
             server_header=False,
@@ -65,13 +66,14 @@ def listen(host: str, port: int) -> socket.socket:
     """A listening socket. Raises UserError, with what to do, when the address cannot be had."""
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except socket.gaierror:
-        raise UserError(f"--host {host}: no such address or name; 127.0.0.1 is this machine alone") from None
     except OSError as error:
-        raise UserError(
-            f"cannot listen on port {port} of {host} ({error.strerror}); "
-            "end the program that uses it or choose another with --port"
-        ) from None
+        if error.errno == errno.EADDRINUSE:
+            problem = f"port {port} of {host} is in use; end the program that uses it or choose another with --port"
+        elif error.errno == errno.EACCES:
+            problem = f"port {port} may not be opened by this user; choose one above 1023 with --port"
+        else:
+            problem = f"--host {host} is no address of this machine; 127.0.0.1 is this machine alone, 0.0.0.0 all of it"
+        raise UserError(problem) from None
 
 
 def is_loopback(address: str) -> bool:
