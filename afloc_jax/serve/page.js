@@ -243,7 +243,7 @@ function draw() {
   const span = row && `${number(row.found.lowest, 3)} to ${number(row.found.highest, 3)}`;
   $("range").textContent = row
     ? `Colours span this phrase's own map, here ${span}: some place is always the hottest, even of a finding that is ` +
-      "not there. Compare phrases by their similarity."
+      "not there. The similarity and these two ends say more about that."
     : "Colours span each phrase's own map.";
   const places = row ? row.boxes : [];
   $("places").hidden = !places.length;
