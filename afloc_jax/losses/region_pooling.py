@@ -85,10 +85,14 @@ def text_softmax(scores: Float[Array, "g p U N"], text: TileText) -> Float[Array
 
 
 def _attention_forward(regions: Float[Array, "g p N D"], text: TileText, settings: LocalSettings):
-    """r = cos(w, v), v = sum_n a_n C_n; since a cosine ignores scale, a needs no division by its sum over regions."""
+    """r = cos(w, v), v = sum_n a_n C_n; since a cosine ignores scale, a needs no division by its sum over regions.
+
+    The clamp of the cosine is scaled by that sum instead, so the largest weight may be made 1: v then neither overflows
+    nor vanishes, whatever the temperature.
+    """
     s = product("gud,gpnd->gpun", text.units, regions)
     p = text_softmax(s, text)
-    e = jnp.exp(settings.attention_temperature * p)  # p is in [0, 1], so no maximum is needed either
+    e = jnp.exp(settings.attention_temperature * (p - p.max(axis=-1, keepdims=True)))
     v = product("gpun,gpnd->gpud", e.astype(regions.dtype), regions)
     v_squared = jnp.sum(v**2, axis=-1)
     norm_product = text.norms[:, None] * jnp.sqrt(v_squared)

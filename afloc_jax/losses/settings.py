@@ -11,8 +11,9 @@ RegionPooling = Literal["attention", "logsumexp"]
 ContrastUnit = Literal["caption", "unit"]
 Kernel = Literal["xla", "pallas"]
 
-# The kernels sum exp(temp2 (r - 1)) without looking for a maximum first; r = -1 must still count in float32.
-LARGEST_KERNEL_POOLING_TEMPERATURE = 40.0
+# The kernels sum exp(temp2 (r - 1)) and exp(temp1 (p - 1/2)) without looking for a maximum first; r = -1 must still
+# count in float32, and so must the square of a sum of the latter.
+LARGEST_KERNEL_TEMPERATURE = 40.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,11 +62,12 @@ class LocalSettings:
                 f"loss.kernel = 'pallas' computes loss.region_pooling = 'attention', not {self.region_pooling!r}; "
                 "set loss.kernel to 'xla'"
             )
-        if self.pooling_temperature > LARGEST_KERNEL_POOLING_TEMPERATURE:
-            raise UsageError(
-                f"loss.kernel = 'pallas' needs loss.pooling_temperature of at most "
-                f"{LARGEST_KERNEL_POOLING_TEMPERATURE:g}, not {self.pooling_temperature:g}; set loss.kernel to 'xla'"
-            )
+        for name in ("attention_temperature", "pooling_temperature"):
+            if getattr(self, name) > LARGEST_KERNEL_TEMPERATURE:
+                raise UsageError(
+                    f"loss.kernel = 'pallas' needs loss.{name} of at most {LARGEST_KERNEL_TEMPERATURE:g}, "
+                    f"not {getattr(self, name):g}; set loss.kernel to 'xla'"
+                )
 
     @classmethod
     def from_config(cls, loss_config: Mapping[str, Any]) -> "LocalSettings":

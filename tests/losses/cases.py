@@ -1,5 +1,7 @@
 """Inputs shared by the loss tests: the published release's numbers, and random batches."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,6 +57,26 @@ def contrast_gradients(similarity, *inputs):
 
     (_, parts), gradients = jax.jit(jax.value_and_grad(loss, tuple(range(len(inputs))), has_aux=True))(*inputs)
     return parts, gradients
+
+
+def assert_near_the_float64_definition(case, settings, of_loss, of_gradient):
+    """Tiles of a case as it comes, against the definition in float64 on the same numbers.
+
+    Relative difference of the losses, and of each gradient to its largest value.
+    """
+    *inputs, counts = case
+
+    def tiles(regions, units):
+        return tiled.grouped_similarity(regions[None], units[None], counts[None], settings, devices=1)[0]
+
+    parts, gradients = contrast_gradients(tiles, *inputs)
+    with jax.enable_x64(True):
+        wide = [jnp.asarray(np.asarray(array), np.float64) for array in inputs]
+        formula = partial(definition.local_similarity, counts=counts, settings=settings)
+        expected, expected_gradients = contrast_gradients(formula, *wide)
+        assert_all_close(parts, expected, rtol=of_loss)
+        for gradient, other in zip(gradients, expected_gradients, strict=True):
+            assert np.abs(np.asarray(gradient, np.float64) - other).max() <= of_gradient * np.abs(other).max()
 
 
 def assert_all_close(actual, expected, **tolerance):

@@ -7,6 +7,7 @@ import pytest
 from cases import (
     assert_all_close,
     assert_low_rank_gives_the_projected_loss,
+    assert_near_the_float64_definition,
     contrast_gradients,
     low_rank_case,
     random_case,
@@ -18,7 +19,7 @@ from test_ring import BATCH, SENTENCES, WORDS, assert_ring_takes_low_rank_featur
 from afloc_jax.errors import UsageError
 from afloc_jax.losses import contrastive_losses, definition, kernels, tiled
 from afloc_jax.losses.kernels import tile
-from afloc_jax.losses.settings import LocalSettings
+from afloc_jax.losses.settings import LARGEST_KERNEL_TEMPERATURE, LocalSettings
 from afloc_jax.training.mesh import build_mesh
 from configs.afloc import get_config
 
@@ -92,6 +93,14 @@ def test_bfloat16_features_come_near_the_definition_in_float32(kernel, rtol):
     assert_all_close(parts, expected, rtol=rtol)
     for gradient, other in zip(gradients, expected_gradients, strict=True):
         assert np.abs(gradient.astype(jnp.float32) - other).max() < 0.02 * np.abs(other).max()
+
+
+def test_the_sharpest_attention_neither_overflows_nor_vanishes():
+    """At the bound, in float32: units that one region alone stands for, and (equal ones) none."""
+    regions, units, counts = random_case(4, 150, 30, 8, [30, 2, 9, 1], np.float32)
+    case = 3 * regions, units.at[0].set(units[0, 0]), counts
+    sharpest = LocalSettings(attention_temperature=LARGEST_KERNEL_TEMPERATURE, kernel="pallas")
+    assert_near_the_float64_definition(case, sharpest, 1e-5, 1e-4)
 
 
 def test_large_features_do_not_overflow():
@@ -169,6 +178,7 @@ def test_the_entry_point_picks_the_kernels_when_told_and_xla_when_not():
         ({"kernel": "triton"}, "loss.kernel is 'triton'; choose one of xla, pallas"),
         ({"region_pooling": "logsumexp"}, "not 'logsumexp'; set loss.kernel to 'xla'"),
         ({"pooling_temperature": 50.0}, "loss.pooling_temperature of at most 40, not 50"),
+        ({"attention_temperature": 100.0}, "loss.attention_temperature of at most 40, not 100"),
         ({"implementation": "definition"}, "'tiled' or 'ring', not 'definition'"),
         ({"implementation": "tiled"}, "on 8 devices needs loss.implementation = 'ring'"),
     ],

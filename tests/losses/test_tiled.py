@@ -7,6 +7,7 @@ import pytest
 from cases import (
     assert_all_close,
     assert_low_rank_gives_the_projected_loss,
+    assert_near_the_float64_definition,
     contrast_gradients,
     low_rank_case,
     low_rank_similarity,
@@ -73,6 +74,15 @@ def test_bfloat16_features_keep_float32_losses():
     assert_all_close(parts, expected, rtol=0.02)
     for gradient, exact in zip(gradients, expected_gradients, strict=True):
         assert np.abs(gradient.astype(jnp.float32) - exact).max() < 0.03 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize("temperature", [100.0, 1000.0])
+def test_sharp_attention_neither_overflows_nor_vanishes(temperature):
+    """In float32: units that one region alone stands for, and (equal ones) units whose p is small everywhere."""
+    regions, units, counts = random_case(4, 150, 30, 8, [30, 2, 9, 1], np.float32)
+    case = 3 * regions, units.at[0].set(units[0, 0]), counts
+    settings = LocalSettings(attention_temperature=temperature)
+    assert_near_the_float64_definition(case, settings, 1e-7 * temperature, 1e-5 * temperature)
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)

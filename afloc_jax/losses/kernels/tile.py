@@ -112,7 +112,9 @@ def forward(
         largest = caption_max(by_slot(scores).max(axis=1), same)
         weights = jnp.exp(scores - spread(largest))
         p = weights * spread(1 / caption_sum(by_slot(weights).sum(axis=1), same))
-        e = jnp.exp(settings.attention_temperature * p)
+        # The cosine ignores the scale of e. The maximum over all blocks is not known yet; halfway between the bounds of
+        # p neither e nor the square of v overflows or vanishes (settings.py bounds temp1).
+        e = jnp.exp(settings.attention_temperature * (p - 0.5))
         if (block + 1) * blocks.size > blocks.regions:
             there = lax.broadcasted_iota(jnp.int32, e.shape, 1) < blocks.regions - block * blocks.size
             e = jnp.where(there, e, 0)
