@@ -5,9 +5,10 @@
 
 The rate is that of the best of square bfloat16 products (`--size`), each repeated in one program. The losses run on one
 device through XLA (`losses/tiled.py`): B images against B captions of a mean of 36 words and 6 sentences, 1,444 regions
-of width 512 (the word level with `loss.low_rank`) and 361 of 768, bfloat16. Work is counted by hand as docs/scale.md
-does: eight products a pair, two of them computed again in the backward pass, of valid units only. Softmaxes, padding
-and the B x B rest count as nothing, so a share is of useful products. Rounds of both take turns; medians.
+of width 512 (the word level with `loss.low_rank`) and 361 of 768 in bfloat16, text in float32, as training gives them;
+products are of bfloat16 numbers. Work is counted by hand as docs/scale.md does: eight products a pair, two of them
+computed again in the backward pass, of valid units only. Softmaxes, padding and the B x B rest count as nothing, so a
+share is of useful products. Rounds of both take turns; medians.
 """
 
 import argparse
@@ -64,8 +65,8 @@ def local_loss(row: str, batch: int, regions: int) -> tuple[Callable[[], object]
     rng = np.random.default_rng(SEED)
     counts = np.clip(rng.normal(mean, spread, batch).astype(int), 1, SLOTS)
     image, text = (
-        jnp.asarray(rng.standard_normal(shape, dtype=np.float32), jnp.bfloat16)
-        for shape in ((batch, regions, width), (batch, SLOTS, width))
+        jnp.asarray(rng.standard_normal(shape, dtype=np.float32), dtype)
+        for shape, dtype in (((batch, regions, width), jnp.bfloat16), ((batch, SLOTS, width), jnp.float32))
     )
     text = text * 0.1  # products of features spread like those of a trained model (about 3)
     settings = LocalSettings(4.0, 5.0, 10.0)

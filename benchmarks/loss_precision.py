@@ -3,10 +3,11 @@
     python -m benchmarks.loss_precision [--batch 16] [--width 768] [--side 19]
 
 Each level's loss and its gradients with respect to regions and to text, on random features: maps of side x side regions
-(the word level's twice as wide), captions of 1 to 60 words. The definition gets the same features, already rounded to
-the type, in float64: what is measured is the computation. A gradient's error is the norm of the difference over the
-norm of the gradient. Attention takes a softmax over products of features: `spread` is their standard deviation (the
-larger, the sharper the softmax). Prints a table.
+(the word level's twice as wide), captions of 1 to 60 words. "bfloat16" is what `training.precision = "bfloat16"` gives:
+the two maps in it, text and image vector in float32. The definition gets the same features, already rounded to the
+type, in float64: what is measured is the computation, the rounding of text for its products included. A gradient's
+error is the norm of the difference over the norm of the gradient. Attention takes a softmax over products of features:
+`spread` is their standard deviation (the larger, the sharper the softmax). Prints a table.
 """
 
 import argparse
@@ -29,7 +30,11 @@ from afloc_jax.training.mesh import batch_sharding, build_mesh
 from configs.afloc import get_config
 
 SPREADS = (1.0, 4.0)
-TYPES = {"float64": jnp.float64, "float32": jnp.float32, "bfloat16": jnp.bfloat16}
+TYPES = {  # of the two maps, and of everything else
+    "float64": (jnp.float64, jnp.float64),
+    "float32": (jnp.float32, jnp.float32),
+    "bfloat16": (jnp.bfloat16, jnp.float32),
+}
 SIDES = {  # of each level: the field of the image, and of the text
     "word": ("shallow", "words"),
     "sentence": ("deep", "sentences"),
@@ -78,7 +83,9 @@ def loss_and_gradients(level: str, implementation: str, image: ImageLevels, text
 def errors(level: str, name: str, levels: tuple[ImageLevels, TextLevels]) -> list[float]:
     """Relative errors: of the loss, of the image's gradient, of the text's gradient."""
     with jax.enable_x64(name == "float64"):
-        rounded = cast(levels, TYPES[name])
+        of_maps, other = TYPES[name]
+        image, text = cast(levels, other)
+        rounded = image.replace(shallow=image.shallow.astype(of_maps), deep=image.deep.astype(of_maps)), text
         found = loss_and_gradients(level, "ring", *rounded)
     with jax.enable_x64(True):
         exact = loss_and_gradients(level, "definition", *cast(jax.device_get(rounded), jnp.float64))

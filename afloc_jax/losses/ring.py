@@ -83,8 +83,9 @@ def local_losses(
     """Both cross entropies (`contrast.contrast`) of the word or sentence level, exact over each whole group.
 
     With a `projection`, the same on every device, the regions are `regions @ projection`. `norms` are those of `units`
-    that the cosines use (both: see low_rank.py). Features may be bfloat16: products add up in float32, and softmax,
-    norms and log-sum-exp are float32 (float64 for float64). `weights` are constants: no gradient reaches them.
+    that the cosines use (both: see low_rank.py). Regions may be bfloat16: units then take part in products, and travel,
+    as bfloat16; products add up in float32, and softmax, norms, log-sum-exp and the units' gradient are float32
+    (float64 for float64). `weights` are constants: no gradient reaches them.
     """
     rows = _local_rows(settings)
     return _losses(rows, ring, regions, (units, norms), counts, _share(counts, weights, norms.dtype), projection)
@@ -228,7 +229,7 @@ def _local_rows(settings: LocalSettings) -> Rows:
     def grouped(regions, texts, counts, ring):
         k = min(len(counts), ring.group)
         regions, units, norms, counts = (a.reshape(-1, k, *a.shape[1:]) for a in (regions, *texts, counts))
-        return regions[:, None], (units, norms, counts)  # tiled.py: [g, p = 1, J, N, D]
+        return regions[:, None], (units.astype(regions.dtype), norms, counts)  # tiled.py: [g, p = 1, J, N, D]
 
     def forward(regions, texts, counts, ring):
         regions, text = grouped(regions, texts, counts, ring)

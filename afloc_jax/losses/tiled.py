@@ -53,6 +53,7 @@ def grouped_similarity(
 ) -> Float[Array, "G B I"]:
     """`local_similarity` of every contrast group.
 
+    Products run in the precision of the regions, to which the units are rounded for them.
     With a `projection` the regions are `regions @ projection`, made for one image at a time. `unit_norms` are the norms
     that the cosines use where they are not those of `units` (both: see low_rank.py).
     `devices` is how many devices share the batch (by default those of the mesh in context, or all): as many images
@@ -79,7 +80,7 @@ def _grouped_similarity(regions, units, norms, counts, projection, settings: Loc
         regions, *captions = step
         return tile_rows(regions, captions, settings, projection)
 
-    captions = (_by_step(array, tiling) for array in (units, norms, counts))
+    captions = (_by_step(array, tiling) for array in (units.astype(regions.dtype), norms, counts))
     similarity = jax.lax.map(forward, (_split(regions, tiling), *captions))  # [G / g, g, p, B / p, I]
     return jnp.moveaxis(similarity, 0, 1).reshape(*regions.shape[:2], -1)
 
@@ -90,14 +91,15 @@ def _similarity_forward(regions, units, norms, counts, projection, settings, til
 
 
 def _similarity_backward(settings, tiling, saved, d_similarity):
-    regions, *captions, projection = saved
+    regions, units, norms, counts, projection = saved
 
     def backward(d_projection, step):
         regions, d_similarity, *captions = step
         *gradients, d_here = tile_gradients(regions, captions, d_similarity, settings, projection)
         return jax.tree.map(jnp.add, d_projection, d_here), gradients
 
-    step = _split(regions, tiling), _split(d_similarity, tiling), *(_by_step(array, tiling) for array in captions)
+    captions = (_by_step(array, tiling) for array in (units.astype(regions.dtype), norms, counts))
+    step = _split(regions, tiling), _split(d_similarity, tiling), *captions
     # None without a projection. One for every image that is worked on at once, as for the text in tile_gradients.
     nothing = jax.tree.map(lambda array: jnp.zeros((*tiling, *array.shape), array.dtype), projection)
     d_projection, gradients = jax.lax.scan(backward, nothing, step)
@@ -169,9 +171,9 @@ def tile_rows(
 ):
     """Similarities [g, p, J, I] of J images after each other, each with one bin of captions after the other.
 
-    `text`: units [g, I, T, D], their norms [g, I, T], counts of at least 1 [g, I]. p images are worked on at once
-    (p = 1 for kernels). With a `projection` an image's regions are made when its turn comes; for kernels, which take
-    many images in one call, those of all J before it.
+    `text`: units [g, I, T, D] in the precision of the regions, their norms [g, I, T] in at least float32, counts of at
+    least 1 [g, I]. p images are worked on at once (p = 1 for kernels). With a `projection` an image's regions are made
+    when its turn comes; for kernels, which take many images in one call, those of all J before it.
     """
     if settings.kernel == "pallas":
         return kernels.tile_rows(project(regions[:, 0], projection), text, settings)[:, None]
@@ -208,7 +210,8 @@ def tile_gradients(
 ):
     """Gradients: regions [g, p, J, N, F], units [g, I, T, D], their norms [g, I, T], projection [g, p, F, D] (or None).
 
-    The gradient of the regions is added to `start`, in its precision, where one is given (without a projection).
+    Those of the text are in the precision of the norms. The gradient of the regions is added to `start`, in its
+    precision, where one is given (without a projection).
     """
     if settings.kernel == "pallas":
         start = None if start is None else start[:, 0]

@@ -116,12 +116,12 @@ def test_the_word_level_travels_in_the_width_of_its_factors(devices, group):
 
 
 def test_the_word_level_takes_bfloat16_factors():
-    image, text = random_levels(BATCH, WORDS, SENTENCES, dtype=jnp.bfloat16)
+    image, text = random_levels(BATCH, WORDS, SENTENCES)
     features, kernel = with_factors(image, jnp.bfloat16).shallow_factors
     image = image.replace(shallow_factors=(features, kernel.astype(jnp.float32)))
     loss, gradients = low_rank_total("ring", build_mesh(), image, text)
     assert loss.dtype == jnp.float32
-    assert [gradient.dtype for gradient in gradients] == [jnp.bfloat16, jnp.float32, jnp.bfloat16]
+    assert [gradient.dtype for gradient in gradients] == [jnp.bfloat16, jnp.float32, jnp.float32]
     with jax.enable_x64(True):
         exact = jax.tree.map(
             lambda leaf: jnp.asarray(leaf, np.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf,
@@ -133,15 +133,26 @@ def test_the_word_level_takes_bfloat16_factors():
             assert jnp.abs(one.astype(np.float64) - other).max() <= 0.1 * jnp.abs(other).max()
 
 
-@pytest.mark.parametrize(("dtype", "of_loss", "of_gradient"), [(np.float32, 1e-5, 1e-5), (jnp.bfloat16, 1e-3, 0.1)])
-def test_lower_precision_stays_near_the_definition_in_float64(dtype, of_loss, of_gradient):
+def as_trained_in_bfloat16(image, text):
+    """`training.precision = "bfloat16"`: the maps are rounded, text and image vector are float32."""
+    return image.replace(shallow=image.shallow.astype(jnp.bfloat16), deep=image.deep.astype(jnp.bfloat16)), text
+
+
+@pytest.mark.parametrize(
+    ("rounding", "of_loss", "of_gradient"),
+    [
+        pytest.param(lambda *levels: levels, 1e-5, 1e-5, id="float32"),
+        pytest.param(as_trained_in_bfloat16, 1e-3, 0.1, id="bfloat16 maps"),
+    ],
+)
+def test_lower_precision_stays_near_the_definition_in_float64(rounding, of_loss, of_gradient):
     """Relative difference of the loss, and of a gradient to its largest value; bfloat16 has eight bits."""
-    rounded = jax.tree.map(
-        lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf,
-        random_levels(BATCH, WORDS, SENTENCES),
-    )
+    rounded = rounding(*random_levels(BATCH, WORDS, SENTENCES))
     losses, gradients = losses_and_gradients("ring", *rounded, build_mesh())
     assert losses.total.dtype == jnp.float32
+    assert [leaf.dtype for leaf in jax.tree.leaves(gradients)] == [
+        leaf.dtype for leaf in jax.tree.leaves(rounded) if jnp.issubdtype(leaf.dtype, jnp.floating)
+    ]
     with jax.enable_x64(True):
         exact = jax.tree.map(
             lambda leaf: jnp.asarray(leaf, np.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, rounded
@@ -167,6 +178,30 @@ def test_text_travels_and_image_features_stay():
     assert "collective-permute" in compiled
     gathered = re.findall(r"= \w+\[([\d,]*)\][^=]*all-gather(?:-start)?\(", compiled)
     assert all(np.prod([int(size) for size in shape.split(",")]) <= BATCH for shape in gathered)
+
+
+@pytest.mark.parametrize("low_rank", [False, True])
+def test_text_travels_and_is_multiplied_in_the_precision_of_the_maps(low_rank):
+    """As trained in bfloat16, where text units arrive in float32; their gradient travels in float32."""
+    image, text = as_trained_in_bfloat16(*random_levels(BATCH, WORDS, SENTENCES))
+    features, kernel = with_factors(image, np.float32).shallow_factors
+    image = image.replace(shallow_factors=(features.astype(jnp.bfloat16), kernel))
+    settings = config(low_rank=low_rank, weights={"report": 0, "sentence": 0, "word": 1})
+
+    def loss(image, words):
+        return contrastive_losses(image, text.replace(words=words), settings, mesh=build_mesh()).total
+
+    program = jax.jit(jax.grad(loss, (0, 1))).lower(image, text.words).as_text()
+    width, own = (6 if low_rank else 8), BATCH // 8
+    units = rf"tensor<1x{own}x{text.words.shape[1]}x{width}x(\w+)>"
+    travelling = re.findall(rf"stablehlo\.collective_permute.* -> {units}", program)
+    assert sorted(travelling) == ["bf16"] * 2 + ["f32"] * 2, "units both ways; their gradient in the loop and home"
+    regions = image.shallow.shape[1] * image.shallow.shape[2]
+    # Products of features; sums over the units of a caption are products of the highest precision.
+    products = [line for line in program.splitlines() if "stablehlo.dot_general" in line and "HIGHEST" not in line]
+    factors = [re.search(r": \((.*)\) -> ", line)[1] for line in products]
+    of_tiles = [re.findall(r"x(bf16|f32)>", types) for types in factors if f"x{regions}x" in types]
+    assert len(of_tiles) >= 7 and all(types == ["bf16", "bf16"] for types in of_tiles)
 
 
 def test_auto_is_a_ring_where_there_are_several_devices_and_one_tile_elsewhere():

@@ -64,11 +64,13 @@ def test_float32_agrees_to_1e_5():
     assert_all_close(gradients, expected_gradients, atol=1e-5)
 
 
-def test_bfloat16_features_keep_float32_losses():
-    regions, units, counts = random_case(5, 30, 20, 16, [20, 3, 11, 1, 8], jnp.bfloat16)
+@pytest.mark.parametrize("of_text", [jnp.bfloat16, np.float32])
+def test_bfloat16_features_keep_float32_losses(of_text):
+    regions, units, counts = random_case(5, 30, 20, 16, [20, 3, 11, 1, 8], np.float32)
+    regions, units = regions.astype(jnp.bfloat16), units.astype(of_text)
     parts, gradients = contrast_gradients(lambda r, u: tiled.local_similarity(r, u, counts), regions, units)
     assert {part.dtype for part in parts} == {jnp.dtype("float32")}
-    assert {gradient.dtype for gradient in gradients} == {jnp.dtype("bfloat16")}
+    assert [gradient.dtype for gradient in gradients] == [jnp.bfloat16, of_text]
     wide = regions.astype(jnp.float32), units.astype(jnp.float32)
     expected, expected_gradients = contrast_gradients(lambda r, u: tiled.local_similarity(r, u, counts), *wide)
     assert_all_close(parts, expected, rtol=0.02)

@@ -28,8 +28,8 @@ def tile_rows(
 ) -> Float[Array, "g J I"]:
     """Similarities of J images with the captions of their group.
 
-    `text`: units [g, I, T, D], their norms [g, I, T], counts of at least 1 [g, I]. Raises UsageError where an image
-    and its gradient do not fit the VMEM of a core.
+    `text`: units [g, I, T, D] in the precision of the regions, their norms [g, I, T], counts of at least 1 [g, I].
+    Raises UsageError where an image and its gradient do not fit the VMEM of a core.
     """
     captions, packing = _prepared(regions, text, 0)
     images = math.gcd(regions.shape[1], IMAGES)
@@ -97,7 +97,7 @@ def _on_platform(run, *arguments):
 def _prepared(
     regions: Float[Array, "g J N D"], text: Sequence[Array], total_itemsize: int
 ) -> tuple[attention.TileText, Packing]:
-    """The captions packed into bins of whole lanes, in the precision of the regions: products run in it."""
+    """The captions packed into bins of whole lanes."""
     units, norms, counts = text
     dtype = regions.dtype
     length = units.shape[2]
@@ -120,4 +120,4 @@ def _prepared(
     rows = jnp.pad(rows, ((0, 0), (0, 0), (0, ROWS - rows.shape[2]), (0, 0)))
     same = (packing.caption[..., :, None] == packing.caption[..., None, :]).astype(norms.dtype)
     used = packing.used.max().astype(jnp.int32)
-    return attention.TileText(in_bins(packing, units.astype(dtype)), rows, same, used), packing
+    return attention.TileText(in_bins(packing, units), rows, same, used), packing
