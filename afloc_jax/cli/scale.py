@@ -16,7 +16,8 @@ def add_compile(commands) -> None:
         "afloc compile --config configs/afloc.py --topology v5e:16x16 --global_batch 16384\n\n"
         'TPU topologies need the TPU compiler, pip install "jax[tpu]", and no TPU; cpu:N needs nothing.\n'
         "A v4 chip counts as its two devices. "
-        "Exit status 1 where it does not fit.",
+        "Exit status 1 where it does not fit.\n\n"
+        "largest buffers: arrays of the compiled program by size; they need not all be alive at once.",
         _run_compile,
     )
     command.add_argument("--config", type=Path, required=True, metavar="FILE", help="as for launch.py")
@@ -27,7 +28,12 @@ def add_compile(commands) -> None:
     size.add_argument(
         "--global_batch", type=count, default=0, metavar="B", help="pairs over all chips (default: the config's)"
     )
-    size.add_argument("--largest", action="store_true", help="search for the largest global batch that fits")
+    size.add_argument(
+        "--largest",
+        action="store_true",
+        help="search for the largest global batch that fits, within a 32nd: one compilation a doubling and up to five "
+        "more; not for cpu:N, which has no limit",
+    )
     command.add_argument(
         "--set",
         action="append",
@@ -54,6 +60,8 @@ def _run_compile(given: argparse.Namespace) -> int:
     config = load(given.config, dict(given.set))
     if given.global_batch:
         config.training.batch_size = given.global_batch
+    if given.largest:  # any batch that the settings take: that of the config is not asked about
+        config.training.batch_size = ahead_of_time.allowed_batches(config, 1)[0]
     validate(config)
     report = (
         ahead_of_time.largest_batch(config, given.topology, part=given.part)
@@ -77,4 +85,11 @@ def _described(report: dict[str, Any]) -> str:
     ]
     if report["collectives"]:
         lines.append("collectives: " + ", ".join(f"{name} {count}" for name, count in report["collectives"].items()))
+    if report["largest_buffers"]:
+        lines.append("largest buffers:")
+    for kind in report["largest_buffers"][:5]:
+        array = f"{kind['dtype']}[{','.join(map(str, kind['shape']))}]"
+        lines.append(f"  {kind['bytes'] / 2**20:9.2f} MiB  {array}, {kind['places']} places, from {kind['from'][0]}")
+    if report.get("too_large"):
+        lines.append(f"the next larger batch tried, {report['too_large']}, does not fit")
     return "\n".join(lines)

@@ -45,7 +45,7 @@ class Ring(NamedTuple):
         if batch % len(devices):
             raise UsageError(f"a batch of {batch} pairs does not divide over {len(devices)} devices; change batch_size")
         share = batch // len(devices)
-        if group % share and share % group:
+        if not fits_around(group, share):
             raise UsageError(
                 f"loss.contrast_group is {group} but each device holds {share} pairs; one must divide the other"
             )
@@ -57,6 +57,11 @@ class Ring(NamedTuple):
     def size(self) -> int:
         """Devices that share a contrast group."""
         return self.mesh.shape[RING]
+
+
+def fits_around(group: int, share: int) -> bool:
+    """Whether contrast groups of `group` pairs lie on whole devices of `share` pairs each, or within one."""
+    return group % share == 0 or share % group == 0
 
 
 class Rows(NamedTuple):

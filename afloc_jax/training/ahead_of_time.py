@@ -4,13 +4,16 @@ TPU topologies are compiled by the TPU compiler of `jax[tpu]`, which needs no TP
 machine, split over N devices. What is compiled is what launch.py would run: the same model, loss, optimiser, shardings.
 """
 
+import bisect
 import functools
+import math
 import os
 import re
 from collections import Counter
 from typing import Any
 
 from afloc_jax.errors import UsageError, UserError
+from afloc_jax.training.buffers import largest_buffers
 
 GIB = 2**30
 # Memory of a device that programs may use, as the refusals of libtpu 0.0.42's compiler state it.
@@ -22,6 +25,7 @@ _COLLECTIVE = re.compile(rf" ({'|'.join(_COLLECTIVES)})(?:-start)?\(")
 _KERNEL = re.compile(r" custom-call\(.*custom_call_target=\"tpu_custom_call\"")
 _USED = re.compile(r"[Uu]sed ([\d.]+)([KMG]) of [\d.]+[KMG] hbm|\(([\d.]+)([KMG])\) exceeds available HBM")
 _BYTES = {"K": 2**10, "M": 2**20, "G": GIB}
+RESOLUTION = 1 / 32  # to which the search for the largest batch goes
 
 
 def prepare_platform(topology: str) -> None:
@@ -79,7 +83,9 @@ def compile_step(config: Any, topology: str, global_batch: int = 0, part: str = 
         topology, part, chips, global_batch, fits, peak_bytes_per_chip, argument_bytes_per_chip,
         temporary_bytes_per_chip, limit_bytes_per_chip (None for cpu), collectives {name: count} (places in the program:
         one inside a loop counts once), kernels (calls of Pallas kernels, counted alike), flops_per_chip and
-        bytes_accessed_per_chip as the compiler counts them (a loop's body once, a kernel as it says itself).
+        bytes_accessed_per_chip as the compiler counts them (a loop's body once, a kernel as it says itself), and
+        largest_buffers: dicts of dtype, shape, bytes, places and from (see buffers.py).
+        Where it does not fit there is no program: what would be read off it is None or empty.
 
     Raises:
         UserError: the batch does not divide over the chips, or the compiler fails for another reason than memory.
@@ -105,7 +111,8 @@ def compile_step(config: Any, topology: str, global_batch: int = 0, part: str = 
         if not (used := _USED.search(str(error))):
             raise UserError(f"the compiler refused: {(str(error).splitlines() or [''])[0]}") from error
         needed = int(float(used[1] or used[3]) * _BYTES[used[2] or used[4]])
-        unknown: dict[str, Any] = {"argument_bytes_per_chip": None, "temporary_bytes_per_chip": None, "collectives": {}}
+        unknown: dict[str, Any] = {"argument_bytes_per_chip": None, "temporary_bytes_per_chip": None}
+        unknown |= {"collectives": {}, "largest_buffers": []}
         return report | {"fits": False, "peak_bytes_per_chip": needed} | unknown
     memory, cost, program = compiled.memory_analysis(), compiled.cost_analysis() or {}, compiled.as_text()
     arguments, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
@@ -120,31 +127,61 @@ def compile_step(config: Any, topology: str, global_batch: int = 0, part: str = 
         "bytes_accessed_per_chip": cost.get("bytes accessed"),
         "collectives": dict(Counter(_COLLECTIVE.findall(program))),
         "kernels": len(_KERNEL.findall(program)),
+        "largest_buffers": largest_buffers(program),
     }
 
 
-def largest_batch(config: Any, topology: str, *, part: str = "step", most: int = 2**20) -> dict[str, Any]:
-    """The report of about the largest global batch that fits: doubling, then bisection to an eighth.
+def largest_batch(config: Any, topology: str, *, part: str = "step") -> dict[str, Any]:
+    """The report of the largest global batch that fits: doubling, then bisection to a 32nd of it.
 
-    Only batches of as many pairs on every chip are tried, up to `most` pairs in all.
+    Only `allowed_batches` are tried, and what fits is taken to fit with fewer pairs too.
 
-    Returns the report of `compile_step`, or the smallest one's where nothing fits.
+    Returns:
+        `compile_step`'s report, of the smallest allowed batch where nothing fits, and `too_large`: the smallest batch
+        tried that does not fit, None where the largest allowed one does.
+
+    Raises:
+        UsageError: a topology without a limit, or settings that allow no batch. UserError: as `compile_step`.
     """
-    chips = len(topology_devices(topology))
-    best = compile_step(config, topology, chips, part=part)
+    if topology.partition(":")[0] not in HBM_BYTES:
+        raise UsageError(
+            f"--topology {topology}: has no limit that a batch could be too large for; give --global_batch"
+        )
+    batches = allowed_batches(config, len(topology_devices(topology)))
+    best = compile_step(config, topology, batches[0], part=part)
     if not best["fits"]:
-        return best
-    low, high = 1, 2  # pairs per chip: the largest known to fit, the next to be tried
-    while chips * high <= most and (report := compile_step(config, topology, chips * high, part=part))["fits"]:
-        best, low, high = report, high, 2 * high
-    while high - low > max(1, low // 8):
-        middle = (low + high) // 2
-        report = compile_step(config, topology, chips * middle, part=part)
+        return best | {"too_large": batches[0]}
+    low, high = 0, len(batches)  # places in `batches`: the largest known to fit, the smallest known not to
+    while high - low > 1 and (high == len(batches) or batches[high] - batches[low] > RESOLUTION * batches[low]):
+        doubled = min(bisect.bisect_left(batches, 2 * batches[low]), len(batches) - 1)
+        place = doubled if high == len(batches) else (low + high) // 2
+        report = compile_step(config, topology, batches[place], part=part)
         if report["fits"]:
-            best, low = report, middle
+            best, low = report, place
         else:
-            high = middle
-    return best
+            high = place
+    return best | {"too_large": batches[high] if high < len(batches) else None}
+
+
+def allowed_batches(config: Any, chips: int, most: int = 2**20) -> list[int]:
+    """The global batches of 2 to `most` pairs that `config` takes on so many chips, in order. Raises UsageError.
+
+    They divide over the chips, and into contrast groups, groups of batch statistics and micro batches.
+    """
+    from afloc_jax.losses.ring import fits_around
+
+    loss, group = config.loss, config.loss.contrast_group
+    whole = (chips, group, config.model.image.statistics_group, config.training.micro_batch)
+    step = math.lcm(*(number or 1 for number in whole))
+    batches = [batch for batch in range(step, most + 1, step) if batch > 1]
+    if group and loss.contrast_unit == "caption" and loss.implementation in ("auto", "ring"):
+        batches = [batch for batch in batches if fits_around(group, batch // chips)]
+    if not batches:
+        raise UsageError(
+            f"no global batch of up to {most} pairs divides over {chips} chips, loss.contrast_group, "
+            "model.image.statistics_group and training.micro_batch alike; change one of them"
+        )
+    return batches
 
 
 def trace_step(config: Any) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from afloc_jax.cli import main
+from afloc_jax.errors import UsageError
 from afloc_jax.training import ahead_of_time
 from configs.afloc import get_config
 
@@ -33,6 +34,9 @@ def test_a_run_on_four_devices_is_described():
     # Two rings of the local levels, forward and backward; batch statistics and gradients are added up.
     assert report["collectives"]["collective-permute"] >= 4
     assert report["collectives"]["all-reduce"] > 0
+    buffers = report["largest_buffers"]
+    assert [kind["bytes"] for kind in buffers] == sorted((kind["bytes"] for kind in buffers), reverse=True)
+    assert 0 < buffers[0]["bytes"] <= report["peak_bytes_per_chip"]
 
 
 def test_the_losses_alone_take_embeddings_and_hold_less():
@@ -69,6 +73,39 @@ def test_a_state_that_does_not_divide_is_refused():
     assert done.stderr == "afloc: config.training.fsdp = 3: must be a divisor of the number of devices, 4\n"
 
 
+def test_the_plain_report_names_the_largest_buffers(capsys, monkeypatch):
+    """The largest batch of a pod, where 4,096 pairs are the fewest tried that do not fit."""
+    buffer = {
+        "dtype": "f32",
+        "shape": [64, 1444, 512],
+        "bytes": 181 * 2**20,
+        "places": 2,
+        "from": ["shard_map/dot", "x"],
+    }
+    report = {
+        **dict.fromkeys(("peak_bytes_per_chip", "argument_bytes_per_chip", "temporary_bytes_per_chip"), 2**30),
+        "topology": "v5e:4x4",
+        "chips": 16,
+        "global_batch": 2048,
+        "limit_bytes_per_chip": 2**34,
+        "fits": True,
+        "collectives": {"all-reduce": 5},
+        "largest_buffers": [buffer] * 9,
+        "too_large": 4096,
+    }
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setattr(ahead_of_time, "largest_batch", lambda config, topology, part: report)
+    assert main(["compile", "--config", str(ROOT / "configs/afloc.py"), "--topology", "v5e:4x4", "--largest"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "v5e:4x4, 16 chips, global batch 2048: fits, 1.00 GiB of 16.00 GiB a chip",
+        "arguments 1.00 GiB, temporary 1.00 GiB",
+        "collectives: all-reduce 5",
+        "largest buffers:",
+        *["     181.00 MiB  f32[64,1444,512], 2 places, from shard_map/dot"] * 5,
+        "the next larger batch tried, 4096, does not fit",
+    ]
+
+
 def test_a_batch_that_does_not_divide_is_refused():
     done = compiled("--topology", "cpu:4", "--global_batch", "10")
     assert (done.returncode, done.stdout) == (2, "")
@@ -83,6 +120,8 @@ def test_a_batch_that_does_not_divide_is_refused():
         (["--topology", "h100:8"], "write v5e:16x16"),
         (["--topology", "cpu:8", "--set", "loss.sharpness=3"], "config.loss.sharpness: unknown key"),
         (["--topology", "cpu:8", "--global_batch", "1"], "training.batch_size = 1"),
+        (["--topology", "cpu:2", "--largest"], "--topology cpu:2: has no limit"),
+        (["--topology", "cpu:2", "--largest", "--set", "loss.contrast_group=96"], "--topology cpu:2: has no limit"),
     ],
 )
 def test_a_wrong_call_exits_2(arguments, words, capsys, monkeypatch):
@@ -111,22 +150,56 @@ def test_a_refusal_for_want_of_memory_says_how_much_is_missing(words, monkeypatc
     assert report["fits"] is False
     assert report["peak_bytes_per_chip"] == int(20.25 * 2**30)
     assert report["limit_bytes_per_chip"] == int(15.75 * 2**30)
+    assert report["largest_buffers"] == []
 
 
-def test_the_largest_batch_is_found_by_doubling_and_bisection(monkeypatch):
-    """Where everything up to 37 pairs a chip fits, the answer is within an eighth of it."""
+@pytest.mark.parametrize(
+    ("settings", "fits", "found", "too_large"),
+    [
+        ({}, 37 * 16, 37 * 16, 38 * 16),
+        ({}, 16, 16, 32),
+        ({}, 15, 16, 16),
+        ({}, 2**30, 2**20, None),
+        ({"loss.contrast_group": 64, "model.image.statistics_group": 64}, 1000, 512, 1024),
+        ({"loss.contrast_group": 64, "model.image.statistics_group": 64}, 3500, 3072, 4096),
+        ({"loss.contrast_group": 4}, 63, 32, 64),  # shares of 3 pairs would hold parts of two groups
+        ({"loss.contrast_group": 4, "loss.implementation": "tiled"}, 63, 48, 64),
+        ({"training.micro_batch": 48}, 500, 480, 528),
+    ],
+)
+def test_the_largest_batch_is_found_by_doubling_and_bisection(settings, fits, found, too_large, monkeypatch):
+    """Pretending that batches of up to `fits` pairs fit 16 chips; only batches that a run takes are tried."""
     asked = []
+    config = get_config()
+    config.update_from_flattened_dict(settings)
 
     def pretend(config, topology, global_batch, part):
         assert part == "loss"
         asked.append(global_batch)
-        return {"fits": global_batch <= 37 * 16, "global_batch": global_batch}
+        return {"fits": global_batch <= fits, "global_batch": global_batch}
 
     monkeypatch.setattr(ahead_of_time, "topology_devices", lambda topology: [None] * 16)
     monkeypatch.setattr(ahead_of_time, "compile_step", pretend)
-    found = ahead_of_time.largest_batch(get_config(), "v5e:4x4", part="loss")["global_batch"] / 16
-    assert 37 * 7 / 8 <= found <= 37
-    assert len(asked) == len(set(asked)) <= 12
+    report = ahead_of_time.largest_batch(config, "v5e:4x4", part="loss")
+    assert (report["global_batch"], report["too_large"]) == (found, too_large)
+    assert len(asked) == len(set(asked)) <= 18
+
+
+def test_the_search_ends_within_a_32nd_of_what_fits(monkeypatch):
+    def pretend(config, topology, global_batch, part):
+        return {"fits": global_batch <= 12345, "global_batch": global_batch}
+
+    monkeypatch.setattr(ahead_of_time, "topology_devices", lambda topology: [None])
+    monkeypatch.setattr(ahead_of_time, "compile_step", pretend)
+    report = ahead_of_time.largest_batch(get_config(), "v5e:1x1")
+    assert 12345 * 31 / 32 <= report["global_batch"] <= 12345 < report["too_large"]
+
+
+def test_settings_that_no_batch_meets_are_said():
+    config = get_config()
+    config.loss.contrast_group = 2**19 + 1
+    with pytest.raises(UsageError, match="no global batch of up to 1048576 pairs divides over 16 chips"):
+        ahead_of_time.allowed_batches(config, 16)
 
 
 @pytest.mark.slow

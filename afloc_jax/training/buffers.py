@@ -1,0 +1,91 @@
+"""The largest arrays of a compiled program, read off its HLO text."""
+
+import dataclasses
+import math
+import re
+from collections import Counter
+from typing import Any
+
+_COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.-]+) \(.*\) -> .* \{$")
+# Result, operation, and the rest of the line. A result is an array, or a tuple of them without spaces before its end.
+_INSTRUCTION = re.compile(r"^ +(?:ROOT )?%?[\w.-]+ = (\(.*?\)|\S+) ([a-z][\w-]*)\((.*)$")
+_ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](?:\{([^}]*)\})?")
+_TILE = re.compile(r"T\(([\d,]+)\)")
+_CALLED = re.compile(r" calls=%?([\w.-]+)")
+_ORIGIN = re.compile(r'op_name="([^"]*)"')
+# These name arrays that are there already.
+_NO_BUFFER = {"bitcast", "conditional", "get-tuple-element", "optimization-barrier", "tuple", "while"}
+_ORIGINS = 3  # named for each kind of array
+
+
+@dataclasses.dataclass
+class _Kind:
+    """Arrays of one type and shape."""
+
+    size: int
+    places: int = 0
+    origins: Counter[str] = dataclasses.field(default_factory=Counter)
+
+
+def largest_buffers(program: str, most: int = 10) -> list[dict[str, Any]]:
+    """The `most` largest kinds of arrays in a compiled program's HLO text, largest first.
+
+    A kind is a type and a shape: `dtype`, `shape` (of one device), `bytes` of one such array in memory, with the
+    padding of a TPU's tiles, `places` (instructions that yield one; those of a loop count once, and an update in place
+    counts like the array that it changes, so a place need not be memory of its own, nor all of them be alive at once)
+    and `from`, the most frequent operations of our program behind them (a parameter's name for an argument). What lies
+    within a fusion or in another memory than the device's main one is left out.
+    """
+    kinds: dict[tuple[str, str], _Kind] = {}
+    inside = set(_fusions(program))
+    computation, entry = "", False
+    for line in program.splitlines():
+        if start := _COMPUTATION.match(line):
+            computation, entry = start[1], line.startswith("ENTRY")
+        elif computation not in inside and (instruction := _INSTRUCTION.match(line)):
+            result, operation, rest = instruction.groups()
+            if operation in _NO_BUFFER or operation.endswith("-done") or (operation == "parameter" and not entry):
+                continue
+            arrays = {(found[1], found[2]): found for found in _ARRAY.finditer(result) if "S(" not in (found[3] or "")}
+            origin = _ORIGIN.search(rest)
+            for key, found in arrays.items():
+                kind = kinds.setdefault(key, _Kind(0))
+                kind.size = max(kind.size, _bytes(*found.groups()))
+                kind.places += 1
+                kind.origins[origin[1] if origin else operation] += 1
+    largest = sorted(kinds.items(), key=lambda item: -item[1].size)[:most]
+    return [
+        {
+            "dtype": dtype,
+            "shape": _sizes(shape),
+            "bytes": kind.size,
+            "places": kind.places,
+            "from": [name for name, _ in kind.origins.most_common(_ORIGINS)],
+        }
+        for (dtype, shape), kind in largest
+    ]
+
+
+def _fusions(program: str) -> list[str]:
+    """Computations whose results but the last never reach memory."""
+    fusions = (
+        match[3] for line in program.splitlines() if (match := _INSTRUCTION.match(line)) and match[2] == "fusion"
+    )
+    return [called[1] for rest in fusions if (called := _CALLED.search(rest))]
+
+
+def _sizes(text: str) -> list[int]:
+    return [int(size) for size in text.split(",") if size]
+
+
+def _bytes(dtype: str, shape: str, layout: str | None) -> int:
+    """In memory: the minor dimensions, in the order of the layout, are padded to whole tiles."""
+    bits = re.search(r"\d+", dtype)  # "bf16", "f8e4m3fn", "s32"; "pred" has none
+    order, _, rest = (layout or "").partition(":")
+    sizes = _sizes(shape)
+    minor_first = [sizes[axis] for axis in _sizes(order)] or sizes[::-1]
+    tile = _TILE.search(rest)
+    for place, least in enumerate(reversed(_sizes(tile[1])) if tile else ()):
+        minor_first += [1] * (place == len(minor_first))
+        minor_first[place] = -(-minor_first[place] // least) * least
+    return math.prod(minor_first) * (int(bits[0]) if bits else 8) // 8
