@@ -228,10 +228,12 @@ def _lower(config: Any, devices: list[Any], part: str) -> Any:
     }
     if part == "loss":
         embed = functools.partial(model.apply, with_factors=config.loss.low_rank)
-        levels = jax.eval_shape(
+        image, text = jax.eval_shape(
             lambda variables, batch: embed(variables, batch["image"], token_batch(batch)), variables, batch
         )
-        return _lower_loss(config, mesh, levels)
+        if config.loss.low_rank:  # the loss takes the factors of the shallow map; a run never makes the map itself
+            image = image.replace(shallow=None)
+        return _lower_loss(config, mesh, (image, text))
     direction = freeze(build_direction(config.optimizer), trainable(variables["params"], config.model))
     state = jax.eval_shape(lambda variables: new_state(variables, direction), variables)
     schedule = build_schedule(config.optimizer, 1000, config.training.steps or 1000 * config.training.epochs)
