@@ -89,7 +89,8 @@ def _described(report: dict[str, Any]) -> str:
         lines.append("largest buffers:")
     for kind in report["largest_buffers"][:5]:
         array = f"{kind['dtype']}[{','.join(map(str, kind['shape']))}]"
-        lines.append(f"  {kind['bytes'] / 2**20:9.2f} MiB  {array}, {kind['places']} places, from {kind['from'][0]}")
+        places = f"{kind['places']} place{'s' * (kind['places'] > 1)}"
+        lines.append(f"  {kind['bytes'] / 2**20:9.2f} MiB  {array}, {places}, from {kind['from'][0]}")
     if report.get("too_large"):
         lines.append(f"the next larger batch tried, {report['too_large']}, does not fit")
     return "\n".join(lines)
