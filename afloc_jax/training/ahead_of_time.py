@@ -201,14 +201,13 @@ def _lower(config: Any, devices: list[Any], part: str) -> Any:
     from afloc_jax.levels import TokenBatch
     from afloc_jax.models import build, trainable
     from afloc_jax.training.gradients import token_batch
-    from afloc_jax.training.mesh import batch_sharding, build_mesh, state_sharding
+    from afloc_jax.training.mesh import build_mesh, state_sharding
     from afloc_jax.training.optimizer import build_direction, build_schedule, freeze
-    from afloc_jax.training.step import build_train_step, new_state
+    from afloc_jax.training.step import batch_like, build_train_step, new_state
     from afloc_jax.training.train import PRECISIONS
     from afloc_jax.weights.folder import IMAGE_SIZE
 
     mesh = build_mesh(devices, config.training.fsdp)
-    pairs, slots = config.training.batch_size, config.data.max_tokens
     side = config.data.builder.get("image_size", IMAGE_SIZE)
     model = build(config.model, dtype=PRECISIONS[config.training.precision])
     few, one = jnp.zeros((1, 4), jnp.int32), jnp.ones(1, jnp.int32)
@@ -218,14 +217,7 @@ def _lower(config: Any, devices: list[Any], part: str) -> Any:
     def placed(leaf: Any, sharding: Any) -> Any:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-    numbers = {"token_ids": slots, "word_ids": slots, "sentence_ids": slots, "word_count": 0, "sentence_count": 0}
-    batch: dict[str, Any] = {
-        "image": jax.ShapeDtypeStruct((pairs, side, side), jnp.uint8),
-        **{
-            name: jax.ShapeDtypeStruct((pairs, length) if length else (pairs,), jnp.int32)
-            for name, length in numbers.items()
-        },
-    }
+    batch = batch_like(config, side, mesh)
     if part == "loss":
         embed = functools.partial(model.apply, with_factors=config.loss.low_rank)
         image, text = jax.eval_shape(
@@ -239,7 +231,7 @@ def _lower(config: Any, devices: list[Any], part: str) -> Any:
     schedule = build_schedule(config.optimizer, 1000, config.training.steps or 1000 * config.training.epochs)
     step: Any = build_train_step(model, config, direction, schedule, mesh)  # what jit returns
     state = jax.tree.map(placed, state, state_sharding(state, mesh))
-    return step.lower(state, {name: placed(array, batch_sharding(mesh)) for name, array in batch.items()})
+    return step.lower(state, batch)
 
 
 def _lower_loss(config: Any, mesh: Any, levels: Any) -> Any:
