@@ -115,8 +115,9 @@ def get_config() -> ConfigDict:
     config.evaluation = evaluation = ConfigDict()
     # What the trained model is scored on: ConfigDicts with these keys (docs/training.md says what each means).
     # Always name and directory; optionally raw, builder, split, validation_split, title, compatible, bootstrap,
-    # interval, unit. Localisation: protocol, class_prompt, prior_split. With a task (classification, retrieval,
-    # robustness): task, classes, prompts, framing, labels, by_class, per_class, tops.
+    # interval, unit. Localisation: protocol, class_prompt, prior_split, thresholds, margin. With a task
+    # (classification, retrieval, robustness): task, classes, prompts, aggregation, framing, labels, unlisted,
+    # by_class, per_class, tops.
     evaluation.datasets = ()
     evaluation.bootstrap = 1000  # resamples for confidence intervals
     return config

@@ -137,6 +137,8 @@ def _prepared(
                 (building / _INPUTS).write_text(json.dumps(inputs, indent=2, default=str) + "\n", encoding="utf-8")
                 os.rename(building, folder)
                 _missing(directory, name).unlink(missing_ok=True)
+                for old in directory.glob(f".{name}-{_hash(inputs)}-*.building"):  # shards of files as they were before
+                    shutil.rmtree(old, ignore_errors=True)
             except IncompleteDataError as error:
                 _clear(building)
                 path = _missing(directory, name)

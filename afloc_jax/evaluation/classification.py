@@ -173,10 +173,12 @@ def _validate(
 
 
 def choose_thresholds(labels: Float[np.ndarray, "n C"], probabilities: Float[np.ndarray, "n C"]) -> np.ndarray:
-    """[C]: of each class the threshold with the highest F1 among known labels; 0.5 where no record is positive."""
+    """[C]: of each class the threshold with the highest F1 among known labels; 0.5 where they are not of both kinds."""
     chosen = np.full(labels.shape[1], NATURAL_THRESHOLD)
     for c in range(labels.shape[1]):
         known = np.isfinite(labels[:, c])
+        if len(np.unique(labels[known, c])) < 2:
+            continue
         best = discrimination.best_threshold(labels[known, c] == 1, probabilities[known, c])
         chosen[c] = best if np.isfinite(best) else NATURAL_THRESHOLD
     return chosen

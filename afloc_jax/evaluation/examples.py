@@ -55,6 +55,12 @@ def write_examples(
     write_pictures(out, arrays, described)
 
 
+def remove_examples(out: Path) -> None:
+    """Those that an earlier evaluation left in a folder of results, if any."""
+    for name in ("examples.npz", "examples.json"):
+        (out / name).unlink(missing_ok=True)
+
+
 def _peak(heatmap: np.ndarray, options: ProtocolOptions) -> list[int]:
     """x, y of the maximum within the scored region."""
     region = options.scored_region(heatmap)

@@ -59,18 +59,23 @@ class LabelledRecords:
         one = (np.nansum(self.labels, axis=1) == 1) & ~self.doubtful.any(axis=1)
         return np.where(one, np.nan_to_num(self.labels).argmax(axis=1), -1)
 
+    def lacked(self) -> list[str]:
+        """The classes that some record is known to lack."""
+        absent = (self.labels == ABSENT).any(axis=0)
+        return [name for name, known in zip(self.classes, absent, strict=True) if known]
+
     def contrasted(self) -> tuple["LabelledRecords", list[str]]:
         """With the classes alone that some record is known to lack, and the names of the others.
 
         What is only ever listed where it is present can be neither told apart nor called wrong.
         """
-        both = (self.labels == ABSENT).any(axis=0)
-        if not both.any():
+        names = tuple(self.lacked())
+        if not names:
             raise UserError(
                 "no record is known to lack a class: its labels list only what is present; say --unlisted absent if "
                 "they list all of it, or give --labels FILE.csv"
             )
-        names = tuple(name for name, keep in zip(self.classes, both, strict=True) if keep)
+        both = np.isin(self.classes, names)
         others = [name for name in self.classes if name not in names]
         return replace(self, classes=names, labels=self.labels[:, both], doubtful=self.doubtful[:, both]), others
 
@@ -126,6 +131,7 @@ def read_labelled(
         hashes.append(hashlib.sha256(np.ascontiguousarray(record.image).tobytes()).digest())
         labelled = labelled or bool(getattr(record, "labels", {}))
     if table is None:
+        stated = _under_one_name(stated)
         stated = _labels_of_records(stated, unlisted) if labelled else [_of_findings(found) for found in stated]
     kept = [i for i, values in enumerate(stated) if values]
     known = sorted({name for i in kept for name in stated[i]})
@@ -169,6 +175,20 @@ def _stated(record: Any) -> dict[str, int]:
     labels = {class_key(name): value for name, value in getattr(record, "labels", {}).items()}
     found = {class_key(f.label): PRESENT for f in record.findings if find_class(f.label, labels) is None}
     return {**found, **labels}
+
+
+def _under_one_name(stated: Sequence[dict[str, int]]) -> list[dict[str, int]]:
+    """Synonyms under the first of their names by alphabet. Where a record states several, present wins, then absent."""
+    name_of: dict[str, str] = {}
+    for name in sorted({name for values in stated for name in values}):
+        name_of[name] = find_class(name, list(name_of.values())) or name
+    merged: list[dict[str, int]] = []
+    for values in stated:
+        one: dict[str, int] = {}
+        for name, value in values.items():
+            one[name_of[name]] = max(value, one.get(name_of[name], UNCERTAIN))
+        merged.append(one)
+    return merged
 
 
 def _of_findings(stated: dict[str, int]) -> dict[str, int]:

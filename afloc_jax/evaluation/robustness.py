@@ -54,26 +54,33 @@ def evaluate_robustness(
     settings = settings or TaskSettings("robustness")
     given = settings.prompt_set
     prompt_set = given if given and given.classes else read_prompt_set(PARAPHRASES)
-    records, only_present = read_labelled(source, settings.classes, settings.labels, settings.unlisted).contrasted()
+    records = read_labelled(source, settings.classes, settings.labels, settings.unlisted)
     phrases = {name: prompt_set.prompts(name)[0] for name in records.classes}
     phrases = {name: texts for name, texts in phrases.items() if len(texts) > 1}
     if not phrases:
         raise UserError(f"no class of this data set has several phrases; the classes are {', '.join(records.classes)}")
-    metrics, rows = {}, []
-    metrics["auc"], overall, of_auc = _classify(model, source, records, phrases, prompt_set, settings)
-    means = _overall_entries("auc", overall)
-    rows += of_auc
+    metrics: dict[str, Any] = {}
+    means: dict[str, Any] = {}
+    rows: list[tuple] = []
+    told_apart = {name: texts for name, texts in phrases.items() if name in records.lacked()}
+    if told_apart:
+        metrics["auc"], overall, of_auc = _classify(model, source, records, told_apart, prompt_set, settings)
+        means |= _overall_entries("auc", overall)
+        rows += of_auc
     found = None if settings.labels else _localize(model, source, phrases, settings)
     if found is not None:
         metrics["iou"], overall, of_iou = found
         means |= _overall_entries("iou", overall)
         rows += of_iou
+    if not metrics:
+        records.contrasted()  # says why there is no AUC
+        raise UserError("no class of this data set can be told apart, and none is annotated: nothing to evaluate")
     summary = {
         **settings.account(model, source, records.sha256),
         "n": len(records),
         "paraphrases": phrases,
         "left_out_classes": {
-            **dict.fromkeys(only_present, "no record is known to lack it"),
+            **{name: "no AUC: no record is known to lack it" for name in phrases if name not in told_apart},
             **{name: "has no paraphrases" for name in records.classes if name not in phrases},
         },
         "spread": metrics,

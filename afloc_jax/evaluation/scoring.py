@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 import afloc_jax
 from afloc_jax.errors import UsageError
-from afloc_jax.evaluation.examples import write_examples
+from afloc_jax.evaluation.examples import remove_examples, write_examples
 from afloc_jax.evaluation.heatmap_files import HeatmapFile
 from afloc_jax.evaluation.localization import Scores
 from afloc_jax.evaluation.pictures import Pictures
@@ -78,6 +78,16 @@ def score_files(
         scores = chosen.score(samples, compatible, tuning)
     others = {Path(path).stem: score_segmentations(scores.truths, truth, path, compatible) for path in benchmarks}
     files |= {f"benchmark {Path(path).stem}": path for path in benchmarks}
+    if heatmaps is not None:
+        file = HeatmapFile(heatmaps)
+
+        def image_of(sample: int) -> np.ndarray:
+            truth = scores.truths[sample]
+            return np.zeros(truth.mask.shape, np.uint8) if pictures is None else pictures.square(truth)
+
+        write_examples(Path(out), scores, image_of, lambda sample: next(file.maps([scores.truths[sample]])))
+    else:
+        remove_examples(Path(out))  # of maps that an earlier call scored into the same folder
     summary = summarise(scores, bootstrap)
     if others:
         summary = add_baselines(summary, scores, others, bootstrap)
@@ -87,14 +97,6 @@ def score_files(
         **{name: {"file": Path(path).name, "sha256": _sha256(path)} for name, path in files.items()},
         "device": f"cpu, numpy {np.__version__} float64",
     }
-    if heatmaps is not None:
-        file = HeatmapFile(heatmaps)
-
-        def image_of(sample: int) -> np.ndarray:
-            truth = scores.truths[sample]
-            return np.zeros(truth.mask.shape, np.uint8) if pictures is None else pictures.square(truth)
-
-        write_examples(Path(out), scores, image_of, lambda sample: next(file.maps([scores.truths[sample]])))
     write_results(out, scores, summary)
     return summary
 

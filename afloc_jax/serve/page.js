@@ -15,7 +15,7 @@ const make = (tag, properties = {}, ...children) => {
 async function ask(route, texts, signal) {
   const query = new URLSearchParams(texts), dicom = /\.(dcm|dicom)$/i.test(state.file.name);
   if (state.file.size > settings.largest)
-    throw new Error(`the file is too large; at most ${settings.largest >> 20} MiB are read`);
+    throw Object.assign(new Error(`the file is too large; at most ${settings.largest >> 20} MiB are read`), { status: 413 });
   let answer;
   try {  // the bytes and nothing else: the name of the file stays in the browser
     answer = await fetch(`${route}?${query}`, { method: "POST", body: state.file, signal,
@@ -25,7 +25,7 @@ async function ask(route, texts, signal) {
     throw new Error("afloc serve does not answer; is it still running?");
   }
   const content = await answer.json().catch(() => ({ error: `status ${answer.status}` }));
-  if (!answer.ok) throw new Error(content.error);
+  if (!answer.ok) throw Object.assign(new Error(content.error), { status: answer.status });
   return content;
 }
 
@@ -43,7 +43,7 @@ async function during(what, work) {  // one question at a time; a newer one repl
     if (running !== mine) return;
     $("status").textContent = "";
     $("error").textContent = sentence(error.message.replace(/^image(\.dcm)?:/, () => `${state.file.name}:`));
-    if (!state.picture) noImage();
+    if (error.unreadable) noImage();
   } finally {
     if (running === mine) document.body.classList.remove("busy");
   }
@@ -67,10 +67,20 @@ function openFile(file) {
   draw();
   if (state.rows.some(row => row.input.value.trim())) return find();
   during("Reading the image …", async signal => {
-    await take(await ask("picture", [], signal));
+    await read(signal);
     state.rows[0].input.focus();
     return "Type a phrase and press Enter.";
   });
+}
+
+async function read(signal) {  // the picture, where it is not there yet: an earlier question may have been cut short
+  if (state.picture) return;
+  try {
+    await take(await ask("picture", [], signal), signal);
+  } catch (error) {
+    error.unreadable = [400, 413].includes(error.status);
+    throw error;
+  }
 }
 
 async function pixels(uri) {
@@ -86,8 +96,9 @@ async function pixels(uri) {
   return { width: data.width, height: data.height, grey };
 }
 
-async function take(content) {
+async function take(content, signal) {
   const picture = await pixels(content.picture);
+  signal.throwIfAborted();  // another file may have been opened meanwhile
   Object.assign(state, { picture, width: content.width, height: content.height });
   Object.assign($("canvas"), { width: picture.width, height: picture.height });
   $("boxes").setAttribute("viewBox", `0 0 ${content.width} ${content.height}`);
@@ -158,6 +169,7 @@ function find() {
   if (!asked.length) return complain("Type what to look for, e.g. small left pleural effusion.", state.rows[0].input);
   const before = shown();
   return during("Looking …", async signal => {
+    await read(signal);
     const texts = asked.map(row => row.input.value);
     const content = await ask("localize", texts.map(text => ["prompt", text]), signal);
     const maps = await Promise.all(content.prompts.map(found => pixels(found.heatmap)));
@@ -167,9 +179,8 @@ function find() {
       Object.assign(row, { found: { ...content.prompts[i], threshold: content.threshold }, map: maps[i], limit: null });
       row.radio.disabled = false;
     });
-    const now = asked.includes(before) ? before : asked.find(row => row.found);
-    if (now) now.radio.checked = true;
-    await take(content);
+    const live = asked.filter(row => row.found && state.rows.includes(row));  // edited and removed ones are not
+    choose(live.includes(before) ? before : live[0]);
     return `${asked.length} ${asked.length === 1 ? "phrase" : "phrases"} done.`;
   });
 }
@@ -298,6 +309,7 @@ function classify() {
   if (!state.file) return complain("Choose an image first.", $("file"));
   if (!names.length) return complain("Type the names of findings, e.g. pleural effusion, pneumothorax.", $("classes"));
   during("Estimating …", async signal => {
+    await read(signal);
     const content = await ask("classify", names.map(name => ["class", name]), signal);
     $("probabilities").tBodies[0].replaceChildren(...content.classes.map(({ class: name, probability }) => {
       const bar = make("i");

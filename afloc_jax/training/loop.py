@@ -108,7 +108,7 @@ class Loop:
                 if stopping:
                     return True
         self._check(keep=0)
-        return False
+        return jax.process_count() == 1 and stop.received is not None  # of several, the others would not know
 
     @property
     def _leads(self) -> bool:

@@ -57,7 +57,6 @@ def train(config: ConfigDict, workdir: Path, dry_run: bool = False) -> int:
     configs.check_workdir(config, workdir)
     finished = _read_finished(workdir)
     if finished is None:
-        _check_evaluation(config)
         status = _train_model(config, workdir)
         if status:
             return status
@@ -84,6 +83,8 @@ def _train_model(config: ConfigDict, workdir: Path) -> int:
     given, weights = config, start.foreign_sources(config.init_from)
     config = start.adopt(config, weights)
     source, validation = _open_sources(config)
+    if jax.process_index() == 0:  # the one that evaluates; after the training data, which may be evaluated too
+        _check_evaluation(config)
     tokenizer = _tokenizer(config, workdir, source)
     steps_per_epoch, total_steps = _length(config, len(source))
     run = provenance(
@@ -125,7 +126,8 @@ def _train_model(config: ConfigDict, workdir: Path) -> int:
     restored = checkpoints.restore_last(state)
     progress = Progress()
     if restored is not None:
-        state, progress = restored[0], Progress(**restored[1])
+        # A checkpoint without `validated_step`, of an older version, was saved after its validation.
+        state, progress = restored[0], Progress(**{"validated_step": restored[1]["step"], **restored[1]})
         _say(f"{workdir}: going on from step {progress.step} of {total_steps}")
 
     # --- Loop
@@ -240,7 +242,7 @@ def _initial_variables(config: ConfigDict, side: int) -> dict[str, Any]:
 def _check_evaluation(config: ConfigDict) -> None:
     """That there is something to evaluate on: better said before hours of training than after them."""
     for dataset in config.evaluation.datasets:
-        given = {"raw": "", "builder": ConfigDict(), **dataset.to_dict()}
+        given = {"raw": "", "builder": {}, **dataset}
         try:
             check_source(given["name"], given["directory"], raw=given["raw"], builder=dict(given["builder"]))
         except UserError as error:

@@ -69,13 +69,13 @@ class PublishedBuilder(FolderBuilder, skip_registration=True):  # type: ignore[c
         items = list(self.cases())
         self.report.rows += len(items)
         items = self._present(items)
-        twice = [name for name, count in Counter(item.id for item in items).items() if count > 1]
-        if twice:
-            names = f"{len(twice):,} images stand twice in its tables ({listed(twice)})"
-            raise UserError(f"{self.raw}: {names}; remove one of the rows, or the table that repeats them")
         without_patient = any(not item.patient for item in items)
         drop = self.leaks == "drop"
         kept = assign_splits(items, self.fractions, self.seed, self.workers, without_patient, drop)
+        twice = [name for name, count in Counter(item.id for item in kept).items() if count > 1]
+        if twice:
+            names = f"{len(twice):,} images stand twice in its tables ({listed(twice)})"
+            raise UserError(f"{self.raw}: {names}; remove one of the rows, or the table that repeats them")
         self.report.dropped.update({"also in an evaluation split": len(items) - len(kept)} if kept != items else {})
         return kept
 

@@ -95,7 +95,7 @@ def _problem_of_table(path: Path, files: Files, partial: bool, checksum: str) ->
     if missing:
         return f"lacks the column{_s(missing)} {', '.join(missing)}"
     if checksum and _sha256(path) != checksum:
-        return f"differs from its checksum in {SUMS}; fetch it again"
+        return f"differs from its checksum in {SUMS}; fetch it again, or remove {SUMS} if it was cut on purpose"
     if files.rows is not None and not partial:
         rows = _rows(path)
         if rows is not None and rows != files.rows:

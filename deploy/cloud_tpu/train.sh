@@ -42,11 +42,11 @@ everywhere "test -d afloc_jax/.git || git init --quiet afloc_jax
 # Some runtimes have Python 3.10, and 3.11 is needed: there uv, from PyPI, fetches one.
 everywhere "cd afloc_jax || exit 1
     if [ ! -x .venv/bin/pip ]; then
-        if python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
-            python3 -m venv .venv
-        else
+        {
+            python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' && python3 -m venv .venv
+        } || {
             python3 -m pip install --quiet --user uv && python3 -m uv venv --quiet --clear --seed --python 3.11 .venv
-        fi || { echo \"no Python 3.11 or newer: \$(python3 --version), and none could be made; see above\" >&2; exit 1; }
+        } || { echo \"no Python 3.11 or newer: \$(python3 --version), and none could be made; see above\" >&2; exit 1; }
     fi
     .venv/bin/pip install --quiet -r requirements.txt 'jax[tpu]>=0.10.2,<0.11'"
 everywhere "cd afloc_jax && .venv/bin/python launch.py $(printf '%q ' "$@") --distributed"

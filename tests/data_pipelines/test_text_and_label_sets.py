@@ -132,6 +132,11 @@ def test_leaks_of_an_official_split_stop_the_build_or_cost_training_rows(tmp_pat
     assert account["splits"] == {"ROCO_2": "train", "ROCO_3": "validation", "ROCO_4": "test"} and len(records) == 3
     assert account["dropped"] == {"also in an evaluation split": 1}
     assert "leaks is 'keep'" in refused(tmp_path, "roco", leaks="keep")
+    image_file(raw / "train" / "radiology" / "images" / "ROCO_3.jpg", seed=0)  # by the name of a validation image
+    (raw / "train" / "radiology" / "captions.txt").write_text("".join(f"ROCO_{n}\tChest film.\n" for n in (1, 2, 3)))
+    assert build(tmp_path, "roco", leaks="drop")[1]["splits"] == account["splits"]
+    (raw / "train" / "radiology" / "captions.txt").write_text("".join(f"ROCO_{n}\tChest film.\n" for n in (2, 2)))
+    assert "1 images stand twice" in refused(tmp_path, "roco", leaks="drop")
 
 
 def test_chexpert_labels_keep_uncertainty_and_paths_may_begin_with_the_release(tmp_path):

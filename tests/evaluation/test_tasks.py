@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ from sklearn import metrics
 from afloc_jax.cli import main
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.evaluation import class_metrics, retrieval
-from afloc_jax.evaluation.classification import evaluate_classification
+from afloc_jax.evaluation.classification import choose_thresholds, evaluate_classification
 from afloc_jax.evaluation.labelled import embed_records, read_labelled
 from afloc_jax.evaluation.retrieval import evaluate_retrieval
 from afloc_jax.evaluation.robustness import evaluate_robustness, spread
@@ -88,21 +89,39 @@ def test_labels_of_records_go_before_findings_and_what_is_not_listed_is_unknown(
         labelled("e", {}, "Edema"),
     ]
     found = read_labelled(source)
-    assert found.classes == ("airspace opacity", "edema", "lung opacity", "mass") and found.ids == tuple("abce")
+    assert found.classes == ("airspace opacity", "edema", "mass") and found.ids == tuple("abce")
     unknown = np.nan
     expected = [
-        [unknown, 1, 1, 0],
-        [unknown, 0, unknown, unknown],
-        [1, unknown, unknown, 1],
-        [unknown, 1, unknown, unknown],
+        [1, 1, 0],
+        [unknown, 0, unknown],
+        [1, unknown, 1],
+        [unknown, 1, unknown],
     ]
     np.testing.assert_array_equal(found.labels, expected)
     assert found.left_out == 1 and list(found.exclusive()) == [-1, -1, -1, 1]
     kept, others = found.contrasted()
-    assert kept.classes == ("edema", "mass") and others == ["airspace opacity", "lung opacity"]
+    assert kept.classes == ("edema", "mass") and others == ["airspace opacity"]
     absent = read_labelled(source, ["edema", "no finding"], unlisted="absent")
     np.testing.assert_array_equal(absent.labels, [[1, 0], [0, unknown], [0, 0], [1, 0]])
     assert absent.doubtful.tolist() == [[False, False], [False, True], [False, False], [False, False]]
+
+
+def test_synonyms_are_one_class():
+    source = [
+        labelled("a", {"Pleural Effusion": 1}),
+        labelled("b", {"Pleural Effusion": 0}),
+        labelled("c", {}, "Effusion"),
+    ]
+    for classes in ((), ("effusion",), ("pleural effusion",)):
+        np.testing.assert_array_equal(read_labelled(source, classes).labels, [[1], [0], [1]])
+    findings = [labelled("a", {}, "Pleural Effusion"), labelled("b", {}, "Edema")]
+    np.testing.assert_array_equal(read_labelled(findings, ["effusion"]).labels, [[1], [0]])
+
+
+def test_thresholds_need_both_kinds_of_records():
+    labels = np.array([[1, 1, 0], [1, 0, 0], [np.nan, 1, 0], [np.nan, 0, np.nan]])
+    found = np.array([[0.9, 0.8, 0.1], [0.1, 0.3, 0.2], [0.5, 0.6, 0.3], [0.4, 0.1, 0.4]])
+    np.testing.assert_array_equal(choose_thresholds(labels, found), [0.5, 0.6, 0.5])
 
 
 def test_a_record_of_one_class_may_leave_the_others_unsaid_but_not_uncertain():
@@ -331,6 +350,20 @@ def test_robustness_scores_every_paraphrase(model, source, tmp_path):  # noqa: F
     assert found["range"]["mean"] == pytest.approx(found["highest"]["mean"] - found["lowest"]["mean"])
     assert summary["metrics"]["auc range"]["overall"] == found["range"], "of one class the mean over classes is its own"
     assert summary["left_out_classes"]["nodule"] == "has no paraphrases"
+
+
+def test_wording_of_a_class_that_no_record_lacks_is_scored_where_it_is_annotated(model, source, tmp_path):  # noqa: F811
+    """Data such as MS-CXR list only what is present: an AUC there is not, IoU there is."""
+    present = [replace(record, labels={f.label: 1 for f in record.findings}) for record in source]
+    ways = PromptSet(classes={"edema": ["edema", "left edema"]})
+    summary = evaluate_robustness(model, present, tmp_path, how("robustness", prompt_set=ways))
+    whole = evaluate_robustness(model, source, tmp_path / "whole", how("robustness", prompt_set=ways))
+    assert list(summary["spread"]) == ["iou"]
+    assert summary["spread"]["iou"] == whole["spread"]["iou"]
+    assert summary["left_out_classes"]["edema"] == "no AUC: no record is known to lack it"
+    bare = [replace(record, findings=[]) for record in present]
+    with pytest.raises(UserError, match="no record is known to lack a class"):
+        evaluate_robustness(model, bare, tmp_path / "bare", how("robustness", prompt_set=ways))
 
 
 def test_the_mean_over_classes_is_drawn_with_the_classes(model, source, tmp_path):  # noqa: F811

@@ -279,6 +279,18 @@ def test_what_only_the_network_refuses_is_refused_before_anything_is_written(con
         assert not list(tmp_path.iterdir())
 
 
+def test_the_training_data_themselves_may_be_evaluated(tmp_path):
+    """Their records are there by the time that is checked; entries may be plain dicts."""
+    config = tiny_config()
+    config.data.update(dataset="phantom", directory=str(tmp_path / "data"))
+    config.data.builder = ConfigDict({"train": 12, "validation": 8, "test": 4, "image_size": 32})
+    config.evaluation.datasets = ({"name": "phantom", "directory": str(tmp_path / "data"), "builder": {"test": 4}},)
+    training._check_evaluation(config)
+    config.evaluation.datasets = ({"name": "pairs", "directory": str(tmp_path / "data")},)
+    with pytest.raises(UserError, match="pairs: no prepared records"):
+        training._check_evaluation(config)
+
+
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [

@@ -172,7 +172,7 @@ def test_exports_read_prompts_as_we_do(models, tmp_path):
     source = read_source(models["plain"])
     folder = export_model(models["plain"], tmp_path / "export", "torch-module")
     prompts = [*PROMPTS, "Left; right!", "no effusion?", "a" * 40, "edema. " * 20, "heart. 2.5 x 3 mm nodule."]
-    prompts += ["T1.5 .5 cm", "1.2x1.5cm", "lésion", "हिंदी", "がん"]
+    prompts += ["T1.5 .5 cm", "1.2x1.5cm", "nodule of 1½ cm", "3½ x 2 mm", "lésion", "हिंदी", "がん"]
     ours = tokenize(source.tokenizer, [clean_prompt(prompt) for prompt in prompts], 16)
     theirs = afloc_inputs.tokenize(folder, prompts, 16)
     assert ours.keys() == theirs.keys()

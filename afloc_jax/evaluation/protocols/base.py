@@ -57,8 +57,13 @@ class LocalizationProtocol:
 
         Raises `UsageError` for values that `ProtocolOptions` refuses, and where validation data choose the thresholds.
         """
-        given: dict[str, Any] = {} if thresholds is None else {"thresholds": tuple(float(t) for t in thresholds)}
-        given |= {} if margin is None else {"margin": margin}
+        given: dict[str, Any] = {} if margin is None else {"margin": margin}
+        try:
+            given |= {} if thresholds is None else {"thresholds": tuple(float(t) for t in thresholds)}
+        except (TypeError, ValueError):
+            raise UsageError(f"thresholds are {thresholds!r}; give several numbers") from None
+        if not isinstance(margin, int | None):
+            raise UsageError(f"margin is {margin!r}; give a whole number of pixels")
         if given and self.tuned:
             raise UsageError(
                 f"protocol {self.name} scores the whole image at thresholds that validation data choose; "

@@ -82,9 +82,16 @@ _NUMBERS = (
 )
 
 
+_FRACTION = re.compile(r"(?:(\d+)\s?)?([\u00bc-\u00be\u2150-\u215e\u2189])")  # one character, as in "1½"
+
+
+def _as_decimal(fraction: re.Match) -> str:
+    return f"{int(fraction[1] or 0) + unicodedata.numeric(fraction[2]):.6g}"
+
+
 def clean_prompt(text: str) -> str:
     """Lower-case words, sentences joined with ". "; decimals stay whole. Raises ValueError if nothing is left."""
-    text = unicodedata.normalize("NFKD", text.lower())
+    text = unicodedata.normalize("NFKD", _FRACTION.sub(_as_decimal, text.lower()))
     text = unicodedata.normalize("NFC", re.sub(r"(?<=[a-z])[\u0300-\u036f]+", "", text))  # "café" to "cafe"
     for pattern, replacement in _NUMBERS:
         text = re.sub(pattern, replacement, text)
