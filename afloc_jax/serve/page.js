@@ -42,7 +42,7 @@ async function during(what, work) {  // one question at a time; a newer one repl
   } catch (error) {
     if (running !== mine) return;
     $("status").textContent = "";
-    $("error").textContent = sentence(error.message.replace(/^image(\.dcm)?:/, () => `${state.file.name}:`));
+    $("error").textContent = sentence(error.message).replace(/^Image(\.dcm)?:/, () => `${state.file.name}:`);
     if (error.unreadable) noImage();
   } finally {
     if (running === mine) document.body.classList.remove("busy");
