@@ -167,6 +167,16 @@ def _open_sources(config: ConfigDict) -> tuple[Any, Any]:
     return opened[0], opened[1]
 
 
+def _check_evaluation(config: ConfigDict) -> None:
+    """That there is something to evaluate on: better said before hours of training than after them."""
+    for dataset in config.evaluation.datasets:
+        given = {"raw": "", "builder": {}, **dataset}
+        try:
+            check_source(given["name"], given["directory"], raw=given["raw"], builder=dict(given["builder"]))
+        except UserError as error:
+            raise type(error)(f"config.evaluation.datasets, {given['name']}: {error}") from None
+
+
 def _tokenizer(config: ConfigDict, workdir: Path, source: Any) -> Any:
     """The tokenizer that the workdir keeps; on the first run the config's, init_from's, or a learned one."""
     if (workdir / configs.CONFIG).exists() and (workdir / "tokenizer" / "tokenizer.json").exists():
@@ -237,16 +247,6 @@ def _initial_variables(config: ConfigDict, side: int) -> dict[str, Any]:
 
 
 # The end of a run
-
-
-def _check_evaluation(config: ConfigDict) -> None:
-    """That there is something to evaluate on: better said before hours of training than after them."""
-    for dataset in config.evaluation.datasets:
-        given = {"raw": "", "builder": {}, **dataset}
-        try:
-            check_source(given["name"], given["directory"], raw=given["raw"], builder=dict(given["builder"]))
-        except UserError as error:
-            raise type(error)(f"config.evaluation.datasets, {given['name']}: {error}") from None
 
 
 def _save_best(

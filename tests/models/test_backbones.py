@@ -158,7 +158,7 @@ SMALLEST = ResNetSettings(
 def test_batch_statistics_of_a_sharded_batch_are_global():
     """Eight devices hold two images each; statistics and features are those of the sixteen."""
     if jax.device_count() < 8:
-        pytest.skip("needs eight devices: XLA_FLAGS=--xla_force_host_platform_device_count=8")
+        pytest.skip("SKIPPED: needs eight devices: XLA_FLAGS=--xla_force_host_platform_device_count=8")
     module = encoder_of(model_settings(SMALLEST))
     x = images(16).astype(np.float32)
     variables = jax.jit(module.init)(jax.random.key(0), x)
