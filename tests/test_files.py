@@ -1,0 +1,36 @@
+"""One path type, remote storage refused in a line, and files that appear whole."""
+
+import pathlib
+
+import pytest
+
+from afloc_jax.errors import UsageError
+from afloc_jax.files import Path, user_path, write_whole
+
+
+@pytest.mark.parametrize("given", ["gs://bucket/run", "s3://bucket/run", "gs:/bucket", "https://host/x", "hdfs://a/b"])
+def test_remote_storage_is_refused_with_the_name_of_the_setting(given, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=rf"^--workdir = {given}: remote storage is not supported yet; give a folder"):
+        user_path(given, "--workdir")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("given", ["runs/demo", "/tmp/a b", "c:d", "./gs:/x", pathlib.Path("runs")])
+def test_local_paths_pass_as_they_are(given):
+    assert user_path(given, "--out") == Path(given)
+
+
+def test_a_home_folder_is_expanded(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert str(user_path("~/runs", "--workdir")) == "/home/someone/runs"
+
+
+def test_a_file_is_replaced_whole_and_a_failure_leaves_the_old_one(tmp_path):
+    path = tmp_path / "a.json"
+    write_whole(path, "old")
+    with pytest.raises(TypeError):
+        write_whole(path, 3)  # type: ignore[arg-type]
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+    write_whole(str(path), "née".encode())
+    assert path.read_bytes() == "née".encode() and oct(path.stat().st_mode & 0o777) == "0o644"
