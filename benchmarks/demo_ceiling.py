@@ -26,8 +26,8 @@ from afloc_jax.vectors import unit_norm
 from afloc_jax.weights.folder import save_model
 from configs import demo
 from data_pipelines.batches import config_tokenizer
+from data_pipelines.prepared import open_source
 from data_pipelines.reports import clean_prompt
-from data_pipelines.sources import open_source
 from data_pipelines.tokens import tokenize
 
 

@@ -18,8 +18,8 @@ import numpy as np
 
 from configs.afloc import get_config
 from data_pipelines.batches import config_tokenizer, training_batches
+from data_pipelines.prepared import open_source
 from data_pipelines.reading import Pair, Record, RecordSource
-from data_pipelines.sources import open_source
 from data_pipelines.tokens import load_tokenizer, tokenize
 
 ROWS = 370_000

@@ -17,7 +17,7 @@ from afloc_jax.evaluation.localization import Scores, score
 from afloc_jax.evaluation.records import read_truths
 from afloc_jax.inference.heatmaps import HeatmapSettings
 from afloc_jax.inference.model import load
-from data_pipelines.sources import open_source
+from data_pipelines.prepared import open_source
 
 SEED = 100  # of the phantoms: no other set is drawn with it
 WAYS: dict[str, Mapping[str, Any]] = {

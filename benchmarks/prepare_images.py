@@ -18,7 +18,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from data_pipelines.sources import prepare
+from data_pipelines.prepared import prepare
 
 HEIGHT, WIDTH = 3000, 2500
 

@@ -8,13 +8,13 @@ neighbours on several (contrast groups, batch statistics and dropout depend on t
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import cv2
 import grain
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from afloc_jax.errors import UsageError, UserError
+from data_pipelines.augment import augment
 from data_pipelines.reading import Pair, Record, RecordSource
 from data_pipelines.tokens import SentenceTokenizer, learn_tokenizer, load_tokenizer
 
@@ -224,37 +224,6 @@ class _ValidationBatches:
             return -1, np.zeros((side, side), np.uint8), []
         index, record = self._rows[number]
         return index, record.image, record.sentences
-
-
-def augment(
-    image: NDArray[np.uint8],
-    rng: np.random.Generator,
-    *,
-    shift: float = 0.05,
-    scale: float = 0.1,
-    rotate: float = 5.0,
-    brightness: float = 0.1,
-    contrast: float = 0.1,
-) -> NDArray[np.uint8]:
-    """A light random change of the picture, [S, S] uint8 -> [S, S]. No flips: reports name sides.
-
-    Args:
-        shift: largest shift along each axis, as a fraction of the side.
-        scale: largest relative change of size.
-        rotate: largest turn, degrees.
-        brightness: largest change, as a fraction of 255.
-        contrast: largest relative change about the mean grey.
-    """
-    side = image.shape[0]
-    zoom, turn, dark, gain, right, down = rng.uniform(-1, 1, 6)
-    center = (side - 1) / 2
-    matrix = cv2.getRotationMatrix2D((center, center), rotate * turn, 1 + scale * zoom)
-    matrix[:, 2] += shift * side * right, shift * side * down
-    moved = cv2.warpAffine(image, matrix, (side, side), flags=cv2.INTER_LINEAR)
-    mean, slope = cv2.mean(moved)[0], 1 + contrast * gain
-    # slope * (grey - mean) + mean + brightness, rounded and kept within 0 to 255: one pass, a third of a table's time.
-    cv2.addWeighted(moved, slope, moved, 0, mean * (1 - slope) + 255 * brightness * dark, dst=moved)
-    return np.asarray(moved, np.uint8)
 
 
 def _all(source: RecordSource | Sequence[Record]) -> Iterator[Record]:

@@ -35,7 +35,7 @@ def add_prepare(commands) -> None:
 
 
 def _run_prepare(given: argparse.Namespace) -> int:
-    from data_pipelines.sources import prepare
+    from data_pipelines.prepared import prepare
 
     builder = dict(given.builder)
     report = prepare(given.name, given.out, raw=given.raw, builder=builder, workers=given.workers, beam=given.beam)
@@ -47,7 +47,7 @@ def _run_prepare(given: argparse.Namespace) -> int:
         print(f"{len(report['rejected'])} images rejected, named in build_report.json there")
     page = Path(report["folder"]) / "overview.html"
     if not (given.no_overview or page.is_file()):
-        from data_pipelines.sources import open_folder
+        from data_pipelines.prepared import open_folder
 
         _write_overview(page, given.name, *open_folder(page.parent))
     return 0
@@ -68,7 +68,7 @@ def add_overview(commands) -> None:
 
 
 def _run_overview(given: argparse.Namespace) -> int:
-    from data_pipelines.sources import open_prepared
+    from data_pipelines.prepared import open_prepared
 
     _write_overview(given.out, given.name, *open_prepared(given.name, given.data, dict(given.builder)))
     return 0

@@ -29,7 +29,7 @@ from afloc_jax.evaluation.tasks import evaluate_task, task_settings
 from afloc_jax.evaluation.truth import Truth
 from afloc_jax.inference.model import Model, load
 from afloc_jax.weights.folder import update_card, weights_hash
-from data_pipelines.sources import open_source
+from data_pipelines.prepared import open_source
 
 # Of the paper, where a data set has its own: the maps of histopathology are read from their low end. By builder.
 THRESHOLDS_OF = {"sicapv2": [-1.0, -0.9, -0.8, -0.7, -0.6, -0.5, -0.4, -0.3, -0.2, -0.1]}

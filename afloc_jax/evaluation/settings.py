@@ -13,8 +13,8 @@ from afloc_jax.inference.model import Model
 from afloc_jax.inference.zero_shot import AGGREGATIONS, framing_of
 from afloc_jax.provenance import hash_of
 from data_pipelines.images import Framing
+from data_pipelines.prepared import open_source
 from data_pipelines.reading import RecordSource
-from data_pipelines.sources import open_source
 
 TASKS = ("classification", "retrieval", "robustness")
 FRAMINGS = get_args(Framing)
@@ -26,7 +26,7 @@ class TaskSettings:
 
     Attributes:
         task: one of `TASKS`.
-        name, directory, raw, builder, split: as in `data_pipelines.sources.open_source`.
+        name, directory, raw, builder, split: as in `data_pipelines.prepared.open_source`.
         title: of the data set for readers; its name if empty.
         validation_split: where thresholds and the data set's own phrases come from; "" for none.
         classes: names; all that occur if empty.

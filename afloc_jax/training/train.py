@@ -27,7 +27,7 @@ from afloc_jax.training.step import batch_like, build_train_step, build_validati
 from afloc_jax.weights.folder import load_model, read_config, save_model
 from data_pipelines import tokens
 from data_pipelines.batches import config_tokenizer
-from data_pipelines.sources import check_source, open_source
+from data_pipelines.prepared import check_source, open_source
 
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 FINISHED = "finished.json"

@@ -14,8 +14,8 @@ import pytest
 from raw_folders import SECRET, radiograph
 
 from afloc_jax.errors import UserError
+from data_pipelines.prepared import open_source, prepare
 from data_pipelines.reading import Record
-from data_pipelines.sources import open_source, prepare
 
 
 def build(tmp_path: Path, name: str, **builder: Any) -> tuple[dict[str, Record], dict[str, Any]]:

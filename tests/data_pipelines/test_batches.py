@@ -8,8 +8,8 @@ from raw_folders import radiograph
 
 from afloc_jax.errors import UsageError, UserError
 from configs.afloc import get_config
+from data_pipelines.augment import augment
 from data_pipelines.batches import (
-    augment,
     config_tokenizer,
     sample_sentences,
     training_batches,
@@ -208,7 +208,7 @@ def test_augmentation_changes_the_grey_values_as_its_formula_says():
 def test_worker_processes_give_the_same_batches(tmp_path):
     from raw_folders import pairs_folder
 
-    from data_pipelines.sources import open_source
+    from data_pipelines.prepared import open_source
 
     pairs_folder(tmp_path / "raw", 12)
     builder = {"fractions": {"train": 1.0}, "image_size": 32}

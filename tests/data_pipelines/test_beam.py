@@ -5,8 +5,8 @@ from raw_folders import SECRET, pairs_folder
 from test_shards import BUILDER, content
 
 from afloc_jax.errors import UsageError, UserError
-from data_pipelines.builders.items import Item
-from data_pipelines.sources import prepare
+from data_pipelines.building.items import Item
+from data_pipelines.prepared import prepare
 
 
 def test_the_direct_runner_gives_identical_records_and_the_same_account(tmp_path):
@@ -26,7 +26,7 @@ def test_the_direct_runner_gives_identical_records_and_the_same_account(tmp_path
 
 def test_the_job_holds_names_of_files_and_no_report(tmp_path):
     beam = pytest.importorskip("apache_beam", reason="SKIPPED: Apache Beam is not installed; see requirements-beam.txt")
-    from data_pipelines.builders.beam import collection
+    from data_pipelines.building.beam import collection
 
     items = [Item(f"{k}.png", tmp_path / f"{k}.png", sentences=[SECRET]) for k in range(600)]
     pipeline = beam.Pipeline()
@@ -49,9 +49,10 @@ def test_too_many_broken_images_stop_a_beam_build_and_are_named(tmp_path):
 
 
 def test_phantoms_are_not_built_with_beam(tmp_path, monkeypatch):
-    from data_pipelines import sources
 
-    monkeypatch.setattr(sources, "pipeline_options", lambda text: None)
+    from data_pipelines.building import build
+
+    monkeypatch.setattr(build, "pipeline_options", lambda text: None)
     with pytest.raises(UsageError, match="drawn, not read"):
         prepare("phantom", tmp_path, builder={"train": 1, "validation": 0, "test": 0}, beam="")
 

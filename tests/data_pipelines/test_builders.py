@@ -8,10 +8,10 @@ import pytest
 from raw_folders import SECRET, pairs_folder, radiograph, write_table
 
 from afloc_jax.errors import UsageError, UserError
-from data_pipelines.builders.items import Item
-from data_pipelines.builders.splits import assign_splits, split_name
+from data_pipelines.building.items import Item
+from data_pipelines.building.splits import assign_splits, split_name
 from data_pipelines.images import Geometry
-from data_pipelines.sources import open_source, prepare
+from data_pipelines.prepared import open_source, prepare
 
 ALL_TRAIN = {"train": 1.0}
 

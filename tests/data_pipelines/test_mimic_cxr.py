@@ -14,7 +14,7 @@ from data_pipelines.builders.mimic_cxr import mimic_cxr_dataset_builder
 from data_pipelines.builders.mimic_cxr.mimic_cxr_dataset_builder import CLASSES
 from data_pipelines.builders.mimic_cxr.sections import report_sections
 from data_pipelines.images import Geometry
-from data_pipelines.sources import prepare
+from data_pipelines.prepared import prepare
 
 STUDIES = (  # patient, study, images (view), split
     ("10000032", "50414267", (("a1", "PA"), ("a2", "LATERAL")), "train"),

@@ -11,9 +11,9 @@ import pytest
 from raw_folders import pairs_folder
 
 from afloc_jax.errors import UserError
-from data_pipelines.builders import decode, shards
 from data_pipelines.builders.pairs.pairs_dataset_builder import Builder
-from data_pipelines.sources import open_source, prepare
+from data_pipelines.building import decode, shards
+from data_pipelines.prepared import open_source, prepare
 
 BUILDER = {"fractions": {"train": 0.7, "test": 0.3}, "max_bad_fraction": 0.2}
 COUNT = 40
@@ -162,7 +162,7 @@ def test_a_shard_that_was_cut_or_belongs_to_other_items_is_made_again(tmp_path, 
 
 _KILLED = """
 import sys, time
-from data_pipelines.builders import decode, shards
+from data_pipelines.building import decode, shards
 from data_pipelines.builders.pairs.pairs_dataset_builder import Builder
 shards._SMALLEST = 5
 read, names = decode.read_image, []
@@ -173,7 +173,7 @@ def slow(path):
         time.sleep(30)
     return read(path)
 decode.read_image = slow
-from data_pipelines.sources import prepare
+from data_pipelines.prepared import prepare
 prepare("pairs", sys.argv[1], raw=sys.argv[2], builder={"fractions": {"train": 1.0}}, workers=1)
 """
 

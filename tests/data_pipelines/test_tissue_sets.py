@@ -9,7 +9,7 @@ from PIL import Image
 from published import box_mask, build, image_file, refused, rows_file
 from test_slides import slide_file
 
-from data_pipelines.builders.tables import read_workbook
+from data_pipelines.building.tables import read_workbook
 from data_pipelines.images import Geometry
 
 SQUARE = Geometry(40, 30)

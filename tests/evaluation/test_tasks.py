@@ -21,7 +21,7 @@ from afloc_jax.evaluation.settings import TaskSettings
 from afloc_jax.evaluation.statistics import Bootstrap
 from afloc_jax.inference.class_prompts import PromptSet
 from data_pipelines.images import crop_to_square
-from data_pipelines.sources import open_source
+from data_pipelines.prepared import open_source
 from tests.inference.conftest import folder, model  # noqa: F401 (fixtures)
 
 QUICK = Bootstrap(resamples=60)

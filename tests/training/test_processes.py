@@ -13,7 +13,7 @@ import pytest
 
 from afloc_jax.training.mesh import WHOLE_BELOW
 from afloc_jax.weights.folder import load_model
-from data_pipelines.sources import prepare
+from data_pipelines.prepared import prepare
 from tests.training.phantom_config import get_config
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from afloc_jax.errors import UsageError, UserError
-from data_pipelines.builders.items import Item
-from data_pipelines.builders.published import PublishedBuilder
-from data_pipelines.builders.tables import Files, read_json
+from data_pipelines.building.expected_files import Files
+from data_pipelines.building.items import Item
+from data_pipelines.building.published import PublishedBuilder
+from data_pipelines.building.tables import read_json
 from data_pipelines.regions import Box, Polygon, Region
 
 CLASSES = (

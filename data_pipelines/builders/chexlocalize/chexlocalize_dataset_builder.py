@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 
 from afloc_jax.errors import UserError
-from data_pipelines.builders.items import Item
-from data_pipelines.builders.published import PublishedBuilder
-from data_pipelines.builders.tables import Files, index_files, labels_of, read_json, read_table
+from data_pipelines.building.expected_files import Files, index_files
+from data_pipelines.building.items import Item
+from data_pipelines.building.published import PublishedBuilder
+from data_pipelines.building.tables import labels_of, read_json, read_table
 from data_pipelines.regions import CocoRuns
 
 _SPLITS = {"val": "validation", "test": "test"}

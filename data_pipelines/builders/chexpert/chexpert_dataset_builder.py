@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 
 from afloc_jax.errors import UserError
-from data_pipelines.builders.items import Item
 from data_pipelines.builders.mimic_cxr.mimic_cxr_dataset_builder import CLASSES
-from data_pipelines.builders.published import PublishedBuilder
-from data_pipelines.builders.tables import Files, labels_of, read_table
+from data_pipelines.building.expected_files import Files
+from data_pipelines.building.items import Item
+from data_pipelines.building.published import PublishedBuilder
+from data_pipelines.building.tables import labels_of, read_table
 
 _SPLITS = {"train.csv": "train", "valid.csv": "validation", "test.csv": "test", "test_labels.csv": "test"}
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from data_pipelines.builders.items import Item
-from data_pipelines.builders.published import PublishedBuilder
-from data_pipelines.builders.tables import Files
+from data_pipelines.building.expected_files import Files
+from data_pipelines.building.items import Item
+from data_pipelines.building.published import PublishedBuilder
 from data_pipelines.regions import MaskFile
 
 _LABEL = "Pneumonia"  # published protocol: the masks are of opacities, asked for as pneumonia

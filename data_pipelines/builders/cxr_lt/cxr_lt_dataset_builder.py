@@ -4,9 +4,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from afloc_jax.errors import UsageError
-from data_pipelines.builders.items import Item
-from data_pipelines.builders.published import PublishedBuilder
-from data_pipelines.builders.tables import Files, labels_of, one_file, read_table
+from data_pipelines.building.expected_files import Files, one_file
+from data_pipelines.building.items import Item
+from data_pipelines.building.published import PublishedBuilder
+from data_pipelines.building.tables import labels_of, read_table
 
 _KEYS = ("dicom_id", "subject_id", "study_id")
 CLASSES = {

@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 
 from afloc_jax.errors import UserError
-from data_pipelines.builders.items import Item
-from data_pipelines.builders.published import PublishedBuilder
-from data_pipelines.builders.tables import Files, index_files, one_file, read_table
+from data_pipelines.building.expected_files import Files, index_files, one_file
+from data_pipelines.building.items import Item
+from data_pipelines.building.published import PublishedBuilder
+from data_pipelines.building.tables import read_table
 
 CLASSES = ("acinar", "lepidic", "micropapillary", "papillary", "solid")
 TEXT = "lung adenocarcinoma with a predominantly {pattern} growth pattern"

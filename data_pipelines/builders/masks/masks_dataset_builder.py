@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from afloc_jax.errors import UserError
-from data_pipelines.builders.ingest import FolderBuilder
-from data_pipelines.builders.items import Item
-from data_pipelines.builders.splits import assign_splits
-from data_pipelines.builders.tables import read_table
+from data_pipelines.building.ingest import FolderBuilder
+from data_pipelines.building.items import Item
+from data_pipelines.building.splits import assign_splits
+from data_pipelines.building.tables import read_table
 from data_pipelines.regions import MaskFile
 
 _PURPOSE = "a row needs an image, a mask file and the name of the finding"

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from afloc_jax.errors import UsageError, UserError
-from data_pipelines.builders.items import Item
 from data_pipelines.builders.mimic_cxr.sections import report_sections
 from data_pipelines.builders.ms_cxr.annotations import annotated_patients
-from data_pipelines.builders.published import PublishedBuilder
-from data_pipelines.builders.splits import split_name
-from data_pipelines.builders.tables import Files, labels_of, one_file, read_table
+from data_pipelines.building.expected_files import Files, one_file
+from data_pipelines.building.items import Item
+from data_pipelines.building.published import PublishedBuilder
+from data_pipelines.building.splits import split_name
+from data_pipelines.building.tables import labels_of, read_table
 
 CLASSES = (
     "Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Enlarged Cardiomediastinum", "Fracture", "Lung Lesion",

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from afloc_jax.errors import UsageError
-from data_pipelines.builders.items import Item
 from data_pipelines.builders.ms_cxr.annotations import FILE, read_annotations
-from data_pipelines.builders.published import PublishedBuilder
-from data_pipelines.builders.tables import Files
+from data_pipelines.building.expected_files import Files
+from data_pipelines.building.items import Item
+from data_pipelines.building.published import PublishedBuilder
 from data_pipelines.regions import Box
 
 _PROMPTS = ("phrases", "classes")

@@ -6,9 +6,10 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from afloc_jax.errors import UserError
-from data_pipelines.builders.items import Item
-from data_pipelines.builders.published import PublishedBuilder
-from data_pipelines.builders.tables import Files, index_files, read_table
+from data_pipelines.building.expected_files import Files, index_files
+from data_pipelines.building.items import Item
+from data_pipelines.building.published import PublishedBuilder
+from data_pipelines.building.tables import read_table
 
 _PROJECTIONS = "indiana_projections.csv"
 

@@ -4,9 +4,10 @@ import ast
 from collections.abc import Iterable, Iterator
 
 from afloc_jax.errors import UsageError
-from data_pipelines.builders.items import Item
-from data_pipelines.builders.published import PublishedBuilder
-from data_pipelines.builders.tables import Files, index_files, one_file, read_table
+from data_pipelines.building.expected_files import Files, index_files, one_file
+from data_pipelines.building.items import Item
+from data_pipelines.building.published import PublishedBuilder
+from data_pipelines.building.tables import read_table
 
 _TABLE = "PADCHEST_chest_x_ray_images_labels_160K*.csv*"
 _COLUMNS = ("ImageID", "ImageDir", "StudyID", "PatientID", "Projection", "Report", "Labels")

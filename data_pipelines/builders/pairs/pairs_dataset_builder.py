@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from afloc_jax.errors import UsageError
-from data_pipelines.builders.ingest import FolderBuilder
-from data_pipelines.builders.items import Item, unique_ids
-from data_pipelines.builders.splits import assign_splits, split_name
-from data_pipelines.builders.tables import read_table
+from data_pipelines.building.ingest import FolderBuilder
+from data_pipelines.building.items import Item, unique_ids
+from data_pipelines.building.splits import assign_splits, split_name
+from data_pipelines.building.tables import read_table
 from data_pipelines.reports import CleanReport, clean_report, sections
 
 _PURPOSE = "a row needs an image and its text (columns image and text, or image and findings and/or impression)"

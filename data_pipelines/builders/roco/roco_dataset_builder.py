@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Iterator
 
 from afloc_jax.errors import UsageError, UserError
-from data_pipelines.builders.items import Item
-from data_pipelines.builders.published import PublishedBuilder
-from data_pipelines.builders.tables import Files
+from data_pipelines.building.expected_files import Files
+from data_pipelines.building.items import Item
+from data_pipelines.building.published import PublishedBuilder
 
 _CAPTIONS = "radiology/captions.txt"
 

@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 
 from afloc_jax.errors import UserError
-from data_pipelines.builders.items import Item
-from data_pipelines.builders.published import PublishedBuilder
-from data_pipelines.builders.tables import Files, read_table
+from data_pipelines.building.expected_files import Files
+from data_pipelines.building.items import Item
+from data_pipelines.building.published import PublishedBuilder
+from data_pipelines.building.tables import read_table
 from data_pipelines.regions import Box
 
 _LABELS, _CLASSES = "stage_2_train_labels.csv", "stage_2_detailed_class_info.csv"

@@ -4,9 +4,10 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from afloc_jax.errors import UsageError, UserError
-from data_pipelines.builders.items import Item
-from data_pipelines.builders.published import PublishedBuilder
-from data_pipelines.builders.tables import Files, read_table
+from data_pipelines.building.expected_files import Files
+from data_pipelines.building.items import Item
+from data_pipelines.building.published import PublishedBuilder
+from data_pipelines.building.tables import read_table
 from data_pipelines.regions import Box
 
 _CORNERS = ("x_min", "y_min", "x_max", "y_max")

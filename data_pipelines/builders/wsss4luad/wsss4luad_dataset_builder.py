@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from afloc_jax.errors import UserError
-from data_pipelines.builders.items import Item
-from data_pipelines.builders.published import PublishedBuilder
-from data_pipelines.builders.tables import Files
+from data_pipelines.building.expected_files import Files
+from data_pipelines.building.items import Item
+from data_pipelines.building.published import PublishedBuilder
 from data_pipelines.images import ImageError, read_label_image
 from data_pipelines.regions import MaskFile
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from afloc_jax.errors import UsageError
-from data_pipelines.builders.decode import example, rejection
-from data_pipelines.builders.items import Item
+from data_pipelines.building.decode import example, rejection
+from data_pipelines.building.items import Item
 from data_pipelines.images import ImageError
 
 _REJECTED = "rejected"

@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 import tensorflow_datasets as tfds
 
 from afloc_jax.errors import UsageError, UserError
-from data_pipelines.builders import shards
-from data_pipelines.builders.decode import example
-from data_pipelines.builders.items import SPLITS, BuildReport, Item, pseudonym
+from data_pipelines.building import shards
+from data_pipelines.building.decode import example
+from data_pipelines.building.items import SPLITS, BuildReport, Item, pseudonym
 from data_pipelines.images import ImageError
 from data_pipelines.records import IMAGE_SIZE, record_features
 
@@ -99,7 +99,7 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=
 
     def _generate_examples(self, split: str, items: Sequence[Item]) -> Any:
         """The Beam collection of a split's records."""
-        from data_pipelines.builders.beam import collection
+        from data_pipelines.building.beam import collection
 
         return collection(items, self.image_size, self.seed, self._beam_files / split)
 
@@ -110,7 +110,7 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=
 
     def _count_beam_records(self) -> None:
         """The account of a Beam build, the same as that of the threads."""
-        from data_pipelines.builders.beam import read_rejected
+        from data_pipelines.building.beam import read_rejected
 
         for split, items in self._by_split.items():
             rejected = dict(read_rejected(self._beam_files / split))

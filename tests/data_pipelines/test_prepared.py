@@ -18,10 +18,10 @@ from raw_folders import SECRET, pairs_folder
 
 from afloc_jax.errors import UsageError, UserError
 from configs.afloc import get_config
-from data_pipelines import reading, sources
+from data_pipelines import reading
 from data_pipelines.batches import config_tokenizer, training_batches
+from data_pipelines.prepared import open_source, prepare
 from data_pipelines.reading import Finding, Record
-from data_pipelines.sources import open_source, prepare
 
 ALL_TRAIN = {"fractions": {"train": 1.0}}
 
@@ -81,7 +81,7 @@ def test_records_open_without_their_raw_folder(tmp_path):
 
 
 def test_records_of_older_rules_are_not_taken_for_those_of_newer_ones(tmp_path, monkeypatch):
-    from data_pipelines.builders.ingest import FolderBuilder
+    from data_pipelines.building.ingest import FolderBuilder
 
     raw, out = tmp_path / "raw", tmp_path / "out"
     pairs_folder(raw, 6)
@@ -120,7 +120,7 @@ def test_a_source_travels_to_other_processes(tmp_path):
 
 
 def test_a_failure_inside_the_build_shows_no_report_text(tmp_path, monkeypatch):
-    from data_pipelines.builders import decode
+    from data_pipelines.building import decode
 
     pairs_folder(tmp_path / "raw", 4)
     monkeypatch.setattr(decode, "pseudonym", lambda *_: object())  # TFDS cannot encode it and prints the example
@@ -133,14 +133,14 @@ def test_a_failure_inside_the_build_shows_no_report_text(tmp_path, monkeypatch):
 
 _SLOW_BUILD = """
 import sys, time
-from data_pipelines.builders import decode
+from data_pipelines.building import decode
 read = decode.read_image
 def slow(path):
     print("reading", flush=True)
     time.sleep(30)
     return read(path)
 decode.read_image = slow
-from data_pipelines.sources import prepare
+from data_pipelines.prepared import prepare
 prepare("pairs", sys.argv[1], raw=sys.argv[2], builder={"fractions": {"train": 1.0}})
 """
 
@@ -150,7 +150,7 @@ def test_a_killed_build_leaves_nothing_that_a_rerun_trips_over(tmp_path):
     pairs_folder(raw, 4)
     # Printing goes to standard error: preparing keeps TFDS off standard output.
     script = _SLOW_BUILD.replace("flush=True", "flush=True, file=sys.stderr")
-    root = Path(sources.__file__).resolve().parents[1]
+    root = Path(reading.__file__).resolve().parents[1]
     process = subprocess.Popen(
         [sys.executable, "-c", script, str(out), str(raw)], stderr=subprocess.PIPE, cwd=root, text=True
     )
@@ -200,7 +200,7 @@ def test_a_script_without_a_main_guard_builds_instead_of_waiting_for_itself(tmp_
     script = tmp_path / "script.py"
     script.write_text(
         "from data_pipelines.builders.phantom import phantom_dataset_builder as module\n"
-        "from data_pipelines.sources import open_source\n"
+        "from data_pipelines.prepared import open_source\n"
         "module._WORTH_A_POOL = 1\n"
         "sizes = {'train': 2, 'validation': 1, 'test': 1}\n"
         f"print(len(open_source('phantom', {str(tmp_path / 'out')!r}, 'train', builder=sizes, workers=2)))\n"

@@ -6,35 +6,22 @@ folder, never stale records. A folder gets its final name only
 when it is complete, so a build that was killed leaves nothing that a rerun trips over.
 """
 
-import contextlib
-import errno
-import fcntl
 import hashlib
-import importlib
-import inspect
-import io
 import json
-import multiprocessing
 import os
 import shutil
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import tensorflow_datasets as tfds
-
-from afloc_jax.errors import UsageError, UserError, is_no_space
-from data_pipelines.builders.beam import pipeline_options
-from data_pipelines.builders.tables import IncompleteDataError
+from afloc_jax.errors import UserError
+from data_pipelines.building.build import REPORT, build, check_call, clear, find_builder, lock, missing_list, needs_raw
+from data_pipelines.building.expected_files import IncompleteDataError
 from data_pipelines.reading import RecordSource
 
-_REPORT = "build_report.json"
 _INPUTS = "inputs.json"
 _LOCK = ".prepare.lock"  # stays in the directory, empty
 _HASH_LENGTH = 10
-_SHARDS = "shards"  # of a build in progress: what an interrupted one leaves and the next takes over
-_HOW = {"raw", "workers", "journal", "beam"}  # builder arguments that are given otherwise: they do not name records
 # Builder arguments that change no record: how fast a build is, and when it gives up.
 _NOT_CONTENT = ("workers", "max_bad_fraction")
 
@@ -61,8 +48,8 @@ def open_source(
     Raises UserError when nothing is prepared and there is nothing to prepare from, or the split does not exist.
     """
     arguments = _arguments(builder)
-    _builder_class(name)  # a wrong name is a wrong call, whatever lies in the directory
-    if raw or not _needs_raw(name):
+    find_builder(name)  # a wrong name is a wrong call, whatever lies in the directory
+    if raw or not needs_raw(name):
         return RecordSource(_prepared(name, raw, Path(directory), arguments, workers)[0], split)
     return RecordSource(_find(name, Path(directory), arguments), split)
 
@@ -71,9 +58,9 @@ def check_source(
     name: str, directory: str | Path, *, raw: str | Path = "", builder: Mapping[str, Any] | None = None
 ) -> None:
     """Raises what `open_source` would of a wrong name or argument, or of absent files or records; builds nothing."""
-    arguments, builder_class = _arguments(builder), _builder_class(name)
-    if raw or not _needs_raw(name):
-        _check_call(name, builder_class, raw, arguments)
+    arguments, builder_class = _arguments(builder), find_builder(name)
+    if raw or not needs_raw(name):
+        check_call(name, builder_class, raw, arguments)
     else:
         _find(name, Path(directory), arguments)
 
@@ -97,7 +84,7 @@ def prepare(
         counted ("rows", "patients", "dropped", "rejected"). The same is in `build_report.json` beside the records.
     """
     folder, built = _prepared(name, raw, Path(directory), _arguments(builder), workers or 0, beam)
-    report = json.loads((folder / _REPORT).read_text(encoding="utf-8"))
+    report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
     return {"folder": str(folder), "built": built, **report}
 
 
@@ -110,7 +97,7 @@ def open_prepared(
 
 def open_folder(folder: Path) -> tuple[dict[str, RecordSource], dict[str, Any]]:
     """All splits of one prepared folder, and its build report."""
-    report = json.loads((folder / _REPORT).read_text(encoding="utf-8"))
+    report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
     return {split: RecordSource(folder, split) for split, count in report["records"].items() if count}, report
 
 
@@ -118,108 +105,44 @@ def _prepared(
     name: str, raw: str | Path, directory: Path, arguments: dict[str, Any], workers: int, beam: str | None = None
 ) -> tuple[Path, bool]:
     """The complete folder for these inputs and whether it was built just now."""
-    builder_class = _builder_class(name)
-    _check_call(name, builder_class, raw, arguments)
+    builder_class = find_builder(name)
+    check_call(name, builder_class, raw, arguments)
     inputs = {"builder": name, "version": str(builder_class.VERSION), "arguments": arguments}
-    files = _files(builder_class, Path(raw), arguments) if _needs_raw(name) else "generated"
+    files = _files(builder_class, Path(raw), arguments) if needs_raw(name) else "generated"
     folder = directory / f"{name}-{_hash(inputs)}-{_hash(files)}"
     if folder.is_dir():
         return folder, False
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with _lock(directory / _LOCK):
+        with lock(directory / _LOCK):
             if folder.is_dir():  # another process built it while this one waited
                 return folder, False
             building = directory / f".{folder.name}.building"
-            _clear(building)  # left by a build that was killed: we hold the lock
+            clear(building)  # left by a build that was killed: we hold the lock
             try:
-                _build(builder_class, raw, building, arguments, workers, beam)
+                build(builder_class, raw, building, arguments, workers, beam)
                 (building / _INPUTS).write_text(json.dumps(inputs, indent=2, default=str) + "\n", encoding="utf-8")
                 os.rename(building, folder)
-                _missing(directory, name).unlink(missing_ok=True)
+                missing_list(directory, name).unlink(missing_ok=True)
                 for old in directory.glob(f".{name}-{_hash(inputs)}-*.building"):  # shards of files as they were before
                     shutil.rmtree(old, ignore_errors=True)
             except IncompleteDataError as error:
-                _clear(building)
-                path = _missing(directory, name)
+                clear(building)
+                path = missing_list(directory, name)
                 path.write_text("".join(f"{line}\n" for line in error.lacking), encoding="utf-8")
                 raise UserError(f"{error} (all of it, a line each: {path})") from None
             except BaseException:  # interrupted, a full disk, too many bad images: finished shards stay
-                _clear(building)
+                clear(building)
                 raise
     except OSError as error:
         raise UserError(f"cannot write records to {directory}: {error.strerror or error}") from error
     return folder, True
 
 
-def _check_call(name: str, builder_class: type, raw: str | Path, arguments: Mapping[str, Any]) -> None:
-    known = _accepted(builder_class) - _HOW
-    for argument in arguments:
-        if argument not in known:
-            raise UsageError(f"{name} has no argument {argument!r}; it has {', '.join(sorted(known))}")
-    if _needs_raw(name) and not Path(raw or "-").is_dir():
-        raise UserError(f"no folder {str(raw)!r} with the raw files of {name}; give it as data.raw or --raw")
-
-
-def _missing(directory: Path, name: str) -> Path:
-    """Where the names of all files go that a raw folder lacks."""
-    return directory / f"{name}.missing.txt"
-
-
-def _clear(building: Path) -> None:
-    """Removes all but the finished shards of a build."""
-    for path in building.glob("*"):
-        if path.name != _SHARDS:
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
-    for path in building.glob(f"{_SHARDS}/*.writing"):
-        path.unlink()
-    for path in (building / _SHARDS, building):
-        if path.is_dir() and not any(path.iterdir()):
-            path.rmdir()
-
-
-def _build(
-    builder_class: type, raw: str | Path, folder: Path, arguments: dict[str, Any], workers: int, beam: str | None
-) -> None:
-    accepted = _accepted(builder_class)
-    extra: dict[str, Any] = {"raw": raw} if "raw" in accepted else {}
-    if workers and "workers" in accepted:
-        extra["workers"] = workers
-    if "journal" in accepted:
-        extra["journal"] = folder / _SHARDS
-    config = tfds.download.DownloadConfig(try_download_gcs=False, compute_stats=tfds.download.ComputeStatsMode.SKIP)
-    if beam is not None:
-        if "beam" not in accepted:
-            raise UsageError("this data set is drawn, not read: it cannot be built with Beam; leave --beam out")
-        extra["beam"], config.beam_options = True, pipeline_options(beam)
-    with _quiet():
-        try:
-            builder = builder_class(data_dir=folder, **{**arguments, **extra})
-            builder.download_and_prepare(file_format="array_record", download_config=config)
-        except Exception as error:
-            cause = _user_error(error)
-            if cause is not None:
-                raise cause from None
-            if is_no_space(error):  # ArrayRecord says so in an error of its own
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
-            if isinstance(error, OSError):
-                raise
-            # TFDS puts the whole example, report text included, into its own errors: pass on the kind alone.
-            what = f"{Path(folder).name.split('-')[0].lstrip('.')} with {arguments}"
-            raise UserError(f"building {what} failed ({type(error).__name__})") from None
-    shutil.rmtree(folder / "downloads", ignore_errors=True)
-    counts = {split: info.num_examples for split, info in builder.info.splits.items()}
-    report = getattr(builder, "report", None)
-    report = report.as_dict() if report is not None else {"records": counts}
-    if not any(counts.values()):
-        raise UserError(f"building {builder.name} gave no record")
-    (folder / _REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
 def _find(name: str, directory: Path, arguments: dict[str, Any]) -> Path:
     """The one prepared folder that fits. Without arguments any of this name does, of this version if there is one."""
     candidates = sorted(path for path in directory.glob(f"{name}-*-*") if (path / _INPUTS).is_file())
-    version = str(_builder_class(name).VERSION)
+    version = str(find_builder(name).VERSION)
     if not arguments:
         inputs = {path: json.loads((path / _INPUTS).read_text(encoding="utf-8")) for path in candidates}
         candidates = [path for path in candidates if inputs[path].get("version") == version] or candidates
@@ -236,27 +159,6 @@ def _find(name: str, directory: Path, arguments: dict[str, Any]) -> Path:
             "arguments, or remove those you do not want"
         )
     return candidates[0]
-
-
-def _builder_class(name: str) -> Any:
-    root = Path(__file__).parent / "builders"
-    known = sorted(path.parent.name for path in root.glob("*/*_dataset_builder.py"))
-    if name not in known:
-        raise UsageError(f"unknown data set {name!r}; there are {', '.join(known)}")
-    return importlib.import_module(f"data_pipelines.builders.{name}.{name}_dataset_builder").Builder
-
-
-def _accepted(builder_class: Any) -> set[str]:
-    """Names of the keyword arguments that a builder and its own base classes take."""
-    names: set[str] = set()
-    for cls in builder_class.__mro__:
-        if cls.__module__.startswith("data_pipelines.") and "__init__" in vars(cls):
-            names |= set(inspect.signature(cls.__init__).parameters)
-    return names - {"self", "kwargs"}
-
-
-def _needs_raw(name: str) -> bool:
-    return "raw" in _accepted(_builder_class(name))
 
 
 def _arguments(builder: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -295,37 +197,3 @@ def _fingerprint(raw: Path) -> list[tuple[str, int, int]]:
     """Name, size and time of change of every file below the raw folder: cheap, and enough to notice an edit."""
     files = (path for path in raw.rglob("*") if path.is_file())
     return sorted((path.relative_to(raw).as_posix(), (s := path.stat()).st_size, s.st_mtime_ns) for path in files)
-
-
-def _user_error(error: BaseException | None) -> UserError | None:
-    """The UserError in a chain of causes, if there is one."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        if isinstance(error, UserError):
-            return error
-        seen.add(id(error))
-        error = error.__cause__ or error.__context__
-    return None
-
-
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Exclusive between processes; the system lets go of it when a process dies."""
-    if getattr(multiprocessing.current_process(), "_inheriting", False):
-        # A worker of the build is importing a script that builds when it is imported: it would wait for its parent,
-        # which waits for it. Failing here ends the worker, and the parent goes on without any.
-        raise RuntimeError('build records under `if __name__ == "__main__":`, or the build runs on one core')
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield  # the file stays: removing it would let a waiting and a new process both believe they hold it
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps TFDS's progress bars for terminals, and its chatter on standard output for nobody."""
-    if sys.stderr.isatty():
-        tfds.enable_progress_bar()
-    else:
-        tfds.disable_progress_bar()
-    with contextlib.redirect_stdout(io.StringIO()):
-        yield

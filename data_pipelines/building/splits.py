@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from afloc_jax.errors import UsageError, UserError
-from data_pipelines.builders.items import LISTED_IN_ERRORS, SPLITS, Item, pseudonym
+from data_pipelines.building.items import LISTED_IN_ERRORS, SPLITS, Item, pseudonym
 
 _SPLIT_NAMES = {name: name for name in SPLITS} | {
     "training": "train",

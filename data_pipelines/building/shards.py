@@ -18,8 +18,8 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.core import naming
 from tqdm import tqdm
 
-from data_pipelines.builders.decode import rejection
-from data_pipelines.builders.items import BuildReport, Item
+from data_pipelines.building.decode import rejection
+from data_pipelines.building.items import BuildReport, Item
 from data_pipelines.images import ImageError
 
 _SMALLEST = 256  # records a shard: what an interruption costs at most is the work on one shard

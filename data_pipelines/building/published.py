@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from afloc_jax.errors import UsageError, UserError
-from data_pipelines.builders.ingest import FolderBuilder
-from data_pipelines.builders.items import Item
-from data_pipelines.builders.splits import assign_splits, check_fractions
-from data_pipelines.builders.tables import Files, IncompleteDataError, check_files, incomplete, listed
+from data_pipelines.building.expected_files import Files, IncompleteDataError, check_files, incomplete, listed
+from data_pipelines.building.ingest import FolderBuilder
+from data_pipelines.building.items import Item
+from data_pipelines.building.splits import assign_splits, check_fractions
 from data_pipelines.reports import clean_report
 
 PROMPT = "Findings suggesting {finding}."  # of data sets that have classes and no phrases (published protocol)

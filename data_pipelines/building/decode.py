@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.builders.items import AnnotatedFinding, Item, pseudonym
+from data_pipelines.building.items import AnnotatedFinding, Item, pseudonym
 from data_pipelines.images import Geometry, ImageError, encode_png, read_image
 from data_pipelines.records import FindingFields, make_record
 from data_pipelines.regions import Box, RelativeBox

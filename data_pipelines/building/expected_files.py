@@ -1,0 +1,148 @@
+"""The files that a data set consists of: whether they are all there, and where they lie.
+
+Everything here is checked before any image is decoded: a wrong folder or a partial download is named file by file.
+"""
+
+import csv
+import hashlib
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from afloc_jax.errors import UserError
+from data_pipelines.building.items import LISTED_IN_ERRORS
+from data_pipelines.building.tables import header_of, open_table, read_json
+
+SUMS = "SHA256SUMS.txt"  # a line "<sum>  <path>" per file, as PhysioNet ships it beside the files
+_IMAGES = (".png", ".jpg", ".tif", ".dcm", ".dicom")
+
+
+class IncompleteDataError(UserError):
+    """A download that lacks something. `lacking` names all of it, a line each; the message shows the first few."""
+
+    def __init__(self, message: str, lacking: Sequence[str]):
+        super().__init__(message)
+        self.lacking = list(lacking)
+
+
+@dataclass(frozen=True)
+class Files:
+    """Files of a data set, all that match a pattern.
+
+    Attributes:
+        pattern: relative to the raw folder, as Path.glob reads it; "" is not allowed.
+        purpose: what they are, for the message that misses them.
+        count: how many the publisher ships; None: at least one.
+        columns: what a table must have in its header.
+        optional: whether the data set can do without.
+        rows: how many rows a table has as published (below its header; entries of a JSON list); None: not checked.
+        part: whether a part of the data set (`partial`) can do without.
+    """
+
+    pattern: str
+    purpose: str
+    count: int | None = None
+    columns: tuple[str, ...] = ()
+    optional: bool = False
+    rows: int | None = None
+    part: bool = False
+
+
+def check_files(raw: Path, expected: Sequence[Files], partial: bool = False) -> list[str]:
+    """What there is too little (or too much) of below `raw`: a line per pattern, none if all is there.
+
+    `partial` accepts any count above 0 and any number of rows, for those who hold a part of a data set.
+
+    Raises IncompleteDataError naming what is missing altogether, tables that lack a column or rows, and tables that
+    differ from the publisher's checksums where those lie beside them.
+    """
+    problems, counts = [], []
+    sums = _checksums(raw)
+    for files in expected:
+        found = sorted(path for path in raw.glob(files.pattern) if path.is_file())
+        if not found and not (files.optional or (partial and files.part)):
+            problems.append(f"{files.pattern} is missing ({files.purpose})")
+        elif found and files.count is not None and len(found) != files.count and not partial:
+            counts.append(f"{files.pattern}: {len(found):,} files, the data set has {files.count:,} ({files.purpose})")
+        for path in found if not files.pattern.endswith(_IMAGES) else ():
+            problem = _problem_of_table(path, files, partial, sums.get(path, ""))
+            problems += [f"{path.relative_to(raw)} {problem}"] if problem else []
+    if problems:
+        raise incomplete(raw, [*problems, *counts])
+    return counts
+
+
+def incomplete(raw: Path, problems: Sequence[str]) -> IncompleteDataError:
+    """The error that names what is wrong with the files of a raw folder."""
+    hint = ""
+    if any("the data set has" in problem for problem in problems):
+        hint = "; with a part of the data set on purpose, pass --builder partial=true"
+    shown = listed(problems, LISTED_IN_ERRORS * 2)
+    return IncompleteDataError(f"{raw} is not complete: {shown}{hint}", problems)
+
+
+def _problem_of_table(path: Path, files: Files, partial: bool, checksum: str) -> str:
+    missing = [column for column in files.columns if column not in header_of(path)]
+    if missing:
+        return f"lacks the column{_s(missing)} {', '.join(missing)}"
+    if checksum and _sha256(path) != checksum:
+        return f"differs from its checksum in {SUMS}; fetch it again, or remove {SUMS} if it was cut on purpose"
+    if files.rows is not None and not partial:
+        rows = _rows(path)
+        if rows is not None and rows != files.rows:
+            what = "entries" if path.suffix == ".json" else "rows"
+            return f"has {rows:,} {what}, the data set has {files.rows:,}: it was cut short, or is of another release"
+    return ""
+
+
+def _rows(path: Path) -> int | None:
+    """Rows of a table below its header, or entries of a JSON list; None where it cannot be read (said elsewhere)."""
+    try:
+        if path.suffix == ".json":
+            return len(read_json(path))
+        with open_table(path) as file:
+            return max(0, sum(1 for row in csv.reader(file) if row) - 1)
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error, TypeError, UserError):
+        return None
+
+
+def _checksums(raw: Path) -> dict[Path, str]:
+    """SHA-256 by path, of every list of checksums in the raw folder or in the top folders of a release below it."""
+    sums = {}
+    for path in (*raw.glob(SUMS), *raw.glob(f"*/{SUMS}"), *raw.glob(f"*/*/{SUMS}")):
+        for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+            digest, _, name = line.strip().partition(" ")
+            if name and not name.endswith(_IMAGES):  # a release lists hundreds of thousands of images
+                sums[path.parent / name.strip().removeprefix("*")] = digest.lower()
+    return sums
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def listed(names: Sequence[str], most: int = LISTED_IN_ERRORS) -> str:
+    """The first names and how many more there are."""
+    more = len(names) - most
+    return "; ".join(names[:most]) + (f"; and {more:,} more" if more > 0 else "")
+
+
+def _s(items: Sequence[Any]) -> str:
+    return "s" if len(items) > 1 else ""
+
+
+def one_file(raw: Path, pattern: str) -> Path:
+    """The file below `raw` that matches; the first by name where several do. Raises UserError when none does."""
+    found = sorted(path for path in raw.glob(pattern) if path.is_file())
+    if not found:
+        raise UserError(f"no file {pattern} in {raw}")
+    return found[0]
+
+
+def index_files(raw: Path, suffixes: Iterable[str]) -> dict[str, Path]:
+    """File name -> path of every file below `raw` with one of the suffixes (lower case, with the dot)."""
+    wanted = set(suffixes)
+    return {path.name: path for path in sorted(raw.rglob("*")) if path.suffix.lower() in wanted and path.is_file()}

@@ -1,0 +1,152 @@
+"""Tables and JSON files of data sets."""
+
+import csv
+import gzip
+import json
+import sys
+import zipfile
+import zlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+from xml.etree import ElementTree
+
+from afloc_jax.errors import UserError
+
+csv.field_size_limit(sys.maxsize)  # a report or a run-length mask in one cell
+
+
+def header_of(path: Path) -> list[str]:
+    try:
+        with open_table(path) as file:
+            return [name.strip() for name in next(csv.reader(file), [])]
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error):
+        return []
+
+
+def open_table(path: Path) -> TextIO:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", newline="", encoding="utf-8-sig")
+    return path.open(newline="", encoding="utf-8-sig")
+
+
+def read_json(path: Path) -> Any:
+    """Content of a JSON file. Raises UserError that names the file and the line, never the content."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except ValueError as error:
+        line = f" at line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise UserError(f"{path} is not valid JSON{line}; fetch it again") from None
+
+
+_LABELS = {1.0: 1, 0.0: 0, -1.0: -1}
+
+
+def cell_label(text: str) -> int | None:
+    """A cell of a label table: "1.0" -> 1, "0" -> 0, "-1.0" -> -1, empty -> None (not mentioned). Raises ValueError."""
+    if not text:
+        return None
+    try:
+        return _LABELS[float(text)]
+    except (KeyError, ValueError):  # without the cell: in a table whose columns moved it may be a report
+        raise ValueError("a label is none of 1, 0, -1 and an empty cell") from None
+
+
+def labels_of(row: dict[str, str], names: Iterable[str], where: str) -> dict[str, int]:
+    """Labels of a row under lower-case names; empty cells are left out. Raises UserError naming the table."""
+    result = {}
+    for name in names:
+        try:
+            value = cell_label(row.get(name, ""))
+        except ValueError as error:
+            raise UserError(f"{where}, column {name}: {error}") from None
+        if value is not None:
+            result[name.lower()] = value
+    return result
+
+
+_REST = "\0"  # cells beyond the header; no column is called that
+
+
+def read_table(path: Path, required: Sequence[str], purpose: str) -> list[dict[str, str]]:
+    """Rows of a CSV file (plain or .gz) with a header, values stripped, missing cells as "".
+
+    Raises UserError when the file is missing, not UTF-8, empty, lacks one of the `required` columns, has two of one
+    name, or has a row with more cells than the header: a text with bare commas would move into the next columns.
+    """
+    if not path.is_file():
+        raise UserError(f"no table {path.name} in {path.parent}: {purpose}")
+    try:
+        with open_table(path) as file:
+            reader = csv.DictReader(file, restkey=_REST, restval="")
+            found = [name.strip() for name in reader.fieldnames or []]
+            _check_header(path, found, required, purpose)
+            reader.fieldnames = found
+            rows = []
+            for row in reader:
+                if any(row.pop(_REST, ())):
+                    raise UserError(
+                        f"{path}, line {reader.line_num}: more cells than the header has columns; put texts that hold "
+                        "commas into double quotes"
+                    )
+                rows.append({key: value.strip() for key, value in row.items()})
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text (byte {error.start}); save it as CSV UTF-8") from None
+    except (OSError, EOFError, zlib.error, csv.Error) as error:
+        raise UserError(f"{path} is not a readable CSV file ({error})") from None
+    if not rows:
+        raise UserError(f"{path} has a header but no row")
+    return rows
+
+
+def _check_header(path: Path, found: Sequence[str], required: Sequence[str], purpose: str) -> None:
+    """What `read_table` refuses of a header. Without one, its first line is a report: it is never shown."""
+    missing = [name for name in required if name not in found]
+    if missing:
+        names = f"it has {', '.join(found)}" if len(missing) < len(required) else "its first line must name the columns"
+        plural = "s" if len(missing) > 1 else ""
+        raise UserError(f"{path} lacks the column{plural} {', '.join(missing)}; {names}: {purpose}")
+    twice = sorted({name for name in found if name and found.count(name) > 1})
+    if twice:
+        raise UserError(f"{path} has two columns {', '.join(twice)}; rename or remove one of them")
+
+
+_SHEET = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
+
+
+def read_workbook(path: Path, required: Sequence[str]) -> list[dict[str, str]]:
+    """Rows of the first sheet of an .xlsx file with a header, as text; empty cells as "".
+
+    Raises UserError when the file is not one, or lacks one of the `required` columns.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            shared = []
+            if "xl/sharedStrings.xml" in archive.namelist():
+                strings = ElementTree.fromstring(archive.read("xl/sharedStrings.xml"))
+                shared = ["".join(t.text or "" for t in node.iter(f"{_SHEET}t")) for node in strings]
+            sheet = ElementTree.fromstring(archive.read("xl/worksheets/sheet1.xml"))
+            rows = [_cells(row, shared) for row in sheet.iter(f"{_SHEET}row")]
+    except (OSError, KeyError, ValueError, IndexError, zipfile.BadZipFile, ElementTree.ParseError):
+        raise UserError(f"{path} is not a readable workbook (.xlsx); fetch it again") from None
+    header = rows[0] if rows else {}
+    missing = [name for name in required if name not in header.values()]
+    if missing:
+        raise UserError(f"{path} lacks the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}")
+    return [{name: row.get(column, "") for column, name in header.items()} for row in rows[1:] if row]
+
+
+def _cells(row: ElementTree.Element, shared: Sequence[str]) -> dict[str, str]:
+    """Column letters -> text."""
+    cells = {}
+    for cell in row.iter(f"{_SHEET}c"):
+        value = cell.find(f"{_SHEET}v")
+        if cell.get("t") == "inlineStr":
+            text = "".join(node.text or "" for node in cell.iter(f"{_SHEET}t"))
+        else:
+            text = (value.text or "") if value is not None else ""
+            text = shared[int(text)] if cell.get("t") == "s" else text
+        cells[cell.get("r", "").rstrip("0123456789")] = text.strip()
+    return cells
