@@ -4,13 +4,16 @@ Working directories, checkpoints, model folders, records and results are read an
 alone: it is what etils brings, and knows other kinds of storage beside the local disk.
 """
 
+import hashlib
+import json
 import os
 import re
 import tempfile
+from typing import Any
 
 from etils.epath import Path as Path
 
-from afloc_jax.errors import UsageError
+from afloc_jax.errors import UsageError, UserError
 
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:/")
 
@@ -46,3 +49,29 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def read_json(path: str | os.PathLike[str], remedy: str = "") -> Any:
+    """The content of a JSON file.
+
+    Args:
+        path: the file.
+        remedy: what the reader of an error should do, such as "fetch it again".
+
+    Raises:
+        UserError: the file cannot be read or holds no JSON. The message names the file and the line, never the content.
+    """
+    end = f"; {remedy}" if remedy else ""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}){end}") from None
+    except ValueError as error:  # neither JSON nor UTF-8; what the decoder says could quote the content
+        line = f" at line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise UserError(f"{path}: not valid JSON{line}{end}") from None
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal. Raises OSError."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,11 +1,12 @@
 """One path type, remote storage refused in a line, and files that appear whole."""
 
+import hashlib
 import pathlib
 
 import pytest
 
-from afloc_jax.errors import UsageError
-from afloc_jax.files import Path, user_path, write_whole
+from afloc_jax.errors import UsageError, UserError
+from afloc_jax.files import Path, read_json, sha256_of, user_path, write_whole
 
 
 @pytest.mark.parametrize("given", ["gs://bucket/run", "s3://bucket/run", "gs:/bucket", "https://host/x", "hdfs://a/b"])
@@ -34,3 +35,28 @@ def test_a_file_is_replaced_whole_and_a_failure_leaves_the_old_one(tmp_path):
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
     write_whole(str(path), "née".encode())
     assert path.read_bytes() == "née".encode() and oct(path.stat().st_mode & 0o777) == "0o644"
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (None, r"cannot be read \(No such file or directory\); fetch it again"),
+        (b'{"a": 1,\n "b": secret}', "not valid JSON at line 2; fetch it again"),
+        (b"\xff\xfe", "not valid JSON; fetch it again"),
+    ],
+)
+def test_a_json_file_that_cannot_be_read_is_named_and_not_quoted(tmp_path, content, message):
+    path = tmp_path / "a.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"a\.json: {message}$") as caught:
+        read_json(path, "fetch it again")
+    assert "secret" not in str(caught.value)
+    path.write_text('{"\u00e9": [1]}', encoding="utf-8")
+    assert read_json(str(path)) == {"é": [1]}
+
+
+def test_the_hash_of_a_file_is_that_of_its_bytes(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"content" * 10000)
+    assert sha256_of(path) == hashlib.sha256(b"content" * 10000).hexdigest()

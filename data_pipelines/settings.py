@@ -1,0 +1,37 @@
+"""What a config says about data: `config.data`, and the same keys wherever else a data set is named."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from afloc_jax.settings import NOT_EMPTY, NOT_NEGATIVE, Json, Settings, at_least, setting
+
+SentenceSampling = Literal["subset", "impression", "all"]
+
+
+@dataclass(frozen=True)
+class DataSettings(Settings, section="data"):
+    """The section `data` of a config.
+
+    Attributes:
+        dataset: name of the builder, one of the folders in data_pipelines/builders.
+        directory: folder of prepared records.
+        raw: folder of raw files; empty: the records are prepared already, or drawn (`phantom`).
+        builder: keyword arguments of the builder. The builder itself checks them.
+        train_split, validation_split: splits that are trained on and validated on.
+        sentences: what is drawn of a report; see `data_pipelines.batches.sample_sentences`.
+        augment: whether training images are changed at random; see `data_pipelines.augment`.
+        max_tokens: token slots per report; longer reports are cut.
+        workers: worker processes that make batches; 0: threads of this process.
+    """
+
+    dataset: str = setting("pairs", NOT_EMPTY)
+    directory: str = setting("data", NOT_EMPTY)
+    raw: str = ""
+    builder: Mapping[str, Json] = setting({})
+    train_split: str = setting("train", NOT_EMPTY)
+    validation_split: str = setting("validation", NOT_EMPTY)
+    sentences: SentenceSampling = "subset"
+    augment: bool = False
+    max_tokens: int = setting(97, at_least(3, "[CLS], a word, [SEP]"))
+    workers: int = setting(0, NOT_NEGATIVE)
