@@ -52,10 +52,10 @@ def get_config():
     config.model.image.input_size = 64
     config.model.image.options = ConfigDict({"widths": (4, 8, 8), "stem_width": 4})
     config.model.text.bert = ConfigDict(
-        {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
+        {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
          "vocab_size": 200, "max_position_embeddings": 64}
     )
-    config.model.text.last_layers = 2
+    config.model.text.last_layers = 1
     config.optimizer.lr = 1e-3
     config.training.update(batch_size=8, steps=10, precision="float32", log_every=1, keep_best=1, validate_every=5)
     return config
@@ -107,7 +107,8 @@ class Tree:
     def __init__(self, root: Path, data: Path) -> None:
         self.root, self.data = root.resolve(), data.resolve()
         self.data.mkdir(parents=True, exist_ok=True)
-        (self.data / "test_size.py").write_text(TEST_SIZE)
+        if not self.test_size.exists() or self.test_size.read_text() != TEST_SIZE:  # several trees may share --data
+            self.test_size.write_text(TEST_SIZE)
         self.core = {min(os.sched_getaffinity(0))}
 
     def start(self, arguments: Iterable[str | Path], devices: int = 1) -> subprocess.Popen[str]:
