@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from afloc_jax.weights.exporters import export_model
+from afloc_jax.export.write import export_model
 
 OURS = """
 import sys, afloc_jax, afloc_jax.compiled

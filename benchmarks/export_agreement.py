@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from afloc_jax.export.check import our_outputs
+from afloc_jax.export.copied import afloc_torch
+from afloc_jax.export.source import read_source
+from afloc_jax.export.write import export_model
 from afloc_jax.inference.model import to_square
-from afloc_jax.weights.exporters import export_model
-from afloc_jax.weights.exporters.check import our_outputs
-from afloc_jax.weights.exporters.copied import afloc_torch
-from afloc_jax.weights.exporters.source import read_source
 from data_pipelines.images import ImageError
 from data_pipelines.tokens import tokenize
 
@@ -59,7 +59,7 @@ def run(format: str, folder: Path, inputs: dict[str, np.ndarray]) -> dict[str, n
         with torch.inference_mode():
             levels = afloc_torch.load(folder)(**{name: torch.from_numpy(array) for name, array in inputs.items()})
         return {name: value.numpy() for name, value in levels._asdict().items()}
-    module = importlib.import_module(f"afloc_jax.weights.exporters.copied.afloc_{format}")
+    module = importlib.import_module(f"afloc_jax.export.copied.afloc_{format}")
     return {name: np.asarray(value) for name, value in module.load(folder)(**inputs).items()}
 
 

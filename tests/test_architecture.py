@@ -13,9 +13,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # Tier by tier, from those who use to those who are used. Rooms of one tier do not know one another, but for the last.
 TIERS = (
     ("launch", "cli"),
-    ("exporters",),
     ("training",),
-    ("evaluation", "serve"),
+    ("evaluation", "serve", "export"),
     ("inference",),
     ("weights",),
     ("losses", "models"),
@@ -31,9 +30,7 @@ def room_of(module: str) -> str | None:
     first, *rest = module.split(".")
     if first in ("data_pipelines", "launch"):
         return first
-    if first != "afloc_jax" or not rest:
-        return None
-    return "exporters" if rest[:2] == ["weights", "exporters"] else rest[0]
+    return rest[0] if first == "afloc_jax" and rest else None
 
 
 def imports(path: Path) -> Iterator[str]:

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from afloc_jax.cli.arguments import add_command
+from afloc_jax.export.formats import FORMATS
 
 
 def add_import(commands) -> None:
@@ -31,16 +32,13 @@ def add_import(commands) -> None:
 
 
 def add_export(commands) -> None:
+    formats = "\n".join(f"{name:13s} {format.about}" for name, format in FORMATS.items())
     command = add_command(
         commands,
         "export",
         "a model folder for other programs",
         "afloc export runs/demo/model runs/demo/torch --format torch-module\n\n"
-        "safetensors   the model folder, PyTorch names and layouts\n"
-        "afloc-ckpt    a file that the published PyTorch code loads\n"
-        "torch-module  one Python file of plain torch.nn modules, with weights\n"
-        "onnx          image tower, text tower and heat map, any batch size\n"
-        "stablehlo     the same three for jax.export, on CPU, CUDA and TPU\n\n"
+        f"{formats}\n\n"
         "Each export holds check/check.py, which compares it with our outputs. All but safetensors need\n"
         "pip install -r requirements-export.txt.",
         _run_export,
@@ -60,7 +58,7 @@ def _run_import(given: argparse.Namespace) -> int:
 
 
 def _run_export(given: argparse.Namespace) -> int:
-    from afloc_jax.weights.exporters import export_model
+    from afloc_jax.export.write import export_model
 
     written = export_model(given.model, given.destination, given.format)
     print(f"{given.format} in {written}; python {written}/check/check.py compares it with ours")

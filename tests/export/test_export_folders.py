@@ -1,6 +1,7 @@
 """What an export leaves in its folder, what it refuses, and what its files can be used without."""
 
 import ast
+import importlib
 import json
 import subprocess
 import sys
@@ -19,11 +20,12 @@ from safetensors.numpy import load_file
 
 import afloc_jax
 from afloc_jax.errors import UsageError, UserError
+from afloc_jax.export.copied import afloc_inputs, afloc_torch
+from afloc_jax.export.formats import FORMATS
+from afloc_jax.export.source import COPIED, read_source
+from afloc_jax.export.write import export_model
 from afloc_jax.inference.model import to_square
-from afloc_jax.weights import exporters, torch_names
-from afloc_jax.weights.exporters import FORMATS, export_model
-from afloc_jax.weights.exporters.copied import afloc_inputs, afloc_torch
-from afloc_jax.weights.exporters.source import COPIED, read_source
+from afloc_jax.weights import torch_names
 from afloc_jax.weights.folder import load_model, save_model
 from configs.afloc import get_config
 from data_pipelines.reports import clean_prompt
@@ -101,7 +103,7 @@ def test_an_export_appears_whole_or_not_at_all(models, tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr("afloc_jax.weights.exporters.torch_module.write_check", fail)
+    monkeypatch.setattr("afloc_jax.export.write.write_check", fail)
     with pytest.raises(OSError, match="disk full"):
         export_model(models["plain"], folder, "torch-module")
     assert sorted(path.name for path in folder.rglob("*")) == before
@@ -126,13 +128,13 @@ def test_an_exported_model_folder_is_a_model_folder(models, tmp_path):
 )
 def test_a_missing_package_is_named_with_the_command_that_installs_it(models, tmp_path, monkeypatch, format, package):
     monkeypatch.setitem(sys.modules, package, None)
-    monkeypatch.setattr("afloc_jax.weights.exporters.afloc_ckpt.beyond_the_release", lambda source: [])
+    monkeypatch.setattr("afloc_jax.export.afloc_ckpt.beyond_the_release", lambda source: [])
     with pytest.raises(UserError, match=f"needs the package {package}; run: pip install .*{package}"):
         export_model(models["plain"], tmp_path / "export", format)
 
 
 def test_exporting_needs_no_torch_until_a_format_asks_for_it():
-    code = "import sys, afloc_jax.weights.exporters; sys.exit('torch' in sys.modules)"
+    code = "import sys, afloc_jax.export.write; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(afloc_jax.__file__).parents[1]).returncode == 0
 
 
@@ -194,5 +196,8 @@ def test_the_torch_module_answers_from_the_command_line(models, tmp_path):
     np.testing.assert_allclose(prompt_map, ours, atol=0.02 * np.abs(ours).max())
 
 
-def test_every_format_has_a_module():
-    assert set(exporters._MODULES) == set(FORMATS)
+@pytest.mark.parametrize("format", FORMATS.values(), ids=FORMATS)
+def test_every_format_has_its_module_its_check_and_a_line_for_the_command_line(format):
+    assert callable(importlib.import_module(f"afloc_jax.export.{format.module}").write)
+    assert (COPIED / format.check).is_file()
+    assert format.about

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 import afloc_jax
+from afloc_jax.export.copied import afloc_torch
 from afloc_jax.weights import torch_names
-from afloc_jax.weights.exporters.copied import afloc_torch
 from afloc_jax.weights.folder import save_model
 from configs.afloc import get_config
 from data_pipelines.tokens import learn_tokenizer, tokenize

@@ -13,18 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import omegaconf
+import torch
 from safetensors.numpy import save_file
 
 from afloc_jax.errors import UsageError
+from afloc_jax.export.source import Source, copy_file, describe
+from afloc_jax.export.torch_module import tensors
 from afloc_jax.inference.heatmaps import HeatmapSettings
 from afloc_jax.models.bert import BertSettings
-from afloc_jax.weights.exporters.check import write_check
-from afloc_jax.weights.exporters.source import Source, copy_file, describe, require
-from afloc_jax.weights.exporters.torch_module import tensors
 from afloc_jax.weights.folder import read_config
 from data_pipelines.tokens import save_tokenizer
 
-INSTALL = "torch omegaconf"
 PREFIX = "afloc."
 # The published code also lists ResNet-18, ResNet-34, ResNeXt and DenseNet, but cannot build or run them.
 BACKBONES = {"resnet50": "resnet_50", "resnet152": "resnet_152"}
@@ -36,15 +36,11 @@ LOCAL_BERT = "bert"
 def write(source: Source, folder: Path) -> None:
     """Write the export into an empty folder.
 
-    Raises:
-        UsageError: the published code cannot express this model; names every setting.
-        UserError: PyTorch or OmegaConf is not installed.
+    Raises UsageError when the published code cannot express this model, and names every setting.
     """
     foreign = beyond_the_release(source)
     if foreign:
         raise UsageError(f"the published code has no {', no '.join(foreign)}; export with --format torch-module")
-    torch = require("torch", INSTALL, "an afloc-ckpt export")
-    omegaconf = require("omegaconf", INSTALL, "an afloc-ckpt export")
     state = {PREFIX + name: tensor for name, tensor in tensors(source).items()}
     checkpoint = {
         "epoch": 0,  # of a run that this file does not continue
@@ -56,7 +52,7 @@ def write(source: Source, folder: Path) -> None:
     torch.save(checkpoint, folder / "model.ckpt")
     if not _is_bio_clinical_bert(source):
         _write_bert(source, folder / LOCAL_BERT)
-    write_check(source, folder, "check_afloc_ckpt.py")
+    (folder / "check").mkdir()
     copy_file("afloc_torch.py", folder / "check")
     (folder / "check" / "config.json").write_text(json.dumps(describe(source), indent=2) + "\n")
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from afloc_jax.weights.exporters.source import Source, copy_file
+from afloc_jax.export.source import Source, copy_file
 from data_pipelines.tokens import tokenize
 
 PROMPTS = ("small left pleural effusion", "findings suggesting pneumonia. no pneumothorax", "the heart is enlarged")
@@ -15,7 +15,7 @@ PROMPTS = ("small left pleural effusion", "findings suggesting pneumonia. no pne
 def write_check(source: Source, folder: Path, script: str) -> None:
     """Write check/ into an export: inputs.npz, outputs.npz (ours), prompts.json, and `script` as check.py."""
     target = folder / "check"
-    target.mkdir()
+    target.mkdir(exist_ok=True)
     inputs = check_inputs(source)
     np.savez(target / "inputs.npz", **inputs)
     np.savez(target / "outputs.npz", **our_outputs(source, inputs["image"], PROMPTS))

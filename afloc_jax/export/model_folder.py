@@ -3,8 +3,7 @@
 import shutil
 from pathlib import Path
 
-from afloc_jax.weights.exporters.check import write_check
-from afloc_jax.weights.exporters.source import Source
+from afloc_jax.export.source import Source
 from afloc_jax.weights.folder import CARD, CONFIG, PREPROCESSOR, WEIGHTS
 from data_pipelines.tokens import save_tokenizer
 
@@ -15,4 +14,3 @@ def write(source: Source, folder: Path) -> None:
         if (source.folder / name).is_file():
             shutil.copyfile(source.folder / name, folder / name)
     save_tokenizer(source.tokenizer, folder)
-    write_check(source, folder, "check_model_folder.py")

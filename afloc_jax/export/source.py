@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import importlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,6 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from afloc_jax.errors import UserError
 from afloc_jax.inference.heatmaps import HeatmapSettings
 from afloc_jax.inference.model import Model
 from afloc_jax.models import build
@@ -116,16 +114,3 @@ def write_inputs_reader(source: Source, folder: Path) -> None:
 def copy_file(name: str, folder: Path, new_name: str | None = None) -> None:
     """Copy one of the files that exports carry with them."""
     (folder / (new_name or name)).write_bytes((COPIED / name).read_bytes())
-
-
-def require(package: str, install: str, purpose: str) -> Any:
-    """Import a package that only this export needs.
-
-    Raises:
-        UserError: it is not installed; says what to type.
-    """
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        missing = error.name or package
-        raise UserError(f"{purpose} needs the package {missing}; run: pip install {install}") from None

@@ -1,35 +1,17 @@
-"""Exports of a model folder: `export_model` writes one, whole or not at all, with a check that its user can run.
-
-    safetensors    the model folder again
-    afloc-ckpt     a checkpoint for the published PyTorch code
-    torch-module   plain PyTorch, the network in one file
-    onnx           three graphs: image tower, text tower, heat map
-    stablehlo      the same three as serialized JAX functions, for CPU, CUDA and TPU
-
-Every export holds export.json (what it is and which weights it came from) and check/: inputs, our outputs, and
-check.py, which prints the largest difference between those and what the export gives where it is run.
-"""
+"""Export a model folder in one of the formats of the table."""
 
 import importlib
 import json
 from pathlib import Path
 
 import afloc_jax
-from afloc_jax.errors import UsageError
-from afloc_jax.weights.exporters.source import read_source
+from afloc_jax.errors import UsageError, UserError
+from afloc_jax.export.check import write_check
+from afloc_jax.export.formats import FORMATS, Format
+from afloc_jax.export.source import read_source
 from afloc_jax.weights.folder import replacing_folder, weights_hash
 
 MARKER = "export.json"
-
-# Format -> module, imported when asked for: some need packages that running a model does not.
-_MODULES = {
-    "safetensors": "model_folder",
-    "afloc-ckpt": "afloc_ckpt",
-    "torch-module": "torch_module",
-    "onnx": "onnx_graphs",
-    "stablehlo": "stablehlo",
-}
-FORMATS = tuple(_MODULES)
 
 
 def export_model(model_folder: str | Path, destination: str | Path, format: str) -> Path:
@@ -49,13 +31,16 @@ def export_model(model_folder: str | Path, destination: str | Path, format: str)
         UserError: not a usable model folder, or a package is missing; the message says how to install it.
     """
     model_folder, destination = Path(model_folder), Path(destination)
-    if format not in _MODULES:
+    if format not in FORMATS:
         raise UsageError(f"format {format!r} is not known: choose one of {', '.join(FORMATS)}")
+    chosen = FORMATS[format]
     _check_destination(model_folder, destination)
-    writer = importlib.import_module(f"{__name__}.{_MODULES[format]}")
+    _check_packages(format, chosen)
+    exporter = importlib.import_module(f"{__package__}.{chosen.module}")
     source = read_source(model_folder)
     with replacing_folder(destination.absolute()) as temporary:
-        writer.write(source, temporary)
+        exporter.write(source, temporary)
+        write_check(source, temporary, chosen.check)
         marker = {
             "format": format,
             "model": source.config.get("name", "afloc"),
@@ -76,3 +61,13 @@ def _check_destination(model_folder: Path, destination: Path) -> None:
         raise UsageError(f"{destination}: a file is in the way; give the name of a folder")
     if target.is_dir() and any(target.iterdir()) and not (target / MARKER).is_file():
         raise UsageError(f"{destination}: holds files that are no export; give a new or empty folder")
+
+
+def _check_packages(name: str, format: Format) -> None:
+    for package in format.packages:
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            install = " ".join(format.packages)
+            missing = error.name or package
+            raise UserError(f"export format {name} needs the package {missing}; run: pip install {install}") from None

@@ -13,42 +13,39 @@ import logging
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-from afloc_jax.weights.exporters.check import check_inputs, write_check
-from afloc_jax.weights.exporters.source import Source, copy_file, require, write_inputs_reader
-from afloc_jax.weights.exporters.torch_module import torch_network
+import onnx.checker
+import torch
 
-INSTALL = "torch onnx onnxscript"
+from afloc_jax.export.check import check_inputs
+from afloc_jax.export.source import Source, copy_file, write_inputs_reader
+from afloc_jax.export.torch_module import torch_network
+
 TEXT_INPUTS = ("token_ids", "word_ids", "sentence_ids", "sentence_count")
 IMAGE_OUTPUTS = ("shallow", "deep", "whole")
 TEXT_OUTPUTS = ("words", "sentences", "report", "asked")
 
 
 def write(source: Source, folder: Path) -> None:
-    """Write the export into an empty folder. Raises UserError when PyTorch or ONNX is not installed."""
-    torch = require("torch", INSTALL, "an onnx export")
-    require("onnxscript", INSTALL, "an onnx export")
-    checker = require("onnx.checker", INSTALL, "an onnx export")
+    """Write the export into an empty folder."""
     network = torch_network(source)
     write_inputs_reader(source, folder)
     inputs = {name: torch.from_numpy(array) for name, array in check_inputs(source).items()}
     with torch.no_grad():
         levels = network(**inputs)
-    parts: tuple[tuple[str, Callable, dict[str, Any], Sequence[str]], ...] = (
+    parts: tuple[tuple[str, Callable, dict[str, torch.Tensor], Sequence[str]], ...] = (
         ("image", network.encode_image, {"image": inputs["image"]}, IMAGE_OUTPUTS),
         ("text", network.encode_text, {name: inputs[name] for name in TEXT_INPUTS}, TEXT_OUTPUTS),
         ("heatmap", network.heat_map, {"deep": levels.deep, "asked": levels.asked}, ("heatmap",)),
     )
     for name, method, arguments, outputs in parts:
         path = folder / f"{name}.onnx"
-        _export(torch, _part(torch, network, method), arguments, outputs, path)
-        checker.check_model(str(path), full_check=True)
+        _export(_part(network, method), arguments, outputs, path)
+        onnx.checker.check_model(str(path), full_check=True)
     copy_file("afloc_onnx.py", folder)
-    write_check(source, folder, "check_onnx.py")
 
 
-def _part(torch: Any, network: Any, method: Callable) -> Any:
+def _part(network: torch.nn.Module, method: Callable) -> torch.nn.Module:
     """A module whose forward is one method of the network: what the exporter takes."""
 
     class Part(torch.nn.Module):
@@ -62,7 +59,7 @@ def _part(torch: Any, network: Any, method: Callable) -> Any:
     return Part().eval()
 
 
-def _export(torch: Any, part: Any, arguments: dict[str, Any], outputs: Sequence[str], path: Path) -> None:
+def _export(part: torch.nn.Module, arguments: dict[str, torch.Tensor], outputs: Sequence[str], path: Path) -> None:
     batch = torch.export.Dim("batch", min=1)
     # The exporter reports its progress on stdout and by warnings and logging; errors are raised all the same.
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):

@@ -22,19 +22,16 @@ import numpy as np
 from flax import traverse_util
 from jax import export
 
+from afloc_jax.export.source import Source, copy_file, write_inputs_reader
 from afloc_jax.levels import TokenBatch
 from afloc_jax.models import build
-from afloc_jax.weights.exporters.check import write_check
-from afloc_jax.weights.exporters.source import Source, copy_file, require, write_inputs_reader
 
-INSTALL = "flatbuffers"
 PLATFORMS = ("cpu", "cuda", "tpu")
 TOWERS = {"image": "image_encoder", "text": "text_encoder"}  # file name -> module of the model
 
 
 def write(source: Source, folder: Path) -> None:
     """Write the export into an empty folder."""
-    require("flatbuffers", INSTALL, "a stablehlo export")  # JAX writes with it, and reads
     write_inputs_reader(source, folder)
     weights = {name: _weights(source, module) for name, module in TOWERS.items()}
     for name, arrays in weights.items():
@@ -53,7 +50,6 @@ def write(source: Source, folder: Path) -> None:
         }
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
     copy_file("afloc_stablehlo.py", folder)
-    write_check(source, folder, "check_stablehlo.py")
 
 
 def _functions(source: Source) -> list[tuple[str, Callable, dict[str, jax.ShapeDtypeStruct]]]:

@@ -20,15 +20,16 @@ from exports import (
 )
 from safetensors.numpy import load_file, save_file
 
+from afloc_jax.export.check import our_outputs
+from afloc_jax.export.copied import afloc_torch
+from afloc_jax.export.formats import FORMATS
+from afloc_jax.export.source import read_source
+from afloc_jax.export.write import MARKER, export_model
 from afloc_jax.models import build
 from afloc_jax.models.bert import BertSettings
 from afloc_jax.models.densenet import DenseNetSettings
 from afloc_jax.models.settings import ImageSettings, ModelSettings, TextSettings
 from afloc_jax.weights import torch_names
-from afloc_jax.weights.exporters import FORMATS, MARKER, export_model
-from afloc_jax.weights.exporters.check import our_outputs
-from afloc_jax.weights.exporters.copied import afloc_torch
-from afloc_jax.weights.exporters.source import read_source
 
 
 @pytest.mark.parametrize(
@@ -100,11 +101,11 @@ def test_every_batch_gives_our_numbers(models, tmp_path, format, kind):
     if format == "torch-module":
         run = lambda **inputs: run_torch(folder, inputs)  # noqa: E731
     elif format == "onnx":
-        from afloc_jax.weights.exporters.copied import afloc_onnx
+        from afloc_jax.export.copied import afloc_onnx
 
         run = afloc_onnx.load(folder)
     else:
-        from afloc_jax.weights.exporters.copied import afloc_stablehlo
+        from afloc_jax.export.copied import afloc_stablehlo
 
         run = afloc_stablehlo.load(folder)
     for count in (1, 3, 5):

@@ -1,0 +1,41 @@
+"""The table of export formats. A row and the module that it names are all that a further format takes."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Format:
+    """One export format.
+
+    Attributes:
+        about: what is written, for the command line.
+        module: module of this package whose `write(source, folder)` writes the export into an empty folder. It is
+            imported when it is asked for, because it may need `packages`.
+        check: the file of copied/ that becomes check/check.py of the export.
+        packages: what an export needs and running a model does not, as `pip install` takes it.
+    """
+
+    about: str
+    module: str
+    check: str
+    packages: tuple[str, ...] = ()
+
+
+FORMATS = {
+    "safetensors": Format("the model folder, PyTorch names and layouts", "model_folder", "check_model_folder.py"),
+    "afloc-ckpt": Format(
+        "a file that the published PyTorch code loads", "afloc_ckpt", "check_afloc_ckpt.py", ("torch", "omegaconf")
+    ),
+    "torch-module": Format(
+        "one Python file of plain torch.nn modules, with weights", "torch_module", "check_torch_module.py", ("torch",)
+    ),
+    "onnx": Format(
+        "image tower, text tower and heat map, any batch size",
+        "onnx_graphs",
+        "check_onnx.py",
+        ("torch", "onnx", "onnxscript"),
+    ),
+    "stablehlo": Format(
+        "the same three for jax.export, on CPU, CUDA and TPU", "stablehlo", "check_stablehlo.py", ("flatbuffers",)
+    ),
+}
