@@ -18,7 +18,7 @@ from afloc_jax.errors import UsageError, UserError
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:/")
 
 
-def user_path(path: str | os.PathLike[str], name: str) -> Path:
+def user_path(path: str | os.PathLike[str], name: str = "") -> Path:
     """A path that a user gave, checked before anything is read or written.
 
     Args:
@@ -30,7 +30,8 @@ def user_path(path: str | os.PathLike[str], name: str) -> Path:
     """
     text = os.fspath(path)
     if _SCHEME.match(text):
-        raise UsageError(f"{name} = {text}: remote storage is not supported yet; give a folder of this machine")
+        shown = f"{name} = {text}" if name else text
+        raise UsageError(f"{shown}: remote storage is not supported yet; give a folder of this machine")
     return Path(text).expanduser()
 
 

@@ -1,6 +1,7 @@
 """The command line: what it writes, what it says, and with which status it exits."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 
 import afloc_jax
-from afloc_jax.cli import main, parser
+from afloc_jax.cli import COMMANDS, main, parser
+from afloc_jax.cli.parser import underscored
 from afloc_jax.errors import UsageError
 from afloc_jax.inference.files import output_names
 from tests.inference.conftest import folder  # noqa: F401 (a fixture)
@@ -31,20 +33,67 @@ def names(out):
     return sorted(path.name for path in out.iterdir())
 
 
-def test_every_command_has_help_with_an_example(capsys):
-    commands = parser()._subparsers._group_actions[0].choices
-    assert {"localize", "classify", "evaluate", "score", "prepare"} <= set(commands)
-    for name in commands:
-        with pytest.raises(SystemExit) as caught:
-            main([name, "--help"])
-        assert caught.value.code == 0
-        assert f"example:\n  afloc {name} " in capsys.readouterr().out
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_with_an_example(name, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main([name, "--help"])
+    assert caught.value.code == 0
+    said = capsys.readouterr().out
+    assert f"example:\n  afloc {name} " in said
+    assert not re.search(r"--\w+-\w", said), "flags are shown with _"
 
 
 def test_help_answers_without_loading_jax_or_a_web_server():
-    code = "import sys, afloc_jax.cli as c; c.parser(); print({'jax', 'starlette', 'uvicorn'} & set(sys.modules))"
+    code = """if True:
+        import contextlib, io, sys
+        from afloc_jax.cli import COMMANDS, main
+        for call in (["--help"], *([name, "--help"] for name in COMMANDS)):
+            with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
+                main(call)
+        print({"jax", "numpy", "etils", "ml_collections", "starlette", "uvicorn"} & set(sys.modules))
+    """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_flags_are_spelled_with_underscores_or_with_hyphens():
+    call = ["evaluate", "m", "--dataset", "d-d", "--data", "d", "--out", "o-o", "--title=a-b"]
+    for flag in (["--class_prompt", "x-y"], ["--class-prompt", "x-y"], ["--class-prompt=x-y"], ["--class-p", "x-y"]):
+        parsed = parser().parse_args([*call, *flag])
+        assert (parsed.class_prompt, parsed.dataset, parsed.title) == ("x-y", "d-d", "a-b")
+    assert underscored(["--a-b", "--", "--a-b"]) == ["--a_b", "--", "--a-b"]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        ["localize", "m", "a.png", "--prompt", "x", "--out", "gs://bucket/o"],
+        ["localize", "gs://bucket/m", "a.png", "--prompt", "x", "--out", "o"],
+        ["localize", "m", "s3://bucket/a.png", "--prompt", "x", "--out", "o"],
+        ["classify", "m", "a.png", "--class", "x", "--out", "gs://bucket/o.csv"],
+        ["retrieve", "m", "--images", "i", "--query", "x", "--out", "gs://bucket/o.csv"],
+        ["export", "m", "gs://bucket/o", "--format", "onnx"],
+        ["import", "a.pth", "gs://bucket/m"],
+        ["serve", "gs://bucket/m"],
+        ["evaluate", "m", "--dataset", "phantom", "--data", "gs://bucket/d", "--out", "o"],
+        ["score", "--truth", "gs://bucket/t.json", "--heatmaps", "m.npz", "--out", "o"],
+        ["compare", "a", "gs://bucket/b"],
+        ["report", "gs://bucket/run"],
+        ["prepare", "phantom", "--out", "gs://bucket/d"],
+        ["overview", "phantom", "--data", "gs://bucket/d", "--out", "o.html"],
+        ["compile", "--config", "gs://bucket/c.py", "--topology", "cpu:1"],
+    ],
+    ids=lambda call: call[0],
+)
+def test_remote_storage_is_refused_in_one_line_before_anything_is_written(call, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        main(call)
+    said = capsys.readouterr().err
+    assert caught.value.code == 2
+    assert "remote storage is not supported yet" in said
+    assert said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

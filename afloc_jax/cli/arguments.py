@@ -1,40 +1,22 @@
-"""What the commands share: how one is added, and the arguments that several take."""
+"""The arguments that several commands take, and the types of arguments."""
 
 import argparse
 import json
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
+
+from afloc_jax.errors import UsageError
 
 if TYPE_CHECKING:
     from afloc_jax.evaluation.statistics import Bootstrap
+    from afloc_jax.files import Path
 
 Arguments = argparse.ArgumentParser | argparse._ArgumentGroup
 PROTOCOL_HELP = "how maps are scored: afloc, chexlocalize or grounding (default: %(default)s)"
 
 
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, not with a page of usage."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
-
-
-def add_command(commands, name: str, summary: str, example: str, run) -> argparse.ArgumentParser:
-    command = commands.add_parser(
-        name,
-        help=summary,
-        description=summary[0].upper() + summary[1:] + ".",
-        epilog=f"example:\n  {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    command.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    command.set_defaults(run=run)
-    return command
-
-
 def add_model_and_images(command: argparse.ArgumentParser) -> None:
-    command.add_argument("model", type=Path, metavar="MODEL", help="model folder")
-    command.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="PNG, JPEG or DICOM, 8 or 16 bit")
+    command.add_argument("model", type=path, metavar="MODEL", help="model folder")
+    command.add_argument("images", type=path, nargs="+", metavar="IMAGE", help="PNG, JPEG or DICOM, 8 or 16 bit")
 
 
 def add_builder(command: argparse.ArgumentParser) -> None:
@@ -131,6 +113,16 @@ def bootstrap_of(given: argparse.Namespace) -> "Bootstrap":
     from afloc_jax.evaluation.statistics import Bootstrap
 
     return Bootstrap(resamples=given.bootstrap, interval=given.interval, unit=given.unit)
+
+
+def path(text: str) -> "Path":
+    """A file or folder of the user's."""
+    from afloc_jax.files import user_path  # etils takes a tenth of a second, which --help has not
+
+    try:
+        return user_path(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def thresholds(text: str) -> list[float]:

@@ -11,19 +11,19 @@ _OF_RECORDS = ("classification", "retrieval", "robustness")
 # Options that not every task reads: name of the value, flag, tasks that read it.
 _READ_BY = (
     ("protocol", "--protocol", ("localization",)),
-    ("class_prompt", "--class-prompt", ("localization",)),
-    ("prior_split", "--prior-split", ("localization",)),
+    ("class_prompt", "--class_prompt", ("localization",)),
+    ("prior_split", "--prior_split", ("localization",)),
     ("thresholds", "--thresholds", ("localization",)),
     ("margin", "--margin", ("localization",)),
-    ("validation_split", "--validation-split", ("localization", "classification")),
+    ("validation_split", "--validation_split", ("localization", "classification")),
     ("classes", "--class", _OF_RECORDS),
     ("prompts", "--prompts", ("classification", "robustness")),
     ("framing", "--framing", _OF_RECORDS),
     ("aggregation", "--aggregation", ("classification",)),
     ("labels", "--labels", _OF_RECORDS),
     ("unlisted", "--unlisted", _OF_RECORDS),
-    ("by_class", "--by-class", ("retrieval",)),
-    ("per_class", "--per-class", ("retrieval",)),
+    ("by_class", "--by_class", ("retrieval",)),
+    ("per_class", "--per_class", ("retrieval",)),
 )
 
 
@@ -46,10 +46,10 @@ def add_task_options(command: argparse.ArgumentParser) -> None:
         "(default: %(default)s)",
     )
     group.add_argument(
-        "--by-class", action="store_true", help="retrieval: relevant is what has the class of the query (5 x 200)"
+        "--by_class", action="store_true", help="retrieval: relevant is what has the class of the query (5 x 200)"
     )
     group.add_argument(
-        "--per-class", type=count, default=200, metavar="N", help="records of each class (default: %(default)s)"
+        "--per_class", type=count, default=200, metavar="N", help="records of each class (default: %(default)s)"
     )
     command.set_defaults(unless_given={name: command.get_default(name) for name, _, _ in _READ_BY})
 

@@ -244,7 +244,7 @@ def _by_class(source: Source, settings: TaskSettings) -> Chosen:
         if members.sum() < per_class:
             raise UserError(
                 f"only {members.sum()} records have {name!r} alone, {per_class} are wanted; choose other classes with "
-                "--class, fewer with --per-class, or a larger split"
+                "--class, fewer with --per_class, or a larger split"
             )
         index[members] = group
     taken = records.take(choose_by_class(index, len(names), per_class, settings.bootstrap.seed))

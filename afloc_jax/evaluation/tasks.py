@@ -58,10 +58,10 @@ def _validation(settings: TaskSettings) -> RecordSource | None:
         return None
     if settings.validation_split == settings.split:
         raise UsageError(
-            f"--validation-split {settings.split} is the scored split, which flatters the model; choose another, or "
+            f"--validation_split {settings.split} is the scored split, which flatters the model; choose another, or "
             '"" for a threshold of 0.5'
         )
     try:
         return settings.open(settings.validation_split)
     except UserError as error:
-        raise UserError(f'{error}; thresholds are chosen there: --validation-split NAME, or "" for 0.5') from None
+        raise UserError(f'{error}; thresholds are chosen there: --validation_split NAME, or "" for 0.5') from None

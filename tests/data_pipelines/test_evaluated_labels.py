@@ -115,7 +115,7 @@ def test_evaluate_scores_the_labels_of_every_image_and_not_the_boxes_alone(tmp_p
     (raw / "test_list.txt").write_text("\n".join(names))
     call = ["evaluate", str(folder), "--dataset", "nih", "--data", str(tmp_path / "data"), "--raw", str(raw)]
     call += ["--builder", "partial=true", "--bootstrap", "20", "--out", str(tmp_path / "out")]
-    own = ["--prompts", "chest", "--validation-split", ""]
+    own = ["--prompts", "chest", "--validation_split", ""]
     assert main([*call, "--task", "classification", *own]) == 0, capsys.readouterr().err
     with open(tmp_path / "out" / "per_sample.csv", newline="") as file:
         labels = {(row["id"], row["category"]): row["label"] for row in csv.DictReader(file)}

@@ -131,6 +131,6 @@ def test_the_command_reads_prepared_records(tmp_path, capsys):
     assert "no leak between splits" in capsys.readouterr().out and "Images whose pixels" in page.read_text()
     assert left.read_text() == page.read_text()
     left.unlink()
-    assert main(["prepare", "pairs", "--raw", str(tmp_path / "raw"), "--out", out, "--no-overview"]) == 0
+    assert main(["prepare", "pairs", "--raw", str(tmp_path / "raw"), "--out", out, "--no_overview"]) == 0
     assert not left.exists()
     assert main(["overview", "masks", "--data", out, "--out", str(page)]) == 1

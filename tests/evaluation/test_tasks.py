@@ -349,7 +349,7 @@ def test_evaluate_runs_every_task_and_compare_reads_their_results(folder, data, 
         assert "0.000 [0.000, 0.000]" in capsys.readouterr().out
     assert main([*call, "--task", "classification", "--prompts", "chests", "--out", str(tmp_path / "x")]) == 2
     assert "no set of that name" in capsys.readouterr().err
-    wrong = ["--task", "classification", "--validation-split", "test", "--out", str(tmp_path / "x")]
+    wrong = ["--task", "classification", "--validation_split", "test", "--out", str(tmp_path / "x")]
     assert main([*call, *wrong]) == 2
     assert "flatters" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()

@@ -1,26 +1,23 @@
-"""Commands about pods: compile."""
+"""`afloc compile`: does this run fit that pod? the training step compiled for it, no accelerator needed."""
 
-import argparse
 import json
-from pathlib import Path
+from argparse import Namespace
 from typing import Any
 
-from afloc_jax.cli.arguments import add_command, count, setting
+from afloc_jax.cli.arguments import count, path, setting
+from afloc_jax.cli.parser import Parser
+
+EXAMPLE = (
+    "afloc compile --config configs/afloc.py --topology v5e:16x16 --global_batch 16384\n\n"
+    'TPU topologies need the TPU compiler, pip install "jax[tpu]", and no TPU; cpu:N needs nothing.\n'
+    "A v4 chip counts as its two devices. "
+    "Exit status 1 where it does not fit.\n\n"
+    "largest buffers: arrays of the compiled program by size; they need not all be alive at once."
+)
 
 
-def add_compile(commands) -> None:
-    command = add_command(
-        commands,
-        "compile",
-        "does this run fit that pod? the training step compiled for it, no accelerator needed",
-        "afloc compile --config configs/afloc.py --topology v5e:16x16 --global_batch 16384\n\n"
-        'TPU topologies need the TPU compiler, pip install "jax[tpu]", and no TPU; cpu:N needs nothing.\n'
-        "A v4 chip counts as its two devices. "
-        "Exit status 1 where it does not fit.\n\n"
-        "largest buffers: arrays of the compiled program by size; they need not all be alive at once.",
-        _run_compile,
-    )
-    command.add_argument("--config", type=Path, required=True, metavar="FILE", help="as for launch.py")
+def add(command: Parser) -> None:
+    command.add_argument("--config", type=path, required=True, metavar="FILE", help="as for launch.py")
     command.add_argument(
         "--topology", required=True, metavar="KIND:SHAPE", help="v5e:16x16, v6e:16x16, v5p:8x8x8, v4:4x4x4, cpu:8"
     )
@@ -51,7 +48,7 @@ def add_compile(commands) -> None:
     command.add_argument("--json", action="store_true", help="print one JSON object")
 
 
-def _run_compile(given: argparse.Namespace) -> int:
+def run(given: Namespace) -> int:
     from afloc_jax.training import ahead_of_time
 
     ahead_of_time.prepare_platform(given.topology)  # before anything imports JAX

@@ -1,0 +1,29 @@
+"""`afloc compare`: two results on the same samples: paired differences, tests, corrections."""
+
+from argparse import Namespace
+
+from afloc_jax.cli.arguments import add_bootstrap, bootstrap_of, path
+from afloc_jax.cli.parser import Parser
+
+EXAMPLE = "afloc compare scores_a scores_b --out comparison"
+
+
+def add(command: Parser) -> None:
+    command.add_argument("a", type=path, metavar="A", help="result folder with per_sample.csv")
+    command.add_argument("b", type=path, metavar="B", help="another one of the same kind")
+    command.add_argument(
+        "--out",
+        type=path,
+        default="comparison",
+        metavar="DIR",
+        help="where comparison.csv, .json and .md go (default: %(default)s)",
+    )
+    add_bootstrap(command)
+
+
+def run(given: Namespace) -> int:
+    from afloc_jax.evaluation.comparison import compare, to_markdown
+
+    print(to_markdown(compare(given.a, given.b, given.out, bootstrap_of(given))))
+    print(f"results in {given.out}")
+    return 0

@@ -1,0 +1,29 @@
+"""`afloc export`: a model folder for other programs."""
+
+from argparse import Namespace
+
+from afloc_jax.cli.arguments import path
+from afloc_jax.cli.parser import Parser
+from afloc_jax.export.formats import FORMATS
+
+_FORMATS = "\n".join(f"{name:13s} {format.about}" for name, format in FORMATS.items())
+EXAMPLE = (
+    "afloc export runs/demo/model runs/demo/torch --format torch-module\n\n"
+    f"{_FORMATS}\n\n"
+    "Each export holds check/check.py, which compares it with our outputs. All but safetensors need\n"
+    "pip install -r requirements-export.txt."
+)
+
+
+def add(command: Parser) -> None:
+    command.add_argument("model", type=path, metavar="MODEL", help="model folder")
+    command.add_argument("destination", type=path, metavar="DEST", help="folder to write")
+    command.add_argument("--format", required=True, metavar="FORMAT", help="one of those listed below")
+
+
+def run(given: Namespace) -> int:
+    from afloc_jax.export.write import export_model
+
+    written = export_model(given.model, given.destination, given.format)
+    print(f"{given.format} in {written}; python {written}/check/check.py compares it with ours")
+    return 0

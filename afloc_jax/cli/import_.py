@@ -1,0 +1,36 @@
+"""`afloc import`: published checkpoints, or pretrained parts, to a model folder."""
+
+from argparse import Namespace
+
+from afloc_jax.cli.arguments import path
+from afloc_jax.cli.parser import Parser
+
+EXAMPLE = (
+    "afloc import afloc.ckpt runs/published --tokenizer Bio_ClinicalBERT\n"
+    "  afloc import resnet50.pth Bio_ClinicalBERT runs/start\n\n"
+    "SOURCE: a checkpoint of the published AFLoc or of GLoRIA, a torchvision or timm ResNet or DenseNet (.pth or\n"
+    ".safetensors), a Hugging Face BERT folder or hub name; several parts together make one model. No code in a\n"
+    "file is ever run. MODEL is the folder to write."
+)
+
+
+def add(command: Parser) -> None:
+    command.add_argument(
+        "sources", nargs="+", metavar="SOURCE", help="file, folder or hub name; what it is, is found out"
+    )
+    command.add_argument("model", type=path, metavar="MODEL", help="model folder to write")
+    command.add_argument(
+        "--tokenizer", metavar="DIR", help="folder with vocab.txt or tokenizer.json, where no source holds one"
+    )
+    command.add_argument(
+        "--seed", type=int, default=1, help="of the values that no source holds (default: %(default)s)"
+    )
+
+
+def run(given: Namespace) -> int:
+    from afloc_jax.weights.importers import import_model
+
+    report = import_model(given.sources, given.model, tokenizer=given.tokenizer, seed=given.seed)
+    for line in report.lines():
+        print(line)
+    return 0

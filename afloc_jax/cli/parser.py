@@ -1,0 +1,49 @@
+"""The parser of all commands: flags with "_" or "-", one line for a wrong call, nothing loaded before it is used."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, not with a page of usage. Flags may be spelled with "-" in place of "_"."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        return super().parse_known_args(underscored(sys.argv[1:] if args is None else args), namespace)
+
+
+class Command(Parser):
+    """A command, whose module is imported and asked for its arguments when the command is parsed.
+
+    The module has `EXAMPLE`, `add(command)`, which adds the arguments, and `run(arguments)`, which returns the exit
+    status.
+    """
+
+    def __init__(self, *, module: str, **options: Any):
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+        self._module = module
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        if self.epilog is None:
+            module = importlib.import_module(self._module)
+            self.epilog = f"example:\n  {module.EXAMPLE}"
+            self.add_argument("--debug", action="store_true", help="show the traceback of an error")
+            self.set_defaults(run=module.run)
+            module.add(self)
+        return super().parse_known_args(args, namespace)
+
+
+def underscored(arguments: Iterable[str]) -> list[str]:
+    """Arguments with "_" in the place of "-" in the names of flags; what stands behind "=" or "--" is left alone."""
+    spelled: list[str] = []
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if name.startswith("--") and "--" not in spelled:
+            argument = "--" + name[2:].replace("-", "_") + equals + value
+        spelled.append(argument)
+    return spelled

@@ -1,0 +1,24 @@
+"""What several commands print at their end."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def finish_images(done: int, failed: Sequence[str], out: Path) -> int:
+    """Say how many images are done; returns the exit status."""
+    if not failed:
+        print(f"{done} image{'s' if done != 1 else ''} done, results in {out}")
+        return 0
+    print(f"afloc: {len(failed)} of {done + len(failed)} images failed, the others are in {out}", file=sys.stderr)
+    return 1
+
+
+def print_summary(summary, out: Path) -> None:
+    width = max(10, *(len(metric) for metric in summary["metrics"]))
+    for metric, values in summary["metrics"].items():
+        overall = values["overall"]
+        if overall["mean"] is not None:
+            limits = "" if overall["lower"] is None else f"  [{overall['lower']:.3f}, {overall['upper']:.3f}]"
+            print(f"{metric:{width}s} {overall['mean']:7.3f}{limits}")
+    print(f"{summary['n']} samples, results in {out}")

@@ -1,0 +1,21 @@
+"""`afloc report`: the report page of a run or of an evaluation, written anew from its files."""
+
+from argparse import Namespace
+
+from afloc_jax.cli.arguments import path
+from afloc_jax.cli.parser import Parser
+
+EXAMPLE = "afloc report runs/demo"
+
+
+def add(command: Parser) -> None:
+    command.add_argument(
+        "workdir", type=path, metavar="WORKDIR", help="working directory of a run, or folder of results"
+    )
+
+
+def run(given: Namespace) -> int:
+    from afloc_jax.evaluation.report import write_report
+
+    print(write_report(given.workdir))
+    return 0

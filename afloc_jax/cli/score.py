@@ -1,0 +1,93 @@
+"""`afloc score`: scores of any system's heat maps."""
+
+from argparse import Namespace
+
+from afloc_jax.cli.arguments import (
+    add_bootstrap,
+    add_compatible,
+    add_protocol,
+    add_thresholds,
+    add_title,
+    bootstrap_of,
+    path,
+)
+from afloc_jax.cli.parser import Parser
+from afloc_jax.cli.printing import print_summary
+from afloc_jax.errors import UsageError
+
+EXAMPLE = "afloc score --truth annotations.json --heatmaps maps.npz --out scores"
+
+
+def add(command: Parser) -> None:
+    command.add_argument(
+        "--truth",
+        type=path,
+        required=True,
+        metavar="FILE",
+        help="COCO JSON, CheXlocalize's RLE JSON, or a CSV of mask files (image, mask, finding[, prompt, patient])",
+    )
+    command.add_argument(
+        "--heatmaps",
+        type=path,
+        metavar="FILE.npz",
+        help='keys "<image path><tab><phrase, lower case>", each a map of the padded square or of the original size',
+    )
+    command.add_argument(
+        "--segmentations",
+        type=path,
+        metavar="FILE",
+        help="predicted masks (RLE JSON) or points instead of maps; protocol chexlocalize",
+    )
+    for name, what in (("truth", "as --truth"), ("heatmaps", "as --heatmaps")):
+        command.add_argument(
+            f"--validation_{name}",
+            type=path,
+            metavar="FILE",
+            help=f"{what}: what chexlocalize's thresholds are chosen on",
+        )
+    command.add_argument(
+        "--benchmark",
+        type=path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="masks or points scored on the same samples, such as radiologists'; repeatable; protocol chexlocalize",
+    )
+    command.add_argument(
+        "--images",
+        type=path,
+        metavar="DIR",
+        help="folder of the images, by the names of the truth file: the report shows its examples on them",
+    )
+    command.add_argument("--out", type=path, required=True, metavar="DIR", help="where to write")
+    add_title(command)
+    add_bootstrap(command)
+    add_protocol(command)
+    add_thresholds(command)
+    add_compatible(command)
+
+
+def run(given: Namespace) -> int:
+    from afloc_jax.evaluation.protocols import get_protocol
+    from afloc_jax.evaluation.report import write_report
+    from afloc_jax.evaluation.scoring import score_files
+
+    validation = (given.validation_truth, given.validation_heatmaps)
+    if (validation[0] is None) != (validation[1] is None):
+        raise UsageError("--validation_truth and --validation_heatmaps go together; give both")
+    summary = score_files(
+        given.truth,
+        given.heatmaps,
+        given.out,
+        protocol=get_protocol(given.protocol, given.thresholds, given.margin),
+        compatible=given.compatible,
+        images=given.images,
+        title=given.title,
+        validation=None if validation[0] is None else validation,
+        segmentations=given.segmentations,
+        benchmarks=given.benchmark,
+        bootstrap=bootstrap_of(given),
+    )
+    print_summary(summary, given.out)
+    print(f"report in {write_report(given.out)}")
+    return 0

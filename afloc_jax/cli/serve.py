@@ -1,0 +1,35 @@
+"""`afloc serve`: a page in the browser: drop an image, type a phrase, see the map."""
+
+import argparse
+from argparse import Namespace
+
+from afloc_jax.cli.arguments import path
+from afloc_jax.cli.parser import Parser
+
+EXAMPLE = (
+    "afloc serve runs/demo/model\n\n"
+    "Then open the address that it prints; Ctrl-C ends it. Images and phrases are not written to disk and not\n"
+    "logged. There is no login and no encryption: by default only this machine can reach the page; --host 0.0.0.0\n"
+    "lets everyone on the network use it, which is for trusted networks.\n"
+    "Needs two more packages: pip install -r requirements-serve.txt"
+)
+
+
+def add(command: Parser) -> None:
+    command.add_argument("model", type=path, metavar="MODEL", help="model folder")
+    command.add_argument("--port", type=_port, default=8000, help="0 takes a free one (default: %(default)s)")
+    command.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+
+
+def run(given: Namespace) -> int:
+    from afloc_jax.serve.server import serve
+
+    serve(given.model, given.host, given.port, debug=given.debug)
+    return 0
+
+
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= 65535:
+        raise argparse.ArgumentTypeError(f"{text} must lie between 0 and 65535")
+    return value
