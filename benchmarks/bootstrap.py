@@ -16,8 +16,8 @@ from collections.abc import Callable
 import numpy as np
 import scipy.stats
 
-from afloc_jax.evaluation.discrimination import auc
-from afloc_jax.evaluation.statistics import bootstrap, resample
+from afloc_jax.evaluation.statistics.bootstrap import bootstrap, resample
+from afloc_jax.evaluation.statistics.discrimination import auc
 
 
 def seconds(work: Callable[[], object], repeats: int) -> float:

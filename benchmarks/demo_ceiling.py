@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from afloc_jax.evaluation.run import evaluate_dataset
+from afloc_jax.evaluation.localization.evaluate import evaluate_dataset
 from afloc_jax.levels import TokenBatch
 from afloc_jax.models import build
 from afloc_jax.training.optimizer import build_direction, build_schedule

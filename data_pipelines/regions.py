@@ -4,7 +4,7 @@ A region knows nothing of its image but, in some forms, its size; `mask(height, 
 an `ImageError`: the row is reported, the build goes on.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
+from afloc_jax.errors import UserError
 from data_pipelines.images import Geometry, ImageError, read_mask
 
 FAR = 1_000_000  # pixels; no radiograph is larger, and drawing code meets such numbers badly
@@ -188,3 +189,19 @@ def _runs_of_text(text: str) -> list[int]:
         runs.append(value + (runs[-2] if len(runs) > 2 else 0))
         value = shift = 0
     return runs
+
+
+def decode_segmentation(segmentation: Any, height: int, width: int, where: str) -> np.ndarray:
+    """RLE (compressed or not) or polygons -> [height, width] uint8 of 0 and 1, equal to what pycocotools decodes.
+
+    `where` names the entry in the `UserError` that a malformed one raises.
+    """
+    try:
+        if isinstance(segmentation, Mapping):
+            return CocoRuns(dict(segmentation)).mask(height, width).astype(np.uint8)
+        parts = [Polygon(polygon).mask(height, width) for polygon in segmentation]
+        return np.logical_or.reduce(parts, axis=0).astype(np.uint8)
+    except ImageError as error:
+        raise UserError(f"{where}: {error}") from None
+    except (TypeError, ValueError):
+        raise UserError(f"{where}: its segmentation is neither an RLE nor a list of polygons") from None

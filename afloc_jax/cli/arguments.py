@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from afloc_jax.errors import UsageError
 
 if TYPE_CHECKING:
-    from afloc_jax.evaluation.statistics import Bootstrap
+    from afloc_jax.evaluation.statistics.bootstrap import Bootstrap
     from afloc_jax.files import Path
 
 Arguments = argparse.ArgumentParser | argparse._ArgumentGroup
@@ -110,7 +110,7 @@ def add_bootstrap(command: Arguments) -> None:
 
 def bootstrap_of(given: argparse.Namespace) -> "Bootstrap":
     """What `add_bootstrap` asked for."""
-    from afloc_jax.evaluation.statistics import Bootstrap
+    from afloc_jax.evaluation.statistics.bootstrap import Bootstrap
 
     return Bootstrap(resamples=given.bootstrap, interval=given.interval, unit=given.unit)
 

@@ -22,7 +22,7 @@ def add(command: Parser) -> None:
 
 
 def run(given: Namespace) -> int:
-    from afloc_jax.evaluation.comparison import compare, to_markdown
+    from afloc_jax.evaluation.comparison.compare import compare, to_markdown
 
     print(to_markdown(compare(given.a, given.b, given.out, bootstrap_of(given))))
     print(f"results in {given.out}")

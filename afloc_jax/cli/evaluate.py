@@ -55,7 +55,7 @@ def add(command: Parser) -> None:
 
 
 def run(given: Namespace) -> int:
-    from afloc_jax.evaluation.report import write_report
+    from afloc_jax.evaluation.page import write_report
 
     check_options(given)
     summary = _localize(given) if given.task == "localization" else run_task(given)
@@ -65,7 +65,7 @@ def run(given: Namespace) -> int:
 
 
 def _localize(given: Namespace) -> dict[str, Any]:
-    from afloc_jax.evaluation.run import evaluate_dataset
+    from afloc_jax.evaluation.localization.evaluate import evaluate_dataset
 
     return evaluate_dataset(
         given.model,

@@ -15,7 +15,7 @@ def add(command: Parser) -> None:
 
 
 def run(given: Namespace) -> int:
-    from afloc_jax.evaluation.report import write_report
+    from afloc_jax.evaluation.page import write_report
 
     print(write_report(given.workdir))
     return 0

@@ -68,9 +68,9 @@ def add(command: Parser) -> None:
 
 
 def run(given: Namespace) -> int:
-    from afloc_jax.evaluation.protocols import get_protocol
-    from afloc_jax.evaluation.report import write_report
-    from afloc_jax.evaluation.scoring import score_files
+    from afloc_jax.evaluation.localization.protocols import get_protocol
+    from afloc_jax.evaluation.localization.score_files import score_files
+    from afloc_jax.evaluation.page import write_report
 
     validation = (given.validation_truth, given.validation_heatmaps)
     if (validation[0] is None) != (validation[1] is None):

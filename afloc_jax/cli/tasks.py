@@ -62,7 +62,8 @@ def check_options(given: argparse.Namespace) -> None:
 
 
 def run_task(given: argparse.Namespace) -> dict[str, Any]:
-    from afloc_jax.evaluation.tasks import evaluate_task, task_settings
+    from afloc_jax.evaluation.run import evaluate_task
+    from afloc_jax.evaluation.settings import task_settings
 
     settings = {
         "name": given.dataset,

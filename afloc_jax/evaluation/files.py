@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from afloc_jax.errors import UserError
 from afloc_jax.files import write_whole
 
@@ -20,6 +22,20 @@ def write_folder(out: str | Path, files: Mapping[str, str | bytes]) -> None:
             write_whole(out / name, content)
     except OSError as error:
         raise UserError(f"{out}: cannot write the results ({error.strerror or error})") from None
+
+
+def write_pictures(out: Path, arrays: Mapping[str, Any], described: Any) -> None:
+    """examples.npz (arrays) and examples.json (what they are). Files appear whole or not at all."""
+    packed = io.BytesIO()
+    np.savez_compressed(packed, **arrays)
+    text = json.dumps(described, indent=1, ensure_ascii=False) + "\n"
+    write_folder(out, {"examples.npz": packed.getvalue(), "examples.json": text})
+
+
+def remove_examples(out: Path) -> None:
+    """Those that an earlier evaluation left in a folder of results, if any."""
+    for name in ("examples.npz", "examples.json"):
+        (out / name).unlink(missing_ok=True)
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

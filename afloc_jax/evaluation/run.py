@@ -1,139 +1,23 @@
-"""Score a model on a data set, beside two baselines on the same samples, and leave everything the report needs.
-
-The baselines say what a score is worth: the mean training mask of the category (knows where findings usually are,
-never looks at the image), and the same network without training (what smoothing and architecture give for free).
-"""
+"""Evaluate a model on data sets by name: what training does last, and `afloc evaluate --task`."""
 
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from afloc_jax.errors import UsageError, UserError
-from afloc_jax.evaluation.examples import write_examples
-from afloc_jax.evaluation.localization import Scores
-from afloc_jax.evaluation.protocols import LocalizationProtocol, Samples, get_protocol
-from afloc_jax.evaluation.records import CLASS_PROMPT, Source, evaluation_provenance, prior_maps, truths_for
-from afloc_jax.evaluation.results import write_results
-from afloc_jax.evaluation.settings import TaskSettings
-from afloc_jax.evaluation.statistics import RESAMPLES, Bootstrap
-from afloc_jax.evaluation.summary import add_baselines, summarise
-from afloc_jax.evaluation.tasks import evaluate_task, task_settings
-from afloc_jax.evaluation.truth import Truth
+from afloc_jax.evaluation.classification.evaluate import evaluate_classification
+from afloc_jax.evaluation.localization.evaluate import evaluate_with, open_split
+from afloc_jax.evaluation.localization.settings import dataset_settings
+from afloc_jax.evaluation.retrieval.evaluate import evaluate_retrieval
+from afloc_jax.evaluation.robustness.evaluate import evaluate_robustness
+from afloc_jax.evaluation.settings import TaskSettings, task_settings
 from afloc_jax.inference.model import Model, load
 from afloc_jax.weights.folder import update_card, weights_hash
-from data_pipelines.prepared import open_source
-
-# Of the paper, where a data set has its own: the maps of histopathology are read from their low end. By builder.
-THRESHOLDS_OF = {"sicapv2": [-1.0, -0.9, -0.8, -0.7, -0.6, -0.5, -0.4, -0.3, -0.2, -0.1]}
-
-
-@dataclass(frozen=True)
-class Part:
-    """A split as a protocol sees it: its samples, the record of each, and the hash of the data."""
-
-    source: Source
-    truths: list[Truth]
-    rows: np.ndarray
-    data_hash: str
-
-    @property
-    def classes(self) -> list[str]:
-        """The categories of the samples."""
-        return sorted({truth.category for truth in self.truths})
-
-
-def evaluate(
-    model: Model,
-    source: Source,
-    out: str | Path,
-    protocol: str | LocalizationProtocol = "afloc",
-    *,
-    validation_source: Source | None = None,
-    class_prompt: str = CLASS_PROMPT,
-    prior_source: Source | None = None,
-    untrained: Model | None = None,
-    compatible: bool = False,
-    bootstrap: Bootstrap | None = None,
-    title: str = "",
-    settings: dict[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Heat maps for every finding of a data set, scored; per_sample.csv, summary.json, summary.md, examples.npz.
-
-    Args:
-        model: what is scored.
-        source: random-access records with `id`, `image` [S, S] uint8 and `findings` (label, prompt, mask).
-        out: folder of the results.
-        protocol: itself or its name, see `protocols`.
-        validation_source: records that a protocol chooses its thresholds on; used by "chexlocalize" alone.
-        class_prompt: how that protocol asks for a class, "{finding}" replaced by its name.
-        prior_source: records whose masks make the location prior (the training split). Without it, or when it has no
-            masks, each sample meets the mean mask of the other evaluation images.
-        untrained: the second baseline; `model.untrained()` when not given.
-        compatible: prompts and scores as the published release has them, defects included.
-        bootstrap: how intervals are made.
-        title: name of the data set for readers.
-        settings: how the data set was opened; recorded.
-
-    Returns:
-        What summary.json holds.
-
-    Raises:
-        UsageError: an unknown protocol. UserError: no annotated finding, or maps that are not finite.
-    """
-    chosen = get_protocol(protocol) if isinstance(protocol, str) else protocol
-    parts = _parts(chosen, source, validation_source, class_prompt, compatible)
-    truths, rows, data_hash = parts[0].truths, parts[0].rows, parts[0].data_hash
-    bootstrap = bootstrap or Bootstrap()
-    bootstrap.clusters([truth.patient for truth in truths])  # samples without a patient should not take hours to say so
-
-    def scored(maps_of: Callable[[Part], Iterable[np.ndarray]], name: str) -> Scores:
-        samples = []
-        for part in parts:
-            maps = tqdm(maps_of(part), total=len(part.truths), desc=name, unit="map", disable=None)
-            samples.append(Samples(part.truths, maps))
-        return chosen.score(samples[0], compatible, *samples[1:])
-
-    def maps_of(system: Model) -> Callable[[Part], Iterable[np.ndarray]]:
-        return lambda part: _heatmaps(system, part.source, part.rows, part.truths, compatible)
-
-    scores = scored(maps_of(model), title or "model")
-    make_prior, prior_from = prior_maps(prior_source, truths[0].mask.shape[0])
-    baselines = {
-        "location_prior": scored(lambda part: make_prior(part.truths), "location prior"),
-        "untrained": scored(maps_of(untrained or model.untrained()), "untrained model"),
-    }
-    summary = add_baselines(summarise(scores, bootstrap), scores, baselines, bootstrap)
-    summary["baselines"]["location_prior"]["from"] = prior_from
-    summary["title"] = title
-    summary["settings"] = settings or {}
-    summary["provenance"] = evaluation_provenance(model, source, data_hash)
-
-    def map_of(sample: int) -> np.ndarray:
-        image = source[int(rows[sample])].image[None]
-        return model.heatmaps_of_squares(image, [truths[sample].label_text], compatible=compatible)[0]
-
-    write_examples(Path(out), scores, lambda sample: source[int(rows[sample])].image, map_of)
-    write_results(out, scores, summary)
-    return summary
-
-
-def evaluate_dataset(model: str | Path, out: str | Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """`evaluate` for a model folder and a data set by name; `settings` as those of localisation in `evaluate_datasets`.
-
-    Raises:
-        UsageError: an unknown setting or protocol. UserError: an unusable folder or data set.
-    """
-    full = dataset_settings(settings)
-    source = _open(full, full["split"])
-    return _evaluate_with(load(model), None, source, Path(out), full)
+from data_pipelines.reading import RecordSource
 
 
 def evaluate_datasets(config: ConfigDict, workdir: str | Path) -> dict[str, dict[str, Any]]:
@@ -171,79 +55,12 @@ def evaluate_datasets(config: ConfigDict, workdir: str | Path) -> dict[str, dict
                 done = evaluate_task(model, out, settings)
             else:
                 untrained = untrained or model.untrained()
-                done = _evaluate_with(model, untrained, _open(settings, settings["split"]), out, settings)
+                done = evaluate_with(model, untrained, open_split(settings, settings["split"]), out, settings)
         summaries[name] = done
     kept = ("task", "n", "metrics")
     results = {name: {key: summary[key] for key in kept if key in summary} for name, summary in summaries.items()}
     update_card(workdir / "model", {"results": results})
     return summaries
-
-
-def _parts(
-    protocol: LocalizationProtocol,
-    source: Source,
-    validation_source: Source | None,
-    class_prompt: str,
-    compatible: bool,
-) -> list[Part]:
-    """The data and, for a protocol that is tuned, the validation data, asked for the same classes."""
-    part = Part(source, *truths_for(protocol, source, (), class_prompt, compatible))
-    if not protocol.tuned:
-        return [part]
-    if validation_source is None:
-        raise UsageError(f"protocol {protocol.name} chooses its thresholds on validation data; give a validation split")
-    known = Part(validation_source, *truths_for(protocol, validation_source, part.classes, class_prompt, compatible))
-    return [Part(source, *truths_for(protocol, source, known.classes, class_prompt, compatible)), known]
-
-
-def _heatmaps(
-    model: Model, source: Source, rows: np.ndarray, truths: Sequence[Truth], compatible: bool
-) -> Iterator[np.ndarray]:
-    """The map of every sample in order; each image is read and encoded once (its samples are neighbours)."""
-    images = np.unique(rows)
-    for chosen in _batches(images.tolist(), model.batch_size):
-        samples = np.flatnonzero((rows >= chosen[0]) & (rows <= chosen[-1]))
-        squares = np.stack([source[row].image for row in chosen])
-        position = np.searchsorted(chosen, rows[samples])
-        prompts = [truths[int(i)].label_text for i in samples]
-        yield from model.heatmaps_of_pairs(squares, position, prompts, compatible=compatible)
-
-
-def _batches(items: Sequence[int], size: int) -> Iterator[list[int]]:
-    for start in range(0, len(items), size):
-        yield list(items[start : start + size])
-
-
-# Data sets of a config
-
-
-def dataset_settings(given: dict[str, Any]) -> dict[str, Any]:
-    """Settings of a localisation with defaults filled in. Raises UsageError for an unknown one or another protocol."""
-    defaults = {
-        "raw": "",
-        "builder": {},
-        "split": "test",
-        "protocol": "afloc",
-        "compatible": False,
-        "validation_split": "validation",
-        "class_prompt": CLASS_PROMPT,
-        "prior_split": "train",
-        "title": "",
-        "thresholds": THRESHOLDS_OF.get(given.get("name", "")) if given.get("protocol", "afloc") == "afloc" else None,
-        "margin": None,
-        "bootstrap": RESAMPLES,
-        "interval": "percentile",
-        "unit": "sample",
-    }
-    for key in given:
-        if key not in defaults and key not in ("name", "directory"):
-            known = ", ".join(["name", "directory", *defaults])
-            raise UsageError(f"evaluation data set {given.get('name')!r}: unknown key {key!r}; known: {known}")
-    settings = {**defaults, **given}
-    if settings["thresholds"] is None:
-        settings["thresholds"] = defaults["thresholds"]
-    get_protocol(settings["protocol"], settings["thresholds"], settings["margin"])
-    return settings
 
 
 def entry_settings(given: dict[str, Any]) -> dict[str, Any] | TaskSettings:
@@ -257,45 +74,11 @@ def entry_settings(given: dict[str, Any]) -> dict[str, Any] | TaskSettings:
     return dataset_settings(given) if task == "localization" else task_settings(task, given)
 
 
-def _evaluate_with(
-    model: Model, untrained: Model | None, source: Source, out: Path, settings: dict[str, Any]
-) -> dict[str, Any]:
-    protocol = get_protocol(settings["protocol"], settings["thresholds"], settings["margin"])
-    return evaluate(
-        model,
-        source,
-        out,
-        protocol,
-        validation_source=_open(settings, settings["validation_split"]) if protocol.tuned else None,
-        class_prompt=settings["class_prompt"],
-        prior_source=open_prior(settings),
-        untrained=untrained,
-        compatible=settings["compatible"],
-        bootstrap=Bootstrap(settings["bootstrap"], interval=settings["interval"], unit=settings["unit"]),
-        title=settings["title"],
-        settings=settings,
-    )
-
-
 def _folder_name(settings: dict[str, Any], taken: dict[str, Any]) -> str:
     spoken = settings["title"] or f"{settings['name']} {settings.get('task', '')}"
     base = re.sub(r"[^A-Za-z0-9._-]+", "_", spoken).strip("._") or "dataset"
     candidates = itertools.chain([base, f"{base}_{settings['split']}"], (f"{base}_{n}" for n in itertools.count(2)))
     return next(name for name in candidates if name not in taken)
-
-
-def _open(settings: dict[str, Any], split: str) -> Source:
-    return open_source(settings["name"], settings["directory"], split, raw=settings["raw"], builder=settings["builder"])
-
-
-def open_prior(settings: dict[str, Any]) -> Source | None:
-    """The split that makes the location prior; None when the data set has no such split."""
-    if not settings["prior_split"] or settings["prior_split"] == settings["split"]:
-        return None
-    try:
-        return _open(settings, settings["prior_split"])
-    except UserError:
-        return None  # evaluation data without a training part
 
 
 def _finished(folder: Path, weights: str, settings: dict[str, Any]) -> dict[str, Any] | None:
@@ -306,3 +89,30 @@ def _finished(folder: Path, weights: str, settings: dict[str, Any]) -> dict[str,
         return None
     same = summary.get("provenance", {}).get("weights_sha256") == weights
     return summary if same and summary.get("settings") == json.loads(json.dumps(settings)) else None
+
+
+def evaluate_task(model: str | Path | Model, out: str | Path, settings: TaskSettings) -> dict[str, Any]:
+    """Evaluate a model, or a model folder, on a data set; returns the summary. Raises UsageError, UserError."""
+    source = settings.open(settings.split)
+    validation = _validation(settings) if settings.task == "classification" else None
+    model = model if isinstance(model, Model) else load(model)
+    if settings.task == "retrieval":
+        return evaluate_retrieval(model, source, out, settings)
+    if settings.task == "robustness":
+        return evaluate_robustness(model, source, out, settings)
+    return evaluate_classification(model, source, out, settings, validation)
+
+
+def _validation(settings: TaskSettings) -> RecordSource | None:
+    multiclass = settings.prompt_set is not None and settings.prompt_set.multiclass
+    if settings.compatible or multiclass or not settings.validation_split:
+        return None
+    if settings.validation_split == settings.split:
+        raise UsageError(
+            f"--validation_split {settings.split} is the scored split, which flatters the model; choose another, or "
+            '"" for a threshold of 0.5'
+        )
+    try:
+        return settings.open(settings.validation_split)
+    except UserError as error:
+        raise UserError(f'{error}; thresholds are chosen there: --validation_split NAME, or "" for 0.5') from None

@@ -1,14 +1,14 @@
 """How a data set is evaluated by tasks other than localisation: one object from the command line to summary.json."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, get_args
 
 from afloc_jax.errors import UsageError
 from afloc_jax.evaluation.labelled import UNLISTED
 from afloc_jax.evaluation.records import Source, evaluation_provenance
-from afloc_jax.evaluation.statistics import Bootstrap
-from afloc_jax.inference.class_prompts import PromptSet
+from afloc_jax.evaluation.statistics.bootstrap import RESAMPLES, Bootstrap
+from afloc_jax.inference.class_prompts import PromptSet, read_prompt_set
 from afloc_jax.inference.model import Model
 from afloc_jax.inference.zero_shot import AGGREGATIONS, framing_of
 from afloc_jax.provenance import hash_of
@@ -103,3 +103,27 @@ class TaskSettings:
             "settings": self.to_dict(),
             "provenance": evaluation_provenance(model, source, data_sha256),
         }
+
+
+def task_settings(task: str, given: Mapping[str, Any]) -> TaskSettings:
+    """`TaskSettings` from plain values, as a config holds them.
+
+    `bootstrap` (resamples), `interval` and `unit` make its bootstrap, `prompts` (file or name) its prompt set.
+
+    Raises:
+        UsageError: an unknown key or value.
+    """
+    plain = dict(given)
+    bootstrap = Bootstrap(
+        plain.pop("bootstrap", RESAMPLES),
+        interval=plain.pop("interval", "percentile"),
+        unit=plain.pop("unit", "sample"),
+    )
+    prompts = plain.pop("prompts", None)
+    known = [f.name for f in fields(TaskSettings) if f.name not in ("task", "bootstrap", "prompt_set")]
+    for key in plain:
+        if key not in known:
+            names = ", ".join([*known, "prompts", "bootstrap", "interval", "unit"])
+            raise UsageError(f"evaluation data set {given.get('name')!r}, {task}: unknown key {key!r}; known: {names}")
+    prompt_set = None if prompts is None else read_prompt_set(prompts)
+    return TaskSettings(task, prompt_set=prompt_set, bootstrap=bootstrap, **plain)

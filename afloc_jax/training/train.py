@@ -272,7 +272,7 @@ def _read_finished(workdir: Path) -> dict[str, Any] | None:
 def _evaluate_and_report(config: ConfigDict, workdir: Path) -> None:
     """Scores of the saved model, then the page."""
     # Training must not fail to start for want of what only the evaluation needs.
-    from afloc_jax.evaluation.report import write_report
+    from afloc_jax.evaluation.page import write_report
     from afloc_jax.evaluation.run import evaluate_datasets
 
     try:

@@ -6,7 +6,7 @@ import numpy as np
 from published import any_count, box_mask, build, image_file, json_file, refused, rows_file
 from pycocotools import mask as coco_mask
 
-from afloc_jax.evaluation.truth import read_truth
+from afloc_jax.evaluation.truth.read import read_truth
 from data_pipelines.images import Geometry
 
 VALIDATION, TEST = "patient64541_study1_view1_frontal", "patient64741_study1_view1_frontal"

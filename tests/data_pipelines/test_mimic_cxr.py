@@ -9,7 +9,7 @@ import pytest
 from published import any_count, box_mask, build, dicom_file, image_file, json_file, refused, rows_file
 from raw_folders import SECRET
 
-from afloc_jax.evaluation.truth import read_truth
+from afloc_jax.evaluation.truth.read import read_truth
 from data_pipelines.builders.mimic_cxr import mimic_cxr_dataset_builder
 from data_pipelines.builders.mimic_cxr.mimic_cxr_dataset_builder import CLASSES
 from data_pipelines.builders.mimic_cxr.sections import report_sections

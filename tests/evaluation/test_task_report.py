@@ -8,19 +8,20 @@ from html import escape
 import numpy as np
 import pytest
 import scipy.stats
-from discs import Checker
 from sklearn import metrics
 
 from afloc_jax.errors import UsageError, UserError
-from afloc_jax.evaluation import discrimination, task_examples
-from afloc_jax.evaluation.report import write_report
+from afloc_jax.evaluation.classification import examples as task_examples
+from afloc_jax.evaluation.page import write_report
 from afloc_jax.evaluation.report.numbers import interval, number
 from afloc_jax.evaluation.report.small_charts import interval_cell, roc_chart, spread_chart, wilson
-from afloc_jax.evaluation.run import entry_settings, evaluate_datasets
-from afloc_jax.evaluation.settings import TaskSettings
-from afloc_jax.evaluation.tasks import evaluate_task, task_settings
+from afloc_jax.evaluation.retrieval.examples import choose_queries
+from afloc_jax.evaluation.run import entry_settings, evaluate_datasets, evaluate_task
+from afloc_jax.evaluation.settings import TaskSettings, task_settings
+from afloc_jax.evaluation.statistics import discrimination
 from afloc_jax.weights.card import render_card
 from configs.afloc import get_config
+from tests.evaluation.discs import Checker
 from tests.inference.conftest import folder, model  # noqa: F401 (fixtures)
 
 SIZES = {"train": 0, "validation": 12, "test": 24, "seed": 0}
@@ -116,7 +117,7 @@ def test_queries_run_from_the_best_to_the_worst_by_average_precision():
     rng = np.random.default_rng(0)
     similarity, relevant = rng.random((20, 30)), rng.random((20, 30)) < 0.15
     relevant[7] = False
-    found = task_examples.choose_queries(similarity, relevant)
+    found = choose_queries(similarity, relevant)
     average = [metrics.average_precision_score(relevant[q], similarity[q]) for q in range(20) if relevant[q].any()]
     picked = [metrics.average_precision_score(relevant[q], similarity[q]) for q in found]
     assert 7 not in found and len(found) == 6

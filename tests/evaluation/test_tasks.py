@@ -12,13 +12,14 @@ from sklearn import metrics
 
 from afloc_jax.cli import main
 from afloc_jax.errors import UsageError, UserError
-from afloc_jax.evaluation import class_metrics, retrieval
-from afloc_jax.evaluation.classification import evaluate_classification
+from afloc_jax.evaluation.classification import metrics as class_metrics
+from afloc_jax.evaluation.classification.evaluate import evaluate_classification
 from afloc_jax.evaluation.labelled import embed_records, read_labelled
-from afloc_jax.evaluation.retrieval import evaluate_retrieval
-from afloc_jax.evaluation.robustness import evaluate_robustness, spread
+from afloc_jax.evaluation.retrieval import evaluate as retrieval
+from afloc_jax.evaluation.retrieval.evaluate import evaluate_retrieval
+from afloc_jax.evaluation.robustness.evaluate import evaluate_robustness, spread
 from afloc_jax.evaluation.settings import TaskSettings
-from afloc_jax.evaluation.statistics import Bootstrap
+from afloc_jax.evaluation.statistics.bootstrap import Bootstrap
 from afloc_jax.inference.class_prompts import PromptSet
 from data_pipelines.images import crop_to_square
 from data_pipelines.prepared import open_source

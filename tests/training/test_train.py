@@ -325,7 +325,7 @@ def test_a_split_smaller_than_the_batch_is_named(config, memory, tmp_path):
 
 
 def test_a_failed_evaluation_keeps_the_model_and_is_all_that_is_left(config, tmp_path, monkeypatch, capsys):
-    from afloc_jax.evaluation import report
+    from afloc_jax.evaluation import page as report
 
     config.training.update(steps=1)
     with monkeypatch.context() as patch, pytest.raises(UserError, match=r"the trained model is safe in .*no ink"):

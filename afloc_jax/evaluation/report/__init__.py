@@ -1,5 +1,1 @@
-"""The report of a run: one self-contained HTML page."""
-
-from afloc_jax.evaluation.report.page import write_report
-
-__all__ = ["write_report"]
+"""The kit of the page: charts, numbers, templates."""

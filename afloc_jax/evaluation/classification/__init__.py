@@ -1,0 +1,1 @@
+"""Zero-shot classification: probabilities of classes, metrics with intervals."""

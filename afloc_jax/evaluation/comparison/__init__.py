@@ -1,0 +1,1 @@
+"""Two results on the same samples: paired differences, tests, corrections."""

@@ -1,0 +1,1 @@
+"""Localisation: heat maps against masks and boxes, by protocol, beside baselines."""

@@ -1,0 +1,217 @@
+"""The CheXlocalize protocol: masks and confidences cut at thresholds that validation data chose, class by class.
+
+Source: Saporta et al., Nature Machine Intelligence 2022 (doi 10.1038/s42256-022-00536-x), as the AFLoc release applies
+it to maps on the padded square:
+
+1. On validation, per class, the mask threshold of the map scaled to [0, 1] is the one with the best mIoU of positives.
+2. On validation, per class, the confidence threshold is the one with the best mIoU over all samples; below it nothing
+   is predicted. Confidence is the maximum of the raw map, clipped to [0, 2] and halved.
+3. On test, mIoU over all samples (an image that neither shows nor is said to show the finding has no IoU), mIoU over
+   true positives, and the hit rate: is the map's maximum inside the mask?
+
+    case                                    default                               compatible
+    lowest confidence threshold             0 (nothing is cut) to 0.8             0.1 to 0.8: maps below 0.1 lose all
+    class without a validation positive     the thresholds of all classes         the first of each list
+    shared maximum in the hit rate          the share inside                      the first pixel, row by row
+    constant map on validation positives    a miss                                skipped
+    masks on the square                     half covered; small ones stay         rounded; small ones may vanish
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from afloc_jax.errors import UserError
+from afloc_jax.evaluation.localization.presence import PresenceScores, presence_options, presence_table, presence_values
+from afloc_jax.evaluation.localization.protocol import LocalizationProtocol, Samples
+from afloc_jax.evaluation.localization.scores import ProtocolOptions, check_map, overlaps, pointing_game
+from afloc_jax.evaluation.statistics.bootstrap import Bootstrap, mean_of_finite
+from afloc_jax.evaluation.truth.sample import Truth
+from afloc_jax.inference.heatmaps import normalise
+
+MASK_THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+CONFIDENCE_THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+CONFIDENCE_RANGE = (0.0, 2.0)  # of the raw map; becomes [0, 1]
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """The thresholds of one class and what validation data said of them; NaN where they said nothing."""
+
+    mask_threshold: float
+    confidence_threshold: float
+    mask_miou: float  # over validation positives, no confidence cut
+    miou: float  # over all validation samples, both thresholds applied
+    positives: int
+    chosen_on: str = "this class"
+
+    def to_dict(self) -> dict[str, Any]:
+        """For summary.json."""
+        numbers = {name: value if value == value else None for name, value in vars(self).items()}
+        return {**numbers, "mask_threshold": float(self.mask_threshold)}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the maps give before any threshold is chosen; K mask thresholds. Both steps work on these tables."""
+
+    truths: tuple[Truth, ...] = field(repr=False)
+    confidence: Float[np.ndarray, " n"]
+    iou: Float[np.ndarray, "n K"]
+    dice: Float[np.ndarray, "n K"]
+    hit: Float[np.ndarray, " n"]
+    predicted_pixels: Int[np.ndarray, "n K"]
+    truth_pixels: Int[np.ndarray, " n"]
+    map_pixels: Int[np.ndarray, " n"]
+    saturated: Bool[np.ndarray, " n"]
+
+    @property
+    def category(self) -> np.ndarray:
+        """[n] name of the class of each sample."""
+        return np.array([truth.category for truth in self.truths])
+
+
+def confidence_of(heatmap: np.ndarray) -> float:
+    """Maximum of the raw map, clipped to [0, 2] and halved: [0, 1]."""
+    low, high = CONFIDENCE_RANGE
+    return (min(max(float(np.max(heatmap)), low), high) - low) / (high - low)
+
+
+def measure(samples: Samples, compatible: bool) -> Measured:
+    """Read every map once. Raises `UserError` for a map that cannot be scored."""
+    rows = []
+    for truth, heatmap in zip(samples.truths, samples.heatmaps, strict=True):
+        raw = np.asarray(check_map(truth, heatmap), np.float64)
+        inside = truth.mask > 0
+        iou, dice, predicted = overlaps(np.asarray(normalise(raw)), inside, MASK_THRESHOLDS)
+        first = compatible and inside.any()
+        hit = float(inside.flat[np.argmax(raw)]) if first else pointing_game(raw, inside)
+        saturated = raw.max() > CONFIDENCE_RANGE[1]
+        rows.append((confidence_of(raw), iou, dice, hit, predicted, int(inside.sum()), raw.size, saturated))
+    if not rows:
+        raise UserError("there is no sample to score: the truth holds none")
+    return Measured(tuple(samples.truths), *(np.array(column) for column in zip(*rows, strict=True)))
+
+
+def _gated(iou: np.ndarray, accepted: np.ndarray, truth_pixels: np.ndarray) -> np.ndarray:
+    """[n] IoU once rejected samples predict nothing: 0 where there is truth, no IoU where there is none."""
+    return np.where(accepted, iou, np.where(truth_pixels > 0, 0.0, np.nan))
+
+
+def _choose(measured: Measured, rows: np.ndarray, compatible: bool) -> OperatingPoint:
+    """The operating point of the samples `rows`; the lowest threshold among equals."""
+    truth = measured.truth_pixels[rows]
+    positive = truth > 0
+    iou = measured.iou[rows]
+    if compatible:  # the release leaves empty predictions out
+        iou_of_positives = np.where(measured.predicted_pixels[rows] > 0, iou, np.nan)[positive]
+    else:
+        iou_of_positives = iou[positive]
+    by_mask = mean_of_finite(iou_of_positives, axis=0)
+    k = int(np.argmax(by_mask))  # NaN everywhere, as without a positive, gives the first
+    candidates = CONFIDENCE_THRESHOLDS if compatible else (0.0, *CONFIDENCE_THRESHOLDS)
+    confidence = measured.confidence[rows]
+    by_confidence = [mean_of_finite(_gated(iou[:, k], confidence >= c, truth), axis=0) for c in candidates]
+    c = int(np.argmax(by_confidence))
+    return OperatingPoint(
+        MASK_THRESHOLDS[k], candidates[c], float(by_mask[k]), float(by_confidence[c]), int(positive.sum())
+    )
+
+
+def tune(validation: Measured, categories: Sequence[str], compatible: bool) -> dict[str, OperatingPoint]:
+    """The operating point of every class. Raises `UserError` if validation data show no finding at all."""
+    if not (validation.truth_pixels > 0).any():
+        raise UserError("the validation data show no finding, so no threshold can be chosen on them")
+    everything = np.arange(len(validation.truths))
+    shared = _choose(validation, everything, compatible)
+    points = {}
+    for name in categories:
+        rows = np.flatnonzero(validation.category == name)
+        point = _choose(validation, rows, compatible) if len(rows) else None
+        if point is None or (not compatible and not point.positives):
+            nan = float("nan")
+            point = OperatingPoint(shared.mask_threshold, shared.confidence_threshold, nan, nan, 0, "all classes")
+        points[name] = point
+    return points
+
+
+@dataclass(frozen=True)
+class OperatingScores(PresenceScores):
+    """Scores at one operating point per class. Areas are shares of the map."""
+
+    points: Mapping[str, OperatingPoint] = field(kw_only=True)
+    confidence: Float[np.ndarray, " n"] = field(repr=False, kw_only=True)
+    accepted: Bool[np.ndarray, " n"] = field(repr=False, kw_only=True)
+    area: Float[np.ndarray, " n"] = field(repr=False, kw_only=True)
+    ungated_area: Float[np.ndarray, " n"] = field(repr=False, kw_only=True)
+    saturated: int = field(kw_only=True)
+
+    def chosen_threshold(self, sample: int, metric: str) -> str:
+        """The mask threshold of the sample's class, in words; the hit rate has none."""
+        value = self.points[self.truths[sample].category].mask_threshold
+        return "" if metric == "pointing" else f"mask threshold {value:g}"
+
+    def note(self, sample: int, metric: str, k: int) -> str:
+        """As for all such scores, and whether it was the confidence that left the prediction empty."""
+        note = super().note(sample, metric, k)
+        rejected = note == "empty prediction" and not self.accepted[sample]
+        return "confidence below the threshold" if rejected else note
+
+    def facts(self, bootstrap: Bootstrap) -> dict[str, Any]:
+        """Outcomes, operating points, and presence: AUC, sensitivity, area predicted on negatives."""
+        presence = presence_table(
+            self.confidence,
+            self.present,
+            self.accepted,
+            self.area,
+            self.ungated_area,
+            self.category_index,
+            self.categories,
+            bootstrap,
+            bootstrap.clusters(self.patients),
+        )
+        return {
+            **super().facts(bootstrap),
+            "operating_points": {name: point.to_dict() for name, point in self.points.items()},
+            "confidence_saturated": self.saturated,
+            "presence": presence,
+        }
+
+
+def apply(measured: Measured, points: Mapping[str, OperatingPoint], options: ProtocolOptions) -> OperatingScores:
+    """Scores of the samples at the operating point of their class."""
+    at = [points[truth.category] for truth in measured.truths]
+    rows = np.arange(len(at))
+    k = np.array([MASK_THRESHOLDS.index(point.mask_threshold) for point in at])
+    accepted = measured.confidence >= np.array([point.confidence_threshold for point in at])
+    predicted = np.where(accepted, measured.predicted_pixels[rows, k], 0)
+    iou, dice = (_gated(table[rows, k], accepted, measured.truth_pixels) for table in (measured.iou, measured.dice))
+    true_positive = (measured.truth_pixels > 0) & (predicted > 0)
+    return OperatingScores(
+        truths=measured.truths,
+        options=options,
+        values=presence_values(iou, dice, measured.hit, true_positive),
+        predicted_pixels=predicted[:, None],
+        truth_pixels=measured.truth_pixels,
+        points=points,
+        confidence=measured.confidence,
+        accepted=accepted,
+        area=predicted / measured.map_pixels,
+        ungated_area=measured.predicted_pixels[rows, k] / measured.map_pixels,
+        saturated=int(measured.saturated.sum()),
+    )
+
+
+def _scores(samples: Samples, options: ProtocolOptions, validation: Samples | None) -> OperatingScores:
+    assert validation is not None  # LocalizationProtocol.score has seen to it
+    categories = sorted({truth.category for truth in samples.truths})
+    points = tune(measure(validation, options.compatible), categories, options.compatible)
+    return apply(measure(samples, options.compatible), points, options)
+
+
+PROTOCOL = LocalizationProtocol(
+    "chexlocalize", "CheXlocalize", _scores, presence_options(compatible=False), tuned=True, negatives=True
+)

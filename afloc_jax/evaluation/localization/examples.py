@@ -1,0 +1,69 @@
+"""Samples kept for the report: examples.npz and examples.json of a result folder."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from afloc_jax.evaluation.files import write_pictures
+from afloc_jax.evaluation.localization.scores import ProtocolOptions, Scores
+
+
+def write_examples(
+    out: Path, scores: Scores, image_of: Callable[[int], np.ndarray], map_of: Callable[[int], np.ndarray]
+) -> None:
+    """The best, median and worst sample of each category: examples.npz (arrays) and examples.json (what they are).
+
+    Args:
+        out: folder of the results.
+        scores: of all samples.
+        image_of, map_of: number of a sample -> its image [S, S] uint8, and its map [S, S].
+    """
+    chosen = choose_examples(scores)
+    overlap = scores.overlap
+    images, maps, truths, described = [], [], [], []
+    for i, rank in chosen:
+        truth = scores.truths[i]
+        images.append(image_of(i))
+        truths.append(truth.mask > 0)
+        maps.append(np.asarray(map_of(i), np.float32))
+        described.append(
+            {
+                "id": truth.id,
+                "category": truth.category,
+                "prompt": truth.label_text,
+                "rank": rank,
+                "iou": _number(overlap[i]),
+                "cnr": _number(scores["cnr"][i]) if "cnr" in scores.metrics else None,
+                "hit": bool(scores["pointing"][i] >= 0.5),
+                "note": scores.note(i, "iou", 0),
+                "peak": _peak(maps[-1], scores.options),
+            }
+        )
+    arrays = {"images": np.stack(images), "heatmaps": np.stack(maps), "truths": np.stack(truths)}
+    write_pictures(out, arrays, described)
+
+
+def _peak(heatmap: np.ndarray, options: ProtocolOptions) -> list[int]:
+    """x, y of the maximum within the scored region."""
+    region = options.scored_region(heatmap)
+    margin = (heatmap.shape[0] - region.shape[0]) // 2
+    y, x = np.unravel_index(int(region.argmax()), region.shape)
+    return [int(x) + margin, int(y) + margin]
+
+
+def choose_examples(scores: Scores) -> list[tuple[int, str]]:
+    """Sample and rank ("best", "median", "worst" by IoU) for each category, fewer where it has fewer samples."""
+    overlap = scores.overlap  # NaN where there is no truth to overlap with
+    chosen: list[tuple[int, str]] = []
+    for c in range(len(scores.categories)):
+        members = np.flatnonzero((scores.category_index == c) & np.isfinite(overlap) & ~scores.empty_truth)
+        order = members[np.argsort(-overlap[members], kind="stable")]
+        picks = {0: "best", len(order) // 2: "median", len(order) - 1: "worst"} if len(order) >= 3 else {}
+        picks = picks or dict(zip(range(len(order)), ("best", "worst"), strict=False))
+        chosen += [(int(order[k]), rank) for k, rank in sorted(picks.items())]
+    return chosen or [(0, "best")]
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

@@ -1,0 +1,147 @@
+"""Predicted masks and points instead of heat maps: the radiologist benchmark, Grad-CAM masks, any segmentation.
+
+CheXlocalize's own definitions, in the original pixels of each image: IoU over all images where truth or prediction is
+not empty, and over true positives; hit rate of the most representative point. An image or class that the predictions
+lack counts as predicted empty. A mask has no most representative point: its hit rate is the share of its pixels inside
+the truth, the chance of a random one; in compatible mode that of its first pixel, row by row, which is what the data
+set's code finds for a map of 0 and 1.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from afloc_jax.errors import UserError
+from afloc_jax.evaluation.localization.presence import PresenceScores, presence_options, presence_values
+from afloc_jax.evaluation.truth.chexlocalize import is_rle_table, size_of_rle
+from afloc_jax.evaluation.truth.sample import Truth, read_json
+from data_pipelines.images import LARGEST_PIXELS, ImageError
+from data_pipelines.regions import CocoRuns
+
+Table = Mapping[tuple[str, str], Any]  # (image, class in lower case) -> RLE or points
+
+
+def score_segmentations(
+    truths: Sequence[Truth], truth_file: str | Path, predicted_file: str | Path, compatible: bool = False
+) -> PresenceScores:
+    """Score a file of predicted masks (RLE JSON) or of points ({image: {class: [[x, y], ...]}}) against RLE truth.
+
+    Args:
+        truths: the samples, in the order of the scores; images that the truth file lacks are negatives.
+        truth_file: CheXlocalize's RLE JSON.
+        predicted_file: the predictions. Points are in original pixels, x to the right; one inside is a hit.
+        compatible: see above.
+
+    Returns:
+        Scores with iou, iou_true_positive, dice and pointing for masks, with pointing alone for points.
+
+    Raises:
+        UserError: a file of another format, a malformed entry, or masks of another size than the image's.
+    """
+    truth_path, predicted_path = Path(truth_file), Path(predicted_file)
+    truth = _table(truth_path, points=False)
+    content = read_json(predicted_path)
+    points = _is_point_table(content)
+    predicted = _table(predicted_path, points)
+    keys = [(t.image, t.category.lower()) for t in truths]
+    if not set(keys) & set(predicted):
+        raise UserError(f"{predicted_path}: no image and class in common with {truth_path.name}")
+    rows = []
+    for key in keys:
+        where = f"{predicted_path.name}, image {key[0]}, class {key[1]}"
+        true = _checked(truth.get(key), f"{truth_path.name}, image {key[0]}, class {key[1]}")
+        if points:
+            places = _places(predicted.get(key), where)
+            rows.append((_area(true), len(places), 0, _hit_of_points(true, places)))
+        else:
+            rows.append(_compare(true, _checked(predicted.get(key), where), compatible, where))
+    true_pixels, pixels, common, hit = (np.array(column) for column in zip(*rows, strict=True))
+    with np.errstate(invalid="ignore"):
+        iou = common / (true_pixels + pixels - common)
+        dice = 2 * common / (true_pixels + pixels)
+    values = presence_values(iou, dice, hit, (true_pixels > 0) & (pixels > 0))
+    return PresenceScores(
+        truths=tuple(truths),
+        options=presence_options(compatible),
+        values={"pointing": hit} if points else values,
+        predicted_pixels=pixels[:, None],
+        truth_pixels=true_pixels,
+    )
+
+
+def _table(path: Path, points: bool) -> Table:
+    content = read_json(path)
+    usable = (
+        _is_point_table(content) if points else isinstance(content, dict) and all(map(is_rle_table, content.values()))
+    )
+    if not (content and usable):
+        raise UserError(f'{path}: not CheXlocalize segmentations ({{image: {{class: {{"size", "counts"}}}}}})')
+    return {(image, name.lower()): entry for image, entries in content.items() for name, entry in entries.items()}
+
+
+def _is_point_table(content: Any) -> bool:
+    """{image: {class: [[x, y], ...]}}; an image may have no class."""
+    if not (isinstance(content, dict) and content and all(isinstance(entry, dict) for entry in content.values())):
+        return False
+    lists = [points for entry in content.values() for points in entry.values()]
+    return bool(lists) and all(isinstance(points, list) for points in lists)
+
+
+def _checked(rle: Mapping[str, Any] | None, where: str) -> dict[str, Any] | None:
+    """The RLE as pycocotools takes it, its run lengths checked; None stays."""
+    if rle is None:
+        return None
+    size = size_of_rle(rle, where)
+    try:
+        CocoRuns(dict(rle)).runs(size["height"], size["width"])
+    except ImageError as error:
+        raise UserError(f"{where}: {error}") from None
+    if isinstance(rle["counts"], list):
+        return coco_mask.frPyObjects(dict(rle), size["height"], size["width"])
+    return dict(rle)
+
+
+def _area(rle: dict[str, Any] | None) -> int:
+    return int(coco_mask.area(rle)) if rle else 0
+
+
+def _compare(
+    true: dict[str, Any] | None, predicted: dict[str, Any] | None, compatible: bool, where: str
+) -> tuple[int, int, int, float]:
+    """Pixels of the truth, of the prediction, of both, and the hit."""
+    if true and predicted and list(true["size"]) != list(predicted["size"]):
+        raise UserError(f"{where}: its mask is for {list(predicted['size'])}, the truth for {list(true['size'])}")
+    true_pixels, pixels = _area(true), _area(predicted)
+    common = _area(coco_mask.merge([true, predicted], intersect=True)) if true_pixels and pixels else 0
+    if not true_pixels:
+        hit = float("nan")
+    elif not pixels:
+        hit = 0.0
+    elif compatible:
+        hit = float(coco_mask.decode(true).flat[np.argmax(coco_mask.decode(predicted))])
+    else:
+        hit = common / pixels
+    return true_pixels, pixels, common, hit
+
+
+def _places(points: Any, where: str) -> np.ndarray:
+    """[n, 2] int: the pixels (x, y) that points lie in."""
+    try:
+        places = np.asarray(points or [], np.float64).reshape(-1, 2)
+    except (ValueError, TypeError):
+        places = np.array([[np.nan, np.nan]])
+    if not (np.abs(places) < LARGEST_PIXELS).all():  # NaN is not
+        raise UserError(f"{where}: its points must be [[x, y], ...] in pixels")
+    return np.floor(places).astype(int)
+
+
+def _hit_of_points(true: dict[str, Any] | None, places: np.ndarray) -> float:
+    """1 if a point lies inside, 0 if not or if there is none; NaN without truth."""
+    if not _area(true):
+        return float("nan")
+    inside = coco_mask.decode(true)
+    height, width = inside.shape
+    return float(any(0 <= x < width and 0 <= y < height and inside[y, x] for x, y in places))

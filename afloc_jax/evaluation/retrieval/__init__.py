@@ -1,0 +1,1 @@
+"""Retrieval: images for a report and reports for an image."""

@@ -1,0 +1,1 @@
+"""Robustness to wording: the same class asked in several ways."""

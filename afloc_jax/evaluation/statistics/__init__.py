@@ -1,0 +1,1 @@
+"""Bootstrap intervals, the jackknife, and metrics of weighted samples."""

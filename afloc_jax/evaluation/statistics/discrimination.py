@@ -1,0 +1,266 @@
+"""Metrics of binary and multi-class classification, on weighted samples: AUC, F1, MCC, calibration, thresholds.
+
+Every function takes weights [R, n], one row per resample (statistics.py), and returns one value per row; without
+weights, one value for the data. `LeftOut` weights, those of a jackknife, cost what one resample costs.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from afloc_jax.evaluation.statistics.jackknife import LeftOut
+
+Weights = Float[np.ndarray, "R n"] | LeftOut
+
+BINS = 10  # of the reliability table
+DECISION_METRICS = ("f1", "accuracy", "mcc", "balanced_accuracy", "sensitivity", "specificity")
+
+
+def auc(
+    labels: Bool[np.ndarray, " n"], scores: Float[np.ndarray, " n"], weights: Weights | None = None
+) -> Float[np.ndarray, " R"]:
+    """Area under the ROC curve: the chance that a positive scores above a negative, ties counting half.
+
+    Mann and Whitney 1947; NaN where a resample holds no positive or no negative.
+    """
+    labels = np.asarray(labels, bool)
+    weights = _weights(weights, len(labels))
+    if isinstance(weights, LeftOut):
+        return _auc_without(labels, np.asarray(scores), weights)
+    order = np.argsort(scores, kind="stable")
+    ranked = np.asarray(scores)[order]
+    starts = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))  # of equal scores
+    ranked_weights, positive_ranked = weights[:, order], labels[order]
+    if len(starts) == len(order):  # no ties: only the places of positives matter
+        below = np.cumsum(ranked_weights * ~positive_ranked, axis=1)
+        positive, negatives = ranked_weights[:, positive_ranked], below[:, -1]
+        below = below[:, positive_ranked]
+    else:
+        positive = np.add.reduceat(ranked_weights * positive_ranked, starts, axis=1)
+        negative = np.add.reduceat(ranked_weights * ~positive_ranked, starts, axis=1)
+        negatives, below = negative.sum(axis=1), np.cumsum(negative, axis=1) - negative / 2
+    wins, pairs = np.einsum("rg,rg->r", positive, below), positive.sum(axis=1) * negatives
+    return np.where(pairs > 0, wins / np.maximum(pairs, 1e-300), np.nan)
+
+
+def roc_curve(
+    labels: Bool[np.ndarray, " n"], scores: Float[np.ndarray, " n"]
+) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
+    """False and true positive rates from (0, 0) to (1, 1), a point per distinct score, the highest score first.
+
+    Empty without a positive or without a negative.
+    """
+    labels = np.asarray(labels, bool)
+    if labels.all() or not labels.any():
+        return np.zeros(0), np.zeros(0)
+    order = np.argsort(-np.asarray(scores, np.float64), kind="stable")
+    ranked = np.asarray(scores)[order]
+    last = np.flatnonzero(np.concatenate([ranked[1:] != ranked[:-1], [True]]))  # of equal scores
+    rates = [np.cumsum(kind[order])[last] / kind.sum() for kind in (~labels, labels)]
+    false, true = (np.concatenate([[0.0], rate]) for rate in rates)
+    return false, true
+
+
+def decisions(
+    labels: Bool[np.ndarray, " n"], predicted: Bool[np.ndarray, " n"], weights: Weights | None = None
+) -> dict[str, Float[np.ndarray, " R"]]:
+    """`DECISION_METRICS` of yes-or-no predictions.
+
+    F1 and MCC are 0 where their denominator is 0. Sensitivity and specificity are NaN without positives or negatives;
+    balanced accuracy is the mean of those that exist.
+    """
+    labels, predicted = np.asarray(labels, bool), np.asarray(predicted, bool)
+    cells = np.stack([labels & predicted, labels & ~predicted, ~labels & predicted, ~labels & ~predicted], axis=1)
+    tp, fn, fp, tn = (_weights(weights, len(labels)) @ cells.astype(np.float64)).T
+    sensitivity, specificity = _ratio(tp, tp + fn), _ratio(tn, tn + fp)
+    recalls = np.stack([sensitivity, specificity])
+    product = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
+    return {
+        "f1": _ratio(2 * tp, 2 * tp + fp + fn, otherwise=0.0),
+        "accuracy": _ratio(tp + tn, tp + fn + fp + tn),
+        "mcc": _ratio(tp * tn - fp * fn, np.sqrt(product), otherwise=0.0),
+        "balanced_accuracy": _mean_of_existing(recalls),
+        "sensitivity": sensitivity,
+        "specificity": specificity,
+    }
+
+
+def multiclass_decisions(
+    labels: Int[np.ndarray, " n"],
+    predicted: Int[np.ndarray, " n"],
+    classes: int,
+    weights: Weights | None = None,
+) -> dict[str, Float[np.ndarray, " R"]]:
+    """Accuracy, balanced accuracy, macro F1 and MCC of one class per sample.
+
+    Balanced accuracy is the mean recall of the classes that occur; macro F1 the mean over classes that occur or are
+    predicted; MCC as Gorodkin 2004, 0 where its denominator is 0.
+    """
+    cell = np.asarray(labels) * classes + np.asarray(predicted)
+    one_hot = np.eye(classes * classes)[cell]
+    counts = (_weights(weights, len(cell)) @ one_hot).reshape(-1, classes, classes)  # [R, truth, prediction]
+    hit, truth, guess = np.einsum("rcc->rc", counts), counts.sum(axis=2), counts.sum(axis=1)
+    total, correct = counts.sum(axis=(1, 2)), hit.sum(axis=1)
+    covariance = correct * total - (truth * guess).sum(axis=1)
+    spread = (total**2 - (truth**2).sum(axis=1)) * (total**2 - (guess**2).sum(axis=1))
+    return {
+        "accuracy": _ratio(correct, total),
+        "balanced_accuracy": _mean_of_existing(_ratio(hit, truth).T),
+        "f1": _mean_of_existing(_ratio(2 * hit, truth + guess).T),
+        "mcc": _ratio(covariance, np.sqrt(spread), otherwise=0.0),
+    }
+
+
+def brier(
+    labels: Bool[np.ndarray, " n"],
+    probabilities: Float[np.ndarray, " n"],
+    weights: Weights | None = None,
+) -> Float[np.ndarray, " R"]:
+    """Mean squared distance of the probability from the outcome (Brier 1950)."""
+    weights = _weights(weights, len(labels))
+    return _ratio(weights @ (probabilities - np.asarray(labels, np.float64)) ** 2, weights.sum(axis=1))
+
+
+def calibration_error(
+    labels: Bool[np.ndarray, " n"],
+    probabilities: Float[np.ndarray, " n"],
+    weights: Weights | None = None,
+    bins: int = BINS,
+) -> Float[np.ndarray, " R"]:
+    """Expected calibration error: |observed share - mean probability| over bins of equal width, by their samples.
+
+    Naeini, Cooper and Hauskrecht 2015.
+    """
+    weights = _weights(weights, len(labels))
+    inside = np.eye(bins)[_bin(probabilities, bins)]
+    gaps = weights @ (inside * (np.asarray(labels, np.float64) - probabilities)[:, None])
+    return _ratio(np.abs(gaps).sum(axis=1), weights.sum(axis=1))
+
+
+def reliability(
+    labels: Bool[np.ndarray, " n"], probabilities: Float[np.ndarray, " n"], bins: int = BINS
+) -> list[dict[str, Any]]:
+    """The reliability table: per bin of equal width its limits, samples, mean probability and observed share.
+
+    An empty bin has None for both. A bin holds its lower limit and not its upper one; the last holds 1 as well.
+    """
+    table = []
+    index = _bin(probabilities, bins)
+    for b in range(bins):
+        inside = index == b
+        n = int(inside.sum())
+        table.append(
+            {
+                "lower": b / bins,
+                "upper": (b + 1) / bins,
+                "n": n,
+                "mean_probability": float(np.asarray(probabilities)[inside].mean()) if n else None,
+                "observed": float(np.asarray(labels, np.float64)[inside].mean()) if n else None,
+            }
+        )
+    return table
+
+
+def best_threshold(labels: Bool[np.ndarray, " n"], scores: Float[np.ndarray, " n"]) -> float:
+    """The score at and above which calling a sample positive gives the highest F1; the lowest of several.
+
+    NaN without a positive sample: then no threshold can be told from another.
+    """
+    labels = np.asarray(labels, bool)
+    if not labels.any():
+        return float("nan")
+    thresholds = np.unique(scores)
+    order = np.argsort(scores, kind="stable")
+    hits = np.cumsum(labels[order][::-1])[::-1]  # positives at or above each sample in ascending order
+    starts = np.searchsorted(np.asarray(scores)[order], thresholds, side="left")
+    called, hit = len(labels) - starts, hits[starts]
+    return float(thresholds[np.argmax(2 * hit / (called + labels.sum()))])
+
+
+@dataclass(frozen=True)
+class DeLong:
+    """AUCs of K systems on the same samples and their covariance."""
+
+    aucs: Float[np.ndarray, " K"]
+    covariance: Float[np.ndarray, "K K"]
+
+
+def delong(labels: Bool[np.ndarray, " n"], scores: Float[np.ndarray, "K n"]) -> DeLong:
+    """DeLong, DeLong and Clarke-Pearson 1988 (doi 10.2307/2531595), by midranks (Sun and Xu 2014).
+
+    Raises `ValueError` with fewer than two positives or two negatives, where the variance is not defined.
+    """
+    labels, scores = np.asarray(labels, bool), np.atleast_2d(np.asarray(scores, np.float64))
+    m, n = int(labels.sum()), int((~labels).sum())
+    if m < 2 or n < 2:
+        raise ValueError(f"{m} positives and {n} negatives: DeLong's variance needs two of each")
+    won, lost = _placements(labels, scores)
+    of_positives, of_negatives = won / n, lost / m
+    covariance = np.atleast_2d(np.cov(of_positives)) / m + np.atleast_2d(np.cov(of_negatives)) / n
+    return DeLong(of_positives.mean(axis=1), covariance)
+
+
+def _placements(labels: Bool[np.ndarray, " n"], scores: Float[np.ndarray, "K n"]) -> tuple[np.ndarray, np.ndarray]:
+    """How many negatives each positive scores above, and how many positives each negative scores below; ties half.
+
+    In the order of `scores`, [K, positives] and [K, negatives]: midranks among all less midranks among their own kind.
+    """
+    from scipy.stats import rankdata  # the import takes as long as scoring a thousand maps, which need no ranks
+
+    positive, negative = scores[:, labels], scores[:, ~labels]
+    together = rankdata(np.concatenate([positive, negative], axis=1), axis=1)
+    of_positives, of_negatives = np.split(together, [positive.shape[1]], axis=1)
+    won = of_positives - rankdata(positive, axis=1)
+    return won, positive.shape[1] - (of_negatives - rankdata(negative, axis=1))
+
+
+def _auc_without(
+    labels: Bool[np.ndarray, " n"], scores: Float[np.ndarray, " n"], weights: LeftOut
+) -> Float[np.ndarray, " U"]:
+    """AUC without each unit, exact, O(n log n): all won pairs less those of the unit's samples.
+
+    A pair within the unit is taken away twice, once for either sample, and given back.
+    """
+    positives, negatives = weights @ labels, weights @ ~labels
+    if labels.all() or not labels.any():
+        return np.full(weights.units, np.nan)
+    own = np.empty(len(labels))
+    own[labels], own[~labels] = (part[0] for part in _placements(labels, scores[None]))
+    wins = own[labels].sum() - weights.of_units(own) + _wins_within(labels, scores, weights)
+    return _ratio(wins, positives * negatives)
+
+
+def _wins_within(
+    labels: Bool[np.ndarray, " n"], scores: Float[np.ndarray, " n"], weights: LeftOut
+) -> Float[np.ndarray, " U"]:
+    """Pairs of a positive and a negative of one unit that the positive wins; ties half."""
+    order = np.lexsort((scores, weights.unit))
+    unit, ranked, positive = weights.unit[order], scores[order], labels[order]
+    starts = np.flatnonzero(np.concatenate([[True], (unit[1:] != unit[:-1]) | (ranked[1:] != ranked[:-1])]))
+    positives, negatives = (np.add.reduceat(kind.astype(np.float64), starts) for kind in (positive, ~positive))
+    of_unit = weights.of_units(~labels)
+    earlier = (np.cumsum(of_unit) - of_unit)[unit[starts]]  # negatives of the units before this one
+    below = np.cumsum(negatives) - negatives / 2 - earlier
+    return np.bincount(unit[starts], positives * below, weights.units)
+
+
+def _weights(weights: Weights | None, samples: int) -> Any:
+    if isinstance(weights, LeftOut):
+        return weights
+    return np.ones((1, samples)) if weights is None else np.asarray(weights, np.float64)
+
+
+def _ratio(numerator: np.ndarray, denominator: np.ndarray, otherwise: float = np.nan) -> np.ndarray:
+    safe = np.where(denominator > 0, denominator, 1.0)
+    return np.where(denominator > 0, numerator / safe, otherwise)
+
+
+def _mean_of_existing(parts: Float[np.ndarray, "k R"]) -> Float[np.ndarray, " R"]:
+    exists = np.isfinite(parts)
+    return _ratio(np.where(exists, parts, 0.0).sum(axis=0), exists.sum(axis=0).astype(np.float64))
+
+
+def _bin(probabilities: np.ndarray, bins: int) -> Int[np.ndarray, " n"]:
+    return np.clip(np.floor(np.asarray(probabilities, np.float64) * bins).astype(int), 0, bins - 1)

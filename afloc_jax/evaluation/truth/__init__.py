@@ -1,0 +1,1 @@
+"""Files that come in: where findings are, heat maps of any system, images."""

@@ -1,0 +1,42 @@
+"""CheXlocalize's RLE JSON: {image: {class: {"size", "counts"}}}."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from afloc_jax.errors import UserError
+from afloc_jax.evaluation.truth.sample import Truth, geometry_of, mask_on_square, negative
+from data_pipelines.regions import decode_segmentation
+
+
+def is_rle_table(entry: Any) -> bool:
+    """Whether this is what CheXlocalize's files hold of one image: {class: {"size", "counts"}}."""
+    return (
+        isinstance(entry, Mapping)
+        and bool(entry)
+        and all(isinstance(rle, Mapping) and {"size", "counts"} <= rle.keys() for rle in entry.values())
+    )
+
+
+def read_rle_table(name: str, content: Mapping[str, Any], size: int, compatible: bool) -> list[Truth]:
+    """One sample per image and class; a class without a pixel is a negative."""
+    truths = []
+    for image, classes in content.items():
+        for category, rle in classes.items():
+            where = f"{name}, image {image}, class {category}"
+            geometry = geometry_of(size_of_rle(rle, where), size, where)
+            mask = decode_segmentation(rle, geometry.height, geometry.width, where)
+            if mask.any():
+                square = mask_on_square(mask, geometry, compatible)
+                sample_id = f"{image}#{category}"
+                truths.append(Truth(sample_id, category, category, square, image, geometry.height, geometry.width))
+            else:
+                truths.append(negative(image, category, size, geometry.height, geometry.width))
+    return truths
+
+
+def size_of_rle(rle: Mapping[str, Any], where: str) -> dict[str, int]:
+    """Height and width that an RLE is for. Raises `UserError` if it does not say."""
+    size = rle["size"]
+    if not (isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) for side in size)):
+        raise UserError(f"{where}: field `size` must be [height, width]")
+    return {"height": size[0], "width": size[1]}

@@ -1,0 +1,98 @@
+"""Files of heat maps, keyed by image and phrase, brought to the square that is scored."""
+
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from afloc_jax.errors import UserError
+from afloc_jax.evaluation.truth.sample import Truth, negative
+from data_pipelines.images import Geometry
+
+_UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)  # what numpy raises for a bad archive
+
+
+class HeatmapFile:
+    """An .npz of heat maps, keyed as `Truth.key`; maps are read one at a time."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        try:
+            self._file = np.load(self.path, allow_pickle=False)
+        except _UNREADABLE as error:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else "not an .npz archive"
+            raise UserError(f"{self.path}: cannot read the heat maps ({reason})") from None
+        if not isinstance(self._file, np.lib.npyio.NpzFile):
+            raise UserError(f"{self.path}: one bare array; heat maps come as an .npz with a key for each sample")
+        self._keys = {self._fold(key): key for key in self._file.files}
+        if len(self._keys) < len(self._file.files):
+            last = {self._fold(key): position for position, key in enumerate(self._file.files)}
+            first = next(key for position, key in enumerate(self._file.files) if last[self._fold(key)] != position)
+            raise UserError(
+                f"{self.path}: {len(self._file.files) - len(self._keys)} keys differ from another in case alone, "
+                f"first: image {first.partition(chr(9))[0]}; phrases are compared without case, keep one map of each"
+            )
+
+    @staticmethod
+    def _fold(key: str) -> str:
+        image, tab, text = key.partition("\t")
+        return image + tab + text.lower()
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def check(self, truths: Sequence[Truth]) -> None:
+        """Raise `UserError` unless there is a map for every sample."""
+        missing = [truth for truth in truths if truth.key not in self._keys]
+        if missing:
+            first = ", ".join(f"{truth.id} ({truth.category})" for truth in missing[:3])
+            raise UserError(
+                f"{self.path}: no heat map for {len(missing)} of {len(truths)} samples, first: {first}; "
+                "keys must be the image path, a tab, and the label_text in lower case"
+            )
+
+    def negatives(self, truths: Sequence[Truth]) -> list[Truth]:
+        """Samples of the classes of `truths` on images that the truth does not list: images without any finding.
+
+        This is how CheXlocalize writes its truth: only images with a finding have an entry.
+        """
+        known = {truth.image for truth in truths}
+        size = truths[0].mask.shape[0]
+        classes = {truth.category.lower(): truth.category for truth in truths}
+        parts = [(image, classes.get(text.lower())) for image, _, text in (key.partition("\t") for key in self._keys)]
+        return [negative(image, name, size) for image, name in parts if name and image not in known]
+
+    def maps(self, truths: Sequence[Truth]) -> Iterator[Float[np.ndarray, "S S"]]:
+        """The map of each sample on its square, in order. Raises `UserError` for a map of another shape."""
+        for truth in truths:
+            try:
+                heatmap = self._file[self._keys[truth.key]]
+            except _UNREADABLE:
+                raise UserError(f"{self.path}: the map of {truth.id} is damaged or not an array of numbers") from None
+            yield map_to_square(heatmap, truth, str(self.path))
+
+
+def map_to_square(heatmap: np.ndarray, truth: Truth, where: str = "heat maps") -> Float[np.ndarray, "S S"]:
+    """A map that is the square already is returned as it is; one of the original size is scaled and padded.
+
+    The padding, where there is no image, takes the map's minimum: it neither wins the pointing game nor is predicted.
+    """
+    size = truth.mask.shape[0]
+    if heatmap.dtype.kind not in "fiub":
+        raise UserError(f"{where}: the map of {truth.id} has type {heatmap.dtype}; it must hold real numbers")
+    if heatmap.shape == (size, size):
+        return heatmap
+    if not truth.present and not truth.height and heatmap.ndim == 2 and heatmap.size:  # on an image of unknown size
+        truth = replace(truth, height=heatmap.shape[0], width=heatmap.shape[1])
+    if not truth.height or heatmap.shape != (truth.height, truth.width):
+        own = f" or {(truth.height, truth.width)}, the image's own size" if truth.height else ""
+        raise UserError(f"{where}: the map of {truth.id} has shape {heatmap.shape}; expected {(size, size)}{own}")
+    geometry = Geometry(truth.height, truth.width, size)
+    heatmap = heatmap.astype(np.float32)
+    square = np.full((size, size), heatmap.min(), np.float32)
+    geometry.inner(square)[...] = geometry.inner(geometry.to_square(heatmap))
+    return square

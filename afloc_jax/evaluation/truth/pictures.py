@@ -1,0 +1,45 @@
+"""The images that a truth file speaks of, found in a folder: what the report of `afloc score` shows maps on."""
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from afloc_jax.errors import UsageError, UserError
+from afloc_jax.evaluation.truth.sample import Truth
+from data_pipelines.images import Geometry, read_image
+
+SUFFIXES = ("", ".png", ".jpg", ".jpeg", ".dcm", ".dicom", ".tif", ".tiff", ".bmp")
+
+
+class Pictures:
+    """A folder of images, by the names that a truth file gives them.
+
+    A name is a path below the folder, with or without its suffix, or as CheXlocalize writes it: patient, study and view
+    joined by "_" instead of "/".
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        """Raises UsageError where there is no such folder."""
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise UsageError(f"--images {folder}: no such folder")
+
+    def square(self, truth: Truth) -> UInt8[np.ndarray, "S S"]:
+        """The padded square of a sample's image. Raises UserError if it is not there, or not of the truth's size."""
+        path = self._find(truth.image)
+        pixels = read_image(path)
+        if truth.height and pixels.shape != (truth.height, truth.width):
+            raise UserError(
+                f"{path}: {pixels.shape[1]} x {pixels.shape[0]} pixels, the truth file says {truth.width} x "
+                f"{truth.height}; give the folder of the original images, or leave --images out"
+            )
+        return Geometry(pixels.shape[0], pixels.shape[1], truth.mask.shape[0]).to_square(pixels)
+
+    def _find(self, name: str) -> Path:
+        for stem in (name, name.replace("_", "/", 2)):
+            for suffix in SUFFIXES:
+                path = self.folder / f"{stem}{suffix}"
+                if path.is_file():
+                    return path
+        raise UserError(f"--images {self.folder}: no image {name} (with or without a suffix such as .png) is in it")

@@ -1,0 +1,118 @@
+"""One sample of a truth file, and how a mask or a box becomes one on the padded square that is scored."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from afloc_jax.errors import UserError
+from afloc_jax.inference.heatmaps import boxes_from_map
+from data_pipelines.images import LARGEST_PIXELS, Geometry
+
+SQUARE = 224  # side of the padded square, pixels (published protocol)
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """One sample: an image, a phrase and the places it speaks of.
+
+    Attributes:
+        id: unique, safe to print.
+        label_text: the phrase (prompt); may be report text.
+        category: the class the sample is averaged in.
+        mask: 0 outside; inside, how many boxes of the phrase cover the pixel (1 for masks without boxes).
+        image: path or id of the image as the truth file gives it.
+        height, width: of the original image; 0 where unknown (heat maps must then come as squares).
+        present: whether the image shows the finding at all; a negative has an empty mask.
+        patient: pseudonym of the patient; empty where unknown.
+    """
+
+    id: str
+    label_text: str = field(repr=False)
+    category: str
+    mask: UInt8[np.ndarray, "S S"] = field(repr=False)
+    image: str = ""
+    height: int = 0
+    width: int = 0
+    present: bool = True
+    patient: str = ""
+
+    @property
+    def key(self) -> str:
+        """The key of this sample's map in a file of heat maps: image and phrase in lower case, a tab between."""
+        return f"{self.image}\t{self.label_text.lower()}"
+
+
+def negative(image: str, category: str, size: int = SQUARE, height: int = 0, width: int = 0) -> Truth:
+    """A sample whose image does not show the finding. All negatives of one size share their empty mask."""
+    return Truth(f"{image}#{category}", category, category, empty_mask(size), image, height, width, present=False)
+
+
+@lru_cache
+def empty_mask(size: int) -> np.ndarray:
+    mask = np.zeros((size, size), np.uint8)
+    mask.setflags(write=False)
+    return mask
+
+
+def boxes_of(mask: UInt8[np.ndarray, "S S"]) -> UInt8[np.ndarray, "S S"]:
+    """How many of the boxes around the connected parts of a mask cover each pixel. A mask of one box stays as it is."""
+    boxes = np.zeros_like(mask)
+    for x, y, width, height in boxes_from_map(mask, 0.5):
+        boxes[y : y + height, x : x + width] += 1
+    return boxes
+
+
+def add_box(mask: UInt8[np.ndarray, "S S"], box: Sequence[float], geometry: Geometry, compatible: bool) -> int:
+    """Add 1 to the pixels of the square that a box (x, y, width, height in original pixels) covers; how many they are.
+
+    The published rounding: scaled, shifted and floored. A box thinner than a pixel keeps one; compatible: it vanishes.
+    """
+    x, y, width, height = (int(value) for value in geometry.box_to_square(box, compatible=True))
+    if not compatible:
+        width, height = max(width, 1), max(height, 1)
+    covered = mask[max(y, 0) : max(y + height, 0), max(x, 0) : max(x + width, 0)]
+    covered += 1
+    return int(covered.size)
+
+
+def mask_on_square(mask: np.ndarray, geometry: Geometry, compatible: bool, touched: bool = False) -> np.ndarray:
+    """A mask [height, width] of 0 and 1 on the square, uint8.
+
+    Compatible: the release's area interpolation of CheXlocalize's masks rounds to whole numbers, so a pixel needs more
+    than half; those of COVID Rural stay fractions, so a touched pixel is inside (`touched`). Small lesions may vanish.
+    """
+    if not compatible:
+        return geometry.mask_to_square(mask).astype(np.uint8)
+    resized = geometry.to_square(mask.astype(np.float32 if touched else np.uint8))
+    return (resized > 1e-5).astype(np.uint8)
+
+
+def geometry_of(image: Mapping[str, Any], size: int, where: str) -> Geometry:
+    height, width = (get_field(image, side, int, where) for side in ("height", "width"))
+    if min(height, width) < 1 or height * width > LARGEST_PIXELS:
+        raise UserError(f"{where}: its size is {width} x {height}; expected 1 to {LARGEST_PIXELS:,} pixels")
+    return Geometry(height, width, size)
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file. Raises `UserError`, whose message never quotes the content."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the truth file ({error.strerror or error})") from None
+    except ValueError as error:  # not JSON or not UTF-8; the message of the decoder could quote the content
+        line = f" at line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise UserError(f"{path}: the truth file is not valid JSON{line}") from None
+
+
+def get_field(record: Any, name: str, kinds: type | tuple[type, ...], where: str) -> Any:
+    value = record.get(name) if isinstance(record, Mapping) else None
+    if not isinstance(value, kinds) or isinstance(value, bool):
+        raise UserError(f"{where}: field `{name}` is missing or of the wrong type")
+    return value

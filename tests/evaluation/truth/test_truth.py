@@ -1,0 +1,337 @@
+"""Truth files and heat-map files, well formed, unusual and broken."""
+
+import copy
+import json
+
+import cv2
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+
+from afloc_jax.errors import UserError
+from afloc_jax.evaluation.truth.heatmap_files import HeatmapFile
+from afloc_jax.evaluation.truth.read import read_truth
+from data_pipelines.images import Geometry
+from data_pipelines.regions import decode_segmentation
+
+COCO = {
+    "images": [
+        {"id": 1, "path": "files/a.jpg", "height": 300, "width": 448},
+        {"id": 2, "file_name": "b.jpg", "height": 90, "width": 56},
+    ],
+    "categories": [{"id": 1, "name": "Edema"}, {"id": 2, "name": "Effusion"}],
+    "annotations": [
+        {"id": 10, "image_id": 1, "category_id": 1, "bbox": [100, 40, 60, 80], "label_text": "Mild edema"},
+        {"id": 11, "image_id": 2, "category_id": 2, "bbox": [10, 20, 20, 30], "label_text": "Small effusion"},
+        {"id": 12, "image_id": 1, "category_id": 1, "bbox": [140, 40, 60, 80], "label_text": "mild edema"},
+        {"id": 13, "image_id": 1, "category_id": 2, "bbox": [140, 40, 60, 80], "label_text": "mild edema"},
+    ],
+}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def save(content, name="truth.json"):
+        path = tmp_path / name
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        return path
+
+    return save
+
+
+def changed(position, **fields):
+    """COCO with some fields of one annotation replaced (None removes)."""
+    content = copy.deepcopy(COCO)
+    for name, value in fields.items():
+        content["annotations"][position][name] = value
+        if value is None:
+            del content["annotations"][position][name]
+    return content
+
+
+def test_boxes_of_one_phrase_on_one_image_are_one_sample(write):
+    edema, effusion, other = read_truth(write(COCO))
+    assert [t.id for t in (edema, effusion, other)] == ["files/a.jpg#1", "b.jpg#1", "files/a.jpg#2"]
+    assert (edema.category, effusion.category, other.category) == ("Edema", "Effusion", "Effusion")
+    assert edema.key == "files/a.jpg\tmild edema"
+    expected = np.zeros((224, 224), int)  # scale 0.5, (224 - 150) // 2 = 37 rows of padding above
+    for left in (50, 70):
+        expected[57:97, left : left + 30] += 1
+    np.testing.assert_array_equal(edema.mask, expected)
+    assert edema.mask.max() == 2
+
+
+def test_boxes_are_floored_after_scaling_and_padding(write):
+    _, effusion, _ = read_truth(write(COCO))
+    scale = 224 / 90
+    left = (224 - int(56 * scale)) // 2
+    rows, columns = np.nonzero(effusion.mask)
+    assert (rows.min(), columns.min()) == (int(20 * scale), int(10 * scale + left))
+    assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == (int(30 * scale), int(20 * scale))
+
+
+def test_a_box_thinner_than_a_pixel_keeps_one_unless_compatible(write):
+    path = write(changed(0, bbox=[100, 40, 1, 80]))
+    assert read_truth(path)[0].mask[:, 50].sum() == 40
+    assert read_truth(path, compatible=True)[0].mask[:, 50].sum() == 0
+
+
+def test_a_category_stands_in_for_a_missing_phrase(write):
+    sample = read_truth(write(changed(1, label_text=None)))[1]
+    assert sample.key == "b.jpg\teffusion"
+
+
+def lesion(height=300, width=448):
+    mask = np.zeros((height, width), np.uint8, order="F")
+    mask[100:201, 50:93] = 1
+    mask[20:24, 400:440] = 1
+    return mask
+
+
+@pytest.mark.parametrize("kind", ["compressed", "runs", "polygon"])
+def test_a_segmentation_is_used_instead_of_its_box(write, kind):
+    mask = lesion()
+    compressed = coco_mask.encode(mask)
+    flat = mask.ravel(order="F")
+    changes = np.flatnonzero(np.diff(flat)) + 1
+    segmentation = {
+        "compressed": {"size": [300, 448], "counts": compressed["counts"].decode()},
+        "runs": {"size": [300, 448], "counts": np.diff([0, *changes, flat.size]).tolist()},
+        "polygon": [[50, 100, 93, 100, 93, 201, 50, 201], [400, 20, 440, 20, 440, 24, 400, 24]],
+    }[kind]
+    sample = read_truth(write(changed(0, segmentation=segmentation, label_text="alone")))[0]
+    expected = Geometry(300, 448).mask_to_square(mask)
+    if kind == "polygon":  # pycocotools rounds corners its own way: a row or column of pixels
+        assert np.count_nonzero(sample.mask != expected) <= 0.05 * expected.sum()
+    else:
+        np.testing.assert_array_equal(sample.mask, expected)
+
+
+def test_a_polygon_that_only_repeats_the_box_leaves_the_published_rounding(write):
+    box = {"bbox": [101, 41, 61, 81], "segmentation": [[101, 41, 162, 41, 162, 122, 101, 122]]}
+    with_polygon = read_truth(write(changed(0, **box)))[0]
+    without = read_truth(write(changed(0, bbox=box["bbox"])))[0]
+    np.testing.assert_array_equal(with_polygon.mask, without.mask)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"bbox": None},
+        {"bbox": [1, 2, 3]},
+        {"bbox": [1, 2, 0, 5]},
+        {"bbox": [1, 2, "3", 5]},
+        {"bbox": [1, 2, 1e300, 5]},
+        {"bbox": [1, 2, float("nan"), 5]},
+        {"bbox": [900, 2, 10, 5]},
+        {"bbox": [-90, 2, 10, 5]},
+        {"category_id": 9},
+        {"image_id": 9},
+        {"image_id": [1]},
+        {"image_id": None},
+        {"label_text": 3},
+        {"segmentation": {"size": [300, 448], "counts": ""}},
+        {"segmentation": {"size": [300, 448], "counts": "zzzz"}},
+        {"segmentation": {"size": [300, 448], "counts": "\u00e9"}},
+        {"segmentation": {"size": [300, 448], "counts": [5, 10**30]}},
+        {"segmentation": {"size": [300, 448], "counts": [300 * 448 + 1, -1]}},
+        {"segmentation": {"size": [300, 448]}},
+        {"segmentation": {"size": [448, 300], "counts": [300 * 448]}},
+        {"segmentation": [[1, 2, 3]]},
+        {"segmentation": [[1, 2, 3, 4, float("nan"), 6]]},
+        {"segmentation": [["a"] * 8]},
+        {"segmentation": "text"},
+        {"segmentation": 5},
+    ],
+)
+def test_a_broken_annotation_is_refused_by_its_number_without_its_phrase(write, fields):
+    with pytest.raises(UserError, match="annotation 10") as caught:
+        read_truth(write(changed(0, **fields)))
+    assert "edema" not in str(caught.value).lower()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "not valid JSON at line 1"),
+        ("{", "not valid JSON"),
+        ("[]", "neither COCO"),
+        ("{}", "neither COCO"),
+        ('{"a": 3}', "neither COCO"),
+        ({**COCO, "annotations": []}, "no annotated finding"),
+        ({**COCO, "images": {}}, "`images` is missing or of the wrong type"),
+        ({**COCO, "images": [{"id": 1}]}, "annotation 10"),
+        ({**COCO, "images": [{**COCO["images"][0], "height": 0}]}, "448 x 0"),
+        ({**COCO, "images": [{**COCO["images"][0], "height": 10**7}]}, "448 x 10000000"),
+        ({**COCO, "categories": [{"id": 1}]}, "category 0: field `name`"),
+        ({**COCO, "annotations": [None]}, "annotation 0"),
+        ({"a": {"Edema": {"size": [2, 2], "counts": "zz"}}}, "image a, class Edema"),
+        ({"a": {"Edema": {"size": "2", "counts": "zz"}}}, "image a, class Edema"),
+        ({"a": {"Edema": {"size": [2, 2], "counts": [4]}}}, "no annotated finding"),
+    ],
+)
+def test_a_broken_file_is_refused_with_a_reason(write, content, message):
+    with pytest.raises(UserError, match=message):
+        read_truth(write(content))
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"absent\.json: cannot read the truth file \(No such file"):
+        read_truth(tmp_path / "absent.json")
+    with pytest.raises(UserError, match=r"absent\.npz: cannot read the heat maps \(No such file"):
+        HeatmapFile(tmp_path / "absent.npz")
+
+
+def test_chexlocalize_masks_are_read_and_negatives_left_out(shared_data):
+    path = shared_data / "chexlocalize_sample" / "gt_segmentations_val.json"
+    truths = read_truth(path)
+    content = json.loads(path.read_text())
+    positive = {
+        f"{image}\t{name.lower()}": coco_mask.decode(rle)
+        for image, classes in content.items()
+        for name, rle in classes.items()
+        if coco_mask.area(rle)
+    }
+    assert {truth.key for truth in truths} == set(positive)
+    for truth in truths:
+        mask = positive[truth.key]
+        assert (truth.height, truth.width) == mask.shape
+        geometry = Geometry(*mask.shape)
+        np.testing.assert_array_equal(truth.mask, geometry.mask_to_square(mask))
+
+
+def save_maps(path, **replaced):
+    maps = {
+        "files/a.jpg\tmild edema": np.random.default_rng(0).random((224, 224)).astype(np.float32),
+        "b.jpg\tSMALL effusion": np.random.default_rng(1).standard_normal((90, 56)),
+        "unused\tmap": np.zeros(3),
+    }
+    np.savez(path, **{**maps, **replaced})
+    return maps
+
+
+def test_maps_are_found_by_image_and_phrase_and_brought_to_the_square(write, tmp_path):
+    truths = read_truth(write(COCO))
+    maps = save_maps(tmp_path / "maps.npz")
+    file = HeatmapFile(tmp_path / "maps.npz")
+    file.check(truths)
+    edema, effusion, other = file.maps(truths)
+    np.testing.assert_array_equal(edema, maps["files/a.jpg\tmild edema"])
+    np.testing.assert_array_equal(other, edema)  # same image and phrase, another category
+    original = maps["b.jpg\tSMALL effusion"]
+    geometry = Geometry(90, 56)
+    assert effusion.shape == (224, 224)
+    np.testing.assert_allclose(geometry.inner(effusion).mean(), original.mean(), atol=0.01)
+    peak = np.unravel_index(effusion.argmax(), effusion.shape)
+    row, column = np.unravel_index(original.argmax(), original.shape)
+    x, y = geometry.points_to_original([peak[1] + 0.5, peak[0] + 0.5])
+    assert abs(x - column - 0.5) < 1 and abs(y - row - 0.5) < 1
+    padding = np.ones((224, 224), bool)
+    geometry.inner(padding)[...] = False
+    assert (effusion[padding] == original.min().astype(np.float32)).all()
+
+
+def test_missing_maps_are_counted_and_the_first_named_without_the_phrase(write, tmp_path):
+    truths = read_truth(write(COCO))
+    np.savez(tmp_path / "maps.npz", other=np.zeros((224, 224)))
+    with pytest.raises(UserError, match=r"no heat map for 3 of 3 samples, first: files/a.jpg#1 \(Edema\)") as caught:
+        HeatmapFile(tmp_path / "maps.npz").check(truths)
+    assert "mild" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (np.zeros((10, 10)), r"files/a.jpg#1 has shape \(10, 10\); expected \(224, 224\) or \(300, 448\)"),
+        (np.zeros((448, 300)), r"has shape \(448, 300\)"),
+        (np.zeros((1, 224, 224)), r"has shape \(1, 224, 224\)"),
+        (np.full((224, 224), "a"), "must hold real numbers"),
+        (np.zeros((224, 224), complex), "must hold real numbers"),
+        (np.full((224, 224), None), "damaged or not an array of numbers"),
+    ],
+)
+def test_a_map_that_does_not_fit_its_image_is_refused(write, tmp_path, broken, message):
+    truths = read_truth(write(COCO))
+    save_maps(tmp_path / "maps.npz", **{"files/a.jpg\tmild edema": broken})
+    with pytest.raises(UserError, match=message):
+        list(HeatmapFile(tmp_path / "maps.npz").maps(truths))
+
+
+def test_a_file_that_is_no_archive_of_maps_is_refused(tmp_path):
+    (tmp_path / "text.npz").write_text("not a zip")
+    (tmp_path / "empty.npz").write_bytes(b"")
+    np.save(tmp_path / "bare.npy", np.zeros((224, 224)))
+    save_maps(tmp_path / "whole.npz")
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "whole.npz").read_bytes()[:1000])
+    for name in ("text.npz", "empty.npz", "bare.npy", "cut.npz"):
+        with pytest.raises(UserError, match=name):
+            HeatmapFile(tmp_path / name)
+
+
+# A table of mask files
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Two masks of one finding, one beside the table and one in its folder, and a row without a mask."""
+    (tmp_path / "masks").mkdir()
+    first, second = np.zeros((300, 448), np.uint8), np.zeros((300, 448), np.uint8)
+    first[100:201, 50:93], second[20:24, 400:440] = 255, 255
+    cv2.imwrite(str(tmp_path / "first.png"), first)
+    cv2.imwrite(str(tmp_path / "masks" / "second.png"), second)
+    path = tmp_path / "lesions.csv"
+    path.write_text(
+        "image,mask,finding,prompt\n"
+        "a.jpg,first.png,Edema,Mild edema\na.jpg,second.png,Edema,Mild edema\nb.jpg,,Edema,\n"
+    )
+    return path, (first | second) > 0
+
+
+def test_mask_files_of_one_finding_are_one_sample(table):
+    path, mask = table
+    (sample,) = read_truth(path)
+    assert (sample.key, sample.category, sample.height, sample.width) == ("a.jpg\tmild edema", "Edema", 300, 448)
+    np.testing.assert_array_equal(sample.mask, Geometry(300, 448).mask_to_square(mask))
+    touched = Geometry(300, 448).to_square(mask.astype(np.float32)) > 0
+    np.testing.assert_array_equal(read_truth(path, compatible=True)[0].mask, touched)
+
+
+def test_a_table_may_name_patients(table):
+    assert [truth.patient for truth in read_truth(table[0], negatives=True)] == ["", ""]
+    table[0].write_text(
+        "patient,image,mask,finding\np1,a.jpg,first.png,Edema\np1,a.jpg,second.png,Edema\np2,b.jpg,,Edema\n"
+    )
+    assert [truth.patient for truth in read_truth(table[0], negatives=True)] == ["p1", "p2"]
+
+
+def test_a_row_without_a_mask_is_a_negative(table):
+    _, absent = read_truth(table[0], negatives=True)
+    assert (absent.key, absent.present, absent.mask.sum()) == ("b.jpg\tedema", False, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("image,finding\na,Edema\n", "lacks the column mask"),
+        ("image,mask,finding\na,none.png,Edema\n", "line 2: no mask file none.png"),
+        ("image,mask,finding\na,first.png,\n", "line 2: image or finding is empty"),
+        ("image,mask,finding\na,,Edema\n", "no annotated finding"),
+        ('image,mask,finding\na,"first.png,Edema\n', "not valid CSV"),
+        ("image,mask,finding,patient\na,first.png,Edema,p1\na,,Edema,p2\n", "line 3: .* another patient for a$"),
+    ],
+)
+def test_a_broken_table_is_refused_with_a_reason(table, text, message):
+    table[0].write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_truth(table[0])
+
+
+def test_every_mask_of_the_published_sample_decodes_as_pycocotools_decodes_it(shared_data):
+    entries = 0
+    for name in ("gt_segmentations_val.json", "gradcam_segmentations_val_sample.json"):
+        for image, classes in json.loads((shared_data / "chexlocalize_sample" / name).read_text()).items():
+            for category, rle in classes.items():
+                decoded = decode_segmentation(rle, *rle["size"], f"{image} {category}")
+                np.testing.assert_array_equal(decoded, coco_mask.decode(rle))
+                entries += 1
+    assert entries == 40
