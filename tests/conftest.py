@@ -7,7 +7,13 @@ from pathlib import Path
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 
+import hypothesis
 import pytest
+
+# Few examples, the same ones on every run; `pytest --hypothesis-profile=search tests/properties` looks for more.
+hypothesis.settings.register_profile("bounded", max_examples=40, deadline=None, derandomize=True, database=None)
+hypothesis.settings.register_profile("search", max_examples=3000, deadline=None, print_blob=True)
+hypothesis.settings.load_profile("bounded")
 
 # Commands keep what they compile: those of one test run share it, and the user's own cache stays as it is.
 _CACHE = tempfile.TemporaryDirectory()
