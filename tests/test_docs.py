@@ -1,0 +1,47 @@
+"""The docs: their links lead somewhere, and what the README shows works."""
+
+import re
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+
+from tests import links
+from tests.inference.conftest import folder  # noqa: F401 (a fixture)
+
+
+def test_every_link_of_the_docs_leads_to_a_file_and_a_heading():
+    assert list(links.broken(links.ROOT)) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("[a](docs/there.md#two-words-2nd) [b](#here) [c](https://example.org/x#y) [d](docs)\n# Here\n", None),
+        ("[a](docs/gone.md)", "README.md: docs/gone.md: no such file"),
+        ("[a](docs/there.md#three)", "README.md: docs/there.md#three: no such heading"),
+        ("[a](../outside.md)", "README.md: ../outside.md: no such file"),
+        ("```\n[a](gone.md)\n```\n`[b](gone.md)`", None),
+        ("[a][1]\n\n[1]: gone.md\n", "README.md: gone.md: no such file"),
+    ],
+)
+def test_links_that_lead_nowhere_are_named(text, complaint, tmp_path):
+    root = tmp_path / "repository"
+    (root / "docs").mkdir(parents=True)
+    (tmp_path / "outside.md").write_text("")
+    (root / "docs/there.md").write_text("# One\n## Two words (2nd)\n")
+    (root / "README.md").write_text(text)
+    assert list(links.broken(root)) == ([complaint] if complaint else [])
+
+
+def test_the_python_of_the_readme_runs(folder, tmp_path, monkeypatch):  # noqa: F811
+    blocks = re.findall(r"^```python\n(.*?)^```", (links.ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert blocks
+    shutil.copytree(folder, tmp_path / "runs/demo/model")
+    cv2.imwrite(str(tmp_path / "chest.png"), np.random.default_rng(0).integers(0, 256, (90, 70), dtype=np.uint8))
+    monkeypatch.chdir(tmp_path)
+    found: dict = {}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), found)
+    assert found["maps"][0][0].heatmap.shape == (90, 70)
