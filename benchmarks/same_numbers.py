@@ -63,34 +63,23 @@ def get_config():
 
 # Cases of the published three levels: devices, and what differs from TEST_SIZE.
 PUBLISHED: dict[str, tuple[int, tuple[str, ...]]] = {
-    "tiled": (1, ("loss.implementation=tiled",)),
+    "tiled, exponential": (
+        1, ("loss.implementation=tiled", "optimizer.schedule=exponential", "training.steps=25")
+    ),
     "ring": (8, ("loss.implementation=ring",)),
     "low_rank": (1, ("loss.low_rank=True",)),
-    "low_rank_ring": (8, ("loss.low_rank=True", "loss.implementation=ring")),
     "micro_batch": (1, ("training.micro_batch=4",)),
     "fsdp": (8, ("training.fsdp=2",)),
-    "adam_exponential": (1, ("optimizer.schedule=exponential", "training.validate_every=3", "training.steps=25")),
     # So fast that the validation loss rises, and the plateau is met several times.
-    "adam_plateau": (
+    "plateau": (
         1,
         ("optimizer.schedule=plateau", "optimizer.lr=0.3", "training.validate_every=1", "training.steps=30",
          "optimizer.decay=0.5", "training.keep_best=40"),
     ),
-    "groups_bfloat16": (
+    "groups, bfloat16": (
         2,
         ("loss.contrast_group=4", "model.image.statistics_group=4", "training.precision=bfloat16",
          "training.remat=blocks", "data.augment=True", "data.sentences=impression"),
-    ),
-    "unit_sgd": (
-        2,
-        ("loss.contrast_unit=unit", "loss.region_pooling=logsumexp", "model.image.center=True",
-         "model.text.context=sentence", "optimizer.name=sgd", "optimizer.schedule=constant"),
-    ),
-    "resnet18_definition": (
-        1,
-        ("model.image.backbone=resnet18", "model.image.options.widths=(4,8,8,8)", "model.image.options.stem_width=4",
-         "loss.implementation=definition", "optimizer.name=adamw", "optimizer.schedule=cosine",
-         "optimizer.warmup_steps=3"),
     ),
 }  # fmt: skip
 LOGGED = ("step", "split", "loss", "loss/report", "loss/sentence", "loss/word", "learning_rate", "grad_norm")
@@ -299,7 +288,7 @@ def cases(tree: Tree, scratch: Path) -> dict[str, Callable[[], Hashes]]:
     made["demo"] = lambda: tree.train("configs/demo.py", scratch / "demo", demo)
     for name, (devices, changes) in PUBLISHED.items():
         made[name] = lambda name=name, devices=devices, changes=changes: tree.train(
-            tree.test_size, scratch / name, changes, devices
+            tree.test_size, scratch / folder_of(name), changes, devices
         )
     for task in ("localization", "classification", "retrieval"):
         made[f"evaluate {task}"] = lambda task=task: evaluated(tree, scratch, task)
@@ -307,15 +296,20 @@ def cases(tree: Tree, scratch: Path) -> dict[str, Callable[[], Hashes]]:
     files = tree.data / "score"
     write_score_files(files)
     for name, arguments in score_cases(files).items():
-        made[name] = lambda name=name, arguments=arguments: scored(tree, arguments, scratch / name.replace(" ", "_"))
+        made[name] = lambda name=name, arguments=arguments: scored(tree, arguments, scratch / folder_of(name))
     return made
 
 
+def folder_of(name: str) -> str:
+    return name.replace(",", "").replace(" ", "_")
+
+
 def model_of(tree: Tree, scratch: Path) -> Path:
-    """The model of the case `tiled`, trained if that case did not run."""
-    workdir = scratch / "tiled"
+    """The model of the first case, trained if that case did not run."""
+    name, (devices, changes) = next(iter(PUBLISHED.items()))
+    workdir = scratch / folder_of(name)
     if not (workdir / "model").is_dir():
-        tree.train(tree.test_size, workdir, PUBLISHED["tiled"][1])
+        tree.train(tree.test_size, workdir, changes, devices)
     return workdir / "model"
 
 
