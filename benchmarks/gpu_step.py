@@ -8,7 +8,8 @@ eager     ResNet, Hugging Face's BERT and the published loss (a loop over captio
 compiled  the same, with torch.compile over both towers and over the loss of a caption
 
 `eager checkpointed` and `compiled checkpointed` keep nothing of a caption's loss and compute it again backwards, as a
-careful user would whose batch does not fit. Dropout is off on all sides. One set of weights and one batch, made here
+careful user would whose batch does not fit; with `--set training.remat=blocks` all sides compute the encoders' blocks
+again too. Dropout is off on all sides. One set of weights and one batch, made here
 by seed, go to all sides through a file, and the losses of the first step must agree. Batches lie on the device; a step
 ends when its loss has been read. A round gives each side in turn a process and the card to itself: two steps to warm
 up, then `--steps` timed ones, of which the median counts; the table has the median of rounds and their range. Memory is
@@ -22,175 +23,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+from benchmarks.gpu_sides import REPOSITORY, build_side, configuration, write_weights
+
 SIDES = ("ours", "eager", "compiled", "eager checkpointed", "compiled checkpointed")
 WARM_UP = 2
-WORDS, WORDS_SPREAD, SENTENCE = 36, 15, 6  # of a report, as in docs/scale.md
 TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}  # of the first loss
-NO_DROPOUT = ("hidden_dropout_prob", "attention_probs_dropout_prob")
-TINY = {
-    "model.projection_dim": 32, "model.image.backbone": "resnet18", "model.image.input_size": 64,
-    "data.max_tokens": 24, "data.builder": {"image_size": 48}, "training.precision": "float32",
-    "model.text.bert": {
-        "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 64, "vocab_size": 500
-    },
-}  # fmt: skip
-
-
-def configuration(arguments: argparse.Namespace, batch: int):
-    from ml_collections import ConfigDict
-
-    from afloc_jax.training import config as configs
-
-    tiny = TINY if arguments.tiny else {}
-    config = configs.load(REPOSITORY / arguments.config)
-    with config.unlocked():
-        for key, value in [*tiny.items(), *arguments.set]:
-            configs.override(config, key, ConfigDict(value) if isinstance(value, dict) else value)
-        config.training.batch_size = batch
-        for name in NO_DROPOUT:
-            config.model.text.bert[name] = 0.0
-        config.model.text.bert.vocab_size = config.model.text.bert.get("vocab_size", 28996)
-    return config
-
-
-def random_batch(config, seed: int = 0) -> dict[str, np.ndarray]:
-    """A batch as training makes them (docs/architecture.md), of noise; lengths as of reports, a word a piece."""
-    rng = np.random.default_rng(seed)
-    pairs, slots = config.training.batch_size, config.data.max_tokens
-    side = config.data.builder.get("image_size", 224)
-    words = np.clip(rng.normal(WORDS, WORDS_SPREAD, pairs).astype(int), 2, slots - 2)
-    slot = np.arange(slots)
-    used = slot <= words[:, None] + 1  # [CLS], words, [SEP]
-    ordinal = np.broadcast_to(1 + (slot - 1) // (SENTENCE + 1), used.shape)
-    period = (slot % (SENTENCE + 1) == 0) & (slot > 0)
-    sentence_ids = np.where(used & ~period, ordinal, -1)
-    sentence_ids[:, 0] = 0
-    rows = np.arange(pairs)
-    count = sentence_ids[rows[:, None], np.where(slot <= words[:, None], slot, 0)].max(1)  # sentences
-    sentence_ids[rows, words + 1] = count + 1
-    tokens = rng.integers(1, config.model.text.bert.vocab_size, (pairs, slots))
-    return {
-        "image": rng.integers(0, 256, (pairs, side, side), dtype=np.uint8),
-        "token_ids": np.where(used, tokens, 0).astype(np.int32),
-        "word_ids": np.where(used, slot, -1).astype(np.int32),
-        "sentence_ids": sentence_ids.astype(np.int32),
-        "word_count": (words + 1).astype(np.int32),
-        "sentence_count": (count + 1).astype(np.int32),
-    }
-
-
-def write_weights(config, path: Path) -> None:
-    """Random weights under the published names."""
-    import jax
-    from safetensors.numpy import save_file
-
-    from afloc_jax.training.train import _initial_variables
-    from afloc_jax.weights.torch_names import to_torch, with_counters
-
-    variables = _initial_variables(config, config.data.builder.get("image_size", 224))
-    state = with_counters(to_torch(jax.device_get(variables), config.model))
-    save_file({name: np.ascontiguousarray(array) for name, array in state.items()}, path)
-
-
-# Sides: each gives `step() -> loss` and `peak() -> bytes or None`, and the name of its device.
-
-
-def our_side(config, weights: Path) -> tuple[Callable, Callable, str]:
-    import jax
-    from safetensors.numpy import load_file
-
-    from afloc_jax.compiled import keep_compiled
-    from afloc_jax.models import build, trainable
-    from afloc_jax.training.mesh import build_mesh, place_batch, place_state
-    from afloc_jax.training.optimizer import build_direction, build_schedule, freeze
-    from afloc_jax.training.step import build_train_step, new_state
-    from afloc_jax.training.train import PRECISIONS
-    from afloc_jax.weights.torch_names import from_torch
-
-    keep_compiled()  # the next rounds compile no more
-    mesh = build_mesh(jax.devices()[:1])
-    model = build(config.model, dtype=PRECISIONS[config.training.precision])
-    variables = from_torch(load_file(weights), config.model)
-    direction = freeze(build_direction(config.optimizer), trainable(variables["params"], config.model))
-    train = build_train_step(model, config, direction, build_schedule(config.optimizer, 1000, 5000), mesh)
-    holder = [place_state(new_state(place_state(variables, mesh), direction), mesh)]
-    batch = place_batch(random_batch(config), mesh)
-
-    def step() -> float:
-        holder[0], metrics = train(holder[0], batch)
-        jax.block_until_ready(holder[0])
-        return float(metrics["loss"])
-
-    device = jax.devices()[0]
-    return step, lambda: (device.memory_stats() or {}).get("peak_bytes_in_use"), device.device_kind
-
-
-def torch_side(config, weights: Path, compiled: bool, checkpointed: bool) -> tuple[Callable, Callable, str]:
-    import torch
-    from safetensors.torch import load_file
-    from torch import nn
-    from torch.utils.checkpoint import checkpoint
-    from transformers import BertConfig, BertModel
-
-    from tests.reference.torch_losses import cross_entropies, local_column, report_similarities
-    from tests.reference.torch_resnet import TorchImageEncoder, torch_backbone
-    from tests.reference.torch_trajectory import text_units
-
-    cuda = torch.cuda.is_available() and os.environ.get("JAX_PLATFORMS") != "cpu"
-    device = torch.device("cuda" if cuda else "cpu")
-    torch.backends.cudnn.benchmark = True
-    model = nn.ModuleDict({"text_encoder": nn.Module()})
-    model["img_encoder"] = TorchImageEncoder(torch_backbone(config.model.image.backbone), config.model.projection_dim)
-    model["text_encoder"].model = BertModel(BertConfig(**config.model.text.bert.to_dict()))
-    model.load_state_dict(load_file(weights), strict=True)
-    model.train().to(device, memory_format=torch.channels_last)
-    settings, side = config.optimizer, config.model.image.input_size
-    adam = torch.optim.Adam(
-        model.parameters(), settings.lr, (settings.b1, settings.b2), weight_decay=settings.weight_decay, fused=cuda
-    )
-    arrays = random_batch(config)
-    counts = {level: arrays.pop(f"{level}_count").tolist() for level in ("word", "sentence")}
-    batch = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
-    batch |= {name: batch[name].long() for name in ("token_ids", "word_ids", "sentence_ids")}
-    loss = config.loss
-    images, texts = model["img_encoder"], model["text_encoder"].model
-    column: Callable = local_column
-    if compiled:
-        images, texts = torch.compile(images), torch.compile(texts)
-        column = torch.compile(local_column, dynamic=True)
-
-    def similarities(maps, units, level):
-        regions, columns = maps.flatten(2).transpose(1, 2), []
-        for caption, count in zip(units, counts[level], strict=True):
-            given = regions, caption[:count], loss.attention_temperature, loss.pooling_temperature
-            columns.append(checkpoint(column, *given, use_reentrant=False) if checkpointed else column(*given))
-        return loss.contrast_temperature * torch.stack(columns, dim=1)
-
-    def step() -> float:
-        adam.zero_grad(set_to_none=True)
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.training.precision == "bfloat16"):
-            x = ((batch["image"].float() / 255 - 0.5) / 0.5)[:, None].expand(-1, 3, -1, -1)
-            x = nn.functional.interpolate(x, (side, side), mode="bilinear", align_corners=True)
-            shallow, deep, whole = images(x.contiguous(memory_format=torch.channels_last))
-            words, sentences, report = text_units(texts, batch)
-            total = sum(cross_entropies(report_similarities(whole, report, loss.contrast_temperature)))
-            total = total + sum(cross_entropies(similarities(deep, sentences, "sentence")))
-            total = total + sum(cross_entropies(similarities(shallow, words, "word")))
-        total.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
-        adam.step()
-        return total.item()
-
-    name = torch.cuda.get_device_name() if cuda else "cpu"
-    return step, lambda: torch.cuda.max_memory_allocated() if cuda else None, name
 
 
 def work(arguments: argparse.Namespace) -> None:
@@ -198,20 +41,17 @@ def work(arguments: argparse.Namespace) -> None:
     config = configuration(arguments, arguments.batch[0])
     if arguments.worker == "weights":
         return write_weights(config, arguments.weights)
-    if arguments.worker == "ours":
-        step, peak, device = our_side(config, arguments.weights)
-    else:
-        compiled, checkpointed = "compiled" in arguments.worker, "checkpointed" in arguments.worker
-        step, peak, device = torch_side(config, arguments.weights, compiled, checkpointed)
     began, seconds = time.perf_counter(), []
-    first = step()
+    side = build_side(config, arguments.weights, arguments.worker)
+    side.start()
+    first = side.step()
     starting = time.perf_counter() - began
     for number in range(WARM_UP - 1 + arguments.steps):
         began = time.perf_counter()
-        step()
+        side.step()
         seconds += [time.perf_counter() - began] if number >= WARM_UP - 1 else []
     facts = {"first_loss": first, "first_step_seconds": starting, "seconds": seconds}
-    print(json.dumps(facts | {"peak_bytes": peak(), "device": device}))
+    print(json.dumps(facts | {"peak_bytes": side.peak(), "device": side.device}))
 
 
 def run_worker(arguments: argparse.Namespace, batch: int, weights: Path, worker: str) -> dict:

@@ -1,0 +1,48 @@
+"""Phantoms and the batches of some hundred steps, as training makes them, in one file for gpu_card.py.
+
+    python -m benchmarks.gpu_phantoms phantoms.npz [--pairs 1024] [--batch 128] [--steps 300]
+
+A lent card has none of the data packages, and little time: images are JPEG (quality 92, to travel), batches are tokens
+and indices of images.
+"""
+
+import argparse
+import itertools
+import tempfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+
+def main() -> None:
+    from configs.afloc import get_config
+    from data_pipelines.batches import config_tokenizer, training_batches
+    from data_pipelines.prepared import open_source
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, metavar="FILE.npz")
+    parser.add_argument("--pairs", type=int, default=1024)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=300)
+    arguments = parser.parse_args()
+    config = get_config()
+    with config.unlocked():
+        config.training.batch_size = arguments.batch
+    builder = {"train": arguments.pairs, "validation": 1, "test": 1, "seed": 0}
+    with tempfile.TemporaryDirectory() as folder:
+        source = open_source("phantom", folder, "train", raw="", builder=builder)
+        quality = [cv2.IMWRITE_JPEG_QUALITY, 92]
+        files = [cv2.imencode(".jpg", source[i].image, quality)[1].ravel() for i in range(arguments.pairs)]
+        stream = training_batches(source, config, config_tokenizer(source, config)).iterate()
+        batches = list(itertools.islice(stream, arguments.steps))
+    tokens = {
+        name: np.stack([batch[name] for batch in batches]).astype(np.int32) for name in batches[0] if name != "image"
+    }
+    np.savez_compressed(
+        arguments.out, jpeg=np.concatenate(files), ends=np.cumsum([len(file) for file in files]), **tokens
+    )
+
+
+if __name__ == "__main__":
+    main()
