@@ -58,7 +58,7 @@ def local_loss(row: str, batch: int, regions: int) -> tuple[Callable[[], object]
     import jax.numpy as jnp
 
     from afloc_jax.losses import contrast
-    from afloc_jax.losses.settings import LocalSettings
+    from afloc_jax.losses.settings import LossSettings
     from afloc_jax.losses.tiled import local_similarity
 
     _, width, mean, spread = LEVELS[row]
@@ -69,7 +69,7 @@ def local_loss(row: str, batch: int, regions: int) -> tuple[Callable[[], object]
         for shape, dtype in (((batch, regions, width), jnp.bfloat16), ((batch, SLOTS, width), jnp.float32))
     )
     text = text * 0.1  # products of features spread like those of a trained model (about 3)
-    settings = LocalSettings(4.0, 5.0, 10.0)
+    settings = LossSettings(4.0, 5.0, 10.0)
 
     @jax.jit
     def value_and_gradients(image, text, counts):

@@ -31,10 +31,10 @@ def main() -> None:
     import jax.numpy as jnp
     from jax.sharding import SingleDeviceSharding
 
-    from afloc_jax.losses.settings import LocalSettings
+    from afloc_jax.losses.settings import LossSettings
     from afloc_jax.losses.tiled import grouped_similarity
 
-    settings = LocalSettings(kernel=given.kernel)
+    settings = LossSettings(kernel=given.kernel)
     sharding = SingleDeviceSharding(ahead_of_time.topology_devices(given.topology)[0])
 
     def total(regions, units, counts):

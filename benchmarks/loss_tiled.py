@@ -106,10 +106,10 @@ def our_side(row: str, counts: list[int], low_rank: bool):
 
     from afloc_jax.losses import contrast
     from afloc_jax.losses.low_rank import reduce_rank
-    from afloc_jax.losses.settings import LocalSettings
+    from afloc_jax.losses.settings import LossSettings
     from afloc_jax.losses.tiled import grouped_similarity, local_similarity
 
-    settings = LocalSettings(*TEMPERATURES)
+    settings = LossSettings(*TEMPERATURES)
 
     def loss(differentiable, counts):
         if not low_rank:

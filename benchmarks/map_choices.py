@@ -55,7 +55,7 @@ def main() -> None:
         model = load(folder)
         trained = model.config.localization.to_dict()
         for way, changes in WAYS.items():
-            model.heatmap_settings = HeatmapSettings.from_config(trained | dict(changes))
+            model.heatmap_settings = HeatmapSettings.read(trained | dict(changes))
             scores = score(truths, model.heatmaps_of_pairs(images, rows, prompts))
             results[way].append((by_category(scores, scores["pointing"]), by_category(scores, scores.overlap)))
     print(f"{len(images)} phantoms, {len(truths)} findings: {', '.join(scores.categories)}")

@@ -81,7 +81,7 @@ def _map_settings(maps: HeatmapSettings) -> list[str]:
 
 def hyper_parameters(source: Source) -> dict[str, Any]:
     """The fields that the published builder, model and image transform read."""
-    text, bert = source.settings.text, source.settings.text.bert
+    text, bert = source.settings.text, source.settings.text.structure
     loss = read_config(source.folder).get("card", {}).get("recipe", {}).get("loss", {})
     weights = {"report": 1.0, "sentence": 1.0, "word": 1.0} | loss.get("weights", {})
     losses: dict[str, Any] = {
@@ -132,14 +132,14 @@ def hyper_parameters(source: Source) -> dict[str, Any]:
 
 
 def _is_bio_clinical_bert(source: Source) -> bool:
-    return source.settings.text.bert == BIO_CLINICAL_BERT_SETTINGS
+    return source.settings.text.structure == BIO_CLINICAL_BERT_SETTINGS
 
 
 def _write_bert(source: Source, folder: Path) -> None:
     """The text encoder as a Hugging Face folder."""
     save_tokenizer(source.tokenizer, folder)
     config = {"architectures": ["BertModel"], "model_type": "bert", "pad_token_id": 0}
-    config |= dataclasses.asdict(source.settings.text.bert)
+    config |= source.settings.text.structure.plain()
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     prefix = "text_encoder.model."
     state = {

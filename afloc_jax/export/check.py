@@ -50,7 +50,7 @@ def our_outputs(source: Source, squares: np.ndarray, prompts: tuple[str, ...]) -
         "words": text.words,
         "sentences": text.sentences,
         "report": text.report,
-        "asked": source.heatmap_settings.asked(text),
+        "asked": source.heatmap_settings.query(text),
         "heatmap": source.model.heatmaps_of_squares(squares, prompts),
     }
     return {name: np.asarray(value) for name, value in outputs.items()}

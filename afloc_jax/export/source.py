@@ -1,6 +1,5 @@
 """What every exporter starts from: a model folder, read and checked, and its settings with every default filled in."""
 
-import dataclasses
 import functools
 import json
 from dataclasses import dataclass
@@ -14,8 +13,7 @@ from ml_collections import ConfigDict
 from afloc_jax.inference.heatmaps import HeatmapSettings
 from afloc_jax.inference.model import Model
 from afloc_jax.models import build
-from afloc_jax.models.densenet import DenseNetSettings
-from afloc_jax.models.settings import ModelSettings, parse
+from afloc_jax.models.settings import BACKBONES, ModelSettings, parse
 from afloc_jax.weights import torch_names
 from afloc_jax.weights.folder import load_model
 from data_pipelines.tokens import save_tokenizer
@@ -40,7 +38,7 @@ class Source:
     @functools.cached_property
     def heatmap_settings(self) -> HeatmapSettings:
         """How embeddings become a heat map."""
-        return HeatmapSettings.from_config(self.config.get("localization", {}))
+        return HeatmapSettings.read(self.config.get("localization", {}))
 
     @functools.cached_property
     def model(self) -> Model:
@@ -88,19 +86,19 @@ def describe(source: Source) -> dict[str, Any]:
         "deep_cells": source.deep_cells,
         "image": {
             "backbone": image.backbone,
-            "family": "densenet" if isinstance(image.structure, DenseNetSettings) else "resnet",
-            "structure": dataclasses.asdict(image.structure),
+            "family": BACKBONES[image.backbone].family.name,
+            "structure": {**image.structure.plain(), "statistics_group": image.statistics_group},
             "input_size": image.input_size,
             "center": image.center,
         },
         "text": {
-            "bert": dataclasses.asdict(text.bert),
+            "bert": text.structure.plain(),
             "last_layers": text.last_layers,
             "merge_layers": text.merge_layers,
             "merge_pieces": text.merge_pieces,
             "context": text.context,
         },
-        "localization": dataclasses.asdict(source.heatmap_settings),
+        "localization": source.heatmap_settings.plain(),
     }
 
 

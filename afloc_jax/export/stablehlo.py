@@ -72,7 +72,7 @@ def _functions(source: Source) -> list[tuple[str, Callable, dict[str, jax.ShapeD
         tokens = TokenBatch(token_ids, word_ids, sentence_ids, sentence_count, sentence_count)  # word counts: unused
         with jax.default_matmul_precision("float32"):
             levels: Any = network.apply(_variables(weights), tokens, method="encode_text")
-            asked = settings.asked(levels)
+            asked = settings.query(levels)
         return {"words": levels.words, "sentences": levels.sentences, "report": levels.report, "asked": asked}
 
     def heat_map(deep, asked):

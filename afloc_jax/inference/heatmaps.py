@@ -4,10 +4,9 @@ Filter and upsampling are linear and separable, so each is one small matrix per 
 both, run on any device and take whole batches; the matrices are built once on the host in float64.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,43 +16,39 @@ from jaxtyping import Array, Float
 
 from afloc_jax.interpolation import strided_cells, tiles
 from afloc_jax.levels import TextLevels
+from afloc_jax.settings import NOT_NEGATIVE, POSITIVE, Rule, Settings, setting
 
 AnyArray = Array | np.ndarray
 
 SIGMA = 1.5  # cells of the published 19 x 19 grid
 HEATMAP_SIZE = 224  # pixels, side of the padded square
-EXTENT, EXTENT_SHARPNESS = (
-    0.01,
-    5.0,
-)  # of `presence_map`: the extent at which the step is where it is set; how it counts
+EXTENT = 0.01  # the share of regions at which a presence map's step lies where it is set
+EXTENT_SHARPNESS = 5.0  # how much steeper than that step the one is that counts them
 
 
 @dataclass(frozen=True)
-class HeatmapSettings:
-    """`config.localization`: how a model's embeddings become a heat map. The defaults are as published.
+class HeatmapSettings(Settings, section="localization"):
+    """How a model's embeddings become a heat map; the defaults are as published.
 
     Attributes:
-        sigma: width of the Gaussian filter, in cells of a 19 x 19 grid.
+        sigma: width of the Gaussian filter, in cells of a 19 x 19 grid; 0 leaves the map unfiltered.
         cells: where the cells of the deep map lie: "tiles" of the image, or centred on their "receptive_field".
-        prompt_level: whether a "report" or a "sentence" embedding asks.
+        prompt_level: whether the prompt's "report" or its "sentence" embedding is the query.
         similarity: "dot" product, or "presence", see `presence_map`.
-        presence_sharpness, presence_threshold, presence_growth: of that map.
+        presence_sharpness: slope of a presence map's step.
+        presence_threshold: the cosine in the middle of that step.
+        presence_growth: by how much the step lies lower for every doubling of the finding's extent.
     """
 
-    sigma: float = SIGMA
-    cells: str = "tiles"
-    prompt_level: str = "report"
-    similarity: str = "dot"
-    presence_sharpness: float = 8.0
-    presence_threshold: float = 0.5
-    presence_growth: float = 0.0
+    sigma: float = setting(SIGMA, NOT_NEGATIVE)
+    cells: Literal["tiles", "receptive_field"] = "tiles"
+    prompt_level: Literal["report", "sentence"] = "report"
+    similarity: Literal["dot", "presence"] = "dot"
+    presence_sharpness: float = setting(8.0, POSITIVE)
+    presence_threshold: float = setting(0.5, Rule(lambda cosine: -1 < cosine < 1, "a cosine, between -1 and 1"))
+    presence_growth: float = setting(0.0, NOT_NEGATIVE)
 
-    @classmethod
-    def from_config(cls, localization: Mapping[str, Any]) -> "HeatmapSettings":
-        """The settings in a model folder's config; keys that it lacks keep the published value."""
-        return cls(**{field.name: localization.get(field.name, field.default) for field in fields(cls)})
-
-    def asked(self, texts: TextLevels) -> Float[AnyArray, "B D"]:
+    def query(self, texts: TextLevels) -> Float[AnyArray, "B D"]:
         """What the deep regions are compared with: the report's embedding (published), or its sentences' mean.
 
         Sentences are what the deep map learned to meet; the report's embedding also holds `[CLS]` and `[SEP]`, which

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from afloc_jax import models
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.inference import heatmaps
 from afloc_jax.inference.class_prompts import PromptSet
@@ -75,7 +76,7 @@ class Model:
         self.config = config
         self.tokenizer = tokenizer
         self.batch_size = batch_size
-        self.heatmap_settings = heatmaps.HeatmapSettings.from_config(config.get("localization", {}))
+        self.heatmap_settings = heatmaps.HeatmapSettings.read(config.get("localization", {}))
         self._weights_file = weights_file
         self.variables = jax.device_put(variables)
         self._network = build(config.architecture, dtype=jnp.float32)
@@ -277,7 +278,7 @@ class Model:
         )
 
     def _asked(self, texts: TextLevels) -> np.ndarray:
-        return np.asarray(self.heatmap_settings.asked(texts))
+        return np.asarray(self.heatmap_settings.query(texts))
 
     def _maps(
         self, squares: np.ndarray, image_of: np.ndarray, asked: Any, text_of: np.ndarray
@@ -308,12 +309,16 @@ def load(folder: str | Path, *, batch_size: int = 32) -> Model:
     config, variables, tokenizer = model_folder.load_model(folder)
     # Mapped: stays the file that was loaded when another one takes its name, and is hashed only if somebody asks.
     weights_file = np.memmap(Path(folder) / model_folder.WEIGHTS, np.uint8, mode="r")
-    return Model(config, variables, tokenizer, batch_size=batch_size, weights_file=weights_file)
+    try:
+        return Model(config, variables, tokenizer, batch_size=batch_size, weights_file=weights_file)
+    except UsageError as error:  # of its heat maps
+        raise model_folder.ModelFolderError(f"{Path(folder) / model_folder.CONFIG}: {error}") from None
 
 
 def initial_variables(architecture: ConfigDict, seed: int) -> dict[str, Any]:
     """Random variables of an architecture, the same for the same seed."""
-    return _initialise(build(architecture), jax.random.key(seed))
+    # Compiled: the forward pass that linen traces to find the shapes is dropped, only random numbers are drawn.
+    return jax.jit(models.initial_variables, static_argnums=0)(build(architecture), jax.random.key(seed))
 
 
 def to_square(image: ImageInput, size: int, framing: Framing = "pad") -> tuple[np.ndarray, Geometry]:
@@ -361,13 +366,6 @@ def _encode(network: AFLoc, method: str, variables: Any, inputs: Any) -> Any:
     # Accelerators multiply in reduced precision by default; the maps are compared to the fourth digit.
     with jax.default_matmul_precision("float32"):
         return network.apply(variables, inputs, method=method)
-
-
-# Compiled: the forward pass that linen traces to find the shapes is dropped, only random numbers are drawn.
-@functools.partial(jax.jit, static_argnames="network")
-def _initialise(network: AFLoc, key: jax.Array) -> Any:
-    slots, count = jnp.zeros((1, 4), jnp.int32), jnp.ones(1, jnp.int32)  # sizes of inputs do not matter to parameters
-    return network.init(key, jnp.zeros((1, 32, 32), jnp.uint8), TokenBatch(slots, slots, slots, count, count))
 
 
 def _chunks(total: int, most: int) -> Iterator[tuple[slice, int, int]]:

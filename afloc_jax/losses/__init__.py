@@ -14,13 +14,11 @@ from afloc_jax.levels import LEVELS, ImageLevels, LevelName, TextLevels
 from afloc_jax.losses import definition, ring, tiled
 from afloc_jax.losses.contrast import contrast
 from afloc_jax.losses.low_rank import reduce_rank
-from afloc_jax.losses.settings import LocalSettings, check_weights, group_size
+from afloc_jax.losses.settings import LossSettings
 from afloc_jax.losses.unit_contrast import grouped_unit_contrast
 from afloc_jax.vectors import norm
 
-__all__ = ["ContrastiveLosses", "LocalSettings", "contrast", "contrastive_losses"]
-
-IMPLEMENTATIONS = ("auto", "definition", "tiled", "ring")
+__all__ = ["ContrastiveLosses", "LossSettings", "contrast", "contrastive_losses"]
 
 
 @flax.struct.dataclass
@@ -49,32 +47,35 @@ class _Level(NamedTuple):
 def contrastive_losses(
     image: ImageLevels,
     text: TextLevels,
-    loss_config: Mapping[str, Any],
+    settings: LossSettings | Mapping[str, Any],
     sample_weights: Float[Array, " B"] | None = None,
     mesh: Mesh | None = None,
 ) -> ContrastiveLosses:
     """Losses of B image-report pairs at every level whose weight is not 0.
 
-    `loss_config` is `config.loss` of configs/afloc.py: level weights, temperatures, `contrast_group` (pairs contrasted
-    with each other; 0 for the whole batch), `implementation` (same numbers from each: "definition"; "tiled"; "ring",
-    over the devices of `mesh`; "auto", a ring where there are several devices), `low_rank` (the word level from
-    `image.shallow_factors`, same numbers again), and the options of `LocalSettings`. `sample_weights` are the published
-    `weight_matrix` of the cross entropies.
-
     Pairs whose caption is empty (count 0), such as those that pad a batch, are left out of the contrast: the loss is
-    that of the batch without them. Losses are float32, or float64 for float64 inputs. Raises UsageError.
+    that of the batch without them. Losses are float32, or float64 for float64 inputs.
+
+    Args:
+        image: with `shallow_factors` where `settings.low_rank` is on; the shallow map itself is not read then.
+        settings: `config.loss`.
+        sample_weights: the published `weight_matrix` of the cross entropies.
+        mesh: the devices that the batch is split over; a ring needs it.
+
+    Raises:
+        UsageError: the batch does not divide into contrast groups, or the settings do not suit the mesh or the levels.
     """
-    check_weights(loss_config["weights"])
-    settings = LocalSettings.from_config(loss_config)
-    implementation = _implementation(loss_config, settings, mesh)
-    group = group_size(int(loss_config.get("contrast_group", 0)), image.whole.shape[0])
+    if not isinstance(settings, LossSettings):
+        settings = LossSettings.read(settings)
+    implementation = _implementation(settings, mesh)
+    group = settings.group_size(image.whole.shape[0])
 
     image_to_text: dict[LevelName, Array] = {}
     text_to_image: dict[LevelName, Array] = {}
     for name in LEVELS:
-        if not loss_config["weights"].get(name, 0):
+        if not settings.weights.of(name):
             continue
-        level = _level(name, image, text, loss_config.get("low_rank", False))
+        level = _level(name, image, text, settings.low_rank)
         if settings.contrast_unit == "unit" and name != "report":
             image_to_text[name] = jnp.zeros(())
             text_to_image[name] = _unit_loss(level, group, settings, sample_weights)
@@ -88,29 +89,19 @@ def contrastive_losses(
             losses = contrast(similarity, weights, _grouped(level.counts > 0, group))
             image_to_text[name], text_to_image[name] = losses
     levels = {name: image_to_text[name] + text_to_image[name] for name in image_to_text}
-    total = sum((loss_config["weights"][name] * loss for name, loss in levels.items()), start=jnp.zeros(()))
+    total = sum((settings.weights.of(name) * loss for name, loss in levels.items()), start=jnp.zeros(()))
     return ContrastiveLosses(total=total, levels=levels, image_to_text=image_to_text, text_to_image=text_to_image)
 
 
-def _implementation(loss_config: Mapping[str, Any], settings: LocalSettings, mesh: Mesh | None) -> str:
-    chosen = loss_config.get("implementation", "auto")
-    if chosen not in IMPLEMENTATIONS:
-        raise UsageError(f"loss.implementation is {chosen!r}; choose one of {', '.join(IMPLEMENTATIONS)}")
-    by_unit = settings.contrast_unit == "unit"
+def _implementation(settings: LossSettings, mesh: Mesh | None) -> str:
+    """The implementation that "auto" stands for, on the devices at hand."""
+    chosen, devices = settings.implementation, 1 if mesh is None else mesh.size
     if chosen == "auto":
-        chosen = "ring" if mesh is not None and mesh.size > 1 and not by_unit else "tiled"
-    if chosen == "ring" and by_unit:
-        raise UsageError("loss.implementation = 'ring' needs loss.contrast_unit = 'caption'; set it to 'tiled'")
+        chosen = "ring" if devices > 1 and settings.contrast_unit == "caption" else "tiled"
     if chosen == "ring" and mesh is None:
-        raise UsageError("loss.implementation = 'ring' needs the mesh that the batch is split over")
-    if loss_config.get("low_rank", False) and chosen == "definition":
-        raise UsageError("loss.low_rank is a faster way to the numbers of loss.implementation = 'definition'")
-    if settings.kernel == "pallas" and chosen == "definition":
-        raise UsageError("loss.kernel = 'pallas' needs loss.implementation = 'tiled' or 'ring', not 'definition'")
-    if settings.kernel == "pallas" and chosen == "tiled" and mesh is not None and mesh.size > 1:
-        raise UsageError(
-            f"loss.kernel = 'pallas' on {mesh.size} devices needs loss.implementation = 'ring' (or 'auto')"
-        )
+        raise UsageError("loss.implementation = 'ring': needs the mesh that the batch is split over")
+    if settings.kernel == "pallas" and chosen == "tiled" and devices > 1:
+        raise UsageError(f"loss.kernel = 'pallas': on {devices} devices needs loss.implementation = 'ring' (or 'auto')")
     return chosen
 
 
@@ -133,7 +124,7 @@ def _level(name: LevelName, image: ImageLevels, text: TextLevels, low_rank: bool
     return _Level(regions, units, norm(_wide(units)), counts)
 
 
-def _similarity(name: LevelName, level: _Level, group: int, settings: LocalSettings, implementation: str) -> Array:
+def _similarity(name: LevelName, level: _Level, group: int, settings: LossSettings, implementation: str) -> Array:
     """Similarities [G, K, K] of G contrast groups of K pairs."""
     regions, units, norms, counts = (_grouped(array, group) for array in level[:4])
     if name == "report":
@@ -145,14 +136,14 @@ def _similarity(name: LevelName, level: _Level, group: int, settings: LocalSetti
 
 
 def _ring_losses(
-    name: LevelName, level: _Level, around: ring.Ring, settings: LocalSettings, weights: Array | None
+    name: LevelName, level: _Level, around: ring.Ring, settings: LossSettings, weights: Array | None
 ) -> tuple[Array, Array]:
     if name == "report":
         return ring.report_losses(level.regions[:, 0], level.units[:, 0], level.counts, around, settings, weights)
     return ring.local_losses(*level[:4], around, settings, weights, level.projection)
 
 
-def _unit_loss(level: _Level, group: int, settings: LocalSettings, weights: Array | None) -> Array:
+def _unit_loss(level: _Level, group: int, settings: LossSettings, weights: Array | None) -> Array:
     regions, units, _, counts = (_grouped(array, group) for array in level[:4])
     weights = None if weights is None else _grouped(weights, group)
     return grouped_unit_contrast(regions, units, counts, settings, weights)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from afloc_jax.losses.settings import PUBLISHED, LocalSettings
+from afloc_jax.losses.settings import PUBLISHED, LossSettings
 from afloc_jax.vectors import norm
 
 SMALLEST_NORM_PRODUCT = 1e-8  # published clamp of a cosine's denominator
@@ -44,7 +44,7 @@ def local_similarity(
     regions: Float[Array, "B N D"],
     units: Float[Array, "I T D"],
     counts: Int[Array, " I"],
-    settings: LocalSettings = PUBLISHED,
+    settings: LossSettings = PUBLISHED,
 ) -> Float[Array, "B I"]:
     """Similarity of every image with every caption: Sim[b, i] = temp3 * log sum_t exp(temp2 * r_t).
 
@@ -74,7 +74,7 @@ def grouped_similarity(
     regions: Float[Array, "G B N D"],
     units: Float[Array, "G I T D"],
     counts: Int[Array, "G I"],
-    settings: LocalSettings = PUBLISHED,
+    settings: LossSettings = PUBLISHED,
 ) -> Float[Array, "G B I"]:
     """`local_similarity` within each contrast group, one group after the other, in at least float32."""
     wide = jnp.promote_types(regions.dtype, jnp.float32)

@@ -20,7 +20,7 @@ from jax.lax import Precision
 from jaxtyping import Array, Bool, Float
 
 from afloc_jax.losses.definition import SMALLEST_NORM_PRODUCT
-from afloc_jax.losses.settings import LocalSettings
+from afloc_jax.losses.settings import LossSettings
 from afloc_jax.vectors import norm
 
 
@@ -84,7 +84,7 @@ def text_softmax(scores: Float[Array, "g p U N"], text: TileText) -> Float[Array
     return p.reshape(*p.shape[:2], -1, p.shape[-1])
 
 
-def _attention_forward(regions: Float[Array, "g p N D"], text: TileText, settings: LocalSettings):
+def _attention_forward(regions: Float[Array, "g p N D"], text: TileText, settings: LossSettings):
     """r = cos(w, v), v = sum_n a_n C_n; since a cosine ignores scale, a needs no division by its sum over regions.
 
     The clamp of the cosine is scaled by that sum instead, so the largest weight may be made 1: v then neither overflows
@@ -103,7 +103,7 @@ def _attention_forward(regions: Float[Array, "g p N D"], text: TileText, setting
 
 
 def _attention_backward(
-    regions, text: TileText, saved, d_r: Float[Array, "g p U"], settings: LocalSettings
+    regions, text: TileText, saved, d_r: Float[Array, "g p U"], settings: LossSettings
 ) -> Gradients:
     p, e, v, v_squared, denominator, free, r = saved
     d_dot = (d_r / denominator)[..., None]
@@ -127,7 +127,7 @@ def _attention_backward(
     return Gradients(d_regions, d_units, d_norms)
 
 
-def _logsumexp_forward(regions: Float[Array, "g p N D"], text: TileText, settings: LocalSettings):
+def _logsumexp_forward(regions: Float[Array, "g p N D"], text: TileText, settings: LossSettings):
     """r = (1/k) log mean_n exp(k cos(C_n, w))."""
     k = settings.region_sharpness
     wide = regions.astype(text.norms.dtype)
@@ -143,7 +143,7 @@ def _logsumexp_forward(regions: Float[Array, "g p N D"], text: TileText, setting
 
 
 def _logsumexp_backward(
-    regions, text: TileText, saved, d_r: Float[Array, "g p U"], settings: LocalSettings
+    regions, text: TileText, saved, d_r: Float[Array, "g p U"], settings: LossSettings
 ) -> Gradients:
     wide, norms, c, a, denominator, free = saved
     d_c = d_r[..., None] * a

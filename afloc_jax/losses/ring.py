@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Float, Int
 from afloc_jax.errors import UsageError
 from afloc_jax.losses import definition, tiled
 from afloc_jax.losses.low_rank import project, pull_back
-from afloc_jax.losses.settings import LocalSettings
+from afloc_jax.losses.settings import LossSettings
 
 GROUP, RING = "group", "ring"
 PAIRS = PartitionSpec((GROUP, RING))  # arrays of pairs, split in order over all devices
@@ -81,7 +81,7 @@ def local_losses(
     norms: Float[Array, "B T"],
     counts: Int[Array, " B"],
     ring: Ring,
-    settings: LocalSettings,
+    settings: LossSettings,
     weights: Float[Array, " B"] | None = None,
     projection: Float[Array, "F D"] | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
@@ -101,7 +101,7 @@ def report_losses(
     reports: Float[Array, "B D"],
     counts: Int[Array, " B"],
     ring: Ring,
-    settings: LocalSettings,
+    settings: LossSettings,
     weights: Float[Array, " B"] | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Both cross entropies of the report level. A report is one vector: it is gathered rather than sent around."""
@@ -228,7 +228,7 @@ def _report_rows(temperature: float) -> Rows:
 
 
 @functools.lru_cache(maxsize=32)
-def _local_rows(settings: LocalSettings) -> Rows:
+def _local_rows(settings: LossSettings) -> Rows:
     """Rows of definition.local_similarity: tiles of tiled.py, the text of one device at a time."""
 
     def grouped(regions, texts, counts, ring):

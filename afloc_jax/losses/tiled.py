@@ -19,7 +19,7 @@ from afloc_jax.losses import kernels
 from afloc_jax.losses.low_rank import project, pull_back
 from afloc_jax.losses.packing import Packing, bin_slots, pack, packed, unpacked
 from afloc_jax.losses.region_pooling import REGION_POOLINGS, TileText, caption_max, caption_sum, in_slots
-from afloc_jax.losses.settings import PUBLISHED, LocalSettings
+from afloc_jax.losses.settings import PUBLISHED, LossSettings
 from afloc_jax.vectors import norm
 
 TILE_UNITS = 96  # text units of a tile, more where the longest caption needs it
@@ -36,7 +36,7 @@ def local_similarity(
     regions: Float[Array, "B N D"],
     units: Float[Array, "I T D"],
     counts: Int[Array, " I"],
-    settings: LocalSettings = PUBLISHED,
+    settings: LossSettings = PUBLISHED,
 ) -> Float[Array, "B I"]:
     """Same as `definition.local_similarity`; float32 (float64 for float64 features) whatever the features' type."""
     return grouped_similarity(regions[None], units[None], counts[None], settings)[0]
@@ -46,7 +46,7 @@ def grouped_similarity(
     regions: Float[Array, "G B N D"],
     units: Float[Array, "G I T D"],
     counts: Int[Array, "G I"],
-    settings: LocalSettings = PUBLISHED,
+    settings: LossSettings = PUBLISHED,
     unit_norms: Float[Array, "G I T"] | None = None,
     projection: Float[Array, "F D"] | None = None,
     devices: int | None = None,
@@ -75,7 +75,7 @@ def grouped_similarity(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
-def _grouped_similarity(regions, units, norms, counts, projection, settings: LocalSettings, tiling: Tiling):
+def _grouped_similarity(regions, units, norms, counts, projection, settings: LossSettings, tiling: Tiling):
     def forward(step):
         regions, *captions = step
         return tile_rows(regions, captions, settings, projection)
@@ -152,7 +152,7 @@ class _Captions(NamedTuple):
         return TileText(pick(self.units), pick(self.norms), pick(self.packing.valid), same)
 
 
-def _pooled(r: Float[Array, "g p U"], text: TileText, settings: LocalSettings):
+def _pooled(r: Float[Array, "g p U"], text: TileText, settings: LossSettings):
     """Per slot the log-sum-exp of its caption, log sum_t exp(temp2 r_t), and per unit its share of that sum."""
     scaled = jnp.where(text.valid[:, None], in_slots(settings.pooling_temperature * r, text), -jnp.inf)
     largest = caption_max(scaled.max(axis=3), text)
@@ -166,7 +166,7 @@ def _pooled(r: Float[Array, "g p U"], text: TileText, settings: LocalSettings):
 def tile_rows(
     regions: Float[Array, "g p J N F"],
     text: Sequence[Array],
-    settings: LocalSettings,
+    settings: LossSettings,
     projection: Float[Array, "F D"] | None = None,
 ):
     """Similarities [g, p, J, I] of J images after each other, each with one bin of captions after the other.
@@ -204,7 +204,7 @@ def tile_gradients(
     regions: Float[Array, "g p J N F"],
     text: Sequence[Array],
     d_similarity: Float[Array, "g p J I"],
-    settings: LocalSettings,
+    settings: LossSettings,
     projection: Float[Array, "F D"] | None = None,
     start: Float[Array, "g p J N F"] | None = None,
 ):

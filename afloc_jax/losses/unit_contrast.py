@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from afloc_jax.losses.settings import LocalSettings
+from afloc_jax.losses.settings import LossSettings
 from afloc_jax.vectors import unit_norm
 
 CHUNK = 64  # units that are compared with all images at once
@@ -27,7 +27,7 @@ def unit_contrast(
     regions: Float[Array, "B N D"],
     units: Float[Array, "B T D"],
     counts: Int[Array, " B"],
-    settings: LocalSettings,
+    settings: LossSettings,
     weights: Float[Array, " B"] | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Cross entropy of finding the image of every unit, and the total weight of the units it is the mean of.
@@ -73,7 +73,7 @@ class _Chunks(NamedTuple):
     used: Int[Array, ""]
 
 
-def _chunk_loss(regions: Float[Array, "B N D"], units, share, caption, included, settings: LocalSettings) -> Array:
+def _chunk_loss(regions: Float[Array, "B N D"], units, share, caption, included, settings: LossSettings) -> Array:
     """Weighted sum of the cross entropies of one chunk of units."""
     logits = settings.contrast_temperature * unit_relevance(regions, units, settings)  # [B, CHUNK]
     own_image = jnp.arange(regions.shape[0])[:, None] == caption
@@ -88,7 +88,7 @@ def _at(chunks: _Chunks, index: Int[Array, ""]) -> tuple[Array, Array, Array, Ar
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _chunked_loss(regions: Float[Array, "B N D"], chunks: _Chunks, settings: LocalSettings) -> Float[Array, ""]:
+def _chunked_loss(regions: Float[Array, "B N D"], chunks: _Chunks, settings: LossSettings) -> Float[Array, ""]:
     def add(index, loss):
         return loss + _chunk_loss(regions, *_at(chunks, index), settings)
 
@@ -123,7 +123,7 @@ _chunked_loss.defvjp(_chunked_loss_forward, _chunked_loss_backward)
 
 
 def unit_relevance(
-    regions: Float[Array, "B N D"], units: Float[Array, "U D"], settings: LocalSettings
+    regions: Float[Array, "B N D"], units: Float[Array, "U D"], settings: LossSettings
 ) -> Float[Array, "B U"]:
     """How well each unit is found in each image, (1/k) log mean_n exp(k C_b[n] . w), of vectors of length 1 (or 0)."""
     k = settings.region_sharpness
@@ -135,7 +135,7 @@ def grouped_unit_contrast(
     regions: Float[Array, "G B N D"],
     units: Float[Array, "G B T D"],
     counts: Int[Array, "G B"],
-    settings: LocalSettings,
+    settings: LossSettings,
     weights: Float[Array, "G B"] | None = None,
 ) -> Float[Array, ""]:
     """`unit_contrast` within each contrast group: the mean over all units of all groups."""

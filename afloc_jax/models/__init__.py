@@ -1,5 +1,6 @@
 """Image and text encoders. `build` makes the model that a config describes."""
 
-from afloc_jax.models.afloc import AFLoc, build, trainable
+from afloc_jax.models.afloc import AFLoc, build
+from afloc_jax.models.variables import initial_variables, trainable
 
-__all__ = ["AFLoc", "build", "trainable"]
+__all__ = ["AFLoc", "build", "initial_variables", "trainable"]

@@ -5,20 +5,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, PyTree, Shaped
+from jaxtyping import Array, Float, Shaped
 
 from afloc_jax.errors import UsageError
 from afloc_jax.interpolation import aligned_corners
 from afloc_jax.levels import ImageLevels, TextLevels, TokenBatch
+from afloc_jax.models.backbone import Features, Structure
 from afloc_jax.models.bert import Bert
-from afloc_jax.models.convolution import BatchNorm
-from afloc_jax.models.densenet import DenseNet, DenseNetSettings
-from afloc_jax.models.resnet import ResNet
-from afloc_jax.models.settings import ImageSettings, ModelSettings, TextSettings, parse
+from afloc_jax.models.convolution import Layers
+from afloc_jax.models.settings import BACKBONES, ImageSettings, ModelSettings, TextSettings, parse
 from afloc_jax.models.text_units import sentence_context, text_levels
 from afloc_jax.vectors import unit_norm
 
@@ -30,6 +28,7 @@ class ImageEncoder(nn.Module):
     """Backbone, and one linear projection per level to the shared width (batch-normalised with `center`)."""
 
     settings: ImageSettings
+    structure: Structure  # the backbone's
     projection_dim: int
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
@@ -38,18 +37,13 @@ class ImageEncoder(nn.Module):
     def __call__(
         self, image: Shaped[Array, "B S S"], *, train: bool = False, with_factors: bool = False
     ) -> ImageLevels:
-        structure, precision = self.settings.structure, (self.dtype, self.param_dtype)
-        backbone: nn.Module
-        if isinstance(structure, DenseNetSettings):
-            backbone = DenseNet(structure, *precision, name="backbone")
-        else:
-            backbone = ResNet(structure, *precision, name="backbone")
-        x = prepare_image(image, self.settings.input_size, self.param_dtype)[..., None]
+        settings, layers = self.settings, Layers(self.settings.statistics_group, self.dtype, self.param_dtype)
+        backbone = BACKBONES[settings.backbone].family.module(self.structure, layers, name="backbone")
+        x = prepare_image(image, settings.input_size, self.param_dtype)[..., None]
         # A frozen backbone runs as in evaluation: its running statistics must not move either.
-        features = backbone(x, train=train and not self.settings.freeze)
-        if self.settings.freeze:
+        features: Features = backbone(x, train=train and not settings.freeze)
+        if settings.freeze:
             features = lax.stop_gradient(features)
-        shallow, deep, whole = features
 
         def project(name: str, features: Array, use_bias: bool, dtype: DTypeLike) -> Array:
             dense = nn.Dense(
@@ -61,27 +55,22 @@ class ImageEncoder(nn.Module):
                 name=f"project_{name}",
             )
             projected = dense(features)
-            if not self.settings.center:
+            if not settings.center:
                 return projected
             # Features behind a ReLU share a large mean, in which cosines drown; this takes it away.
-            center = BatchNorm(
-                statistics_group=structure.statistics_group,
-                dtype=dtype,
-                param_dtype=self.param_dtype,
-                name=f"center_{name}",
-            )
+            center = layers.norm(dtype=dtype, name=f"center_{name}")
             maps = projected.reshape(projected.shape[0], -1, 1, self.projection_dim)
             return center(maps, train=train).reshape(projected.shape)
 
         levels = ImageLevels(
-            shallow=project("shallow", shallow, False, self.dtype),
-            deep=project("deep", deep, False, self.dtype),
-            whole=project("whole", whole, True, self.param_dtype),
+            shallow=project("shallow", features.shallow, False, self.dtype),
+            deep=project("deep", features.deep, False, self.dtype),
+            whole=project("whole", features.whole, True, self.param_dtype),
         )
-        if not with_factors or self.settings.center:
+        if not with_factors or settings.center:
             return levels
         kernel: Array = self.get_variable("params", "project_shallow")["kernel"]
-        return dataclasses.replace(levels, shallow_factors=(shallow, kernel))
+        return dataclasses.replace(levels, shallow_factors=(features.shallow, kernel))
 
 
 class TextEncoder(nn.Module):
@@ -94,7 +83,7 @@ class TextEncoder(nn.Module):
     @nn.compact
     def __call__(self, tokens: TokenBatch, *, train: bool = False) -> TextLevels:
         settings = self.settings
-        bert = Bert(settings.bert, self.dtype, self.param_dtype, name="bert")
+        bert = Bert(settings.structure, self.dtype, self.param_dtype, name="bert")
         if settings.context == "sentence":
             attend, positions = sentence_context(tokens)
         else:
@@ -123,7 +112,8 @@ class AFLoc(nn.Module):
 
     def setup(self) -> None:
         param_dtype = jnp.promote_types(self.dtype, jnp.float32)
-        self.image_encoder = ImageEncoder(self.settings.image, self.settings.projection_dim, self.dtype, param_dtype)
+        image = self.settings.image
+        self.image_encoder = ImageEncoder(image, image.structure, self.settings.projection_dim, self.dtype, param_dtype)
         self.text_encoder = TextEncoder(self.settings.text, self.dtype, param_dtype)
 
     def __call__(
@@ -203,20 +193,3 @@ def prepare_image(
         return x.reshape(batch, input_size, factor, input_size, factor).mean(axis=(2, 4))
     matrix = jnp.asarray(aligned_corners(side, input_size), dtype)
     return jnp.einsum("ih,bhw,jw->bij", matrix, x, matrix, precision=lax.Precision.HIGHEST)
-
-
-def trainable(params: PyTree, model_config: Mapping[str, Any] | ModelSettings) -> PyTree:
-    """Which parameters a training step may change: True or False, in the tree of `params`.
-
-    False for a frozen backbone or text encoder (their gradient is zero, but weight decay would still move them) and for
-    BERT's pooler, which no output depends on. The projections of a frozen image encoder stay trainable.
-    """
-    settings = parse(model_config)
-
-    def decide(path: tuple, _: Any) -> bool:
-        names = [entry.key for entry in path]
-        frozen_image = settings.image.freeze and names[:2] == ["image_encoder", "backbone"]
-        frozen_text = settings.text.freeze and names[0] == "text_encoder"
-        return not (frozen_image or frozen_text or "pooler" in names)
-
-    return jax.tree_util.tree_map_with_path(decide, params)

@@ -3,7 +3,7 @@
 Layer norm comes after each residual sum (post-LN); token type is always 0; positions are absolute and learned.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,6 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from afloc_jax.errors import UsageError
+from afloc_jax.settings import BELOW_ONE, NOT_NEGATIVE, POSITIVE, Json, Rule, Settings, setting
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": partial(jax.nn.gelu, approximate=False),
@@ -24,23 +25,53 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "silu": jax.nn.silu,
 }
 
+# Fields of a BertConfig of which only one value keeps the computation, and those that change nothing here.
+ONE_VALUE: dict[str, Json] = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
+_IGNORED = frozenset({
+    "_name_or_path", "add_cross_attention", "architectures", "attn_implementation", "bad_words_ids", "bos_token_id",
+    "chunk_size_feed_forward", "classifier_dropout", "directionality", "do_lower_case", "dtype", "eos_token_id",
+    "finetuning_task", "gradient_checkpointing", "id2label", "is_decoder", "is_encoder_decoder", "label2id",
+    "model_type", "output_attentions", "output_hidden_states", "output_past", "pad_token_id", "pooler_fc_size",
+    "pooler_num_attention_heads", "pooler_num_fc_layers", "pooler_size_per_head", "pooler_type",
+    "position_embedding_type", "prefix", "problem_type", "return_dict", "sep_token_id", "task_specific_params",
+    "tie_word_embeddings", "tokenizer_class", "torch_dtype", "torchscript", "transformers_version", "use_cache",
+})  # fmt: skip
+
 
 @dataclass(frozen=True)
-class BertSettings:
+class BertSettings(Settings, section="model.text.bert"):
     """The fields of a Hugging Face BertConfig that change the computation; the defaults are BERT-base, uncased."""
 
-    vocab_size: int = 30522
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
-    hidden_act: str = "gelu"
-    hidden_dropout_prob: float = 0.1
-    attention_probs_dropout_prob: float = 0.1
-    max_position_embeddings: int = 512
-    type_vocab_size: int = 2
-    initializer_range: float = 0.02
-    layer_norm_eps: float = 1e-12
+    vocab_size: int = setting(30522, POSITIVE)
+    hidden_size: int = setting(768, POSITIVE)
+    num_hidden_layers: int = setting(12, POSITIVE)
+    num_attention_heads: int = setting(12, POSITIVE)
+    intermediate_size: int = setting(3072, POSITIVE)
+    hidden_act: str = setting("gelu", Rule(lambda name: name in ACTIVATIONS, f"one of {', '.join(ACTIVATIONS)}"))
+    hidden_dropout_prob: float = setting(0.1, BELOW_ONE)
+    attention_probs_dropout_prob: float = setting(0.1, BELOW_ONE)
+    max_position_embeddings: int = setting(512, POSITIVE)
+    type_vocab_size: int = setting(2, POSITIVE)
+    initializer_range: float = setting(0.02, NOT_NEGATIVE)
+    layer_norm_eps: float = setting(1e-12, NOT_NEGATIVE)
+
+    def check(self) -> None:
+        if self.hidden_size % self.num_attention_heads:
+            raise UsageError(
+                f"{self.name_of('hidden_size')} = {self.hidden_size}: must be a multiple of num_attention_heads, "
+                f"{self.num_attention_heads}"
+            )
+
+    @classmethod
+    def from_hugging_face(cls, given: Mapping[str, Json]) -> "BertSettings":
+        """Settings from the fields of a BertConfig; those that change nothing here are passed over.
+
+        Raises UsageError where a field is unknown, or asks for another computation than this encoder's.
+        """
+        for key, only in ONE_VALUE.items():
+            if given.get(key, only) != only:
+                raise UsageError(f"{cls.name_of(key)} = {given[key]!r}: only {only!r} is supported")
+        return cls.read({key: value for key, value in given.items() if key not in ONE_VALUE and key not in _IGNORED})
 
 
 class BertLayer(nn.Module):

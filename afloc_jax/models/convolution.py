@@ -1,5 +1,9 @@
 """Convolution and batch normalisation that follow PyTorch's conventions number for number."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import lax
@@ -81,7 +85,9 @@ class BatchNorm(nn.Module):
             mean, var = running_mean.value, running_var.value
             return ((x - mean) * (scale * lax.rsqrt(var + self.epsilon)) + bias).astype(self.dtype)
 
-        groups = self._groups(x.shape[0])
+        # One group where the batch is smaller: parameters are made from a single image.
+        group, batch = self.statistics_group, x.shape[0]
+        groups = statistics_groups(group, batch) if group < batch else 1
         # One group stays as it is: XLA's CPU code is slower with a fifth axis, even one of length 1.
         grouped = x if groups == 1 else x.reshape(groups, -1, *x.shape[1:])
         over = tuple(range(x.ndim - 1)) if groups == 1 else tuple(range(1, x.ndim))
@@ -98,10 +104,36 @@ class BatchNorm(nn.Module):
         y = (grouped - mean) * (scale * lax.rsqrt(var + self.epsilon)) + bias
         return y.reshape(x.shape).astype(self.dtype)
 
-    def _groups(self, batch: int) -> int:
-        size = self.statistics_group
-        if not size or size >= batch:
-            return 1
-        if batch % size:
-            raise UsageError(f"model.image.statistics_group is {size} but the batch has {batch} images; it must divide")
-        return batch // size
+
+def statistics_groups(group: int, batch: int) -> int:
+    """The number of groups of `group` images, each with batch statistics of its own; 0 stands for the whole batch.
+
+    Raises UsageError where groups do not fill the batch.
+    """
+    if group and batch % group:
+        raise UsageError(
+            f"model.image.statistics_group = {group}: must be 0 (the whole batch) or a divisor of the batch, "
+            f"{batch} images"
+        )
+    return batch // group if group else 1
+
+
+@dataclass(frozen=True)
+class Layers:
+    """How all layers of a network compute: their precision and the groups of their batch statistics."""
+
+    statistics_group: int = 0
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @property
+    def convolution(self) -> Callable[..., Convolution]:
+        """The constructor of convolutions."""
+        return partial(Convolution, dtype=self.dtype, param_dtype=self.param_dtype)
+
+    @property
+    def norm(self) -> Callable[..., BatchNorm]:
+        """The constructor of batch normalisations."""
+        return partial(
+            BatchNorm, statistics_group=self.statistics_group, dtype=self.dtype, param_dtype=self.param_dtype
+        )

@@ -2,49 +2,43 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from afloc_jax.models.convolution import BatchNorm, Convolution, kaiming_normal_fan_in
+from afloc_jax.models.backbone import Backbone, Family, Features, Shapes, Structure, count_parts
+from afloc_jax.models.convolution import Layers, kaiming_normal_fan_in
+from afloc_jax.settings import POSITIVE, setting
 
 
 @dataclass(frozen=True)
-class DenseNetSettings:
+class DenseNetStructure(Structure):
     """Structure of a densely connected network with four blocks."""
 
-    blocks: tuple[int, ...]
-    growth: int = 32
-    stem_width: int = 64
-    bottleneck: int = 4  # width of a layer's 1x1 convolution, in growths
-    statistics_group: int = 0  # images whose batch statistics are taken together; 0: the whole batch
+    blocks: tuple[int, ...] = (6, 12, 24, 16)
+    growth: int = setting(32, POSITIVE)
+    stem_width: int = setting(64, POSITIVE)
+    bottleneck: int = setting(4, POSITIVE)  # width of a layer's 1x1 convolution, in growths
 
-
-DENSENETS = {
-    "densenet121": DenseNetSettings(blocks=(6, 12, 24, 16)),
-    "densenet161": DenseNetSettings(blocks=(6, 12, 36, 24), growth=48, stem_width=96),
-    "densenet169": DenseNetSettings(blocks=(6, 12, 32, 32)),
-}
+    def fingerprint(self) -> str:
+        return _fingerprint(self.blocks, self.growth, self.stem_width)
 
 
 class DenseLayer(nn.Module):
     """Two normalised convolutions whose output is appended to the input's channels."""
 
-    settings: DenseNetSettings
-    dtype: DTypeLike = jnp.float32
-    param_dtype: DTypeLike = jnp.float32
+    structure: DenseNetStructure
+    layers: Layers
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"], *, train: bool = False) -> Float[Array, "B H W C+growth"]:
-        conv, norm = _layers(self.settings, self.dtype, self.param_dtype)
-        growth = self.settings.growth
+        conv, norm = partial(self.layers.convolution, kernel_init=kaiming_normal_fan_in), self.layers.norm
+        growth = self.structure.growth
         y = jax.nn.relu(norm(name="norm1")(x, train=train))
-        y = conv(self.settings.bottleneck * growth, name="conv1")(y)
+        y = conv(self.structure.bottleneck * growth, name="conv1")(y)
         y = jax.nn.relu(norm(name="norm2")(y, train=train))
         y = conv(growth, 3, name="conv2")(y)
         return jnp.concatenate([x, checkpoint_name(y, "block")], axis=-1)
@@ -59,42 +53,57 @@ class DenseNet(nn.Module):
     vector is the mean of the rectified last norm, as torchvision's classifier gets it.
     """
 
-    settings: DenseNetSettings
-    dtype: DTypeLike = jnp.float32
-    param_dtype: DTypeLike = jnp.float32
+    structure: DenseNetStructure
+    layers: Layers
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "B S S C"], *, train: bool = False
-    ) -> tuple[Float[Array, "B H1 W1 C1"], Float[Array, "B H2 W2 C2"], Float[Array, "B C3"]]:
-        """Shallow map (after dense block 2), deep map (block 3), mean over block 4 (float32 or better).
-
-        `x` has three channels, or one that counts as replicated over three.
-        """
-        settings = self.settings
-        conv, norm = _layers(settings, self.dtype, self.param_dtype)
-        x = conv(settings.stem_width, 7, 2, input_channels=3, name="conv0")(x)
+    def __call__(self, x: Float[Array, "B S S C"], *, train: bool = False) -> Features:
+        """Shallow map after dense block 2, deep map after block 3, mean over block 4."""
+        structure = self.structure
+        conv, norm = partial(self.layers.convolution, kernel_init=kaiming_normal_fan_in), self.layers.norm
+        x = conv(structure.stem_width, 7, 2, input_channels=3, name="conv0")(x)
         x = jax.nn.relu(norm(name="norm0")(x, train=train))
         x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 
         maps = []
-        for block, layers in enumerate(settings.blocks, start=1):
+        for block, layers in enumerate(structure.blocks, start=1):
             for layer in range(1, layers + 1):
                 name = f"denseblock{block}_denselayer{layer}"
-                x = DenseLayer(settings, self.dtype, self.param_dtype, name=name)(x, train=train)
-            last = block == len(settings.blocks)
+                x = DenseLayer(structure, self.layers, name=name)(x, train=train)
+            last = block == len(structure.blocks)
             x = jax.nn.relu(norm(name="norm5" if last else f"transition{block}_norm")(x, train=train))
             maps.append(x)
             if not last:
                 x = conv(x.shape[-1] // 2, name=f"transition{block}_conv")(x)
                 x = nn.avg_pool(x, (2, 2), strides=(2, 2))
         whole = x.astype(jnp.promote_types(x.dtype, jnp.float32)).mean(axis=(1, 2))
-        return maps[1], maps[2], whole
+        return Features(maps[1], maps[2], whole)
 
 
-def _layers(settings: DenseNetSettings, dtype: DTypeLike, param_dtype: DTypeLike):
-    """Constructors of the convolution and batch norm that every part shares."""
-    common: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype}
-    return partial(Convolution, kernel_init=kaiming_normal_fan_in, **common), partial(
-        BatchNorm, statistics_group=settings.statistics_group, **common
-    )
+def _fingerprint(blocks: tuple[int, ...], growth: int, stem_width: int) -> str:
+    return f"blocks {blocks}, growth {growth} and a stem of {stem_width}"
+
+
+def _fingerprint_of_shapes(shapes: Shapes) -> str:
+    stem = shapes.get("features.conv0.weight")
+    if stem is None:
+        return ""
+    blocks = tuple(count_parts(shapes, rf"features\.denseblock{block}\.denselayer(\d+)\.", 1) for block in range(1, 5))
+    return _fingerprint(blocks, shapes.get("features.denseblock1.denselayer1.conv2.weight", (0,))[0], stem[0])
+
+
+DENSENET = Family(
+    "densenet",
+    DenseNet,
+    (
+        (r"(conv0|norm0|norm5)", r"features.\1"),
+        (r"(transition\d)_(norm|conv)", r"features.\1.\2"),
+        (r"(denseblock\d)_(denselayer\d+)/((?:conv|norm)\d)", r"features.\1.\2.\3"),
+    ),
+    _fingerprint_of_shapes,
+)
+DENSENETS = {
+    "densenet121": Backbone(DENSENET, DenseNetStructure(blocks=(6, 12, 24, 16))),
+    "densenet161": Backbone(DENSENET, DenseNetStructure(blocks=(6, 12, 36, 24), growth=48, stem_width=96)),
+    "densenet169": Backbone(DENSENET, DenseNetStructure(blocks=(6, 12, 32, 32))),
+}

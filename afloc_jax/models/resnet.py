@@ -1,94 +1,99 @@
 """Residual networks with torchvision's v1.5 structure and names (He et al., arXiv 1512.03385; ResNeXt 1611.05431)."""
 
-from dataclasses import dataclass
-from functools import partial
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from afloc_jax.errors import UsageError
 from afloc_jax.interpolation import strided_cells
-from afloc_jax.models.convolution import BatchNorm, Convolution
+from afloc_jax.models.backbone import Backbone, Family, Features, Shapes, Structure, count_parts
+from afloc_jax.models.convolution import Layers
+from afloc_jax.settings import BELOW_ONE, POSITIVE, Rule, setting
+
+_EACH_POSITIVE = Rule(
+    lambda values: len(values) > 0 and all(value > 0 for value in values), "positive integers, one per stage"
+)
 
 
 @dataclass(frozen=True)
-class ResNetSettings:
+class ResNetStructure(Structure):
     """Structure of a residual network. The stages are counted from 1; maps are outputs of whole stages."""
 
-    blocks: tuple[int, ...]
-    widths: tuple[int, ...] = (64, 128, 256, 512)
-    strides: tuple[int, ...] = (1, 2, 2, 2)
+    blocks: tuple[int, ...] = setting((3, 4, 6, 3), _EACH_POSITIVE)
+    widths: tuple[int, ...] = setting((64, 128, 256, 512), _EACH_POSITIVE)
+    strides: tuple[int, ...] = setting((1, 2, 2, 2), _EACH_POSITIVE)
     bottleneck: bool = False
-    groups: int = 1
-    group_width: int = 64  # channels per group at width 64 (torchvision's width_per_group)
-    stem_width: int = 64
-    stem_stride: int = 4  # of the whole stem, with its pooling
-    stem_kernel: int = 7
+    groups: int = setting(1, POSITIVE)
+    group_width: int = setting(64, POSITIVE)  # channels per group at width 64 (torchvision's width_per_group)
+    stem_width: int = setting(64, POSITIVE)
+    stem_stride: int = setting(4, POSITIVE)  # the stride of the whole stem, with its pooling
+    stem_kernel: int = setting(7, Rule(lambda size: size > 0 and size % 2 == 1, "odd"))
     stem_pool: bool = True  # a 3x3 max-pool of stride 2 makes the last factor of the stem's stride
-    shallow_stage: int = 2
-    deep_stage: int = 3
+    shallow_stage: int = setting(2, POSITIVE)
+    deep_stage: int = setting(3, POSITIVE)
     zero_init_last: bool = False  # start every residual branch at zero
-    statistics_group: int = 0  # images whose batch statistics are taken together; 0: the whole batch
     # Later stages, upsampled, are added to the deep map, as in a feature pyramid (Lin et al., arXiv 1612.03144): fine
     # places that also know their surroundings. In training the share `drop_context` of the images goes without, so that
     # what can be seen nearby is not left to a view from afar.
     top_down: bool = False
-    drop_context: float = 0.0
+    drop_context: float = setting(0.0, BELOW_ONE)
 
+    def check(self) -> None:
+        stages, deep = len(self.blocks), self.deep_stage
+        for key in ("widths", "strides"):
+            if len(getattr(self, key)) != stages:
+                self._refuse(key, f"must have {stages} values, as blocks {self.blocks} has")
+        for key in ("shallow_stage", "deep_stage"):
+            if getattr(self, key) > stages:
+                self._refuse(key, f"must be a stage; they are counted from 1 to {stages}")
+        if self.top_down and deep == stages:
+            self._refuse("top_down", f"needs a stage after deep_stage {deep}")
+        if self.top_down and any(stride > 2 for stride in self.strides[deep:]):
+            self._refuse("top_down", f"needs strides of 1 or 2 after deep_stage {deep}")
+        if self.stem_pool and self.stem_stride % 2:
+            self._refuse("stem_stride", "must be even with stem_pool")
 
-RESNETS = {
-    "resnet18": ResNetSettings(blocks=(2, 2, 2, 2)),
-    "resnet34": ResNetSettings(blocks=(3, 4, 6, 3)),
-    "resnet50": ResNetSettings(blocks=(3, 4, 6, 3), bottleneck=True),
-    "resnet101": ResNetSettings(blocks=(3, 4, 23, 3), bottleneck=True),
-    "resnet152": ResNetSettings(blocks=(3, 8, 36, 3), bottleneck=True),
-    "resnext50": ResNetSettings(blocks=(3, 4, 6, 3), bottleneck=True, groups=32, group_width=4),
-    "resnext101": ResNetSettings(blocks=(3, 4, 23, 3), bottleneck=True, groups=32, group_width=8),
-    # For laptops: fine maps (shallow stride 4, deep stride 8) and matrix products rather than many channels.
-    "resnet_small": ResNetSettings(
-        blocks=(1, 1, 1),
-        widths=(32, 64, 128),
-        strides=(1, 2, 2),
-        stem_width=32,
-        stem_stride=4,
-        stem_kernel=7,
-        stem_pool=False,
-        shallow_stage=1,
-        deep_stage=2,
-    ),
-}
+    def _refuse(self, key: str, why: str) -> None:
+        raise UsageError(f"{self.name_of(key)} = {getattr(self, key)!r}: {why}")
+
+    def fingerprint(self) -> str:
+        width = self.widths[0] * self.group_width // 64 * self.groups if self.bottleneck else self.widths[0]
+        return _fingerprint(self.blocks, self.bottleneck, (width, width // self.groups))
+
+    def brief(self) -> "ResNetStructure":
+        """At most two blocks a stage: all blocks of a stage but its first have the same arrays."""
+        return replace(self, blocks=tuple(min(blocks, 2) for blocks in self.blocks))
+
+    def stands_for(self, module: str) -> Sequence[str]:
+        stage = re.fullmatch(r"layer(\d+)_1", module)
+        return [f"layer{stage[1]}_{block}" for block in range(2, self.blocks[int(stage[1]) - 1])] if stage else ()
 
 
 class ResidualBlock(nn.Module):
     """Basic block (two 3x3) or bottleneck (1x1, 3x3, 1x1); v1.5 puts the bottleneck's stride on its 3x3."""
 
-    settings: ResNetSettings
+    structure: ResNetStructure
+    layers: Layers
     width: int
     stride: int
-    dtype: DTypeLike = jnp.float32
-    param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"], *, train: bool = False) -> Float[Array, "B h w F"]:
-        settings = self.settings
-        conv = partial(Convolution, dtype=self.dtype, param_dtype=self.param_dtype)
-        norm = partial(
-            BatchNorm,
-            statistics_group=settings.statistics_group,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-        )
-        last_scale = nn.initializers.zeros if settings.zero_init_last else nn.initializers.ones
+        structure, conv, norm = self.structure, self.layers.convolution, self.layers.norm
+        last_scale = nn.initializers.zeros if structure.zero_init_last else nn.initializers.ones
 
-        if settings.bottleneck:
-            inner, out = self.width * settings.group_width // 64 * settings.groups, self.width * 4
+        if structure.bottleneck:
+            inner, out = self.width * structure.group_width // 64 * structure.groups, self.width * 4
             y = conv(inner, name="conv1")(x)
             y = jax.nn.relu(norm(name="bn1")(y, train=train))
-            y = conv(inner, 3, self.stride, groups=settings.groups, name="conv2")(y)
+            y = conv(inner, 3, self.stride, groups=structure.groups, name="conv2")(y)
             y = jax.nn.relu(norm(name="bn2")(y, train=train))
             y = conv(out, name="conv3")(y)
             y = norm(scale_init=last_scale, name="bn3")(y, train=train)
@@ -107,52 +112,44 @@ class ResidualBlock(nn.Module):
 class ResNet(nn.Module):
     """Residual network that returns features at three levels instead of classes."""
 
-    settings: ResNetSettings
-    dtype: DTypeLike = jnp.float32
-    param_dtype: DTypeLike = jnp.float32
+    structure: ResNetStructure
+    layers: Layers
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "B S S C"], *, train: bool = False
-    ) -> tuple[Float[Array, "B H1 W1 C1"], Float[Array, "B H2 W2 C2"], Float[Array, "B C3"]]:
-        """Shallow map, deep map and the mean over the last stage (float32 or better), none of them projected.
-
-        `x` has three channels, or one that counts as replicated over three.
-        """
-        settings = self.settings
-        common: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        stride = settings.stem_stride // 2 if settings.stem_pool else settings.stem_stride
-        x = Convolution(settings.stem_width, settings.stem_kernel, stride, input_channels=3, name="conv1", **common)(x)
-        norm = BatchNorm(name="bn1", statistics_group=settings.statistics_group, **common)
-        x = jax.nn.relu(norm(x, train=train))
-        if settings.stem_pool:
+    def __call__(self, x: Float[Array, "B S S C"], *, train: bool = False) -> Features:
+        """The outputs of two stages as maps, and the mean over the last stage."""
+        structure, layers = self.structure, self.layers
+        stride = structure.stem_stride // 2 if structure.stem_pool else structure.stem_stride
+        stem = layers.convolution(structure.stem_width, structure.stem_kernel, stride, input_channels=3, name="conv1")
+        x = jax.nn.relu(layers.norm(name="bn1")(stem(x), train=train))
+        if structure.stem_pool:
             x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))  # pads with -inf, as PyTorch
 
         maps = []
         for stage, (blocks, width, stride) in enumerate(
-            zip(settings.blocks, settings.widths, settings.strides, strict=True), start=1
+            zip(structure.blocks, structure.widths, structure.strides, strict=True), start=1
         ):
             for block in range(blocks):
                 name = f"layer{stage}_{block}"
-                x = ResidualBlock(settings, width, stride if block == 0 else 1, name=name, **common)(x, train=train)
+                x = ResidualBlock(structure, layers, width, stride if block == 0 else 1, name=name)(x, train=train)
             maps.append(x)
         whole = x.astype(jnp.promote_types(x.dtype, jnp.float32)).mean(axis=(1, 2))
-        shallow, deep = maps[settings.shallow_stage - 1], maps[settings.deep_stage - 1]
-        if settings.top_down:
-            context = self._from_above(maps, common)
-            if train and settings.drop_context > 0:
-                keep = jax.random.bernoulli(self.make_rng("dropout"), 1 - settings.drop_context, (len(x), 1, 1, 1))
+        shallow, deep = maps[structure.shallow_stage - 1], maps[structure.deep_stage - 1]
+        if structure.top_down:
+            context = self._from_above(maps)
+            if train and structure.drop_context > 0:
+                keep = jax.random.bernoulli(self.make_rng("dropout"), 1 - structure.drop_context, (len(x), 1, 1, 1))
                 context = context * keep.astype(context.dtype)
             deep = deep + context
-        return shallow, deep, whole
+        return Features(shallow, deep, whole)
 
-    def _from_above(self, maps: list[Float[Array, "B h w C"]], common: dict[str, Any]) -> Float[Array, "B H W C"]:
+    def _from_above(self, maps: list[Float[Array, "B h w C"]]) -> Float[Array, "B H W C"]:
         """The stages after the deep one, brought to its width and size, added from the last to the first."""
-        width = maps[self.settings.deep_stage - 1].shape[-1]
+        width = maps[self.structure.deep_stage - 1].shape[-1]
         total: Any = 0.0  # a plain number, so that the sum keeps the maps' precision
-        for stage in range(len(maps), self.settings.deep_stage, -1):
+        for stage in range(len(maps), self.structure.deep_stage, -1):
             # From zero: the fine map learns first what can be seen nearby.
-            lateral = Convolution(width, kernel_init=nn.initializers.zeros, name=f"lateral{stage}", **common)
+            lateral = self.layers.convolution(width, kernel_init=nn.initializers.zeros, name=f"lateral{stage}")
             above = lateral(maps[stage - 1])
             total = upsample(above + total, maps[stage - 2].shape[1])
         return total
@@ -166,3 +163,58 @@ def upsample(x: Float[Array, "B h h C"], side: int) -> Float[Array, "B H H C"]:
     cells = x.shape[1]
     matrix = jnp.asarray(strided_cells(cells, -(-side // cells), side, side), x.dtype)
     return jnp.einsum("Hh,bhwc,Ww->bHWc", matrix, x, matrix)
+
+
+def _fingerprint(blocks: tuple[int, ...], bottleneck: bool, kernel: tuple[int, ...]) -> str:
+    return f"{'bottleneck ' if bottleneck else ''}blocks {blocks} and 3x3 kernels {kernel}"
+
+
+def _fingerprint_of_shapes(shapes: Shapes) -> str:
+    blocks = tuple(count_parts(shapes, rf"layer{stage}\.(\d+)\.", 0) for stage in range(1, 5))
+    kernel = shapes.get("layer1.0.conv2.weight", (0, 0))[:2]
+    return _fingerprint(blocks, "layer1.0.conv3.weight" in shapes, kernel) if any(blocks) else ""
+
+
+RESNET = Family(
+    "resnet",
+    ResNet,
+    (
+        (r"(lateral\d+|conv1|bn1)", r"\1"),  # the release has no lateral convolutions
+        (r"(layer\d+)_(\d+)/downsample_conv", r"\1.\2.downsample.0"),
+        (r"(layer\d+)_(\d+)/downsample_bn", r"\1.\2.downsample.1"),
+        (r"(layer\d+)_(\d+)/((?:conv|bn)\d)", r"\1.\2.\3"),
+    ),
+    _fingerprint_of_shapes,
+)
+
+
+def _published(**structure: Any) -> Backbone:
+    """A network whose structure is fixed; only how it starts may vary."""
+    return Backbone(RESNET, ResNetStructure(**structure), options=("zero_init_last",))
+
+
+RESNETS = {
+    "resnet18": _published(blocks=(2, 2, 2, 2)),
+    "resnet34": _published(blocks=(3, 4, 6, 3)),
+    "resnet50": _published(blocks=(3, 4, 6, 3), bottleneck=True),
+    "resnet101": _published(blocks=(3, 4, 23, 3), bottleneck=True),
+    "resnet152": _published(blocks=(3, 8, 36, 3), bottleneck=True),
+    "resnext50": _published(blocks=(3, 4, 6, 3), bottleneck=True, groups=32, group_width=4),
+    "resnext101": _published(blocks=(3, 4, 23, 3), bottleneck=True, groups=32, group_width=8),
+    # For laptops: fine maps (shallow stride 4, deep stride 8) and matrix products rather than many channels.
+    "resnet_small": Backbone(
+        RESNET,
+        ResNetStructure(
+            blocks=(1, 1, 1),
+            widths=(32, 64, 128),
+            strides=(1, 2, 2),
+            stem_width=32,
+            stem_stride=4,
+            stem_kernel=7,
+            stem_pool=False,
+            shallow_stage=1,
+            deep_stage=2,
+        ),
+        options=tuple(field.name for field in fields(ResNetStructure)),
+    ),
+}

@@ -196,10 +196,8 @@ def trace_step(config: Any) -> None:
 
 def _lower(config: Any, devices: list[Any], part: str) -> Any:
     import jax
-    import jax.numpy as jnp
 
-    from afloc_jax.levels import TokenBatch
-    from afloc_jax.models import build, trainable
+    from afloc_jax.models import build, initial_variables, trainable
     from afloc_jax.training.gradients import token_batch
     from afloc_jax.training.mesh import build_mesh, state_sharding
     from afloc_jax.training.optimizer import build_direction, build_schedule, freeze
@@ -210,9 +208,7 @@ def _lower(config: Any, devices: list[Any], part: str) -> Any:
     mesh = build_mesh(devices, config.training.fsdp)
     side = config.data.builder.get("image_size", IMAGE_SIZE)
     model = build(config.model, dtype=PRECISIONS[config.training.precision])
-    few, one = jnp.zeros((1, 4), jnp.int32), jnp.ones(1, jnp.int32)
-    like = jnp.zeros((1, side, side), jnp.uint8), TokenBatch(few, few, few, one, one)
-    variables = jax.eval_shape(build(config.model).init, jax.random.key(0), *like)
+    variables = jax.eval_shape(functools.partial(initial_variables, build(config.model)), jax.random.key(0))
 
     def placed(leaf: Any, sharding: Any) -> Any:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)

@@ -284,11 +284,11 @@ def _model_before_start(config: ConfigDict) -> ConfigDict:
 def _check_with_owners(config: ConfigDict) -> None:
     """What the free sections hold, checked by those who read them."""
     from afloc_jax.evaluation.run import entry_settings
-    from afloc_jax.losses import LocalSettings
+    from afloc_jax.losses import LossSettings
     from afloc_jax.models.settings import parse
 
     parse(_model_before_start(config))
-    LocalSettings.from_config(config.loss)
+    LossSettings.read(config.loss, prefix="config.")
     for dataset in config.evaluation.datasets:
         entry_settings(dict(_plain(dataset)))
 

@@ -1,5 +1,6 @@
 """Training from top to bottom: config, mesh, data, model, optimiser, restore, loop, evaluate, report."""
 
+import functools
 import json
 import sys
 from pathlib import Path
@@ -7,12 +8,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
 from afloc_jax.errors import UsageError, UserError
-from afloc_jax.levels import TokenBatch
-from afloc_jax.models import build, trainable
+from afloc_jax.models import build, initial_variables, trainable
 from afloc_jax.provenance import hash_of, provenance
 from afloc_jax.training import ahead_of_time, start
 from afloc_jax.training import config as configs
@@ -100,7 +99,7 @@ def _train_model(config: ConfigDict, workdir: Path) -> int:
     with config.unlocked():  # for the model folder: records may be of another size than `data.builder` says
         config.data.builder.image_size = side
     model = build(config.model, dtype=PRECISIONS[config.training.precision])
-    variables = _initial_variables(config, side)
+    variables = _initial_variables(config)
     if weights:
         variables, told = start.overlay(variables, weights, config.model)
         _say(told)
@@ -219,20 +218,17 @@ def _with_vocabulary(config: ConfigDict, tokenizer: Any) -> ConfigDict:
     return config
 
 
-def _initial_variables(config: ConfigDict, side: int) -> dict[str, Any]:
+def _initial_variables(config: ConfigDict) -> dict[str, Any]:
     """Parameters and statistics before step 0: random from the seed, or those of the model folder `init_from`."""
     from_folder = start.is_model_folder(config.init_from)
     if from_folder:
         variables = load_model(config.init_from)[1]
-    slots, count = jnp.zeros((1, 4), jnp.int32), jnp.ones(1, jnp.int32)  # parameters do not depend on the inputs' sizes
-    tokens_like = TokenBatch(slots, slots, slots, count, count)
-    model = build(config.model)
-    arguments = (jax.random.key(config.seed), np.zeros((1, side, side), np.uint8), tokens_like)
+    make, key = functools.partial(initial_variables, build(config.model)), jax.random.key(config.seed)
     if not from_folder:
         # Run once: on a CPU optimising the code of hundreds of random draws takes longer than running it unoptimised.
         options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-        return jax.jit(model.init, compiler_options=options)(*arguments)
-    wanted = jax.eval_shape(model.init, *arguments)
+        return jax.jit(make, compiler_options=options)(key)
+    wanted = jax.eval_shape(make, key)
     shapes = [
         {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
         for tree in (wanted, variables)

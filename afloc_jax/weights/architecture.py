@@ -12,17 +12,14 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from afloc_jax.errors import UserError
-from afloc_jax.models.bert import BertSettings
-from afloc_jax.models.densenet import DENSENETS
-from afloc_jax.models.resnet import RESNETS
+from afloc_jax.models.backbone import Shapes, count_parts
+from afloc_jax.models.bert import ONE_VALUE, BertSettings
+from afloc_jax.models.settings import BACKBONES
 from afloc_jax.weights.pickles import Stub
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 _IMAGE, _TEXT = "img_encoder.model.", "text_encoder.model."
 _HEADS = {384: 12, 512: 8, 768: 12, 1024: 16}  # of the BERTs that are published in these widths
 BERT_TYPES = ("bert", "cxr-bert")  # what computes as our encoder does
-_CHECKED = ("position_embedding_type", "is_decoder", "add_cross_attention")  # `settings.parse` allows one value of each
 
 
 def image_backbone(shapes: Shapes) -> str:
@@ -35,29 +32,14 @@ def image_backbone(shapes: Shapes) -> str:
         UserError: none of them; says what was seen.
     """
     inner = {name.removeprefix(_IMAGE): shape for name, shape in shapes.items() if name.startswith(_IMAGE)}
-    if "features.conv0.weight" in inner:
-        seen: tuple = (
-            tuple(_count(inner, rf"features\.denseblock{block}\.denselayer(\d+)\.", first=1) for block in range(1, 5)),
-            inner.get("features.denseblock1.denselayer1.conv2.weight", (0,))[0],
-            inner["features.conv0.weight"][0],
-        )
-        for name, dense in DENSENETS.items():
-            if seen == (dense.blocks, dense.growth, dense.stem_width):
-                return name
-        raise UserError(f"a DenseNet of blocks {seen[0]}, growth {seen[1]}: known are {', '.join(DENSENETS)}")
-    blocks = tuple(_count(inner, rf"layer{stage}\.(\d+)\.", first=0) for stage in range(1, 5))
-    bottleneck = "layer1.0.conv3.weight" in inner
-    kernel = inner.get("layer1.0.conv2.weight", (0, 0))
-    for name, residual in RESNETS.items():
-        width = residual.widths[0] * residual.group_width // 64 * residual.groups if bottleneck else residual.widths[0]
-        if (blocks, bottleneck, kernel[:2]) == (
-            residual.blocks,
-            residual.bottleneck,
-            (width, width // residual.groups),
-        ):
-            return name
-    known = ", ".join(name for name in RESNETS if name != "resnet_small")
-    raise UserError(f"a residual network of blocks {blocks} and 3x3 kernels {kernel[:2]}: known are {known}")
+    for family in dict.fromkeys(backbone.family for backbone in BACKBONES.values()):
+        if seen := family.fingerprint(inner):
+            names = [name for name in BACKBONES if BACKBONES[name].family is family]
+            fitting = [name for name in names if BACKBONES[name].structure.fingerprint() == seen]
+            if fitting:
+                return fitting[0]
+            raise UserError(f"a {family.name} of {seen}: known are {', '.join(names)}")
+    raise UserError(f"an image encoder of an unknown family: known are {', '.join(BACKBONES)}")
 
 
 def bert_fields(shapes: Shapes, config: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
@@ -86,7 +68,7 @@ def bert_fields(shapes: Shapes, config: Mapping[str, Any]) -> tuple[dict[str, An
         if len(inner.get(name, ())) != 2:
             raise UserError(f"the text encoder lacks {name}, or it is not a matrix: it is not a whole BERT")
         fields[key] = inner[name][axis]
-    fields["num_hidden_layers"] = _count(inner, r"encoder\.layer\.(\d+)\.", first=0)
+    fields["num_hidden_layers"] = count_parts(inner, r"encoder\.layer\.(\d+)\.", first=0)
 
     if config.get("model_type", "bert") not in BERT_TYPES:
         raise UserError(f"its config.json is that of a {config['model_type']!r}; only BERT is supported")
@@ -96,7 +78,7 @@ def bert_fields(shapes: Shapes, config: Mapping[str, Any]) -> tuple[dict[str, An
             raise UserError(
                 f"its config.json says {key} {config[key]}, its tensors {value}: they do not belong together"
             )
-    stated = {*BertSettings.__dataclass_fields__, *_CHECKED} - fields.keys()
+    stated = {*BertSettings.__dataclass_fields__, *ONE_VALUE} - fields.keys()
     fields |= {key: config[key] for key in sorted(stated & config.keys())}
     if "num_attention_heads" in fields:
         return fields, ""
@@ -207,12 +189,3 @@ def _content(node: Any) -> Any:
     if all(isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[0], str) for entry in entries):
         return dict(entries)
     return None
-
-
-def _count(names: Mapping[str, Any], pattern: str, first: int) -> int:
-    """How many numbered parts there are, when they are numbered without gaps from `first`; a gap ends the count."""
-    numbers = {int(match[1]) for match in (re.match(pattern, name) for name in names) if match}
-    count = 0
-    while first + count in numbers:
-        count += 1
-    return count

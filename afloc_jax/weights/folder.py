@@ -23,8 +23,9 @@ import numpy as np
 from ml_collections import ConfigDict
 from safetensors.numpy import save_file
 
-from afloc_jax.errors import UserError
+from afloc_jax.errors import UsageError, UserError
 from afloc_jax.files import write_whole
+from afloc_jax.models.settings import ModelSettings
 from afloc_jax.weights import torch_names
 from afloc_jax.weights.card import render_card
 from afloc_jax.weights.tensors import UnreadableFile
@@ -93,13 +94,17 @@ def load_model(folder: str | Path) -> tuple[ConfigDict, dict[str, Any], Any]:
         NumPy arrays, and the tokenizer.
 
     Raises:
-        ModelFolderError: a file is missing or damaged, the format is newer than this code, or tensors do not fit the
-            architecture.
+        ModelFolderError: a file is missing or damaged, the format is newer than this code, the architecture has a wrong
+            key or value, or tensors do not fit it.
     """
     folder = Path(folder)
     stored = read_config(folder)
     if not (folder / WEIGHTS).is_file():
         raise ModelFolderError(f"{folder}: {WEIGHTS} is missing; copy the whole model folder")
+    try:
+        ModelSettings.read(stored["architecture"])
+    except UsageError as error:
+        raise ModelFolderError(f"{folder / CONFIG}: architecture: {error}") from None
     try:
         state = {name: tensor.array() for name, tensor in read_safetensors(folder / WEIGHTS).items()}
     except UnreadableFile as error:

@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from afloc_jax.errors import UsageError, UserError
-from afloc_jax.levels import TokenBatch
-from afloc_jax.models import build
+from afloc_jax.models import build, initial_variables
 from afloc_jax.models.bert import BertSettings
 from afloc_jax.weights import architecture, torch_names
 from afloc_jax.weights.folder import save_state
@@ -167,11 +165,10 @@ def fresh(model_config: Any, names: Sequence[str], seed: int) -> dict[str, np.nd
         return {}
     chosen_names = set(names)
     rows = [row for row in torch_names.table(model_config) if row.name in chosen_names]
-    slots, count = jnp.zeros((1, 4), jnp.int32), jnp.ones(1, jnp.int32)  # sizes of inputs do not matter to parameters
     model = build(model_config)
 
     def chosen(key: jax.Array) -> dict[str, jax.Array]:
-        variables = model.init(key, jnp.zeros((1, 32, 32), jnp.uint8), TokenBatch(slots, slots, slots, count, count))
+        variables = initial_variables(model, key)
         picked = {}
         for row in rows:
             leaf: Any = variables

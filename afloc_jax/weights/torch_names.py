@@ -4,68 +4,50 @@ PyTorch keeps convolution kernels as [out, in, height, width] and linear weights
 [height, width, in, out] and [in, out]. The projections of the maps are 1x1 convolutions there and linear layers here.
 """
 
-import dataclasses
 import functools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 from jaxtyping import PyTree
 
 from afloc_jax.errors import UserError
-from afloc_jax.levels import TokenBatch
-from afloc_jax.models.afloc import AFLoc
-from afloc_jax.models.resnet import ResNetSettings
-from afloc_jax.models.settings import ModelSettings, parse
+from afloc_jax.models.settings import BACKBONES, ModelSettings, parse
+from afloc_jax.models.variables import ArrayPath, variable_shapes
 
-# Module path of ours -> module name there. The first pattern that matches the whole path decides.
-_MODULES = [
-    (re.compile(ours), theirs)
-    for ours, theirs in (
-        (r"image_encoder/project_shallow", r"img_encoder.local2_embedder"),
-        (r"image_encoder/project_deep", r"img_encoder.local_embedder"),
-        (r"image_encoder/project_whole", r"img_encoder.global_embedder"),
-        # Not in the release, which does not centre its projections.
-        (r"image_encoder/center_shallow", r"img_encoder.local2_norm"),
-        (r"image_encoder/center_deep", r"img_encoder.local_norm"),
-        (r"image_encoder/center_whole", r"img_encoder.global_norm"),
-        (r"image_encoder/backbone/(lateral\d+)", r"img_encoder.model.\1"),  # nor has it stages added from above
-        (r"image_encoder/backbone/(conv1|bn1)", r"img_encoder.model.\1"),
-        (r"image_encoder/backbone/(layer\d+)_(\d+)/downsample_conv", r"img_encoder.model.\1.\2.downsample.0"),
-        (r"image_encoder/backbone/(layer\d+)_(\d+)/downsample_bn", r"img_encoder.model.\1.\2.downsample.1"),
-        (r"image_encoder/backbone/(layer\d+)_(\d+)/((?:conv|bn)\d)", r"img_encoder.model.\1.\2.\3"),
-        (r"image_encoder/backbone/(conv0|norm0|norm5)", r"img_encoder.model.features.\1"),
-        (r"image_encoder/backbone/(transition\d)_(norm|conv)", r"img_encoder.model.features.\1.\2"),
-        (
-            r"image_encoder/backbone/(denseblock\d)_(denselayer\d+)/((?:conv|norm)\d)",
-            r"img_encoder.model.features.\1.\2.\3",
-        ),
-        (r"text_encoder/bert/embeddings_norm", r"text_encoder.model.embeddings.LayerNorm"),
-        (r"text_encoder/bert/(\w+_embeddings)", r"text_encoder.model.embeddings.\1"),
-        (r"text_encoder/bert/pooler", r"text_encoder.model.pooler.dense"),
-        (
-            r"text_encoder/bert/layer_(\d+)/(query|key|value)",
-            r"text_encoder.model.encoder.layer.\1.attention.self.\2",
-        ),
-        (
-            r"text_encoder/bert/layer_(\d+)/attention_output",
-            r"text_encoder.model.encoder.layer.\1.attention.output.dense",
-        ),
-        (
-            r"text_encoder/bert/layer_(\d+)/attention_norm",
-            r"text_encoder.model.encoder.layer.\1.attention.output.LayerNorm",
-        ),
-        (r"text_encoder/bert/layer_(\d+)/intermediate", r"text_encoder.model.encoder.layer.\1.intermediate.dense"),
-        (r"text_encoder/bert/layer_(\d+)/output", r"text_encoder.model.encoder.layer.\1.output.dense"),
-        (r"text_encoder/bert/layer_(\d+)/output_norm", r"text_encoder.model.encoder.layer.\1.output.LayerNorm"),
-    )
-]
+# Module path of ours -> module name there; the backbones bring their own. The first pattern that matches the whole path
+# decides.
+_MODULES = (
+    (r"image_encoder/project_shallow", r"img_encoder.local2_embedder"),
+    (r"image_encoder/project_deep", r"img_encoder.local_embedder"),
+    (r"image_encoder/project_whole", r"img_encoder.global_embedder"),
+    # Not in the release, which does not centre its projections.
+    (r"image_encoder/center_shallow", r"img_encoder.local2_norm"),
+    (r"image_encoder/center_deep", r"img_encoder.local_norm"),
+    (r"image_encoder/center_whole", r"img_encoder.global_norm"),
+    (r"text_encoder/bert/embeddings_norm", r"text_encoder.model.embeddings.LayerNorm"),
+    (r"text_encoder/bert/(\w+_embeddings)", r"text_encoder.model.embeddings.\1"),
+    (r"text_encoder/bert/pooler", r"text_encoder.model.pooler.dense"),
+    (
+        r"text_encoder/bert/layer_(\d+)/(query|key|value)",
+        r"text_encoder.model.encoder.layer.\1.attention.self.\2",
+    ),
+    (
+        r"text_encoder/bert/layer_(\d+)/attention_output",
+        r"text_encoder.model.encoder.layer.\1.attention.output.dense",
+    ),
+    (
+        r"text_encoder/bert/layer_(\d+)/attention_norm",
+        r"text_encoder.model.encoder.layer.\1.attention.output.LayerNorm",
+    ),
+    (r"text_encoder/bert/layer_(\d+)/intermediate", r"text_encoder.model.encoder.layer.\1.intermediate.dense"),
+    (r"text_encoder/bert/layer_(\d+)/output", r"text_encoder.model.encoder.layer.\1.output.dense"),
+    (r"text_encoder/bert/layer_(\d+)/output_norm", r"text_encoder.model.encoder.layer.\1.output.LayerNorm"),
+)
 _LEAVES = {
     "kernel": "weight",
     "scale": "weight",
@@ -86,7 +68,7 @@ Layout = Literal["same", "linear", "convolution", "pointwise"]
 class Entry:
     """One row of the table: an array of ours and its name and shape in PyTorch."""
 
-    path: tuple[str, ...]  # collection first: params or batch_stats
+    path: ArrayPath
     name: str
     shape: tuple[int, ...]  # in PyTorch
     layout: Layout
@@ -173,55 +155,22 @@ def from_torch(state_dict: Mapping[str, np.ndarray], model_config: Mapping[str, 
 
 @functools.lru_cache(maxsize=32)
 def _table(settings: ModelSettings) -> tuple[Entry, ...]:
-    side = settings.image.input_size
-    slots, count = jnp.zeros((1, 3), jnp.int32), jnp.zeros(1, jnp.int32)
-    variables = jax.eval_shape(
-        AFLoc(_brief(settings)).init,
-        jax.random.key(0),
-        jax.ShapeDtypeStruct((1, side, side), jnp.float32),
-        TokenBatch(slots, slots, slots, count, count),
-    )
-    return tuple(
-        _entry(path, leaf.shape)
-        for traced, leaf in traverse_util.flatten_dict(variables).items()
-        for path in _repeated(traced, settings)
-    )
+    backbone = [
+        (rf"image_encoder/backbone/{ours}", rf"img_encoder.model.{theirs}")
+        for ours, theirs in BACKBONES[settings.image.backbone].family.torch_names
+    ]
+    names = [(re.compile(ours), theirs) for ours, theirs in (*_MODULES, *backbone)]
+    return tuple(_entry(path, shape, names) for path, shape in variable_shapes(settings).items())
 
 
-def _brief(settings: ModelSettings) -> ModelSettings:
-    """The same model with one BERT layer and at most two blocks a stage: tracing every layer takes most of a second.
-
-    All BERT layers have the same arrays, and so do all blocks of a residual stage but its first.
-    """
-    structure, text = settings.image.structure, settings.text
-    if isinstance(structure, ResNetSettings):
-        structure = dataclasses.replace(structure, blocks=tuple(min(blocks, 2) for blocks in structure.blocks))
-    text = dataclasses.replace(text, bert=dataclasses.replace(text.bert, num_hidden_layers=1), last_layers=1)
-    return dataclasses.replace(settings, image=dataclasses.replace(settings.image, structure=structure), text=text)
-
-
-def _repeated(path: tuple[str, ...], settings: ModelSettings) -> Iterator[tuple[str, ...]]:
-    """The path of a traced array, and those of the layers or blocks for which it stands."""
-    yield path
-    structure = settings.image.structure
-    for position, module in enumerate(path):
-        if module == "layer_0":
-            names = [f"layer_{layer}" for layer in range(1, settings.text.bert.num_hidden_layers)]
-        elif isinstance(structure, ResNetSettings) and (stage := re.fullmatch(r"layer(\d+)_1", module)):
-            names = [f"layer{stage[1]}_{block}" for block in range(2, structure.blocks[int(stage[1]) - 1])]
-        else:
-            continue
-        yield from (path[:position] + (name,) + path[position + 1 :] for name in names)
-
-
-def _entry(path: tuple[str, ...], shape: Sequence[int]) -> Entry:
+def _entry(path: ArrayPath, shape: Sequence[int], names: Sequence[tuple[re.Pattern[str], str]]) -> Entry:
     module, leaf = "/".join(path[1:-1]), path[-1]
-    for ours, theirs in _MODULES:
+    for ours, theirs in names:
         if match := ours.fullmatch(module):
             name = f"{match.expand(theirs)}.{_LEAVES[leaf]}"
             break
     else:
-        raise KeyError(f"afloc_jax/weights/torch_names.py has no PyTorch name for {'/'.join(path)}: add its module")
+        raise KeyError(f"{'/'.join(path)} has no PyTorch name: add its module to the backbone's family or torch_names")
     layout: Layout = "same"
     if leaf == "kernel":
         pointwise = module.endswith(("project_shallow", "project_deep"))

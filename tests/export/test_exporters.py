@@ -1,6 +1,5 @@
 """Exports against afloc_jax itself: every backbone, every option, every format, odd batches, damage."""
 
-import dataclasses
 import functools
 import json
 
@@ -26,9 +25,9 @@ from afloc_jax.export.formats import FORMATS
 from afloc_jax.export.source import read_source
 from afloc_jax.export.write import MARKER, export_model
 from afloc_jax.models import build
-from afloc_jax.models.bert import BertSettings
-from afloc_jax.models.densenet import DenseNetSettings
-from afloc_jax.models.settings import ImageSettings, ModelSettings, TextSettings
+from afloc_jax.models.backbone import Backbone
+from afloc_jax.models.densenet import DENSENET, DenseNetStructure
+from afloc_jax.models.settings import BACKBONES, ImageSettings, ModelSettings, TextSettings
 from afloc_jax.weights import torch_names
 
 
@@ -44,16 +43,17 @@ def test_every_family_of_backbones_gives_our_numbers_in_plain_torch(tmp_path, ba
     assert_equal_outputs(run_torch(folder, inputs), our_outputs(source, inputs["image"], prompts), 1e-4)
 
 
-def test_a_narrow_dense_network_gives_our_numbers_in_plain_torch():
-    structure = DenseNetSettings(blocks=(2, 1, 2, 1), growth=4, stem_width=8)
-    text = TextSettings(BertSettings(vocab_size=8, hidden_size=16, num_hidden_layers=3, num_attention_heads=2))
-    settings = ModelSettings(16, image=ImageSettings("densenet121", structure, 64), text=text)
+def test_a_narrow_dense_network_gives_our_numbers_in_plain_torch(monkeypatch):
+    structure = DenseNetStructure(blocks=(2, 1, 2, 1), growth=4, stem_width=8)
+    monkeypatch.setitem(BACKBONES, "narrow", Backbone(DENSENET, structure))
+    text = TextSettings({"vocab_size": 8, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2})
+    settings = ModelSettings(16, image=ImageSettings("narrow", 64), text=text)
     state = random_state(settings)
     image = np.random.default_rng(0).integers(0, 256, (3, 48, 48), np.uint8)
     encode = jax.jit(functools.partial(build(settings).apply, method="encode_image"))
     ours = encode(torch_names.from_torch(state, settings), image)
 
-    described = {"family": "densenet", "structure": dataclasses.asdict(structure), "input_size": 64, "center": False}
+    described = {"family": "densenet", "structure": structure.plain(), "input_size": 64, "center": False}
     network, prefix = afloc_torch.ImageEncoder(described, 16), "img_encoder."
     found = {name.removeprefix(prefix): torch.from_numpy(v) for name, v in state.items() if name.startswith(prefix)}
     left = network.load_state_dict(found, strict=False)
@@ -72,7 +72,7 @@ def test_a_narrow_dense_network_gives_our_numbers_in_plain_torch():
         small_config(image={"options": {"bottleneck": True, "groups": 2, "group_width": 32, **SMALL}}),
         small_config(image={"options": {"stem_pool": True, "stem_stride": 4, **SMALL}, "center": True}),
         small_config(localization={"cells": "receptive_field", "sigma": 0.0}, text={"last_layers": 1}),
-        small_config(localization={"prompt_level": "sentence", "sigma": 6.0}, image={"input_size": 16}),
+        small_config(localization={"prompt_level": "sentence", "sigma": 6.0}, image={"input_size": 32}),
     ],
     ids=["normalized means", "bottleneck groups", "stem pool, centre", "receptive field", "sentence, block means"],
 )

@@ -78,14 +78,14 @@ def test_the_step_of_a_presence_map_falls_with_the_extent_of_what_stands_out():
 def test_settings_pick_similarity_filter_and_cells():
     rng = np.random.default_rng(4)
     regions, text = rng.standard_normal((8, 8, 6), np.float32), rng.standard_normal(6, np.float32)
-    published = heatmaps.HeatmapSettings.from_config({})
+    published = heatmaps.HeatmapSettings.read({})
     sigma = heatmaps.scaled_sigma(8)
     smoothed = heatmaps.smooth(heatmaps.similarity_map(regions, text), sigma)
     np.testing.assert_allclose(published.map(regions, text, 32, 64), heatmaps.upsample(smoothed, 32), rtol=1e-6)
     given = {"sigma": 0.0, "cells": "receptive_field", "similarity": "presence", "presence_threshold": 0.1}
     given["presence_growth"] = 0.05
     cells = heatmaps.presence_map(regions, text, 8.0, 0.1, 0.05)
-    chosen = heatmaps.HeatmapSettings.from_config(given)
+    chosen = heatmaps.HeatmapSettings.read(given)
     np.testing.assert_allclose(chosen.map(regions, text, 32, 64), heatmaps.upsample(cells, 32, 64), rtol=1e-6)
 
 

@@ -106,6 +106,31 @@ def test_weights_of_another_architecture_are_refused_with_names_and_shapes(folde
         load_model(copy)
 
 
+@pytest.mark.parametrize(
+    ("section", "key", "value", "words"),
+    [
+        (
+            "localization",
+            "similarity",
+            "Presence",
+            "localization.similarity = 'Presence': must be one of dot, presence",
+        ),
+        ("localization", "sigmas", 1.0, "localization.sigmas: unknown key; did you mean sigma"),
+        ("architecture", "normalize", "yes", "architecture: model.normalize = 'yes': must be of type bool"),
+        ("architecture", "projections", 3, "architecture: model.projections: unknown key"),
+    ],
+)
+def test_a_wrong_setting_in_a_folder_is_named_with_its_file(folder, tmp_path, section, key, value, words):
+    copy = tmp_path / "model"
+    shutil.copytree(folder, copy)
+    config = json.loads((copy / "config.json").read_text())
+    config[section][key] = value
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelFolderError, match=words) as caught:
+        load(copy)
+    assert str(copy / "config.json") in str(caught.value)
+
+
 def test_a_save_that_fails_leaves_the_old_folder_and_nothing_else(folder, tmp_path, monkeypatch):
     target = tmp_path / "model"
     shutil.copytree(folder, target)

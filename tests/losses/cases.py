@@ -10,7 +10,7 @@ from afloc_jax.levels import ImageLevels, TextLevels
 from afloc_jax.losses import definition, tiled
 from afloc_jax.losses.contrast import contrast
 from afloc_jax.losses.low_rank import reduce_rank
-from afloc_jax.losses.settings import LocalSettings
+from afloc_jax.losses.settings import LossSettings
 
 PUBLISHED_CASES = ["local_small", "local_odd", "local_temps"]
 
@@ -20,7 +20,7 @@ def published_case(losses, case):
     regions = losses[f"{case}/C"]
     regions = regions.reshape(*regions.shape[:2], -1).transpose(0, 2, 1)
     units = losses[f"{case}/W"].transpose(0, 2, 1)
-    settings = LocalSettings(*losses[f"{case}/temps"].tolist())
+    settings = LossSettings(*losses[f"{case}/temps"].tolist())
     return jnp.asarray(regions), jnp.asarray(units), jnp.asarray(losses[f"{case}/lens"]), settings
 
 

@@ -8,7 +8,7 @@ from cases import PUBLISHED_CASES, assert_all_close, contrast_gradients, publish
 
 from afloc_jax.losses import definition, tiled
 from afloc_jax.losses.contrast import contrast
-from afloc_jax.losses.settings import LocalSettings
+from afloc_jax.losses.settings import LossSettings
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -59,7 +59,7 @@ def test_local_loss_is_that_of_a_plain_pytorch_loop(pooling):
     from reference.torch_losses import cross_entropies, local_similarities
 
     regions, units, counts = random_case(4, 10, 7, 5, [7, 1, 4, 6])
-    settings = LocalSettings(3.0, 4.0, 6.0, pooling, 8.0)
+    settings = LossSettings(3.0, 4.0, 6.0, pooling, 8.0)
     parts, gradients = contrast_gradients(
         lambda regions, units: definition.local_similarity(regions, units, counts, settings), regions, units
     )
@@ -77,7 +77,7 @@ def test_the_loop_over_channel_first_maps_gives_the_same_loss_and_gradients():
     regions, units, counts = random_case(4, 9, 7, 5, [7, 1, 4, 6])
     temperatures = (3.0, 4.0, 6.0)
     parts, gradients = contrast_gradients(
-        lambda regions, units: definition.local_similarity(regions, units, counts, LocalSettings(*temperatures)),
+        lambda regions, units: definition.local_similarity(regions, units, counts, LossSettings(*temperatures)),
         regions,
         units,
     )

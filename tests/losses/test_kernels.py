@@ -19,11 +19,10 @@ from test_ring import BATCH, SENTENCES, WORDS, assert_ring_takes_low_rank_featur
 from afloc_jax.errors import UsageError
 from afloc_jax.losses import contrastive_losses, definition, kernels, tiled
 from afloc_jax.losses.kernels import tile
-from afloc_jax.losses.settings import LARGEST_KERNEL_TEMPERATURE, LocalSettings
+from afloc_jax.losses.settings import LARGEST_KERNEL_TEMPERATURE, LossSettings
 from afloc_jax.training.mesh import build_mesh
-from configs.afloc import get_config
 
-PALLAS = LocalSettings(kernel="pallas")
+PALLAS = LossSettings(kernel="pallas")
 
 
 def both(case, settings=PALLAS):
@@ -83,7 +82,7 @@ def test_bfloat16_features_come_near_the_definition_in_float32(kernel, rtol):
     regions, units, counts = random_case(5, 30, 20, 16, [20, 3, 11, 1, 8], jnp.bfloat16)
 
     def similarity(regions, units):
-        return tiled.local_similarity(regions, units, counts, LocalSettings(kernel=kernel))
+        return tiled.local_similarity(regions, units, counts, LossSettings(kernel=kernel))
 
     parts, gradients = contrast_gradients(similarity, regions, units)
     wide = [array.astype(jnp.float32) for array in (regions, units)]
@@ -99,7 +98,7 @@ def test_the_sharpest_attention_neither_overflows_nor_vanishes():
     """At the bound, in float32: units that one region alone stands for, and (equal ones) none."""
     regions, units, counts = random_case(4, 150, 30, 8, [30, 2, 9, 1], np.float32)
     case = 3 * regions, units.at[0].set(units[0, 0]), counts
-    sharpest = LocalSettings(attention_temperature=LARGEST_KERNEL_TEMPERATURE, kernel="pallas")
+    sharpest = LossSettings(attention_temperature=LARGEST_KERNEL_TEMPERATURE, kernel="pallas")
     assert_near_the_float64_definition(case, sharpest, 1e-5, 1e-4)
 
 
@@ -164,9 +163,8 @@ def test_the_entry_point_picks_the_kernels_when_told_and_xla_when_not():
     image, text = random_levels(4, [3, 1, 2, 5], [1, 1, 2, 1])
 
     def program(**changes):
-        loss = get_config().loss
-        loss.update(changes)
-        return str(jax.make_jaxpr(lambda *inputs: contrastive_losses(*inputs, loss).total)(image, text))
+        settings = LossSettings(**changes)
+        return str(jax.make_jaxpr(lambda *inputs: contrastive_losses(*inputs, settings).total)(image, text))
 
     assert "local_similarity_forward" in program(kernel="pallas")
     assert "pallas" not in program()
@@ -175,7 +173,7 @@ def test_the_entry_point_picks_the_kernels_when_told_and_xla_when_not():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"kernel": "triton"}, "loss.kernel is 'triton'; choose one of xla, pallas"),
+        ({"kernel": "triton"}, "loss.kernel = 'triton': must be one of xla, pallas"),
         ({"region_pooling": "logsumexp"}, "not 'logsumexp'; set loss.kernel to 'xla'"),
         ({"pooling_temperature": 50.0}, "loss.pooling_temperature of at most 40, not 50"),
         ({"attention_temperature": 100.0}, "loss.attention_temperature of at most 40, not 100"),
@@ -185,10 +183,8 @@ def test_the_entry_point_picks_the_kernels_when_told_and_xla_when_not():
 )
 def test_what_the_kernels_do_not_do_is_said(changes, words):
     image, text = random_levels(8, [1] * 8, [1] * 8)
-    loss = get_config().loss
-    loss.update({"kernel": "pallas"} | changes)
     with pytest.raises(UsageError, match=words):
-        contrastive_losses(image, text, loss, mesh=build_mesh())
+        contrastive_losses(image, text, LossSettings(**{"kernel": "pallas"} | changes), mesh=build_mesh())
 
 
 def test_an_image_that_vmem_cannot_hold_is_refused():

@@ -10,10 +10,9 @@ from cases import assert_all_close, random_levels
 from jax.sharding import Mesh
 
 from afloc_jax.errors import UsageError
-from afloc_jax.losses import contrastive_losses
+from afloc_jax.losses import LossSettings, contrastive_losses
 from afloc_jax.losses.ring import Ring
 from afloc_jax.training.mesh import batch_sharding, build_mesh
-from configs.afloc import get_config
 
 BATCH = 16
 WORDS = [9, 1, 3, 14, 2, 5, 1, 7, 8, 12, 3, 3, 6, 1, 10, 4]
@@ -22,16 +21,9 @@ SENTENCES = [4, 1, 2, 3, 2, 2, 1, 3, 1, 4, 2, 2, 1, 1, 3, 2]
 pytestmark = pytest.mark.skipif(jax.device_count() < 8, reason="SKIPPED: needs eight devices, see tests/conftest.py")
 
 
-def config(**changes):
-    loss = get_config().loss
-    loss.unlock()
-    loss.update(changes)
-    return loss
-
-
 def losses_and_gradients(implementation, image, text, mesh=None, sample_weights=None, **changes):
     """`(ContrastiveLosses, gradients of the total)` of a batch that lies over `mesh`."""
-    settings = config(implementation=implementation, **changes)
+    settings = LossSettings(implementation=implementation, **changes)
 
     def total(image, text):
         losses = contrastive_losses(image, text, settings, sample_weights, mesh)
@@ -85,7 +77,7 @@ def low_rank_total(implementation, mesh, image, text, **changes):
 
     def total(features, kernel, words):
         levels = image.replace(shallow=features @ kernel, shallow_factors=(features, kernel))
-        settings = config(low_rank=implementation == "ring", implementation=implementation, **changes)
+        settings = LossSettings(low_rank=implementation == "ring", implementation=implementation, **changes)
         return contrastive_losses(levels, text.replace(words=words), settings, mesh=mesh).total
 
     return jax.jit(jax.value_and_grad(total, (0, 1, 2)))(*image.shallow_factors, text.words)
@@ -168,7 +160,7 @@ def test_text_travels_and_image_features_stay():
     """What the compiled loss moves between devices: no gathered maps or units, and nothing of the size of a map."""
     image, text = random_levels(BATCH, WORDS, SENTENCES, width=8)
     mesh = build_mesh()
-    settings = config(implementation="ring", weights={"report": 0, "sentence": 0, "word": 1})
+    settings = LossSettings(implementation="ring", weights={"report": 0, "sentence": 0, "word": 1})
 
     def loss(image, text):
         return contrastive_losses(image, text, settings, mesh=mesh).total
@@ -186,7 +178,7 @@ def test_text_travels_and_is_multiplied_in_the_precision_of_the_maps(low_rank):
     image, text = as_trained_in_bfloat16(*random_levels(BATCH, WORDS, SENTENCES))
     features, kernel = with_factors(image, np.float32).shallow_factors
     image = image.replace(shallow_factors=(features.astype(jnp.bfloat16), kernel))
-    settings = config(low_rank=low_rank, weights={"report": 0, "sentence": 0, "word": 1})
+    settings = LossSettings(low_rank=low_rank, weights={"report": 0, "sentence": 0, "word": 1})
 
     def loss(image, words):
         return contrastive_losses(image, text.replace(words=words), settings, mesh=build_mesh()).total
@@ -208,7 +200,7 @@ def test_auto_is_a_ring_where_there_are_several_devices_and_one_tile_elsewhere()
     image, text = random_levels(BATCH, WORDS, SENTENCES)
 
     def program(mesh):
-        settings = config()
+        settings = LossSettings()
         return str(jax.make_jaxpr(lambda *inputs: contrastive_losses(*inputs, settings, mesh=mesh).total)(image, text))
 
     assert "shard_map" in program(build_mesh())
@@ -219,11 +211,11 @@ def test_auto_is_a_ring_where_there_are_several_devices_and_one_tile_elsewhere()
 def test_what_does_not_fit_the_devices_is_said():
     image, text = random_levels(12, WORDS[:12], SENTENCES[:12])
     with pytest.raises(UsageError, match="12 pairs does not divide over 8 devices"):
-        contrastive_losses(image, text, config(implementation="ring"), mesh=build_mesh())
+        contrastive_losses(image, text, LossSettings(implementation="ring"), mesh=build_mesh())
     with pytest.raises(UsageError, match="contrast_group is 6 but each device holds 4 pairs"):
         Ring.of(Mesh(np.array(jax.devices()[:3]), ("data",)), 12, 6)
     with pytest.raises(UsageError, match="needs the mesh"):
-        contrastive_losses(image, text, config(implementation="ring"))
+        contrastive_losses(image, text, LossSettings(implementation="ring"))
     with pytest.raises(UsageError, match="contrast_unit = 'caption'"):
         changes = {"contrast_unit": "unit", "region_pooling": "logsumexp"}
-        contrastive_losses(image, text, config(implementation="ring", **changes), mesh=build_mesh())
+        contrastive_losses(image, text, LossSettings(implementation="ring", **changes), mesh=build_mesh())

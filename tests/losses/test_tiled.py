@@ -19,7 +19,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from afloc_jax.errors import UsageError
 from afloc_jax.losses import contrastive_losses, definition, region_pooling, tiled
 from afloc_jax.losses.low_rank import reduce_rank
-from afloc_jax.losses.settings import PUBLISHED, LocalSettings
+from afloc_jax.losses.settings import PUBLISHED, LossSettings
 
 POOLINGS = ["attention", "logsumexp"]
 
@@ -50,7 +50,7 @@ def both(case, settings=PUBLISHED, devices=1):
 )
 def test_value_and_gradients_are_those_of_the_definition(pooling, regions, units, width, counts, devices):
     case = random_case(len(counts), regions, units, width, counts)
-    (parts, gradients), (expected, expected_gradients) = both(case, LocalSettings(region_pooling=pooling), devices)
+    (parts, gradients), (expected, expected_gradients) = both(case, LossSettings(region_pooling=pooling), devices)
     assert_all_close(parts, expected, rtol=1e-12, atol=1e-12)
     assert_all_close(gradients, expected_gradients, atol=1e-10, rtol=0)
     for caption, count in zip(gradients[1], counts, strict=True):
@@ -83,7 +83,7 @@ def test_sharp_attention_neither_overflows_nor_vanishes(temperature):
     """In float32: units that one region alone stands for, and (equal ones) units whose p is small everywhere."""
     regions, units, counts = random_case(4, 150, 30, 8, [30, 2, 9, 1], np.float32)
     case = 3 * regions, units.at[0].set(units[0, 0]), counts
-    settings = LocalSettings(attention_temperature=temperature)
+    settings = LossSettings(attention_temperature=temperature)
     assert_near_the_float64_definition(case, settings, 1e-7 * temperature, 1e-5 * temperature)
 
 
@@ -91,7 +91,7 @@ def test_sharp_attention_neither_overflows_nor_vanishes(temperature):
 def test_large_features_do_not_overflow(pooling):
     regions, units, counts = random_case(3, 6, 9, 8, [9, 2, 5], np.float32)
     case = 100 * regions, 100 * units, counts  # products of regions and units around 1e5: exp of them is not finite
-    (parts, gradients), (expected, _) = both(case, LocalSettings(region_pooling=pooling))
+    (parts, gradients), (expected, _) = both(case, LossSettings(region_pooling=pooling))
     assert_all_close(parts, expected, rtol=1e-5)
     assert all(np.isfinite(gradient).all() for gradient in gradients)
 
@@ -103,7 +103,7 @@ def test_degenerate_features_have_the_definitions_finite_gradients(pooling):
     regions = regions.at[0].set(0).at[1].set(regions[1, 0]).at[2, 3].set(0)  # black image, flat image, one dead region
     regions = regions.at[4].multiply(1e-6)  # norms below the clamp of the cosine, but not zero
     units = units.at[0, 2].set(0).at[4].set(1).at[2].multiply(1e-4)  # a zero unit, equal units, a faint caption
-    settings = LocalSettings(region_pooling=pooling)
+    settings = LossSettings(region_pooling=pooling)
     (parts, gradients), (expected, expected_gradients) = both((regions, units, counts), settings)
     assert all(np.isfinite(array).all() for array in (*parts, *gradients))
     assert_all_close(parts, expected, rtol=1e-12)
@@ -116,7 +116,7 @@ def test_the_clamp_of_the_cosine_has_the_definitions_gradient(monkeypatch, pooli
     for module in (definition, region_pooling):  # a clamp that ordinary features meet, about half of them
         monkeypatch.setattr(module, "SMALLEST_NORM_PRODUCT", {"attention": 3.0, "logsumexp": 4.0}[pooling])
     case = random_case(3, 6, 9, 4, [9, 2, 5])
-    (parts, gradients), (expected, expected_gradients) = both(case, LocalSettings(region_pooling=pooling))
+    (parts, gradients), (expected, expected_gradients) = both(case, LossSettings(region_pooling=pooling))
     assert_all_close(parts, expected, rtol=1e-12)
     assert_all_close(gradients, expected_gradients, atol=1e-10)
 
@@ -134,7 +134,7 @@ def test_the_clamp_of_the_cosine_has_the_definitions_gradient(monkeypatch, pooli
 )
 def test_low_rank_features_give_the_loss_of_projected_ones(pooling, regions, features, width, counts, devices):
     case = low_rank_case(counts, regions, features, width)
-    assert_low_rank_gives_the_projected_loss(case, LocalSettings(region_pooling=pooling), devices)
+    assert_low_rank_gives_the_projected_loss(case, LossSettings(region_pooling=pooling), devices)
 
 
 def test_a_projection_that_narrows_is_refused():
@@ -194,10 +194,10 @@ def test_a_batch_sharded_over_8_devices_gives_the_loss_of_one(group):
     assert jax.device_count() == 8, "tests/conftest.py asks for 8 devices"
     words = np.random.default_rng(0).integers(1, 30, 16).tolist()
     image, text = random_levels(16, words, [1 + n // 5 for n in words])
-    config = {"weights": {"sentence": 1.0, "word": 1.0}, "contrast_group": group}
+    settings = LossSettings(weights={"report": 0}, contrast_group=group)
 
     def loss(regions, units, image, text):
-        return contrastive_losses(image.replace(shallow=regions), text.replace(words=units), config).total
+        return contrastive_losses(image.replace(shallow=regions), text.replace(words=units), settings).total
 
     step = jax.jit(jax.value_and_grad(loss, (0, 1)))
     expected = step(image.shallow, text.words, image, text)

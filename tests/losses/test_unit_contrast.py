@@ -1,5 +1,7 @@
 """Contrast of single units with images, against plain loops."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import jax.test_util
@@ -9,10 +11,10 @@ from cases import random_case, random_levels
 
 from afloc_jax.errors import UsageError
 from afloc_jax.losses import contrastive_losses
-from afloc_jax.losses.settings import LocalSettings
+from afloc_jax.losses.settings import LossSettings
 from afloc_jax.losses.unit_contrast import grouped_unit_contrast, unit_contrast
 
-SETTINGS = LocalSettings(
+SETTINGS = LossSettings(
     contrast_temperature=20.0, region_pooling="logsumexp", region_sharpness=15.0, contrast_unit="unit"
 )
 
@@ -90,14 +92,8 @@ def test_groups_contrast_only_among_themselves(float64):
 
 def test_the_entry_point_uses_it_for_the_local_levels_only():
     image, text = random_levels(4, [3, 4, 2, 5], [2, 3, 2, 2])
-    config = {
-        "weights": {"report": 0.5, "sentence": 2.0, "word": 0.0},
-        "contrast_temperature": 20.0,
-        "region_pooling": "logsumexp",
-        "region_sharpness": 15.0,
-        "contrast_unit": "unit",
-    }
-    losses = contrastive_losses(image, text, config)
+    weights = {"report": 0.5, "sentence": 2.0, "word": 0.0}
+    losses = contrastive_losses(image, text, dataclasses.replace(SETTINGS, weights=weights))
     regions = image.deep.reshape(4, -1, image.deep.shape[-1])
     expected, _ = unit_contrast(regions, text.sentences, text.sentence_count, SETTINGS)
     np.testing.assert_allclose(losses.levels["sentence"], expected, rtol=1e-6)
@@ -107,4 +103,4 @@ def test_the_entry_point_uses_it_for_the_local_levels_only():
 
 def test_the_published_attention_cannot_contrast_single_units():
     with pytest.raises(UsageError, match="region_pooling"):
-        LocalSettings(contrast_unit="unit")
+        LossSettings(contrast_unit="unit")

@@ -1,7 +1,5 @@
 """Image backbones against plain PyTorch with the same weights: features, gradients, running statistics."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,11 +11,11 @@ from reference.torch_resnet import TorchDenseNet, TorchImageEncoder, TorchResNet
 from afloc_jax.errors import UsageError
 from afloc_jax.models import build
 from afloc_jax.models.afloc import ImageEncoder
-from afloc_jax.models.bert import BertSettings
+from afloc_jax.models.backbone import Backbone
 from afloc_jax.models.convolution import BatchNorm, Convolution
-from afloc_jax.models.densenet import DENSENETS, DenseNetSettings
-from afloc_jax.models.resnet import RESNETS, ResNetSettings
-from afloc_jax.models.settings import ImageSettings, ModelSettings, TextSettings
+from afloc_jax.models.densenet import DENSENET, DenseNetStructure
+from afloc_jax.models.resnet import RESNET, ResNetStructure
+from afloc_jax.models.settings import BACKBONES, ImageSettings, ModelSettings, TextSettings
 from afloc_jax.weights.torch_names import from_torch, table, to_torch
 
 WIDTH, SIDE = 8, 48
@@ -26,36 +24,43 @@ WIDTH, SIDE = 8, 48
 NARROW = {"widths": (16, 32, 64, 128), "stem_width": 16}
 MINIATURES = {
     "basic": (
-        ResNetSettings(blocks=(1, 2, 1, 1), **NARROW),
+        Backbone(RESNET, ResNetStructure(blocks=(1, 2, 1, 1), **NARROW)),
         lambda: TorchResNet((1, 2, 1, 1), False, narrowest=16),
     ),
     "bottleneck": (
-        ResNetSettings(blocks=(1, 2, 1, 1), bottleneck=True, **NARROW),
+        Backbone(RESNET, ResNetStructure(blocks=(1, 2, 1, 1), bottleneck=True, **NARROW)),
         lambda: TorchResNet((1, 2, 1, 1), True, narrowest=16),
     ),
     "grouped": (
-        ResNetSettings(blocks=(1, 1, 1, 1), bottleneck=True, groups=32, group_width=8, **NARROW),
+        Backbone(RESNET, ResNetStructure((1, 1, 1, 1), bottleneck=True, groups=32, group_width=8, **NARROW)),
         lambda: TorchResNet((1, 1, 1, 1), True, 32, 8, narrowest=16),
     ),
     "dense": (
-        DenseNetSettings(blocks=(2, 1, 2, 1), growth=12, stem_width=16),
+        Backbone(DENSENET, DenseNetStructure(blocks=(2, 1, 2, 1), growth=12, stem_width=16)),
         lambda: TorchDenseNet((2, 1, 2, 1), 12, 16),
     ),
 }
 
 
-def model_settings(structure):
-    """A model of one image structure and the smallest possible text encoder."""
-    bert = BertSettings(3, WIDTH, 1, 1, 2, max_position_embeddings=3)
-    image = ImageSettings(structure=structure, input_size=SIDE)
+@pytest.fixture(autouse=True)
+def miniatures(monkeypatch):
+    for name, (backbone, _) in MINIATURES.items():
+        monkeypatch.setitem(BACKBONES, name, backbone)
+
+
+def model_settings(backbone, **options):
+    """A model of one image encoder and the smallest possible text encoder."""
+    bert = {"vocab_size": 3, "hidden_size": WIDTH, "num_hidden_layers": 1, "num_attention_heads": 1}
+    bert |= {"intermediate_size": 2, "max_position_embeddings": 3}
+    image = ImageSettings(backbone, SIDE, options)
     return ModelSettings(projection_dim=WIDTH, image=image, text=TextSettings(bert=bert, last_layers=1))
 
 
 def encoder_of(settings, dtype=jnp.float32):
-    return ImageEncoder(settings.image, WIDTH, dtype, jnp.promote_types(dtype, jnp.float32))
+    return ImageEncoder(settings.image, settings.image.structure, WIDTH, dtype, jnp.promote_types(dtype, jnp.float32))
 
 
-def twins(structure, backbone):
+def twins(kind, backbone):
     """A PyTorch image encoder with random statistics, and ours with the same values, both float64."""
     torch.manual_seed(0)
     theirs = TorchImageEncoder(backbone, WIDTH).double()
@@ -64,7 +69,7 @@ def twins(structure, backbone):
             buffer.uniform_(0.5, 1.5)
         elif name.endswith("running_mean"):
             buffer.normal_(0, 0.1)
-    settings = model_settings(structure)
+    settings = model_settings(kind)
     return theirs, settings, encoder_of(settings, jnp.float64), variables_of(theirs, settings)
 
 
@@ -100,9 +105,8 @@ def largest_difference(found, wanted):
 @pytest.mark.parametrize("kind", MINIATURES)
 def test_two_training_steps_equal_pytorch(kind):
     """Outputs, parameters after plain gradient descent (so every gradient) and running statistics, in float64."""
-    structure, backbone = MINIATURES[kind]
     with jax.enable_x64(True):
-        theirs, settings, module, variables = twins(structure, backbone())
+        theirs, settings, module, variables = twins(kind, MINIATURES[kind][1]())
         theirs.train()
 
         @jax.jit
@@ -133,33 +137,30 @@ def test_two_training_steps_equal_pytorch(kind):
 
 @pytest.mark.parametrize("kind", MINIATURES)
 def test_evaluation_features_equal_pytorch(kind):
-    structure, backbone = MINIATURES[kind]
     with jax.enable_x64(True):
-        theirs, _, module, variables = twins(structure, backbone())
+        theirs, _, module, variables = twins(kind, MINIATURES[kind][1]())
         ours = jax.jit(module.apply)(variables, images())
     assert_levels_equal(ours, theirs.eval()(replicated(images())), 1e-10)
     assert (ours.shallow.shape[1], ours.deep.shape[1]) == (SIDE // 8, SIDE // 16)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backbone", [name for name in (*RESNETS, *DENSENETS) if name != "resnet_small"])
+@pytest.mark.parametrize("backbone", [name for name in BACKBONES if name != "resnet_small"])
 def test_evaluation_features_of_the_published_structures_equal_pytorch(backbone):
     with jax.enable_x64(True):
-        theirs, _, module, variables = twins({**RESNETS, **DENSENETS}[backbone], torch_backbone(backbone))
+        theirs, _, module, variables = twins(backbone, torch_backbone(backbone))
         ours = jax.jit(module.apply)(variables, images())
     assert_levels_equal(ours, theirs.eval()(replicated(images())), 1e-9)
 
 
-SMALLEST = ResNetSettings(
-    blocks=(1, 1), widths=(4, 4), strides=(1, 2), stem_width=4, stem_pool=False, shallow_stage=1, deep_stage=2
-)
+SMALLEST = {"blocks": (1, 1), "widths": (4, 4), "strides": (1, 2), "stem_width": 4}
 
 
 def test_batch_statistics_of_a_sharded_batch_are_global():
     """Eight devices hold two images each; statistics and features are those of the sixteen."""
     if jax.device_count() < 8:
         pytest.skip("SKIPPED: needs eight devices: XLA_FLAGS=--xla_force_host_platform_device_count=8")
-    module = encoder_of(model_settings(SMALLEST))
+    module = encoder_of(model_settings("resnet_small", **SMALLEST))
     x = images(16).astype(np.float32)
     variables = jax.jit(module.init)(jax.random.key(0), x)
     apply = jax.jit(lambda v, x: module.apply(v, x, train=True, mutable=["batch_stats"]))
@@ -237,8 +238,8 @@ def test_small_network_has_the_strides_it_was_asked_for(tiny_config, stem_stride
 
 
 def test_initial_weights_have_the_published_spread():
-    structure = ResNetSettings(blocks=(1,) * 4, widths=(16, 32, 256, 512), zero_init_last=True)
-    module = encoder_of(model_settings(structure))
+    structure = ResNetStructure(blocks=(1,) * 4, widths=(16, 32, 256, 512), zero_init_last=True)
+    module = encoder_of(model_settings("resnet_small", **structure.plain()))
     params = jax.jit(module.init)(jax.random.key(0), images(1).astype(np.float32))["params"]
     block = params["backbone"]["layer3_0"]
     np.testing.assert_allclose(block["conv2"]["kernel"].std(), np.sqrt(2 / (9 * 256)), rtol=0.01)  # 3x3, 256 -> 256
@@ -250,12 +251,11 @@ def test_initial_weights_have_the_published_spread():
 
 def test_exported_weights_run_alike_in_pytorch():
     """Ours -> state dict -> PyTorch, the direction a user of the exported weights takes."""
-    structure, backbone = MINIATURES["basic"]
-    settings = model_settings(structure)
+    settings = model_settings("basic")
     rng = np.random.default_rng(3)
     state = {row.name: rng.uniform(0.01, 0.1, row.shape).astype(np.float32) for row in table(settings)}
     variables = from_torch(state, settings)
-    theirs = TorchImageEncoder(backbone(), WIDTH).eval()
+    theirs = TorchImageEncoder(MINIATURES["basic"][1](), WIDTH).eval()
     exported = {
         name.removeprefix("img_encoder."): torch.from_numpy(value)
         for name, value in to_torch(variables, settings).items()
@@ -273,8 +273,8 @@ def test_statistics_of_groups_are_those_of_batches_of_their_own(kind):
     images = np.random.default_rng(0).integers(0, 256, (6, SIDE, SIDE), dtype=np.uint8)
 
     def encoder(group):
-        structure = dataclasses.replace(MINIATURES[kind][0], statistics_group=group)
-        return ImageEncoder(ImageSettings(structure=structure, input_size=SIDE, center=True), WIDTH)
+        settings = ImageSettings(kind, SIDE, statistics_group=group, center=True)
+        return ImageEncoder(settings, settings.structure, WIDTH)
 
     variables = jax.jit(encoder(0).init)(jax.random.key(0), images)
 
@@ -290,5 +290,5 @@ def test_statistics_of_groups_are_those_of_batches_of_their_own(kind):
         assert np.abs(getattr(run(0, images)[0], name) - expected).max() > 0.1
     expected = jax.tree.map(lambda *leaves: sum(leaves) / 3, *(part[1] for part in parts))
     jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5), updates, expected)
-    with pytest.raises(UsageError, match="statistics_group is 2 but the batch has 5 images"):
+    with pytest.raises(UsageError, match=r"statistics_group = 2: must be 0 .* or a divisor of the batch, 5 images"):
         run(2, images[:5])

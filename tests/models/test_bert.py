@@ -35,13 +35,13 @@ def twins(**fields):
             value.normal_(0, 0.3)
     config = get_config().model
     config.projection_dim = FIELDS["hidden_size"]
-    config.image.backbone, config.image.input_size = "resnet_small", 16
+    config.image.backbone, config.image.input_size = "resnet_small", 32
     config.text.last_layers = 1
     config.text.bert = hugging_face.to_dict()  # the whole dictionary, with everything that transformers adds
     state = {row.name: np.zeros(row.shape) for row in table(config) if row.name.startswith("img_encoder.")}
     state |= {"text_encoder.model." + name: value.numpy() for name, value in theirs.state_dict().items()}
     params = from_torch(state, config)["params"]["text_encoder"]["bert"]
-    return theirs, parse(config).text.bert, params
+    return theirs, parse(config).text.structure, params
 
 
 def ragged_batch():

@@ -154,26 +154,30 @@ def test_frozen_encoders_get_no_gradient_and_keep_their_statistics(tiny_config, 
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"projection": 8}, "model.projection is not a setting: did you mean projection_dim"),
-        ({"projection_dim": 16}, "model.projection_dim is 16 but model.text.bert.hidden_size is 8"),
-        ({"projection_dim": 8.0}, "model.projection_dim is 8.0"),
-        ({"normalize": 1}, "model.normalize is 1: give True or False"),
-        ({"image.backbone": "resnet51"}, "model.image.backbone is 'resnet51': choose one of resnet18"),
-        ({"image.input_size": 0}, "model.image.input_size is 0"),
-        ({"image.options.width": (4,)}, "model.image.options.width is not a setting for resnet_small: did you mean"),
-        ({"image.options.widths": (4, 8)}, "model.image.options.widths is .4, 8.: blocks"),
-        ({"image.options.strides": (1, 0, 2)}, "model.image.options.strides"),
-        ({"image.options.deep_stage": 4}, "model.image.options.deep_stage is 4"),
-        ({"image.options.top_down": True, "image.options.deep_stage": 3}, "top_down is True: needs a stage after"),
-        ({"image.options.drop_context": 1.0}, "model.image.options.drop_context is 1.0: give a number from 0"),
-        ({"image.options.stem_kernel": 4}, "model.image.options.stem_kernel is 4: give an odd"),
-        ({"image.options.stem_pool": True, "image.options.stem_stride": 1}, "model.image.options.stem_stride is 1"),
-        ({"text.merge_layers": "max"}, "model.text.merge_layers is 'max': choose one of sum, mean"),
-        ({"text.last_layers": 4}, "model.text.last_layers is 4: the text encoder has 2 layers"),
-        ({"text.bert.num_hidden_layer": 4}, "model.text.bert.num_hidden_layer is not a setting: did you mean"),
-        ({"text.bert.num_attention_heads": 3}, "model.text.bert.hidden_size is 8"),
-        ({"text.bert.hidden_act": "swiglu"}, "model.text.bert.hidden_act is 'swiglu'"),
-        ({"text.bert.hidden_dropout_prob": 1.5}, "model.text.bert.hidden_dropout_prob is 1.5"),
+        ({"projection": 8}, "model.projection: unknown key; did you mean projection_dim"),
+        ({"projection_dim": 16}, "model.projection_dim = 16: model.text.bert.hidden_size is 8"),
+        ({"projection_dim": 8.0}, "model.projection_dim = 8.0: must be of type int"),
+        ({"normalize": 1}, "model.normalize = 1: must be of type bool"),
+        ({"image.backbone": "resnet51"}, "model.image.backbone = 'resnet51': must be one of resnet18"),
+        ({"image.input_size": 31}, "model.image.input_size = 31: must be 32 or greater"),
+        ({"image.statistics_group": -1}, "model.image.statistics_group = -1: must be 0 or greater"),
+        ({"image.options.width": (4,)}, "resnet_small: model.image.options.width: unknown key; did you mean"),
+        ({"image.options.widths": (4, 8)}, "model.image.options.widths = .4, 8.: must have 3 values, as blocks"),
+        ({"image.options.strides": (1, 0, 2)}, "model.image.options.strides = .1, 0, 2.: must be positive integers"),
+        ({"image.options.deep_stage": 4}, "model.image.options.deep_stage = 4: must be a stage; .* from 1 to 3"),
+        ({"image.options.top_down": True, "image.options.deep_stage": 3}, "top_down = True: needs a stage after"),
+        ({"image.options.drop_context": 1.0}, "model.image.options.drop_context = 1.0: must be at least 0 and below 1"),
+        ({"image.options.stem_kernel": 4}, "model.image.options.stem_kernel = 4: must be odd"),
+        (
+            {"image.options.stem_pool": True, "image.options.stem_stride": 1},
+            "model.image.options.stem_stride = 1: must",
+        ),
+        ({"text.merge_layers": "max"}, "model.text.merge_layers = 'max': must be one of sum, mean"),
+        ({"text.last_layers": 4}, "model.text.last_layers = 4: the text encoder has 2 layers"),
+        ({"text.bert.num_hidden_layer": 4}, "model.text.bert.num_hidden_layer: unknown key; did you mean"),
+        ({"text.bert.num_attention_heads": 3}, "model.text.bert.hidden_size = 8: must be a multiple"),
+        ({"text.bert.hidden_act": "swiglu"}, "model.text.bert.hidden_act = 'swiglu': must be one of gelu"),
+        ({"text.bert.hidden_dropout_prob": 1.5}, "model.text.bert.hidden_dropout_prob = 1.5"),
         ({"text.bert.position_embedding_type": "relative_key"}, "only 'absolute' is supported"),
     ],
 )
@@ -191,7 +195,7 @@ def test_a_wrong_key_or_value_is_named(tiny_config, change, message):
 
 def test_a_published_network_takes_no_structure(tiny_config):
     tiny_config.image.backbone = "resnet50"
-    with pytest.raises(UsageError, match=r"model.image.options.\w+ is not a setting for resnet50"):
+    with pytest.raises(UsageError, match=r"resnet50: model.image.options.\w+: unknown key"):
         build(tiny_config)
 
 

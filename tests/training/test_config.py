@@ -31,8 +31,8 @@ WRONG = [
     ("optimiser", ConfigDict(), "config.optimiser: unknown key; allowed here: data, evaluation"),
     ("optimizer", 3, "config.optimizer = 3: must be a section"),
     ("data.sentences", "some", "must be one of subset, impression, all"),
-    ("model.image.backbone", "vgg", "model.image.backbone is 'vgg': choose one of resnet18"),
-    ("model.projection_dim", 512, "model.projection_dim is 512"),
+    ("model.image.backbone", "vgg", "model.image.backbone = 'vgg': must be one of resnet18"),
+    ("model.projection_dim", 512, "model.projection_dim = 512"),
     ("evaluation.datasets", (ConfigDict({"name": "masks"}),), "config.evaluation.datasets[0].directory: missing"),
     (
         "evaluation.datasets",

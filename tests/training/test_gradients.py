@@ -32,7 +32,7 @@ def gradient(devices=2, program=False, **changes):
     mesh = build_mesh(jax.devices()[:devices], config.training.fsdp)
     batch = place_batch(training_batches(source, config, tokenizer=tokenizer).batch_at(0), mesh)
     with jax.enable_x64(True):
-        variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, np.float64), _initial_variables(config, 32))
+        variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, np.float64), _initial_variables(config))
         variables = place_state(variables, mesh)
         compute = build_gradient(build(config.model, dtype=jnp.float64), config, mesh)
         inputs = variables["params"], variables["batch_stats"], batch, jax.random.key(0)

@@ -39,7 +39,7 @@ def started(config):
     """The config as it is trained and the variables at step 0."""
     found = start.foreign_sources(config.init_from)
     config = start.adopt(config, found)
-    return config, start.overlay(training._initial_variables(config, 32), found, config.model)
+    return config, start.overlay(training._initial_variables(config), found, config.model)
 
 
 def test_training_starts_from_a_text_encoder_and_keeps_the_rest_random(bert, memory, tmp_path, capsys):
@@ -73,7 +73,7 @@ def test_an_image_backbone_and_a_text_encoder_start_together(bert, tmp_path):
     image = variables["params"]["image_encoder"]
     stem = backbone.state_dict()["conv1.weight"].numpy()
     np.testing.assert_array_equal(image["backbone"]["conv1"]["kernel"], stem.transpose(2, 3, 1, 0))
-    fresh = training._initial_variables(config, 32)
+    fresh = training._initial_variables(config)
     jax.tree.map(np.testing.assert_array_equal, image["project_deep"], fresh["params"]["image_encoder"]["project_deep"])
     assert "resnet18.pth (image backbone)" in told and "img_encoder.local_embedder.weight" in told
 

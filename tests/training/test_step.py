@@ -21,7 +21,7 @@ def prepared(devices, **model_changes):
     tokenizer = config_tokenizer(source, config)
     config = _with_vocabulary(config, tokenizer)
     mesh = build_mesh(jax.devices()[:devices])
-    model, variables = build(config.model), _initial_variables(config, 32)
+    model, variables = build(config.model), _initial_variables(config)
     direction = freeze(build_direction(config.optimizer), trainable(variables["params"], config.model))
     step = build_train_step(model, config, direction, build_schedule(config.optimizer, 3, 6), mesh)
     validate = build_validation_step(model, config, mesh)

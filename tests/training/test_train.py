@@ -341,8 +341,8 @@ def test_a_failed_evaluation_keeps_the_model_and_is_all_that_is_left(config, tmp
 def test_training_starts_from_the_weights_of_a_model_folder(finished, config):
     config.init_from = str(finished / "model")
     config = train_config(config, finished)
-    ours, theirs = training._initial_variables(config, 32), load_model(finished / "model")[1]
+    ours, theirs = training._initial_variables(config), load_model(finished / "model")[1]
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
     config.model.image.options.widths = (4, 8, 16)
     with pytest.raises(UsageError, match=r"config\.init_from = .*make config\.model that of"):
-        training._initial_variables(config, 32)
+        training._initial_variables(config)

@@ -134,7 +134,7 @@ class ImageEncoder(nn.Module):
         super().__init__()
         self.input_size = settings["input_size"]
         structure = settings["structure"]
-        self.model = DenseNet(structure) if settings["family"] == "densenet" else ResNet(structure)
+        self.model = {"densenet": DenseNet, "resnet": ResNet}[settings["family"]](structure)
         shallow, deep, whole = self.model.widths
         self.local2_embedder = convolution(shallow, width)
         self.local_embedder = convolution(deep, width)

@@ -18,14 +18,12 @@ from afloc_jax.errors import UsageError
 from afloc_jax.losses.kernels import attention
 from afloc_jax.losses.kernels.tile import HIDDEN, LANES, ROWS
 from afloc_jax.losses.packing import SLOT, Packing, bin_slots, pack, packed, unpacked
-from afloc_jax.losses.settings import LocalSettings
+from afloc_jax.losses.settings import LossSettings
 
 IMAGES = 8  # at most so many at once: what a run keeps of them is [IMAGES, bins, U]
 
 
-def tile_rows(
-    regions: Float[Array, "g J N D"], text: Sequence[Array], settings: LocalSettings
-) -> Float[Array, "g J I"]:
+def tile_rows(regions: Float[Array, "g J N D"], text: Sequence[Array], settings: LossSettings) -> Float[Array, "g J I"]:
     """Similarities of J images with the captions of their group.
 
     `text`: units [g, I, T, D] in the precision of the regions, their norms [g, I, T], counts of at least 1 [g, I].
@@ -51,7 +49,7 @@ def tile_gradients(
     regions: Float[Array, "g J N D"],
     text: Sequence[Array],
     d_similarity: Float[Array, "g J I"],
-    settings: LocalSettings,
+    settings: LossSettings,
     start: Float[Array, "g J N D"] | None = None,
 ) -> tuple[Float[Array, "g J N D"], Float[Array, "g I T D"], Float[Array, "g I T"]]:
     """Gradients of the regions, the units and their norms. That of the regions is added to `start`, where given."""

@@ -27,7 +27,7 @@ from jaxtyping import Array, Float, Int
 
 from afloc_jax.losses.kernels import tile
 from afloc_jax.losses.kernels.tile import ROWS
-from afloc_jax.losses.settings import LocalSettings
+from afloc_jax.losses.settings import LossSettings
 
 CORES = 2  # shares of the images; a chip with one core works on them one after the other
 VMEM_LIMIT = 48 * 2**20  # bytes a kernel may use: v5p has 64 MiB a core, v5e and v6e have 128
@@ -181,7 +181,7 @@ def forward_call(
     text: TileText,
     first: Int[Array, ""],
     images: int,
-    settings: LocalSettings,
+    settings: LossSettings,
     interpret: bool,
 ) -> Float[Array, "g images bins 1 U"]:
     """log sum_t exp(temp2 r_t) of each unit's caption; anything in bins that are not used."""
@@ -211,7 +211,7 @@ def backward_call(
     d_regions: Float[Array, "g J N D"],
     d_units: Float[Array, "cores g bins U D"],
     first: Int[Array, ""],
-    settings: LocalSettings,
+    settings: LossSettings,
     interpret: bool,
 ) -> tuple[Array, Array, Array]:
     """Adds to `d_regions` and `d_units`, in place; also the gradient of the norms, [g, images, bins, 1, U]."""

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from afloc_jax.losses.definition import SMALLEST_NORM_PRODUCT
 from afloc_jax.losses.packing import SLOT
-from afloc_jax.losses.settings import LocalSettings
+from afloc_jax.losses.settings import LossSettings
 
 LANES = 128
 BLOCK_REGIONS = 512  # regions worked on at once: [U, BLOCK_REGIONS] is what stands between two products
@@ -98,7 +98,7 @@ class Pooled(NamedTuple):
 
 
 def forward(
-    regions_ref, units_ref, rows_ref, same_ref, v_ref, kept_refs: Sequence, settings: LocalSettings, blocks: Blocks
+    regions_ref, units_ref, rows_ref, same_ref, v_ref, kept_refs: Sequence, settings: LossSettings, blocks: Blocks
 ) -> Pooled:
     """Attention and pooling of one tile. Leaves v [U, D] in `v_ref`, and s, p, e [U, N] in `kept_refs` if given."""
     rows, units, same = rows_ref[...], units_ref[...], same_ref[...]
@@ -146,7 +146,7 @@ class Gradient(NamedTuple):
     v: Float[Array, "U D"]
 
 
-def backward(d_pooled: Float[Array, "U 1"], tile: Pooled, v_ref, settings: LocalSettings) -> Gradient:
+def backward(d_pooled: Float[Array, "U 1"], tile: Pooled, v_ref, settings: LossSettings) -> Gradient:
     """From the gradient of each unit's caption down to what the regions and units have a part in."""
     d_r = settings.pooling_temperature * tile.share * d_pooled
     free, through = tile.free, -d_r * tile.relevance
@@ -167,7 +167,7 @@ def features_backward(
     kept_refs: Sequence,
     d_regions_ref,
     d_units_ref,
-    settings: LocalSettings,
+    settings: LossSettings,
     blocks: Blocks,
 ) -> None:
     """Adds the gradient of the regions to `d_regions_ref` [N, D]; leaves that of the units in `d_units_ref` [U, D]."""

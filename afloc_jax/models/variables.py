@@ -1,0 +1,87 @@
+"""The arrays of a model: their first values, their shapes by path, and which of them a training step may change."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+from jaxtyping import PRNGKeyArray, PyTree
+
+from afloc_jax.levels import TokenBatch
+from afloc_jax.models.afloc import AFLoc, ImageEncoder, TextEncoder
+from afloc_jax.models.settings import ModelSettings, parse
+
+ArrayPath = tuple[str, ...]
+"""Where an array lies among the variables: its collection ("params" or "batch_stats"), modules, its own name."""
+
+
+def initial_variables(model: AFLoc, key: PRNGKeyArray) -> PyTree:
+    """`params` and `batch_stats` before the first step; to be called under `jax.jit` or `jax.eval_shape`.
+
+    The image and the tokens that modules have to see are made here, as no array of a model depends on their sizes.
+    """
+    return model.init(key, *_smallest_inputs())
+
+
+def _smallest_inputs() -> tuple[jax.Array, TokenBatch]:
+    slots, count = jnp.zeros((1, 3), jnp.int32), jnp.ones(1, jnp.int32)
+    return jnp.zeros((1, 32, 32), jnp.uint8), TokenBatch(slots, slots, slots, count, count)
+
+
+@functools.lru_cache(maxsize=32)
+def variable_shapes(settings: ModelSettings) -> Mapping[ArrayPath, tuple[int, ...]]:
+    """The shape of every array of a model.
+
+    Tracing every layer would take most of a second. So towers of few blocks and one layer of BERT are traced, whose
+    arrays stand for those of the others.
+    """
+    image, text = settings.image, settings.text
+    one_layer = dataclasses.replace(text, bert={**text.bert, "num_hidden_layers": 1}, last_layers=1)
+    pixels, tokens = _smallest_inputs()
+    key = jax.random.key(0)
+    towers = {
+        "image_encoder": jax.eval_shape(
+            ImageEncoder(image, image.structure.brief(), settings.projection_dim).init, key, pixels
+        ),
+        "text_encoder": jax.eval_shape(TextEncoder(one_layer).init, key, tokens),
+    }
+    shapes = {
+        (collection, tower, *path): leaf.shape
+        for collection in ("batch_stats", "params")
+        for tower, variables in towers.items()
+        for traced, leaf in traverse_util.flatten_dict(variables.get(collection, {})).items()
+        for path in _represented(traced, settings)
+    }
+    return MappingProxyType(shapes)
+
+
+def _represented(path: ArrayPath, settings: ModelSettings) -> list[ArrayPath]:
+    """The path of a traced array, and those of the layers or blocks for which it stands."""
+    paths = [path]
+    for position, module in enumerate(path):
+        others = settings.image.structure.stands_for(module)
+        if module == "layer_0":  # of BERT
+            others = [f"layer_{layer}" for layer in range(1, settings.text.structure.num_hidden_layers)]
+        paths += [(*path[:position], other, *path[position + 1 :]) for other in others]
+    return paths
+
+
+def trainable(params: PyTree, settings: ModelSettings | Mapping[str, Any]) -> PyTree:
+    """Which parameters a training step may change: True or False, in the tree of `params`.
+
+    False for a frozen backbone or text encoder (their gradient is zero, but weight decay would still move them) and for
+    BERT's pooler, which no output depends on. The projections of a frozen image encoder stay trainable.
+    """
+    settings = parse(settings)
+
+    def decide(path: tuple[jax.tree_util.DictKey, ...], _: PyTree) -> bool:
+        names = [entry.key for entry in path]
+        frozen_image = settings.image.freeze and names[:2] == ["image_encoder", "backbone"]
+        frozen_text = settings.text.freeze and names[0] == "text_encoder"
+        return not (frozen_image or frozen_text or "pooler" in names)
+
+    return jax.tree_util.tree_map_with_path(decide, params)
