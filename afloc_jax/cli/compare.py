@@ -22,8 +22,8 @@ def add(command: Parser) -> None:
 
 
 def run(given: Namespace) -> int:
-    from afloc_jax.evaluation.comparison.compare import compare, to_markdown
+    from afloc_jax.evaluation.comparison.compare import compare
 
-    print(to_markdown(compare(given.a, given.b, given.out, bootstrap_of(given))))
+    print(compare(given.a, given.b, given.out, bootstrap_of(given)).to_markdown())
     print(f"results in {given.out}")
     return 0

@@ -1,6 +1,7 @@
 """The metrics of classification with intervals: statistics of weighted samples, and the tables of summary.json."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -72,5 +73,6 @@ def reliability_tables(
     tables = {}
     for c, name in enumerate(classes):
         known = np.isfinite(labels[:, c])
-        tables[name] = discrimination.reliability(labels[known, c] == 1, probabilities[known, c])
+        table = discrimination.reliability(labels[known, c] == 1, probabilities[known, c])
+        tables[name] = [asdict(row) for row in table]
     return tables

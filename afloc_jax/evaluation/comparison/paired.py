@@ -12,9 +12,14 @@ BLOCK = 4_000_000
 def sign_flip_test(contributions: Float[np.ndarray, " n"], permutations: int = PERMUTATIONS, seed: int = 0) -> float:
     """Two-sided p of the sum of paired differences, each of which could as well have had the other sign.
 
-    Fisher's randomisation test. `contributions` are differences times what weight they have in the statistic (1/n for
-    a mean), one per unit; exact for few units, otherwise (hits + 1) / (permutations + 1), which is never 0. NaN
-    without any unit.
+    Fisher's randomisation test: exact for few units, otherwise (hits + 1) / (permutations + 1), which is never 0. NaN
+    without any unit. `scipy.stats.permutation_test` finds the same p but for sampling noise (tests); it is not used
+    here because it gives the few exact cases no tolerance for rounding and draws other signs: p would change.
+
+    Args:
+        contributions: one per unit: its difference times its weight in the statistic (1/n for a mean).
+        permutations: number of random choices of signs.
+        seed: seed of the signs.
     """
     contributions = np.asarray(contributions, np.float64)
     n = len(contributions)
@@ -43,9 +48,9 @@ def wilcoxon_test(differences: Float[np.ndarray, " n"]) -> float:
 
 
 def bootstrap_test(resampled: Float[np.ndarray, " R"]) -> float:
-    """Two-sided p of a difference from its resamples: twice the smaller share of them on either side of 0.
+    """Two-sided p of a difference from its resamples: twice the smaller of the shares of them on either side of 0.
 
-    By inversion of the percentile interval (Efron and Tibshirani 1993, section 16.4); at least 2 / (R + 1).
+    This inverts the percentile interval (Efron and Tibshirani 1993, section 16.4); at least 2 / (R + 1).
     """
     finite = resampled[np.isfinite(resampled)]
     if not len(finite):
@@ -55,29 +60,16 @@ def bootstrap_test(resampled: Float[np.ndarray, " R"]) -> float:
 
 
 def holm(p: Float[np.ndarray, " m"]) -> Float[np.ndarray, " m"]:
-    """p adjusted for the chance of any false alarm (Holm 1979). NaN is no test and stays NaN."""
-
-    def adjusted(ordered: np.ndarray) -> np.ndarray:
-        factors = len(ordered) - np.arange(len(ordered))
-        return np.minimum(np.maximum.accumulate(ordered * factors), 1)
-
-    return _adjusted(p, adjusted)
+    """p adjusted for the chance of any false alarm (Holm 1979), which SciPy lacks. NaN is no test and stays NaN."""
+    result, tested = np.full(len(p), np.nan), np.flatnonzero(np.isfinite(p))
+    order = tested[np.argsort(p[tested], kind="stable")]
+    factors = len(order) - np.arange(len(order))
+    result[order] = np.minimum(np.maximum.accumulate(p[order] * factors), 1)
+    return result
 
 
 def benjamini_hochberg(p: Float[np.ndarray, " m"]) -> Float[np.ndarray, " m"]:
     """p adjusted for the share of false alarms (Benjamini and Hochberg 1995). NaN is no test and stays NaN."""
-
-    def adjusted(ordered: np.ndarray) -> np.ndarray:
-        factors = len(ordered) / (1 + np.arange(len(ordered)))
-        return np.minimum(np.minimum.accumulate((ordered * factors)[::-1])[::-1], 1)
-
-    return _adjusted(p, adjusted)
-
-
-def _adjusted(p: np.ndarray, function) -> np.ndarray:
-    p = np.asarray(p, np.float64)
-    tested = np.flatnonzero(np.isfinite(p))
-    order = tested[np.argsort(p[tested], kind="stable")]
-    result = np.full(len(p), np.nan)
-    result[order] = function(p[order])
+    result, tested = np.full(len(p), np.nan), np.isfinite(p)
+    result[tested] = scipy.stats.false_discovery_control(p[tested])
     return result

@@ -1,77 +1,127 @@
 """per_sample.csv of any evaluation, read back: what `afloc compare` pairs."""
 
 import csv
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from afloc_jax.errors import UserError
+from afloc_jax.files import Path
+from afloc_jax.settings import Json
 
-Key = tuple[str, str, str, str]  # id, category, metric, threshold
+
+class Key(NamedTuple):
+    """What two evaluations must agree on for their scores to meet; as text, it names the score in a message."""
+
+    id: str
+    category: str
+    metric: str = ""
+    threshold: str = ""
+
+    def __str__(self) -> str:
+        """No report text is in it."""
+        return " / ".join(part for part in self if part)
+
+
+class Decision(NamedTuple):
+    """A row of classification. The label and the prediction are 1 or 0; an unknown label is NaN."""
+
+    label: float
+    probability: float
+    predicted: float
 
 
 @dataclass(frozen=True)
-class Samples:
-    """per_sample.csv of one folder. `probability` tables hold (label, probability, threshold) instead of a value."""
+class Account:
+    """What summary.json says about how the scores came about; empty where there is none.
+
+    Attributes:
+        settings: those that a reader should know to differ.
+        mask_thresholds: of each class, the threshold that validation data gave.
+        provenance: weights, data and versions.
+    """
+
+    settings: Mapping[str, Json]
+    mask_thresholds: Mapping[str, Json]
+    provenance: Mapping[str, Json]
+
+    NOTED = ("protocol", "compatible", "framing", "prompt_set", "aggregation", "margin", "thresholds_chosen_on")
+
+    @classmethod
+    def read(cls, folder: Path) -> "Account":
+        """The account of a result folder."""
+        try:
+            content = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            content = {}
+        summary: dict[str, Any] = content if isinstance(content, dict) else {}
+        points = summary.get("operating_points", {})
+        return cls(
+            {key: summary[key] for key in cls.NOTED if key in summary},
+            {name: point.get("mask_threshold") for name, point in points.items()},
+            summary.get("provenance", {}),
+        )
+
+
+@dataclass(frozen=True)
+class SampleTable:
+    """per_sample.csv of one folder: `patients` of each id, and the account of summary.json."""
 
     folder: Path
-    kind: str  # "values" or "probabilities"
-    values: dict[Key, Any]
-    clusters: dict[str, str]  # id -> patient
-    summary: Mapping[str, Any]
+    patients: Mapping[str, str]
+    account: Account
 
 
-def read_samples(folder: str | Path) -> Samples:
-    """per_sample.csv and summary.json (if there is one) of a result folder."""
-    folder = Path(folder)
+@dataclass(frozen=True)
+class Scores(SampleTable):
+    """A score per sample, metric and threshold: localisation, retrieval, robustness."""
+
+    values: Mapping[Key, float]
+
+
+@dataclass(frozen=True)
+class Decisions(SampleTable):
+    """A decision per sample and class: classification."""
+
+    values: Mapping[Key, Decision]
+
+
+def read_samples(folder: Path) -> Scores | Decisions:
+    """The table of a result folder. Raises UserError for a folder without usable per-sample scores."""
     path = folder / "per_sample.csv"
     try:
-        with open(path, encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            columns, lines = set(reader.fieldnames or ()), list(reader)
+        reader = csv.DictReader(io.StringIO(path.read_bytes().decode(), newline=""))
+        columns, lines = set(reader.fieldnames or ()), list(reader)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; give a folder that an evaluation wrote") from None
     except (UnicodeDecodeError, csv.Error):
         raise UserError(f"{path}: not a CSV table in UTF-8") from None
-    if {"id", "category", "metric", "value"} <= columns:
-        kind = "values"
-    elif {"id", "category", "label", "probability", "predicted"} <= columns:
-        kind = "probabilities"
-    else:
+    scored = {"id", "category", "metric", "value"} <= columns
+    if not scored and not {"id", "category", "label", "probability", "predicted"} <= columns:
         raise UserError(f"{path}: not per-sample scores; it has the columns {', '.join(sorted(columns)) or 'none'}")
-    values: dict[Key, Any] = {}
+    scores: dict[Key, float] = {}
+    decisions: dict[Key, Decision] = {}
     for number, line in enumerate(lines, start=2):
-        key = (line["id"], line["category"], line.get("metric") or "", line.get("threshold") or "")
-        key = key if kind == "values" else (key[0], key[1], "", "")
-        if key in values:
-            raise UserError(f"{path}, line {number}: {spoken(key)} comes twice; it cannot be told which to compare")
+        names = (line["metric"] or "", line.get("threshold") or "") if scored else ()
+        key = Key(line["id"], line["category"], *names)
+        if key in scores or key in decisions:
+            raise UserError(f"{path}, line {number}: {key} comes twice; it cannot be told which to compare")
         try:
-            values[key] = _value(line, kind)
+            if scored:
+                scores[key] = _number(line["value"])
+            else:
+                values = (float(line["probability"]), float(line["predicted"]))
+                decisions[key] = Decision(_number(line["label"]), *values)
         except (TypeError, ValueError):
-            raise UserError(f"{path}, line {number}: {spoken(key)} holds no number") from None
-    if not values:
+            raise UserError(f"{path}, line {number}: {key} holds no number") from None
+    if not lines:
         raise UserError(f"{path}: holds no sample")
-    clusters = {line["id"]: line.get("patient") or "" for line in lines}
-    return Samples(folder, kind, values, clusters, _read_summary(folder))
+    patients = {line["id"]: line.get("patient") or "" for line in lines}
+    account = Account.read(folder)
+    return Scores(folder, patients, account, scores) if scored else Decisions(folder, patients, account, decisions)
 
 
-def spoken(key: Key) -> str:
-    """A key for a message; no report text is in it."""
-    return " / ".join(part for part in key if part)
-
-
-def _read_summary(folder: Path) -> Mapping[str, Any]:
-    try:
-        content = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _value(line: Mapping[str, str], kind: str) -> Any:
-    if kind == "values":
-        return float(line["value"]) if line["value"] else float("nan")
-    label = float(line["label"]) if line["label"] else float("nan")
-    return label, float(line["probability"]), float(line["predicted"])
+def _number(cell: str) -> float:
+    return float(cell) if cell else float("nan")

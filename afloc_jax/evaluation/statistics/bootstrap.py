@@ -4,54 +4,37 @@ A resample draws as many units as there are, with replacement. A unit is a sampl
 patient), which are drawn together because they resemble each other. How often each unit was drawn is its weight: every
 resample of every column of means is one matrix product, and any other statistic is a function of weights. The same
 seed gives the same draws for two systems on the same samples: the difference of what they give is a paired difference.
-
-Intervals: percentile limits, or BCa (bias-corrected and accelerated; Efron 1987, doi 10.1080/01621459.1987.10478410).
 """
 
-import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
-from scipy.special import ndtr, ndtri
 
-from afloc_jax.errors import UsageError, UserError
-from afloc_jax.evaluation.statistics.jackknife import LeftOut
+from afloc_jax.errors import UserError
+from afloc_jax.evaluation.statistics.interval import CONFIDENCE, Interval, bca_limits, limits, mean_of_finite
+from afloc_jax.evaluation.statistics.jackknife import LeftOut, Weights
+from afloc_jax.settings import Json, Settings, at_least, setting
+
+Method: TypeAlias = Literal["percentile", "bca"]
+Statistic: TypeAlias = Callable[[Weights], np.ndarray]
+"""Weights [R, n] -> a statistic [R, *m] of each row; it may use of them what `LeftOut` answers."""
 
 RESAMPLES = 1000
-CONFIDENCE = 0.95
-METHODS = ("percentile", "bca")
-UNITS = ("sample", "patient")
 BLOCK = 4_000_000  # draws held at a time: bounds the memory, whatever the number of samples
 
 
 @dataclass(frozen=True)
-class Interval:
-    """A value on the data (mostly a mean) and the limits of its confidence interval; NaN where nothing was scored."""
-
-    mean: float
-    lower: float
-    upper: float
-
-    def to_dict(self) -> dict[str, float | None]:
-        """JSON knows no NaN: an undefined number becomes None."""
-        return {
-            name: float(value) if np.isfinite(value) else None
-            for name, value in (("mean", self.mean), ("lower", self.lower), ("upper", self.upper))
-        }
-
-
-@dataclass(frozen=True)
 class Replicates:
-    """A statistic (an array, or one number) on the data and on what intervals are made from.
+    """A statistic (an array, or one number) on the data, and on the resamples that its intervals are made from.
 
     Attributes:
-        point: [*m] on the data.
-        resampled: [R, *m] on every resample.
-        left_out: one [U, *m] for each group that units are drawn within: the statistic without each unit in turn
-            (jackknife). Empty where it was not asked for; BCa intervals need it.
+        point: [*m] the statistic on the data.
+        resampled: [R, *m] the statistic on every resample.
+        left_out: for each group that units are drawn within, [U, *m]: the statistic without each unit in turn
+            (jackknife). Empty where nobody asked for it; BCa intervals need it.
     """
 
     point: np.ndarray
@@ -59,12 +42,10 @@ class Replicates:
     left_out: tuple[np.ndarray, ...] = ()
 
     def map(self, function: Callable[[np.ndarray], np.ndarray]) -> "Replicates":
-        """The same of `function`, which must act on the trailing axes *m alone."""
-        return Replicates(
-            function(self.point), function(self.resampled), tuple(function(part) for part in self.left_out)
-        )
+        """`function` of the statistic; it must act on the trailing axes *m alone."""
+        return Replicates(function(self.point), function(self.resampled), tuple(map(function, self.left_out)))
 
-    def __getitem__(self, index: Any) -> "Replicates":
+    def __getitem__(self, index: int | slice) -> "Replicates":
         """The element or column `index` of the last axis."""
         return self.map(lambda values: values[..., index])
 
@@ -73,32 +54,36 @@ class Replicates:
         left_out = tuple(first - second for first, second in zip(self.left_out, other.left_out, strict=True))
         return Replicates(self.point - other.point, self.resampled - other.resampled, left_out)
 
-    def interval(self, method: str = "percentile", confidence: float = CONFIDENCE) -> Interval:
+    def mean_over(self, axis: int) -> "Replicates":
+        """The mean over one of the last axes (counted from the end), undefined values left out."""
+        return self.map(lambda values: mean_of_finite(values, axis=axis))
+
+    def interval(self, method: Method = "percentile", confidence: float = CONFIDENCE) -> Interval:
         """The interval of one number ([R] resamples). Raises `ValueError` for BCa without `left_out`."""
         if method == "bca":
             lower, upper = bca_limits(self.point, self.resampled, self.left_out, confidence)
         elif method == "percentile":
             lower, upper = limits(self.resampled, confidence)
         else:
-            raise ValueError(f"unknown interval {method!r}; there are {', '.join(METHODS)}")
+            raise ValueError(f"unknown interval {method!r}; there are percentile, bca")
         return Interval(float(self.point), float(lower), float(upper))
 
 
 @dataclass(frozen=True)
-class Bootstrap:
-    """How intervals are made: `interval` is one of `METHODS`, `unit` one of `UNITS`."""
+class Bootstrap(Settings, section="bootstrap"):
+    """How intervals are made.
 
-    resamples: int = RESAMPLES
+    Attributes:
+        resamples: number of resamples.
+        seed: seed of the draws.
+        interval: kind of interval.
+        unit: what a resample draws: samples, or patients with all their samples.
+    """
+
+    resamples: int = setting(RESAMPLES, at_least(1, "an interval needs at least 1"))
     seed: int = 0
-    interval: str = "percentile"
-    unit: str = "sample"
-
-    def __post_init__(self) -> None:
-        for name, value, known in (("interval", self.interval, METHODS), ("unit", self.unit, UNITS)):
-            if value not in known:
-                raise UsageError(f"unknown {name} {value!r} of the bootstrap; there are {', '.join(known)}")
-        if self.resamples < 1:
-            raise UsageError(f"{self.resamples} resamples make no interval; give at least 1")
+    interval: Method = "percentile"
+    unit: Literal["sample", "patient"] = "sample"
 
     def clusters(self, names: Sequence[str]) -> np.ndarray | None:
         """The clusters to draw; None draws samples. Raises UserError where a sample does not name its `unit`."""
@@ -113,34 +98,37 @@ class Bootstrap:
 
     @property
     def leave_out(self) -> bool:
-        """Whether the intervals need the statistic without each unit."""
+        """Whether the intervals need the jackknife."""
         return self.interval == "bca"
 
-    def resample(
-        self, statistic: Callable[[Any], np.ndarray], samples: int, clusters: np.ndarray | None
-    ) -> "Replicates":
+    def resample(self, statistic: Statistic, samples: int, clusters: np.ndarray | None) -> Replicates:
         """`resample` with these settings."""
         return resample(statistic, samples, self.resamples, self.seed, clusters, self.leave_out)
 
-    def limits_of(self, replicates: "Replicates") -> Interval:
+    def means(
+        self,
+        values: Float[np.ndarray, "n M"],
+        category: Int[np.ndarray, " n"],
+        categories: int,
+        clusters: np.ndarray | None,
+        *,
+        stratified: bool = True,
+    ) -> Replicates:
+        """`bootstrap` with these settings."""
+        how = (self.resamples, self.seed, stratified, clusters, self.leave_out)
+        return bootstrap(values, category, categories, *how)
+
+    def limits_of(self, replicates: Replicates) -> Interval:
         """The interval of one number."""
         return replicates.interval(self.interval)
 
-    def to_dict(self) -> dict[str, Any]:
-        """For the record."""
-        return {**asdict(self), "confidence": CONFIDENCE}
-
-
-def mean_of_finite(values: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:
-    """Mean that leaves NaN out; NaN (without a warning) where nothing is left."""
-    finite = np.isfinite(values)
-    count = finite.sum(axis=axis)
-    total = np.where(finite, values, 0.0).sum(axis=axis)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    def to_dict(self) -> dict[str, Json]:
+        """The settings as summary.json holds them."""
+        return {**self.plain(), "confidence": CONFIDENCE}
 
 
 def _weighted_means(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """[R, n] weights and [n, M] values -> [R, M] means over the finite values."""
+    """[R, M] means over the finite ones of `values` [n, M], for every row of `weights` [R, n]."""
     finite = np.isfinite(values)
     total = weights @ np.where(finite, values, 0.0)
     count = weights @ finite.astype(np.float64)
@@ -179,11 +167,11 @@ def bootstrap(
 
     `category` is the index of each sample's category, in [0, categories). NaN values are left out of a mean, in a
     resample as in the data. The same seed gives the same draws, whatever the columns are. `leave_out` adds the means
-    without each unit, from sums: its cost is that of one resample per unit and category, not of n passes.
+    without each unit. They follow from sums, at the cost of one resample per unit and category instead of n passes.
 
-    Stratified draws keep the size of every category, so that the mean over categories is never taken without a rare
-    one. Otherwise samples are drawn from the whole table, as in the release; a category missed by a resample is NaN.
-    Clusters are always drawn from the whole table: one patient may have findings of several categories.
+    Stratified draws keep the size of every category, so that no resample takes the mean over categories without a rare
+    one. Otherwise samples are drawn from the complete table, as in the release; a category that a resample misses is
+    NaN. Clusters are always drawn from the complete table: one patient may have findings of several categories.
     """
     values = np.asarray(values, np.float64)
     category = np.asarray(category)
@@ -218,7 +206,7 @@ def bootstrap(
 
 
 def resample(
-    statistic: Callable[[Any], Float[np.ndarray, "R *m"]],
+    statistic: Statistic,
     samples: int,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -227,8 +215,8 @@ def resample(
 ) -> Replicates:
     """Any statistic of weighted samples: on the data (weights of 1), and on resamples of samples or of clusters.
 
-    `statistic` takes weights [R, n]. `leave_out` hands it the weights of the jackknife as well: `LeftOut`, which stands
-    for a matrix and answers `@`, `sum(axis=1)` and `[:, columns]`, as the metrics of discrimination.py use it.
+    `leave_out` gives `statistic` the weights of the jackknife as well: `LeftOut`, which stands for a matrix and answers
+    `@`, `sum(axis=1)` and `[:, columns]`, as the metrics of discrimination.py use it.
     """
     _check_resamples(resamples)
     unit = cluster_index(clusters, samples)
@@ -247,7 +235,9 @@ def _check_resamples(resamples: int) -> None:
         raise ValueError(f"resamples is {resamples}; a bootstrap needs at least 1")
 
 
-def _blocks(rng: np.random.Generator, units: int, samples: int, resamples: int):
+def _blocks(
+    rng: np.random.Generator, units: int, samples: int, resamples: int
+) -> Iterator[tuple[slice, Float[np.ndarray, "r U"]]]:
     """Slices of the resamples with the counts [r, units] of their draws; no block holds more than `BLOCK` weights."""
     step = max(1, BLOCK // max(units, samples, 1))
     for start in range(0, resamples if units else 0, step):
@@ -256,67 +246,7 @@ def _blocks(rng: np.random.Generator, units: int, samples: int, resamples: int):
 
 
 def _means_without(values: Float[np.ndarray, "n M"], unit: Int[np.ndarray, " n"], units: int) -> np.ndarray:
-    """[U, M]: means over the finite values without those of each unit."""
+    """[U, M] means over the finite values that do not belong to each unit."""
     finite, without = np.isfinite(values), LeftOut(unit, units)
     total, count = without @ np.where(finite, values, 0.0), without @ finite
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
-
-
-def limits(resampled: Float[np.ndarray, "R *m"], confidence: float = CONFIDENCE) -> tuple[np.ndarray, np.ndarray]:
-    """Percentile limits over the first axis; resamples in which nothing was scored (NaN) are left out."""
-    tail = 100 * (1 - confidence) / 2
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)  # NaN is the right answer there
-        lower, upper = np.nanpercentile(resampled, [tail, 100 - tail], axis=0)
-    return lower, upper
-
-
-def interval(point: float | np.ndarray, resampled: Float[np.ndarray, " R"], confidence: float = CONFIDENCE) -> Interval:
-    """The interval of one number from its value on the data and its value on every resample."""
-    lower, upper = limits(resampled, confidence)
-    return Interval(float(point), float(lower), float(upper))
-
-
-def bca_limits(
-    point: Float[np.ndarray, "*m"],
-    resampled: Float[np.ndarray, "R *m"],
-    left_out: tuple[Float[np.ndarray, "U *m"], ...],
-    confidence: float = CONFIDENCE,
-) -> tuple[np.ndarray, np.ndarray]:
-    """BCa limits over the first axis: percentiles moved for the bias and the skewness of the statistic.
-
-    z0 is the normal quantile of the share of resamples below the value on the data (ties count half), the acceleration
-    comes from the jackknife, groups taken together (Efron and Tibshirani 1993, chapters 14 and 22.5). Undefined
-    resamples are left out. Where nothing varies, both limits are the value; where the value lies outside all resamples,
-    z0 is infinite and the limits are percentiles.
-    """
-    if not left_out:
-        raise ValueError("BCa limits need the statistic without each unit; call the bootstrap with leave_out=True")
-    shape = np.shape(point)
-    point, resampled = np.reshape(point, -1), np.reshape(resampled, (len(resampled), -1))
-    acceleration = _acceleration([np.reshape(part, (len(part), -1)) for part in left_out])
-    tails = ndtri(np.array([(1 - confidence) / 2, (1 + confidence) / 2]))
-    found = np.full((2, len(point)), np.nan)
-    for m, value in enumerate(point):
-        column = resampled[:, m][np.isfinite(resampled[:, m])]
-        if not len(column) or not np.isfinite(value):
-            continue
-        below = ((column < value).sum() + (column <= value).sum()) / (2 * len(column))
-        if np.ptp(column) == 0 or below in (0, 1):  # nothing varies, or the value lies outside all resamples
-            found[:, m] = np.quantile(column, [(1 - confidence) / 2, (1 + confidence) / 2])
-            continue
-        shifted = ndtri(below) + tails
-        found[:, m] = np.quantile(column, ndtr(ndtri(below) + shifted / (1 - acceleration[m] * shifted)))
-    return found[0].reshape(shape), found[1].reshape(shape)
-
-
-def _acceleration(left_out: list[Float[np.ndarray, "U m"]]) -> Float[np.ndarray, " m"]:
-    """A sixth of the skewness of the jackknife's influences; 0 where nothing varies."""
-    cubes, squares = 0.0, 0.0
-    for part in left_out:
-        units = len(part)
-        influence = (units - 1) * (mean_of_finite(part, axis=0) - part)
-        influence = np.where(np.isfinite(influence), influence, 0.0)
-        cubes = cubes + (influence**3).sum(axis=0) / units**3
-        squares = squares + (influence**2).sum(axis=0) / units**2
-    return np.where(np.asarray(squares) > 0, cubes / np.maximum(6 * np.asarray(squares) ** 1.5, 1e-300), 0.0)

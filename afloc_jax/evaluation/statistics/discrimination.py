@@ -1,20 +1,18 @@
 """Metrics of binary and multi-class classification, on weighted samples: AUC, F1, MCC, calibration, thresholds.
 
-Every function takes weights [R, n], one row per resample (statistics.py), and returns one value per row; without
-weights, one value for the data. `LeftOut` weights, those of a jackknife, cost what one resample costs.
+Every function takes weights [R, n], one row per resample (bootstrap.py), and returns one value per row; without
+weights, one value for the data. `LeftOut` weights, those of a jackknife, cost what one resample costs. Scikit-learn's
+metrics, with which the tests compare, take one row of weights at a time and know no jackknife.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from afloc_jax.evaluation.statistics.jackknife import LeftOut
+from afloc_jax.evaluation.statistics.jackknife import LeftOut, Weights
 
-Weights = Float[np.ndarray, "R n"] | LeftOut
-
-BINS = 10  # of the reliability table
+BINS = 10  # in the reliability table
 DECISION_METRICS = ("f1", "accuracy", "mcc", "balanced_accuracy", "sensitivity", "specificity")
 
 
@@ -31,7 +29,7 @@ def auc(
         return _auc_without(labels, np.asarray(scores), weights)
     order = np.argsort(scores, kind="stable")
     ranked = np.asarray(scores)[order]
-    starts = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))  # of equal scores
+    starts = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))  # where a run of equal scores begins
     ranked_weights, positive_ranked = weights[:, order], labels[order]
     if len(starts) == len(order):  # no ties: only the places of positives matter
         below = np.cumsum(ranked_weights * ~positive_ranked, axis=1)
@@ -57,7 +55,7 @@ def roc_curve(
         return np.zeros(0), np.zeros(0)
     order = np.argsort(-np.asarray(scores, np.float64), kind="stable")
     ranked = np.asarray(scores)[order]
-    last = np.flatnonzero(np.concatenate([ranked[1:] != ranked[:-1], [True]]))  # of equal scores
+    last = np.flatnonzero(np.concatenate([ranked[1:] != ranked[:-1], [True]]))  # where a run of equal scores ends
     rates = [np.cumsum(kind[order])[last] / kind.sum() for kind in (~labels, labels)]
     false, true = (np.concatenate([[0.0], rate]) for rate in rates)
     return false, true
@@ -66,7 +64,7 @@ def roc_curve(
 def decisions(
     labels: Bool[np.ndarray, " n"], predicted: Bool[np.ndarray, " n"], weights: Weights | None = None
 ) -> dict[str, Float[np.ndarray, " R"]]:
-    """`DECISION_METRICS` of yes-or-no predictions.
+    """The `DECISION_METRICS` of yes-or-no predictions.
 
     F1 and MCC are 0 where their denominator is 0. Sensitivity and specificity are NaN without positives or negatives;
     balanced accuracy is the mean of those that exist.
@@ -139,34 +137,39 @@ def calibration_error(
     return _ratio(np.abs(gaps).sum(axis=1), weights.sum(axis=1))
 
 
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """One row of the reliability table: limits of the probability, samples, mean probability and observed share."""
+
+    lower: float
+    upper: float
+    n: int
+    mean_probability: float | None
+    observed: float | None
+
+
 def reliability(
     labels: Bool[np.ndarray, " n"], probabilities: Float[np.ndarray, " n"], bins: int = BINS
-) -> list[dict[str, Any]]:
-    """The reliability table: per bin of equal width its limits, samples, mean probability and observed share.
+) -> list[ReliabilityBin]:
+    """The reliability table: a row for each of several bins of equal width.
 
-    An empty bin has None for both. A bin holds its lower limit and not its upper one; the last holds 1 as well.
+    A bin holds its lower limit and not its upper one; the last holds 1 as well. An empty bin has no mean and no share.
     """
     table = []
+    outcomes, probabilities = np.asarray(labels, np.float64), np.asarray(probabilities)
     index = _bin(probabilities, bins)
     for b in range(bins):
         inside = index == b
         n = int(inside.sum())
-        table.append(
-            {
-                "lower": b / bins,
-                "upper": (b + 1) / bins,
-                "n": n,
-                "mean_probability": float(np.asarray(probabilities)[inside].mean()) if n else None,
-                "observed": float(np.asarray(labels, np.float64)[inside].mean()) if n else None,
-            }
-        )
+        means = [float(values[inside].mean()) if n else None for values in (probabilities, outcomes)]
+        table.append(ReliabilityBin(b / bins, (b + 1) / bins, n, *means))
     return table
 
 
 def best_threshold(labels: Bool[np.ndarray, " n"], scores: Float[np.ndarray, " n"]) -> float:
-    """The score at and above which calling a sample positive gives the highest F1; the lowest of several.
+    """The threshold with the highest F1, where scores from the threshold on are called positive.
 
-    NaN without a positive sample: then no threshold can be told from another.
+    The lowest of several. NaN without a positive sample: then no threshold is better than another.
     """
     labels = np.asarray(labels, bool)
     if not labels.any():
@@ -197,56 +200,62 @@ def delong(labels: Bool[np.ndarray, " n"], scores: Float[np.ndarray, "K n"]) -> 
     if m < 2 or n < 2:
         raise ValueError(f"{m} positives and {n} negatives: DeLong's variance needs two of each")
     won, lost = _placements(labels, scores)
-    of_positives, of_negatives = won / n, lost / m
-    covariance = np.atleast_2d(np.cov(of_positives)) / m + np.atleast_2d(np.cov(of_negatives)) / n
-    return DeLong(of_positives.mean(axis=1), covariance)
+    above, below = won / n, lost / m  # structural components of the positives and of the negatives
+    covariance = np.atleast_2d(np.cov(above)) / m + np.atleast_2d(np.cov(below)) / n
+    return DeLong(above.mean(axis=1), covariance)
 
 
 def _placements(labels: Bool[np.ndarray, " n"], scores: Float[np.ndarray, "K n"]) -> tuple[np.ndarray, np.ndarray]:
     """How many negatives each positive scores above, and how many positives each negative scores below; ties half.
 
-    In the order of `scores`, [K, positives] and [K, negatives]: midranks among all less midranks among their own kind.
+    Both are midranks among all samples less midranks among the samples of their own kind. [K, positives] and
+    [K, negatives], in the order of `scores`.
     """
     from scipy.stats import rankdata  # the import takes as long as scoring a thousand maps, which need no ranks
 
     positive, negative = scores[:, labels], scores[:, ~labels]
-    together = rankdata(np.concatenate([positive, negative], axis=1), axis=1)
-    of_positives, of_negatives = np.split(together, [positive.shape[1]], axis=1)
-    won = of_positives - rankdata(positive, axis=1)
-    return won, positive.shape[1] - (of_negatives - rankdata(negative, axis=1))
+    ranks = rankdata(np.concatenate([positive, negative], axis=1), axis=1)
+    rank_positive, rank_negative = np.split(ranks, [positive.shape[1]], axis=1)
+    won = rank_positive - rankdata(positive, axis=1)
+    return won, positive.shape[1] - (rank_negative - rankdata(negative, axis=1))
 
 
 def _auc_without(
     labels: Bool[np.ndarray, " n"], scores: Float[np.ndarray, " n"], weights: LeftOut
 ) -> Float[np.ndarray, " U"]:
-    """AUC without each unit, exact, O(n log n): all won pairs less those of the unit's samples.
+    """AUC without each unit, exact, in O(n log n).
 
-    A pair within the unit is taken away twice, once for either sample, and given back.
+    With w(i) the pairs of sample i in which the positive scores higher, W the sum of w over the positives, and V(u)
+    the pairs within unit u,
+
+        AUC without u = (W - sum of w over u + V(u)) / (positives left * negatives left).
+
+    A pair within the unit is subtracted twice, once for either sample; V(u) adds it once.
     """
     positives, negatives = weights @ labels, weights @ ~labels
     if labels.all() or not labels.any():
         return np.full(weights.units, np.nan)
-    own = np.empty(len(labels))
-    own[labels], own[~labels] = (part[0] for part in _placements(labels, scores[None]))
-    wins = own[labels].sum() - weights.of_units(own) + _wins_within(labels, scores, weights)
+    won = np.empty(len(labels))
+    won[labels], won[~labels] = (part[0] for part in _placements(labels, scores[None]))
+    wins = won[labels].sum() - weights.of_units(won) + _wins_within(labels, scores, weights)
     return _ratio(wins, positives * negatives)
 
 
 def _wins_within(
     labels: Bool[np.ndarray, " n"], scores: Float[np.ndarray, " n"], weights: LeftOut
 ) -> Float[np.ndarray, " U"]:
-    """Pairs of a positive and a negative of one unit that the positive wins; ties half."""
+    """For each unit, its pairs of a positive and a negative in which the positive scores higher; ties count half."""
     order = np.lexsort((scores, weights.unit))
     unit, ranked, positive = weights.unit[order], scores[order], labels[order]
     starts = np.flatnonzero(np.concatenate([[True], (unit[1:] != unit[:-1]) | (ranked[1:] != ranked[:-1])]))
     positives, negatives = (np.add.reduceat(kind.astype(np.float64), starts) for kind in (positive, ~positive))
-    of_unit = weights.of_units(~labels)
-    earlier = (np.cumsum(of_unit) - of_unit)[unit[starts]]  # negatives of the units before this one
+    own = weights.of_units(~labels)
+    earlier = (np.cumsum(own) - own)[unit[starts]]  # negatives of the units before this one
     below = np.cumsum(negatives) - negatives / 2 - earlier
     return np.bincount(unit[starts], positives * below, weights.units)
 
 
-def _weights(weights: Weights | None, samples: int) -> Any:
+def _weights(weights: Weights | None, samples: int) -> Weights:
     if isinstance(weights, LeftOut):
         return weights
     return np.ones((1, samples)) if weights is None else np.asarray(weights, np.float64)
@@ -263,4 +272,4 @@ def _mean_of_existing(parts: Float[np.ndarray, "k R"]) -> Float[np.ndarray, " R"
 
 
 def _bin(probabilities: np.ndarray, bins: int) -> Int[np.ndarray, " n"]:
-    return np.clip(np.floor(np.asarray(probabilities, np.float64) * bins).astype(int), 0, bins - 1)
+    return np.asarray(np.floor(np.asarray(probabilities, np.float64) * bins).astype(int).clip(0, bins - 1))

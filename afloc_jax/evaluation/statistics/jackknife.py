@@ -1,6 +1,7 @@
 """The weights of the jackknife, never written out: every sample but those of one unit, for each unit in turn."""
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -10,13 +11,14 @@ from jaxtyping import Float, Int
 class LeftOut:
     """Weights [U, n] of which row u is 0 for the samples of unit u and 1 for all others.
 
-    A matrix of U x n numbers would make a jackknife O(n^2); what a statistic needs of it are sums, and a sum without a
-    unit is the whole sum less the unit's own. So this stands where statistics take weights: `weights @ table`,
-    `weights.sum(axis=1)` and `weights[:, columns]` mean what they mean for the matrix. NumPy refuses all else.
+    A matrix of U x n numbers would make a jackknife O(n^2). But a statistic needs only sums of it, and the sum without
+    a unit is the sum of all samples less the unit's own: O(n). So this object stands where statistics take weights.
+    `weights @ table`, `weights.sum(axis=1)` and `weights[:, columns]` mean what they mean for the matrix; NumPy refuses
+    all else.
 
     Attributes:
-        unit: the unit of each sample, in [0, units). A unit may have no sample: nothing is left out then.
-        units: how many there are.
+        unit: [n] the unit of each sample, in [0, units). Of a unit without samples nothing is left out.
+        units: number of units.
     """
 
     unit: Int[np.ndarray, " n"]
@@ -32,10 +34,10 @@ class LeftOut:
 
     def __matmul__(self, values: Float[np.ndarray, "n *m"]) -> Float[np.ndarray, "U *m"]:
         """Sums of `values` over the samples that are left."""
-        return np.asarray(values, np.float64).sum(axis=0) - self.of_units(values)
+        return np.asarray(np.asarray(values, np.float64).sum(axis=0) - self.of_units(values))
 
     def sum(self, axis: int) -> Float[np.ndarray, " U"]:
-        """How many samples are left; `axis` must be 1, that of the samples."""
+        """The number of samples that are left; `axis` must be 1, the axis of the samples."""
         if axis != 1:
             raise ValueError(f"axis is {axis}; only the samples (1) can be summed over")
         return self @ np.ones(len(self.unit))
@@ -46,3 +48,7 @@ class LeftOut:
         if rows != slice(None):
             raise IndexError("a jackknife is over all units; choose samples alone: weights[:, columns]")
         return LeftOut(self.unit[columns], self.units)
+
+
+Weights: TypeAlias = Float[np.ndarray, "R n"] | LeftOut
+"""One row of weights for each resample, or those of a jackknife."""

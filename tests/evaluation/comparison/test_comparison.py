@@ -44,7 +44,7 @@ def write_probabilities(folder, labels, scores, threshold=0.5):
 
 
 def by(result, metric, category):
-    return next(row for row in result["rows"] if (row["metric"], row["category"]) == (metric, category))
+    return next(row for row in result.rows if (row.metric, row.category) == (metric, category))
 
 
 @pytest.fixture
@@ -59,37 +59,37 @@ def test_differences_are_those_of_the_samples(two, tmp_path):
     result = compare(write_values(tmp_path / "a", a), write_values(tmp_path / "b", b), tmp_path / "out", QUICK)
     difference, of_b = (a - b).mean(axis=1), np.arange(60) % 3 == 0
     row = by(result, "iou", "b")
-    assert row["n"] == 20 and row["difference"] == pytest.approx(difference[of_b].mean())
-    assert row["p_wilcoxon"] == pytest.approx(scipy.stats.wilcoxon(difference[of_b]).pvalue)
+    assert row.n == 20 and row.difference == pytest.approx(difference[of_b].mean())
+    assert row.p_wilcoxon == pytest.approx(scipy.stats.wilcoxon(difference[of_b]).pvalue)
     overall = by(result, "iou", OVERALL)
-    assert overall["difference"] == pytest.approx((difference[of_b].mean() + difference[~of_b].mean()) / 2)
-    assert overall["lower"] < overall["difference"] < overall["upper"]
-    assert overall["a"] - overall["b"] == pytest.approx(overall["difference"])
-    families = [[r for r in result["rows"] if (r["category"] == OVERALL) == kind] for kind in (True, False)]
+    assert overall.difference == pytest.approx((difference[of_b].mean() + difference[~of_b].mean()) / 2)
+    assert overall.lower < overall.difference < overall.upper
+    assert overall.a - overall.b == pytest.approx(overall.difference)
+    families = [[r for r in result.rows if (r.category == OVERALL) == kind] for kind in (True, False)]
     for family in families:
-        expected = scipy.stats.false_discovery_control([r["p"] for r in family])
-        assert [r["p_bh"] for r in family] == pytest.approx(expected)
+        expected = scipy.stats.false_discovery_control([r.p for r in family])
+        assert [r.p_bh for r in family] == pytest.approx(expected)
     written = json.loads((tmp_path / "out" / "comparison.json").read_text())
-    assert written["rows"] == result["rows"]
+    assert written["rows"] == result.to_dict()["rows"] and len(written["rows"]) == len(result.rows)
     table = list(csv.DictReader((tmp_path / "out" / "comparison.csv").read_text().splitlines()))
-    assert [float(line["difference"]) for line in table] == [r["difference"] for r in result["rows"]]
+    assert [float(line["difference"]) for line in table] == [r.difference for r in result.rows]
     assert "| iou | all categories | 60 |" in (tmp_path / "out" / "comparison.md").read_text()
 
 
 def test_the_other_way_round_has_the_other_sign_and_the_same_p(two, tmp_path):
     a, b = (write_values(tmp_path / name, values) for name, values in zip("ab", two, strict=True))
     first, second = compare(a, b, None, QUICK), compare(b, a, None, QUICK)
-    for one, other in zip(first["rows"], second["rows"], strict=True):
-        assert one["difference"] == pytest.approx(-other["difference"])
-        assert one["lower"] == pytest.approx(-other["upper"])
-        assert one["p"] == other["p"]
+    for one, other in zip(first.rows, second.rows, strict=True):
+        assert one.difference == pytest.approx(-other.difference)
+        assert one.lower == pytest.approx(-other.upper)
+        assert one.p == other.p
 
 
 def test_a_system_beside_itself_does_not_differ(two, tmp_path):
     folder = write_values(tmp_path / "a", two[0])
-    for row in compare(folder, folder, None, QUICK)["rows"]:
-        assert (row["difference"], row["lower"], row["upper"]) == (0, 0, 0)
-        assert row["p"] == row["p_holm"] == row["p_wilcoxon"] == 1
+    for row in compare(folder, folder, None, QUICK).rows:
+        assert (row.difference, row.lower, row.upper) == (0, 0, 0)
+        assert row.p == row.p_holm == row.p_wilcoxon == 1
 
 
 def test_a_value_that_one_side_lacks_counts_for_neither(two, tmp_path):
@@ -99,7 +99,7 @@ def test_a_value_that_one_side_lacks_counts_for_neither(two, tmp_path):
     kept = np.where(np.isnan(a), np.nan, b)
     difference = np.array([np.nanmean(x - y) if np.isfinite(x).any() else np.nan for x, y in zip(a, kept, strict=True)])
     row = by(result, "iou", "a")
-    assert row["n"] == 39 and row["difference"] == pytest.approx(np.nanmean(difference[np.arange(60) % 3 > 0]))
+    assert row.n == 39 and row.difference == pytest.approx(np.nanmean(difference[np.arange(60) % 3 > 0]))
 
 
 def test_patients_drawn_together_widen_the_interval_of_twins(tmp_path):
@@ -109,8 +109,8 @@ def test_patients_drawn_together_widen_the_interval_of_twins(tmp_path):
     b = write_values(tmp_path / "b", np.zeros((80, 1)), ("",))
     by_sample = by(compare(a, b, None, QUICK), "iou", OVERALL)
     by_patient = by(compare(a, b, None, Bootstrap(300, unit="patient")), "iou", OVERALL)
-    assert by_patient["upper"] - by_patient["lower"] > 1.2 * (by_sample["upper"] - by_sample["lower"])
-    assert by_patient["p"] > by_sample["p"]
+    assert by_patient.upper - by_patient.lower > 1.2 * (by_sample.upper - by_sample.lower)
+    assert by_patient.p > by_sample.p
 
 
 def test_probabilities_are_compared_by_auc_accuracy_and_brier(tmp_path):
@@ -122,13 +122,13 @@ def test_probabilities_are_compared_by_auc_accuracy_and_brier(tmp_path):
     for c, name in enumerate("ab"):
         row = by(result, "auc", name)
         expected = [metrics.roc_auc_score(labels[:, c], s[:, c]) for s in scores]
-        assert (row["a"], row["b"], row["test"]) == (pytest.approx(expected[0]), pytest.approx(expected[1]), "DeLong")
+        assert (row.a, row.b, row.test) == (pytest.approx(expected[0]), pytest.approx(expected[1]), "DeLong")
         squares = [metrics.brier_score_loss(labels[:, c], s[:, c]) for s in scores]
-        assert by(result, "brier", name)["difference"] == pytest.approx(squares[0] - squares[1])
+        assert by(result, "brier", name).difference == pytest.approx(squares[0] - squares[1])
         right = [metrics.accuracy_score(labels[:, c], s[:, c] >= 0.5) for s in scores]
-        assert by(result, "accuracy", name)["a"] == pytest.approx(right[0])
-    assert by(result, "auc", OVERALL)["test"] == "bootstrap"
-    assert by(compare(a, b, None, Bootstrap(300, unit="patient")), "auc", "a")["test"] == "bootstrap"
+        assert by(result, "accuracy", name).a == pytest.approx(right[0])
+    assert by(result, "auc", OVERALL).test == "bootstrap"
+    assert by(compare(a, b, None, Bootstrap(300, unit="patient")), "auc", "a").test == "bootstrap"
 
 
 def test_samples_without_a_partner_are_named(two, tmp_path, capsys):
@@ -165,5 +165,5 @@ def test_a_summary_that_tells_of_other_data_is_a_note(two, tmp_path):
     for folder, digest, protocol in zip(folders, ("1", "2"), ("afloc", "grounding"), strict=True):
         content = {"provenance": {"data_sha256": digest}, "protocol": protocol}
         (folder / "summary.json").write_text(json.dumps(content))
-    notes = compare(*folders, None, QUICK)["notes"]
+    notes = compare(*folders, None, QUICK).notes
     assert "data differ" in notes[0] and "'afloc' in A and 'grounding' in B" in notes[1]

@@ -222,8 +222,8 @@ def test_systems_with_other_operating_points_meet_sample_by_sample(tmp_path):
         folders.append({name: point.mask_threshold for name, point in scores.points.items()})
     assert folders[0] != folders[1], "the two must have chosen differently"
     result = compare(tmp_path / "a", tmp_path / "b", None, Bootstrap(20))
-    assert result["unmatched"]["a"]["count"] == result["unmatched"]["b"]["count"] == 0
-    assert any("mask thresholds of its own validation data" in note for note in result["notes"])
+    assert result.unmatched["a"].count == result.unmatched["b"].count == 0
+    assert any("mask thresholds of its own validation data" in note for note in result.notes)
     with open(tmp_path / "a" / "per_sample.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["threshold"] for row in rows} == {""}

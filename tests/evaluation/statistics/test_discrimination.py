@@ -92,10 +92,10 @@ def test_brier_equals_scikit_learn_and_calibration_its_plain_definition(sample):
 def test_the_reliability_table_adds_up_and_shows_empty_bins():
     labels, p = np.array([True, False, True, True]), np.array([0.05, 0.05, 0.95, 1.0])
     table = discrimination.reliability(labels, p)
-    assert [row["n"] for row in table] == [2] + [0] * 8 + [2]
-    assert table[0]["observed"] == 0.5 and table[0]["mean_probability"] == pytest.approx(0.05)
-    assert table[4]["observed"] is None and table[9]["observed"] == 1.0
-    assert table[9]["mean_probability"] == pytest.approx(0.975)
+    assert [row.n for row in table] == [2] + [0] * 8 + [2]
+    assert table[0].observed == 0.5 and table[0].mean_probability == pytest.approx(0.05)
+    assert table[4].observed is None and table[9].observed == 1.0
+    assert table[9].mean_probability == pytest.approx(0.975)
 
 
 def test_the_threshold_has_the_highest_f1_of_all(sample):

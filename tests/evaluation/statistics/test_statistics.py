@@ -5,6 +5,7 @@ import pytest
 import scipy.stats
 
 from afloc_jax.evaluation.statistics import bootstrap as statistics
+from afloc_jax.evaluation.statistics import interval
 
 
 def test_means_of_resamples_equal_plain_resampling_of_the_same_draws():
@@ -25,13 +26,13 @@ def test_unstratified_draws_take_the_whole_table_and_may_miss_a_category():
     result = statistics.bootstrap(values, category, 2, resamples=2000, seed=1, stratified=False)
     missed = np.isnan(result.resampled[:, 1, 0]).mean()
     assert missed == pytest.approx((5 / 6) ** 6, abs=0.04)
-    assert np.isfinite(statistics.limits(result.resampled)[0]).all()
+    assert np.isfinite(interval.limits(result.resampled)[0]).all()
 
 
 def test_limits_agree_with_the_normal_theory_of_a_mean():
     values = np.random.default_rng(2).normal(3.0, 2.0, (400, 1))
     result = statistics.bootstrap(values, np.zeros(400, int), 1, resamples=4000)
-    lower, upper = statistics.limits(result.resampled[:, 0, 0])
+    lower, upper = interval.limits(result.resampled[:, 0, 0])
     half = 1.96 * values.std() / 20
     assert lower == pytest.approx(values.mean() - half, abs=0.02)
     assert upper == pytest.approx(values.mean() + half, abs=0.02)
@@ -57,13 +58,13 @@ def test_blocks_bound_the_memory_and_keep_every_resample(monkeypatch):
 def test_what_was_never_scored_is_undefined_without_a_warning():
     result = statistics.bootstrap(np.full((4, 1), np.nan), np.zeros(4, int), 2, 10)
     assert np.isnan(result.point).all() and np.isnan(result.resampled).all()
-    shown = statistics.interval(result.point[0, 0], result.resampled[:, 0, 0]).to_dict()
+    shown = result[0][0].interval().to_dict()
     assert shown == {"mean": None, "lower": None, "upper": None}
 
 
 def test_no_variance_gives_an_interval_of_no_width():
     result = statistics.bootstrap(np.full((5, 1), 0.25), np.zeros(5, int), 1, 100)
-    shown = statistics.interval(result.point[0, 0], result.resampled[:, 0, 0])
+    shown = result[0][0].interval()
     np.testing.assert_allclose([shown.lower, shown.mean, shown.upper], 0.25, rtol=1e-12)
 
 
@@ -126,7 +127,7 @@ def test_acceleration_of_several_groups_is_that_of_scipy_for_two_samples():
     # The acceleration itself, without resampling noise: Efron and Tibshirani, chapter 22, of a difference of means
     influences = [(x - x.mean()) * sign for x, sign in ((first, 1), (second, -1))]
     cubes, squares = (sum((i**power).sum() / len(i) ** power for i in influences) for power in (3, 2))
-    acceleration = statistics._acceleration([part @ [1.0, -1.0] for part in ours.left_out])
+    acceleration = interval._acceleration([part @ [1.0, -1.0] for part in ours.left_out])
     assert acceleration == pytest.approx(cubes / (6 * squares**1.5), rel=1e-9)
 
 

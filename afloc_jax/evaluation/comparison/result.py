@@ -1,0 +1,126 @@
+"""The result of a comparison, as comparison.json, .csv and .md hold it."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+
+from afloc_jax.evaluation.comparison.paired import PERMUTATIONS
+from afloc_jax.evaluation.files import csv_text, json_text, write_folder
+from afloc_jax.evaluation.statistics.bootstrap import Bootstrap
+from afloc_jax.evaluation.statistics.interval import Interval
+from afloc_jax.files import Path
+from afloc_jax.settings import Json
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line: a metric of A and of B, and A minus B with its test."""
+
+    metric: str
+    category: str
+    n: int
+    a: float
+    b: float
+    difference: float
+    lower: float
+    upper: float
+    test: str
+    p: float
+    p_holm: float = float("nan")
+    p_bh: float = float("nan")
+    p_wilcoxon: float = float("nan")
+
+
+@dataclass(frozen=True)
+class Unmatched:
+    """The scores of one side without a partner: how many, and the first of them."""
+
+    count: int
+    examples: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two results on the same samples.
+
+    Attributes:
+        a, b: the folders.
+        matched: number of scores that both have.
+        unmatched: for "a" and "b", the scores that the other side lacks.
+        notes: what a reader should know before trusting the differences.
+        bootstrap: how intervals were made.
+        rows: of each metric, the mean over categories and each category.
+        provenance: for "a" and "b", where the numbers come from.
+    """
+
+    a: str
+    b: str
+    matched: int
+    unmatched: Mapping[str, Unmatched]
+    notes: Sequence[str]
+    bootstrap: Bootstrap
+    rows: Sequence[Row]
+    provenance: Mapping[str, Mapping[str, Json]]
+
+    def to_dict(self) -> dict[str, Json]:
+        """The content of comparison.json."""
+        return {
+            "a": self.a,
+            "b": self.b,
+            "matched": self.matched,
+            "unmatched": {name: asdict(keys) for name, keys in self.unmatched.items()},
+            "notes": list(self.notes),
+            "bootstrap": self.bootstrap.to_dict(),
+            "permutations": PERMUTATIONS,
+            "rows": [{key: _finite(value) for key, value in asdict(row).items()} for row in self.rows],
+            "provenance": {name: dict(origin) for name, origin in self.provenance.items()},
+        }
+
+    def to_markdown(self) -> str:
+        """The comparison as a table that reads well in plain text."""
+        lines = [
+            "# Comparison",
+            "",
+            f"A: `{self.a}`",
+            f"B: `{self.b}`",
+            "",
+            f"{self.matched} scores of both meet. Without a partner: {self.unmatched['a'].count} of A, "
+            f"{self.unmatched['b'].count} of B.",
+        ]
+        for name, keys in self.unmatched.items():
+            if keys.examples:
+                lines.append(f"Only in {name.upper()}, for example: {'; '.join(keys.examples[:3])}.")
+        lines += [f"Note: {note}" for note in self.notes]
+        lines += [
+            "",
+            f"Difference A - B [95 % paired {self.bootstrap.interval} interval, {self.bootstrap.resamples} resamples "
+            f"by {self.bootstrap.unit}]. p: the test named; Holm and BH adjust the rows of categories together and the "
+            "overall rows together.",
+            "",
+            "| metric | category | n | A | B | A - B | test | p | Holm | BH | Wilcoxon |",
+            "|---|---|---|---|---|---|---|---|---|---|---|",
+        ]
+        for row in self.rows:
+            cells = [row.metric, row.category.replace("|", "/"), str(row.n), _short(row.a), _short(row.b)]
+            cells += [str(Interval(row.difference, row.lower, row.upper)), row.test]
+            cells += [_short(p) for p in (row.p, row.p_holm, row.p_bh, row.p_wilcoxon)]
+            lines.append(f"| {' | '.join(cells)} |")
+        return "\n".join(lines) + "\n"
+
+    def write(self, out: Path) -> None:
+        """Write comparison.csv, .json and .md. Raises UserError when they cannot be written."""
+        columns = [field.name for field in fields(Row)]
+        table = csv_text(columns, [list(asdict(row).values()) for row in self.rows])
+        texts = {"csv": table, "md": self.to_markdown(), "json": json_text(self.to_dict())}
+        write_folder(out, {f"comparison.{ending}": text for ending, text in texts.items()})
+
+
+def _short(value: float) -> str:
+    if not math.isfinite(value):
+        return "-"
+    return f"{value:.3f}" if abs(value) >= 0.001 or value == 0 else f"{value:.1e}"
+
+
+def _finite(value: str | float) -> str | float | None:
+    """JSON has no NaN."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
