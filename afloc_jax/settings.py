@@ -48,15 +48,18 @@ def at_least(least: int, why: str) -> Rule:
     return Rule(lambda value: value >= least, f"{least} or greater ({why})")
 
 
-def setting(default: Any, rule: Rule | None = None, *, help: str = "") -> Any:
+def setting(
+    default: Any, rule: Rule | None = None, *, help: str = "", flag: str = "", metavar: str | None = None
+) -> Any:
     """A field of a `Settings` class.
 
     Args:
         default: its value where none is given; a list or a mapping is copied for every object.
         rule: the range of its values.
         help: a line for the command line, where the setting is a flag.
+        flag, metavar: the name of that flag, if it is not the setting's, and what stands for its value.
     """
-    metadata = {"rule": rule, "help": help}
+    metadata = {"rule": rule, "help": help, "flag": flag, "metavar": metavar}
     if isinstance(default, dict | list):
         return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from afloc_jax.evaluation.localization.evaluate import evaluate_dataset
+from afloc_jax.evaluation.run import evaluate_dataset
+from afloc_jax.evaluation.tasks import EvaluationSettings
 from afloc_jax.levels import TokenBatch
 from afloc_jax.models import build
 from afloc_jax.training.optimizer import build_direction, build_schedule
@@ -94,7 +95,8 @@ def main() -> None:
         localization[f"presence_{name}"] = float(params[name])
     save_model(arguments.out / "model", {"params": params["model"], "batch_stats": batch_stats}, config, tokenizer)
     dataset = config.evaluation.datasets[0].to_dict() | {"directory": arguments.directory}
-    summary = evaluate_dataset(arguments.out / "model", arguments.out / "evaluation", dataset)
+    (entry,) = EvaluationSettings((dataset,)).entries
+    summary = evaluate_dataset(arguments.out / "model", arguments.out / "evaluation", entry.task, entry.settings)
     scores = {name: metric["overall"]["mean"] for name, metric in summary["metrics"].items()}
     print(json.dumps({"steps": number + 1, "seconds": seconds, "grid": grid, **scores}))
 

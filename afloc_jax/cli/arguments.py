@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING, Any
 from afloc_jax.errors import UsageError
 
 if TYPE_CHECKING:
-    from afloc_jax.evaluation.statistics.bootstrap import Bootstrap
     from afloc_jax.files import Path
 
 Arguments = argparse.ArgumentParser | argparse._ArgumentGroup
-PROTOCOL_HELP = "how maps are scored: afloc, chexlocalize or grounding (default: %(default)s)"
 
 
 def add_model_and_images(command: argparse.ArgumentParser) -> None:
@@ -27,35 +25,6 @@ def add_builder(command: argparse.ArgumentParser) -> None:
         default=[],
         metavar="KEY=VALUE",
         help="argument of the builder, such as test=300; repeatable; other arguments are other records",
-    )
-
-
-def add_protocol(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--protocol", default="afloc", metavar="NAME", help=PROTOCOL_HELP)
-
-
-def add_thresholds(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--thresholds",
-        type=thresholds,
-        metavar="T,T,...",
-        help="on the map scaled to [-1, 1], ascending, of afloc and grounding; write --thresholds=-1,-0.5 where the "
-        "first is negative (default: 0.1,0.2,0.3,0.4,0.5)",
-    )
-    command.add_argument(
-        "--margin",
-        type=count,
-        metavar="PIXELS",
-        help="border left unscored, of 224 pixels, of afloc and grounding (default: 14 of afloc, 0 of grounding)",
-    )
-
-
-def add_title(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--title",
-        default="",
-        help="of the data set, for the report; one that begins with RSNA, MS-CXR, COVID Rural or Fundus has the "
-        "published numbers beside its own",
     )
 
 
@@ -93,26 +62,6 @@ def add_aggregation(command: Arguments) -> None:
         help="how the phrases of a class become one score: their mean (AFLoc) or the largest (GLoRIA) "
         "(default: %(default)s)",
     )
-
-
-def add_bootstrap(command: Arguments) -> None:
-    command.add_argument("--bootstrap", type=count, default=1000, help="resamples (default: %(default)s)")
-    command.add_argument(
-        "--interval",
-        choices=("percentile", "bca"),
-        default="percentile",
-        help="kind of bootstrap interval (default: %(default)s)",
-    )
-    command.add_argument(
-        "--unit", choices=("sample", "patient"), default="sample", help="what a resample draws (default: %(default)s)"
-    )
-
-
-def bootstrap_of(given: argparse.Namespace) -> "Bootstrap":
-    """What `add_bootstrap` asked for."""
-    from afloc_jax.evaluation.statistics.bootstrap import Bootstrap
-
-    return Bootstrap(resamples=given.bootstrap, interval=given.interval, unit=given.unit)
 
 
 def path(text: str) -> "Path":

@@ -2,8 +2,12 @@
 
 from argparse import Namespace
 
-from afloc_jax.cli.arguments import add_bootstrap, bootstrap_of, path
+from afloc_jax.cli.arguments import path
 from afloc_jax.cli.parser import Parser
+from afloc_jax.cli.settings import given_options, options_of
+from afloc_jax.evaluation.settings import TaskSettings
+
+OPTIONS = options_of(TaskSettings, ("bootstrap", "interval", "unit"))
 
 EXAMPLE = "afloc compare scores_a scores_b --out comparison"
 
@@ -18,12 +22,14 @@ def add(command: Parser) -> None:
         metavar="DIR",
         help="where comparison.csv, .json and .md go (default: %(default)s)",
     )
-    add_bootstrap(command)
+    for option in OPTIONS:
+        option.add(command)
 
 
 def run(given: Namespace) -> int:
     from afloc_jax.evaluation.comparison.compare import compare
 
-    print(compare(given.a, given.b, given.out, bootstrap_of(given)).to_markdown())
+    settings = TaskSettings.read(given_options(given, OPTIONS))
+    print(compare(given.a, given.b, given.out, settings.resampling).to_markdown())
     print(f"results in {given.out}")
     return 0

@@ -1,20 +1,16 @@
-"""`afloc evaluate`: scores of a model on a data set: localisation beside two baselines, classification, retrieval."""
+"""`afloc evaluate`: scores of a model on a data set: localisation beside two baselines, classification, retrieval.
+
+Which task reads which option follows from its settings: an option of several tasks is made from the first.
+"""
 
 from argparse import Namespace
-from typing import Any
 
-from afloc_jax.cli.arguments import (
-    add_bootstrap,
-    add_builder,
-    add_compatible,
-    add_protocol,
-    add_thresholds,
-    add_title,
-    path,
-)
+from afloc_jax.cli.arguments import path
 from afloc_jax.cli.parser import Parser
 from afloc_jax.cli.printing import print_summary
-from afloc_jax.cli.tasks import add_task_options, check_options, run_task
+from afloc_jax.cli.settings import Option, given_options, options_of
+from afloc_jax.errors import UsageError
+from afloc_jax.evaluation.tasks import DEFAULT, TASKS
 
 EXAMPLE = (
     "afloc evaluate runs/demo/model --dataset phantom --data data --out scores\n"
@@ -27,65 +23,37 @@ def add(command: Parser) -> None:
     command.add_argument("--dataset", required=True, metavar="NAME", help="a builder: phantom, masks, ...")
     command.add_argument("--data", type=path, required=True, metavar="DIR", help="where prepared records are")
     command.add_argument("--out", type=path, required=True, metavar="DIR", help="where to write")
-    command.add_argument("--raw", default="", metavar="DIR", help="raw files, to prepare records that are absent")
-    add_builder(command)
-    command.add_argument("--split", default="test", help="which part is scored (default: %(default)s)")
-    command.add_argument(
-        "--validation_split",
-        default="validation",
-        help="which part thresholds are chosen on, of chexlocalize and classification (default: %(default)s)",
-    )
-    command.add_argument(
-        "--class_prompt",
-        default="Findings suggesting {finding}.",
-        metavar="TEXT",
-        help="how chexlocalize asks every image for every class (default: %(default)s)",
-    )
-    command.add_argument(
-        "--prior_split",
-        default="train",
-        help='which part makes the location prior; "" takes the other evaluation images (default: %(default)s)',
-    )
-    add_title(command)
-    add_bootstrap(command)
-    add_protocol(command)
-    add_thresholds(command)
-    add_compatible(command)
-    add_task_options(command)
+    command.add_argument("--task", choices=TASKS, default=DEFAULT, help="what is evaluated (default: %(default)s)")
+    groups = {tuple(TASKS): command.add_argument_group("options of every task")}
+    for option, readers in _options():
+        if readers not in groups:
+            groups[readers] = command.add_argument_group(f"options of --task {', '.join(readers)}")
+        option.add(groups[readers])
+
+
+def _options() -> list[tuple[Option, tuple[str, ...]]]:
+    """Every option once, with the tasks that read it."""
+    options: dict[str, Option] = {}
+    readers: dict[str, tuple[str, ...]] = {}
+    for task in TASKS.values():
+        for option in options_of(task.settings):
+            options.setdefault(option.name, option)
+            readers[option.name] = (*readers.get(option.name, ()), task.name)
+    return [(option, readers[name]) for name, option in options.items()]
 
 
 def run(given: Namespace) -> int:
     from afloc_jax.evaluation.page import write_report
+    from afloc_jax.evaluation.run import evaluate_dataset
 
-    check_options(given)
-    summary = _localize(given) if given.task == "localization" else run_task(given)
+    options = _options()
+    values = given_options(given, [option for option, _ in options])
+    for option, readers in options:
+        if given.task not in readers and values.pop(option.name, option.default) != option.default:
+            raise UsageError(f"{option.flag} belongs to --task {' or '.join(readers)}, and this is --task {given.task}")
+    task = TASKS[given.task]
+    settings = task.settings.read({"name": given.dataset, "directory": str(given.data), **values})
+    summary = evaluate_dataset(given.model, given.out, task, settings)
     print_summary(summary, given.out)
     print(f"report in {write_report(given.out)}")
     return 0
-
-
-def _localize(given: Namespace) -> dict[str, Any]:
-    from afloc_jax.evaluation.localization.evaluate import evaluate_dataset
-
-    return evaluate_dataset(
-        given.model,
-        given.out,
-        {
-            "name": given.dataset,
-            "directory": str(given.data),
-            "raw": given.raw,
-            "builder": dict(given.builder),
-            "split": given.split,
-            "title": given.title,
-            "thresholds": given.thresholds,
-            "margin": given.margin,
-            "validation_split": given.validation_split,
-            "class_prompt": given.class_prompt,
-            "prior_split": given.prior_split,
-            "protocol": given.protocol,
-            "compatible": given.compatible,
-            "bootstrap": given.bootstrap,
-            "interval": given.interval,
-            "unit": given.unit,
-        },
-    )

@@ -2,19 +2,15 @@
 
 from argparse import Namespace
 
-from afloc_jax.cli.arguments import (
-    add_bootstrap,
-    add_compatible,
-    add_protocol,
-    add_thresholds,
-    add_title,
-    bootstrap_of,
-    path,
-)
+from afloc_jax.cli.arguments import path
 from afloc_jax.cli.parser import Parser
 from afloc_jax.cli.printing import print_summary
+from afloc_jax.cli.settings import given_options, options_of
 from afloc_jax.errors import UsageError
+from afloc_jax.evaluation.localization.settings import LocalizationSettings
 
+_READ = ("title", "bootstrap", "interval", "unit", "compatible", "protocol", "thresholds", "margin")
+OPTIONS = options_of(LocalizationSettings, _READ)
 EXAMPLE = "afloc score --truth annotations.json --heatmaps maps.npz --out scores"
 
 
@@ -60,11 +56,8 @@ def add(command: Parser) -> None:
         help="folder of the images, by the names of the truth file: the report shows its examples on them",
     )
     command.add_argument("--out", type=path, required=True, metavar="DIR", help="where to write")
-    add_title(command)
-    add_bootstrap(command)
-    add_protocol(command)
-    add_thresholds(command)
-    add_compatible(command)
+    for option in OPTIONS:
+        option.add(command)
 
 
 def run(given: Namespace) -> int:
@@ -75,18 +68,19 @@ def run(given: Namespace) -> int:
     validation = (given.validation_truth, given.validation_heatmaps)
     if (validation[0] is None) != (validation[1] is None):
         raise UsageError("--validation_truth and --validation_heatmaps go together; give both")
+    settings = LocalizationSettings.read(given_options(given, OPTIONS))
     summary = score_files(
         given.truth,
         given.heatmaps,
         given.out,
-        protocol=get_protocol(given.protocol, given.thresholds, given.margin),
-        compatible=given.compatible,
+        protocol=get_protocol(settings.protocol, settings.thresholds, settings.margin),
+        compatible=settings.compatible,
         images=given.images,
-        title=given.title,
+        title=settings.title,
         validation=None if validation[0] is None else validation,
         segmentations=given.segmentations,
         benchmarks=given.benchmark,
-        bootstrap=bootstrap_of(given),
+        bootstrap=settings.resampling,
     )
     print_summary(summary, given.out)
     print(f"report in {write_report(given.out)}")

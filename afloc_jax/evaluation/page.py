@@ -5,27 +5,31 @@ mailed, archived and opened without a network.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from afloc_jax.errors import UserError
-from afloc_jax.evaluation.classification import section as classification
-from afloc_jax.evaluation.localization import section as localization
 from afloc_jax.evaluation.report.numbers import hashes, interval, number, read_json, short_hash, signed
 from afloc_jax.evaluation.report.training import curves, read_metrics
-from afloc_jax.evaluation.retrieval import section as retrieval
-from afloc_jax.evaluation.robustness import section as robustness
+from afloc_jax.evaluation.task import Section
+from afloc_jax.evaluation.tasks import task_of
 from afloc_jax.files import write_whole
 from afloc_jax.weights.card import flatten
 
-SECTIONS = {
-    "localization": localization.section,
-    "classification": classification.section,
-    "retrieval": retrieval.section,
-    "robustness": robustness.section,
-}
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One folder of results on the page; `task` names the room of its template."""
+
+    task: str
+    title: str
+    summary: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    hashes: Sequence[tuple[str, str | None]]
+    section: Section
 
 
 def write_report(workdir: str | Path) -> Path:
@@ -45,8 +49,8 @@ def write_report(workdir: str | Path) -> Path:
     config = read_json(workdir / "config.json")
     rows = read_metrics(workdir / "metrics.jsonl")
     found = sorted(workdir.glob("evaluation/*/summary.json")) + sorted(workdir.glob("summary.json"))
-    evaluations = [_evaluation(path.parent, workdir) for path in found]
-    evaluations.sort(key=lambda evaluation: evaluation["provenance"].get("created", ""))  # as the config lists them
+    evaluations = [_evaluation(path.parent) for path in found]
+    evaluations.sort(key=lambda evaluation: evaluation.provenance.get("created", ""))  # as the config lists them
     if config is None and not rows and not evaluations:
         raise UserError(
             f"{workdir}: no config.json, metrics.jsonl, summary.json or evaluation/ to report on; "
@@ -61,7 +65,7 @@ def write_report(workdir: str | Path) -> Path:
     )
     environment.filters |= {"number": number, "interval": interval, "signed": signed}
     page = environment.get_template("report/template.html.jinja").render(
-        name=(config or {}).get("name") or (evaluations[0]["title"] if evaluations else workdir.name),
+        name=(config or {}).get("name") or (evaluations[0].title if evaluations else workdir.name),
         trained=config is not None or bool(rows),
         facts=_facts(workdir, config or {}, rows, evaluations),
         curves=curves(rows),
@@ -74,33 +78,24 @@ def write_report(workdir: str | Path) -> Path:
     return target
 
 
-def _evaluation(folder: Path, workdir: Path) -> dict[str, Any]:
-    """What the page shows of one result folder; `task` names its template."""
+def _evaluation(folder: Path) -> Evaluation:
     summary = read_json(folder / "summary.json") or {}
-    task = summary.get("task", "localization")
-    if task not in SECTIONS:
-        raise UserError(f"{folder / 'summary.json'}: unknown task {task!r}; there are {', '.join(SECTIONS)}")
-    settings = summary.get("settings", {})
-    named = summary.get("title") or settings.get("name") or folder.name.replace("_", " ")
-    return {
-        "task": task,
-        "title": named,
-        "summary": summary,
-        "provenance": summary.get("provenance", {}),
-        "hashes": hashes(summary.get("provenance", {}), "images and masks" if task == "localization" else "data"),
-        **SECTIONS[task](folder, summary),
-    }
+    task = task_of(summary, str(folder / "summary.json"))
+    named = summary.get("title") or summary.get("settings", {}).get("name") or folder.name.replace("_", " ")
+    provenance = summary.get("provenance", {})
+    section = task.section(folder, summary)
+    return Evaluation(task.name, named, summary, provenance, hashes(provenance, section.data), section)
 
 
 def _facts(
     workdir: Path,
     config: Mapping[str, Any],
     rows: Sequence[Mapping[str, Any]],
-    evaluations: Sequence[Mapping[str, Any]],
+    evaluations: Sequence[Evaluation],
 ) -> list[tuple[str, str]]:
     flat = flatten(config)
     run = read_json(workdir / "run.json") or {}
-    provenance = {**(evaluations[0]["provenance"] if evaluations else {}), **run}
+    provenance = {**(evaluations[0].provenance if evaluations else {}), **run}
     steps = max((row["step"] for row in rows if "step" in row), default=None)
     image, size = flat.get("model.image.backbone"), flat.get("model.image.input_size")
     pairs = f", {run['pairs']:,} pairs" if run.get("pairs") else ""
@@ -118,7 +113,7 @@ def _facts(
         ("Code", provenance.get("code")),
         ("Versions", ", ".join(f"{k} {v}" for k, v in provenance.get("versions", {}).items())),
         ("Started", _moment(run.get("created"))),
-        ("Evaluated", _moment(evaluations[0]["provenance"].get("created")) if evaluations else None),
+        ("Evaluated", _moment(evaluations[0].provenance.get("created")) if evaluations else None),
     ]
     return [(key, str(value)) for key, value in facts if value not in (None, "")]
 

@@ -1,87 +1,91 @@
-"""Evaluate a model on data sets by name: what training does last, and `afloc evaluate --task`."""
+"""Evaluate a model on data sets by name: what training does last, and `afloc evaluate`."""
 
 import itertools
 import json
 import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
-from afloc_jax.errors import UsageError, UserError
-from afloc_jax.evaluation.classification.evaluate import evaluate_classification
-from afloc_jax.evaluation.localization.evaluate import evaluate_with, open_split
-from afloc_jax.evaluation.localization.settings import dataset_settings
-from afloc_jax.evaluation.retrieval.evaluate import evaluate_retrieval
-from afloc_jax.evaluation.robustness.evaluate import evaluate_robustness
-from afloc_jax.evaluation.settings import TaskSettings, task_settings
-from afloc_jax.inference.model import Model, load
+from afloc_jax.evaluation.files import shown
+from afloc_jax.evaluation.settings import TaskSettings
+from afloc_jax.evaluation.task import JsonObject, Models, Task
+from afloc_jax.evaluation.tasks import TASKS, EvaluationSettings, task_of
+from afloc_jax.inference.model import load
 from afloc_jax.weights.folder import update_card, weights_hash
-from data_pipelines.reading import RecordSource
 
 
-def evaluate_datasets(config: ConfigDict, workdir: str | Path) -> dict[str, dict[str, Any]]:
-    """Evaluate `workdir/model` on every entry of `config.evaluation.datasets`; what training does last.
+def evaluate_dataset(model: str | Path, out: str | Path, task: Task[Any], settings: TaskSettings) -> JsonObject:
+    """Evaluate a model folder on one data set; returns what summary.json holds.
 
-    An entry has `name` (the builder), `directory`, and optionally `raw`, `builder` (its keyword arguments), `split`
-    ("test"), `protocol` ("afloc"), `compatible` (False), `validation_split` ("validation") and `class_prompt` (both for
-    "chexlocalize"), `prior_split` ("train", the part whose masks make the location prior; "" for none), `thresholds`
-    and `margin` (the protocol's own; `THRESHOLDS_OF` of the builder), `bootstrap` (resamples), `interval` and `unit`
-    (see `statistics.Bootstrap`), and `title`, which also names the folder under `evaluation/`. With a `task`
-    ("classification", "retrieval", "robustness") it takes the fields of `TaskSettings` and `prompts`, the file or name
-    of a prompt set. Results that were made with these weights and settings are kept. The model card is given the
-    results.
+    Raises:
+        UsageError, UserError: an unusable folder or data set.
+    """
+    return task.evaluate(Models(lambda: load(model)), Path(out), settings)
+
+
+def evaluate_datasets(evaluation: EvaluationSettings, workdir: str | Path) -> dict[str, JsonObject]:
+    """Evaluate `workdir/model` on every data set of a config; what training does last.
+
+    Results that were made with these weights and settings are kept. The model card is given the results.
 
     Returns:
-        Folder name -> summary.
+        Folder name under `workdir/evaluation` -> what its summary.json holds.
     """
     workdir = Path(workdir)
-    if not config.evaluation.datasets:
+    if not evaluation.datasets:
         return {}
     weights = weights_hash(workdir / "model")
-    model: Model | None = None
-    untrained: Model | None = None
-    summaries: dict[str, dict[str, Any]] = {}
-    for entry in config.evaluation.datasets:
-        given = entry.to_dict() if isinstance(entry, ConfigDict) else dict(entry)
-        settings = entry_settings({"bootstrap": config.evaluation.bootstrap, **given})
-        plain = settings if isinstance(settings, dict) else settings.to_dict()
-        name = _folder_name(plain, taken=summaries)
+    models = Models(lambda: load(workdir / "model"))
+    summaries: dict[str, JsonObject] = {}
+    for entry in evaluation.entries:
+        recorded = entry.settings.recorded()
+        name = _folder_name(recorded, taken=summaries)
         out = workdir / "evaluation" / name
-        done = _finished(out, weights, plain)
-        if done is None:
-            model = model or load(workdir / "model")
-            if isinstance(settings, TaskSettings):
-                done = evaluate_task(model, out, settings)
-            else:
-                untrained = untrained or model.untrained()
-                done = evaluate_with(model, untrained, open_split(settings, settings["split"]), out, settings)
-        summaries[name] = done
+        done = _finished(out, weights, recorded)
+        summaries[name] = entry.task.evaluate(models, out, entry.settings) if done is None else done
     kept = ("task", "n", "metrics")
     results = {name: {key: summary[key] for key in kept if key in summary} for name, summary in summaries.items()}
-    update_card(workdir / "model", {"results": results})
+    update_card(workdir / "model", {"results": results, "tables": card_tables(results)})
     return summaries
 
 
-def entry_settings(given: dict[str, Any]) -> dict[str, Any] | TaskSettings:
-    """What an entry of `config.evaluation.datasets` asks for: localisation, or the task that it names.
+def card_tables(results: Mapping[str, Mapping[str, Any]]) -> list[JsonObject]:
+    """For each task that was evaluated, its table of the model card: `title`, `columns`, and `rows` of finished cells.
 
-    Raises:
-        UsageError: an unknown task, key, protocol or prompt set.
+    Args:
+        results: name of the data set -> its summary, or `task`, `n` and `metrics` of it.
     """
-    task = given.get("task", "localization")
-    given = {key: value for key, value in given.items() if key != "task"}
-    return dataset_settings(given) if task == "localization" else task_settings(task, given)
+    tables: list[JsonObject] = []
+    for task in TASKS.values():
+        rows = {name: result for name, result in results.items() if task_of(result, name) is task}
+        scored = {metric for result in rows.values() for metric in result["metrics"]}
+        columns = {metric: title for metric, title in task.card.columns.items() if metric in scored}
+        if rows:
+            cells = [
+                [name, str(result["n"]), *(_card_cell(result["metrics"].get(metric)) for metric in columns)]
+                for name, result in rows.items()
+            ]
+            header = ["data set", "samples", *columns.values()]
+            tables.append({"title": task.card.title, "columns": header, "rows": cells})  # type: ignore[dict-item]
+    return tables
 
 
-def _folder_name(settings: dict[str, Any], taken: dict[str, Any]) -> str:
+def _card_cell(values: Mapping[str, Any] | None) -> str:
+    overall = (values or {}).get("overall", {})
+    if overall.get("mean") is None:
+        return "-"
+    return f"{overall['mean']:.3f}" if overall.get("lower") is None else shown(overall)
+
+
+def _folder_name(settings: JsonObject, taken: Collection[str]) -> str:
     spoken = settings["title"] or f"{settings['name']} {settings.get('task', '')}"
-    base = re.sub(r"[^A-Za-z0-9._-]+", "_", spoken).strip("._") or "dataset"
+    base = re.sub(r"[^A-Za-z0-9._-]+", "_", str(spoken)).strip("._") or "dataset"
     candidates = itertools.chain([base, f"{base}_{settings['split']}"], (f"{base}_{n}" for n in itertools.count(2)))
     return next(name for name in candidates if name not in taken)
 
 
-def _finished(folder: Path, weights: str, settings: dict[str, Any]) -> dict[str, Any] | None:
+def _finished(folder: Path, weights: str, settings: JsonObject) -> JsonObject | None:
     """The summary of an earlier evaluation with the same weights and settings."""
     try:
         summary = json.loads((folder / "summary.json").read_text())
@@ -89,30 +93,3 @@ def _finished(folder: Path, weights: str, settings: dict[str, Any]) -> dict[str,
         return None
     same = summary.get("provenance", {}).get("weights_sha256") == weights
     return summary if same and summary.get("settings") == json.loads(json.dumps(settings)) else None
-
-
-def evaluate_task(model: str | Path | Model, out: str | Path, settings: TaskSettings) -> dict[str, Any]:
-    """Evaluate a model, or a model folder, on a data set; returns the summary. Raises UsageError, UserError."""
-    source = settings.open(settings.split)
-    validation = _validation(settings) if settings.task == "classification" else None
-    model = model if isinstance(model, Model) else load(model)
-    if settings.task == "retrieval":
-        return evaluate_retrieval(model, source, out, settings)
-    if settings.task == "robustness":
-        return evaluate_robustness(model, source, out, settings)
-    return evaluate_classification(model, source, out, settings, validation)
-
-
-def _validation(settings: TaskSettings) -> RecordSource | None:
-    multiclass = settings.prompt_set is not None and settings.prompt_set.multiclass
-    if settings.compatible or multiclass or not settings.validation_split:
-        return None
-    if settings.validation_split == settings.split:
-        raise UsageError(
-            f"--validation_split {settings.split} is the scored split, which flatters the model; choose another, or "
-            '"" for a threshold of 0.5'
-        )
-    try:
-        return settings.open(settings.validation_split)
-    except UserError as error:
-        raise UserError(f'{error}; thresholds are chosen there: --validation_split NAME, or "" for 0.5') from None

@@ -1,129 +1,138 @@
-"""How a data set is evaluated by tasks other than localisation: one object from the command line to summary.json."""
+"""What all tasks read of a data set and how it is evaluated. What only one task reads is declared in its room.
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, get_args
+A field with a help text is an option of `afloc evaluate`, and every field a key of an entry of
+`config.evaluation.datasets`.
+"""
 
-from afloc_jax.errors import UsageError
-from afloc_jax.evaluation.labelled import UNLISTED
-from afloc_jax.evaluation.records import Source, evaluation_provenance
-from afloc_jax.evaluation.statistics.bootstrap import RESAMPLES, Bootstrap
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
 from afloc_jax.inference.class_prompts import PromptSet, read_prompt_set
-from afloc_jax.inference.model import Model
-from afloc_jax.inference.zero_shot import AGGREGATIONS, framing_of
-from afloc_jax.provenance import hash_of
-from data_pipelines.images import Framing
-from data_pipelines.prepared import open_source
-from data_pipelines.reading import RecordSource
+from afloc_jax.settings import Json, Settings, at_least, setting
 
-TASKS = ("classification", "retrieval", "robustness")
-FRAMINGS = get_args(Framing)
+if TYPE_CHECKING:
+    from afloc_jax.evaluation.records import Source
+    from afloc_jax.evaluation.statistics.bootstrap import Bootstrap
+    from afloc_jax.inference.model import Model
+    from data_pipelines.reading import RecordSource
 
 
 @dataclass(frozen=True)
-class TaskSettings:
+class TaskSettings(Settings):
     """A data set and how it is evaluated.
 
     Attributes:
-        task: one of `TASKS`.
         name, directory, raw, builder, split: as in `data_pipelines.prepared.open_source`.
-        title: of the data set for readers; its name if empty.
-        validation_split: where thresholds and the data set's own phrases come from; "" for none.
-        classes: names; all that occur if empty.
-        prompt_set: how classes are asked for. None: as the data set's validation records ask, and in the ten ways of
-            this package where wording is evaluated. `multiclass` makes classification a choice of one class.
-        aggregation: of classification, how the phrases of a class become one score, see `zero_shot`.
-        framing: "pad" or "crop" of the square; heat maps are always padded. None: pad, but crop in compatible
-            classification.
-        labels: CSV of labels; None: those of the records, see `read_labelled`.
-        unlisted: what a class is that the labels of a record do not list, "unknown" or "absent".
-        by_class, per_class: of retrieval: by class instead of by pairs, and records of each class.
-        tops: of retrieval: the K of R@K and P@K.
-        compatible: prompts cleaned, and thresholds chosen on the scored records, as in the release.
-        bootstrap: how intervals are made.
+        title: name of the data set for readers and of its folder of results.
+        compatible: everything as in the published release.
+        bootstrap, interval, unit: resamples, kind of interval and what is drawn, see `statistics.bootstrap.Bootstrap`.
     """
 
-    task: str = "classification"
     name: str = ""
     directory: str = ""
-    raw: str = ""
-    builder: Mapping[str, Any] = field(default_factory=dict)
-    split: str = "test"
-    title: str = ""
-    validation_split: str = "validation"
-    classes: Sequence[str] = ()
-    prompt_set: PromptSet | None = None
-    aggregation: str = "mean"
-    framing: Framing | None = None
-    labels: str | None = None
-    unlisted: str = "unknown"
-    by_class: bool = False
-    per_class: int = 200
-    tops: Sequence[int] = (1, 5, 10)
-    compatible: bool = False
-    bootstrap: Bootstrap = field(default_factory=Bootstrap)
-
-    def __post_init__(self) -> None:
-        if self.task not in TASKS:
-            raise UsageError(f"unknown task {self.task!r}; there are localization, {', '.join(TASKS)}")
-        for name, value, values in (
-            ("framing", self.framed, FRAMINGS),
-            ("aggregation", self.aggregation, AGGREGATIONS),
-            ("unlisted", self.unlisted, UNLISTED),
-        ):
-            if value not in values:
-                raise UsageError(f"unknown {name} {value!r}; there are {', '.join(values)}")
+    raw: str = setting("", help="raw files, to prepare records that are absent", metavar="DIR")
+    builder: Mapping[str, Json] = setting(
+        {},
+        help="argument of the builder, such as test=300; repeatable; other arguments are other records",
+        metavar="KEY=VALUE",
+    )
+    split: str = setting("test", help="which part is scored")
+    title: str = setting(
+        "",
+        help="name of the data set for the report; one that begins with RSNA, MS-CXR, COVID Rural or Fundus has the "
+        "published numbers beside its own",
+    )
+    bootstrap: int = setting(1000, at_least(1, "resamples make an interval"), help="resamples")
+    interval: Literal["percentile", "bca"] = setting("percentile", help="kind of bootstrap interval")
+    unit: Literal["sample", "patient"] = setting("sample", help="what a resample draws")
+    compatible: bool = setting(False, help="reproduce the published release number for number, defects included")
 
     @property
-    def framed(self) -> Framing:
-        """How images are framed: `framing`, or what stands for None."""
-        return framing_of(self.framing, self.compatible and self.task == "classification")
+    def resampling(self) -> "Bootstrap":
+        """How intervals are made."""
+        from afloc_jax.evaluation.statistics.bootstrap import Bootstrap
 
-    def to_dict(self) -> dict[str, Any]:
-        """For the record, as JSON holds it: same settings, same account."""
-        prompts = None if self.prompt_set is None else hash_of(asdict(self.prompt_set))
-        plain = {**vars(self), "builder": dict(self.builder), "bootstrap": self.bootstrap.to_dict()}
-        plain |= {"classes": list(self.classes), "tops": list(self.tops), "directory": str(self.directory)}
-        plain["framing"] = self.framed
-        del plain["prompt_set"]
-        return {**plain, "raw": str(self.raw), "labels": self.labels and str(self.labels), "prompts_sha256": prompts}
+        return Bootstrap(self.bootstrap, interval=self.interval, unit=self.unit)
 
-    def open(self, split: str) -> RecordSource:
+    def open(self, split: str) -> "RecordSource":
         """One split of the data set."""
+        from data_pipelines.prepared import open_source
+
         return open_source(self.name, self.directory, split, raw=self.raw, builder=self.builder)
 
-    def account(self, model: Model, source: Source, data_sha256: str) -> dict[str, Any]:
-        """What the summaries of all tasks hold beside their numbers."""
+    def recorded(self) -> dict[str, Json]:
+        """The settings as summary.json keeps them: an evaluation with the same account is not repeated."""
+        return self.plain()
+
+
+@dataclass(frozen=True)
+class LabelledSettings(TaskSettings):
+    """What the tasks on labelled records share.
+
+    Attributes:
+        classes: names; all that occur if empty.
+        framing: "pad" or "crop" of the square; heat maps are always padded. None: the task's own.
+        labels: CSV of labels; None: those of the records, see `read_labelled`.
+        unlisted: what a class is that the labels of a record do not list.
+    """
+
+    task: ClassVar[str] = ""
+
+    classes: tuple[str, ...] = setting((), help="a class; repeatable", flag="class", metavar="NAME")
+    framing: Literal["pad", "crop"] | None = setting(
+        None,
+        help="how the image becomes the square that the model sees: zeros around the whole image, or its middle "
+        "(default: pad; crop where classification is compatible, as in the release)",
+    )
+    labels: str | None = setting(
+        None, help="labels of the records: column id and one per class; 1, 0, empty", metavar="FILE.csv"
+    )
+    unlisted: Literal["unknown", "absent"] = setting(
+        "unknown",
+        help="what a class is that the labels of a record do not list; absent where they list all that is present",
+    )
+
+    @property
+    def framed(self) -> Literal["pad", "crop"]:
+        """How images are framed."""
+        return self.framing or "pad"
+
+    @property
+    def prompt_set(self) -> PromptSet | None:
+        """How classes are asked for, where the task reads that."""
+        return None
+
+    def recorded(self) -> dict[str, Json]:
+        """Every task of this kind records the same keys, those that it does not read with their defaults."""
+        unread: dict[str, Json] = {"validation_split": "validation", "aggregation": "mean", "by_class": False}
+        unread |= {"per_class": 200, "tops": [1, 5, 10]}
+        own = {key: value for key, value in self.plain().items() if key not in ("prompts", "interval", "unit")}
+        prompts = None if self.prompt_set is None else _hash(self.prompt_set)
+        about: dict[str, Json] = {"task": self.task, "framing": self.framed, "prompts_sha256": prompts}
+        return {**unread, **own, **about, "bootstrap": self.resampling.to_dict()}
+
+    def account(self, model: "Model", source: "Source", data_sha256: str) -> dict[str, Json]:
+        """What the summaries of these tasks hold beside their numbers."""
+        from afloc_jax.evaluation.records import evaluation_provenance
+
         return {
             "task": self.task,
             "title": self.title,
             "compatible": self.compatible,
             "framing": self.framed,
-            "bootstrap": self.bootstrap.to_dict(),
-            "settings": self.to_dict(),
+            "bootstrap": self.resampling.to_dict(),
+            "settings": self.recorded(),
             "provenance": evaluation_provenance(model, source, data_sha256),
         }
 
 
-def task_settings(task: str, given: Mapping[str, Any]) -> TaskSettings:
-    """`TaskSettings` from plain values, as a config holds them.
+def prompts_of(prompts: str | PromptSet | None) -> PromptSet | None:
+    """A prompt set, which may be given as a file or the name of a built-in one. Raises UsageError."""
+    return read_prompt_set(prompts) if isinstance(prompts, str) else prompts
 
-    `bootstrap` (resamples), `interval` and `unit` make its bootstrap, `prompts` (file or name) its prompt set.
 
-    Raises:
-        UsageError: an unknown key or value.
-    """
-    plain = dict(given)
-    bootstrap = Bootstrap(
-        plain.pop("bootstrap", RESAMPLES),
-        interval=plain.pop("interval", "percentile"),
-        unit=plain.pop("unit", "sample"),
-    )
-    prompts = plain.pop("prompts", None)
-    known = [f.name for f in fields(TaskSettings) if f.name not in ("task", "bootstrap", "prompt_set")]
-    for key in plain:
-        if key not in known:
-            names = ", ".join([*known, "prompts", "bootstrap", "interval", "unit"])
-            raise UsageError(f"evaluation data set {given.get('name')!r}, {task}: unknown key {key!r}; known: {names}")
-    prompt_set = None if prompts is None else read_prompt_set(prompts)
-    return TaskSettings(task, prompt_set=prompt_set, bootstrap=bootstrap, **plain)
+def _hash(prompts: PromptSet) -> str:
+    from afloc_jax.provenance import hash_of
+
+    return hash_of(asdict(prompts))

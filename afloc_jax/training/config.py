@@ -263,10 +263,6 @@ def _check_together(config: ConfigDict) -> None:
         raise UsageError("config.loss.weights: all 0, nothing to learn from; set at least one level above 0")
     if config.training.steps == 0 and config.training.epochs == 0:
         raise UsageError("config.training.epochs = 0 and config.training.steps = 0: set one of them above 0")
-    for number, dataset in enumerate(config.evaluation.datasets):
-        for key in ("name", "directory"):
-            if not isinstance(dataset, Mapping | ConfigDict) or not dataset.get(key):
-                raise UsageError(f"config.evaluation.datasets[{number}].{key}: missing; each data set has one")
 
 
 def _model_before_start(config: ConfigDict) -> ConfigDict:
@@ -283,14 +279,13 @@ def _model_before_start(config: ConfigDict) -> ConfigDict:
 
 def _check_with_owners(config: ConfigDict) -> None:
     """What the free sections hold, checked by those who read them."""
-    from afloc_jax.evaluation.run import entry_settings
+    from afloc_jax.evaluation.tasks import EvaluationSettings
     from afloc_jax.losses import LossSettings
     from afloc_jax.models.settings import parse
 
     parse(_model_before_start(config))
     LossSettings.read(config.loss, prefix="config.")
-    for dataset in config.evaluation.datasets:
-        entry_settings(dict(_plain(dataset)))
+    EvaluationSettings.read(config.evaluation, prefix="config.")
 
 
 def validate(config: ConfigDict, device_count: int = 0) -> None:

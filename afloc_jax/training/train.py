@@ -270,9 +270,10 @@ def _evaluate_and_report(config: ConfigDict, workdir: Path) -> None:
     # Training must not fail to start for want of what only the evaluation needs.
     from afloc_jax.evaluation.page import write_report
     from afloc_jax.evaluation.run import evaluate_datasets
+    from afloc_jax.evaluation.tasks import EvaluationSettings
 
     try:
-        evaluate_datasets(config, workdir)
+        evaluate_datasets(EvaluationSettings.read(config.evaluation, prefix="config."), workdir)
         write_report(workdir)
     except Exception as error:
         raise UserError(

@@ -17,36 +17,6 @@ LIMITS = (
     "Scores hold for the population, devices and wording of the data below; others need an evaluation of their own.",
 )
 
-_SPREADS = ("mean", "deviation", "range")
-# task -> title of its table, and metric -> name of its column
-_TABLES: dict[str, tuple[str, dict[str, str]]] = {
-    "localization": (
-        "Localisation without annotations, mean over categories",
-        {"pointing": "pointing", "iou": "iou", "dice": "dice", "cnr": "cnr"},
-    ),
-    "classification": (
-        "Zero-shot classification, mean over classes",
-        {"auc": "AUC", "f1": "F1", "balanced_accuracy": "balanced accuracy", "mcc": "MCC", "ece": "calibration error"},
-    ),
-    "retrieval": (
-        "Retrieval of reports for images and of images for reports",
-        {
-            f"{metric}@{top} {direction}": f"{short}@{top}, {direction.replace('_', ' ')}"
-            for direction in ("image_to_text", "text_to_image")
-            for metric, short, top in (
-                ("recall", "R", 1),
-                ("recall", "R", 5),
-                ("recall", "R", 10),
-                ("precision", "P", 5),
-            )
-        },
-    ),
-    "robustness": (
-        "The same findings asked in several ways: mean of the ways, standard deviation, range; mean over classes",
-        {f"{metric} {key}": f"{short} {key}" for metric, short in (("auc", "AUC"), ("iou", "IoU")) for key in _SPREADS},
-    ),
-}
-
 _TEMPLATE = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
 
 _CARD = _TEMPLATE.from_string("""\
@@ -92,16 +62,13 @@ found.heatmap, found.boxes, found.similarity
 {% endif %}
 ## Results
 
-{% for title, columns, rows in tables %}
-{{ title }}, 95 % bootstrap interval in brackets.
+{% for table in tables %}
+{{ table.title }}, 95 % bootstrap interval in brackets.
 
-| data set | samples | {% for name in columns.values() %}{{ name }} | {% endfor %}
-
-|---|---|{% for metric in columns %}---|{% endfor %}
-
-{% for dataset, result in rows.items() %}
-| {{ dataset }} | {{ result.n }} | {% for metric in columns %}{{ interval(result.metrics, metric) }} | {% endfor %}
-
+| {{ table.columns | join(" | ") }} |
+|{{ "---|" * (table.columns | length) }}
+{% for row in table.rows %}
+| {{ row | join(" | ") }} |
 {% endfor %}
 {% if not loop.last %}
 
@@ -137,7 +104,8 @@ def render_card(stored: Mapping[str, Any]) -> str:
 
     Args:
         stored: contents of config.json. Its `card` may hold `data` (text, or facts as a mapping), `recipe` (mapping),
-            `results` (data set -> summary.json), `intended_use`, `limits` (list), `licence` and `licence_id`.
+            `tables` (of results: title, columns, and rows of finished cells), `intended_use`, `limits` (list),
+            `licence` and `licence_id`.
     """
     card = stored.get("card", {})
     data = card.get("data", "Not stated by the run that wrote this folder.")
@@ -150,8 +118,7 @@ def render_card(stored: Mapping[str, Any]) -> str:
         prompts=stored["prompts"],
         data=data,
         recipe=flatten(card.get("recipe", {})),
-        tables=_tables(card.get("results", {})),
-        interval=_interval,
+        tables=card.get("tables", ()),
         intended_use=card.get("intended_use", INTENDED_USE),
         limits=card.get("limits", LIMITS),
         licence_id=card.get("licence_id", "other"),
@@ -170,24 +137,3 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         elif value not in ("", None, [], ()):
             flat[f"{prefix}{key}"] = value
     return flat
-
-
-def _tables(results: Mapping[str, Any]) -> list[tuple[str, dict[str, str], dict[str, Any]]]:
-    """For each task that was evaluated: its title, the columns (metric -> name) that were scored, and its results."""
-    tables = []
-    for task, (title, metrics) in _TABLES.items():
-        rows = {name: result for name, result in results.items() if result.get("task", "localization") == task}
-        scored = {name for result in rows.values() for name in result["metrics"]}
-        if rows:
-            tables.append((title, {key: name for key, name in metrics.items() if key in scored}, rows))
-    return tables
-
-
-def _interval(metrics: Mapping[str, Any], name: str) -> str:
-    overall = metrics.get(name, {}).get("overall", {})
-    if overall.get("mean") is None:
-        return "-"
-    text = f"{overall['mean']:.3f}"
-    if overall.get("lower") is not None:
-        text += f" [{overall['lower']:.3f}, {overall['upper']:.3f}]"
-    return text

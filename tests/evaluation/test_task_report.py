@@ -16,11 +16,13 @@ from afloc_jax.evaluation.page import write_report
 from afloc_jax.evaluation.report.numbers import interval, number
 from afloc_jax.evaluation.report.small_charts import interval_cell, roc_chart, spread_chart, wilson
 from afloc_jax.evaluation.retrieval.examples import choose_queries
-from afloc_jax.evaluation.run import entry_settings, evaluate_datasets, evaluate_task
-from afloc_jax.evaluation.settings import TaskSettings, task_settings
+from afloc_jax.evaluation.run import card_tables, evaluate_datasets
+from afloc_jax.evaluation.settings import TaskSettings
 from afloc_jax.evaluation.statistics import discrimination
+from afloc_jax.evaluation.task import Models
+from afloc_jax.evaluation.tasks import TASKS, EvaluationSettings
+from afloc_jax.inference.model import load
 from afloc_jax.weights.card import render_card
-from configs.afloc import get_config
 from tests.evaluation.discs import Checker
 from tests.inference.conftest import folder, model  # noqa: F401 (fixtures)
 
@@ -51,7 +53,8 @@ def results(model, tmp_path_factory):  # noqa: F811
         ("robustness", {"prompts": str(ways)}),
     ):
         out = tmp_path_factory.mktemp(task)
-        found[task] = (out, evaluate_task(model, out, task_settings(task, {**common, **options})))
+        settings = TASKS[task].settings.read({**common, **options})
+        found[task] = (out, TASKS[task].evaluate(Models(lambda: model), out, settings))
     return found
 
 
@@ -155,41 +158,53 @@ def test_an_unknown_task_and_a_damaged_summary_are_told(tmp_path):
 
 
 def test_a_config_may_list_tasks_which_enter_the_page_and_the_card(folder, tmp_path, monkeypatch, results):  # noqa: F811
-    calls = []
-
-    def evaluated(model, out, settings):  # noqa: F811
-        calls.append(settings.task)
-        return evaluate_task(model, out, settings)
-
-    cards = []
-    monkeypatch.setattr("afloc_jax.evaluation.run.evaluate_task", evaluated)
+    cards, loaded = [], []
+    monkeypatch.setattr("afloc_jax.evaluation.run.load", lambda folder: loaded.append(folder) or load(folder))
     monkeypatch.setattr("afloc_jax.evaluation.run.update_card", lambda folder, card: cards.append(card))
-    config = get_config()
-    config.evaluation.bootstrap = 10
     data = {"name": "phantom", "directory": results["retrieval"][1]["settings"]["directory"], "builder": SIZES}
-    config.evaluation.datasets = (
-        {**data, "task": "retrieval"},
-        {**data, "task": "classification", "classes": ("edema",)},
-    )
+    datasets = ({**data, "task": "retrieval"}, {**data, "task": "classification", "classes": ("edema",)})
+    config = EvaluationSettings(datasets, bootstrap=10)
     (tmp_path / "model").symlink_to(folder)
     assert list(evaluate_datasets(config, tmp_path)) == ["phantom_retrieval", "phantom_classification"]
     evaluate_datasets(config, tmp_path)
-    assert calls == ["retrieval", "classification"]  # kept the second time
+    assert len(loaded) == 1  # kept the second time
     page, _ = checked(tmp_path)
     assert "phantom: retrieval" in page and "phantom: classification" in page
     assert cards[-1]["results"]["phantom_classification"]["task"] == "classification"
+    assert cards[-1]["tables"][0]["rows"][0][:2] == ["phantom_classification", "24"]
     for wrong, words in (
-        ({"task": "segmentation"}, "unknown task 'segmentation'"),
-        ({"task": "retrieval", "protocol": "afloc"}, "unknown key 'protocol'"),
-        ({"task": "classification", "framing": "stretch"}, "unknown framing"),
+        ({"task": "segmentation"}, r"evaluation.datasets\[0\]: unknown task 'segmentation'"),
+        ({"task": "retrieval", "protocol": "afloc"}, "protocol: unknown key"),
+        ({"task": "classification", "framing": "stretch"}, "framing = 'stretch': must be one of pad, crop"),
+        ({"directory": ""}, r"evaluation.datasets\[0\].directory: missing"),
     ):
         with pytest.raises(UsageError, match=words):
-            entry_settings({**data, **wrong})
+            EvaluationSettings(({**data, **wrong},))
+
+
+def test_evaluations_of_an_earlier_release_count_as_finished(results):
+    """Its keys, of every task: written by the tree at 35475ad."""
+    keys = {
+        "task",
+        "name",
+        "directory",
+        "raw",
+        "builder",
+        "split",
+        "title",
+        "validation_split",
+        "classes",
+        "compatible",
+    }
+    keys |= {"aggregation", "framing", "labels", "unlisted", "by_class", "per_class", "tops", "bootstrap"}
+    keys |= {"prompts_sha256", "compatible"}
+    for _, summary in results.values():
+        assert summary["settings"].keys() == keys
+        assert summary["settings"]["bootstrap"].keys() == {"resamples", "seed", "interval", "unit", "confidence"}
 
 
 def test_the_card_has_a_table_for_each_task(results):
-    kept = {task: {key: summary[key] for key in ("task", "n", "metrics")} for task, (_, summary) in results.items()}
-    text = render_card({**CARD, "card": {"results": kept}})
+    text = render_card({**CARD, "card": {"tables": card_tables({task: found[1] for task, found in results.items()})}})
     auc = results["classification"][1]["metrics"]["auc"]["overall"]
     assert f"| classification | 24 | {auc['mean']:.3f} [{auc['lower']:.3f}, {auc['upper']:.3f}] |" in text
     assert "R@5, image to text" in text and "| robustness | 24 |" in text

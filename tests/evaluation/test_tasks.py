@@ -14,11 +14,13 @@ from afloc_jax.cli import main
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.evaluation.classification import metrics as class_metrics
 from afloc_jax.evaluation.classification.evaluate import evaluate_classification
+from afloc_jax.evaluation.classification.settings import ClassificationSettings
 from afloc_jax.evaluation.labelled import embed_records, read_labelled
 from afloc_jax.evaluation.retrieval import evaluate as retrieval
 from afloc_jax.evaluation.retrieval.evaluate import evaluate_retrieval
+from afloc_jax.evaluation.retrieval.settings import RetrievalSettings
 from afloc_jax.evaluation.robustness.evaluate import evaluate_robustness, spread
-from afloc_jax.evaluation.settings import TaskSettings
+from afloc_jax.evaluation.robustness.settings import RobustnessSettings
 from afloc_jax.evaluation.statistics.bootstrap import Bootstrap
 from afloc_jax.inference.class_prompts import PromptSet
 from data_pipelines.images import crop_to_square
@@ -26,7 +28,7 @@ from data_pipelines.prepared import open_source
 from tests.inference.conftest import folder, model  # noqa: F401 (fixtures)
 
 QUICK = Bootstrap(resamples=60)
-how = partial(TaskSettings, bootstrap=QUICK)
+how = partial(ClassificationSettings, bootstrap=60)
 SIZES = {"train": 0, "validation": 16, "test": 30, "seed": 0}
 
 
@@ -98,7 +100,7 @@ def test_a_table_that_cannot_be_used_is_refused(source, tmp_path, text, words):
 def test_classification_writes_what_scikit_learn_computes(model, source, validation, tmp_path):  # noqa: F811
     prompts = PromptSet(classes={"edema": ["mild edema", "severe edema"]})
     summary = evaluate_classification(
-        model, source, tmp_path, how(classes=["edema", "nodule"], prompt_set=prompts), validation
+        model, source, tmp_path, how(classes=["edema", "nodule"], prompts=prompts), validation
     )
     whole = model.embed_squares(np.stack([record.image for record in source])).whole
     expected = model.classify_embedded(np.asarray(whole), ["edema", "nodule"], prompts)
@@ -126,7 +128,7 @@ def test_classification_writes_what_scikit_learn_computes(model, source, validat
 
 def test_thresholds_come_from_validation_unless_compatible(model, source, validation, tmp_path):  # noqa: F811
     def chosen(validation=None, **options):
-        settings = how(classes=["edema"], prompt_set=PromptSet(), **options)
+        settings = how(classes=["edema"], prompts=PromptSet(), **options)
         return evaluate_classification(model, source, tmp_path, settings, validation)
 
     tuned, release, plain = chosen(validation), chosen(compatible=True), chosen()
@@ -161,7 +163,7 @@ def test_without_a_prompt_set_the_validation_records_say_how_to_ask(model, sourc
 
 def test_one_class_of_several_leaves_out_records_with_none_or_two(model, source, tmp_path):  # noqa: F811
     prompts = PromptSet(multiclass=True)
-    summary = evaluate_classification(model, source, tmp_path, how(prompt_set=prompts))
+    summary = evaluate_classification(model, source, tmp_path, how(prompts=prompts))
     single = [record for record in source if len({f.label for f in record.findings}) == 1]
     assert (summary["n"], summary["n_left_out"]) == (len(single), 30 - len(single))
     rows = lines(tmp_path / "per_sample.csv")
@@ -174,7 +176,7 @@ def test_one_class_of_several_leaves_out_records_with_none_or_two(model, source,
 
 
 def test_intervals_by_patient_need_patients(model, source, tmp_path):  # noqa: F811
-    by_patient = how(classes=["edema"], bootstrap=Bootstrap(60, unit="patient"))
+    by_patient = how(classes=["edema"], unit="patient")
     assert evaluate_classification(model, source, tmp_path, by_patient)["bootstrap"]["unit"] == "patient"
 
     class Nameless:
@@ -195,11 +197,11 @@ def test_a_cropped_evaluation_sees_the_middle_of_the_image(model, source):  # no
 
 
 def test_compatible_classification_is_cropped_unless_told_otherwise():
-    assert TaskSettings("classification", compatible=True).to_dict()["framing"] == "crop"
-    assert TaskSettings("classification", compatible=True, framing="pad").to_dict()["framing"] == "pad"
-    assert TaskSettings("classification").framed == TaskSettings("retrieval", compatible=True).framed == "pad"
-    with pytest.raises(UsageError, match="unknown aggregation 'median'; there are mean, max"):
-        TaskSettings(aggregation="median")
+    assert ClassificationSettings(compatible=True).recorded()["framing"] == "crop"
+    assert ClassificationSettings(compatible=True, framing="pad").recorded()["framing"] == "pad"
+    assert ClassificationSettings().framed == RetrievalSettings(compatible=True).framed == "pad"
+    with pytest.raises(UsageError, match="aggregation = 'median': must be one of mean, max"):
+        ClassificationSettings(aggregation="median")
 
 
 def test_unknown_labels_do_not_count_for_their_class():
@@ -242,7 +244,7 @@ def test_chance_is_that_of_random_orders():
 
 
 def test_pairs_are_found_in_both_directions_and_equal_reports_are_equally_right(model, source, tmp_path):  # noqa: F811
-    summary = evaluate_retrieval(model, source, tmp_path, how("retrieval"))
+    summary = evaluate_retrieval(model, source, tmp_path, RetrievalSettings(bootstrap=60))
     texts = [". ".join(record.sentences) for record in source]
     images = np.asarray(model.embed_squares(np.stack([record.image for record in source])).whole)
     similarity = metrics.pairwise.cosine_similarity(images, model.embed_texts(texts).report)
@@ -260,14 +262,14 @@ def test_by_class_every_class_has_as_many_records(model, source, tmp_path):  # n
     counts = {name: int((single.exclusive() == c).sum()) for c, name in enumerate(single.classes)}
     two = sorted(sorted(counts, key=lambda name: -counts[name])[:2])
     summary = evaluate_retrieval(
-        model, source, tmp_path, how("retrieval", by_class=True, classes=two, per_class=2, tops=(1, 2))
+        model, source, tmp_path, RetrievalSettings(bootstrap=60, by_class=True, classes=two, per_class=2, tops=(1, 2))
     )
     assert summary["n_per_category"] == dict.fromkeys(two, 2)
     assert summary["metrics"]["precision@1 image_to_text"]["chance"] == pytest.approx(0.5)
     labels = {record.id: {f.label for f in record.findings} for record in source}
     assert all(labels[row["id"]] == {row["category"]} for row in lines(tmp_path / "per_sample.csv"))
     with pytest.raises(UserError, match=r"only \d+ records have .* alone, 200 are wanted"):
-        evaluate_retrieval(model, source, tmp_path, how("retrieval", by_class=True))
+        evaluate_retrieval(model, source, tmp_path, RetrievalSettings(bootstrap=60, by_class=True))
 
 
 # Robustness
@@ -281,7 +283,7 @@ def test_spread_is_what_numpy_says():
 
 def test_robustness_scores_every_paraphrase(model, source, tmp_path):  # noqa: F811
     ways = PromptSet(classes={"edema": ["edema", "left edema", "right edema"], "nodule": ["nodule"]})
-    summary = evaluate_robustness(model, source, tmp_path, how("robustness", prompt_set=ways))
+    summary = evaluate_robustness(model, source, tmp_path, RobustnessSettings(bootstrap=60, prompts=ways))
     assert list(summary["spread"]["auc"]) == ["edema"]  # one way has no spread
     truth = [any(f.label == "edema" for f in record.findings) for record in source]
     rows = lines(tmp_path / "per_sample.csv")
@@ -301,19 +303,19 @@ def test_wording_of_a_class_that_no_record_lacks_is_scored_where_it_is_annotated
     """Data such as MS-CXR list only what is present: an AUC there is not, IoU there is."""
     present = [replace(record, labels={f.label: 1 for f in record.findings}) for record in source]
     ways = PromptSet(classes={"edema": ["edema", "left edema"]})
-    summary = evaluate_robustness(model, present, tmp_path, how("robustness", prompt_set=ways))
-    whole = evaluate_robustness(model, source, tmp_path / "whole", how("robustness", prompt_set=ways))
+    summary = evaluate_robustness(model, present, tmp_path, RobustnessSettings(bootstrap=60, prompts=ways))
+    whole = evaluate_robustness(model, source, tmp_path / "whole", RobustnessSettings(bootstrap=60, prompts=ways))
     assert list(summary["spread"]) == ["iou"]
     assert summary["spread"]["iou"] == whole["spread"]["iou"]
     assert summary["left_out_classes"]["edema"] == "no AUC: no record is known to lack it"
     bare = [replace(record, findings=[]) for record in present]
     with pytest.raises(UserError, match="no record is known to lack a class"):
-        evaluate_robustness(model, bare, tmp_path / "bare", how("robustness", prompt_set=ways))
+        evaluate_robustness(model, bare, tmp_path / "bare", RobustnessSettings(bootstrap=60, prompts=ways))
 
 
 def test_the_mean_over_classes_is_drawn_with_the_classes(model, source, tmp_path):  # noqa: F811
     ways = PromptSet(classes={"edema": ["edema", "left edema", "right edema"], "nodule": ["nodule", "a nodule"]})
-    settings = how("robustness", prompt_set=ways, classes=["edema", "nodule"])
+    settings = RobustnessSettings(bootstrap=60, prompts=ways, classes=["edema", "nodule"])
     summary = evaluate_robustness(model, source, tmp_path, settings)
     rows = lines(tmp_path / "per_sample.csv")
     ids = [record.id for record in source]

@@ -20,13 +20,15 @@ from afloc_jax.evaluation.classification.metrics import (
     multiclass_statistic,
     reliability_tables,
 )
+from afloc_jax.evaluation.classification.settings import ClassificationSettings
 from afloc_jax.evaluation.files import csv_text, json_text, shown, write_folder
 from afloc_jax.evaluation.labelled import NO_FINDING, LabelledRecords, embed_records, own_phrases, read_labelled
 from afloc_jax.evaluation.records import Source
-from afloc_jax.evaluation.settings import TaskSettings
 from afloc_jax.evaluation.statistics import discrimination
+from afloc_jax.evaluation.task import JsonObject, Models
 from afloc_jax.inference.class_prompts import PromptSet, find_class
 from afloc_jax.inference.model import Model
+from data_pipelines.reading import RecordSource
 
 PER_SAMPLE_COLUMNS = ("id", "patient", "category", "label", "probability", "threshold", "predicted")
 NATURAL_THRESHOLD = 0.5
@@ -43,11 +45,32 @@ class Decisions:
     statistic: Callable[[Any], np.ndarray]
 
 
+def evaluate_dataset(models: Models, out: Path, settings: ClassificationSettings) -> JsonObject:
+    """`evaluate_classification` for a data set by its settings. Raises UsageError, UserError."""
+    source, validation = settings.open(settings.split), _validation(settings)
+    return evaluate_classification(models.trained, source, out, settings, validation)
+
+
+def _validation(settings: ClassificationSettings) -> RecordSource | None:
+    multiclass = (settings.prompt_set or PromptSet()).multiclass
+    if settings.compatible or multiclass or not settings.validation_split:
+        return None
+    if settings.validation_split == settings.split:
+        raise UsageError(
+            f"--validation_split {settings.split} is the scored split, which flatters the model; choose another, or "
+            '"" for a threshold of 0.5'
+        )
+    try:
+        return settings.open(settings.validation_split)
+    except UserError as error:
+        raise UserError(f'{error}; thresholds are chosen there: --validation_split NAME, or "" for 0.5') from None
+
+
 def evaluate_classification(
     model: Model,
     source: Source,
     out: str | Path,
-    settings: TaskSettings | None = None,
+    settings: ClassificationSettings | None = None,
     validation: Source | None = None,
 ) -> dict[str, Any]:
     """Classify every labelled record; write per_sample.csv, summary.json and summary.md into `out`.
@@ -57,7 +80,7 @@ def evaluate_classification(
         source: records to score, see `read_labelled` for their labels. Where one class is to be chosen, records with
             none or several of the classes are left out.
         out: folder of the results.
-        settings: see `TaskSettings`.
+        settings: see `ClassificationSettings`.
         validation: records on which thresholds are chosen (without them: 0.5, the natural one of a softmax) and whose
             phrases ask where `settings` has no prompt set (without them: "Findings suggesting <class>.").
 
@@ -67,12 +90,12 @@ def evaluate_classification(
     Raises:
         UsageError, UserError: unusable labels, prompts or weights.
     """
-    settings = settings or TaskSettings()
+    settings = settings or ClassificationSettings()
     prompt_set, prompts_from = _prompts(settings, validation)
-    asked = replace(settings, prompt_set=prompt_set)
+    asked = replace(settings, prompts=prompt_set)
     records = read_labelled(source, settings.classes, settings.labels, settings.unlisted)
     records, only_present = (_one_class_each(records), []) if prompt_set.multiclass else records.contrasted()
-    bootstrap, classes = settings.bootstrap, list(records.classes)
+    bootstrap, classes = settings.resampling, list(records.classes)
     clusters = bootstrap.clusters(records.patients)
     found = _probabilities(model, source, records, asked)
     if prompt_set.multiclass:
@@ -107,10 +130,11 @@ def evaluate_classification(
 # Prompts and probabilities
 
 
-def _prompts(settings: TaskSettings, validation: Source | None) -> tuple[PromptSet, str]:
+def _prompts(settings: ClassificationSettings, validation: Source | None) -> tuple[PromptSet, str]:
     """How classes are asked for, and in words where that comes from."""
-    if settings.prompt_set is not None:
-        return settings.prompt_set, f"prompt set {settings.prompt_set.name or 'without a name'}"
+    given = settings.prompt_set
+    if given is not None:
+        return given, f"prompt set {given.name or 'without a name'}"
     plain = PromptSet()
     phrases = {} if validation is None or settings.compatible else own_phrases(validation)
     if not phrases:
@@ -120,7 +144,7 @@ def _prompts(settings: TaskSettings, validation: Source | None) -> tuple[PromptS
 
 
 def _probabilities(
-    model: Model, source: Source, records: LabelledRecords, settings: TaskSettings, name: str = "images"
+    model: Model, source: Source, records: LabelledRecords, settings: ClassificationSettings, name: str = "images"
 ) -> Float[np.ndarray, "n C"]:
     whole = embed_records(model, source, records.rows, settings.framed, name)
     prompts = settings.prompt_set or PromptSet()
@@ -145,7 +169,7 @@ def _decide(
     records: LabelledRecords,
     found: Float[np.ndarray, "n C"],
     validation: Source | None,
-    settings: TaskSettings,
+    settings: ClassificationSettings,
 ) -> Decisions:
     """Each class for itself, by a threshold of its own."""
     tuned = (records, found) if settings.compatible else _validate(model, validation, records.classes, settings)
@@ -161,7 +185,7 @@ def _decide(
 
 
 def _validate(
-    model: Model, validation: Source | None, classes: tuple[str, ...], settings: TaskSettings
+    model: Model, validation: Source | None, classes: tuple[str, ...], settings: ClassificationSettings
 ) -> tuple[LabelledRecords, np.ndarray] | None:
     """Labels and probabilities of the validation records, for those of the classes that occur among them."""
     if validation is None:

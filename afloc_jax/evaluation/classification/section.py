@@ -11,6 +11,7 @@ from markupsafe import Markup
 from afloc_jax.evaluation.report.numbers import number, read_json
 from afloc_jax.evaluation.report.small_charts import interval_cell, reliability_chart, roc_chart
 from afloc_jax.evaluation.statistics.discrimination import roc_curve
+from afloc_jax.evaluation.task import Figure, Section
 from afloc_jax.inference import overlays
 
 METRICS = {
@@ -30,37 +31,39 @@ CHANCE = {"auc": 0.5, "balanced_accuracy": 0.5, "mcc": 0.0}  # where chance does
 PHRASES = 12  # of a class that are listed
 
 
-def section(folder: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
+def section(folder: Path, summary: Mapping[str, Any]) -> Section:
     """What section.html.jinja shows of one evaluation."""
     metrics = summary.get("metrics", {})
     classes = list(summary.get("n_per_category", {}))
     present = [name for name in METRICS if name in metrics]
     multiclass = summary.get("multiclass", False)
     asked = "which one of the classes they show" if multiclass else "whether they show a finding"
-    return {
-        "lede": (f"Asked by phrases alone {asked}: {summary.get('n') or 0:,} images of", f", {len(classes)} classes."),
-        "kicker": "Zero-shot classification",
-        "headline": [_figure(metrics, name, multiclass) for name in HEADLINE if name in metrics],
-        "classes": classes,
-        "main": [name for name in MAIN if name in present],
-        "present": present,
-        "names": METRICS,
-        "rows": [_row(summary, name) for name in [None, *classes]],
-        "curves": _curves(folder / "per_sample.csv", metrics, classes),
-        "reliability": [
-            {"title": name, "note": _note("ECE", metrics.get("ece"), name), "svg": _reliability(name, table)}
-            for name, table in summary.get("reliability", {}).items()
-        ],
-        "mistakes": _mistakes(folder, summary.get("thresholds", {})),
-        "phrases": {name: _phrases(asked["positive"]) for name, asked in summary.get("prompts", {}).items()},
-    }
+    return Section(
+        kicker="Zero-shot classification",
+        lede=(f"Asked by phrases alone {asked}: {summary.get('n') or 0:,} images of", f", {len(classes)} classes."),
+        headline=[_figure(metrics, name, multiclass) for name in HEADLINE if name in metrics],
+        shown={
+            "classes": classes,
+            "main": [name for name in MAIN if name in present],
+            "present": present,
+            "names": METRICS,
+            "rows": [_row(summary, name) for name in [None, *classes]],
+            "curves": _curves(folder / "per_sample.csv", metrics, classes),
+            "reliability": [
+                {"title": name, "note": _note("ECE", metrics.get("ece"), name), "svg": _reliability(name, table)}
+                for name, table in summary.get("reliability", {}).items()
+            ],
+            "mistakes": _mistakes(folder, summary.get("thresholds", {})),
+            "phrases": {name: _phrases(asked["positive"]) for name, asked in summary.get("prompts", {}).items()},
+        },
+    )
 
 
-def _figure(metrics: Mapping[str, Any], name: str, multiclass: bool) -> dict[str, Any]:
+def _figure(metrics: Mapping[str, Any], name: str, multiclass: bool) -> Figure:
     label, about = METRICS[name]
     chance = CHANCE.get(name) if name == "auc" or not multiclass else None
     others = [] if chance is None else [("chance", "chance", chance)]
-    return {"label": label, "about": about, "entry": metrics[name]["overall"], "others": others}
+    return Figure(label, about, metrics[name]["overall"], others)
 
 
 def _row(summary: Mapping[str, Any], name: str | None) -> dict[str, Any]:

@@ -7,7 +7,6 @@ never looks at the image), and the same network without training (what smoothing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -17,15 +16,15 @@ from afloc_jax.evaluation.localization.examples import write_examples
 from afloc_jax.evaluation.localization.protocol import LocalizationProtocol, Samples
 from afloc_jax.evaluation.localization.protocols import get_protocol
 from afloc_jax.evaluation.localization.results import write_results
-from afloc_jax.evaluation.localization.samples import CLASS_PROMPT, prior_maps, truths_for
+from afloc_jax.evaluation.localization.samples import prior_maps, truths_for
 from afloc_jax.evaluation.localization.scores import Scores
-from afloc_jax.evaluation.localization.settings import dataset_settings
+from afloc_jax.evaluation.localization.settings import CLASS_PROMPT, LocalizationSettings
 from afloc_jax.evaluation.localization.summary import add_baselines, summarise
 from afloc_jax.evaluation.records import Source, evaluation_provenance
 from afloc_jax.evaluation.statistics.bootstrap import Bootstrap
+from afloc_jax.evaluation.task import JsonObject, Models
 from afloc_jax.evaluation.truth.sample import Truth
-from afloc_jax.inference.model import Model, load
-from data_pipelines.prepared import open_source
+from afloc_jax.inference.model import Model
 
 
 @dataclass(frozen=True)
@@ -56,8 +55,8 @@ def evaluate(
     compatible: bool = False,
     bootstrap: Bootstrap | None = None,
     title: str = "",
-    settings: dict[str, Any] | None = None,
-) -> dict[str, Any]:
+    settings: JsonObject | None = None,
+) -> JsonObject:
     """Heat maps for every finding of a data set, scored; per_sample.csv, summary.json, summary.md, examples.npz.
 
     Args:
@@ -118,15 +117,34 @@ def evaluate(
     return summary
 
 
-def evaluate_dataset(model: str | Path, out: str | Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """`evaluate` for a model folder and a data set by name; `settings` as those of localisation in `evaluate_datasets`.
+def evaluate_dataset(models: Models, out: Path, settings: LocalizationSettings) -> JsonObject:
+    """`evaluate` for a data set by its settings. Raises UsageError, UserError."""
+    protocol = get_protocol(settings.protocol, settings.scored_thresholds, settings.margin)
+    source = settings.open(settings.split)
+    return evaluate(
+        models.trained,
+        source,
+        out,
+        protocol,
+        validation_source=settings.open(settings.validation_split) if protocol.tuned else None,
+        class_prompt=settings.class_prompt,
+        prior_source=open_prior(settings),
+        untrained=models.untrained,
+        compatible=settings.compatible,
+        bootstrap=settings.resampling,
+        title=settings.title,
+        settings=settings.recorded(),
+    )
 
-    Raises:
-        UsageError: an unknown setting or protocol. UserError: an unusable folder or data set.
-    """
-    full = dataset_settings(settings)
-    source = open_split(full, full["split"])
-    return evaluate_with(load(model), None, source, Path(out), full)
+
+def open_prior(settings: LocalizationSettings) -> Source | None:
+    """The split that makes the location prior; None when the data set has no such split."""
+    if not settings.prior_split or settings.prior_split == settings.split:
+        return None
+    try:
+        return settings.open(settings.prior_split)
+    except UserError:
+        return None  # evaluation data without a training part
 
 
 def _parts(
@@ -162,37 +180,3 @@ def _heatmaps(
 def _batches(items: Sequence[int], size: int) -> Iterator[list[int]]:
     for start in range(0, len(items), size):
         yield list(items[start : start + size])
-
-
-def evaluate_with(
-    model: Model, untrained: Model | None, source: Source, out: Path, settings: dict[str, Any]
-) -> dict[str, Any]:
-    protocol = get_protocol(settings["protocol"], settings["thresholds"], settings["margin"])
-    return evaluate(
-        model,
-        source,
-        out,
-        protocol,
-        validation_source=open_split(settings, settings["validation_split"]) if protocol.tuned else None,
-        class_prompt=settings["class_prompt"],
-        prior_source=open_prior(settings),
-        untrained=untrained,
-        compatible=settings["compatible"],
-        bootstrap=Bootstrap(settings["bootstrap"], interval=settings["interval"], unit=settings["unit"]),
-        title=settings["title"],
-        settings=settings,
-    )
-
-
-def open_split(settings: dict[str, Any], split: str) -> Source:
-    return open_source(settings["name"], settings["directory"], split, raw=settings["raw"], builder=settings["builder"])
-
-
-def open_prior(settings: dict[str, Any]) -> Source | None:
-    """The split that makes the location prior; None when the data set has no such split."""
-    if not settings["prior_split"] or settings["prior_split"] == settings["split"]:
-        return None
-    try:
-        return open_split(settings, settings["prior_split"])
-    except UserError:
-        return None  # evaluation data without a training part

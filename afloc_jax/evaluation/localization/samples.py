@@ -10,12 +10,11 @@ import numpy as np
 from afloc_jax.errors import UserError
 from afloc_jax.evaluation.localization.baselines import leave_one_out_prior, location_prior, prior_heatmaps
 from afloc_jax.evaluation.localization.protocol import LocalizationProtocol
+from afloc_jax.evaluation.localization.settings import CLASS_PROMPT
 from afloc_jax.evaluation.records import Source, patient_of, place_of
 from afloc_jax.evaluation.truth.sample import Truth, negative
 from afloc_jax.inference.class_prompts import find_class
 from data_pipelines.records import ABSENT
-
-CLASS_PROMPT = "Findings suggesting {finding}."  # how the release asks for a class
 
 
 def read_truths(source: Source, compatible: bool = False, boxes: bool = False) -> tuple[list[Truth], np.ndarray, str]:

@@ -13,6 +13,7 @@ from afloc_jax.evaluation.localization.protocols import get_protocol
 from afloc_jax.evaluation.localization.published import published_scores
 from afloc_jax.evaluation.report.charts import interval_chart
 from afloc_jax.evaluation.report.numbers import read_json
+from afloc_jax.evaluation.task import Figure, Section
 from afloc_jax.inference import overlays
 
 METRICS = {
@@ -54,7 +55,7 @@ def _systems(summary: Mapping[str, Any]) -> list[System]:
     return systems
 
 
-def section(folder: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
+def section(folder: Path, summary: Mapping[str, Any]) -> Section:
     """What section.html.jinja shows of one evaluation."""
     systems = _systems(summary)
     model = systems[0]
@@ -66,35 +67,38 @@ def section(folder: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
     as_there = (summary.get("protocol"), summary.get("margin"), summary.get("thresholds"))
     if as_there != ("afloc", paper.margin, list(paper.thresholds)):
         data_set, published = "", {}
-    return {
-        "lede": (
+    return Section(
+        kicker="Annotation-free localisation",
+        lede=(
             "Given a phrase, the model points at the place; on",
             f" it was asked {summary.get('n') or 0:,} times.",
         ),
-        "kicker": "Annotation-free localisation",
-        "headline": [_figure(systems, name) for name in present],
-        "metrics": METRICS,
-        "scale": overlays.colour_scale(),
-        "present": present,
-        "model": model,
-        "systems": systems,
-        "categories": categories,
-        "thresholds": list(model.metrics.get("iou", {}).get("per_threshold", {})),
-        "charts": [(METRICS[name][0], Markup(_category_chart(systems, name, categories))) for name in present],
-        "published_on": data_set,
-        "published": published,
-        "presence": summary.get("presence"),
-        "operating_points": summary.get("operating_points", {}),
-        "failures": worst_samples(folder / "per_sample.csv", FAILURES),
-        "gallery": _gallery(folder),
-    }
+        headline=[_figure(systems, name) for name in present],
+        shown={
+            "metrics": METRICS,
+            "scale": overlays.colour_scale(),
+            "present": present,
+            "model": model,
+            "systems": systems,
+            "categories": categories,
+            "thresholds": list(model.metrics.get("iou", {}).get("per_threshold", {})),
+            "charts": [(METRICS[name][0], Markup(_category_chart(systems, name, categories))) for name in present],
+            "published_on": data_set,
+            "published": published,
+            "presence": summary.get("presence"),
+            "operating_points": summary.get("operating_points", {}),
+            "failures": worst_samples(folder / "per_sample.csv", FAILURES),
+            "gallery": _gallery(folder),
+        },
+        data="images and masks",
+    )
 
 
-def _figure(systems: Sequence[System], metric: str) -> dict[str, Any]:
+def _figure(systems: Sequence[System], metric: str) -> Figure:
     """A metric in the head of the page, beside the baselines."""
     label, about = METRICS[metric]
     others = [(other.kind, other.title.lower(), other.entry(metric).get("mean")) for other in systems[1:]]
-    return {"label": label, "about": about, "entry": systems[0].entry(metric), "others": others}
+    return Figure(label, about, systems[0].entry(metric), others)
 
 
 def _category_chart(systems: Sequence[System], metric: str, categories: Sequence[str]) -> str:

@@ -18,7 +18,7 @@ from afloc_jax.evaluation.files import csv_text, json_text, shown, write_folder
 from afloc_jax.evaluation.labelled import embed_records, read_labelled
 from afloc_jax.evaluation.records import Source, patient_of
 from afloc_jax.evaluation.retrieval.examples import write_retrieved
-from afloc_jax.evaluation.settings import TaskSettings
+from afloc_jax.evaluation.retrieval.settings import RetrievalSettings
 from afloc_jax.evaluation.statistics.bootstrap import Bootstrap, mean_of_finite
 from afloc_jax.evaluation.statistics.bootstrap import bootstrap as bootstrap_means
 from afloc_jax.inference.class_prompts import find_class
@@ -93,7 +93,7 @@ class Chosen:
 
 
 def evaluate_retrieval(
-    model: Model, source: Source, out: str | Path, settings: TaskSettings | None = None
+    model: Model, source: Source, out: str | Path, settings: RetrievalSettings | None = None
 ) -> dict[str, Any]:
     """Find reports for images and images for reports; write per_sample.csv, summary.json and summary.md into `out`.
 
@@ -101,7 +101,7 @@ def evaluate_retrieval(
         model: what is evaluated; similarity is the cosine of the global image and the report embedding.
         source: records with sentences.
         out: folder of the results.
-        settings: see `TaskSettings`. By class without `classes`: the five with the most records of that class alone.
+        settings: see there. By class without `classes`: the five with the most records of that class alone.
 
     Returns:
         What summary.json holds.
@@ -109,16 +109,16 @@ def evaluate_retrieval(
     Raises:
         UserError: no report, or too few records of a class.
     """
-    settings = settings or TaskSettings("retrieval")
+    settings = settings or RetrievalSettings()
     chosen = _by_class(source, settings) if settings.by_class else _by_pairs(source)
-    clusters = settings.bootstrap.clusters(chosen.patients)
+    clusters = settings.resampling.clusters(chosen.patients)
     similarity = _similarity(model, source, chosen.rows, settings)
     metrics: dict[str, Any] = {}
     table: list[tuple] = []
     for direction, scores in zip(DIRECTIONS, (similarity, similarity.T), strict=True):
         for metric, values in retrieval_scores(scores, chosen.relevant, settings.tops).items():
             keys = [f"{metric}@{top} {direction}" for top in settings.tops]
-            metrics |= _tables(keys, values, chosen, clusters, settings.bootstrap)
+            metrics |= _tables(keys, values, chosen, clusters, settings.resampling)
             for key, top in zip(keys, settings.tops, strict=True):
                 metrics[key]["chance"] = chance(chosen.relevant, top)[metric]
             table += _rows(keys, values, chosen)
@@ -136,7 +136,7 @@ def evaluate_retrieval(
 
 
 def _similarity(
-    model: Model, source: Source, rows: Int[np.ndarray, " n"], settings: TaskSettings
+    model: Model, source: Source, rows: Int[np.ndarray, " n"], settings: RetrievalSettings
 ) -> Float[np.ndarray, "n n"]:
     """Of every image (row) with every report (column)."""
     texts = [". ".join(source[int(row)].sentences) for row in rows]
@@ -229,7 +229,7 @@ def _by_pairs(source: Source) -> Chosen:
     return Chosen(ids, patients, np.array(rows), groups, [ALL], np.zeros(len(ids), int), digest)
 
 
-def _by_class(source: Source, settings: TaskSettings) -> Chosen:
+def _by_class(source: Source, settings: RetrievalSettings) -> Chosen:
     """As many records of each class; the group of a record is its class."""
     records, per_class = read_labelled(source, (), settings.labels, settings.unlisted), settings.per_class
     single = records.exclusive()
@@ -247,7 +247,7 @@ def _by_class(source: Source, settings: TaskSettings) -> Chosen:
                 "--class, fewer with --per_class, or a larger split"
             )
         index[members] = group
-    taken = records.take(choose_by_class(index, len(names), per_class, settings.bootstrap.seed))
+    taken = records.take(choose_by_class(index, len(names), per_class, settings.resampling.seed))
     groups = np.repeat(np.arange(len(names)), per_class)
     if not all(source[int(row)].sentences for row in taken.rows):
         raise UserError("some of the chosen records have no report, so there is no text to retrieve")

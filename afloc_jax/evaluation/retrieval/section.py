@@ -9,31 +9,34 @@ from markupsafe import Markup
 
 from afloc_jax.evaluation.report.numbers import read_json
 from afloc_jax.evaluation.report.small_charts import interval_cell
+from afloc_jax.evaluation.task import Figure, Section
 from afloc_jax.inference import overlays
 
 SHORT = {"recall": "R", "precision": "P"}
 DIRECTIONS = {"image_to_text": "image to report", "text_to_image": "report to image"}
 
 
-def section(folder: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
+def section(folder: Path, summary: Mapping[str, Any]) -> Section:
     """What section.html.jinja shows of one evaluation."""
     metrics = summary.get("metrics", {})
     by_class = summary.get("by_class", False)
     wanted = "an image or report of the same class" if by_class else "the report of an image, the image of a report"
     keys = list(dict.fromkeys(key.split()[0] for key in metrics))  # recall@1, ...
     headline = "precision" if by_class else "recall"
-    return {
-        "lede": (f"Asked for {wanted}, among {summary.get('n') or 0:,} pairs of", "."),
-        "kicker": "Retrieval of images and reports",
-        "headline": [_figure(metrics, key, name) for name in DIRECTIONS for key in keys if key.startswith(headline)],
-        "directions": list(DIRECTIONS.values()),
-        "rows": [_row(metrics, key) for key in keys],
-        "classes": list(summary.get("n_per_category", {})) if by_class else [],
-        "by_class": [
-            {"label": _label(key), "direction": DIRECTIONS[key.split()[1]], **metrics[key]} for key in metrics
-        ],
-        "queries": _queries(folder),
-    }
+    return Section(
+        kicker="Retrieval of images and reports",
+        lede=(f"Asked for {wanted}, among {summary.get('n') or 0:,} pairs of", "."),
+        headline=[_figure(metrics, key, name) for name in DIRECTIONS for key in keys if key.startswith(headline)],
+        shown={
+            "directions": list(DIRECTIONS.values()),
+            "rows": [_row(metrics, key) for key in keys],
+            "classes": list(summary.get("n_per_category", {})) if by_class else [],
+            "by_class": [
+                {"label": _label(key), "direction": DIRECTIONS[key.split()[1]], **metrics[key]} for key in metrics
+            ],
+            "queries": _queries(folder),
+        },
+    )
 
 
 def _label(key: str) -> str:
@@ -42,14 +45,11 @@ def _label(key: str) -> str:
     return f"{SHORT[metric]}@{top}"
 
 
-def _figure(metrics: Mapping[str, Any], key: str, direction: str) -> dict[str, Any]:
+def _figure(metrics: Mapping[str, Any], key: str, direction: str) -> Figure:
     values = metrics[f"{key} {direction}"]
-    return {
-        "label": f"{_label(key)}, {DIRECTIONS[direction]}",
-        "about": f"the first {key.partition('@')[2]} of the ranking",
-        "entry": values["overall"],
-        "others": [("chance", "chance", values.get("chance"))],
-    }
+    about = f"the first {key.partition('@')[2]} of the ranking"
+    chance = ("chance", "chance", values.get("chance"))
+    return Figure(f"{_label(key)}, {DIRECTIONS[direction]}", about, values["overall"], [chance])
 
 
 def _row(metrics: Mapping[str, Any], key: str) -> dict[str, Any]:

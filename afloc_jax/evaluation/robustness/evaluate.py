@@ -19,7 +19,7 @@ from afloc_jax.evaluation.files import csv_text, json_text, shown, write_folder
 from afloc_jax.evaluation.labelled import LabelledRecords, embed_records, read_labelled
 from afloc_jax.evaluation.localization.scores import ProtocolOptions, score_sample
 from afloc_jax.evaluation.records import Source, patient_of, place_of
-from afloc_jax.evaluation.settings import TaskSettings
+from afloc_jax.evaluation.robustness.settings import RobustnessSettings
 from afloc_jax.evaluation.statistics import discrimination
 from afloc_jax.evaluation.statistics.bootstrap import Bootstrap, Replicates, mean_of_finite
 from afloc_jax.evaluation.statistics.bootstrap import bootstrap as bootstrap_means
@@ -33,7 +33,7 @@ SPREADS = ("mean", "deviation", "lowest", "highest", "range")
 
 
 def evaluate_robustness(
-    model: Model, source: Source, out: str | Path, settings: TaskSettings | None = None
+    model: Model, source: Source, out: str | Path, settings: RobustnessSettings | None = None
 ) -> dict[str, Any]:
     """Score every paraphrase; write per_sample.csv, summary.json and summary.md into `out`.
 
@@ -41,7 +41,7 @@ def evaluate_robustness(
         model: what is evaluated.
         source: records with labelled and, for IoU, annotated findings.
         out: folder of the results.
-        settings: see `TaskSettings`. Every phrase of its prompt set is a prompt of its own; classes with one are left
+        settings: see there. Every phrase of its prompt set is a prompt of its own; classes with one are left
             out, and named. With a table of labels, or without annotated places, there is no IoU.
 
     Returns:
@@ -51,7 +51,7 @@ def evaluate_robustness(
     Raises:
         UserError: no class with paraphrases occurs.
     """
-    settings = settings or TaskSettings("robustness")
+    settings = settings or RobustnessSettings()
     given = settings.prompt_set
     prompt_set = given if given and given.classes else read_prompt_set(PARAPHRASES)
     records = read_labelled(source, settings.classes, settings.labels, settings.unlisted)
@@ -145,11 +145,11 @@ def _classify(
     records: LabelledRecords,
     phrases: Mapping[str, Sequence[str]],
     prompt_set: PromptSet,
-    settings: TaskSettings,
+    settings: RobustnessSettings,
 ) -> tuple[dict[str, Any], dict[str, Any], list[tuple]]:
     """The spread of the AUC per class and over classes, and rows of per_sample.csv; a sample is one record."""
     whole = embed_records(model, source, records.rows, settings.framed)
-    clusters = settings.bootstrap.clusters(records.patients)
+    clusters = settings.resampling.clusters(records.patients)
     asked: list[tuple[np.ndarray, np.ndarray]] = []
     rows: list[tuple] = []
     for name, texts in phrases.items():
@@ -161,8 +161,8 @@ def _classify(
         for i, p in zip(np.flatnonzero(known), found, strict=True):
             sample = (records.ids[i], records.patients[i], name)
             rows += [(*sample, f"probability {k}", "", float(p[k]), "") for k in range(len(texts))]
-    replicates = settings.bootstrap.resample(_aucs(asked), len(records), clusters)
-    return *_tables(replicates, phrases, settings.bootstrap), rows
+    replicates = settings.resampling.resample(_aucs(asked), len(records), clusters)
+    return *_tables(replicates, phrases, settings.resampling), rows
 
 
 def _aucs(asked: Sequence[tuple[Float[np.ndarray, " n"], Float[np.ndarray, "k K"]]]):
@@ -207,7 +207,7 @@ def _overall_entries(metric: str, overall: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _localize(
-    model: Model, source: Source, phrases: Mapping[str, Sequence[str]], settings: TaskSettings
+    model: Model, source: Source, phrases: Mapping[str, Sequence[str]], settings: RobustnessSettings
 ) -> tuple[dict[str, Any], dict[str, Any], list[tuple]] | None:
     """The spread of IoU per class and over classes, and rows of per_sample.csv; a sample is one finding of one record.
 
@@ -222,7 +222,7 @@ def _localize(
     placed = {name: texts for name, texts in phrases.items() if name in places}
     if not placed:
         return None
-    most, bootstrap = max(map(len, placed.values())), settings.bootstrap
+    most, bootstrap = max(map(len, placed.values())), settings.resampling
     tables, patients, rows = [], [], []
     for name, texts in placed.items():
         table = overlaps_of_phrases(model, source, places[name], texts, settings.compatible)

@@ -7,6 +7,7 @@ from typing import Any
 from markupsafe import Markup
 
 from afloc_jax.evaluation.report.small_charts import interval_cell, spread_chart
+from afloc_jax.evaluation.task import Figure, Section
 
 METRICS = {"auc": "AUC", "iou": "IoU"}
 FIGURES = {
@@ -16,30 +17,32 @@ FIGURES = {
 }
 
 
-def section(folder: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
+def section(folder: Path, summary: Mapping[str, Any]) -> Section:
     """What section.html.jinja shows of one evaluation."""
     spread = summary.get("spread", {})
     present = [name for name in METRICS if name in spread]
     classes = list(summary.get("paraphrases", {}))
-    return {
-        "lede": (
+    return Section(
+        kicker="Robustness to wording",
+        lede=(
             f"The same {len(classes)} findings asked in several ways, on {summary.get('n') or 0:,} images of",
             ".",
         ),
-        "kicker": "Robustness to wording",
-        "headline": [_figure(summary, metric, part) for metric in present for part in FIGURES],
-        "names": METRICS,
-        "present": present,
-        "charts": [(METRICS[metric], Markup(_chart(spread[metric], metric))) for metric in present],  # our own SVG
-        "rows": [_row(spread, name) for name in classes],
-        "phrases": [{"category": name, "rows": _phrases(spread, name)} for name in classes],
-    }
+        headline=[_figure(summary, metric, part) for metric in present for part in FIGURES],
+        shown={
+            "names": METRICS,
+            "present": present,
+            "charts": [(METRICS[metric], Markup(_chart(spread[metric], metric))) for metric in present],  # our own SVG
+            "rows": [_row(spread, name) for name in classes],
+            "phrases": [{"category": name, "rows": _phrases(spread, name)} for name in classes],
+        },
+    )
 
 
-def _figure(summary: Mapping[str, Any], metric: str, part: str) -> dict[str, Any]:
+def _figure(summary: Mapping[str, Any], metric: str, part: str) -> Figure:
     label, about = FIGURES[part]
     entry = summary.get("metrics", {}).get(f"{metric} {part}", {}).get("overall", {})
-    return {"label": f"{METRICS[metric]}, {label}", "about": about, "entry": entry, "others": []}
+    return Figure(f"{METRICS[metric]}, {label}", about, entry)
 
 
 def _chart(classes: Mapping[str, Any], metric: str) -> str:

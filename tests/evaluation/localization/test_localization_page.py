@@ -13,12 +13,13 @@ from afloc_jax.evaluation.localization.evaluate import evaluate
 from afloc_jax.evaluation.localization.examples import choose_examples
 from afloc_jax.evaluation.localization.samples import read_truths
 from afloc_jax.evaluation.localization.scores import ProtocolOptions, score
-from afloc_jax.evaluation.localization.settings import dataset_settings
+from afloc_jax.evaluation.localization.settings import LocalizationSettings
 from afloc_jax.evaluation.page import write_report
 from afloc_jax.evaluation.report.charts import curve_chart, interval_chart, nice_ticks, smooth
 from afloc_jax.evaluation.report.numbers import interval, number, signed
 from afloc_jax.evaluation.run import evaluate_datasets
 from afloc_jax.evaluation.statistics.bootstrap import Bootstrap
+from afloc_jax.evaluation.tasks import EvaluationSettings
 from afloc_jax.evaluation.truth.sample import Truth
 from afloc_jax.inference.overlays import outline_path, overlay, unit_scale
 from configs.afloc import get_config
@@ -113,10 +114,10 @@ def test_training_masks_of_another_size_are_named(tmp_path):
 def test_data_without_findings_and_unknown_settings_are_told(tmp_path):
     with pytest.raises(UserError, match="no annotated finding"):
         evaluate(Reader(), [record(0, [])], tmp_path)
-    with pytest.raises(UsageError, match="unknown key 'splitt'"):
-        dataset_settings({"name": "phantom", "directory": "d", "splitt": "test"})
+    with pytest.raises(UsageError, match=r"splitt: unknown key; did you mean split\?"):
+        LocalizationSettings.read({"name": "phantom", "directory": "d", "splitt": "test"})
     with pytest.raises(UsageError, match="unknown protocol"):
-        dataset_settings({"name": "phantom", "directory": "d", "protocol": "other"})
+        LocalizationSettings.read({"name": "phantom", "directory": "d", "protocol": "other"})
 
 
 def test_data_sets_of_a_config_are_evaluated_once_and_enter_the_model_card(tmp_path, monkeypatch):
@@ -129,14 +130,13 @@ def test_data_sets_of_a_config_are_evaluated_once_and_enter_the_model_card(tmp_p
         return SOURCE
 
     cards = []
-    monkeypatch.setattr("afloc_jax.evaluation.localization.evaluate.open_source", open_source)
+    monkeypatch.setattr("data_pipelines.prepared.open_source", open_source)
     monkeypatch.setattr("afloc_jax.evaluation.run.load", lambda folder: Reader())
     monkeypatch.setattr("afloc_jax.evaluation.run.weights_hash", lambda folder: "ab" * 32)
     monkeypatch.setattr("afloc_jax.evaluation.run.update_card", lambda folder, card: cards.append(card))
-    config = get_config()
-    config.evaluation.bootstrap = 10
     entry = {"name": "masks", "directory": "d"}
-    config.evaluation.datasets = ({**entry, "title": "Eyes"}, entry, entry, {**entry, "split": "validation"})
+    datasets = ({**entry, "title": "Eyes"}, entry, entry, {**entry, "split": "validation"})
+    config = EvaluationSettings(datasets, bootstrap=10)
     first = evaluate_datasets(config, tmp_path)
     assert list(first) == ["Eyes", "masks", "masks_test", "masks_validation"]
     assert len(calls) == 8

@@ -15,7 +15,7 @@ from afloc_jax.evaluation.localization.published import published_scores
 from afloc_jax.evaluation.localization.results import PER_SAMPLE_COLUMNS, to_markdown, write_results
 from afloc_jax.evaluation.localization.score_files import score_files
 from afloc_jax.evaluation.localization.scores import ProtocolOptions, score
-from afloc_jax.evaluation.localization.settings import dataset_settings
+from afloc_jax.evaluation.localization.settings import LocalizationSettings
 from afloc_jax.evaluation.localization.summary import add_baselines, metric_table, paired_difference, summarise
 from afloc_jax.evaluation.statistics.bootstrap import Bootstrap, bootstrap, limits
 from afloc_jax.evaluation.truth.heatmap_files import HeatmapFile
@@ -326,11 +326,13 @@ def test_thresholds_and_margin_are_those_of_the_call(goldens, golden_maps, tmp_p
 
 
 def test_histopathology_has_thresholds_of_its_own():
-    own = dataset_settings({"name": "sicapv2", "directory": "d"})["thresholds"]
-    np.testing.assert_allclose(own, np.arange(-10, 0) / 10)
-    assert dataset_settings({"name": "sicapv2", "directory": "d", "thresholds": [0.1]})["thresholds"] == [0.1]
-    assert dataset_settings({"name": "sicapv2", "directory": "d", "protocol": "grounding"})["thresholds"] is None
-    assert dataset_settings({"name": "rsna", "directory": "d", "thresholds": None})["thresholds"] is None
+    def recorded(name, **options):
+        return LocalizationSettings(name, "d", **options).recorded()["thresholds"]
+
+    np.testing.assert_allclose(recorded("sicapv2"), np.arange(-10, 0) / 10)
+    assert recorded("sicapv2", thresholds=[0.1]) == [0.1]
+    assert recorded("sicapv2", protocol="grounding") is None
+    assert recorded("rsna", thresholds=None) is None
 
 
 def test_the_builder_of_a_published_set_names_its_rows():

@@ -1,0 +1,69 @@
+"""Options made from the settings of a task: each field with a help text is one."""
+
+import argparse
+import dataclasses
+import types
+import typing
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from afloc_jax.cli.arguments import Arguments, count, setting, thresholds
+from afloc_jax.settings import Settings
+
+
+@dataclass(frozen=True)
+class Option:
+    """A flag for a field of settings."""
+
+    name: str
+    flag: str
+    arguments: Mapping[str, Any]  # of argparse's add_argument
+    default: Any
+
+    def add(self, command: Arguments) -> None:
+        """What is not given leaves no trace, so that the settings' own default stands."""
+        command.add_argument(self.flag, dest=self.name, default=argparse.SUPPRESS, **self.arguments)
+
+
+def options_of(settings: type[Settings], names: Collection[str] = ()) -> list[Option]:
+    """The options of some settings, all or those of `names`."""
+    kinds = typing.get_type_hints(settings)
+    fields = [field for field in dataclasses.fields(settings) if field.metadata.get("help")]
+    return [_option(field, kinds[field.name]) for field in fields if not names or field.name in names]
+
+
+def add_options(command: Arguments, settings: type[Settings], names: Collection[str] = ()) -> None:
+    """Add them to a command; `given_options` reads them back."""
+    for option in options_of(settings, names):
+        option.add(command)
+
+
+def given_options(given: argparse.Namespace, options: Sequence[Option]) -> dict[str, Any]:
+    """The values that were given, as `Settings.read` takes them."""
+    values = {option.name: getattr(given, option.name) for option in options if hasattr(given, option.name)}
+    return {name: dict(value) if name == "builder" else value for name, value in values.items()}
+
+
+def _option(field: "dataclasses.Field[Any]", kind: Any) -> Option:
+    default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+    shown = "" if default in (None, "", False, (), {}) else f" (default: {default})"
+    arguments = {"help": field.metadata["help"].replace("%", "%%") + shown, **_arguments(kind)}
+    if field.metadata["metavar"]:
+        arguments["metavar"] = field.metadata["metavar"]
+    return Option(field.name, f"--{field.metadata['flag'] or field.name}", arguments, default)
+
+
+def _arguments(kind: Any) -> dict[str, Any]:
+    """How argparse reads a value of a type."""
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        kind = typing.get_args(kind)[0]
+    if kind is bool:
+        return {"action": "store_true"}
+    if typing.get_origin(kind) is Literal:
+        return {"choices": typing.get_args(kind)}
+    if typing.get_origin(kind) is Mapping:
+        return {"action": "append", "type": setting}
+    if typing.get_origin(kind) is tuple:
+        return {"type": thresholds} if typing.get_args(kind)[0] is float else {"action": "append"}
+    return {"type": count} if kind is int else {}

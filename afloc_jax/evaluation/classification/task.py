@@ -1,0 +1,31 @@
+"""The task, as the command line, the page and the model card read it."""
+
+from pathlib import Path
+
+from afloc_jax.evaluation.classification.settings import ClassificationSettings
+from afloc_jax.evaluation.task import CardTable, JsonObject, Models, Section, Task
+
+
+def _evaluate(models: Models, out: Path, settings: ClassificationSettings) -> JsonObject:
+    from afloc_jax.evaluation.classification.evaluate import evaluate_dataset
+
+    return evaluate_dataset(models, out, settings)
+
+
+def _section(folder: Path, summary: JsonObject) -> Section:
+    from afloc_jax.evaluation.classification.section import section
+
+    return section(folder, summary)
+
+
+TASK = Task(
+    name="classification",
+    about="zero-shot probabilities of classes",
+    settings=ClassificationSettings,
+    evaluate=_evaluate,
+    section=_section,
+    card=CardTable(
+        "Zero-shot classification, mean over classes",
+        {"auc": "AUC", "f1": "F1", "balanced_accuracy": "balanced accuracy", "mcc": "MCC", "ece": "calibration error"},
+    ),
+)

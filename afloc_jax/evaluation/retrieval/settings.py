@@ -1,0 +1,23 @@
+"""How a data set is evaluated by retrieval."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from afloc_jax.evaluation.settings import LabelledSettings
+from afloc_jax.settings import NOT_NEGATIVE, setting
+
+
+@dataclass(frozen=True)
+class RetrievalSettings(LabelledSettings):
+    """A data set of images and reports.
+
+    Attributes:
+        by_class, per_class: by class instead of by pairs, and records of each class.
+        tops: the K of R@K and P@K.
+    """
+
+    task: ClassVar[str] = "retrieval"
+
+    by_class: bool = setting(False, help="retrieval: relevant is what has the class of the query (5 x 200)")
+    per_class: int = setting(200, NOT_NEGATIVE, help="records of each class", metavar="N")
+    tops: tuple[int, ...] = (1, 5, 10)

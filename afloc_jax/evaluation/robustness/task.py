@@ -1,0 +1,36 @@
+"""The task, as the command line, the page and the model card read it."""
+
+from pathlib import Path
+
+from afloc_jax.evaluation.robustness.settings import RobustnessSettings
+from afloc_jax.evaluation.task import CardTable, JsonObject, Models, Section, Task
+
+
+def _evaluate(models: Models, out: Path, settings: RobustnessSettings) -> JsonObject:
+    from afloc_jax.evaluation.robustness.evaluate import evaluate_robustness
+
+    source = settings.open(settings.split)
+    return evaluate_robustness(models.trained, source, out, settings)
+
+
+def _section(folder: Path, summary: JsonObject) -> Section:
+    from afloc_jax.evaluation.robustness.section import section
+
+    return section(folder, summary)
+
+
+TASK = Task(
+    name="robustness",
+    about="the same classes asked in several ways",
+    settings=RobustnessSettings,
+    evaluate=_evaluate,
+    section=_section,
+    card=CardTable(
+        "The same findings asked in several ways: mean of the ways, standard deviation, range; mean over classes",
+        {
+            f"{metric} {part}": f"{short} {part}"
+            for metric, short in (("auc", "AUC"), ("iou", "IoU"))
+            for part in ("mean", "deviation", "range")
+        },
+    ),
+)

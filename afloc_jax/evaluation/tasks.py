@@ -1,0 +1,65 @@
+"""The table of tasks, and the section of a config that names data sets and what is evaluated on each."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from afloc_jax.errors import UsageError
+from afloc_jax.evaluation.classification.task import TASK as CLASSIFICATION
+from afloc_jax.evaluation.localization.task import TASK as LOCALIZATION
+from afloc_jax.evaluation.retrieval.task import TASK as RETRIEVAL
+from afloc_jax.evaluation.robustness.task import TASK as ROBUSTNESS
+from afloc_jax.evaluation.settings import TaskSettings
+from afloc_jax.evaluation.task import Task
+from afloc_jax.settings import NOT_NEGATIVE, Json, Settings, setting
+
+TASKS: dict[str, Task[Any]] = {task.name: task for task in (LOCALIZATION, CLASSIFICATION, RETRIEVAL, ROBUSTNESS)}
+DEFAULT = next(iter(TASKS))  # of an entry, a command or a summary that names none
+
+
+def task_of(given: Mapping[str, Json], where: str) -> Task[Any]:
+    """The task that a mapping names by its key `task`. Raises UsageError, which begins with `where`."""
+    name = given.get("task", DEFAULT)
+    if not isinstance(name, str) or name not in TASKS:
+        raise UsageError(f"{where}: unknown task {name!r}; there are {', '.join(TASKS)}")
+    return TASKS[name]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An entry of `config.evaluation.datasets`."""
+
+    task: Task[Any]
+    settings: TaskSettings
+
+
+@dataclass(frozen=True)
+class EvaluationSettings(Settings, section="evaluation"):
+    """What training evaluates last.
+
+    Attributes:
+        datasets: an entry has `name` (the builder) and `directory`, optionally `task` (the first of `TASKS`), and what
+            the settings of that task declare.
+        bootstrap: resamples of the intervals, where an entry does not say.
+    """
+
+    datasets: tuple[Mapping[str, Json], ...] = ()
+    bootstrap: int = setting(1000, NOT_NEGATIVE)
+
+    @property
+    def entries(self) -> list[Entry]:
+        """The data sets with their tasks. Raises UsageError for an unknown task, key or value."""
+        found = []
+        for number, given in enumerate(self.datasets):
+            where = f"{self.name_of('datasets')}[{number}]"
+            task = task_of(given, where)
+            for key in ("name", "directory"):
+                if not given.get(key):
+                    raise UsageError(f"{where}.{key}: missing; each data set has one")
+            own = {key: value for key, value in given.items() if key != "task"}
+            found.append(Entry(task, task.settings.read({"bootstrap": self.bootstrap, **own}, prefix=f"{where}.")))
+        return found
+
+    def check(self) -> None:
+        """Every entry is what its task reads."""
+        _ = self.entries
