@@ -26,7 +26,7 @@ from afloc_jax.training.optimizer import build_direction, build_schedule
 from afloc_jax.vectors import unit_norm
 from afloc_jax.weights.folder import save_model
 from configs import demo
-from data_pipelines.batches import config_tokenizer
+from data_pipelines.batches import training_tokenizer
 from data_pipelines.prepared import open_source
 from data_pipelines.reports import clean_prompt
 from data_pipelines.tokens import tokenize
@@ -44,7 +44,7 @@ def main() -> None:
     config = demo.get_config()
     config.data.directory, config.seed, config.training.steps = arguments.directory, arguments.seed, arguments.steps
     source = open_source("phantom", arguments.directory, "train", builder=config.data.builder.to_dict())
-    tokenizer = config_tokenizer(source, config)
+    tokenizer = training_tokenizer(source, vocabulary_size=config.model.text.bert.vocab_size)
     config.model.text.bert.vocab_size = 1 + max(tokenizer.get_vocab().values())
     model = build(config.model)
     images, prompts, masks, grid = _annotated(source, model, config, tokenizer)

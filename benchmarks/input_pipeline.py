@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from configs.afloc import get_config
-from data_pipelines.batches import config_tokenizer, training_batches
+from data_pipelines.batches import training_batches, training_tokenizer
 from data_pipelines.prepared import open_source
 from data_pipelines.reading import Pair, Record, RecordSource
-from data_pipelines.tokens import load_tokenizer, tokenize
+from data_pipelines.settings import DataSettings
+from data_pipelines.tokens import tokenize
 
 ROWS = 370_000
 
@@ -66,12 +66,10 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=128)
     parser.add_argument("--steps", type=int, default=16)
     given = parser.parse_args()
-    config = get_config()
-    config.training.batch_size = given.batch_size
     with tempfile.TemporaryDirectory() as directory:
         source = open_records(Path(directory), given.raw)
-        tokenizer = load_tokenizer(given.vocabulary) if given.vocabulary else config_tokenizer(source, config)
-        texts = [text for text in source.texts() if text]
+        tokenizer = training_tokenizer(source, given.vocabulary or "")
+        texts = [". ".join(record.sentences) for record in source if record.sentences]
         words = np.mean([len(text.split()) for text in texts])
         print(f"{len(source)} records, {words:.0f} words a report, batches of {given.batch_size}")
         measure("read records", lambda: sum(1 for _ in source))
@@ -84,9 +82,8 @@ def main() -> None:
             (f"batches of {ROWS:,} rows", many, False),
             (f"batches of {ROWS:,} rows with augmentation", many, True),
         ):
-            with config.unlocked():
-                config.data.augment = augmented
-            batches = training_batches(records, config, tokenizer)
+            settings = DataSettings(augment=augmented)
+            batches = training_batches(records, settings, tokenizer, batch_size=given.batch_size, seed=1)
             measure(name, lambda batches=batches: sum(len(batches.batch_at(s)["index"]) for s in range(given.steps)))
 
 

@@ -6,97 +6,111 @@ neighbours on several (contrast groups, batch statistics and dropout depend on t
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import NamedTuple
 
 import grain
 import numpy as np
-from numpy.typing import NDArray
+from jaxtyping import Int64, UInt8
 from tokenizers import Tokenizer
 
 from afloc_jax.errors import UsageError, UserError
 from data_pipelines.augment import augment
-from data_pipelines.reading import Pair, Record, RecordSource
-from data_pipelines.tokens import SentenceTokenizer, learn_tokenizer, load_tokenizer
+from data_pipelines.reading import Pair, Record, Records
+from data_pipelines.settings import DataSettings, SentenceSampling
+from data_pipelines.tokens import LEARNED_VOCABULARY, SentenceTokenizer, TokenArrays, learn_tokenizer, load_tokenizer
 
-Batch = dict[str, NDArray]
-Drawn = tuple[int, NDArray[np.uint8], list[str]]  # index of a record, image, sentences
-SENTENCE_MODES = ("subset", "impression", "all")
-LEARNED_VOCABULARY = 4096  # entries, where neither a tokenizer nor a vocabulary size is given
-_KEYS = ("image", "token_ids", "word_ids", "sentence_ids", "word_count", "sentence_count", "index")
 _READ_THREADS = 2  # batches made at the same time; reading and tokenizing leave the interpreter lock for long stretches
 _PREFETCH = 4  # finished batches that wait
 
 
+class Batch(TokenArrays):
+    """What crosses from data to training: B rows of one process, S pixels the side of the square."""
+
+    image: UInt8[np.ndarray, "B S S"]  # the padded square, one channel
+    index: Int64[np.ndarray, " B"]  # row of the record in its source; -1 in rows that pad a validation batch
+
+
+_KEYS = ("image", *TokenArrays.__annotations__, "index")
+
+
 def training_batches(
-    source: RecordSource | Sequence[Record],
-    config: Any,
-    tokenizer: Tokenizer | None = None,
+    source: Records,
+    data: DataSettings,
+    tokenizer: Tokenizer,
     *,
+    batch_size: int,
+    seed: int,
     process_index: int = 0,
     process_count: int = 1,
 ) -> "BatchSource":
     """Batches of an endless shuffled stream with sampled sentences.
 
-    An epoch is `len(source) // batch_size` whole batches of distinct records in a new order; the remainder, another one
+    An epoch is `len(source) // batch_size` full batches of distinct records in a new order. The remainder, another one
     in each epoch, sits out, because a record that comes twice in a batch would be its own negative. Every draw of a
     record samples its sentences anew.
 
     Args:
-        source: records (anything with a length and random access).
-        config: the training config; `seed`, `data` and `training.batch_size` are read.
-        tokenizer: None: as `config_tokenizer(source, config)` gives it.
+        source: the training records.
+        data: how records are drawn: sentences, augmentation, token slots, workers.
+        tokenizer: reads the sentences.
+        batch_size: rows of the global batch.
+        seed: fixes order, sentences and augmentation.
         process_index, process_count: which rows of the global batch to make.
 
     Raises:
         UsageError: the batch size does not divide by the number of processes.
         UserError: fewer records than one batch holds.
     """
-    batch_size = int(config.training.batch_size)
-    if batch_size % process_count:
-        raise UsageError(f"batch_size {batch_size} does not divide by {process_count} processes")
+    _check_processes(batch_size, process_count)
     if batch_size > len(source):
         raise UserError(f"training.batch_size is {batch_size}, but there are only {len(source)} training records")
     epoch = len(source) // batch_size * batch_size
-    draw = _Draw(config.data.sentences, config.data.augment)
-    dataset = grain.MapDataset.source(_Rows(source)).seed(int(config.seed)).shuffle()[:epoch].repeat().random_map(draw)
-    collate = _Collate(tokenizer or config_tokenizer(source, config), int(config.data.max_tokens))
+    draw = _Draw(data.sentences, data.augment)
+    dataset = grain.MapDataset.source(_Rows(source)).seed(seed).shuffle()[:epoch].repeat().random_map(draw)
+    collate = _Collate(tokenizer, data.max_tokens)
     batches = dataset.batch(batch_size // process_count, batch_fn=collate)[process_index::process_count]
-    return BatchSource(batches, workers=int(config.data.workers), steps_per_epoch=epoch // batch_size)
+    return BatchSource(batches, workers=data.workers, steps_per_epoch=epoch // batch_size)
 
 
 def validation_batches(
-    source: RecordSource | Sequence[Record],
-    config: Any,
-    tokenizer: Tokenizer | None = None,
+    source: Records,
+    data: DataSettings,
+    tokenizer: Tokenizer,
     *,
+    batch_size: int,
     process_index: int = 0,
     process_count: int = 1,
 ) -> "BatchSource":
-    """Every record once, in order, with all its sentences: the same batches every time.
+    """Every record once, in order, with all its sentences: the same batches every time. Arguments as above.
 
-    Every batch has `training.batch_size` rows. Where the records do not fill a whole number of batches, they are dealt
+    Every batch has `batch_size` rows. Where the records do not fill a whole number of batches, they are dealt
     out evenly (a last batch of three pairs would have almost nothing to contrast) and padding rows follow: black image,
     empty text, `word_count` and `sentence_count` 0, `index` -1. They must take no part in a loss.
     """
-    batch_size = int(config.training.batch_size)
-    if batch_size % process_count:
-        raise UsageError(f"batch_size {batch_size} does not divide by {process_count} processes")
+    _check_processes(batch_size, process_count)
     if not len(source):
         raise UserError("there is no validation record")
-    collate = _Collate(tokenizer or config_tokenizer(source, config), int(config.data.max_tokens))
+    collate = _Collate(tokenizer, data.max_tokens)
     batches = _ValidationBatches(_Rows(source), collate, batch_size, process_index, process_count)
     return BatchSource(grain.MapDataset.source(batches), workers=0, steps_per_epoch=len(batches), endless=False)
 
 
-def config_tokenizer(source: RecordSource | Sequence[Record], config: Any) -> Tokenizer:
-    """The tokenizer that a config asks for: from its folder, or learned from all sentences of `source`.
+def _check_processes(batch_size: int, process_count: int) -> None:
+    if batch_size % process_count:
+        raise UsageError(f"batch_size {batch_size} does not divide by {process_count} processes")
 
-    A learned vocabulary has `model.text.bert.vocab_size` entries at most (4,096 where the config gives none).
+
+def training_tokenizer(source: Records, folder: str = "", vocabulary_size: int = LEARNED_VOCABULARY) -> Tokenizer:
+    """The tokenizer of `folder`; without one it is learned from all sentences of `source`.
+
+    Args:
+        source: the training records.
+        folder: holds tokenizer.json or vocab.txt.
+        vocabulary_size: entries that a learned vocabulary has at most.
     """
-    if config.model.text.tokenizer:
-        return load_tokenizer(config.model.text.tokenizer)
-    size = int(config.model.text.bert.get("vocab_size", LEARNED_VOCABULARY))
-    return learn_tokenizer((". ".join(record.sentences) for record in _all(source)), size)
+    if folder:
+        return load_tokenizer(folder)
+    return learn_tokenizer((". ".join(source[row].sentences) for row in range(len(source))), vocabulary_size)
 
 
 class BatchSource:
@@ -112,7 +126,7 @@ class BatchSource:
         return self.steps_per_epoch
 
     def batch_at(self, step: int) -> Batch:
-        """This process's rows of the batch of `step`: the documented dict of arrays (docs/architecture.md)."""
+        """This process's rows of the batch of `step`."""
         if step < 0 or (not self.endless and step >= self.steps_per_epoch):
             raise IndexError(f"no batch {step}; there are {self.steps_per_epoch}")
         return self._batches[step]
@@ -131,13 +145,15 @@ class BatchSource:
         per_worker = grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=2)
         for shared in batches.to_iter_dataset(options).mp_prefetch(per_worker):
             # Out of the workers' shared memory, which is taken back, into plain arrays in the documented order.
-            yield {name: np.array(shared[name]) for name in _KEYS}
+            yield Batch(**{name: np.array(shared[name]) for name in _KEYS})  # type: ignore[typeddict-item]
 
     def __iter__(self) -> Iterator[Batch]:
         return self.iterate(0)
 
 
-def sample_sentences(sentences: Sequence[str], impression_count: int, mode: str, rng: np.random.Generator) -> list[str]:
+def sample_sentences(
+    sentences: Sequence[str], impression_count: int, mode: SentenceSampling, rng: np.random.Generator
+) -> list[str]:
     """The sentences of one draw of a report.
 
     Args:
@@ -157,10 +173,18 @@ def sample_sentences(sentences: Sequence[str], impression_count: int, mode: str,
     return kept + [rest[index] for index in rng.permutation(len(rest))[:count]]
 
 
-class _Rows:
-    """Record source with each record's index, as Grain reads it; of the record only what a batch needs, if it can."""
+class _Drawn(NamedTuple):
+    """One row of a batch before its text is tokenized."""
 
-    def __init__(self, source: RecordSource | Sequence[Record]):
+    row: int  # of the record in its source
+    image: UInt8[np.ndarray, "S S"]
+    sentences: list[str]
+
+
+class _Rows:
+    """Records with their index, as Grain reads them; of each record only what a batch needs, if its source can."""
+
+    def __init__(self, source: Records):
         self._source = source
         self._read: Callable[[int], Pair | Record] = getattr(source, "pair", source.__getitem__)
 
@@ -174,16 +198,14 @@ class _Rows:
 class _Draw:
     """One draw of a record: image and text. Which random numbers it meets depends on its position in the stream."""
 
-    def __init__(self, mode: str, augmented: bool):
-        if mode not in SENTENCE_MODES:
-            raise UsageError(f"data.sentences is {mode!r}; use {', '.join(SENTENCE_MODES)}")
+    def __init__(self, mode: SentenceSampling, augmented: bool):
         self._mode, self._augmented = mode, augmented
 
-    def __call__(self, row: tuple[int, Pair | Record], rng: np.random.Generator) -> Drawn:
+    def __call__(self, row: tuple[int, Pair | Record], rng: np.random.Generator) -> _Drawn:
         index, record = row
         chosen = sample_sentences(record.sentences, record.impression_count, self._mode, rng)
         image = augment(record.image, rng) if self._augmented else record.image
-        return index, image, chosen
+        return _Drawn(index, image, chosen)
 
 
 class _Collate:
@@ -192,7 +214,7 @@ class _Collate:
     def __init__(self, tokenizer: Tokenizer, max_tokens: int):
         self._tokenize = SentenceTokenizer(tokenizer, max_tokens)
 
-    def __call__(self, rows: Sequence[Drawn]) -> Batch:
+    def __call__(self, rows: Sequence[_Drawn]) -> Batch:
         indices, images, reports = zip(*rows, strict=True)
         return {"image": np.stack(images), **self._tokenize(reports), "index": np.array(indices, np.int64)}
 
@@ -219,15 +241,11 @@ class _ValidationBatches:
         batch["word_count"][padding] = batch["sentence_count"][padding] = 0
         return batch
 
-    def _row(self, number: int, side: int) -> Drawn:
+    def _row(self, number: int, side: int) -> _Drawn:
         if number < 0:
-            return -1, np.zeros((side, side), np.uint8), []
+            return _Drawn(-1, np.zeros((side, side), np.uint8), [])
         index, record = self._rows[number]
-        return index, record.image, record.sentences
-
-
-def _all(source: RecordSource | Sequence[Record]) -> Iterator[Record]:
-    return (source[index] for index in range(len(source)))
+        return _Drawn(index, record.image, record.sentences)
 
 
 def _allow_worker_processes() -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -63,6 +63,14 @@ class Pair(NamedTuple):
     impression_count: int
 
 
+class Records(Protocol):
+    """Records of one split, read at random: a `RecordSource`, or a list of records."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Record: ...
+
+
 class RecordSource:
     """Random access to one split of a prepared data set: `len(source)`, `source[i]` -> Record. Can be pickled."""
 
@@ -107,10 +115,6 @@ class RecordSource:
 
     def __iter__(self) -> Iterator[Record]:
         return (self[index] for index in range(len(self)))
-
-    def texts(self) -> Iterator[str]:
-        """All sentences of each record joined by ". ": what a vocabulary is learned from."""
-        return (". ".join(record.sentences) for record in self)
 
 
 class _Features:

@@ -12,20 +12,32 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
+from jaxtyping import Int32
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from afloc_jax.errors import UserError
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # in this order in a learned vocabulary: [PAD] is 0
+LEARNED_VOCABULARY = 4096  # entries of a learned vocabulary, where nothing else is said
 _REQUIRED = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 _CONTINUATION = "##"
 _DECIMAL = re.compile(r"\d\.(?=\d)")
 _SEPARATOR = "."  # with a space behind it, between the sentences of a text
 _REMEMBERED_SENTENCES = 2**16  # about 30 MB
 _LEARNING_ALPHABET = 200  # distinct characters a learned vocabulary keeps; rarer ones become [UNK]
+
+
+class TokenArrays(TypedDict):
+    """B texts in L token slots each: the arrays of `afloc_jax.levels.TokenBatch`, where their values are described."""
+
+    token_ids: Int32[np.ndarray, "B L"]
+    word_ids: Int32[np.ndarray, "B L"]
+    sentence_ids: Int32[np.ndarray, "B L"]
+    word_count: Int32[np.ndarray, " B"]
+    sentence_count: Int32[np.ndarray, " B"]
 
 
 def load_tokenizer(folder: str | Path) -> Tokenizer:
@@ -53,7 +65,7 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     return tokenizer
 
 
-def learn_tokenizer(texts: Iterable[str], vocabulary_size: int = 4096) -> Tokenizer:
+def learn_tokenizer(texts: Iterable[str], vocabulary_size: int = LEARNED_VOCABULARY) -> Tokenizer:
     """Learns a lower-case WordPiece vocabulary of at most `vocabulary_size` entries from `texts`.
 
     The same multiset of texts gives the same vocabulary, in whatever order the texts come. Marks on letters are kept:
@@ -99,10 +111,8 @@ def save_tokenizer(tokenizer: Tokenizer, folder: str | Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def tokenize(
-    tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int, *, compatible: bool = False
-) -> dict[str, np.ndarray]:
-    """Texts to the arrays of `afloc_jax.levels.TokenBatch`, all int32.
+def tokenize(tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int, *, compatible: bool = False) -> TokenArrays:
+    """Texts to token ids and the ids of the words and sentences they belong to.
 
     A word is a piece with the `##` pieces that follow it; sentences are separated by the word ".". A report that does
     not fit is cut and still ends with [SEP]. An empty text becomes [CLS] [SEP].
@@ -113,9 +123,6 @@ def tokenize(
         max_tokens: L, token slots of each text, [CLS] and [SEP] included.
         compatible: count valid words as the published release does: [UNK] holds a slot but is not counted, so a report
             with an unknown word loses its last word in the local loss.
-
-    Returns:
-        token_ids, word_ids, sentence_ids: [B, L]; word_count, sentence_count: [B]. See TokenBatch.
     """
     if max_tokens < 3:
         raise UserError(f"max_tokens is {max_tokens}; [CLS], one piece and [SEP] need at least 3")
@@ -140,8 +147,8 @@ class SentenceTokenizer:
         # Of each sentence its piece ids, and which of the pieces are periods that separate sentences.
         self._known: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
-    def __call__(self, reports: Sequence[Sequence[str]]) -> dict[str, np.ndarray]:
-        """Of B reports, each a list of sentences: the arrays of `tokenize` of the sentences joined with ". "."""
+    def __call__(self, reports: Sequence[Sequence[str]]) -> TokenArrays:
+        """What `tokenize` gives for B reports, each a list of sentences that it would read joined with ". "."""
         known = self._lookup({_SEPARATOR, *(sentence for report in reports for sentence in report)})
         separator = known[_SEPARATOR]
         parts = [[known[sentence] for sentence in report] for report in reports]
@@ -255,9 +262,8 @@ def _unmark_decimal_points(tokenizer: Tokenizer, texts: Sequence[str], period: n
                 period[row, slot] = False
 
 
-def _segments(
-    token_ids: np.ndarray, period_pieces: np.ndarray, pieces: _Pieces, compatible: bool
-) -> dict[str, np.ndarray]:
+def _segments(token_ids: np.ndarray, period_pieces: np.ndarray, pieces: _Pieces, compatible: bool) -> TokenArrays:
+    """Segment ids of padded token ids; `period_pieces` [B, L] says which tokens are periods that separate sentences."""
     length = token_ids.shape[1]
     slots = np.arange(length)
     # The last [SEP] ends the text; a text could hold the literal string "[SEP]" before it.
@@ -292,14 +298,13 @@ def _segments(
     np.put_along_axis(sentence_ids, last_slot, count[:, None] + 1, axis=1)
 
     counted_by_release = (inside & ~pieces.bracketed[words]).sum(axis=1) + 1
-    arrays = {
-        "token_ids": token_ids,
-        "word_ids": word_ids,
-        "sentence_ids": sentence_ids,
-        "word_count": counted_by_release if compatible else last_slot[:, 0],
-        "sentence_count": count + 1,
-    }
-    return {name: np.ascontiguousarray(array, np.int32) for name, array in arrays.items()}
+    return TokenArrays(
+        token_ids=np.ascontiguousarray(token_ids, np.int32),
+        word_ids=np.ascontiguousarray(word_ids, np.int32),
+        sentence_ids=np.ascontiguousarray(sentence_ids, np.int32),
+        word_count=np.ascontiguousarray(counted_by_release if compatible else last_slot[:, 0], np.int32),
+        sentence_count=np.ascontiguousarray(count + 1, np.int32),
+    )
 
 
 def _empty(model: models.WordPiece, strip_accents: bool | None) -> Tokenizer:

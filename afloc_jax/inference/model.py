@@ -261,7 +261,8 @@ class Model:
         return np.stack([square for square, _ in pairs]), [geometry for _, geometry in pairs]
 
     def _embed_clean_texts(self, texts: Sequence[str]) -> TextLevels:
-        arrays: dict[str, Any] = tokenize(self.tokenizer, list(texts), int(self.config.prompts.max_tokens))
+        tokens = tokenize(self.tokenizer, list(texts), int(self.config.prompts.max_tokens))
+        arrays = {name: np.asarray(array) for name, array in tokens.items()}
         return _concatenate(
             [
                 _trim(

@@ -115,10 +115,16 @@ class Loop:
         return jax.process_index() == 0
 
     def _batches(self, start: int) -> Iterator[Batch]:
-        return training_batches(self.source, self.config, tokenizer=self.tokenizer, **_process()).iterate(start)
+        config = self.config
+        size, seed = config.training.batch_size, config.seed
+        batches = training_batches(self.source, config.data, self.tokenizer, batch_size=size, seed=seed, **_process())
+        return batches.iterate(start)
 
     def _validation_batches(self) -> Iterator[Batch]:
-        return iter(validation_batches(self.validation, self.config, tokenizer=self.tokenizer, **_process()))
+        size = self.config.training.batch_size
+        return iter(
+            validation_batches(self.validation, self.config.data, self.tokenizer, batch_size=size, **_process())
+        )
 
     def _is_validation(self, step: int) -> bool:
         every = self.config.training.validate_every or self.steps_per_epoch

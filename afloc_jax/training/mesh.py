@@ -5,8 +5,8 @@ parallel, ZeRO stage 3: Rajbhandari et al., arXiv 1910.02054): devices that diff
 one device along `fsdp`, the default, everything but the batch is on every device.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,9 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from afloc_jax.errors import UsageError
+
+if TYPE_CHECKING:
+    from data_pipelines.batches import Batch  # which imports Grain
 
 DATA, FSDP = "data", "fsdp"
 WHOLE_BELOW = 2**14  # elements; splitting a smaller array saves less than gathering it costs
@@ -100,14 +103,16 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(batch_axes(mesh)))
 
 
-def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+def place_batch(batch: "Batch", mesh: Mesh) -> dict[str, jax.Array]:
     """This process's rows of a batch, as global arrays over the mesh.
 
     `index` stays behind: it names records for messages and no device needs it.
     """
     sharding = batch_sharding(mesh)
     return {
-        key: jax.make_array_from_process_local_data(sharding, value) for key, value in batch.items() if key != "index"
+        key: jax.make_array_from_process_local_data(sharding, np.asarray(rows))
+        for key, rows in batch.items()
+        if key != "index"
     }
 
 
@@ -133,19 +138,26 @@ class SharedNumber:
         return 0 if before is None else int(before)
 
 
-def pad_batch(batch: Mapping[str, np.ndarray], multiple: int) -> Mapping[str, np.ndarray]:
+def pad_batch(batch: "Batch", multiple: int) -> "Batch":
     """The batch with empty pairs (black image, no token, counts 0) behind it, up to a multiple of `multiple` rows.
 
     The losses leave out pairs without a word, so in evaluation mode nothing depends on them.
     """
-    rows = len(batch["image"])
-    missing = -rows % multiple
+    missing = -len(batch["image"]) % multiple
     if not missing:
         return batch
-    empty = {"word_ids": -1, "sentence_ids": -1}
+
+    def padded(rows: np.ndarray, value: int = 0) -> np.ndarray:
+        return np.concatenate([rows, np.full((missing, *rows.shape[1:]), value, rows.dtype)])
+
     return {
-        key: np.concatenate([value, np.full((missing, *value.shape[1:]), empty.get(key, 0), value.dtype)])
-        for key, value in batch.items()
+        "image": padded(batch["image"]),
+        "token_ids": padded(batch["token_ids"]),
+        "word_ids": padded(batch["word_ids"], -1),
+        "sentence_ids": padded(batch["sentence_ids"], -1),
+        "word_count": padded(batch["word_count"]),
+        "sentence_count": padded(batch["sentence_count"]),
+        "index": padded(batch["index"]),
     }
 
 

@@ -25,7 +25,7 @@ from afloc_jax.training.optimizer import build_direction, build_schedule, freeze
 from afloc_jax.training.step import batch_like, build_train_step, build_validation_step, new_state
 from afloc_jax.weights.folder import load_model, read_config, save_model
 from data_pipelines import tokens
-from data_pipelines.batches import config_tokenizer
+from data_pipelines.batches import training_tokenizer
 from data_pipelines.prepared import check_source, open_source
 
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -182,7 +182,8 @@ def _tokenizer(config: ConfigDict, workdir: Path, source: Any) -> Any:
         return tokens.load_tokenizer(workdir / "tokenizer")
     if start.is_model_folder(config.init_from) and not config.model.text.tokenizer:
         return tokens.load_tokenizer(config.init_from)
-    return config_tokenizer(source, config)
+    text = config.model.text
+    return training_tokenizer(source, text.tokenizer, text.bert.get("vocab_size", tokens.LEARNED_VOCABULARY))
 
 
 def _length(config: ConfigDict, pairs: int) -> tuple[int, int]:

@@ -7,15 +7,15 @@ import pytest
 from raw_folders import radiograph
 
 from afloc_jax.errors import UsageError, UserError
-from configs.afloc import get_config
 from data_pipelines.augment import augment
 from data_pipelines.batches import (
-    config_tokenizer,
     sample_sentences,
     training_batches,
+    training_tokenizer,
     validation_batches,
 )
 from data_pipelines.reading import Record
+from data_pipelines.settings import DataSettings
 from data_pipelines.tokens import tokenize
 
 KEYS = ("image", "token_ids", "word_ids", "sentence_ids", "word_count", "sentence_count", "index")
@@ -39,13 +39,15 @@ def records(count: int) -> list[Record]:
     ]
 
 
-def configuration(batch_size: int, **data):
-    config = get_config()
-    config.training.batch_size = batch_size
-    config.data.max_tokens = 32
-    with config.unlocked():
-        config.data.update(data)
-    return config
+def training(source, tokenizer, batch_size=8, *, seed=1, process=0, count=1, **data):
+    settings = DataSettings(max_tokens=32, **data)
+    processes = {"process_index": process, "process_count": count}
+    return training_batches(source, settings, tokenizer, batch_size=batch_size, seed=seed, **processes)
+
+
+def validation(source, tokenizer, batch_size=16, *, process=0, count=1):
+    processes = {"process_index": process, "process_count": count}
+    return validation_batches(source, DataSettings(max_tokens=32), tokenizer, batch_size=batch_size, **processes)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +57,7 @@ def source():
 
 @pytest.fixture(scope="module")
 def tokenizer(source):
-    return config_tokenizer(source, configuration(8))
+    return training_tokenizer(source)
 
 
 def assert_equal(first, second):
@@ -65,7 +67,7 @@ def assert_equal(first, second):
 
 
 def test_batches_have_the_documented_form(source, tokenizer):
-    batch = training_batches(source, configuration(8), tokenizer).batch_at(3)
+    batch = training(source, tokenizer).batch_at(3)
     assert {key: (array.shape, str(array.dtype)) for key, array in batch.items()} == {
         "image": ((8, 32, 32), "uint8"),
         "token_ids": ((8, 32), "int32"),
@@ -81,44 +83,38 @@ def test_batches_have_the_documented_form(source, tokenizer):
 
 @pytest.mark.parametrize("mode", ["subset", "impression", "all"])
 def test_any_number_of_processes_makes_the_same_global_batch(source, tokenizer, mode):
-    config = configuration(8, sentences=mode, augment=True)
-    whole = training_batches(source, config, tokenizer)
+    drawn = {"sentences": mode, "augment": True}
+    whole = training(source, tokenizer, **drawn)
     for step in (0, 3, 4, 11, 1000):
         for count in (2, 4):
-            parts = [
-                training_batches(source, config, tokenizer, process_index=p, process_count=count).batch_at(step)
-                for p in range(count)
-            ]
+            parts = [training(source, tokenizer, process=p, count=count, **drawn).batch_at(step) for p in range(count)]
             joined = {key: np.concatenate([part[key] for part in parts]) for key in KEYS}
             assert_equal(joined, whole.batch_at(step))
 
 
 def test_going_on_from_a_step_equals_never_having_stopped(source, tokenizer):
-    config = configuration(8)
-    stream = training_batches(source, config, tokenizer).iterate(0)
+    stream = training(source, tokenizer).iterate(0)
     first = [next(stream) for _ in range(14)]
-    resumed = training_batches(source, config, tokenizer).iterate(9)
+    resumed = training(source, tokenizer).iterate(9)
     for step in range(9, 14):
         assert_equal(next(resumed), first[step])
-    assert_equal(training_batches(source, config, tokenizer).batch_at(2), first[2])
+    assert_equal(training(source, tokenizer).batch_at(2), first[2])
 
 
 def test_an_epoch_holds_distinct_records_in_a_new_order_each_time(source, tokenizer):
-    batches = training_batches(source, configuration(8), tokenizer)
+    batches = training(source, tokenizer)
     assert len(batches) == 4
     epochs = [np.concatenate([batches.batch_at(4 * e + k)["index"] for k in range(4)]) for e in range(12)]
     for epoch in epochs:
         assert len(set(epoch.tolist())) == 32
     assert len({tuple(epoch) for epoch in epochs}) == 12
     assert set(np.concatenate(epochs).tolist()) == set(range(37))  # the remainder is another one each time
-    other = configuration(8)
-    other.seed = 2
-    assert (training_batches(source, other, tokenizer).batch_at(0)["index"] != epochs[0][:8]).any()
+    assert (training(source, tokenizer, seed=2).batch_at(0)["index"] != epochs[0][:8]).any()
 
 
 def test_every_draw_samples_its_sentences_anew(tokenizer):
     same = [records(5)[4]] * 40
-    batches = training_batches(same, configuration(40), tokenizer)
+    batches = training(same, tokenizer, 40)
     counts = Counter(np.concatenate([batches.batch_at(s)["sentence_count"] for s in range(25)]).tolist())
     assert set(counts) == {2, 3, 4, 5, 6}  # [CLS] and 1 to 5 sentences, equally often
     np.testing.assert_allclose([counts[k] / 1000 for k in range(2, 7)], 0.2, atol=0.05)
@@ -143,8 +139,7 @@ def test_sentence_modes_follow_their_definition():
 
 
 def test_validation_sees_every_record_once_with_all_sentences(source, tokenizer):
-    config = configuration(16)
-    batches = validation_batches(source, config, tokenizer)
+    batches = validation(source, tokenizer)
     seen = list(batches)
     assert len(batches) == len(seen) == 3
     assert [int((batch["index"] >= 0).sum()) for batch in seen] == [12, 12, 13]  # dealt out evenly, not 16, 16, 5
@@ -158,7 +153,7 @@ def test_validation_sees_every_record_once_with_all_sentences(source, tokenizer)
         assert not batch["image"][padding].any()
         texts = [". ".join(source[index].sentences) for index in batch["index"][~padding]]
         np.testing.assert_array_equal(batch["token_ids"][~padding], tokenize(tokenizer, texts, 32)["token_ids"])
-    parts = [list(validation_batches(source, config, tokenizer, process_index=p, process_count=2)) for p in range(2)]
+    parts = [list(validation(source, tokenizer, process=p, count=2)) for p in range(2)]
     for step, batch in enumerate(seen):
         assert_equal({key: np.concatenate([part[step][key] for part in parts]) for key in KEYS}, batch)
     with pytest.raises(IndexError):
@@ -167,15 +162,13 @@ def test_validation_sees_every_record_once_with_all_sentences(source, tokenizer)
 
 def test_impossible_requests_are_refused(source, tokenizer):
     with pytest.raises(UserError, match=r"batch_size is 64, but there are only 37"):
-        training_batches(source, configuration(64), tokenizer)
+        training(source, tokenizer, 64)
     with pytest.raises(UsageError, match="does not divide by 3"):
-        training_batches(source, configuration(8), tokenizer, process_count=3)
+        training(source, tokenizer, count=3)
     with pytest.raises(UsageError, match="does not divide by 3"):
-        validation_batches(source, configuration(8), tokenizer, process_count=3)
-    with pytest.raises(UsageError, match=r"data.sentences is 'some'"):
-        training_batches(source, configuration(8, sentences="some"), tokenizer)
+        validation(source, tokenizer, 8, count=3)
     with pytest.raises(UserError, match="no validation record"):
-        validation_batches([], configuration(8), tokenizer)
+        validation([], tokenizer)
 
 
 def test_augmentation_is_gentle_and_keeps_left_and_right():
@@ -213,9 +206,8 @@ def test_worker_processes_give_the_same_batches(tmp_path):
     pairs_folder(tmp_path / "raw", 12)
     builder = {"fractions": {"train": 1.0}, "image_size": 32}
     source = open_source("pairs", tmp_path, "train", raw=tmp_path / "raw", builder=builder)
-    config = configuration(4)
-    expected = training_batches(source, config)
-    config.data.workers = 2
-    stream = training_batches(source, config).iterate(2)
+    tokenizer = training_tokenizer(source)
+    expected = training(source, tokenizer, 4)
+    stream = training(source, tokenizer, 4, workers=2).iterate(2)
     for step in range(2, 6):
         assert_equal(next(stream), expected.batch_at(step))

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from afloc_jax.training import train as training
 from configs.afloc import get_config
+from data_pipelines.batches import training_batches, training_tokenizer
 from data_pipelines.reading import Record
 
 SENTENCES = (
@@ -45,6 +46,16 @@ def records(count: int, seed: int, side: int = 32) -> Records:
         sentences = [SENTENCES[kind] for kind in kinds]
         made.append(Record(f"record{seed}_{number}", image, sentences, 1, "", "frontal", side, side, []))
     return made
+
+
+def tokenizer_of(source, config: ConfigDict):
+    """The tokenizer that a run of this config learns from its training records."""
+    return training_tokenizer(source, config.model.text.tokenizer, config.model.text.bert.vocab_size)
+
+
+def batches_of(source, config: ConfigDict, tokenizer):
+    """The training batches of a run of this config."""
+    return training_batches(source, config.data, tokenizer, batch_size=config.training.batch_size, seed=config.seed)
 
 
 def tiny_config() -> ConfigDict:

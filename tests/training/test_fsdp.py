@@ -13,8 +13,7 @@ from afloc_jax.training.mesh import build_mesh, fetch, place_batch, place_state,
 from afloc_jax.training.optimizer import build_direction, build_schedule, freeze
 from afloc_jax.training.step import build_train_step, build_validation_step, new_state
 from afloc_jax.training.train import _initial_variables, _with_vocabulary
-from data_pipelines.batches import config_tokenizer, training_batches
-from tests.training.conftest import records, tiny_config
+from tests.training.conftest import batches_of, records, tiny_config, tokenizer_of
 
 pytestmark = pytest.mark.skipif(jax.device_count() < 8, reason="SKIPPED: needs eight devices, see tests/conftest.py")
 
@@ -34,7 +33,7 @@ def prepared(fsdp, devices=8, **changes):
     config.training.fsdp = fsdp
     for key, value in changes.items():
         override(config, key, value)
-    tokenizer = config_tokenizer(source, config)
+    tokenizer = tokenizer_of(source, config)
     config = _with_vocabulary(config, tokenizer)
     mesh = build_mesh(jax.devices()[:devices], fsdp)
     model, variables = build(config.model), _initial_variables(config)
@@ -42,7 +41,7 @@ def prepared(fsdp, devices=8, **changes):
     step = build_train_step(model, config, direction, build_schedule(config.optimizer, 3, 6), mesh)
     validate = build_validation_step(model, config, mesh)
     state = place_state(new_state(place_state(variables, mesh), direction), mesh)
-    return mesh, state, step, validate, training_batches(source, config, tokenizer=tokenizer)
+    return mesh, state, step, validate, batches_of(source, config, tokenizer)
 
 
 def trained(fsdp, devices, steps=4, **changes):

@@ -10,8 +10,7 @@ from afloc_jax.models import build
 from afloc_jax.training.gradients import build_gradient
 from afloc_jax.training.mesh import build_mesh, place_batch, place_state
 from afloc_jax.training.train import _initial_variables, _with_vocabulary
-from data_pipelines.batches import config_tokenizer, training_batches
-from tests.training.conftest import records, tiny_config
+from tests.training.conftest import batches_of, records, tiny_config, tokenizer_of
 
 
 def gradient(devices=2, program=False, **changes):
@@ -27,10 +26,10 @@ def gradient(devices=2, program=False, **changes):
         for part in section.split("."):
             target = target[part]
         target[last] = value
-    tokenizer = config_tokenizer(source, config)
+    tokenizer = tokenizer_of(source, config)
     config = _with_vocabulary(config, tokenizer)
     mesh = build_mesh(jax.devices()[:devices], config.training.fsdp)
-    batch = place_batch(training_batches(source, config, tokenizer=tokenizer).batch_at(0), mesh)
+    batch = place_batch(batches_of(source, config, tokenizer).batch_at(0), mesh)
     with jax.enable_x64(True):
         variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, np.float64), _initial_variables(config))
         variables = place_state(variables, mesh)

@@ -10,15 +10,14 @@ from afloc_jax.training.mesh import build_mesh, pad_batch, place_batch, place_st
 from afloc_jax.training.optimizer import build_direction, build_schedule, freeze
 from afloc_jax.training.step import build_train_step, build_validation_step, new_state
 from afloc_jax.training.train import _initial_variables, _with_vocabulary
-from data_pipelines.batches import config_tokenizer, training_batches
-from tests.training.conftest import records, tiny_config
+from tests.training.conftest import batches_of, records, tiny_config, tokenizer_of
 
 
 def prepared(devices, **model_changes):
     """Mesh, first state, train step, validation step and batches of the tiny run on that many devices."""
     source, config = records(24, seed=1), tiny_config()
     config.model.image.update(model_changes)
-    tokenizer = config_tokenizer(source, config)
+    tokenizer = tokenizer_of(source, config)
     config = _with_vocabulary(config, tokenizer)
     mesh = build_mesh(jax.devices()[:devices])
     model, variables = build(config.model), _initial_variables(config)
@@ -26,7 +25,7 @@ def prepared(devices, **model_changes):
     step = build_train_step(model, config, direction, build_schedule(config.optimizer, 3, 6), mesh)
     validate = build_validation_step(model, config, mesh)
     state = place_state(new_state(place_state(variables, mesh), direction), mesh)
-    return mesh, state, step, validate, training_batches(source, config, tokenizer=tokenizer)
+    return mesh, state, step, validate, batches_of(source, config, tokenizer)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +70,7 @@ def test_pairs_that_pad_a_batch_do_not_change_the_validation_loss(eight):
 
 def validate_on(mesh, state, batch):
     source, config = records(24, seed=1), tiny_config()
-    config = _with_vocabulary(config, config_tokenizer(source, config))
+    config = _with_vocabulary(config, tokenizer_of(source, config))
     state = jax.device_put(jax.device_get(state), mesh.devices.flat[0])
     step = build_validation_step(build(config.model), config, mesh)
     return step(state.params, state.batch_stats, place_batch(batch, mesh))

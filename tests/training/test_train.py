@@ -22,7 +22,7 @@ from afloc_jax.training.train import train
 from afloc_jax.weights.folder import load_model
 from data_pipelines.batches import training_batches
 from data_pipelines.tokens import load_tokenizer
-from tests.training.conftest import records, tiny_config
+from tests.training.conftest import batches_of, records, tiny_config
 
 pytestmark = pytest.mark.usefixtures("memory")
 
@@ -234,7 +234,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_does_harm(config, tmp
     folder = tmp_path / "nonfinite" / "step_0"
     told = json.loads((folder / "batch.json").read_text())
     assert told["step"] == 0 and told["metrics"]["loss"] in ("nan", "inf")
-    batch = training_batches(memory_split(), config, tokenizer=load_tokenizer(tmp_path / "tokenizer")).batch_at(0)
+    batch = batches_of(memory_split(), config, load_tokenizer(tmp_path / "tokenizer")).batch_at(0)
     assert told["records"] == [f"record1_{row}" for row in batch["index"]]
     # One more step was under way when this one was looked at; it changed nothing either.
     state = arrays(folder / "state")
