@@ -4,6 +4,7 @@ Working directories, checkpoints, model folders, records and results are read an
 alone: it is what etils brings, and knows other kinds of storage beside the local disk.
 """
 
+import glob
 import hashlib
 import json
 import os
@@ -33,6 +34,14 @@ def user_path(path: str | os.PathLike[str], name: str = "") -> Path:
         shown = f"{name} = {text}" if name else text
         raise UsageError(f"{shown}: remote storage is not supported yet; give a folder of this machine")
     return Path(text).expanduser()
+
+
+def matching(folder: str | os.PathLike[str], pattern: str) -> list[Path]:
+    """Paths below a folder that match a pattern such as "*/*.json", sorted; none where the folder is absent.
+
+    `Path.glob` would read brackets in the name of the folder as a part of the pattern.
+    """
+    return sorted(Path(glob.escape(os.fspath(folder))).glob(pattern))
 
 
 def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:

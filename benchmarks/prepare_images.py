@@ -73,12 +73,12 @@ def main() -> None:
         started = time.perf_counter()
         memory.start()
         builder = {"fractions": {"train": 1.0}}
-        report = prepare("pairs", Path(directory) / "out", raw=raw, builder=builder, workers=given.workers)
+        prepared = prepare("pairs", Path(directory) / "out", raw=raw, builder=builder, workers=given.workers)
         wall = time.perf_counter() - started
         memory.stopped.set()
         after = resource.getrusage(resource.RUSAGE_SELF)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    built = sum(report["records"].values())
+    built = sum(prepared.report.records.values())
     quarter = max(1, len(memory.samples) // 4)
     first, last = max(memory.samples[:quarter]), max(memory.samples[-quarter:])
     workers = given.workers or os.cpu_count()

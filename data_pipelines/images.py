@@ -20,6 +20,7 @@ SMALLEST_SIDE = 8  # pixels; anything smaller is a broken export, not a radiogra
 LARGEST_PIXELS = 170_000_000  # below what Pillow refuses as a bomb; the largest mammograms have about 30 million pixels
 Framing = Literal["pad", "crop"]  # of the square: zeros around the whole image, or its middle
 _DICOM_SUFFIXES = (".dcm", ".dicom")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", *_DICOM_SUFFIXES)  # what `read_image` takes
 
 
 class ImageError(UserError):

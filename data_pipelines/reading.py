@@ -1,35 +1,19 @@
 """Prepared records, read at random."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
-import cv2
 import numpy as np
 import tensorflow_datasets as tfds
-from numpy.typing import NDArray
+from jaxtyping import UInt8
 from tensorflow_datasets.proto import tf_example_pb2
 
 from afloc_jax.errors import UserError
+from afloc_jax.files import Path, matching
 from data_pipelines.images import Geometry
-from data_pipelines.records import record_features
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One annotated finding of a record."""
-
-    label: str
-    prompt: str = field(repr=False)  # may quote a report
-    png: bytes = field(repr=False)
-    boxes: tuple[tuple[float, ...], ...] = ()  # (x, y, width, height) in original pixels, where the source drew boxes
-    annotator: str = ""  # where the source keeps its readers apart
-
-    @property
-    def mask(self) -> NDArray[np.bool_]:
-        """[S, S] bool in the padded square, decoded at each access."""
-        return np.asarray(cv2.imdecode(np.frombuffer(self.png, np.uint8), cv2.IMREAD_GRAYSCALE)) > 127
+from data_pipelines.records import Finding, record_features
 
 
 @dataclass(frozen=True)
@@ -37,7 +21,7 @@ class Record:
     """One image with its report and findings. Its repr shows no report text."""
 
     id: str
-    image: NDArray[np.uint8] = field(repr=False)  # [S, S], the padded square; read only
+    image: UInt8[np.ndarray, "S S"] = field(repr=False)  # the padded square; read only
     sentences: list[str] = field(repr=False)
     impression_count: int
     patient: str  # pseudonym, empty if unknown
@@ -58,7 +42,7 @@ class Record:
 class Pair(NamedTuple):
     """What a batch needs of a record; the fields are those of `Record`."""
 
-    image: NDArray[np.uint8]
+    image: UInt8[np.ndarray, "S S"]
     sentences: list[str]
     impression_count: int
 
@@ -74,14 +58,14 @@ class Records(Protocol):
 class RecordSource:
     """Random access to one split of a prepared data set: `len(source)`, `source[i]` -> Record. Can be pickled."""
 
-    def __init__(self, folder: Path, split: str):
+    def __init__(self, folder: str | os.PathLike[str], split: str):
         self.folder, self.split = Path(folder), split
         # From the folder alone, so that reading needs neither the builder's code nor its arguments.
         builder = tfds.builder_from_directory(_versioned(self.folder))
         splits = {name: info.num_examples for name, info in builder.info.splits.items() if info.num_examples}
         if split not in splits:
-            found = ", ".join(f"{name} ({count})" for name, count in splits.items())
-            raise UserError(f"no split {split!r} in {self.folder}; it has {found}")
+            known = ", ".join(f"{name} ({count})" for name, count in splits.items())
+            raise UserError(f"no split {split!r} in {self.folder}; it has {known}")
         if set(builder.info.features) != set(record_features()):
             raise UserError(f"{self.folder} was prepared by another version of this program; prepare it again")
         raw = tfds.decode.DeserializeMethod.RAW_BYTES
@@ -94,7 +78,7 @@ class RecordSource:
 
     @property
     def content_hash(self) -> str:
-        """Names the records: builder arguments and raw files. For the account of where a number came from."""
+        """Two short hashes, of builder arguments and raw files, that say where a number came from."""
         return "-".join(self.folder.name.rsplit("-", 2)[1:])
 
     def __len__(self) -> int:
@@ -139,7 +123,7 @@ class _Features:
     def texts(self, name: str) -> list[str]:
         return [value.decode("utf-8") for value in self.values(name)]
 
-    def image(self) -> NDArray[np.uint8]:
+    def image(self) -> UInt8[np.ndarray, "S S"]:
         side = self.numbers("image_size")[0]
         return np.frombuffer(self.values("image")[0], np.uint8).reshape(side, side)
 
@@ -177,7 +161,8 @@ def _record(example: bytes) -> Record:
 
 
 def _versioned(folder: Path) -> str:
-    found = sorted(folder.glob("*/*/dataset_info.json"))
-    if len(found) != 1:
+    """The folder inside `folder` that TFDS wrote: name of the data set, then its version."""
+    written = matching(folder, "*/*/dataset_info.json")
+    if len(written) != 1:
         raise UserError(f"{folder} is not a folder of prepared records; remove it and prepare again")
-    return str(found[0].parent)
+    return str(written[0].parent)

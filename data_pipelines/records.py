@@ -5,12 +5,13 @@ costs a memory copy, not a PNG decode. Masks are evaluation data, read rarely, a
 What a data set does not have stays empty: text, labels, boxes, masks.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypedDict
 
+import cv2
 import numpy as np
-from numpy.typing import NDArray
+from jaxtyping import Bool, Float32, UInt8
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
@@ -20,22 +21,47 @@ PRESENT, ABSENT, UNCERTAIN = 1, 0, -1  # values of a label; one that is not list
 
 
 @dataclass(frozen=True)
-class FindingFields:
-    """What a record holds of one annotated finding.
+class Finding:
+    """One annotated finding of a record.
 
     Attributes:
-        label: category, e.g. "pleural effusion".
-        prompt: the phrase that asks for it, e.g. "small left effusion".
+        label: class, e.g. "pleural effusion".
+        prompt: the phrase that asks for it, e.g. "small left effusion". It may quote a report.
         png: PNG bytes of the mask in the padded square, 0 / 255.
-        boxes: [n, 4] as (x, y, width, height) in pixels of the original image; empty where the source drew no boxes.
+        boxes: (x, y, width, height) in pixels of the original image; empty where the source drew no boxes.
         annotator: pseudonym of the reader where the source keeps its readers apart; else empty.
     """
 
     label: str
-    prompt: str
-    png: bytes
-    boxes: Sequence[tuple[float, float, float, float]] = ()
+    prompt: str = field(repr=False)
+    png: bytes = field(repr=False)
+    boxes: tuple[tuple[float, ...], ...] = ()
     annotator: str = ""
+
+    @property
+    def mask(self) -> Bool[np.ndarray, "S S"]:
+        """The pixels of the padded square that show the finding, decoded at each access."""
+        return np.asarray(cv2.imdecode(np.frombuffer(self.png, np.uint8), cv2.IMREAD_GRAYSCALE)) > 127
+
+
+class EncodedRecord(TypedDict):
+    """A record as `record_features` encodes it."""
+
+    id: str
+    image: bytes
+    image_size: int
+    original_height: int
+    original_width: int
+    patient: str
+    study: str
+    view: str
+    sentences: list[str]
+    impression_count: int
+    sections: list[dict[str, str]]
+    labels: list[dict[str, str | int]]
+    findings: list[dict[str, str | bytes]]
+    boxes: Float32[np.ndarray, "boxes 4"]
+    box_findings: list[int]
 
 
 def record_features() -> "tfds.features.FeaturesDict":
@@ -74,7 +100,7 @@ def record_features() -> "tfds.features.FeaturesDict":
 
 def make_record(
     id: str,
-    square: NDArray[np.uint8],
+    square: UInt8[np.ndarray, "S S"],
     height: int,
     width: int,
     *,
@@ -85,24 +111,23 @@ def make_record(
     impression_count: int = 0,
     sections: Mapping[str, str] | None = None,
     labels: Mapping[str, int] | None = None,
-    findings: Iterable[FindingFields] = (),
-) -> dict[str, Any]:
-    """A record as `record_features` encodes it; `square` is the padded image, `height` and `width` the original's."""
-    findings = list(findings)
-    return {
-        "id": id,
-        "image": square.tobytes(),
-        "image_size": square.shape[0],
-        "original_height": height,
-        "original_width": width,
-        "patient": patient,
-        "study": study,
-        "view": view,
-        "sentences": list(sentences),
-        "impression_count": impression_count,
-        "sections": [{"name": name, "text": text} for name, text in (sections or {}).items()],
-        "labels": [{"name": name, "value": value} for name, value in (labels or {}).items()],
-        "findings": [{"label": f.label, "prompt": f.prompt, "mask": f.png, "annotator": f.annotator} for f in findings],
-        "boxes": np.array([box for finding in findings for box in finding.boxes], np.float32).reshape(-1, 4),
-        "box_findings": [number for number, finding in enumerate(findings) for _ in finding.boxes],
-    }
+    findings: Sequence[Finding] = (),
+) -> EncodedRecord:
+    """A record to be written; `square` is the padded image, `height` and `width` are the original's."""
+    return EncodedRecord(
+        id=id,
+        image=square.tobytes(),
+        image_size=square.shape[0],
+        original_height=height,
+        original_width=width,
+        patient=patient,
+        study=study,
+        view=view,
+        sentences=list(sentences),
+        impression_count=impression_count,
+        sections=[{"name": name, "text": text} for name, text in (sections or {}).items()],
+        labels=[{"name": name, "value": value} for name, value in (labels or {}).items()],
+        findings=[{"label": f.label, "prompt": f.prompt, "mask": f.png, "annotator": f.annotator} for f in findings],
+        boxes=np.array([box for finding in findings for box in finding.boxes], np.float32).reshape(-1, 4),
+        box_findings=[number for number, finding in enumerate(findings) for _ in finding.boxes],
+    )

@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 from afloc_jax.errors import UsageError, UserError
-from afloc_jax.files import Path, read_json, sha256_of, user_path, write_whole
+from afloc_jax.files import Path, matching, read_json, sha256_of, user_path, write_whole
 
 
 @pytest.mark.parametrize("given", ["gs://bucket/run", "s3://bucket/run", "gs:/bucket", "https://host/x", "hdfs://a/b"])
@@ -60,3 +60,12 @@ def test_the_hash_of_a_file_is_that_of_its_bytes(tmp_path):
     path = tmp_path / "a"
     path.write_bytes(b"content" * 10000)
     assert sha256_of(path) == hashlib.sha256(b"content" * 10000).hexdigest()
+
+
+def test_files_are_matched_in_folders_whose_names_look_like_patterns(tmp_path):
+    folder = tmp_path / "a [1]*"
+    (folder / "b").mkdir(parents=True)
+    for name in ("b/2.json", "b/1.json", "b/1.txt"):
+        (folder / name).write_text("")
+    assert matching(folder, "*/*.json") == [folder / "b" / "1.json", folder / "b" / "2.json"]
+    assert matching(tmp_path / "absent", "*") == []

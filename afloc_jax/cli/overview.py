@@ -1,14 +1,14 @@
 """`afloc overview`: what prepared records hold, and whether their splits are clean, as a page."""
 
 from argparse import Namespace
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from afloc_jax.cli.arguments import (
-    add_builder,
-    path,
-)
+from afloc_jax.cli.arguments import add_builder, path
 from afloc_jax.cli.parser import Parser
+
+if TYPE_CHECKING:
+    from afloc_jax.files import Path
+    from data_pipelines.prepared import Prepared
 
 EXAMPLE = "afloc overview open_i --data data --out open_i.html"
 
@@ -23,14 +23,15 @@ def add(command: Parser) -> None:
 def run(given: Namespace) -> int:
     from data_pipelines.prepared import open_prepared
 
-    print_overview(given.out, given.name, *open_prepared(given.name, given.data, dict(given.builder)))
+    print_overview(given.out, given.name, open_prepared(given.name, given.data, dict(given.builder)))
     return 0
 
 
-def print_overview(page: Path, name: str, sources: dict[str, Any], account: dict[str, Any]) -> None:
+def print_overview(page: "Path", name: str, prepared: "Prepared") -> None:
+    """Write the page and say in a line what it shows."""
     from data_pipelines.overview import write_overview
 
-    overview = write_overview(page, name, sources, account)
+    overview = write_overview(page, name, prepared.sources(), prepared.report)
     counts = ", ".join(f"{split} {count}" for split, count in overview.records.items())
     texts = sum(overview.texts_across.values())
     shared = f"; {texts} long reports have a near-identical one in another split" if texts else ""

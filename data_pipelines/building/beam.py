@@ -1,28 +1,34 @@
-"""The same records with Apache Beam, for clusters: requirements-beam.txt, then `afloc prepare NAME --beam`."""
+"""The same records built with Apache Beam on a cluster: `afloc prepare NAME --beam`, see requirements-beam.txt."""
 
 import importlib
 import json
 import pickle
 import shlex
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from afloc_jax.errors import UsageError
+from afloc_jax.files import Path, matching
 from data_pipelines.building.decode import example, rejection
 from data_pipelines.building.items import Item
 from data_pipelines.images import ImageError
+
+if TYPE_CHECKING:
+    import apache_beam  # which only those install who build on a cluster
+
+Collection: TypeAlias = "apache_beam.PTransform"
 
 _REJECTED = "rejected"
 _ITEMS_A_FILE = 256  # what a worker takes at a time
 
 
-def pipeline_options(text: str) -> Any:
+def pipeline_options(text: str) -> "apache_beam.options.pipeline_options.PipelineOptions":
     """Beam's own options from a command line such as "--runner=DirectRunner". Raises UsageError without Beam."""
     return _beam("options.pipeline_options").PipelineOptions(shlex.split(text))
 
 
-def collection(items: Sequence[Item], image_size: int, seed: int, folder: Path) -> Any:
+def collection(items: Sequence[Item], image_size: int, seed: int, folder: Path) -> Collection:
     """A Beam transform that makes the records of the items.
 
     Unusable images give none. Their ids and what is wrong with them go into text files in `folder`, which
@@ -34,7 +40,7 @@ def collection(items: Sequence[Item], image_size: int, seed: int, folder: Path) 
     files = _write_items(items, folder)
     rejected = folder / _REJECTED
 
-    def records(file: str) -> Iterator[Any]:
+    def records(file: str) -> Iterator[Any]:  # Beam reads these annotations when it runs
         for number, item in pickle.loads(Path(file).read_bytes()):  # written by this build, below its own folder
             result = example(item, image_size, seed)
             if isinstance(result, ImageError):
@@ -64,11 +70,13 @@ def _write_items(items: Sequence[Item], folder: Path) -> list[Path]:
 
 def read_rejected(folder: Path) -> Iterator[tuple[str, str]]:
     """Id and reason of each unusable image of the `collection` that was given this folder."""
-    for path in sorted(folder.glob(f"{_REJECTED}-*")):
-        yield from (tuple(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines())
+    for path in matching(folder, f"{_REJECTED}-*"):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            image, reason = json.loads(line)
+            yield image, reason
 
 
-def _beam(module: str = "") -> Any:
+def _beam(module: str = "") -> ModuleType:
     try:
         return importlib.import_module(f"apache_beam.{module}".rstrip("."))
     except ImportError:

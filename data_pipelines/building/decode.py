@@ -1,18 +1,17 @@
 """An item becomes a record: image and regions decoded, squared, checked."""
 
 from functools import reduce
-from typing import Any
 
 import numpy as np
 
 from data_pipelines.building.items import AnnotatedFinding, Item, pseudonym
 from data_pipelines.images import Geometry, ImageError, encode_png, read_image
-from data_pipelines.records import FindingFields, make_record
-from data_pipelines.regions import Box, RelativeBox
+from data_pipelines.records import EncodedRecord, Finding, make_record
+from data_pipelines.regions import Box, MaskFile, RelativeBox
 from data_pipelines.slides import read_slide
 
 
-def example(item: Item, image_size: int, seed: int) -> dict[str, Any] | ImageError:
+def example(item: Item, image_size: int, seed: int) -> EncodedRecord | ImageError:
     """The record of an item. An ImageError is returned, not raised: it travels between threads as a value."""
     if item.fault:
         return ImageError(item.fault)
@@ -43,19 +42,18 @@ def rejection(item: Item, error: ImageError) -> str:
     return str(error).removeprefix(f"{item.image.name}: ")
 
 
-def _finding(finding: AnnotatedFinding, geometry: Geometry) -> FindingFields:
+def _finding(finding: AnnotatedFinding, geometry: Geometry) -> Finding:
     size = (geometry.height, geometry.width)
     regions = [r.box(*size) if isinstance(r, RelativeBox) else r for r in finding.regions]
     boxes = [region for region in regions if isinstance(region, Box)]
     masks = [region.mask(*size) for region in regions]
     united = reduce(np.logical_or, masks)
     if not united.any():
-        names = ", ".join(path.name for r in regions if (path := getattr(r, "path", None)))
+        names = ", ".join(region.path.name for region in regions if isinstance(region, MaskFile))
         raise ImageError(f"{names}: the mask is empty" if names else "the mask of a finding is empty")
     if len(boxes) == len(regions):  # boxes alone are rounded as the published scores round them
         square = reduce(np.logical_or, [box.on_square(geometry) for box in boxes])
     else:
         square = geometry.mask_to_square(united)
-    return FindingFields(
-        finding.label, finding.prompt, encode_png(square), [box.xywh for box in boxes], finding.annotator
-    )
+    xywh = tuple(box.xywh for box in boxes)
+    return Finding(finding.label, finding.prompt, encode_png(square), xywh, finding.annotator)

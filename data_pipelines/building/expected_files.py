@@ -4,19 +4,18 @@ Everything here is checked before any image is decoded: a wrong folder or a part
 """
 
 import csv
-import hashlib
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from afloc_jax.errors import UserError
+from afloc_jax.files import read_json, sha256_of
 from data_pipelines.building.items import LISTED_IN_ERRORS
-from data_pipelines.building.tables import header_of, open_table, read_json
+from data_pipelines.building.tables import header_of, open_table
+from data_pipelines.images import IMAGE_SUFFIXES
 
 SUMS = "SHA256SUMS.txt"  # a line "<sum>  <path>" per file, as PhysioNet ships it beside the files
-_IMAGES = (".png", ".jpg", ".tif", ".dcm", ".dicom")
 
 
 class IncompleteDataError(UserError):
@@ -66,7 +65,7 @@ def check_files(raw: Path, expected: Sequence[Files], partial: bool = False) -> 
             problems.append(f"{files.pattern} is missing ({files.purpose})")
         elif found and files.count is not None and len(found) != files.count and not partial:
             counts.append(f"{files.pattern}: {len(found):,} files, the data set has {files.count:,} ({files.purpose})")
-        for path in found if not files.pattern.endswith(_IMAGES) else ():
+        for path in found if not files.pattern.endswith(IMAGE_SUFFIXES) else ():
             problem = _problem_of_table(path, files, partial, sums.get(path, ""))
             problems += [f"{path.relative_to(raw)} {problem}"] if problem else []
     if problems:
@@ -86,8 +85,8 @@ def incomplete(raw: Path, problems: Sequence[str]) -> IncompleteDataError:
 def _problem_of_table(path: Path, files: Files, partial: bool, checksum: str) -> str:
     missing = [column for column in files.columns if column not in header_of(path)]
     if missing:
-        return f"lacks the column{_s(missing)} {', '.join(missing)}"
-    if checksum and _sha256(path) != checksum:
+        return f"lacks the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}"
+    if checksum and sha256_of(path) != checksum:
         return f"differs from its checksum in {SUMS}; fetch it again, or remove {SUMS} if it was cut on purpose"
     if files.rows is not None and not partial:
         rows = _rows(path)
@@ -114,24 +113,15 @@ def _checksums(raw: Path) -> dict[Path, str]:
     for path in (*raw.glob(SUMS), *raw.glob(f"*/{SUMS}"), *raw.glob(f"*/*/{SUMS}")):
         for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
             digest, _, name = line.strip().partition(" ")
-            if name and not name.endswith(_IMAGES):  # a release lists hundreds of thousands of images
+            if name and not name.endswith(IMAGE_SUFFIXES):  # a release lists hundreds of thousands of images
                 sums[path.parent / name.strip().removeprefix("*")] = digest.lower()
     return sums
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def listed(names: Sequence[str], most: int = LISTED_IN_ERRORS) -> str:
     """The first names and how many more there are."""
     more = len(names) - most
     return "; ".join(names[:most]) + (f"; and {more:,} more" if more > 0 else "")
-
-
-def _s(items: Sequence[Any]) -> str:
-    return "s" if len(items) > 1 else ""
 
 
 def one_file(raw: Path, pattern: str) -> Path:

@@ -2,28 +2,32 @@
 
 import abc
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import tensorflow_datasets as tfds
 
+from afloc_jax import files
 from afloc_jax.errors import UsageError, UserError
-from data_pipelines.building import shards
+from data_pipelines.building import beam, shards
+from data_pipelines.building.account import Account
 from data_pipelines.building.decode import example
-from data_pipelines.building.items import SPLITS, BuildReport, Item, pseudonym
+from data_pipelines.building.items import SPLITS, Item, pseudonym
 from data_pipelines.images import ImageError
-from data_pipelines.records import IMAGE_SIZE, record_features
+from data_pipelines.records import IMAGE_SIZE, EncodedRecord, record_features
+
+_Result = TypeVar("_Result")
 
 
 class FolderBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=True):  # type: ignore[call-arg]
     """Base of the builders that read a folder: subclasses turn it into items, this class into records.
 
     Args:
-        raw: folder of the raw files.
+        raw: folder of the raw files. It must be local: data sets are searched recursively and read in parts, which
+            `afloc_jax.files.Path` does not offer.
         image_size: side of the stored square, pixels.
         seed: of the splits and pseudonyms.
         max_bad_fraction: share of images that may be unusable before the build stops.
@@ -52,20 +56,22 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=
     ):
         self.raw, self.image_size, self.seed = Path(raw), int(image_size), int(seed)
         self.workers = int(workers) if workers > 0 else os.cpu_count() or 1
-        self.journal, self.beam = Path(journal) if journal else None, bool(beam)
+        self.journal, self.beam = files.Path(journal) if journal else None, bool(beam)
         if not 16 <= self.image_size <= 4096:
             raise UsageError(f"image_size is {image_size}, must lie between 16 and 4096 pixels")
-        self.report = BuildReport(max_bad_fraction)
+        self.account = Account(max_bad_fraction)
         super().__init__(**{"file_format": "array_record", **kwargs})
 
     @abc.abstractmethod
     def items(self) -> list[Item]:
-        """All usable rows of the raw folder, each with its split; notes dropped rows in `self.report`."""
+        """All usable rows of the raw folder, each with its split; notes dropped rows in `self.account`."""
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(builder=self, features=record_features(), disable_shuffling=True)
 
-    def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
+    def _download_and_prepare(
+        self, dl_manager: tfds.download.DownloadManager, download_config: tfds.download.DownloadConfig
+    ) -> None:
         """Writes the shards; TFDS calls it and keeps the result only when it returns."""
         if self.beam:
             super()._download_and_prepare(dl_manager, download_config)
@@ -74,12 +80,12 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=
         by_split = self._items_by_split()
         with ThreadPoolExecutor(self.workers) as pool:
 
-            def examples(items: Sequence[Item]) -> Iterator[tuple[Item, Any]]:
+            def examples(items: Sequence[Item]) -> Iterator[tuple[Item, EncodedRecord | ImageError]]:
                 return _in_order(pool, self._example, items, ahead=2 * self.workers)
 
-            journal = self.journal or Path(self.data_dir) / "shards"
-            splits = shards.write(self, by_split, examples, self.report, journal)
-        shutil.rmtree(journal)
+            journal = self.journal or files.Path(self.data_dir) / "shards"
+            splits = shards.write(self, by_split, examples, self.account, journal)
+        journal.rmtree()
         self.info.set_splits(tfds.core.SplitDict(splits))
 
     def _items_by_split(self) -> dict[str, list[Item]]:
@@ -88,48 +94,44 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=
         items = self.items()
         by_split = {name: [item for item in items if item.split == name] for name in SPLITS}
         if not items:
-            why = ", ".join(f"{reason}: {count}" for reason, count in self.report.dropped.items())
-            raise UserError(f"no usable row in {self.raw} ({self.report.rows} rows; {why or 'the table is empty'})")
+            why = ", ".join(f"{reason}: {count}" for reason, count in self.account.dropped.items())
+            raise UserError(f"no usable row in {self.raw} ({self.account.rows} rows; {why or 'the table is empty'})")
         return {name: rows for name, rows in by_split.items() if rows}
 
-    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, beam.Collection]:
         del dl_manager  # nothing is downloaded
         self._by_split = self._items_by_split()
         return {split: self._generate_examples(split, items) for split, items in self._by_split.items()}
 
-    def _generate_examples(self, split: str, items: Sequence[Item]) -> Any:
+    def _generate_examples(self, split: str, items: Sequence[Item]) -> beam.Collection:
         """The Beam collection of a split's records."""
-        from data_pipelines.building.beam import collection
-
-        return collection(items, self.image_size, self.seed, self._beam_files / split)
+        return beam.collection(items, self.image_size, self.seed, self._beam_files / split)
 
     @property
-    def _beam_files(self) -> Path:
+    def _beam_files(self) -> files.Path:
         """What the workers of a Beam build read and write beside the records; removed after it."""
-        return Path(self.data_dir) / "beam"
+        return files.Path(self.data_dir) / "beam"
 
     def _count_beam_records(self) -> None:
         """The account of a Beam build, the same as that of the threads."""
-        from data_pipelines.building.beam import read_rejected
-
         for split, items in self._by_split.items():
-            rejected = dict(read_rejected(self._beam_files / split))
+            rejected = dict(beam.read_rejected(self._beam_files / split))
             for image, reason in rejected.items():
-                self.report.reject(image, reason)
+                self.account.reject(image, reason)
             kept = [item for item in items if item.id not in rejected]
-            self.report.add(split, len(kept), {pseudonym(item.patient, self.seed) for item in kept} - {""})
-        shutil.rmtree(self._beam_files, ignore_errors=True)
+            self.account.add(split, len(kept), {pseudonym(item.patient, self.seed) for item in kept} - {""})
+        self._beam_files.rmtree(missing_ok=True)
 
-    def _example(self, item: Item) -> dict[str, Any] | ImageError:
+    def _example(self, item: Item) -> EncodedRecord | ImageError:
         return example(item, self.image_size, self.seed)
 
 
 def _in_order(
-    pool: Executor, function: Callable[[Item], Any], items: Sequence[Item], ahead: int
-) -> Iterator[tuple[Item, Any]]:
+    pool: Executor, function: Callable[[Item], _Result], items: Sequence[Item], ahead: int
+) -> Iterator[tuple[Item, _Result]]:
     """Results of `function` in the order of the items, never more than `ahead` of them waiting in memory."""
     rest = iter(items)
-    waiting: list[tuple[Item, Future]] = [(item, pool.submit(function, item)) for item in islice(rest, ahead)]
+    waiting: list[tuple[Item, Future[_Result]]] = [(item, pool.submit(function, item)) for item in islice(rest, ahead)]
     try:
         while waiting:
             item, future = waiting.pop(0)

@@ -67,7 +67,7 @@ class PublishedBuilder(FolderBuilder, skip_registration=True):  # type: ignore[c
         self._lacking: dict[str, None] = {}  # files that belong to images and are not there, in their order
         self._counts = check_files(self.raw, self.files(), self.partial)
         items = list(self.cases())
-        self.report.rows += len(items)
+        self.account.rows += len(items)
         items = self._present(items)
         without_patient = any(not item.patient for item in items)
         drop = self.leaks == "drop"
@@ -76,7 +76,7 @@ class PublishedBuilder(FolderBuilder, skip_registration=True):  # type: ignore[c
         if twice:
             names = f"{len(twice):,} images stand twice in its tables ({listed(twice)})"
             raise UserError(f"{self.raw}: {names}; remove one of the rows, or the table that repeats them")
-        self.report.dropped.update({"also in an evaluation split": len(items) - len(kept)} if kept != items else {})
+        self.account.dropped.update({"also in an evaluation split": len(items) - len(kept)} if kept != items else {})
         return kept
 
     def lack(self, path: Path | str, reason: str) -> None:
@@ -94,11 +94,11 @@ class PublishedBuilder(FolderBuilder, skip_registration=True):  # type: ignore[c
     def drop(self, reason: str, count: int = 1) -> None:
         """Counts images that are left out on purpose."""
         if count:
-            self.report.rows += count
-            self.report.dropped[reason] += count
+            self.account.rows += count
+            self.account.dropped[reason] += count
 
-    def asked(self, finding: str) -> str:
-        """The prompt for a class."""
+    def prompt_for(self, finding: str) -> str:
+        """The prompt that asks for a class."""
         return self.prompt.replace("{finding}", finding.lower())
 
     def set_report(self, item: Item, findings: str, impression: str) -> None:
@@ -125,7 +125,7 @@ class PublishedBuilder(FolderBuilder, skip_registration=True):  # type: ignore[c
             raise IncompleteDataError(f"{self.raw} lacks {what}; {hint}", lacking)
         if self._counts:
             raise incomplete(self.raw, self._counts)
-        self.report.dropped.update({"image not there": len(missing)} if missing else {})
+        self.account.dropped.update({"image not there": len(missing)} if missing else {})
         return [item for item in items if item.image.is_file()] if missing else items
 
 

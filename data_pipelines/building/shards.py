@@ -8,19 +8,21 @@ when it is complete, together with an account of what it holds. The result is wh
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict, dataclass, field
 
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.core import naming
 from tqdm import tqdm
 
+from afloc_jax.errors import UserError
+from afloc_jax.files import Path, read_json, write_whole
+from data_pipelines.building.account import Account
 from data_pipelines.building.decode import rejection
-from data_pipelines.building.items import BuildReport, Item
+from data_pipelines.building.items import Item
 from data_pipelines.images import ImageError
+from data_pipelines.records import EncodedRecord
 
 _SMALLEST = 256  # records a shard: what an interruption costs at most is the work on one shard
 _MOST_SHARDS = 256  # per split; each is an open file while it is read
@@ -29,19 +31,23 @@ _MOST_SHARDS = 256  # per split; each is an open file while it is read
 # eighth larger.
 _WRITER = "group_size:1,zstd:-5"
 
-Examples = Callable[[Sequence[Item]], Iterator[tuple[Item, Any]]]
+Examples = Callable[[Sequence[Item]], Iterator[tuple[Item, EncodedRecord | ImageError]]]
 
 
 def write(
-    builder: Any, by_split: Mapping[str, Sequence[Item]], examples: Examples, report: BuildReport, journal: Path
-) -> list[Any]:
+    builder: tfds.core.DatasetBuilder,
+    by_split: Mapping[str, Sequence[Item]],
+    examples: Examples,
+    account: Account,
+    journal: Path,
+) -> list[tfds.core.SplitInfo]:
     """Writes all splits of a builder into its `data_dir`, taking finished shards of an earlier run from `journal`.
 
     Args:
         builder: the TFDS builder; gives features, file format and file names.
         by_split: split -> items in the order of the records.
         examples: items -> (item, record or ImageError) in the same order; where the work is done.
-        report: counts records and rejected images, those of earlier runs included.
+        account: counts records and rejected images, those of earlier runs included.
         journal: folder of finished shards.
 
     Returns:
@@ -53,42 +59,53 @@ def write(
         for split, items in by_split.items()
         for number, chunk in enumerate(_chunks(items))
     ]
-    done = sum(len(part.items) for part in parts if part.account is not None)
+    done = sum(len(part.items) for part in parts if part.content is not None)
     bar = {"desc": f"prepare {builder.name}", "unit": " images", "disable": None, "smoothing": 0.05}
     with tqdm(total=sum(len(part.items) for part in parts), initial=done, **bar) as progress:
         for part in parts:
-            if part.account is None:
-                _write(builder, part, examples, report, progress)
+            if part.content is None:
+                part.content = _write(builder, part, examples, account, progress)
             else:
-                for image, reason in part.account["rejected"]:
-                    report.reject(image, reason)
-            assert part.account is not None
-            report.add(part.split, part.account["records"], part.account["patients"])
+                for image, reason in part.content.rejected:
+                    account.reject(image, reason)
+            account.add(part.split, part.content.records, part.content.patients)
     published = []
     for split in by_split:
-        kept = [part for part in parts if part.split == split and part.account and part.account["records"]]
+        kept = [(part.path, part.content) for part in parts if part.split == split and part.content]
+        kept = [(path, content) for path, content in kept if content.records]
         published += [_publish(builder, split, kept)] if kept else []
     return published
 
 
+@dataclass
+class _Content:
+    """What a finished shard holds; it lies beside the shard as JSON."""
+
+    key: str  # names the items
+    records: int = 0
+    bytes: int = 0
+    rejected: list[tuple[str, str]] = field(default_factory=list)  # image, reason
+    patients: list[str] = field(default_factory=list)  # pseudonyms
+
+
 class _Part:
-    """The items of one shard, where it is, and its account if it is complete."""
+    """The items of one shard, where it is, and its content if it is complete."""
 
     def __init__(self, split: str, path: Path, items: Sequence[Item]):
         self.split, self.path, self.items = split, path, items
         self.key = hashlib.sha256("\n".join(item.id for item in items).encode()).hexdigest()
-        self.account = self._read()
+        self.content = self._read()
 
     @property
-    def account_path(self) -> Path:
+    def content_path(self) -> Path:
         return self.path.with_suffix(".json")
 
-    def _read(self) -> dict[str, Any] | None:
+    def _read(self) -> _Content | None:
         try:
-            account = json.loads(self.account_path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            content = _Content(**read_json(self.content_path))
+        except (UserError, TypeError):
             return None
-        return account if self.path.is_file() and account.get("key") == self.key else None
+        return content if self.path.is_file() and content.key == self.key else None
 
 
 def _chunks(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
@@ -96,22 +113,23 @@ def _chunks(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
-def _write(builder: Any, part: _Part, examples: Examples, report: BuildReport, progress: Any) -> None:
-    """Makes one shard and its account."""
-    account: dict[str, Any] = {"key": part.key, "records": 0, "bytes": 0, "rejected": [], "patients": []}
-    patients: set[str] = set()
+def _write(
+    builder: tfds.core.DatasetBuilder, part: _Part, examples: Examples, account: Account, progress: tqdm
+) -> _Content:
+    """Makes one shard, and the file that says what it holds."""
+    content, patients = _Content(part.key), set[str]()
 
     def serialized() -> Iterator[bytes]:
         for item, result in examples(part.items):
             progress.update(1)
             if isinstance(result, ImageError):
                 reason = rejection(item, result)
-                account["rejected"].append([item.id, reason])
-                report.reject(item.id, reason)
+                content.rejected.append((item.id, reason))
+                account.reject(item.id, reason)
                 continue
             data = builder.info.features.serialize_example(result)
-            account["records"] += 1
-            account["bytes"] += len(data)
+            content.records += 1
+            content.bytes += len(data)
             patients.update({result["patient"]} - {""})
             yield data
 
@@ -120,14 +138,15 @@ def _write(builder: Any, part: _Part, examples: Examples, report: BuildReport, p
     for data in serialized():
         writer.write(data)
     writer.close()
-    os.replace(temporary, part.path)
-    account["patients"] = sorted(patients)
-    temporary.write_text(json.dumps(account), encoding="utf-8")
-    os.replace(temporary, part.account_path)
-    part.account = account
+    temporary.replace(part.path)
+    content.patients = sorted(patients)
+    write_whole(part.content_path, json.dumps(asdict(content)))
+    return content
 
 
-def _publish(builder: Any, split: str, parts: Sequence[_Part]) -> Any:
+def _publish(
+    builder: tfds.core.DatasetBuilder, split: str, parts: Sequence[tuple[Path, _Content]]
+) -> tfds.core.SplitInfo:
     """Moves the shards of a split to where TFDS looks for them."""
     template = naming.ShardedFileTemplate(
         data_dir=builder.data_path,
@@ -135,13 +154,11 @@ def _publish(builder: Any, split: str, parts: Sequence[_Part]) -> Any:
         split=split,
         filetype_suffix=builder.info.file_format.file_suffix,
     )
-    accounts = []
-    for number, part in enumerate(parts):
-        os.replace(part.path, template.sharded_filepath(shard_index=number, num_shards=len(parts)))
-        accounts.append(part.account or {})
+    for number, (path, _) in enumerate(parts):
+        path.replace(template.sharded_filepath(shard_index=number, num_shards=len(parts)))
     return tfds.core.SplitInfo(
         name=split,
-        shard_lengths=[account["records"] for account in accounts],
-        num_bytes=sum(account["bytes"] for account in accounts),
+        shard_lengths=[content.records for _, content in parts],
+        num_bytes=sum(content.bytes for _, content in parts),
         filename_template=template,
     )

@@ -1,4 +1,4 @@
-"""Who may be in which split: whole patients, identical images together, no leak that a table itself makes."""
+"""Splits: a patient lies in one split with all images, identical images lie together, no table may leak."""
 
 import hashlib
 import math
@@ -6,9 +6,11 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+
+from scipy.cluster.hierarchy import DisjointSet
 
 from afloc_jax.errors import UsageError, UserError
+from afloc_jax.files import sha256_of
 from data_pipelines.building.items import LISTED_IN_ERRORS, SPLITS, Item, pseudonym
 
 _SPLIT_NAMES = {name: name for name in SPLITS} | {
@@ -52,21 +54,23 @@ def assign_splits(
     Raises UserError for such a table without `drop_leaks`.
     """
     fractions = check_fractions(fractions)
-    everything = any(not item.patient for item in items)
-    digests = _content_hashes([item.image for item in items], workers, everything) if content else {}
-    groups = _Groups()
+    all_files = any(not item.patient for item in items)
+    digests = _content_hashes([item.image for item in items], workers, all_files) if content else {}
+    groups = DisjointSet()
     keys = []
     for item in items:
         image_key = ("image", digests.get(item.image, str(item.image)))
         keys.append(("patient", item.patient) if item.patient else image_key)
-        groups.join(keys[-1], image_key)
+        groups.add(keys[-1])
+        groups.add(image_key)
+        groups.merge(keys[-1], image_key)
     if not drop_leaks:
         _refuse_leaks(items, lambda item: item.patient, "patient", lambda patient: pseudonym(patient, seed))
         _refuse_leaks(items, lambda item: digests.get(item.image, ""), "image content", lambda digest: digest[:12])
 
-    members: dict[Any, list[Item]] = defaultdict(list)
+    members: dict[tuple[str, str], list[Item]] = defaultdict(list)
     for key, item in zip(keys, items, strict=True):
-        members[groups.find(key)].append(item)
+        members[groups[key]].append(item)
     left_out: set[int] = set()
     for group in members.values():
         named = {item.split for item in group if item.split}
@@ -96,32 +100,15 @@ def check_fractions(fractions: Mapping[str, float]) -> dict[str, float]:
     return result
 
 
-class _Groups:
-    """Disjoint sets (union-find with path halving)."""
-
-    def __init__(self) -> None:
-        self._parent: dict[Any, Any] = {}
-
-    def find(self, key: Any) -> Any:
-        self._parent.setdefault(key, key)
-        while self._parent[key] != key:
-            self._parent[key] = key = self._parent[self._parent[key]]
-        return key
-
-    def join(self, first: Any, second: Any) -> None:
-        self._parent[self.find(first)] = self.find(second)
-
-
-def _content_hashes(paths: Sequence[Path], workers: int, everything: bool) -> dict[Path, str]:
-    """SHA-256 of files, in threads. Unless `everything` is asked for, only of those another file equals in size."""
+def _content_hashes(paths: Sequence[Path], workers: int, all_files: bool) -> dict[Path, str]:
+    """SHA-256 of files, in threads; of those alone that another file equals in size, unless `all_files`."""
     sizes = {path: path.stat().st_size for path in dict.fromkeys(paths) if path.is_file()}
     shared = Counter(sizes.values())
-    wanted = [path for path, size in sizes.items() if everything or shared[size] > 1]
+    wanted = [path for path, size in sizes.items() if all_files or shared[size] > 1]
 
     def digest(path: Path) -> str:
         try:
-            with path.open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
+            return sha256_of(path)
         except OSError:
             return ""  # unreadable: reported when its image is decoded
 
@@ -134,11 +121,11 @@ def _refuse_leaks(items: Sequence[Item], key: Callable[[Item], str], what: str, 
     for item in items:
         if item.split and key(item):
             splits[key(item)].add(item.split)
-    leaking = {name: found for name, found in splits.items() if len(found) > 1}
+    leaking = {name: sides for name, sides in splits.items() if len(sides) > 1}
     if leaking:
         examples = "; ".join(
-            f"{shown(name)} in {' and '.join(sorted(found))}"
-            for name, found in list(leaking.items())[:LISTED_IN_ERRORS]
+            f"{shown(name)} in {' and '.join(sorted(sides))}"
+            for name, sides in list(leaking.items())[:LISTED_IN_ERRORS]
         )
         raise UserError(
             f"build stopped: {len(leaking)} {what}{'s' if len(leaking) > 1 else ''} on both sides of a split "

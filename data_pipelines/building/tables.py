@@ -1,14 +1,13 @@
-"""Tables and JSON files of data sets."""
+"""Tables of data sets: CSV files and workbooks."""
 
 import csv
 import gzip
-import json
 import sys
 import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 from xml.etree import ElementTree
 
 from afloc_jax.errors import UserError
@@ -28,17 +27,6 @@ def open_table(path: Path) -> TextIO:
     if path.suffix == ".gz":
         return gzip.open(path, "rt", newline="", encoding="utf-8-sig")
     return path.open(newline="", encoding="utf-8-sig")
-
-
-def read_json(path: Path) -> Any:
-    """Content of a JSON file. Raises UserError that names the file and the line, never the content."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except ValueError as error:
-        line = f" at line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise UserError(f"{path} is not valid JSON{line}; fetch it again") from None
 
 
 _LABELS = {1.0: 1, 0.0: 0, -1.0: -1}

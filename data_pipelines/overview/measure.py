@@ -4,22 +4,19 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from data_pipelines.overview.text_overlap import overlapping
-from data_pipelines.reading import Record, RecordSource
-
-Records = Sequence[Record] | RecordSource  # of one split
+from data_pipelines.reading import Record, Records
 
 LONG_REPORT = 20  # words; shorter reports are often the same sentence about another patient, and say nothing of a leak
 
 
 @dataclass
 class Overview:
-    """What `measure` finds. Values are by split where they are mappings."""
+    """What `measure` counts. Mappings of whole numbers are by split."""
 
     records: dict[str, int] = field(default_factory=dict)
     patients: dict[str, int] = field(default_factory=dict)
@@ -53,7 +50,8 @@ def measure(sources: Mapping[str, Records]) -> Overview:
         patients = set()
         result.records[split] = len(source)
         result.without_patient[split] = result.with_text[split] = 0
-        for record in tqdm(source, f"overview of {split}", unit=" records", disable=None):
+        for row in tqdm(range(len(source)), f"overview of {split}", unit=" records", disable=None):
+            record = source[row]
             copies[hashlib.sha256(record.image.tobytes()).digest()].append(split)
             result.views[record.view or "unknown"] += 1
             if record.patient:
@@ -70,9 +68,9 @@ def measure(sources: Mapping[str, Records]) -> Overview:
     for where in copies.values():
         result.duplicates += len(where) if len(where) > 1 else 0
         result.duplicates_across += len(where) if len(set(where)) > 1 else 0
-    result.patients_across = sum(len(found) > 1 for found in splits_of_patient.values())
-    found = Counter(groups[k] for k in overlapping(texts, groups))
-    result.texts_across = {split: found[split] for split in sources}
+    result.patients_across = sum(len(splits) > 1 for splits in splits_of_patient.values())
+    across = Counter(groups[k] for k in overlapping(texts, groups))
+    result.texts_across = {split: across[split] for split in sources}
     result.long_texts = {split: groups.count(split) for split in sources}
     return result
 
@@ -95,9 +93,20 @@ def _count_annotations(result: Overview, record: Record) -> None:
         result.findings[finding.label].append(float(finding.mask.mean()))
 
 
-def distribution(values: Sequence[float]) -> dict[str, Any]:
-    """Count, mean, and the 5th, 50th and 95th percentile; zeros for no values."""
+@dataclass(frozen=True)
+class Distribution:
+    """How values are spread: number, mean, and the 5th, 50th and 95th percentile."""
+
+    count: int
+    mean: float
+    low: float
+    median: float
+    high: float
+
+
+def distribution(values: Sequence[float]) -> Distribution:
+    """The spread of values; zeros where there are none."""
     if not values:
-        return {"count": 0, "mean": 0.0, "low": 0.0, "median": 0.0, "high": 0.0}
-    low, median, high = np.percentile(values, [5, 50, 95])
-    return {"count": len(values), "mean": float(np.mean(values)), "low": low, "median": median, "high": high}
+        return Distribution(0, 0.0, 0.0, 0.0, 0.0)
+    low, median, high = (float(value) for value in np.percentile(values, [5, 50, 95]))
+    return Distribution(len(values), float(np.mean(values)), low, median, high)

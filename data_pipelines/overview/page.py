@@ -1,17 +1,20 @@
 """The overview of a prepared data set as one self-contained page. It shows pictures, never report text."""
 
 import base64
+import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path as PackagePath
 
 import cv2
 import jinja2
 import numpy as np
 
 from afloc_jax.errors import UserError
-from data_pipelines.overview.measure import LONG_REPORT, Overview, Records, distribution, measure
-from data_pipelines.reading import Record
+from afloc_jax.files import Path, write_whole
+from data_pipelines.building.account import BuildReport
+from data_pipelines.overview.measure import LONG_REPORT, Distribution, Overview, distribution, measure
+from data_pipelines.reading import Record, Records
 
 PICTURES = 40
 _SIDE = 224  # pixels of a picture on the page
@@ -21,7 +24,7 @@ _FIRST_LABELS = 30  # shown at once; the others unfold
 
 
 def write_overview(
-    path: str | Path, title: str, sources: Mapping[str, Records], account: Mapping[str, Any] | None = None
+    path: str | os.PathLike[str], title: str, sources: Mapping[str, Records], report: BuildReport | None = None
 ) -> Overview:
     """Measures a data set and writes the page.
 
@@ -29,57 +32,78 @@ def write_overview(
         path: the HTML file.
         title: heading, such as the name of the data set.
         sources: split -> records.
-        account: the build report, for what was left out.
+        report: what the build counted; the page shows what was left out.
 
     Raises UserError when the page cannot be written.
     """
     overview = measure(sources)
     findings = {label: distribution(values) for label, values in sorted(overview.findings.items())}
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.FileSystemLoader(PackagePath(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
     page = environment.get_template("page.html.jinja").render(
         title=title,
         overview=overview,
-        account=account or {},
+        report=report,
         total=sum(overview.records.values()),
         figures=_figures(overview),
-        histograms=[_histogram("words", overview.words), _histogram("sentences", overview.sentences)]
+        histograms=[histogram("words", overview.words), histogram("sentences", overview.sentences)]
         if overview.words
         else [],
-        labels=_label_rows(overview),
+        labels=label_rows(overview),
         first_labels=_FIRST_LABELS,
         findings=findings,
-        largest=max((values["high"] for values in findings.values()), default=0) or 1.0,
+        largest=max((values.high for values in findings.values()), default=0) or 1.0,
         pictures=_pictures(sources),
         long_report=LONG_REPORT,
     )
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(page, encoding="utf-8")
+        write_whole(path, page)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from None
     return overview
 
 
-def _figures(overview: Overview) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class _Figure:
+    """A large number at the top."""
+
+    value: int
+    label: str
+    about: str
+
+
+def _figures(overview: Overview) -> list[_Figure]:
     """The numbers at the top, those that the data set has."""
     total, text = sum(overview.records.values()), sum(overview.with_text.values())
     annotated = sum(len(values) for values in overview.findings.values())
     patients, unknown = sum(overview.patients.values()), sum(overview.without_patient.values())
     kinds = len(overview.findings)
     candidates = [
-        (total, "records", ", ".join(overview.records)),
-        (patients, "patients", f"unknown for {unknown:,} records" if unknown else "known for every record"),
-        (text, "with text", f"{100 * text / max(1, total):.0f} % of the records"),
-        (len(overview.labels), "labels", "present, absent or uncertain"),
-        (annotated, "annotated findings", f"of {kinds} kind{'s' if kinds > 1 else ''}"),
+        _Figure(total, "records", ", ".join(overview.records)),
+        _Figure(patients, "patients", f"unknown for {unknown:,} records" if unknown else "known for every record"),
+        _Figure(text, "with text", f"{100 * text / max(1, total):.0f} % of the records"),
+        _Figure(len(overview.labels), "labels", "present, absent or uncertain"),
+        _Figure(annotated, "annotated findings", f"of {kinds} kind{'s' if kinds > 1 else ''}"),
     ]
-    return [{"value": value, "label": label, "about": about} for value, label, about in candidates if value]
+    return [figure for figure in candidates if figure.value]
 
 
-def _label_rows(overview: Overview) -> list[dict[str, Any]]:
-    """Counts of each label and the parts of its bar in per cent of all records, the most frequent first."""
+@dataclass(frozen=True)
+class LabelRow:
+    """Counts of a label, and the parts of its bar in per cent of all records."""
+
+    name: str
+    present: int
+    uncertain: int
+    absent: int
+    parts: list[tuple[str, float]]
+    title: str
+
+
+def label_rows(overview: Overview) -> list[LabelRow]:
+    """One row per label, the most frequent first."""
     total = max(1, sum(overview.records.values()))
     rows = []
     for name, counts in sorted(overview.labels.items(), key=lambda entry: (-entry[1][1], entry[0])):
@@ -87,25 +111,53 @@ def _label_rows(overview: Overview) -> list[dict[str, Any]]:
         unknown = total - sum(kinds.values())
         title = ", ".join(f"{kind} {count:,}" for kind, count in {**kinds, "unknown": unknown}.items())
         parts = [(kind, 100 * count / total) for kind, count in kinds.items() if count]
-        rows.append({"name": name, "parts": parts, "title": title, **kinds})
+        rows.append(LabelRow(name, **kinds, parts=parts, title=title))
     return rows
 
 
-def _histogram(name: str, values: Sequence[int]) -> dict[str, Any]:
-    """Bars of from, to (both included), count and height in per cent; what lies above the 99th percentile is in the
-    last one, and `cut` says so."""
+@dataclass(frozen=True)
+class Bar:
+    """How many values lie from `low` to `high`, both included; `height` in per cent of the highest bar."""
+
+    low: int
+    high: int
+    count: int
+    height: float
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Bars of values, and whether the last bar holds larger values than it says."""
+
+    name: str
+    spread: Distribution
+    bars: list[Bar]
+    cut: bool
+
+
+def histogram(name: str, values: Sequence[int]) -> Histogram:
+    """Bars of values; those above the 99th percentile are counted in the last bar."""
     top = max(1, int(np.ceil(np.percentile(values, 99))))
     width = max(1, -(-(top + 1) // _BARS))
     edges = np.arange(0, top + width + 1, width)
     counts, _ = np.histogram(np.minimum(values, top), edges)
     bars = [
-        {"low": int(low), "high": int(low) + width - 1, "count": int(count), "height": 100 * int(count) / counts.max()}
+        Bar(int(low), int(low) + width - 1, int(count), 100 * int(count) / int(counts.max()))
         for low, count in zip(edges[:-1], counts, strict=True)
     ]
-    return {"name": name, "spread": distribution(values), "bars": bars, "cut": max(values) > bars[-1]["high"]}
+    return Histogram(name, distribution(values), bars, cut=max(values) > bars[-1].high)
 
 
-def _pictures(sources: Mapping[str, Records]) -> list[dict[str, str]]:
+@dataclass(frozen=True)
+class _Picture:
+    """A record as the page shows it; `jpeg` is base64."""
+
+    id: str
+    about: str
+    jpeg: str
+
+
+def _pictures(sources: Mapping[str, Records]) -> list[_Picture]:
     """Evenly spaced records of all splits, outlines of their findings drawn in."""
     places = [(split, k) for split, source in sources.items() for k in range(len(source))]
     count = min(PICTURES, len(places))
@@ -113,7 +165,7 @@ def _pictures(sources: Mapping[str, Records]) -> list[dict[str, str]]:
     return [_picture(split, sources[split][k]) for split, k in chosen]
 
 
-def _picture(split: str, record: Record) -> dict[str, str]:
+def _picture(split: str, record: Record) -> _Picture:
     color = cv2.cvtColor(cv2.resize(record.image, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA), cv2.COLOR_GRAY2BGR)
     for finding in record.findings:
         mask = cv2.resize(finding.mask.astype(np.uint8), (_SIDE, _SIDE), interpolation=cv2.INTER_NEAREST)
@@ -121,4 +173,4 @@ def _picture(split: str, record: Record) -> dict[str, str]:
         cv2.drawContours(color, outlines, -1, _OUTLINE, 2)
     about = ", ".join(filter(None, [split, record.view, *sorted({finding.label for finding in record.findings})]))
     jpeg = cv2.imencode(".jpg", color, [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes()
-    return {"id": record.id, "about": about, "jpeg": base64.b64encode(jpeg).decode()}
+    return _Picture(record.id, about, base64.b64encode(jpeg).decode())

@@ -14,19 +14,18 @@ import pytest
 from raw_folders import SECRET, radiograph
 
 from afloc_jax.errors import UserError
-from data_pipelines.prepared import open_source, prepare
+from data_pipelines.prepared import prepare
 from data_pipelines.reading import Record
 
 
 def build(tmp_path: Path, name: str, **builder: Any) -> tuple[dict[str, Record], dict[str, Any]]:
-    """Prepares tmp_path/raw as a part of the data set: records by id (of all splits), and the build report."""
+    """Prepares tmp_path/raw as a part of the data set: records of all splits by id, build_report.json with "splits"."""
     builder = {"partial": True, **builder}
-    report = prepare(name, tmp_path / "out", raw=tmp_path / "raw", builder=builder)
-    sources = {split: open_source(name, tmp_path / "out", split, raw=tmp_path / "raw", builder=builder)
-               for split in report["records"]}  # fmt: skip
+    prepared = prepare(name, tmp_path / "out", raw=tmp_path / "raw", builder=builder)
+    sources = prepared.sources()
     records = {record.id: record for source in sources.values() for record in source}
-    report["splits"] = {record.id: split for split, source in sources.items() for record in source}
-    return records, report
+    splits = {record.id: split for split, source in sources.items() for record in source}
+    return records, {**prepared.report.plain(), "splits": splits}
 
 
 def refused(tmp_path: Path, name: str, **builder: Any) -> str:

@@ -16,9 +16,9 @@ def test_the_direct_runner_gives_identical_records_and_the_same_account(tmp_path
     (raw / "images" / "003.png").write_bytes(b"broken")
     (raw / "images" / "017.png").write_bytes(b"")
     prepare("pairs", tmp_path / "threads", raw=raw, builder=BUILDER)
-    report = prepare("pairs", tmp_path / "beam", raw=raw, builder=BUILDER, beam="--runner=DirectRunner")
-    assert report["built"] and [entry["image"] for entry in report["rejected"]] == ["003.png", "017.png"]
-    assert report["rejected"][1]["reason"] == "the file is empty"
+    prepared = prepare("pairs", tmp_path / "beam", raw=raw, builder=BUILDER, beam="--runner=DirectRunner")
+    assert prepared.built and [entry.image for entry in prepared.report.rejected] == ["003.png", "017.png"]
+    assert prepared.report.rejected[1].reason == "the file is empty"
     assert content(tmp_path / "beam") == content(tmp_path / "threads")  # the account included
     left = {path.name.split("-")[0] for path in next((tmp_path / "beam").glob("pairs-*/pairs/*")).iterdir()}
     assert left == {"dataset_info.json", "features.json", "pairs"}, "neither items nor names of broken images stay"

@@ -67,13 +67,13 @@ def test_filters_drop_rows_and_count_them(tmp_path):
     rows = pairs_folder(tmp_path / "raw", 8, view=["PA", "pa", "AP", "L", "PA", "PA", "PA", "PA"])
     rows[4]["text"] = " .. "
     write_table(tmp_path / "raw" / "pairs.csv", rows)
-    report = prepare(
+    prepared = prepare(
         "pairs", tmp_path / "prepared", raw=tmp_path / "raw", builder={"views": ("PA",), "fractions": ALL_TRAIN}
     )
-    assert report["records"] == {"train": 5}
-    assert report["dropped"] == {"too few sentences": 1, "view not wanted": 2}
+    assert prepared.report.records == {"train": 5}
+    assert prepared.report.dropped == {"too few sentences": 1, "view not wanted": 2}
     written = json.loads(next((tmp_path / "prepared").glob("*/build_report.json")).read_text())
-    assert written.items() <= report.items() and SECRET not in json.dumps(written)
+    assert written == prepared.report.plain() and SECRET not in json.dumps(written)
 
 
 def test_broken_images_are_reported_by_name_and_stop_the_build_above_a_fraction(tmp_path):
@@ -84,16 +84,16 @@ def test_broken_images_are_reported_by_name_and_stop_the_build_above_a_fraction(
     cv2.imwrite(str(images / "007.png"), np.zeros((1, 1), np.uint8))
     message = refusal(tmp_path)
     assert "3 of 20" not in message and "2 of 20" in message and "max_bad_fraction=0.05" in message  # stops at once
-    report = prepare(
+    prepared = prepare(
         "pairs",
         tmp_path / "prepared",
         raw=tmp_path / "raw",
         builder={"max_bad_fraction": 0.2, "fractions": ALL_TRAIN},
     )
-    assert [entry["image"] for entry in report["rejected"]] == ["003.png", "005.png", "007.png"]
-    for entry, reason in zip(report["rejected"], ["truncated", "no such file", "too small"], strict=True):
-        assert reason in entry["reason"]
-    assert sum(report["records"].values()) == 17
+    assert [entry.image for entry in prepared.report.rejected] == ["003.png", "005.png", "007.png"]
+    for entry, reason in zip(prepared.report.rejected, ["truncated", "no such file", "too small"], strict=True):
+        assert reason in entry.reason
+    assert sum(prepared.report.records.values()) == 17
 
 
 def test_unusable_tables_are_refused_with_what_they_lack(tmp_path):
@@ -148,16 +148,16 @@ def test_empty_cells_behind_the_last_column_are_no_harm(tmp_path):
     path = tmp_path / "raw/pairs.csv"
     header, *rows = path.read_text().splitlines()
     path.write_text("\n".join([header, *(f"{row},," for row in rows)]) + "\n")
-    report = prepare("pairs", tmp_path / "prepared", raw=tmp_path / "raw", builder={"fractions": ALL_TRAIN})
-    assert report["records"] == {"train": 12}
+    prepared = prepare("pairs", tmp_path / "prepared", raw=tmp_path / "raw", builder={"fractions": ALL_TRAIN})
+    assert prepared.report.records == {"train": 12}
 
 
 def test_patients_never_straddle_a_split(tmp_path):
     pairs_folder(tmp_path / "raw", 60, patient=[f"p{k % 20}" for k in range(60)])
     builder = {"fractions": {"train": 0.5, "validation": 0.25, "test": 0.25}}
-    report = prepare("pairs", tmp_path / "prepared", raw=tmp_path / "raw", builder=builder)
-    assert sum(report["records"].values()) == 60 and sum(report["patients"].values()) == 20
-    patients = [{r.patient for r in records_of(tmp_path, split=split, **builder)} for split in report["records"]]
+    prepared = prepare("pairs", tmp_path / "prepared", raw=tmp_path / "raw", builder=builder)
+    assert sum(prepared.report.records.values()) == 60 and sum(prepared.report.patients.values()) == 20
+    patients = [{r.patient for r in records_of(tmp_path, split=split, **builder)} for split in prepared.report.records]
     assert len(patients) > 1 and not set.intersection(*patients)
 
 
@@ -275,15 +275,15 @@ def test_a_mask_that_does_not_fit_its_image_is_reported(tmp_path):
     cv2.imwrite(str(tmp_path / "raw" / "masks" / "1a.png"), np.ones((60, 79), np.uint8))
     assert "1.png: 1a.png: the mask is 79 x 60 pixels, its image 80 x 60" in refusal(tmp_path, "masks")
     cv2.imwrite(str(tmp_path / "raw" / "masks" / "1a.png"), np.zeros((60, 80), np.uint8))
-    report = prepare("masks", tmp_path / "prepared", raw=tmp_path / "raw", builder={"max_bad_fraction": 0.5})
-    assert report["records"] == {"test": 2} and report["rejected"][0]["reason"] == "1a.png: the mask is empty"
+    prepared = prepare("masks", tmp_path / "prepared", raw=tmp_path / "raw", builder={"max_bad_fraction": 0.5})
+    assert prepared.report.records == {"test": 2} and prepared.report.rejected[0].reason == "1a.png: the mask is empty"
 
 
 def test_the_real_folders_are_built(tmp_path, shared_data):
     lesions = open_source("masks", tmp_path, "test", raw=shared_data / "covid_lesions")
     assert len(lesions) == 40 and sum(len(record.findings) for record in lesions) == 56
     assert all(finding.mask.any() for record in lesions for finding in record.findings)
-    report = prepare("pairs", tmp_path, raw=shared_data / "cxr_pairs")
-    assert sum(report["records"].values()) == 665 and not report["rejected"]
+    prepared = prepare("pairs", tmp_path, raw=shared_data / "cxr_pairs")
+    assert sum(prepared.report.records.values()) == 665 and not prepared.report.rejected
     pairs = {s: {r.patient for r in open_source("pairs", tmp_path, s)} - {""} for s in ("train", "test", "validation")}
     assert not pairs["train"] & pairs["test"] and not pairs["train"] & pairs["validation"]

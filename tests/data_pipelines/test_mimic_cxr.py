@@ -156,7 +156,7 @@ def test_half_of_the_reports_are_not_half_of_a_data_set(tmp_path, monkeypatch, z
     small_release(monkeypatch)
     raw, lost = tmp_path / "raw", [f"{folder(*STUDIES[k][:2])}.txt" for k in (0, 2)]
     tree(tmp_path, zipped)
-    assert prepare("mimic_cxr", tmp_path / "whole", raw=raw)["records"] == {"train": 1, "validation": 1, "test": 1}
+    assert prepare("mimic_cxr", tmp_path / "whole", raw=raw).report.records == {"train": 1, "validation": 1, "test": 1}
     if zipped:
         with zipfile.ZipFile(raw / "mimic-cxr-reports.zip") as archive:
             texts = {name: archive.read(name) for name in archive.namelist() if name not in lost}
@@ -193,7 +193,7 @@ def test_tables_that_were_cut_or_differ_from_their_checksums_are_named(tmp_path,
     raw = tmp_path / "raw"
     lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()} {path.name}" for path in sorted(raw.glob("*.csv.gz"))]
     (raw / "SHA256SUMS.txt").write_text("\n".join([*lines, "0" * 64 + " files/p10/index.html", ""]))
-    assert sum(prepare("mimic_cxr", tmp_path / "whole", raw=raw)["records"].values()) == 3
+    assert sum(prepare("mimic_cxr", tmp_path / "whole", raw=raw).report.records.values()) == 3
     tree(tmp_path)
     name = "mimic-cxr-2.0.0-split.csv.gz"
     rows = [[i, s, p, "train"] for p, s, views, _ in STUDIES for i, _ in views]

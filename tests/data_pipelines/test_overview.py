@@ -8,12 +8,14 @@ import pytest
 from raw_folders import SECRET, pairs_folder, radiograph
 
 from afloc_jax.cli import main
+from data_pipelines.building.account import BuildReport
 from data_pipelines.images import encode_png
 from data_pipelines.overview import write_overview
-from data_pipelines.overview.measure import distribution, measure
-from data_pipelines.overview.page import _histogram, _label_rows
+from data_pipelines.overview.measure import Distribution, distribution, measure
+from data_pipelines.overview.page import histogram, label_rows
 from data_pipelines.overview.text_overlap import overlapping, runs_of_words
-from data_pipelines.reading import Finding, Record
+from data_pipelines.reading import Record
+from data_pipelines.records import Finding
 
 SENTENCE = (
     "the heart is not enlarged and the lungs are clear of focal consolidation while a small left pleural effusion"
@@ -43,7 +45,7 @@ def test_counts_lengths_labels_and_findings():
     assert found.words == [2, 1] and found.sentences == [1, 1] and found.views == {"PA": 3, "AP": 1}
     assert found.labels["edema"] == {0: 1, 1: 1, -1: 1} and found.findings == {"edema": [0.5, 0.25]}
     assert not found.leaks and found.duplicates == 0
-    assert distribution([1, 2, 3]) == {"count": 3, "mean": 2.0, "low": 1.1, "median": 2.0, "high": pytest.approx(2.9)}
+    assert distribution([1, 2, 3]) == Distribution(3, 2.0, 1.1, 2.0, pytest.approx(2.9))
 
 
 def test_leaks_put_in_on_purpose_are_found():
@@ -81,9 +83,11 @@ def test_near_identical_texts_equal_a_comparison_of_all_pairs():
 def test_the_page_shows_pictures_and_no_text(tmp_path):
     records = [record(k, f"p{k}", SECRET.split(), findings=[finding("edema", 9)]) for k in range(90)]
     splits = {"train": records[:60], "test": records[60:]}
-    write_overview(tmp_path / "page.html", "a <set>", splits, {"dropped": {"x": 3}})
+    report = BuildReport({"train": 60, "test": 30}, rows=93, dropped={"x": 3})
+    write_overview(tmp_path / "page.html", "a <set>", splits, report)
     page = (tmp_path / "page.html").read_text()
     assert page.count("<figure>") == 40 and "a &lt;set&gt;" in page and "No patient and no image" in page
+    assert "<dt>X</dt><dd>3</dd>" in page
     assert not re.search(r"https?://", page) and SECRET not in page
     write_overview(tmp_path / "one.html", "one", {"train": records[:1]})
     assert (tmp_path / "one.html").read_text().count("<figure>") == 1
@@ -102,10 +106,10 @@ def test_the_page_says_where_the_splits_are_not_clean(tmp_path):
 def test_bars_of_labels_are_shares_of_all_records_and_the_frequent_come_first(tmp_path):
     labels = [{"edema": 1, "mass": 0}, {"edema": 1}, {"edema": -1, "mass": 1}, {}]
     records = [record(k, f"p{k}", labels=of) for k, of in enumerate(labels)]
-    rows = _label_rows(measure({"train": records}))
-    assert [row["name"] for row in rows] == ["edema", "mass"]
-    assert rows[0]["parts"] == [("present", 50), ("uncertain", 25)]
-    assert rows[1]["title"] == "present 1, uncertain 0, absent 1, unknown 2"
+    rows = label_rows(measure({"train": records}))
+    assert [row.name for row in rows] == ["edema", "mass"]
+    assert rows[0].parts == [("present", 50), ("uncertain", 25)]
+    assert rows[1].title == "present 1, uncertain 0, absent 1, unknown 2"
     many = [record(0, "p", labels={f"label {k:02d}": 1 for k in range(35)})]
     write_overview(tmp_path / "page.html", "many", {"train": many})
     page = (tmp_path / "page.html").read_text()
@@ -114,10 +118,10 @@ def test_bars_of_labels_are_shares_of_all_records_and_the_frequent_come_first(tm
 
 def test_histograms_hold_every_report_and_say_when_they_are_cut():
     values = [*range(1, 200), 5000]
-    histogram = _histogram("words", values)
-    assert sum(bar["count"] for bar in histogram["bars"]) == 200 and histogram["cut"]
-    assert max(bar["height"] for bar in histogram["bars"]) == 100 and len(histogram["bars"]) <= 25
-    assert not _histogram("sentences", [1, 2, 3])["cut"]
+    words = histogram("words", values)
+    assert sum(bar.count for bar in words.bars) == 200 and words.cut
+    assert max(bar.height for bar in words.bars) == 100 and len(words.bars) <= 25
+    assert not histogram("sentences", [1, 2, 3]).cut
 
 
 def test_the_command_reads_prepared_records(tmp_path, capsys):

@@ -34,14 +34,14 @@ def test_the_same_inputs_are_built_once_and_other_inputs_again(tmp_path):
     raw, out = tmp_path / "raw", tmp_path / "out"
     pairs_folder(raw, 6)
     first = prepare("pairs", out, raw=raw, builder=ALL_TRAIN)
-    assert first["built"] and not prepare("pairs", out, raw=raw, builder=ALL_TRAIN, workers=2)["built"]
+    assert first.built and not prepare("pairs", out, raw=raw, builder=ALL_TRAIN, workers=2).built
     small = prepare("pairs", out, raw=raw, builder={**ALL_TRAIN, "image_size": 64})
-    assert small["built"] and open_source("pairs", out, "train", raw=raw, builder={**ALL_TRAIN, "image_size": 64})[
+    assert small.built and open_source("pairs", out, "train", raw=raw, builder={**ALL_TRAIN, "image_size": 64})[
         0
     ].image.shape == (64, 64)
     cv2.imwrite(str(raw / "images" / "000.png"), np.full((50, 60), 7, np.uint8))
     changed = prepare("pairs", out, raw=raw, builder=ALL_TRAIN)
-    assert changed["built"] and len(prepared(out)) == 3
+    assert changed.built and len(prepared(out)) == 3
     record = open_source("pairs", out, "train", raw=raw, builder=ALL_TRAIN)[0]
     assert (record.height, record.width) == (50, 60)
 
@@ -56,10 +56,10 @@ def test_a_folder_of_images_apart_is_watched_like_the_raw_folder(tmp_path):
         "annotations": [annotation],
     })  # fmt: skip
     builder = {"images": str(images)}
-    assert prepare("ms_cxr", out, raw=raw, builder=builder)["built"]
-    assert not prepare("ms_cxr", out, raw=raw, builder=builder)["built"]
+    assert prepare("ms_cxr", out, raw=raw, builder=builder).built
+    assert not prepare("ms_cxr", out, raw=raw, builder=builder).built
     image_file(images / path, 2, height=60)
-    assert prepare("ms_cxr", out, raw=raw, builder=builder)["built"], "the image is another one"
+    assert prepare("ms_cxr", out, raw=raw, builder=builder).built, "the image is another one"
     assert open_source("ms_cxr", out, "test", raw=raw, builder=builder)[0].height == 60
     with pytest.raises(UserError, match=r"no folder '.*absent', given as builder argument images"):
         prepare("ms_cxr", out, raw=raw, builder={"images": str(tmp_path / "absent")})
@@ -88,14 +88,14 @@ def test_records_of_older_rules_are_not_taken_for_those_of_newer_ones(tmp_path, 
     with monkeypatch.context() as patch:
         patch.setattr(FolderBuilder, "VERSION", tfds.core.Version("1.0.0"))
         older = prepare("pairs", out, raw=raw, builder=ALL_TRAIN)
-    assert open_source("pairs", out, "train").folder == Path(older["folder"]), "all there is"
+    assert open_source("pairs", out, "train").folder == older.folder, "all there is"
     with pytest.raises(
         UserError, match="no prepared records of 'pairs' with these builder arguments and of this version"
     ):
         open_source("pairs", out, "train", builder=ALL_TRAIN)
     newer = prepare("pairs", out, raw=raw, builder=ALL_TRAIN)
-    assert newer["built"] and newer["folder"] != older["folder"]
-    assert open_source("pairs", out, "train").folder == Path(newer["folder"])
+    assert newer.built and newer.folder != older.folder
+    assert open_source("pairs", out, "train").folder == newer.folder
 
 
 def test_wrong_calls_are_named(tmp_path):
@@ -162,14 +162,14 @@ def test_a_killed_build_leaves_nothing_that_a_rerun_trips_over(tmp_path):
     assert not prepared(out) and list(out.glob("*.building")), "killed in the middle of the build"
     with pytest.raises(UserError, match="no prepared records"):
         open_source("pairs", out, "train")
-    report = prepare("pairs", out, raw=raw, builder=ALL_TRAIN)
-    assert report["built"] and report["records"] == {"train": 4}
+    again = prepare("pairs", out, raw=raw, builder=ALL_TRAIN)
+    assert again.built and again.report.records == {"train": 4}
     assert not list(out.glob("*.building"))
 
 
 def _prepare_after_signal(out, raw, ready, results):
     ready.wait()
-    results.put(prepare("pairs", out, raw=raw, builder=ALL_TRAIN)["built"])
+    results.put(prepare("pairs", out, raw=raw, builder=ALL_TRAIN).built)
 
 
 def test_two_processes_build_once(tmp_path):

@@ -68,10 +68,10 @@ def test_an_interrupted_build_decodes_only_what_is_left(tmp_path, monkeypatch):
         open_source("pairs", tmp_path / "out", "train")
     with monkeypatch.context() as patch:
         decoded = counted(patch)
-        report = prepare("pairs", tmp_path / "out", raw=raw, builder=BUILDER, workers=1)
-    assert report["built"] and len(decoded) == COUNT - finished
+        prepared = prepare("pairs", tmp_path / "out", raw=raw, builder=BUILDER, workers=1)
+    assert prepared.built and len(decoded) == COUNT - finished
     assert content(tmp_path / "out") == content(tmp_path / "whole")
-    assert [entry["image"] for entry in report["rejected"]] == ["003.png", "030.png"]
+    assert [entry.image for entry in prepared.report.rejected] == ["003.png", "030.png"]
     assert not list((tmp_path / "out").glob(".*.building")) and not list((tmp_path / "out").glob("*/shards"))
 
 
@@ -124,8 +124,8 @@ def test_what_was_rejected_before_the_interruption_still_counts_against_the_limi
         counted(patch, stop_after=20)
         with pytest.raises(KeyboardInterrupt):
             prepare("pairs", tmp_path / "out", raw=raw, builder=builder, workers=1)
-    report = prepare("pairs", tmp_path / "out", raw=raw, builder=builder)
-    assert len(report["rejected"]) == 6 and report["records"] == {"train": 34}
+    prepared = prepare("pairs", tmp_path / "out", raw=raw, builder=builder)
+    assert len(prepared.report.rejected) == 6 and prepared.report.records == {"train": 34}
 
 
 def test_a_build_that_stops_at_broken_images_goes_on_with_a_higher_limit(tmp_path, monkeypatch):
@@ -138,8 +138,8 @@ def test_a_build_that_stops_at_broken_images_goes_on_with_a_higher_limit(tmp_pat
         prepare("pairs", tmp_path / "out", raw=raw, builder=builder, workers=1)
     with monkeypatch.context() as patch:
         decoded = counted(patch)
-        report = prepare("pairs", tmp_path / "out", raw=raw, builder={**builder, "max_bad_fraction": 0.2}, workers=1)
-    assert len(report["rejected"]) == 4 and len(decoded) == COUNT - 20, "four finished shards of five are kept"
+        prepared = prepare("pairs", tmp_path / "out", raw=raw, builder={**builder, "max_bad_fraction": 0.2}, workers=1)
+    assert len(prepared.report.rejected) == 4 and len(decoded) == COUNT - 20, "four finished shards of five are kept"
     assert not list((tmp_path / "out").glob(".*.building"))
 
 
@@ -190,5 +190,5 @@ def test_a_killed_build_goes_on(tmp_path, monkeypatch):
     process.wait()
     process.stderr.close()
     decoded = counted(monkeypatch)
-    report = prepare("pairs", out, raw=raw, builder={"fractions": {"train": 1.0}})
-    assert report["records"] == {"train": COUNT} and len(decoded) == COUNT - 10
+    prepared = prepare("pairs", out, raw=raw, builder={"fractions": {"train": 1.0}})
+    assert prepared.report.records == {"train": COUNT} and len(decoded) == COUNT - 10

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from afloc_jax.errors import UsageError, UserError
+from afloc_jax.files import read_json
 from data_pipelines.building.expected_files import Files
 from data_pipelines.building.items import Item
 from data_pipelines.building.published import PublishedBuilder
-from data_pipelines.building.tables import read_json
 from data_pipelines.regions import Box, Polygon, Region
 
 CLASSES = (
@@ -60,7 +60,7 @@ class Builder(PublishedBuilder):
         item = Item(f"{part}/{name}", images.get(name, self.raw / f"{part}_data" / name), split=part)
         item.labels = {label.lower(): int(label in entry["syms"]) for label in CLASSES}
         for label, shape in zip(entry["syms"], entry[self.regions], strict=True):
-            item.add(label, self.asked(label), self._region(shape))
+            item.add(label, self.prompt_for(label), self._region(shape))
         return item
 
     def _region(self, shape: Any) -> Region:

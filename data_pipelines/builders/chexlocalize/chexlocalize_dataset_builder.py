@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 
 from afloc_jax.errors import UserError
+from afloc_jax.files import read_json
 from data_pipelines.building.expected_files import Files, index_files
 from data_pipelines.building.items import Item
 from data_pipelines.building.published import PublishedBuilder
-from data_pipelines.building.tables import labels_of, read_json, read_table
+from data_pipelines.building.tables import labels_of, read_table
 from data_pipelines.regions import CocoRuns
 
 _SPLITS = {"val": "validation", "test": "test"}
@@ -43,7 +44,7 @@ class Builder(PublishedBuilder):
                     for name, rle in classes.items():
                         region = CocoRuns(rle)
                         if not region.empty:  # a class that is absent has a mask without a pixel
-                            item.add(name, self.asked(name), region)
+                            item.add(name, self.prompt_for(name), region)
                     yield item
 
     @staticmethod

@@ -27,6 +27,6 @@ class Builder(PublishedBuilder):
                 self.lack(mask, "mask not there")
                 continue
             item = Item(name, image, name.partition("_")[0], study=name)  # an image that is not there is named later
-            item.add(_LABEL, self.asked(_LABEL), MaskFile(mask))
+            item.add(_LABEL, self.prompt_for(_LABEL), MaskFile(mask))
             item.labels = {_LABEL.lower(): 1}
             yield item

@@ -97,7 +97,7 @@ class Builder(PublishedBuilder):
         for lesion, files in masks.items():
             mask = self.raw / self._masks(lesion, split).replace("IDRiD_*", item.image.stem)
             if mask in files:
-                item.add(lesion, self.asked(lesion), MaskFile(mask))
+                item.add(lesion, self.prompt_for(lesion), MaskFile(mask))
             elif len(files) != MASKS[lesion][split]:
                 continue  # a part of the files: the mask may only not be here
             item.labels[lesion] = int(mask in files)

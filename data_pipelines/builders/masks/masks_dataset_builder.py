@@ -12,10 +12,10 @@ from data_pipelines.building.ingest import FolderBuilder
 from data_pipelines.building.items import Item
 from data_pipelines.building.splits import assign_splits
 from data_pipelines.building.tables import read_table
+from data_pipelines.images import IMAGE_SUFFIXES
 from data_pipelines.regions import MaskFile
 
 _PURPOSE = "a row needs an image, a mask file and the name of the finding"
-_IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".dicom"}
 
 
 class Builder(FolderBuilder):
@@ -62,13 +62,13 @@ class Builder(FolderBuilder):
         if not folder.is_dir():
             raise UserError(f"no folder {self.images} in {self.raw}; it must hold the images that {self.csv} names")
         about = self._about_images()
-        present = {path.name for path in folder.iterdir() if path.suffix.lower() in _IMAGE_SUFFIXES}
+        present = {path.name for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES}
         names = sorted(present | {row[self.image_column] for row in rows if row[self.image_column]})
         items = {
             name: Item(name, folder / name, about.get(name, {}).get("patient", ""), about.get(name, {}).get("view", ""))
             for name in names
         }
-        self.report.rows = len(items)
+        self.account.rows = len(items)
         for row in rows:
             if row[self.image_column] and row[self.mask_column] and row[self.finding_column]:
                 self._add(
@@ -77,7 +77,7 @@ class Builder(FolderBuilder):
                     self.raw / self.masks / row[self.mask_column],
                 )
             else:
-                self.report.dropped["row without image, mask or finding"] += 1
+                self.account.dropped["row without image, mask or finding"] += 1
         assign_splits(list(items.values()), self.fractions, self.seed, self.workers)
         return list(items.values())
 

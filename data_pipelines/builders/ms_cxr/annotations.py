@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from afloc_jax.errors import UserError
+from afloc_jax.files import read_json
 from data_pipelines.building.expected_files import one_file
-from data_pipelines.building.tables import read_json
 
 FILE = "**/MS_CXR_Local_Alignment_v*.json"
 _PATH = re.compile(r"files/p\d\d/p\d+/s\d+/[^/]+[.]jpg")

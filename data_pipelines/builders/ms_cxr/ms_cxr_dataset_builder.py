@@ -39,7 +39,7 @@ class Builder(PublishedBuilder):
             if path not in items:
                 parts = Path(path).parts
                 items[path] = Item(path, folder / path, parts[-3].removeprefix("p"), study=parts[-2].removeprefix("s"))
-            prompt = annotation.phrase if self.prompts == "phrases" else self.asked(annotation.category)
+            prompt = annotation.phrase if self.prompts == "phrases" else self.prompt_for(annotation.category)
             items[path].add(annotation.category, prompt, Box(*annotation.box))
             items[path].labels[annotation.category.lower()] = 1
         yield from items.values()

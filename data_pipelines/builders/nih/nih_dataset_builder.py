@@ -50,7 +50,7 @@ class Builder(PublishedBuilder):
                 raise UserError(f"{name}: unknown label in Finding Labels; fetch the table of labels again")
             item.labels = {_plain(label): int(label in found) for label in CLASSES}
             for label, box in boxes.get(name, ()):
-                item.add(label, self.asked(_plain(label)), box)
+                item.add(label, self.prompt_for(_plain(label)), box)
             yield item
 
     def _boxes(self) -> dict[str, list[tuple[str, Box]]]:

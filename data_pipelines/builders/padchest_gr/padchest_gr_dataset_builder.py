@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from afloc_jax.errors import UsageError, UserError
+from afloc_jax.files import read_json
 from data_pipelines.building.expected_files import Files, index_files, one_file
 from data_pipelines.building.items import Item
 from data_pipelines.building.published import PublishedBuilder
 from data_pipelines.building.splits import split_name
-from data_pipelines.building.tables import read_json, read_table
+from data_pipelines.building.tables import read_table
 from data_pipelines.regions import RelativeBox
 
 _REPORTS, _TABLE = "grounded_reports_*.json", "master_table.csv"

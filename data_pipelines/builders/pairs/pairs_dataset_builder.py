@@ -56,17 +56,17 @@ class Builder(FolderBuilder):
         rows = read_table(self.raw / self.csv, ("image",), _PURPOSE)
         if not {"text", "findings", "impression"} & set(rows[0]):
             read_table(self.raw / self.csv, ("image", "text"), _PURPOSE)  # raises, naming the columns found
-        self.report.rows = len(rows)
+        self.account.rows = len(rows)
         folder = self.raw / self.images if (self.raw / self.images).is_dir() else self.raw
         items = []
         for number, (row, name) in enumerate(zip(rows, unique_ids(row["image"] for row in rows), strict=True), start=1):
             view = row.get("view", "")
             if self.views and view.lower() not in self.views:
-                self.report.dropped["view not wanted"] += 1
+                self.account.dropped["view not wanted"] += 1
                 continue
             report = self._report(row)
             if len(report.sentences) < self.min_sentences:
-                self.report.dropped["too few sentences"] += 1
+                self.account.dropped["too few sentences"] += 1
                 continue
             item = Item(name, _locate(folder, self.raw, row["image"]), row.get("patient", ""), view)
             item.split = split_name(row.get("split", ""), f"{self.csv}, row {number} below the header")

@@ -16,8 +16,8 @@ CATEGORIES = tuple(KINDS)
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One annotated finding: category, the phrase that asks for it, the pixels that show it."""
+class DrawnFinding:
+    """One drawn finding: category, the phrase that asks for it, the pixels that show it."""
 
     label: str
     prompt: str
@@ -34,7 +34,7 @@ class Phantom:
     image: np.ndarray  # [224, 224] uint8
     sentences: list[str]  # lower case, without periods; the leading `impression_count` form the impression
     impression_count: int
-    findings: list[Finding]
+    findings: list[DrawnFinding]
     view: str  # PA or AP
 
 
@@ -45,7 +45,7 @@ def generate(seed: int, split: str, index: int) -> Phantom:
     """
     chest, changes, rngs = draw(seed, split, index)
     sentences, impression_count = report(changes, rngs["report"])
-    findings = [Finding(c.label, prompt(c), c.mask, c.side, c.zone, c.size) for c in changes]
+    findings = [DrawnFinding(c.label, prompt(c), c.mask, c.side, c.zone, c.size) for c in changes]
     return Phantom(render(chest, changes, rngs["exposure"]), sentences, impression_count, findings, chest.view)
 
 

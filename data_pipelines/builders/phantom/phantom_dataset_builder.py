@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from afloc_jax.errors import UsageError, UserError
 from data_pipelines.builders.phantom.generate import SPLITS
 from data_pipelines.builders.phantom.worker import initialize, records
-from data_pipelines.records import IMAGE_SIZE, record_features
+from data_pipelines.records import IMAGE_SIZE, EncodedRecord, record_features
 
 _CHUNK = 25  # phantoms per task: small enough for a smooth progress bar, large enough to hide the hand-over
 _AHEAD = 4  # tasks waiting per worker: bounds the memory that finished records take
@@ -63,10 +63,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             raise UsageError(f"phantom: workers is {self.workers}, must be at least 1")
         kwargs.setdefault("file_format", "array_record")
         super().__init__(**kwargs)
-        found = dict(self.info.metadata or {})  # of the prepared records, where there are any
-        if found != self._arguments():
+        made = dict(self.info.metadata or {})  # arguments of the prepared records, where there are any
+        if made != self._arguments():
             raise UserError(
-                f"{self.data_dir} holds phantoms made with {_listed(found)}, asked for {_listed(self._arguments())}; "
+                f"{self.data_dir} holds phantoms made with {_listed(made)}, not with {_listed(self._arguments())}; "
                 "use the same arguments, another directory, or remove that folder"
             )
 
@@ -91,7 +91,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=initialize)
         return {name: self._generate_examples(name, pool) for name in SPLITS if self.sizes[name]}
 
-    def _generate_examples(self, split: str, pool: ProcessPoolExecutor | None) -> Iterator[tuple[int, dict[str, Any]]]:
+    def _generate_examples(self, split: str, pool: ProcessPoolExecutor | None) -> Iterator[tuple[int, EncodedRecord]]:
         starts = range(0, self.sizes[split], _CHUNK)
         tasks = [(self.seed, split, start, min(start + _CHUNK, self.sizes[split])) for start in starts]
         number = 0
@@ -103,9 +103,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
 def _in_order(
     tasks: list[tuple[int, str, int, int]], pool: ProcessPoolExecutor | None, ahead: int
-) -> Iterator[list[dict[str, Any]]]:
+) -> Iterator[list[EncodedRecord]]:
     """Results of `records` for every task, in order; in this process if there is no pool or it cannot start."""
-    waiting: list[Future] = []
+    waiting: list[Future[list[EncodedRecord]]] = []
     submitted = 0
     for done, task in enumerate(tasks):
         try:

@@ -1,14 +1,12 @@
 """What a worker process does: phantoms to records. Imports little, so that processes start quickly."""
 
-from typing import Any
-
 import cv2
 
 from data_pipelines.builders.phantom.drawing import SIZE
 from data_pipelines.builders.phantom.findings import KINDS
 from data_pipelines.builders.phantom.generate import Phantom, generate
 from data_pipelines.images import encode_png
-from data_pipelines.records import FindingFields, make_record
+from data_pipelines.records import EncodedRecord, Finding, make_record
 
 
 def initialize() -> None:
@@ -16,13 +14,13 @@ def initialize() -> None:
     cv2.setNumThreads(1)
 
 
-def records(seed: int, split: str, start: int, stop: int) -> list[dict[str, Any]]:
+def records(seed: int, split: str, start: int, stop: int) -> list[EncodedRecord]:
     """The records of phantoms start..stop-1 of a split, as data_pipelines.records describes them."""
     return [as_record(generate(seed, split, index), f"{seed}-{split}-{index}") for index in range(start, stop)]
 
 
-def as_record(phantom: Phantom, name: str) -> dict[str, Any]:
-    findings = [FindingFields(f.label, f.prompt, encode_png(f.mask)) for f in phantom.findings]
+def as_record(phantom: Phantom, name: str) -> EncodedRecord:
+    findings = [Finding(f.label, f.prompt, encode_png(f.mask)) for f in phantom.findings]
     present = {finding.label for finding in phantom.findings}
     return make_record(
         f"phantom-{name}",

@@ -33,7 +33,7 @@ class Builder(PublishedBuilder):
                 present = int(row["Target"])
                 if present:
                     x, y, width, height = (float(row[column]) for column in _BOX)
-                    items[name].add("Pneumonia", self.asked("Pneumonia"), Box(x, y, width, height))
+                    items[name].add("Pneumonia", self.prompt_for("Pneumonia"), Box(x, y, width, height))
             except ValueError:
                 raise UserError(
                     f"{_LABELS}, line {number}: Target or the box is not a number; fetch it again"

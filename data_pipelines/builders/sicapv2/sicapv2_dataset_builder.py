@@ -78,4 +78,4 @@ class Builder(PublishedBuilder):
             values = range(grade, grade + 1) if exact else GREYS[label]
             share = counts[values.start : values.stop].sum() / counts.sum()
             if share > (0 if exact else SMALLEST_SHARE):
-                item.add(label, self.asked(PHRASES[label]), MaskFile(mask, values))
+                item.add(label, self.prompt_for(PHRASES[label]), MaskFile(mask, values))

@@ -31,6 +31,6 @@ class Builder(PublishedBuilder):
                 items[name] = Item(name, images.get(f"{name}.dcm", self.raw / f"{name}.dcm"))
                 items[name].labels["pneumothorax"] = 0
             if runs != "-1":
-                items[name].add(_LABEL, self.asked(_LABEL), GapRuns(runs))
+                items[name].add(_LABEL, self.prompt_for(_LABEL), GapRuns(runs))
                 items[name].labels["pneumothorax"] = 1
         yield from items.values()

@@ -59,7 +59,7 @@ class Builder(PublishedBuilder):
                     ) from None
                 reader = row.get("rad_id", "") if self.readers == "separate" else ""
                 label = row["class_name"]
-                item.add(label, self.asked(label), Box(left, top, right - left, bottom - top), reader)
+                item.add(label, self.prompt_for(label), Box(left, top, right - left, bottom - top), reader)
             yield from items.values()
 
     def _labels(self, part: str) -> dict[str, dict[str, int]]:

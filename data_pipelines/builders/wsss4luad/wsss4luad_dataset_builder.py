@@ -67,7 +67,7 @@ class Builder(PublishedBuilder):
         for value, (name, phrase) in enumerate(PHRASES.items()):
             item.labels[name] = int(value in values)
             if value in values:
-                item.add(name, self.asked(phrase), MaskFile(mask, value))
+                item.add(name, self.prompt_for(phrase), MaskFile(mask, value))
         self._add_text(item)
 
     def _add_text(self, item: Item) -> None:
