@@ -83,7 +83,7 @@ def validation_batches(
 ) -> "BatchSource":
     """Every record once, in order, with all its sentences: the same batches every time. Arguments as above.
 
-    Every batch has `batch_size` rows. Where the records do not fill a whole number of batches, they are dealt
+    Every batch has `batch_size` rows. Where the records do not fill the last batch, they are dealt
     out evenly (a last batch of three pairs would have almost nothing to contrast) and padding rows follow: black image,
     empty text, `word_count` and `sentence_count` 0, `index` -1. They must take no part in a loss.
     """
@@ -176,7 +176,7 @@ def sample_sentences(
 class _Drawn(NamedTuple):
     """One row of a batch before its text is tokenized."""
 
-    row: int  # of the record in its source
+    row: int  # number of the record in its source
     image: UInt8[np.ndarray, "S S"]
     sentences: list[str]
 

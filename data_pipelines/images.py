@@ -18,7 +18,7 @@ from afloc_jax.errors import UserError
 
 SMALLEST_SIDE = 8  # pixels; anything smaller is a broken export, not a radiograph
 LARGEST_PIXELS = 170_000_000  # below what Pillow refuses as a bomb; the largest mammograms have about 30 million pixels
-Framing = Literal["pad", "crop"]  # of the square: zeros around the whole image, or its middle
+Framing = Literal["pad", "crop"]  # how the square shows an image: all of it between zeros, or its middle
 _DICOM_SUFFIXES = (".dcm", ".dicom")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", *_DICOM_SUFFIXES)  # what `read_image` takes
 
@@ -81,7 +81,7 @@ def read_mask(path: str | Path, value: int | range | None = None) -> NDArray[np.
     picture = _decode_picture(_read_bytes(path), path.name)
     if picture.mode in ("RGBA", "LA", "PA"):
         picture = picture.convert("RGB" if picture.mode == "RGBA" else "L")
-    array = np.asarray(picture)  # of palette images the indices: 0 is background whatever its colour
+    array = np.asarray(picture)  # a palette image gives indices: 0 is background whatever its colour
     if isinstance(value, range):
         hit = (array >= value.start) & (array < value.stop)
     else:
@@ -175,13 +175,6 @@ class Geometry:
         scaled = np.stack([x, y, width, height], -1) * self.scale
         return np.floor(scaled + np.array([self.left, self.top, 0, 0])).astype(np.int64)
 
-    def box_to_original(self, box: ArrayLike) -> NDArray[np.float64]:
-        """Inverse of `box_to_square`, cut to the image: (x, y, width, height) in original pixels."""
-        box = np.asarray(box, np.float64)
-        corners = np.stack([box[..., :2], box[..., :2] + box[..., 2:]], -2)
-        corners = np.clip(self.points_to_original(corners), 0, [self.width, self.height])
-        return np.concatenate([corners[..., 0, :], corners[..., 1, :] - corners[..., 0, :]], -1)
-
     def points_to_square(self, points: ArrayLike) -> NDArray[np.float64]:
         """Points [..., 2] as (x, y) in original coordinates -> square coordinates."""
         factors, offsets = self._affine
@@ -191,12 +184,6 @@ class Geometry:
         """Inverse of `points_to_square`; points in the padding come out outside the image."""
         factors, offsets = self._affine
         return (np.asarray(points, np.float64) - offsets) / factors
-
-    def grid_centers(self, cells: int) -> NDArray[np.float64]:
-        """Centres of a `cells` x `cells` grid over the square, as (x, y) in original pixels: [cells, cells, 2]."""
-        axis = (np.arange(cells) + 0.5) * (self.side / cells)
-        x, y = np.meshgrid(axis, axis)
-        return self.points_to_original(np.stack([x, y], -1))
 
     def map_to_original(self, heatmap: NDArray) -> NDArray[np.float32]:
         """Heat map [side, side] -> [height, width] float32: padding cut off, bilinear, half-pixel centres."""

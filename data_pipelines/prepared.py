@@ -1,4 +1,4 @@
-"""Prepared records: built where they are not there yet, and found again; `reading` reads them.
+"""Prepared records: built where they are missing, opened where they exist. `reading` reads them.
 
 A prepared folder is named after everything that decided its content, `<data set>-<options>-<raw files>`, two short
 hashes: other builder arguments or changed raw files (in the raw folder, or in a folder that an argument names) give
@@ -113,7 +113,7 @@ def open_prepared(dataset: str, directory: str | os.PathLike[str], builder: Argu
 
 @dataclass(frozen=True)
 class _Call:
-    """What was asked for, checked as far as it can be without files."""
+    """A data set and how to build it, checked as far as that needs no files."""
 
     dataset: str
     directory: Path
@@ -220,7 +220,7 @@ def _files(call: _Call) -> Files:
         if folder := call.arguments.get(name):
             path = user_path(str(folder), f"builder argument {name}")
             if not path.is_dir():
-                raise UserError(f"no folder {str(folder)!r}, given as builder argument {name}")
+                raise UserError(f"no folder {str(folder)!r}, named by the builder argument {name}")
             apart[name] = _fingerprint(path)
     own = _fingerprint(call.raw)
     return (own, apart) if apart else own

@@ -26,12 +26,12 @@ class Record:
     impression_count: int
     patient: str  # pseudonym, empty if unknown
     view: str
-    height: int  # of the original image, pixels
+    height: int  # original image, pixels
     width: int
     findings: list[Finding]
     study: str = ""  # pseudonym, empty if unknown
     labels: dict[str, int] = field(default_factory=dict)  # 1 present, 0 absent, -1 uncertain; not listed: unknown
-    sections: dict[str, str] = field(default_factory=dict, repr=False)  # of the report, as written
+    sections: dict[str, str] = field(default_factory=dict, repr=False)  # section of the report -> its text as written
 
     @property
     def geometry(self) -> Geometry:

@@ -81,7 +81,7 @@ def record_features() -> "tfds.features.FeaturesDict":
             "view": text(),
             "sentences": tfds.features.Sequence(text()),  # cleaned sentences in the order of the report
             "impression_count": integer,  # how many of the sentences belong to the impression (the leading ones)
-            "sections": tfds.features.Sequence({"name": text(), "text": text()}),  # of the report, as written
+            "sections": tfds.features.Sequence({"name": text(), "text": text()}),  # the report as written
             "labels": tfds.features.Sequence({"name": text(), "value": integer}),  # 1 present, 0 absent, -1 uncertain
             "findings": tfds.features.Sequence(  # evaluation only: one entry per annotated finding; may be empty
                 {

@@ -42,7 +42,7 @@ _TITLES = frozenset({"dr", "mr", "mrs", "ms", "prof", "st", "vs", "e.g", "i.e", 
 _LIST_MARKER = re.compile(r"(?:(?<=^)|(?<=[\s;:])|(?<=[^\W\d_][.])|(?<=[.)\]\"'][.]))\(?\d{1,2}[.)](?=\s|[A-Za-z(]|$)")
 _BREAKS = re.compile(r"[!?;\n]+|\.{2,}|\.(?=\s|$|[A-Z\"')\]])")
 
-# Of the scripts that Unicode has given marks to so far; `re` does not count vowel signs and the like among letters.
+# Marks of the scripts in Unicode so far: `re` does not count vowel signs and the like among letters.
 _MARKS = "".join(
     character for character in map(chr, range(0x300, 0x20000)) if unicodedata.category(character)[0] == "M"
 )
@@ -100,7 +100,7 @@ def clean_report(findings: str, impression: str = "", *, compatible: bool = Fals
 
     By default the sentences of the impression come first, then those of the findings that do not repeat one of them.
 
-    Compatible: `findings` is the whole text that the release trains on (its impression, if any, first) and `impression`
+    Compatible: `findings` is all the text that the release trains on (its impression, if any, first) and `impression`
     only decides how many leading sentences belong to the impression. The release ends a report as soon as its running
     number of words is exactly 5.
 

@@ -47,17 +47,17 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     """
     path = Path(folder)
     candidates = [path] if path.is_file() else [path / "tokenizer.json", path / "vocab.txt", *path.glob("*vocab.txt")]
-    found = next((candidate for candidate in candidates if candidate.is_file()), None)
-    if found is None:
+    file = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if file is None:
         raise UserError(f"no tokenizer in {path}: expected tokenizer.json or vocab.txt (one token per line)")
     try:
-        if found.suffix == ".json":
-            tokenizer = Tokenizer.from_file(str(found))
+        if file.suffix == ".json":
+            tokenizer = Tokenizer.from_file(str(file))
         else:
-            tokenizer = _from_vocabulary(found.read_text(encoding="utf-8").rstrip("\n").split("\n"))
+            tokenizer = _from_vocabulary(file.read_text(encoding="utf-8").rstrip("\n").split("\n"))
     except Exception as error:  # the library raises bare Exception for malformed JSON
-        raise UserError(f"{found} is not a readable tokenizer: {error}") from error
-    _check(tokenizer, found)
+        raise UserError(f"{file} is not a readable tokenizer: {error}") from error
+    _check(tokenizer, file)
     # Whatever the file says about case: text is lower-cased before it meets this vocabulary. Marks go where its own
     # tokenizer takes them away, as the vocabulary expects.
     strip_accents = getattr(tokenizer.normalizer, "strip_accents", None)
@@ -144,7 +144,7 @@ class SentenceTokenizer:
 
     def __init__(self, tokenizer: Tokenizer, max_tokens: int):
         self._tokenizer, self._max_tokens = tokenizer, max_tokens
-        # Of each sentence its piece ids, and which of the pieces are periods that separate sentences.
+        # Sentence -> its piece ids, and which of the pieces are periods that separate sentences.
         self._known: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
     def __call__(self, reports: Sequence[Sequence[str]]) -> TokenArrays:
@@ -170,9 +170,8 @@ class SentenceTokenizer:
         return _segments(token_ids, period, pieces, compatible=False)
 
     def _lookup(self, sentences: set[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        found = {sentence: self._known.get(sentence) for sentence in sentences}
-        missing = [sentence for sentence, known in found.items() if known is None]
-        known = {sentence: pair for sentence, pair in found.items() if pair is not None}
+        known = {sentence: self._known[sentence] for sentence in sentences if sentence in self._known}
+        missing = [sentence for sentence in sentences if sentence not in known]
         if not missing:
             return known
         encodings = self._tokenizer.encode_batch_fast(missing, add_special_tokens=False)

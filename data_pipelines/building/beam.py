@@ -69,7 +69,7 @@ def _write_items(items: Sequence[Item], folder: Path) -> list[Path]:
 
 
 def read_rejected(folder: Path) -> Iterator[tuple[str, str]]:
-    """Id and reason of each unusable image of the `collection` that was given this folder."""
+    """Id and reason of each unusable image of the `collection` that wrote into this folder."""
     for path in matching(folder, f"{_REJECTED}-*"):
         for line in path.read_text(encoding="utf-8").splitlines():
             image, reason = json.loads(line)

@@ -4,7 +4,6 @@ import contextlib
 import errno
 import fcntl
 import importlib
-import inspect
 import io
 import json
 import multiprocessing
@@ -19,12 +18,13 @@ from afloc_jax.errors import UsageError, UserError, chain, is_no_space
 from afloc_jax.files import Path, matching, write_whole
 from afloc_jax.settings import Json
 from data_pipelines.building.account import REPORT, Account, BuildReport
+from data_pipelines.building.arguments import arguments_of
 from data_pipelines.building.beam import pipeline_options
 
 Arguments = Mapping[str, Json]  # keyword arguments of a builder
 Builder = type[tfds.core.GeneratorBasedBuilder]
 
-_SHARDS = "shards"  # of a build in progress: what an interrupted one leaves and the next takes over
+_SHARDS = "shards"  # folder of finished shards, which an interrupted build leaves and the next takes over
 _HOW = {"raw", "workers", "journal", "beam"}  # how a build works, which `builder` arguments do not say
 
 
@@ -39,12 +39,12 @@ def find_builder(dataset: str) -> Builder:
 
 def needs_raw(builder: Builder) -> bool:
     """Whether records come from raw files; phantoms are drawn."""
-    return "raw" in _accepted(builder)
+    return "raw" in arguments_of(builder)
 
 
 def check_call(dataset: str, builder: Builder, raw: str, arguments: Arguments) -> None:
     """Raises UsageError for an argument that the builder does not have, UserError where its raw folder is not."""
-    known = _accepted(builder) - _HOW
+    known = set(arguments_of(builder)) - _HOW
     for argument in arguments:
         if argument not in known:
             raise UsageError(f"{dataset} has no argument {argument!r}; it has {', '.join(sorted(known))}")
@@ -67,7 +67,7 @@ def build(builder: Builder, raw: str, folder: Path, arguments: Arguments, worker
         UserError: raw files that cannot be used; the message shows no report text.
         OSError: a full disk and the like.
     """
-    accepted = _accepted(builder)
+    accepted = arguments_of(builder)
     how = {"raw": raw, "workers": workers or None, "journal": folder / _SHARDS}
     extra = {name: value for name, value in how.items() if name in accepted and value is not None}
     config = tfds.download.DownloadConfig(try_download_gcs=False, compute_stats=tfds.download.ComputeStatsMode.SKIP)
@@ -121,15 +121,6 @@ def lock(path: Path) -> Iterator[None]:
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield  # the file stays: removing it would let a waiting and a new process both believe they hold it
-
-
-def _accepted(builder: Builder) -> set[str]:
-    """Names of the keyword arguments that a builder and its base classes among ours take."""
-    names: set[str] = set()
-    for cls in builder.__mro__:
-        if cls.__module__.startswith("data_pipelines.") and "__init__" in vars(cls):
-            names |= set(inspect.signature(vars(cls)["__init__"]).parameters)
-    return names - {"self", "kwargs"}
 
 
 @contextlib.contextmanager

@@ -35,9 +35,9 @@ class Files:
         purpose: what they are, for the message that misses them.
         count: how many the publisher ships; None: at least one.
         columns: what a table must have in its header.
-        optional: whether the data set can do without.
+        optional: whether the data set can do without them.
         rows: how many rows a table has as published (below its header; entries of a JSON list); None: not checked.
-        part: whether a part of the data set (`partial`) can do without.
+        part: whether a part of the data set (`partial`) can do without them.
     """
 
     pattern: str
@@ -50,7 +50,7 @@ class Files:
 
 
 def check_files(raw: Path, expected: Sequence[Files], partial: bool = False) -> list[str]:
-    """What there is too little (or too much) of below `raw`: a line per pattern, none if all is there.
+    """Numbers of files below `raw` that differ from the publisher's: a line per pattern.
 
     `partial` accepts any count above 0 and any number of rows, for those who hold a part of a data set.
 
@@ -60,12 +60,12 @@ def check_files(raw: Path, expected: Sequence[Files], partial: bool = False) -> 
     problems, counts = [], []
     sums = _checksums(raw)
     for files in expected:
-        found = sorted(path for path in raw.glob(files.pattern) if path.is_file())
-        if not found and not (files.optional or (partial and files.part)):
+        paths = sorted(path for path in raw.glob(files.pattern) if path.is_file())
+        if not paths and not (files.optional or (partial and files.part)):
             problems.append(f"{files.pattern} is missing ({files.purpose})")
-        elif found and files.count is not None and len(found) != files.count and not partial:
-            counts.append(f"{files.pattern}: {len(found):,} files, the data set has {files.count:,} ({files.purpose})")
-        for path in found if not files.pattern.endswith(IMAGE_SUFFIXES) else ():
+        elif paths and files.count is not None and len(paths) != files.count and not partial:
+            counts.append(f"{files.pattern}: {len(paths):,} files, the data set has {files.count:,} ({files.purpose})")
+        for path in paths if not files.pattern.endswith(IMAGE_SUFFIXES) else ():
             problem = _problem_of_table(path, files, partial, sums.get(path, ""))
             problems += [f"{path.relative_to(raw)} {problem}"] if problem else []
     if problems:
@@ -108,7 +108,7 @@ def _rows(path: Path) -> int | None:
 
 
 def _checksums(raw: Path) -> dict[Path, str]:
-    """SHA-256 by path, of every list of checksums in the raw folder or in the top folders of a release below it."""
+    """Path -> SHA-256, from every list of checksums in the raw folder or in the top folders of a release below it."""
     sums = {}
     for path in (*raw.glob(SUMS), *raw.glob(f"*/{SUMS}"), *raw.glob(f"*/*/{SUMS}")):
         for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
@@ -126,10 +126,10 @@ def listed(names: Sequence[str], most: int = LISTED_IN_ERRORS) -> str:
 
 def one_file(raw: Path, pattern: str) -> Path:
     """The file below `raw` that matches; the first by name where several do. Raises UserError when none does."""
-    found = sorted(path for path in raw.glob(pattern) if path.is_file())
-    if not found:
+    paths = sorted(path for path in raw.glob(pattern) if path.is_file())
+    if not paths:
         raise UserError(f"no file {pattern} in {raw}")
-    return found[0]
+    return paths[0]
 
 
 def index_files(raw: Path, suffixes: Iterable[str]) -> dict[str, Path]:

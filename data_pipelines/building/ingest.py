@@ -14,6 +14,7 @@ from afloc_jax import files
 from afloc_jax.errors import UsageError, UserError
 from data_pipelines.building import beam, shards
 from data_pipelines.building.account import Account
+from data_pipelines.building.arguments import check_choices
 from data_pipelines.building.decode import example
 from data_pipelines.building.items import SPLITS, Item, pseudonym
 from data_pipelines.images import ImageError
@@ -29,7 +30,7 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=
         raw: folder of the raw files. It must be local: data sets are searched recursively and read in parts, which
             `afloc_jax.files.Path` does not offer.
         image_size: side of the stored square, pixels.
-        seed: of the splits and pseudonyms.
+        seed: decides splits and pseudonyms.
         max_bad_fraction: share of images that may be unusable before the build stops.
         workers: threads that decode images (decoders let go of the interpreter lock); 0: one per CPU.
         journal: folder that keeps finished shards of a build that is interrupted; the next build goes on from there.
@@ -60,6 +61,7 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=
         if not 16 <= self.image_size <= 4096:
             raise UsageError(f"image_size is {image_size}, must lie between 16 and 4096 pixels")
         self.account = Account(max_bad_fraction)
+        check_choices(self)
         super().__init__(**{"file_format": "array_record", **kwargs})
 
     @abc.abstractmethod

@@ -8,16 +8,16 @@ import abc
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
-from afloc_jax.errors import UsageError, UserError
+from afloc_jax.errors import UserError
 from data_pipelines.building.expected_files import Files, IncompleteDataError, check_files, incomplete, listed
 from data_pipelines.building.ingest import FolderBuilder
 from data_pipelines.building.items import Item
 from data_pipelines.building.splits import assign_splits, check_fractions
 from data_pipelines.reports import clean_report
 
-PROMPT = "Findings suggesting {finding}."  # of data sets that have classes and no phrases (published protocol)
+PROMPT = "Findings suggesting {finding}."  # where a data set has classes and no phrases (published protocol)
 
 
 class PublishedBuilder(FolderBuilder, skip_registration=True):  # type: ignore[call-arg]
@@ -29,9 +29,9 @@ class PublishedBuilder(FolderBuilder, skip_registration=True):  # type: ignore[c
         fractions: share of patients in each split, for images of which the publisher names none.
         leaks: what to do where the publisher puts a patient or an image into two splits: "stop", or "drop" the rows of
             the training side.
-        prompt: how a class is asked for; "{finding}" is replaced by its name in lower case.
+        prompt: the phrase that asks for a class; "{finding}" is replaced by its name in lower case.
         compatible: clean reports as the published release does.
-        raw, image_size, seed, max_bad_fraction, workers, journal, beam: see FolderBuilder.
+        raw, image_size, seed, max_bad_fraction, workers, journal, beam: as in FolderBuilder.
     """
 
     FILES: ClassVar[tuple[Files, ...]] = ()
@@ -41,16 +41,13 @@ class PublishedBuilder(FolderBuilder, skip_registration=True):  # type: ignore[c
         self,
         *,
         partial: bool = False,
-        leaks: str = "stop",
+        leaks: Literal["stop", "drop"] = "stop",
         fractions: Mapping[str, float] | None = None,
         prompt: str = PROMPT,
         compatible: bool = False,
         **kwargs: Any,
     ):
-        if leaks not in ("stop", "drop"):
-            raise UsageError(f"leaks is {leaks!r}, must be stop or drop")
-        self.leaks = leaks
-        self.partial, self.prompt, self.compatible = bool(partial), prompt, bool(compatible)
+        self.leaks, self.partial, self.prompt, self.compatible = leaks, bool(partial), prompt, bool(compatible)
         self.fractions = check_fractions(fractions or self.FRACTIONS)
         super().__init__(**kwargs)
 
@@ -86,10 +83,10 @@ class PublishedBuilder(FolderBuilder, skip_registration=True):  # type: ignore[c
         else:
             self._lacking[str(_below(path, self.raw))] = None
 
-    def check_count(self, name: str, found: int, expected: int, what: str) -> None:
+    def check_count(self, name: str, count: int, expected: int, what: str) -> None:
         """Notes a number that is not the publisher's, as `FILES` does, where no pattern can count."""
-        if found != expected and not self.partial:
-            self._counts.append(f"{name}: {found:,} {what}, the data set has {expected:,}")
+        if count != expected and not self.partial:
+            self._counts.append(f"{name}: {count:,} {what}, the data set has {expected:,}")
 
     def drop(self, reason: str, count: int = 1) -> None:
         """Counts images that are left out on purpose."""
@@ -110,7 +107,7 @@ class PublishedBuilder(FolderBuilder, skip_registration=True):  # type: ignore[c
         item.sentences, item.impression_count = report.sentences, report.impression_count
 
     def _present(self, items: list[Item]) -> list[Item]:
-        """The items with an image. Raises IncompleteDataError unless all files are there or `partial` is given."""
+        """The items with an image. Raises IncompleteDataError where files are missing, unless `partial`."""
         missing = [item for item in items if not item.image.is_file()]
         names = [] if self.partial else [str(_below(item.image, self.raw)) for item in missing]
         lacks = [f"{len(names):,} of {len(items):,} images that its tables name: {listed(names)}"] if names else []

@@ -1,6 +1,6 @@
 """Records to ArrayRecord shards, one after another, so that an interrupted build goes on and memory stays flat.
 
-TFDS's own writer gathers a whole split (a gigabyte in memory, the rest in buckets on disk) before it writes the first
+TFDS's own writer gathers all of a split (a gigabyte in memory, the rest in buckets on disk) before it writes the first
 shard; nothing of it survives a kill. Here a shard is written as its records come, and gets its name in the journal only
 when it is complete, together with an account of what it holds. The result is what TFDS reads.
 """

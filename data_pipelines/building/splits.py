@@ -42,7 +42,7 @@ def assign_splits(
     content: bool = True,
     drop_leaks: bool = False,
 ) -> list[Item]:
-    """Gives every item a split, whole patients at a time. Sets `item.split` in place.
+    """Gives every item a split, all items of a patient the same. Sets `item.split` in place.
 
     Rows of one patient belong together, and so do rows whose image files have identical bytes (`content=False` leaves
     the files unread). Rows without a patient stand alone. Where no row of such a group names a split, a hash of the

@@ -69,9 +69,9 @@ def read_table(path: Path, required: Sequence[str], purpose: str) -> list[dict[s
     try:
         with open_table(path) as file:
             reader = csv.DictReader(file, restkey=_REST, restval="")
-            found = [name.strip() for name in reader.fieldnames or []]
-            _check_header(path, found, required, purpose)
-            reader.fieldnames = found
+            columns = [name.strip() for name in reader.fieldnames or []]
+            _check_header(path, columns, required, purpose)
+            reader.fieldnames = columns
             rows = []
             for row in reader:
                 if any(row.pop(_REST, ())):
@@ -89,14 +89,16 @@ def read_table(path: Path, required: Sequence[str], purpose: str) -> list[dict[s
     return rows
 
 
-def _check_header(path: Path, found: Sequence[str], required: Sequence[str], purpose: str) -> None:
-    """What `read_table` refuses of a header. Without one, its first line is a report: it is never shown."""
-    missing = [name for name in required if name not in found]
+def _check_header(path: Path, columns: Sequence[str], required: Sequence[str], purpose: str) -> None:
+    """Refuses a header that `read_table` cannot use. A table without one begins with a report, which is never shown."""
+    missing = [name for name in required if name not in columns]
     if missing:
-        names = f"it has {', '.join(found)}" if len(missing) < len(required) else "its first line must name the columns"
+        names = (
+            f"it has {', '.join(columns)}" if len(missing) < len(required) else "its first line must name the columns"
+        )
         plural = "s" if len(missing) > 1 else ""
         raise UserError(f"{path} lacks the column{plural} {', '.join(missing)}; {names}: {purpose}")
-    twice = sorted({name for name in found if name and found.count(name) > 1})
+    twice = sorted({name for name in columns if name and columns.count(name) > 1})
     if twice:
         raise UserError(f"{path} has two columns {', '.join(twice)}; rename or remove one of them")
 

@@ -23,12 +23,12 @@ class Overview:
     without_patient: dict[str, int] = field(default_factory=dict)
     with_text: dict[str, int] = field(default_factory=dict)
     views: Counter[str] = field(default_factory=Counter)
-    words: list[int] = field(default_factory=list)  # of each report that has text
+    words: list[int] = field(default_factory=list)  # per report that has text
     sentences: list[int] = field(default_factory=list)
     labels: dict[str, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
     findings: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # share of the square covered
     duplicates: int = 0  # images whose pixels another image has too
-    duplicates_across: int = 0  # of them, those with a copy in another split
+    duplicates_across: int = 0  # those among them with a copy in another split
     patients_across: int = 0  # patients with images in more than one split
     texts_across: dict[str, int] = field(default_factory=dict)  # long reports with a near-identical one elsewhere
     long_texts: dict[str, int] = field(default_factory=dict)

@@ -17,10 +17,10 @@ from data_pipelines.overview.measure import LONG_REPORT, Distribution, Overview,
 from data_pipelines.reading import Record, Records
 
 PICTURES = 40
-_SIDE = 224  # pixels of a picture on the page
+_SIDE = 224  # side of a picture on the page, pixels
 _OUTLINE = (191, 212, 45)  # BGR of --truth in style.css
-_BARS = 24  # of a histogram
-_FIRST_LABELS = 30  # shown at once; the others unfold
+_BARS = 24  # bars that a histogram has at most
+_FIRST_LABELS = 30  # labels shown at once; the others unfold
 
 
 def write_overview(

@@ -1,8 +1,8 @@
 """Reports that stand in two splits in nearly the same words.
 
-Two texts are near-identical when their sets of three-word runs overlap by at least a given share (Jaccard index).
-Candidates come from MinHash signatures in bands (Broder 1997; Indyk and Motwani 1998), so that a quarter of a million
-reports need no quarter of a million squared comparisons; every candidate pair is then compared exactly.
+Two texts are near-identical when the Jaccard index of their sets of three-word runs reaches a threshold. Candidates
+come from MinHash signatures in bands (Broder 1997; Indyk and Motwani 1998), so that a quarter of a million reports
+need no quarter of a million squared comparisons; every candidate pair is then compared exactly.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ _RUN = 3  # words
 
 
 def runs_of_words(text: str) -> NDArray[np.int64]:
-    """Sorted hashes of the runs of three words of a text, each once; of a shorter text the hash of the whole."""
+    """Sorted hashes of the runs of three words in a text, each once. A shorter text is one run."""
     words = text.split()
     runs = {" ".join(words[k : k + _RUN]) for k in range(max(1, len(words) - _RUN + 1))}
     hashes = [int.from_bytes(hashlib.blake2b(run.encode(), digest_size=4).digest()) % _PRIME for run in runs]
@@ -38,14 +38,14 @@ def overlapping(texts: Sequence[str], groups: Sequence[str], threshold: float = 
     for k, text in enumerate(texts):
         if text:
             members[runs_of_words(text).tobytes()].append(k)
-    found = {k for same in members.values() if len({groups[k] for k in same}) > 1 for k in same}
+    near = {k for same in members.values() if len({groups[k] for k in same}) > 1 for k in same}
     for first, second in _candidates(members, groups):
-        if not (found.issuperset(members[first]) and found.issuperset(members[second])) and (
+        if not (near.issuperset(members[first]) and near.issuperset(members[second])) and (
             _jaccard(np.frombuffer(first, np.int64), np.frombuffer(second, np.int64)) >= threshold
         ):
             both = {groups[k] for k in (*members[first], *members[second])}
-            found.update(k for k in (*members[first], *members[second]) if both - {groups[k]})
-    return found
+            near.update(k for k in (*members[first], *members[second]) if both - {groups[k]})
+    return near
 
 
 def _candidates(members: dict[bytes, list[int]], groups: Sequence[str]) -> Iterator[tuple[bytes, bytes]]:

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from afloc_jax.errors import UsageError, UserError
+from afloc_jax.errors import UserError
 from afloc_jax.files import read_json
 from data_pipelines.building.expected_files import Files
 from data_pipelines.building.items import Item
@@ -15,15 +15,15 @@ CLASSES = (
     "Atelectasis", "Calcification", "Cardiomegaly", "Consolidation", "Diffuse Nodule", "Effusion", "Emphysema",
     "Fibrosis", "Fracture", "Mass", "Nodule", "Pleural Thickening", "Pneumothorax",
 )  # fmt: skip
-_IMAGES = 3578  # of both parts
-_REGIONS = ("polygons", "boxes")
+_IMAGES = 3578  # images of both parts
 
 
 class Builder(PublishedBuilder):
-    """Both official parts; several regions of a class on an image are one finding. Arguments: see PublishedBuilder, and
+    """Both official parts; several regions of a class on an image are one finding.
 
     Args:
         regions: "polygons" or "boxes".
+        **kwargs: as in PublishedBuilder.
     """
 
     FILES = (
@@ -34,9 +34,7 @@ class Builder(PublishedBuilder):
     )
     FRACTIONS = {"train": 1.0}  # noqa: RUF012
 
-    def __init__(self, *, regions: str = "polygons", **kwargs):
-        if regions not in _REGIONS:
-            raise UsageError(f"regions is {regions!r}, must be one of {', '.join(_REGIONS)}")
+    def __init__(self, *, regions: Literal["polygons", "boxes"] = "polygons", **kwargs):
         self.regions = regions
         super().__init__(**kwargs)
 

@@ -15,7 +15,7 @@ _ABOUT = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", "Study")
 
 
 class Builder(PublishedBuilder):
-    """Images that gt_segmentations_{val,test}.json names, with one mask per class. Arguments: see PublishedBuilder."""
+    """Images that gt_segmentations_{val,test}.json names, with one mask per class."""
 
     FILES = (
         Files("**/gt_segmentations_val.json", "masks of the radiologists, RLE", 1, part=True),
@@ -53,11 +53,11 @@ class Builder(PublishedBuilder):
 
     def _labels(self) -> dict[str, dict[str, int]]:
         """Labels by image of the tables that ship with the images; empty without them."""
-        found = {}
+        labels = {}
         for name, path in index_files(self.raw, [".csv"]).items():
             if name not in ("valid.csv", "val_labels.csv", "test_labels.csv"):
                 continue
             for row in read_table(path, ("Path",), "a row per image"):
                 classes = [column for column in row if column not in _ABOUT]
-                found["_".join(row["Path"].removesuffix(".jpg").split("/")[-3:])] = labels_of(row, classes, name)
-        return found
+                labels["_".join(row["Path"].removesuffix(".jpg").split("/")[-3:])] = labels_of(row, classes, name)
+        return labels

@@ -13,10 +13,11 @@ _SPLITS = {"train.csv": "train", "valid.csv": "validation", "test.csv": "test", 
 
 
 class Builder(PublishedBuilder):
-    """Images of the tables train.csv, valid.csv and, where it is there, test.csv. Arguments: see PublishedBuilder, and
+    """Images of the tables train.csv, valid.csv and, where it is there, test.csv.
 
     Args:
         frontal: keep frontal images only.
+        **kwargs: as in PublishedBuilder.
     """
 
     FILES = (

@@ -7,11 +7,11 @@ from data_pipelines.building.items import Item
 from data_pipelines.building.published import PublishedBuilder
 from data_pipelines.regions import MaskFile
 
-_LABEL = "Pneumonia"  # published protocol: the masks are of opacities, asked for as pneumonia
+_LABEL = "Pneumonia"  # the published protocol asks for pneumonia, and the masks show opacities
 
 
 class Builder(PublishedBuilder):
-    """Images with their masks; one patient may have several. Arguments: see PublishedBuilder."""
+    """Images with their masks; one patient may have several."""
 
     FILES = (
         Files("jpgs/COVID-19-AR-*.jpg", "images, covid_rural_annot/jpgs"),

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
-from afloc_jax.errors import UsageError
 from data_pipelines.building.expected_files import Files, one_file
 from data_pipelines.building.items import Item
 from data_pipelines.building.published import PublishedBuilder
@@ -23,18 +23,17 @@ CLASSES = {
 
 
 class Builder(PublishedBuilder):
-    """The labelled test images of a task. Arguments: see PublishedBuilder, and
+    """The labelled test images of a task.
 
     Args:
         task: 2 (26 classes, labelled by hand) or 3 (5 classes that training never names).
         images: folder of MIMIC-CXR-JPG that holds files/p10/...; empty: the raw folder.
+        **kwargs: as in PublishedBuilder.
     """
 
     FOLDERS = ("images",)
 
-    def __init__(self, *, task: int = 2, images: str = "", **kwargs):
-        if task not in CLASSES:
-            raise UsageError(f"task is {task!r}, must be 2 or 3")
+    def __init__(self, *, task: Literal[2, 3] = 2, images: str = "", **kwargs):
         self.task, self.images = task, images
         super().__init__(**kwargs)
 

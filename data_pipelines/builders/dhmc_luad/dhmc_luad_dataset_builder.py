@@ -14,10 +14,7 @@ _TABLE, _COLUMNS = "**/MetaData_Release_1.0.csv", ("File Name", "Class")
 
 
 class Builder(PublishedBuilder):
-    """One record per slide, from a small level of its pyramid (see data_pipelines/slides.py). All are the test split.
-
-    Arguments: see PublishedBuilder.
-    """
+    """One record per slide, all in the test split, from a small level of its pyramid (data_pipelines/slides.py)."""
 
     FILES = (Files(_TABLE, "labels", 1, _COLUMNS, rows=143), Files("**/*.tif", "slides", 143))
 

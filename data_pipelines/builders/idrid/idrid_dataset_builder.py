@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
-from afloc_jax.errors import UsageError, UserError
+from afloc_jax.errors import UserError
 from data_pipelines.building.expected_files import Files, one_file
 from data_pipelines.building.items import Item
 from data_pipelines.building.published import PublishedBuilder
@@ -39,18 +40,17 @@ _COLUMNS = ("Image name", "Retinopathy grade", "Risk of macular edema")
 
 
 class Builder(PublishedBuilder):
-    """One of the two image sets of IDRiD, with its official parts. Arguments: see PublishedBuilder, and
+    """One of the two image sets of IDRiD, with its official parts.
 
     Args:
         images: "segmentation" (81 images, masks of four lesions) or "grading" (516 images, grades). The sets show the
             same eyes in part and number them differently, so they are not built into one.
+        **kwargs: as in PublishedBuilder.
     """
 
     FRACTIONS = {"train": 1.0}  # noqa: RUF012
 
-    def __init__(self, *, images: str = "segmentation", **kwargs):
-        if images not in ("segmentation", "grading"):
-            raise UsageError(f"images is {images!r}, must be segmentation or grading")
+    def __init__(self, *, images: Literal["segmentation", "grading"] = "segmentation", **kwargs):
         self.images = images
         super().__init__(**kwargs)
 

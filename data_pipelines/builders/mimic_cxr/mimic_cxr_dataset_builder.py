@@ -4,10 +4,12 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Literal
 
-from afloc_jax.errors import UsageError, UserError
+from afloc_jax.errors import UserError
 from data_pipelines.builders.mimic_cxr.sections import report_sections
 from data_pipelines.builders.ms_cxr.annotations import annotated_patients
+from data_pipelines.building.arguments import texts
 from data_pipelines.building.expected_files import Files, one_file
 from data_pipelines.building.items import Item
 from data_pipelines.building.published import PublishedBuilder
@@ -20,26 +22,27 @@ CLASSES = (
 )  # fmt: skip
 _REPORTS = "mimic-cxr-reports.zip"
 _REPORT_COUNT = 227835
-_IMAGE_ROWS, _LABEL_ROWS = 377110, 227827  # of eight reports the labellers made no label
+_IMAGE_ROWS, _LABEL_ROWS = 377110, 227827  # the labellers left out eight reports
 _KEYS = ("dicom_id", "subject_id", "study_id")
 _LABEL_COLUMNS = ("subject_id", "study_id", *CLASSES)
 _FORMATS = {"jpg": ".jpg", "dicom": ".dcm"}
 
 
 class Builder(PublishedBuilder):
-    """Image and report pairs. Arguments: see PublishedBuilder, and
+    """Image and report pairs.
 
     Args:
         views: ViewPosition of the images to keep; empty: all.
         labeler: whose labels to keep, "chexpert" or "negbio".
         images: "jpg" (MIMIC-CXR-JPG) or "dicom" (MIMIC-CXR).
         exclude_ms_cxr: leave out every patient who has an image in MS-CXR; its file must then be below the raw folder.
+        **kwargs: as in PublishedBuilder.
     """
 
     FILES = (
         Files("mimic-cxr-2.0.0-metadata.csv*", "a row per image", columns=(*_KEYS, "ViewPosition"), rows=_IMAGE_ROWS),
         Files("mimic-cxr-2.0.0-split.csv*", "official splits", columns=(*_KEYS, "split"), rows=_IMAGE_ROWS),
-        # Only the labels that are asked for are needed.
+        # Only the labels of the chosen labeler are needed.
         Files("mimic-cxr-2.0.0-chexpert.csv*", "CheXpert's labels", None, _LABEL_COLUMNS, True, _LABEL_ROWS),
         Files("mimic-cxr-2.0.0-negbio.csv*", "NegBio's labels", None, _LABEL_COLUMNS, True, _LABEL_ROWS),
         Files(_REPORTS, "reports", optional=True),  # or unpacked
@@ -49,16 +52,12 @@ class Builder(PublishedBuilder):
         self,
         *,
         views: Iterable[str] = ("AP", "PA"),
-        labeler: str = "chexpert",
-        images: str = "jpg",
+        labeler: Literal["chexpert", "negbio"] = "chexpert",
+        images: Literal["jpg", "dicom"] = "jpg",
         exclude_ms_cxr: bool = True,
         **kwargs,
     ):
-        if isinstance(views, str):
-            raise UsageError(f"views is the text {views!r}; give a list such as ('PA', 'AP')")
-        if labeler not in ("chexpert", "negbio") or images not in _FORMATS:
-            raise UsageError(f"labeler {labeler!r} must be chexpert or negbio, images {images!r} jpg or dicom")
-        self.views, self.labeler, self.suffix = frozenset(views), labeler, _FORMATS[images]
+        self.views, self.labeler, self.images = frozenset(texts("views", views)), labeler, images
         self.exclude_ms_cxr = bool(exclude_ms_cxr)
         super().__init__(**kwargs)
 
@@ -90,7 +89,7 @@ class Builder(PublishedBuilder):
         if parts is None:
             self.lack(f"{self._folder(row)}.txt", "no report")
             return None
-        image = self.raw / self._folder(row) / (row["dicom_id"] + self.suffix)
+        image = self.raw / self._folder(row) / (row["dicom_id"] + _FORMATS[self.images])
         split = split_name(splits[row["dicom_id"]], "table of splits")
         item = Item(row["dicom_id"], image, row["subject_id"], row["ViewPosition"], split)
         item.study, item.labels, item.sections = row["study_id"], labels.get(row["study_id"], {}), parts

@@ -2,31 +2,28 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
-from afloc_jax.errors import UsageError
 from data_pipelines.builders.ms_cxr.annotations import FILE, read_annotations
 from data_pipelines.building.expected_files import Files
 from data_pipelines.building.items import Item
 from data_pipelines.building.published import PublishedBuilder
 from data_pipelines.regions import Box
 
-_PROMPTS = ("phrases", "classes")
-
 
 class Builder(PublishedBuilder):
-    """One record per image, one finding per phrase (several boxes are one). Arguments: see PublishedBuilder, and
+    """One record per image, one finding per phrase (several boxes are one).
 
     Args:
         images: folder of MIMIC-CXR-JPG that holds files/p10/...; empty: the raw folder.
         prompts: "phrases" asks with the annotated phrases, "classes" with `prompt` and the category.
+        **kwargs: as in PublishedBuilder.
     """
 
     FILES = (Files(FILE, "boxes and phrases, COCO JSON"),)
     FOLDERS = ("images",)
 
-    def __init__(self, *, images: str = "", prompts: str = "phrases", **kwargs):
-        if prompts not in _PROMPTS:
-            raise UsageError(f"prompts is {prompts!r}, must be one of {', '.join(_PROMPTS)}")
+    def __init__(self, *, images: str = "", prompts: Literal["phrases", "classes"] = "phrases", **kwargs):
         self.images, self.prompts = images, prompts
         super().__init__(**kwargs)
 

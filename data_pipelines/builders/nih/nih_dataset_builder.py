@@ -17,7 +17,7 @@ _ENTRIES, _BOXES, _TEST, _REST = "Data_Entry_2017*.csv", "BBox_List_2017.csv", "
 
 
 class Builder(PublishedBuilder):
-    """All images with their 14 labels, and the 984 boxes. Arguments: see PublishedBuilder, and
+    """All images with their 14 labels, and the 984 boxes.
 
     The official test list is the test split; `fractions` divides the patients of the rest into train and validation.
     """
@@ -45,17 +45,17 @@ class Builder(PublishedBuilder):
                 continue
             item = Item(name, images.get(name, self.raw / name), row["Patient ID"], row["View Position"])
             item.split = "test" if name in test else ""
-            found = set(row["Finding Labels"].split("|"))
-            if not found <= {*CLASSES, "No Finding"}:
+            present = set(row["Finding Labels"].split("|"))
+            if not present <= {*CLASSES, "No Finding"}:
                 raise UserError(f"{name}: unknown label in Finding Labels; fetch the table of labels again")
-            item.labels = {_plain(label): int(label in found) for label in CLASSES}
+            item.labels = {_plain(label): int(label in present) for label in CLASSES}
             for label, box in boxes.get(name, ()):
                 item.add(label, self.prompt_for(_plain(label)), box)
             yield item
 
     def _boxes(self) -> dict[str, list[tuple[str, Box]]]:
-        """Boxes by image. The header is quoted oddly ("Bbox [x,y,w,h]" over four columns), so columns go by place."""
-        found: dict[str, list[tuple[str, Box]]] = {}
+        """Boxes by image. Columns go by place: the header quotes "Bbox [x,y,w,h]" over four of them."""
+        boxes: dict[str, list[tuple[str, Box]]] = {}
         for number, row in enumerate(read_table(self.raw / _BOXES, ("Image Index",), "a row per box"), start=2):
             cells = list(row.values())
             try:
@@ -63,8 +63,8 @@ class Builder(PublishedBuilder):
             except ValueError:
                 raise UserError(f"{_BOXES}, line {number}: a box needs four numbers; fetch it again") from None
             label = "Infiltration" if cells[1] == "Infiltrate" else cells[1]  # the one name the tables do not share
-            found.setdefault(cells[0], []).append((label, Box(x, y, width, height)))
-        return found
+            boxes.setdefault(cells[0], []).append((label, Box(x, y, width, height)))
+        return boxes
 
 
 def _plain(label: str) -> str:

@@ -15,11 +15,12 @@ _PROJECTIONS = "indiana_projections.csv"
 
 
 class Builder(PublishedBuilder):
-    """Every image of every report. Arguments: see PublishedBuilder, and
+    """Every image of every report.
 
     Args:
         frontal: keep frontal images only. The publisher does not say which they are; this needs the table
             indiana_projections.csv (columns uid, filename, projection) in the raw folder.
+        **kwargs: as in PublishedBuilder.
     """
 
     FILES = (

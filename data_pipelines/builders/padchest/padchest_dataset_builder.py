@@ -3,7 +3,7 @@
 import ast
 from collections.abc import Iterable, Iterator
 
-from afloc_jax.errors import UsageError
+from data_pipelines.building.arguments import texts
 from data_pipelines.building.expected_files import Files, index_files, one_file
 from data_pipelines.building.items import Item
 from data_pipelines.building.published import PublishedBuilder
@@ -14,10 +14,11 @@ _COLUMNS = ("ImageID", "ImageDir", "StudyID", "PatientID", "Projection", "Report
 
 
 class Builder(PublishedBuilder):
-    """Image and report pairs; the reports are Spanish, and stay so. Arguments: see PublishedBuilder, and
+    """Image and report pairs; the reports are Spanish, and stay so.
 
     Args:
         views: values of Projection to keep; empty: all.
+        **kwargs: as in PublishedBuilder.
     """
 
     FILES = (
@@ -27,9 +28,7 @@ class Builder(PublishedBuilder):
     FRACTIONS = {"train": 0.9, "validation": 0.05, "test": 0.05}  # noqa: RUF012
 
     def __init__(self, *, views: Iterable[str] = ("PA", "AP", "AP_horizontal"), **kwargs):
-        if isinstance(views, str):
-            raise UsageError(f"views is the text {views!r}; give a list such as ('PA', 'AP')")
-        self.views = frozenset(views)
+        self.views = frozenset(texts("views", views))
         super().__init__(**kwargs)
 
     def cases(self) -> Iterator[Item]:
@@ -53,7 +52,7 @@ class Builder(PublishedBuilder):
 def labels_of_list(text: str) -> list[str]:
     """Labels of a cell that holds a Python list of texts, without blanks; an empty or damaged cell has none."""
     try:
-        found = ast.literal_eval(text)
+        labels = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return []
-    return [label.strip().lower() for label in found if isinstance(label, str) and label.strip()] if found else []
+    return [label.strip().lower() for label in labels or () if isinstance(label, str) and label.strip()]

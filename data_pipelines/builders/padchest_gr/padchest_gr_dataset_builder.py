@@ -1,9 +1,9 @@
 """PadChest-GR: sentences of reports with boxes on images of PadChest. See docs/datasets/padchest_gr.md."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
-from afloc_jax.errors import UsageError, UserError
+from afloc_jax.errors import UserError
 from afloc_jax.files import read_json
 from data_pipelines.building.expected_files import Files, index_files, one_file
 from data_pipelines.building.items import Item
@@ -13,14 +13,14 @@ from data_pipelines.building.tables import read_table
 from data_pipelines.regions import RelativeBox
 
 _REPORTS, _TABLE = "grounded_reports_*.json", "master_table.csv"
-_LANGUAGES = ("en", "es")
 
 
 class Builder(PublishedBuilder):
-    """One record per study, one finding per sentence that has boxes. Arguments: see PublishedBuilder, and
+    """One record per study, one finding per sentence that has boxes.
 
     Args:
         language: "en" or "es": which of the two texts of each sentence.
+        **kwargs: as in PublishedBuilder.
     """
 
     FILES = (
@@ -30,9 +30,7 @@ class Builder(PublishedBuilder):
     )
     FRACTIONS = {"train": 1.0}  # noqa: RUF012
 
-    def __init__(self, *, language: str = "en", **kwargs):
-        if language not in _LANGUAGES:
-            raise UsageError(f"language is {language!r}, must be one of {', '.join(_LANGUAGES)}")
+    def __init__(self, *, language: Literal["en", "es"] = "en", **kwargs):
         self.language = language
         super().__init__(**kwargs)
 
@@ -59,6 +57,6 @@ class Builder(PublishedBuilder):
         for sentence, finding in zip(sentences, findings, strict=True):
             labels = [str(label).strip().lower() for label in finding.get("labels") or []]
             item.labels.update(dict.fromkeys(labels, 1) if finding.get("abnormal") else {})
-            for box in finding.get("boxes") or []:  # of normal sentences there are none
+            for box in finding.get("boxes") or []:  # normal sentences have none
                 left, top, right, bottom = (float(value) for value in box)
                 item.add(labels[0] if labels else "finding", sentence, RelativeBox(left, top, right, bottom))

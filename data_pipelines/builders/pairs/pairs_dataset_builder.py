@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from afloc_jax.errors import UsageError
+from data_pipelines.building.arguments import texts
 from data_pipelines.building.ingest import FolderBuilder
 from data_pipelines.building.items import Item, unique_ids
 from data_pipelines.building.splits import assign_splits, split_name
@@ -29,7 +29,7 @@ class Builder(FolderBuilder):
         views: keep only these views (compared without case); empty: all.
         min_sentences: rows with fewer clean sentences are dropped.
         compatible: clean text as the published release does.
-        raw, image_size, seed, max_bad_fraction, workers, journal, beam: see FolderBuilder.
+        raw, image_size, seed, max_bad_fraction, workers, journal, beam: as in FolderBuilder.
     """
 
     def __init__(
@@ -43,11 +43,9 @@ class Builder(FolderBuilder):
         compatible: bool = False,
         **kwargs: Any,
     ):
-        if isinstance(views, str):
-            raise UsageError(f"views is the text {views!r}; give a list such as ('PA', 'AP')")
         self.csv, self.images = csv, images
         self.fractions = dict(fractions) if fractions else _DEFAULT_FRACTIONS
-        self.views = frozenset(view.strip().lower() for view in views)
+        self.views = frozenset(view.strip().lower() for view in texts("views", views))
         self.min_sentences, self.compatible = max(1, int(min_sentences)), bool(compatible)
         super().__init__(**kwargs)
 
@@ -55,7 +53,7 @@ class Builder(FolderBuilder):
         """Rows that pass the filters, with splits."""
         rows = read_table(self.raw / self.csv, ("image",), _PURPOSE)
         if not {"text", "findings", "impression"} & set(rows[0]):
-            read_table(self.raw / self.csv, ("image", "text"), _PURPOSE)  # raises, naming the columns found
+            read_table(self.raw / self.csv, ("image", "text"), _PURPOSE)  # raises an error that names the columns
         self.account.rows = len(rows)
         folder = self.raw / self.images if (self.raw / self.images).is_dir() else self.raw
         items = []

@@ -1,4 +1,4 @@
-"""The healthy chest: random proportions and pose, then lungs, soft tissue, bones and vessels as layers."""
+"""The normal chest: random proportions and pose, then lungs, soft tissue, bones and vessels as layers."""
 
 import cv2
 import numpy as np
@@ -19,7 +19,7 @@ from data_pipelines.builders.phantom.drawing import (
 
 
 def sample_chest(rng: np.random.Generator) -> Chest:
-    """Random proportions and pose, with every layer of the healthy chest drawn."""
+    """Random proportions and pose, with every layer of the normal chest drawn."""
     angle = rng.normal(0, 2.2) * np.pi / 180
     scale = rng.uniform(0.95, 1.15)
     shift = rng.normal(0, 5.0, 2) + (SIZE - 1) / 2
@@ -54,7 +54,7 @@ def sample_chest(rng: np.random.Generator) -> Chest:
 
 
 def heart_silhouette(chest: Chest, ratio: float) -> np.ndarray:
-    """Soft silhouette [224, 224] of a heart with the given cardiothoracic ratio."""
+    """Soft silhouette [224, 224] of a heart with this cardiothoracic ratio."""
     width = 2 * chest.half_width * ratio
     left, right = width * chest.heart_share, width * (1 - chest.heart_share)
     floor = chest.dome[LEFT]

@@ -13,7 +13,7 @@ import numpy as np
 from data_pipelines.builders.phantom.chest import LEFT, LUNG_CONTRAST, RIGHT, Chest
 
 SIDE_WORD = {RIGHT: "right", LEFT: "left", 0: "bilateral"}
-_LEAST_CHANGE = 0.03  # of brightness that counts as visible at all
+_LEAST_CHANGE = 0.03  # the smallest change of brightness that counts as visible
 
 
 @dataclass

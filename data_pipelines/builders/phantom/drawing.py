@@ -46,7 +46,7 @@ def _smoothing(canvas: np.ndarray) -> int:
 
 
 def fill(polygon: np.ndarray, canvas: np.ndarray | None = None, value: int = 255) -> np.ndarray:
-    """Fills a polygon [N, 2] on a canvas (a new one of 224 pixels if none is given) and returns the canvas."""
+    """Fills a polygon [N, 2] on a canvas (by default a new one of 224 pixels) and returns the canvas."""
     if canvas is None:
         canvas = np.zeros((SIZE, SIZE), np.uint8)
     cv2.fillPoly(canvas, [_fixed_point(polygon, canvas)], value, _smoothing(canvas), _BITS)

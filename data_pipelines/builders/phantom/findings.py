@@ -24,7 +24,7 @@ _NUMBER = (0.12, 0.36, 0.34, 0.18)  # shares of chests with 0, 1, 2, 3 findings
 _TRIES = 8  # places tried for a finding before the chest goes without it
 _SMALLEST = 40  # pixels of a mask
 _FAINTEST = 0.085  # mean change of brightness inside a mask
-_MOST_SHARED = 0.15  # of the smaller of two masks
+_MOST_SHARED = 0.15  # overlap, as a share of the smaller of two masks
 
 
 def sample_changes(chest: Chest, rng: np.random.Generator) -> list[Change]:

@@ -28,7 +28,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     Args:
         train, validation, test: number of phantoms in each split; 0 leaves the split out.
-        seed: of the whole data set; phantom `index` of a split is `generate(seed, split, index)`.
+        seed: fixes the data set; phantom `index` of a split is `generate(seed, split, index)`.
         image_size: 224, the only size there is.
         workers: processes that draw; None: one per CPU.
 

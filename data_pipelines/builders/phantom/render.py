@@ -37,7 +37,7 @@ def expose(shade: np.ndarray, rng: np.random.Generator, view: str = "PA") -> np.
     noise = rng.standard_normal((SIZE, SIZE), dtype=np.float32)
     noise = noise + cv2.GaussianBlur(noise, (3, 3), 0.8)
     shade = shade + rng.uniform(0.003, 0.010) * noise
-    slope = rng.uniform(3.6, 4.9)  # of the film curve, whose toe and shoulder keep some detail in black and white
+    slope = rng.uniform(3.6, 4.9)  # slope of the film curve, whose toe and shoulder keep some detail in black and white
     shade = 1 / (1 + np.exp(-slope * (shade - rng.uniform(0.43, 0.53))))
     low, high = 1 / (1 + np.exp(0.5 * slope)), 1 / (1 + np.exp(-0.5 * slope))
     image = np.round(255 * np.clip((shade - low) / (high - low), 0, 1)).astype(np.uint8)

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Iterator
 
-from afloc_jax.errors import UsageError, UserError
+from afloc_jax.errors import UserError
+from data_pipelines.building.arguments import texts
 from data_pipelines.building.expected_files import Files
 from data_pipelines.building.items import Item
 from data_pipelines.building.published import PublishedBuilder
@@ -11,11 +12,12 @@ _CAPTIONS = "radiology/captions.txt"
 
 
 class Builder(PublishedBuilder):
-    """Radiology images of the three official parts. Arguments: see PublishedBuilder, and
+    """Radiology images of the three official parts.
 
     Args:
         containing: keep captions with at least one of these phrases (without case); empty: all. ROCO holds every
             modality; ("chest x-ray", "chest radiograph") keeps what this program is made for.
+        **kwargs: as in PublishedBuilder.
     """
 
     FILES = tuple(
@@ -26,9 +28,7 @@ class Builder(PublishedBuilder):
     FRACTIONS = {"train": 1.0}  # noqa: RUF012
 
     def __init__(self, *, containing: Iterable[str] = (), **kwargs):
-        if isinstance(containing, str):
-            raise UsageError(f"containing is the text {containing!r}; give a list of phrases")
-        self.containing = [phrase.lower() for phrase in containing]
+        self.containing = [phrase.lower() for phrase in texts("containing", containing)]
         super().__init__(**kwargs)
 
     def cases(self) -> Iterator[Item]:

@@ -14,7 +14,7 @@ _BOX = ("x", "y", "width", "height")
 
 
 class Builder(PublishedBuilder):
-    """The 26,684 images with labels (those of the test folder have none). Arguments: see PublishedBuilder."""
+    """The 26,684 images with labels (those of the test folder have none)."""
 
     FILES = (
         Files(_LABELS, "boxes", 1, ("patientId", *_BOX, "Target"), rows=30227),

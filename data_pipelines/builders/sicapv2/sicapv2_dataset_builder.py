@@ -20,19 +20,20 @@ PHRASES = {
     "gleason 4": "prostate cancer of gleason grade 4",
     "gleason 5": "prostate cancer of gleason grade 5",
 }
-# Two releases of the masks are about: PNG files with the grade itself, and JPEG files with a grey value per grade that
-# the compression has spread.
+# There are two releases of the masks: PNG files with the grade itself, and JPEG files with a grey value per grade (100,
+# 150, 200) that the compression has spread.
 GRADES = {"gleason 3": 3, "gleason 4": 4, "gleason 5": 5}
-GREYS = {"gleason 3": range(50, 125), "gleason 4": range(125, 175), "gleason 5": range(175, 256)}  # of 100, 150, 200
-SMALLEST_SHARE = 0.01  # of the pixels of a JPEG mask: less may be the ringing of its edges
+GREYS = {
+    "gleason 3": range(50, 125),
+    "gleason 4": range(125, 175),
+    "gleason 5": range(175, 256),
+}
+SMALLEST_SHARE = 0.01  # share of the pixels of a JPEG mask; less may be the ringing of its edges
 _TABLES = {"train": "partition/Test/Train.xlsx", "test": "partition/Test/Test.xlsx"}
 
 
 class Builder(PublishedBuilder):
-    """Patches of the official training and test parts: labels, masks of grades, text made from labels.
-
-    Arguments: see PublishedBuilder.
-    """
+    """Patches of the official training and test parts: labels, masks of grades, text made from labels."""
 
     FILES = (
         Files(_TABLES["train"], "labels", 1),

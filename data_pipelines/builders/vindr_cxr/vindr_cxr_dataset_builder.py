@@ -2,8 +2,9 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
+from typing import Literal
 
-from afloc_jax.errors import UsageError, UserError
+from afloc_jax.errors import UserError
 from data_pipelines.building.expected_files import Files
 from data_pipelines.building.items import Item
 from data_pipelines.building.published import PublishedBuilder
@@ -12,15 +13,15 @@ from data_pipelines.regions import Box
 
 _CORNERS = ("x_min", "y_min", "x_max", "y_max")
 _ABOUT = ("image_id", "rad_id", "rad_ID")
-_READERS = ("united", "separate")
-_ONE_NAME = {"other disease": "other diseases"}  # of the class that the tables of the two parts name differently
+_ONE_NAME = {"other disease": "other diseases"}  # the class that the tables of the two parts name differently
 
 
 class Builder(PublishedBuilder):
-    """DICOM images of both official parts. Arguments: see PublishedBuilder, and
+    """DICOM images of both official parts.
 
     Args:
         readers: boxes of several readers for one class are one finding ("united"), or one each ("separate").
+        **kwargs: as in PublishedBuilder.
     """
 
     FILES = (
@@ -33,9 +34,7 @@ class Builder(PublishedBuilder):
     )
     FRACTIONS = {"train": 1.0}  # noqa: RUF012
 
-    def __init__(self, *, readers: str = "united", **kwargs):
-        if readers not in _READERS:
-            raise UsageError(f"readers is {readers!r}, must be one of {', '.join(_READERS)}")
+    def __init__(self, *, readers: Literal["united", "separate"] = "united", **kwargs):
         self.readers = readers
         super().__init__(**kwargs)
 

@@ -1,0 +1,34 @@
+"""The keyword arguments of builders, as their signatures state them."""
+
+import inspect
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Literal, get_args, get_origin
+
+from afloc_jax.errors import UsageError
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
+
+
+def arguments_of(builder: type) -> dict[str, inspect.Parameter]:
+    """The arguments that a builder takes, and those of its base classes in this package."""
+    arguments: dict[str, inspect.Parameter] = {}
+    for cls in builder.__mro__:
+        if cls.__module__.startswith("data_pipelines.") and "__init__" in vars(cls):
+            arguments = {**inspect.signature(vars(cls)["__init__"]).parameters, **arguments}
+    return {name: argument for name, argument in arguments.items() if name not in ("self", "kwargs")}
+
+
+def check_choices(builder: "tfds.core.DatasetBuilder") -> None:
+    """Compares attributes with the names to choose from, where an argument is a Literal. Raises UsageError."""
+    for name, argument in arguments_of(type(builder)).items():
+        allowed = get_args(argument.annotation) if get_origin(argument.annotation) is Literal else ()
+        if allowed and getattr(builder, name) not in allowed:
+            raise UsageError(f"{name} is {getattr(builder, name)!r}, must be one of {', '.join(map(str, allowed))}")
+
+
+def texts(name: str, value: Iterable[str]) -> tuple[str, ...]:
+    """A list of texts. Raises UsageError for a single text, which is a list of letters to Python."""
+    if isinstance(value, str):
+        raise UsageError(f"{name} is the text {value!r}; write it as a list")
+    return tuple(value)
