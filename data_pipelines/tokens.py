@@ -8,10 +8,10 @@ case.
 
 import functools
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import NamedTuple, TypedDict
 
 import numpy as np
@@ -19,6 +19,8 @@ from jaxtyping import Int32
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from afloc_jax.errors import UserError
+from afloc_jax.files import Path, matching
+from afloc_jax.settings import Json
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # in this order in a learned vocabulary: [PAD] is 0
 LEARNED_VOCABULARY = 4096  # entries of a learned vocabulary, where nothing else is said
@@ -40,13 +42,15 @@ class TokenArrays(TypedDict):
     sentence_count: Int32[np.ndarray, " B"]
 
 
-def load_tokenizer(folder: str | Path) -> Tokenizer:
-    """The tokenizer of a folder that holds `tokenizer.json` or `vocab.txt` (or of a vocabulary file itself).
+def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
+    """The tokenizer in a folder that holds `tokenizer.json` or `vocab.txt` (or of a vocabulary file itself).
 
     Raises UserError when there is none, or when it is not a BERT WordPiece vocabulary with [PAD] at id 0.
     """
     path = Path(folder)
-    candidates = [path] if path.is_file() else [path / "tokenizer.json", path / "vocab.txt", *path.glob("*vocab.txt")]
+    candidates = (
+        [path] if path.is_file() else [path / "tokenizer.json", path / "vocab.txt", *matching(path, "*vocab.txt")]
+    )
     file = next((candidate for candidate in candidates if candidate.is_file()), None)
     if file is None:
         raise UserError(f"no tokenizer in {path}: expected tokenizer.json or vocab.txt (one token per line)")
@@ -95,20 +99,20 @@ def learn_tokenizer(texts: Iterable[str], vocabulary_size: int = LEARNED_VOCABUL
     return _from_vocabulary([*SPECIAL_TOKENS, *rest], strip_accents=False)
 
 
-def save_tokenizer(tokenizer: Tokenizer, folder: str | Path) -> None:
+def save_tokenizer(tokenizer: Tokenizer, folder: str | os.PathLike[str]) -> None:
     """Writes tokenizer.json, vocab.txt and tokenizer_config.json, as `transformers.AutoTokenizer` expects them."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
     vocabulary = tokenizer.get_vocab()
     pieces = sorted(vocabulary, key=lambda piece: vocabulary[piece])
     if [vocabulary[piece] for piece in pieces] == list(range(len(pieces))):  # a vocab.txt cannot express gaps
-        (folder / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
-    tokenizer.save(str(folder / "tokenizer.json"))
-    config: dict[str, object] = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 512}
+        (target / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
+    tokenizer.save(str(target / "tokenizer.json"))
+    config: dict[str, Json] = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 512}
     strip_accents = getattr(tokenizer.normalizer, "strip_accents", None)
     config |= {} if strip_accents is None else {"strip_accents": strip_accents}
     config |= {f"{name[1:-1].lower()}_token": name for name in SPECIAL_TOKENS}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    (target / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def tokenize(tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int, *, compatible: bool = False) -> TokenArrays:
@@ -202,7 +206,7 @@ def _characters(counts: Counter[str]) -> tuple[list[str], list[str]]:
 
 
 class _Pieces(NamedTuple):
-    """What the segmentation needs to know of every entry of a vocabulary of V entries."""
+    """What the segmentation needs to know about a vocabulary of V entries."""
 
     starts_word: np.ndarray  # [V] bool: not a `##` piece
     bracketed: np.ndarray  # [V] bool: the text begins with "[", as special tokens do
@@ -226,7 +230,7 @@ _pieces_by_tokenizer: dict[int, tuple[Tokenizer, _Pieces]] = {}
 
 
 def _pieces(tokenizer: Tokenizer) -> _Pieces:
-    """Piece table of a tokenizer; building it takes milliseconds, so it is kept while the tokenizer is."""
+    """The pieces of a tokenizer. Building the table takes milliseconds, so it is kept while the tokenizer is."""
     held = _pieces_by_tokenizer.get(id(tokenizer))
     if held is None or held[0] is not tokenizer:
         if len(_pieces_by_tokenizer) >= 8:
@@ -307,7 +311,7 @@ def _segments(token_ids: np.ndarray, period_pieces: np.ndarray, pieces: _Pieces,
 
 
 def _empty(model: models.WordPiece, strip_accents: bool | None) -> Tokenizer:
-    """`strip_accents` None: with BERT's rule, which takes all marks from lower-case text."""
+    """A tokenizer around a model. `strip_accents` None: BERT's rule, which takes all marks from lower-case text."""
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=strip_accents)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
