@@ -5,11 +5,11 @@ Report text is patient data, and none of it gets here: an image is named by its 
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.files import Path, read_json
-from afloc_jax.settings import Json
+from afloc_jax.settings import Json, plain
 from data_pipelines.building.items import LISTED_IN_ERRORS, SPLITS
 
 REPORT = "build_report.json"
@@ -28,15 +28,15 @@ class BuildReport:
     """What a finished build counted.
 
     Attributes:
-        records: number of records in each split.
         rows: images that the tables of the raw folder name; None: the records were drawn, and nothing was left out.
+        records: number of records in each split.
         patients: number of patients in each split, where they are known.
         dropped: reason -> number of images that were left out on purpose.
         rejected: images that could not be used.
     """
 
+    rows: int | None
     records: dict[str, int]
-    rows: int | None = None
     patients: dict[str, int] = field(default_factory=dict)
     dropped: dict[str, int] = field(default_factory=dict)
     rejected: tuple[Rejected, ...] = ()
@@ -44,20 +44,13 @@ class BuildReport:
     @classmethod
     def read(cls, folder: Path) -> "BuildReport":
         """The report beside the records of a prepared folder."""
-        stored = read_json(folder / REPORT, "remove the folder and prepare again")
-        return cls(**{**stored, "rejected": tuple(Rejected(**entry) for entry in stored.get("rejected", ()))})
+        stored = {"rows": None, **read_json(folder / REPORT, "remove the folder and prepare again")}
+        rejected = tuple(Rejected(**entry) for entry in stored.pop("rejected", ()))
+        return cls(**stored, rejected=rejected)
 
     def plain(self) -> dict[str, Json]:
         """The content of build_report.json. The same input gives the same report."""
-        if self.rows is None:
-            return {"records": dict(self.records)}
-        return {
-            "rows": self.rows,
-            "records": dict(self.records),
-            "patients": dict(self.patients),
-            "dropped": dict(self.dropped),
-            "rejected": [{"image": entry.image, "reason": entry.reason} for entry in self.rejected],
-        }
+        return plain(asdict(self) if self.rows is not None else {"records": self.records})
 
 
 class Account:
@@ -93,8 +86,8 @@ class Account:
     def report(self) -> BuildReport:
         """What has been counted, in an order that does not depend on the order of the work."""
         return BuildReport(
-            records={split: self.records[split] for split in SPLITS if self.records[split]},
             rows=self.rows,
+            records={split: self.records[split] for split in SPLITS if self.records[split]},
             patients={split: len(self.patients[split]) for split in SPLITS if self.patients[split]},
             dropped=dict(sorted(self.dropped.items())),
             rejected=tuple(sorted(self.rejected)),

@@ -95,7 +95,7 @@ def build(builder: Builder, raw: str, folder: Path, arguments: Arguments, worker
     if not any(counts.values()):
         raise UserError(f"building {made.name} gave no record")
     account = getattr(made, "account", None)
-    report = account.report() if isinstance(account, Account) else BuildReport(counts)
+    report = account.report() if isinstance(account, Account) else BuildReport(None, counts)
     write_whole(folder / REPORT, json.dumps(report.plain(), indent=2, ensure_ascii=False) + "\n")
 
 

@@ -96,13 +96,9 @@ class _Part:
         self.key = hashlib.sha256("\n".join(item.id for item in items).encode()).hexdigest()
         self.content = self._read()
 
-    @property
-    def content_path(self) -> Path:
-        return self.path.with_suffix(".json")
-
     def _read(self) -> _Content | None:
         try:
-            content = _Content(**read_json(self.content_path))
+            content = _Content(**read_json(self.path.with_suffix(".json")))
         except (UserError, TypeError):
             return None
         return content if self.path.is_file() and content.key == self.key else None
@@ -140,7 +136,7 @@ def _write(
     writer.close()
     temporary.replace(part.path)
     content.patients = sorted(patients)
-    write_whole(part.content_path, json.dumps(asdict(content)))
+    write_whole(part.path.with_suffix(".json"), json.dumps(asdict(content)))
     return content
 
 

@@ -65,29 +65,20 @@ def write_overview(
     return overview
 
 
-@dataclass(frozen=True)
-class _Figure:
-    """A large number at the top."""
-
-    value: int
-    label: str
-    about: str
-
-
-def _figures(overview: Overview) -> list[_Figure]:
-    """The numbers at the top, those that the data set has."""
+def _figures(overview: Overview) -> list[tuple[int, str, str]]:
+    """The large numbers at the top, those that the data set has: number, what it counts, a remark."""
     total, text = sum(overview.records.values()), sum(overview.with_text.values())
     annotated = sum(len(values) for values in overview.findings.values())
     patients, unknown = sum(overview.patients.values()), sum(overview.without_patient.values())
     kinds = len(overview.findings)
     candidates = [
-        _Figure(total, "records", ", ".join(overview.records)),
-        _Figure(patients, "patients", f"unknown for {unknown:,} records" if unknown else "known for every record"),
-        _Figure(text, "with text", f"{100 * text / max(1, total):.0f} % of the records"),
-        _Figure(len(overview.labels), "labels", "present, absent or uncertain"),
-        _Figure(annotated, "annotated findings", f"of {kinds} kind{'s' if kinds > 1 else ''}"),
+        (total, "records", ", ".join(overview.records)),
+        (patients, "patients", f"unknown for {unknown:,} records" if unknown else "known for every record"),
+        (text, "with text", f"{100 * text / max(1, total):.0f} % of the records"),
+        (len(overview.labels), "labels", "present, absent or uncertain"),
+        (annotated, "annotated findings", f"of {kinds} kind{'s' if kinds > 1 else ''}"),
     ]
-    return [figure for figure in candidates if figure.value]
+    return [figure for figure in candidates if figure[0]]
 
 
 @dataclass(frozen=True)
@@ -148,16 +139,7 @@ def histogram(name: str, values: Sequence[int]) -> Histogram:
     return Histogram(name, distribution(values), bars, cut=max(values) > bars[-1].high)
 
 
-@dataclass(frozen=True)
-class _Picture:
-    """A record as the page shows it; `jpeg` is base64."""
-
-    id: str
-    about: str
-    jpeg: str
-
-
-def _pictures(sources: Mapping[str, Records]) -> list[_Picture]:
+def _pictures(sources: Mapping[str, Records]) -> list[tuple[str, str, str]]:
     """Evenly spaced records of all splits, outlines of their findings drawn in."""
     places = [(split, k) for split, source in sources.items() for k in range(len(source))]
     count = min(PICTURES, len(places))
@@ -165,7 +147,8 @@ def _pictures(sources: Mapping[str, Records]) -> list[_Picture]:
     return [_picture(split, sources[split][k]) for split, k in chosen]
 
 
-def _picture(split: str, record: Record) -> _Picture:
+def _picture(split: str, record: Record) -> tuple[str, str, str]:
+    """Id, description and JPEG (base64) of a record."""
     color = cv2.cvtColor(cv2.resize(record.image, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA), cv2.COLOR_GRAY2BGR)
     for finding in record.findings:
         mask = cv2.resize(finding.mask.astype(np.uint8), (_SIDE, _SIDE), interpolation=cv2.INTER_NEAREST)
@@ -173,4 +156,4 @@ def _picture(split: str, record: Record) -> _Picture:
         cv2.drawContours(color, outlines, -1, _OUTLINE, 2)
     about = ", ".join(filter(None, [split, record.view, *sorted({finding.label for finding in record.findings})]))
     jpeg = cv2.imencode(".jpg", color, [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes()
-    return _Picture(record.id, about, base64.b64encode(jpeg).decode())
+    return record.id, about, base64.b64encode(jpeg).decode()

@@ -83,7 +83,7 @@ def test_near_identical_texts_equal_a_comparison_of_all_pairs():
 def test_the_page_shows_pictures_and_no_text(tmp_path):
     records = [record(k, f"p{k}", SECRET.split(), findings=[finding("edema", 9)]) for k in range(90)]
     splits = {"train": records[:60], "test": records[60:]}
-    report = BuildReport({"train": 60, "test": 30}, rows=93, dropped={"x": 3})
+    report = BuildReport(93, {"train": 60, "test": 30}, dropped={"x": 3})
     write_overview(tmp_path / "page.html", "a <set>", splits, report)
     page = (tmp_path / "page.html").read_text()
     assert page.count("<figure>") == 40 and "a &lt;set&gt;" in page and "No patient and no image" in page
