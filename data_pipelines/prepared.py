@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 from afloc_jax.errors import UserError
 from afloc_jax.files import Path, matching, read_json, user_path, write_whole
-from afloc_jax.settings import Json, plain
+from afloc_jax.settings import Json
 from data_pipelines.building.account import BuildReport
-from data_pipelines.building.build import Arguments, Builder, build, check_call, clear, find_builder, lock, needs_raw
+from data_pipelines.building.build import Arguments, Call, build, clear, lock
 from data_pipelines.building.expected_files import IncompleteDataError
 from data_pipelines.reading import RecordSource
 
@@ -67,8 +67,8 @@ def open_source(
 
     Raises UserError when nothing is prepared and there is nothing to prepare from, or the split does not exist.
     """
-    call = _call(dataset, directory, raw, builder)
-    folder = _prepared(call, workers)[0] if call.can_build else _find(call)
+    call = Call.of(dataset, directory, raw, builder)
+    folder = _prepared(call, workers)[0] if call.raw or not call.needs_raw else _find(call)
     return RecordSource(folder, split)
 
 
@@ -80,9 +80,9 @@ def check_source(
     builder: Arguments | None = None,
 ) -> None:
     """Raises what `open_source` would of a wrong name or argument, or of absent files or records; builds nothing."""
-    call = _call(dataset, directory, raw, builder)
-    if call.can_build:
-        check_call(call.dataset, call.builder, call.raw, call.arguments)
+    call = Call.of(dataset, directory, raw, builder)
+    if call.raw or not call.needs_raw:
+        call.check()
     else:
         _find(call)
 
@@ -101,53 +101,21 @@ def prepare(
     A build that was interrupted goes on from its finished shards. `beam` builds with Apache Beam, by its
     pipeline options ("--runner=DirectRunner").
     """
-    folder, built = _prepared(_call(dataset, directory, raw, builder), workers, beam)
+    folder, built = _prepared(Call.of(dataset, directory, raw, builder), workers, beam)
     return Prepared(folder, built, BuildReport.read(folder))
 
 
 def open_prepared(dataset: str, directory: str | os.PathLike[str], builder: Arguments | None = None) -> Prepared:
     """A data set that has been prepared. Raises UserError as `open_source` does."""
-    folder = _find(_call(dataset, directory, "", builder))
+    folder = _find(Call.of(dataset, directory, "", builder))
     return Prepared(folder, False, BuildReport.read(folder))
 
 
-@dataclass(frozen=True)
-class _Call:
-    """A data set and how to build it, checked as far as that needs no files."""
-
-    dataset: str
-    directory: Path
-    raw: str
-    arguments: dict[str, Json]
-    builder: Builder
-
-    @property
-    def can_build(self) -> bool:
-        return bool(self.raw) or not needs_raw(self.builder)
-
-    @property
-    def inputs(self) -> dict[str, Json]:
-        """What decides the records beside the raw files, as inputs.json keeps it."""
-        return {"builder": self.dataset, "version": str(self.builder.VERSION), "arguments": self.arguments}
-
-
-def _call(
-    dataset: str,
-    directory: str | os.PathLike[str],
-    raw: str | os.PathLike[str],
-    builder: Arguments | None,
-) -> _Call:
-    folder = user_path(directory, "directory of records")
-    files = str(user_path(raw, "raw folder")) if raw else ""
-    arguments = json.loads(json.dumps(plain(builder or {}), sort_keys=True, default=str))
-    return _Call(dataset, folder, files, arguments, find_builder(dataset))
-
-
-def _prepared(call: _Call, workers: int, beam: str | None = None) -> tuple[Path, bool]:
+def _prepared(call: Call, workers: int, beam: str | None = None) -> tuple[Path, bool]:
     """The complete folder for these inputs and whether it was built just now."""
     directory = call.directory
-    check_call(call.dataset, call.builder, call.raw, call.arguments)
-    files: Files | str = _files(call) if needs_raw(call.builder) else "generated"
+    call.check()
+    files: Files | str = _files(call) if call.needs_raw else "generated"
     stem = f"{call.dataset}-{_hash(_content(call.inputs))}"
     folder = directory / f"{stem}-{_hash(files)}"
     if folder.is_dir():
@@ -161,7 +129,7 @@ def _prepared(call: _Call, workers: int, beam: str | None = None) -> tuple[Path,
             building = directory / f".{folder.name}.building"
             clear(building)  # left by a build that was killed: we hold the lock
             try:
-                build(call.builder, call.raw, building, call.arguments, workers, beam)
+                build(call, building, workers, beam)
                 write_whole(building / _INPUTS, json.dumps(call.inputs, indent=2, default=str) + "\n")
                 building.rename(folder)
                 missing.unlink(missing_ok=True)
@@ -179,7 +147,7 @@ def _prepared(call: _Call, workers: int, beam: str | None = None) -> tuple[Path,
     return folder, True
 
 
-def _find(call: _Call) -> Path:
+def _find(call: Call) -> Path:
     """The one prepared folder that fits. Without arguments any of this name does, of this version if there is one."""
     dataset, directory = call.dataset, call.directory
     candidates = [path.parent for path in matching(directory, f"{dataset}-*-*/{_INPUTS}")]
@@ -213,10 +181,10 @@ def _hash(value: "Json | Files") -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:_HASH_LENGTH]
 
 
-def _files(call: _Call) -> Files:
+def _files(call: Call) -> Files:
     """The files that a build reads."""
     apart = {}
-    for name in call.builder.FOLDERS:
+    for name in call.builder_class.FOLDERS:
         if folder := call.arguments.get(name):
             path = user_path(str(folder), f"builder argument {name}")
             if not path.is_dir():

@@ -10,56 +10,81 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path as PackagePath
 
 import tensorflow_datasets as tfds
 
 from afloc_jax.errors import UsageError, UserError, chain, is_no_space
-from afloc_jax.files import Path, matching, write_whole
-from afloc_jax.settings import Json
+from afloc_jax.files import Path, matching, user_path, write_whole
+from afloc_jax.settings import Json, plain
 from data_pipelines.building.account import REPORT, Account, BuildReport
 from data_pipelines.building.arguments import arguments_of
 from data_pipelines.building.beam import pipeline_options
 
 Arguments = Mapping[str, Json]  # keyword arguments of a builder
-Builder = type[tfds.core.GeneratorBasedBuilder]
 
+_BUILDERS = PackagePath(__file__).parents[1] / "builders"
 _SHARDS = "shards"  # folder of finished shards, which an interrupted build leaves and the next takes over
 _HOW = {"raw", "workers", "journal", "beam"}  # how a build works, which `builder` arguments do not say
 
 
-def find_builder(dataset: str) -> Builder:
-    """The builder of a data set. Raises UsageError for a name that there is not."""
-    root = PackagePath(__file__).parents[1] / "builders"
-    known = sorted(path.parent.name for path in root.glob("*/*_dataset_builder.py"))
-    if dataset not in known:
-        raise UsageError(f"unknown data set {dataset!r}; there are {', '.join(known)}")
-    return importlib.import_module(f"data_pipelines.builders.{dataset}.{dataset}_dataset_builder").Builder
+@dataclass(frozen=True)
+class Call:
+    """A data set and how to build it, checked as far as that needs no files."""
+
+    dataset: str
+    directory: Path
+    raw: str
+    arguments: dict[str, Json]
+    builder_class: type[tfds.core.GeneratorBasedBuilder]
+
+    @classmethod
+    def of(
+        cls,
+        dataset: str,
+        directory: str | os.PathLike[str],
+        raw: str | os.PathLike[str],
+        builder: Arguments | None,
+    ) -> "Call":
+        """Arguments as in `prepared.open_source`. Raises UsageError for an unknown data set or remote storage."""
+        folder = user_path(directory, "directory of records")
+        files = str(user_path(raw, "raw folder")) if raw else ""
+        arguments = json.loads(json.dumps(plain(builder or {}), sort_keys=True, default=str))
+        known = sorted(path.parent.name for path in _BUILDERS.glob("*/*_dataset_builder.py"))
+        if dataset not in known:
+            raise UsageError(f"unknown data set {dataset!r}; there are {', '.join(known)}")
+        module = importlib.import_module(f"data_pipelines.builders.{dataset}.{dataset}_dataset_builder")
+        return cls(dataset, folder, files, arguments, module.Builder)
+
+    @property
+    def needs_raw(self) -> bool:
+        """Whether records come from raw files; phantoms are drawn."""
+        return "raw" in arguments_of(self.builder_class)
+
+    @property
+    def inputs(self) -> dict[str, Json]:
+        """What decides the records beside the raw files, as inputs.json keeps it."""
+        return {"builder": self.dataset, "version": str(self.builder_class.VERSION), "arguments": self.arguments}
+
+    def check(self) -> None:
+        """Raises UsageError for an argument that the builder does not have, UserError where its raw folder is not."""
+        known = set(arguments_of(self.builder_class)) - _HOW
+        for argument in self.arguments:
+            if argument not in known:
+                raise UsageError(f"{self.dataset} has no argument {argument!r}; it has {', '.join(sorted(known))}")
+        if self.needs_raw and not Path(self.raw or "-").is_dir():
+            raise UserError(
+                f"no folder {self.raw!r} with the raw files of {self.dataset}; give it as data.raw or --raw"
+            )
 
 
-def needs_raw(builder: Builder) -> bool:
-    """Whether records come from raw files; phantoms are drawn."""
-    return "raw" in arguments_of(builder)
-
-
-def check_call(dataset: str, builder: Builder, raw: str, arguments: Arguments) -> None:
-    """Raises UsageError for an argument that the builder does not have, UserError where its raw folder is not."""
-    known = set(arguments_of(builder)) - _HOW
-    for argument in arguments:
-        if argument not in known:
-            raise UsageError(f"{dataset} has no argument {argument!r}; it has {', '.join(sorted(known))}")
-    if needs_raw(builder) and not Path(raw or "-").is_dir():
-        raise UserError(f"no folder {raw!r} with the raw files of {dataset}; give it as data.raw or --raw")
-
-
-def build(builder: Builder, raw: str, folder: Path, arguments: Arguments, workers: int, beam: str | None) -> None:
+def build(call: Call, folder: Path, workers: int, beam: str | None) -> None:
     """Builds records and their report into `folder`. What an earlier build finished there is taken over.
 
     Args:
-        builder: from `find_builder`.
-        raw: folder of raw files; unused where records are drawn.
+        call: what to build.
         folder: where the records go.
-        arguments: keyword arguments of the builder.
         workers: threads or processes; 0 leaves it to the builder.
         beam: options of Apache Beam; None: without Beam.
 
@@ -67,8 +92,8 @@ def build(builder: Builder, raw: str, folder: Path, arguments: Arguments, worker
         UserError: raw files that cannot be used; the message shows no report text.
         OSError: a full disk and the like.
     """
-    accepted = arguments_of(builder)
-    how = {"raw": raw, "workers": workers or None, "journal": folder / _SHARDS}
+    accepted = arguments_of(call.builder_class)
+    how = {"raw": call.raw, "workers": workers or None, "journal": folder / _SHARDS}
     extra = {name: value for name, value in how.items() if name in accepted and value is not None}
     config = tfds.download.DownloadConfig(try_download_gcs=False, compute_stats=tfds.download.ComputeStatsMode.SKIP)
     if beam is not None:
@@ -77,8 +102,8 @@ def build(builder: Builder, raw: str, folder: Path, arguments: Arguments, worker
         extra["beam"], config.beam_options = True, pipeline_options(beam)
     with _quiet():
         try:
-            made = builder(data_dir=folder, **{**arguments, **extra})
-            made.download_and_prepare(file_format="array_record", download_config=config)
+            builder = call.builder_class(data_dir=folder, **{**call.arguments, **extra})
+            builder.download_and_prepare(file_format="array_record", download_config=config)
         except Exception as error:
             cause = next((link for link in chain(error) if isinstance(link, UserError)), None)
             if cause is not None:
@@ -88,13 +113,13 @@ def build(builder: Builder, raw: str, folder: Path, arguments: Arguments, worker
             if isinstance(error, OSError):
                 raise
             # TFDS puts the example, report text included, into its own errors: only the kind is passed on.
-            what = f"{folder.name.split('-')[0].lstrip('.')} with {arguments}"
+            what = f"{call.dataset} with {call.arguments}"
             raise UserError(f"building {what} failed ({type(error).__name__})") from None
     (folder / "downloads").rmtree(missing_ok=True)
-    counts = {split: info.num_examples for split, info in made.info.splits.items()}
+    counts = {split: info.num_examples for split, info in builder.info.splits.items()}
     if not any(counts.values()):
-        raise UserError(f"building {made.name} gave no record")
-    account = getattr(made, "account", None)
+        raise UserError(f"building {call.dataset} gave no record")
+    account = getattr(builder, "account", None)
     report = account.report() if isinstance(account, Account) else BuildReport(None, counts)
     write_whole(folder / REPORT, json.dumps(report.plain(), indent=2, ensure_ascii=False) + "\n")
 
