@@ -61,7 +61,7 @@ def test_a_folder_of_images_apart_is_watched_like_the_raw_folder(tmp_path):
     image_file(images / path, 2, height=60)
     assert prepare("ms_cxr", out, raw=raw, builder=builder).built, "the image is another one"
     assert open_source("ms_cxr", out, "test", raw=raw, builder=builder)[0].height == 60
-    with pytest.raises(UserError, match=r"no folder '.*absent', given as builder argument images"):
+    with pytest.raises(UserError, match=r"no folder '.*absent', named by the builder argument images"):
         prepare("ms_cxr", out, raw=raw, builder={"images": str(tmp_path / "absent")})
 
 
