@@ -17,7 +17,7 @@ import numpy as np
 
 def main() -> None:
     from configs.afloc import get_config
-    from data_pipelines.batches import config_tokenizer, training_batches
+    from data_pipelines.batches import training_batches, training_tokenizer
     from data_pipelines.prepared import open_source
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -34,7 +34,13 @@ def main() -> None:
         source = open_source("phantom", folder, "train", raw="", builder=builder)
         quality = [cv2.IMWRITE_JPEG_QUALITY, 92]
         files = [cv2.imencode(".jpg", source[i].image, quality)[1].ravel() for i in range(arguments.pairs)]
-        stream = training_batches(source, config, config_tokenizer(source, config)).iterate()
+        stream = training_batches(
+            source,
+            config.data,
+            training_tokenizer(source),
+            batch_size=config.training.batch_size,
+            seed=config.seed,
+        ).iterate()
         batches = list(itertools.islice(stream, arguments.steps))
     tokens = {
         name: np.stack([batch[name] for batch in batches]).astype(np.int32) for name in batches[0] if name != "image"
