@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from afloc_jax.files import user_path
 from afloc_jax.settings import NOT_EMPTY, NOT_NEGATIVE, Json, Settings, at_least, setting
 
 SentenceSampling = Literal["subset", "impression", "all"]
@@ -35,3 +36,7 @@ class DataSettings(Settings, section="data"):
     augment: bool = False
     max_tokens: int = setting(97, at_least(3, "[CLS], a word, [SEP]"))
     workers: int = setting(0, NOT_NEGATIVE)
+
+    def check(self) -> None:
+        for key in ("directory", "raw"):
+            user_path(getattr(self, key), self.name_of(key))
