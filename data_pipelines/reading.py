@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -47,6 +47,7 @@ class Pair(NamedTuple):
     impression_count: int
 
 
+@runtime_checkable
 class Records(Protocol):
     """Records of one split, read at random: a `RecordSource`, or a list of records."""
 

@@ -7,7 +7,7 @@ an `ImageError`: the row is reported, the build goes on.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from data_pipelines.images import Geometry, ImageError, read_mask
 FAR = 1_000_000  # pixels; no radiograph is larger, and drawing code meets such numbers badly
 
 
+@runtime_checkable
 class Region(Protocol):
     """A part of an image."""
 
