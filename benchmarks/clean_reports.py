@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
-from data_pipelines.reports import clean_report, rejected_sentences
+from data_pipelines.reports import clean_sections, rejected_sentences, split_sentences
 
 
 def reports(path: Path) -> Iterator[bytes]:
@@ -39,14 +39,15 @@ def main() -> None:
         root = ElementTree.fromstring(content)
         parts = {node.get("Label", ""): node.text or "" for node in root.iter("AbstractText")}
         findings, impression = parts.get("FINDINGS", ""), parts.get("IMPRESSION", "")
-        default = clean_report(findings, impression)
-        release = clean_report(f"{impression} {findings}".strip(), impression, compatible=True)
+        default = clean_sections(findings, impression, compatible=False)
+        release = clean_sections(findings, impression, compatible=True)
         rejected = [entry for text in (findings, impression) for entry in rejected_sentences(text)]
         left_out.update(rejected)
         counts["reports"] += 1
         counts["reports without a sentence"] += not default.sentences
         counts["sentences kept"] += len(default.sentences)
-        counts["sentences that repeat another of their report"] += default.dropped - len(rejected)
+        written = len(split_sentences(findings)) + len(split_sentences(impression))
+        counts["sentences that repeat another of their report"] += written - len(default.sentences)
         counts["sentences without a letter"] += len(rejected)
         counts["compatible: reports without a sentence"] += not release.sentences
         counts["compatible: sentences kept"] += len(release.sentences)

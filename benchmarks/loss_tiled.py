@@ -55,7 +55,8 @@ def caption_lengths(reports: Path, vocabulary: Path, batch: int) -> dict[str, li
             if member.name.endswith(".xml"):
                 parts = ElementTree.fromstring(archive.extractfile(member).read()).iter("AbstractText")
                 found = {part.get("Label"): part.text or "" for part in parts}
-                texts.append(clean_report(found.get("FINDINGS", ""), found.get("IMPRESSION", "")).text)
+                report = clean_report(found.get("FINDINGS", ""), found.get("IMPRESSION", ""))
+                texts.append(". ".join(report.sentences))
     texts = sorted(text for text in texts if text)
     chosen = [texts[i] for i in np.random.default_rng(SEED).choice(len(texts), batch, replace=False)]
     tokens = tokenize(load_tokenizer(vocabulary), chosen, MAX_TOKENS)

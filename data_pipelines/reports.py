@@ -68,12 +68,6 @@ class CleanReport:
 
     sentences: list[str]  # lower case, words separated by one space, no period; the impression's sentences first
     impression_count: int  # how many leading sentences belong to the impression
-    dropped: int = 0  # sentences of the source that held nothing to keep
-
-    @property
-    def text(self) -> str:
-        """All sentences joined as the text encoder reads them."""
-        return ". ".join(self.sentences)
 
 
 def sections(text: str) -> dict[str, str]:
@@ -104,18 +98,19 @@ def clean_report(findings: str, impression: str = "", *, compatible: bool = Fals
     only decides how many leading sentences belong to the impression. The release ends a report as soon as its running
     number of words is exactly 5.
 
-    Returns a CleanReport; a report of which nothing is left has no sentences (the release drops it, and so do the
-    builders).
+    A report of which nothing is left has no sentences. The release drops it, and so do the builders.
     """
     if compatible:
-        kept, total = _release_sentences(findings)
-        impression_count = len(_release_sentences(impression)[0])
-        return CleanReport(kept, min(impression_count, len(kept)), total - len(kept))
-    first, first_total = split_sentences(impression)
-    rest, rest_total = split_sentences(findings)
-    first, rest = list(dict.fromkeys(first)), list(dict.fromkeys(rest))
-    sentences = first + [sentence for sentence in rest if sentence not in set(first)]
-    return CleanReport(sentences, len(first), first_total + rest_total - len(sentences))
+        kept = _release_sentences(findings)
+        return CleanReport(kept, min(len(_release_sentences(impression)), len(kept)))
+    first = list(dict.fromkeys(split_sentences(impression)))
+    return CleanReport(list(dict.fromkeys([*first, *split_sentences(findings)])), len(first))
+
+
+def clean_sections(findings: str, impression: str, compatible: bool) -> CleanReport:
+    """`clean_report` of two sections. The release trains on one text, in which the impression comes first."""
+    text = f"{impression} {findings}".strip() if compatible else findings
+    return clean_report(text, impression, compatible=compatible)
 
 
 def clean_prompt(text: str, *, compatible: bool = False) -> str:
@@ -124,21 +119,18 @@ def clean_prompt(text: str, *, compatible: bool = False) -> str:
     Compatible: as the release cleans a prompt: one-word sentences vanish and sentences are joined by a space.
     Raises UserError when nothing is left.
     """
-    sentences, separator = (
-        (_release_sentences(text, stop=None)[0], " ") if compatible else (split_sentences(text)[0], ". ")
-    )
+    sentences = _release_sentences(text, stop=None) if compatible else split_sentences(text)
     if not sentences:
         why = "it holds no word; write what to look for, e.g. 'small left pleural effusion'"
         if compatible:
             why = "the release drops one-word sentences; leave --compatible out or write more words"
         raise UserError(f"the prompt {text!r} is empty after cleaning: {why}")
-    return separator.join(sentences)
+    return (" " if compatible else ". ").join(sentences)
 
 
-def split_sentences(text: str) -> tuple[list[str], int]:
-    """Cleaned sentences of a text in their order, and how many sentences there were before empty ones fell out."""
-    pieces = _pieces(text)
-    return [cleaned for _, cleaned in pieces if _has_letter(cleaned)], len(pieces)
+def split_sentences(text: str) -> list[str]:
+    """Cleaned sentences of a text in their order; pieces without a letter are left out."""
+    return [cleaned for _, cleaned in _pieces(text) if _has_letter(cleaned)]
 
 
 def rejected_sentences(text: str) -> list[tuple[str, str]]:
@@ -232,11 +224,11 @@ def _is_abbreviation(before: str, after: str) -> bool:
     return word in _ABBREVIATIONS and (rest[0].islower() or rest[0].isdigit())
 
 
-def _release_sentences(text: str, stop: int | None = _RELEASE_WORDS_STOP) -> tuple[list[str], int]:
-    """Sentences as the published release cleans them, and how many pieces of text there were."""
-    pieces = [piece for piece in _RELEASE_SPLIT.split(text.replace("\n", " ")) if piece.strip()]
-    sentences, word_total = [], 0
-    for piece in pieces:
+def _release_sentences(text: str, stop: int | None = _RELEASE_WORDS_STOP) -> list[str]:
+    """Sentences as the published release cleans them."""
+    sentences: list[str] = []
+    word_total = 0
+    for piece in _RELEASE_SPLIT.split(text.replace("\n", " ")):
         words = _RELEASE_WORD.findall(piece.lower())
         if len(words) <= 1:
             continue
@@ -247,4 +239,4 @@ def _release_sentences(text: str, stop: int | None = _RELEASE_WORDS_STOP) -> tup
         word_total += len(kept)
         if word_total == stop:
             break
-    return sentences, len(pieces)
+    return sentences

@@ -15,7 +15,7 @@ from data_pipelines.building.expected_files import Files, IncompleteDataError, c
 from data_pipelines.building.ingest import FolderBuilder
 from data_pipelines.building.items import Item
 from data_pipelines.building.splits import assign_splits, check_fractions
-from data_pipelines.reports import clean_report
+from data_pipelines.reports import clean_sections
 
 PROMPT = "Findings suggesting {finding}."  # where a data set has classes and no phrases (published protocol)
 
@@ -100,10 +100,7 @@ class PublishedBuilder(FolderBuilder, skip_registration=True):  # type: ignore[c
 
     def set_report(self, item: Item, findings: str, impression: str) -> None:
         """Cleaned sentences of the two sections that describe the image."""
-        if self.compatible:  # the release trains on one text in which the impression comes first
-            report = clean_report(f"{impression} {findings}".strip(), impression, compatible=True)
-        else:
-            report = clean_report(findings, impression)
+        report = clean_sections(findings, impression, self.compatible)
         item.sentences, item.impression_count = report.sentences, report.impression_count
 
     def _present(self, items: list[Item]) -> list[Item]:

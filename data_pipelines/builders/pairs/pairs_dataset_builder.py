@@ -13,7 +13,7 @@ from data_pipelines.building.ingest import FolderBuilder
 from data_pipelines.building.items import Item, unique_ids
 from data_pipelines.building.splits import assign_splits, split_name
 from data_pipelines.building.tables import read_table
-from data_pipelines.reports import CleanReport, clean_report, sections
+from data_pipelines.reports import CleanReport, clean_sections, sections
 
 _PURPOSE = "a row needs an image and its text (columns image and text, or image and findings and/or impression)"
 _DEFAULT_FRACTIONS = {"train": 0.8, "validation": 0.1, "test": 0.1}
@@ -82,9 +82,7 @@ class Builder(FolderBuilder):
             findings = parts.get("findings", parts.get("findings and impression", ""))
             if not (findings or impression):
                 findings = text
-        if self.compatible:  # the release trains on one text in which the impression comes first
-            return clean_report(f"{impression} {findings}".strip(), impression, compatible=True)
-        return clean_report(findings, impression)
+        return clean_sections(findings, impression, self.compatible)
 
 
 def _locate(images: Path, raw: Path, name: str) -> Path:
