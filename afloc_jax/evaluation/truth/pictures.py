@@ -7,9 +7,9 @@ from jaxtyping import UInt8
 
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.evaluation.truth.sample import Truth
-from data_pipelines.images import Geometry, read_image
+from data_pipelines.images import IMAGE_SUFFIXES, Geometry, read_image
 
-SUFFIXES = ("", ".png", ".jpg", ".jpeg", ".dcm", ".dicom", ".tif", ".tiff", ".bmp")
+SUFFIXES = ("", *IMAGE_SUFFIXES)
 
 
 class Pictures:
