@@ -46,7 +46,8 @@ def main() -> None:
     given = parser.parse_args()
     builder = {"train": 0, "validation": given.count, "test": 0, "seed": SEED}
     source = open_source("phantom", given.directory, "validation", builder=builder)
-    truths, rows, _ = read_truths(source)
+    annotated = read_truths(source)
+    truths, rows = annotated.truths, annotated.rows
     images = np.stack([source[row].image for row in range(len(source))])
     prompts = [truth.label_text for truth in truths]
 

@@ -60,14 +60,15 @@ def card_tables(results: Mapping[str, Mapping[str, Any]]) -> list[JsonObject]:
     for task in TASKS.values():
         rows = {name: result for name, result in results.items() if task_of(result, name) is task}
         scored = {metric for result in rows.values() for metric in result["metrics"]}
-        columns = {metric: title for metric, title in task.card.columns.items() if metric in scored}
         if rows:
+            card = task.card()
+            columns = {metric: title for metric, title in card.columns.items() if metric in scored}
             cells = [
                 [name, str(result["n"]), *(_card_cell(result["metrics"].get(metric)) for metric in columns)]
                 for name, result in rows.items()
             ]
             header = ["data set", "samples", *columns.values()]
-            tables.append({"title": task.card.title, "columns": header, "rows": cells})  # type: ignore[dict-item]
+            tables.append({"title": card.title, "columns": header, "rows": cells})  # type: ignore[dict-item]
     return tables
 
 

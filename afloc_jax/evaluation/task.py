@@ -86,7 +86,7 @@ class Task(Generic[S]):
         evaluate: scores the model on the data set, writes the folder of results and returns what summary.json holds.
             It asks for the model when the data are open, so that a wrong data set is told before weights are read.
         section: what the page shows of a folder of results and its summary.json.
-        card: its table of the model card.
+        card: makes its table of the model card.
     """
 
     name: str
@@ -94,4 +94,4 @@ class Task(Generic[S]):
     settings: type[S]
     evaluate: Callable[[Models, Path, S], JsonObject]
     section: Callable[[Path, JsonObject], Section]
-    card: CardTable
+    card: Callable[[], CardTable]

@@ -6,7 +6,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from afloc_jax.evaluation.localization.scores import contrast_to_noise, overlaps, pointing_game
+from afloc_jax.evaluation.localization.metrics import contrast_to_noise, overlaps, pointing_game
 from afloc_jax.evaluation.statistics.bootstrap import bootstrap
 from afloc_jax.evaluation.statistics.discrimination import auc
 

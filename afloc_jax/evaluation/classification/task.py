@@ -18,14 +18,18 @@ def _section(folder: Path, summary: JsonObject) -> Section:
     return section(folder, summary)
 
 
+def _card() -> CardTable:
+    return CardTable(
+        "Zero-shot classification, mean over classes",
+        {"auc": "AUC", "f1": "F1", "balanced_accuracy": "balanced accuracy", "mcc": "MCC", "ece": "calibration error"},
+    )
+
+
 TASK = Task(
     name="classification",
     about="zero-shot probabilities of classes",
     settings=ClassificationSettings,
     evaluate=_evaluate,
     section=_section,
-    card=CardTable(
-        "Zero-shot classification, mean over classes",
-        {"auc": "AUC", "f1": "F1", "balanced_accuracy": "balanced accuracy", "mcc": "MCC", "ece": "calibration error"},
-    ),
+    card=_card,
 )

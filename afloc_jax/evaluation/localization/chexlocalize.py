@@ -19,16 +19,26 @@ it to maps on the padded square:
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from afloc_jax.errors import UserError
-from afloc_jax.evaluation.localization.presence import PresenceScores, presence_options, presence_table, presence_values
+from afloc_jax.evaluation.localization.metrics import overlaps, pointing_game
+from afloc_jax.evaluation.localization.options import ProtocolOptions
+from afloc_jax.evaluation.localization.outcomes import Outcome
+from afloc_jax.evaluation.localization.presence import (
+    PresenceScores,
+    PresenceTable,
+    presence_options,
+    presence_table,
+    presence_values,
+)
 from afloc_jax.evaluation.localization.protocol import LocalizationProtocol, Samples
-from afloc_jax.evaluation.localization.scores import ProtocolOptions, check_map, overlaps, pointing_game
-from afloc_jax.evaluation.statistics.bootstrap import Bootstrap, mean_of_finite
+from afloc_jax.evaluation.localization.scores import Facts, check_map
+from afloc_jax.evaluation.statistics.bootstrap import Bootstrap
+from afloc_jax.evaluation.statistics.interval import mean_of_finite
+from afloc_jax.evaluation.task import JsonObject
 from afloc_jax.evaluation.truth.sample import Truth
 from afloc_jax.inference.heatmaps import normalise
 
@@ -48,10 +58,9 @@ class OperatingPoint:
     positives: int
     chosen_on: str = "this class"
 
-    def to_dict(self) -> dict[str, Any]:
-        """For summary.json."""
-        numbers = {name: value if value == value else None for name, value in vars(self).items()}
-        return {**numbers, "mask_threshold": float(self.mask_threshold)}
+    def to_json(self) -> JsonObject:
+        """Its entry of summary.json."""
+        return {name: None if value != value else value for name, value in vars(self).items()}
 
 
 @dataclass(frozen=True)
@@ -154,13 +163,12 @@ class OperatingScores(PresenceScores):
         value = self.points[self.truths[sample].category].mask_threshold
         return "" if metric == "pointing" else f"mask threshold {value:g}"
 
-    def note(self, sample: int, metric: str, k: int) -> str:
+    def outcome(self, sample: int, metric: str, k: int) -> Outcome:
         """As for all such scores, and whether it was the confidence that left the prediction empty."""
-        note = super().note(sample, metric, k)
-        rejected = note == "empty prediction" and not self.accepted[sample]
-        return "confidence below the threshold" if rejected else note
+        outcome = super().outcome(sample, metric, k)
+        return Outcome.REJECTED if outcome is Outcome.EMPTY and not self.accepted[sample] else outcome
 
-    def facts(self, bootstrap: Bootstrap) -> dict[str, Any]:
+    def facts(self, bootstrap: Bootstrap) -> Facts:
         """Outcomes, operating points, and presence: AUC, sensitivity, area predicted on negatives."""
         presence = presence_table(
             self.confidence,
@@ -173,12 +181,36 @@ class OperatingScores(PresenceScores):
             bootstrap,
             bootstrap.clusters(self.patients),
         )
-        return {
-            **super().facts(bootstrap),
-            "operating_points": {name: point.to_dict() for name, point in self.points.items()},
-            "confidence_saturated": self.saturated,
-            "presence": presence,
-        }
+        return OperatingFacts(super().facts(bootstrap), self.points, self.saturated, presence)
+
+
+@dataclass(frozen=True)
+class OperatingFacts:
+    """Outcomes, and by category the operating point and how well presence is told there."""
+
+    outcomes: Facts
+    points: Mapping[str, OperatingPoint]
+    saturated: int
+    presence: PresenceTable
+
+    def to_json(self) -> JsonObject:
+        points: JsonObject = {name: point.to_json() for name, point in self.points.items()}
+        about: JsonObject = {"operating_points": points, "confidence_saturated": self.saturated}
+        return {**self.outcomes.to_json(), **about, "presence": self.presence.to_json()}
+
+    def remarks(self) -> list[str]:
+        lines = [*self.outcomes.remarks(), "", "Thresholds, chosen on validation data, and presence:", ""]
+        lines += ["| | mask | confidence | chosen on | AUC | sensitivity | specificity | area on negatives | uncut |"]
+        lines += ["|---|---|---|---|---|---|---|---|---|"]
+        for name, point in self.points.items():
+            row = self.presence.per_category[name]
+            rates = (row.sensitivity, row.specificity, row.false_positive_area, row.false_positive_area_ungated)
+            cells = [name.replace("|", "/"), f"{point.mask_threshold:g}", f"{point.confidence_threshold:g}"]
+            cells += [point.chosen_on, str(row.auc), *("-" if rate is None else f"{rate:.3f}" for rate in rates)]
+            lines.append(f"| {' | '.join(cells)} |")
+        if self.saturated:
+            lines += ["", f"{self.saturated} maps exceed the range of the confidence and count as 1."]
+        return lines
 
 
 def apply(measured: Measured, points: Mapping[str, OperatingPoint], options: ProtocolOptions) -> OperatingScores:

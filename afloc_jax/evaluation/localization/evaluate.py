@@ -4,8 +4,7 @@ The baselines say what a score is worth: the mean training mask of the category 
 never looks at the image), and the same network without training (what smoothing and architecture give for free).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,45 +13,28 @@ from tqdm import tqdm
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.evaluation.localization.examples import write_examples
 from afloc_jax.evaluation.localization.protocol import LocalizationProtocol, Samples
-from afloc_jax.evaluation.localization.protocols import get_protocol
+from afloc_jax.evaluation.localization.protocols import AFLOC, get_protocol
 from afloc_jax.evaluation.localization.results import write_results
-from afloc_jax.evaluation.localization.samples import prior_maps, truths_for
+from afloc_jax.evaluation.localization.samples import Part, parts_of, prior_maps
 from afloc_jax.evaluation.localization.scores import Scores
 from afloc_jax.evaluation.localization.settings import CLASS_PROMPT, LocalizationSettings
-from afloc_jax.evaluation.localization.summary import add_baselines, summarise
+from afloc_jax.evaluation.localization.summary import summarise
 from afloc_jax.evaluation.records import Source, evaluation_provenance
 from afloc_jax.evaluation.statistics.bootstrap import Bootstrap
 from afloc_jax.evaluation.task import JsonObject, Models
-from afloc_jax.evaluation.truth.sample import Truth
 from afloc_jax.inference.model import Model
-
-
-@dataclass(frozen=True)
-class Part:
-    """A split as a protocol sees it: its samples, the record of each, and the hash of the data."""
-
-    source: Source
-    truths: list[Truth]
-    rows: np.ndarray
-    data_hash: str
-
-    @property
-    def classes(self) -> list[str]:
-        """The categories of the samples."""
-        return sorted({truth.category for truth in self.truths})
 
 
 def evaluate(
     model: Model,
     source: Source,
     out: str | Path,
-    protocol: str | LocalizationProtocol = "afloc",
+    protocol: LocalizationProtocol = AFLOC,
     *,
     validation_source: Source | None = None,
     class_prompt: str = CLASS_PROMPT,
     prior_source: Source | None = None,
     untrained: Model | None = None,
-    compatible: bool = False,
     bootstrap: Bootstrap | None = None,
     title: str = "",
     settings: JsonObject | None = None,
@@ -63,13 +45,12 @@ def evaluate(
         model: what is scored.
         source: random-access records with `id`, `image` [S, S] uint8 and `findings` (label, prompt, mask).
         out: folder of the results.
-        protocol: itself or its name, see `protocols`.
-        validation_source: records that a protocol chooses its thresholds on; used by "chexlocalize" alone.
-        class_prompt: how that protocol asks for a class, "{finding}" replaced by its name.
+        protocol: how, see `protocols`; it also says whether prompts and scores are those of the release.
+        validation_source: records that a tuned protocol chooses its thresholds on.
+        class_prompt: how a protocol with negatives asks for a class, "{finding}" replaced by its name.
         prior_source: records whose masks make the location prior (the training split). Without it, or when it has no
             masks, each sample meets the mean mask of the other evaluation images.
         untrained: the second baseline; `model.untrained()` when not given.
-        compatible: prompts and scores as the published release has them, defects included.
         bootstrap: how intervals are made.
         title: name of the data set for readers.
         settings: how the data set was opened; recorded.
@@ -78,48 +59,57 @@ def evaluate(
         What summary.json holds.
 
     Raises:
-        UsageError: an unknown protocol. UserError: no annotated finding, or maps that are not finite.
+        UsageError: a tuned protocol without validation data. UserError: no annotated finding, or maps that are not
+            finite.
     """
-    chosen = get_protocol(protocol) if isinstance(protocol, str) else protocol
-    parts = _parts(chosen, source, validation_source, class_prompt, compatible)
-    truths, rows, data_hash = parts[0].truths, parts[0].rows, parts[0].data_hash
-    bootstrap = bootstrap or Bootstrap()
+    if protocol.tuned and validation_source is None:
+        raise UsageError(f"protocol {protocol.name} chooses its thresholds on validation data; give a validation split")
+    sources = [source, validation_source] if protocol.tuned and validation_source is not None else [source]
+    parts = parts_of(protocol, sources, class_prompt)
+    scored, bootstrap = parts[0], bootstrap or Bootstrap()
+    truths = scored.truths
     bootstrap.clusters([truth.patient for truth in truths])  # samples without a patient should not take hours to say so
 
-    def scored(maps_of: Callable[[Part], Iterable[np.ndarray]], name: str) -> Scores:
+    def scores_of(maps_of: Callable[[Part], Iterable[np.ndarray]], name: str) -> Scores:
         samples = []
         for part in parts:
             maps = tqdm(maps_of(part), total=len(part.truths), desc=name, unit="map", disable=None)
             samples.append(Samples(part.truths, maps))
-        return chosen.score(samples[0], compatible, *samples[1:])
+        return protocol.score(*samples)
 
     def maps_of(system: Model) -> Callable[[Part], Iterable[np.ndarray]]:
-        return lambda part: _heatmaps(system, part.source, part.rows, part.truths, compatible)
+        return lambda part: _heatmaps(system, part, protocol.compatible)
 
-    scores = scored(maps_of(model), title or "model")
+    scores = scores_of(maps_of(model), title or "model")
     make_prior, prior_from = prior_maps(prior_source, truths[0].mask.shape[0])
     baselines = {
-        "location_prior": scored(lambda part: make_prior(part.truths), "location prior"),
-        "untrained": scored(maps_of(untrained or model.untrained()), "untrained model"),
+        "location_prior": scores_of(lambda part: make_prior(part.truths), "location prior"),
+        "untrained": scores_of(maps_of(untrained or model.untrained()), "untrained model"),
     }
-    summary = add_baselines(summarise(scores, bootstrap), scores, baselines, bootstrap)
-    summary["baselines"]["location_prior"]["from"] = prior_from
-    summary["title"] = title
-    summary["settings"] = settings or {}
-    summary["provenance"] = evaluation_provenance(model, source, data_hash)
+    provenance = evaluation_provenance(model, source, scored.sha256)
+    summary = summarise(
+        scores,
+        bootstrap,
+        baselines,
+        made_from={"location_prior": prior_from},
+        about={"title": title, "settings": settings or {}, "provenance": provenance},
+    )
+
+    def image_of(sample: int) -> np.ndarray:
+        return source[int(scored.rows[sample])].image
 
     def map_of(sample: int) -> np.ndarray:
-        image = source[int(rows[sample])].image[None]
-        return model.heatmaps_of_squares(image, [truths[sample].label_text], compatible=compatible)[0]
+        prompts = [truths[sample].label_text]
+        return model.heatmaps_of_squares(image_of(sample)[None], prompts, compatible=protocol.compatible)[0]
 
-    write_examples(Path(out), scores, lambda sample: source[int(rows[sample])].image, map_of)
+    write_examples(Path(out), scores, image_of, map_of)
     write_results(out, scores, summary)
-    return summary
+    return summary.to_json()
 
 
 def evaluate_dataset(models: Models, out: Path, settings: LocalizationSettings) -> JsonObject:
     """`evaluate` for a data set by its settings. Raises UsageError, UserError."""
-    protocol = get_protocol(settings.protocol, settings.scored_thresholds, settings.margin)
+    protocol = get_protocol(settings.protocol, settings.scored_thresholds, settings.margin, settings.compatible)
     source = settings.open(settings.split)
     return evaluate(
         models.trained,
@@ -130,7 +120,6 @@ def evaluate_dataset(models: Models, out: Path, settings: LocalizationSettings) 
         class_prompt=settings.class_prompt,
         prior_source=open_prior(settings),
         untrained=models.untrained,
-        compatible=settings.compatible,
         bootstrap=settings.resampling,
         title=settings.title,
         settings=settings.recorded(),
@@ -147,36 +136,13 @@ def open_prior(settings: LocalizationSettings) -> Source | None:
         return None  # evaluation data without a training part
 
 
-def _parts(
-    protocol: LocalizationProtocol,
-    source: Source,
-    validation_source: Source | None,
-    class_prompt: str,
-    compatible: bool,
-) -> list[Part]:
-    """The data and, for a protocol that is tuned, the validation data, asked for the same classes."""
-    part = Part(source, *truths_for(protocol, source, (), class_prompt, compatible))
-    if not protocol.tuned:
-        return [part]
-    if validation_source is None:
-        raise UsageError(f"protocol {protocol.name} chooses its thresholds on validation data; give a validation split")
-    known = Part(validation_source, *truths_for(protocol, validation_source, part.classes, class_prompt, compatible))
-    return [Part(source, *truths_for(protocol, source, known.classes, class_prompt, compatible)), known]
-
-
-def _heatmaps(
-    model: Model, source: Source, rows: np.ndarray, truths: Sequence[Truth], compatible: bool
-) -> Iterator[np.ndarray]:
+def _heatmaps(model: Model, part: Part, compatible: bool) -> Iterator[np.ndarray]:
     """The map of every sample in order; each image is read and encoded once (its samples are neighbours)."""
-    images = np.unique(rows)
-    for chosen in _batches(images.tolist(), model.batch_size):
-        samples = np.flatnonzero((rows >= chosen[0]) & (rows <= chosen[-1]))
-        squares = np.stack([source[row].image for row in chosen])
-        position = np.searchsorted(chosen, rows[samples])
-        prompts = [truths[int(i)].label_text for i in samples]
+    images = np.unique(part.rows)
+    for start in range(0, len(images), model.batch_size):
+        chosen = images[start : start + model.batch_size]
+        samples = np.flatnonzero((part.rows >= chosen[0]) & (part.rows <= chosen[-1]))
+        squares = np.stack([part.source[int(row)].image for row in chosen])
+        position = np.searchsorted(chosen, part.rows[samples])
+        prompts = [part.truths[int(i)].label_text for i in samples]
         yield from model.heatmaps_of_pairs(squares, position, prompts, compatible=compatible)
-
-
-def _batches(items: Sequence[int], size: int) -> Iterator[list[int]]:
-    for start in range(0, len(items), size):
-        yield list(items[start : start + size])

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from afloc_jax.evaluation.files import write_pictures
-from afloc_jax.evaluation.localization.scores import ProtocolOptions, Scores
+from afloc_jax.evaluation.localization.options import ProtocolOptions
+from afloc_jax.evaluation.localization.scores import Scores
 
 
 def write_examples(
@@ -36,7 +37,7 @@ def write_examples(
                 "iou": _number(overlap[i]),
                 "cnr": _number(scores["cnr"][i]) if "cnr" in scores.metrics else None,
                 "hit": bool(scores["pointing"][i] >= 0.5),
-                "note": scores.note(i, "iou", 0),
+                "note": str(scores.outcome(i, "iou", 0)),
                 "peak": _peak(maps[-1], scores.options),
             }
         )

@@ -3,37 +3,54 @@
 Masks are predicted, or nothing is: "nothing here".
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
-from afloc_jax.evaluation.localization.scores import ProtocolOptions, Scores
-from afloc_jax.evaluation.statistics.bootstrap import CONFIDENCE, Bootstrap, Replicates, mean_of_finite
+from afloc_jax.evaluation.localization.options import ProtocolOptions
+from afloc_jax.evaluation.localization.outcomes import Outcome
+from afloc_jax.evaluation.localization.scores import Facts, Scores
+from afloc_jax.evaluation.statistics.bootstrap import Bootstrap, Replicates
 from afloc_jax.evaluation.statistics.discrimination import auc
-from afloc_jax.evaluation.statistics.jackknife import LeftOut
+from afloc_jax.evaluation.statistics.interval import CONFIDENCE, Interval
+from afloc_jax.evaluation.statistics.jackknife import LeftOut, Weights
+from afloc_jax.evaluation.task import JsonObject
+
+
+@dataclass(frozen=True)
+class PresenceFacts:
+    """How many samples of each category have which of the four outcomes."""
+
+    outcomes: Mapping[str, Mapping[str, int]]
+
+    def to_json(self) -> JsonObject:
+        return {"margin": 0, "outcomes": {outcome: dict(counts) for outcome, counts in self.outcomes.items()}}
+
+    def remarks(self) -> list[str]:
+        return [f"Outcomes: {', '.join(f'{name} {sum(counts.values())}' for name, counts in self.outcomes.items())}."]
 
 
 class PresenceScores(Scores):
     """`values` hold [n] arrays. Predicted pixels are [n, 1]; a sample without any says "nothing here"."""
 
     @cached_property
-    def present(self) -> np.ndarray:
-        """[n] bool: whether the image shows the finding."""
+    def present(self) -> Bool[np.ndarray, " n"]:
+        """Whether the image shows the finding."""
         return np.array([truth.present for truth in self.truths])
 
-    def note(self, sample: int, metric: str, k: int) -> str:
+    def outcome(self, sample: int, metric: str, k: int) -> Outcome:
         """What the system made of a sample, where a value of 0 or none leaves it open."""
         predicted = self.predicted_pixels[sample].any()
         if not self.truths[sample].present:
-            return "false positive" if predicted else "true negative"
+            return Outcome.FALSE_POSITIVE if predicted else Outcome.TRUE_NEGATIVE
         if self.empty_truth[sample]:
-            return "no truth in the scored region"
-        return "" if predicted or metric == "pointing" else "empty prediction"
+            return Outcome.NO_TRUTH
+        return Outcome.SCORED if predicted or metric == "pointing" else Outcome.EMPTY
 
-    def facts(self, bootstrap: Bootstrap) -> dict[str, Any]:
+    def facts(self, bootstrap: Bootstrap) -> Facts:
         """Counts of the four outcomes by category."""
         predicted = self.predicted_pixels.any(axis=1)
         outcomes = {
@@ -42,17 +59,12 @@ class PresenceScores(Scores):
             "false positives": ~self.present & predicted,
             "true negatives": ~self.present & ~predicted,
         }
-        names, index = self.categories, self.category_index
-        return {
-            "margin": 0,
-            "outcomes": {
-                outcome: dict(zip(names, np.bincount(index[rows], minlength=len(names)).tolist(), strict=True))
-                for outcome, rows in outcomes.items()
-            },
-        }
+        return PresenceFacts({outcome: self.by_category(chosen) for outcome, chosen in outcomes.items()})
 
 
-def presence_values(iou: np.ndarray, dice: np.ndarray, hit: np.ndarray, true_positive: np.ndarray) -> dict:
+def presence_values(
+    iou: np.ndarray, dice: np.ndarray, hit: np.ndarray, true_positive: np.ndarray
+) -> dict[str, np.ndarray]:
     """The metrics of such scores in the order of tables, [n] each: IoU over all, over true positives, Dice, hit."""
     return {"iou": iou, "iou_true_positive": np.where(true_positive, iou, np.nan), "dice": dice, "pointing": hit}
 
@@ -69,9 +81,9 @@ def _aucs(
     bootstrap: Bootstrap,
     clusters: np.ndarray | None,
 ) -> Replicates:
-    """[C], of every category; without clusters positives and negatives are drawn apart: no resample lacks either."""
+    """[C], the AUC of every category; without clusters positives and negatives are drawn apart: none lacks either."""
 
-    def statistic(weights: Any) -> np.ndarray:
+    def statistic(weights: Weights) -> np.ndarray:
         return np.stack([auc(present[rows], confidence[rows], weights[:, rows]) for rows in members], axis=1)
 
     if clusters is not None:
@@ -96,53 +108,97 @@ def _stratified_auc(confidence: np.ndarray, present: np.ndarray, bootstrap: Boot
     return auc(present, confidence, weights)
 
 
+@dataclass(frozen=True)
+class Presence:
+    """How well presence is told in one category, or in the mean of all; None where there is nothing to tell by.
+
+    Attributes:
+        positives, negatives: samples with and without the finding.
+        auc: of the confidence.
+        sensitivity, specificity: at the operating point.
+        false_positive_area: share of the map that is predicted on negatives.
+        false_positive_area_ungated: the share that the mask threshold alone would predict.
+    """
+
+    positives: int
+    negatives: int
+    auc: Interval
+    sensitivity: float | None
+    specificity: float | None
+    false_positive_area: float | None
+    false_positive_area_ungated: float | None
+
+    def to_json(self) -> JsonObject:
+        """Its entry of summary.json."""
+        return {**vars(self), "auc": dict(self.auc.to_dict())}
+
+
+@dataclass(frozen=True)
+class PresenceTable:
+    """Presence in each category, and the mean of the categories."""
+
+    overall: Presence
+    per_category: Mapping[str, Presence]
+
+    def to_json(self) -> JsonObject:
+        """Its entry of summary.json."""
+        each: JsonObject = {name: row.to_json() for name, row in self.per_category.items()}
+        return {"confidence_level": CONFIDENCE, "overall": self.overall.to_json(), "per_category": each}
+
+
 def presence_table(
     confidence: Float[np.ndarray, " n"],
     present: Bool[np.ndarray, " n"],
     accepted: Bool[np.ndarray, " n"],
     area: Float[np.ndarray, " n"],
     ungated_area: Float[np.ndarray, " n"],
-    category: np.ndarray,
+    category: Int[np.ndarray, " n"],
     categories: Sequence[str],
     bootstrap: Bootstrap,
     clusters: np.ndarray | None = None,
-) -> dict[str, Any]:
-    """Presence by category and overall (the mean of the categories), for summary.json.
+) -> PresenceTable:
+    """Presence by category.
 
     Args:
-        confidence: of each sample.
+        confidence: one of each sample.
         present: whether its image shows the finding.
         accepted: whether its confidence passes its category's operating point, chosen elsewhere.
         area: share of the map that is predicted after that.
         ungated_area: share that the mask threshold alone would predict.
         category: index of its category. The names follow in `categories`.
-        bootstrap: of the AUC.
+        bootstrap: makes the interval of the AUC.
         clusters: the patient of each sample, to draw patients; positives and negatives are drawn apart without them.
-
-    Returns:
-        {"per_category": {name: numbers}, "overall": numbers} with `positives`, `negatives`, `auc` (mean and limits),
-        `sensitivity`, `specificity`, `false_positive_area` and `false_positive_area_ungated` (means over negatives).
     """
-    per_category: dict[str, dict[str, Any]] = {}
     members = [np.flatnonzero(category == index) for index in range(len(categories))]
     aucs = _aucs(confidence, present, members, bootstrap, clusters)
+    per_category = {}
     for index, name in enumerate(categories):
         chosen = category == index
         yes, no = chosen & present, chosen & ~present
-        per_category[name] = {
-            "positives": int(yes.sum()),
-            "negatives": int(no.sum()),
-            "auc": bootstrap.limits_of(aucs[index]).to_dict(),
-            "sensitivity": _mean(accepted[yes]),
-            "specificity": _mean(~accepted[no]),
-            "false_positive_area": _mean(area[no]),
-            "false_positive_area_ungated": _mean(ungated_area[no]),
-        }
-    overall: dict[str, Any] = {"positives": int(present.sum()), "negatives": int((~present).sum())}
-    overall["auc"] = bootstrap.limits_of(aucs.map(lambda values: mean_of_finite(values, axis=-1))).to_dict()
-    for key in ("sensitivity", "specificity", "false_positive_area", "false_positive_area_ungated"):
-        overall[key] = _mean(np.array([row[key] for row in per_category.values() if row[key] is not None]))
-    return {"confidence_level": CONFIDENCE, "overall": overall, "per_category": per_category}
+        per_category[name] = Presence(
+            positives=int(yes.sum()),
+            negatives=int(no.sum()),
+            auc=bootstrap.limits_of(aucs[index]),
+            sensitivity=_mean(accepted[yes]),
+            specificity=_mean(~accepted[no]),
+            false_positive_area=_mean(area[no]),
+            false_positive_area_ungated=_mean(ungated_area[no]),
+        )
+
+    def over_categories(values: Iterable[float | None]) -> float | None:
+        return _mean(np.array([value for value in values if value is not None]))
+
+    rows = list(per_category.values())
+    overall = Presence(
+        positives=int(present.sum()),
+        negatives=int((~present).sum()),
+        auc=bootstrap.limits_of(aucs.mean_over(-1)),
+        sensitivity=over_categories(row.sensitivity for row in rows),
+        specificity=over_categories(row.specificity for row in rows),
+        false_positive_area=over_categories(row.false_positive_area for row in rows),
+        false_positive_area_ungated=over_categories(row.false_positive_area_ungated for row in rows),
+    )
+    return PresenceTable(overall, per_category)
 
 
 def _mean(values: np.ndarray) -> float | None:

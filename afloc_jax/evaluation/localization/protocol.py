@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
 from afloc_jax.errors import UsageError
-from afloc_jax.evaluation.localization.scores import ProtocolOptions, Scores
+from afloc_jax.evaluation.localization.options import ProtocolOptions
+from afloc_jax.evaluation.localization.scores import Scores
 from afloc_jax.evaluation.truth.sample import Truth
 
 
@@ -27,7 +27,7 @@ class LocalizationProtocol:
         name: what `--protocol` takes.
         title: for readers.
         scores: (samples, options, validation samples or None) -> `Scores`.
-        options: thresholds and margin; whether scores are compatible is said with each call.
+        options: thresholds, margin, and whether truth, prompts and scores are those of the release.
         tuned: thresholds are chosen on validation samples, which `scores` then needs.
         negatives: samples without the finding are scored too.
         boxes: the truth is boxes, also where a file has masks.
@@ -41,35 +41,38 @@ class LocalizationProtocol:
     negatives: bool = False
     boxes: bool = False
 
-    def score(self, samples: Samples, compatible: bool = False, validation: Samples | None = None) -> Scores:
+    @property
+    def compatible(self) -> bool:
+        """Whether everything is as in the release, defects included."""
+        return self.options.compatible
+
+    def score(self, samples: Samples, validation: Samples | None = None) -> Scores:
         """Scores of all samples. Raises `UsageError` without the validation samples that the protocol needs."""
         if self.tuned and validation is None:
             raise UsageError(
                 f"protocol {self.name} chooses its thresholds on validation data; "
                 "give validation truth and validation heat maps"
             )
-        return self.scores(samples, replace(self.options, compatible=compatible), validation)
+        return self.scores(samples, self.options, validation)
 
     def with_options(
-        self, thresholds: Sequence[float] | None = None, margin: int | None = None
+        self, thresholds: Sequence[float] | None = None, margin: int | None = None, compatible: bool = False
     ) -> "LocalizationProtocol":
-        """The protocol with other thresholds or another margin; None leaves its own.
+        """The protocol with other thresholds or another margin, None leaves its own, or as the release has it.
 
         Raises `UsageError` for values that `ProtocolOptions` refuses, and where validation data choose the thresholds.
         """
-        given: dict[str, Any] = {} if margin is None else {"margin": margin}
-        try:
-            given |= {} if thresholds is None else {"thresholds": tuple(float(t) for t in thresholds)}
-        except (TypeError, ValueError):
-            raise UsageError(f"thresholds are {thresholds!r}; give several numbers") from None
-        if not isinstance(margin, int | None):
-            raise UsageError(f"margin is {margin!r}; give a whole number of pixels")
-        if given and self.tuned:
+        if self.tuned and not (thresholds is None and margin is None):
             raise UsageError(
                 f"protocol {self.name} scores the whole image at thresholds that validation data choose; "
                 "leave --thresholds and --margin out"
             )
+        options = replace(self.options, compatible=compatible)
         try:
-            return replace(self, options=replace(self.options, **given))
+            if thresholds is not None:
+                options = replace(options, thresholds=tuple(thresholds))
+            if margin is not None:
+                options = replace(options, margin=margin)
         except ValueError as error:
             raise UsageError(str(error)) from None
+        return replace(self, options=options)

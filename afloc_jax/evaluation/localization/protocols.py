@@ -1,16 +1,42 @@
-"""The localisation protocols by name; docs/protocols.md says what each computes."""
+"""The localisation protocols by name; docs/protocols.md says what each computes.
+
+AFLoc scores IoU and Dice at five thresholds, CNR and the pointing game on the central 196 x 196 pixels. Source: the
+paper (doi 10.1038/s41551-025-01574-7) and its release; `scores` says what is mended.
+
+Phrase grounding, as BioViL introduced it (Boecking et al., ECCV 2022, doi 10.1007/978-3-031-20059-5_1), scores phrases
+against boxes on the whole map, without a margin. CNR is that of the raw map: it is the same for every scale and offset
+of a map. Its sign is kept, as the AFLoc release does: a map that is coldest at the finding is no good, though the
+formula as printed takes the absolute value. mIoU is the mean over the thresholds 0.1 to 0.5 of the map scaled to
+[-1, 1], so that maps that are no cosines can be scored.
+"""
 
 from collections.abc import Sequence
 
 from afloc_jax.errors import UsageError
-from afloc_jax.evaluation.localization import afloc, chexlocalize, grounding
-from afloc_jax.evaluation.localization.protocol import LocalizationProtocol
+from afloc_jax.evaluation.localization import chexlocalize
+from afloc_jax.evaluation.localization.options import ProtocolOptions
+from afloc_jax.evaluation.localization.protocol import LocalizationProtocol, Samples
+from afloc_jax.evaluation.localization.scores import Scores, score
 
-PROTOCOLS = {protocol.name: protocol for protocol in (afloc.PROTOCOL, chexlocalize.PROTOCOL, grounding.PROTOCOL)}
+
+def _map_scores(samples: Samples, options: ProtocolOptions, validation: Samples | None) -> Scores:
+    """Scores of maps against places, with nothing chosen on validation data."""
+    return score(samples.truths, samples.heatmaps, options)
+
+
+AFLOC = LocalizationProtocol("afloc", "AFLoc", _map_scores)
+GROUNDING = LocalizationProtocol(
+    "grounding",
+    "Phrase grounding (BioViL)",
+    _map_scores,
+    ProtocolOptions(margin=0, protocol="grounding"),
+    boxes=True,
+)
+PROTOCOLS = {protocol.name: protocol for protocol in (AFLOC, chexlocalize.PROTOCOL, GROUNDING)}
 
 
 def get_protocol(
-    name: str, thresholds: Sequence[float] | None = None, margin: int | None = None
+    name: str, thresholds: Sequence[float] | None = None, margin: int | None = None, compatible: bool = False
 ) -> LocalizationProtocol:
     """The protocol of that name, with its own thresholds (on the scaled map) and margin (pixels of 224) unless given.
 
@@ -18,4 +44,4 @@ def get_protocol(
     """
     if name not in PROTOCOLS:
         raise UsageError(f"unknown protocol {name!r}; this program knows {', '.join(PROTOCOLS)}")
-    return PROTOCOLS[name].with_options(thresholds, margin)
+    return PROTOCOLS[name].with_options(thresholds, margin, compatible)

@@ -2,20 +2,15 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from afloc_jax.evaluation.files import csv_text, json_text, write_folder
+from afloc_jax.evaluation.localization.metrics import BY_NAME
+from afloc_jax.evaluation.localization.outcomes import joined
 from afloc_jax.evaluation.localization.scores import Scores
+from afloc_jax.evaluation.localization.summary import MetricTable, Summary
 
-NAMES = {
-    "iou": "IoU",
-    "iou_true_positive": "IoU, true positives",
-    "dice": "Dice",
-    "cnr": "CNR",
-    "pointing": "Pointing game",
-}
 PER_SAMPLE_COLUMNS = ("id", "image", "label_text", "category", "metric", "threshold", "value", "note", "patient")
 
 
@@ -30,78 +25,41 @@ def per_sample_rows(scores: Scores) -> Iterator[tuple[str, ...]]:
         for metric in scores.metrics:
             for k, value in enumerate(np.atleast_1d(scores[metric][n])):
                 shown = "" if np.isnan(value) else repr(float(value))
-                note = [scores.note(n, metric, k), scores.chosen_threshold(n, metric)]
-                score = (metric, scores.threshold(n, metric, k), shown, "; ".join(part for part in note if part))
-                yield (*sample, *score, truth.patient)
+                note = joined(scores.outcome(n, metric, k), scores.chosen_threshold(n, metric))
+                yield (*sample, metric, scores.threshold(metric, k), shown, note, truth.patient)
 
 
-def to_markdown(summary: Mapping[str, Any]) -> str:
+def to_markdown(summary: Summary) -> str:
     """The summary as tables that read well in plain text: overall and per category, then each baseline."""
+    samples, bootstrap = summary.n_per_category, summary.bootstrap
     lines = [
-        f"# Localisation, protocol {summary['protocol']}{' (compatible)' if summary.get('compatible') else ''}",
+        f"# Localisation, protocol {summary.protocol}{' (compatible)' if summary.compatible else ''}",
         "",
-        f"{summary['n']} samples in {len(summary['n_per_category'])} categories. Mean [95 % "
-        f"{summary['bootstrap']['interval']} bootstrap interval, {summary['bootstrap']['resamples']} resamples of "
-        f"{summary['bootstrap']['unit']}s].",
+        f"{summary.n} samples in {len(samples)} categories. Mean [95 % {bootstrap.interval} bootstrap interval, "
+        f"{bootstrap.resamples} resamples of {bootstrap.unit}s].",
         "",
-        *_table(summary["metrics"], summary["n_per_category"]),
+        *_table(summary.metrics, samples),
+        "",
+        *summary.facts.remarks(),
     ]
-    lines += ["", *_remarks(summary)]
-    for name, baseline in summary.get("baselines", {}).items():
-        lines += ["", f"## Baseline: {name}", "", *_table(baseline["metrics"], summary["n_per_category"])]
-        lines += ["", "Difference to it on the same samples (paired):", ""]
-        lines += _table(baseline["difference"], summary["n_per_category"])
+    for name, baseline in summary.baselines.items():
+        lines += ["", f"## Baseline: {name}", "", *_table(baseline.metrics, samples)]
+        lines += ["", "Difference to it on the same samples (paired):", "", *_table(baseline.difference, samples)]
     return "\n".join(lines) + "\n"
 
 
-def _remarks(summary: Mapping[str, Any]) -> list[str]:
-    """What a protocol adds: unscored samples and empty predictions, or operating points and presence."""
-    lines = []
-    if "not_scored" in summary:
-        empty = ", ".join(f"{n} at {threshold}" for threshold, n in summary["empty_predictions"].items() if n)
-        lines += [f"Not scored (no truth in the scored region): {sum(summary['not_scored'].values())}."]
-        lines += [f"Empty predictions, {summary['empty_predictions_are']}: {empty or 'none'}."]
-    if "outcomes" in summary:
-        counts = ", ".join(f"{name} {sum(of.values())}" for name, of in summary["outcomes"].items())
-        lines += [f"Outcomes: {counts}."]
-    if "operating_points" in summary:
-        lines += ["", "Thresholds, chosen on validation data, and presence:", "", *_presence_table(summary)]
-        if summary["confidence_saturated"]:
-            lines += ["", f"{summary['confidence_saturated']} maps exceed the range of the confidence and count as 1."]
-    return lines
-
-
-def _presence_table(summary: Mapping[str, Any]) -> list[str]:
-    lines = ["| | mask | confidence | chosen on | AUC | sensitivity | specificity | area on negatives | uncut |"]
-    lines += ["|---|---|---|---|---|---|---|---|---|"]
-    for name, point in summary["operating_points"].items():
-        row = summary["presence"]["per_category"][name]
-        keys = ("sensitivity", "specificity", "false_positive_area", "false_positive_area_ungated")
-        numbers = ["-" if row[key] is None else f"{row[key]:.3f}" for key in keys]
-        thresholds = f"{point['mask_threshold']:g} | {point['confidence_threshold']:g} | {point['chosen_on']}"
-        lines.append(f"| {name.replace('|', '/')} | {thresholds} | {_cell(row['auc'])} | {' | '.join(numbers)} |")
-    return lines
-
-
-def _table(metrics: Mapping[str, Any], samples: Mapping[str, int]) -> list[str]:
-    lines = [f"| | n | {' | '.join(NAMES[metric] for metric in metrics)} |", "|---|---|" + "---|" * len(metrics)]
-    rows = [("**all categories**", sum(samples.values()), {m: metrics[m]["overall"] for m in metrics})]
-    rows += [(name, count, {m: metrics[m]["per_category"][name] for m in metrics}) for name, count in samples.items()]
+def _table(metrics: Mapping[str, MetricTable], samples: Mapping[str, int]) -> list[str]:
+    titles = [BY_NAME[metric].title for metric in metrics]
+    lines = [f"| | n | {' | '.join(titles)} |", "|---|---|" + "---|" * len(metrics)]
+    rows = [("**all categories**", sum(samples.values()), [table.overall for table in metrics.values()])]
+    rows += [(name, n, [table.per_category[name] for table in metrics.values()]) for name, n in samples.items()]
     for name, count, intervals in rows:
-        cells = [_cell(intervals[metric]) for metric in metrics]
-        lines.append(f"| {name.replace('|', '/')} | {count} | {' | '.join(cells)} |")
+        lines.append(f"| {name.replace('|', '/')} | {count} | {' | '.join(map(str, intervals))} |")
     return lines
 
 
-def _cell(interval: Mapping[str, float | None]) -> str:
-    mean, lower, upper = (
-        "-" if interval[part] is None else f"{interval[part]:.3f}" for part in ("mean", "lower", "upper")
-    )
-    return mean if mean == "-" else f"{mean} [{lower}, {upper}]"
-
-
-def write_results(out: str | Path, scores: Scores, summary: Mapping[str, Any]) -> None:
+def write_results(out: str | Path, scores: Scores, summary: Summary) -> None:
     """Write per_sample.csv, summary.json and summary.md into `out`; each file appears whole or not at all."""
     table = csv_text(PER_SAMPLE_COLUMNS, per_sample_rows(scores))
-    files = {"per_sample.csv": table, "summary.md": to_markdown(summary), "summary.json": json_text(summary)}
-    write_folder(out, files)
+    content = json_text(summary.to_json())
+    write_folder(out, {"per_sample.csv": table, "summary.md": to_markdown(summary), "summary.json": content})

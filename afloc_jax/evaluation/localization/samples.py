@@ -1,11 +1,12 @@
 """Samples from prepared records: the truths that a protocol scores, and the location prior of a training split."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
+from jaxtyping import Int
 
 from afloc_jax.errors import UserError
 from afloc_jax.evaluation.localization.baselines import leave_one_out_prior, location_prior, prior_heatmaps
@@ -17,24 +18,42 @@ from afloc_jax.inference.class_prompts import find_class
 from data_pipelines.records import ABSENT
 
 
-def read_truths(source: Source, compatible: bool = False, boxes: bool = False) -> tuple[list[Truth], np.ndarray, str]:
-    """One sample per finding of every record, its place as `place_of` gives it.
+@dataclass(frozen=True)
+class Annotated:
+    """What the records of a source show, read once.
 
-    Returns:
-        The truths, the row in `source` of each, and the SHA-256 over ids, images, prompts, masks and boxes.
-
-    Raises:
-        UserError: no record has a finding.
+    Attributes:
+        truths: one sample per finding of every record, its place as `place_of` gives it.
+        rows: [n] the row in the source of each.
+        records: of every row its id, patient and labels.
+        sha256: over ids, images, prompts, masks and boxes.
     """
+
+    truths: list[Truth]
+    rows: Int[np.ndarray, " n"]
+    records: list[tuple[str, str, Mapping[str, int]]] = field(repr=False)
+    sha256: str
+
+    @property
+    def classes(self) -> set[str]:
+        """The classes of the findings."""
+        return {truth.category for truth in self.truths}
+
+
+def read_truths(source: Source, compatible: bool = False, boxes: bool = False) -> Annotated:
+    """Read every record. Raises UserError where none has a finding."""
     truths: list[Truth] = []
     rows: list[int] = []
+    records: list[tuple[str, str, Mapping[str, int]]] = []
     digest = hashlib.sha256()
     for row in range(len(source)):
         record = source[row]
+        patient = patient_of(record)
+        records.append((record.id, patient, getattr(record, "labels", {})))
         for k, finding in enumerate(record.findings):
             place = place_of(record, finding, compatible, boxes)
-            about = {"image": record.id, "patient": patient_of(record)}
-            truths.append(Truth(f"{record.id}#{k}", finding.prompt, finding.label, place, **about))
+            sample = Truth(f"{record.id}#{k}", finding.prompt, finding.label, place, image=record.id, patient=patient)
+            truths.append(sample)
             rows.append(row)
             digest.update(f"{record.id}\t{finding.label}\t{finding.prompt}\t".encode())
             digest.update(np.packbits(np.asarray(finding.mask) > 0).tobytes())
@@ -42,45 +61,50 @@ def read_truths(source: Source, compatible: bool = False, boxes: bool = False) -
         digest.update(np.ascontiguousarray(record.image).tobytes() if record.findings else b"")
     if not truths:
         raise UserError("this data set has no annotated finding, so there is nothing to score; choose another split")
-    return truths, np.array(rows), digest.hexdigest()
+    return Annotated(truths, np.array(rows), records, digest.hexdigest())
 
 
-def truths_for(
-    protocol: LocalizationProtocol,
-    source: Source,
-    classes: Sequence[str] = (),
-    class_prompt: str = CLASS_PROMPT,
-    compatible: bool = False,
-) -> tuple[list[Truth], np.ndarray, str]:
-    """The samples that a protocol scores, the row in `source` of each, and the hash that `read_truths` gives.
+@dataclass(frozen=True)
+class Part:
+    """A split as a protocol sees it: the samples, and the row in the source of each."""
 
-    A protocol with negatives asks every image for every class, with `class_prompt`; `classes` are asked for beside
-    those that the source shows. An image whose label says that a class is present or uncertain, and that has no place
-    for it, is no negative: it is not asked.
+    source: Source
+    truths: Sequence[Truth]
+    rows: Int[np.ndarray, " n"]
+    sha256: str
+
+
+def parts_of(protocol: LocalizationProtocol, sources: Sequence[Source], class_prompt: str = CLASS_PROMPT) -> list[Part]:
+    """The samples that a protocol scores, of each of several splits.
+
+    A protocol with negatives asks every image for every class of all splits, with `class_prompt`. An image whose label
+    says that a class is present or uncertain, and that has no place for it, is no negative: it is not asked.
     """
-    truths, rows, digest = read_truths(source, compatible, protocol.boxes)
+    read = [read_truths(source, protocol.compatible, protocol.boxes) for source in sources]
     if not protocol.negatives:
-        return truths, rows, digest
-    shown: dict[tuple[int, str], np.ndarray] = {}
-    for truth, row in zip(truths, rows, strict=True):
-        key = (int(row), truth.category)
-        shown[key] = np.maximum(shown[key], truth.mask) if key in shown else truth.mask
-    size = truths[0].mask.shape[0]
-    samples, at = [], []
-    for row in range(len(source)):
-        record = source[row]
-        labels = getattr(record, "labels", {})
-        for name in sorted({truth.category for truth in truths} | set(classes)):
-            listed = find_class(name, labels)
-            if (row, name) not in shown and listed is not None and labels[listed] != ABSENT:
+        return [Part(s, a.truths, a.rows, a.sha256) for s, a in zip(sources, read, strict=True)]
+    classes = sorted(set().union(*(annotated.classes for annotated in read)))
+    return [_asked(source, annotated, classes, class_prompt) for source, annotated in zip(sources, read, strict=True)]
+
+
+def _asked(source: Source, annotated: Annotated, classes: Sequence[str], class_prompt: str) -> Part:
+    """Every image asked for every class; several findings of one class are one place."""
+    places: dict[tuple[int, str], np.ndarray] = {}
+    for truth, row in zip(annotated.truths, annotated.rows.tolist(), strict=True):
+        key = (row, truth.category)
+        places[key] = np.maximum(places[key], truth.mask) if key in places else truth.mask
+    size = annotated.truths[0].mask.shape[0]
+    samples, rows = [], []
+    for row, (image, patient, labels) in enumerate(annotated.records):
+        for name in classes:
+            place, listed = places.get((row, name)), find_class(name, labels)
+            if place is None and listed is not None and labels[listed] != ABSENT:
                 continue
             prompt = class_prompt.replace("{finding}", name)
-            sample = replace(negative(record.id, name, size), label_text=prompt, patient=patient_of(record))
-            if (row, name) in shown:
-                sample = replace(sample, mask=shown[row, name], present=True)
-            samples.append(sample)
-            at.append(row)
-    return samples, np.array(at), digest
+            sample = replace(negative(image, name, size), label_text=prompt, patient=patient)
+            samples.append(sample if place is None else replace(sample, mask=place, present=True))
+            rows.append(row)
+    return Part(source, samples, np.array(rows), annotated.sha256)
 
 
 def prior_maps(prior_source: Source | None, size: int) -> tuple[Callable[[Sequence[Truth]], Iterable[np.ndarray]], str]:

@@ -1,9 +1,7 @@
 """Files in, scores out: what `afloc score` does."""
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -13,16 +11,18 @@ from afloc_jax.errors import UsageError
 from afloc_jax.evaluation.files import remove_examples
 from afloc_jax.evaluation.localization.examples import write_examples
 from afloc_jax.evaluation.localization.protocol import LocalizationProtocol, Samples
-from afloc_jax.evaluation.localization.protocols import get_protocol
+from afloc_jax.evaluation.localization.protocols import AFLOC
 from afloc_jax.evaluation.localization.results import write_results
 from afloc_jax.evaluation.localization.scores import Scores
 from afloc_jax.evaluation.localization.segmentations import score_segmentations
-from afloc_jax.evaluation.localization.summary import add_baselines, summarise
+from afloc_jax.evaluation.localization.summary import summarise
 from afloc_jax.evaluation.statistics.bootstrap import Bootstrap
+from afloc_jax.evaluation.task import JsonObject
 from afloc_jax.evaluation.truth.heatmap_files import HeatmapFile
 from afloc_jax.evaluation.truth.pictures import Pictures
 from afloc_jax.evaluation.truth.read import read_truth
 from afloc_jax.evaluation.truth.sample import Truth
+from afloc_jax.files import sha256_of
 
 PathLike = str | Path
 
@@ -31,8 +31,7 @@ def score_files(
     truth: PathLike,
     heatmaps: PathLike | None,
     out: PathLike,
-    protocol: str | LocalizationProtocol = "afloc",
-    compatible: bool = False,
+    protocol: LocalizationProtocol = AFLOC,
     *,
     images: PathLike | None = None,
     title: str = "",
@@ -40,68 +39,73 @@ def score_files(
     validation: tuple[PathLike, PathLike] | None = None,
     segmentations: PathLike | None = None,
     benchmarks: Sequence[PathLike] = (),
-) -> dict[str, Any]:
+) -> JsonObject:
     """Score any system's heat maps against a truth file and write the results to `out`; what `afloc score` does.
 
     Args:
         truth: truth file, see `read_truth`.
         heatmaps: .npz of heat maps; None where `segmentations` are scored.
         out: folder of the results.
-        protocol: itself or its name.
-        compatible: as the published release, defects included.
+        protocol: how, see `protocols`; it also says whether truth and scores are those of the release.
         images: folder of the images, for the examples of the report; without it their maps are shown on black.
-        title: of the data set for readers; one of a published table is shown beside that.
+        title: name of the data set for readers; one of a published table is shown beside that.
         bootstrap: how intervals are made; by patient where the truth file names the patient of every sample.
         validation: truth file and heat maps that thresholds are chosen on ("chexlocalize" needs them).
         segmentations: predicted masks or points instead of heat maps ("chexlocalize").
         benchmarks: files of masks or points that are scored on the same samples, each with the paired difference.
 
-    Returns the summary. Raises `UserError` for unreadable, incomplete or malformed input, before anything is written.
+    Returns what summary.json holds. Raises `UserError` for unreadable, incomplete or malformed input, before anything
+    is written.
     """
     bootstrap = bootstrap or Bootstrap()
-    chosen = get_protocol(protocol) if isinstance(protocol, str) else protocol
     pictures = Pictures(images) if images is not None else None
-    _check_call(chosen, heatmaps, validation, segmentations, benchmarks)
-    truths = read_truth(truth, compatible=compatible, negatives=chosen.negatives, boxes=chosen.boxes)
+    _check_call(protocol, heatmaps, validation, segmentations, benchmarks)
+    truths = _read(truth, protocol)
     files: dict[str, PathLike] = {"truth": truth}
+    maps: HeatmapFile | None = None
     unused = 0
     scores: Scores
-    if heatmaps is None:
-        assert segmentations is not None  # _check_call has seen to it
+    if segmentations is not None:
         files["segmentations"] = segmentations
-        scores = score_segmentations(truths, truth, segmentations, compatible)
-    else:
-        files["heatmaps"] = heatmaps
-        samples, unused = _samples(chosen, truths, heatmaps, "scoring")
+        scores = score_segmentations(truths, truth, segmentations, protocol.options)
+    elif heatmaps is not None:
+        files["heatmaps"], maps = heatmaps, HeatmapFile(heatmaps)
+        samples = _samples(protocol, truths, maps, "scoring")
+        unused = len(maps) - len({sample.key for sample in samples.truths})
         tuning = None
-        if validation is not None and chosen.tuned:
+        if validation is not None:
             files |= {"validation_truth": validation[0], "validation_heatmaps": validation[1]}
-            known = read_truth(validation[0], compatible=compatible, negatives=chosen.negatives, boxes=chosen.boxes)
-            tuning, _ = _samples(chosen, known, validation[1], "validation")
-        scores = chosen.score(samples, compatible, tuning)
-    others = {Path(path).stem: score_segmentations(scores.truths, truth, path, compatible) for path in benchmarks}
+            tuning = _samples(protocol, _read(validation[0], protocol), HeatmapFile(validation[1]), "validation")
+        scores = protocol.score(samples, tuning)
+    others = {Path(path).stem: score_segmentations(scores.truths, truth, path, protocol.options) for path in benchmarks}
     files |= {f"benchmark {Path(path).stem}": path for path in benchmarks}
-    if heatmaps is not None:
-        file = HeatmapFile(heatmaps)
-
-        def image_of(sample: int) -> np.ndarray:
-            truth = scores.truths[sample]
-            return np.zeros(truth.mask.shape, np.uint8) if pictures is None else pictures.square(truth)
-
-        write_examples(Path(out), scores, image_of, lambda sample: next(file.maps([scores.truths[sample]])))
-    else:
+    if maps is None:
         remove_examples(Path(out))  # of maps that an earlier call scored into the same folder
-    summary = summarise(scores, bootstrap)
-    if others:
-        summary = add_baselines(summary, scores, others, bootstrap)
-    summary |= {"unused_heatmaps": unused, "title": title}
-    summary["provenance"] = {
-        "code": f"afloc_jax {afloc_jax.__version__}",
-        **{name: {"file": Path(path).name, "sha256": _sha256(path)} for name, path in files.items()},
-        "device": f"cpu, numpy {np.__version__} float64",
-    }
+    else:
+        write_examples(Path(out), scores, *_pictures(scores, maps, pictures))
+    provenance: JsonObject = {"code": f"afloc_jax {afloc_jax.__version__}"}
+    provenance |= {name: {"file": Path(path).name, "sha256": sha256_of(path)} for name, path in files.items()}
+    provenance |= {"device": f"cpu, numpy {np.__version__} float64"}
+    about: JsonObject = {"unused_heatmaps": unused, "title": title, "provenance": provenance}
+    summary = summarise(scores, bootstrap, others, about=about)
     write_results(out, scores, summary)
-    return summary
+    return summary.to_json()
+
+
+def _read(path: PathLike, protocol: LocalizationProtocol) -> list[Truth]:
+    return read_truth(path, compatible=protocol.compatible, negatives=protocol.negatives, boxes=protocol.boxes)
+
+
+def _pictures(
+    scores: Scores, maps: HeatmapFile, pictures: Pictures | None
+) -> tuple[Callable[[int], np.ndarray], Callable[[int], np.ndarray]]:
+    """The image and the map of a sample by its number."""
+
+    def image_of(sample: int) -> np.ndarray:
+        truth = scores.truths[sample]
+        return np.zeros(truth.mask.shape, np.uint8) if pictures is None else pictures.square(truth)
+
+    return image_of, lambda sample: next(maps.maps([scores.truths[sample]]))
 
 
 def _check_call(
@@ -127,16 +131,9 @@ def _check_call(
         raise UsageError("two benchmark files have the same name; rename one")
 
 
-def _samples(protocol: LocalizationProtocol, truths: list[Truth], heatmaps: PathLike, what: str) -> tuple[Samples, int]:
-    """Truths with their maps, and how many maps of the file belong to none."""
-    file = HeatmapFile(heatmaps)
+def _samples(protocol: LocalizationProtocol, truths: list[Truth], maps: HeatmapFile, what: str) -> Samples:
+    """Truths with their maps; with negatives, those of the images that only the file of maps names."""
     if protocol.negatives:
-        truths = truths + file.negatives(truths)
-    file.check(truths)
-    maps = tqdm(file.maps(truths), total=len(truths), desc=what, unit="map", disable=None)
-    return Samples(truths, maps), len(file) - len({truth.key for truth in truths})
-
-
-def _sha256(path: PathLike) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        truths = truths + maps.negatives(truths)
+    maps.check(truths)
+    return Samples(truths, tqdm(maps.maps(truths), total=len(truths), desc=what, unit="map", disable=None))

@@ -1,4 +1,4 @@
-"""Scores of one heat map against one mask (IoU and Dice at thresholds, CNR, the pointing game), and of many.
+"""Scores of heat maps against the places of their samples.
 
 Source: the paper (Nature Biomedical Engineering 2026, doi 10.1038/s41551-025-01574-7) and the behaviour of its public
 release. Where the release has a plain defect, `ProtocolOptions.compatible` reproduces it and the default mends it:
@@ -11,60 +11,75 @@ release. Where the release has a plain defect, `ProtocolOptions.compatible` repr
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Protocol
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 
 from afloc_jax.errors import UserError
+from afloc_jax.evaluation.localization.metrics import METRICS, Comparison
+from afloc_jax.evaluation.localization.options import ProtocolOptions
+from afloc_jax.evaluation.localization.outcomes import Outcome
 from afloc_jax.evaluation.statistics.bootstrap import Bootstrap
+from afloc_jax.evaluation.task import JsonObject
 from afloc_jax.evaluation.truth.sample import Truth
-from afloc_jax.inference.heatmaps import normalise
-
-METRICS = ("iou", "dice", "cnr", "pointing")
-REFERENCE_SIZE = 224  # the side of the square that `margin` refers to
-
-
-@dataclass(frozen=True)
-class ProtocolOptions:
-    """What a protocol leaves open.
-
-    Attributes:
-        thresholds: ascending, on the map scaled to [-1, 1]; a pixel is predicted where the map is above (>).
-        margin: border left unscored, in pixels of a 224 x 224 map; scaled to the map's size. 0 scores all of it.
-        compatible: reproduce the release, defects included (see the module's docstring).
-        protocol: name of the protocol, for tables.
-    """
-
-    thresholds: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5)
-    margin: int = 14
-    compatible: bool = False
-    protocol: str = "afloc"
-
-    def __post_init__(self) -> None:
-        ascending = all(a < b for a, b in zip(self.thresholds, self.thresholds[1:], strict=False))
-        if not (self.thresholds and ascending and self.thresholds[0] >= -1 and self.thresholds[-1] <= 1):
-            raise ValueError(f"thresholds are {self.thresholds}; they must ascend within [-1, 1], at least one of them")
-        if not 0 <= self.margin < REFERENCE_SIZE // 2:
-            raise ValueError(f"margin is {self.margin}; it must be in [0, {REFERENCE_SIZE // 2}) pixels")
-
-    def scored_region(self, array: Shaped[np.ndarray, "S S"]) -> Shaped[np.ndarray, "s s"]:
-        """The central part of a square that is scored."""
-        size = array.shape[0]
-        margin = round(self.margin * size / REFERENCE_SIZE)
-        return array[margin : size - margin, margin : size - margin]
 
 
 @dataclass(frozen=True)
 class SampleScore:
-    """Scores of one heat map against one mask; NaN where a score is not defined or was skipped."""
+    """Scores of one heat map against one place, by metric: [K] for one with thresholds, [] for one without.
 
-    iou: Float[np.ndarray, " K"]
-    dice: Float[np.ndarray, " K"]
-    cnr: float
-    pointing: float
+    NaN is a score that is not defined or was skipped.
+    """
+
+    values: Mapping[str, np.ndarray]
     predicted_pixels: Int[np.ndarray, " K"]
     truth_pixels: int
+
+    def __getitem__(self, metric: str) -> np.ndarray:
+        return self.values[metric]
+
+
+class Facts(Protocol):
+    """What a protocol says of the samples beside its metrics."""
+
+    def to_json(self) -> JsonObject:
+        """Its keys of summary.json."""
+        ...
+
+    def remarks(self) -> list[str]:
+        """The same in lines of summary.md."""
+        ...
+
+
+@dataclass(frozen=True)
+class MapFacts:
+    """Samples without truth in the scored region by category, and empty predictions by threshold."""
+
+    not_scored: Mapping[str, int]
+    empty_predictions: Mapping[str, int]
+    options: ProtocolOptions
+
+    @property
+    def empty_predictions_are(self) -> str:
+        """What they count as."""
+        return "skipped" if self.options.compatible else "misses"
+
+    def to_json(self) -> JsonObject:
+        return {
+            "not_scored": dict(self.not_scored),
+            "empty_predictions": dict(self.empty_predictions),
+            "empty_predictions_are": self.empty_predictions_are,
+            "thresholds": list(self.options.thresholds),
+            "margin": self.options.margin,
+        }
+
+    def remarks(self) -> list[str]:
+        empty = ", ".join(f"{n} at {threshold}" for threshold, n in self.empty_predictions.items() if n)
+        return [
+            f"Not scored (no truth in the scored region): {sum(self.not_scored.values())}.",
+            f"Empty predictions, {self.empty_predictions_are}: {empty or 'none'}.",
+        ]
 
 
 @dataclass(frozen=True)
@@ -107,84 +122,50 @@ class Scores:
         return np.array([index[truth.category] for truth in self.truths], int)
 
     @cached_property
-    def empty_truth(self) -> np.ndarray:
-        """[n] bool: no truth in the scored region; such a sample has no score."""
+    def empty_truth(self) -> Bool[np.ndarray, " n"]:
+        """Whether there is no truth in the scored region; such a sample has no score."""
         return self.truth_pixels == 0
 
     @cached_property
-    def empty_prediction(self) -> np.ndarray:
-        """[n, K] bool: nothing predicted at this threshold, though there is truth to be found."""
+    def empty_prediction(self) -> Bool[np.ndarray, "n K"]:
+        """Whether nothing is predicted at a threshold, though there is truth to be found."""
         return (self.predicted_pixels == 0) & ~self.empty_truth[:, None]
-
-    def threshold(self, sample: int, metric: str, k: int) -> str:
-        """The threshold of one value, as tables show it; empty for a metric without."""
-        return f"{self.options.thresholds[k]:g}" if self[metric].ndim == 2 else ""
-
-    def chosen_threshold(self, sample: int, metric: str) -> str:
-        """The threshold of one value in words, where the protocol chose it on other data; empty otherwise."""
-        return ""
-
-    def note(self, sample: int, metric: str, k: int) -> str:
-        """Why one value is 0 or absent, where that needs a word."""
-        if self.empty_truth[sample]:
-            return "no truth in the scored region"
-        if self[metric].ndim == 2 and self.empty_prediction[sample, k]:
-            return "empty prediction"
-        return "nothing inside or nothing outside" if np.isnan(self[metric][sample]).any() else ""
 
     @property
     def patients(self) -> list[str]:
         """The patient of each sample; empty where unknown."""
         return [truth.patient for truth in self.truths]
 
-    def facts(self, bootstrap: Bootstrap) -> dict[str, Any]:
-        """What the summary says of this protocol beside its metrics; plain numbers. `bootstrap`: of their intervals."""
-        unscored = np.bincount(self.category_index[self.empty_truth], minlength=len(self.categories))
-        return {
-            "not_scored": dict(zip(self.categories, unscored.tolist(), strict=True)),
-            "empty_predictions": {
-                f"{threshold:g}": int(self.empty_prediction[:, k].sum())
-                for k, threshold in enumerate(self.options.thresholds)
-            },
-            "empty_predictions_are": "skipped" if self.options.compatible else "misses",
-            "thresholds": list(self.options.thresholds),
-            "margin": self.options.margin,
-        }
+    def by_category(self, chosen: Bool[np.ndarray, " n"]) -> dict[str, int]:
+        """How many of the chosen samples each category has."""
+        counts = np.bincount(self.category_index[chosen], minlength=len(self.categories))
+        return dict(zip(self.categories, counts.tolist(), strict=True))
 
+    def thresholded(self, metric: str) -> bool:
+        """Whether a metric has one value per threshold."""
+        return self[metric].ndim == 2
 
-def overlaps(
-    scaled: np.ndarray, inside: np.ndarray, thresholds: Sequence[float]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """IoU, Dice and predicted pixels, each [K]; 0/0 gives NaN. A pixel is predicted where `scaled` is above (>)."""
-    # How many thresholds lie below a pixel; a pixel is predicted at threshold k if that number exceeds k.
-    passed = np.searchsorted(thresholds, scaled, side="left")
-    bins = len(thresholds) + 1
-    everywhere = np.bincount(passed.ravel(), minlength=bins)
-    hits = np.bincount(passed[inside], minlength=bins)
-    predicted, hit = (counts[::-1].cumsum()[::-1][1:] for counts in (everywhere, hits))
-    truth = np.count_nonzero(inside)
-    with np.errstate(invalid="ignore"):
-        return hit / (predicted + truth - hit), 2 * hit / (predicted + truth), predicted
+    def threshold(self, metric: str, k: int) -> str:
+        """The threshold of one value, as tables show it; empty for a metric without."""
+        return f"{self.options.thresholds[k]:g}" if self.thresholded(metric) else ""
 
+    def chosen_threshold(self, sample: int, metric: str) -> str:
+        """The threshold of one value in words, where the protocol chose it on other data; empty otherwise."""
+        return ""
 
-def contrast_to_noise(heatmap: np.ndarray, inside: np.ndarray, outside: np.ndarray) -> float:
-    """(mean inside - mean outside) / sqrt(variance inside + variance outside), signed; 0 if both variances are 0.
+    def outcome(self, sample: int, metric: str, k: int) -> Outcome:
+        """Why one value is 0 or absent, where that needs a word."""
+        if self.empty_truth[sample]:
+            return Outcome.NO_TRUTH
+        if self.thresholded(metric) and self.empty_prediction[sample, k]:
+            return Outcome.EMPTY
+        return Outcome.ONE_SIDED if np.isnan(self[metric][sample]).any() else Outcome.SCORED
 
-    A shift and a positive factor of the map change nothing. NaN without any pixel inside or outside.
-    """
-    within, without = heatmap[inside], heatmap[outside]
-    if not (within.size and without.size):
-        return float("nan")
-    noise = np.sqrt(within.var() + without.var())
-    return float((within.mean() - without.mean()) / noise) if noise > 0 else 0.0
-
-
-def pointing_game(heatmap: np.ndarray, inside: np.ndarray) -> float:
-    """1 if the map's maximum lies inside, 0 if not; NaN where nothing is inside.
-
-    Where several pixels share the maximum, the share of them that lies inside: the chance of a random pick.
-    """
-    return float(inside[heatmap == heatmap.max()].mean()) if inside.any() else float("nan")
+    def facts(self, bootstrap: Bootstrap) -> Facts:
+        """What the protocol says beside its metrics; `bootstrap` makes the intervals of it."""
+        empty = self.empty_prediction.sum(axis=0).tolist()
+        shown = [f"{threshold:g}" for threshold in self.options.thresholds]
+        return MapFacts(self.by_category(self.empty_truth), dict(zip(shown, empty, strict=True)), self.options)
 
 
 def score_sample(
@@ -192,27 +173,14 @@ def score_sample(
 ) -> SampleScore:
     """Score one finite heat map against one mask (0 outside; inside, how many boxes cover the pixel).
 
-    IoU, Dice and CNR are taken on the map scaled to [-1, 1] within the scored region; a constant map, which prefers
-    nothing, becomes -1. The pointing game takes the maximum of the raw map in that region.
+    IoU, Dice and CNR are taken on the map scaled to [-1, 1] within the scored region. The pointing game takes the
+    maximum of the raw map in that region.
     """
-    mask = options.scored_region(np.asarray(mask))
-    raw = options.scored_region(np.asarray(heatmap, np.float64))
-    scaled = np.asarray(normalise(raw, -1.0, 1.0))
-    inside = mask > 0
-    truth_pixels = int(np.count_nonzero(inside))
-    iou, dice, predicted = overlaps(scaled, inside, options.thresholds)
-    if truth_pixels == 0:
-        iou, dice = np.full_like(iou, np.nan), np.full_like(dice, np.nan)
-    elif options.compatible:
-        iou, dice = np.where(predicted > 0, iou, np.nan), np.where(predicted > 0, dice, np.nan)
-    return SampleScore(
-        iou=iou,
-        dice=dice,
-        cnr=contrast_to_noise(scaled, mask == 1 if options.compatible else inside, ~inside),
-        pointing=pointing_game(raw, inside),
-        predicted_pixels=predicted,
-        truth_pixels=truth_pixels,
-    )
+    boxes, raw = np.asarray(mask), np.asarray(heatmap, np.float64)
+    pair = Comparison(options.scored_region(boxes), options.scored_region(raw), options)
+    scored = [metric for metric in METRICS if metric.published or not options.compatible]
+    values = {metric.name: np.asarray(metric.function(pair)) for metric in scored if metric.function is not None}
+    return SampleScore(values, pair.overlap.predicted, int(np.count_nonzero(pair.inside)))
 
 
 def check_map(truth: Truth, heatmap: np.ndarray) -> np.ndarray:
@@ -245,14 +213,10 @@ def score(truths: Sequence[Truth], heatmaps: Iterable[np.ndarray], options: Prot
         score_sample(truth.mask, check_map(truth, heatmap), options)
         for truth, heatmap in zip(truths, heatmaps, strict=True)
     ]
-
-    def column(name: str) -> np.ndarray:
-        return np.array([getattr(sample, name) for sample in samples])
-
     return Scores(
         truths=tuple(truths),
         options=options,
-        values={name: column(name) for name in METRICS},
-        predicted_pixels=column("predicted_pixels"),
-        truth_pixels=column("truth_pixels"),
+        values={name: np.array([sample[name] for sample in samples]) for name in samples[0].values},
+        predicted_pixels=np.array([sample.predicted_pixels for sample in samples]),
+        truth_pixels=np.array([sample.truth_pixels for sample in samples]),
     )

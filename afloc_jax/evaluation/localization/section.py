@@ -9,20 +9,15 @@ import numpy as np
 from markupsafe import Markup
 
 from afloc_jax.evaluation.localization.failures import worst_samples
-from afloc_jax.evaluation.localization.protocols import get_protocol
+from afloc_jax.evaluation.localization.metrics import BY_NAME, FOR_READERS, Metric
+from afloc_jax.evaluation.localization.protocols import AFLOC
+from afloc_jax.evaluation.localization.published import METRICS as PUBLISHED
 from afloc_jax.evaluation.localization.published import published_scores
 from afloc_jax.evaluation.report.charts import interval_chart
 from afloc_jax.evaluation.report.numbers import read_json
 from afloc_jax.evaluation.task import Figure, Section
 from afloc_jax.inference import overlays
 
-METRICS = {
-    "pointing": ("Pointing game", "share of samples whose hottest pixel lies inside the truth"),
-    "iou": ("IoU", "overlap of the thresholded map with the truth"),
-    "iou_true_positive": ("IoU, true positives", "overlap where both truth and prediction show the finding"),
-    "dice": ("Dice", "the same overlap as an F-score"),
-    "cnr": ("CNR", "contrast between inside and outside of the truth, in pooled standard deviations"),
-}
 BASELINES = {"location_prior": ("prior", "Location prior"), "untrained": ("untrained", "Untrained model")}
 FAILURES = 15  # listed for each evaluation
 
@@ -59,13 +54,13 @@ def section(folder: Path, summary: Mapping[str, Any]) -> Section:
     """What section.html.jinja shows of one evaluation."""
     systems = _systems(summary)
     model = systems[0]
-    present = [name for name in METRICS if name in model.metrics]
-    categories = list(dict.fromkeys(c for name in present for c in model.metrics[name].get("per_category", {})))
+    present = [metric for metric in FOR_READERS if metric.name in model.metrics]
+    categories = list(dict.fromkeys(c for m in present for c in model.metrics[m.name].get("per_category", {})))
     settings = summary.get("settings", {})
     data_set, published = published_scores(summary.get("title") or "", settings.get("name") or "")
-    paper = get_protocol("afloc").options
+    paper = AFLOC.options
     as_there = (summary.get("protocol"), summary.get("margin"), summary.get("thresholds"))
-    if as_there != ("afloc", paper.margin, list(paper.thresholds)):
+    if as_there != (AFLOC.name, paper.margin, list(paper.thresholds)):
         data_set, published = "", {}
     return Section(
         kicker="Annotation-free localisation",
@@ -73,18 +68,19 @@ def section(folder: Path, summary: Mapping[str, Any]) -> Section:
             "Given a phrase, the model points at the place; on",
             f" it was asked {summary.get('n') or 0:,} times.",
         ),
-        headline=[_figure(systems, name) for name in present],
+        headline=[_figure(systems, metric) for metric in present],
         shown={
-            "metrics": METRICS,
             "scale": overlays.colour_scale(),
             "present": present,
             "model": model,
             "systems": systems,
             "categories": categories,
             "thresholds": list(model.metrics.get("iou", {}).get("per_threshold", {})),
-            "charts": [(METRICS[name][0], Markup(_category_chart(systems, name, categories))) for name in present],
+            "thresholded": [metric for metric in present if model.metrics[metric.name].get("per_threshold")],
+            "charts": [(metric.title, Markup(_category_chart(systems, metric, categories))) for metric in present],
             "published_on": data_set,
             "published": published,
+            "published_metrics": [BY_NAME[name] for name in PUBLISHED],
             "presence": summary.get("presence"),
             "operating_points": summary.get("operating_points", {}),
             "failures": worst_samples(folder / "per_sample.csv", FAILURES),
@@ -94,25 +90,23 @@ def section(folder: Path, summary: Mapping[str, Any]) -> Section:
     )
 
 
-def _figure(systems: Sequence[System], metric: str) -> Figure:
+def _figure(systems: Sequence[System], metric: Metric) -> Figure:
     """A metric in the head of the page, beside the baselines."""
-    label, about = METRICS[metric]
-    others = [(other.kind, other.title.lower(), other.entry(metric).get("mean")) for other in systems[1:]]
-    return Figure(label, about, systems[0].entry(metric), others)
+    others = [(other.kind, other.title.lower(), other.entry(metric.name).get("mean")) for other in systems[1:]]
+    return Figure(metric.title, metric.about, systems[0].entry(metric.name), others)
 
 
-def _category_chart(systems: Sequence[System], metric: str, categories: Sequence[str]) -> str:
+def _category_chart(systems: Sequence[System], metric: Metric, categories: Sequence[str]) -> str:
     rows = [
         {
             "name": category or "all categories",
             "strong": category is None,
-            "model": systems[0].entry(metric, category),
-            "others": [(other.kind, other.entry(metric, category)) for other in systems[1:]],
+            "model": systems[0].entry(metric.name, category),
+            "others": [(other.kind, other.entry(metric.name, category)) for other in systems[1:]],
         }
         for category in [*categories, None]
     ]
-    high = 1.0 if metric == "pointing" else None
-    return interval_chart(rows, f"{METRICS[metric][0]} of each category, model and baselines", high=high)
+    return interval_chart(rows, f"{metric.title} of each category, model and baselines", high=metric.highest)
 
 
 def _gallery(folder: Path) -> list[dict[str, Any]]:

@@ -15,7 +15,8 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from afloc_jax.errors import UserError
-from afloc_jax.evaluation.localization.presence import PresenceScores, presence_options, presence_values
+from afloc_jax.evaluation.localization.options import ProtocolOptions
+from afloc_jax.evaluation.localization.presence import PresenceScores, presence_values
 from afloc_jax.evaluation.truth.chexlocalize import is_rle_table, size_of_rle
 from afloc_jax.evaluation.truth.sample import Truth, read_json
 from data_pipelines.images import LARGEST_PIXELS, ImageError
@@ -25,7 +26,7 @@ Table = Mapping[tuple[str, str], Any]  # (image, class in lower case) -> RLE or 
 
 
 def score_segmentations(
-    truths: Sequence[Truth], truth_file: str | Path, predicted_file: str | Path, compatible: bool = False
+    truths: Sequence[Truth], truth_file: str | Path, predicted_file: str | Path, options: ProtocolOptions
 ) -> PresenceScores:
     """Score a file of predicted masks (RLE JSON) or of points ({image: {class: [[x, y], ...]}}) against RLE truth.
 
@@ -33,7 +34,7 @@ def score_segmentations(
         truths: the samples, in the order of the scores; images that the truth file lacks are negatives.
         truth_file: CheXlocalize's RLE JSON.
         predicted_file: the predictions. Points are in original pixels, x to the right; one inside is a hit.
-        compatible: see above.
+        options: see `presence_options`.
 
     Returns:
         Scores with iou, iou_true_positive, dice and pointing for masks, with pointing alone for points.
@@ -57,7 +58,7 @@ def score_segmentations(
             places = _places(predicted.get(key), where)
             rows.append((_area(true), len(places), 0, _hit_of_points(true, places)))
         else:
-            rows.append(_compare(true, _checked(predicted.get(key), where), compatible, where))
+            rows.append(_compare(true, _checked(predicted.get(key), where), options.compatible, where))
     true_pixels, pixels, common, hit = (np.array(column) for column in zip(*rows, strict=True))
     with np.errstate(invalid="ignore"):
         iou = common / (true_pixels + pixels - common)
@@ -65,7 +66,7 @@ def score_segmentations(
     values = presence_values(iou, dice, hit, (true_pixels > 0) & (pixels > 0))
     return PresenceScores(
         truths=tuple(truths),
-        options=presence_options(compatible),
+        options=options,
         values={"pointing": hit} if points else values,
         predicted_pixels=pixels[:, None],
         truth_pixels=true_pixels,

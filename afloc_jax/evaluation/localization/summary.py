@@ -10,149 +10,235 @@ otherwise for its intervals is kept by compatible scores:
 """
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from afloc_jax.errors import UsageError
-from afloc_jax.evaluation.localization.scores import Scores
-from afloc_jax.evaluation.statistics import bootstrap as statistics
-from afloc_jax.evaluation.statistics.bootstrap import Bootstrap, Interval, Replicates, mean_of_finite
+from afloc_jax.evaluation.localization.scores import Facts, Scores
+from afloc_jax.evaluation.statistics.bootstrap import Bootstrap, Replicates
+from afloc_jax.evaluation.statistics.interval import Interval, limits, mean_of_finite
+from afloc_jax.evaluation.task import JsonObject
 
 
-def _columns(scores: Scores, metric: str) -> np.ndarray:
-    """[n, K] for a metric with thresholds, [n, 1] for one without."""
-    return scores[metric].reshape(len(scores.truths), -1)
+@dataclass(frozen=True)
+class MetricTable:
+    """One metric, or the difference of two systems in it: means with their limits.
+
+    Attributes:
+        overall: mean over categories.
+        per_category: by name.
+        per_threshold: by threshold, mean over categories; empty for a metric without thresholds, None for a difference.
+        per_category_per_threshold: the means without limits; None for a metric without thresholds.
+    """
+
+    overall: Interval
+    per_category: Mapping[str, Interval]
+    per_threshold: Mapping[str, Interval] | None = None
+    per_category_per_threshold: Mapping[str, Mapping[str, float | None]] | None = None
+
+    def to_json(self) -> JsonObject:
+        """Its entry of summary.json."""
+        content: JsonObject = {"overall": dict(self.overall.to_dict()), "per_category": _entries(self.per_category)}
+        if self.per_threshold is not None:
+            content["per_threshold"] = _entries(self.per_threshold)
+        if self.per_category_per_threshold is not None:
+            content["per_category_per_threshold"] = {
+                name: dict(values) for name, values in self.per_category_per_threshold.items()
+            }
+        return content
 
 
-def _thresholded(scores: Scores, metric: str) -> bool:
-    """Whether a metric has one value per threshold."""
-    return scores[metric].ndim == 2
+def _entries(intervals: Mapping[str, Interval]) -> JsonObject:
+    return {name: dict(interval.to_dict()) for name, interval in intervals.items()}
 
 
-def _skipped_as_zero(scores: Scores, metric: str) -> np.ndarray:
-    """[n, 1]: the release's mean over thresholds of each sample."""
-    return np.nan_to_num(_columns(scores, metric), nan=0.0).mean(axis=1, keepdims=True)
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
 
 
-def _resample(scores: Scores, metric: str, bootstrap: Bootstrap) -> tuple[Replicates, Replicates]:
-    """Category means per threshold [C, K], and over thresholds [C], which intervals are taken from."""
-    columns = _columns(scores, metric)
-    release = scores.options.compatible and _thresholded(scores, metric)
-    if scores.options.compatible and (bootstrap.interval, bootstrap.unit) != ("percentile", "sample"):
-        raise UsageError("compatible intervals are the release's: percentiles of resampled samples; leave one out")
-    values = np.concatenate([columns, _skipped_as_zero(scores, metric)], axis=1) if release else columns
-    means = statistics.bootstrap(
-        values,
-        scores.category_index,
-        len(scores.categories),
-        bootstrap.resamples,
-        bootstrap.seed,
-        stratified=not scores.options.compatible,
-        clusters=bootstrap.clusters(scores.patients),
-        leave_out=bootstrap.leave_out,
-    )
-    per_threshold = means[: columns.shape[1]]
-    over_thresholds = per_threshold.map(lambda values: mean_of_finite(values, axis=-1))
-    if release:
-        over_thresholds = Replicates(over_thresholds.point, means.resampled[..., -1])
-    return per_threshold, over_thresholds
+@dataclass(frozen=True)
+class Baseline:
+    """Another system on the same samples: its own metrics, and the scores minus its own, paired."""
+
+    metrics: Mapping[str, MetricTable]
+    difference: Mapping[str, MetricTable]
+    made_from: str = ""
+
+    def to_json(self) -> JsonObject:
+        """Its entry of summary.json."""
+        content: JsonObject = {
+            "metrics": {name: table.to_json() for name, table in self.metrics.items()},
+            "difference": {name: table.to_json() for name, table in self.difference.items()},
+        }
+        return {**content, "from": self.made_from} if self.made_from else content
 
 
-def _overall(means: Replicates, bootstrap: Bootstrap, compatible: bool) -> Interval:
-    """[C] -> the interval of the mean over categories."""
-    if not compatible:
-        return bootstrap.limits_of(means.map(lambda values: mean_of_finite(values, axis=-1)))
-    lower, upper = statistics.limits(means.resampled)
-    mean = mean_of_finite(means.point, axis=0)
-    return Interval(float(mean), float(mean_of_finite(lower, 0)), float(mean_of_finite(upper, 0)))
+@dataclass(frozen=True)
+class Summary:
+    """What an evaluation found.
+
+    Attributes:
+        protocol, compatible: how samples were scored.
+        n_per_category: samples of each category.
+        facts: what the protocol says beside its metrics.
+        bootstrap: how intervals were made.
+        metrics: a table by the name of the metric.
+        baselines: by name.
+        about: title, settings, provenance and the like, as summary.json holds them.
+    """
+
+    protocol: str
+    compatible: bool
+    n_per_category: Mapping[str, int]
+    facts: Facts
+    bootstrap: Bootstrap
+    metrics: Mapping[str, MetricTable]
+    baselines: Mapping[str, Baseline] = field(default_factory=dict)
+    about: JsonObject = field(default_factory=dict)
+
+    @property
+    def n(self) -> int:
+        """The number of samples."""
+        return sum(self.n_per_category.values())
+
+    def to_json(self) -> JsonObject:
+        """The content of summary.json: plain numbers, None where nothing was scored."""
+        stratified = self.bootstrap.unit == "sample" and not self.compatible
+        drawn = "within each category" if stratified else "from the whole table"
+        content: JsonObject = {"protocol": self.protocol, "compatible": self.compatible, "n": self.n}
+        content |= {"n_per_category": dict(self.n_per_category), **self.facts.to_json()}
+        content |= {"bootstrap": {**self.bootstrap.to_dict(), "drawn": drawn}}
+        content |= {"metrics": {name: table.to_json() for name, table in self.metrics.items()}}
+        if self.baselines:
+            content |= {"baselines": {name: baseline.to_json() for name, baseline in self.baselines.items()}}
+        return {**content, **self.about}
 
 
-def metric_table(scores: Scores, metric: str, bootstrap: Bootstrap) -> dict[str, Any]:
-    """One entry of `metrics` in summary.json: `overall`, `per_category`, `per_threshold`, each with its limits."""
-    means, over_thresholds = _resample(scores, metric, bootstrap)
-    overall = _overall(over_thresholds, bootstrap, scores.options.compatible)
-    # The published order: over samples, categories, thresholds (matters where values lack).
-    if _thresholded(scores, metric):
+class Resampled:
+    """Scores with their resamples; each metric is resampled once, whatever is made of it."""
+
+    def __init__(self, scores: Scores, bootstrap: Bootstrap) -> None:
+        self.scores, self.bootstrap = scores, bootstrap
+        self._found: dict[str, tuple[Replicates, Replicates]] = {}
+        if scores.options.compatible and (bootstrap.interval, bootstrap.unit) != ("percentile", "sample"):
+            raise UsageError("compatible intervals are the release's: percentiles of resampled samples; leave one out")
+
+    def means(self, metric: str) -> tuple[Replicates, Replicates]:
+        """Category means per threshold [C, K], and over thresholds [C], which intervals are taken from."""
+        if metric not in self._found:
+            self._found[metric] = self._resample(metric)
+        return self._found[metric]
+
+    def _resample(self, metric: str) -> tuple[Replicates, Replicates]:
+        scores = self.scores
+        columns = scores[metric].reshape(len(scores.truths), -1)
+        release = scores.options.compatible and scores.thresholded(metric)
+        # The release's mean over the thresholds of each sample: skipped ones count as 0.
+        of_release = np.nan_to_num(columns, nan=0.0).mean(axis=1, keepdims=True)
+        means = self.bootstrap.means(
+            np.concatenate([columns, of_release], axis=1) if release else columns,
+            scores.category_index,
+            len(scores.categories),
+            self.bootstrap.clusters(scores.patients),
+            stratified=not scores.options.compatible,
+        )
+        per_threshold = means[: columns.shape[1]]
+        over_thresholds = per_threshold.mean_over(-1)
+        if release:
+            over_thresholds = Replicates(over_thresholds.point, means.resampled[..., -1])
+        return per_threshold, over_thresholds
+
+    def overall(self, means: Replicates) -> Interval:
+        """[C] -> the interval of the mean over categories."""
+        if not self.scores.options.compatible:
+            return self.bootstrap.limits_of(means.mean_over(-1))
+        lower, upper = limits(means.resampled)
+        return Interval(*(float(mean_of_finite(values, axis=0)) for values in (means.point, lower, upper)))
+
+    def per_category(self, means: Replicates) -> dict[str, Interval]:
+        """[C] -> the interval of each category."""
+        return {name: self.bootstrap.limits_of(means[c]) for c, name in enumerate(self.scores.categories)}
+
+    def table(self, metric: str) -> MetricTable:
+        """The table of a metric."""
+        means, over_thresholds = self.means(metric)
+        overall, per_category = self.overall(over_thresholds), self.per_category(over_thresholds)
+        if not self.scores.thresholded(metric):
+            return MetricTable(overall, per_category, {})
+        # The published order: over samples, categories, thresholds (matters where values lack).
         by_threshold = mean_of_finite(means.point, axis=0)
         overall = Interval(float(mean_of_finite(by_threshold, axis=0)), overall.lower, overall.upper)
-    table: dict[str, Any] = {
-        "overall": overall.to_dict(),
-        "per_category": {
-            name: bootstrap.limits_of(over_thresholds[c]).to_dict() for c, name in enumerate(scores.categories)
-        },
-        "per_threshold": {},
-    }
-    if _thresholded(scores, metric):
-        table["per_category_per_threshold"] = {name: {} for name in scores.categories}
-        for k, threshold in enumerate(scores.options.thresholds):
-            shown = f"{threshold:g}"
-            table["per_threshold"][shown] = _overall(means[k], bootstrap, scores.options.compatible).to_dict()
-            for c, name in enumerate(scores.categories):
-                value = Interval(means.point[c, k], np.nan, np.nan).to_dict()["mean"]
-                table["per_category_per_threshold"][name][shown] = value
-    return table
+        shown = [f"{threshold:g}" for threshold in self.scores.options.thresholds]
+        return MetricTable(
+            overall,
+            per_category,
+            {name: self.overall(means[k]) for k, name in enumerate(shown)},
+            {
+                name: {at: _number(means.point[c, k]) for k, at in enumerate(shown)}
+                for c, name in enumerate(self.scores.categories)
+            },
+        )
+
+    def tables(self) -> dict[str, MetricTable]:
+        """Every metric."""
+        return {metric: self.table(metric) for metric in self.scores.metrics}
+
+    def minus(self, other: "Resampled") -> dict[str, MetricTable]:
+        """The paired differences of the metrics that both have. Raises `ValueError` for other samples or options."""
+        mine, theirs = self.scores, other.scores
+        if [t.id for t in mine.truths] != [t.id for t in theirs.truths] or mine.options != theirs.options:
+            raise ValueError(
+                "a paired difference needs scores of the same samples, in the same order, with the same options"
+            )
+        tables = {}
+        for metric in [name for name in mine.metrics if name in theirs.metrics]:
+            difference = self.means(metric)[1] - other.means(metric)[1]
+            overall = self.bootstrap.limits_of(difference.mean_over(-1))
+            tables[metric] = MetricTable(overall, self.per_category(difference))
+        return tables
 
 
-def summarise(scores: Scores, bootstrap: Bootstrap) -> dict[str, Any]:
-    """The content of summary.json: plain numbers, None where nothing was scored.
-
-    `metrics[name]` holds `overall`, `per_category` and `per_threshold`, each a mean with its 95 % bootstrap limits.
-    What else there is to say, a protocol's `Scores.facts` says: samples without truth in the scored region, empty
-    predictions (misses, or skipped in compatible mode), thresholds chosen on validation data.
-    """
-    samples = np.bincount(scores.category_index, minlength=len(scores.categories))
-    stratified = bootstrap.unit == "sample" and not scores.options.compatible
-    return {
-        "protocol": scores.options.protocol,
-        "compatible": scores.options.compatible,
-        "n": len(scores.truths),
-        "n_per_category": {name: int(samples[c]) for c, name in enumerate(scores.categories)},
-        **scores.facts(bootstrap),
-        "bootstrap": {
-            **bootstrap.to_dict(),
-            "drawn": "within each category" if stratified else "from the whole table",
-        },
-        "metrics": {name: metric_table(scores, name, bootstrap) for name in scores.metrics},
-    }
-
-
-def paired_difference(system: Scores, other: Scores, bootstrap: Bootstrap) -> dict[str, Any]:
-    """`system` minus `other` on the same samples: {metric: {overall, per_category}} with 95 % limits.
+def paired_difference(system: Scores, other: Scores, bootstrap: Bootstrap) -> dict[str, MetricTable]:
+    """`system` minus `other` on the same samples, by metric, with 95 % limits.
 
     Both see the same resamples, so what makes a sample hard or easy for both cancels: an interval that excludes 0 says
-    that the systems differ on such samples. A metric that one lacks is left out. Raises
-    `ValueError` unless both scored the same samples alike.
+    that the systems differ on such samples. A metric that one lacks is left out. Raises `ValueError` unless both scored
+    the same samples alike.
     """
-    if [t.id for t in system.truths] != [t.id for t in other.truths] or system.options != other.options:
-        raise ValueError(
-            "a paired difference needs scores of the same samples, in the same order, with the same options"
-        )
-    table: dict[str, Any] = {}
-    for metric in [name for name in system.metrics if name in other.metrics]:
-        first, second = (_resample(side, metric, bootstrap)[1] for side in (system, other))
-        difference = first - second
-        overall = difference.map(lambda values: mean_of_finite(values, axis=-1))
-        table[metric] = {
-            "overall": bootstrap.limits_of(overall).to_dict(),
-            "per_category": {
-                name: bootstrap.limits_of(difference[c]).to_dict() for c, name in enumerate(system.categories)
-            },
-        }
-    return table
+    return Resampled(system, bootstrap).minus(Resampled(other, bootstrap))
 
 
-def add_baselines(
-    summary: Mapping[str, Any], scores: Scores, baselines: Mapping[str, Scores], bootstrap: Bootstrap
-) -> dict[str, Any]:
-    """The summary with, for each named baseline, its own metrics and `difference`: scores minus baseline, paired."""
-    return {
-        **summary,
-        "baselines": {
-            name: {
-                "metrics": summarise(baseline, bootstrap)["metrics"],
-                "difference": paired_difference(scores, baseline, bootstrap),
-            }
-            for name, baseline in baselines.items()
+def summarise(
+    scores: Scores,
+    bootstrap: Bootstrap,
+    baselines: Mapping[str, Scores] | None = None,
+    *,
+    made_from: Mapping[str, str] | None = None,
+    about: JsonObject | None = None,
+) -> Summary:
+    """The metrics of scores and, on the same samples, of baselines, with their intervals and paired differences.
+
+    Args:
+        scores: of the system.
+        bootstrap: makes the intervals.
+        baselines: scores of other systems on the same samples, by name.
+        made_from: what a baseline was made from, in words.
+        about: what else summary.json is to hold.
+    """
+    own = Resampled(scores, bootstrap)
+    others = {name: Resampled(other, bootstrap) for name, other in (baselines or {}).items()}
+    counts = scores.by_category(np.ones(len(scores.truths), bool))
+    return Summary(
+        protocol=scores.options.protocol,
+        compatible=scores.options.compatible,
+        n_per_category=counts,
+        facts=scores.facts(bootstrap),
+        bootstrap=bootstrap,
+        metrics=own.tables(),
+        baselines={
+            name: Baseline(other.tables(), own.minus(other), (made_from or {}).get(name, ""))
+            for name, other in others.items()
         },
-    }
+        about=about or {},
+    )

@@ -18,14 +18,18 @@ def _section(folder: Path, summary: JsonObject) -> Section:
     return section(folder, summary)
 
 
+def _card() -> CardTable:
+    from afloc_jax.evaluation.localization.metrics import FOR_READERS
+
+    names = [metric.name for metric in FOR_READERS]
+    return CardTable("Localisation without annotations, mean over categories", {name: name for name in names})
+
+
 TASK = Task(
     name="localization",
     about="heat maps of phrases against masks and boxes, beside two baselines",
     settings=LocalizationSettings,
     evaluate=_evaluate,
     section=_section,
-    card=CardTable(
-        "Localisation without annotations, mean over categories",
-        {"pointing": "pointing", "iou": "iou", "dice": "dice", "cnr": "cnr"},
-    ),
+    card=_card,
 )

@@ -19,13 +19,8 @@ def _section(folder: Path, summary: JsonObject) -> Section:
     return section(folder, summary)
 
 
-TASK = Task(
-    name="retrieval",
-    about="images for a report and reports for an image",
-    settings=RetrievalSettings,
-    evaluate=_evaluate,
-    section=_section,
-    card=CardTable(
+def _card() -> CardTable:
+    return CardTable(
         "Retrieval of reports for images and of images for reports",
         {
             f"{metric}@{top} {direction}": f"{metric[0].upper()}@{top}, {direction.replace('_', ' ')}"
@@ -37,5 +32,14 @@ TASK = Task(
                 ("precision", "P", 5),
             )
         },
-    ),
+    )
+
+
+TASK = Task(
+    name="retrieval",
+    about="images for a report and reports for an image",
+    settings=RetrievalSettings,
+    evaluate=_evaluate,
+    section=_section,
+    card=_card,
 )

@@ -17,7 +17,8 @@ from tqdm import tqdm
 from afloc_jax.errors import UserError
 from afloc_jax.evaluation.files import csv_text, json_text, shown, write_folder
 from afloc_jax.evaluation.labelled import LabelledRecords, embed_records, read_labelled
-from afloc_jax.evaluation.localization.scores import ProtocolOptions, score_sample
+from afloc_jax.evaluation.localization.options import ProtocolOptions
+from afloc_jax.evaluation.localization.scores import score_sample
 from afloc_jax.evaluation.records import Source, patient_of, place_of
 from afloc_jax.evaluation.robustness.settings import RobustnessSettings
 from afloc_jax.evaluation.statistics import discrimination
@@ -259,6 +260,6 @@ def overlaps_of_phrases(
         maps = model.heatmaps_of_pairs(squares, of_image, asked, compatible=compatible)
         for heatmap, i, k in zip(maps, of_image, of_text, strict=True):
             place = place_of(records[i], records[i].findings[places[start + i][1]], compatible)
-            iou = score_sample(place, heatmap, options).iou
+            iou = score_sample(place, heatmap, options)["iou"]
             table[start + i, k] = mean_of_finite(iou, axis=0)
     return table

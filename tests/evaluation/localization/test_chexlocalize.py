@@ -14,11 +14,11 @@ from afloc_jax.cli import main
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.evaluation.comparison.compare import compare
 from afloc_jax.evaluation.localization.chexlocalize import CONFIDENCE_THRESHOLDS, confidence_of
-from afloc_jax.evaluation.localization.presence import presence_table
+from afloc_jax.evaluation.localization.presence import presence_options, presence_table
 from afloc_jax.evaluation.localization.protocol import Samples
 from afloc_jax.evaluation.localization.protocols import get_protocol
 from afloc_jax.evaluation.localization.results import write_results
-from afloc_jax.evaluation.localization.samples import truths_for
+from afloc_jax.evaluation.localization.samples import parts_of
 from afloc_jax.evaluation.localization.score_files import score_files
 from afloc_jax.evaluation.localization.segmentations import score_segmentations
 from afloc_jax.evaluation.localization.summary import summarise
@@ -60,7 +60,7 @@ def as_samples(table):
 @pytest.mark.parametrize("seed", [0, 100, 200])
 def test_thresholds_and_scores_equal_plain_loops(seed, compatible):
     validation, test = split(seed), split(seed + 50, n=31)
-    scores = PROTOCOL.score(as_samples(test), compatible, as_samples(validation))
+    scores = get_protocol("chexlocalize", compatible=compatible).score(as_samples(test), as_samples(validation))
     candidates = CONFIDENCE_THRESHOLDS if compatible else (0.0, *CONFIDENCE_THRESHOLDS)
     for name, point in scores.points.items():
         expected = reference.operating_point([s for s in validation if s[0] == name], candidates)
@@ -84,10 +84,10 @@ def test_a_confidence_equal_to_the_threshold_is_enough():
     mask[4:9, 4:9] = True
     other = np.roll(mask, 8, axis=0)
     positive, negative_ = ("edema", mask, mask * 1.0), ("edema", mask & False, other * 0.9)  # confidences 0.5 and 0.45
-    scores = PROTOCOL.score(as_samples([positive, negative_]), False, as_samples([positive, negative_]))
+    scores = PROTOCOL.score(as_samples([positive, negative_]), as_samples([positive, negative_]))
     assert scores.points["edema"].confidence_threshold == 0.5
     np.testing.assert_array_equal(scores["iou"], [1, np.nan])
-    assert [scores.note(n, "iou", 0) for n in (0, 1)] == ["", "true negative"]
+    assert [scores.outcome(n, "iou", 0) for n in (0, 1)] == ["", "true negative"]
 
 
 def test_maps_of_a_small_scale_keep_their_masks_unless_compatible():
@@ -96,41 +96,43 @@ def test_maps_of_a_small_scale_keep_their_masks_unless_compatible():
     def weak(table):
         return [(name, mask, 0.02 * heatmap) for name, mask, heatmap in table]
 
-    default = PROTOCOL.score(as_samples(weak(test)), False, as_samples(weak(validation)))
+    default = PROTOCOL.score(as_samples(weak(test)), as_samples(weak(validation)))
     assert {point.confidence_threshold for point in default.points.values()} == {0.0}
     assert np.nanmean(default["iou"]) > 0.1
-    compatible = PROTOCOL.score(as_samples(weak(test)), True, as_samples(weak(validation)))
+    compatible = get_protocol("chexlocalize", compatible=True).score(
+        as_samples(weak(test)), as_samples(weak(validation))
+    )
     assert not compatible.predicted_pixels.any()
     assert np.nanmean(compatible["iou"]) == 0
-    assert compatible.note(1, "iou", 0) == "confidence below the threshold"
+    assert compatible.outcome(1, "iou", 0) == "confidence below the threshold"
 
 
 def test_a_class_without_a_validation_positive_takes_the_thresholds_of_all_classes():
     validation = [*split(0, names=("edema",)), sample(5, "nodule", present=False)]
-    scores = PROTOCOL.score(as_samples(split(70)), False, as_samples(validation))
+    scores = PROTOCOL.score(as_samples(split(70)), as_samples(validation))
     point, other = scores.points["nodule"], scores.points["edema"]
     assert (point.chosen_on, other.chosen_on) == ("all classes", "this class")
     assert point.mask_threshold == other.mask_threshold
     with pytest.raises(UserError, match="validation data show no finding"):
-        PROTOCOL.score(as_samples(split(70)), False, as_samples([sample(1, "edema", present=False)]))
+        PROTOCOL.score(as_samples(split(70)), as_samples([sample(1, "edema", present=False)]))
 
 
 def test_test_data_never_choose_a_threshold():
     validation, test = split(0), split(80)
     flipped = [(name, mask, -heatmap) for name, mask, heatmap in test]
-    points = [PROTOCOL.score(as_samples(t), False, as_samples(validation)).points for t in (test, flipped)]
+    points = [PROTOCOL.score(as_samples(t), as_samples(validation)).points for t in (test, flipped)]
     assert points[0] == points[1]
     with pytest.raises(UsageError, match="chooses its thresholds on validation data"):
         PROTOCOL.score(as_samples(test))
 
 
 def test_the_summary_says_what_became_of_every_sample():
-    scores = PROTOCOL.score(as_samples(split(50)), False, as_samples(split(0)))
-    summary = summarise(scores, Bootstrap(50))
+    scores = PROTOCOL.score(as_samples(split(50)), as_samples(split(0)))
+    summary = summarise(scores, Bootstrap(50)).to_json()
     assert summary["protocol"] == "chexlocalize"
     assert sum(sum(of.values()) for of in summary["outcomes"].values()) == 24
     assert list(summary["metrics"]) == ["iou", "iou_true_positive", "dice", "pointing"]
-    notes = [scores.note(n, "iou", 0) for n in range(24)]
+    notes = [scores.outcome(n, "iou", 0) for n in range(24)]
     assert notes.count("false positive") == sum(summary["outcomes"]["false positives"].values())
     assert notes.count("true negative") == sum(summary["outcomes"]["true negatives"].values())
     presence = summary["presence"]["overall"]
@@ -159,12 +161,12 @@ def test_presence_is_averaged_over_the_classes_that_can_be_told():
     table = presence_table(
         confidence, present, accepted, area, np.full(5, 0.25), category, ["edema", "only positives"], Bootstrap(200)
     )
-    edema, other = table["per_category"]["edema"], table["per_category"]["only positives"]
-    assert (edema["auc"]["mean"], edema["sensitivity"], edema["specificity"]) == (0.75, 1.0, 0.5)
-    assert (edema["false_positive_area"], edema["false_positive_area_ungated"]) == (0.125, 0.25)
-    assert edema["auc"]["lower"] <= 0.75 <= edema["auc"]["upper"]
-    assert (other["auc"]["mean"], other["sensitivity"], other["specificity"]) == (None, 0.0, None)
-    assert table["overall"]["auc"]["mean"] == 0.75 and table["overall"]["sensitivity"] == 0.5
+    edema, other = table.per_category["edema"], table.per_category["only positives"]
+    assert (edema.auc.mean, edema.sensitivity, edema.specificity) == (0.75, 1.0, 0.5)
+    assert (edema.false_positive_area, edema.false_positive_area_ungated) == (0.125, 0.25)
+    assert edema.auc.lower <= 0.75 <= edema.auc.upper
+    assert np.isnan(other.auc.mean) and (other.sensitivity, other.specificity) == (0.0, None)
+    assert table.overall.auc.mean == 0.75 and table.overall.sensitivity == 0.5
 
 
 def test_presence_drawn_by_patient_equals_plain_resampling_of_patients():
@@ -179,8 +181,8 @@ def test_presence_drawn_by_patient_equals_plain_resampling_of_patients():
     for picked in np.random.default_rng(2).integers(0, len(names), (30, len(names))):
         rows = np.concatenate([np.flatnonzero(patients == names[k]) for k in picked])
         means.append(np.mean([auc(present[r], confidence[r])[0] for r in (rows[rows % 2 == c] for c in (0, 1))]))
-    overall = table["overall"]["auc"]
-    assert (overall["lower"], overall["upper"]) == pytest.approx(tuple(np.percentile(means, [2.5, 97.5])))
+    overall = table.overall.auc
+    assert (overall.lower, overall.upper) == pytest.approx(tuple(np.percentile(means, [2.5, 97.5])))
 
 
 def test_presence_has_the_bca_limits_that_plain_jackknife_and_draws_give():
@@ -206,10 +208,10 @@ def test_presence_has_the_bca_limits_that_plain_jackknife_and_draws_give():
                 parts.append(np.mean([auc(present[rows], confidence[rows])[0], aucs[1 - c]]))
             left_out.append(np.array(parts))
     limits = bca_limits(np.mean(aucs), np.mean(draws, axis=0), tuple(left_out))
-    found = table["overall"]["auc"]
-    np.testing.assert_allclose([found["lower"], found["upper"]], limits, atol=1e-12)
+    found = table.overall.auc
+    np.testing.assert_allclose([found.lower, found.upper], limits, atol=1e-12)
     plain = presence_table(confidence, present, present, areas, areas, category, ["a", "b"], Bootstrap(400))
-    assert plain["overall"]["auc"]["lower"] != found["lower"]
+    assert plain.overall.auc.lower != found.lower
 
 
 def test_systems_with_other_operating_points_meet_sample_by_sample(tmp_path):
@@ -217,7 +219,7 @@ def test_systems_with_other_operating_points_meet_sample_by_sample(tmp_path):
     folders = []
     for name, strength in (("a", 1.0), ("b", 0.6)):
         validation = [(c, mask, 0.3 + strength * heatmap**3) for c, mask, heatmap in split(7, strength=2.0)]
-        scores = PROTOCOL.score(as_samples(test), False, as_samples(validation if name == "b" else split(7)))
+        scores = PROTOCOL.score(as_samples(test), as_samples(validation if name == "b" else split(7)))
         write_results(tmp_path / name, scores, summarise(scores, Bootstrap(20)))
         folders.append({name: point.mask_threshold for name, point in scores.points.items()})
     assert folders[0] != folders[1], "the two must have chosen differently"
@@ -242,7 +244,8 @@ def test_an_image_that_is_labelled_but_not_annotated_is_no_negative():
         record("c", {"mass": 0, "effusion": -1}),
         record("d", {}),
     ]
-    truths, rows, _ = truths_for(PROTOCOL, source)
+    (part,) = parts_of(PROTOCOL, [source])
+    truths, rows = part.truths, part.rows
     asked = [(source[row].id, truth.category, truth.present) for truth, row in zip(truths, rows, strict=True)]
     assert asked == [
         ("a", "Effusion", False),
@@ -283,7 +286,7 @@ def own_definitions(truth_file, predicted_file):
 @pytest.mark.parametrize("compatible", [False, True])
 def test_the_gradcam_sample_scores_as_its_own_definitions_say(sample_files, compatible):
     truths = read_truth(sample_files[0], negatives=True)
-    scores = score_segmentations(truths, *sample_files, compatible)
+    scores = score_segmentations(truths, *sample_files, presence_options(compatible))
     expected = own_definitions(*sample_files)
     assert len(truths) == len(expected) == 20
     assert sum(truth.present for truth in truths) == 4
@@ -296,7 +299,7 @@ def test_the_gradcam_sample_scores_as_its_own_definitions_say(sample_files, comp
 
 def test_truth_scored_against_itself_is_perfect(sample_files):
     truths = read_truth(sample_files[0], negatives=True)
-    scores = score_segmentations(truths, sample_files[0], sample_files[0])
+    scores = score_segmentations(truths, sample_files[0], sample_files[0], PROTOCOL.options)
     assert np.nanmin(scores["iou"]) == 1 and np.nanmin(scores["pointing"]) == 1
     assert np.isfinite(scores["iou"]).sum() == 4  # neither true nor predicted: no IoU
 
@@ -305,15 +308,17 @@ def test_what_the_benchmark_lacks_counts_as_predicted_empty(sample_files, tmp_pa
     content = json.loads(sample_files[0].read_text())
     first = next(iter(content))
     (tmp_path / "part.json").write_text(json.dumps({first: {"Cardiomegaly": content[first]["Cardiomegaly"]}}))
-    scores = score_segmentations(read_truth(sample_files[0], negatives=True), sample_files[0], tmp_path / "part.json")
+    scores = score_segmentations(
+        read_truth(sample_files[0], negatives=True), sample_files[0], tmp_path / "part.json", PROTOCOL.options
+    )
     assert sorted(scores["iou"][np.isfinite(scores["iou"])]) == [0, 0, 0, 1]
     (tmp_path / "other.json").write_text(json.dumps({"other": content[first]}))
     with pytest.raises(UserError, match="no image and class in common"):
-        score_segmentations(read_truth(sample_files[0]), sample_files[0], tmp_path / "other.json")
+        score_segmentations(read_truth(sample_files[0]), sample_files[0], tmp_path / "other.json", PROTOCOL.options)
     smaller = {"size": [2, 2], "counts": [0, 4]}
     (tmp_path / "small.json").write_text(json.dumps({first: {"Cardiomegaly": smaller}}))
     with pytest.raises(UserError, match=r"class cardiomegaly: its mask is for \[2, 2\]"):
-        score_segmentations(read_truth(sample_files[0]), sample_files[0], tmp_path / "small.json")
+        score_segmentations(read_truth(sample_files[0]), sample_files[0], tmp_path / "small.json", PROTOCOL.options)
 
 
 def test_a_point_inside_is_a_hit_and_a_missing_point_a_miss(sample_files, tmp_path):
@@ -324,16 +329,18 @@ def test_a_point_inside_is_a_hit_and_a_missing_point_a_miss(sample_files, tmp_pa
     points = {first: {"Cardiomegaly": [[-4, 1e7], inside], "Airspace Opacity": [[0, 0]]}}
     (tmp_path / "points.json").write_text(json.dumps(points))
     truths = read_truth(sample_files[0])
-    scores = score_segmentations(truths, sample_files[0], tmp_path / "points.json")
+    scores = score_segmentations(truths, sample_files[0], tmp_path / "points.json", PROTOCOL.options)
     assert scores.metrics == ("pointing",)
     assert {t.category: v for t, v in zip(truths, scores["pointing"], strict=True)} == {
         "Cardiomegaly": 1, "Airspace Opacity": 0, "Enlarged Cardiomediastinum": 0, "Support Devices": 0
     }  # fmt: skip
-    assert sum(summarise(scores, Bootstrap(20))["outcomes"]["missed"].values()) == 2  # two classes have no point
+    assert (
+        sum(summarise(scores, Bootstrap(20)).to_json()["outcomes"]["missed"].values()) == 2
+    )  # two classes have no point
     for broken in ([[1]], [["a", 2]], [[float("nan"), 2]], [[1e300, 2]]):
         (tmp_path / "points.json").write_text(json.dumps({first: {"Cardiomegaly": broken}}))
         with pytest.raises(UserError, match="class cardiomegaly: its points must be"):
-            score_segmentations(truths, sample_files[0], tmp_path / "points.json")
+            score_segmentations(truths, sample_files[0], tmp_path / "points.json", PROTOCOL.options)
 
 
 # Files
@@ -381,4 +388,4 @@ def test_score_takes_validation_files_negatives_from_the_maps_and_a_benchmark(sa
 def test_calls_that_cannot_mean_anything_are_refused(tmp_path, keywords, message):
     call = {"truth": "t.json", "heatmaps": "m.npz", "protocol": "chexlocalize", **keywords}
     with pytest.raises(UsageError, match=message):
-        score_files(out=tmp_path / "out", **call)
+        score_files(out=tmp_path / "out", **{**call, "protocol": get_protocol(call["protocol"])})

@@ -9,7 +9,7 @@ import pytest
 from afloc_jax.evaluation.localization.evaluate import evaluate
 from afloc_jax.evaluation.localization.protocol import Samples
 from afloc_jax.evaluation.localization.protocols import get_protocol
-from afloc_jax.evaluation.localization.samples import truths_for
+from afloc_jax.evaluation.localization.samples import parts_of
 from afloc_jax.evaluation.localization.score_files import score_files
 from afloc_jax.evaluation.statistics.bootstrap import Bootstrap
 from afloc_jax.evaluation.truth.read import read_truth
@@ -24,7 +24,7 @@ PROTOCOL = get_protocol("grounding")
 def test_samples_equal_the_release_without_its_margin(goldens):
     data = np.load(goldens / "localization.npz")
     truths = read_truth(goldens / "grounding_coco.json", boxes=True, compatible=True)
-    scores = PROTOCOL.score(Samples(truths, data["heatmaps"]), compatible=True)
+    scores = get_protocol("grounding", compatible=True).score(Samples(truths, data["heatmaps"]))
     expected = data["per_sample"][data["per_sample"][:, 0] == 0]
     np.testing.assert_allclose(scores["iou"], expected[:, 2:7], rtol=0, atol=1e-6)
     np.testing.assert_allclose(scores["cnr"], expected[:, 7], rtol=0, atol=1e-6)
@@ -59,7 +59,7 @@ def test_a_box_is_taken_before_the_segmentation_it_encloses(tmp_path):
     triangle, _ = read_truth(path)
     assert triangle.mask.sum() < 1100
     np.savez(tmp_path / "m.npz", **{"a.png\ta": boxed.mask * 1.0, "a.png\tb": drawn.mask * 1.0})
-    summary = score_files(path, tmp_path / "m.npz", tmp_path / "out", "grounding", bootstrap=Bootstrap(20))
+    summary = score_files(path, tmp_path / "m.npz", tmp_path / "out", PROTOCOL, bootstrap=Bootstrap(20))
     assert (summary["protocol"], summary["margin"]) == ("grounding", 0)
     assert summary["metrics"]["iou"]["overall"]["mean"] == 1
     assert summary["metrics"]["pointing"]["overall"]["mean"] == 1
@@ -128,8 +128,8 @@ def coco(tmp_path):
 @pytest.mark.parametrize("compatible", [False, True])
 @pytest.mark.parametrize("protocol", ["afloc", "grounding"])
 def test_records_are_scored_as_the_truth_file_they_were_made_from(coco, tmp_path, protocol, compatible):
-    source, chosen = Annotated(), get_protocol(protocol)
-    truths, _, _ = truths_for(chosen, source, compatible=compatible)
+    source, chosen = Annotated(), get_protocol(protocol, compatible=compatible)
+    truths = parts_of(chosen, [source])[0].truths
     expected = read_truth(coco, compatible=compatible, boxes=chosen.boxes)
     by_key = {truth.key: truth.mask for truth in truths}
     assert len(by_key) == 3 and max(mask.max() for mask in by_key.values()) == 2
@@ -149,9 +149,9 @@ def test_records_are_scored_as_the_truth_file_they_were_made_from(coco, tmp_path
         def heatmaps_of_squares(self, images, prompts, *, compatible=False):
             return self.heatmaps_of_pairs(images, range(len(prompts)), prompts)
 
-    how = {"compatible": compatible, "bootstrap": Bootstrap(20)}
-    ours = evaluate(Model(), source, tmp_path / "ours", protocol, untrained=Model(), **how)
-    theirs = score_files(coco, tmp_path / "maps.npz", tmp_path / "theirs", protocol, **how)
+    how = {"bootstrap": Bootstrap(20)}
+    ours = evaluate(Model(), source, tmp_path / "ours", chosen, untrained=Model(), **how)
+    theirs = score_files(coco, tmp_path / "maps.npz", tmp_path / "theirs", chosen, **how)
     for metric in ("iou", "dice", "cnr", "pointing"):
         assert ours["metrics"][metric] == theirs["metrics"][metric], metric
 
@@ -161,7 +161,7 @@ def test_of_a_finding_without_boxes_the_connected_parts_have_them():
     for record in source.records:
         for finding in record.findings:
             finding.boxes = ()
-    truths, _, _ = truths_for(get_protocol("grounding"), source)
+    truths = parts_of(PROTOCOL, [source])[0].truths
     union = (source[0].findings[0].mask > 0).astype(np.uint8)
     np.testing.assert_array_equal(truths[0].mask, boxes_of(union))
     assert truths[0].mask.sum() > union.sum(), "two overlapping boxes became the one around both"

@@ -11,8 +11,9 @@ import pytest
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.evaluation.localization.evaluate import evaluate
 from afloc_jax.evaluation.localization.examples import choose_examples
+from afloc_jax.evaluation.localization.options import ProtocolOptions
 from afloc_jax.evaluation.localization.samples import read_truths
-from afloc_jax.evaluation.localization.scores import ProtocolOptions, score
+from afloc_jax.evaluation.localization.scores import score
 from afloc_jax.evaluation.localization.settings import LocalizationSettings
 from afloc_jax.evaluation.page import write_report
 from afloc_jax.evaluation.report.charts import curve_chart, interval_chart, nice_ticks, smooth
@@ -73,7 +74,7 @@ def test_a_model_that_knows_the_place_beats_both_baselines_on_the_same_samples(w
 def test_the_prior_baseline_is_the_mean_mask_of_the_training_split(tmp_path):
     summary = evaluate(Reader(), SOURCE, tmp_path, prior_source=TRAIN, bootstrap=Bootstrap(10))
     mean = np.mean([r.findings[0].mask for r in TRAIN], axis=0)
-    truths, _, _ = read_truths(SOURCE)
+    truths = read_truths(SOURCE).truths
     expected = score(truths, [mean] * len(truths), ProtocolOptions())  # edema has no training mask: all masks
     found = summary["baselines"]["location_prior"]["metrics"]["iou"]["per_category"]
     for c, category in enumerate(expected.categories):

@@ -13,7 +13,7 @@ from afloc_jax.evaluation.localization.evaluate import evaluate
 from afloc_jax.evaluation.localization.failures import worst_samples
 from afloc_jax.evaluation.localization.protocols import get_protocol
 from afloc_jax.evaluation.localization.published import published_scores
-from afloc_jax.evaluation.localization.samples import truths_for
+from afloc_jax.evaluation.localization.samples import parts_of
 from afloc_jax.evaluation.page import write_report
 from afloc_jax.evaluation.report.numbers import number
 from afloc_jax.evaluation.statistics.bootstrap import Bootstrap
@@ -41,7 +41,7 @@ def tuned(tmp_path_factory):
         "prior_source": TRAIN,
         "bootstrap": Bootstrap(20),
     }
-    summary = evaluate(seer, SOURCE, out, "chexlocalize", title="MS-CXR", **keywords)
+    summary = evaluate(seer, SOURCE, out, get_protocol("chexlocalize"), title="MS-CXR", **keywords)
     return out, summary, write_report(out).read_text()
 
 
@@ -70,11 +70,11 @@ def test_the_page_of_one_evaluation_shows_presence_and_what_failed(tuned):
     false_positives = sum(summary["outcomes"]["false positives"].values())
     assert f"predicted where there is nothing {false_positives}" in re.sub(r"\s+", " ", page)
     failures = worst_samples(out / "per_sample.csv", 4)
-    assert failures["scored"] == 36
-    assert failures["failed"] == sum(failures["kinds"].values()) >= false_positives
-    assert [sample["category"] for sample in failures["samples"]] == ["edema", "nodule"] * 2
+    assert failures.scored == 36
+    assert failures.failed == sum(failures.kinds.values()) >= false_positives
+    assert [sample.category for sample in failures.samples] == ["edema", "nodule"] * 2
     with pytest.raises(UsageError, match="validation split"):
-        evaluate(Seer(), SOURCE, out, "chexlocalize")
+        evaluate(Seer(), SOURCE, out, get_protocol("chexlocalize"))
 
 
 def test_patients_of_the_records_reach_the_table_and_are_drawn_together(tmp_path):
@@ -83,7 +83,7 @@ def test_patients_of_the_records_reach_the_table_and_are_drawn_together(tmp_path
     by_patient = {"validation_source": named, "class_prompt": "a {finding}", "bootstrap": Bootstrap(50, unit="patient")}
     seer = Seer()
     seer.untrained = lambda: Seer(blind=True)
-    summary = evaluate(seer, named, tmp_path, "chexlocalize", **by_patient)
+    summary = evaluate(seer, named, tmp_path, get_protocol("chexlocalize"), **by_patient)
     assert summary["bootstrap"]["unit"] == "patient"
     auc = summary["presence"]["overall"]["auc"]
     assert auc["lower"] <= auc["mean"] <= auc["upper"]
@@ -106,7 +106,7 @@ def test_published_numbers_stand_beside_ours_for_the_same_data_and_protocol(tmp_
 
 
 def test_grounding_scores_masks_as_boxes(tmp_path):
-    summary = evaluate(Reader(), SOURCE, tmp_path, "grounding", bootstrap=Bootstrap(10))
+    summary = evaluate(Reader(), SOURCE, tmp_path, get_protocol("grounding"), bootstrap=Bootstrap(10))
     assert (summary["protocol"], summary["margin"], summary["n"]) == ("grounding", 0, 19)
-    truths, _, _ = truths_for(get_protocol("grounding"), SOURCE)
+    truths = parts_of(get_protocol("grounding"), [SOURCE])[0].truths
     assert {int(truth.mask.sum()) for truth in truths} == {13 * 13}  # around discs of radius 6

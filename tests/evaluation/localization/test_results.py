@@ -11,13 +11,16 @@ import scipy.stats
 
 from afloc_jax.cli import main
 from afloc_jax.errors import UsageError, UserError
+from afloc_jax.evaluation.localization.options import ProtocolOptions
+from afloc_jax.evaluation.localization.protocols import get_protocol
 from afloc_jax.evaluation.localization.published import published_scores
 from afloc_jax.evaluation.localization.results import PER_SAMPLE_COLUMNS, to_markdown, write_results
 from afloc_jax.evaluation.localization.score_files import score_files
-from afloc_jax.evaluation.localization.scores import ProtocolOptions, score
+from afloc_jax.evaluation.localization.scores import score
 from afloc_jax.evaluation.localization.settings import LocalizationSettings
-from afloc_jax.evaluation.localization.summary import add_baselines, metric_table, paired_difference, summarise
+from afloc_jax.evaluation.localization.summary import Resampled, paired_difference, summarise
 from afloc_jax.evaluation.statistics.bootstrap import Bootstrap, bootstrap, limits
+from afloc_jax.evaluation.statistics.interval import Interval
 from afloc_jax.evaluation.truth.heatmap_files import HeatmapFile
 from afloc_jax.evaluation.truth.pictures import Pictures
 from afloc_jax.evaluation.truth.read import read_truth
@@ -43,7 +46,9 @@ def golden_maps(goldens, tmp_path):
 
 
 def test_the_compatible_table_equals_the_official_one_to_three_decimals(goldens, golden_maps, tmp_path):
-    metrics = score_files(goldens / "grounding_coco.json", golden_maps, tmp_path / "out", compatible=True)["metrics"]
+    metrics = score_files(
+        goldens / "grounding_coco.json", golden_maps, tmp_path / "out", get_protocol("afloc", compatible=True)
+    )["metrics"]
     official = read_csv(goldens / "official_metric.csv")
     assert len(official) == 6
     for row in official:
@@ -66,7 +71,7 @@ def test_compatible_intervals_equal_the_official_ones_within_resampling_noise(go
     scores = score(truths, np.load(goldens / "localization.npz")["heatmaps"], ProtocolOptions(compatible=True))
     # The level of a percentile from 1,000 resamples has a standard error of sqrt(0.025 * 0.975 / 1000) = 0.5 %. Limits
     # of 25 runs with other seeds show what that means for these data, where a limit may jump between a few values.
-    runs = [metric_table(scores, metric, Bootstrap(1000, seed)) for seed in range(25)]
+    runs = [Resampled(scores, Bootstrap(1000, seed)).table(metric).to_json() for seed in range(25)]
     for row in read_csv(goldens / f"official_test_{metric}_summary_results.csv"):
         own = [run["per_category"][row["name"]] if row["name"] else run["overall"] for run in runs]
         for limit in ("lower", "upper"):
@@ -122,11 +127,11 @@ def lesion(seed=0, size=12):
 def test_categories_count_alike_whatever_their_size():
     perfect, empty = lesion()[0], np.zeros((12, 12))
     scores = table_of([("a", perfect, perfect)] * 5 + [("b", perfect, 1 - perfect)])
-    iou = summarise(scores, Bootstrap(50))["metrics"]["iou"]
+    iou = summarise(scores, Bootstrap(50)).metrics["iou"].to_json()
     assert iou["per_category"]["a"]["mean"] == 1 and iou["per_category"]["b"]["mean"] == 0
     assert iou["overall"] == {"mean": 0.5, "lower": 0.5, "upper": 0.5}  # no variance within the categories
     scores = table_of([("a", perfect, perfect), ("b", empty, perfect)])
-    summary = summarise(scores, Bootstrap(50))
+    summary = summarise(scores, Bootstrap(50)).to_json()
     assert summary["metrics"]["iou"]["overall"]["mean"] == 1  # nothing of b was scored
     assert summary["metrics"]["iou"]["per_category"]["b"] == {"mean": None, "lower": None, "upper": None}
     assert summary["not_scored"] == {"a": 0, "b": 1}
@@ -134,7 +139,7 @@ def test_categories_count_alike_whatever_their_size():
 
 def test_nothing_scored_at_all_is_null_and_not_a_crash(tmp_path):
     scores = table_of([("a", np.zeros((12, 12)), lesion()[1])] * 2)
-    summary = add_baselines(summarise(scores, QUICK), scores, {"itself": scores}, QUICK)
+    summary = summarise(scores, QUICK, {"itself": scores})
     write_results(tmp_path, scores, summary)
     written = json.loads((tmp_path / "summary.json").read_text())
     assert written["metrics"]["cnr"]["overall"] == {"mean": None, "lower": None, "upper": None}
@@ -146,16 +151,17 @@ def test_nothing_scored_at_all_is_null_and_not_a_crash(tmp_path):
 def test_an_empty_prediction_lowers_the_default_score_and_is_skipped_in_compatible_mode():
     mask, _ = lesion()
     pairs = [("a", mask, mask), ("a", mask, np.zeros((12, 12)))]
-    default = summarise(table_of(pairs), Bootstrap(200))
+    default = summarise(table_of(pairs), Bootstrap(200)).to_json()
     assert default["metrics"]["iou"]["overall"]["mean"] == 0.5
     assert default["empty_predictions"] == dict.fromkeys(("0.1", "0.2", "0.3", "0.4", "0.5"), 1)
-    compatible = summarise(table_of(pairs, ProtocolOptions(margin=0, compatible=True)), Bootstrap(200))
+    release = summarise(table_of(pairs, ProtocolOptions(margin=0, compatible=True)), Bootstrap(200))
+    compatible = release.to_json()
     iou = compatible["metrics"]["iou"]
     assert iou["overall"]["mean"] == 1
     assert iou["overall"]["lower"] == 0  # for its intervals the release takes a skipped value as 0
     assert iou["per_threshold"]["0.1"] == {"mean": 1, "lower": 1, "upper": 1}
     assert compatible["empty_predictions"] == default["empty_predictions"]
-    assert "Empty predictions, skipped: 1 at 0.1" in to_markdown(compatible)
+    assert "Empty predictions, skipped: 1 at 0.1" in to_markdown(release)
 
 
 def test_a_paired_difference_is_sharper_than_two_separate_intervals():
@@ -163,25 +169,23 @@ def test_a_paired_difference_is_sharper_than_two_separate_intervals():
     first = table_of(pairs)
     second = table_of([(name, mask, heatmap + 0.05 * mask) for name, mask, heatmap in pairs])
     same = paired_difference(first, first, Bootstrap(100))
-    assert same["iou"]["overall"] == {"mean": 0, "lower": 0, "upper": 0}
-    difference = paired_difference(second, first, Bootstrap())["cnr"]["overall"]
-    own, other = (summarise(s, Bootstrap())["metrics"]["cnr"]["overall"] for s in (second, first))
-    assert difference["mean"] == pytest.approx(own["mean"] - other["mean"])
-    assert difference["lower"] > 0
-    assert own["lower"] < other["upper"]  # the separate intervals overlap: they could not have told
+    assert same["iou"].overall == Interval(0, 0, 0)
+    difference = paired_difference(second, first, Bootstrap())["cnr"].overall
+    own, other = (summarise(s, Bootstrap()).metrics["cnr"].overall for s in (second, first))
+    assert difference.mean == pytest.approx(own.mean - other.mean)
+    assert difference.lower > 0
+    assert own.lower < other.upper  # the separate intervals overlap: they could not have told
 
 
 def test_a_baseline_stands_beside_the_scores_with_its_difference(tmp_path):
     pairs = [("ab"[k % 2], *lesion(k)) for k in range(10)]
     scores = table_of(pairs)
     prior = table_of([(name, mask, np.ones((12, 12))) for name, mask, _ in pairs])
-    summary = add_baselines(summarise(scores, QUICK), scores, {"location prior": prior}, QUICK)
+    summary = summarise(scores, QUICK, {"location prior": prior})
     write_results(tmp_path, scores, summary)
     written = json.loads((tmp_path / "summary.json").read_text())["baselines"]["location prior"]
     assert written["metrics"]["iou"]["overall"]["mean"] == 0
-    assert written["difference"]["iou"]["overall"]["mean"] == pytest.approx(
-        summary["metrics"]["iou"]["overall"]["mean"]
-    )
+    assert written["difference"]["iou"]["overall"]["mean"] == pytest.approx(summary.metrics["iou"].overall.mean)
     assert "## Baseline: location prior" in (tmp_path / "summary.md").read_text()
 
 
@@ -195,7 +199,7 @@ def test_a_difference_of_other_samples_is_refused():
 def test_failed_scoring_says_why_and_writes_nothing(goldens, golden_maps, tmp_path):
     truth, out = goldens / "grounding_coco.json", tmp_path / "out"
     with pytest.raises(UsageError, match="unknown protocol 'best'; this program knows afloc"):
-        score_files(truth, golden_maps, out, protocol="best")
+        score_files(truth, golden_maps, out, get_protocol("best"))
     maps = dict(np.load(golden_maps))
     broken = {**maps, list(maps)[4]: np.full((224, 224), np.nan)}
     np.savez(tmp_path / "nan.npz", **broken)
@@ -211,14 +215,14 @@ def test_bca_intervals_and_patients_reach_the_tables():
     """The mean over thresholds of one category, against scipy's BCa on the samples' own means."""
     scores = table_of([("a", *lesion(k)) for k in range(20)])
     values = scores["iou"].mean(axis=1)
-    found = summarise(scores, Bootstrap(500, 4, "bca"))["metrics"]["iou"]["overall"]
+    found = summarise(scores, Bootstrap(500, 4, "bca")).metrics["iou"].overall.to_dict()
     expected = scipy.stats.bootstrap(
         (values,), np.mean, n_resamples=500, method="BCa", rng=np.random.default_rng(4)
     ).confidence_interval
     assert (found["lower"], found["upper"]) == pytest.approx((expected.low, expected.high), rel=1e-9)
     patients = [f"p{k // 2}" for k in range(20)]
     truths = [replace(truth, patient=name) for truth, name in zip(scores.truths, patients, strict=True)]
-    by_patient = summarise(replace(scores, truths=tuple(truths)), Bootstrap(500, 4, unit="patient"))
+    by_patient = summarise(replace(scores, truths=tuple(truths)), Bootstrap(500, 4, unit="patient")).to_json()
     assert by_patient["bootstrap"]["unit"] == "patient"
     resampled = bootstrap(values[:, None], np.zeros(20, int), 1, 500, 4, clusters=np.array(patients))[0][0]
     found = by_patient["metrics"]["iou"]["overall"]
@@ -313,7 +317,7 @@ def test_thresholds_and_margin_are_those_of_the_call(goldens, golden_maps, tmp_p
     assert (summary["thresholds"], summary["margin"]) == ([-0.5, 0.3], 0)
     truths = read_truth(goldens / "grounding_coco.json")
     maps = np.load(goldens / "localization.npz")["heatmaps"]
-    expected = summarise(score(truths, maps, ProtocolOptions((-0.5, 0.3), 0)), QUICK)["metrics"]
+    expected = summarise(score(truths, maps, ProtocolOptions((-0.5, 0.3), 0)), QUICK).to_json()["metrics"]
     assert summary["metrics"]["iou"] == expected["iou"]
     capsys.readouterr()
     for options, words in (

@@ -7,7 +7,8 @@ import pytest
 from reference import numpy_localization
 
 from afloc_jax.errors import UserError
-from afloc_jax.evaluation.localization.scores import ProtocolOptions, score, score_sample
+from afloc_jax.evaluation.localization.options import ProtocolOptions
+from afloc_jax.evaluation.localization.scores import score, score_sample
 from afloc_jax.evaluation.truth.read import read_truth
 from afloc_jax.evaluation.truth.sample import Truth
 
@@ -55,9 +56,9 @@ def test_scores_equal_plain_loops_over_pixels(seed):
         heatmap = np.round(heatmap * 2) / 2
     result = score_sample(mask, heatmap, ProtocolOptions())
     iou, dice, cnr, pointing = numpy_localization.scores(mask, heatmap, THRESHOLDS, margin=size // 16)
-    np.testing.assert_allclose(result.iou, iou, rtol=1e-12)
-    np.testing.assert_allclose(result.dice, dice, rtol=1e-12)
-    np.testing.assert_allclose([result.cnr, result.pointing], [cnr, pointing], rtol=1e-9)
+    np.testing.assert_allclose(result["iou"], iou, rtol=1e-12)
+    np.testing.assert_allclose(result["dice"], dice, rtol=1e-12)
+    np.testing.assert_allclose([result["cnr"], result["pointing"]], [cnr, pointing], rtol=1e-9)
 
 
 def test_overlapping_boxes_are_inside_by_default_and_ignored_by_the_compatible_cnr():
@@ -72,19 +73,19 @@ def test_overlapping_boxes_are_inside_by_default_and_ignored_by_the_compatible_c
     def cnr(a, b):
         return (a.mean() - b.mean()) / np.sqrt(a.var() + b.var())
 
-    assert default.cnr == pytest.approx(cnr(inside, outside))  # CNR does not depend on the scale of the map
-    assert compatible.cnr == pytest.approx(cnr(once, outside))
-    np.testing.assert_array_equal(default.iou, compatible.iou)
+    assert default["cnr"] == pytest.approx(cnr(inside, outside))  # CNR does not depend on the scale of the map
+    assert compatible["cnr"] == pytest.approx(cnr(once, outside))
+    np.testing.assert_array_equal(default["iou"], compatible["iou"])
 
 
 def test_cnr_is_signed_and_scores_do_not_change_with_scale_and_offset():
     mask = square_mask()
     heatmap = mask + 0.3 * np.random.default_rng(1).standard_normal((20, 20))
     first, second, inverse = (score_sample(mask, m, WHOLE) for m in (heatmap, 7 * heatmap - 100, -heatmap))
-    assert first.cnr > 1
-    assert inverse.cnr == pytest.approx(-first.cnr)
-    assert second.cnr == pytest.approx(first.cnr)
-    np.testing.assert_array_equal(first.iou, second.iou)
+    assert first["cnr"] > 1
+    assert inverse["cnr"] == pytest.approx(-first["cnr"])
+    assert second["cnr"] == pytest.approx(first["cnr"])
+    np.testing.assert_array_equal(first["iou"], second["iou"])
 
 
 def test_a_constant_map_predicts_nothing_and_points_at_random():
@@ -92,10 +93,10 @@ def test_a_constant_map_predicts_nothing_and_points_at_random():
         mask = square_mask()
         result = score_sample(mask, np.full((20, 20), 0.7), ProtocolOptions(margin=0, compatible=compatible))
         assert (result.predicted_pixels == 0).all()
-        assert result.cnr == 0
-        assert result.pointing == mask.mean()
-        np.testing.assert_array_equal(result.iou, [np.nan] * 5 if compatible else [0] * 5)
-        np.testing.assert_array_equal(result.dice, [np.nan] * 5 if compatible else [0] * 5)
+        assert result["cnr"] == 0
+        assert result["pointing"] == mask.mean()
+        np.testing.assert_array_equal(result["iou"], [np.nan] * 5 if compatible else [0] * 5)
+        np.testing.assert_array_equal(result["dice"], [np.nan] * 5 if compatible else [0] * 5)
 
 
 def test_an_empty_prediction_at_one_threshold_is_a_miss_by_default_and_skipped_in_compatible_mode():
@@ -124,14 +125,14 @@ def test_a_sample_without_truth_in_the_scored_region_has_no_score():
 def test_a_perfect_map_with_no_variance_on_either_side_has_cnr_zero_as_published():
     mask = square_mask()
     result = score_sample(mask, mask * 2.0, WHOLE)
-    np.testing.assert_array_equal(result.iou, np.ones(5))
-    assert (result.cnr, result.pointing) == (0, 1)
+    np.testing.assert_array_equal(result["iou"], np.ones(5))
+    assert (result["cnr"], result["pointing"]) == (0, 1)
 
 
 def test_truth_everywhere_has_overlap_but_no_contrast():
     result = score_sample(np.ones((20, 20)), np.random.default_rng(3).random((20, 20)), WHOLE)
-    assert np.isfinite(result.iou).all() and result.pointing == 1
-    assert np.isnan(result.cnr)
+    assert np.isfinite(result["iou"]).all() and result["pointing"] == 1
+    assert np.isnan(result["cnr"])
 
 
 def test_the_pointing_game_looks_only_at_the_scored_region():
@@ -139,10 +140,10 @@ def test_the_pointing_game_looks_only_at_the_scored_region():
     heatmap = np.zeros((224, 224))
     heatmap[110, 110] = 1
     heatmap[3, 3] = 5  # in the margin
-    assert score_sample(mask, heatmap, ProtocolOptions()).pointing == 1
-    assert score_sample(mask, heatmap, WHOLE).pointing == 0
+    assert score_sample(mask, heatmap, ProtocolOptions())["pointing"] == 1
+    assert score_sample(mask, heatmap, WHOLE)["pointing"] == 0
     heatmap[50, 50] = heatmap[60, 60] = heatmap[70, 70] = 1  # four maxima, one of them inside
-    assert score_sample(mask, heatmap, ProtocolOptions()).pointing == 0.25
+    assert score_sample(mask, heatmap, ProtocolOptions())["pointing"] == 0.25
 
 
 def test_negative_thresholds_are_allowed_for_histopathology():
