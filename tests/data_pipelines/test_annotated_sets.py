@@ -12,7 +12,7 @@ from data_pipelines.builders.nih import nih_dataset_builder
 from data_pipelines.builders.nih.nih_dataset_builder import CLASSES
 from data_pipelines.images import Geometry
 
-SQUARE = Geometry(40, 30)  # of the images below: 5.6 pixels of the square a pixel, 28 columns of padding
+SQUARE = Geometry(40, 30)  # the images below: a pixel is 5.6 pixels of the square, with 28 columns of padding
 
 
 def labels(record):

@@ -20,7 +20,7 @@ STUDIES = (  # patient, study, images (view), split
     ("10000032", "50414267", (("a1", "PA"), ("a2", "LATERAL")), "train"),
     ("10000764", "57375967", (("b1", "AP"),), "validate"),
     ("11000011", "51029426", (("c1", "PA"),), "test"),
-    ("12000022", "52000000", (("d1", "PA"),), "train"),  # of MS-CXR
+    ("12000022", "52000000", (("d1", "PA"),), "train"),  # in MS-CXR
     ("13000033", "53000000", (("e1", "PA"),), "train"),  # its report says nothing
 )
 REPORTS = {

@@ -193,7 +193,7 @@ def test_cxr_lt_reads_the_labelled_test_table_of_a_task(tmp_path):
     about = "dicom_id,subject_id,study_id,ViewPosition,ViewCodeSequence_CodeMeaning,fpath"
     path = "files/p10/p10000032/s50414267/d1.jpg"
     keys = ["d1", "10000032", "50414267", "PA", "postero-anterior", path]
-    rows_file(folder / "test_task3.csv", about, [keys])  # of the challenge, without labels
+    rows_file(folder / "test_task3.csv", about, [keys])  # the challenge has it without labels
     rows_file(folder / "development_labeled_task3.csv", f"{about},{','.join(CXR_LT_CLASSES[3])}", [])
     rows_file(folder / "test_labeled_task3.csv", f"{about},{','.join(CXR_LT_CLASSES[3])}", [[*keys, 1, 0, 0, 0, 1]])
     rows_file(folder / "test_labeled_task2.csv", f"{about},{','.join(CXR_LT_CLASSES[2])}", [[*keys, *([0, 1] * 13)]])

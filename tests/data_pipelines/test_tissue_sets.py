@@ -111,7 +111,7 @@ def test_sicapv2_names_what_is_wrong_with_masks_and_tables(tmp_path):
     assert read_workbook(tmp_path / "gaps.xlsx", ["a"]) == [{"a": "1", "b": "", "c": "x"}]
 
 
-# Of the masks that the publisher ships: indices with these colours (tumor, stroma, normal, background).
+# The masks of the publisher hold indices with these colours (tumor, stroma, normal, background).
 PALETTE = [0, 64, 128, 64, 128, 0, 243, 152, 0, 255, 255, 255]
 
 
