@@ -14,6 +14,7 @@ from PIL import Image
 
 import afloc_jax
 from afloc_jax.errors import UsageError, UserError
+from afloc_jax.evaluation.run import card_tables
 from afloc_jax.inference import model as model_module
 from afloc_jax.inference.class_prompts import PromptSet, class_prompts
 from afloc_jax.inference.heatmaps import HeatmapSettings
@@ -159,9 +160,10 @@ def test_results_enter_the_model_card_with_their_intervals(folder, tmp_path):
     shutil.copytree(folder, copy)
     assert "Not evaluated yet" in (copy / "README.md").read_text()
     overall = {"mean": 0.8125, "lower": 0.75, "upper": 0.875}
-    update_card(copy, {"results": {"phantom": {"n": 32, "metrics": {"pointing": {"overall": overall}}}}})
+    results = {"phantom": {"n": 32, "metrics": {"pointing": {"overall": overall}}}}
+    update_card(copy, {"results": results, "tables": card_tables(results)})
     card = (copy / "README.md").read_text()
-    assert "| phantom | 32 | 0.812 [0.750, 0.875] |" in card
+    assert "| data set | samples | pointing |\n|---|---|---|\n| phantom | 32 | 0.812 [0.750, 0.875] |" in card
     assert "four sentences" in card
     assert read_config(copy)["card"]["data"] == "four sentences"
     load_model(copy)
