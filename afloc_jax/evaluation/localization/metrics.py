@@ -97,6 +97,16 @@ def _cnr(pair: Comparison) -> float:
     return contrast_to_noise(pair.scaled, inside, ~pair.inside)
 
 
+def stability(predicted: Int[np.ndarray, " K"]) -> float:
+    """How little the predicted region changes from one threshold to the next: the mean IoU of neighbouring regions.
+
+    The region at a higher threshold lies within that at a lower one, so their IoU is the ratio of their pixels. Pairs
+    of empty regions are left out; NaN where no pair is left.
+    """
+    lower, higher = predicted[:-1], predicted[1:]
+    return float(np.mean(higher[lower > 0] / lower[lower > 0])) if lower.any() else float("nan")
+
+
 @dataclass(frozen=True)
 class Metric:
     """A row of the table.
@@ -129,6 +139,13 @@ METRICS = (
         "share of samples whose hottest pixel lies inside the truth",
         lambda p: pointing_game(p.raw, p.inside),
         highest=1.0,
+    ),
+    Metric(
+        "stability",
+        "Stability",
+        "overlap of the map's regions at neighbouring thresholds: how little its outline hangs on the threshold",
+        lambda p: stability(p.overlap.predicted) if p.inside.any() else float("nan"),
+        published=False,
     ),
 )
 BY_NAME = {metric.name: metric for metric in METRICS}

@@ -89,7 +89,7 @@ def test_files_have_the_documented_form(goldens, golden_maps, tmp_path):
     written = json.loads((out / "summary.json").read_text())
     assert written == json.loads(json.dumps(summary))
     assert (written["protocol"], written["n"], written["compatible"]) == ("afloc", 19, False)
-    assert set(written["metrics"]) == {"iou", "dice", "cnr", "pointing"}
+    assert set(written["metrics"]) == {"iou", "dice", "cnr", "pointing", "stability"}
     for name, table in written["metrics"].items():
         assert set(table["overall"]) == {"mean", "lower", "upper"}
         assert set(table["per_category"]) == {"Edema", "Pleural Effusion", "Pneumonia", "Pneumothorax"}
@@ -98,7 +98,7 @@ def test_files_have_the_documented_form(goldens, golden_maps, tmp_path):
         for interval in (table["overall"], *table["per_category"].values(), *table["per_threshold"].values()):
             assert interval["lower"] <= interval["mean"] <= interval["upper"]
     rows = read_csv(out / "per_sample.csv")
-    assert len(rows) == 19 * (5 + 5 + 1 + 1)
+    assert len(rows) == 19 * (5 + 5 + 1 + 1 + 1)
     assert {(row["metric"], row["threshold"]) for row in rows} == {
         *((metric, f"0.{k}") for metric in ("iou", "dice") for k in range(1, 6)),
         ("cnr", ""),

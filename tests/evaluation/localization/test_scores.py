@@ -1,5 +1,6 @@
 """The localisation protocol against the release's numbers, a plain reference, and maps that are broken on purpose."""
 
+import itertools
 import json
 
 import numpy as np
@@ -187,3 +188,22 @@ def test_options_out_of_range_are_refused(options):
 
 def test_a_phrase_does_not_appear_when_a_truth_is_printed():
     assert "phrase" not in repr(truth(square_mask()))
+
+
+def test_stability_is_the_mean_overlap_of_the_regions_at_neighbouring_thresholds():
+    rng = np.random.default_rng(7)
+    for shape in (0.3, 1.0, 4.0):
+        heatmap = rng.random((20, 20)) ** shape
+        scaled = 2 * (heatmap - heatmap.min()) / np.ptp(heatmap) - 1
+        regions = [scaled > t for t in THRESHOLDS]
+        pairs = [(a & b).sum() / (a | b).sum() for a, b in itertools.pairwise(regions) if (a | b).any()]
+        assert score_sample(square_mask(), heatmap, WHOLE)["stability"] == pytest.approx(np.mean(pairs), rel=1e-12)
+
+
+def test_stability_is_1_for_a_map_of_two_values_and_undefined_where_nothing_is_predicted_or_to_be_found():
+    mask = square_mask()
+    assert score_sample(mask, mask * 1.0, WHOLE)["stability"] == 1
+    assert np.isnan(score_sample(mask, np.ones((20, 20)), WHOLE)["stability"])
+    assert np.isnan(score_sample(mask, mask * 1.0, ProtocolOptions((0.5,), 0))["stability"])
+    assert np.isnan(score_sample(0 * mask, mask * 1.0, WHOLE)["stability"])
+    assert "stability" not in score_sample(mask, mask * 1.0, ProtocolOptions(compatible=True)).values
