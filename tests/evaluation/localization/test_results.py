@@ -103,6 +103,7 @@ def test_files_have_the_documented_form(goldens, golden_maps, tmp_path):
         *((metric, f"0.{k}") for metric in ("iou", "dice") for k in range(1, 6)),
         ("cnr", ""),
         ("pointing", ""),
+        ("stability", ""),
     }
     values = [float(row["value"]) for row in rows if row["metric"] == "iou" and row["category"] == "Edema"]
     assert np.mean(values) == pytest.approx(written["metrics"]["iou"]["per_category"]["Edema"]["mean"])
