@@ -6,7 +6,6 @@ host with array operations over the whole batch, so that merging inside the comp
 case.
 """
 
-import functools
 import json
 import os
 import re
@@ -215,15 +214,13 @@ class _Pieces(NamedTuple):
     sep: int
 
 
-@functools.lru_cache(maxsize=16)
-def _pieces_of(vocabulary: tuple[tuple[str, int], ...]) -> _Pieces:
-    size = 1 + max(index for _, index in vocabulary)
+def _pieces_of(vocabulary: dict[str, int]) -> _Pieces:
+    size = 1 + max(vocabulary.values())
     starts_word, bracketed = np.ones(size, bool), np.zeros(size, bool)
-    for piece, index in vocabulary:
+    for piece, index in vocabulary.items():
         starts_word[index] = not piece.startswith(_CONTINUATION)
         bracketed[index] = piece.startswith("[")
-    by_name = dict(vocabulary)
-    return _Pieces(starts_word, bracketed, by_name.get(".", -1), by_name["[CLS]"], by_name["[SEP]"])
+    return _Pieces(starts_word, bracketed, vocabulary.get(".", -1), vocabulary["[CLS]"], vocabulary["[SEP]"])
 
 
 _pieces_by_tokenizer: dict[int, tuple[Tokenizer, _Pieces]] = {}
@@ -235,7 +232,7 @@ def _pieces(tokenizer: Tokenizer) -> _Pieces:
     if held is None or held[0] is not tokenizer:
         if len(_pieces_by_tokenizer) >= 8:
             _pieces_by_tokenizer.clear()
-        held = tokenizer, _pieces_of(tuple(tokenizer.get_vocab().items()))
+        held = tokenizer, _pieces_of(tokenizer.get_vocab())
         _pieces_by_tokenizer[id(tokenizer)] = held
     return held[1]
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from afloc_jax.cli import main
 from afloc_jax.errors import UsageError
 from data_pipelines.prepared import prepare
 
@@ -36,4 +37,23 @@ def test_remote_storage_is_refused_before_anything_is_written(tmp_path, monkeypa
     for directory, raw, builder in ((where, tmp_path, {}), ("data", where, {}), ("data", tmp_path, {"images": where})):
         with pytest.raises(UsageError, match=rf" = {where}: remote storage is not supported yet"):
             prepare("cxr_lt", directory, raw=raw, builder=builder)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["prepare", "pairs", "--raw", "gs://bucket/raw", "--out", "data"],
+        ["prepare", "phantom", "--out", "gs://bucket/data"],
+        ["overview", "pairs", "--data", "gs://bucket/data", "--out", "page.html"],
+        ["overview", "pairs", "--data", "data", "--out", "gs://bucket/page.html"],
+    ],
+)
+def test_commands_refuse_remote_storage_in_a_line(tmp_path, monkeypatch, capsys, command):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        main(command)
+    told = capsys.readouterr().err
+    assert caught.value.code == 2 and told.count("\n") == 1
+    assert "gs://bucket" in told and "remote storage is not supported yet" in told
     assert not list(tmp_path.iterdir())
