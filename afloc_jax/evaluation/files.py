@@ -3,28 +3,28 @@
 import csv
 import io
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from afloc_jax.errors import UserError
-from afloc_jax.files import write_whole
+from afloc_jax.files import Path, read_json, write_whole
 
 
-def write_folder(out: str | Path, files: Mapping[str, str | bytes]) -> None:
+def write_folder(out: str | os.PathLike[str], files: Mapping[str, str | bytes]) -> None:
     """Write several files into a folder, made if absent. Raises UserError when it cannot be written."""
-    out = Path(out)
+    folder = Path(out)
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
-            write_whole(out / name, content)
+            write_whole(folder / name, content)
     except OSError as error:
         raise UserError(f"{out}: cannot write the results ({error.strerror or error})") from None
 
 
-def write_pictures(out: Path, arrays: Mapping[str, Any], described: Any) -> None:
+def write_pictures(out: str | os.PathLike[str], arrays: Mapping[str, Any], described: Any) -> None:
     """examples.npz (arrays) and examples.json (what they are). Files appear whole or not at all."""
     packed = io.BytesIO()
     np.savez_compressed(packed, **arrays)
@@ -32,10 +32,19 @@ def write_pictures(out: Path, arrays: Mapping[str, Any], described: Any) -> None
     write_folder(out, {"examples.npz": packed.getvalue(), "examples.json": text})
 
 
-def remove_examples(out: Path) -> None:
-    """Those that an earlier evaluation left in a folder of results, if any."""
+def read_pictures(folder: Path) -> tuple[list[dict[str, Any]], Mapping[str, np.ndarray]]:
+    """What examples.json describes, and the arrays of examples.npz; empty where one of them is absent."""
+    if not all((folder / name).is_file() for name in ("examples.json", "examples.npz")):
+        return [], {}
+    described = read_json(folder / "examples.json", "remove it and run the evaluation again")
+    with np.load(io.BytesIO((folder / "examples.npz").read_bytes()), allow_pickle=False) as arrays:
+        return described, dict(arrays)
+
+
+def remove_examples(out: str | os.PathLike[str]) -> None:
+    """Remove the examples that an earlier evaluation left in a folder of results, if any."""
     for name in ("examples.npz", "examples.json"):
-        (out / name).unlink(missing_ok=True)
+        (Path(out) / name).unlink(missing_ok=True)
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -50,14 +59,6 @@ def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 def json_text(content: Any) -> str:
     """Readable JSON; raises `ValueError` for NaN, which JSON does not know."""
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def shown(interval: Mapping[str, float | None]) -> str:
-    """A mean with its limits for a table: `0.812 [0.790, 0.833]`, or `-` where it is undefined."""
-    if interval["mean"] is None:
-        return "-"
-    limits = ["-" if interval[part] is None else f"{interval[part]:.3f}" for part in ("lower", "upper")]
-    return f"{interval['mean']:.3f} [{', '.join(limits)}]"
 
 
 def _cell(value: Any) -> Any:

@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from afloc_jax.evaluation.files import shown
 from afloc_jax.evaluation.settings import TaskSettings
+from afloc_jax.evaluation.statistics.interval import Interval
 from afloc_jax.evaluation.task import JsonObject, Models, Task
 from afloc_jax.evaluation.tasks import TASKS, EvaluationSettings, task_of
 from afloc_jax.inference.model import load
@@ -76,7 +76,7 @@ def _card_cell(values: Mapping[str, Any] | None) -> str:
     overall = (values or {}).get("overall", {})
     if overall.get("mean") is None:
         return "-"
-    return f"{overall['mean']:.3f}" if overall.get("lower") is None else shown(overall)
+    return f"{overall['mean']:.3f}" if overall.get("lower") is None else str(Interval.read(overall))
 
 
 def _folder_name(settings: JsonObject, taken: Collection[str]) -> str:

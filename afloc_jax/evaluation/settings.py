@@ -13,6 +13,7 @@ from afloc_jax.settings import Json, Settings, at_least, setting
 
 if TYPE_CHECKING:
     from afloc_jax.evaluation.records import Source
+    from afloc_jax.evaluation.results import Account
     from afloc_jax.evaluation.statistics.bootstrap import Bootstrap
     from afloc_jax.inference.model import Model
     from data_pipelines.reading import RecordSource
@@ -112,19 +113,20 @@ class LabelledSettings(TaskSettings):
         about: dict[str, Json] = {"task": self.task, "framing": self.framed, "prompts_sha256": prompts}
         return {**unread, **own, **about, "bootstrap": self.resampling.to_dict()}
 
-    def account(self, model: "Model", source: "Source", data_sha256: str) -> dict[str, Json]:
-        """What the summaries of these tasks hold beside their numbers."""
+    def account(self, model: "Model", source: "Source", data_sha256: str) -> "Account":
+        """How the numbers of an evaluation with these settings come about."""
         from afloc_jax.evaluation.records import evaluation_provenance
+        from afloc_jax.evaluation.results import Account
 
-        return {
-            "task": self.task,
-            "title": self.title,
-            "compatible": self.compatible,
-            "framing": self.framed,
-            "bootstrap": self.resampling.to_dict(),
-            "settings": self.recorded(),
-            "provenance": evaluation_provenance(model, source, data_sha256),
-        }
+        return Account(
+            task=self.task,
+            title=self.title,
+            compatible=self.compatible,
+            framing=self.framed,
+            bootstrap=self.resampling.to_dict(),
+            settings=self.recorded(),
+            provenance=evaluation_provenance(model, source, data_sha256),
+        )
 
 
 def prompts_of(prompts: str | PromptSet | None) -> PromptSet | None:

@@ -14,7 +14,7 @@ from afloc_jax.errors import UsageError, UserError
 from afloc_jax.evaluation.classification import examples as task_examples
 from afloc_jax.evaluation.page import write_report
 from afloc_jax.evaluation.report.numbers import interval, number
-from afloc_jax.evaluation.report.small_charts import interval_cell, roc_chart, spread_chart, wilson
+from afloc_jax.evaluation.report.small_charts import SpreadRow, interval_cell, roc_chart, spread_chart, wilson
 from afloc_jax.evaluation.retrieval.examples import choose_queries
 from afloc_jax.evaluation.run import card_tables, evaluate_datasets
 from afloc_jax.evaluation.settings import TaskSettings
@@ -242,8 +242,8 @@ def test_wilson_intervals_hold_their_share_and_stay_within_the_scale():
 def test_small_charts_survive_what_is_absent_and_stay_light():
     assert interval_cell({"mean": None}) == ""
     assert "whisker" not in interval_cell({"mean": 0.5, "lower": None, "upper": None})
-    assert spread_chart([{"name": "<a>", "mean": None, "phrases": {}}], "none") == ""
-    shown = spread_chart([{"name": "<a>", "mean": 0.5, "phrases": {"<b>": 0.2, "c": 0.8}}], "x")
+    assert spread_chart([SpreadRow("<a>", np.nan, {})], "none") == ""
+    shown = spread_chart([SpreadRow("<a>", 0.5, {"<b>": 0.2, "c": 0.8})], "x")
     assert "&lt;a&gt;" in shown and "&lt;b&gt;: 0.200" in shown
     rng = np.random.default_rng(2)
     many = discrimination.roc_curve(rng.random(20_000) < 0.5, rng.random(20_000))

@@ -1,18 +1,30 @@
-"""What the report shows of classification: the most confident mistakes."""
+"""The most confident mistakes of a classification, kept for the page: examples.json and examples.npz."""
 
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 
-from afloc_jax.evaluation.files import write_pictures
+from afloc_jax.evaluation.files import read_pictures, write_pictures
 from afloc_jax.evaluation.labelled import LabelledRecords
 from afloc_jax.evaluation.records import Source
+from afloc_jax.files import Path
 from afloc_jax.inference.class_prompts import find_class
 
 MISTAKES = 3  # of each kind and class
 FALSE_POSITIVE, MISSED = "false positive", "missed"
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A record and a class that was wrongly called; `shows` are the classes that the record shows."""
+
+    id: str
+    category: str
+    kind: str
+    probability: float
+    shows: list[str]
 
 
 def choose_mistakes(
@@ -39,30 +51,21 @@ def write_mistakes(
     probabilities: Float[np.ndarray, "n C"],
     predicted: Bool[np.ndarray, "n C"],
 ) -> None:
-    """The chosen mistakes with their images and, for a finding that was missed, where it is."""
-    images, truths, described = [], [], []
+    """Write the chosen mistakes with their images and, for a finding that was missed, where it is."""
+    images, truths, mistakes = [], [], []
     for i, c, kind in choose_mistakes(records.labels, probabilities, predicted):
-        record = source[int(records.rows[i])]
+        record, name = source[int(records.rows[i])], records.classes[c]
         images.append(record.image)
-        truths.append(_place(record, records.classes[c]))
-        described.append(
-            {
-                "id": records.ids[i],
-                "category": records.classes[c],
-                "kind": kind,
-                "probability": float(probabilities[i, c]),
-                "shows": _shown(records, i),
-            }
-        )
+        masks = [np.asarray(f.mask) > 0 for f in record.findings if find_class(f.label, [name])]
+        truths.append(np.any(masks, axis=0) if masks else np.zeros(record.image.shape, bool))
+        shows = [other for k, other in enumerate(records.classes) if records.labels[i, k] == 1]
+        mistakes.append(Mistake(records.ids[i], name, kind, float(probabilities[i, c]), shows))
     arrays = {"images": np.stack(images), "truths": np.stack(truths)} if images else {}
-    write_pictures(out, arrays, described)
+    write_pictures(out, arrays, [asdict(mistake) for mistake in mistakes])
 
 
-def _place(record: Any, name: str) -> Bool[np.ndarray, "S S"]:
-    """Where the findings of a class are; nowhere if the record does not say."""
-    masks = [np.asarray(f.mask) > 0 for f in record.findings if find_class(f.label, [name])]
-    return np.any(masks, axis=0) if masks else np.zeros(record.image.shape, bool)
-
-
-def _shown(records: LabelledRecords, i: int) -> list[str]:
-    return [name for c, name in enumerate(records.classes) if records.labels[i, c] == 1]
+def read_mistakes(folder: Path) -> Iterator[tuple[Mistake, UInt8[np.ndarray, "S S"], Bool[np.ndarray, "S S"]]]:
+    """Each mistake with its image and the place of the class; none where an evaluation left no examples."""
+    described, arrays = read_pictures(folder)
+    for i, mistake in enumerate(described):
+        yield Mistake(**mistake), arrays["images"][i], arrays["truths"][i]

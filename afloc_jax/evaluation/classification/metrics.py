@@ -1,78 +1,111 @@
-"""The metrics of classification with intervals: statistics of weighted samples, and the tables of summary.json."""
+"""The metrics of classification, a row each: how results, page and model card name them, and how they are computed.
 
-from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
+The command line reads this table for the model card, so it does not import NumPy.
+"""
 
-import numpy as np
-from jaxtyping import Bool, Float, Int
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from afloc_jax.evaluation.statistics import discrimination
-from afloc_jax.evaluation.statistics.bootstrap import Bootstrap, Replicates, mean_of_finite
+if TYPE_CHECKING:
+    import numpy as np
 
-METRICS = ("auc", *discrimination.DECISION_METRICS, "brier", "ece")
-MULTICLASS_METRICS = ("auc", "accuracy", "balanced_accuracy", "f1", "mcc")
-
-
-def binary_statistic(
-    labels: Float[np.ndarray, "n C"], probabilities: Float[np.ndarray, "n C"], predicted: Bool[np.ndarray, "n C"]
-):
-    """Weights [R, n] -> `METRICS` of every class, [R, C, M]; records of unknown label do not count for a class."""
-
-    def statistic(weights: Any) -> np.ndarray:
-        per_class = []
-        for c in range(labels.shape[1]):
-            known = np.isfinite(labels[:, c])
-            truth, p, w = labels[known, c] == 1, probabilities[known, c], weights[:, known]
-            decided = discrimination.decisions(truth, predicted[known, c], w)
-            values = [discrimination.auc(truth, p, w), *(decided[name] for name in discrimination.DECISION_METRICS)]
-            values += [discrimination.brier(truth, p, w), discrimination.calibration_error(truth, p, w)]
-            per_class.append(np.stack(values, axis=-1))
-        return np.stack(per_class, axis=1)
-
-    return statistic
+    from afloc_jax.evaluation.classification.scores import ClassScores
 
 
-def multiclass_statistic(labels: Int[np.ndarray, " n"], probabilities: Float[np.ndarray, "n C"]):
-    """Weights [R, n] -> [R, 1 + C, M] of `MULTICLASS_METRICS`: all classes first, then each against the rest."""
-    classes, predicted = probabilities.shape[1], probabilities.argmax(axis=1)
+@dataclass(frozen=True)
+class Metric:
+    """A metric of one class.
 
-    def statistic(weights: Any) -> np.ndarray:
-        aucs = [discrimination.auc(labels == c, probabilities[:, c], weights) for c in range(classes)]
-        together = discrimination.multiclass_decisions(labels, predicted, classes, weights)
-        tables = [{"auc": mean_of_finite(np.stack(aucs), axis=0), **together}]
-        tables += [
-            {"auc": aucs[c], **discrimination.decisions(labels == c, predicted == c, weights)} for c in range(classes)
-        ]
-        return np.stack([np.stack([table[m] for m in MULTICLASS_METRICS], axis=-1) for table in tables], axis=1)
+    Attributes:
+        name: its key in summary.json.
+        title, about: its name on the page, and what it says.
+        value: computes it: one number for each row of weights.
+        chance: its value without any skill; None where that depends on the data.
+        low: the lowest value it can have.
+        card: its column in the model card, where it has one.
+    """
 
-    return statistic
-
-
-def metric_tables(
-    replicates: Replicates, classes: Sequence[str], bootstrap: Bootstrap, *, multiclass: bool
-) -> dict[str, Any]:
-    """`metrics` of summary.json from replicates [C, M] ([1 + C, M] with all classes first where `multiclass`)."""
-    tables = {}
-    for m, name in enumerate(MULTICLASS_METRICS if multiclass else METRICS):
-        column = replicates[m]
-        overall = column[0] if multiclass else column.map(lambda values: mean_of_finite(values, axis=-1))
-        tables[name] = {
-            "overall": bootstrap.limits_of(overall).to_dict(),
-            "per_category": {
-                label: bootstrap.limits_of(column[c + multiclass]).to_dict() for c, label in enumerate(classes)
-            },
-        }
-    return tables
+    name: str
+    title: str
+    about: str
+    value: "Callable[[ClassScores], np.ndarray]"
+    chance: float | None = None
+    low: float = 0.0
+    card: str = ""
 
 
-def reliability_tables(
-    labels: Float[np.ndarray, "n C"], probabilities: Float[np.ndarray, "n C"], classes: Sequence[str]
-) -> dict[str, Any]:
-    """`reliability` of summary.json: the table of each class over the records whose label is known."""
-    tables = {}
-    for c, name in enumerate(classes):
-        known = np.isfinite(labels[:, c])
-        table = discrimination.reliability(labels[known, c] == 1, probabilities[known, c])
-        tables[name] = [asdict(row) for row in table]
-    return tables
+METRICS = (
+    Metric(
+        "auc",
+        "AUC",
+        "chance that an image with the finding scores above one without it",
+        lambda scores: scores.auc,
+        chance=0.5,
+        card="AUC",
+    ),
+    Metric(
+        "f1",
+        "F1",
+        "harmonic mean of precision and sensitivity at the threshold",
+        lambda scores: scores.decisions["f1"],
+        card="F1",
+    ),
+    Metric(
+        "accuracy",
+        "Accuracy",
+        "share of decisions that are right",
+        lambda scores: scores.decisions["accuracy"],
+    ),
+    Metric(
+        "mcc",
+        "MCC",
+        "Matthews' correlation of decision and label",
+        lambda scores: scores.decisions["mcc"],
+        chance=0.0,
+        low=-1.0,
+        card="MCC",
+    ),
+    Metric(
+        "balanced_accuracy",
+        "Balanced accuracy",
+        "mean of sensitivity and specificity, or of the classes' recalls",
+        lambda scores: scores.decisions["balanced_accuracy"],
+        chance=0.5,
+        card="balanced accuracy",
+    ),
+    Metric(
+        "sensitivity",
+        "Sensitivity",
+        "share of images with the finding that are called positive",
+        lambda scores: scores.decisions["sensitivity"],
+    ),
+    Metric(
+        "specificity",
+        "Specificity",
+        "share of images without the finding that are called negative",
+        lambda scores: scores.decisions["specificity"],
+    ),
+    Metric(
+        "brier",
+        "Brier",
+        "mean squared distance of probability and outcome; lower is better",
+        lambda scores: scores.brier,
+    ),
+    Metric(
+        "ece",
+        "ECE",
+        "expected calibration error: how far probabilities are from shares; lower is better",
+        lambda scores: scores.calibration_error,
+        card="calibration error",
+    ),
+)
+BY_NAME = {metric.name: metric for metric in METRICS}
+MULTICLASS = ("auc", "accuracy", "balanced_accuracy", "f1", "mcc")  # those of a choice of one class
+HEADLINE = ("auc", "f1", "balanced_accuracy", "mcc", "ece")  # in the head of the page and in the model card
+MAIN = ("auc", "f1", "balanced_accuracy", "mcc")  # in the table that is open
+
+
+def chance_of(metric: Metric, multiclass: bool) -> float | None:
+    """Its chance level; where one of several classes is chosen, that of AUC alone is known."""
+    return metric.chance if metric.name == "auc" or not multiclass else None

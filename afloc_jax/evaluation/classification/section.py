@@ -1,139 +1,168 @@
 """Classification on the page: metrics of each class with intervals, ROC, reliability, the most confident mistakes."""
 
 import csv
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from markupsafe import Markup
 
-from afloc_jax.evaluation.report.numbers import number, read_json
-from afloc_jax.evaluation.report.small_charts import interval_cell, reliability_chart, roc_chart
+from afloc_jax.evaluation.classification.examples import Mistake, read_mistakes
+from afloc_jax.evaluation.classification.metrics import BY_NAME, HEADLINE, MAIN, METRICS, Metric, chance_of
+from afloc_jax.evaluation.classification.result import Classification
+from afloc_jax.evaluation.report.numbers import number
+from afloc_jax.evaluation.report.small_charts import Cell, cell, reliability_chart, roc_chart
+from afloc_jax.evaluation.results import ByCategory
 from afloc_jax.evaluation.statistics.discrimination import roc_curve
-from afloc_jax.evaluation.task import Figure, Section
+from afloc_jax.evaluation.task import Figure, JsonObject, Section
+from afloc_jax.files import Path
 from afloc_jax.inference import overlays
 
-METRICS = {
-    "auc": ("AUC", "chance that an image with the finding scores above one without it"),
-    "f1": ("F1", "harmonic mean of precision and sensitivity at the threshold"),
-    "balanced_accuracy": ("Balanced accuracy", "mean of sensitivity and specificity, or of the classes' recalls"),
-    "mcc": ("MCC", "Matthews' correlation of decision and label"),
-    "accuracy": ("Accuracy", "share of decisions that are right"),
-    "sensitivity": ("Sensitivity", "share of images with the finding that are called positive"),
-    "specificity": ("Specificity", "share of images without the finding that are called negative"),
-    "brier": ("Brier", "mean squared distance of probability and outcome; lower is better"),
-    "ece": ("ECE", "expected calibration error: how far probabilities are from shares; lower is better"),
-}
-HEADLINE = ("auc", "f1", "balanced_accuracy", "mcc", "ece")
-MAIN = ("auc", "f1", "balanced_accuracy", "mcc")  # in the table that is open
-CHANCE = {"auc": 0.5, "balanced_accuracy": 0.5, "mcc": 0.0}  # where chance does not depend on the data
 PHRASES = 12  # of a class that are listed
 
 
-def section(folder: Path, summary: Mapping[str, Any]) -> Section:
-    """What section.html.jinja shows of one evaluation."""
-    metrics = summary.get("metrics", {})
-    classes = list(summary.get("n_per_category", {}))
-    present = [name for name in METRICS if name in metrics]
-    multiclass = summary.get("multiclass", False)
-    asked = "which one of the classes they show" if multiclass else "whether they show a finding"
+@dataclass(frozen=True)
+class Row:
+    """A line of the tables: a class, or all of them without a name."""
+
+    name: str | None
+    cells: Mapping[str, Cell]
+    threshold: float | None = None
+    positives: str = ""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A small chart with its title."""
+
+    title: str
+    note: str
+    svg: Markup
+
+
+@dataclass(frozen=True)
+class Phrases:
+    """How a class was asked for: the first phrases, and the number of the others."""
+
+    name: str
+    shown: Sequence[str]
+    more: int
+
+
+@dataclass(frozen=True)
+class Example:
+    """The picture of a mistake; `outline` is where a missed finding is."""
+
+    mistake: Mistake
+    size: int
+    image: str
+    outline: str
+
+
+@dataclass(frozen=True)
+class Mistakes:
+    """The pictures of a class."""
+
+    category: str
+    threshold: float | None
+    examples: list[Example]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What section.html.jinja reads: `main` are the metrics of the open table, `others` the remaining ones."""
+
+    main: Sequence[Metric]
+    others: Sequence[Metric]
+    rows: Sequence[Row]
+    curves: Sequence[Curve]
+    reliability: Sequence[Curve]
+    mistakes: Sequence[Mistakes]
+    phrases: Sequence[Phrases]
+
+
+def section(folder: Path, summary: JsonObject) -> Section:
+    """What the page shows of one evaluation."""
+    result = Classification.read(summary)
+    metrics, classes = result.metrics, list(result.n_per_category)
+    query = "which one of the classes they show" if result.multiclass else "whether they show a finding"
+    main = [BY_NAME[name] for name in MAIN if name in metrics]
     return Section(
         kicker="Zero-shot classification",
-        lede=(f"Asked by phrases alone {asked}: {summary.get('n') or 0:,} images of", f", {len(classes)} classes."),
-        headline=[_figure(metrics, name, multiclass) for name in HEADLINE if name in metrics],
-        shown={
-            "classes": classes,
-            "main": [name for name in MAIN if name in present],
-            "present": present,
-            "names": METRICS,
-            "rows": [_row(summary, name) for name in [None, *classes]],
-            "curves": _curves(folder / "per_sample.csv", metrics, classes),
-            "reliability": [
-                {"title": name, "note": _note("ECE", metrics.get("ece"), name), "svg": _reliability(name, table)}
-                for name, table in summary.get("reliability", {}).items()
+        lede=(f"Asked by phrases alone {query}: {result.n:,} images of", f", {len(classes)} classes."),
+        headline=[_figure(result, BY_NAME[name]) for name in HEADLINE if name in metrics],
+        shown=Shown(
+            main=main,
+            others=[metric for metric in METRICS if metric.name in metrics and metric not in main],
+            rows=[_row(result, name) for name in [None, *classes]],
+            curves=_curves(folder / "per_sample.csv", metrics["auc"], classes),
+            reliability=[
+                Curve(
+                    name,
+                    "" if "ece" not in metrics else _note("ECE", metrics["ece"], name),
+                    Markup(reliability_chart(table, f"Observed share over probability of {name}")),  # our own SVG
+                )
+                for name, table in result.reliability.items()
             ],
-            "mistakes": _mistakes(folder, summary.get("thresholds", {})),
-            "phrases": {name: _phrases(asked["positive"]) for name, asked in summary.get("prompts", {}).items()},
-        },
+            mistakes=_mistakes(folder, result),
+            phrases=[
+                Phrases(name, sides["positive"][:PHRASES], max(0, len(sides["positive"]) - PHRASES))
+                for name, sides in result.prompts.items()
+            ],
+        ),
     )
 
 
-def _figure(metrics: Mapping[str, Any], name: str, multiclass: bool) -> Figure:
-    label, about = METRICS[name]
-    chance = CHANCE.get(name) if name == "auc" or not multiclass else None
+def _figure(result: Classification, metric: Metric) -> Figure:
+    chance = chance_of(metric, result.multiclass)
     others = [] if chance is None else [("chance", "chance", chance)]
-    return Figure(label, about, metrics[name]["overall"], others)
+    return Figure(metric.title, metric.about, result.metrics[metric.name].overall.to_dict(), others)
 
 
-def _row(summary: Mapping[str, Any], name: str | None) -> dict[str, Any]:
-    """A line of the tables; all classes together without a name."""
-    entries, cells = {}, {}
-    for metric in METRICS:
-        values = summary.get("metrics", {}).get(metric)
-        if values is None:
-            continue
-        entries[metric] = values["overall"] if name is None else values["per_category"].get(name, {})
-        low = -1.0 if metric == "mcc" else 0.0
-        chance = CHANCE.get(metric) if metric == "auc" or not summary.get("multiclass") else None
-        cells[metric] = Markup(interval_cell(entries[metric], low=low, reference=chance))  # our own SVG
-    return {
-        "name": name,
-        "positives": None if name is None else summary.get("positives", {}).get(name),
-        "known": None if name is None else summary["n_per_category"][name],
-        "threshold": None if name is None else summary.get("thresholds", {}).get(name),
-        "entries": entries,
-        "cells": cells,
-    }
+def _row(result: Classification, name: str | None) -> Row:
+    cells = {}
+    for key, values in result.metrics.items():
+        metric, value = BY_NAME[key], values.overall if name is None else values.per_category[name]
+        cells[key] = cell(value, low=metric.low, reference=chance_of(metric, result.multiclass))
+    if name is None:
+        return Row(None, cells)
+    positives = f"{result.positives[name]} / {result.n_per_category[name]}"
+    return Row(name, cells, _threshold(result, name), positives)
 
 
-def _curves(path: Path, metrics: Mapping[str, Any], classes: list[str]) -> list[dict[str, Any]]:
+def _threshold(result: Classification, name: str) -> float | None:
+    return None if math.isnan(result.thresholds[name]) else result.thresholds[name]
+
+
+def _mistakes(folder: Path, result: Classification) -> list[Mistakes]:
+    groups: dict[str, Mistakes] = {}
+    for mistake, image, truth in read_mistakes(folder):
+        name = mistake.category
+        group = groups.setdefault(name, Mistakes(name, _threshold(result, name), []))
+        outline = overlays.outline_path(truth)
+        group.examples.append(Example(mistake, image.shape[0], overlays.jpeg_uri(image), outline))
+    return list(groups.values())
+
+
+def _curves(path: Path, auc: ByCategory, classes: Sequence[str]) -> list[Curve]:
     """The ROC curve of each class that has positives and negatives; none without per_sample.csv."""
     if not path.is_file():
         return []
-    found: dict[str, list[tuple[bool, float]]] = {}
-    with open(path, newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            if row["label"]:
-                found.setdefault(row["category"], []).append((row["label"] == "1", float(row["probability"])))
+    pairs: dict[str, list[tuple[bool, float]]] = {name: [] for name in classes}
+    for row in csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))):
+        if row["label"]:
+            pairs[row["category"]].append((row["label"] == "1", float(row["probability"])))
     curves = []
     for name in classes:
-        pairs = found.get(name, [])
-        false, true = roc_curve(np.array([label for label, _ in pairs], bool), np.array([p for _, p in pairs]))
+        labels, scores = (np.array([pair[side] for pair in pairs[name]]) for side in (0, 1))
+        false, true = roc_curve(labels.astype(bool), scores)
         if len(false):
             chart = Markup(roc_chart(false.tolist(), true.tolist(), f"ROC curve of {name}"))  # our own SVG
-            curves.append({"title": name, "note": _note("AUC", metrics.get("auc"), name), "svg": chart})
+            curves.append(Curve(name, _note("AUC", auc, name), chart))
     return curves
 
 
-def _reliability(name: str, table: list[Mapping[str, Any]]) -> Markup:
-    return Markup(reliability_chart(table, f"Observed share over probability of {name}"))  # our own SVG
-
-
-def _note(label: str, values: Mapping[str, Any] | None, name: str) -> str:
-    return "" if values is None else f"{label} {number(values['per_category'].get(name, {}).get('mean'), 2)}"
-
-
-def _mistakes(folder: Path, thresholds: Mapping[str, float | None]) -> list[dict[str, Any]]:
-    """The pictures that `classification.examples.write_mistakes` left, by class."""
-    described = read_json(folder / "examples.json")
-    if not described or not (folder / "examples.npz").is_file():
-        return []
-    groups: dict[str, list[dict[str, Any]]] = {}
-    with np.load(folder / "examples.npz", allow_pickle=False) as arrays:
-        images, truths = arrays["images"], arrays["truths"]
-    for i, mistake in enumerate(described):
-        picture = {
-            "size": images[i].shape[0],
-            "image": overlays.jpeg_uri(images[i]),
-            "outline": overlays.outline_path(truths[i]),
-        }
-        groups.setdefault(mistake["category"], []).append({**mistake, **picture})
-    return [
-        {"category": category, "threshold": thresholds.get(category), "examples": examples}
-        for category, examples in groups.items()
-    ]
-
-
-def _phrases(texts: list[str]) -> dict[str, Any]:
-    return {"shown": texts[:PHRASES], "more": max(0, len(texts) - PHRASES)}
+def _note(label: str, values: ByCategory, name: str) -> str:
+    return f"{label} {number(values.per_category[name].mean, 2)}"

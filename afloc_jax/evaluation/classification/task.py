@@ -9,7 +9,7 @@ from afloc_jax.evaluation.task import CardTable, JsonObject, Models, Section, Ta
 def _evaluate(models: Models, out: Path, settings: ClassificationSettings) -> JsonObject:
     from afloc_jax.evaluation.classification.evaluate import evaluate_dataset
 
-    return evaluate_dataset(models, out, settings)
+    return evaluate_dataset(models, out, settings).to_dict()
 
 
 def _section(folder: Path, summary: JsonObject) -> Section:
@@ -19,10 +19,9 @@ def _section(folder: Path, summary: JsonObject) -> Section:
 
 
 def _card() -> CardTable:
-    return CardTable(
-        "Zero-shot classification, mean over classes",
-        {"auc": "AUC", "f1": "F1", "balanced_accuracy": "balanced accuracy", "mcc": "MCC", "ece": "calibration error"},
-    )
+    from afloc_jax.evaluation.classification.metrics import BY_NAME, HEADLINE
+
+    return CardTable("Zero-shot classification, mean over classes", {name: BY_NAME[name].card for name in HEADLINE})
 
 
 TASK = Task(

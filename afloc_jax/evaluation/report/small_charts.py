@@ -1,14 +1,35 @@
 """Small charts of tables and classes as inline SVG: an interval in a cell, a curve in the unit square, a spread."""
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 
 import numpy as np
+from markupsafe import Markup
 
 from afloc_jax.evaluation.report.charts import axis_ticks, mark
+from afloc_jax.evaluation.report.numbers import interval, number
+from afloc_jax.evaluation.statistics.discrimination import ReliabilityBin
+from afloc_jax.evaluation.statistics.interval import Interval
 
 CELL = (120, 18)  # width and height of an interval in a table
 SIDE, LEFT, BOTTOM, EDGE = 200, 30, 26, 8  # of a square, and its margins
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A value in a table: the number, its limits, and both as a small plot."""
+
+    number: str
+    limits: str
+    svg: Markup
+
+
+def cell(value: Interval, low: float = 0.0, reference: float | None = None) -> Cell:
+    """The cell of a value on a scale from `low` to 1; `reference` is what chance gives."""
+    entry = value.to_dict()
+    return Cell(number(entry["mean"]), interval(entry), Markup(interval_cell(entry, low=low, reference=reference)))
 
 
 def interval_cell(
@@ -43,21 +64,22 @@ def roc_chart(false_positives: Sequence[float], true_positives: Sequence[float],
     return _square(label, [curve], "false positives", "true positives")
 
 
-def reliability_chart(table: Sequence[Mapping], label: str) -> str:
+def reliability_chart(table: Sequence[ReliabilityBin], label: str) -> str:
     """Observed share over mean probability of each bin with Wilson's 95 % interval; on the diagonal is calibrated.
 
     The area of a dot is the bin's share of the records.
     """
-    filled = [row for row in table if row["n"]]
-    total = sum(row["n"] for row in filled)
+    total = sum(row.n for row in table)
     parts = []
-    for row in filled:
-        a, radius = _x(row["mean_probability"]), 2 + 9 * np.sqrt(row["n"] / total)
-        lower, upper = wilson(row["observed"], row["n"])
-        title = f"{row['lower']:.1f} to {row['upper']:.1f}: {row['n']} records, {row['observed']:.3f} observed"
+    for row in table:
+        if row.mean_probability is None or row.observed is None:
+            continue
+        a, radius = _x(row.mean_probability), 2 + 9 * np.sqrt(row.n / total)
+        lower, upper = wilson(row.observed, row.n)
+        title = f"{row.lower:.1f} to {row.upper:.1f}: {row.n} records, {row.observed:.3f} observed"
         parts.append(f'<path class="whisker" d="M{a:.1f} {_y(lower):.1f}V{_y(upper):.1f}"/>')
         parts.append(
-            f'<circle class="mark model" cx="{a:.1f}" cy="{_y(row["observed"]):.1f}" r="{radius:.1f}">'
+            f'<circle class="mark model" cx="{a:.1f}" cy="{_y(row.observed):.1f}" r="{radius:.1f}">'
             f"<title>{title}</title></circle>"
         )
     return _square(label, parts, "probability", "observed")
@@ -69,15 +91,24 @@ def wilson(share: float, n: int, z: float = 1.96) -> tuple[float, float]:
     return float((centre - spread) / (1 + z * z / n)), float((centre + spread) / (1 + z * z / n))
 
 
-def spread_chart(rows: Sequence[Mapping], label: str, high: float | None = None) -> str:
+@dataclass(frozen=True)
+class SpreadRow:
+    """A class: its name, the mean over its phrases (NaN: none), and the value of each phrase."""
+
+    name: str
+    mean: float
+    phrases: Mapping[str, float]
+
+
+def spread_chart(rows: Sequence[SpreadRow], label: str, high: float | None = None) -> str:
     """One row per class: a mark for every phrase, the range as a line, and the mean as a strong stroke.
 
     Args:
-        rows: mappings with `name`, `mean` and `phrases` (text -> value).
+        rows: the classes, from the top.
         label: what the chart shows, for readers who do not see it.
         high: right end of the scale; from the data if not given.
     """
-    values = [value for row in rows for value in row["phrases"].values()]
+    values = [value for row in rows for value in row.phrases.values()]
     if not values:
         return ""
     high = max(values) * 1.06 if high is None else high
@@ -91,17 +122,15 @@ def spread_chart(rows: Sequence[Mapping], label: str, high: float | None = None)
     parts = [f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}" class="chart">']
     parts += axis_ticks(0.0, high, x, height - 24)
     for i, row in enumerate(rows):
-        y, found = 4 + step * (i + 0.5), list(row["phrases"].values())
-        parts.append(
-            f'<text class="name" x="{names - 12}" y="{y + 4:.1f}" text-anchor="end">{escape(row["name"])}</text>'
-        )
+        y, found = 4 + step * (i + 0.5), list(row.phrases.values())
+        parts.append(f'<text class="name" x="{names - 12}" y="{y + 4:.1f}" text-anchor="end">{escape(row.name)}</text>')
         if found:
             parts.append(f'<path class="whisker" d="M{x(min(found)):.1f} {y:.1f}H{x(max(found)):.1f}"/>')
-        for text, value in row["phrases"].items():
+        for text, value in row.phrases.items():
             title = f"<title>{escape(text)}: {value:.3f}</title>"
             parts.append(f'<circle class="mark phrase" cx="{x(value):.1f}" cy="{y:.1f}" r="4.5">{title}</circle>')
-        if row["mean"] is not None:
-            parts.append(f'<path class="mean" d="M{x(row["mean"]):.1f} {y - 9:.1f}v18"/>')
+        if math.isfinite(row.mean):
+            parts.append(f'<path class="mean" d="M{x(row.mean):.1f} {y - 9:.1f}v18"/>')
     return "".join([*parts, "</svg>"])
 
 

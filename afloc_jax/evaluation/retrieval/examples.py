@@ -1,16 +1,38 @@
-"""What the report shows of retrieval: what some queries retrieve."""
+"""What some reports retrieve, kept for the page: examples.json and examples.npz."""
 
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 
-from afloc_jax.evaluation.files import write_pictures
+from afloc_jax.evaluation.files import read_pictures, write_pictures
 from afloc_jax.evaluation.labelled import present_classes
 from afloc_jax.evaluation.records import Source
+from afloc_jax.files import Path
 
 QUERIES, RETRIEVED = 6, 5
+
+
+@dataclass(frozen=True)
+class Item:
+    """An image that was retrieved: what it shows, its number among the pictures, and whether it is relevant."""
+
+    id: str
+    labels: list[str]
+    image: int
+    relevant: bool
+
+
+@dataclass(frozen=True)
+class Query:
+    """A report, told by its own image, with the place of the first relevant image and the first images."""
+
+    id: str
+    labels: list[str]
+    image: int
+    first_relevant: int
+    retrieved: list[Item]
 
 
 def choose_queries(similarity: Float[np.ndarray, "Q N"], relevant: Bool[np.ndarray, "Q N"]) -> Int[np.ndarray, " k"]:
@@ -36,18 +58,26 @@ def write_retrieved(
     similarity: Float[np.ndarray, "n n"],
     relevant: Bool[np.ndarray, "n n"],
 ) -> None:
-    """For some reports (rows of `similarity`) their own image and the images (columns) that they retrieve."""
+    """Write for some reports (rows of `similarity`) their own image and the images (columns) that they retrieve."""
     images: list[np.ndarray] = []
 
-    def picture(i: int) -> dict[str, Any]:
+    def picture(i: int) -> tuple[str, list[str], int]:
         record = source[int(rows[i])]
         images.append(record.image)
-        return {"id": record.id, "labels": present_classes(record), "image": len(images) - 1}
+        return record.id, present_classes(record), len(images) - 1
 
-    described = []
+    queries = []
     for query in choose_queries(similarity, relevant).tolist():
         order = np.lexsort((relevant[query], -similarity[query]))
         first = int(np.argmax(relevant[query][order])) + 1
-        found = [{**picture(int(i)), "relevant": bool(relevant[query, i])} for i in order[:RETRIEVED]]
-        described.append({**picture(query), "first_relevant": first, "retrieved": found})
-    write_pictures(out, {"images": np.stack(images)} if images else {}, described)
+        items = [Item(*picture(int(i)), relevant=bool(relevant[query, i])) for i in order[:RETRIEVED]]
+        queries.append(Query(*picture(query), first_relevant=first, retrieved=items))
+    write_pictures(out, {"images": np.stack(images)} if images else {}, [asdict(query) for query in queries])
+
+
+def read_retrieved(folder: Path) -> Iterator[tuple[Query, UInt8[np.ndarray, "n S S"]]]:
+    """Each query with all pictures; none where an evaluation left no examples."""
+    described, arrays = read_pictures(folder)
+    for query in described:
+        items = [Item(**item) for item in query["retrieved"]]
+        yield Query(**{**query, "retrieved": items}), arrays["images"]

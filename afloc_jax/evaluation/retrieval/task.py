@@ -10,7 +10,7 @@ def _evaluate(models: Models, out: Path, settings: RetrievalSettings) -> JsonObj
     from afloc_jax.evaluation.retrieval.evaluate import evaluate_retrieval
 
     source = settings.open(settings.split)
-    return evaluate_retrieval(models.trained, source, out, settings)
+    return evaluate_retrieval(models.trained, source, out, settings).to_dict()
 
 
 def _section(folder: Path, summary: JsonObject) -> Section:
@@ -20,19 +20,10 @@ def _section(folder: Path, summary: JsonObject) -> Section:
 
 
 def _card() -> CardTable:
-    return CardTable(
-        "Retrieval of reports for images and of images for reports",
-        {
-            f"{metric}@{top} {direction}": f"{metric[0].upper()}@{top}, {direction.replace('_', ' ')}"
-            for direction in ("image_to_text", "text_to_image")
-            for metric, short, top in (
-                ("recall", "R", 1),
-                ("recall", "R", 5),
-                ("recall", "R", 10),
-                ("precision", "P", 5),
-            )
-        },
-    )
+    from afloc_jax.evaluation.retrieval.metrics import CARD
+
+    title = "Retrieval of reports for images and of images for reports"
+    return CardTable(title, {metric.key: metric.title for metric in CARD})
 
 
 TASK = Task(

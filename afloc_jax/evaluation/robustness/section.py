@@ -1,81 +1,93 @@
 """Robustness to wording on the page: the spread over phrases by class, and every phrase with its intervals."""
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from afloc_jax.evaluation.report.small_charts import interval_cell, spread_chart
-from afloc_jax.evaluation.task import Figure, Section
-
-METRICS = {"auc": "AUC", "iou": "IoU"}
-FIGURES = {
-    "mean": ("mean", "mean over the phrases of a class, then over classes"),
-    "deviation": ("deviation", "standard deviation of the phrases of a class, mean over classes"),
-    "range": ("range", "highest less lowest of the phrases of a class, mean over classes"),
-}
+from afloc_jax.evaluation.report.numbers import number
+from afloc_jax.evaluation.report.small_charts import Cell, SpreadRow, cell, spread_chart
+from afloc_jax.evaluation.robustness.metrics import HEADLINE, METRICS, Metric
+from afloc_jax.evaluation.robustness.result import Robustness, Spread
+from afloc_jax.evaluation.task import Figure, JsonObject, Section
+from afloc_jax.files import Path
 
 
-def section(folder: Path, summary: Mapping[str, Any]) -> Section:
-    """What section.html.jinja shows of one evaluation."""
-    spread = summary.get("spread", {})
-    present = [name for name in METRICS if name in spread]
-    classes = list(summary.get("paraphrases", {}))
+@dataclass(frozen=True)
+class SpreadCells:
+    """A metric of a class: mean, deviation, and the range in words."""
+
+    mean: Cell
+    deviation: Cell
+    range: str
+
+
+@dataclass(frozen=True)
+class PhraseRow:
+    """A phrase with its value of each metric."""
+
+    text: str
+    cells: Sequence[Cell]
+
+
+@dataclass(frozen=True)
+class ShownClass:
+    """A class: its spread, None for a metric that it lacks, and its phrases."""
+
+    name: str
+    spreads: Sequence[SpreadCells | None]
+    phrases: Sequence[PhraseRow]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What section.html.jinja reads."""
+
+    metrics: Sequence[Metric]
+    charts: Sequence[tuple[str, Markup]]
+    classes: Sequence[ShownClass]
+
+
+def section(folder: Path, summary: JsonObject) -> Section:
+    """What the page shows of one evaluation."""
+    result = Robustness.read(summary)
+    metrics = [metric for metric in METRICS if metric.name in result.spread]
+    classes = list(result.paraphrases)
     return Section(
         kicker="Robustness to wording",
-        lede=(
-            f"The same {len(classes)} findings asked in several ways, on {summary.get('n') or 0:,} images of",
-            ".",
+        lede=(f"The same {len(classes)} findings asked in several ways, on {result.n:,} images of", "."),
+        headline=[
+            Figure(f"{metric.title}, {part}", about, result.metrics[f"{metric.name} {part}"].overall.to_dict())
+            for metric in metrics
+            for part, about in HEADLINE.items()
+        ],
+        shown=Shown(
+            metrics,
+            [(metric.title, Markup(_chart(metric, result.spread[metric.name]))) for metric in metrics],  # our own SVG
+            [_class(name, metrics, [result.spread[metric.name].get(name) for metric in metrics]) for name in classes],
         ),
-        headline=[_figure(summary, metric, part) for metric in present for part in FIGURES],
-        shown={
-            "names": METRICS,
-            "present": present,
-            "charts": [(METRICS[metric], Markup(_chart(spread[metric], metric))) for metric in present],  # our own SVG
-            "rows": [_row(spread, name) for name in classes],
-            "phrases": [{"category": name, "rows": _phrases(spread, name)} for name in classes],
-        },
     )
 
 
-def _figure(summary: Mapping[str, Any], metric: str, part: str) -> Figure:
-    label, about = FIGURES[part]
-    entry = summary.get("metrics", {}).get(f"{metric} {part}", {}).get("overall", {})
-    return Figure(f"{METRICS[metric]}, {label}", about, entry)
+def _chart(metric: Metric, classes: Mapping[str, Spread]) -> str:
+    rows = []
+    for name, spread in classes.items():
+        values = {text: value.mean for text, value in spread.per_paraphrase.items() if math.isfinite(value.mean)}
+        rows.append(SpreadRow(name, spread.mean.mean, values))
+    return spread_chart(rows, f"{metric.title} of every phrase, by class", high=metric.high)
 
 
-def _chart(classes: Mapping[str, Any], metric: str) -> str:
+def _class(name: str, metrics: Sequence[Metric], spreads: Sequence[Spread | None]) -> ShownClass:
+    """A class with its phrases, the one with the highest value of the first metric first."""
+    scored = [(metric, spread) for metric, spread in zip(metrics, spreads, strict=True) if spread is not None]
     rows = [
-        {
-            "name": name,
-            "mean": values["mean"]["mean"],
-            "phrases": {
-                text: entry["mean"] for text, entry in values["per_paraphrase"].items() if entry["mean"] is not None
-            },
-        }
-        for name, values in classes.items()
+        PhraseRow(text, [cell(spread.per_paraphrase[text], reference=metric.chance) for metric, spread in scored])
+        for text in (scored[0][1].highest_first() if scored else ())
     ]
-    label = f"{METRICS[metric]} of every phrase, by class"
-    return spread_chart(rows, label, high=1.0 if metric == "auc" else None)
+    return ShownClass(name, [None if spread is None else _cells(spread) for spread in spreads], rows)
 
 
-def _row(spread: Mapping[str, Any], name: str) -> dict[str, Any]:
-    return {"name": name, "parts": {metric: classes[name] for metric, classes in spread.items() if name in classes}}
-
-
-def _phrases(spread: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
-    """The phrases of a class, that with the highest first metric first."""
-    metrics = [metric for metric in METRICS if name in spread.get(metric, {})]
-    tables = {metric: spread[metric][name]["per_paraphrase"] for metric in metrics}
-    texts = sorted(tables[metrics[0]], key=lambda text: -(tables[metrics[0]][text]["mean"] or 0.0)) if metrics else []
-    return [
-        {
-            "text": text,
-            "cells": [
-                (tables[m][text], Markup(interval_cell(tables[m][text], reference=0.5 if m == "auc" else None)))
-                for m in metrics
-            ],
-        }
-        for text in texts
-    ]
+def _cells(spread: Spread) -> SpreadCells:
+    span = f"{number(spread.lowest.mean)} to {number(spread.highest.mean)}"
+    return SpreadCells(cell(spread.mean), cell(spread.deviation), span)

@@ -10,7 +10,7 @@ def _evaluate(models: Models, out: Path, settings: RobustnessSettings) -> JsonOb
     from afloc_jax.evaluation.robustness.evaluate import evaluate_robustness
 
     source = settings.open(settings.split)
-    return evaluate_robustness(models.trained, source, out, settings)
+    return evaluate_robustness(models.trained, source, out, settings).to_dict()
 
 
 def _section(folder: Path, summary: JsonObject) -> Section:
@@ -20,13 +20,11 @@ def _section(folder: Path, summary: JsonObject) -> Section:
 
 
 def _card() -> CardTable:
+    from afloc_jax.evaluation.robustness.metrics import HEADLINE, METRICS
+
     return CardTable(
         "The same findings asked in several ways: mean of the ways, standard deviation, range; mean over classes",
-        {
-            f"{metric} {part}": f"{short} {part}"
-            for metric, short in (("auc", "AUC"), ("iou", "IoU"))
-            for part in ("mean", "deviation", "range")
-        },
+        {f"{metric.name} {part}": f"{metric.title} {part}" for metric in METRICS for part in HEADLINE},
     )
 
 

@@ -1,0 +1,109 @@
+"""Results as dataclasses, and as the JSON of summary.json: a field is a key, and NaN is null."""
+
+import dataclasses
+import math
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self, TypeAlias
+
+from afloc_jax.evaluation.statistics.bootstrap import Bootstrap, Replicates
+from afloc_jax.evaluation.statistics.interval import Interval
+from afloc_jax.settings import Json
+
+PER_SAMPLE_COLUMNS = ("id", "patient", "category", "metric", "threshold", "value", "note")
+ScoreRow: TypeAlias = tuple[str, str, str, str, str, float, str]
+"""A row of per_sample.csv: `PER_SAMPLE_COLUMNS`."""
+
+
+@dataclass(frozen=True)
+class Overall:
+    """A number of the complete data set."""
+
+    overall: Interval
+
+
+@dataclass(frozen=True)
+class ByCategory(Overall):
+    """A metric of the complete data set (mostly the mean over categories), and of each category."""
+
+    per_category: Mapping[str, Interval]
+
+    @staticmethod
+    def mean_of(replicates: Replicates, names: Sequence[str], bootstrap: Bootstrap) -> "ByCategory":
+        """The intervals of replicates [C], a number for each category, and of their mean."""
+        parts = {name: bootstrap.limits_of(replicates[c]) for c, name in enumerate(names)}
+        return ByCategory(bootstrap.limits_of(replicates.mean_over(-1)), parts)
+
+
+@dataclass(frozen=True)
+class Account:
+    """How the numbers of a summary came about.
+
+    Attributes:
+        task: name of the task.
+        title: name of the data set for readers.
+        compatible: whether everything is as in the published release.
+        framing: how images became squares.
+        bootstrap: how intervals were made, see `Bootstrap.to_dict`.
+        settings: all settings; an evaluation with the same ones is not repeated.
+        provenance: weights, data, code and versions.
+    """
+
+    task: str
+    title: str
+    compatible: bool
+    framing: str
+    bootstrap: Mapping[str, Json]
+    settings: Mapping[str, Json]
+    provenance: Mapping[str, Json]
+
+    @property
+    def interval(self) -> str:
+        """What the brackets behind a value are, for readers."""
+        how = self.bootstrap
+        return f"95 % {how['interval']} interval, {how['resamples']} resamples by {how['unit']}"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an evaluation found; the tasks add their fields, which are keys of summary.json."""
+
+    account: Account
+
+    def to_dict(self) -> dict[str, Json]:
+        """The content of summary.json."""
+        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "account"}
+        return _json_of({**vars(self.account), **own})
+
+    @classmethod
+    def read(cls, summary: Mapping[str, Json]) -> Self:
+        """The result of a summary.json."""
+        return _read(cls, {**summary, "account": summary})
+
+
+def _json_of(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _json_of(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: _json_of(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_of(item) for item in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    return value
+
+
+def _read(kind: Any, value: Any) -> Any:
+    """The inverse of `_json_of`, as an annotation wants it; keys that no field has are left out."""
+    if hasattr(kind, "__dataclass_fields__"):
+        kinds = typing.get_type_hints(kind)
+        return kind(**{key: _read(kinds[key], item) for key, item in value.items() if key in kinds})
+    if kind is float and value is None:
+        return math.nan
+    arguments = typing.get_args(kind)
+    if typing.get_origin(kind) is Mapping:
+        return {key: _read(arguments[1], item) for key, item in value.items()}
+    if typing.get_origin(kind) is Sequence:
+        return [_read(arguments[0], item) for item in value]
+    return value

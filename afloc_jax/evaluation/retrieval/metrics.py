@@ -1,0 +1,52 @@
+"""The metrics of retrieval: R@K and P@K in both directions. The command line reads them, so NumPy is not imported."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+KINDS = {"recall": "R", "precision": "P"}
+DIRECTIONS = {"image_to_text": "image to report", "text_to_image": "report to image"}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """Recall (any of the first `top` items is relevant) or precision (the share of them that is), in one direction."""
+
+    kind: str
+    top: int
+    direction: str
+
+    @classmethod
+    def of_key(cls, key: str) -> Self:
+        """The metric of a key of summary.json."""
+        metric, direction = key.split()
+        kind, top = metric.split("@")
+        return cls(kind, int(top), direction)
+
+    @property
+    def key(self) -> str:
+        """Its key in summary.json and per_sample.csv: "recall@5 image_to_text"."""
+        return f"{self.kind}@{self.top} {self.direction}"
+
+    @property
+    def short(self) -> str:
+        """Its name where the direction is clear: "R@5"."""
+        return f"{KINDS[self.kind]}@{self.top}"
+
+    @property
+    def title(self) -> str:
+        """Its name in summary.md and in the model card: "R@5, image to text"."""
+        return f"{self.short}, {self.direction.replace('_', ' ')}"
+
+
+def metrics_of(kind: str, direction: str, tops: Sequence[int]) -> list[Metric]:
+    """The metrics of several K."""
+    return [Metric(kind, top, direction) for top in tops]
+
+
+CARD = [
+    metric
+    for direction in DIRECTIONS
+    for metric in (*metrics_of("recall", direction, (1, 5, 10)), *metrics_of("precision", direction, (5,)))
+]
+"""The columns of the model card."""

@@ -1,0 +1,74 @@
+"""What an evaluation of wording found: summary.json and summary.md."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from afloc_jax.evaluation.results import Overall, Result
+from afloc_jax.evaluation.robustness.metrics import METRICS, SPREADS
+from afloc_jax.evaluation.statistics.interval import Interval
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A metric of a class over its phrases (the fields are `SPREADS`), and its value for every phrase."""
+
+    mean: Interval
+    deviation: Interval
+    lowest: Interval
+    highest: Interval
+    range: Interval
+    per_paraphrase: Mapping[str, Interval]
+
+    def lowest_first(self) -> list[str]:
+        """The phrases by their value, an undefined one being 0; equal ones in the order of the prompt set."""
+        return sorted(self.per_paraphrase, key=self._value)
+
+    def highest_first(self) -> list[str]:
+        """As `lowest_first`, from the other end."""
+        return sorted(self.per_paraphrase, key=lambda text: -self._value(text))
+
+    def _value(self, text: str) -> float:
+        mean = self.per_paraphrase[text].mean
+        return 0.0 if math.isnan(mean) else mean
+
+
+@dataclass(frozen=True)
+class Robustness(Result):
+    """How far the scores of a class spread over its phrases.
+
+    Attributes:
+        n: records.
+        paraphrases: the phrases of each class.
+        left_out_classes: classes without a metric, and why.
+        spread: by metric and class.
+        metrics: means over classes, by "metric spread": "auc range".
+    """
+
+    n: int
+    paraphrases: Mapping[str, Sequence[str]]
+    left_out_classes: Mapping[str, str]
+    spread: Mapping[str, Mapping[str, Spread]]
+    metrics: Mapping[str, Overall]
+
+    def to_markdown(self) -> str:
+        """The result as tables that read well in plain text."""
+        lines = [
+            "# Prompt robustness",
+            "",
+            f"{self.n} records. Scores of the same finding asked in several ways: mean over the ways, their standard "
+            f"deviation, lowest, highest, range. Value [{self.account.interval}].",
+        ]
+        lines += [f"Left out: {name} ({why})." for name, why in self.left_out_classes.items()]
+        for metric in METRICS:
+            if metric.name not in self.spread:
+                continue
+            lines += ["", f"## {metric.title}", ""]
+            lines += [f"| | ways | {' | '.join(SPREADS)} | lowest by | highest by |", "|---|---|" + "---|" * 7]
+            for name, spread in self.spread[metric.name].items():
+                cells = [str(getattr(spread, part)) for part in SPREADS]
+                order = spread.lowest_first()
+                lines.append(f"| {name} | {len(order)} | {' | '.join(cells)} | {order[0]} | {order[-1]} |")
+            cells = [str(self.metrics[f"{metric.name} {part}"].overall) for part in SPREADS]
+            lines.append(f"| **mean over classes** | | {' | '.join(cells)} | | |")
+        return "\n".join(lines) + "\n"
