@@ -71,7 +71,7 @@ class Result:
 
     account: Account
 
-    def to_dict(self) -> dict[str, Json]:
+    def to_json(self) -> dict[str, Json]:
         """The content of summary.json."""
         own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "account"}
         return _json_of({**vars(self.account), **own})

@@ -101,7 +101,7 @@ def test_classification_writes_what_scikit_learn_computes(model, source, validat
     prompts = PromptSet(classes={"edema": ["mild edema", "severe edema"]})
     summary = evaluate_classification(
         model, source, tmp_path, how(classes=["edema", "nodule"], prompts=prompts), validation
-    ).to_dict()
+    ).to_json()
     whole = model.embed_squares(np.stack([record.image for record in source])).whole
     expected = model.classify_embedded(np.asarray(whole), ["edema", "nodule"], prompts)
     rows = lines(tmp_path / "per_sample.csv")
@@ -129,7 +129,7 @@ def test_classification_writes_what_scikit_learn_computes(model, source, validat
 def test_thresholds_come_from_validation_unless_compatible(model, source, validation, tmp_path):  # noqa: F811
     def chosen(validation=None, **options):
         settings = how(classes=["edema"], prompts=PromptSet(), **options)
-        return evaluate_classification(model, source, tmp_path, settings, validation).to_dict()
+        return evaluate_classification(model, source, tmp_path, settings, validation).to_json()
 
     tuned, release, plain = chosen(validation), chosen(compatible=True), chosen()
     assert plain["thresholds"]["edema"] == 0.5
@@ -146,7 +146,7 @@ def test_thresholds_come_from_validation_unless_compatible(model, source, valida
 
 
 def test_without_a_prompt_set_the_validation_records_say_how_to_ask(model, source, validation, tmp_path):  # noqa: F811
-    summary = evaluate_classification(model, source, tmp_path, how(classes=["edema", "Nodule"]), validation).to_dict()
+    summary = evaluate_classification(model, source, tmp_path, how(classes=["edema", "Nodule"]), validation).to_json()
     for name in ("edema", "Nodule"):
         asked = [f.prompt for record in validation for f in record.findings if f.label == name.lower()]
         assert summary["prompts"][name]["positive"] == list(dict.fromkeys(asked))
@@ -156,14 +156,14 @@ def test_without_a_prompt_set_the_validation_records_say_how_to_ask(model, sourc
     expected = model.classify_embedded(embed_records(model, source, np.arange(30), "pad"), ["edema"], own)[:, 0]
     np.testing.assert_allclose([float(row["probability"]) for row in rows], expected, atol=1e-6)
     for settings, known in ((how(classes=["edema"]), None), (how(classes=["edema"], compatible=True), validation)):
-        plain = evaluate_classification(model, source, tmp_path, settings, known).to_dict()
+        plain = evaluate_classification(model, source, tmp_path, settings, known).to_json()
         assert plain["prompts"]["edema"]["positive"] == ["Findings suggesting edema."]
         assert plain["prompts_from"] == "Findings suggesting {class}."
 
 
 def test_one_class_of_several_leaves_out_records_with_none_or_two(model, source, tmp_path):  # noqa: F811
     prompts = PromptSet(multiclass=True)
-    summary = evaluate_classification(model, source, tmp_path, how(prompts=prompts)).to_dict()
+    summary = evaluate_classification(model, source, tmp_path, how(prompts=prompts)).to_json()
     single = [record for record in source if len({f.label for f in record.findings}) == 1]
     assert (summary["n"], summary["n_left_out"]) == (len(single), 30 - len(single))
     rows = lines(tmp_path / "per_sample.csv")
@@ -244,7 +244,7 @@ def test_chance_is_that_of_random_orders():
 
 
 def test_pairs_are_found_in_both_directions_and_equal_reports_are_equally_right(model, source, tmp_path):  # noqa: F811
-    summary = evaluate_retrieval(model, source, tmp_path, RetrievalSettings(bootstrap=60)).to_dict()
+    summary = evaluate_retrieval(model, source, tmp_path, RetrievalSettings(bootstrap=60)).to_json()
     texts = [". ".join(record.sentences) for record in source]
     images = np.asarray(model.embed_squares(np.stack([record.image for record in source])).whole)
     similarity = metrics.pairwise.cosine_similarity(images, model.embed_texts(texts).report)
@@ -263,7 +263,7 @@ def test_by_class_every_class_has_as_many_records(model, source, tmp_path):  # n
     two = sorted(sorted(counts, key=lambda name: -counts[name])[:2])
     summary = evaluate_retrieval(
         model, source, tmp_path, RetrievalSettings(bootstrap=60, by_class=True, classes=two, per_class=2, tops=(1, 2))
-    ).to_dict()
+    ).to_json()
     assert summary["n_per_category"] == dict.fromkeys(two, 2)
     assert summary["metrics"]["precision@1 image_to_text"]["chance"] == pytest.approx(0.5)
     labels = {record.id: {f.label for f in record.findings} for record in source}
@@ -283,7 +283,7 @@ def test_spread_is_what_numpy_says():
 
 def test_robustness_scores_every_paraphrase(model, source, tmp_path):  # noqa: F811
     ways = PromptSet(classes={"edema": ["edema", "left edema", "right edema"], "nodule": ["nodule"]})
-    summary = evaluate_robustness(model, source, tmp_path, RobustnessSettings(bootstrap=60, prompts=ways)).to_dict()
+    summary = evaluate_robustness(model, source, tmp_path, RobustnessSettings(bootstrap=60, prompts=ways)).to_json()
     assert list(summary["spread"]["auc"]) == ["edema"]  # one way has no spread
     truth = [any(f.label == "edema" for f in record.findings) for record in source]
     rows = lines(tmp_path / "per_sample.csv")
@@ -303,10 +303,10 @@ def test_wording_of_a_class_that_no_record_lacks_is_scored_where_it_is_annotated
     """Data such as MS-CXR list only what is present: an AUC there is not, IoU there is."""
     present = [replace(record, labels={f.label: 1 for f in record.findings}) for record in source]
     ways = PromptSet(classes={"edema": ["edema", "left edema"]})
-    summary = evaluate_robustness(model, present, tmp_path, RobustnessSettings(bootstrap=60, prompts=ways)).to_dict()
+    summary = evaluate_robustness(model, present, tmp_path, RobustnessSettings(bootstrap=60, prompts=ways)).to_json()
     whole = evaluate_robustness(
         model, source, tmp_path / "whole", RobustnessSettings(bootstrap=60, prompts=ways)
-    ).to_dict()
+    ).to_json()
     assert list(summary["spread"]) == ["iou"]
     assert summary["spread"]["iou"] == whole["spread"]["iou"]
     assert summary["left_out_classes"]["edema"] == "no AUC: no record is known to lack it"
@@ -318,7 +318,7 @@ def test_wording_of_a_class_that_no_record_lacks_is_scored_where_it_is_annotated
 def test_the_mean_over_classes_is_drawn_with_the_classes(model, source, tmp_path):  # noqa: F811
     ways = PromptSet(classes={"edema": ["edema", "left edema", "right edema"], "nodule": ["nodule", "a nodule"]})
     settings = RobustnessSettings(bootstrap=60, prompts=ways, classes=["edema", "nodule"])
-    summary = evaluate_robustness(model, source, tmp_path, settings).to_dict()
+    summary = evaluate_robustness(model, source, tmp_path, settings).to_json()
     rows = lines(tmp_path / "per_sample.csv")
     ids = [record.id for record in source]
     weights = np.stack([np.bincount(row, minlength=30) for row in np.random.default_rng(0).integers(0, 30, (60, 30))])

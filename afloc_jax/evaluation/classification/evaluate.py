@@ -125,7 +125,7 @@ def evaluate_classification(
     )
     write_mistakes(Path(out), source, records, probabilities, decided.predicted)
     table = csv_text(PER_SAMPLE_COLUMNS, _rows(records, probabilities, decided))
-    texts = {"summary.md": result.to_markdown(), "summary.json": json_text(result.to_dict())}
+    texts = {"summary.md": result.to_markdown(), "summary.json": json_text(result.to_json())}
     write_folder(out, {"per_sample.csv": table, **texts})
     return result
 

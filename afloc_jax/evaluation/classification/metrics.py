@@ -1,16 +1,40 @@
-"""The metrics of classification, a row each: how results, page and model card name them, and how they are computed.
+"""The metrics of classification, a row each: how results, page and model card name them, and how they are computed."""
 
-The command line reads this table for the model card, so it does not import NumPy.
-"""
-
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cached_property
 
-if TYPE_CHECKING:
-    import numpy as np
+import numpy as np
+from jaxtyping import Bool, Float
 
-    from afloc_jax.evaluation.classification.scores import ClassScores
+from afloc_jax.evaluation.statistics import discrimination
+from afloc_jax.evaluation.statistics.jackknife import Weights
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """One class: labels, probabilities and decisions of the records with a known label, and rows of their weights."""
+
+    labels: Bool[np.ndarray, " n"]
+    probabilities: Float[np.ndarray, " n"]
+    predicted: Bool[np.ndarray, " n"]
+    weights: Weights
+
+    @property
+    def auc(self) -> Float[np.ndarray, " R"]:
+        return discrimination.auc(self.labels, self.probabilities, self.weights)
+
+    @cached_property
+    def decisions(self) -> Mapping[str, Float[np.ndarray, " R"]]:
+        return discrimination.decisions(self.labels, self.predicted, self.weights)
+
+    @property
+    def brier(self) -> Float[np.ndarray, " R"]:
+        return discrimination.brier(self.labels, self.probabilities, self.weights)
+
+    @property
+    def calibration_error(self) -> Float[np.ndarray, " R"]:
+        return discrimination.calibration_error(self.labels, self.probabilities, self.weights)
 
 
 @dataclass(frozen=True)
@@ -29,7 +53,7 @@ class Metric:
     name: str
     title: str
     about: str
-    value: "Callable[[ClassScores], np.ndarray]"
+    value: Callable[[ClassScores], np.ndarray]
     chance: float | None = None
     low: float = 0.0
     card: str = ""

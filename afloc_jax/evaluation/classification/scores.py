@@ -1,45 +1,15 @@
 """Statistics of weighted samples: every metric of every class at once, as the bootstrap takes them."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
-
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from afloc_jax.evaluation.classification.metrics import METRICS, MULTICLASS
+from afloc_jax.evaluation.classification.metrics import METRICS, MULTICLASS, ClassScores
 from afloc_jax.evaluation.statistics import discrimination
 from afloc_jax.evaluation.statistics.bootstrap import Statistic
 from afloc_jax.evaluation.statistics.interval import mean_of_finite
 from afloc_jax.evaluation.statistics.jackknife import Weights
 
 NATURAL_THRESHOLD = 0.5  # of a softmax over two
-
-
-@dataclass(frozen=True)
-class ClassScores:
-    """One class: labels, probabilities and decisions of the records with a known label, and rows of their weights."""
-
-    labels: Bool[np.ndarray, " n"]
-    probabilities: Float[np.ndarray, " n"]
-    predicted: Bool[np.ndarray, " n"]
-    weights: Weights
-
-    @property
-    def auc(self) -> Float[np.ndarray, " R"]:
-        return discrimination.auc(self.labels, self.probabilities, self.weights)
-
-    @cached_property
-    def decisions(self) -> Mapping[str, Float[np.ndarray, " R"]]:
-        return discrimination.decisions(self.labels, self.predicted, self.weights)
-
-    @property
-    def brier(self) -> Float[np.ndarray, " R"]:
-        return discrimination.brier(self.labels, self.probabilities, self.weights)
-
-    @property
-    def calibration_error(self) -> Float[np.ndarray, " R"]:
-        return discrimination.calibration_error(self.labels, self.probabilities, self.weights)
 
 
 def binary_statistic(

@@ -9,7 +9,7 @@ from afloc_jax.evaluation.task import CardTable, JsonObject, Models, Section, Ta
 def _evaluate(models: Models, out: Path, settings: ClassificationSettings) -> JsonObject:
     from afloc_jax.evaluation.classification.evaluate import evaluate_dataset
 
-    return evaluate_dataset(models, out, settings).to_dict()
+    return evaluate_dataset(models, out, settings).to_json()
 
 
 def _section(folder: Path, summary: JsonObject) -> Section:

@@ -62,7 +62,7 @@ class Comparison:
     rows: Sequence[Row]
     provenance: Mapping[str, Mapping[str, Json]]
 
-    def to_dict(self) -> dict[str, Json]:
+    def to_json(self) -> dict[str, Json]:
         """The content of comparison.json."""
         return {
             "a": self.a,
@@ -111,7 +111,7 @@ class Comparison:
         """Write comparison.csv, .json and .md. Raises UserError when they cannot be written."""
         columns = [field.name for field in fields(Row)]
         table = csv_text(columns, [list(asdict(row).values()) for row in self.rows])
-        texts = {"csv": table, "md": self.to_markdown(), "json": json_text(self.to_dict())}
+        texts = {"csv": table, "md": self.to_markdown(), "json": json_text(self.to_json())}
         write_folder(out, {f"comparison.{ending}": text for ending, text in texts.items()})
 
 

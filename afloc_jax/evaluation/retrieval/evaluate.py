@@ -62,7 +62,7 @@ def evaluate_retrieval(
         metrics=metrics,
     )
     write_retrieved(Path(out), source, chosen.rows, similarity.T, relevant)
-    texts = {"summary.md": result.to_markdown(), "summary.json": json_text(result.to_dict())}
+    texts = {"summary.md": result.to_markdown(), "summary.json": json_text(result.to_json())}
     write_folder(out, {"per_sample.csv": csv_text(PER_SAMPLE_COLUMNS, rows), **texts})
     return result
 

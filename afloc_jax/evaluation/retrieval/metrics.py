@@ -1,4 +1,4 @@
-"""The metrics of retrieval: R@K and P@K in both directions. The command line reads them, so NumPy is not imported."""
+"""The metrics of retrieval: R@K and P@K in both directions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

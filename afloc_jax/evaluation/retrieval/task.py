@@ -10,7 +10,7 @@ def _evaluate(models: Models, out: Path, settings: RetrievalSettings) -> JsonObj
     from afloc_jax.evaluation.retrieval.evaluate import evaluate_retrieval
 
     source = settings.open(settings.split)
-    return evaluate_retrieval(models.trained, source, out, settings).to_dict()
+    return evaluate_retrieval(models.trained, source, out, settings).to_json()
 
 
 def _section(folder: Path, summary: JsonObject) -> Section:

@@ -97,7 +97,7 @@ def evaluate_robustness(
         },
     )
     table = csv_text(PER_SAMPLE_COLUMNS, [row for values in measured.values() for row in values.rows])
-    texts = {"summary.md": result.to_markdown(), "summary.json": json_text(result.to_dict())}
+    texts = {"summary.md": result.to_markdown(), "summary.json": json_text(result.to_json())}
     write_folder(out, {"per_sample.csv": table, **texts})
     return result
 

@@ -1,4 +1,4 @@
-"""The metrics of robustness: what is scored, and how it spreads over phrases. The command line reads them: no NumPy."""
+"""The metrics of robustness: what is scored, and how it spreads over phrases."""
 
 from dataclasses import dataclass
 

@@ -10,7 +10,7 @@ def _evaluate(models: Models, out: Path, settings: RobustnessSettings) -> JsonOb
     from afloc_jax.evaluation.robustness.evaluate import evaluate_robustness
 
     source = settings.open(settings.split)
-    return evaluate_robustness(models.trained, source, out, settings).to_dict()
+    return evaluate_robustness(models.trained, source, out, settings).to_json()
 
 
 def _section(folder: Path, summary: JsonObject) -> Section:

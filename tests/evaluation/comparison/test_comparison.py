@@ -70,7 +70,7 @@ def test_differences_are_those_of_the_samples(two, tmp_path):
         expected = scipy.stats.false_discovery_control([r.p for r in family])
         assert [r.p_bh for r in family] == pytest.approx(expected)
     written = json.loads((tmp_path / "out" / "comparison.json").read_text())
-    assert written["rows"] == result.to_dict()["rows"] and len(written["rows"]) == len(result.rows)
+    assert written["rows"] == result.to_json()["rows"] and len(written["rows"]) == len(result.rows)
     table = list(csv.DictReader((tmp_path / "out" / "comparison.csv").read_text().splitlines()))
     assert [float(line["difference"]) for line in table] == [r.difference for r in result.rows]
     assert "| iou | all categories | 60 |" in (tmp_path / "out" / "comparison.md").read_text()
