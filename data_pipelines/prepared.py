@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from afloc_jax.errors import UserError
@@ -24,8 +23,6 @@ from data_pipelines.reading import RecordSource
 _INPUTS = "inputs.json"
 _LOCK = ".prepare.lock"  # stays in the directory, empty
 _HASH_LENGTH = 10
-# Builder arguments that change no record: how fast a build is, and when it gives up.
-_NOT_CONTENT = ("workers", "max_bad_fraction")
 
 Fingerprint = list[tuple[str, int, int]]
 """Relative path, size and time of change (nanoseconds) of files."""
@@ -116,7 +113,7 @@ def _prepared(call: Call, workers: int, beam: str | None = None) -> tuple[Path, 
     directory = call.directory
     call.check()
     files: Files | str = _files(call) if call.needs_raw else "generated"
-    stem = f"{call.dataset}-{_hash(_content(call.inputs))}"
+    stem = f"{call.dataset}-{_hash(call.content)}"
     folder = directory / f"{stem}-{_hash(files)}"
     if folder.is_dir():
         return folder, False
@@ -155,7 +152,7 @@ def _find(call: Call) -> Path:
         version = call.inputs["version"]
         candidates = [path for path in candidates if read_json(path / _INPUTS).get("version") == version] or candidates
     else:
-        stem = f"{dataset}-{_hash(_content(call.inputs))}-"
+        stem = f"{dataset}-{_hash(call.content)}-"
         candidates = [path for path in candidates if path.name.startswith(stem)]
     if not candidates:
         what = f"no prepared records of {dataset!r} with these builder arguments and of this version in {directory}"
@@ -167,13 +164,6 @@ def _find(call: Call) -> Path:
             "arguments, or remove those you do not want"
         )
     return candidates[0]
-
-
-def _content(inputs: Mapping[str, Json]) -> dict[str, Json]:
-    """The inputs without the arguments that change no record."""
-    arguments = inputs["arguments"]
-    assert isinstance(arguments, dict)
-    return {**inputs, "arguments": {key: item for key, item in arguments.items() if key not in _NOT_CONTENT}}
 
 
 def _hash(value: "Json | Files") -> str:

@@ -26,6 +26,7 @@ Arguments = Mapping[str, Json]  # keyword arguments of a builder
 
 _BUILDERS = PackagePath(__file__).parents[1] / "builders"
 _SHARDS = "shards"  # folder of finished shards, which an interrupted build leaves and the next takes over
+_NOT_CONTENT = {"workers", "max_bad_fraction"}  # arguments that say how fast a build is, and when it gives up
 _HOW = {"raw", "workers", "journal", "beam"}  # how a build works, which `builder` arguments do not say
 
 
@@ -66,6 +67,12 @@ class Call:
     def inputs(self) -> dict[str, Json]:
         """What decides the records beside the raw files, as inputs.json keeps it."""
         return {"builder": self.dataset, "version": str(self.builder_class.VERSION), "arguments": self.arguments}
+
+    @property
+    def content(self) -> dict[str, Json]:
+        """The inputs without the arguments that change no record."""
+        kept = {name: value for name, value in self.arguments.items() if name not in _NOT_CONTENT}
+        return {**self.inputs, "arguments": kept}
 
     def check(self) -> None:
         """Raises UsageError for an argument that the builder does not have, UserError where its raw folder is not."""
