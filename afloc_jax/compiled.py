@@ -1,8 +1,8 @@
-"""Compiled programs kept between processes, so that only the first one of a kind waits for the compiler.
+"""Compiled programs kept between processes, so that only the first process waits for the compiler.
 
-XLA compiles a program for its shapes: a second for a model that answers one question, minutes for a training step on a
-pod. The commands (`afloc`, `launch.py`) keep what took longer than a moment; a sweep, a resumed run or the next
-question starts from there. From Python: call `keep_compiled` before JAX is imported.
+XLA compiles a program for its shapes. That takes a second for a small model and minutes for a training step on a pod.
+The commands (`afloc`, `launch.py`) keep every program that took longer than a moment to compile; a sweep, a resumed run
+or the next call finds it there. From Python: call `keep_compiled` before JAX is imported.
 """
 
 import hashlib
@@ -11,14 +11,14 @@ import platform
 from pathlib import Path
 
 _SHORTEST = 0.1  # seconds of compiling that are worth a file
-_LARGEST = 2 << 30  # bytes kept; what was not used for longest goes first
+_LARGEST = 2 << 30  # bytes kept; what was unused for the longest time goes first
 
 
 def keep_compiled() -> None:
-    """Set JAX's variables for its compilation cache, but for those that the user has set.
+    """Set JAX's variables for its compilation cache, except those that the user has set.
 
-    JAX_COMPILATION_CACHE_DIR names another folder; JAX_ENABLE_COMPILATION_CACHE=false keeps nothing. Nor is anything
-    kept where the folder cannot be made.
+    JAX_COMPILATION_CACHE_DIR names another folder; JAX_ENABLE_COMPILATION_CACHE=false keeps nothing. Nothing is
+    kept either where the folder cannot be made.
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         folder = _folder()
@@ -32,13 +32,13 @@ def keep_compiled() -> None:
 
 
 def _folder() -> Path:
-    """One folder for each kind of processor: a home may be shared by machines that cannot run each other's programs."""
+    """A folder for this kind of processor; machines that share a home may not run each other's programs."""
     caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(caches) / "afloc_jax" / f"compiled-{platform.machine()}-{_processor()}"
 
 
 def _processor() -> str:
-    """Short name for what this processor can do."""
+    """A short name for what this processor can do."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:  # not Linux

@@ -1,4 +1,4 @@
-"""Errors that a user caused or can mend, and what is behind an error of a library."""
+"""Errors that a user caused or can mend, and the causes behind a library's error."""
 
 import errno
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ class UsageError(UserError):
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and those behind it, the outermost first."""
+    """An error and its causes, the outermost first."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__

@@ -9,17 +9,22 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeAlias
 
 from etils.epath import Path as Path
 
 from afloc_jax.errors import UsageError, UserError
 
+AnyPath: TypeAlias = str | os.PathLike[str]
+
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:/")
 
 
-def user_path(path: str | os.PathLike[str], name: str = "") -> Path:
+def user_path(path: AnyPath, name: str = "") -> Path:
     """A path that a user gave, checked before anything is read or written.
 
     Args:
@@ -44,7 +49,7 @@ def matching(folder: str | os.PathLike[str], pattern: str) -> list[Path]:
     return sorted(Path(glob.escape(os.fspath(folder))).glob(pattern))
 
 
-def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
+def write_whole(path: AnyPath, content: str | bytes) -> None:
     """Write a file under another name in its folder first (text as UTF-8), then rename it.
 
     A reader meets the old file or the new one, and what was begun leaves nothing. Raises OSError.
@@ -61,7 +66,35 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
         raise
 
 
-def read_json(path: str | os.PathLike[str], remedy: str = "") -> Any:
+def write_json(path: AnyPath, content: Any) -> None:
+    """Write readable JSON; the file appears whole. Raises OSError."""
+    write_whole(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder that takes the place of `folder` when the block ends well and vanishes when it does not."""
+    folder = Path(os.path.abspath(folder))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.parent.glob(f".{folder.name}.writing-*"):  # of a run that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.writing-", dir=folder.parent))
+    try:
+        os.chmod(temporary, 0o755)  # mkdtemp makes private folders; a model is meant to be shared
+        yield temporary
+        if folder.exists():
+            # A folder cannot be renamed over a full one, so the old one steps aside first.
+            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.writing-", dir=folder.parent))
+            os.replace(folder, old / "old")
+            os.replace(temporary, folder)
+            shutil.rmtree(old)
+        else:
+            os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read_json(path: AnyPath, remedy: str = "") -> Any:
     """The content of a JSON file.
 
     Args:
@@ -81,7 +114,7 @@ def read_json(path: str | os.PathLike[str], remedy: str = "") -> Any:
         raise UserError(f"{path}: not valid JSON{line}{end}") from None
 
 
-def sha256_of(path: str | os.PathLike[str]) -> str:
+def sha256_of(path: AnyPath) -> str:
     """SHA-256 of a file's bytes, in hexadecimal. Raises OSError."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Where a number comes from: code, weights, data, device, versions. Written beside every result."""
+"""Where a number comes from: code, weights, data, device, versions. This is written beside every result."""
 
 import datetime
 import functools
@@ -14,14 +14,15 @@ from typing import Any
 import jax
 
 import afloc_jax
+from afloc_jax.settings import Json
 
 PACKAGES = ("jax", "flax", "numpy")
 
 
-def provenance(**facts: Any) -> dict[str, Any]:
-    """Facts of this process (code, device, versions, time) together with the given ones; empty ones are left out."""
+def provenance(**facts: Json) -> dict[str, Json]:
+    """Facts of this process (code, device, versions, time) and the given ones, but for those that are None or ""."""
     device = jax.devices()[0]
-    found = {
+    found: dict[str, Json] = {
         **facts,
         "code": code_version(),
         "device": f"{jax.device_count()} x {device.device_kind}",

@@ -15,7 +15,7 @@ import numpy as np
 
 from afloc_jax.evaluation.localization.samples import read_truths
 from afloc_jax.evaluation.localization.scores import Scores, score
-from afloc_jax.inference.heatmaps import HeatmapSettings
+from afloc_jax.heatmaps import HeatmapSettings
 from afloc_jax.inference.model import load
 from data_pipelines.prepared import open_source
 

@@ -18,7 +18,18 @@ TIERS = (
     ("inference",),
     ("weights",),
     ("losses", "models"),
-    ("data_pipelines", "levels", "vectors", "interpolation", "provenance", "compiled", "settings", "files", "errors"),
+    (
+        "data_pipelines",
+        "levels",
+        "vectors",
+        "interpolation",
+        "heatmaps",
+        "provenance",
+        "compiled",
+        "settings",
+        "files",
+        "errors",
+    ),
 )
 TIER = {room: number for number, rooms in enumerate(TIERS) for room in rooms}
 LAST = len(TIERS) - 1

@@ -49,8 +49,8 @@ def add_framing(command: Arguments) -> None:
     command.add_argument(
         "--framing",
         choices=("pad", "crop"),
-        help="of the square that the model sees: zeros around the whole image, or its middle (default: pad; crop where "
-        "classification is compatible, as in the release)",
+        help="how an image becomes the square that the model sees: pad surrounds it with zeros, crop takes its middle "
+        "(default: pad; crop where classification is compatible, as in the release)",
     )
 
 

@@ -16,14 +16,14 @@ EXAMPLE = (
 
 def add(command: Parser) -> None:
     command.add_argument(
-        "sources", nargs="+", metavar="SOURCE", help="file, folder or hub name; what it is, is found out"
+        "sources", nargs="+", metavar="SOURCE", help="file, folder or hub name; its content tells what it is"
     )
     command.add_argument("model", type=path, metavar="MODEL", help="model folder to write")
     command.add_argument(
         "--tokenizer", metavar="DIR", help="folder with vocab.txt or tokenizer.json, where no source holds one"
     )
     command.add_argument(
-        "--seed", type=int, default=1, help="of the values that no source holds (default: %(default)s)"
+        "--seed", type=int, default=1, help="seed of the values that no source holds (default: %(default)s)"
     )
 
 

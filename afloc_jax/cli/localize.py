@@ -27,7 +27,8 @@ def add(command: Parser) -> None:
         "--threshold",
         type=threshold,
         default=0.3,
-        help="of boxes, on the map scaled to [-1, 1] by its minimum and maximum (default: %(default)s)",
+        help="boxes enclose what exceeds it; the map is scaled to [-1, 1] by its own minimum and maximum "
+        "(default: %(default)s)",
     )
     command.add_argument(
         "--map",

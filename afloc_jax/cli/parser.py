@@ -3,7 +3,7 @@
 import argparse
 import importlib
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 
@@ -13,7 +13,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
-    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+    def parse_known_args(self, args=None, namespace=None):
         return super().parse_known_args(underscored(sys.argv[1:] if args is None else args), namespace)
 
 
@@ -28,7 +28,7 @@ class Command(Parser):
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
         self._module = module
 
-    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+    def parse_known_args(self, args=None, namespace=None):
         if self.epilog is None:
             module = importlib.import_module(self._module)
             self.epilog = f"example:\n  {module.EXAMPLE}"

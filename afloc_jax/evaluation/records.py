@@ -27,7 +27,7 @@ def evaluation_provenance(model: Model, source: Source, data_sha256: str) -> dic
         weights_sha256=model.weights_sha256,
         data_sha256=data_sha256,
         records=getattr(source, "content_hash", ""),
-        config_sha256=hash_of(model.config.architecture.to_dict()),
+        config_sha256=hash_of(model.config.architecture.plain()),
     )
 
 

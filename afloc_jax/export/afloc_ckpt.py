@@ -8,9 +8,7 @@ The published code knows one kind of network; what it cannot express is refused 
 """
 
 import dataclasses
-import json
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 import omegaconf
@@ -20,9 +18,12 @@ from safetensors.numpy import save_file
 from afloc_jax.errors import UsageError
 from afloc_jax.export.source import Source, copy_file, describe
 from afloc_jax.export.torch_module import tensors
-from afloc_jax.inference.heatmaps import HeatmapSettings
+from afloc_jax.files import Path, write_json
+from afloc_jax.heatmaps import HeatmapSettings
+from afloc_jax.levels import LevelName
+from afloc_jax.losses.settings import LossSettings
 from afloc_jax.models.bert import BertSettings
-from afloc_jax.weights.folder import read_config
+from afloc_jax.settings import Json
 from data_pipelines.tokens import save_tokenizer
 
 PREFIX = "afloc."
@@ -43,7 +44,7 @@ def write(source: Source, folder: Path) -> None:
         raise UsageError(f"the published code has no {', no '.join(foreign)}; export with --format torch-module")
     state = {PREFIX + name: tensor for name, tensor in tensors(source).items()}
     checkpoint = {
-        "epoch": 0,  # of a run that this file does not continue
+        "epoch": 0,  # this file does not continue a run
         "global_step": 0,
         "pytorch-lightning_version": "1.6.0",  # whose layout this is; Lightning migrates from it
         "state_dict": state,
@@ -54,13 +55,13 @@ def write(source: Source, folder: Path) -> None:
         _write_bert(source, folder / LOCAL_BERT)
     (folder / "check").mkdir()
     copy_file("afloc_torch.py", folder / "check")
-    (folder / "check" / "config.json").write_text(json.dumps(describe(source), indent=2) + "\n")
+    write_json(folder / "check" / "config.json", describe(source))
 
 
 def beyond_the_release(source: Source) -> list[str]:
-    """Settings of a model that the published code cannot express, as `setting = value`."""
+    """The settings of a model that the published code cannot express, each as `setting = value`."""
     settings, published = source.settings, HeatmapSettings()
-    image, text, maps = settings.image, settings.text, source.heatmap_settings
+    image, text, maps = settings.image, settings.text, source.config.localization
     wanted = {
         "model.image.backbone": (image.backbone, image.backbone if image.backbone in BACKBONES else "resnet50"),
         "model.image.input_size": (image.input_size, 299),
@@ -79,23 +80,31 @@ def _map_settings(maps: HeatmapSettings) -> list[str]:
     return [name for name in names if maps.similarity == "presence" or not name.startswith("presence_")]
 
 
-def hyper_parameters(source: Source) -> dict[str, Any]:
+def _trained_with(source: Source) -> LossSettings:
+    """The losses of the run that made the weights, as its model card tells; the published ones where it does not."""
+    recipe = source.config.card.get("recipe")
+    loss = recipe.get("loss") if isinstance(recipe, Mapping) else None
+    return LossSettings.read(loss) if isinstance(loss, Mapping) else LossSettings()
+
+
+def hyper_parameters(source: Source) -> dict[str, Json]:
     """The fields that the published builder, model and image transform read."""
     text, bert = source.settings.text, source.settings.text.structure
-    loss = read_config(source.folder).get("card", {}).get("recipe", {}).get("loss", {})
-    weights = {"report": 1.0, "sentence": 1.0, "word": 1.0} | loss.get("weights", {})
-    losses: dict[str, Any] = {
-        "temp1": loss.get("attention_temperature", 4.0),
-        "temp2": loss.get("pooling_temperature", 5.0),
-        "temp3": loss.get("contrast_temperature", 10.0),
+    loss = _trained_with(source)
+    losses: dict[str, Json] = {
+        "temp1": loss.attention_temperature,
+        "temp2": loss.pooling_temperature,
+        "temp3": loss.contrast_temperature,
         "use_ce_loss": False,
     }
-    for name, level in (("global_report", "report"), ("local_sent", "sentence"), ("local_word", "word")):
-        losses[f"{name}_loss_weight"] = weights[level]
+    names: dict[LevelName, str] = {"report": "global_report", "sentence": "local_sent", "word": "local_word"}
+    for level, name in names.items():
+        weight = loss.weights.of(level)
+        losses[f"{name}_loss_weight"] = weight
         # The shallow projection exists there only with the word level, and the state dict always holds it.
-        losses[f"use_{name}_loss"] = bool(weights[level]) or level == "word"
+        losses[f"use_{name}_loss"] = bool(weight) or level == "word"
     return {
-        "experiment_name": source.config.get("name", "afloc"),
+        "experiment_name": source.config.name,
         "phase": "pretrain",
         "model": {
             "norm": False,
@@ -138,9 +147,8 @@ def _is_bio_clinical_bert(source: Source) -> bool:
 def _write_bert(source: Source, folder: Path) -> None:
     """The text encoder as a Hugging Face folder."""
     save_tokenizer(source.tokenizer, folder)
-    config = {"architectures": ["BertModel"], "model_type": "bert", "pad_token_id": 0}
-    config |= source.settings.text.structure.plain()
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    config: dict[str, Json] = {"architectures": ["BertModel"], "model_type": "bert", "pad_token_id": 0}
+    write_json(folder / "config.json", config | source.settings.text.structure.plain())
     prefix = "text_encoder.model."
     state = {
         name.removeprefix(prefix): np.ascontiguousarray(array)

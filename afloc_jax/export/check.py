@@ -1,12 +1,11 @@
 """The check that every export carries: a few fixed inputs, what afloc_jax makes of them, and a script to compare."""
 
 import json
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from afloc_jax.export.source import Source, copy_file
+from afloc_jax.export.source import Source, copy_file, write_arrays
+from afloc_jax.files import Path
 from data_pipelines.tokens import tokenize
 
 PROMPTS = ("small left pleural effusion", "findings suggesting pneumonia. no pneumothorax", "the heart is enlarged")
@@ -17,13 +16,13 @@ def write_check(source: Source, folder: Path, script: str) -> None:
     target = folder / "check"
     target.mkdir(exist_ok=True)
     inputs = check_inputs(source)
-    np.savez(target / "inputs.npz", **inputs)
-    np.savez(target / "outputs.npz", **our_outputs(source, inputs["image"], PROMPTS))
+    write_arrays(target / "inputs.npz", inputs)
+    write_arrays(target / "outputs.npz", our_outputs(source, inputs["image"], PROMPTS))
     (target / "prompts.json").write_text(json.dumps(PROMPTS) + "\n")
     copy_file(script, target, "check.py")
 
 
-def check_inputs(source: Source) -> dict[str, Any]:
+def check_inputs(source: Source) -> dict[str, np.ndarray]:
     """Three squares of soft shapes with noise, uint8, the last one padded at its sides; and three tokenized prompts."""
     side, random = source.image_size, np.random.default_rng(0)
     row, column = np.mgrid[:side, :side] / side
@@ -37,10 +36,11 @@ def check_inputs(source: Source) -> dict[str, Any]:
     squares[-1][:, : side // 8] = squares[-1][:, -side // 8 :] = 0
     image = np.clip(np.rint(squares), 0, 255).astype(np.uint8)
     read = source.model.read_prompts(PROMPTS)
-    return {"image": image, **tokenize(source.tokenizer, read, source.max_tokens)}
+    tokens = tokenize(source.tokenizer, read, source.max_tokens)
+    return {"image": image, **{name: np.asarray(array) for name, array in tokens.items()}}
 
 
-def our_outputs(source: Source, squares: np.ndarray, prompts: tuple[str, ...]) -> dict[str, Any]:
+def our_outputs(source: Source, squares: np.ndarray, prompts: tuple[str, ...]) -> dict[str, np.ndarray]:
     """What afloc_jax gives for squares [B, S, S] and B prompts: the three levels of both sides and the heat maps."""
     image, text = source.model.embed_squares(squares), source.model.embed_texts(prompts)
     outputs = {
@@ -50,7 +50,7 @@ def our_outputs(source: Source, squares: np.ndarray, prompts: tuple[str, ...]) -
         "words": text.words,
         "sentences": text.sentences,
         "report": text.report,
-        "asked": source.heatmap_settings.query(text),
+        "asked": source.config.localization.query(text),
         "heatmap": source.model.heatmaps_of_squares(squares, prompts),
     }
     return {name: np.asarray(value) for name, value in outputs.items()}

@@ -1,9 +1,9 @@
 """Export as safetensors: the model folder again, with a check."""
 
 import shutil
-from pathlib import Path
 
 from afloc_jax.export.source import Source
+from afloc_jax.files import Path
 from afloc_jax.weights.folder import CARD, CONFIG, PREPROCESSOR, WEIGHTS
 from data_pipelines.tokens import save_tokenizer
 

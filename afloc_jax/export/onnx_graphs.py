@@ -12,7 +12,6 @@ import io
 import logging
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import onnx.checker
 import torch
@@ -20,6 +19,7 @@ import torch
 from afloc_jax.export.check import check_inputs
 from afloc_jax.export.source import Source, copy_file, write_inputs_reader
 from afloc_jax.export.torch_module import torch_network
+from afloc_jax.files import Path
 
 TEXT_INPUTS = ("token_ids", "word_ids", "sentence_ids", "sentence_count")
 IMAGE_OUTPUTS = ("shallow", "deep", "whole")

@@ -1,24 +1,25 @@
 """What every exporter starts from: a model folder, read and checked, and its settings with every default filled in."""
 
 import functools
-import json
+import pathlib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
+from tokenizers import Tokenizer
 
-from afloc_jax.inference.heatmaps import HeatmapSettings
+from afloc_jax.files import AnyPath, Path, write_json
 from afloc_jax.inference.model import Model
 from afloc_jax.models import build
-from afloc_jax.models.settings import BACKBONES, ModelSettings, parse
+from afloc_jax.models.settings import BACKBONES, ModelSettings
+from afloc_jax.settings import Json
 from afloc_jax.weights import torch_names
-from afloc_jax.weights.folder import load_model
+from afloc_jax.weights.config import FolderConfig
+from afloc_jax.weights.folder import Variables, load_model
 from data_pipelines.tokens import save_tokenizer
 
-COPIED = Path(__file__).parent / "copied"  # files that exports carry with them
+COPIED = pathlib.Path(__file__).parent / "copied"  # files that exports carry with them
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,19 +27,14 @@ class Source:
     """A model folder in memory."""
 
     folder: Path
-    config: ConfigDict  # contents of config.json
-    variables: dict[str, Any]
-    tokenizer: Any
+    config: FolderConfig
+    variables: Variables
+    tokenizer: Tokenizer
 
-    @functools.cached_property
+    @property
     def settings(self) -> ModelSettings:
-        """The architecture, every default filled in."""
-        return parse(self.config.architecture)
-
-    @functools.cached_property
-    def heatmap_settings(self) -> HeatmapSettings:
-        """How embeddings become a heat map."""
-        return HeatmapSettings.read(self.config.get("localization", {}))
+        """The architecture."""
+        return self.config.architecture
 
     @functools.cached_property
     def model(self) -> Model:
@@ -48,37 +44,36 @@ class Source:
     @property
     def image_size(self) -> int:
         """Side of the padded square, pixels."""
-        return int(self.config.preprocessing.image_size)
+        return self.config.preprocessing.image_size
 
     @property
     def max_tokens(self) -> int:
         """Token slots of a prompt."""
-        return int(self.config.prompts.max_tokens)
+        return self.config.prompts.max_tokens
 
     @functools.cached_property
     def deep_cells(self) -> int:
         """Cells of the deep map along one side."""
         square = jax.ShapeDtypeStruct((1, self.image_size, self.image_size), np.uint8)
         encode = functools.partial(build(self.settings).apply, method="encode_image")
-        levels: Any = jax.eval_shape(encode, self.variables, square)
-        return int(levels.deep.shape[1])
+        side: int = jax.eval_shape(encode, self.variables, square).deep.shape[1]
+        return side
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """The weights with their PyTorch names and layouts."""
         return torch_names.to_torch(self.variables, self.config.architecture)
 
 
-def read_source(folder: str | Path) -> Source:
+def read_source(folder: AnyPath) -> Source:
     """Read a model folder. Raises `afloc_jax.weights.folder.ModelFolderError` when it is not a usable one."""
-    config, variables, tokenizer = load_model(folder)
-    return Source(Path(folder), config, variables, tokenizer)
+    return Source(Path(folder), *load_model(folder))
 
 
-def describe(source: Source) -> dict[str, Any]:
+def describe(source: Source) -> dict[str, Json]:
     """config.json of an export: the architecture with every default filled in, so that a reader needs no table."""
     image, text = source.settings.image, source.settings.text
     return {
-        "name": source.config.get("name", "afloc"),
+        "name": source.config.name,
         "image_size": source.image_size,
         "max_tokens": source.max_tokens,
         "projection_dim": source.settings.projection_dim,
@@ -98,15 +93,20 @@ def describe(source: Source) -> dict[str, Any]:
             "merge_pieces": text.merge_pieces,
             "context": text.context,
         },
-        "localization": source.heatmap_settings.plain(),
+        "localization": source.config.localization.plain(),
     }
 
 
 def write_inputs_reader(source: Source, folder: Path) -> None:
     """config.json, the tokenizer, and the file that turns pictures and prompts into inputs."""
-    (folder / "config.json").write_text(json.dumps(describe(source), indent=2) + "\n")
+    write_json(folder / "config.json", describe(source))
     save_tokenizer(source.tokenizer, folder)
     copy_file("afloc_inputs.py", folder)
+
+
+def write_arrays(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Named arrays as an .npz file."""
+    np.savez(file, **arrays)  # type: ignore[arg-type]  # NumPy's types take them for `allow_pickle`, too
 
 
 def copy_file(name: str, folder: Path, new_name: str | None = None) -> None:

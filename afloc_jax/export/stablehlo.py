@@ -11,22 +11,27 @@ Weights are arguments, not constants: a constant would be stored inside the prog
 folding it, and it could neither be placed on a device once for all calls nor be replaced.
 """
 
-import json
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 from jax import export
+from jax.typing import DTypeLike
+from jaxtyping import PyTree
 
-from afloc_jax.export.source import Source, copy_file, write_inputs_reader
+from afloc_jax.export.source import Source, copy_file, write_arrays, write_inputs_reader
+from afloc_jax.files import Path, write_json
 from afloc_jax.levels import TokenBatch
 from afloc_jax.models import build
+from afloc_jax.settings import Json
 
 PLATFORMS = ("cpu", "cuda", "tpu")
+Arguments: TypeAlias = dict[str, jax.ShapeDtypeStruct]
+Weights: TypeAlias = dict[str, np.ndarray]  # the arrays of a tower by their joined path
+
 TOWERS = {"image": "image_encoder", "text": "text_encoder"}  # file name -> module of the model
 
 
@@ -35,31 +40,31 @@ def write(source: Source, folder: Path) -> None:
     write_inputs_reader(source, folder)
     weights = {name: _weights(source, module) for name, module in TOWERS.items()}
     for name, arrays in weights.items():
-        np.savez(folder / f"{name}.npz", **arrays)
-    manifest: dict[str, Any] = {"jax": jax.__version__, "platforms": PLATFORMS, "functions": {}}
+        write_arrays(folder / f"{name}.npz", arrays)
+    functions: dict[str, Json] = {}
     for name, function, arguments in _functions(source):
         leading = (weights[name],) if name in weights else ()
         exported = export.export(jax.jit(function), platforms=PLATFORMS)(*leading, *arguments.values())
         (folder / f"{name}.stablehlo").write_bytes(exported.serialize())
         outputs = jax.tree.unflatten(exported.out_tree, exported.out_avals)
-        manifest["functions"][name] = {
+        functions[name] = {
             "file": f"{name}.stablehlo",
             "weights": f"{name}.npz" if leading else None,
             "inputs": {key: _signature(value) for key, value in arguments.items()},
             "outputs": {key: _signature(value) for key, value in outputs.items()},
         }
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+    write_json(folder / "manifest.json", {"jax": jax.__version__, "platforms": PLATFORMS, "functions": functions})
     copy_file("afloc_stablehlo.py", folder)
 
 
-def _functions(source: Source) -> list[tuple[str, Callable, dict[str, jax.ShapeDtypeStruct]]]:
-    """Name, function and arguments (after its weights) of each exported function."""
-    network, settings = build(source.config.architecture), source.heatmap_settings
+def _functions(source: Source) -> list[tuple[str, Callable, Arguments]]:
+    """The name of each exported function, the function, and its arguments after the weights."""
+    network, settings = build(source.settings), source.config.localization
     side, cells, slots = source.image_size, source.deep_cells, source.max_tokens
     width, input_size = source.settings.projection_dim, source.settings.image.input_size
     (batch,) = export.symbolic_shape("batch")
 
-    def array(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
+    def array(dtype: DTypeLike, *shape: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((batch, *shape), dtype)
 
     # The precision of afloc_jax itself: accelerators multiply in a reduced one unless they are told.
@@ -86,16 +91,16 @@ def _functions(source: Source) -> list[tuple[str, Callable, dict[str, jax.ShapeD
     ]
 
 
-def _weights(source: Source, module: str) -> dict[str, Any]:
+def _weights(source: Source, module: str) -> Weights:
     """The variables of one tower by their joined path."""
     flat = traverse_util.flatten_dict(source.variables, sep="/")
     return {name: array for name, array in flat.items() if name.split("/")[1] == module}
 
 
-def _variables(weights: dict[str, Any]) -> dict[str, Any]:
+def _variables(weights: Weights) -> PyTree:
     return traverse_util.unflatten_dict(weights, sep="/")
 
 
-def _signature(value: Any) -> dict[str, Any]:
-    shape = [size if isinstance(size, int) else str(size) for size in value.shape]
+def _signature(value: jax.ShapeDtypeStruct) -> dict[str, Json]:
+    shape: list[Json] = [size if isinstance(size, int) else str(size) for size in value.shape]
     return {"shape": shape, "type": value.dtype.name}

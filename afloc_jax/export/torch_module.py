@@ -1,11 +1,10 @@
 """Export as plain PyTorch: the network in one file (copied/afloc_torch.py), its weights, and a reader of inputs."""
 
-from pathlib import Path
-
 import torch
 
 from afloc_jax.export.copied import afloc_torch
 from afloc_jax.export.source import Source, copy_file, describe, write_inputs_reader
+from afloc_jax.files import Path
 
 
 def write(source: Source, folder: Path) -> None:

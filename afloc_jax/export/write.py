@@ -1,20 +1,19 @@
 """Export a model folder in one of the formats of the table."""
 
 import importlib
-import json
-from pathlib import Path
 
 import afloc_jax
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.export.check import write_check
 from afloc_jax.export.formats import FORMATS, Format
 from afloc_jax.export.source import read_source
-from afloc_jax.weights.folder import replacing_folder, weights_hash
+from afloc_jax.files import AnyPath, Path, replacing_folder, user_path, write_json
+from afloc_jax.weights.folder import weights_hash
 
 MARKER = "export.json"
 
 
-def export_model(model_folder: str | Path, destination: str | Path, format: str) -> Path:
+def export_model(model_folder: AnyPath, destination: AnyPath, format: str) -> Path:
     """Export a model folder.
 
     Args:
@@ -30,7 +29,7 @@ def export_model(model_folder: str | Path, destination: str | Path, format: str)
             that the format cannot express.
         UserError: not a usable model folder, or a package is missing; the message says how to install it.
     """
-    model_folder, destination = Path(model_folder), Path(destination)
+    model_folder, destination = user_path(model_folder), user_path(destination)
     if format not in FORMATS:
         raise UsageError(f"format {format!r} is not known: choose one of {', '.join(FORMATS)}")
     chosen = FORMATS[format]
@@ -38,16 +37,16 @@ def export_model(model_folder: str | Path, destination: str | Path, format: str)
     _check_packages(format, chosen)
     exporter = importlib.import_module(f"{__package__}.{chosen.module}")
     source = read_source(model_folder)
-    with replacing_folder(destination.absolute()) as temporary:
+    with replacing_folder(destination) as temporary:
         exporter.write(source, temporary)
         write_check(source, temporary, chosen.check)
         marker = {
             "format": format,
-            "model": source.config.get("name", "afloc"),
+            "model": source.config.name,
             "weights_sha256": weights_hash(model_folder),
             "written_by": f"afloc_jax {afloc_jax.__version__}",
         }
-        (temporary / MARKER).write_text(json.dumps(marker, indent=2) + "\n")
+        write_json(temporary / MARKER, marker)
     return destination
 
 

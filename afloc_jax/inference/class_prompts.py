@@ -11,19 +11,26 @@ A class is a list of positive phrases, `{"positive": [...], "negative": [...]}`,
 
 import itertools
 import json
+import os
+import pathlib
 import string
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 from afloc_jax.errors import UsageError
+from afloc_jax.files import AnyPath, Path, user_path
+from afloc_jax.settings import Json
+
+Phrases: TypeAlias = str | Sequence[str]
+ClassPhrases: TypeAlias = Phrases | Mapping[str, Phrases] | None
+"""What a prompt set says of a class; None leaves it to the rules."""
 
 WORD_LISTS = ("severity", "subtype", "location")  # in the order in which they are written before one another
 TEMPLATE = "{severity} {subtype} {location}"
 NEGATIVE = "no {class}. "
 FALLBACK = "Findings suggesting {class}."
-FOLDER = Path(__file__).parent / "prompt_sets"
+FOLDER = pathlib.Path(__file__).parent / "prompt_sets"
 SETS = tuple(sorted(path.stem for path in FOLDER.glob("*.json")))
 # Names under which data sets speak of a class of our lists; a class's own entry goes before its synonym's.
 SYNONYMS = {
@@ -51,7 +58,7 @@ class PromptSet:
     """
 
     name: str = ""
-    classes: Mapping[str, Any] = field(default_factory=dict)
+    classes: Mapping[str, ClassPhrases] = field(default_factory=dict)
     template: str = TEMPLATE
     negative: str = NEGATIVE
     fallback: str = FALLBACK
@@ -87,7 +94,7 @@ class PromptSet:
         return f"prompt set {self.name}: {key}" if self.name else key
 
 
-def read_prompt_set(given: str | Path | None) -> PromptSet:
+def read_prompt_set(given: AnyPath | None) -> PromptSet:
     """The prompt set of a file, or of this package by its name; None gives the rules without word lists.
 
     Raises:
@@ -95,9 +102,9 @@ def read_prompt_set(given: str | Path | None) -> PromptSet:
     """
     if given is None:
         return PromptSet()
-    path = Path(given)
-    if str(given) in SETS and not path.is_file():
-        path = FOLDER / f"{given}.json"
+    path = user_path(given, "--prompts")
+    if os.fspath(given) in SETS and not path.is_file():
+        path = Path(FOLDER / f"{given}.json")
     try:
         content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_repetition)
     except FileNotFoundError:
@@ -127,7 +134,11 @@ def read_prompt_set(given: str | Path | None) -> PromptSet:
 
 
 def class_prompts(
-    name: str, given: Any = None, template: str = TEMPLATE, negative: str = NEGATIVE, fallback: str = FALLBACK
+    name: str,
+    given: ClassPhrases = None,
+    template: str = TEMPLATE,
+    negative: str = NEGATIVE,
+    fallback: str = FALLBACK,
 ) -> tuple[list[str], list[str]]:
     """Positive and negative prompts of a class.
 
@@ -166,16 +177,16 @@ def class_prompts(
     )
 
 
-def _phrases(name: str, given: Any, empty_word: bool = False) -> list[str]:
-    if isinstance(given, str):
-        given = [given]
-    texts = isinstance(given, Sequence) and len(given) > 0 and all(isinstance(p, str) for p in given)
-    if not texts or not (any(p.strip() for p in given) if empty_word else all(p.strip() for p in given)):
+def _phrases(name: str, given: Phrases | None, empty_word: bool = False) -> list[str]:
+    """The phrases of a list, or its words, of which one may be empty."""
+    texts = [given] if isinstance(given, str) else given
+    right = isinstance(texts, Sequence) and len(texts) > 0 and all(isinstance(text, str) for text in texts)
+    if texts is None or not right or not (any if empty_word else all)(text.strip() for text in texts):
         raise UsageError(f"prompts of class {name!r} must be a list of at least one text, none of them empty")
-    return list(given)
+    return list(texts)
 
 
-def _check_template(where: str, template: Any, fields: Sequence[str]) -> None:
+def _check_template(where: str, template: str, fields: Sequence[str]) -> None:
     try:
         found = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
     except (TypeError, ValueError) as error:
@@ -199,7 +210,8 @@ def find_class(name: str, names: Iterable[str]) -> str | None:
     return next((by_key[candidate] for candidate in same if candidate in by_key), None)
 
 
-def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _without_repetition(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+    """An object of JSON. Raises ValueError where a key is given twice; the last one would win in silence."""
     names = [name for name, _ in pairs]
     repeated = [name for name in names if names.count(name) > 1]
     if repeated:

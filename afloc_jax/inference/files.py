@@ -5,31 +5,29 @@ An unreadable image among many is named and the rest is done. Every file appears
 
 import csv
 import io
-import json
 import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Collection, Iterator, Sequence
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
 from afloc_jax.errors import UsageError, UserError
-from afloc_jax.files import write_whole
+from afloc_jax.files import AnyPath, Path, user_path, write_json, write_whole
 from afloc_jax.inference.class_prompts import read_prompt_set
 from afloc_jax.inference.model import Localization, load, to_square
 from afloc_jax.inference.overlays import draw_boxes, overlay
 from afloc_jax.inference.zero_shot import framing_of
+from afloc_jax.settings import Json
 from data_pipelines.images import Framing, ImageError, read_image
 from data_pipelines.reports import clean_prompt
 
 
 def localize_files(
-    model: str | Path,
-    images: Sequence[Path],
+    model: AnyPath,
+    images: Sequence[AnyPath],
     prompts: Sequence[str],
-    out: Path,
+    out: AnyPath,
     *,
     threshold: float = 0.3,
     square: bool = False,
@@ -45,7 +43,7 @@ def localize_files(
         images: files.
         prompts: phrases.
         out: folder, made if absent.
-        threshold: of boxes, on the map scaled to [-1, 1].
+        threshold: what boxes enclose, on the map scaled to [-1, 1].
         square: write maps of the padded square instead of maps at original size.
         compatible: clean prompts as the published release does.
 
@@ -56,16 +54,16 @@ def localize_files(
         UsageError: an empty prompt, or `out` is a file. UserError: an unusable model folder.
     """
     check_prompts(prompts, compatible)  # before the model is loaded: a wrong call should not take seconds to say so
-    make_folder(out)
+    folder = make_folder(user_path(out, "--out"))
     names = output_names(images)
     loaded = load(model)
-    entries: list[dict[str, Any]] = []
+    entries: list[Json] = []
     failed: list[str] = []
     for batch in readable(names, loaded.batch_size, failed):
         found = loaded.localize_each([pixels for _, pixels in batch], prompts, threshold, compatible)
         for (path, pixels), of_image in zip(batch, found, strict=True):
-            written = [
-                _write_localization(out, f"{names[path]}.{k}", pixels, result, square)
+            written: list[Json] = [
+                _write_localization(folder, f"{names[path]}.{k}", pixels, result, square)
                 | {"given": prompts[k], "threshold": threshold}
                 for k, result in enumerate(of_image)
             ]
@@ -78,17 +76,17 @@ def localize_files(
         "images": entries,
         "failed": failed,
     }
-    write_whole(out / "localize.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_json(folder / "localize.json", content)
     return len(entries), failed
 
 
 def classify_files(
-    model: str | Path,
-    images: Sequence[Path],
+    model: AnyPath,
+    images: Sequence[AnyPath],
     classes: Sequence[str] | None,
-    out: Path,
+    out: AnyPath,
     *,
-    prompts: str | Path | None = None,
+    prompts: AnyPath | None = None,
     compatible: bool = False,
     framing: Framing | None = None,
     aggregation: str = "mean",
@@ -118,23 +116,24 @@ def classify_files(
     for name in classes:
         positive, negative = prompt_set.prompts(name)
         check_prompts([*positive, *negative], compatible)
-    if out.is_dir():
-        raise UsageError(f"--out {out} is a folder; give the name of a CSV file")
-    if out.suffix.lower() == ".json":
-        raise UsageError(f"--out {out}: how it was made goes into a .json beside the table; name a .csv")
-    make_folder(out.parent)
+    target = user_path(out, "--out")
+    if target.is_dir():
+        raise UsageError(f"--out {target} is a folder; give the name of a CSV file")
+    if target.suffix.lower() == ".json":
+        raise UsageError(f"--out {target}: how it was made goes into a .json beside the table; name a .csv")
+    make_folder(target.parent)
     loaded = load(model)
     failed: list[str] = []
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["image", *classes])
     done = 0
-    for batch in readable(dict.fromkeys(images), loaded.batch_size, failed):
+    for batch in readable(distinct(images), loaded.batch_size, failed):
         pixels = [image for _, image in batch]
         scores = loaded.classify(pixels, classes, prompt_set, compatible, framing=framing, aggregation=aggregation)
         writer.writerows([str(path), *(f"{p:.6f}" for p in row)] for (path, _), row in zip(batch, scores, strict=True))
         done += len(batch)
-    write_whole(out, table.getvalue())
+    write_whole(target, table.getvalue())
     content = {
         "model": {"folder": str(model), "weights_sha256": loaded.weights_sha256},
         "framing": framing,
@@ -145,13 +144,18 @@ def classify_files(
         "multiclass": prompt_set.multiclass,
         "failed": failed,
     }
-    write_whole(out.with_suffix(".json"), json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_json(target.with_suffix(".json"), content)
     return done, failed
 
 
-def output_names(images: Sequence[Path]) -> dict[Path, str]:
+def distinct(images: Sequence[AnyPath]) -> list[Path]:
+    """The paths in their order, each once. Raises UsageError where one lies on remote storage."""
+    return list(dict.fromkeys(user_path(image) for image in images))
+
+
+def output_names(images: Sequence[AnyPath]) -> dict[Path, str]:
     """The stem that the results of each image are named after, unique also where case does not count."""
-    paths = list(dict.fromkeys(images))
+    paths = distinct(images)
     names: dict[Path, str] = {}
     for path in paths:
         parts = [*path.absolute().parent.parts[1:], path.stem]
@@ -168,9 +172,7 @@ def output_names(images: Sequence[Path]) -> dict[Path, str]:
     return names
 
 
-def readable(
-    paths: Sequence[Path] | dict[Path, Any], size: int, failed: list[str]
-) -> Iterator[list[tuple[Path, np.ndarray]]]:
+def readable(paths: Collection[Path], size: int, failed: list[str]) -> Iterator[list[tuple[Path, np.ndarray]]]:
     """Batches of decoded images; what cannot be read is told on stderr and remembered in `failed`."""
     batch: list[tuple[Path, np.ndarray]] = []
     with tqdm(paths, unit="image", disable=None) as progress:
@@ -187,7 +189,7 @@ def readable(
             yield batch
 
 
-def _write_localization(out: Path, name: str, pixels: np.ndarray, found: Localization, square: bool) -> dict[str, Any]:
+def _write_localization(out: Path, name: str, pixels: np.ndarray, found: Localization, square: bool) -> dict[str, Json]:
     heatmap, picture = found.heatmap, pixels
     if square:
         heatmap, picture = found.square, to_square(pixels, found.square.shape[0])[0]
@@ -207,6 +209,7 @@ def _write_localization(out: Path, name: str, pixels: np.ndarray, found: Localiz
 
 
 def check_prompts(prompts: Sequence[str], compatible: bool) -> None:
+    """Raise UsageError for a prompt that holds nothing to read."""
     try:
         for prompt in prompts:
             clean_prompt(prompt, compatible=compatible)
@@ -214,8 +217,10 @@ def check_prompts(prompts: Sequence[str], compatible: bool) -> None:
         raise UsageError(str(error)) from None
 
 
-def make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> Path:
+    """The folder, made if absent. Raises UsageError where a file is in the way."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise UsageError(f"--out {folder}: a file is in the way; choose another folder") from None
+    return folder

@@ -3,28 +3,31 @@
 import dataclasses
 import functools
 import hashlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
+from jaxtyping import PyTree
+from tokenizers import Tokenizer
 
-from afloc_jax import models
+from afloc_jax import heatmaps, models
 from afloc_jax.errors import UsageError, UserError
-from afloc_jax.inference import heatmaps
-from afloc_jax.inference.class_prompts import PromptSet
+from afloc_jax.inference.batching import chunks, concatenate, pad, trim
+from afloc_jax.inference.class_prompts import ClassPhrases, PromptSet
 from afloc_jax.inference.zero_shot import class_probabilities, class_scores, contrast_probabilities
 from afloc_jax.levels import ImageLevels, TextLevels, TokenBatch
 from afloc_jax.models import AFLoc, build
+from afloc_jax.models.settings import ModelSettings
 from afloc_jax.weights import folder as model_folder
+from afloc_jax.weights.config import FolderConfig
 from data_pipelines.images import Framing, Geometry, crop_to_square, read_image
 from data_pipelines.reports import clean_prompt
 from data_pipelines.tokens import tokenize
 
-ImageInput = str | Path | np.ndarray
+ImageInput = str | os.PathLike[str] | np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,15 +54,14 @@ class Localization:
 class Model:
     """Two towers with their tokenizer, compiled once per batch size.
 
-    Batches are padded to a power of two up to `batch_size`, so a handful of shapes is compiled however many images
-    come.
+    Batches are padded to a power of two up to `batch_size`, so that a few shapes are compiled however many images come.
     """
 
     def __init__(
         self,
-        config: ConfigDict,
-        variables: Mapping[str, Any],
-        tokenizer: Any,
+        config: FolderConfig,
+        variables: model_folder.Variables,
+        tokenizer: Tokenizer,
         *,
         batch_size: int = 32,
         weights_file: np.ndarray | None = None,
@@ -67,7 +69,7 @@ class Model:
         """Put the variables on the default device; nothing is compiled yet.
 
         Args:
-            config: contents of a model folder's config.json (`architecture`, `preprocessing`, `prompts`).
+            config: of a model folder.
             variables: linen variables that fit `config.architecture`.
             tokenizer: from `data_pipelines.tokens.load_tokenizer`.
             batch_size: most images or prompts computed at once.
@@ -76,24 +78,24 @@ class Model:
         self.config = config
         self.tokenizer = tokenizer
         self.batch_size = batch_size
-        self.heatmap_settings = heatmaps.HeatmapSettings.read(config.get("localization", {}))
+        self.heatmap_settings = config.localization
         self._weights_file = weights_file
         self.variables = jax.device_put(variables)
         self._network = build(config.architecture, dtype=jnp.float32)
 
     @functools.cached_property
     def weights_sha256(self) -> str:
-        """Of the file that the model was loaded from: names the weights behind a number; "" without a file."""
+        """SHA-256 of the file that the model was loaded from: names the weights behind a number; "" without a file."""
         return "" if self._weights_file is None else hashlib.sha256(self._weights_file.data).hexdigest()
 
     @property
     def image_size(self) -> int:
         """Side of the padded square, pixels."""
-        return int(self.config.preprocessing.image_size)
+        return self.config.preprocessing.image_size
 
     def untrained(self) -> "Model":
-        """The same architecture with the random parameters that a run with this seed would start from."""
-        variables = initial_variables(self.config.architecture, int(self.config.get("seed", 0)))
+        """A model of the same architecture, with the random parameters that a run with its seed would start from."""
+        variables = initial_variables(self.config.architecture, self.config.seed)
         return Model(self.config, variables, self.tokenizer, batch_size=self.batch_size)
 
     # Embeddings
@@ -111,10 +113,10 @@ class Model:
         squares = np.asarray(squares)
         if squares.ndim != 3 or squares.dtype != np.uint8:
             raise UsageError(f"images must be uint8 [B, S, S], got {squares.dtype} {list(squares.shape)}")
-        return _concatenate(
+        return concatenate(
             [
-                _trim(_encode(self._network, "encode_image", self.variables, _pad(squares[rows], size)), count)
-                for rows, count, size in _chunks(len(squares), self.batch_size)
+                trim(_encode(self._network, "encode_image", self.variables, pad(squares[rows], size)), count)
+                for rows, count, size in chunks(len(squares), self.batch_size)
             ]
         )
 
@@ -138,7 +140,7 @@ class Model:
         Args:
             images: files (PNG, JPEG, DICOM) or grey arrays [H, W].
             prompts: phrases, such as "small left pleural effusion".
-            threshold: of boxes, on the map scaled to [-1, 1]; within (-1, 1).
+            threshold: boxes enclose what exceeds it on the map scaled to [-1, 1]; within (-1, 1).
             compatible: clean prompts as the published release does.
 
         Returns:
@@ -157,18 +159,20 @@ class Model:
         threshold: float = 0.3,
         compatible: bool = False,
     ) -> Iterator[list[Localization]]:
-        """As `localize`, image by image: maps at original size are made when asked for and need not all fit."""
+        """`localize`, one image at a time: maps at original size need not all fit into memory."""
         _check_call(images, prompts, threshold)
         read = self.read_prompts(prompts, compatible=compatible)
         texts = self._embed_clean_texts(read)
-        reports, asked = texts.report, self._asked(texts)
+        reports, queries = texts.report, self._queries(texts)
         for start in range(0, len(images), self.batch_size):
             squares, geometries = self._squares(images[start : start + self.batch_size])
             image_of, text_of = np.divmod(np.arange(len(squares) * len(read)), len(read))
-            maps, whole = self._maps(squares, image_of, asked, text_of)
+            maps, embeddings = self._maps(squares, image_of, queries, text_of)
             for i, geometry in enumerate(geometries):
                 yield [
-                    _localization(maps[i * len(read) + k], geometry, threshold, _cosine(whole[i], reports[k]), read[k])
+                    _localization(
+                        maps[i * len(read) + k], geometry, threshold, _cosine(embeddings[i], reports[k]), read[k]
+                    )
                     for k in range(len(read))
                 ]
 
@@ -192,7 +196,7 @@ class Model:
     def heatmaps_of_pairs(
         self, images: np.ndarray, rows: np.ndarray, prompts: Sequence[str], *, compatible: bool = False
     ) -> np.ndarray:
-        """As `heatmaps_of_squares` for P prompts of which prompt p asks about image `rows[p]`.
+        """`heatmaps_of_squares` for P prompts, of which prompt p is looked for in image `rows[p]`.
 
         Every image and every distinct prompt is encoded once.
 
@@ -202,14 +206,14 @@ class Model:
         read = self.read_prompts(prompts, compatible=compatible)
         distinct = sorted(set(read))
         position = {text: i for i, text in enumerate(distinct)}
-        asked = self._asked(self._embed_clean_texts(distinct))
-        return self._maps(images, np.asarray(rows), asked, np.array([position[text] for text in read]))[0]
+        queries = self._queries(self._embed_clean_texts(distinct))
+        return self._maps(images, np.asarray(rows), queries, np.array([position[text] for text in read]))[0]
 
     def classify(
         self,
         images: Sequence[ImageInput],
         classes: Sequence[str],
-        prompts: Mapping[str, Any] | PromptSet | None = None,
+        prompts: Mapping[str, ClassPhrases] | PromptSet | None = None,
         compatible: bool = False,
         *,
         framing: Framing = "pad",
@@ -227,7 +231,7 @@ class Model:
             prompts: a prompt set, or its classes (see `afloc_jax.inference.class_prompts`).
             compatible: clean prompts as the published release does.
             framing: "pad" the square with zeros, or "crop": the short side fills it and the middle is cut out.
-            aggregation: of the scores of a class's prompts, "mean" or "max", see `zero_shot`.
+            aggregation: how the scores of a class's prompts become one, "mean" or "max", see `zero_shot`.
 
         Returns:
             [images, classes] float32.
@@ -235,22 +239,22 @@ class Model:
         _check_call(images, classes, 0.0)
         prompt_set = prompts if isinstance(prompts, PromptSet) else PromptSet(classes=prompts or {})
         squares = np.stack([to_square(image, self.image_size, framing)[0] for image in images])
-        whole = np.asarray(self.embed_squares(squares).whole)
-        return self.classify_embedded(whole, classes, prompt_set, compatible, aggregation)
+        embeddings = np.asarray(self.embed_squares(squares).whole)
+        return self.classify_embedded(embeddings, classes, prompt_set, compatible, aggregation)
 
     def classify_embedded(
         self,
-        whole: np.ndarray,
+        embeddings: np.ndarray,
         classes: Sequence[str],
         prompt_set: PromptSet,
         compatible: bool = False,
         aggregation: str = "mean",
     ) -> np.ndarray:
-        """As `classify` for global image embeddings [B, D]: [B, classes] float32."""
+        """`classify` for global image embeddings [B, D]: [B, classes] float32."""
         sides = [side for name in classes for side in prompt_set.prompts(name)]
         reports = self.embed_texts([text for side in sides for text in side], compatible=compatible).report
         parts = np.split(np.asarray(reports), np.cumsum([len(side) for side in sides])[:-1])
-        positive, negative = (class_scores(whole, parts[side::2], aggregation) for side in (0, 1))
+        positive, negative = (class_scores(embeddings, parts[side::2], aggregation) for side in (0, 1))
         found = class_probabilities(positive) if prompt_set.multiclass else contrast_probabilities(positive, negative)
         return found.astype(np.float32)
 
@@ -261,62 +265,59 @@ class Model:
         return np.stack([square for square, _ in pairs]), [geometry for _, geometry in pairs]
 
     def _embed_clean_texts(self, texts: Sequence[str]) -> TextLevels:
-        tokens = tokenize(self.tokenizer, list(texts), int(self.config.prompts.max_tokens))
+        tokens = tokenize(self.tokenizer, list(texts), self.config.prompts.max_tokens)
         arrays = {name: np.asarray(array) for name, array in tokens.items()}
-        return _concatenate(
+        return concatenate(
             [
-                _trim(
+                trim(
                     _encode(
                         self._network,
                         "encode_text",
                         self.variables,
-                        TokenBatch(**{name: jnp.asarray(_pad(array[rows], size)) for name, array in arrays.items()}),
+                        TokenBatch(**{name: jnp.asarray(pad(array[rows], size)) for name, array in arrays.items()}),
                     ),
                     count,
                 )
-                for rows, count, size in _chunks(len(texts), self.batch_size)
+                for rows, count, size in chunks(len(texts), self.batch_size)
             ]
         )
 
-    def _asked(self, texts: TextLevels) -> np.ndarray:
+    def _queries(self, texts: TextLevels) -> np.ndarray:
         return np.asarray(self.heatmap_settings.query(texts))
 
     def _maps(
-        self, squares: np.ndarray, image_of: np.ndarray, asked: Any, text_of: np.ndarray
+        self, squares: np.ndarray, image_of: np.ndarray, queries: np.ndarray, text_of: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Maps [P, S, S] of P (image, text) pairs, and the global embeddings [B, D] of the images.
 
         The deep maps stay on the device; only finished heat maps come back.
         """
-        side, input_size = squares.shape[1], int(self.config.architecture.image.input_size)
+        side, input_size = squares.shape[1], self.config.architecture.image.input_size
         maps = np.empty((len(image_of), side, side), np.float32)
-        whole = []
-        for rows, count, size in _chunks(len(squares), self.batch_size):
-            levels = _encode(self._network, "encode_image", self.variables, _pad(squares[rows], size))
-            whole.append(np.asarray(levels.whole)[:count])
+        embeddings = []
+        for rows, count, size in chunks(len(squares), self.batch_size):
+            levels = _encode(self._network, "encode_image", self.variables, pad(squares[rows], size))
+            embeddings.append(np.asarray(levels.whole)[:count])
             pairs = np.flatnonzero((image_of >= rows.start) & (image_of < rows.stop))
-            for part, many, padded in _chunks(len(pairs), self.batch_size):
+            for part, many, padded in chunks(len(pairs), self.batch_size):
                 chosen = pairs[part]
-                images, texts = _pad(image_of[chosen] - rows.start, padded), _pad(text_of[chosen], padded)
-                found = _heatmaps(levels.deep, images, asked[texts], side, self.heatmap_settings, input_size)
+                images, texts = pad(image_of[chosen] - rows.start, padded), pad(text_of[chosen], padded)
+                found = _heatmaps(levels.deep, images, queries[texts], side, self.heatmap_settings, input_size)
                 maps[chosen] = np.asarray(found)[:many]
         if not np.isfinite(maps).all():
             raise UserError("the heat map holds NaN or infinity: the weights are damaged or the training diverged")
-        return maps, np.concatenate(whole)
+        return maps, np.concatenate(embeddings)
 
 
-def load(folder: str | Path, *, batch_size: int = 32) -> Model:
+def load(folder: str | os.PathLike[str], *, batch_size: int = 32) -> Model:
     """Load a model folder. Raises `afloc_jax.weights.folder.ModelFolderError` when it is not one."""
     config, variables, tokenizer = model_folder.load_model(folder)
     # Mapped: stays the file that was loaded when another one takes its name, and is hashed only if somebody asks.
-    weights_file = np.memmap(Path(folder) / model_folder.WEIGHTS, np.uint8, mode="r")
-    try:
-        return Model(config, variables, tokenizer, batch_size=batch_size, weights_file=weights_file)
-    except UsageError as error:  # of its heat maps
-        raise model_folder.ModelFolderError(f"{Path(folder) / model_folder.CONFIG}: {error}") from None
+    weights_file = np.memmap(os.path.join(folder, model_folder.WEIGHTS), np.uint8, mode="r")
+    return Model(config, variables, tokenizer, batch_size=batch_size, weights_file=weights_file)
 
 
-def initial_variables(architecture: ConfigDict, seed: int) -> dict[str, Any]:
+def initial_variables(architecture: ModelSettings, seed: int) -> model_folder.Variables:
     """Random variables of an architecture, the same for the same seed."""
     # Compiled: the forward pass that linen traces to find the shapes is dropped, only random numbers are drawn.
     return jax.jit(models.initial_variables, static_argnums=0)(build(architecture), jax.random.key(seed))
@@ -324,8 +325,8 @@ def initial_variables(architecture: ConfigDict, seed: int) -> dict[str, Any]:
 
 def to_square(image: ImageInput, size: int, framing: Framing = "pad") -> tuple[np.ndarray, Geometry]:
     """The square [size, size] uint8 of a file or grey array, and the geometry of the padded one, which leads back."""
-    if isinstance(image, str | Path):
-        image = read_image(image)
+    if isinstance(image, str | os.PathLike):
+        image = read_image(os.fspath(image))
     image = np.asarray(image)
     if image.ndim != 2 or image.dtype != np.uint8:
         raise UsageError(f"an image array must be grey uint8 [H, W], got {image.dtype} {list(image.shape)}")
@@ -339,13 +340,13 @@ def to_square(image: ImageInput, size: int, framing: Framing = "pad") -> tuple[n
 def _heatmaps(
     deep: jax.Array,
     images: jax.Array,
-    asked: jax.Array,
+    queries: jax.Array,
     side: int,
     settings: heatmaps.HeatmapSettings,
     input_size: int,
 ) -> jax.Array:
     """[P, side, side] maps of regions deep[images] [P, h, w, D] and prompts [P, D]."""
-    return settings.map(deep[images].astype(jnp.float32), asked, side, input_size)
+    return settings.map(deep[images].astype(jnp.float32), queries, side, input_size)
 
 
 def _localization(
@@ -356,42 +357,22 @@ def _localization(
     return Localization(heatmap, boxes, similarity, prompt, square)
 
 
-def _cosine(a: Any, b: Any) -> float:
+def _cosine(a: heatmaps.AnyArray, b: heatmaps.AnyArray) -> float:
     norms = float(np.linalg.norm(a) * np.linalg.norm(b))
     return float(a @ b) / norms if norms else 0.0
 
 
 # Modules are hashable settings, so models of one architecture share what is compiled: a trained and an untrained one.
 @functools.partial(jax.jit, static_argnames=("network", "method"))
-def _encode(network: AFLoc, method: str, variables: Any, inputs: Any) -> Any:
+def _encode(network: AFLoc, method: str, variables: PyTree, inputs: PyTree) -> Any:
     # Accelerators multiply in reduced precision by default; the maps are compared to the fourth digit.
     with jax.default_matmul_precision("float32"):
         return network.apply(variables, inputs, method=method)
 
 
-def _chunks(total: int, most: int) -> Iterator[tuple[slice, int, int]]:
-    """Rows of each batch, how many they are, and the power of two (at most `most`) that they are padded to."""
-    for start in range(0, total, most):
-        count = min(most, total - start)
-        yield slice(start, start + count), count, min(most, 1 << (count - 1).bit_length())
-
-
-def _pad(array: np.ndarray, size: int) -> np.ndarray:
-    """Repeat the last row until there are `size` rows: no row of zeros that a norm could divide by."""
-    return np.concatenate([array, np.repeat(array[-1:], size - len(array), axis=0)])
-
-
-def _trim(levels: Any, count: int) -> Any:
-    return jax.tree.map(lambda leaf: np.asarray(leaf)[:count], levels)
-
-
-def _concatenate(parts: Sequence[Any]) -> Any:
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-
-
-def _check_call(images: Sequence[Any], texts: Sequence[str], threshold: float) -> None:
+def _check_call(images: Sequence[ImageInput], texts: Sequence[str], threshold: float) -> None:
     for what, given in (("images", images), ("prompts or classes", texts)):
-        if isinstance(given, str | Path):
+        if isinstance(given, str | os.PathLike):
             raise UsageError(f"{what} must be a list, not one {type(given).__name__}")
         if len(given) == 0:
             raise UsageError(f"no {what} given; give at least one")

@@ -1,4 +1,4 @@
-"""Heat maps drawn over images, and truths as outlines."""
+"""Heat maps drawn over images, and masks as outlines."""
 
 import base64
 
@@ -10,7 +10,7 @@ from data_pipelines.images import encode_png
 # Stops of the colour scale, dark to bright: inferno (CC0, S. van der Walt and N. Smith), whose steps look equal to the
 # eye and survive grey printing and colour-blind viewing.
 COLORMAP = cv2.COLORMAP_INFERNO
-OPACITY = 0.72  # of the hottest place; the coldest is left untouched, so that anatomy stays visible
+OPACITY = 0.72  # at the hottest place; the coldest place is left untouched, so that anatomy stays visible
 
 
 def unit_scale(heatmap: np.ndarray) -> np.ndarray:
@@ -61,7 +61,7 @@ def outline_path(mask: np.ndarray) -> str:
 
 
 def png_uri(picture: np.ndarray) -> str:
-    """As `jpeg_uri`, every value kept."""
+    """A picture as a data URI that keeps every value; see `jpeg_uri`."""
     return "data:image/png;base64," + base64.b64encode(encode_png(picture)).decode()
 
 

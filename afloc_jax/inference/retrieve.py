@@ -2,14 +2,15 @@
 
 import csv
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 
 from afloc_jax.errors import UsageError, UserError
-from afloc_jax.files import write_whole
+from afloc_jax.files import AnyPath, Path, user_path, write_whole
 from afloc_jax.inference.files import check_prompts, make_folder, readable
 from afloc_jax.inference.model import load
 
@@ -29,12 +30,12 @@ class Match:
 
 
 def retrieve_files(
-    model: str | Path,
-    images: Path,
+    model: AnyPath,
+    images: AnyPath,
     queries: Sequence[str] = (),
-    texts: Path | None = None,
+    texts: AnyPath | None = None,
     top: int = 5,
-    out: Path | None = None,
+    out: AnyPath | None = None,
     compatible: bool = False,
 ) -> tuple[list[Match], list[str]]:
     """The most similar images of a folder for every query, and the most similar texts of a file for every image.
@@ -54,40 +55,43 @@ def retrieve_files(
     Raises:
         UsageError: neither queries nor texts, an empty one, or no image there. UserError: no image can be read.
     """
-    lines = _read_lines(texts) if texts else []
+    lines = _read_lines(user_path(texts, "--texts")) if texts else []
     if not queries and not lines:
         raise UsageError("nothing to retrieve; give --query TEXT to find images, or --texts FILE to find texts")
     check_prompts([*queries, *lines], compatible)
     if top < 1:
         raise UsageError(f"--top {top}: must be at least 1")
-    paths = _image_files(images)
-    if out is not None:
-        make_folder(out.parent)
+    paths = _image_files(user_path(images, "--images"))
+    target = None if out is None else user_path(out, "--out")
+    if target is not None:
+        make_folder(target.parent)
     loaded = load(model)
     failed: list[str] = []
     names: list[Path] = []
     embedded = []
     for batch in readable(paths, loaded.batch_size, failed):
         names += [path for path, _ in batch]
-        embedded.append(np.asarray(loaded.embed_images([pixels for _, pixels in batch]).whole, np.float64))
+        embedded.append(np.asarray(loaded.embed_images([pixels for _, pixels in batch]).whole))
     if not names:
         raise UserError(f"none of the {len(paths)} images in {images} can be read")
-    reports = np.asarray(loaded.embed_texts([*queries, *lines], compatible=compatible).report, np.float64)
-    similarity = _unit(np.concatenate(embedded)) @ _unit(reports).T
+    reports = np.asarray(loaded.embed_texts([*queries, *lines], compatible=compatible).report)
+    similarity = cosine_similarity(np.concatenate(embedded), reports)
     shown = [str(path) for path in names]
     answers = _ranked("text_to_image", queries, shown, similarity[:, : len(queries)].T, top)
     if lines:
         answers += _ranked("image_to_text", shown, lines, similarity[:, len(queries) :], top)
-    if out is not None:
+    if target is not None:
         table = io.StringIO()
         writer = csv.writer(table, lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows((m.direction, m.query, m.rank, f"{m.similarity:.6f}", m.found) for m in answers)
-        write_whole(out, table.getvalue())
+        write_whole(target, table.getvalue())
     return answers, failed
 
 
-def _ranked(direction: str, queries: Sequence[str], items: Sequence[str], similarity: np.ndarray, top: int):
+def _ranked(
+    direction: str, queries: Sequence[str], items: Sequence[str], similarity: np.ndarray, top: int
+) -> list[Match]:
     best = np.argsort(-similarity, axis=1, kind="stable")[:, :top]
     return [
         Match(direction, query, rank, float(similarity[q, i]), items[i])
@@ -96,8 +100,17 @@ def _ranked(direction: str, queries: Sequence[str], items: Sequence[str], simila
     ]
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+def cosine_similarity(images: Float[np.ndarray, "I D"], texts: Float[np.ndarray, "T D"]) -> Float[np.ndarray, "I T"]:
+    """Cosine of every image with every text, 0 for a vector of zeros.
+
+    In float64: `vectors.unit_norm` works in the precision of the model, where more similarities would be equal.
+    """
+
+    def unit(vectors: np.ndarray) -> np.ndarray:
+        vectors = np.asarray(vectors, np.float64)
+        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+    return np.asarray(unit(images) @ unit(texts).T)
 
 
 def _image_files(images: Path) -> list[Path]:
@@ -105,7 +118,8 @@ def _image_files(images: Path) -> list[Path]:
         return [images]
     if not images.is_dir():
         raise UsageError(f"--images {images}: no such folder")
-    found = sorted(path for path in images.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    files = (Path(folder) / name for folder, _, names in os.walk(images) for name in names)
+    found = sorted(path for path in files if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
     if not found:
         raise UsageError(f"--images {images}: holds no image ({', '.join(IMAGE_SUFFIXES)})")
     return found

@@ -15,7 +15,6 @@ import json
 import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.resources import files
-from typing import Any
 from urllib.parse import urlsplit
 
 import cv2
@@ -32,12 +31,13 @@ from starlette.routing import Route
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.inference.model import Localization, Model
 from afloc_jax.inference.overlays import OPACITY, colour_scale, png_uri, unit_scale
+from afloc_jax.settings import Json
 from data_pipelines.images import decode_image
 
 LARGEST_BODY = 128 << 20  # bytes; a mammogram of 30 million 16-bit pixels has 60 million
-LONGEST_SIDE = 1024  # of the pictures and maps that are sent, pixels
-MOST_TEXTS = 16  # phrases or classes of one request; maps at original size are held for all of them
-THRESHOLD = 0.3  # of boxes, as of `afloc localize`
+LONGEST_SIDE = 1024  # pixels; larger pictures and maps are scaled down before they are sent
+MOST_TEXTS = 16  # phrases or classes in one request; their maps at original size are all held in memory
+THRESHOLD = 0.3  # for boxes; the default of `afloc localize`
 
 # The page cannot load, send or be framed anywhere else, whatever is written into it.
 HEADERS = {
@@ -48,7 +48,7 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 
-Work = Callable[[Model, np.ndarray, Request], dict[str, Any]]
+Work = Callable[[Model, np.ndarray, Request], dict[str, Json]]
 
 
 class _Refused(Exception):
@@ -69,14 +69,14 @@ def make_app(
 
     Args:
         model: answers one request after the other, in a thread; meanwhile the page and refusals are served.
-        name: of the model, shown on the page.
-        hosts: what requests may call this machine (header Host); "*": anything.
+        name: name of the model, shown on the page.
+        hosts: names by which requests may call this machine (header Host); "*" allows any.
         largest_body: bytes of an image file; more is refused with status 413.
         debug: print tracebacks of defects, which may hold prompts.
     """
-    settings = {
+    settings: dict[str, Json] = {
         "model": name,
-        "colours": colour_scale(256),
+        "colours": [*colour_scale(256)],
         "opacity": OPACITY,
         "threshold": THRESHOLD,
         "largest": largest_body,
@@ -121,25 +121,25 @@ def make_app(
     )
 
 
-def make_page(settings: Mapping[str, Any]) -> str:
-    """The page in one piece: style, script, and what the script has to know."""
+def make_page(settings: Mapping[str, Json]) -> str:
+    """The page as one document, with its style, its script and the settings that the script needs."""
     folder = files("afloc_jax.serve")
     page, style, script = ((folder / f"page.{kind}").read_text(encoding="utf-8") for kind in ("html", "css", "js"))
     known = json.dumps(settings).replace("<", "\\u003c")  # cannot end the element that it stands in
     return page.replace("{{style}}", style).replace("{{script}}", script).replace("{{settings}}", known)
 
 
-def _decode_and(work: Work, model: Model, data: bytes, request: Request) -> dict[str, Any]:
+def _decode_and(work: Work, model: Model, data: bytes, request: Request) -> dict[str, Json]:
     dicom = request.headers.get("content-type", "").startswith("application/dicom")
     return work(model, decode_image(data, "image.dcm" if dicom else "image"), request)
 
 
-def _picture(model: Model, pixels: np.ndarray, request: Request) -> dict[str, Any]:
+def _picture(model: Model, pixels: np.ndarray, request: Request) -> dict[str, Json]:
     height, width = pixels.shape
     return {"width": width, "height": height, "picture": png_uri(_shown(pixels))}
 
 
-def _localize(model: Model, pixels: np.ndarray, request: Request) -> dict[str, Any]:
+def _localize(model: Model, pixels: np.ndarray, request: Request) -> dict[str, Json]:
     given = request.query_params.get("threshold", str(THRESHOLD))
     try:
         threshold = float(given)
@@ -153,8 +153,8 @@ def _localize(model: Model, pixels: np.ndarray, request: Request) -> dict[str, A
     }
 
 
-def _described(found: Localization) -> dict[str, Any]:
-    """The map as a picture of [0, 255] between its `lowest` and `highest` value."""
+def _described(found: Localization) -> dict[str, Json]:
+    """What is told of one prompt. The map is a picture whose 0 and 255 stand for its `lowest` and `highest` value."""
     return {
         "prompt": found.prompt,
         "similarity": found.similarity,
@@ -165,9 +165,9 @@ def _described(found: Localization) -> dict[str, Any]:
     }
 
 
-def _classify(model: Model, pixels: np.ndarray, request: Request) -> dict[str, Any]:
+def _classify(model: Model, pixels: np.ndarray, request: Request) -> dict[str, Json]:
     names = _texts(request, "class")
-    model.read_prompts(names)  # an empty name would be asked for as a finding without one
+    model.read_prompts(names)  # refuses an empty name
     probabilities = model.classify([pixels], names)[0]
     return {"classes": [{"class": n, "probability": float(p)} for n, p in zip(names, probabilities, strict=True)]}
 
@@ -192,7 +192,7 @@ def _shown(picture: np.ndarray) -> np.ndarray:
 
 
 def _check_origin(request: Request) -> None:
-    """Browsers say which page asks; another site's must not spend this machine's time. Other programs say nothing."""
+    """Refuse requests of other web pages, which browsers name in the header Origin. Other programs send none."""
     origin = request.headers.get("origin")
     if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
         raise _Refused(403, "only the page of this server may ask it")
@@ -206,7 +206,7 @@ async def _read_body(request: Request, largest: int) -> bytes:
             body += part
         elif received > 4 * largest:
             break
-    # What is too large is read on for a while and dropped: a browser that is cut off would not hear why.
+    # A file that is too large is read on for a while and dropped, because a browser that is cut off shows no answer.
     if received > largest:
         raise _Refused(413, f"the file is too large; at most {largest / (1 << 20):.4g} MiB are read")
     return bytes(body)

@@ -253,9 +253,9 @@ function draw() {
   $("save").disabled = $("export").disabled = !row;
   const span = row && `${number(row.found.lowest, 3)} to ${number(row.found.highest, 3)}`;
   $("range").textContent = row
-    ? `Colours span this phrase's own map, here ${span}: some place is always the hottest, even of a finding that is ` +
-      "not there. The similarity and these two ends say more about that."
-    : "Colours span each phrase's own map.";
+    ? `The colours span this phrase's own map, here ${span}. Some place is always the hottest, even where the ` +
+      "finding is absent; the similarity and these two values say more."
+    : "The colours span each phrase's own map.";
   const places = row ? row.boxes : [];
   $("places").hidden = !places.length;
   $("places").caption.textContent = row
@@ -307,7 +307,7 @@ function saveNumbers() {
 function classify() {
   const names = $("classes").value.split(",").map(name => name.trim()).filter(Boolean);
   if (!state.file) return complain("Choose an image first.", $("file"));
-  if (!names.length) return complain("Type the names of findings, e.g. pleural effusion, pneumothorax.", $("classes"));
+  if (!names.length) return complain("Type the names of classes, e.g. pleural effusion, pneumothorax.", $("classes"));
   during("Estimating …", async signal => {
     await read(signal);
     const content = await ask("classify", names.map(name => ["class", name]), signal);

@@ -6,16 +6,16 @@ import importlib.util
 import ipaddress
 import socket
 import sys
-from pathlib import Path
 
 import numpy as np
 
 from afloc_jax.errors import UsageError, UserError
+from afloc_jax.files import AnyPath, user_path
 
 LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 
-def serve(folder: str | Path, host: str = "127.0.0.1", port: int = 8000, *, debug: bool = False) -> None:
+def serve(folder: AnyPath, host: str = "127.0.0.1", port: int = 8000, *, debug: bool = False) -> None:
     """Load a model folder and answer requests; prints the address, returns after Ctrl-C.
 
     Args:
@@ -28,6 +28,7 @@ def serve(folder: str | Path, host: str = "127.0.0.1", port: int = 8000, *, debu
     Raises:
         UsageError: starlette or uvicorn is not installed. UserError: an unusable model folder, a port in use.
     """
+    place = user_path(folder)
     missing = [package for package in ("starlette", "uvicorn") if importlib.util.find_spec(package) is None]
     if missing:
         raise UsageError(f"serve needs {' and '.join(missing)}; run: pip install -r requirements-serve.txt")
@@ -37,17 +38,17 @@ def serve(folder: str | Path, host: str = "127.0.0.1", port: int = 8000, *, debu
         from afloc_jax.inference.model import load
         from afloc_jax.serve.app import make_app
 
-        model = load(folder)
+        model = load(place)
         side = model.image_size
         model.localize([np.zeros((side, side), np.uint8)], ["warm"])  # compiles, so that the first user need not wait
         local = is_loopback(listener.getsockname()[0])
         app = make_app(
             model,
-            name=str(model.config.get("name") or Path(folder).absolute().name),
+            name=model.config.name or place.absolute().name,
             hosts=(*LOCAL_NAMES, host.lower()) if local else ("*",),
             debug=debug,
         )
-        print(f"serving {folder} at {_address(host, listener)} (Ctrl-C ends it)", flush=True)
+        print(f"serving {place} at {_address(host, listener)} (Ctrl-C ends it)", flush=True)
         if not local:
             print("afloc: no login: everyone who reaches this port can use the page", file=sys.stderr, flush=True)
         settings = uvicorn.Config(

@@ -207,7 +207,7 @@ def _with_vocabulary(config: ConfigDict, tokenizer: Any) -> ConfigDict:
     config = config.copy_and_resolve_references()
     bert = config.model.text.bert
     if start.is_model_folder(config.init_from) and "vocab_size" not in bert:
-        size = max(size, read_config(config.init_from)["architecture"]["text"]["bert"].get("vocab_size", size))
+        size = max(size, read_config(config.init_from).architecture.text.structure.vocab_size)
     elif config.model.text.tokenizer and "vocab_size" in bert:
         if bert.vocab_size < size:
             raise UsageError(
@@ -223,7 +223,7 @@ def _initial_variables(config: ConfigDict) -> dict[str, Any]:
     """Parameters and statistics before step 0: random from the seed, or those of the model folder `init_from`."""
     from_folder = start.is_model_folder(config.init_from)
     if from_folder:
-        variables = load_model(config.init_from)[1]
+        variables = dict(load_model(config.init_from).variables)
     make, key = functools.partial(initial_variables, build(config.model)), jax.random.key(config.seed)
     if not from_folder:
         # Run once: on a CPU optimising the code of hundreds of random draws takes longer than running it unoptimised.

@@ -1,25 +1,26 @@
 """The architecture of foreign weights: from the shapes of their tensors and the config in their file.
 
-Shapes decide what they can decide (backbone, widths, numbers of layers, vocabulary); the config adds what shapes do not
-show (how layers and pieces are merged, what was frozen, token slots). The number of attention heads is in neither: it
-comes from a BERT's config.json, or is assumed by the usual sizes, and that is said.
+Shapes decide what they can: backbone, widths, numbers of layers, vocabulary. The config adds what shapes do not show:
+how layers and pieces are merged, what was frozen, token slots. The number of attention heads is in neither. It comes
+from a BERT's config.json; without one, the usual number for the width is assumed, and the report says so.
 """
 
 import re
 from collections.abc import Mapping
-from typing import Any
-
-from ml_collections import ConfigDict
+from typing import NamedTuple
 
 from afloc_jax.errors import UserError
 from afloc_jax.models.backbone import Shapes, count_parts
 from afloc_jax.models.bert import ONE_VALUE, BertSettings
-from afloc_jax.models.settings import BACKBONES
-from afloc_jax.weights.pickles import Stub
+from afloc_jax.models.settings import BACKBONES, Merge
+from afloc_jax.settings import Json
+from afloc_jax.weights.draft import Draft
+from afloc_jax.weights.pickles import Stub, Value
 
 _IMAGE, _TEXT = "img_encoder.model.", "text_encoder.model."
-_HEADS = {384: 12, 512: 8, 768: 12, 1024: 16}  # of the BERTs that are published in these widths
-BERT_TYPES = ("bert", "cxr-bert")  # what computes as our encoder does
+_HEADS = {384: 12, 512: 8, 768: 12, 1024: 16}  # hidden size -> attention heads of the published BERTs
+_MERGES: dict[str, Merge] = {"sum": "sum", "mean": "mean"}
+BERT_TYPES = ("bert", "cxr-bert")  # model types that compute as our encoder does
 
 
 def image_backbone(shapes: Shapes) -> str:
@@ -42,15 +43,24 @@ def image_backbone(shapes: Shapes) -> str:
     raise UserError(f"an image encoder of an unknown family: known are {', '.join(BACKBONES)}")
 
 
-def bert_fields(shapes: Shapes, config: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """Fields of `config.model.text.bert` of the text encoder whose parameters these are.
+class FoundBert(NamedTuple):
+    """A text encoder among the sources.
+
+    Attributes:
+        fields: as `config.model.text.bert` has them.
+        assumed: what had to be assumed, in words; "" for nothing.
+    """
+
+    fields: dict[str, Json]
+    assumed: str
+
+
+def bert_fields(shapes: Shapes, config: Mapping[str, Json]) -> FoundBert:
+    """The text encoder whose parameters these are.
 
     Args:
         shapes: by published name; others than those of the text encoder are passed over.
         config: config.json of a BERT of these sizes; empty when there is none.
-
-    Returns:
-        The fields, and what had to be assumed in words ("" for nothing).
 
     Raises:
         UserError: the parts that sizes are read from are missing, or `config` is not a BERT's or not that of this one.
@@ -63,7 +73,7 @@ def bert_fields(shapes: Shapes, config: Mapping[str, Any]) -> tuple[dict[str, An
         "type_vocab_size": ("embeddings.token_type_embeddings.weight", 0),
         "intermediate_size": ("encoder.layer.0.intermediate.dense.weight", 0),
     }
-    fields: dict[str, Any] = {}
+    fields: dict[str, Json] = {}
     for key, (name, axis) in names.items():
         if len(inner.get(name, ())) != 2:
             raise UserError(f"the text encoder lacks {name}, or it is not a matrix: it is not a whole BERT")
@@ -81,20 +91,20 @@ def bert_fields(shapes: Shapes, config: Mapping[str, Any]) -> tuple[dict[str, An
     stated = {*BertSettings.__dataclass_fields__, *ONE_VALUE} - fields.keys()
     fields |= {key: config[key] for key in sorted(stated & config.keys())}
     if "num_attention_heads" in fields:
-        return fields, ""
-    width = fields["hidden_size"]
+        return FoundBert(fields, "")
+    width = inner["embeddings.word_embeddings.weight"][1]
     fields["num_attention_heads"] = heads = _HEADS.get(width, max(1, width // 64))
-    return (
+    return FoundBert(
         fields,
         f"{heads} attention head{'s' * (heads > 1)}, as usual for a hidden size of {width} (no config.json said it)",
     )
 
 
-def apply_settings(config: ConfigDict, settings: Any, *, merges_pieces: bool) -> list[str]:
-    """Change a config to what the config inside a checkpoint says; keys that it lacks keep their published value.
+def apply_settings(draft: Draft, settings: Value, *, merges_pieces: bool) -> list[str]:
+    """Change a draft to what the config inside a checkpoint says; keys that it lacks keep their published value.
 
     Args:
-        config: with the keys of configs/afloc.py, its backbone and BERT set from shapes already.
+        draft: its backbone and text encoder are set from shapes already.
         settings: as it lies in the file, see `lookup`.
         merges_pieces: whether `aggregate_method` is also how word pieces become words (AFLoc) or not (GLoRIA: a sum).
 
@@ -102,45 +112,41 @@ def apply_settings(config: ConfigDict, settings: Any, *, merges_pieces: bool) ->
         What a user should know: where the file disagrees with itself or asks for what this model does not do.
     """
     notes = []
-    model, text = config.model, config.model.text
     title = lookup(settings, "experiment_name")
     if isinstance(title, str) and re.fullmatch(r"[\w.-]+", title):
-        config.name = title
+        draft.name = title
     named = lookup(settings, "model.vision.model_name")
-    if isinstance(named, str) and _our_backbone(named) != model.image.backbone:
-        notes.append(f"its config says {named}, its tensors are those of {model.image.backbone}: the tensors count")
-    if _is_count(layers := lookup(settings, "model.text.last_n_layers")):
-        text.last_layers = min(layers, text.bert.get("num_hidden_layers", layers) + 1)
+    if isinstance(named, str) and _our_backbone(named) != draft.backbone:
+        notes.append(f"its config says {named}, its tensors are those of {draft.backbone}: the tensors count")
+    if layers := _count(settings, "model.text.last_n_layers"):
+        draft.last_layers = min(layers, draft.bert_count("num_hidden_layers", layers) + 1)
         if layers == 1:
             notes.append("its config takes BERT's pooled output; this model takes the last layer's hidden states")
-    if (method := lookup(settings, "model.text.aggregate_method")) in ("sum", "mean"):
-        text.merge_layers = method
-        text.merge_pieces = method if merges_pieces else "sum"
+    merge = lookup(settings, "model.text.aggregate_method")
+    if isinstance(merge, str) and merge in _MERGES:
+        draft.merge_layers = _MERGES[merge]
+        draft.merge_pieces = _MERGES[merge] if merges_pieces else "sum"
     if lookup(settings, "model.text.agg_tokens") is False:
         notes.append("its config does not merge word pieces into words; this model does")
-    norms = {lookup(settings, f"model.{place}norm") for place in ("", "text.")} & {True, False}
+    norms = {norm for place in ("", "text.") if isinstance(norm := lookup(settings, f"model.{place}norm"), bool)}
     if len(norms) == 1:
-        model.normalize = norms.pop()
+        draft.normalize = norms.pop()
     elif norms:
         notes.append(
             "its config normalises one side only, this model none: heat maps keep their shape, not their scale"
         )
-    for key, section in (("model.vision.freeze_cnn", model.image), ("model.text.freeze_bert", text)):
-        if lookup(settings, key) is True:
-            section.freeze = True
-    if _is_count(words := lookup(settings, "data.text.word_num")) and words >= 3:
-        config.data.max_tokens = min(words, text.bert.get("max_position_embeddings", words))
-    return notes + _image_settings(config, settings)
+    draft.freeze_image = lookup(settings, "model.vision.freeze_cnn") is True
+    draft.freeze_text = lookup(settings, "model.text.freeze_bert") is True
+    if (words := _count(settings, "data.text.word_num")) >= 3:
+        draft.max_tokens = min(words, draft.bert_count("max_position_embeddings", words))
+    return notes + _image_settings(draft, settings)
 
 
-def _image_settings(config: ConfigDict, settings: Any) -> list[str]:
+def _image_settings(draft: Draft, settings: Value) -> list[str]:
     notes = []
-    size = lookup(settings, "data.image.imsize")
-    crop = lookup(settings, "transforms.random_crop.crop_size")
-    side = crop if _is_count(crop) else size
-    if _is_count(side):
-        config.data.builder.image_size = side
-    if _is_count(crop) and _is_count(size) and crop != size:
+    size, crop = _count(settings, "data.image.imsize"), _count(settings, "transforms.random_crop.crop_size")
+    draft.image_size = crop or size or draft.image_size
+    if crop and size and crop != size:
         notes.append(f"it was trained on crops of {crop} pixels from images of {size}; here the whole image has {crop}")
     if lookup(settings, "transforms.norm") == "imagenet":
         notes.append("it was trained on pixels scaled by ImageNet's statistics; here they are scaled to [-1, 1]")
@@ -152,11 +158,13 @@ def _our_backbone(name: str) -> str:
     return name.replace("_", "").replace("resnext100", "resnext101")
 
 
-def _is_count(value: Any) -> bool:
-    return type(value) is int and value > 0
+def _count(settings: Value, path: str) -> int:
+    """A number above 0 of the config inside a checkpoint; 0 where there is none."""
+    value = lookup(settings, path)
+    return value if type(value) is int and value > 0 else 0
 
 
-def lookup(settings: Any, path: str) -> Any:
+def lookup(settings: Value, path: str) -> Value:
     """A value of the config inside a checkpoint, by dotted path; None where there is none.
 
     The config may be plain dicts, or stubs of OmegaConf's objects, argparse's or Lightning's. A value that refers to
@@ -172,7 +180,7 @@ def lookup(settings: Any, path: str) -> Any:
     return None if isinstance(value, str) and "${" in value else value
 
 
-def _content(node: Any) -> Any:
+def _content(node: Value) -> Value:
     """What a node of a config holds: a dict for a section, else its value."""
     if not isinstance(node, Stub):
         return node

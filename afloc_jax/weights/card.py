@@ -3,7 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+from flax import traverse_util
 from jinja2 import Environment, StrictUndefined
+
+from afloc_jax.settings import Json, plain
+from afloc_jax.weights.config import FolderConfig
 
 INTENDED_USE = (
     "Research on localisation without annotations: heat maps for free-text phrases on chest radiographs and similar "
@@ -99,23 +103,23 @@ after {{ prompts.max_tokens }} tokens.
 """)
 
 
-def render_card(stored: Mapping[str, Any]) -> str:
+def render_card(config: FolderConfig) -> str:
     """Markdown of the card.
 
     Args:
-        stored: contents of config.json. Its `card` may hold `data` (text, or facts as a mapping), `recipe` (mapping),
+        config: of the model folder. Its `card` may hold `data` (text, or facts as a mapping), `recipe` (mapping),
             `tables` (of results: title, columns, and rows of finished cells), `intended_use`, `limits` (list),
             `licence` and `licence_id`.
     """
-    card = stored.get("card", {})
+    card: Mapping[str, Any] = config.card
     data = card.get("data", "Not stated by the run that wrote this folder.")
     if isinstance(data, Mapping):
         data = "\n".join(f"- {key}: {value}" for key, value in data.items())
     return _CARD.render(
-        name=stored.get("name", "afloc"),
-        architecture=stored["architecture"],
-        preprocessing=stored["preprocessing"],
-        prompts=stored["prompts"],
+        name=config.name,
+        architecture=config.architecture,
+        preprocessing=config.preprocessing,
+        prompts=config.prompts,
         data=data,
         recipe=flatten(card.get("recipe", {})),
         tables=card.get("tables", ()),
@@ -128,12 +132,7 @@ def render_card(stored: Mapping[str, Any]) -> str:
     )
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Mapping[str, Json]) -> dict[str, Json]:
     """Nested settings as one level of dotted names; empty ones are left out."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat.update(flatten(value, f"{prefix}{key}."))
-        elif value not in ("", None, [], ()):
-            flat[f"{prefix}{key}"] = value
-    return flat
+    flat = traverse_util.flatten_dict(plain(tree), sep=".")
+    return {name: value for name, value in flat.items() if value not in ("", None, [])}

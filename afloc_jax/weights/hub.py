@@ -1,10 +1,10 @@
-"""Names on the Hugging Face hub: the cache first, the network only for what it lacks."""
+"""Models of the Hugging Face hub, by name: from its cache, or from the network where the cache lacks them."""
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 from afloc_jax.errors import UserError
+from afloc_jax.files import Path
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _FILES = (".ckpt", ".pth", ".pt", ".bin", ".safetensors")

@@ -1,23 +1,23 @@
-"""What an import says of itself: to its user, and on the model card."""
+"""What an import reports: to its user, and on the model card."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from afloc_jax.weights.sources import TOWERS, Source, sha256
+from afloc_jax.files import Path, sha256_of
+from afloc_jax.settings import Json
+from afloc_jax.weights.sources import TOWERS, Source
 
 _SHALLOW = "img_encoder.local2_embedder.weight"
 
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What became of the sources.
+    """What an import did with its sources.
 
     Attributes:
         folder: the model folder that was written.
         imported: "file: what it is" for each source.
-        backbone: of the image encoder.
+        backbone: name of the image encoder's backbone.
         missing: published names of parameters that no source held; they have random values.
         left_out: names in the sources that the model has no place for.
         notes: what a user should know: assumptions, and what cannot be expected of the model.
@@ -31,7 +31,7 @@ class ImportReport:
     notes: tuple[str, ...]
 
     def lines(self) -> list[str]:
-        """The same for a reader, one line each."""
+        """The report for a reader, one fact a line."""
         told = [f"{self.folder}: {self.backbone} and BERT from {'; '.join(self.imported)}"]
         if self.missing:
             told.append(f"not trained (random by the seed): {summary(self.missing)}")
@@ -54,8 +54,11 @@ def consequences(missing: Sequence[str]) -> list[str]:
     return told
 
 
-def card(found: Sequence[Source], report: ImportReport) -> dict[str, Any]:
-    data = {f"imported from {source.title}": f"{source.kind}, SHA-256 {sha256(source.file)}" for source in found}
+def card(found: Sequence[Source], report: ImportReport) -> dict[str, Json]:
+    """What the model card says of the weights."""
+    data: dict[str, Json] = {
+        f"imported from {source.title}": f"{source.kind}, SHA-256 {sha256_of(source.file)}" for source in found
+    }
     if report.missing:
         data["not trained, random by the seed"] = summary(report.missing)
     if report.left_out:
@@ -66,7 +69,7 @@ def card(found: Sequence[Source], report: ImportReport) -> dict[str, Any]:
 
 
 def summary(names: Sequence[str], shown: int = 12) -> str:
-    """Names in one line; those beyond `shown` are counted by tower."""
+    """Names in one line. Where there are more than `shown`, they are counted by tower."""
     if len(names) <= shown:
         return ", ".join(names)
     groups: dict[str, int] = {}

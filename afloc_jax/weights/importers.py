@@ -1,40 +1,42 @@
-"""Weights of others into a model folder, or into the start of a training run.
+"""Foreign weights into a model folder, or into the start of a training run.
 
-A whole checkpoint (AFLoc's, GLoRIA's), or parts: an image backbone, a text encoder, or both. What the sources do not
-hold is initialised at random by the seed, and named: in the report and on the model card.
+Sources are a whole checkpoint (AFLoc's, GLoRIA's), or parts: an image backbone, a text encoder, or both. What they do
+not hold gets random values by the seed, and is named in the report and on the model card.
 """
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
+from flax import traverse_util
+from tokenizers import Tokenizer
 
 from afloc_jax.errors import UsageError, UserError
+from afloc_jax.files import AnyPath, Path, user_path
 from afloc_jax.models import build, initial_variables
 from afloc_jax.models.bert import BertSettings
+from afloc_jax.models.settings import ModelSettings
+from afloc_jax.settings import Json
 from afloc_jax.weights import architecture, torch_names
+from afloc_jax.weights.architecture import FoundBert
+from afloc_jax.weights.draft import Draft
 from afloc_jax.weights.folder import save_state
 from afloc_jax.weights.hub import find_on_hub, looks_like_hub_name
 from afloc_jax.weights.import_report import ImportReport, card, consequences
 from afloc_jax.weights.sources import AFLOC, GLORIA, IMAGE, TEXT, TOWERS, Source, folder_config, read_source
 from afloc_jax.weights.tensors import Tensor, UnreadableFile
-from configs.afloc import get_config
 from data_pipelines.tokens import load_tokenizer
 
-SourcePath = str | Path
-
 _WHOLE = (AFLOC, GLORIA)
-_MANY = 10_000_000  # parameters
+_MANY = 10_000_000  # parameters, from which on optimised code for random draws pays
 _POOLER = "text_encoder.model.pooler."  # no output depends on it, and many files come without
 
 
 def import_model(
-    sources: SourcePath | Sequence[SourcePath], folder: SourcePath, tokenizer: SourcePath | None = None, seed: int = 1
+    sources: AnyPath | Sequence[AnyPath], folder: AnyPath, tokenizer: AnyPath | None = None, seed: int = 1
 ) -> ImportReport:
     """Write a model folder from foreign weights.
 
@@ -44,44 +46,45 @@ def import_model(
         folder: the model folder to write.
         tokenizer: folder (or hub name) with vocab.txt or tokenizer.json; needed when no source is a folder that holds
             one. Its config.json, if it is the text encoder's, tells the number of attention heads.
-        seed: of what the sources do not hold.
+        seed: of the random values.
 
     Raises:
         UserError: a source cannot be read or holds nothing for the model, parts are missing or do not fit together,
             there is no tokenizer, or `folder` holds something else than a model.
     """
-    check_destination(Path(folder))
+    folder = user_path(folder)
+    check_destination(folder)
     found = read_sources(sources)
-    if tokenizer and not Path(tokenizer).exists() and looks_like_hub_name(str(tokenizer)):
-        tokenizer = find_on_hub(str(tokenizer), ("vocab.txt", "tokenizer.json"))
-    config, notes = foreign_config(found, tokenizer)
-    config.seed = seed
-    state = combined(found, config.model)
-    words = _tokenizer(found, config, tokenizer)
-    missing = [row.name for row in torch_names.table(config.model) if row.name not in state]
+    place = _tokenizer_folder(tokenizer) if tokenizer else None
+    draft, notes = foreign_config(found, place)
+    state = combined(found, draft.architecture())
+    words = _tokenizer(found, draft, place)
+    model = draft.architecture()
+    rows = torch_names.table(model)
+    missing = [row.name for row in rows if row.name not in state]
     left_out = [name for source in found for name in source.left_out]
     left_out += [name for source in found for name in source.tensors if name not in state]
-    state |= fresh(config.model, missing, seed)
+    state |= fresh(model, missing, seed)
     report = ImportReport(
-        Path(folder),
+        folder,
         tuple(f"{source.title}: {source.kind}" for source in found),
-        config.model.image.backbone,
+        draft.backbone,
         tuple(missing),
         tuple(left_out),
         tuple(notes + consequences(missing)),
     )
-    complete = {row.name: state[row.name] for row in torch_names.table(config.model)}
-    save_state(folder, torch_names.with_counters(complete), config, words, card(found, report))
+    complete = torch_names.with_counters({row.name: state[row.name] for row in rows})
+    save_state(folder, complete, draft.config(seed, card(found, report)), words)
     return report
 
 
-def read_sources(sources: SourcePath | Sequence[SourcePath]) -> list[Source]:
+def read_sources(sources: AnyPath | Sequence[AnyPath]) -> list[Source]:
     """The sources of one model, checked for not holding the same part twice.
 
     Raises:
         UserError: see `sources.read_source`; or two sources hold the same part.
     """
-    given = [sources] if isinstance(sources, str | Path) else list(sources)
+    given = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
     if not given:
         raise UsageError("no source given: name a checkpoint, or an image backbone and a text encoder")
     found = [read_source(source) for source in given]
@@ -92,48 +95,37 @@ def read_sources(sources: SourcePath | Sequence[SourcePath]) -> list[Source]:
     return found
 
 
-def foreign_config(found: Sequence[Source], tokenizer: SourcePath | None = None) -> tuple[ConfigDict, list[str]]:
+def foreign_config(found: Sequence[Source], tokenizer: Path | None = None) -> tuple[Draft, list[str]]:
     """The published config, changed to what the sources are, and what a user should know about it."""
-    config, notes = get_config(), []
-    config.name = Path(found[0].title).stem
+    draft, notes = Draft(Path(found[0].title).stem), []
     if backbone := found_backbone(found):
-        config.model.image.backbone = backbone
-        config.model.image.center = any("img_encoder.local_norm.weight" in source.tensors for source in found)
+        draft.backbone = backbone
+        draft.center = any("img_encoder.local_norm.weight" in source.tensors for source in found)
     if bert := found_bert(found, tokenizer):
-        _fit_text_encoder(config, bert[0])
-        if bert[1]:
-            notes.append(f"assumed: {bert[1]}")
-    elif tokenizer and Path(tokenizer).is_dir():
-        _describe_text_encoder(config, folder_config(Path(tokenizer)))
+        draft.fit_text_encoder(bert.fields)
+        if bert.assumed:
+            notes.append(f"assumed: {bert.assumed}")
+    elif tokenizer:
+        _describe_text_encoder(draft, folder_config(tokenizer))
     for source in found:
         if source.kind in _WHOLE and source.settings is not None:
-            notes += architecture.apply_settings(config, source.settings, merges_pieces=source.kind == AFLOC)
-    return config, notes
+            notes += architecture.apply_settings(draft, source.settings, merges_pieces=source.kind == AFLOC)
+    return draft, notes
 
 
-def _describe_text_encoder(config: ConfigDict, stated: dict[str, Any]) -> None:
+def _describe_text_encoder(draft: Draft, stated: dict[str, Json]) -> None:
     """A text encoder that no source holds is built as the config.json beside the tokenizer says, if it is a BERT's."""
     if stated.get("model_type") in architecture.BERT_TYPES:
-        _fit_text_encoder(config, {key: stated[key] for key in BertSettings.__dataclass_fields__ if key in stated})
+        draft.fit_text_encoder({key: stated[key] for key in BertSettings.__dataclass_fields__ if key in stated})
 
 
-def _fit_text_encoder(config: ConfigDict, fields: dict[str, Any]) -> None:
-    """Set the text encoder's fields, and what depends on them: the shared width, layers that exist, slots it has."""
-    config.model.text.bert = ConfigDict(fields)
-    config.model.projection_dim = fields.get("hidden_size", config.model.projection_dim)
-    config.model.text.last_layers = min(
-        config.model.text.last_layers, fields.get("num_hidden_layers", config.model.text.last_layers) + 1
-    )
-    config.data.max_tokens = min(config.data.max_tokens, fields.get("max_position_embeddings", config.data.max_tokens))
-
-
-def combined(found: Sequence[Source], model_config: Any) -> dict[str, np.ndarray]:
+def combined(found: Sequence[Source], model: ModelSettings) -> dict[str, np.ndarray]:
     """The sources' arrays that the model has a place for, by published name: views of the files, float32 or double.
 
     Raises:
         UserError: a tensor has another shape than the model's, or a tower that is there is not complete.
     """
-    wanted = {row.name: row.shape for row in torch_names.table(model_config)}
+    wanted = {row.name: row.shape for row in torch_names.table(model)}
     state: dict[str, np.ndarray] = {}
     for source in found:
         fitting = {name: tensor for name, tensor in source.tensors.items() if name in wanted}
@@ -159,23 +151,17 @@ def _floats(source: Source, name: str, tensor: Tensor) -> np.ndarray:
     return array.astype(np.float32)
 
 
-def fresh(model_config: Any, names: Sequence[str], seed: int) -> dict[str, np.ndarray]:
+def fresh(settings: ModelSettings, names: Sequence[str], seed: int) -> dict[str, np.ndarray]:
     """Random values of some parameters by published name, those that training would start from with this seed."""
     if not names:
         return {}
     chosen_names = set(names)
-    rows = [row for row in torch_names.table(model_config) if row.name in chosen_names]
-    model = build(model_config)
+    rows = [row for row in torch_names.table(settings) if row.name in chosen_names]
+    model = build(settings)
 
     def chosen(key: jax.Array) -> dict[str, jax.Array]:
-        variables = initial_variables(model, key)
-        picked = {}
-        for row in rows:
-            leaf: Any = variables
-            for key_ in row.path:
-                leaf = leaf[key_]
-            picked[row.name] = leaf
-        return picked
+        variables = traverse_util.flatten_dict(initial_variables(model, key))
+        return {row.name: variables[row.path] for row in rows}
 
     # Compiled, so that the network and all other parameters fall away. Optimising the code of random draws takes longer
     # than running it unoptimised, unless there are many.
@@ -194,8 +180,8 @@ def found_backbone(found: Sequence[Source]) -> str:
     return ""
 
 
-def found_bert(found: Sequence[Source], tokenizer: SourcePath | None = None) -> tuple[dict[str, Any], str] | None:
-    """Fields of the text encoder among the sources, and what had to be assumed; None when there is none.
+def found_bert(found: Sequence[Source], tokenizer: AnyPath | None = None) -> FoundBert | None:
+    """The text encoder among the sources; None when there is none.
 
     Its config.json lies beside its weights, or beside the tokenizer (which has to be as wide to count).
 
@@ -235,9 +221,17 @@ def check_destination(folder: Path) -> None:
         raise UsageError(f"{folder}: exists and is not a model folder; the last argument is the model folder to write")
 
 
-def _tokenizer(found: Sequence[Source], config: ConfigDict, tokenizer: SourcePath | None) -> Any:
+def _tokenizer_folder(given: AnyPath) -> Path:
+    """The folder of a tokenizer that a user named, which may be one in the cache of the hub."""
+    name = os.fspath(given)
+    if not os.path.exists(name) and looks_like_hub_name(name):
+        return find_on_hub(name, ("vocab.txt", "tokenizer.json"))
+    return user_path(name, "--tokenizer")
+
+
+def _tokenizer(found: Sequence[Source], draft: Draft, given: Path | None) -> Tokenizer:
     """The tokenizer given, or of a source that is a folder; sets the vocabulary size where no source has fixed it."""
-    places = [tokenizer] if tokenizer else [s.folder for s in found if s.folder and s.kind != IMAGE]
+    places = [given] if given else [source.folder for source in found if source.folder and source.kind != IMAGE]
     if not places:
         wanted = [architecture.lookup(s.settings, "model.text.bert_type") for s in found if s.settings is not None]
         which = f" of {wanted[0]}" if wanted and isinstance(wanted[0], str) else ""
@@ -247,12 +241,11 @@ def _tokenizer(found: Sequence[Source], config: ConfigDict, tokenizer: SourcePat
         )
     words = load_tokenizer(places[0])
     size = 1 + max(words.get_vocab().values())
-    bert = config.model.text.bert
-    if "vocab_size" not in bert:
-        bert.vocab_size = size
-    elif size > bert.vocab_size:
+    embeddings = draft.bert_count("vocab_size", size)
+    if size > embeddings:
         raise UserError(
-            f"{places[0]}: a vocabulary of {size} entries, but the text encoder has {bert.vocab_size} embeddings; "
+            f"{places[0]}: a vocabulary of {size} entries, but the text encoder has {embeddings} embeddings; "
             "give the tokenizer that it was trained with"
         )
+    draft.bert["vocab_size"] = embeddings
     return words

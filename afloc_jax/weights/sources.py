@@ -1,34 +1,33 @@
-"""Weights of others, found and renamed: which file, what is in it, and what its parameters are called here.
+"""Foreign weights found and renamed: which file, what it holds, and what its parameters are called here.
 
-What a file holds is told by the names in it, never by its own name. All of it is renamed to the published names
+The names in a file tell what it holds, never its own name. All of them become the published names
 (`afloc_jax.weights.torch_names`): an image backbone to `img_encoder.model.*`, a text encoder to `text_encoder.model.*`.
 """
 
-import hashlib
-import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from afloc_jax.errors import UserError
+from afloc_jax.files import AnyPath, Path, read_json, user_path
+from afloc_jax.settings import Json
 from afloc_jax.weights.hub import find_on_hub, looks_like_hub_name
-from afloc_jax.weights.pickles import Stub
+from afloc_jax.weights.pickles import Stub, Value
 from afloc_jax.weights.tensors import Tensor
 from afloc_jax.weights.torch_files import read_file
 
 AFLOC, GLORIA, IMAGE, TEXT = "AFLoc checkpoint", "GLoRIA checkpoint", "image backbone", "text encoder"
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # of a Hugging Face folder, the first one found
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # in a Hugging Face folder; the first one found is read
 
-TOWERS = ("img_encoder.model.", "text_encoder.model.")  # backbone and BERT, without the projections
+TOWERS = ("img_encoder.model.", "text_encoder.model.")  # prefixes of backbone and BERT, without the projections
 
 _EITHER = re.compile(r"(.*?)((?:img|text)_encoder\..+)")
-# Counters and constants, which nothing is lost with.
+# Counters and constants: nothing is lost without them.
 _NOTHING = re.compile(r"(.*\.)?(num_batches_tracked|position_ids|token_type_ids)")
 _OLD_NORM = re.compile(r"(.*LayerNorm)\.(gamma|beta)")
 _OLD_DENSENET = re.compile(r"(.*denselayer\d+\.(?:norm|conv))\.([12]\..*)")
-# Of a whole checkpoint: what the model has a place for.
+# The names in a checkpoint of both towers that the model has a place for.
 _KNOWN = re.compile(
     r"img_encoder\.(model\.(?!fc\.|classifier\.)|(local2?|global)_embedder\.|(local2?|global)_norm\.)|text_encoder\.model\."
 )
@@ -52,31 +51,31 @@ class Source:
     file: Path
     kind: str
     tensors: Mapping[str, Tensor]
-    settings: Any = None
+    settings: Value = None
     left_out: tuple[str, ...] = ()
     folder: Path | None = None
     hub_name: str = ""
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """By published name."""
+        """Shapes by published name."""
         return {name: tensor.shape for name, tensor in self.tensors.items()}
 
     def holds(self, tower: str) -> bool:
-        """Whether a backbone (IMAGE) or a BERT (TEXT) is in it."""
+        """Whether it holds a backbone (IMAGE) or a BERT (TEXT)."""
         prefix = TOWERS[(IMAGE, TEXT).index(tower)]
         return any(name.startswith(prefix) for name in self.tensors)
 
     @property
     def title(self) -> str:
-        """How a reader would call it: the hub's name, or the folder's or the file's without the path that led there."""
+        """The name for readers: the hub's, or that of the folder or file without its path."""
         if self.hub_name:
             return self.hub_name
         return self.folder.resolve().name if self.folder else self.file.name
 
 
-def read_source(source: str | Path) -> Source:
-    """Find a source and tell what it holds. Only names and shapes are read.
+def read_source(source: AnyPath) -> Source:
+    """Find a source and what it holds. Only names and shapes are read.
 
     Args:
         source: a weights file, a Hugging Face folder (weights, config.json, tokenizer), or a name on the Hugging Face
@@ -85,34 +84,27 @@ def read_source(source: str | Path) -> Source:
     Raises:
         UserError: it does not exist, cannot be read, or holds nothing for this model.
     """
-    path, hub_name = Path(source), ""
-    if not path.exists() and looks_like_hub_name(str(source)):
-        path, hub_name = find_on_hub(str(source), WEIGHT_FILES), str(source)
+    name, hub_name = os.fspath(source), ""
+    if not os.path.exists(name) and looks_like_hub_name(name):
+        path, hub_name = find_on_hub(name, WEIGHT_FILES), name
+    else:
+        path = user_path(name)
     folder = path if path.is_dir() else None
     file = _weights_of(path) if folder else path
     if not file.is_file():
         raise UserError(f"{source}: no such file or folder; give a checkpoint, a weights file or a Hugging Face folder")
     contents = read_file(file)
     state = _state_dict(contents, file)
-    settings = contents.get("hyper_parameters") if state is not contents else None
+    settings = contents.get("hyper_parameters") if isinstance(contents, dict) and state is not contents else None
     return _recognise(file, state, settings, folder, hub_name)
 
 
-def sha256(file: Path) -> str:
-    """Of a whole file, in hexadecimal."""
-    with open(file, "rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def folder_config(folder: Path | None) -> dict[str, Any]:
+def folder_config(folder: Path | None) -> dict[str, Json]:
     """The config.json of a Hugging Face folder; empty when there is none."""
     path = folder / "config.json" if folder else None
     if path is None or not path.is_file():
         return {}
-    try:
-        config = json.loads(path.read_text())
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path}: not readable as JSON ({error}); copy the folder again") from None
+    config = read_json(path, "copy the folder again")
     return config if isinstance(config, dict) else {}
 
 
@@ -125,24 +117,24 @@ def _weights_of(folder: Path) -> Path:
     raise UserError(f"{folder}: no weights there; expected {' or '.join(WEIGHT_FILES)}, as Hugging Face folders have")
 
 
-def _state_dict(contents: Any, file: Path) -> dict[str, Tensor]:
-    """The parameters by name: the contents themselves, or where training programs put them."""
+def _state_dict(contents: Value, file: Path) -> dict[str, Tensor]:
+    """The parameters by name: the whole content of the file, or the entry in which training programs put them."""
     if isinstance(contents, Stub):
         raise UserError(
             f"{file}: a whole pickled object ({contents.path}), not its weights; save its state_dict() and import that"
         )
-    places = [contents]
+    places: list[Value] = [contents]
     if isinstance(contents, dict):
         places = [contents.get(key) for key in ("state_dict", "model_state_dict", "model")] + places
     for place in places:
         if isinstance(place, dict):
             tensors = {key: value for key, value in place.items() if isinstance(key, str) and isinstance(value, Tensor)}
             if tensors:
-                return contents if place is contents and len(tensors) == len(place) else tensors
+                return tensors
     raise UserError(f"{file}: no weights in it; give a file that holds a state_dict")
 
 
-def _recognise(file: Path, state: Mapping[str, Tensor], settings: Any, folder: Path | None, hub_name: str) -> Source:
+def _recognise(file: Path, state: Mapping[str, Tensor], settings: Value, folder: Path | None, hub_name: str) -> Source:
     if any(match and _KNOWN.match(match[2]) for match in map(_EITHER.match, state)):
         kind, tensors, left_out = _whole(file, state)
     else:
@@ -169,7 +161,7 @@ def _recognise(file: Path, state: Mapping[str, Tensor], settings: Any, folder: P
 
 
 def _whole(file: Path, state: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor], list[str]]:
-    """A checkpoint with both towers, under whatever name its training program held the model."""
+    """What a checkpoint with both towers holds; its training program may have put any prefix before the names."""
     matches = {name: _EITHER.match(name) for name in state}
     prefixes = {match[1] for match in matches.values() if match and _KNOWN.match(match[2])}
     if len(prefixes) > 1:
@@ -190,7 +182,7 @@ def _whole(file: Path, state: Mapping[str, Tensor]) -> tuple[str, dict[str, Tens
 
 
 def modern_name(name: str) -> str:
-    """Names of old files as they are written now: gamma and beta of layer norms, torchvision's dotted DenseNet ones."""
+    """The present form of a name in an old file: layer norms had gamma and beta, DenseNets of torchvision dots."""
     if match := _OLD_NORM.fullmatch(name):
         return f"{match[1]}.{'weight' if match[2] == 'gamma' else 'bias'}"
     if match := _OLD_DENSENET.fullmatch(name):

@@ -2,15 +2,15 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import ml_dtypes
 import numpy as np
 
 from afloc_jax.errors import UserError
 from afloc_jax.weights import pickles
+from afloc_jax.weights.pickles import Value
 
-_DTYPES: dict[str, Any] = {
+_DTYPES: dict[str, type[np.generic]] = {
     "Double": np.float64,
     "Float": np.float32,
     "Half": np.float16,
@@ -82,7 +82,7 @@ class Tensor(pickles.Unchanging):
         return np.lib.stride_tricks.as_strided(storage.data[self._offset :], self.shape, steps, writeable=False)
 
 
-def storage_identity(identity: Any) -> tuple[np.dtype, str, int]:
+def storage_identity(identity: Value) -> tuple[np.dtype, str, int]:
     """Type, name and number of elements of a storage, from its persistent id."""
     if not isinstance(identity, tuple) or len(identity) < 5 or identity[0] != "storage":
         raise UnreadableFile("a tensor without a storage")
@@ -94,7 +94,7 @@ def storage_identity(identity: Any) -> tuple[np.dtype, str, int]:
     return kind.dtype, str(key), count
 
 
-def unpickle(data: bytes, persistent: Any, file_size: int) -> Any:
+def unpickle(data: bytes, persistent: Callable[[Value], Value], file_size: int) -> Value:
     """The value of a pickle with a `Tensor` for each tensor in it.
 
     Args:
@@ -106,27 +106,32 @@ def unpickle(data: bytes, persistent: Any, file_size: int) -> Any:
         UserError: malformed, or a claim that cannot be true.
     """
 
-    def rebuild(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Tensor:
-        shape, strides = tuple(shape), tuple(strides)
-        if not isinstance(storage, Storage) or len(shape) != len(strides):
+    def rebuild(storage: Value, offset: Value, shape: Value, strides: Value, *_: Value) -> Tensor:
+        (start,), sizes, steps = _whole_numbers((offset,)), _whole_numbers(shape), _whole_numbers(strides)
+        if not isinstance(storage, Storage) or len(sizes) != len(steps):
             raise UnreadableFile("a tensor without a storage or with a wrong shape")
-        if any(type(number) is not int or number < 0 for number in (offset, *shape, *strides)):
-            raise UnreadableFile("a tensor whose shape, strides and offset are not whole numbers")
-        if len(shape) > _MOST_AXES:
-            raise UnreadableFile(f"a tensor of {len(shape)} axes")
-        claimed = math.prod(max(size, 1) for size in shape) * storage.dtype.itemsize
+        if len(sizes) > _MOST_AXES:
+            raise UnreadableFile(f"a tensor of {len(sizes)} axes")
+        claimed = math.prod(max(size, 1) for size in sizes) * storage.dtype.itemsize
         if claimed > file_size:
-            raise UnreadableFile(f"a tensor {list(shape)} claims {claimed} bytes, more than the whole file")
+            raise UnreadableFile(f"a tensor {list(sizes)} claims {claimed} bytes, more than the whole file")
         # Where there is only one step the file may say anything.
-        steps = tuple(stride if size > 1 else 0 for size, stride in zip(shape, strides, strict=True))
-        return Tensor(storage, offset, shape, steps)
+        steps = tuple(step if size > 1 else 0 for size, step in zip(sizes, steps, strict=True))
+        return Tensor(storage, start, sizes, steps)
 
-    functions: dict[str, Callable[..., Any]] = {
+    functions: dict[str, Callable[..., Value]] = {
         "torch._utils._rebuild_tensor_v2": rebuild,
         "torch._utils._rebuild_tensor": rebuild,
         "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
         "torch._utils._rebuild_parameter_with_state": lambda tensor, *_: tensor,
         "torch.Size": lambda sizes=(): tuple(sizes),
     }
-    classes = {name: StorageType(dtype) for name, dtype in _STORAGES.items()}
+    classes: dict[str, pickles.Unchanging] = {name: StorageType(dtype) for name, dtype in _STORAGES.items()}
     return pickles.load(data, functions, classes, persistent)
+
+
+def _whole_numbers(numbers: Value) -> tuple[int, ...]:
+    found = tuple(n for n in numbers if type(n) is int and n >= 0) if isinstance(numbers, list | tuple) else ()
+    if not isinstance(numbers, list | tuple) or len(found) < len(numbers):
+        raise UnreadableFile("a tensor whose shape, strides and offset are not whole numbers")
+    return found

@@ -9,15 +9,17 @@ import json
 import math
 import struct
 import zipfile
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from typing import NoReturn
 
 import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from afloc_jax.errors import UserError
+from afloc_jax.files import AnyPath
 from afloc_jax.weights import pickles
+from afloc_jax.weights.pickles import Value
 from afloc_jax.weights.tensors import Storage, Tensor, UnreadableFile, storage_identity, unpickle
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of a file in the format before PyTorch 1.6
@@ -26,7 +28,7 @@ _LONGEST_LINE = 65536  # bytes of a name in a pickle
 _SMALLEST_HEADER = 30  # bytes of a zip member's local header without its name and extra field
 
 
-def read_file(path: str | Path) -> Any:
+def read_file(path: AnyPath) -> Value:
     """Contents of a weights file: nested dicts, lists and plain values, with a `Tensor` in the place of each tensor
     and a `pickles.Stub` in the place of any other object. A .safetensors file gives a flat dict of tensors.
 
@@ -34,18 +36,16 @@ def read_file(path: str | Path) -> Any:
         UnreadableFile: it is missing or damaged, of no known format, or claims what it does not hold; the message
             names the file and says what to do.
     """
-    path = Path(path)
     try:
-        size = path.stat().st_size
         with open(path, "rb") as file:
             start = file.read(16)
-        if not size:
+        if not start:
             raise UnreadableFile("it is empty")
         mapped = np.memmap(path, np.uint8, mode="r")
         if start.startswith(b"PK"):
             return _read_zip(path, mapped)
         if start[8:9] == b"{":
-            return read_safetensors(path)
+            return {name: tensor for name, tensor in read_safetensors(path).items()}  # noqa: C416 (a dict of any value)
         if start.startswith(b"\x80"):
             return _read_legacy(mapped)
         raise UnreadableFile("neither a PyTorch file (.ckpt, .pth, .pt, .bin) nor a .safetensors one")
@@ -62,7 +62,7 @@ def _reason(error: Exception) -> str:
 # The format since PyTorch 1.6: a zip archive of one pickle and one member for each storage, none of them compressed
 
 
-def _read_zip(path: Path, mapped: np.ndarray) -> Any:
+def _read_zip(path: AnyPath, mapped: np.ndarray) -> Value:
     members = _members(path, mapped)
     roots = [name.removesuffix("/data.pkl") for name in members if name.endswith("/data.pkl") and name.count("/") == 1]
     if len(roots) != 1:
@@ -74,7 +74,7 @@ def _read_zip(path: Path, mapped: np.ndarray) -> Any:
         raise UnreadableFile("written on a big-endian machine, which is not supported; save it on another")
     storages: dict[str, Storage] = {}
 
-    def persistent(identity: Any) -> Storage:
+    def persistent(identity: Value) -> Storage:
         dtype, key, count = storage_identity(identity)
         if key not in storages:
             block = members.get(f"{root}/data/{key}")
@@ -91,7 +91,7 @@ def _read_zip(path: Path, mapped: np.ndarray) -> Any:
     return unpickle(members[f"{root}/data.pkl"].tobytes(), persistent, len(mapped))
 
 
-def _members(path: Path, mapped: np.ndarray) -> dict[str, np.ndarray]:
+def _members(path: AnyPath, mapped: np.ndarray) -> dict[str, np.ndarray]:
     """Views of the members' bytes by name. Names are keys here, never paths."""
     with zipfile.ZipFile(path) as archive:
         infos = [info for info in archive.infolist() if not info.is_dir()]
@@ -115,7 +115,7 @@ def _members(path: Path, mapped: np.ndarray) -> dict[str, np.ndarray]:
 # The format before: pickles one after the other, then the storages' bytes
 
 
-def _read_legacy(mapped: np.ndarray) -> Any:
+def _read_legacy(mapped: np.ndarray) -> Value:
     # The map as a file; reading beyond its end gives what is there, however much a damaged length asks for.
     file = _MappedFile(mapped)
     if _next_pickle(file, None) != _LEGACY_MAGIC or _next_pickle(file, None) != _LEGACY_PROTOCOL:
@@ -125,17 +125,18 @@ def _read_legacy(mapped: np.ndarray) -> Any:
         raise UnreadableFile("written on a big-endian machine, which is not supported; save it on another")
     storages: dict[str, Storage] = {}
 
-    def persistent(identity: Any) -> Any:
+    def persistent(identity: Value) -> Value:
         if isinstance(identity, tuple) and identity and identity[0] == "module":
             return identity[1] if len(identity) > 1 else None  # a class and its source text; the class is a stub
         dtype, key, count = storage_identity(identity)
         if count * dtype.itemsize > len(mapped):
             raise UnreadableFile(f"storage {key!r} claims {count} elements of {dtype}, more than the file holds")
         whole = storages.setdefault(key, Storage(dtype, count))
-        view = identity[5] if len(identity) > 5 else None
-        if view is None:
-            return whole
-        raise UnreadableFile("storage views, which only PyTorch before 0.4 wrote; load and save it with a newer one")
+        if isinstance(identity, tuple) and identity[5:6] not in ((), (None,)):
+            raise UnreadableFile(
+                "storage views, which only PyTorch before 0.4 wrote; load and save it with a newer one"
+            )
+        return whole
 
     contents = _next_pickle(file, persistent)
     keys = _next_pickle(file, None)
@@ -181,19 +182,19 @@ class _MappedFile:
         return len(self._bytes)
 
 
-def _next_pickle(file: _MappedFile, persistent: Any) -> Any:
+def _next_pickle(file: _MappedFile, persistent: Callable[[Value], Value] | None) -> Value:
     start = file.tell()
     pickles.check(file)
     return unpickle(file.between(start, file.tell()), persistent or _no_storage, len(file))
 
 
-def _no_storage(identity: Any) -> Any:
+def _no_storage(identity: Value) -> NoReturn:
     raise UnreadableFile("a tensor stands where none belongs")
 
 
 # Safetensors
 
-_SAFETENSORS_DTYPES: dict[str, Any] = {
+_SAFETENSORS_DTYPES: dict[str, type[np.generic]] = {
     "F64": np.float64,
     "F32": np.float32,
     "F16": np.float16,
@@ -207,7 +208,7 @@ _SAFETENSORS_DTYPES: dict[str, Any] = {
 }
 
 
-def read_safetensors(path: Path) -> dict[str, Tensor]:
+def read_safetensors(path: AnyPath) -> dict[str, Tensor]:
     """Views like those of the other formats; of bfloat16 too, for which the library's NumPy side has no type.
 
     Raises:

@@ -9,10 +9,11 @@ import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from flax import traverse_util
+from flax.core import unfreeze
 from jaxtyping import PyTree
 
 from afloc_jax.errors import UserError
@@ -90,21 +91,17 @@ class Entry:
         return array[:, :, 0, 0].T if self.layout == "pointwise" else array
 
 
-def table(model_config: Mapping[str, Any] | ModelSettings) -> tuple[Entry, ...]:
-    """Every array of the model that `config.model` describes, one row each; no parameter is computed.
-
-    Raises:
-        UsageError: the config is wrong.
-    """
-    return _table(parse(model_config))
+def table(model: ModelSettings) -> tuple[Entry, ...]:
+    """Every array of a model, one row each; no parameter is computed."""
+    return _table(parse(model))
 
 
-def to_torch(variables: PyTree, model_config: Mapping[str, Any] | ModelSettings) -> dict[str, np.ndarray]:
+def to_torch(variables: PyTree, model: ModelSettings) -> dict[str, np.ndarray]:
     """Variables as a state dict that the published PyTorch model loads.
 
     Args:
         variables: {"params": ..., "batch_stats": ...} of `AFLoc.init`.
-        model_config: the `config.model` they belong to.
+        model: the architecture that they belong to.
 
     Returns:
         Contiguous arrays by PyTorch name, with a zero `num_batches_tracked` beside each pair of running statistics.
@@ -112,8 +109,8 @@ def to_torch(variables: PyTree, model_config: Mapping[str, Any] | ModelSettings)
     Raises:
         UserError: the variables are not those of this model; names what is missing, left over or of another shape.
     """
-    rows = table(model_config)
-    flat = traverse_util.flatten_dict(_plain_dicts(variables))
+    rows = table(model)
+    flat = traverse_util.flatten_dict(unfreeze(variables))
     compare(
         "the variables",
         {"/".join(path): np.shape(array) for path, array in flat.items()},
@@ -132,16 +129,16 @@ def with_counters(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return counted
 
 
-def from_torch(state_dict: Mapping[str, np.ndarray], model_config: Mapping[str, Any] | ModelSettings) -> dict[str, Any]:
+def from_torch(state_dict: Mapping[str, np.ndarray], model: ModelSettings) -> dict[str, PyTree]:
     """Variables ({"params": ..., "batch_stats": ...}, NumPy arrays) from a state dict with the published names.
 
     float64 stays float64, every other type becomes float32. `num_batches_tracked`, `position_ids` and
     `local_f_embedder` (a projection that the published objective switches off) are accepted and dropped.
 
     Raises:
-        UserError: names are missing, unexpected or of another shape than `model_config` asks for; they are listed.
+        UserError: names are missing, unexpected or of another shape than the model asks for; they are listed.
     """
-    rows = table(model_config)
+    rows = table(model)
     given = {name: array for name, array in state_dict.items() if not _IGNORED.fullmatch(name)}
     compare(
         "the state dict",
@@ -192,10 +189,6 @@ def _aligned(array: np.ndarray) -> np.ndarray:
 
 def _our_shape(row: Entry) -> tuple[int, ...]:
     return row.from_torch(np.broadcast_to(np.float32(0), row.shape)).shape
-
-
-def _plain_dicts(tree: Any) -> Any:
-    return {key: _plain_dicts(value) for key, value in tree.items()} if isinstance(tree, Mapping) else tree
 
 
 def compare(what: str, found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> None:

@@ -23,6 +23,7 @@ from afloc_jax.evaluation.task import Models
 from afloc_jax.evaluation.tasks import TASKS, EvaluationSettings
 from afloc_jax.inference.model import load
 from afloc_jax.weights.card import render_card
+from afloc_jax.weights.config import FolderConfig
 from tests.evaluation.discs import Checker
 from tests.inference.conftest import folder, model  # noqa: F401 (fixtures)
 
@@ -204,19 +205,12 @@ def test_evaluations_of_an_earlier_release_count_as_finished(results):
 
 
 def test_the_card_has_a_table_for_each_task(results):
-    text = render_card({**CARD, "card": {"tables": card_tables({task: found[1] for task, found in results.items()})}})
+    text = render_card(FolderConfig(card={"tables": card_tables({task: found[1] for task, found in results.items()})}))
     auc = results["classification"][1]["metrics"]["auc"]["overall"]
     assert f"| classification | 24 | {auc['mean']:.3f} [{auc['lower']:.3f}, {auc['upper']:.3f}] |" in text
     assert "R@5, image to text" in text and "| robustness | 24 |" in text
     assert "Localisation without annotations" not in text and "Not evaluated yet" not in text
-    assert "Not evaluated yet" in render_card({**CARD, "card": {}})
-
-
-CARD = {
-    "architecture": {"image": {"backbone": "resnet50", "input_size": 299}},
-    "preprocessing": {"image_size": 224},
-    "prompts": {"max_tokens": 97},
-}
+    assert "Not evaluated yet" in render_card(FolderConfig())
 
 
 # Parts

@@ -15,11 +15,12 @@ from PIL import Image
 import afloc_jax
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.evaluation.run import card_tables
+from afloc_jax.heatmaps import HeatmapSettings
 from afloc_jax.inference import model as model_module
 from afloc_jax.inference.class_prompts import PromptSet, class_prompts
-from afloc_jax.inference.heatmaps import HeatmapSettings
 from afloc_jax.inference.model import Model
 from afloc_jax.weights import torch_names
+from afloc_jax.weights.config import FolderConfig
 from afloc_jax.weights.folder import ModelFolderError, load_model, read_config, save_model, update_card, weights_hash
 from configs.afloc import get_config
 from data_pipelines.images import crop_to_square
@@ -71,7 +72,7 @@ def test_transformers_finds_the_tokenizer_of_a_model_folder(folder, model):
 def test_no_path_of_the_training_machine_is_stored(folder):
     config = get_config()
     config.model.text.tokenizer = "/somewhere/private"
-    assert "private" not in json.dumps(model_module.model_folder._stored_config(config, {}))
+    assert "private" not in json.dumps(FolderConfig.of_run(config, {}).stored())
 
 
 @pytest.mark.parametrize(
@@ -79,7 +80,7 @@ def test_no_path_of_the_training_machine_is_stored(folder):
     [
         (lambda f: shutil.rmtree(f), "no such model folder"),
         (lambda f: (f / "config.json").unlink(), "config.json is missing"),
-        (lambda f: (f / "config.json").write_text("{"), "not readable as JSON"),
+        (lambda f: (f / "config.json").write_text("{"), "not valid JSON"),
         (lambda f: (f / "config.json").write_text('{"format_version": 99}'), "format_version 99"),
         (lambda f: (f / "config.json").write_text("[]"), "has no format_version"),
         (lambda f: (f / "model.safetensors").unlink(), "model.safetensors is missing"),
@@ -128,7 +129,7 @@ def test_a_wrong_setting_in_a_folder_is_named_with_its_file(folder, tmp_path, se
     config[section][key] = value
     (copy / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelFolderError, match=words) as caught:
-        load(copy)
+        load_model(copy)
     assert str(copy / "config.json") in str(caught.value)
 
 
@@ -137,7 +138,7 @@ def test_a_save_that_fails_leaves_the_old_folder_and_nothing_else(folder, tmp_pa
     shutil.copytree(folder, target)
     config, variables, tokenizer = load_model(target)
     run = get_config()
-    run.model = config.architecture
+    run.model = config.architecture.plain()
     before = weights_hash(target)
 
     def no_space(*args, **kwargs):
@@ -165,7 +166,7 @@ def test_results_enter_the_model_card_with_their_intervals(folder, tmp_path):
     card = (copy / "README.md").read_text()
     assert "| data set | samples | pointing |\n|---|---|---|\n| phantom | 32 | 0.812 [0.750, 0.875] |" in card
     assert "four sentences" in card
-    assert read_config(copy)["card"]["data"] == "four sentences"
+    assert read_config(copy).card["data"] == "four sentences"
     load_model(copy)
 
 
@@ -364,9 +365,8 @@ def test_end_to_end_numbers_equal_the_published_release(goldens, shared_data):
     config = get_config()
     config.model.text.bert.vocab_size = shapes["text_encoder.model.embeddings.word_embeddings.weight"][0]
     state = {name: fill(description["fill_prefix"] + name, shape) for name, shape in shapes.items()}
-    stored = model_module.model_folder._stored_config(config, {})
+    stored = FolderConfig.of_run(config, {})
     tokenizer = load_tokenizer(shared_data / "vocab" / "bert-base-cased-vocab.txt")
-    stored = model_module.ConfigDict(stored)
     model = Model(stored, torch_names.from_torch(state, stored.architecture), tokenizer)
 
     images = [shared_data / "covid_lesions" / "images" / name for name in description["images"]]
@@ -397,9 +397,9 @@ def test_end_to_end_numbers_equal_the_published_release(goldens, shared_data):
 def test_sentence_prompts_leave_out_the_markers_that_every_prompt_shares(model, monkeypatch):
     """The map then asks with the mean of the prompt's sentence units, without `[CLS]` and `[SEP]`."""
     texts = model.embed_texts(["small left effusion. no pneumothorax"])
-    np.testing.assert_array_equal(model._asked(texts), texts.report)
+    np.testing.assert_array_equal(model._queries(texts), texts.report)
     monkeypatch.setattr(model, "heatmap_settings", HeatmapSettings(prompt_level="sentence"))
-    np.testing.assert_allclose(model._asked(texts)[0], texts.sentences[0, 1:3].mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(model._queries(texts)[0], texts.sentences[0, 1:3].mean(axis=0), rtol=1e-6)
 
 
 def test_a_presence_map_lies_between_0_and_1_and_settings_come_from_the_folder(folder, tmp_path):

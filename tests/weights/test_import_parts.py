@@ -1,5 +1,6 @@
 """A start from pretrained parts: image backbones and BERT folders, in any order and under any prefix."""
 
+import functools
 from collections import OrderedDict
 
 import numpy as np
@@ -22,9 +23,9 @@ from safetensors.numpy import load_file
 import afloc_jax
 from afloc_jax.errors import UserError
 from afloc_jax.weights import architecture, importers, sources
+from afloc_jax.weights.draft import Draft
 from afloc_jax.weights.folder import read_config
 from afloc_jax.weights.importers import import_model
-from configs.afloc import get_config
 
 
 @pytest.mark.parametrize(
@@ -39,8 +40,8 @@ def test_an_image_backbone_and_a_bert_make_a_start_in_any_order(tmp_path, weight
         assert_parts(tmp_path / folder, image_state, text_state)
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     assert all(one[name].tobytes() == two[name].tobytes() for name in one)
-    stored = read_config(tmp_path / "one")["architecture"]
-    assert stored["projection_dim"] == 32 and stored["text"]["bert"]["num_attention_heads"] == 4
+    stored = read_config(tmp_path / "one").architecture
+    assert stored.projection_dim == 32 and stored.text.structure.num_attention_heads == 4
     projections = ("global_embedder.bias", "global_embedder.weight", "local_embedder.weight", "local2_embedder.weight")
     assert set(report.missing) == {f"img_encoder.{name}" for name in projections}
     assert "fc.weight" in report.left_out
@@ -72,7 +73,7 @@ def test_a_backbone_alone_leaves_a_text_encoder_as_the_tokenizers_config_describ
     (words / "config.json").write_text(bert_config().to_json_string())
     report = import_model(path, tmp_path / "model", words)
     assert_parts(tmp_path / "model", state)
-    assert read_config(tmp_path / "model")["architecture"]["text"]["bert"]["num_hidden_layers"] == 2
+    assert read_config(tmp_path / "model").architecture.text.bert["num_hidden_layers"] == 2
     assert "text_encoder.model.encoder.layer.1.output.dense.weight" in report.missing
 
 
@@ -106,9 +107,7 @@ def test_a_backbone_that_is_none_of_them_is_described():
 
 
 def test_a_text_encoder_alone_leaves_the_image_encoder_random_and_says_so(tmp_path, monkeypatch):
-    smaller = get_config()
-    smaller.model.image.backbone = "resnet18"
-    monkeypatch.setattr(importers, "get_config", lambda: smaller)
+    monkeypatch.setattr(importers, "Draft", functools.partial(Draft, backbone="resnet18"))
     text, state = bert_folder(tmp_path / "bert")
     report = import_model(text, tmp_path / "model")
     assert_parts(tmp_path / "model", state)

@@ -22,6 +22,7 @@ from safetensors.numpy import load_file
 from transformers import BertModel
 
 import afloc_jax
+from afloc_jax.files import sha256_of
 from afloc_jax.levels import TokenBatch
 from afloc_jax.models import build
 from afloc_jax.weights import sources
@@ -37,16 +38,16 @@ def test_a_released_checkpoint_becomes_a_folder_with_its_own_settings(released, 
     report = import_model(path, tmp_path / "model", words)
     assert_holds(tmp_path / "model", {n: v for n, v in state.items() if not n.endswith("num_batches_tracked")})
     config = read_config(tmp_path / "model")
-    assert config["architecture"]["image"]["backbone"] == "resnet18"
-    text = config["architecture"]["text"]
+    assert config.architecture.image.backbone == "resnet18"
+    text = config.architecture.text.plain()
     expected = {"last_layers": 2, "merge_layers": "mean", "merge_pieces": "mean", "freeze": True}
     assert {key: text[key] for key in expected} == expected
-    assert config["name"] == "published" and config["prompts"]["max_tokens"] == 24
-    assert config["preprocessing"]["image_size"] == 224
+    assert config.name == "published" and config.prompts.max_tokens == 24
+    assert config.preprocessing.image_size == 224
     assert report.missing == () and report.left_out == ("img_encoder.local_f_embedder.weight",)
     assert any("assumed: 1 attention head" in note for note in report.notes)
     card = (tmp_path / "model" / "README.md").read_text()
-    assert "released.ckpt" in card and sources.sha256(path) in card and "local_f_embedder" in card
+    assert "released.ckpt" in card and sha256_of(path) in card and "local_f_embedder" in card
     assert str(tmp_path) not in card  # where the file lay is nobody's business
 
 
@@ -59,7 +60,7 @@ def test_import_then_save_then_import_is_bit_identical(released, tmp_path):
     assert one.keys() == two.keys()
     for name in one:
         assert one[name].tobytes() == two[name].tobytes(), name
-    assert read_config(tmp_path / "one")["architecture"] == read_config(tmp_path / "two")["architecture"]
+    assert read_config(tmp_path / "one").architecture == read_config(tmp_path / "two").architecture
 
 
 def test_the_imported_text_encoder_computes_what_berts_own_code_does(released, tmp_path):
@@ -68,7 +69,7 @@ def test_the_imported_text_encoder_computes_what_berts_own_code_does(released, t
     (words / "config.json").write_text(config.to_json_string())
     import_model(path, tmp_path / "model", words)
     stored, variables, tokenizer = load_model(tmp_path / "model")
-    assert stored.architecture.text.bert.num_attention_heads == 4  # from the config.json beside the vocabulary
+    assert stored.architecture.text.structure.num_attention_heads == 4  # from the config.json beside the vocabulary
     theirs = BertModel(config).eval()
     prefix = "text_encoder.model."
     theirs.load_state_dict({n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)})
@@ -90,8 +91,8 @@ def test_a_gloria_checkpoint_localises_with_what_it_has(tmp_path):
     assert "GLoRIA" in report.imported[0]
     card = (tmp_path / "model" / "README.md").read_text()
     assert "img_encoder.local2_embedder.weight" in card and "shallow level" in card
-    text = read_config(tmp_path / "model")["architecture"]["text"]
-    assert (text["merge_layers"], text["merge_pieces"]) == ("mean", "sum")
+    text = read_config(tmp_path / "model").architecture.text
+    assert (text.merge_layers, text.merge_pieces) == ("mean", "sum")
 
     model = afloc_jax.load(tmp_path / "model")
     image = np.random.default_rng(0).integers(0, 256, (90, 70), dtype=np.uint8)

@@ -40,7 +40,7 @@ from afloc_jax.evaluation.statistics.bootstrap import Bootstrap
 from afloc_jax.evaluation.statistics.interval import mean_of_finite
 from afloc_jax.evaluation.task import JsonObject
 from afloc_jax.evaluation.truth.sample import Truth
-from afloc_jax.inference.heatmaps import normalise
+from afloc_jax.heatmaps import normalise
 
 MASK_THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 CONFIDENCE_THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)

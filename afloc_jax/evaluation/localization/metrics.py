@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from afloc_jax.evaluation.localization.options import ProtocolOptions
-from afloc_jax.inference.heatmaps import normalise
+from afloc_jax.heatmaps import normalise
 
 
 class Overlap(NamedTuple):

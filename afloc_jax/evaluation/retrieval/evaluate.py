@@ -22,6 +22,7 @@ from afloc_jax.evaluation.retrieval.result import BesideChance, Retrieval
 from afloc_jax.evaluation.retrieval.settings import RetrievalSettings
 from afloc_jax.files import Path
 from afloc_jax.inference.model import Model
+from afloc_jax.inference.retrieve import cosine_similarity
 
 
 def evaluate_retrieval(
@@ -72,19 +73,6 @@ def _similarity(model: Model, source: Source, chosen: Chosen, settings: Retrieva
     texts = [". ".join(source[int(row)].sentences) for row in chosen.rows]
     images = embed_records(model, source, chosen.rows, settings.framed)
     return cosine_similarity(images, np.asarray(model.embed_texts(texts, compatible=settings.compatible).report))
-
-
-def cosine_similarity(images: Float[np.ndarray, "I D"], texts: Float[np.ndarray, "T D"]) -> Float[np.ndarray, "I T"]:
-    """Cosine of every image with every text, 0 for a vector of zeros.
-
-    In float64: `vectors.unit_norm` works in the precision of the model, where more similarities would be equal.
-    """
-
-    def unit(vectors: np.ndarray) -> np.ndarray:
-        vectors = np.asarray(vectors, np.float64)
-        return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12))
-
-    return np.asarray(unit(images) @ unit(texts).T)
 
 
 def retrieval_scores(

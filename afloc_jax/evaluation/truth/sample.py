@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from afloc_jax.errors import UserError
-from afloc_jax.inference.heatmaps import boxes_from_map
+from afloc_jax.heatmaps import boxes_from_map
 from data_pipelines.images import LARGEST_PIXELS, Geometry
 
 SQUARE = 224  # side of the padded square, pixels (published protocol)

@@ -134,7 +134,8 @@ class ImageEncoder(nn.Module):
         super().__init__()
         self.input_size = settings["input_size"]
         structure = settings["structure"]
-        self.model = {"densenet": DenseNet, "resnet": ResNet}[settings["family"]](structure)
+        families: dict[str, type[DenseNet] | type[ResNet]] = {"densenet": DenseNet, "resnet": ResNet}
+        self.model = families[settings["family"]](structure)
         shallow, deep, whole = self.model.widths
         self.local2_embedder = convolution(shallow, width)
         self.local_embedder = convolution(deep, width)
@@ -397,7 +398,7 @@ def merge_segments(units: Tensor, segment_ids: Tensor) -> tuple[Tensor, Tensor]:
 def sentence_context(word_ids: Tensor, sentence_ids: Tensor) -> tuple[Tensor, Tensor]:
     """Which pieces attend to which [B, L, L] and their positions [B, L], so that each sentence is read alone."""
     slots = torch.arange(word_ids.shape[1], device=word_ids.device)
-    sentence = torch.gather(sentence_ids, 1, word_ids.clamp(min=0).long())  # of each piece; periods share -1
+    sentence = torch.gather(sentence_ids, 1, word_ids.clamp(min=0).long())  # one for each piece; periods share -1
     sentence = torch.where(word_ids >= 0, sentence, -2)
     together = sentence[:, :, None] == sentence[:, None, :]
     first = torch.where(together, slots, word_ids.shape[1]).amin(2)

@@ -7,7 +7,7 @@ import pytest
 import scipy.ndimage
 import torch
 
-from afloc_jax.inference import heatmaps
+from afloc_jax import heatmaps
 
 
 def relative_error(actual, expected):

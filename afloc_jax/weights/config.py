@@ -1,0 +1,174 @@
+"""config.json of a model folder as typed settings, checked where they are read and where they are written."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from afloc_jax.errors import UsageError, UserError
+from afloc_jax.files import AnyPath, Path, read_json, user_path
+from afloc_jax.heatmaps import HeatmapSettings
+from afloc_jax.models.settings import ModelSettings
+from afloc_jax.settings import POSITIVE, Json, Rule, Settings, at_least, plain, setting
+from data_pipelines.records import IMAGE_SIZE
+from data_pipelines.settings import DataSettings
+
+CONFIG = "config.json"
+FORMAT_VERSION = 1
+
+_HALF = Rule(lambda value: value == 0.5, "0.5, because pixels are scaled to [-1, 1]")
+
+
+class ModelFolderError(UserError):
+    """A folder that is not a usable model folder; the message names the file and what to do."""
+
+
+class Run(Protocol):
+    """What a model folder takes over from the config of a run."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def model(self) -> ModelSettings: ...
+    @property
+    def data(self) -> DataSettings: ...
+    @property
+    def localization(self) -> HeatmapSettings: ...
+
+
+@dataclass(frozen=True)
+class Preprocessing(Settings, section="preprocessing"):
+    """How an image becomes the square that the model takes. Only `image_size` can be chosen.
+
+    Attributes:
+        image_size: side of the square, pixels.
+        geometry: "pad": the longest side is scaled to `image_size` by area interpolation, zeros fill the square.
+        channels: 1, grey.
+        mean, std: what takes pixels in [0, 1] to [-1, 1].
+    """
+
+    image_size: int = setting(IMAGE_SIZE, POSITIVE)
+    geometry: Literal["pad"] = "pad"
+    channels: Literal[1] = 1
+    mean: float = setting(0.5, _HALF)
+    std: float = setting(0.5, _HALF)
+
+
+@dataclass(frozen=True)
+class PromptRules(Settings, section="prompts"):
+    """How a prompt becomes tokens.
+
+    Attributes:
+        max_tokens: token slots of a prompt; longer ones are cut.
+        lower_case: True, the text is lower-cased.
+    """
+
+    max_tokens: int = setting(97, at_least(3, "[CLS], a word, [SEP]"))
+    lower_case: bool = setting(True, Rule(bool, "true; every model reads lower-cased text"))
+
+
+@dataclass(frozen=True)
+class FolderConfig:
+    """The contents of config.json.
+
+    Attributes:
+        name: of the model.
+        seed: of the run; the untrained model of this seed is a baseline.
+        architecture: the two towers.
+        preprocessing: what images go through.
+        prompts: what prompts go through.
+        localization: how embeddings become a heat map.
+        card: facts for the model card, see `afloc_jax.weights.card.render_card`.
+    """
+
+    name: str = "afloc"
+    seed: int = 0
+    architecture: ModelSettings = dataclasses.field(default_factory=ModelSettings)
+    preprocessing: Preprocessing = Preprocessing()
+    prompts: PromptRules = PromptRules()
+    localization: HeatmapSettings = dataclasses.field(default_factory=HeatmapSettings)
+    card: Mapping[str, Json] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of_run(cls, run: Run, card: Mapping[str, Json]) -> "FolderConfig":
+        """What a run stores of its config."""
+        data, architecture = DataSettings.read(plain(run.data)), ModelSettings.read(plain(run.model))
+        # The folder brings its own tokenizer; a path of the machine that trained it is nobody's business.
+        text = dataclasses.replace(architecture.text, tokenizer="")
+        return cls(
+            name=run.name,
+            seed=run.seed,
+            architecture=dataclasses.replace(architecture, text=text),
+            preprocessing=Preprocessing.read({"image_size": data.builder.get("image_size", IMAGE_SIZE)}),
+            prompts=PromptRules(data.max_tokens),
+            localization=HeatmapSettings.read(plain(run.localization)),
+            card=plain(card),
+        )
+
+    def stored(self) -> dict[str, Json]:
+        """The content of config.json; sections of a run's config in the order of their keys, as they always were."""
+        content = {key: plain(value) for key, value in vars(self).items()}
+        for key in ("architecture", "localization"):
+            content[key] = json.loads(json.dumps(content[key], sort_keys=True))
+        return {"format_version": FORMAT_VERSION, **content}
+
+
+def read_config(folder: AnyPath) -> FolderConfig:
+    """The config of a model folder.
+
+    Raises:
+        ModelFolderError: the folder or its config.json is missing, it is not JSON, it has another format version, or a
+            section holds an unknown key or a wrong value.
+    """
+    stored, path = read_stored(folder), Path(folder) / CONFIG
+    try:
+        return FolderConfig(
+            name=str(stored.get("name", FolderConfig.name)),
+            seed=_whole_number(stored.get("seed", FolderConfig.seed)),
+            # The settings of the towers name themselves as a run's config does: model.image.backbone.
+            architecture=ModelSettings.read(_section(stored, "architecture"), prefix="architecture: "),
+            preprocessing=Preprocessing.read(_section(stored, "preprocessing")),
+            prompts=PromptRules.read(_section(stored, "prompts")),
+            localization=HeatmapSettings.read(_section(stored, "localization")),
+            card=_section(stored, "card"),
+        )
+    except UsageError as error:
+        raise ModelFolderError(f"{path}: {error}") from None
+
+
+def read_stored(folder: AnyPath) -> dict[str, Json]:
+    """The content of config.json as it lies there, once it is known to be one that this program reads."""
+    place = user_path(folder)
+    path = place / CONFIG
+    if not place.is_dir():
+        raise ModelFolderError(f"{folder}: no such model folder; give the folder that holds {CONFIG} and the weights")
+    if not path.is_file():
+        raise ModelFolderError(f"{folder}: {CONFIG} is missing, so this is not a model folder; give WORKDIR/model")
+    try:
+        stored = read_json(path, "copy the folder again")
+    except UserError as error:
+        raise ModelFolderError(str(error)) from None
+    version = stored.get("format_version") if isinstance(stored, dict) else None
+    if version != FORMAT_VERSION:
+        said = f"has format_version {version!r}" if version is not None else "has no format_version"
+        raise ModelFolderError(f"{path} {said}; this program reads version {FORMAT_VERSION}")
+    missing = [key for key in ("architecture", "preprocessing", "prompts") if key not in stored]
+    if missing:
+        raise ModelFolderError(f"{path}: key {missing[0]!r} is missing; copy the folder again")
+    return stored
+
+
+def _section(stored: Mapping[str, Json], key: str) -> Mapping[str, Json]:
+    section = stored.get(key, {})
+    if not isinstance(section, Mapping):
+        raise UsageError(f"{key} = {section!r}: must be a section, a mapping of names to values")
+    return section
+
+
+def _whole_number(seed: Json) -> int:
+    if type(seed) is not int:
+        raise UsageError(f"seed = {seed!r}: must be a whole number")
+    return seed

@@ -1,0 +1,68 @@
+"""The config of a model folder while it is put together from what foreign sources say.
+
+What they do not say stays as published.
+"""
+
+from dataclasses import dataclass, field
+
+from afloc_jax.models.settings import ImageSettings, Merge, ModelSettings, TextSettings
+from afloc_jax.settings import Json
+from afloc_jax.weights.config import FolderConfig, Preprocessing, PromptRules
+from data_pipelines.records import IMAGE_SIZE
+
+
+@dataclass
+class Draft:
+    """What sources may decide of a model; the names are those of the settings that `config` makes of them."""
+
+    name: str
+    backbone: str = ImageSettings.backbone
+    center: bool = False
+    freeze_image: bool = False
+    bert: dict[str, Json] = field(default_factory=dict)
+    last_layers: int = TextSettings.last_layers
+    merge_layers: Merge = "sum"
+    merge_pieces: Merge = "sum"
+    freeze_text: bool = False
+    projection_dim: int = ModelSettings.projection_dim
+    normalize: bool = False
+    image_size: int = IMAGE_SIZE
+    max_tokens: int = PromptRules.max_tokens
+
+    def fit_text_encoder(self, fields: dict[str, Json]) -> None:
+        """Set the text encoder, and what depends on it: the shared width, layers that exist, slots that it has."""
+        self.bert = fields
+        self.projection_dim = self.bert_count("hidden_size", self.projection_dim)
+        self.last_layers = min(self.last_layers, self.bert_count("num_hidden_layers", self.last_layers) + 1)
+        self.max_tokens = min(self.max_tokens, self.bert_count("max_position_embeddings", self.max_tokens))
+
+    def bert_count(self, key: str, default: int) -> int:
+        """A size of the text encoder, or what stands in for it."""
+        value = self.bert.get(key, default)
+        return value if isinstance(value, int) else default
+
+    def architecture(self) -> ModelSettings:
+        """The two towers. Raises UsageError where they do not fit together."""
+        return ModelSettings(
+            projection_dim=self.projection_dim,
+            normalize=self.normalize,
+            image=ImageSettings(self.backbone, center=self.center, freeze=self.freeze_image),
+            text=TextSettings(
+                self.bert,
+                last_layers=self.last_layers,
+                merge_layers=self.merge_layers,
+                merge_pieces=self.merge_pieces,
+                freeze=self.freeze_text,
+            ),
+        )
+
+    def config(self, seed: int, card: dict[str, Json]) -> FolderConfig:
+        """The finished config."""
+        return FolderConfig(
+            name=self.name,
+            seed=seed,
+            architecture=self.architecture(),
+            preprocessing=Preprocessing(self.image_size),
+            prompts=PromptRules(self.max_tokens),
+            card=card,
+        )
