@@ -1,6 +1,6 @@
 """Shows that a change of the code changed no number: training, evaluation and scoring run, every result hashed.
 
-    python -m benchmarks.same_numbers --data DIR [--tree CHECKOUT] [--json FILE] [--against FILE] [--only WORD]
+    python -m benchmarks.same_numbers --data DIR [--tree CHECKOUT] [--json FILE] [--against FILE] [--new METRIC]
     python -m benchmarks.same_numbers --data DIR --tree OLD --halfway FOLDER     a workdir that stops half way, a model
     python -m benchmarks.same_numbers --data DIR --tree NEW --resume FOLDER      does NEW go on to the same weights?
 
@@ -23,8 +23,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -93,8 +94,8 @@ class Failed(Exception):
 class Tree:
     """A checkout, and how its commands are called."""
 
-    def __init__(self, root: Path, data: Path) -> None:
-        self.root, self.data = root.resolve(), data.resolve()
+    def __init__(self, root: Path, data: Path, new: Collection[str] = ()) -> None:
+        self.root, self.data, self.new = root.resolve(), data.resolve(), new
         self.data.mkdir(parents=True, exist_ok=True)
         if not self.test_size.exists() or self.test_size.read_text() != TEST_SIZE:  # several trees may share --data
             self.test_size.write_text(TEST_SIZE)
@@ -165,9 +166,9 @@ def logged(path: Path) -> str:
     return canonical([{key: row[key] for key in LOGGED if key in row} for row in rows])
 
 
-def results(folder: Path) -> Hashes:
-    """Of a folder that `afloc score` or `afloc evaluate` wrote."""
-    summary = json.loads((folder / "summary.json").read_text())
+def results(folder: Path, new: Collection[str]) -> Hashes:
+    """The numbers that `afloc score` or `afloc evaluate` wrote into a folder, but for those of the metrics `new`."""
+    summary = without(json.loads((folder / "summary.json").read_text()), new)
     kept = (
         "n",
         "metrics",
@@ -181,12 +182,19 @@ def results(folder: Path) -> Hashes:
     hashes = {"metrics": canonical({key: summary[key] for key in kept if key in summary})}
     for path in sorted(folder.rglob("*.csv")):
         with open(path, newline="") as file:
-            rows = list(csv.DictReader(file))
+            rows = [row for row in csv.DictReader(file) if row.get("metric") not in new]
         notes = [row.pop("note", "") for row in rows]
         hashes[str(path.relative_to(folder))] = canonical(rows)
         if any(notes):
             hashes[f"notes of {path.relative_to(folder)}"] = canonical(notes)
     return hashes
+
+
+def without(content: Any, names: Collection[str]) -> Any:
+    """JSON without the keys `names`, wherever they stand."""
+    if isinstance(content, dict):
+        return {key: without(value, names) for key, value in content.items() if key not in names}
+    return [without(value, names) for value in content] if isinstance(content, list) else content
 
 
 # Truth and heat maps of `afloc score`
@@ -315,7 +323,7 @@ def model_of(tree: Tree, scratch: Path) -> Path:
 
 def scored(tree: Tree, arguments: Iterable[str | Path], out: Path) -> Hashes:
     tree.call(["-m", "afloc_jax", "score", *arguments, "--out", out, "--bootstrap", "200"])
-    return results(out)
+    return results(out, tree.new)
 
 
 def evaluated(tree: Tree, scratch: Path, task: str) -> Hashes:
@@ -325,7 +333,7 @@ def evaluated(tree: Tree, scratch: Path, task: str) -> Hashes:
         ["-m", "afloc_jax", "evaluate", model_of(tree, scratch), "--dataset", "phantom", "--data",
          tree.data / "records", *builder, "--out", out, "--bootstrap", "100", "--task", task]
     )  # fmt: skip
-    return results(out)
+    return results(out, tree.new)
 
 
 def localized(tree: Tree, model: Path, out: Path) -> Hashes:
@@ -391,11 +399,14 @@ def main() -> int:
     parser.add_argument("--tree", type=Path, default=ROOT, metavar="CHECKOUT", help="the code to run")
     parser.add_argument("--json", type=Path, metavar="FILE", help="save the hashes")
     parser.add_argument("--against", type=Path, metavar="FILE", help="hashes of another tree, from --json")
+    parser.add_argument(
+        "--new", action="append", default=[], metavar="METRIC", help="one that --against lacks; ignored"
+    )
     parser.add_argument("--only", default="", metavar="WORD", help="cases whose name contains the word")
     parser.add_argument("--halfway", type=Path, metavar="FOLDER", help="make a workdir that stopped half way, and stop")
     parser.add_argument("--resume", type=Path, metavar="FOLDER", help="go on with a copy of what --halfway made")
     given = parser.parse_args()
-    tree = Tree(given.tree, given.data)
+    tree = Tree(given.tree, given.data, given.new)
     with tempfile.TemporaryDirectory() as scratch:
         if given.halfway:
             make_halfway(tree, given.halfway)
