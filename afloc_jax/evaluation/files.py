@@ -56,6 +56,21 @@ def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return text.getvalue()
 
 
+def read_csv(path: Path, remedy: str = "") -> tuple[list[str], list[dict[str, str]]]:
+    """The columns and the rows of a CSV table in UTF-8, with or without a byte order mark.
+
+    Raises:
+        UserError: the path, why it cannot be read, and `remedy`.
+    """
+    try:
+        reader = csv.DictReader(io.StringIO(path.read_bytes().decode("utf-8-sig"), newline=""))
+        return list(reader.fieldnames or ()), list(reader)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}{remedy}") from None
+    except (UnicodeDecodeError, csv.Error):
+        raise UserError(f"{path}: not a CSV table in UTF-8") from None
+
+
 def json_text(content: Any) -> str:
     """Readable JSON; raises `ValueError` for NaN, which JSON does not know."""
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

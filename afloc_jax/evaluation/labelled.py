@@ -1,42 +1,44 @@
 """Records with yes-or-no labels of classes, and their embeddings: what classification and retrieval start from."""
 
-import csv
 import hashlib
+import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from tqdm import tqdm
 
 from afloc_jax.errors import UsageError, UserError
+from afloc_jax.evaluation.files import read_csv
 from afloc_jax.evaluation.records import Source, patient_of
+from afloc_jax.files import Path
 from afloc_jax.inference.class_prompts import class_key, find_class
 from afloc_jax.inference.model import Model
 from data_pipelines.images import Framing, crop_to_square
 from data_pipelines.records import ABSENT, PRESENT, UNCERTAIN
 
 NO_FINDING = "no finding"
-UNLISTED = ("unknown", "absent")  # what a class is that a record's labels do not list
-_HEALTHY = (NO_FINDING, "normal")  # labels that name no finding
+Unlisted: TypeAlias = Literal["unknown", "absent"]
+"""What a class is that the labels of a record do not list."""
+_NORMAL = (NO_FINDING, "normal")  # labels that name no finding
 _VALUES = {"1": PRESENT, "1.0": PRESENT, "0": ABSENT, "0.0": ABSENT, "": UNCERTAIN, "-1": UNCERTAIN, "-1.0": UNCERTAIN}
 
 
 @dataclass(frozen=True)
 class LabelledRecords:
-    """Rows of a source with their labels.
+    """Records of a source with their labels.
 
     Attributes:
-        ids, patients: of each record; a patient may be empty.
-        classes: names, C of them.
+        ids, patients: id and patient of each record; a patient may be empty.
+        classes: C names.
         labels: [n, C] 1 present, 0 absent, NaN unknown.
-        doubtful: [n, C] of the unknown ones those that are stated to be: uncertain, or empty in a table.
+        doubtful: [n, C] where the source itself says that a label is unknown: uncertain, or empty in a table.
         rows: [n] rows of the source.
-        sha256: over ids, images and labels.
-        left_out: records without a label.
+        sha256: hash of ids, images and labels.
+        left_out: number of records without a label.
     """
 
     ids: tuple[str, ...]
@@ -52,9 +54,9 @@ class LabelledRecords:
         return len(self.ids)
 
     def exclusive(self) -> Int[np.ndarray, " n"]:
-        """The one class of each record; -1 for a record with none, several, or a doubtful one.
+        """[n] the one class that each record shows; -1 for a record with none, several, or a doubtful one.
 
-        A class that the labels of a record do not list counts as not shown: how CheXpert's 5 x 200 are chosen (GLoRIA).
+        A class that the labels of a record do not list counts as not shown. So CheXpert's 5 x 200 are chosen (GLoRIA).
         """
         one = (np.nansum(self.labels, axis=1) == 1) & ~self.doubtful.any(axis=1)
         return np.where(one, np.nan_to_num(self.labels).argmax(axis=1), -1)
@@ -65,9 +67,9 @@ class LabelledRecords:
         return [name for name, known in zip(self.classes, absent, strict=True) if known]
 
     def contrasted(self) -> tuple["LabelledRecords", list[str]]:
-        """With the classes alone that some record is known to lack, and the names of the others.
+        """The records with those classes that some record is known to lack, and the names of the other classes.
 
-        What is only ever listed where it is present can be neither told apart nor called wrong.
+        A class that is only ever listed where it is present has no negatives, so nothing can be scored.
         """
         names = tuple(self.lacked())
         if not names:
@@ -80,7 +82,7 @@ class LabelledRecords:
         return replace(self, classes=names, labels=self.labels[:, both], doubtful=self.doubtful[:, both]), others
 
     def take(self, chosen: Int[np.ndarray, " k"]) -> "LabelledRecords":
-        """Some of the records, in this order."""
+        """The records of some rows, in this order."""
         return LabelledRecords(
             tuple(self.ids[i] for i in chosen),
             tuple(self.patients[i] for i in chosen),
@@ -94,7 +96,10 @@ class LabelledRecords:
 
 
 def read_labelled(
-    source: Source, classes: Sequence[str] = (), labels: str | Path | None = None, unlisted: str = "unknown"
+    source: Source,
+    classes: Sequence[str] = (),
+    labels: str | os.PathLike[str] | None = None,
+    unlisted: Unlisted = "unknown",
 ) -> LabelledRecords:
     """Labels of a data set: from a table, else those of its records, else their findings.
 
@@ -108,77 +113,104 @@ def read_labelled(
     Args:
         source: records.
         classes: names, compared without case and by synonyms. None given: the columns of the table, or all that a
-            record shows, by alphabet.
+            record shows, in the order of the alphabet.
         labels: a CSV with a column `id` (of the record) and one per class: 1 present, 0 absent, empty or -1 unknown;
             records it does not name are left out.
         unlisted: "unknown", or "absent" for data whose records list all that is present.
 
     Raises:
-        UsageError: an unusable table or `unlisted`. UserError: no label, or an unknown class.
+        UsageError: an unusable table. UserError: no label, or an unknown class.
     """
-    if unlisted not in UNLISTED:
-        raise UsageError(f"unlisted is {unlisted!r}; a class that is not listed is {' or '.join(UNLISTED)}")
-    table = _read_table(Path(labels)) if labels else None
-    ids, patients, rows, stated, hashes, labelled = [], [], [], [], [], False
-    for row in range(len(source)):
-        record = source[row]
-        if table is not None and record.id not in table:
-            continue
-        ids.append(record.id)
-        patients.append(patient_of(record))
-        rows.append(row)
-        stated.append(_stated(record) if table is None else table[record.id])
-        hashes.append(hashlib.sha256(np.ascontiguousarray(record.image).tobytes()).digest())
-        labelled = labelled or bool(getattr(record, "labels", {}))
-    if table is None:
-        stated = _under_one_name(stated)
-        stated = _labels_of_records(stated, unlisted) if labelled else [_of_findings(found) for found in stated]
-    kept = [i for i, values in enumerate(stated) if values]
-    known = sorted({name for i in kept for name in stated[i]})
-    shown = [name for name in known if any(stated[i].get(name) == PRESENT for i in kept)] if table is None else known
-    shown = [name for name in shown if name != NO_FINDING]
-    if not kept or not (classes or shown):
+    if labels:
+        entries = list(_entries_of_table(source, _read_table(Path(labels))))
+        absent = np.nan
+    else:
+        entries, absent = _entries_of_records(source, unlisted)
+    known = sorted({name for entry in entries for name in entry.labels})
+    present = {name for entry in entries for name, value in entry.labels.items() if value == PRESENT}
+    named = classes or [name for name in known if name != NO_FINDING and (labels or name in present)]
+    if not entries or not named:
         what = f"no record is named in {labels}" if labels else "no record has a label or a finding"
         raise UserError(f"{what}, so there is nothing to classify; choose another split, or give --labels FILE.csv")
-    places: dict[str, str] = {}
-    for name in classes or shown:
-        place = find_class(name, [*known, NO_FINDING])
-        if place is None:
+    key_of: dict[str, str] = {}
+    for name in named:
+        key = find_class(name, [*known, NO_FINDING])
+        if key is None:
             raise UserError(f"no record is labelled {name!r}; the labels are {', '.join(known)}")
-        places[name] = place
-    absent = float(ABSENT) if table is None and not (labelled and unlisted == "unknown") else np.nan
-    values = np.full((len(kept), len(places)), absent)
-    for n, i in enumerate(kept):
-        values[n] = [stated[i].get(place, absent) for place in places.values()]
+        key_of[name] = key
+    values = np.array([[entry.labels.get(key, absent) for key in key_of.values()] for entry in entries], float)
     digest = hashlib.sha256()
-    for i in kept:
-        digest.update(f"{ids[i]}\t{sorted(stated[i].items())}\t".encode() + hashes[i])
+    for entry in entries:
+        digest.update(f"{entry.id}\t{sorted(entry.labels.items())}\t".encode() + entry.image_sha256)
     return LabelledRecords(
-        tuple(ids[i] for i in kept),
-        tuple(patients[i] for i in kept),
-        tuple(places),
+        tuple(entry.id for entry in entries),
+        tuple(entry.patient for entry in entries),
+        tuple(key_of),
         np.where(values == UNCERTAIN, np.nan, values),
         values == UNCERTAIN,
-        np.array([rows[i] for i in kept], int),
+        np.array([entry.row for entry in entries], int),
         digest.hexdigest(),
-        len(source) - len(kept),
+        len(source) - len(entries),
     )
 
 
+@dataclass(frozen=True)
+class _Entry:
+    """A record and what is known of it: class -> label."""
+
+    row: int
+    id: str
+    patient: str
+    labels: dict[str, int]
+    image_sha256: bytes
+
+
+def _entry(row: int, record: Any, labels: dict[str, int]) -> _Entry:
+    digest = hashlib.sha256(np.ascontiguousarray(record.image).tobytes()).digest()
+    return _Entry(row, record.id, patient_of(record), labels, digest)
+
+
+def _entries_of_table(source: Source, table: dict[str, dict[str, int]]) -> Iterator[_Entry]:
+    """The records that a table of labels names."""
+    for row in range(len(source)):
+        record = source[row]
+        if table.get(record.id):
+            yield _entry(row, record, table[record.id])
+
+
+def _entries_of_records(source: Source, unlisted: Unlisted) -> tuple[list[_Entry], float]:
+    """The records with labels of their own or with findings, and the label of a class that they do not list."""
+    entries, labelled = [], False
+    for row in range(len(source)):
+        record = source[row]
+        labelled = labelled or bool(getattr(record, "labels", {}))
+        entries.append(_entry(row, record, _stated(record)))
+    merged = _under_one_name([entry.labels for entry in entries])
+    if labelled:
+        completed = _with_no_finding(merged, unlisted)
+    else:
+        completed = [labels or {NO_FINDING: PRESENT} for labels in merged]
+    kept = [replace(entry, labels=labels) for entry, labels in zip(entries, completed, strict=True) if labels]
+    return kept, np.nan if labelled and unlisted == "unknown" else float(ABSENT)
+
+
 def present_classes(record: Any) -> list[str]:
-    """What a record shows by its labels and findings, for readers; names as `class_key` has them."""
-    return [name for name, value in _stated(record).items() if value == PRESENT and name not in _HEALTHY]
+    """The classes that a record shows by its labels and findings, named as by `class_key`."""
+    return [name for name, value in _stated(record).items() if value == PRESENT and name not in _NORMAL]
 
 
 def _stated(record: Any) -> dict[str, int]:
     """Class -> label of one record; a finding that the labels do not list is present."""
     labels = {class_key(name): value for name, value in getattr(record, "labels", {}).items()}
-    found = {class_key(f.label): PRESENT for f in record.findings if find_class(f.label, labels) is None}
-    return {**found, **labels}
+    unlisted = {class_key(f.label): PRESENT for f in record.findings if find_class(f.label, labels) is None}
+    return {**unlisted, **labels}
 
 
 def _under_one_name(stated: Sequence[dict[str, int]]) -> list[dict[str, int]]:
-    """Synonyms under the first of their names by alphabet. Where a record states several, present wins, then absent."""
+    """Labels with all synonyms under the first of their names in the alphabet.
+
+    Where a record states several of them, present wins, then absent.
+    """
     name_of: dict[str, str] = {}
     for name in sorted({name for values in stated for name in values}):
         name_of[name] = find_class(name, list(name_of.values())) or name
@@ -191,16 +223,12 @@ def _under_one_name(stated: Sequence[dict[str, int]]) -> list[dict[str, int]]:
     return merged
 
 
-def _of_findings(stated: dict[str, int]) -> dict[str, int]:
-    return stated or {NO_FINDING: PRESENT}
-
-
-def _labels_of_records(stated: Sequence[dict[str, int]], unlisted: str) -> list[dict[str, int]]:
-    """With "no finding" where the other labels of a record decide it."""
+def _with_no_finding(stated: Sequence[dict[str, int]], unlisted: Unlisted) -> list[dict[str, int]]:
+    """The labels of records with "no finding" where their other labels decide it."""
     known = {name for values in stated for name in values}
     completed = []
     for values in stated:
-        others = [value for name, value in values.items() if name not in _HEALTHY]
+        others = [value for name, value in values.items() if name not in _NORMAL]
         complete = known <= {*values, NO_FINDING} or unlisted == "absent"
         decided: dict[str, int] = {}
         if PRESENT in others:
@@ -214,7 +242,7 @@ def _labels_of_records(stated: Sequence[dict[str, int]], unlisted: str) -> list[
 
 
 def own_phrases(source: Source) -> dict[str, list[str]]:
-    """Class -> the phrases with which a data set's records ask for it, each once, in the order of the records."""
+    """Class -> the prompts of its findings in a data set, each once, in the order of the records."""
     phrases: dict[str, dict[str, str]] = {}
     for row in range(len(source)):
         for finding in source[row].findings:
@@ -226,32 +254,32 @@ def own_phrases(source: Source) -> dict[str, list[str]]:
 def embed_records(
     model: Model, source: Source, rows: Int[np.ndarray, " n"], framing: Framing, name: str = "images"
 ) -> Float[np.ndarray, "n D"]:
-    """[n, D] float32 global embeddings of records; `crop` is cut from what the stored square shows of the image."""
+    """[n, D] float32 global embeddings of records.
+
+    `crop` cuts the middle out of the part of the stored square that shows the image.
+    """
     parts = []
     for start in tqdm(range(0, len(rows), model.batch_size), desc=name, unit="batch", disable=None):
         squares = [_framed(source[int(row)], framing) for row in rows[start : start + model.batch_size]]
         parts.append(np.asarray(model.embed_squares(np.stack(squares)).whole))
-    whole = np.concatenate(parts)
-    if not np.isfinite(whole).all():
+    embeddings = np.concatenate(parts)
+    if not np.isfinite(embeddings).all():
         raise UserError("an image embedding holds NaN or infinity: the weights are damaged or the training diverged")
-    return whole
+    return embeddings
 
 
-def _framed(record, framing: Framing) -> np.ndarray:
+def _framed(record: Any, framing: Framing) -> UInt8[np.ndarray, "S S"]:
     if framing == "pad":
-        return record.image
+        return np.asarray(record.image)
     return crop_to_square(np.ascontiguousarray(record.geometry.inner(record.image)), record.image.shape[0])
 
 
 def _read_table(path: Path) -> dict[str, dict[str, int]]:
+    """Id -> class -> label, of a table of labels."""
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            columns, lines = list(reader.fieldnames or []), list(reader)
-    except OSError as error:
-        raise UsageError(f"--labels {path}: {error.strerror}") from None
-    except (UnicodeDecodeError, csv.Error):
-        raise UsageError(f"--labels {path}: not a CSV table in UTF-8") from None
+        columns, lines = read_csv(path)
+    except UserError as error:
+        raise UsageError(f"--labels {error}") from None
     if "id" not in columns or len(columns) < 2:
         raise UsageError(f"--labels {path}: needs a column id and one per class; it has {', '.join(columns) or 'none'}")
     repeated = [name for name, count in Counter(line["id"] for line in lines).items() if count > 1]
@@ -260,10 +288,8 @@ def _read_table(path: Path) -> dict[str, dict[str, int]]:
     table: dict[str, dict[str, int]] = {}
     for number, line in enumerate(lines, start=2):
         table[line["id"]] = {}
-        for column in columns:
+        for column in (name for name in columns if name != "id"):
             value = (line[column] or "").strip()
-            if column == "id":
-                continue
             if value not in _VALUES:
                 raise UsageError(f"--labels {path}, line {number}: {column} is {value!r}; use 1, 0, or nothing")
             table[line["id"]][class_key(column)] = _VALUES[value]

@@ -129,9 +129,29 @@ class LabelledSettings(TaskSettings):
         )
 
 
-def prompts_of(prompts: str | PromptSet | None) -> PromptSet | None:
-    """A prompt set, which may be given as a file or the name of a built-in one. Raises UsageError."""
-    return read_prompt_set(prompts) if isinstance(prompts, str) else prompts
+@dataclass(frozen=True)
+class PromptedSettings(LabelledSettings):
+    """What the tasks share that ask for classes by phrases.
+
+    Attributes:
+        prompts: a prompt set, its file or its name; None: the task's own way to ask.
+    """
+
+    prompts: str | PromptSet | None = setting(
+        None,
+        help="phrases of each class: a JSON file (docs/classification.md) or the name of a built-in set such as chest; "
+        "without it: as the data set's validation records ask; ten ways of each class for robustness",
+        metavar="FILE",
+    )
+
+    @property
+    def prompt_set(self) -> PromptSet | None:
+        """How classes are asked for; None: the task's own way."""
+        return read_prompt_set(self.prompts) if isinstance(self.prompts, str) else self.prompts
+
+    def check(self) -> None:
+        """The prompt set can be read."""
+        _ = self.prompt_set
 
 
 def _hash(prompts: PromptSet) -> str:

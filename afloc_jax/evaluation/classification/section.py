@@ -1,7 +1,5 @@
 """Classification on the page: metrics of each class with intervals, ROC, reliability, the most confident mistakes."""
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +10,7 @@ from markupsafe import Markup
 from afloc_jax.evaluation.classification.examples import Mistake, read_mistakes
 from afloc_jax.evaluation.classification.metrics import BY_NAME, HEADLINE, MAIN, METRICS, Metric, chance_of
 from afloc_jax.evaluation.classification.result import Classification
+from afloc_jax.evaluation.files import read_csv
 from afloc_jax.evaluation.report.numbers import number
 from afloc_jax.evaluation.report.small_charts import Cell, cell, reliability_chart, roc_chart
 from afloc_jax.evaluation.results import ByCategory
@@ -151,7 +150,7 @@ def _curves(path: Path, auc: ByCategory, classes: Sequence[str]) -> list[Curve]:
     if not path.is_file():
         return []
     pairs: dict[str, list[tuple[bool, float]]] = {name: [] for name in classes}
-    for row in csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))):
+    for row in read_csv(path)[1]:
         if row["label"]:
             pairs[row["category"]].append((row["label"] == "1", float(row["probability"])))
     curves = []

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from afloc_jax.errors import UserError
 from afloc_jax.evaluation.comparison import paired
 from afloc_jax.evaluation.comparison.result import Comparison, Row, Unmatched
-from afloc_jax.evaluation.comparison.sample_tables import Account, Decisions, Key, Scores, read_samples
+from afloc_jax.evaluation.comparison.sample_tables import Account, DecisionTable, Key, ScoreTable, read_samples
 from afloc_jax.evaluation.statistics import discrimination
 from afloc_jax.evaluation.statistics.bootstrap import Bootstrap, Replicates
 from afloc_jax.evaluation.statistics.interval import mean_of_finite
@@ -52,14 +52,14 @@ def compare(
     common = [key for key in first.values if key in second.values]
     sides = {"a": (first, second), "b": (second, first)}
     lonely = {name: [key for key in x.values if key not in y.values] for name, (x, y) in sides.items()}
-    if isinstance(first, Scores) and isinstance(second, Scores):
+    if isinstance(first, ScoreTable) and isinstance(second, ScoreTable):
         _check_common(first, second, common)
         rows = _compare_scores(first, second, common, bootstrap)
-    elif isinstance(first, Decisions) and isinstance(second, Decisions):
+    elif isinstance(first, DecisionTable) and isinstance(second, DecisionTable):
         _check_common(first, second, common)
         rows = _compare_decisions(first, second, common, bootstrap)
     else:
-        kinds = ["values" if isinstance(side, Scores) else "probabilities" for side in (first, second)]
+        kinds = ["values" if isinstance(side, ScoreTable) else "probabilities" for side in (first, second)]
         raise UserError(f"{a} holds {kinds[0]} and {b} {kinds[1]}; compare two evaluations of one kind")
     result = Comparison(
         str(a),
@@ -76,7 +76,7 @@ def compare(
     return result
 
 
-def _check_common(first: Scores | Decisions, second: Scores | Decisions, common: Sequence[Key]) -> None:
+def _check_common(first: ScoreTable | DecisionTable, second: ScoreTable | DecisionTable, common: Sequence[Key]) -> None:
     if not common:
         example = f"{next(iter(first.values))} against {next(iter(second.values))}"
         raise UserError(
@@ -87,7 +87,7 @@ def _check_common(first: Scores | Decisions, second: Scores | Decisions, common:
 # Scores per sample
 
 
-def _compare_scores(first: Scores, second: Scores, common: Sequence[Key], bootstrap: Bootstrap) -> list[Row]:
+def _compare_scores(first: ScoreTable, second: ScoreTable, common: Sequence[Key], bootstrap: Bootstrap) -> list[Row]:
     rows = []
     for metric in dict.fromkeys(key.metric for key in common):
         pairs: dict[tuple[str, str], list[tuple[float, float]]] = {}
@@ -160,7 +160,9 @@ def _mean_rows(
 # Decisions of classification
 
 
-def _compare_decisions(first: Decisions, second: Decisions, common: Sequence[Key], bootstrap: Bootstrap) -> list[Row]:
+def _compare_decisions(
+    first: DecisionTable, second: DecisionTable, common: Sequence[Key], bootstrap: Bootstrap
+) -> list[Row]:
     common = [k for k in common if not math.isnan(first.values[k].label + second.values[k].label)]
     for key in common:
         if first.values[key].label != second.values[key].label:

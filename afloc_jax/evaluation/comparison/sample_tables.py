@@ -1,13 +1,12 @@
 """per_sample.csv of any evaluation, read back: what `afloc compare` pairs."""
 
-import csv
-import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from afloc_jax.errors import UserError
+from afloc_jax.evaluation.files import read_csv
 from afloc_jax.files import Path
 from afloc_jax.settings import Json
 
@@ -75,31 +74,25 @@ class SampleTable:
 
 
 @dataclass(frozen=True)
-class Scores(SampleTable):
+class ScoreTable(SampleTable):
     """A score per sample, metric and threshold: localisation, retrieval, robustness."""
 
     values: Mapping[Key, float]
 
 
 @dataclass(frozen=True)
-class Decisions(SampleTable):
+class DecisionTable(SampleTable):
     """A decision per sample and class: classification."""
 
     values: Mapping[Key, Decision]
 
 
-def read_samples(folder: Path) -> Scores | Decisions:
+def read_samples(folder: Path) -> ScoreTable | DecisionTable:
     """The table of a result folder. Raises UserError for a folder without usable per-sample scores."""
     path = folder / "per_sample.csv"
-    try:
-        reader = csv.DictReader(io.StringIO(path.read_bytes().decode(), newline=""))
-        columns, lines = set(reader.fieldnames or ()), list(reader)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; give a folder that an evaluation wrote") from None
-    except (UnicodeDecodeError, csv.Error):
-        raise UserError(f"{path}: not a CSV table in UTF-8") from None
-    scored = {"id", "category", "metric", "value"} <= columns
-    if not scored and not {"id", "category", "label", "probability", "predicted"} <= columns:
+    columns, lines = read_csv(path, "; give a folder that an evaluation wrote")
+    scored = {"id", "category", "metric", "value"} <= set(columns)
+    if not scored and not {"id", "category", "label", "probability", "predicted"} <= set(columns):
         raise UserError(f"{path}: not per-sample scores; it has the columns {', '.join(sorted(columns)) or 'none'}")
     scores: dict[Key, float] = {}
     decisions: dict[Key, Decision] = {}
@@ -120,7 +113,9 @@ def read_samples(folder: Path) -> Scores | Decisions:
         raise UserError(f"{path}: holds no sample")
     patients = {line["id"]: line.get("patient") or "" for line in lines}
     account = Account.read(folder)
-    return Scores(folder, patients, account, scores) if scored else Decisions(folder, patients, account, decisions)
+    return (
+        ScoreTable(folder, patients, account, scores) if scored else DecisionTable(folder, patients, account, decisions)
+    )
 
 
 def _number(cell: str) -> float:

@@ -3,13 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from afloc_jax.evaluation.settings import LabelledSettings, prompts_of
-from afloc_jax.inference.class_prompts import PromptSet
-from afloc_jax.settings import setting
+from afloc_jax.evaluation.settings import PromptedSettings
 
 
 @dataclass(frozen=True)
-class RobustnessSettings(LabelledSettings):
+class RobustnessSettings(PromptedSettings):
     """A data set and the phrases that its classes are asked with.
 
     Attributes:
@@ -18,19 +16,3 @@ class RobustnessSettings(LabelledSettings):
     """
 
     task: ClassVar[str] = "robustness"
-
-    prompts: str | PromptSet | None = setting(
-        None,
-        help="phrases of each class: a JSON file (docs/classification.md) or the name of a built-in set such as chest; "
-        "without it: as the data set's validation records ask; ten ways of each class for robustness",
-        metavar="FILE",
-    )
-
-    @property
-    def prompt_set(self) -> PromptSet | None:
-        """How classes are asked for; None: the task's own way."""
-        return prompts_of(self.prompts)
-
-    def check(self) -> None:
-        """The prompt set can be read."""
-        _ = self.prompt_set
