@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from afloc_jax.errors import UsageError
-from afloc_jax.files import AnyPath, Path, user_path
 from afloc_jax.settings import Json
 
 Phrases: TypeAlias = str | Sequence[str]
@@ -94,12 +93,14 @@ class PromptSet:
         return f"prompt set {self.name}: {key}" if self.name else key
 
 
-def read_prompt_set(given: AnyPath | None) -> PromptSet:
+def read_prompt_set(given: str | os.PathLike[str] | None) -> PromptSet:
     """The prompt set of a file, or of this package by its name; None gives the rules without word lists.
 
     Raises:
         UsageError: no such file or set, not JSON, unknown keys, or phrases that cannot be used; each with its place.
     """
+    from afloc_jax.files import Path, user_path  # etils takes a tenth of a second, which --help has not
+
     if given is None:
         return PromptSet()
     path = user_path(given, "--prompts")
