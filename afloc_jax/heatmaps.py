@@ -17,11 +17,11 @@ from jaxtyping import Array, Float
 from afloc_jax.interpolation import strided_cells, tiles
 from afloc_jax.levels import TextLevels
 from afloc_jax.settings import NOT_NEGATIVE, POSITIVE, Rule, Settings, setting
+from data_pipelines.constants import IMAGE_SIZE
 
 AnyArray = Array | np.ndarray
 
 SIGMA = 1.5  # cells of the published 19 x 19 grid
-HEATMAP_SIZE = 224  # pixels, side of the padded square
 EXTENT = 0.01  # the share of regions at which a presence map's step lies where it is set
 EXTENT_SHARPNESS = 5.0  # how much steeper than that step the one is that counts them
 
@@ -154,7 +154,7 @@ def smooth(map: Float[AnyArray, "*b h w"], sigma: float = SIGMA) -> Float[Array,
 
 
 def upsample(
-    map: Float[AnyArray, "*b h w"], size: int | tuple[int, int] = HEATMAP_SIZE, input_size: int | None = None
+    map: Float[AnyArray, "*b h w"], size: int | tuple[int, int] = IMAGE_SIZE, input_size: int | None = None
 ) -> Float[Array, "*b H W"]:
     """Bilinear over the last two axes, `align_corners=False` without antialiasing (torch `interpolate`).
 

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageOps
 
 from afloc_jax.errors import UserError
+from data_pipelines.constants import IMAGE_SIZE
 
 SMALLEST_SIDE = 8  # pixels; anything smaller is a broken export, not a radiograph
 LARGEST_PIXELS = 170_000_000  # below what Pillow refuses as a bomb; the largest mammograms have about 30 million pixels
@@ -106,7 +107,7 @@ class Geometry:
 
     height: int
     width: int
-    side: int = 224
+    side: int = IMAGE_SIZE
 
     def __post_init__(self) -> None:
         if min(self.height, self.width, self.side) < 1:
@@ -200,7 +201,7 @@ class Geometry:
             raise ValueError(f"this geometry is for [{self.height}, {self.width}], got {list(image.shape)}")
 
 
-def crop_to_square(image: NDArray[np.uint8], side: int = 224) -> NDArray[np.uint8]:
+def crop_to_square(image: NDArray[np.uint8], side: int = IMAGE_SIZE) -> NDArray[np.uint8]:
     """Image [height, width] -> [side, side]: the short side scaled to `side`, the middle of the long one cut out.
 
     How the published release frames images for classification (localisation pads them, see `Geometry`). Area

@@ -16,7 +16,6 @@ from jaxtyping import Bool, Float32, UInt8
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
-IMAGE_SIZE = 224  # side of the stored square, pixels (published preprocessing)
 PRESENT, ABSENT, UNCERTAIN = 1, 0, -1  # values of a label; one that is not listed is unknown
 
 

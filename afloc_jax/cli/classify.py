@@ -12,13 +12,14 @@ from afloc_jax.cli.arguments import (
 )
 from afloc_jax.cli.parser import Parser
 from afloc_jax.cli.printing import finish_images
+from data_pipelines.constants import CLASS_PROMPT
 
 EXAMPLE = "afloc classify runs/demo/model chest.png --class pneumonia --class edema --out scores.csv"
 
 
 def add(command: Parser) -> None:
     add_model_and_images(command)
-    add_prompt_set(command, '"Findings suggesting <class>."')
+    add_prompt_set(command, f'"{CLASS_PROMPT.format(finding="<class>")}"')
     add_framing(command)
     add_aggregation(command)
     command.add_argument(

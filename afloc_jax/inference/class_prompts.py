@@ -20,6 +20,7 @@ from typing import TypeAlias
 
 from afloc_jax.errors import UsageError
 from afloc_jax.settings import Json
+from data_pipelines.constants import CLASS_PROMPT
 
 Phrases: TypeAlias = str | Sequence[str]
 ClassPhrases: TypeAlias = Phrases | Mapping[str, Phrases] | None
@@ -28,7 +29,7 @@ ClassPhrases: TypeAlias = Phrases | Mapping[str, Phrases] | None
 WORD_LISTS = ("severity", "subtype", "location")  # in the order in which they are written before one another
 TEMPLATE = "{severity} {subtype} {location}"
 NEGATIVE = "no {class}. "
-FALLBACK = "Findings suggesting {class}."
+FALLBACK = CLASS_PROMPT.replace("{finding}", "{class}")
 FOLDER = pathlib.Path(__file__).parent / "prompt_sets"
 SETS = tuple(sorted(path.stem for path in FOLDER.glob("*.json")))
 # Names under which data sets speak of a class of our lists; a class's own entry goes before its synonym's.

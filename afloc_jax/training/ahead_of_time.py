@@ -203,7 +203,7 @@ def _lower(config: Any, devices: list[Any], part: str) -> Any:
     from afloc_jax.training.optimizer import build_direction, build_schedule, freeze
     from afloc_jax.training.step import batch_like, build_train_step, new_state
     from afloc_jax.training.train import PRECISIONS
-    from data_pipelines.records import IMAGE_SIZE
+    from data_pipelines.constants import IMAGE_SIZE
 
     mesh = build_mesh(devices, config.training.fsdp)
     side = config.data.builder.get("image_size", IMAGE_SIZE)

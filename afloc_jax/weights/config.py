@@ -11,7 +11,7 @@ from afloc_jax.files import AnyPath, Path, read_json, user_path
 from afloc_jax.heatmaps import HeatmapSettings
 from afloc_jax.models.settings import ModelSettings
 from afloc_jax.settings import POSITIVE, Json, Rule, Settings, at_least, plain, setting
-from data_pipelines.records import IMAGE_SIZE
+from data_pipelines.constants import IMAGE_SIZE
 from data_pipelines.settings import DataSettings
 
 CONFIG = "config.json"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from afloc_jax.models.settings import ImageSettings, Merge, ModelSettings, TextSettings
 from afloc_jax.settings import Json
 from afloc_jax.weights.config import FolderConfig, Preprocessing, PromptRules
-from data_pipelines.records import IMAGE_SIZE
+from data_pipelines.constants import IMAGE_SIZE
 
 
 @dataclass

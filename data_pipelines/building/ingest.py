@@ -17,8 +17,9 @@ from data_pipelines.building.account import Account
 from data_pipelines.building.arguments import check_choices
 from data_pipelines.building.decode import example
 from data_pipelines.building.items import SPLITS, Item, pseudonym
+from data_pipelines.constants import IMAGE_SIZE
 from data_pipelines.images import ImageError
-from data_pipelines.records import IMAGE_SIZE, EncodedRecord, record_features
+from data_pipelines.records import EncodedRecord, record_features
 
 _Result = TypeVar("_Result")
 

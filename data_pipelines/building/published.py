@@ -15,9 +15,8 @@ from data_pipelines.building.expected_files import Files, IncompleteDataError, c
 from data_pipelines.building.ingest import FolderBuilder
 from data_pipelines.building.items import Item
 from data_pipelines.building.splits import assign_splits, check_fractions
+from data_pipelines.constants import CLASS_PROMPT
 from data_pipelines.reports import clean_sections
-
-PROMPT = "Findings suggesting {finding}."  # where a data set has classes and no phrases (published protocol)
 
 
 class PublishedBuilder(FolderBuilder, skip_registration=True):  # type: ignore[call-arg]
@@ -43,7 +42,7 @@ class PublishedBuilder(FolderBuilder, skip_registration=True):  # type: ignore[c
         partial: bool = False,
         leaks: Literal["stop", "drop"] = "stop",
         fractions: Mapping[str, float] | None = None,
-        prompt: str = PROMPT,
+        prompt: str = CLASS_PROMPT,
         compatible: bool = False,
         **kwargs: Any,
     ):

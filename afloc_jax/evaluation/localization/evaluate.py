@@ -17,12 +17,13 @@ from afloc_jax.evaluation.localization.protocols import AFLOC, get_protocol
 from afloc_jax.evaluation.localization.results import write_results
 from afloc_jax.evaluation.localization.samples import Part, parts_of, prior_maps
 from afloc_jax.evaluation.localization.scores import Scores
-from afloc_jax.evaluation.localization.settings import CLASS_PROMPT, LocalizationSettings
+from afloc_jax.evaluation.localization.settings import LocalizationSettings
 from afloc_jax.evaluation.localization.summary import summarise
 from afloc_jax.evaluation.records import Source, evaluation_provenance
 from afloc_jax.evaluation.statistics.bootstrap import Bootstrap
 from afloc_jax.evaluation.task import JsonObject, Models
 from afloc_jax.inference.model import Model
+from data_pipelines.constants import CLASS_PROMPT
 
 
 def evaluate(

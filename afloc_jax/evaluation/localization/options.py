@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Shaped
 
-REFERENCE_SIZE = 224  # the side of the square that `margin` refers to
+from data_pipelines.constants import IMAGE_SIZE
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,11 @@ class ProtocolOptions:
         ascending = all(a < b for a, b in zip(self.thresholds, self.thresholds[1:], strict=False))
         if not (self.thresholds and ascending and self.thresholds[0] >= -1 and self.thresholds[-1] <= 1):
             raise ValueError(f"thresholds are {self.thresholds}; they must ascend within [-1, 1], at least one of them")
-        if not 0 <= self.margin < REFERENCE_SIZE // 2:
-            raise ValueError(f"margin is {self.margin}; it must be in [0, {REFERENCE_SIZE // 2}) pixels")
+        if not 0 <= self.margin < IMAGE_SIZE // 2:
+            raise ValueError(f"margin is {self.margin}; it must be in [0, {IMAGE_SIZE // 2}) pixels")
 
     def scored_region(self, array: Shaped[np.ndarray, "S S"]) -> Shaped[np.ndarray, "s s"]:
         """The central part of a square that is scored."""
         size = array.shape[0]
-        margin = round(self.margin * size / REFERENCE_SIZE)
+        margin = round(self.margin * size / IMAGE_SIZE)
         return array[margin : size - margin, margin : size - margin]

@@ -11,10 +11,10 @@ from jaxtyping import Int
 from afloc_jax.errors import UserError
 from afloc_jax.evaluation.localization.baselines import leave_one_out_prior, location_prior, prior_heatmaps
 from afloc_jax.evaluation.localization.protocol import LocalizationProtocol
-from afloc_jax.evaluation.localization.settings import CLASS_PROMPT
 from afloc_jax.evaluation.records import Source, patient_of, place_of
 from afloc_jax.evaluation.truth.sample import Truth, negative
 from afloc_jax.inference.class_prompts import find_class
+from data_pipelines.constants import CLASS_PROMPT
 from data_pipelines.records import ABSENT
 
 

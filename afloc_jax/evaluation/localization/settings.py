@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from afloc_jax.evaluation.settings import TaskSettings
 from afloc_jax.settings import NOT_NEGATIVE, Json, setting
+from data_pipelines.constants import CLASS_PROMPT
 
-CLASS_PROMPT = "Findings suggesting {finding}."  # how the release asks for a class
 # Thresholds of the paper, where a data set has its own: the maps of histopathology are read from their low end.
 THRESHOLDS_OF_BUILDER = {"sicapv2": (-1.0, -0.9, -0.8, -0.7, -0.6, -0.5, -0.4, -0.3, -0.2, -0.1)}
 

@@ -10,12 +10,13 @@ from pathlib import Path
 from afloc_jax.errors import UserError
 from afloc_jax.evaluation.truth.chexlocalize import is_rle_table, read_rle_table
 from afloc_jax.evaluation.truth.coco import read_coco
-from afloc_jax.evaluation.truth.sample import SQUARE, Truth, boxes_of, read_json
+from afloc_jax.evaluation.truth.sample import Truth, boxes_of, read_json
 from afloc_jax.evaluation.truth.table import read_table
+from data_pipelines.constants import IMAGE_SIZE
 
 
 def read_truth(
-    path: str | Path, size: int = SQUARE, compatible: bool = False, *, negatives: bool = False, boxes: bool = False
+    path: str | Path, size: int = IMAGE_SIZE, compatible: bool = False, *, negatives: bool = False, boxes: bool = False
 ) -> list[Truth]:
     """Read a truth file of any format; the content decides which. Samples come in the order of the file.
 

@@ -12,9 +12,8 @@ from jaxtyping import UInt8
 
 from afloc_jax.errors import UserError
 from afloc_jax.heatmaps import boxes_from_map
+from data_pipelines.constants import IMAGE_SIZE
 from data_pipelines.images import LARGEST_PIXELS, Geometry
-
-SQUARE = 224  # side of the padded square, pixels (published protocol)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +47,7 @@ class Truth:
         return f"{self.image}\t{self.label_text.lower()}"
 
 
-def negative(image: str, category: str, size: int = SQUARE, height: int = 0, width: int = 0) -> Truth:
+def negative(image: str, category: str, size: int = IMAGE_SIZE, height: int = 0, width: int = 0) -> Truth:
     """A sample whose image does not show the finding. All negatives of one size share their empty mask."""
     return Truth(f"{image}#{category}", category, category, empty_mask(size), image, height, width, present=False)
 

@@ -10,9 +10,9 @@ from typing import Any
 from afloc_jax.errors import UserError
 from data_pipelines.building.ingest import FolderBuilder
 from data_pipelines.building.items import Item
-from data_pipelines.building.published import PROMPT
 from data_pipelines.building.splits import assign_splits
 from data_pipelines.building.tables import read_table
+from data_pipelines.constants import CLASS_PROMPT
 from data_pipelines.images import IMAGE_SUFFIXES
 from data_pipelines.regions import MaskFile
 
@@ -44,7 +44,7 @@ class Builder(FolderBuilder):
         mask_column: str = "mask",
         finding_column: str = "finding",
         images_csv: str = "images.csv",
-        prompt: str = PROMPT,
+        prompt: str = CLASS_PROMPT,
         prompts: Mapping[str, str] | None = None,
         fractions: Mapping[str, float] | None = None,
         **kwargs: Any,

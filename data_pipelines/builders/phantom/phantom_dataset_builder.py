@@ -13,7 +13,8 @@ import tensorflow_datasets as tfds
 from afloc_jax.errors import UsageError, UserError
 from data_pipelines.builders.phantom.generate import SPLITS
 from data_pipelines.builders.phantom.worker import initialize, records
-from data_pipelines.records import IMAGE_SIZE, EncodedRecord, record_features
+from data_pipelines.constants import IMAGE_SIZE
+from data_pipelines.records import EncodedRecord, record_features
 
 _CHUNK = 25  # phantoms per task: small enough for a smooth progress bar, large enough to hide the hand-over
 _AHEAD = 4  # tasks waiting per worker: bounds the memory that finished records take
