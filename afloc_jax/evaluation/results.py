@@ -74,12 +74,14 @@ class Result:
     def to_json(self) -> dict[str, Json]:
         """The content of summary.json."""
         own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "account"}
-        return _json_of({**vars(self.account), **own})
+        content: dict[str, Json] = _json_of({**vars(self.account), **own})
+        return content
 
     @classmethod
     def read(cls, summary: Mapping[str, Json]) -> Self:
         """The result of a summary.json."""
-        return _read(cls, {**summary, "account": summary})
+        result: Self = _read(cls, {**summary, "account": summary})
+        return result
 
 
 def _json_of(value: Any) -> Any:

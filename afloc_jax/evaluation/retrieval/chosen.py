@@ -41,7 +41,7 @@ class Chosen:
     @cached_property
     def relevant(self) -> Bool[np.ndarray, "n n"]:
         """Whether an item (column) is relevant for a query (row)."""
-        return self.groups[:, None] == self.groups[None, :]
+        return np.asarray(self.groups[:, None] == self.groups[None, :])
 
 
 def choose_pairs(source: Source) -> Chosen:

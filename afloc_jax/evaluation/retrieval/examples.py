@@ -48,7 +48,7 @@ def choose_queries(similarity: Float[np.ndarray, "Q N"], relevant: Bool[np.ndarr
     ranked = np.argsort(-average, kind="stable")
     ranked = ranked[np.isfinite(average[ranked])]
     steps = np.linspace(0, len(ranked) - 1, min(QUERIES, len(ranked))).round().astype(int)
-    return ranked[steps]
+    return np.asarray(ranked[steps])
 
 
 def write_retrieved(
