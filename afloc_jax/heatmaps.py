@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.ndimage
 from jaxtyping import Array, Float
 
-from afloc_jax.interpolation import strided_cells, tiles
+from afloc_jax.interpolation import resize, strided_cells, tiles
 from afloc_jax.levels import TextLevels
 from afloc_jax.settings import NOT_NEGATIVE, POSITIVE, Rule, Settings, setting
 from data_pipelines.constants import IMAGE_SIZE
@@ -96,8 +97,8 @@ def presence_map(
     regions overlap; of a large one it marks the telling parts and is less sure of the rest. e is a count by a steeper
     step, plus half a region, so that it has a gradient and is never 0.
     """
-    lengths = jnp.linalg.norm(regions, axis=-1) * jnp.linalg.norm(text, axis=-1)[..., None, None]
-    cosine = similarity_map(regions, text) / jnp.where(lengths > 0, lengths, 1)
+    norms = jnp.linalg.norm(regions, axis=-1) * jnp.linalg.norm(text, axis=-1)[..., None, None]
+    cosine = similarity_map(regions, text) / jnp.where(norms > 0, norms, 1)
     step: Array | float = threshold
     if growth:
         standing_out = jax.nn.sigmoid(EXTENT_SHARPNESS * sharpness * (cosine - threshold)).sum((-2, -1), keepdims=True)
@@ -136,13 +137,7 @@ def _separable(map: Float[AnyArray, "*b h w"], rows: np.ndarray, columns: np.nda
     map = jnp.asarray(map)
     if not jnp.issubdtype(map.dtype, jnp.floating) or map.dtype.itemsize < 4:
         map = map.astype(jnp.float32)  # bfloat16 would round the filter's weights
-    return jnp.einsum(
-        "Hh,...hw,Ww->...HW",
-        jnp.asarray(rows, map.dtype),
-        map,
-        jnp.asarray(columns, map.dtype),
-        precision=jax.lax.Precision.HIGHEST,
-    )
+    return resize(map, rows, columns)
 
 
 def smooth(map: Float[AnyArray, "*b h w"], sigma: float = SIGMA) -> Float[Array, "*b h w"]:
@@ -189,11 +184,7 @@ def boxes_from_map(map01: np.ndarray, threshold: float, minimum_pixels: int = 1)
     map01 = np.asarray(map01)
     if map01.ndim != 2:
         raise ValueError(f"boxes are drawn on one map [height, width]; got an array of shape {map01.shape}")
-    labels, count = scipy.ndimage.label(map01 > threshold)
-    pixels = np.bincount(labels.ravel(), minlength=count + 1)[1:]
-    parts = scipy.ndimage.find_objects(labels, count)
-    boxes = [
-        (columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
-        for rows, columns in (parts[k] for k in np.argsort(-pixels, kind="stable") if pixels[k] >= minimum_pixels)
-    ]
-    return np.array(boxes, int).reshape(-1, 4)
+    mask = (map01 > threshold).astype(np.uint8)
+    parts = cv2.connectedComponentsWithStats(mask, connectivity=4)[2][1:].astype(int)  # x, y, width, height, pixels
+    parts = parts[parts[:, cv2.CC_STAT_AREA] >= minimum_pixels]
+    return parts[np.argsort(-parts[:, cv2.CC_STAT_AREA], kind="stable"), :4]

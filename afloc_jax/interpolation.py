@@ -1,7 +1,22 @@
 """Linear interpolation along one axis as a matrix: models and heat maps resize by matrix products."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
+
+
+def resize(
+    map: Float[Array, "*b h w"], rows: Float[Array | np.ndarray, "H h"], columns: Float[Array | np.ndarray, "W w"]
+) -> Float[Array, "*b H W"]:
+    """A linear map along each of the last two axes, rows X columns^T, in the precision of the map."""
+    return jnp.einsum(
+        "Hh,...hw,Ww->...HW",
+        jnp.asarray(rows, map.dtype),
+        map,
+        jnp.asarray(columns, map.dtype),
+        precision=jax.lax.Precision.HIGHEST,
+    )
 
 
 def linear_matrix(positions: Float[np.ndarray, " T"], size: int) -> Float[np.ndarray, "T size"]:

@@ -20,10 +20,11 @@ LEVELS: tuple[LevelName, ...] = get_args(LevelName)
 
 @flax.struct.dataclass
 class ImageLevels:
-    """What an image encoder returns, projected to the shared width D.
+    """What an image encoder returns, projected to the shared width D. `whole` is the global vector.
 
-    `shallow_factors`, where asked for, are the shallow map before its projection [B, H1, W1, F] and the projection
-    [F, D]: their product is `shallow`, and where F < D the word level costs less from them (losses/low_rank.py).
+    `shallow_factors`, which an encoder returns on request, are the shallow map before its projection [B, H1, W1, F] and
+    the projection [F, D]: their product is `shallow`, and where F < D the word level costs less from them
+    (losses/low_rank.py).
     """
 
     shallow: Float[Array, "B H1 W1 D"]

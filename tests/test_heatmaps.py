@@ -133,6 +133,18 @@ def test_normalise_spans_the_range_and_sends_a_constant_map_to_its_low_end():
     assert (result[1] == -1).all()
 
 
+def test_boxes_are_those_of_scipys_connected_parts():
+    """Equal parts keep the order of their first pixels."""
+    rng = np.random.default_rng(0)
+    for side in (1, 7, 40):
+        mask = rng.random((side, side + 3)) < 0.4
+        labels, count = scipy.ndimage.label(mask)
+        pixels = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+        parts = [scipy.ndimage.find_objects(labels)[k] for k in np.argsort(-pixels, kind="stable")]
+        expected = [[x.start, y.start, x.stop - x.start, y.stop - y.start] for y, x in parts]
+        assert heatmaps.boxes_from_map(mask.astype(float), 0.5).tolist() == expected
+
+
 def test_boxes_surround_connected_parts_largest_first():
     map01 = np.zeros((10, 12))
     map01[5:9, 8:10] = 0.9

@@ -79,7 +79,7 @@ def grouped_similarity(
     """`local_similarity` within each contrast group, one group after the other, in at least float32."""
     wide = jnp.promote_types(regions.dtype, jnp.float32)
 
-    def one_group(group):
+    def one_group(group: tuple[Array, Array, Array]) -> Array:
         regions, units, counts = group
         return local_similarity(regions.astype(wide), units.astype(wide), counts, settings)
 

@@ -2,8 +2,18 @@
 
 A bin has `slots` slots of `SLOT` units. A caption fills as many slots as it needs, all in the same bin, and shares the
 bin with others. Every bin has the same shape, so one compiled tile serves any mixture of lengths, and the number of
-bins in use is a traced value: short captions mean fewer bins, not more padding.
+bins in use is a traced value: short captions mean fewer bins, not more padding. With slots of 4 units, bins of 4 slots
+and captions A, B, C of 9, 6 and 3 units:
+
+    bin 0   AAAA AAAA A... CCC.
+    bin 1   BBBB BB.. .... ....
+
+jit needs the largest number of bins before it knows any count. Captions are placed longest first, each into the first
+bin with room, so a bin is opened only when all open ones have less than `longest` free slots, and it then takes at
+least floor(slots / longest) captions: I captions never need more than ceil(I / floor(slots / longest)) bins.
 """
+
+from typing import NamedTuple
 
 import flax.struct
 import jax
@@ -11,6 +21,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 SLOT = 8  # units; a caption wastes half of this on average, and accelerators like multiples of 8
+
+
+class Captions(NamedTuple):
+    """The text side of a level, of the captions of g contrast groups."""
+
+    units: Float[Array, "g I T D"]
+    norms: Float[Array, "g I T"]  # of the units, for the cosines; in at least float32
+    counts: Int[Array, "g I"]  # valid units, which come first; at least 1
 
 
 @flax.struct.dataclass
@@ -34,19 +52,19 @@ def pack(counts: Int[Array, " I"], length: int, slots: int) -> Packing:
     """Packs captions of `counts` units (1 to `length`) into bins: longest first, each into the first bin with room."""
     captions = counts.shape[0]
     longest = -(-length // SLOT)
-    # A new bin is opened only when every open one has less than `longest` slots left, and then it holds at least
-    # slots // longest captions: the number of bins is bounded by the shapes alone.
     bins = -(-captions // (slots // longest))
     needs = -(-counts // SLOT)
     order = jnp.argsort(-needs)
 
-    def first_fit(filled: Int[Array, " bins"], need: Int[Array, ""]):
+    def first_fit(filled: Int[Array, " bins"], need: Int[Array, ""]) -> tuple[Array, Array]:
         chosen = jnp.argmax(filled + need <= slots)
         return filled.at[chosen].add(need), chosen * slots + filled[chosen]
 
     filled, starts = jax.lax.scan(first_fit, jnp.zeros(bins, needs.dtype), needs[order])
     first_slot = jnp.zeros_like(starts).at[order].set(starts)
 
+    # From the slots of captions to the units in each slot: a slot knows its caption and its part of it. Empty slots
+    # belong to a caption of no units that stands behind the last.
     parts = jnp.arange(longest, dtype=counts.dtype)
     places = jnp.where(parts < needs[:, None], first_slot[:, None] + parts, bins * slots)  # [I, longest]
     caption = jnp.full(bins * slots, captions).at[places].set(jnp.arange(captions)[:, None], mode="drop")

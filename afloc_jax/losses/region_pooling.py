@@ -8,16 +8,19 @@ Each pooling is a pair of functions:
 
 definition.py has the formulas. Products of features run in the features' precision and add up in at least float32;
 everything else is at least float32.
+
+A caption may fill several slots of its bin, so its softmax over units is taken in two parts: over the units of each
+slot, and over the slots that `same` says belong to one caption.
 """
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.struct
 import jax.numpy as jnp
 from jax.lax import Precision
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PyTree
 
 from afloc_jax.losses.definition import SMALLEST_NORM_PRODUCT
 from afloc_jax.losses.settings import LossSettings
@@ -35,7 +38,7 @@ class TileText:
 
 
 class Gradients(NamedTuple):
-    """Of one tile; gradients of the text are kept per image and added up at the end."""
+    """The gradients of one tile; those of the text are kept per image and added up at the end."""
 
     regions: Float[Array, "g p N D"]
     units: Float[Array, "g p U D"]
@@ -45,8 +48,8 @@ class Gradients(NamedTuple):
 class RegionPooling(NamedTuple):
     """The two halves of a pooling."""
 
-    forward: Callable[..., tuple[Float[Array, "g p U"], Any]]
-    backward: Callable[..., Gradients]
+    forward: Callable[[Array, TileText, LossSettings], tuple[Float[Array, "g p U"], PyTree]]
+    backward: Callable[[Array, TileText, PyTree, Float[Array, "g p U"], LossSettings], Gradients]
 
 
 def product(equation: str, left: Array, right: Array, precision: Precision | None = None) -> Array:
@@ -84,11 +87,14 @@ def text_softmax(scores: Float[Array, "g p U N"], text: TileText) -> Float[Array
     return p.reshape(*p.shape[:2], -1, p.shape[-1])
 
 
-def _attention_forward(regions: Float[Array, "g p N D"], text: TileText, settings: LossSettings):
-    """r = cos(w, v), v = sum_n a_n C_n; since a cosine ignores scale, a needs no division by its sum over regions.
+def _attention_forward(
+    regions: Float[Array, "g p N D"], text: TileText, settings: LossSettings
+) -> tuple[Float[Array, "g p U"], PyTree]:
+    """r_u = cos(w_u, v_u) with v_u = sum_n e_un C_n, e_un = exp(temp1 (p_un - max_n p_un)), p = softmax_u(w_u C_n).
 
-    The clamp of the cosine is scaled by that sum instead, so the largest weight may be made 1: v then neither overflows
-    nor vanishes, whatever the temperature.
+    The published weights are e divided by its sum over regions. A cosine ignores that scale, so the division is left
+    out, the clamp of the cosine's denominator is multiplied by the sum instead, and the largest weight may be 1: v then
+    neither overflows nor vanishes, whatever the temperature.
     """
     s = product("gud,gpnd->gpun", text.units, regions)
     p = text_softmax(s, text)
@@ -103,12 +109,19 @@ def _attention_forward(regions: Float[Array, "g p N D"], text: TileText, setting
 
 
 def _attention_backward(
-    regions, text: TileText, saved, d_r: Float[Array, "g p U"], settings: LossSettings
+    regions: Float[Array, "g p N D"], text: TileText, saved: PyTree, d_r: Float[Array, "g p U"], settings: LossSettings
 ) -> Gradients:
+    """With r = (w v) / (|w| |v|), from dr to the three places that the regions and units have a part in:
+
+        dv = dr (w / (|w| |v|) - r v / |v|^2)          de_n = dv C_n          dC_n = e_n dv + sum_u ds_un w_u
+        ds = temp1 (p e de - p sum_u p e de)            through e = exp(temp1 p) and the softmax p of s = w C
+        dw = dr v / (|w| |v|) + sum_n ds_n C_n          d|w| = -dr r / |w|     (norms come from outside)
+
+    Where the clamp holds the denominator, the norms have no part in r; the sum of e has.
+    """
     p, e, v, v_squared, denominator, free, r = saved
     d_dot = (d_r / denominator)[..., None]
     units = jnp.broadcast_to(text.units[:, None], v.shape)
-    # Through the norms: both are constant where the denominator is clamped; there e's sum takes their place.
     d_v = d_dot * units + jnp.where(free, -d_r * r / jnp.where(free, v_squared, 1), 0)[..., None] * v
     d_norms = jnp.where(free, -d_r * r / jnp.where(free, text.norms[:, None], 1), 0)
     d_sum = jnp.where(free, 0, -d_r * r / denominator * SMALLEST_NORM_PRODUCT)
@@ -127,8 +140,10 @@ def _attention_backward(
     return Gradients(d_regions, d_units, d_norms)
 
 
-def _logsumexp_forward(regions: Float[Array, "g p N D"], text: TileText, settings: LossSettings):
-    """r = (1/k) log mean_n exp(k cos(C_n, w))."""
+def _logsumexp_forward(
+    regions: Float[Array, "g p N D"], text: TileText, settings: LossSettings
+) -> tuple[Float[Array, "g p U"], PyTree]:
+    """r = (1/k) log mean_n exp(k c_n), c_n = cos(C_n, w)."""
     k = settings.region_sharpness
     wide = regions.astype(text.norms.dtype)
     norms = norm(wide)[:, :, None]  # [g, p, 1, N]
@@ -143,8 +158,9 @@ def _logsumexp_forward(regions: Float[Array, "g p N D"], text: TileText, setting
 
 
 def _logsumexp_backward(
-    regions, text: TileText, saved, d_r: Float[Array, "g p U"], settings: LossSettings
+    regions: Float[Array, "g p N D"], text: TileText, saved: PyTree, d_r: Float[Array, "g p U"], settings: LossSettings
 ) -> Gradients:
+    """dc_n = dr softmax_n(k c_n); from there as for every cosine: d(w C) = dc / (|w| |C|), d|w| = -dc c / |w|."""
     wide, norms, c, a, denominator, free = saved
     d_c = d_r[..., None] * a
     d_s = (d_c / denominator).astype(regions.dtype)

@@ -1,28 +1,40 @@
 """The contrastive losses over a whole pod: text travels around a ring of devices, images stay where they are.
 
-Device d of a ring of R holds b pairs of a contrast group of K = R b. It computes its rows of the similarities [b, K],
-one text shard per step, while the next shard is under way; row sums are its own, column sums are added up over the ring
-(b x K and K numbers: the only things that grow with the group). The backward pass knows the gradient of every
-similarity from them, so it goes around once more, computes each tile anew (tiled.py), keeps the image gradients and
-lets the text gradients travel with their text, one step behind, until both are home.
+Device d of a ring of R holds b pairs of a contrast group of K = R b pairs, and computes its rows of the similarities
+S [K, K] between images (rows) and captions (columns). With the share q_i of each pair in the mean the losses are
 
-Nothing is differentiated through a collective: forward and backward pass are one `shard_map` each, under one custom
-VJP. Groups of at most b pairs need no ring, and K = batch is one ring of all devices.
+    image to text = sum_i q_i (log sum_j exp S_ij - S_ii)        a sum over a row: all on one device
+    text to image = sum_j q_j (log sum_i exp S_ij - S_jj)        a sum over a column: over all devices of the ring
+
+In step n = 0 .. R - 1 of the forward pass device d holds the captions that device (d - n) mod R started with. It fills
+that block of its rows while it passes the captions on to device d + 1. Rows [b, K] and column sums [K] are all that
+grows with the group.
+
+The backward pass knows the gradient of every similarity from the sums alone,
+
+    dS_ij = dL1 q_i (softmax_j S_ij - [i = j]) + dL2 q_j (softmax_i S_ij - [i = j])
+
+so it goes around the ring once more, computes each tile anew (tiled.py), keeps the gradients of the images, and lets
+those of the text travel with their text, one step behind, until both are home. Nothing is differentiated through a
+collective: forward and backward pass are one `shard_map` each, under one custom VJP. Groups of at most b pairs need no
+ring, and K = batch is one ring of all devices.
 """
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.sharding import AxisType, Mesh, PartitionSpec
-from jaxtyping import Array, Bool, Float, Int
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from afloc_jax.errors import UsageError
 from afloc_jax.losses import definition, tiled
 from afloc_jax.losses.low_rank import project, pull_back
+from afloc_jax.losses.packing import Captions
 from afloc_jax.losses.settings import LossSettings
 
 GROUP, RING = "group", "ring"
@@ -72,7 +84,7 @@ class Rows(NamedTuple):
     """
 
     forward: Callable[..., Float[Array, "g k K"]]
-    backward: Callable[..., tuple[Any, Any]]
+    backward: Callable[..., tuple[Array, PyTree]]
 
 
 def local_losses(
@@ -111,45 +123,65 @@ def report_losses(
     return _losses(rows, ring, images.astype(wide), reports.astype(wide), counts, share, None)
 
 
-def _share(counts: Int[Array, " B"], weights: Float[Array, " B"] | None, dtype: Any) -> Float[Array, " B"]:
+def _share(counts: Int[Array, " B"], weights: Float[Array, " B"] | None, dtype: DTypeLike) -> Float[Array, " B"]:
     """Weight of each pair in the means: pairs without a unit are left out."""
     share = jnp.where(counts > 0, 1 if weights is None else weights, 0).astype(dtype)
     total = share.sum()
     return share / jnp.where(total > 0, total, 1)
 
 
+_Losses = tuple[Float[Array, ""], Float[Array, ""]]  # image to text, text to image
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _losses(rows: Rows, ring: Ring, images: Any, texts: Any, counts: Array, share: Array, projection: Any):
+def _losses(
+    rows: Rows, ring: Ring, images: Array, texts: PyTree, counts: Array, share: Array, projection: Array | None
+) -> _Losses:
     return _forward(rows, ring, images, texts, counts, share, projection)[0]
 
 
-def _forward(rows, ring, images, texts, counts, share, projection):
-    def on_device(images, texts, counts, share, projection):
+def _forward(
+    rows: Rows, ring: Ring, images: Array, texts: PyTree, counts: Array, share: Array, projection: Array | None
+) -> tuple[_Losses, PyTree]:
+    def on_device(
+        images: Array, texts: PyTree, counts: Array, share: Array, projection: Array | None
+    ) -> tuple[_Losses, tuple[Array, Array, Array]]:
         images = project(images, projection)
         similarity = _hide(rows.forward(images, texts, jnp.maximum(counts, 1), ring), counts > 0, ring)
         pair = jnp.take_along_axis(similarity, _own_column(similarity, ring), axis=2)[..., 0]  # [g, k]
         row_sum = jax.nn.logsumexp(similarity, axis=2)
-        largest = lax.pmax(similarity.max(axis=1), RING)  # [g, K], finite: every column holds its own pair
+        # Column sums in two collectives of K numbers: the maximum of each column, finite because a column holds its own
+        # pair, and the sum of exponentials below it.
+        largest = lax.pmax(similarity.max(axis=1), RING)  # [g, K]
         column_sum = largest + jnp.log(lax.psum(jnp.exp(similarity - largest[:, None]).sum(axis=1), RING))
         own_column_sum = _own(column_sum, pair.shape[1], ring)
-        losses = tuple(
+        by_row, by_column = (
             lax.psum((share.reshape(pair.shape) * (sums - pair)).sum(), (GROUP, RING))
             for sums in (row_sum, own_column_sum)
         )
-        return losses, (similarity.reshape(-1, ring.group), row_sum.reshape(-1), own_column_sum.reshape(-1))
+        return (by_row, by_column), (
+            similarity.reshape(-1, ring.group),
+            row_sum.reshape(-1),
+            own_column_sum.reshape(-1),
+        )
 
     run = _sharded(on_device, ring, 4, (PartitionSpec(), PAIRS), replicated=1)
     losses, saved = run(images, texts, counts, share, projection)
     return losses, (images, texts, counts, share, *saved, projection)
 
 
-def _backward(rows, ring, saved, d_losses):
-    def on_device(images, texts, counts, share, similarity, row_sum, column_sum, projection, d_row, d_column):
+def _backward(
+    rows: Rows, ring: Ring, saved: PyTree, d_losses: _Losses
+) -> tuple[Array, PyTree, None, Array, Array | None]:
+    def on_device(
+        images: Array, texts: PyTree, counts: Array, share: Array, similarity: Array, row_sum: Array, column_sum: Array,
+        projection: Array | None, d_row: Array, d_column: Array,
+    ) -> tuple[Array, PyTree, Array | None]:  # fmt: skip
         k = min(len(counts), ring.group)
         similarity = similarity.reshape(-1, k, ring.group)
         mine = jax.nn.one_hot(_own_column(similarity, ring)[..., 0], ring.group, dtype=similarity.dtype)
         by_row = (d_row * share).reshape(-1, k, 1) * (jnp.exp(similarity - row_sum.reshape(-1, k, 1)) - mine)
-        column_share, column_sum = (_whole_group(array.reshape(-1, k), ring)[:, None] for array in (share, column_sum))
+        column_share, column_sum = (_gathered(array.reshape(-1, k), ring)[:, None] for array in (share, column_sum))
         by_column = d_column * column_share * (jnp.exp(similarity - column_sum) - mine)
         d_images, d_texts = rows.backward(
             project(images, projection), texts, jnp.maximum(counts, 1), by_row + by_column, ring
@@ -166,7 +198,10 @@ def _backward(rows, ring, saved, d_losses):
 _losses.defvjp(_forward, _backward)
 
 
-def _sharded(function: Callable, ring: Ring, split: int, out_specs: Any, replicated: int = 0) -> Callable:
+def _sharded(
+    function: Callable[..., PyTree], ring: Ring, split: int, out_specs: PyTree, replicated: int = 0
+) -> Callable[..., PyTree]:
+    """`function` on every device: its first `split` arguments in shares, the `replicated` ones after them whole."""
     in_specs = (PAIRS,) * split + (PartitionSpec(),) * replicated
     # No autodiff passes through, so how values vary over devices need not be tracked.
     return jax.shard_map(function, mesh=ring.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
@@ -175,7 +210,7 @@ def _sharded(function: Callable, ring: Ring, split: int, out_specs: Any, replica
 def _hide(rows: Float[Array, "g k K"], included: Bool[Array, " b"], ring: Ring) -> Float[Array, "g k K"]:
     """-inf where an image or a caption is left out, except in a pair's own place: finite sums, and gradient 0."""
     included = included.reshape(rows.shape[:2])
-    seen = included[:, :, None] & _whole_group(included, ring)[:, None]
+    seen = included[:, :, None] & _gathered(included, ring)[:, None]
     own = jnp.arange(ring.group) == _own_column(rows, ring)
     return jnp.where(seen | own, rows, -jnp.inf)
 
@@ -190,36 +225,37 @@ def _own(columns: Float[Array, "g K"], k: int, ring: Ring) -> Float[Array, "g k"
     return lax.dynamic_slice_in_dim(columns, _place(ring) * k, k, axis=1)
 
 
-def _whole_group(own: Array, ring: Ring) -> Array:
+def _gathered(own: Array, ring: Ring) -> Array:
     """[g, k] of this device -> [g, K] of the group."""
     return own if ring.size == 1 else lax.all_gather(own, RING, axis=1, tiled=True)
 
 
-def _place(ring: Ring) -> Any:
+def _place(ring: Ring) -> Int[Array, ""] | int:
+    """This device's place in its ring."""
     return lax.axis_index(RING) if ring.size > 1 else 0
 
 
-def _pass_on(tree: Any, ring: Ring) -> Any:
+def _pass_on(tree: PyTree, ring: Ring) -> PyTree:
     """Every device gives `tree` to the next one of its ring."""
     return lax.ppermute(tree, RING, [(device, (device + 1) % ring.size) for device in range(ring.size)])
 
 
 @functools.lru_cache(maxsize=32)
 def _report_rows(temperature: float) -> Rows:
-    def similarity(images, reports):
+    def similarity(images: Array, reports: Array) -> Array:
         return jax.vmap(definition.report_similarity, in_axes=(0, 0, None))(images, reports, temperature)
 
-    def grouped(images, reports, ring):
+    def grouped(images: Array, reports: Array, ring: Ring) -> tuple[Array, Array]:
         k = min(len(images), ring.group)
         images, reports = (array.reshape(-1, k, array.shape[-1]) for array in (images, reports))
-        return images, _whole_group(reports, ring)
+        return images, _gathered(reports, ring)
 
-    def forward(images, reports, counts, ring):
+    def forward(images: Array, reports: Array, counts: Array, ring: Ring) -> Array:
         return similarity(*grouped(images, reports, ring))
 
-    def backward(images, reports, counts, d_rows, ring):
-        _, pull_back = jax.vjp(similarity, *grouped(images, reports, ring))
-        d_images, d_reports = pull_back(d_rows)
+    def backward(images: Array, reports: Array, counts: Array, d_rows: Array, ring: Ring) -> tuple[Array, Array]:
+        _, vjp = jax.vjp(similarity, *grouped(images, reports, ring))
+        d_images, d_reports = vjp(d_rows)
         if ring.size > 1:
             d_reports = lax.psum_scatter(d_reports, RING, scatter_dimension=1, tiled=True)
         return d_images.reshape(images.shape), d_reports.reshape(reports.shape)
@@ -231,42 +267,44 @@ def _report_rows(temperature: float) -> Rows:
 def _local_rows(settings: LossSettings) -> Rows:
     """Rows of definition.local_similarity: tiles of tiled.py, the text of one device at a time."""
 
-    def grouped(regions, texts, counts, ring):
+    def grouped(regions: Array, texts: tuple[Array, Array], counts: Array, ring: Ring) -> tuple[Array, Captions]:
         k = min(len(counts), ring.group)
         regions, units, norms, counts = (a.reshape(-1, k, *a.shape[1:]) for a in (regions, *texts, counts))
-        return regions[:, None], (units.astype(regions.dtype), norms, counts)  # tiled.py: [g, p = 1, J, N, D]
+        return regions[:, None], Captions(units.astype(regions.dtype), norms, counts)  # tiled.py: [g, p = 1, J, N, D]
 
-    def forward(regions, texts, counts, ring):
+    def forward(regions: Array, texts: tuple[Array, Array], counts: Array, ring: Ring) -> Array:
         regions, text = grouped(regions, texts, counts, ring)
         groups, _, k = regions.shape[:3]
-        whole = jnp.zeros((groups, k, ring.size, k), texts[1].dtype)
+        rows = jnp.zeros((groups, k, ring.size, k), texts[1].dtype)
 
-        def step(number, carry):
-            text, whole = carry
-            following = _pass_on(text, ring)  # asked for before the work, so that both happen at once
+        def step(number: Array, carry: tuple[Captions, Array]) -> tuple[Captions, Array]:
+            text, rows = carry
+            following = _pass_on(text, ring)  # requested before the work, so that both happen at once
             block = tiled.tile_rows(regions, text, settings)[:, 0]
             source = (_place(ring) - number) % ring.size
-            return following, lax.dynamic_update_index_in_dim(whole, block, source, axis=2)
+            return following, lax.dynamic_update_index_in_dim(rows, block, source, axis=2)
 
-        _, whole = lax.fori_loop(0, ring.size, step, (text, whole))
-        return whole.reshape(groups, k, ring.group)
+        _, rows = lax.fori_loop(0, ring.size, step, (text, rows))
+        return rows.reshape(groups, k, ring.group)
 
-    def backward(regions, texts, counts, d_rows, ring):
+    def backward(
+        regions: Array, texts: tuple[Array, Array], counts: Array, d_rows: Array, ring: Ring
+    ) -> tuple[Array, tuple[Array, Array]]:
         shape = regions.shape
         regions, text = grouped(regions, texts, counts, ring)
         groups, _, k = regions.shape[:3]
         d_rows = d_rows.reshape(groups, 1, k, ring.size, k)
         wide = texts[1].dtype
 
-        def step(number, carry):
+        def step(number: Array, carry: PyTree) -> PyTree:
             text, d_regions, d_text = carry
             following, travelled = _pass_on(text, ring), _pass_on(d_text, ring)
             source = (_place(ring) - number) % ring.size
             d_block = lax.dynamic_index_in_dim(d_rows, source, axis=3, keepdims=False)
-            d_regions, *d_here, _ = tiled.tile_gradients(regions, text, d_block, settings, start=d_regions)
-            return following, d_regions, jax.tree.map(jnp.add, travelled, tuple(d_here))
+            here = tiled.tile_gradients(regions, text, d_block, settings, start=d_regions)
+            return following, here.regions, jax.tree.map(jnp.add, travelled, (here.units, here.norms))
 
-        nothing = (jnp.zeros(text[0].shape, wide), jnp.zeros(text[1].shape, wide))
+        nothing = (jnp.zeros(text.units.shape, wide), jnp.zeros(text.norms.shape, wide))
         start = text, jnp.zeros(regions.shape, wide), nothing
         _, d_regions, d_text = lax.fori_loop(0, ring.size, step, start)
         # The gradients are one step behind their text, which is home again by now.

@@ -1,28 +1,42 @@
 """The local similarity of definition.py, value and gradients, holding one tile of the B x B x T x N work at a time.
 
-Only the similarities [B, B] outlive the forward pass; the backward pass, given their gradients, computes each tile
-anew (custom VJP). A tile is one image (one per device where the batch is sharded, so that every device works on
-images of its own) against one bin of packed captions: see packing.py for the bins and region_pooling.py for what
-happens in a tile, or kernels/ where `settings.kernel` is "pallas".
+A tile is one image (one per device where the batch is sharded, so that every device works on images of its own) against
+one bin of packed captions: packing.py makes the bins, region_pooling.py computes what happens in a tile, or kernels/
+where `settings.kernel` is "pallas". With r_t the relevance of unit t of caption i to image b,
+
+    S[b, i] = temp3 log sum_t exp(temp2 r_t)
+    dr_t = dS[b, i] temp3 temp2 exp(temp2 r_t) / sum_t exp(temp2 r_t)
+
+Only S [B, B] outlives the forward pass. The backward pass is given dS, computes r in each tile anew, and pulls dr back
+to regions, units and norms (custom VJP). Loops run over images and, inside, over the bins that are in use. The gradient
+of an image is complete when its bins have passed by; that of the text is carried through all images.
 """
 
 import functools
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
 from afloc_jax.losses import kernels
 from afloc_jax.losses.low_rank import project, pull_back
-from afloc_jax.losses.packing import Packing, bin_slots, pack, packed, unpacked
+from afloc_jax.losses.packing import Captions, Packing, bin_slots, pack, packed, unpacked
 from afloc_jax.losses.region_pooling import REGION_POOLINGS, TileText, caption_max, caption_sum, in_slots
 from afloc_jax.losses.settings import PUBLISHED, LossSettings
 from afloc_jax.vectors import norm
 
 TILE_UNITS = 96  # text units of a tile, more where the longest caption needs it
+
+
+class TileGradients(NamedTuple):
+    """Gradients of regions, text and projection; the last has one for every image that is worked on at once."""
+
+    regions: Float[Array, "g p J N F"]
+    units: Float[Array, "g I T D"]
+    norms: Float[Array, "g I T"]
+    projection: Float[Array, "g p F D"] | None
 
 
 class Tiling(NamedTuple):
@@ -71,43 +85,50 @@ def grouped_similarity(
     tiling = Tiling(at_once, math.gcd(images, devices // at_once))
     if unit_norms is None:
         unit_norms = norm(units.astype(jnp.promote_types(units.dtype, jnp.float32)))
-    return _grouped_similarity(regions, units, unit_norms, jnp.maximum(counts, 1), projection, settings, tiling)
+    text = Captions(units, unit_norms, jnp.maximum(counts, 1))
+    return _grouped_similarity(regions, text, projection, settings, tiling)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
-def _grouped_similarity(regions, units, norms, counts, projection, settings: LossSettings, tiling: Tiling):
-    def forward(step):
-        regions, *captions = step
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _grouped_similarity(
+    regions: Array, text: Captions, projection: Array | None, settings: LossSettings, tiling: Tiling
+) -> Float[Array, "G B I"]:
+    def forward(step: tuple[Array, Captions]) -> Array:
+        regions, captions = step
         return tile_rows(regions, captions, settings, projection)
 
-    captions = (_by_step(array, tiling) for array in (units.astype(regions.dtype), norms, counts))
-    similarity = jax.lax.map(forward, (_split(regions, tiling), *captions))  # [G / g, g, p, B / p, I]
+    steps = _split(regions, tiling), _captions_by_step(text, regions, tiling)
+    similarity = jax.lax.map(forward, steps)  # [G / g, g, p, B / p, I]
     return jnp.moveaxis(similarity, 0, 1).reshape(*regions.shape[:2], -1)
 
 
-def _similarity_forward(regions, units, norms, counts, projection, settings, tiling):
-    similarity = _grouped_similarity(regions, units, norms, counts, projection, settings, tiling)
-    return similarity, (regions, units, norms, counts, projection)
+def _similarity_forward(
+    regions: Array, text: Captions, projection: Array | None, settings: LossSettings, tiling: Tiling
+) -> tuple[Array, PyTree]:
+    return _grouped_similarity(regions, text, projection, settings, tiling), (regions, text, projection)
 
 
-def _similarity_backward(settings, tiling, saved, d_similarity):
-    regions, units, norms, counts, projection = saved
+def _similarity_backward(
+    settings: LossSettings, tiling: Tiling, saved: PyTree, d_similarity: Float[Array, "G B I"]
+) -> tuple[Array, Captions, Array | None]:
+    regions, text, projection = saved
 
-    def backward(d_projection, step):
-        regions, d_similarity, *captions = step
-        *gradients, d_here = tile_gradients(regions, captions, d_similarity, settings, projection)
-        return jax.tree.map(jnp.add, d_projection, d_here), gradients
+    def backward(d_projection: Array | None, step: PyTree) -> tuple[Array | None, PyTree]:
+        regions, d_similarity, captions = step
+        here = tile_gradients(regions, captions, d_similarity, settings, projection)
+        return jax.tree.map(jnp.add, d_projection, here.projection), (here.regions, here.units, here.norms)
 
-    captions = (_by_step(array, tiling) for array in (units.astype(regions.dtype), norms, counts))
-    step = _split(regions, tiling), _split(d_similarity, tiling), *captions
+    step = _split(regions, tiling), _split(d_similarity, tiling), _captions_by_step(text, regions, tiling)
     # None without a projection. One for every image that is worked on at once, as for the text in tile_gradients.
     nothing = jax.tree.map(lambda array: jnp.zeros((*tiling, *array.shape), array.dtype), projection)
     d_projection, gradients = jax.lax.scan(backward, nothing, step)
-    regions, units, norms = (
+    d_regions, d_units, d_norms = (
         jnp.moveaxis(gradient, 0, 1).reshape(array.shape).astype(array.dtype)
-        for gradient, array in zip(gradients, saved, strict=False)
+        for gradient, array in zip(gradients, (regions, text.units, text.norms), strict=True)
     )
-    return regions, units, norms, None, jax.tree.map(lambda total: total.sum(axis=(0, 1)), d_projection)
+    d_projection = jax.tree.map(lambda total: total.sum(axis=(0, 1)), d_projection)
+    none: PyTree = None  # the gradient of whole numbers
+    return d_regions, Captions(d_units, d_norms, none), d_projection
 
 
 _grouped_similarity.defvjp(_similarity_forward, _similarity_backward)
@@ -118,13 +139,19 @@ def _by_step(array: Array, tiling: Tiling) -> Array:
     return jnp.moveaxis(array.reshape(tiling.groups, -1, *array.shape[1:]), 1, 0)
 
 
+def _captions_by_step(text: Captions, regions: Array, tiling: Tiling) -> Captions:
+    """The captions group by group, with units in the precision of the regions."""
+    units = _by_step(text.units.astype(regions.dtype), tiling)
+    return Captions(units, _by_step(text.norms, tiling), _by_step(text.counts, tiling))
+
+
 def _split(array: Array, tiling: Tiling) -> Array:
     """[G, B, ...] -> [G / g, g, p, B / p, ...]."""
     array = _by_step(array, tiling)
     return array.reshape(*array.shape[:2], tiling.images, -1, *array.shape[3:])
 
 
-class _Captions(NamedTuple):
+class _Packed(NamedTuple):
     """The captions of g groups, packed; every field has g in front, except `used`, the bins that any group needs."""
 
     packing: Packing
@@ -133,26 +160,24 @@ class _Captions(NamedTuple):
     used: Int[Array, ""]
 
     @classmethod
-    def make(
-        cls, units: Float[Array, "g I T D"], norms: Float[Array, "g I T"], counts: Int[Array, "g I"]
-    ) -> "_Captions":
-        slots = bin_slots(units.shape[2], TILE_UNITS)
-        packing = jax.vmap(lambda counts: pack(counts, units.shape[2], slots))(counts)
+    def make(cls, text: Captions) -> "_Packed":
+        length = text.units.shape[2]
+        slots = bin_slots(length, TILE_UNITS)
+        packing = jax.vmap(lambda counts: pack(counts, length, slots))(text.counts)
         in_bins = jax.vmap(packed)
-        return cls(packing, in_bins(packing, units), in_bins(packing, norms), packing.used.max())
+        return cls(packing, in_bins(packing, text.units), in_bins(packing, text.norms), packing.used.max())
 
     def tile(self, index: Int[Array, ""]) -> TileText:
         """The captions of one bin."""
 
-        def pick(array):
-            return jax.lax.dynamic_index_in_dim(array, index, axis=1, keepdims=False)
-
-        caption = pick(self.packing.caption)
+        caption = _at(self.packing.caption, index, 1)
         same = caption[:, :, None] == caption[:, None, :]
-        return TileText(pick(self.units), pick(self.norms), pick(self.packing.valid), same)
+        return TileText(_at(self.units, index, 1), _at(self.norms, index, 1), _at(self.packing.valid, index, 1), same)
 
 
-def _pooled(r: Float[Array, "g p U"], text: TileText, settings: LossSettings):
+def _pooled(
+    r: Float[Array, "g p U"], text: TileText, settings: LossSettings
+) -> tuple[Float[Array, "g p slots"], Float[Array, "g p U"]]:
     """Per slot the log-sum-exp of its caption, log sum_t exp(temp2 r_t), and per unit its share of that sum."""
     scaled = jnp.where(text.valid[:, None], in_slots(settings.pooling_temperature * r, text), -jnp.inf)
     largest = caption_max(scaled.max(axis=3), text)
@@ -165,28 +190,27 @@ def _pooled(r: Float[Array, "g p U"], text: TileText, settings: LossSettings):
 
 def tile_rows(
     regions: Float[Array, "g p J N F"],
-    text: Sequence[Array],
+    text: Captions,
     settings: LossSettings,
     projection: Float[Array, "F D"] | None = None,
-):
-    """Similarities [g, p, J, I] of J images after each other, each with one bin of captions after the other.
+) -> Float[Array, "g p J I"]:
+    """Similarities of J images after each other, each with one bin of captions after the other.
 
-    `text`: units [g, I, T, D] in the precision of the regions, their norms [g, I, T] in at least float32, counts of at
-    least 1 [g, I]. p images are worked on at once (p = 1 for kernels). With a `projection` an image's regions are made
-    when its turn comes; for kernels, which take many images in one call, those of all J before it.
+    The units are in the precision of the regions. p images are worked on at once (p = 1 for kernels). With a
+    `projection` an image's regions are made when its turn comes; for kernels, which take many images in one call, those
+    of all J before it.
     """
     if settings.kernel == "pallas":
         return kernels.tile_rows(project(regions[:, 0], projection), text, settings)[:, None]
-    captions = _Captions.make(*text)
+    captions = _Packed.make(text)
     groups, images = regions.shape[:2]
     bins, slots = captions.packing.caption.shape[1:]
     pooling = REGION_POOLINGS[settings.region_pooling]
 
-    def one_image(_, index):
-        image = jax.lax.dynamic_index_in_dim(regions, index, axis=2, keepdims=False)  # [g, p, N, F]
-        image = project(image, projection)
+    def one_image(_: None, index: Array) -> tuple[None, Array]:
+        image = project(_at(regions, index, 2), projection)  # [g, p, N, D]
 
-        def one_bin(index, similarity):
+        def one_bin(index: Array, similarity: Array) -> Array:
             text = captions.tile(index)
             r, _ = pooling.forward(image, text, settings)
             pooled, _ = _pooled(r, text, settings)
@@ -202,13 +226,13 @@ def tile_rows(
 
 def tile_gradients(
     regions: Float[Array, "g p J N F"],
-    text: Sequence[Array],
+    text: Captions,
     d_similarity: Float[Array, "g p J I"],
     settings: LossSettings,
     projection: Float[Array, "F D"] | None = None,
     start: Float[Array, "g p J N F"] | None = None,
-):
-    """Gradients: regions [g, p, J, N, F], units [g, I, T, D], their norms [g, I, T], projection [g, p, F, D] (or None).
+) -> TileGradients:
+    """Gradients of what `tile_rows` takes.
 
     Those of the text are in the precision of the norms. The gradient of the regions is added to `start`, in its
     precision, where one is given (without a projection).
@@ -216,26 +240,27 @@ def tile_gradients(
     if settings.kernel == "pallas":
         start = None if start is None else start[:, 0]
         made = project(regions[:, 0], projection)
-        d_made, *d_text = kernels.tile_gradients(made, text, d_similarity[:, 0], settings, start)
+        d_made, d_units, d_norms = kernels.tile_gradients(made, text, d_similarity[:, 0], settings, start)
         d_regions, d_projection = pull_back(regions[:, 0], projection, d_made, apart=1)
-        return d_regions[:, None], *d_text, jax.tree.map(lambda total: total[:, None], d_projection)
-    captions = _Captions.make(*text)
+        d_projection = None if d_projection is None else d_projection[:, None]
+        return TileGradients(d_regions[:, None], d_units, d_norms, d_projection)
+    captions = _Packed.make(text)
     groups, images = regions.shape[:2]
     pooling, wide = REGION_POOLINGS[settings.region_pooling], captions.norms.dtype
     # An extra caption with gradient 0 stands for the empty slots.
     d_pooled = jnp.pad(settings.contrast_temperature * d_similarity, ((0, 0),) * 3 + ((0, 1),))
 
-    def one_image(carry, index):
-        d_whole, d_projection, *d_text = carry
-        own, d_image = (jax.lax.dynamic_index_in_dim(a, index, axis=2, keepdims=False) for a in (regions, d_pooled))
+    def one_image(carry: PyTree, index: Array) -> tuple[PyTree, None]:
+        d_all, d_projection, *d_text = carry
+        own, d_image = _at(regions, index, 2), _at(d_pooled, index, 2)
         image = project(own, projection)
 
-        def one_bin(index, carry):
+        def one_bin(index: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             d_regions, d_units, d_norms = carry
             text = captions.tile(index)
             r, saved = pooling.forward(image, text, settings)
             _, share = _pooled(r, text, settings)
-            caption = jax.lax.dynamic_index_in_dim(captions.packing.caption, index, axis=1, keepdims=False)
+            caption = _at(captions.packing.caption, index, 1)
             d_slots = jnp.take_along_axis(d_image, caption[:, None], axis=2)  # [g, p, slots]
             d_r = (in_slots(share, text) * d_slots[..., None]).reshape(r.shape) * settings.pooling_temperature
             d_tile = pooling.backward(image, text, saved, d_r, settings)
@@ -245,12 +270,12 @@ def tile_gradients(
                 _add_at(d_norms, d_tile.norms, index),
             )
 
-        so_far = jax.lax.dynamic_index_in_dim(d_whole, index, axis=2, keepdims=False).astype(wide)
+        so_far = _at(d_all, index, 2).astype(wide)
         so_far = so_far if projection is None else jnp.zeros(image.shape, wide)
         d_regions, *d_text = jax.lax.fori_loop(0, captions.used, one_bin, (so_far, *d_text))
         d_own, d_here = pull_back(own, projection, d_regions, apart=2)
-        d_whole = jax.lax.dynamic_update_index_in_dim(d_whole, d_own.astype(d_whole.dtype), index, axis=2)
-        return (d_whole, jax.tree.map(jnp.add, d_projection, d_here), *d_text), None
+        d_all = jax.lax.dynamic_update_index_in_dim(d_all, d_own.astype(d_all.dtype), index, axis=2)
+        return (d_all, jax.tree.map(jnp.add, d_projection, d_here), *d_text), None
 
     # One gradient of text and projection per image that is worked on at once: added up over devices once, not in
     # every tile.
@@ -262,9 +287,12 @@ def tile_gradients(
     totals, _ = jax.lax.scan(one_image, (d_regions, *d_shared), jnp.arange(regions.shape[2]))
     d_regions, d_projection, *d_text_totals = totals
     d_units, d_norms = (jax.vmap(unpacked)(captions.packing, total.sum(axis=1)) for total in d_text_totals)
-    return d_regions, d_units, d_norms, d_projection
+    return TileGradients(d_regions, d_units, d_norms, d_projection)
+
+
+def _at(array: Array, index: Int[Array, ""], axis: int) -> Array:
+    return jax.lax.dynamic_index_in_dim(array, index, axis, keepdims=False)
 
 
 def _add_at(total: Float[Array, "g p bins ..."], part: Float[Array, "g p ..."], index: Int[Array, ""]) -> Array:
-    there = jax.lax.dynamic_index_in_dim(total, index, axis=2, keepdims=False)
-    return jax.lax.dynamic_update_index_in_dim(total, there + part, index, axis=2)
+    return jax.lax.dynamic_update_index_in_dim(total, _at(total, index, 2) + part, index, axis=2)

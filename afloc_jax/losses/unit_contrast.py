@@ -11,11 +11,11 @@ sentence ("no pneumothorax") stands in many reports, so it is no evidence agains
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from afloc_jax.losses.settings import LossSettings
 from afloc_jax.vectors import unit_norm
@@ -73,7 +73,14 @@ class _Chunks(NamedTuple):
     used: Int[Array, ""]
 
 
-def _chunk_loss(regions: Float[Array, "B N D"], units, share, caption, included, settings: LossSettings) -> Array:
+def _chunk_loss(
+    regions: Float[Array, "B N D"],
+    units: Float[Array, "CHUNK D"],
+    share: Float[Array, " CHUNK"],
+    caption: Int[Array, " CHUNK"],
+    included: Bool[Array, " B"],
+    settings: LossSettings,
+) -> Float[Array, ""]:
     """Weighted sum of the cross entropies of one chunk of units."""
     logits = settings.contrast_temperature * unit_relevance(regions, units, settings)  # [B, CHUNK]
     own_image = jnp.arange(regions.shape[0])[:, None] == caption
@@ -89,24 +96,24 @@ def _at(chunks: _Chunks, index: Int[Array, ""]) -> tuple[Array, Array, Array, Ar
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _chunked_loss(regions: Float[Array, "B N D"], chunks: _Chunks, settings: LossSettings) -> Float[Array, ""]:
-    def add(index, loss):
+    def add(index: Array, loss: Array) -> Array:
         return loss + _chunk_loss(regions, *_at(chunks, index), settings)
 
     return jax.lax.fori_loop(0, chunks.used, add, jnp.zeros((), regions.dtype))
 
 
-def _chunked_loss_forward(regions, chunks, settings):
+def _chunked_loss_forward(regions: Array, chunks: _Chunks, settings: LossSettings) -> tuple[Array, PyTree]:
     return _chunked_loss(regions, chunks, settings), (regions, chunks)
 
 
-def _chunked_loss_backward(settings, saved, d_loss):
+def _chunked_loss_backward(settings: LossSettings, saved: PyTree, d_loss: Array) -> tuple[Array, _Chunks]:
     regions, chunks = saved
 
-    def add(index, gradients):
+    def add(index: Array, gradients: PyTree) -> PyTree:
         d_regions, d_units, d_share = gradients
         units, share, caption, included = _at(chunks, index)
 
-        def loss(regions, units, share):
+        def loss(regions: Array, units: Array, share: Array) -> Array:
             return _chunk_loss(regions, units, share, caption, included, settings)
 
         _, pull_back = jax.vjp(loss, regions, units, share)
@@ -115,7 +122,7 @@ def _chunked_loss_backward(settings, saved, d_loss):
 
     nothing = jax.tree.map(jnp.zeros_like, (regions, chunks.units, chunks.share))
     d_regions, d_units, d_share = jax.lax.fori_loop(0, chunks.used, add, nothing)
-    none: Any = None  # the gradient of whole numbers
+    none: PyTree = None  # the gradient of whole numbers
     return d_regions, _Chunks(d_units, d_share, none, none, none)
 
 
@@ -140,7 +147,7 @@ def grouped_unit_contrast(
 ) -> Float[Array, ""]:
     """`unit_contrast` within each contrast group: the mean over all units of all groups."""
 
-    def one_group(group):
+    def one_group(group: PyTree) -> tuple[Array, Array]:
         regions, units, counts, weights = group
         return unit_contrast(regions, units, counts, settings, weights)
 

@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Shaped
 
 from afloc_jax.errors import UsageError
-from afloc_jax.interpolation import aligned_corners
+from afloc_jax.interpolation import aligned_corners, resize
 from afloc_jax.levels import ImageLevels, TextLevels, TokenBatch
 from afloc_jax.models.backbone import Features, Structure
 from afloc_jax.models.bert import Bert
@@ -130,7 +130,7 @@ class AFLoc(nn.Module):
     def encode_image(
         self, image: Shaped[Array, "B S S"], *, train: bool = False, with_factors: bool = False
     ) -> ImageLevels:
-        """Shallow [B, H1, W1, D], deep [B, H2, W2, D] and whole [B, D] of uint8 squares, or floats in [-1, 1]."""
+        """The levels of uint8 squares, or of floats in [-1, 1]."""
         levels = self.image_encoder(image, train=train, with_factors=with_factors and not self.settings.normalize)
         if self.settings.normalize:
             levels = dataclasses.replace(
@@ -139,7 +139,7 @@ class AFLoc(nn.Module):
         return levels
 
     def encode_text(self, tokens: TokenBatch, *, train: bool = False) -> TextLevels:
-        """Words [B, L, D], sentences [B, L, D] and report [B, D], with the counts of valid units."""
+        """The levels of texts."""
         levels = self.text_encoder(tokens, train=train)
         if self.settings.normalize:
             levels = dataclasses.replace(
@@ -192,4 +192,4 @@ def prepare_image(
         factor = side // input_size
         return x.reshape(batch, input_size, factor, input_size, factor).mean(axis=(2, 4))
     matrix = jnp.asarray(aligned_corners(side, input_size), dtype)
-    return jnp.einsum("ih,bhw,jw->bij", matrix, x, matrix, precision=lax.Precision.HIGHEST)
+    return resize(x, matrix, matrix)

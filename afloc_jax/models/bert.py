@@ -182,7 +182,9 @@ class Bert(nn.Module):
         return states
 
 
-def _layers(settings: BertSettings, dtype: DTypeLike, param_dtype: DTypeLike, train: bool):
+def _layers(
+    settings: BertSettings, dtype: DTypeLike, param_dtype: DTypeLike, train: bool
+) -> tuple[Callable[..., nn.Dense], Callable[..., nn.LayerNorm], Callable[..., nn.Dropout]]:
     """Constructors of the dense, layer-norm and dropout layers that every part of BERT shares."""
     dense = partial(
         nn.Dense,

@@ -7,35 +7,34 @@ a TPU that is not there takes the kernels.
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from afloc_jax.errors import UsageError
 from afloc_jax.losses.kernels import attention
 from afloc_jax.losses.kernels.tile import HIDDEN, LANES, ROWS
-from afloc_jax.losses.packing import SLOT, Packing, bin_slots, pack, packed, unpacked
+from afloc_jax.losses.packing import SLOT, Captions, Packing, bin_slots, pack, packed, unpacked
 from afloc_jax.losses.settings import LossSettings
 
 IMAGES = 8  # at most so many at once: what a run keeps of them is [IMAGES, bins, U]
 
 
-def tile_rows(regions: Float[Array, "g J N D"], text: Sequence[Array], settings: LossSettings) -> Float[Array, "g J I"]:
-    """Similarities of J images with the captions of their group.
+def tile_rows(regions: Float[Array, "g J N D"], text: Captions, settings: LossSettings) -> Float[Array, "g J I"]:
+    """Similarities of J images with the captions of their group, whose units are in the precision of the regions.
 
-    `text`: units [g, I, T, D] in the precision of the regions, their norms [g, I, T], counts of at least 1 [g, I].
     Raises UsageError where an image and its gradient do not fit the VMEM of a core.
     """
     captions, packing = _prepared(regions, text, 0)
     images = math.gcd(regions.shape[1], IMAGES)
 
-    def run(first, regions, captions, interpret):
+    def run(first: Array, regions: Array, captions: attention.TileText, interpret: bool) -> Array:
         return attention.forward_call(regions, captions, first, images, settings, interpret)
 
-    def some_images(_, first):
+    def some_images(_: None, first: Array) -> tuple[None, Array]:
         pooled = _on_platform(run, first, regions, captions)  # [g, images, bins, 1, U]
         by_slot = pooled[..., 0, ::SLOT].reshape(*pooled.shape[:2], -1)
         return None, jnp.take_along_axis(by_slot, packing.first_slot[:, None], axis=2)
@@ -47,7 +46,7 @@ def tile_rows(regions: Float[Array, "g J N D"], text: Sequence[Array], settings:
 
 def tile_gradients(
     regions: Float[Array, "g J N D"],
-    text: Sequence[Array],
+    text: Captions,
     d_similarity: Float[Array, "g J I"],
     settings: LossSettings,
     start: Float[Array, "g J N D"] | None = None,
@@ -61,12 +60,13 @@ def tile_gradients(
     d_pooled = jnp.pad(settings.contrast_temperature * d_similarity, ((0, 0), (0, 0), (0, 1)))
     caption = jnp.repeat(packing.caption.reshape(len(regions), 1, -1), SLOT, axis=2)  # [g, 1, bins * U]
 
-    def run(first, d_units_of_pooled, d_regions, d_units, regions, captions, interpret):
-        return attention.backward_call(
-            regions, captions, d_units_of_pooled, d_regions, d_units, first, settings, interpret
-        )
+    def run(
+        first: Array, d_pooled: Array, d_regions: Array, d_units: Array, regions: Array, captions: attention.TileText,
+        interpret: bool,
+    ) -> tuple[Array, Array, Array]:  # fmt: skip
+        return attention.backward_call(regions, captions, d_pooled, d_regions, d_units, first, settings, interpret)
 
-    def some_images(carry, first):
+    def some_images(carry: tuple[Array, Array, Array], first: Array) -> tuple[tuple[Array, Array, Array], None]:
         d_regions, d_units, d_norms = carry
         d_here = lax.dynamic_slice_in_dim(d_pooled, first, images, axis=1)
         d_here = jnp.take_along_axis(d_here, caption, axis=2)
@@ -86,19 +86,17 @@ def tile_gradients(
     return d_regions, back(packing, d_units.sum(axis=0)), back(packing, d_norms)
 
 
-def _on_platform(run, *arguments):
+def _on_platform(run: Callable[..., PyTree], *arguments: PyTree) -> PyTree:
     return lax.platform_dependent(
         *arguments, tpu=functools.partial(run, interpret=False), default=functools.partial(run, interpret=True)
     )
 
 
 def _prepared(
-    regions: Float[Array, "g J N D"], text: Sequence[Array], total_itemsize: int
+    regions: Float[Array, "g J N D"], text: Captions, total_itemsize: int
 ) -> tuple[attention.TileText, Packing]:
     """The captions packed into bins of whole lanes."""
-    units, norms, counts = text
-    dtype = regions.dtype
-    length = units.shape[2]
+    dtype, length = regions.dtype, text.units.shape[2]
     slots = bin_slots(-(-length // LANES) * LANES, 0)
     need = attention.vmem_bytes(
         regions.shape[2], regions.shape[3], slots * SLOT, dtype.itemsize, total_itemsize or dtype.itemsize
@@ -109,13 +107,13 @@ def _prepared(
             f"of {length} units take {need / 2**20:.0f} MiB of a core's memory, more than "
             f"{attention.VMEM_LIMIT / 2**20:.0f}; set it to 'xla'"
         )
-    packing = jax.vmap(lambda counts: pack(counts, length, slots))(counts)
+    packing = jax.vmap(lambda counts: pack(counts, length, slots))(text.counts)
     in_bins = jax.vmap(packed)
     groups, bins = packing.caption.shape[:2]
     valid = packing.valid.reshape(groups, bins, -1)
-    norms = in_bins(packing, norms)
+    norms = in_bins(packing, text.norms)
     rows = jnp.stack([norms, jnp.where(valid, 0, HIDDEN).astype(norms.dtype)], axis=2)
     rows = jnp.pad(rows, ((0, 0), (0, 0), (0, ROWS - rows.shape[2]), (0, 0)))
     same = (packing.caption[..., :, None] == packing.caption[..., None, :]).astype(norms.dtype)
     used = packing.used.max().astype(jnp.int32)
-    return attention.TileText(in_bins(packing, units), rows, same, used), packing
+    return attention.TileText(in_bins(packing, text.units), rows, same, used), packing

@@ -26,7 +26,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int
 
 from afloc_jax.losses.kernels import tile
-from afloc_jax.losses.kernels.tile import ROWS
+from afloc_jax.losses.kernels.tile import ROWS, Ref
 from afloc_jax.losses.settings import LossSettings
 
 CORES = 2  # shares of the images; a chip with one core works on them one after the other
@@ -57,30 +57,41 @@ def vmem_bytes(regions: int, width: int, units: int, itemsize: int, total_itemsi
 # --- The kernels ---
 
 
-def _forward_kernel(first, regions_ref, units_ref, rows_ref, same_ref, pooled_ref, v_ref, *, settings, blocks):
+def _forward_kernel(
+    first: Ref,
+    regions_ref: Ref,
+    units_ref: Ref,
+    rows_ref: Ref,
+    same_ref: Ref,
+    pooled_ref: Ref,
+    v_ref: Ref,
+    *,
+    settings: LossSettings,
+    blocks: tile.Blocks,
+) -> None:
     done = tile.forward(regions_ref, units_ref, rows_ref, same_ref, v_ref, (), settings, blocks)
     pooled_ref[...] = tile.row(done.pooled)
 
 
 def _backward_kernel(
-    first,  # of the images of this call; read by the index maps
-    regions_ref,
-    units_ref,
-    rows_ref,
-    same_ref,
-    d_pooled_ref,
-    start_ref,
-    d_units_before,  # the same memory as d_units_ref
-    d_regions_ref,
-    d_units_ref,  # [cores, g, bins, U, D], in HBM
-    d_norms_ref,
-    v_ref,
-    kept_refs,
-    d_image_ref,
-    *running,  # of _added_in_hbm
-    settings,
-    blocks,
-):
+    first: Ref,  # the first image of this call; the index maps read it
+    regions_ref: Ref,
+    units_ref: Ref,
+    rows_ref: Ref,
+    same_ref: Ref,
+    d_pooled_ref: Ref,
+    start_ref: Ref,
+    d_units_before: Ref,  # the same memory as d_units_ref
+    d_regions_ref: Ref,
+    d_units_ref: Ref,  # [cores, g, bins, U, D], in HBM
+    d_norms_ref: Ref,
+    v_ref: Ref,
+    kept_refs: tuple[Ref, Ref, Ref],  # s, p, e
+    d_image_ref: Ref,
+    *running: Ref,  # the buffers and semaphores of _added_in_hbm
+    settings: LossSettings,
+    blocks: tile.Blocks,
+) -> None:
     index, bins = pl.program_id(3), pl.num_programs(3)
 
     def products() -> None:
@@ -105,12 +116,18 @@ def _backward_kernel(
     _added_in_hbm(d_units_ref, v_ref, products, *running)
 
 
-def _added_in_hbm(total_ref, part_ref, make_part: Callable[[], None], here_ref, arrived, written) -> None:
+def _added_in_hbm(
+    total_ref: Ref, part_ref: Ref, make_part: Callable[[], None], here_ref: Ref, arrived: Ref, written: Ref
+) -> None:
     """Adds what `make_part` leaves in `part_ref` to this core's, group's and bin's place in HBM.
 
     The place is read while the part is made, and written while the next grid step makes its own; `here_ref` has two
-    buffers for that, `written` a semaphore for each. Only where there is a single bin does a step have to wait for the
-    write of the step before.
+    buffers for that, taken in turn, and `written` a semaphore for each:
+
+        step n      read place n -> buffer n % 2 | make the part | wait for the read | add | start writing buffer n % 2
+        step n + 1  the write of step n runs on while buffer (n + 1) % 2 is filled, and has ended before its own starts
+
+    With a single bin the next step reads the very place that is being written, so it has to wait for that write first.
     """
     core, group, image, index = (pl.program_id(axis) for axis in range(4))
     groups, images, bins = (pl.num_programs(axis) for axis in range(1, 4))
@@ -134,8 +151,18 @@ def _added_in_hbm(total_ref, part_ref, make_part: Callable[[], None], here_ref, 
 # --- Calls: a run of images of every group, from `first` on ---
 
 
-def _grid(regions: Array, text: TileText, images: int):
+class _Grid(NamedTuple):
     """Grid and block specifications shared by both calls; index maps see (core, group, image, bin, first)."""
+
+    blocks: tile.Blocks
+    grid: tuple[int, int, int, Int[Array, ""]]
+    image: pl.BlockSpec
+    texts: list[pl.BlockSpec]
+    row: pl.BlockSpec
+    rows: jax.ShapeDtypeStruct
+
+
+def _grid(regions: Array, text: TileText, images: int) -> _Grid:
     cores = math.gcd(CORES, images)
     share = images // cores
     groups, _, number, width = regions.shape
@@ -146,16 +173,16 @@ def _grid(regions: Array, text: TileText, images: int):
         (None, None, blocks.padded, width), lambda core, g, j, bin, first: (g, first[0] + core * share + j, 0, 0)
     )
 
-    def of_bin(*shape):
+    def of_bin(*shape: int) -> pl.BlockSpec:
         return pl.BlockSpec((None, None, *shape), lambda core, g, j, bin, first: (g, bin, 0, 0))
 
     row = pl.BlockSpec((None, None, None, 1, units), lambda core, g, j, bin, first: (g, core * share + j, bin, 0, 0))
     rows = jax.ShapeDtypeStruct((groups, images, bins, 1, units), text.rows.dtype)
     texts = [of_bin(units, width), of_bin(ROWS, units), of_bin(slots, slots)]
-    return blocks, (cores, groups, share, text.used), image, texts, row, rows
+    return _Grid(blocks, (cores, groups, share, text.used), image, texts, row, rows)
 
 
-def _compiler_params():
+def _compiler_params() -> pltpu.CompilerParams:
     # The gradient of the text is added up over groups, images and bins in turn.
     return pltpu.CompilerParams(
         dimension_semantics=("parallel", "arbitrary", "arbitrary", "arbitrary"), vmem_limit_bytes=VMEM_LIMIT

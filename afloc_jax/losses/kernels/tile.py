@@ -6,16 +6,19 @@ caption is one over slots. What there is one of per unit is a column [U, 1] here
 
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
-from jaxtyping import Array, Float
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float
 
 from afloc_jax.losses.definition import SMALLEST_NORM_PRODUCT
 from afloc_jax.losses.packing import SLOT
 from afloc_jax.losses.settings import LossSettings
+
+Ref: TypeAlias = Any  # a block of memory that a kernel reads and writes; JAX has no public type for one
 
 LANES = 128
 BLOCK_REGIONS = 512  # regions worked on at once: [U, BLOCK_REGIONS] is what stands between two products
@@ -40,7 +43,7 @@ class Blocks(NamedTuple):
         return self.number * self.size
 
 
-def product(left: Array, right: Array, contract: tuple[int, int], wide: Any) -> Array:
+def product(left: Array, right: Array, contract: tuple[int, int], wide: DTypeLike) -> Array:
     return lax.dot_general(left, right, (((contract[0],), (contract[1],)), ((), ())), preferred_element_type=wide)
 
 
@@ -75,7 +78,7 @@ def caption_sum(slot_values: Float[Array, "slots n"], same: Float[Array, "slots 
     return functools.reduce(jnp.add, parts)
 
 
-def block_of(regions_ref: Any, block: int, blocks: Blocks) -> Float[Array, "n D"]:
+def block_of(regions_ref: Ref, block: int, blocks: Blocks) -> Float[Array, "n D"]:
     """One block of regions, zero beyond the last: what lies there in VMEM is anything, NaN too."""
     start = block * blocks.size
     regions = regions_ref[pl.ds(start, blocks.size), :]
@@ -92,13 +95,20 @@ class Pooled(NamedTuple):
     denominator: Float[Array, "U 1"]
     norms: Float[Array, "U 1"]
     v_squared: Float[Array, "U 1"]
-    free: Array  # the denominator is not clamped
+    free: Bool[Array, "U 1"]  # the denominator is not clamped
     pooled: Float[Array, "U 1"]  # log sum_t exp(temp2 r_t) of the unit's caption
     share: Float[Array, "U 1"]  # of the unit in that sum; 0 for padding
 
 
 def forward(
-    regions_ref, units_ref, rows_ref, same_ref, v_ref, kept_refs: Sequence, settings: LossSettings, blocks: Blocks
+    regions_ref: Ref,
+    units_ref: Ref,
+    rows_ref: Ref,
+    same_ref: Ref,
+    v_ref: Ref,
+    kept_refs: Sequence[Ref],
+    settings: LossSettings,
+    blocks: Blocks,
 ) -> Pooled:
     """Attention and pooling of one tile. Leaves v [U, D] in `v_ref`, and s, p, e [U, N] in `kept_refs` if given."""
     rows, units, same = rows_ref[...], units_ref[...], same_ref[...]
@@ -112,8 +122,10 @@ def forward(
         largest = caption_max(by_slot(scores).max(axis=1), same)
         weights = jnp.exp(scores - spread(largest))
         p = weights * spread(1 / caption_sum(by_slot(weights).sum(axis=1), same))
-        # The cosine ignores the scale of e. The maximum over all blocks is not known yet; halfway between the bounds of
-        # p neither e nor the square of v overflows or vanishes (settings.py bounds temp1).
+        # The cosine ignores the scale of e, so any constant may be taken from p. region_pooling.py takes its maximum,
+        # which is not known here before the last block. Halfway between the bounds of p, 0 and 1, e lies between
+        # exp(-temp1 / 2) and exp(temp1 / 2): neither e nor the square of v overflows or vanishes (settings.py bounds
+        # temp1).
         e = jnp.exp(settings.attention_temperature * (p - 0.5))
         if (block + 1) * blocks.size > blocks.regions:
             there = lax.broadcasted_iota(jnp.int32, e.shape, 1) < blocks.regions - block * blocks.size
@@ -138,15 +150,15 @@ def forward(
 
 
 class Gradient(NamedTuple):
-    """Of one tile's attention: columns, and that of v."""
+    """The gradient of one tile's attention: columns of one number per unit, and that of v."""
 
-    dot: Float[Array, "U 1"]  # of sum_n e_n s_n
-    e_sum: Float[Array, "U 1"]  # of sum_n e_n
+    dot: Float[Array, "U 1"]  # with respect to sum_n e_n s_n
+    e_sum: Float[Array, "U 1"]  # with respect to sum_n e_n
     norms: Float[Array, "U 1"]
     v: Float[Array, "U D"]
 
 
-def backward(d_pooled: Float[Array, "U 1"], tile: Pooled, v_ref, settings: LossSettings) -> Gradient:
+def backward(d_pooled: Float[Array, "U 1"], tile: Pooled, v_ref: Ref, settings: LossSettings) -> Gradient:
     """From the gradient of each unit's caption down to what the regions and units have a part in."""
     d_r = settings.pooling_temperature * tile.share * d_pooled
     free, through = tile.free, -d_r * tile.relevance
@@ -161,12 +173,12 @@ def backward(d_pooled: Float[Array, "U 1"], tile: Pooled, v_ref, settings: LossS
 
 def features_backward(
     gradient: Gradient,
-    regions_ref,
+    regions_ref: Ref,
     units: Float[Array, "U D"],
     same: Float[Array, "slots slots"],
-    kept_refs: Sequence,
-    d_regions_ref,
-    d_units_ref,
+    kept_refs: Sequence[Ref],
+    d_regions_ref: Ref,
+    d_units_ref: Ref,
     settings: LossSettings,
     blocks: Blocks,
 ) -> None:
