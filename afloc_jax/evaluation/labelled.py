@@ -5,7 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
@@ -13,11 +13,12 @@ from tqdm import tqdm
 
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.evaluation.files import read_csv
-from afloc_jax.evaluation.records import Source, patient_of
+from afloc_jax.evaluation.records import Source
 from afloc_jax.files import Path
 from afloc_jax.inference.class_prompts import class_key, find_class
 from afloc_jax.inference.model import Model
 from data_pipelines.images import Framing, crop_to_square
+from data_pipelines.reading import Record
 from data_pipelines.records import ABSENT, PRESENT, UNCERTAIN
 
 NO_FINDING = "no finding"
@@ -165,9 +166,9 @@ class _Entry:
     image_sha256: bytes
 
 
-def _entry(row: int, record: Any, labels: dict[str, int]) -> _Entry:
+def _entry(row: int, record: Record, labels: dict[str, int]) -> _Entry:
     digest = hashlib.sha256(np.ascontiguousarray(record.image).tobytes()).digest()
-    return _Entry(row, record.id, patient_of(record), labels, digest)
+    return _Entry(row, record.id, record.patient, labels, digest)
 
 
 def _entries_of_table(source: Source, table: dict[str, dict[str, int]]) -> Iterator[_Entry]:
@@ -183,7 +184,7 @@ def _entries_of_records(source: Source, unlisted: Unlisted) -> tuple[list[_Entry
     entries, labelled = [], False
     for row in range(len(source)):
         record = source[row]
-        labelled = labelled or bool(getattr(record, "labels", {}))
+        labelled = labelled or bool(record.labels)
         entries.append(_entry(row, record, _stated(record)))
     merged = _under_one_name([entry.labels for entry in entries])
     if labelled:
@@ -194,14 +195,14 @@ def _entries_of_records(source: Source, unlisted: Unlisted) -> tuple[list[_Entry
     return kept, np.nan if labelled and unlisted == "unknown" else float(ABSENT)
 
 
-def present_classes(record: Any) -> list[str]:
+def present_classes(record: Record) -> list[str]:
     """The classes that a record shows by its labels and findings, named as by `class_key`."""
     return [name for name, value in _stated(record).items() if value == PRESENT and name not in _NORMAL]
 
 
-def _stated(record: Any) -> dict[str, int]:
+def _stated(record: Record) -> dict[str, int]:
     """Class -> label of one record; a finding that the labels do not list is present."""
-    labels = {class_key(name): value for name, value in getattr(record, "labels", {}).items()}
+    labels = {class_key(name): value for name, value in record.labels.items()}
     unlisted = {class_key(f.label): PRESENT for f in record.findings if find_class(f.label, labels) is None}
     return {**unlisted, **labels}
 
@@ -268,7 +269,7 @@ def embed_records(
     return embeddings
 
 
-def _framed(record: Any, framing: Framing) -> UInt8[np.ndarray, "S S"]:
+def _framed(record: Record, framing: Framing) -> UInt8[np.ndarray, "S S"]:
     if framing == "pad":
         return np.asarray(record.image)
     return crop_to_square(np.ascontiguousarray(record.geometry.inner(record.image)), record.image.shape[0])

@@ -1,27 +1,21 @@
 """Prepared records as evaluation reads them: patients, places, and where their numbers come from."""
 
-from typing import Any, Protocol
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import UInt8
 
+from afloc_jax.evaluation.task import JsonObject
 from afloc_jax.evaluation.truth.sample import add_box, boxes_of
 from afloc_jax.inference.model import Model
 from afloc_jax.provenance import hash_of, provenance
+from data_pipelines.reading import Record, Records
+from data_pipelines.records import Finding
+
+Source: TypeAlias = Records
 
 
-class Source(Protocol):
-    """Random access to records with `id`, `image` [S, S] uint8 and `findings` (label, prompt, mask).
-
-    Optional: `patient`, `labels` ({class: 1, 0 or -1}), and `boxes` of a finding, which need the record's `geometry`.
-    """
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Any: ...
-
-
-def evaluation_provenance(model: Model, source: Source, data_sha256: str) -> dict[str, Any]:
+def evaluation_provenance(model: Model, source: Source, data_sha256: str) -> JsonObject:
     """Where the numbers of a model on records come from: `provenance` with weights, data and architecture."""
     return provenance(
         weights_sha256=model.weights_sha256,
@@ -31,12 +25,9 @@ def evaluation_provenance(model: Model, source: Source, data_sha256: str) -> dic
     )
 
 
-def patient_of(record: Any) -> str:
-    """The pseudonym of a record's patient; empty where unknown."""
-    return getattr(record, "patient", "")
-
-
-def place_of(record: Any, finding: Any, compatible: bool = False, boxes: bool = False) -> UInt8[np.ndarray, "S S"]:
+def place_of(
+    record: Record, finding: Finding, compatible: bool = False, boxes: bool = False
+) -> UInt8[np.ndarray, "S S"]:
     """Where a finding is: 0 outside; inside, how many of its boxes cover the pixel (1 for masks).
 
     Annotated boxes are drawn anew, each for itself: the stored mask is their union, which no longer says where they
@@ -49,10 +40,9 @@ def place_of(record: Any, finding: Any, compatible: bool = False, boxes: bool = 
         boxes: boxes instead of masks: of a finding without annotated ones, those around the connected parts.
     """
     stored = (np.asarray(finding.mask) > 0).astype(np.uint8)
-    annotated = getattr(finding, "boxes", ())
-    if not len(annotated):
+    if not len(finding.boxes):
         return boxes_of(stored) if boxes else stored
     place = np.zeros_like(stored)
-    for box in annotated:
+    for box in finding.boxes:
         add_box(place, box, record.geometry, compatible)
     return place

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 
+from afloc_jax.models.settings import ModelSettings
 from configs.afloc import get_config
 
 SIZE = 64
@@ -21,8 +22,8 @@ def record(index: int, labels: list[str]) -> SimpleNamespace:
         mask = np.zeros((SIZE, SIZE), np.uint8)
         cv2.circle(mask, (int(x), int(y)), 6, 1, -1)
         image[mask > 0] = 200
-        findings.append(SimpleNamespace(label=label, prompt=f"{label} at {x} {y} <b>&", mask=mask > 0))
-    return SimpleNamespace(id=f"r{index}", image=image, findings=findings)
+        findings.append(SimpleNamespace(label=label, prompt=f"{label} at {x} {y} <b>&", mask=mask > 0, boxes=()))
+    return SimpleNamespace(id=f"r{index}", image=image, findings=findings, patient="", labels={})
 
 
 SOURCE = [record(i, [["nodule"], ["nodule", "edema"], [], ["edema"]][i % 4]) for i in range(18)]
@@ -34,7 +35,7 @@ class Reader:
 
     batch_size = 4
     weights_sha256 = "ab" * 32
-    config = SimpleNamespace(architecture=get_config().model)
+    config = SimpleNamespace(architecture=ModelSettings.read(get_config().model))
 
     def __init__(self, blind: bool = False):
         self.blind, self.images_seen = blind, 0

@@ -10,7 +10,7 @@ from afloc_jax.evaluation.labelled import read_labelled
 
 def labelled(identifier, labels, *findings):
     found = [SimpleNamespace(label=name) for name in findings]
-    return SimpleNamespace(id=identifier, image=np.zeros((8, 8), np.uint8), labels=labels, findings=found)
+    return SimpleNamespace(id=identifier, image=np.zeros((8, 8), np.uint8), labels=labels, findings=found, patient="")
 
 
 def test_labels_of_records_go_before_findings_and_what_is_not_listed_is_unknown():

@@ -97,11 +97,11 @@ def evaluate(
     )
 
     def image_of(sample: int) -> np.ndarray:
-        return source[int(scored.rows[sample])].image
+        return np.asarray(source[int(scored.rows[sample])].image)
 
     def map_of(sample: int) -> np.ndarray:
         prompts = [truths[sample].label_text]
-        return model.heatmaps_of_squares(image_of(sample)[None], prompts, compatible=protocol.compatible)[0]
+        return np.asarray(model.heatmaps_of_squares(image_of(sample)[None], prompts, compatible=protocol.compatible)[0])
 
     write_examples(Path(out), scores, image_of, map_of)
     write_results(out, scores, summary)

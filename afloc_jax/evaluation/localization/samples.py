@@ -11,7 +11,7 @@ from jaxtyping import Int
 from afloc_jax.errors import UserError
 from afloc_jax.evaluation.localization.baselines import leave_one_out_prior, location_prior, prior_heatmaps
 from afloc_jax.evaluation.localization.protocol import LocalizationProtocol
-from afloc_jax.evaluation.records import Source, patient_of, place_of
+from afloc_jax.evaluation.records import Source, place_of
 from afloc_jax.evaluation.truth.sample import Truth, negative
 from afloc_jax.inference.class_prompts import find_class
 from data_pipelines.constants import CLASS_PROMPT
@@ -48,16 +48,15 @@ def read_truths(source: Source, compatible: bool = False, boxes: bool = False) -
     digest = hashlib.sha256()
     for row in range(len(source)):
         record = source[row]
-        patient = patient_of(record)
-        records.append((record.id, patient, getattr(record, "labels", {})))
+        records.append((record.id, record.patient, record.labels))
         for k, finding in enumerate(record.findings):
             place = place_of(record, finding, compatible, boxes)
-            sample = Truth(f"{record.id}#{k}", finding.prompt, finding.label, place, image=record.id, patient=patient)
+            sample = Truth(f"{record.id}#{k}", finding.prompt, finding.label, place, record.id, patient=record.patient)
             truths.append(sample)
             rows.append(row)
             digest.update(f"{record.id}\t{finding.label}\t{finding.prompt}\t".encode())
             digest.update(np.packbits(np.asarray(finding.mask) > 0).tobytes())
-            digest.update(np.array(getattr(finding, "boxes", ()), np.float32).tobytes())
+            digest.update(np.array(finding.boxes, np.float32).tobytes())
         digest.update(np.ascontiguousarray(record.image).tobytes() if record.findings else b"")
     if not truths:
         raise UserError("this data set has no annotated finding, so there is nothing to score; choose another split")

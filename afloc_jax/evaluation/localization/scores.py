@@ -108,7 +108,7 @@ class Scores:
     @property
     def overlap(self) -> Float[np.ndarray, " n"]:
         """IoU, the mean over thresholds: what samples are ranked by. NaN where a threshold has no score."""
-        return self["iou"].reshape(len(self.truths), -1).mean(axis=1)
+        return np.asarray(self["iou"].reshape(len(self.truths), -1).mean(axis=1))
 
     @cached_property
     def categories(self) -> tuple[str, ...]:
@@ -124,12 +124,12 @@ class Scores:
     @cached_property
     def empty_truth(self) -> Bool[np.ndarray, " n"]:
         """Whether there is no truth in the scored region; such a sample has no score."""
-        return self.truth_pixels == 0
+        return np.asarray(self.truth_pixels == 0)
 
     @cached_property
     def empty_prediction(self) -> Bool[np.ndarray, "n K"]:
         """Whether nothing is predicted at a threshold, though there is truth to be found."""
-        return (self.predicted_pixels == 0) & ~self.empty_truth[:, None]
+        return np.asarray((self.predicted_pixels == 0) & ~self.empty_truth[:, None])
 
     @property
     def patients(self) -> list[str]:

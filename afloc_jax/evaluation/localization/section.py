@@ -1,21 +1,20 @@
 """Localisation on the page: tables beside baselines and published numbers, example maps, failures."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 
-from afloc_jax.evaluation.localization.failures import worst_samples
+from afloc_jax.evaluation.localization.failures import Failures, worst_samples
 from afloc_jax.evaluation.localization.metrics import BY_NAME, FOR_READERS, Metric
 from afloc_jax.evaluation.localization.protocols import AFLOC
 from afloc_jax.evaluation.localization.published import METRICS as PUBLISHED
 from afloc_jax.evaluation.localization.published import published_scores
-from afloc_jax.evaluation.report.charts import interval_chart
-from afloc_jax.evaluation.report.numbers import read_json
-from afloc_jax.evaluation.task import Figure, Section
+from afloc_jax.evaluation.report.charts import Entry, Row, interval_chart
+from afloc_jax.evaluation.report.numbers import entry_of, part_of, read_json
+from afloc_jax.evaluation.task import Figure, JsonObject, Section
 from afloc_jax.inference import overlays
 
 BASELINES = {"location_prior": ("prior", "Location prior"), "untrained": ("untrained", "Untrained model")}
@@ -26,38 +25,82 @@ FAILURES = 15  # listed for each evaluation
 class System:
     """One row of the tables: the model, a baseline, or a benchmark that was scored on the same samples."""
 
-    key: str
     kind: str  # class of its marks in the style sheet
     title: str
-    metrics: Mapping[str, Any]
-    difference: Mapping[str, Any]
+    metrics: JsonObject
+    difference: JsonObject
 
-    def entry(self, metric: str, category: str | None = None) -> Mapping[str, Any]:
+    def entry(self, metric: str, category: str | None = None) -> Entry:
         """Mean and limits, empty where there are none; of all categories if none is named."""
-        values = self.metrics.get(metric, {})
-        return values.get("overall", {}) if category is None else values.get("per_category", {}).get(category, {})
+        keys = ("overall",) if category is None else ("per_category", category)
+        return entry_of(self.metrics, metric, *keys)
+
+    def minus(self, metric: str) -> Entry:
+        """The model less this one."""
+        return entry_of(self.difference, metric, "overall")
 
     def at(self, metric: str, threshold: str) -> float | None:
         """Mean at one threshold of the map."""
-        return self.metrics.get(metric, {}).get("per_threshold", {}).get(threshold, {}).get("mean")
+        return entry_of(self.metrics, metric, "per_threshold", threshold).get("mean")
 
 
-def _systems(summary: Mapping[str, Any]) -> list[System]:
-    systems = [System("model", "model", "Model", summary.get("metrics", {}), {})]
-    for key, baseline in summary.get("baselines", {}).items():
+def _systems(summary: JsonObject) -> list[System]:
+    systems = [System("model", "Model", part_of(summary, "metrics"), {})]
+    for key in part_of(summary, "baselines"):
         kind, title = BASELINES.get(key, ("benchmark", key.replace("_", " ")))
-        systems.append(System(key, kind, title, baseline.get("metrics", {}), baseline.get("difference", {})))
+        metrics, difference = (part_of(summary, "baselines", key, part) for part in ("metrics", "difference"))
+        systems.append(System(kind, title, metrics, difference))
     return systems
 
 
-def section(folder: Path, summary: Mapping[str, Any]) -> Section:
+@dataclass(frozen=True)
+class Picture:
+    """An example: its image and heat map as data URIs, the outline of the truth, and what examples.json says of it."""
+
+    size: int
+    image: str
+    overlay: str
+    outline: str
+    about: JsonObject
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What section.html.jinja reads.
+
+    Attributes:
+        present, thresholded, published_metrics: metrics of the tables: all, those with thresholds, those of the papers.
+        systems: the model first.
+        charts: title and SVG of one chart per metric.
+        published, published_on: system -> metric -> mean as printed, and the data set that was.
+        presence, operating_points: of a protocol with negatives, as summary.json has them.
+        gallery: examples by category.
+    """
+
+    present: list[Metric]
+    thresholded: list[Metric]
+    systems: list[System]
+    categories: list[str]
+    thresholds: list[str]
+    charts: list[tuple[str, Markup]]
+    published: Mapping[str, Mapping[str, float]]
+    published_on: str
+    presence: JsonObject
+    operating_points: JsonObject
+    failures: Failures
+    gallery: Mapping[str, Sequence[Picture]]
+    published_metrics: Sequence[Metric] = tuple(BY_NAME[name] for name in PUBLISHED)
+    scale: Sequence[str] = field(default_factory=overlays.colour_scale)
+
+
+def section(folder: Path, summary: JsonObject) -> Section:
     """What section.html.jinja shows of one evaluation."""
     systems = _systems(summary)
-    model = systems[0]
-    present = [metric for metric in FOR_READERS if metric.name in model.metrics]
-    categories = list(dict.fromkeys(c for m in present for c in model.metrics[m.name].get("per_category", {})))
-    settings = summary.get("settings", {})
-    data_set, published = published_scores(summary.get("title") or "", settings.get("name") or "")
+    metrics = systems[0].metrics
+    present = [metric for metric in FOR_READERS if metric.name in metrics]
+    categories = list(dict.fromkeys(c for metric in present for c in part_of(metrics, metric.name, "per_category")))
+    names = (summary.get("title"), part_of(summary, "settings").get("name"))
+    data_set, published = published_scores(*(str(name) for name in names if name))
     paper = AFLOC.options
     as_there = (summary.get("protocol"), summary.get("margin"), summary.get("thresholds"))
     if as_there != (AFLOC.name, paper.margin, list(paper.thresholds)):
@@ -69,23 +112,20 @@ def section(folder: Path, summary: Mapping[str, Any]) -> Section:
             f" it was asked {summary.get('n') or 0:,} times.",
         ),
         headline=[_figure(systems, metric) for metric in present],
-        shown={
-            "scale": overlays.colour_scale(),
-            "present": present,
-            "model": model,
-            "systems": systems,
-            "categories": categories,
-            "thresholds": list(model.metrics.get("iou", {}).get("per_threshold", {})),
-            "thresholded": [metric for metric in present if model.metrics[metric.name].get("per_threshold")],
-            "charts": [(metric.title, Markup(_category_chart(systems, metric, categories))) for metric in present],
-            "published_on": data_set,
-            "published": published,
-            "published_metrics": [BY_NAME[name] for name in PUBLISHED],
-            "presence": summary.get("presence"),
-            "operating_points": summary.get("operating_points", {}),
-            "failures": worst_samples(folder / "per_sample.csv", FAILURES),
-            "gallery": _gallery(folder),
-        },
+        shown=Shown(
+            present=present,
+            thresholded=[metric for metric in present if part_of(metrics, metric.name, "per_threshold")],
+            systems=systems,
+            categories=categories,
+            thresholds=list(part_of(metrics, "iou", "per_threshold")),
+            charts=[(metric.title, Markup(_category_chart(systems, metric, categories))) for metric in present],
+            published=published,
+            published_on=data_set,
+            presence=part_of(summary, "presence"),
+            operating_points=part_of(summary, "operating_points"),
+            failures=worst_samples(folder / "per_sample.csv", FAILURES),
+            gallery=_gallery(folder),
+        ),
         data="images and masks",
     )
 
@@ -97,7 +137,7 @@ def _figure(systems: Sequence[System], metric: Metric) -> Figure:
 
 
 def _category_chart(systems: Sequence[System], metric: Metric, categories: Sequence[str]) -> str:
-    rows = [
+    rows: list[Row] = [
         {
             "name": category or "all categories",
             "strong": category is None,
@@ -109,22 +149,21 @@ def _category_chart(systems: Sequence[System], metric: Metric, categories: Seque
     return interval_chart(rows, f"{metric.title} of each category, model and baselines", high=metric.highest)
 
 
-def _gallery(folder: Path) -> list[dict[str, Any]]:
+def _gallery(folder: Path) -> dict[str, list[Picture]]:
     """Example maps by category: what `localization.examples` left in examples.npz and examples.json."""
     described = read_json(folder / "examples.json")
     if not described or not (folder / "examples.npz").is_file():
-        return []
+        return {}
     with np.load(folder / "examples.npz", allow_pickle=False) as arrays:
         images, maps, truths = arrays["images"], arrays["heatmaps"], arrays["truths"]
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for i, example in enumerate(described):
-        groups.setdefault(example["category"], []).append(
-            {
-                **example,
-                "size": images[i].shape[0],
-                "image": overlays.jpeg_uri(images[i]),
-                "overlay": overlays.jpeg_uri(overlays.overlay(images[i], maps[i].astype(np.float32))),
-                "outline": overlays.outline_path(truths[i]),
-            }
+    groups: dict[str, list[Picture]] = {}
+    for image, heatmap, truth, example in zip(images, maps, truths, described, strict=True):
+        picture = Picture(
+            size=image.shape[0],
+            image=overlays.jpeg_uri(image),
+            overlay=overlays.jpeg_uri(overlays.overlay(image, heatmap.astype(np.float32))),
+            outline=overlays.outline_path(truth),
+            about=example,
         )
-    return [{"category": category, "examples": examples} for category, examples in groups.items()]
+        groups.setdefault(example["category"], []).append(picture)
+    return groups

@@ -9,7 +9,7 @@ set's code finds for a map of 0 and 1.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias, TypedDict, TypeGuard
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -17,12 +17,15 @@ from pycocotools import mask as coco_mask
 from afloc_jax.errors import UserError
 from afloc_jax.evaluation.localization.options import ProtocolOptions
 from afloc_jax.evaluation.localization.presence import PresenceScores, presence_values
-from afloc_jax.evaluation.truth.chexlocalize import is_rle_table, size_of_rle
-from afloc_jax.evaluation.truth.sample import Truth, read_json
+from afloc_jax.evaluation.truth.chexlocalize import is_rle_file, size_of_rle
+from afloc_jax.evaluation.truth.sample import Truth, get_field
+from afloc_jax.files import read_json
+from afloc_jax.settings import Json
 from data_pipelines.images import LARGEST_PIXELS, ImageError
 from data_pipelines.regions import CocoRuns
 
-Table = Mapping[tuple[str, str], Any]  # (image, class in lower case) -> RLE or points
+Table: TypeAlias = "Mapping[tuple[str, str], Json | Mapping[str, Json]]"
+"""Image and class in lower case -> run lengths or points."""
 
 
 def score_segmentations(
@@ -74,44 +77,49 @@ def score_segmentations(
 
 
 def _table(path: Path, points: bool) -> Table:
-    content = read_json(path)
-    usable = (
-        _is_point_table(content) if points else isinstance(content, dict) and all(map(is_rle_table, content.values()))
-    )
-    if not (content and usable):
-        raise UserError(f'{path}: not CheXlocalize segmentations ({{image: {{class: {{"size", "counts"}}}}}})')
-    return {(image, name.lower()): entry for image, entries in content.items() for name, entry in entries.items()}
+    content: Json = read_json(path)
+    if (points and _is_point_table(content)) or (not points and is_rle_file(content)):
+        return {(image, name.lower()): rle for image, entries in content.items() for name, rle in entries.items()}
+    raise UserError(f'{path}: not CheXlocalize segmentations ({{image: {{class: {{"size", "counts"}}}}}})')
 
 
-def _is_point_table(content: Any) -> bool:
-    """{image: {class: [[x, y], ...]}}; an image may have no class."""
-    if not (isinstance(content, dict) and content and all(isinstance(entry, dict) for entry in content.values())):
+def _is_point_table(content: Json) -> TypeGuard[Mapping[str, Mapping[str, Json]]]:
+    """Whether this is {image: {class: [[x, y], ...]}}; an image may have no class."""
+    if not (isinstance(content, dict) and content):
         return False
-    lists = [points for entry in content.values() for points in entry.values()]
-    return bool(lists) and all(isinstance(points, list) for points in lists)
+    entries = [entry for entry in content.values() if isinstance(entry, dict)]
+    lists = [points for entry in entries for points in entry.values()]
+    return len(entries) == len(content) and bool(lists) and all(isinstance(points, list) for points in lists)
 
 
-def _checked(rle: Mapping[str, Any] | None, where: str) -> dict[str, Any] | None:
+class Rle(TypedDict):
+    """Run lengths as pycocotools takes them."""
+
+    size: list[int]
+    counts: bytes | str
+
+
+def _checked(rle: "Json | Mapping[str, Json]", where: str) -> Rle | None:
     """The RLE as pycocotools takes it, its run lengths checked; None stays."""
-    if rle is None:
+    if not isinstance(rle, Mapping):
         return None
     size = size_of_rle(rle, where)
+    height, width = (get_field(size, side, int, where) for side in ("height", "width"))
     try:
-        CocoRuns(dict(rle)).runs(size["height"], size["width"])
+        CocoRuns(dict(rle)).runs(height, width)
     except ImageError as error:
         raise UserError(f"{where}: {error}") from None
     if isinstance(rle["counts"], list):
-        return coco_mask.frPyObjects(dict(rle), size["height"], size["width"])
-    return dict(rle)
+        packed: Rle = coco_mask.frPyObjects(dict(rle), height, width)
+        return packed
+    return Rle(size=[height, width], counts=str(rle["counts"]))
 
 
-def _area(rle: dict[str, Any] | None) -> int:
+def _area(rle: Rle | None) -> int:
     return int(coco_mask.area(rle)) if rle else 0
 
 
-def _compare(
-    true: dict[str, Any] | None, predicted: dict[str, Any] | None, compatible: bool, where: str
-) -> tuple[int, int, int, float]:
+def _compare(true: Rle | None, predicted: Rle | None, compatible: bool, where: str) -> tuple[int, int, int, float]:
     """Pixels of the truth, of the prediction, of both, and the hit."""
     if true and predicted and list(true["size"]) != list(predicted["size"]):
         raise UserError(f"{where}: its mask is for {list(predicted['size'])}, the truth for {list(true['size'])}")
@@ -128,7 +136,7 @@ def _compare(
     return true_pixels, pixels, common, hit
 
 
-def _places(points: Any, where: str) -> np.ndarray:
+def _places(points: "Json | Mapping[str, Json]", where: str) -> np.ndarray:
     """[n, 2] int: the pixels (x, y) that points lie in."""
     try:
         places = np.asarray(points or [], np.float64).reshape(-1, 2)
@@ -139,7 +147,7 @@ def _places(points: Any, where: str) -> np.ndarray:
     return np.floor(places).astype(int)
 
 
-def _hit_of_points(true: dict[str, Any] | None, places: np.ndarray) -> float:
+def _hit_of_points(true: Rle | None, places: np.ndarray) -> float:
     """1 if a point lies inside, 0 if not or if there is none; NaN without truth."""
     if not _area(true):
         return float("nan")

@@ -3,12 +3,35 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
+from typing import NotRequired, TypeAlias, TypedDict
 
 import numpy as np
 
 SIZE, SMALL = (520, 250), (350, 190)  # width and height; letters keep their size when a chart is small
 LANE = 7  # between the marks of a row: intervals lie beside each other, not on each other
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 14, 34
+
+
+Entry: TypeAlias = Mapping[str, float | None]
+"""A mean with its limits, as JSON files hold it."""
+
+
+class Line(TypedDict):
+    """A line over training steps; `kind` is its class in the style sheet, "raw" ones are drawn faintly."""
+
+    name: str
+    kind: str
+    steps: Sequence[float] | np.ndarray
+    values: Sequence[float] | np.ndarray
+
+
+class Row(TypedDict):
+    """A row of an interval chart: the model's entry, and (kind, entry) of the others."""
+
+    name: str
+    model: Entry
+    others: Sequence[tuple[str, Entry]]
+    strong: NotRequired[bool]
 
 
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -30,14 +53,14 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
     weight = np.convolve(finite.astype(float), kernel, mode="full")
     start = (window - 1) // 2
     total, weight = total[start : start + len(values)], weight[start : start + len(values)]
-    return np.divide(total, weight, out=np.full(len(values), np.nan), where=weight > 0)
+    return np.asarray(np.divide(total, weight, out=np.full(len(values), np.nan), where=weight > 0))
 
 
-def curve_chart(series: Sequence[Mapping], label: str, floor: float | None = None, small: bool = False) -> str:
+def curve_chart(series: Sequence[Line], label: str, floor: float | None = None, small: bool = False) -> str:
     """Lines over training steps.
 
     Args:
-        series: mappings with `name`, `steps`, `values` and `kind` (the style class; "raw" ones are drawn faintly).
+        series: the lines.
         label: what the chart shows, for readers who do not see it.
         floor: lower end of the y axis; from the data if not given.
         small: for charts that stand three in a row.
@@ -86,12 +109,11 @@ def curve_chart(series: Sequence[Mapping], label: str, floor: float | None = Non
     return "".join(parts)
 
 
-def interval_chart(rows: Sequence[Mapping], label: str, low: float = 0.0, high: float | None = None) -> str:
+def interval_chart(rows: Sequence[Row], label: str, low: float = 0.0, high: float | None = None) -> str:
     """One row per category: the model's mean with its interval, and the others as marks with theirs, fainter.
 
     Args:
-        rows: mappings with `name`, `model` ({mean, lower, upper}), `others` (list of (kind, {mean, lower, upper})), and
-            `strong` for the row of the overall mean.
+        rows: from top to bottom; the one of the overall mean is `strong`.
         label: what the chart shows, for readers who do not see it.
         low: left end of the scale at most; negative values move it.
         high: right end of the scale; from the data if not given.
@@ -131,7 +153,7 @@ def axis_ticks(low: float, high: float, x: Callable[[float], float], bottom: flo
     return parts
 
 
-def _interval_row(row: Mapping, y: float, x, names_width: int) -> list[str]:
+def _interval_row(row: Row, y: float, x: Callable[[float], float], names_width: int) -> list[str]:
     strong = " strong" if row.get("strong") else ""
     parts = [
         f'<text class="name{strong}" x="{names_width - 12}" y="{y + 4:.1f}" text-anchor="end">'
@@ -143,7 +165,7 @@ def _interval_row(row: Mapping, y: float, x, names_width: int) -> list[str]:
     return parts
 
 
-def mark(kind: str, entry: Mapping, y: float, x) -> list[str]:
+def mark(kind: str, entry: Entry, y: float, x: Callable[[float], float]) -> list[str]:
     """A mean with its whisker; nothing where there is no mean."""
     mean, lower, upper = (entry.get(key) for key in ("mean", "lower", "upper"))
     if mean is None or not math.isfinite(mean):

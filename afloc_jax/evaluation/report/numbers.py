@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from afloc_jax.errors import UserError
+from afloc_jax.evaluation.task import JsonObject
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -40,6 +41,19 @@ def hashes(provenance: Mapping[str, Any], data: str) -> list[tuple[str, str | No
 def short_hash(value: str | None) -> str | None:
     """Enough of a hash to tell two files apart."""
     return f"{value[:16]}" if value else None
+
+
+def part_of(content: JsonObject, *keys: str) -> JsonObject:
+    """The object within an object of JSON; empty where it is absent."""
+    for key in keys:
+        part = content.get(key)
+        content = part if isinstance(part, dict) else {}
+    return content
+
+
+def entry_of(content: JsonObject, *keys: str) -> dict[str, float | None]:
+    """A mean with its limits within an object of JSON; empty where it is absent."""
+    return {name: value for name, value in part_of(content, *keys).items() if isinstance(value, float | int | None)}
 
 
 def read_json(path: Path) -> Any:

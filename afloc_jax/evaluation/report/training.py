@@ -2,17 +2,32 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 from markupsafe import Markup
 
-from afloc_jax.evaluation.report.charts import curve_chart, smooth
+from afloc_jax.evaluation.report.charts import Line, curve_chart, smooth
 from afloc_jax.levels import LEVELS
 
+Logged: TypeAlias = Mapping[str, float | str | None]
+"""A line of metrics.jsonl."""
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
+
+@dataclass(frozen=True)
+class Curve:
+    """A chart over training steps, with its last values."""
+
+    title: str
+    svg: Markup
+    train: float | None
+    validation: float | None
+    small: bool
+
+
+def read_metrics(path: Path) -> list[Logged]:
     """The rows that a run logged; none without the file."""
     if not path.is_file():
         return []
@@ -25,7 +40,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def curves(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def curves(rows: Sequence[Logged]) -> list[Curve]:
     """Losses and other rows as charts, each with its title and last values."""
     wanted = [("loss", "Total loss"), *((f"loss/{level}", f"{level.capitalize()} level") for level in LEVELS)]
     wanted += [("learning_rate", "Learning rate"), ("grad_norm", "Gradient norm")]
@@ -36,7 +51,9 @@ def curves(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         if not len(train[0]) and not len(validation[0]):
             continue
         exact = key == "learning_rate"
-        lines = [{"name": "training", "kind": "train" if exact else "raw", "steps": train[0], "values": train[1]}]
+        lines: list[Line] = [
+            {"name": "training", "kind": "train" if exact else "raw", "steps": train[0], "values": train[1]}
+        ]
         if not exact:
             window = max(1, len(train[1]) // 25)
             lines.append({"name": "training", "kind": "train", "steps": train[0], "values": smooth(train[1], window)})
@@ -45,21 +62,16 @@ def curves(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         chart = curve_chart(lines, f"{title} over training steps", floor=floor, small=floor is not None)
         if not chart:
             continue
-        found.append(
-            {
-                "title": title,
-                "svg": Markup(chart),  # our own SVG, its texts escaped
-                "train": _last(train[1]),
-                "validation": float(np.nanmin(validation[1])) if np.isfinite(validation[1]).any() else None,
-                "small": not key.startswith("loss"),
-            }
-        )
+        best = float(np.nanmin(validation[1])) if np.isfinite(validation[1]).any() else None
+        svg = Markup(chart)  # our own SVG, its texts escaped
+        found.append(Curve(title, svg, _last(train[1]), best, small=not key.startswith("loss")))
     return found
 
 
-def _series(rows: Sequence[Mapping[str, Any]], key: str, split: str) -> tuple[np.ndarray, np.ndarray]:
+def _series(rows: Sequence[Logged], key: str, split: str) -> tuple[np.ndarray, np.ndarray]:
     # A resumed run logs some steps twice: the later line counts.
-    found = {row["step"]: row[key] for row in rows if row.get("split") == split and key in row and "step" in row}
+    own = [row for row in rows if row.get("split") == split and key in row and "step" in row]
+    found = {float(row["step"] or 0): row[key] for row in own}
     steps = sorted(found)
     return np.array(steps, float), np.array([np.nan if found[s] is None else found[s] for s in steps], float)
 

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Int
 
 from afloc_jax.errors import UserError
 from afloc_jax.evaluation.labelled import read_labelled
-from afloc_jax.evaluation.records import Source, patient_of
+from afloc_jax.evaluation.records import Source
 from afloc_jax.evaluation.retrieval.settings import RetrievalSettings
 from afloc_jax.inference.class_prompts import find_class
 from afloc_jax.provenance import hash_of
@@ -51,7 +51,7 @@ def choose_pairs(source: Source) -> Chosen:
         record = source[row]
         if record.sentences:
             ids.append(record.id)
-            patients.append(patient_of(record))
+            patients.append(record.patient)
             rows.append(row)
             texts.append(". ".join(record.sentences))
     if len(ids) < 2:

@@ -20,7 +20,7 @@ from afloc_jax.evaluation.files import csv_text, json_text, write_folder
 from afloc_jax.evaluation.labelled import LabelledRecords, embed_records, read_labelled
 from afloc_jax.evaluation.localization.options import ProtocolOptions
 from afloc_jax.evaluation.localization.scores import score_sample
-from afloc_jax.evaluation.records import Source, patient_of, place_of
+from afloc_jax.evaluation.records import Source, place_of
 from afloc_jax.evaluation.results import PER_SAMPLE_COLUMNS, Overall, ScoreRow
 from afloc_jax.evaluation.robustness.metrics import SPREADS
 from afloc_jax.evaluation.robustness.result import Robustness, Spread
@@ -220,7 +220,7 @@ def _localize(
         tables.append(_padded(table, most))
         for (row, number), values in zip(places[name], table, strict=True):
             record = source[row]
-            patients.append(patient_of(record))
+            patients.append(record.patient)
             rows += _rows((f"{record.id}#{number}", patients[-1], name), "iou", values)
     category = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
     clusters = bootstrap.clusters(patients)

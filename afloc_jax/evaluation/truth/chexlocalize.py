@@ -1,14 +1,23 @@
 """CheXlocalize's RLE JSON: {image: {class: {"size", "counts"}}}."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TypeAlias, TypeGuard
 
 from afloc_jax.errors import UserError
 from afloc_jax.evaluation.truth.sample import Truth, geometry_of, mask_on_square, negative
+from afloc_jax.settings import Json
 from data_pipelines.regions import decode_segmentation
 
+RleTable: TypeAlias = Mapping[str, Mapping[str, Mapping[str, Json]]]
+"""Image -> class -> run lengths."""
 
-def is_rle_table(entry: Any) -> bool:
+
+def is_rle_file(content: Json) -> TypeGuard[RleTable]:
+    """Whether a file is of this format."""
+    return isinstance(content, dict) and bool(content) and all(is_rle_table(entry) for entry in content.values())
+
+
+def is_rle_table(entry: Json) -> bool:
     """Whether this is what CheXlocalize's files hold of one image: {class: {"size", "counts"}}."""
     return (
         isinstance(entry, Mapping)
@@ -17,7 +26,7 @@ def is_rle_table(entry: Any) -> bool:
     )
 
 
-def read_rle_table(name: str, content: Mapping[str, Any], size: int, compatible: bool) -> list[Truth]:
+def read_rle_table(name: str, content: RleTable, size: int, compatible: bool) -> list[Truth]:
     """One sample per image and class; a class without a pixel is a negative."""
     truths = []
     for image, classes in content.items():
@@ -34,7 +43,7 @@ def read_rle_table(name: str, content: Mapping[str, Any], size: int, compatible:
     return truths
 
 
-def size_of_rle(rle: Mapping[str, Any], where: str) -> dict[str, int]:
+def size_of_rle(rle: Mapping[str, Json], where: str) -> dict[str, Json]:
     """Height and width that an RLE is for. Raises `UserError` if it does not say."""
     size = rle["size"]
     if not (isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) for side in size)):

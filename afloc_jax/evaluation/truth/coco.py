@@ -1,56 +1,62 @@
 """COCO JSON as MS-CXR ships it: images, annotations with a bbox or a segmentation, categories."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from afloc_jax.errors import UserError
 from afloc_jax.evaluation.truth.sample import Truth, add_box, boxes_of, geometry_of, get_field
+from afloc_jax.settings import Json
 from data_pipelines.images import LARGEST_PIXELS, Geometry
 from data_pipelines.regions import decode_segmentation
 
+PARTS = ("images", "annotations", "categories")
 
-def read_coco(name: str, content: Mapping[str, Any], size: int, compatible: bool, boxes: bool) -> list[Truth]:
-    for part in ("images", "annotations", "categories"):
-        get_field(content, part, list, name)
-    images = {get_field(i, "id", (int, str), f"{name}, image {n}"): i for n, i in enumerate(content["images"])}
+
+def is_coco(content: Json) -> bool:
+    """Whether a file is of this format."""
+    return isinstance(content, dict) and content.keys() >= set(PARTS)
+
+
+def read_coco(name: str, content: Json, size: int, compatible: bool, boxes: bool) -> list[Truth]:
+    """One sample per image, phrase and category, of all its annotations. Raises UserError for a malformed entry."""
+    listed, annotations, classes = (get_field(content, part, list, name) for part in PARTS)
+    images = {_id(image, "id", f"{name}, image {n}"): image for n, image in enumerate(listed)}
     categories = {
-        get_field(c, "id", (int, str), f"{name}, category {n}"): get_field(c, "name", str, f"{name}, category {n}")
-        for n, c in enumerate(content["categories"])
+        _id(entry, "id", f"{name}, category {n}"): get_field(entry, "name", str, f"{name}, category {n}")
+        for n, entry in enumerate(classes)
     }
-    masks: dict[tuple[str, str, str], np.ndarray] = {}
-    samples: dict[tuple[str, str, str], dict[str, Any]] = {}
+    samples: dict[tuple[str, str, str], Truth] = {}
     per_image: dict[str, int] = {}
-    for position, annotation in enumerate(content["annotations"]):
+    for position, annotation in enumerate(annotations):
         where = f"{name}, annotation {annotation.get('id', position) if isinstance(annotation, dict) else position}"
-        image = images.get(get_field(annotation, "image_id", (int, str), where))
-        category = categories.get(get_field(annotation, "category_id", (int, str), where))
+        image = images.get(_id(annotation, "image_id", where))
+        category = categories.get(_id(annotation, "category_id", where))
         if image is None or category is None:
             raise UserError(f"{where}: its image_id or category_id is not listed in the file")
-        image_path = get_field(image, "path" if "path" in image else "file_name", str, f"{where}, its image")
+        path = get_field(image, "path" if "path" in image else "file_name", str, f"{where}, its image")
         geometry = geometry_of(image, size, f"{where}, its image")
         text = annotation.get("label_text") or category
         if not isinstance(text, str):
             raise UserError(f"{where}: field `label_text` must be text")
-        key = (image_path, text.lower(), category)
+        key = (path, text.lower(), category)
         if key not in samples:
-            per_image[image_path] = per_image.get(image_path, 0) + 1
-            samples[key] = {
-                "id": f"{image_path}#{per_image[image_path]}",
-                "label_text": text,
-                "category": category,
-                "image": image_path,
-                "height": geometry.height,
-                "width": geometry.width,
-                "patient": _patient(image.get("patient"), f"{where}, its image"),
-            }
-            masks[key] = np.zeros((size, size), np.uint8)
-        _add_region(masks[key], annotation, geometry, compatible, boxes, where)
-    return [Truth(mask=masks[key], **sample) for key, sample in samples.items()]
+            per_image[path] = per_image.get(path, 0) + 1
+            patient = _patient(image.get("patient"), f"{where}, its image")
+            sample_id, mask = f"{path}#{per_image[path]}", np.zeros((size, size), np.uint8)
+            about = (path, geometry.height, geometry.width)
+            samples[key] = Truth(sample_id, text, category, mask, *about, patient=patient)
+        _add_region(samples[key].mask, annotation, geometry, compatible, boxes, where)
+    return list(samples.values())
 
 
-def _patient(value: Any, where: str) -> str:
+def _id(entry: Json, name: str, where: str) -> int | str:
+    """A whole number or text."""
+    value = entry.get(name) if isinstance(entry, Mapping) else None
+    return value if isinstance(value, str) else get_field(entry, name, int, where)
+
+
+def _patient(value: Json, where: str) -> str:
     """A pseudonym, also one that is written as a number; empty where there is none."""
     if value is not None and (not isinstance(value, (str, int)) or isinstance(value, bool)):
         raise UserError(f"{where}: field `patient` must be text or a whole number")
@@ -58,13 +64,10 @@ def _patient(value: Any, where: str) -> str:
 
 
 def _add_region(
-    mask: np.ndarray, annotation: Mapping[str, Any], geometry: Geometry, compatible: bool, boxes: bool, where: str
+    mask: np.ndarray, annotation: Mapping[str, Json], geometry: Geometry, compatible: bool, boxes: bool, where: str
 ) -> None:
-    box = annotation.get("bbox")
-    if box is not None:
-        usable = isinstance(box, list) and len(box) == 4 and all(isinstance(v, (int, float)) for v in box)
-        if not usable or not all(abs(value) < LARGEST_PIXELS for value in box) or min(box[2:]) <= 0:
-            raise UserError(f"{where}: bbox must be [x, y, width, height] with a positive width and height")
+    """Add the place of an annotation to the mask of its sample."""
+    box = _box(annotation.get("bbox"), where)
     segmentation = annotation.get("segmentation")
     if segmentation and not (box is not None and (boxes or _repeats_box(segmentation, box))):
         region = decode_segmentation(segmentation, geometry.height, geometry.width, where)
@@ -77,7 +80,18 @@ def _add_region(
         raise UserError(f"{where}: it has neither a bbox nor a segmentation")
 
 
-def _repeats_box(segmentation: Any, box: Sequence[float]) -> bool:
+def _box(box: Json, where: str) -> list[float] | None:
+    """x, y, width and height of an annotation that has a box."""
+    if box is None:
+        return None
+    numbers = [side for side in box if isinstance(side, (int, float))] if isinstance(box, list) else []
+    near = all(abs(side) < LARGEST_PIXELS for side in numbers)
+    if not (isinstance(box, list) and len(numbers) == len(box) == 4 and near and min(numbers[2:]) > 0):
+        raise UserError(f"{where}: bbox must be [x, y, width, height] with a positive width and height")
+    return numbers
+
+
+def _repeats_box(segmentation: Json, box: Sequence[float]) -> bool:
     """Whether a polygon is nothing but the box itself: then the box, in the published rounding, is the truth."""
     if not (isinstance(segmentation, list) and len(segmentation) == 1):
         return False

@@ -8,10 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from afloc_jax.errors import UserError
-from afloc_jax.evaluation.truth.chexlocalize import is_rle_table, read_rle_table
-from afloc_jax.evaluation.truth.coco import read_coco
-from afloc_jax.evaluation.truth.sample import Truth, boxes_of, read_json
+from afloc_jax.evaluation.truth.chexlocalize import is_rle_file, read_rle_table
+from afloc_jax.evaluation.truth.coco import is_coco, read_coco
+from afloc_jax.evaluation.truth.sample import Truth, boxes_of
 from afloc_jax.evaluation.truth.table import read_table
+from afloc_jax.files import read_json
+from afloc_jax.settings import Json
 from data_pipelines.constants import IMAGE_SIZE
 
 
@@ -42,10 +44,10 @@ def read_truth(
     if path.suffix.lower() == ".csv":
         truths = _as_boxes(read_table(path, size, compatible), boxes)
     else:
-        content = read_json(path)
-        if isinstance(content, dict) and {"images", "annotations", "categories"} <= content.keys():
+        content: Json = read_json(path)
+        if is_coco(content):
             truths = read_coco(path.name, content, size, compatible, boxes)
-        elif isinstance(content, dict) and content and all(is_rle_table(entry) for entry in content.values()):
+        elif is_rle_file(content):
             truths = _as_boxes(read_rle_table(path.name, content, size, compatible), boxes)
         else:
             raise UserError(

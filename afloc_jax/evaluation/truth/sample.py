@@ -1,19 +1,20 @@
 """One sample of a truth file, and how a mask or a box becomes one on the padded square that is scored."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
 
 from afloc_jax.errors import UserError
 from afloc_jax.heatmaps import boxes_from_map
+from afloc_jax.settings import Json
 from data_pipelines.constants import IMAGE_SIZE
 from data_pipelines.images import LARGEST_PIXELS, Geometry
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,26 +93,17 @@ def mask_on_square(mask: np.ndarray, geometry: Geometry, compatible: bool, touch
     return (resized > 1e-5).astype(np.uint8)
 
 
-def geometry_of(image: Mapping[str, Any], size: int, where: str) -> Geometry:
+def geometry_of(image: Mapping[str, Json], size: int, where: str) -> Geometry:
+    """How an original image of an entry's `height` and `width` lies on the square. Raises UserError."""
     height, width = (get_field(image, side, int, where) for side in ("height", "width"))
     if min(height, width) < 1 or height * width > LARGEST_PIXELS:
         raise UserError(f"{where}: its size is {width} x {height}; expected 1 to {LARGEST_PIXELS:,} pixels")
     return Geometry(height, width, size)
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file. Raises `UserError`, whose message never quotes the content."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot read the truth file ({error.strerror or error})") from None
-    except ValueError as error:  # not JSON or not UTF-8; the message of the decoder could quote the content
-        line = f" at line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise UserError(f"{path}: the truth file is not valid JSON{line}") from None
-
-
-def get_field(record: Any, name: str, kinds: type | tuple[type, ...], where: str) -> Any:
+def get_field(record: "Json | Mapping[str, Json]", name: str, kind: type[T], where: str) -> T:
+    """A field of an entry. Raises UserError where it is missing or of another type."""
     value = record.get(name) if isinstance(record, Mapping) else None
-    if not isinstance(value, kinds) or isinstance(value, bool):
+    if not isinstance(value, kind) or isinstance(value, bool):
         raise UserError(f"{where}: field `{name}` is missing or of the wrong type")
     return value

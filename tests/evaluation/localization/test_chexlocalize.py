@@ -235,8 +235,8 @@ def test_systems_with_other_operating_points_meet_sample_by_sample(tmp_path):
 
 def test_an_image_that_is_labelled_but_not_annotated_is_no_negative():
     def record(name, labels, *findings):
-        found = [SimpleNamespace(label=label, prompt="", mask=np.eye(8) > 0) for label in findings]
-        return SimpleNamespace(id=name, image=np.zeros((8, 8), np.uint8), labels=labels, findings=found)
+        found = [SimpleNamespace(label=label, prompt="", mask=np.eye(8) > 0, boxes=()) for label in findings]
+        return SimpleNamespace(id=name, image=np.zeros((8, 8), np.uint8), labels=labels, findings=found, patient="")
 
     source = [
         record("a", {"mass": 1, "effusion": 0}, "Mass"),

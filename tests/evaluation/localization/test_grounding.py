@@ -14,6 +14,7 @@ from afloc_jax.evaluation.localization.score_files import score_files
 from afloc_jax.evaluation.statistics.bootstrap import Bootstrap
 from afloc_jax.evaluation.truth.read import read_truth
 from afloc_jax.evaluation.truth.sample import boxes_of
+from afloc_jax.models.settings import ModelSettings
 from configs.afloc import get_config
 from data_pipelines.images import Geometry
 from data_pipelines.regions import Box
@@ -99,7 +100,9 @@ class Annotated:
                     mask = np.any([Box(*box).on_square(geometry) for box in boxes], axis=0)
                     findings.append(SimpleNamespace(label=label, prompt=prompt, mask=mask, boxes=boxes))
             pixels = np.random.default_rng(height).integers(0, 256, (224, 224)).astype(np.uint8)
-            self.records.append(SimpleNamespace(id=path, image=pixels, geometry=geometry, findings=findings))
+            self.records.append(
+                SimpleNamespace(id=path, image=pixels, geometry=geometry, findings=findings, patient="", labels={})
+            )
 
     def __len__(self):
         return len(self.records)
@@ -141,7 +144,7 @@ def test_records_are_scored_as_the_truth_file_they_were_made_from(coco, tmp_path
 
     class Model:
         batch_size, weights_sha256 = 2, ""
-        config = SimpleNamespace(architecture=get_config().model)
+        config = SimpleNamespace(architecture=ModelSettings.read(get_config().model))
 
         def heatmaps_of_pairs(self, images, rows, prompts, *, compatible=False):
             return np.array([next(m for key, m in maps.items() if key.endswith(f"\t{p.lower()}")) for p in prompts])

@@ -79,7 +79,7 @@ def test_the_page_of_one_evaluation_shows_presence_and_what_failed(tuned):
 
 def test_patients_of_the_records_reach_the_table_and_are_drawn_together(tmp_path):
     """Images of one patient: presence too is drawn by patient, and the baselines see the same draws."""
-    named = [SimpleNamespace(**vars(one), patient=f"p{i // 2}") for i, one in enumerate(SOURCE)]
+    named = [SimpleNamespace(**{**vars(one), "patient": f"p{i // 2}"}) for i, one in enumerate(SOURCE)]
     by_patient = {"validation_source": named, "class_prompt": "a {finding}", "bootstrap": Bootstrap(50, unit="patient")}
     seer = Seer()
     seer.untrained = lambda: Seer(blind=True)

@@ -176,7 +176,7 @@ def test_a_broken_file_is_refused_with_a_reason(write, content, message):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"absent\.json: cannot read the truth file \(No such file"):
+    with pytest.raises(UserError, match=r"absent\.json: cannot be read \(No such file"):
         read_truth(tmp_path / "absent.json")
     with pytest.raises(UserError, match=r"absent\.npz: cannot read the heat maps \(No such file"):
         HeatmapFile(tmp_path / "absent.npz")
