@@ -5,17 +5,17 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import UInt8
 
-from afloc_jax.evaluation.task import JsonObject
 from afloc_jax.evaluation.truth.sample import add_box, boxes_of
 from afloc_jax.inference.model import Model
 from afloc_jax.provenance import hash_of, provenance
+from afloc_jax.settings import Json
 from data_pipelines.reading import Record, Records
 from data_pipelines.records import Finding
 
 Source: TypeAlias = Records
 
 
-def evaluation_provenance(model: Model, source: Source, data_sha256: str) -> JsonObject:
+def evaluation_provenance(model: Model, source: Source, data_sha256: str) -> dict[str, Json]:
     """Where the numbers of a model on records come from: `provenance` with weights, data and architecture."""
     return provenance(
         weights_sha256=model.weights_sha256,
