@@ -35,7 +35,7 @@ def add_compatible(command: argparse.ArgumentParser) -> None:
 
 
 def add_prompt_set(command: Arguments, without: str) -> None:
-    """`without`: in words, how classes are asked for when no set is given."""
+    """`without`: in words, which prompts stand for a class when no set is given."""
     command.add_argument("--class", action="append", dest="classes", metavar="NAME", help="a class; repeatable")
     command.add_argument(
         "--prompts",

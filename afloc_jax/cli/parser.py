@@ -18,7 +18,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class Command(Parser):
-    """A command, whose module is imported and asked for its arguments when the command is parsed.
+    """A command. Its module is imported, and adds its arguments, when the command is parsed.
 
     The module has `EXAMPLE`, `add(command)`, which adds the arguments, and `run(arguments)`, which returns the exit
     status.

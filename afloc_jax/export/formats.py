@@ -10,7 +10,7 @@ class Format:
     Attributes:
         about: what is written, for the command line.
         module: module of this package whose `write(source, folder)` writes the export into an empty folder. It is
-            imported when it is asked for, because it may need `packages`.
+            imported when its format is chosen, because it may need `packages`.
         check: the file of copied/ that becomes check/check.py of the export.
         packages: what an export needs and running a model does not, as `pip install` takes it.
     """

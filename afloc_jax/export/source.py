@@ -1,4 +1,4 @@
-"""What every exporter starts from: a model folder, read and checked, and its settings with every default filled in."""
+"""What every exporter starts from: a model folder that was read and checked, and its settings with all defaults."""
 
 import functools
 import pathlib
@@ -70,7 +70,7 @@ def read_source(folder: AnyPath) -> Source:
 
 
 def describe(source: Source) -> dict[str, Json]:
-    """config.json of an export: the architecture with every default filled in, so that a reader needs no table."""
+    """config.json of an export: the architecture with all defaults, so that a reader needs no table."""
     image, text = source.settings.image, source.settings.text
     return {
         "name": source.config.name,
@@ -98,7 +98,7 @@ def describe(source: Source) -> dict[str, Json]:
 
 
 def write_inputs_reader(source: Source, folder: Path) -> None:
-    """config.json, the tokenizer, and the file that turns pictures and prompts into inputs."""
+    """Write config.json, the tokenizer, and the file that turns pictures and prompts into inputs."""
     write_json(folder / "config.json", describe(source))
     save_tokenizer(source.tokenizer, folder)
     copy_file("afloc_inputs.py", folder)

@@ -26,13 +26,13 @@ Phrases: TypeAlias = str | Sequence[str]
 ClassPhrases: TypeAlias = Phrases | Mapping[str, Phrases] | None
 """What a prompt set says of a class; None leaves it to the rules."""
 
-WORD_LISTS = ("severity", "subtype", "location")  # in the order in which they are written before one another
+WORD_LISTS = ("severity", "subtype", "location")  # in the order of the words in a phrase
 TEMPLATE = "{severity} {subtype} {location}"
 NEGATIVE = "no {class}. "
 FALLBACK = CLASS_PROMPT.replace("{finding}", "{class}")
 FOLDER = pathlib.Path(__file__).parent / "prompt_sets"
 SETS = tuple(sorted(path.stem for path in FOLDER.glob("*.json")))
-# Names under which data sets speak of a class of our lists; a class's own entry goes before its synonym's.
+# Other names of classes in data sets. The entry of a class itself goes before that of its synonym.
 SYNONYMS = {
     "effusion": "pleural effusion",
     "pulmonary edema": "edema",
@@ -46,12 +46,12 @@ _SET_KEYS = ("description", "template", "negative", "fallback", "multiclass", "c
 
 @dataclass(frozen=True)
 class PromptSet:
-    """How classes are asked for. Names are compared without case, "_" being a space, then by `SYNONYMS`.
+    """Which prompts stand for a class. Names are compared without case, with "_" as a space, then by `SYNONYMS`.
 
     Attributes:
-        name: of the set, for the account of where a number came from; "" for the rules alone.
+        name: name of the set, recorded beside results; "" for the rules alone.
         classes: class -> phrases, positive and negative phrases, or word lists.
-        template: of a phrase of word lists; fields {class}, {severity}, {subtype}, {location}.
+        template: how a phrase is made of word lists; fields {class}, {severity}, {subtype}, {location}.
         negative: the phrase of the absent class; field {class}.
         fallback: the phrase of a class that is not in `classes`; field {class}.
         multiclass: every image has exactly one of the classes (tissue): a softmax over classes.
@@ -83,11 +83,11 @@ class PromptSet:
         return class_prompts(name, given, self.template, self.negative, self.fallback)
 
     def without_entry(self, classes: Sequence[str]) -> list[str]:
-        """Those of these classes that the set does not list, so that the rules alone ask for them."""
+        """The classes that the set does not list; their prompts come from the rules."""
         return [name for name in classes if find_class(name, self.classes) is None]
 
     def listing(self, classes: Sequence[str]) -> dict[str, dict[str, list[str]]]:
-        """The phrases of these classes as they are asked, for the record."""
+        """The phrases of classes, for the record."""
         return {name: dict(zip(("positive", "negative"), self.prompts(name), strict=True)) for name in classes}
 
     def _where(self, key: str) -> str:
@@ -95,7 +95,7 @@ class PromptSet:
 
 
 def read_prompt_set(given: str | os.PathLike[str] | None) -> PromptSet:
-    """The prompt set of a file, or of this package by its name; None gives the rules without word lists.
+    """The prompt set in a file, or of that name in this package; None gives the rules without word lists.
 
     Raises:
         UsageError: no such file or set, not JSON, unknown keys, or phrases that cannot be used; each with its place.
@@ -156,10 +156,10 @@ def class_prompts(
     if not name.strip():
         raise UsageError("a class has an empty name; write what to look for, e.g. pneumonia")
     spoken = name.replace("_", " ")
-    healthy = class_key(name) == "no finding"
-    absent = ["finding"] if healthy else [negative.format_map({"class": spoken})]
+    normal = class_key(name) == "no finding"
+    absent = ["finding"] if normal else [negative.format_map({"class": spoken})]
     if given is None:
-        return ["no finding"] if healthy else [fallback.format_map({"class": spoken})], absent
+        return ["no finding"] if normal else [fallback.format_map({"class": spoken})], absent
     if not isinstance(given, Mapping):
         return _phrases(name, given), absent
     if set(given) <= {"positive", "negative"}:
@@ -200,12 +200,12 @@ def _check_template(where: str, template: str, fields: Sequence[str]) -> None:
 
 
 def class_key(name: str) -> str:
-    """A class's name as it is compared: lower case, "_" as a space."""
+    """The form in which names of classes are compared: lower case, "_" as a space."""
     return " ".join(name.replace("_", " ").lower().split())
 
 
 def find_class(name: str, names: Iterable[str]) -> str | None:
-    """The one of `names` that is this class: the same name (see `class_key`), else a synonym; None if there is none."""
+    """The one of `names` that means this class: the same name (see `class_key`), else a synonym; else None."""
     by_key = {class_key(known): known for known in names}
     key = class_key(name)
     same = [key, SYNONYMS.get(key, key), *(other for other, main in SYNONYMS.items() if main == key)]

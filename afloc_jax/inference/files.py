@@ -1,6 +1,6 @@
 """Localise and classify image files: what `afloc localize` and `afloc classify` do.
 
-An unreadable image among many is named and the rest is done. Every file appears whole or not at all.
+An unreadable image is named, and the other images are done. Every file appears whole or not at all.
 """
 
 import csv
@@ -91,7 +91,7 @@ def classify_files(
     framing: Framing | None = None,
     aggregation: str = "mean",
 ) -> tuple[int, list[str]]:
-    """Write a CSV with a row per image and a column per class, and beside it a JSON that says how it was made.
+    """Write a CSV with a row per image and a column per class, and beside it a JSON file that says how it was made.
 
     Args:
         model: model folder.
@@ -154,7 +154,7 @@ def distinct(images: Sequence[AnyPath]) -> list[Path]:
 
 
 def output_names(images: Sequence[AnyPath]) -> dict[Path, str]:
-    """The stem that the results of each image are named after, unique also where case does not count."""
+    """The name that the results of each image begin with; all differ, even where the file system ignores case."""
     paths = distinct(images)
     names: dict[Path, str] = {}
     for path in paths:
@@ -173,7 +173,7 @@ def output_names(images: Sequence[AnyPath]) -> dict[Path, str]:
 
 
 def readable(paths: Collection[Path], size: int, failed: list[str]) -> Iterator[list[tuple[Path, np.ndarray]]]:
-    """Batches of decoded images; what cannot be read is told on stderr and remembered in `failed`."""
+    """Batches of decoded images. The message of an unreadable one is printed on stderr and appended to `failed`."""
     batch: list[tuple[Path, np.ndarray]] = []
     with tqdm(paths, unit="image", disable=None) as progress:
         for path in progress:

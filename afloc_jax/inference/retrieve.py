@@ -20,7 +20,7 @@ COLUMNS = ("direction", "query", "rank", "similarity", "found")
 
 @dataclass(frozen=True)
 class Match:
-    """One line of an answer: `similarity` is the cosine of the global image and the report embedding."""
+    """One line of an answer; `similarity` is the cosine of the image's global embedding and the text's."""
 
     direction: str  # "text_to_image" or "image_to_text"
     query: str

@@ -1,6 +1,6 @@
 """Zero-shot probabilities from embeddings: an image beside the phrases of a class (algorithm, section 7).
 
-A class is asked for with several phrases. Two rules make one score of their dot products with the image:
+Several phrases stand for a class. Two rules make one score of their dot products with the image:
 
     mean    the mean, which is the dot product with the mean embedding: AFLoc's rule, and the default
     max     the largest: GLoRIA's rule (doi 10.1109/ICCV48922.2021.00391, its code for zero-shot classification)
@@ -27,7 +27,7 @@ def class_scores(
 
     Args:
         images: global image embeddings.
-        phrases: of each class the embeddings of its phrases.
+        phrases: for each class, the embeddings of its phrases.
         aggregation: one of `AGGREGATIONS`.
 
     Raises:
@@ -43,17 +43,17 @@ def class_scores(
 def contrast_probabilities(
     positive: Float[np.ndarray, "I C"], negative: Float[np.ndarray, "I C"]
 ) -> Float[np.ndarray, "I C"]:
-    """Each class for itself: softmax of its positive and its negative score."""
+    """The probability of each class by itself: softmax of its positive and its negative score."""
     return np.asarray(softmax(np.stack([positive, negative], axis=-1), axis=-1)[..., 0])
 
 
 def class_probabilities(scores: Float[np.ndarray, "I C"]) -> Float[np.ndarray, "I C"]:
-    """Exactly one class per image: softmax of the scores over the classes."""
+    """The probabilities where an image has exactly one class: softmax of the scores over the classes."""
     return np.asarray(softmax(scores, axis=-1))
 
 
 def framing_of(given: Framing | None, compatible: bool) -> Framing:
-    """How images are framed for classification where nobody says: padded, but cropped as by the release if compatible.
+    """The framing of images for classification; by default padded, or cropped as in the release if `compatible`.
 
     The release scales the short side and cuts out the middle to classify, while it pads to localise.
     """

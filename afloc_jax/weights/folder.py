@@ -112,7 +112,7 @@ def load_model(folder: AnyPath) -> ModelFolder:
 
 
 def update_card(folder: AnyPath, card: Mapping[str, Any]) -> None:
-    """Merge facts into the model card (results after an evaluation, say) and write README.md and config.json anew."""
+    """Merge facts into the model card, such as results, and write README.md and config.json anew."""
     place = user_path(folder)
     stored = read_stored(place)
     known = stored.get("card")

@@ -1,8 +1,8 @@
 """PyTorch's files (.ckpt, .pth, .pt, .bin; both formats) and .safetensors as NumPy arrays, without PyTorch.
 
-Tensors are views of the mapped file: what is not used (optimiser states, say) is never read. Nothing in a file is run
-(`afloc_jax.weights.pickles`) and nothing is unpacked, so the names inside an archive lead nowhere. What a file claims
-is checked against the bytes that it has before anything of that size is made.
+Tensors are views of the mapped file: unused ones, such as optimiser states, are never read. Nothing in a file is run
+(`afloc_jax.weights.pickles`). Nothing is unpacked, so names inside an archive cannot become paths. Sizes that a file
+claims are checked against the bytes that it has before anything of that size is made.
 """
 
 import json

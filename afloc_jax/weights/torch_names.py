@@ -1,7 +1,8 @@
 """ONE table between the published PyTorch names and our variables, used in both directions.
 
-PyTorch keeps convolution kernels as [out, in, height, width] and linear weights as [out, in]; Flax keeps them as
-[height, width, in, out] and [in, out]. The projections of the maps are 1x1 convolutions there and linear layers here.
+PyTorch keeps convolution kernels as [out, in, height, width] and linear weights as [out, in]. Flax keeps them as
+[height, width, in, out] and [in, out]. The projections of the maps are 1x1 convolutions in PyTorch and linear layers
+here.
 """
 
 import functools
@@ -57,7 +58,7 @@ _LEAVES = {
     "mean": "running_mean",
     "var": "running_var",
 }
-# Names there that hold nothing a model needs: counters, constants, and the stage-4 projection of an unused objective.
+# PyTorch names that hold nothing a model needs: counters, constants, the stage-4 projection of an unused objective.
 _IGNORED = re.compile(r".*\.(num_batches_tracked|position_ids)|img_encoder\.local_f_embedder\.(weight|bias)")
 
 _ALIGNMENT = 64  # bytes
