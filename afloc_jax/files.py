@@ -76,7 +76,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder that takes the place of `folder` when the block ends well and vanishes when it does not."""
     folder = Path(os.path.abspath(folder))
     folder.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.parent.glob(f".{folder.name}.writing-*"):  # of a run that was killed
+    for leftover in matching(folder.parent, f".{glob.escape(folder.name)}.writing-*"):  # left by a run that was killed
         shutil.rmtree(leftover, ignore_errors=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.writing-", dir=folder.parent))
     try:

@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 from afloc_jax.errors import UsageError, UserError
-from afloc_jax.files import Path, matching, read_json, sha256_of, user_path, write_whole
+from afloc_jax.files import Path, matching, read_json, replacing_folder, sha256_of, user_path, write_whole
 
 
 @pytest.mark.parametrize("given", ["gs://bucket/run", "s3://bucket/run", "gs:/bucket", "https://host/x", "hdfs://a/b"])
@@ -69,3 +69,18 @@ def test_files_are_matched_in_folders_whose_names_look_like_patterns(tmp_path):
         (folder / name).write_text("")
     assert matching(folder, "*/*.json") == [folder / "b" / "1.json", folder / "b" / "2.json"]
     assert matching(tmp_path / "absent", "*") == []
+
+
+def test_a_folder_is_replaced_whole_whatever_its_name_and_what_a_killed_run_left_goes(tmp_path):
+    folder = tmp_path / "a[1]" / "m[2]"
+    folder.mkdir(parents=True)
+    (folder / "old").write_text("")
+    (folder.parent / ".m[2].writing-killed").mkdir()
+    with pytest.raises(ValueError), replacing_folder(Path(folder)) as temporary:
+        (temporary / "new").write_text("")
+        raise ValueError
+    assert [path.name for path in folder.iterdir()] == ["old"]
+    with replacing_folder(Path(folder)) as temporary:
+        (temporary / "new").write_text("")
+    assert [path.name for path in folder.iterdir()] == ["new"]
+    assert [path.name for path in folder.parent.iterdir()] == ["m[2]"]

@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.files import AnyPath, Path, read_json, user_path
@@ -24,6 +24,7 @@ class ModelFolderError(UserError):
     """A folder that is not a usable model folder; the message names the file and what to do."""
 
 
+@runtime_checkable
 class Run(Protocol):
     """What a model folder takes over from the config of a run."""
 
