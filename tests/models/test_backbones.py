@@ -227,7 +227,7 @@ def test_small_network_has_the_strides_it_was_asked_for(tiny_config, stem_stride
         "shallow_stage": 1,
         "deep_stage": 3,
     }
-    module = encoder_of(build(tiny_config).settings)
+    module = encoder_of(ModelSettings.read(tiny_config))
     levels, variables = jax.eval_shape(module.init_with_output, jax.random.key(0), jnp.zeros((2, SIDE, SIDE)))
     shallow, deep = SIDE // stem_stride, SIDE // stem_stride // 2
     assert levels.shallow.shape == (2, shallow, shallow, WIDTH)

@@ -11,7 +11,7 @@ from transformers import BertConfig, BertModel
 
 from afloc_jax.errors import UsageError
 from afloc_jax.models.bert import Bert
-from afloc_jax.models.settings import parse
+from afloc_jax.models.settings import ModelSettings
 from afloc_jax.weights.torch_names import from_torch, table
 from configs.afloc import get_config
 
@@ -38,10 +38,11 @@ def twins(**fields):
     config.image.backbone, config.image.input_size = "resnet_small", 32
     config.text.last_layers = 1
     config.text.bert = hugging_face.to_dict()  # the whole dictionary, with everything that transformers adds
-    state = {row.name: np.zeros(row.shape) for row in table(config) if row.name.startswith("img_encoder.")}
+    settings = ModelSettings.read(config)
+    state = {row.name: np.zeros(row.shape) for row in table(settings) if row.name.startswith("img_encoder.")}
     state |= {"text_encoder.model." + name: value.numpy() for name, value in theirs.state_dict().items()}
-    params = from_torch(state, config)["params"]["text_encoder"]["bert"]
-    return theirs, parse(config).text.structure, params
+    params = from_torch(state, settings)["params"]["text_encoder"]["bert"]
+    return theirs, settings.text.structure, params
 
 
 def ragged_batch():

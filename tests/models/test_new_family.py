@@ -12,7 +12,7 @@ from afloc_jax.losses import LossSettings, contrastive_losses
 from afloc_jax.models import build, initial_variables, trainable
 from afloc_jax.models.backbone import Backbone, Family, Features, Structure
 from afloc_jax.models.convolution import Layers
-from afloc_jax.models.settings import BACKBONES
+from afloc_jax.models.settings import BACKBONES, ModelSettings
 from afloc_jax.settings import POSITIVE, setting
 from afloc_jax.weights.architecture import image_backbone
 from afloc_jax.weights.torch_names import from_torch, table, to_torch
@@ -59,25 +59,29 @@ def config(monkeypatch, tiny_config):
 
 def test_it_is_built_with_its_options_and_refuses_others(config):
     config.image.options = {"width": 6}
-    shapes = jax.eval_shape(lambda: initial_variables(build(config), jax.random.key(0)))["params"]["image_encoder"]
+    shapes = jax.eval_shape(lambda: initial_variables(build(ModelSettings.read(config)), jax.random.key(0)))["params"][
+        "image_encoder"
+    ]
     assert shapes["backbone"]["patch2"]["kernel"].shape == (3, 3, 6, 12)
     assert shapes["project_deep"]["kernel"].shape == (12, 8)
     for options, message in (({"depth": 2}, "options.depth: unknown key"), ({"width": 0}, "must be greater than 0")):
         config.image.options = options
         with pytest.raises(UsageError, match=message):
-            build(config)
+            build(ModelSettings.read(config))
 
 
 def test_its_weights_come_back_from_their_pytorch_names_and_are_recognised(config):
-    variables = jax.jit(lambda: initial_variables(build(config), jax.random.key(0)))()
-    state = to_torch(variables, config)
+    variables = jax.jit(lambda: initial_variables(build(ModelSettings.read(config)), jax.random.key(0)))()
+    state = to_torch(variables, ModelSettings.read(config))
     assert state["img_encoder.model.patches.patch1.weight"].shape == (4, 1, 3, 3)
-    jax.tree.map(np.testing.assert_array_equal, from_torch(state, config), jax.device_get(variables))
-    assert image_backbone({row.name: row.shape for row in table(config)}) == "patches"
+    jax.tree.map(
+        np.testing.assert_array_equal, from_torch(state, ModelSettings.read(config)), jax.device_get(variables)
+    )
+    assert image_backbone({row.name: row.shape for row in table(ModelSettings.read(config))}) == "patches"
 
 
 def test_a_training_step_lowers_its_loss(config, tokens):
-    model = build(config)
+    model = build(ModelSettings.read(config))
     variables = jax.jit(lambda: initial_variables(model, jax.random.key(0)))()
     image = np.random.default_rng(0).integers(0, 256, (2, 32, 32), dtype=np.uint8)
 

@@ -10,8 +10,9 @@ import pytest
 from ml_collections import ConfigDict
 
 from afloc_jax.levels import TokenBatch
-from afloc_jax.losses import contrastive_losses
+from afloc_jax.losses import LossSettings, contrastive_losses
 from afloc_jax.models import build
+from afloc_jax.models.settings import ModelSettings
 from afloc_jax.weights.torch_names import from_torch
 from configs.afloc import get_config
 from data_pipelines.tokens import load_tokenizer, tokenize
@@ -32,7 +33,7 @@ def filled(goldens, model_config, shapes_file: str, prefix: str = "", dtype=np.f
     shapes = json.loads((goldens / shapes_file).read_text())
     state = {name: module.fill(prefix + name, shape) for name, shape in shapes.items()}
     state = {name: value.astype(dtype) if value.dtype == np.float32 else value for name, value in state.items()}
-    return from_torch(state, model_config)
+    return from_torch(state, ModelSettings.read(model_config))
 
 
 def assert_close(actual, expected, tolerance):
@@ -61,7 +62,7 @@ def test_text_units_equal_the_release_for_sum_and_mean(goldens, small, merge):
     model_config = model_config.copy_and_resolve_references()
     model_config.text.merge_layers = model_config.text.merge_pieces = merge
     variables = filled(goldens, model_config, "state_dict_shapes.json")
-    text = build(model_config).apply(variables, tokens, method="encode_text")
+    text = build(ModelSettings.read(model_config)).apply(variables, tokens, method="encode_text")
     assert_close(text.words.swapaxes(1, 2), numbers[f"text_{merge}/word"], 1e-5)
     assert_close(text.sentences.swapaxes(1, 2), numbers[f"text_{merge}/sent"], 1e-5)
     assert_close(text.report, numbers[f"text_{merge}/report"], 1e-5)
@@ -78,9 +79,9 @@ def test_image_levels_and_losses_equal_the_release(goldens, small):
     with jax.enable_x64(True):
         variables = filled(goldens, model_config, "state_dict_shapes.json", dtype=np.float64)
         images = jnp.asarray(numbers["images"], jnp.float64)
-        image, text = jax.jit(build(model_config, jnp.float64).apply)(variables, images, tokens)
+        image, text = jax.jit(build(ModelSettings.read(model_config), jnp.float64).apply)(variables, images, tokens)
         assert image.shallow.dtype == text.words.dtype == jnp.float64
-        losses = contrastive_losses(image, text, get_config().loss)
+        losses = contrastive_losses(image, text, LossSettings())
     assert_close(jnp.moveaxis(image.deep, -1, 1)[:2], numbers["eval/img_local_deep"], 1e-5)
     assert_close(jnp.moveaxis(image.shallow, -1, 1)[:2, :8], numbers["eval/img_local_shallow_ch0_8"], 1e-5)
     assert_close(image.whole, numbers["eval/img_global"], 1e-5)
@@ -93,7 +94,9 @@ def test_image_levels_and_losses_equal_the_release(goldens, small):
 def test_float32_image_levels_equal_the_release(goldens, small):
     model_config, _, numbers, _ = small
     variables = filled(goldens, model_config, "state_dict_shapes.json")
-    encode = jax.jit(lambda variables, image: build(model_config).apply(variables, image, method="encode_image"))
+    encode = jax.jit(
+        lambda variables, image: build(ModelSettings.read(model_config)).apply(variables, image, method="encode_image")
+    )
     image = encode(variables, numbers["images"])
     assert_close(jnp.moveaxis(image.deep, -1, 1)[:2], numbers["eval/img_local_deep"], 1e-4)
     assert_close(jnp.moveaxis(image.shallow, -1, 1)[:2, :8], numbers["eval/img_local_shallow_ch0_8"], 1e-4)
@@ -106,7 +109,7 @@ def test_full_size_model_equals_the_release(goldens, shared_data):
     model_config.text.bert.vocab_size = 28996
     numbers = dict(np.load(goldens / "end_to_end.npz"))
     variables = filled(goldens, model_config, "state_dict_shapes_full.json", "e2e/")
-    model = build(model_config)
+    model = build(ModelSettings.read(model_config))
 
     pixels = np.stack([numbers[f"image{index}/pixels"] for index in range(4)])
     image = jax.jit(lambda v, x: model.apply(v, x, method="encode_image"))(variables, pixels)

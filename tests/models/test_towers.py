@@ -9,13 +9,20 @@ import numpy as np
 import pytest
 import torch
 
+from afloc_jax import models
 from afloc_jax.errors import UsageError
 from afloc_jax.levels import TokenBatch
-from afloc_jax.models import build, trainable
+from afloc_jax.models import trainable
 from afloc_jax.models.afloc import prepare_image
 from afloc_jax.models.resnet import upsample
+from afloc_jax.models.settings import ModelSettings
 from afloc_jax.vectors import unit_norm
 from data_pipelines.tokens import learn_tokenizer, tokenize
+
+
+def build(config, dtype=jnp.float32):
+    """The model of a ConfigDict."""
+    return models.build(ModelSettings.read(config), dtype)
 
 
 def pixels(side=32, batch=2):
@@ -136,7 +143,7 @@ def test_frozen_encoders_get_no_gradient_and_keep_their_statistics(tiny_config, 
         return sum((leaf.astype(jnp.float32) ** 2).sum() for leaf in jax.tree.leaves(levels)), updated["batch_stats"]
 
     gradient, statistics = jax.jit(jax.grad(loss_fn, has_aux=True))(variables["params"])
-    allowed = trainable(variables["params"], tiny_config)
+    allowed = trainable(variables["params"], model.settings)
     moved = jax.tree.map(lambda leaf: bool(np.abs(leaf).max() > 0), gradient)
     unused = {("text_encoder", "bert", "pooler", "kernel"), ("text_encoder", "bert", "pooler", "bias")}
     for path, may in jax.tree_util.tree_leaves_with_path(allowed):

@@ -25,6 +25,7 @@ import afloc_jax
 from afloc_jax.files import sha256_of
 from afloc_jax.levels import TokenBatch
 from afloc_jax.models import build
+from afloc_jax.models.settings import ModelSettings
 from afloc_jax.weights import sources
 from afloc_jax.weights.folder import load_model, read_config
 from afloc_jax.weights.importers import import_model
@@ -179,6 +180,6 @@ def test_the_full_size_checkpoint_gives_the_published_heat_maps(goldens, shared_
 
 def test_the_table_covers_every_name_that_an_import_keeps():
     config = get_config().model
-    assert all(sources._KNOWN.match(row.name) for row in table(config))
+    assert all(sources._KNOWN.match(row.name) for row in table(ModelSettings.read(config)))
     config.image.center = True
-    assert all(sources._KNOWN.match(row.name) for row in table(config))
+    assert all(sources._KNOWN.match(row.name) for row in table(ModelSettings.read(config)))

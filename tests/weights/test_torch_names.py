@@ -9,7 +9,7 @@ import pytest
 from reference.torch_resnet import TorchImageEncoder, torch_backbone
 
 from afloc_jax.errors import UserError
-from afloc_jax.models.settings import BACKBONES
+from afloc_jax.models.settings import BACKBONES, ModelSettings
 from afloc_jax.weights.torch_names import from_torch, table, to_torch
 from configs.afloc import get_config
 
@@ -27,7 +27,7 @@ def small_config(backbone="resnet18"):
         "intermediate_size": 12,
         "max_position_embeddings": 16,
     }
-    return config
+    return ModelSettings.read(config)
 
 
 def random_state(config):
@@ -71,7 +71,7 @@ def test_names_and_shapes_equal_those_of_the_published_model(goldens, file, voca
         config.projection_dim = 64
     config.text.bert.vocab_size = vocab_size
     counters = {name: shape for name, shape in published.items() if name.endswith("num_batches_tracked")}
-    assert {row.name: row.shape for row in table(config)} | counters == published
+    assert {row.name: row.shape for row in table(ModelSettings.read(config))} | counters == published
 
 
 def test_text_names_and_shapes_equal_those_of_hugging_face():
@@ -80,7 +80,7 @@ def test_text_names_and_shapes_equal_those_of_hugging_face():
 
     config = small_config()
     with torch.device("meta"):
-        theirs = BertModel(BertConfig(**config.text.bert.to_dict())).state_dict()
+        theirs = BertModel(BertConfig(**config.text.bert)).state_dict()
     expected = {
         "text_encoder.model." + name: tuple(v.shape) for name, v in theirs.items() if "position_ids" not in name
     }
