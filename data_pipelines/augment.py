@@ -2,11 +2,11 @@
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
+from jaxtyping import UInt8
 
 
 def augment(
-    image: NDArray[np.uint8],
+    image: UInt8[np.ndarray, "S S"],
     rng: np.random.Generator,
     *,
     shift: float = 0.05,
@@ -14,7 +14,7 @@ def augment(
     rotate: float = 5.0,
     brightness: float = 0.1,
     contrast: float = 0.1,
-) -> NDArray[np.uint8]:
+) -> UInt8[np.ndarray, "S S"]:
     """A light random change of the picture, [S, S] uint8 -> [S, S]. No flips: reports name sides.
 
     Args:

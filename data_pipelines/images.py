@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 import cv2
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from jaxtyping import Bool, Float32, Float64, Integer, Shaped, UInt8
+from numpy.typing import ArrayLike
 from PIL import Image, ImageOps
 
 from afloc_jax.errors import UserError
@@ -28,7 +29,7 @@ class ImageError(UserError):
     """An image file that cannot be used; the message names the file and the reason."""
 
 
-def read_image(path: str | Path) -> NDArray[np.uint8]:
+def read_image(path: str | Path) -> UInt8[np.ndarray, "H W"]:
     """Decodes a PNG, JPEG, TIFF, BMP or DICOM file completely.
 
     Colour becomes luma (Rec. 601) and an alpha channel is ignored, as the published preprocessing does; EXIF
@@ -45,7 +46,7 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
     return decode_image(_read_bytes(path), path.name)
 
 
-def decode_image(data: bytes, name: str) -> NDArray[np.uint8]:
+def decode_image(data: bytes, name: str) -> UInt8[np.ndarray, "H W"]:
     """Like `read_image` for the bytes of a file; `name` is used in errors and to recognise headerless DICOM."""
     if not data:
         raise ImageError(f"{name}: the file is empty")
@@ -59,7 +60,7 @@ def decode_image(data: bytes, name: str) -> NDArray[np.uint8]:
     return np.ascontiguousarray(pixels)
 
 
-def read_label_image(path: str | Path) -> NDArray[np.integer]:
+def read_label_image(path: str | Path) -> Integer[np.ndarray, "H W"]:
     """A mask whose pixels are numbers of classes, [height, width]: grey values, or the indices of a palette image.
 
     Raises ImageError for a picture of several channels, which holds colours and no numbers.
@@ -72,7 +73,7 @@ def read_label_image(path: str | Path) -> NDArray[np.integer]:
     return array
 
 
-def read_mask(path: str | Path, value: int | range | None = None) -> NDArray[np.bool_]:
+def read_mask(path: str | Path, value: int | range | None = None) -> Bool[np.ndarray, "H W"]:
     """A lesion mask of any mode, [height, width] bool: True where any channel but alpha is not 0.
 
     With `value`, a label image: True where a channel (or the index of a palette image) is exactly that, or in that
@@ -90,8 +91,8 @@ def read_mask(path: str | Path, value: int | range | None = None) -> NDArray[np.
     return np.asarray(hit.any(axis=-1) if hit.ndim == 3 else hit, np.bool_)
 
 
-def encode_png(image: NDArray) -> bytes:
-    """PNG bytes of a uint8 or bool array [height, width]; bool becomes 0 / 255."""
+def encode_png(image: UInt8[np.ndarray, "H W *channels"] | Bool[np.ndarray, "H W"]) -> bytes:
+    """PNG bytes of a picture (colour in OpenCV's order) or of a mask, which becomes 0 and 255."""
     array = image.astype(np.uint8) * 255 if image.dtype == np.bool_ else image
     return cv2.imencode(".png", array)[1].tobytes()
 
@@ -138,13 +139,13 @@ class Geometry:
         """Columns of padding left of the image."""
         return (self.side - self.inner_width) // 2
 
-    def inner(self, square: NDArray) -> NDArray:
+    def inner(self, square: Shaped[np.ndarray, "rows columns *rest"]) -> Shaped[np.ndarray, "h w *rest"]:
         """The part of a [side, side, ...] array that shows the image: [inner_height, inner_width, ...], a view."""
         if square.shape[:2] != (self.side, self.side):
             raise ValueError(f"expected [{self.side}, {self.side}], got {list(square.shape)}")
         return square[self.top : self.top + self.inner_height, self.left : self.left + self.inner_width]
 
-    def to_square(self, image: NDArray) -> NDArray:
+    def to_square(self, image: Shaped[np.ndarray, "H W"]) -> Shaped[np.ndarray, "S S"]:
         """Image [height, width] -> [side, side] of the same type, by area interpolation, padded with zeros."""
         self._check_original(image)
         square = np.zeros((self.side, self.side), image.dtype)
@@ -152,7 +153,7 @@ class Geometry:
         self.inner(square)[...] = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
         return square
 
-    def mask_to_square(self, mask: NDArray) -> NDArray[np.bool_]:
+    def mask_to_square(self, mask: Shaped[np.ndarray, "H W"]) -> Bool[np.ndarray, "S S"]:
         """Mask [height, width] -> [side, side] bool: square pixels of which at least half is covered.
 
         A lesion too small to cover half a pixel anywhere keeps the pixels it covers most, so none disappears.
@@ -161,7 +162,7 @@ class Geometry:
         highest = float(coverage.max())
         return coverage >= min(0.5, highest) if highest > 0 else np.zeros(coverage.shape, bool)
 
-    def box_to_square(self, box: ArrayLike, *, compatible: bool = False) -> NDArray:
+    def box_to_square(self, box: ArrayLike, *, compatible: bool = False) -> Shaped[np.ndarray, "*boxes 4"]:
         """Box (x, y, width, height) in original pixels -> the same in square pixels. Leading axes are kept.
 
         Compatible: all four are scaled by one factor, the corner is shifted by the padding, and each is floored, as the
@@ -176,32 +177,32 @@ class Geometry:
         scaled = np.stack([x, y, width, height], -1) * self.scale
         return np.floor(scaled + np.array([self.left, self.top, 0, 0])).astype(np.int64)
 
-    def points_to_square(self, points: ArrayLike) -> NDArray[np.float64]:
+    def points_to_square(self, points: ArrayLike) -> Float64[np.ndarray, "*points 2"]:
         """Points [..., 2] as (x, y) in original coordinates -> square coordinates."""
         factors, offsets = self._affine
         return np.asarray(points, np.float64) * factors + offsets
 
-    def points_to_original(self, points: ArrayLike) -> NDArray[np.float64]:
+    def points_to_original(self, points: ArrayLike) -> Float64[np.ndarray, "*points 2"]:
         """Inverse of `points_to_square`; points in the padding come out outside the image."""
         factors, offsets = self._affine
         return (np.asarray(points, np.float64) - offsets) / factors
 
-    def map_to_original(self, heatmap: NDArray) -> NDArray[np.float32]:
+    def map_to_original(self, heatmap: Shaped[np.ndarray, "rows columns"]) -> Float32[np.ndarray, "H W"]:
         """Heat map [side, side] -> [height, width] float32: padding cut off, bilinear, half-pixel centres."""
         part = np.ascontiguousarray(self.inner(np.asarray(heatmap)), np.float32)
         return np.asarray(cv2.resize(part, (self.width, self.height), interpolation=cv2.INTER_LINEAR), np.float32)
 
     @property
-    def _affine(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _affine(self) -> tuple[Float64[np.ndarray, " 2"], Float64[np.ndarray, " 2"]]:
         factors = np.array([self.inner_width / self.width, self.inner_height / self.height])
         return factors, np.array([self.left, self.top], np.float64)
 
-    def _check_original(self, image: NDArray) -> None:
+    def _check_original(self, image: Shaped[np.ndarray, "..."]) -> None:
         if image.shape != (self.height, self.width):
             raise ValueError(f"this geometry is for [{self.height}, {self.width}], got {list(image.shape)}")
 
 
-def crop_to_square(image: NDArray[np.uint8], side: int = IMAGE_SIZE) -> NDArray[np.uint8]:
+def crop_to_square(image: UInt8[np.ndarray, "H W"], side: int = IMAGE_SIZE) -> UInt8[np.ndarray, "{side} {side}"]:
     """Image [height, width] -> [side, side]: the short side scaled to `side`, the middle of the long one cut out.
 
     How the published release frames images for classification (localisation pads them, see `Geometry`). Area
@@ -245,7 +246,7 @@ def _decode_picture(data: bytes, name: str) -> Image.Image:
         raise ImageError(f"{name}: damaged or truncated ({type(error).__name__}: {error})") from None
 
 
-def grey(picture: Image.Image) -> NDArray[np.uint8]:
+def grey(picture: Image.Image) -> UInt8[np.ndarray, "H W"]:
     """[height, width] uint8 of a decoded picture of any mode, as `read_image` describes it."""
     if picture.mode == "L":
         return np.asarray(picture)
@@ -258,7 +259,7 @@ def grey(picture: Image.Image) -> NDArray[np.uint8]:
     return np.asarray(picture.convert("RGB").convert("L"))
 
 
-def _to_bytes(pixels: NDArray[np.float64]) -> NDArray[np.uint8]:
+def _to_bytes(pixels: Float64[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
     """Linear scaling of the finite minimum..maximum to 0..255; a flat image becomes black."""
     pixels = np.nan_to_num(pixels, nan=0.0, posinf=0.0, neginf=0.0)
     low, high = float(pixels.min()), float(pixels.max())
@@ -267,7 +268,7 @@ def _to_bytes(pixels: NDArray[np.float64]) -> NDArray[np.uint8]:
     return np.rint((pixels - low) * (255.0 / (high - low))).astype(np.uint8)
 
 
-def _decode_dicom(data: bytes, name: str) -> NDArray[np.uint8]:
+def _decode_dicom(data: bytes, name: str) -> UInt8[np.ndarray, "H W"]:
     try:
         import pydicom
         from pydicom.pixels import apply_modality_lut, apply_voi_lut

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from numpy.typing import NDArray
+from jaxtyping import Bool, Integer
 from pycocotools import mask as coco_mask
 
 from afloc_jax.errors import UserError
@@ -23,7 +23,7 @@ FAR = 1_000_000  # pixels; no radiograph is larger, and drawing code meets such 
 class Region(Protocol):
     """A part of an image."""
 
-    def mask(self, height: int, width: int) -> NDArray[np.bool_]:
+    def mask(self, height: int, width: int) -> Bool[np.ndarray, "{height} {width}"]:
         """[height, width] bool. Raises ImageError for a region that is malformed or belongs to another image."""
         ...
 
@@ -35,7 +35,7 @@ class MaskFile:
     path: Path
     value: int | range | None = None
 
-    def mask(self, height: int, width: int) -> NDArray[np.bool_]:
+    def mask(self, height: int, width: int) -> Bool[np.ndarray, "{height} {width}"]:
         mask = read_mask(self.path, self.value)
         if mask.shape != (height, width):
             raise ImageError(
@@ -53,7 +53,7 @@ class Box:
     width: float
     height: float
 
-    def mask(self, height: int, width: int) -> NDArray[np.bool_]:
+    def mask(self, height: int, width: int) -> Bool[np.ndarray, "{height} {width}"]:
         left, top, right, bottom = self.x, self.y, self.x + self.width, self.y + self.height
         if not all(abs(value) < FAR for value in (left, top, right, bottom)) or min(self.width, self.height) <= 0:
             raise ImageError("a box needs finite corners, a positive width and a positive height")
@@ -65,7 +65,7 @@ class Box:
         mask[rows, columns] = True
         return mask
 
-    def on_square(self, geometry: Geometry) -> NDArray[np.bool_]:
+    def on_square(self, geometry: Geometry) -> Bool[np.ndarray, "S S"]:
         """The box in the padded square, in the published rounding (corner and size scaled, then floored).
 
         One that is thinner than a pixel of the square keeps one pixel.
@@ -94,7 +94,7 @@ class RelativeBox:
         x, y = self.left * width, self.top * height
         return Box(x, y, self.right * width - x, self.bottom * height - y)
 
-    def mask(self, height: int, width: int) -> NDArray[np.bool_]:
+    def mask(self, height: int, width: int) -> Bool[np.ndarray, "{height} {width}"]:
         return self.box(height, width).mask(height, width)
 
 
@@ -104,7 +104,7 @@ class Polygon:
 
     points: Sequence[Sequence[float]]
 
-    def mask(self, height: int, width: int) -> NDArray[np.bool_]:
+    def mask(self, height: int, width: int) -> Bool[np.ndarray, "{height} {width}"]:
         try:
             corners = np.asarray(self.points, np.float64).reshape(-1, 2)
         except (ValueError, TypeError):
@@ -122,7 +122,7 @@ class CocoRuns:
 
     rle: dict[str, Any]
 
-    def runs(self, height: int, width: int) -> NDArray[np.integer]:
+    def runs(self, height: int, width: int) -> Integer[np.ndarray, " runs"]:
         """The lengths, which fill the image exactly. pycocotools would read past runs that do not.
 
         Raises ImageError for runs that are malformed or belong to another image.
@@ -139,7 +139,7 @@ class CocoRuns:
             raise ImageError("the run lengths of an RLE do not add up to its image")
         return runs
 
-    def mask(self, height: int, width: int) -> NDArray[np.bool_]:
+    def mask(self, height: int, width: int) -> Bool[np.ndarray, "{height} {width}"]:
         runs = self.runs(height, width)
         return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width, order="F")
 
@@ -162,7 +162,7 @@ class GapRuns:
 
     text: str
 
-    def mask(self, height: int, width: int) -> NDArray[np.bool_]:
+    def mask(self, height: int, width: int) -> Bool[np.ndarray, "{height} {width}"]:
         try:
             numbers = np.array([int(word) for word in self.text.split()], np.int64)
         except (ValueError, OverflowError):

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+from jaxtyping import UInt8
 from PIL import Image, TiffImagePlugin
 
 from data_pipelines.images import SMALLEST_SIDE, ImageError, grey
@@ -13,7 +13,7 @@ LARGEST_LEVEL = 64_000_000  # pixels that are decoded at once: 192 MB of colour 
 _SAME_SHAPE = 0.02  # pyramids round their levels; labels and macro photographs in the same file differ by far more
 
 
-def read_slide(path: str | Path, side: int) -> NDArray[np.uint8]:
+def read_slide(path: str | Path, side: int) -> UInt8[np.ndarray, "H W"]:
     """One level of a pyramid TIFF as `read_image` gives it: luma, uint8, [height, width] of that level.
 
     It is the smallest level whose longest side has at least `side` pixels, or the largest level where none has. Levels

@@ -11,14 +11,14 @@ from collections.abc import Iterator, Sequence
 from itertools import combinations, product
 
 import numpy as np
-from numpy.typing import NDArray
+from jaxtyping import Int64
 
 _HASHES, _ROWS = 64, 4  # 16 bands of 4: a pair that overlaps by 0.9 is missed with probability 3e-8
 _PRIME = (1 << 31) - 1
 _RUN = 3  # words
 
 
-def runs_of_words(text: str) -> NDArray[np.int64]:
+def runs_of_words(text: str) -> Int64[np.ndarray, " runs"]:
     """Sorted hashes of the runs of three words in a text, each once. A shorter text is one run."""
     words = text.split()
     runs = {" ".join(words[k : k + _RUN]) for k in range(max(1, len(words) - _RUN + 1))}
@@ -64,6 +64,6 @@ def _candidates(members: dict[bytes, list[int]], groups: Sequence[str]) -> Itera
             yield from product(by_group[one], by_group[other])
 
 
-def _jaccard(first: NDArray[np.int64], second: NDArray[np.int64]) -> float:
+def _jaccard(first: Int64[np.ndarray, " a"], second: Int64[np.ndarray, " b"]) -> float:
     common = len(np.intersect1d(first, second, assume_unique=True))
     return common / (len(first) + len(second) - common)
