@@ -20,7 +20,7 @@ AGGREGATIONS = ("mean", "max")
 
 def class_scores(
     images: Float[np.ndarray, "I D"],
-    phrases: Sequence[Float[np.ndarray, "P D"]],
+    phrases: Sequence[Float[np.ndarray, "_ D"]],
     aggregation: str = "mean",
 ) -> Float[np.ndarray, "I C"]:
     """One score of every image for every class, in float64.

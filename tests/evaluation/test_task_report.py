@@ -224,7 +224,7 @@ def test_the_roc_curve_equals_scikit_learn_with_ties():
     np.testing.assert_allclose(false, expected[0])
     np.testing.assert_allclose(true, expected[1])
     assert np.trapezoid(true, false) == pytest.approx(discrimination.auc(labels, scores)[0])
-    assert len(discrimination.roc_curve([True, True], np.zeros(2))[0]) == 0
+    assert len(discrimination.roc_curve(np.array([True, True]), np.zeros(2))[0]) == 0
 
 
 def test_wilson_intervals_hold_their_share_and_stay_within_the_scale():

@@ -20,21 +20,12 @@ class ClassScores:
     predicted: Bool[np.ndarray, " n"]
     weights: Weights
 
-    @property
-    def auc(self) -> Float[np.ndarray, " R"]:
-        return discrimination.auc(self.labels, self.probabilities, self.weights)
-
     @cached_property
     def decisions(self) -> Mapping[str, Float[np.ndarray, " R"]]:
         return discrimination.decisions(self.labels, self.predicted, self.weights)
 
-    @property
-    def brier(self) -> Float[np.ndarray, " R"]:
-        return discrimination.brier(self.labels, self.probabilities, self.weights)
 
-    @property
-    def calibration_error(self) -> Float[np.ndarray, " R"]:
-        return discrimination.calibration_error(self.labels, self.probabilities, self.weights)
+Value = Callable[[ClassScores], Float[np.ndarray, " R"]]
 
 
 @dataclass(frozen=True)
@@ -53,83 +44,48 @@ class Metric:
     name: str
     title: str
     about: str
-    value: Callable[[ClassScores], np.ndarray]
+    value: Value
     chance: float | None = None
     low: float = 0.0
     card: str = ""
 
 
+def decision(name: str) -> Value:
+    """One of `discrimination.DECISION_METRICS`."""
+    return lambda scores: scores.decisions[name]
+
+
+def probability(function: Callable[..., Float[np.ndarray, " R"]]) -> Value:
+    """A function of labels and probabilities."""
+    return lambda scores: function(scores.labels, scores.probabilities, scores.weights)
+
+
 METRICS = (
-    Metric(
-        "auc",
-        "AUC",
-        "chance that an image with the finding scores above one without it",
-        lambda scores: scores.auc,
-        chance=0.5,
-        card="AUC",
-    ),
-    Metric(
-        "f1",
-        "F1",
-        "harmonic mean of precision and sensitivity at the threshold",
-        lambda scores: scores.decisions["f1"],
-        card="F1",
-    ),
-    Metric(
-        "accuracy",
-        "Accuracy",
-        "share of decisions that are right",
-        lambda scores: scores.decisions["accuracy"],
-    ),
-    Metric(
-        "mcc",
-        "MCC",
-        "Matthews' correlation of decision and label",
-        lambda scores: scores.decisions["mcc"],
-        chance=0.0,
-        low=-1.0,
-        card="MCC",
-    ),
-    Metric(
-        "balanced_accuracy",
-        "Balanced accuracy",
-        "mean of sensitivity and specificity, or of the classes' recalls",
-        lambda scores: scores.decisions["balanced_accuracy"],
-        chance=0.5,
-        card="balanced accuracy",
-    ),
-    Metric(
-        "sensitivity",
-        "Sensitivity",
-        "share of images with the finding that are called positive",
-        lambda scores: scores.decisions["sensitivity"],
-    ),
-    Metric(
-        "specificity",
-        "Specificity",
-        "share of images without the finding that are called negative",
-        lambda scores: scores.decisions["specificity"],
-    ),
-    Metric(
-        "brier",
-        "Brier",
-        "mean squared distance of probability and outcome; lower is better",
-        lambda scores: scores.brier,
-    ),
-    Metric(
-        "ece",
-        "ECE",
-        "expected calibration error: how far probabilities are from shares; lower is better",
-        lambda scores: scores.calibration_error,
-        card="calibration error",
-    ),
-)
+    Metric("auc", "AUC", "chance that an image with the finding scores above one without it",
+           probability(discrimination.auc), chance=0.5, card="AUC"),
+    Metric("f1", "F1", "harmonic mean of precision and sensitivity at the threshold",
+           decision("f1"), card="F1"),
+    Metric("accuracy", "Accuracy", "share of decisions that are right",
+           decision("accuracy")),
+    Metric("mcc", "MCC", "Matthews' correlation of decision and label",
+           decision("mcc"), chance=0.0, low=-1.0, card="MCC"),
+    Metric("balanced_accuracy", "Balanced accuracy", "mean of sensitivity and specificity, or of the classes' recalls",
+           decision("balanced_accuracy"), chance=0.5, card="balanced accuracy"),
+    Metric("sensitivity", "Sensitivity", "share of images with the finding that are called positive",
+           decision("sensitivity")),
+    Metric("specificity", "Specificity", "share of images without the finding that are called negative",
+           decision("specificity")),
+    Metric("brier", "Brier", "mean squared distance of probability and outcome; lower is better",
+           probability(discrimination.brier)),
+    Metric("ece", "ECE", "expected calibration error: how far probabilities are from shares; lower is better",
+           probability(discrimination.calibration_error), card="calibration error"),
+)  # fmt: skip
 BY_NAME = {metric.name: metric for metric in METRICS}
 MULTICLASS = ("auc", "accuracy", "balanced_accuracy", "f1", "mcc")  # those of a choice of one class
 HEADLINE = ("auc", "f1", "balanced_accuracy", "mcc", "ece")  # in the head of the page and in the model card
-MAIN = ("auc", "f1", "balanced_accuracy", "mcc")  # in the table that is open
+MAIN = HEADLINE[:-1]  # in the table that is open
 
 
 def chance_of(metric: Metric, multiclass: bool) -> float | None:
-    """Its chance level; where one of several classes is chosen, that of AUC alone is known."""
+    """The chance level of a metric; where one of several classes is chosen, that of AUC alone is known."""
     return metric.chance if metric.name == "auc" or not multiclass else None

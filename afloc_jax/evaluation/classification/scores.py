@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from afloc_jax.evaluation.classification.metrics import METRICS, MULTICLASS, ClassScores
+from afloc_jax.evaluation.classification.metrics import BY_NAME, METRICS, MULTICLASS, ClassScores
 from afloc_jax.evaluation.statistics import discrimination
 from afloc_jax.evaluation.statistics.bootstrap import Statistic
 from afloc_jax.evaluation.statistics.interval import mean_of_finite
@@ -35,7 +35,7 @@ def multiclass_statistic(labels: Int[np.ndarray, " n"], probabilities: Float[np.
 
     def statistic(weights: Weights) -> np.ndarray:
         each = [ClassScores(labels == c, probabilities[:, c], predicted == c, weights) for c in range(classes)]
-        aucs = [scores.auc for scores in each]
+        aucs = [BY_NAME["auc"].value(scores) for scores in each]
         together = discrimination.multiclass_decisions(labels, predicted, classes, weights)
         tables = [{"auc": mean_of_finite(np.stack(aucs), axis=0), **together}]
         tables += [{"auc": auc, **scores.decisions} for auc, scores in zip(aucs, each, strict=True)]

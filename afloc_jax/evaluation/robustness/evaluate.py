@@ -174,7 +174,7 @@ def paraphrase_probabilities(
     return contrast_probabilities(present, np.broadcast_to(absent, present.shape))
 
 
-def _aucs(scored: Sequence[tuple[Float[np.ndarray, " n"], Float[np.ndarray, "k K"]]]) -> Statistic:
+def _aucs(scored: Sequence[tuple[Float[np.ndarray, " n"], Float[np.ndarray, "_ _"]]]) -> Statistic:
     """The AUC of every phrase, from the labels of every class and the probabilities of the records that have one."""
     most = max(probabilities.shape[1] for _, probabilities in scored)
 

@@ -142,7 +142,7 @@ def _draw_counts(rng: np.random.Generator, samples: int, resamples: int) -> Floa
     return np.bincount(flat, minlength=resamples * samples).reshape(resamples, samples).astype(np.float64)
 
 
-def cluster_index(clusters: Shaped[np.ndarray, " n"] | None, samples: int) -> Int[np.ndarray, " n"]:
+def cluster_index(clusters: Shaped[np.ndarray, "..."] | None, samples: int) -> Int[np.ndarray, " n"]:
     """The number of each sample's cluster, in order of appearance; without clusters every sample is its own."""
     if clusters is None:
         return np.arange(samples)
@@ -154,18 +154,18 @@ def cluster_index(clusters: Shaped[np.ndarray, " n"] | None, samples: int) -> In
 
 
 def bootstrap(
-    values: Float[np.ndarray, "n M"],
-    category: Int[np.ndarray, " n"],
+    values: Float[np.ndarray, "..."],
+    category: Int[np.ndarray, "..."],
     categories: int,
     resamples: int = RESAMPLES,
     seed: int = 0,
     stratified: bool = True,
-    clusters: Shaped[np.ndarray, " n"] | None = None,
+    clusters: Shaped[np.ndarray, "..."] | None = None,
     leave_out: bool = False,
 ) -> Replicates:
-    """Means [C, M] of every column within every category, for the data and for `resamples` resamples.
+    """Means [C, M] of every column of `values` [n, M] in every category, on the data and on `resamples` resamples.
 
-    `category` is the index of each sample's category, in [0, categories). NaN values are left out of a mean, in a
+    `category` [n] is the index of each sample's category, in [0, categories). NaN values are left out of a mean, in a
     resample as in the data. The same seed gives the same draws, whatever the columns are. `leave_out` adds the means
     without each unit. They follow from sums, at the cost of one resample per unit and category instead of n passes.
 

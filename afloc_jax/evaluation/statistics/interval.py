@@ -60,9 +60,9 @@ def limits(resampled: Float[np.ndarray, "R *m"], confidence: float = CONFIDENCE)
 
 
 def bca_limits(
-    point: Float[np.ndarray, "*m"],
+    point: Float[np.ndarray, "*m"] | float,
     resampled: Float[np.ndarray, "R *m"],
-    left_out: tuple[Float[np.ndarray, "U *m"], ...],
+    left_out: tuple[Float[np.ndarray, "_ *m"], ...],
     confidence: float = CONFIDENCE,
 ) -> tuple[np.ndarray, np.ndarray]:
     """BCa limits over the first axis: percentiles shifted for the bias and the skewness of the statistic.
@@ -96,7 +96,7 @@ def bca_limits(
     return result[0].reshape(shape), result[1].reshape(shape)
 
 
-def _acceleration(left_out: list[Float[np.ndarray, "U m"]]) -> Float[np.ndarray, " m"]:
+def _acceleration(left_out: list[Float[np.ndarray, "_ *m"]]) -> Float[np.ndarray, "*m"]:
     """A sixth of the skewness of the jackknife's influences; 0 where nothing varies."""
     cubes, squares = np.zeros(()), np.zeros(())
     for part in left_out:

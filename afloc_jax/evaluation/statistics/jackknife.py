@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,14 @@ class LeftOut:
     units: int
     __array_ufunc__ = None  # no elementwise arithmetic: it would write the matrix out
 
-    def of_units(self, values: Float[np.ndarray, "n *m"]) -> Float[np.ndarray, "U *m"]:
+    def of_units(self, values: Shaped[np.ndarray, "n *m"]) -> Float[np.ndarray, "U *m"]:
         """Sums of `values` over the samples of each unit."""
         values = np.asarray(values, np.float64)
         sums = np.zeros((self.units, *values.shape[1:]))
         np.add.at(sums, self.unit, values)
         return sums
 
-    def __matmul__(self, values: Float[np.ndarray, "n *m"]) -> Float[np.ndarray, "U *m"]:
+    def __matmul__(self, values: Shaped[np.ndarray, "n *m"]) -> Float[np.ndarray, "U *m"]:
         """Sums of `values` over the samples that are left."""
         return np.asarray(np.asarray(values, np.float64).sum(axis=0) - self.of_units(values))
 

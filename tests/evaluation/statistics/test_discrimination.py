@@ -34,8 +34,8 @@ def test_auc_equals_scikit_learn_with_ties_and_in_resamples(sample):
 
 
 def test_auc_is_half_for_constant_scores_and_undefined_for_one_class():
-    assert discrimination.auc([True, False, False], np.zeros(3))[0] == 0.5
-    assert np.isnan(discrimination.auc([True, True], np.arange(2.0))[0])
+    assert discrimination.auc(np.array([True, False, False]), np.zeros(3))[0] == 0.5
+    assert np.isnan(discrimination.auc(np.array([True, True]), np.arange(2.0))[0])
 
 
 def test_decisions_equal_scikit_learn(sample):
@@ -56,9 +56,9 @@ def test_decisions_equal_scikit_learn(sample):
 
 
 def test_decisions_without_a_positive_prediction_are_defined():
-    found = discrimination.decisions([True, False, False], [False] * 3)
+    found = discrimination.decisions(np.array([True, False, False]), np.array([False] * 3))
     assert found["f1"][0] == 0 and found["mcc"][0] == 0 and found["balanced_accuracy"][0] == 0.5
-    assert np.isnan(discrimination.decisions([False], [False])["sensitivity"][0])
+    assert np.isnan(discrimination.decisions(np.array([False]), np.array([False]))["sensitivity"][0])
 
 
 def test_multiclass_decisions_equal_scikit_learn():
@@ -105,7 +105,7 @@ def test_the_threshold_has_the_highest_f1_of_all(sample):
     found = discrimination.best_threshold(labels, scores)
     assert found == thresholds[np.argmax(f1[:-1])]
     assert metrics.f1_score(labels, scores >= found) == pytest.approx(f1.max())
-    assert np.isnan(discrimination.best_threshold([False, False], np.arange(2.0)))
+    assert np.isnan(discrimination.best_threshold(np.array([False, False]), np.arange(2.0)))
 
 
 def test_delong_agrees_with_the_bootstrap_and_with_its_plain_definition(sample):
@@ -134,7 +134,7 @@ def test_delong_agrees_with_the_bootstrap_and_with_its_plain_definition(sample):
 
 def test_delong_needs_two_of_each():
     with pytest.raises(ValueError, match="1 positives and 3 negatives"):
-        discrimination.delong([True, False, False, False], np.zeros((1, 4)))
+        discrimination.delong(np.array([True, False, False, False]), np.zeros((1, 4)))
 
 
 # The jackknife, in closed form and by leaving out
@@ -153,9 +153,9 @@ def test_the_auc_without_each_unit_is_what_leaving_out_gives(clustered, rounded)
 
 
 def test_the_auc_without_the_only_positive_is_undefined():
-    found = discrimination.auc([True, False, False], np.array([0.5, 0.1, 0.9]), LeftOut(np.arange(3), 3))
+    found = discrimination.auc(np.array([True, False, False]), np.array([0.5, 0.1, 0.9]), LeftOut(np.arange(3), 3))
     np.testing.assert_array_equal(found, [np.nan, 0, 1])
-    assert np.isnan(discrimination.auc([False, False], np.zeros(2), LeftOut(np.arange(2), 2))).all()
+    assert np.isnan(discrimination.auc(np.array([False, False]), np.zeros(2), LeftOut(np.arange(2), 2))).all()
 
 
 @pytest.mark.parametrize("clustered", [False, True])
