@@ -4,19 +4,18 @@ The page asks for nothing from elsewhere: style, charts (SVG) and pictures (data
 mailed, archived and opened without a network.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from afloc_jax.errors import UserError
-from afloc_jax.evaluation.report.numbers import hashes, interval, number, read_json, short_hash, signed
-from afloc_jax.evaluation.report.training import curves, read_metrics
-from afloc_jax.evaluation.task import Section
+from afloc_jax.evaluation.report.numbers import hashes, interval, number, part_of, read_object, short_hash, signed
+from afloc_jax.evaluation.report.training import Logged, curves, read_metrics
+from afloc_jax.evaluation.task import JsonObject, Section
 from afloc_jax.evaluation.tasks import task_of
-from afloc_jax.files import write_whole
+from afloc_jax.files import Path, write_whole
+from afloc_jax.settings import Json
 from afloc_jax.weights.card import flatten
 
 
@@ -26,9 +25,9 @@ class Evaluation:
 
     task: str
     title: str
-    summary: Mapping[str, Any]
-    provenance: Mapping[str, Any]
-    hashes: Sequence[tuple[str, str | None]]
+    summary: JsonObject
+    provenance: JsonObject
+    hashes: Sequence[tuple[str, str]]
     section: Section
 
 
@@ -46,12 +45,12 @@ def write_report(workdir: str | Path) -> Path:
         UserError: `workdir` is not a folder with a run in it, or a file in it is damaged.
     """
     workdir = Path(workdir)
-    config = read_json(workdir / "config.json")
+    config = read_object(workdir / "config.json")
     rows = read_metrics(workdir / "metrics.jsonl")
     found = sorted(workdir.glob("evaluation/*/summary.json")) + sorted(workdir.glob("summary.json"))
     evaluations = [_evaluation(path.parent) for path in found]
-    evaluations.sort(key=lambda evaluation: evaluation.provenance.get("created", ""))  # as the config lists them
-    if config is None and not rows and not evaluations:
+    evaluations.sort(key=lambda evaluation: str(evaluation.provenance.get("created", "")))  # as the config lists them
+    if not config and not rows and not evaluations:
         raise UserError(
             f"{workdir}: no config.json, metrics.jsonl, summary.json or evaluation/ to report on; "
             "give a run's workdir or the folder of an evaluation"
@@ -65,12 +64,12 @@ def write_report(workdir: str | Path) -> Path:
     )
     environment.filters |= {"number": number, "interval": interval, "signed": signed}
     page = environment.get_template("report/template.html.jinja").render(
-        name=(config or {}).get("name") or (evaluations[0].title if evaluations else workdir.name),
-        trained=config is not None or bool(rows),
-        facts=_facts(workdir, config or {}, rows, evaluations),
+        name=config.get("name") or (evaluations[0].title if evaluations else workdir.name),
+        trained=bool(config or rows),
+        facts=_facts(workdir, config, rows, evaluations),
         curves=curves(rows),
         evaluations=evaluations,
-        settings=flatten(config or {}),
+        settings=flatten(config),
     )
     target = workdir / "report" / "index.html"
     target.parent.mkdir(exist_ok=True)
@@ -79,28 +78,28 @@ def write_report(workdir: str | Path) -> Path:
 
 
 def _evaluation(folder: Path) -> Evaluation:
-    summary = read_json(folder / "summary.json") or {}
+    summary = read_object(folder / "summary.json")
     task = task_of(summary, str(folder / "summary.json"))
-    named = summary.get("title") or summary.get("settings", {}).get("name") or folder.name.replace("_", " ")
-    provenance = summary.get("provenance", {})
+    named = summary.get("title") or part_of(summary, "settings").get("name") or folder.name.replace("_", " ")
+    provenance = part_of(summary, "provenance")
     section = task.section(folder, summary)
-    return Evaluation(task.name, named, summary, provenance, hashes(provenance, section.data), section)
+    return Evaluation(task.name, str(named), summary, provenance, hashes(provenance, section.data), section)
 
 
 def _facts(
-    workdir: Path,
-    config: Mapping[str, Any],
-    rows: Sequence[Mapping[str, Any]],
-    evaluations: Sequence[Evaluation],
+    workdir: Path, config: JsonObject, rows: Sequence[Logged], evaluations: Sequence[Evaluation]
 ) -> list[tuple[str, str]]:
     flat = flatten(config)
-    run = read_json(workdir / "run.json") or {}
-    provenance = {**(evaluations[0].provenance if evaluations else {}), **run}
-    steps = max((row["step"] for row in rows if "step" in row), default=None)
-    image, size = flat.get("model.image.backbone"), flat.get("model.image.input_size")
-    pairs = f", {run['pairs']:,} pairs" if run.get("pairs") else ""
+    run = read_object(workdir / "run.json")
+    evaluated = evaluations[0].provenance if evaluations else {}
+    provenance = {**evaluated, **run}
+    steps = max((row["step"] or 0 for row in rows if "step" in row), default=None)
+    image, size, pairs = flat.get("model.image.backbone"), flat.get("model.image.input_size"), run.get("pairs")
     facts = [
-        ("Training data", f"{flat['data.dataset']}{pairs}" if "data.dataset" in flat else None),
+        (
+            "Training data",
+            f"{flat['data.dataset']}{f', {pairs:,} pairs' if pairs else ''}" if "data.dataset" in flat else "",
+        ),
         ("Image encoder", f"{image}, {size} px" if image else None),
         ("Shared width", flat.get("model.projection_dim")),
         ("Batch", flat.get("training.batch_size")),
@@ -111,12 +110,12 @@ def _facts(
         ("Training records", short_hash(run.get("data_sha256"))),
         ("Device", provenance.get("device")),
         ("Code", provenance.get("code")),
-        ("Versions", ", ".join(f"{k} {v}" for k, v in provenance.get("versions", {}).items())),
+        ("Versions", ", ".join(f"{name} {version}" for name, version in part_of(provenance, "versions").items())),
         ("Started", _moment(run.get("created"))),
-        ("Evaluated", _moment(evaluations[0].provenance.get("created")) if evaluations else None),
+        ("Evaluated", _moment(evaluated.get("created"))),
     ]
     return [(key, str(value)) for key, value in facts if value not in (None, "")]
 
 
-def _moment(text: str | None) -> str | None:
-    return text.replace("T", " ").replace("+00:00", " UTC") if text else None
+def _moment(text: Json) -> str:
+    return str(text or "").replace("T", " ").replace("+00:00", " UTC")

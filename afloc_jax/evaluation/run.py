@@ -2,20 +2,23 @@
 
 import itertools
 import json
+import math
 import re
 from collections.abc import Collection, Mapping
-from pathlib import Path
-from typing import Any
 
+from afloc_jax.errors import UserError
+from afloc_jax.evaluation.report.numbers import entry_of, part_of, read_object
 from afloc_jax.evaluation.settings import TaskSettings
 from afloc_jax.evaluation.statistics.interval import Interval
-from afloc_jax.evaluation.task import JsonObject, Models, Task
-from afloc_jax.evaluation.tasks import TASKS, EvaluationSettings, task_of
+from afloc_jax.evaluation.task import JsonObject, Models
+from afloc_jax.evaluation.tasks import TASKS, AnyTask, EvaluationSettings, task_of
+from afloc_jax.files import Path
 from afloc_jax.inference.model import load
+from afloc_jax.settings import Json
 from afloc_jax.weights.folder import update_card, weights_hash
 
 
-def evaluate_dataset(model: str | Path, out: str | Path, task: Task[Any], settings: TaskSettings) -> JsonObject:
+def evaluate_dataset(model: str | Path, out: str | Path, task: AnyTask, settings: TaskSettings) -> JsonObject:
     """Evaluate a model folder on one data set; returns what summary.json holds.
 
     Raises:
@@ -50,7 +53,7 @@ def evaluate_datasets(evaluation: EvaluationSettings, workdir: str | Path) -> di
     return summaries
 
 
-def card_tables(results: Mapping[str, Mapping[str, Any]]) -> list[JsonObject]:
+def card_tables(results: Mapping[str, JsonObject]) -> list[JsonObject]:
     """For each task that was evaluated, its table of the model card: `title`, `columns`, and `rows` of finished cells.
 
     Args:
@@ -59,24 +62,22 @@ def card_tables(results: Mapping[str, Mapping[str, Any]]) -> list[JsonObject]:
     tables: list[JsonObject] = []
     for task in TASKS.values():
         rows = {name: result for name, result in results.items() if task_of(result, name) is task}
-        scored = {metric for result in rows.values() for metric in result["metrics"]}
         if rows:
             card = task.card()
-            columns = {metric: title for metric, title in card.columns.items() if metric in scored}
-            cells = [
-                [name, str(result["n"]), *(_card_cell(result["metrics"].get(metric)) for metric in columns)]
+            scored = {metric for result in rows.values() for metric in part_of(result, "metrics")}
+            metrics = [metric for metric in card.columns if metric in scored]
+            columns: list[Json] = ["data set", "samples", *(card.columns[metric] for metric in metrics)]
+            cells: list[Json] = [
+                [name, str(result["n"]), *(_card_cell(result, metric) for metric in metrics)]
                 for name, result in rows.items()
             ]
-            header = ["data set", "samples", *columns.values()]
-            tables.append({"title": card.title, "columns": header, "rows": cells})  # type: ignore[dict-item]
+            tables.append({"title": card.title, "columns": columns, "rows": cells})
     return tables
 
 
-def _card_cell(values: Mapping[str, Any] | None) -> str:
-    overall = (values or {}).get("overall", {})
-    if overall.get("mean") is None:
-        return "-"
-    return f"{overall['mean']:.3f}" if overall.get("lower") is None else str(Interval.read(overall))
+def _card_cell(result: JsonObject, metric: str) -> str:
+    overall = Interval.read(entry_of(result, "metrics", metric, "overall"))
+    return f"{overall.mean:.3f}" if math.isfinite(overall.mean) and math.isnan(overall.lower) else str(overall)
 
 
 def _folder_name(settings: JsonObject, taken: Collection[str]) -> str:
@@ -89,8 +90,8 @@ def _folder_name(settings: JsonObject, taken: Collection[str]) -> str:
 def _finished(folder: Path, weights: str, settings: JsonObject) -> JsonObject | None:
     """The summary of an earlier evaluation with the same weights and settings."""
     try:
-        summary = json.loads((folder / "summary.json").read_text())
-    except (OSError, ValueError):
+        summary = read_object(folder / "summary.json")
+    except UserError:
         return None
-    same = summary.get("provenance", {}).get("weights_sha256") == weights
+    same = part_of(summary, "provenance").get("weights_sha256") == weights
     return summary if same and summary.get("settings") == json.loads(json.dumps(settings)) else None

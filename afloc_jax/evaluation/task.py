@@ -8,13 +8,13 @@ before: the command line is built from the list at once.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from afloc_jax.evaluation.settings import TaskSettings
 from afloc_jax.settings import Json
 
 if TYPE_CHECKING:
+    from afloc_jax.files import Path
     from afloc_jax.inference.model import Model
 
 JsonObject: TypeAlias = dict[str, Json]
@@ -92,6 +92,6 @@ class Task(Generic[S]):
     name: str
     about: str
     settings: type[S]
-    evaluate: Callable[[Models, Path, S], JsonObject]
-    section: Callable[[Path, JsonObject], Section]
+    evaluate: Callable[[Models, "Path", S], JsonObject]
+    section: Callable[["Path", JsonObject], Section]
     card: Callable[[], CardTable]

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from afloc_jax.errors import UsageError
 from afloc_jax.evaluation.classification.task import TASK as CLASSIFICATION
@@ -13,11 +13,12 @@ from afloc_jax.evaluation.settings import TaskSettings
 from afloc_jax.evaluation.task import Task
 from afloc_jax.settings import NOT_NEGATIVE, Json, Settings, setting
 
-TASKS: dict[str, Task[Any]] = {task.name: task for task in (LOCALIZATION, CLASSIFICATION, RETRIEVAL, ROBUSTNESS)}
+AnyTask: TypeAlias = Task[Any]
+TASKS: dict[str, AnyTask] = {task.name: task for task in (LOCALIZATION, CLASSIFICATION, RETRIEVAL, ROBUSTNESS)}
 DEFAULT = next(iter(TASKS))  # of an entry, a command or a summary that names none
 
 
-def task_of(given: Mapping[str, Json], where: str) -> Task[Any]:
+def task_of(given: Mapping[str, Json], where: str) -> AnyTask:
     """The task that a mapping names by its key `task`. Raises UsageError, which begins with `where`."""
     name = given.get("task", DEFAULT)
     if not isinstance(name, str) or name not in TASKS:
@@ -29,7 +30,7 @@ def task_of(given: Mapping[str, Json], where: str) -> Task[Any]:
 class Entry:
     """An entry of `config.evaluation.datasets`."""
 
-    task: Task[Any]
+    task: AnyTask
     settings: TaskSettings
 
 

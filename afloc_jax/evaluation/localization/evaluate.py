@@ -5,7 +5,6 @@ never looks at the image), and the same network without training (what smoothing
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -22,6 +21,7 @@ from afloc_jax.evaluation.localization.summary import summarise
 from afloc_jax.evaluation.records import Source, evaluation_provenance
 from afloc_jax.evaluation.statistics.bootstrap import Bootstrap
 from afloc_jax.evaluation.task import JsonObject, Models
+from afloc_jax.files import Path
 from afloc_jax.inference.model import Model
 from data_pipelines.constants import CLASS_PROMPT
 

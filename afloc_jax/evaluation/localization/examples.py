@@ -1,13 +1,13 @@
 """Samples kept for the report: examples.npz and examples.json of a result folder."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
 from afloc_jax.evaluation.files import write_pictures
 from afloc_jax.evaluation.localization.options import ProtocolOptions
 from afloc_jax.evaluation.localization.scores import Scores
+from afloc_jax.files import Path
 
 
 def write_examples(

@@ -4,11 +4,11 @@ import csv
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
 from afloc_jax.evaluation.localization.outcomes import Outcome, outcomes_of
+from afloc_jax.files import Path
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """What an evaluation leaves behind: per_sample.csv, summary.json and summary.md."""
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import numpy as np
 
@@ -10,6 +9,7 @@ from afloc_jax.evaluation.localization.metrics import BY_NAME
 from afloc_jax.evaluation.localization.outcomes import joined
 from afloc_jax.evaluation.localization.scores import Scores
 from afloc_jax.evaluation.localization.summary import MetricTable, Summary
+from afloc_jax.files import Path
 
 PER_SAMPLE_COLUMNS = ("id", "image", "label_text", "category", "metric", "threshold", "value", "note", "patient")
 

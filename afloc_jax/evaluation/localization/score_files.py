@@ -1,7 +1,8 @@
 """Files in, scores out: what `afloc score` does."""
 
+import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from tqdm import tqdm
@@ -22,9 +23,9 @@ from afloc_jax.evaluation.truth.heatmap_files import HeatmapFile
 from afloc_jax.evaluation.truth.pictures import Pictures
 from afloc_jax.evaluation.truth.read import read_truth
 from afloc_jax.evaluation.truth.sample import Truth
-from afloc_jax.files import sha256_of
+from afloc_jax.files import Path, sha256_of
 
-PathLike = str | Path
+PathLike: TypeAlias = str | os.PathLike[str]
 
 
 def score_files(

@@ -2,19 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from markupsafe import Markup
 
+from afloc_jax.evaluation.files import read_pictures
 from afloc_jax.evaluation.localization.failures import Failures, worst_samples
 from afloc_jax.evaluation.localization.metrics import BY_NAME, FOR_READERS, Metric
 from afloc_jax.evaluation.localization.protocols import AFLOC
 from afloc_jax.evaluation.localization.published import METRICS as PUBLISHED
 from afloc_jax.evaluation.localization.published import published_scores
 from afloc_jax.evaluation.report.charts import Entry, Row, interval_chart
-from afloc_jax.evaluation.report.numbers import entry_of, part_of, read_json
+from afloc_jax.evaluation.report.numbers import entry_of, part_of
 from afloc_jax.evaluation.task import Figure, JsonObject, Section
+from afloc_jax.files import Path
 from afloc_jax.inference import overlays
 
 BASELINES = {"location_prior": ("prior", "Location prior"), "untrained": ("untrained", "Untrained model")}
@@ -151,11 +152,10 @@ def _category_chart(systems: Sequence[System], metric: Metric, categories: Seque
 
 def _gallery(folder: Path) -> dict[str, list[Picture]]:
     """Example maps by category: what `localization.examples` left in examples.npz and examples.json."""
-    described = read_json(folder / "examples.json")
-    if not described or not (folder / "examples.npz").is_file():
+    described, arrays = read_pictures(folder)
+    if not described:
         return {}
-    with np.load(folder / "examples.npz", allow_pickle=False) as arrays:
-        images, maps, truths = arrays["images"], arrays["heatmaps"], arrays["truths"]
+    images, maps, truths = arrays["images"], arrays["heatmaps"], arrays["truths"]
     groups: dict[str, list[Picture]] = {}
     for image, heatmap, truth, example in zip(images, maps, truths, described, strict=True):
         picture = Picture(

@@ -8,7 +8,6 @@ set's code finds for a map of 0 and 1.
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TypeAlias, TypedDict, TypeGuard
 
 import numpy as np
@@ -19,7 +18,7 @@ from afloc_jax.evaluation.localization.options import ProtocolOptions
 from afloc_jax.evaluation.localization.presence import PresenceScores, presence_values
 from afloc_jax.evaluation.truth.chexlocalize import is_rle_file, size_of_rle
 from afloc_jax.evaluation.truth.sample import Truth, get_field
-from afloc_jax.files import read_json
+from afloc_jax.files import Path, read_json
 from afloc_jax.settings import Json
 from data_pipelines.images import LARGEST_PIXELS, ImageError
 from data_pipelines.regions import CocoRuns

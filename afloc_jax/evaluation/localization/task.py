@@ -1,18 +1,21 @@
 """The task, as the command line, the page and the model card read it."""
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from afloc_jax.evaluation.localization.settings import LocalizationSettings
 from afloc_jax.evaluation.task import CardTable, JsonObject, Models, Section, Task
 
+if TYPE_CHECKING:
+    from afloc_jax.files import Path
 
-def _evaluate(models: Models, out: Path, settings: LocalizationSettings) -> JsonObject:
+
+def _evaluate(models: Models, out: "Path", settings: LocalizationSettings) -> JsonObject:
     from afloc_jax.evaluation.localization.evaluate import evaluate_dataset
 
     return evaluate_dataset(models, out, settings)
 
 
-def _section(folder: Path, summary: JsonObject) -> Section:
+def _section(folder: "Path", summary: JsonObject) -> Section:
     from afloc_jax.evaluation.localization.section import section
 
     return section(folder, summary)

@@ -1,13 +1,12 @@
-"""What the parts of the page share: how numbers are shown, and files read."""
+"""What the parts of the page share: how numbers are shown, and JSON files read."""
 
-import json
 import math
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 from afloc_jax.errors import UserError
 from afloc_jax.evaluation.task import JsonObject
+from afloc_jax.files import Path, read_json
+from afloc_jax.settings import Json
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -23,24 +22,22 @@ def signed(value: float | None) -> str:
     return f"+{text}" if value is not None and math.isfinite(value) and round(value, 3) > 0 else text
 
 
-def interval(entry: Mapping[str, Any] | None) -> str:
+def interval(entry: Mapping[str, float | None] | None) -> str:
     """The bounds of an interval, empty where there are none."""
-    if not entry or entry.get("lower") is None or not math.isfinite(entry["lower"]):
-        return ""
-    return f"{number(entry['lower'])} to {number(entry['upper'])}"
+    lower, upper = (entry or {}).get("lower"), (entry or {}).get("upper")
+    return "" if lower is None or not math.isfinite(lower) else f"{number(lower)} to {number(upper)}"
 
 
-def hashes(provenance: Mapping[str, Any], data: str) -> list[tuple[str, str | None]]:
+def hashes(provenance: JsonObject, data: str) -> list[tuple[str, str]]:
     """What was hashed, and the start of its SHA-256; `data` in words."""
     named = [("weights", provenance.get("weights_sha256")), (data, provenance.get("data_sha256"))]
-    files = [(name.replace("_", " "), entry) for name, entry in provenance.items() if isinstance(entry, Mapping)]
-    named += [(name, entry["sha256"]) for name, entry in files if "sha256" in entry]
+    named += [(name.replace("_", " "), part_of(provenance, name).get("sha256")) for name in provenance]
     return [(what, short_hash(value)) for what, value in named if value]
 
 
-def short_hash(value: str | None) -> str | None:
-    """Enough of a hash to tell two files apart."""
-    return f"{value[:16]}" if value else None
+def short_hash(value: Json) -> str:
+    """Enough of a hash to tell two files apart; empty where there is none."""
+    return str(value or "")[:16]
 
 
 def part_of(content: JsonObject, *keys: str) -> JsonObject:
@@ -56,11 +53,9 @@ def entry_of(content: JsonObject, *keys: str) -> dict[str, float | None]:
     return {name: value for name, value in part_of(content, *keys).items() if isinstance(value, float | int | None)}
 
 
-def read_json(path: Path) -> Any:
-    """The content of a file; None if there is none. Raises UserError for one that is damaged."""
-    if not path.is_file():
-        return None
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path}: not readable as JSON ({error}); remove it and run the evaluation again") from None
+def read_object(path: Path) -> JsonObject:
+    """The object that a JSON file holds; empty where there is no such file. Raises UserError for a damaged one."""
+    content: Json = read_json(path, "remove it and run the evaluation again") if path.is_file() else {}
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds no JSON object; remove it and run the evaluation again")
+    return content

@@ -3,13 +3,13 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 from markupsafe import Markup
 
 from afloc_jax.evaluation.report.charts import Line, curve_chart, smooth
+from afloc_jax.files import Path
 from afloc_jax.levels import LEVELS
 
 Logged: TypeAlias = Mapping[str, float | str | None]

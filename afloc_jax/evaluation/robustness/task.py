@@ -1,19 +1,22 @@
 """The task, as the command line, the page and the model card read it."""
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from afloc_jax.evaluation.robustness.settings import RobustnessSettings
 from afloc_jax.evaluation.task import CardTable, JsonObject, Models, Section, Task
 
+if TYPE_CHECKING:
+    from afloc_jax.files import Path
 
-def _evaluate(models: Models, out: Path, settings: RobustnessSettings) -> JsonObject:
+
+def _evaluate(models: Models, out: "Path", settings: RobustnessSettings) -> JsonObject:
     from afloc_jax.evaluation.robustness.evaluate import evaluate_robustness
 
     source = settings.open(settings.split)
     return evaluate_robustness(models.trained, source, out, settings).to_json()
 
 
-def _section(folder: Path, summary: JsonObject) -> Section:
+def _section(folder: "Path", summary: JsonObject) -> Section:
     from afloc_jax.evaluation.robustness.section import section
 
     return section(folder, summary)

@@ -4,13 +4,13 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
 from afloc_jax.errors import UserError
 from afloc_jax.evaluation.truth.sample import Truth, negative
+from afloc_jax.files import Path
 from data_pipelines.images import Geometry
 
 _UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)  # what numpy raises for a bad archive

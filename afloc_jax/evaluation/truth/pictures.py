@@ -1,12 +1,11 @@
 """The images that a truth file speaks of, found in a folder: what the report of `afloc score` shows maps on."""
 
-from pathlib import Path
-
 import numpy as np
 from jaxtyping import UInt8
 
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.evaluation.truth.sample import Truth
+from afloc_jax.files import Path
 from data_pipelines.images import IMAGE_SUFFIXES, Geometry, read_image
 
 SUFFIXES = ("", *IMAGE_SUFFIXES)

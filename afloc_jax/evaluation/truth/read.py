@@ -5,14 +5,13 @@ phrase: phrases are taken from reports and must not appear in a message.
 """
 
 from dataclasses import replace
-from pathlib import Path
 
 from afloc_jax.errors import UserError
 from afloc_jax.evaluation.truth.chexlocalize import is_rle_file, read_rle_table
 from afloc_jax.evaluation.truth.coco import is_coco, read_coco
 from afloc_jax.evaluation.truth.sample import Truth, boxes_of
 from afloc_jax.evaluation.truth.table import read_table
-from afloc_jax.files import read_json
+from afloc_jax.files import Path, read_json
 from afloc_jax.settings import Json
 from data_pipelines.constants import IMAGE_SIZE
 

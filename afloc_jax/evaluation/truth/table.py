@@ -1,12 +1,12 @@
 """A CSV of mask files: image, mask, finding, and optionally prompt and patient."""
 
 import csv
-from pathlib import Path
 
 import numpy as np
 
 from afloc_jax.errors import UserError
 from afloc_jax.evaluation.truth.sample import Truth, empty_mask, mask_on_square
+from afloc_jax.files import Path
 from data_pipelines.images import Geometry, read_mask
 
 

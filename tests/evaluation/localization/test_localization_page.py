@@ -210,7 +210,7 @@ def test_a_run_without_evaluation_or_metrics_still_has_a_page(tmp_path):
     assert "has not been evaluated yet" in text
     assert "No metrics were logged" in text
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(UserError, match="not readable as JSON"):
+    with pytest.raises(UserError, match="not valid JSON at line 1; remove it"):
         write_report(tmp_path)
 
 
