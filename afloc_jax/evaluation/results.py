@@ -38,7 +38,7 @@ class ByCategory(Overall):
 
 @dataclass(frozen=True)
 class Account:
-    """How the numbers of a summary came about.
+    """The origin of the numbers of a summary.
 
     Attributes:
         task: name of the task.
@@ -60,14 +60,14 @@ class Account:
 
     @property
     def interval(self) -> str:
-        """What the brackets behind a value are, for readers."""
+        """The meaning of the brackets behind a value, for readers."""
         how = self.bootstrap
         return f"95 % {how['interval']} interval, {how['resamples']} resamples by {how['unit']}"
 
 
 @dataclass(frozen=True)
 class Result:
-    """What an evaluation found; the tasks add their fields, which are keys of summary.json."""
+    """The result of an evaluation; the tasks add their fields, which are keys of summary.json."""
 
     account: Account
 

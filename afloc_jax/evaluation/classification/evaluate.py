@@ -42,7 +42,7 @@ Row = tuple[str | int | float, ...]
 
 @dataclass(frozen=True)
 class Decisions:
-    """What is said of each record and class, by which thresholds (NaN: none), and the statistic that scores it."""
+    """The decision for each record and class, the thresholds (NaN: none), and the statistic that scores them."""
 
     predicted: Bool[np.ndarray, "n C"]
     thresholds: Float[np.ndarray, " C"]
@@ -156,7 +156,7 @@ def _reliability(records: LabelledRecords, probabilities: Float[np.ndarray, "n C
 
 
 def _prompts(settings: ClassificationSettings, validation: Source | None) -> tuple[PromptSet, str]:
-    """How classes are asked for, and in words where that comes from."""
+    """The prompt set, and in words where it comes from."""
     given = settings.prompt_set
     if given is not None:
         return given, f"prompt set {given.name or 'without a name'}"
@@ -173,8 +173,8 @@ def _probabilities(
 ) -> Float[np.ndarray, "n C"]:
     images = embed_records(model, source, records.rows, settings.framed, name)
     prompts = settings.prompt_set or PromptSet()
-    asked = (list(records.classes), prompts, settings.compatible, settings.aggregation)
-    return model.classify_embedded(images, *asked).astype(np.float64)
+    how = (list(records.classes), prompts, settings.compatible, settings.aggregation)
+    return model.classify_embedded(images, *how).astype(np.float64)
 
 
 # Decisions

@@ -1,4 +1,4 @@
-"""What a classification found: summary.json and summary.md."""
+"""The result of a classification: summary.json and summary.md."""
 
 import math
 from collections.abc import Mapping, Sequence

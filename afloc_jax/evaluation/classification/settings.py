@@ -1,4 +1,4 @@
-"""How a data set is evaluated by classification."""
+"""The settings of classification."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal

@@ -34,7 +34,7 @@ class Decision(NamedTuple):
 
 @dataclass(frozen=True)
 class Account:
-    """What summary.json says about how the scores came about; empty where there is none.
+    """The origin of the scores as summary.json tells it; empty where there is none.
 
     Attributes:
         settings: those that a reader should know to differ.

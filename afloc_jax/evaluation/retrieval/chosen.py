@@ -62,7 +62,7 @@ def choose_pairs(source: Source) -> Chosen:
 
 
 def choose_classes(source: Source, settings: RetrievalSettings) -> Chosen:
-    """As many records of each class, with that class alone; the group of a record is its class.
+    """The same number of records of each class, with that class alone; the group of a record is its class.
 
     Where the settings name no class: the five with the most such records. Raises UserError for too few records.
     """

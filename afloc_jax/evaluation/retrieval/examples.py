@@ -26,7 +26,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Query:
-    """A report, told by its own image, with the place of the first relevant image and the first images."""
+    """A query: the report of an image, the rank of the first relevant image, and the images that it retrieves."""
 
     id: str
     labels: list[str]

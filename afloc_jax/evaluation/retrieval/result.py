@@ -1,4 +1,4 @@
-"""What a retrieval found: summary.json and summary.md."""
+"""The result of a retrieval: summary.json and summary.md."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

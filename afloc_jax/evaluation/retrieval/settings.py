@@ -1,4 +1,4 @@
-"""How a data set is evaluated by retrieval."""
+"""The settings of retrieval."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Metric:
-    """What every phrase of a class is scored by; `high` is the end of its scale, None: from the data."""
+    """A score of every phrase of a class; `high` is the end of its scale on the page, None: from the data."""
 
     name: str
     title: str

@@ -1,4 +1,4 @@
-"""What an evaluation of wording found: summary.json and summary.md."""
+"""The result of an evaluation of wording: summary.json and summary.md."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ class Spread:
         return sorted(self.per_paraphrase, key=self._value)
 
     def highest_first(self) -> list[str]:
-        """As `lowest_first`, from the other end."""
+        """The phrases in the opposite order."""
         return sorted(self.per_paraphrase, key=lambda text: -self._value(text))
 
     def _value(self, text: str) -> float:
@@ -35,7 +35,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Robustness(Result):
-    """How far the scores of a class spread over its phrases.
+    """The spread of the scores of each class over its phrases.
 
     Attributes:
         n: records.

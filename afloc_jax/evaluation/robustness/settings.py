@@ -1,4 +1,4 @@
-"""How a data set is evaluated for robustness to wording."""
+"""The settings of robustness to wording."""
 
 from dataclasses import dataclass
 from typing import ClassVar

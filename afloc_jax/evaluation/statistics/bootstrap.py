@@ -71,7 +71,7 @@ class Replicates:
 
 @dataclass(frozen=True)
 class Bootstrap(Settings, section="bootstrap"):
-    """How intervals are made.
+    """The way in which intervals are made.
 
     Attributes:
         resamples: number of resamples.
@@ -136,7 +136,7 @@ def _weighted_means(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def _draw_counts(rng: np.random.Generator, samples: int, resamples: int) -> Float[np.ndarray, "R n"]:
-    """How often each sample is drawn in each resample: rows are multinomial counts that sum to `samples`."""
+    """The number of times that each resample draws each sample: rows are multinomial counts, their sum is `samples`."""
     drawn = rng.integers(0, samples, (resamples, samples))
     flat = (drawn + samples * np.arange(resamples)[:, None]).ravel()
     return np.bincount(flat, minlength=resamples * samples).reshape(resamples, samples).astype(np.float64)
