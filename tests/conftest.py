@@ -1,6 +1,8 @@
 """Shared fixtures. Reference numbers and real data live outside the repository; tests that need them skip loudly."""
 
+import importlib.util
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -8,7 +10,12 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 
 import hypothesis
+import jaxtyping
 import pytest
+
+from tests import shapes
+
+shapes.install()
 
 # Few examples, the same ones on every run; `pytest --hypothesis-profile=search tests/properties` looks for more.
 hypothesis.settings.register_profile("bounded", max_examples=40, deadline=None, derandomize=True, database=None)
@@ -20,6 +27,14 @@ _CACHE = tempfile.TemporaryDirectory()
 os.environ["XDG_CACHE_HOME"] = _CACHE.name
 
 SHARED = Path(os.environ.get("AFLOC_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+
+
+@pytest.fixture
+def unchecked():
+    """Shapes are not checked, for a test that hands in wrong ones to see them refused in words."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def _folder(name: str) -> Path:
@@ -39,3 +54,31 @@ def goldens() -> Path:
 def shared_data() -> Path:
     """Folder of real radiographs, reports and lesion masks."""
     return _folder("data")
+
+
+# Without PyTorch (not every Python has a build for CPUs alone) what compares with it is left out; the header says so.
+_TORCH = importlib.util.find_spec("torch") is not None
+_COMPARES = re.compile(
+    r"^ *(import|from) (torch|safetensors\.torch|exports|foreign_weights|(tests\.)?reference\.torch)", re.MULTILINE
+)
+
+
+def _needs_torch(path: Path) -> bool:
+    file = path / "conftest.py" if path.is_dir() else path
+    return file.suffix == ".py" and file.exists() and _COMPARES.search(file.read_text()) is not None
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    return True if not _TORCH and _needs_torch(collection_path) else None
+
+
+def pytest_report_header() -> str:
+    if _TORCH:
+        return ""
+    tests = Path(__file__).parent
+    left_out = [
+        str(path.relative_to(tests))
+        for path in sorted(tests.rglob("test_*.py"))
+        if any(_needs_torch(place) for place in (path, *path.parents) if tests in place.parents)
+    ]
+    return f"NOT RUN, for PyTorch is not installed, {len(left_out)} modules: {', '.join(left_out)}"

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 SLOT = 8  # units; a caption wastes half of this on average, and accelerators like multiples of 8
 
@@ -83,13 +83,13 @@ def pack(counts: Int[Array, " I"], length: int, slots: int) -> Packing:
     )
 
 
-def packed(packing: Packing, units: Float[Array, "I T *D"]) -> Float[Array, "bins U *D"]:
+def packed(packing: Packing, units: Shaped[Array, "I T *D"]) -> Shaped[Array, "bins U *D"]:
     """The units in the order of the bins, U = slots * SLOT; where nothing lies there is some other unit."""
     flat = units.reshape(-1, *units.shape[2:])
     return flat[packing.source.reshape(packing.source.shape[0], -1)]
 
 
-def unpacked(packing: Packing, values: Float[Array, "bins U *D"]) -> Float[Array, "I T *D"]:
+def unpacked(packing: Packing, values: Shaped[Array, "bins U *D"]) -> Shaped[Array, "I T *D"]:
     """The inverse of `packed`: values in the order of the captions, zero where a caption has no unit."""
     flat = values.reshape(-1, *values.shape[2:])
     taken = flat[packing.place]
