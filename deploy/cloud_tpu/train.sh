@@ -48,5 +48,5 @@ everywhere "cd afloc_jax || exit 1
             python3 -m pip install --quiet --user uv && python3 -m uv venv --quiet --clear --seed --python 3.11 .venv
         } || { echo \"no Python 3.11 or newer: \$(python3 --version), and none could be made; see above\" >&2; exit 1; }
     fi
-    .venv/bin/pip install --quiet -r requirements.txt 'jax[tpu]>=0.10.2,<0.11'"
+    .venv/bin/pip install --quiet -r requirements.txt 'jax[tpu]>=0.10.2,<0.13'"
 everywhere "cd afloc_jax && .venv/bin/python launch.py $(printf '%q ' "$@") --distributed"
