@@ -18,7 +18,7 @@ class Option:
 
     name: str
     flag: str
-    arguments: Mapping[str, Any]  # of argparse's add_argument
+    arguments: Mapping[str, Any]  # what add_argument takes
     default: Any
 
     def add(self, command: Arguments) -> None:

@@ -15,7 +15,7 @@ from afloc_jax.settings import NOT_NEGATIVE, Json, Settings, setting
 
 AnyTask: TypeAlias = Task[Any]
 TASKS: dict[str, AnyTask] = {task.name: task for task in (LOCALIZATION, CLASSIFICATION, RETRIEVAL, ROBUSTNESS)}
-DEFAULT = next(iter(TASKS))  # of an entry, a command or a summary that names none
+DEFAULT = next(iter(TASKS))  # the task where an entry, a command or a summary names none
 
 
 def task_of(given: Mapping[str, Json], where: str) -> AnyTask:

@@ -44,7 +44,7 @@ from afloc_jax.heatmaps import normalise
 
 MASK_THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 CONFIDENCE_THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
-CONFIDENCE_RANGE = (0.0, 2.0)  # of the raw map; becomes [0, 1]
+CONFIDENCE_RANGE = (0.0, 2.0)  # the raw map is clipped to it; becomes [0, 1]
 
 
 @dataclass(frozen=True)

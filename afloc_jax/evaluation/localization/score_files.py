@@ -81,7 +81,7 @@ def score_files(
     others = {Path(path).stem: score_segmentations(scores.truths, truth, path, protocol.options) for path in benchmarks}
     files |= {f"benchmark {Path(path).stem}": path for path in benchmarks}
     if maps is None:
-        remove_examples(Path(out))  # of maps that an earlier call scored into the same folder
+        remove_examples(Path(out))  # those that an earlier call left in the same folder
     else:
         write_examples(Path(out), scores, *_pictures(scores, maps, pictures))
     provenance: JsonObject = {"code": f"afloc_jax {afloc_jax.__version__}"}

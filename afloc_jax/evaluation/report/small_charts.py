@@ -14,7 +14,7 @@ from afloc_jax.evaluation.statistics.discrimination import ReliabilityBin
 from afloc_jax.evaluation.statistics.interval import Interval
 
 CELL = (120, 18)  # width and height of an interval in a table
-SIDE, LEFT, BOTTOM, EDGE = 200, 30, 26, 8  # of a square, and its margins
+SIDE, LEFT, BOTTOM, EDGE = 200, 30, 26, 8  # a square and its margins
 
 
 @dataclass(frozen=True)
