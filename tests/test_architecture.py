@@ -66,11 +66,8 @@ def test_imports_point_one_way(path):
 
 
 # What is left to undo; nothing may be added.
-CIRCLES_LEFT = (
-    ["afloc_jax.training.ahead_of_time", "afloc_jax.training.train"],
-    ["afloc_jax", "afloc_jax.inference", "afloc_jax.weights"],
-)
-MOST_ANY = 660  # as types, in afloc_jax, data_pipelines, configs and launch.py; lower it as it falls
+CIRCLES_LEFT = (["afloc_jax.training.ahead_of_time", "afloc_jax.training.train"],)
+MOST_ANY = 220  # as types, in afloc_jax, data_pipelines, configs and launch.py; lower it as it falls
 
 
 def test_no_files_and_no_folders_import_in_a_circle():
