@@ -7,17 +7,18 @@ The same command again resumes; a finished run says so. Exit status: 0 finished,
 143 or 130 stopped by SIGTERM or Ctrl-C after saving (the same command goes on from there).
 """
 
+import functools
 import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
 
 from absl import flags, logging
 from ml_collections import config_flags
 
 from afloc_jax.compiled import keep_compiled
 from afloc_jax.errors import UsageError
+from afloc_jax.files import user_path
 
 
 def parse(arguments: list[str]) -> flags.FlagValues:
@@ -28,20 +29,24 @@ def parse(arguments: list[str]) -> flags.FlagValues:
         SystemExit: --help was asked for and given.
     """
     values = flags.FlagValues()
+    arguments = [_with_underscores(argument) for argument in arguments]
     # New attributes are let through so that the validation of the whole config can name what is allowed instead.
     config_flags.DEFINE_config_file(
         "config", None, "Config file, e.g. configs/demo.py; --config.KEY=VALUE changes a value of it.",
         flag_values=values, lock_config=False, accept_new_attributes=True, sys_argv=arguments,
     )  # fmt: skip
-    define: dict[str, Any] = {"flag_values": values}
-    flags.DEFINE_string("workdir", None, "Folder for everything the run writes; the same folder resumes.", **define)
-    flags.DEFINE_string("sweep", None, "Generator of overrides, e.g. configs/sweeps/levels.py.", **define)
-    flags.DEFINE_bool("dry_run", False, "Check the config (and print the table of a sweep), then stop.", **define)
-    flags.DEFINE_bool("distributed", False, "One of several processes, which find each other first.", **define)
-    flags.DEFINE_string("coordinator", None, "Host:port of process 0, where no cluster says it.", **define)
-    flags.DEFINE_integer("processes", None, "Number of processes, where no cluster says it.", **define)
-    flags.DEFINE_integer("process", None, "Number of this process, from 0.", **define)
-    flags.DEFINE_bool("debug", False, "Show tracebacks and the log lines of libraries.", **define)
+    text, number, switch = (
+        functools.partial(define, flag_values=values)
+        for define in (flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_bool)
+    )
+    text("workdir", None, "Folder for everything the run writes; the same folder resumes.")
+    text("sweep", None, "Generator of overrides, e.g. configs/sweeps/levels.py.")
+    switch("dry_run", False, "Check the config (and print the table of a sweep), then stop.")
+    switch("distributed", False, "One of several processes, which find each other first.")
+    text("coordinator", None, "Host:port of process 0, where no cluster says it.")
+    number("processes", None, "Number of processes, where no cluster says it.")
+    number("process", None, "Number of this process, from 0.")
+    switch("debug", False, "Show tracebacks and the log lines of libraries.")
 
     if any(argument in ("-h", "-help", "--help") for argument in arguments[1:]):
         print(f"{__doc__.strip()}\n{values.get_help()}")
@@ -59,6 +64,14 @@ def parse(arguments: list[str]) -> flags.FlagValues:
     return values
 
 
+def _with_underscores(argument: str) -> str:
+    """A flag as absl knows it; hyphens are taken too. The value of a flag, and keys of the config, stay as they are."""
+    name, equals, value = argument.partition("=")
+    if not name.startswith("--") or name.startswith("--config"):
+        return argument
+    return f"--{name[2:].replace('-', '_')}{equals}{value}"
+
+
 def _check_paths(arguments: list[str]) -> None:
     """Missing flags and files, said more plainly than the flags library does."""
     given = dict(argument.lstrip("-").partition("=")[::2] for argument in arguments[1:] if argument.startswith("-"))
@@ -73,7 +86,7 @@ def _check_paths(arguments: list[str]) -> None:
 
 def run(values: flags.FlagValues) -> int:
     """Do what the flags say; returns the exit status."""
-    workdir = Path(values.workdir)
+    workdir = user_path(values.workdir, "--workdir")
     # Imported late: JAX takes seconds to start, and a sweep must leave the devices to its runs.
     if values.sweep:
         from afloc_jax.training.sweep import run_sweep
@@ -84,9 +97,10 @@ def run(values: flags.FlagValues) -> int:
         from afloc_jax.training.processes import join
 
         join(values.coordinator, values.processes, values.process)
+    from afloc_jax.training.settings import RunConfig
     from afloc_jax.training.train import train
 
-    status = train(values.config, workdir, values.dry_run)
+    status = train(RunConfig.from_config(values.config), workdir, values.dry_run)
     if values.distributed:
         from afloc_jax.training.processes import wait_for_all
 

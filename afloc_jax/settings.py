@@ -18,7 +18,7 @@ import difflib
 import math
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self, TypeAlias, Union, get_args, get_origin
 
@@ -46,6 +46,12 @@ NOT_EMPTY = Rule(lambda value: len(value) > 0, "not empty")
 def at_least(least: int, why: str) -> Rule:
     """The numbers from `least` on; `why` stands in brackets behind it."""
     return Rule(lambda value: value >= least, f"{least} or greater ({why})")
+
+
+def one_of(names: Iterable[str]) -> Rule:
+    """The names of a table. (A choice that is no table is a `Literal`.)"""
+    known = tuple(names)
+    return Rule(lambda value: value in known, f"one of {', '.join(known)}")
 
 
 def setting(

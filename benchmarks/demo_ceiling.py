@@ -22,7 +22,7 @@ from afloc_jax.evaluation.run import evaluate_dataset
 from afloc_jax.evaluation.tasks import EvaluationSettings
 from afloc_jax.levels import TokenBatch
 from afloc_jax.models import build
-from afloc_jax.training.optimizer import build_direction, build_schedule
+from afloc_jax.training.optimizer import OptimizerSettings, build_optimizer, build_schedule
 from afloc_jax.vectors import unit_norm
 from afloc_jax.weights.folder import save_model
 from configs import demo
@@ -56,8 +56,9 @@ def main() -> None:
     localization = config.localization
     step_of_cosine = {"sharpness": localization.presence_sharpness, "threshold": localization.presence_threshold}
     params = {"model": variables["params"], **jax.tree.map(jnp.float32, step_of_cosine)}
-    direction = build_direction(config.optimizer)
-    schedule = build_schedule(config.optimizer, len(source) // batch_size, arguments.steps)
+    settings = OptimizerSettings.read(config.optimizer)
+    optimizer = build_optimizer(settings)
+    schedule = build_schedule(settings, len(source) // batch_size, arguments.steps)
 
     def loss_of(params, batch_stats, number, image, tokens, target):
         variables = {"params": params["model"], "batch_stats": batch_stats}
@@ -73,11 +74,11 @@ def main() -> None:
     @jax.jit
     def step(number, params, batch_stats, state, *batch):
         (loss, batch_stats), gradient = jax.value_and_grad(loss_of, has_aux=True)(params, batch_stats, number, *batch)
-        descent, state = direction.update(gradient, state, params)
-        params = jax.tree.map(lambda leaf, change: leaf - schedule(number) * change, params, descent)
+        update, state = optimizer.update(gradient, state, params)
+        params = jax.tree.map(lambda leaf, change: leaf - schedule(number) * change, params, update)
         return params, batch_stats, state, loss
 
-    batch_stats, state = variables["batch_stats"], direction.init(params)
+    batch_stats, state = variables["batch_stats"], optimizer.init(params)
     start = time.perf_counter()
     for number in range(arguments.steps):
         rows = rng.integers(len(images), size=batch_size)

@@ -27,6 +27,7 @@ def configuration(arguments: argparse.Namespace, batch: int, dropout: bool = Fal
     from ml_collections import ConfigDict
 
     from afloc_jax.training import config as configs
+    from afloc_jax.training.settings import RunConfig
 
     tiny = TINY if arguments.tiny else {}
     config = configs.load(REPOSITORY / arguments.config)
@@ -37,14 +38,14 @@ def configuration(arguments: argparse.Namespace, batch: int, dropout: bool = Fal
         for name in () if dropout else NO_DROPOUT:
             config.model.text.bert[name] = 0.0
         config.model.text.bert.vocab_size = config.model.text.bert.get("vocab_size", 28996)
-    return config
+    return RunConfig.from_config(config)
 
 
 def random_batch(config, seed: int = 0) -> dict[str, np.ndarray]:
     """A batch as training makes them (docs/architecture.md), of noise; lengths as of reports, a word a piece."""
     rng = np.random.default_rng(seed)
     pairs, slots = config.training.batch_size, config.data.max_tokens
-    side = config.data.builder.get("image_size", 224)
+    side = config.data.image_size
     words = np.clip(rng.normal(WORDS, WORDS_SPREAD, pairs).astype(int), 2, slots - 2)
     slot = np.arange(slots)
     used = slot <= words[:, None] + 1  # [CLS], words, [SEP]
@@ -55,7 +56,7 @@ def random_batch(config, seed: int = 0) -> dict[str, np.ndarray]:
     rows = np.arange(pairs)
     count = sentence_ids[rows[:, None], np.where(slot <= words[:, None], slot, 0)].max(1)  # sentences
     sentence_ids[rows, words + 1] = count + 1
-    tokens = rng.integers(1, config.model.text.bert.vocab_size, (pairs, slots))
+    tokens = rng.integers(1, config.model.text.structure.vocab_size, (pairs, slots))
     return {
         "image": rng.integers(0, 256, (pairs, side, side), dtype=np.uint8),
         "token_ids": np.where(used, tokens, 0).astype(np.int32),
@@ -70,13 +71,9 @@ def initialize(config):
     """A function without arguments for the variables before step 0. The loop's own module needs the data packages."""
     import jax
 
-    from afloc_jax.levels import TokenBatch
-    from afloc_jax.models import build
+    from afloc_jax.models import build, initial_variables
 
-    side = config.data.builder.get("image_size", 224)
-    slots, count = np.zeros((1, 4), np.int32), np.ones(1, np.int32)
-    tokens = TokenBatch(slots, slots, slots, count, count)
-    return lambda: build(config.model).init(jax.random.key(config.seed), np.zeros((1, side, side), np.uint8), tokens)
+    return lambda: initial_variables(build(config.model), jax.random.key(config.seed))
 
 
 def write_weights(config, path: Path) -> None:
@@ -104,36 +101,20 @@ class Side(NamedTuple):
 def our_program(config):
     """The compiled step, a function of a weights file for the state before it, and one that places a batch."""
     import jax
-    import jax.numpy as jnp
     from safetensors.numpy import load_file
 
     from afloc_jax.compiled import keep_compiled
-    from afloc_jax.models import build, trainable
-    from afloc_jax.training.mesh import build_mesh, place_batch, place_state, state_sharding
-    from afloc_jax.training.optimizer import build_direction, build_schedule, freeze
-    from afloc_jax.training.step import batch_like, build_train_step, new_state
+    from afloc_jax.training.assembly import assemble
+    from afloc_jax.training.mesh import build_mesh, place_batch
     from afloc_jax.weights.torch_names import from_torch
 
     keep_compiled()  # the next rounds compile no more
-    mesh = build_mesh(jax.devices()[:1])
-    model = build(config.model, dtype=jnp.dtype(config.training.precision))
-    variables = jax.eval_shape(initialize(config))
-    direction = freeze(build_direction(config.optimizer), trainable(variables["params"], config.model))
-    state = jax.eval_shape(lambda: new_state(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), variables), direction))
-    state = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        state,
-        state_sharding(state, mesh),
-    )
-    train = build_train_step(model, config, direction, build_schedule(config.optimizer, 1000, 5000), mesh)
-    batch = batch_like(config, config.data.builder.get("image_size", 224), mesh)
-    program = train.lower(state, batch).compile()
+    run = assemble(config, build_mesh(jax.devices()[:1]))
 
     def start(weights: Path):
-        variables = from_torch(load_file(weights), config.model)
-        return place_state(new_state(place_state(variables, mesh), direction), mesh)
+        return run.state(from_torch(load_file(weights), config.model))
 
-    return program, start, lambda batch: place_batch(batch, mesh)
+    return run.lower().compile(), start, lambda batch: place_batch(batch, run.mesh)
 
 
 def our_side(config, weights: Path) -> Side:
@@ -148,7 +129,7 @@ def our_side(config, weights: Path) -> Side:
     def step() -> float:
         held["state"], metrics = program(held["state"], held["batch"])
         jax.block_until_ready(held["state"])
-        return float(metrics["loss"])
+        return float(metrics.loss)
 
     device = jax.devices()[0]
     return Side(start, step, lambda: (device.memory_stats() or {}).get("peak_bytes_in_use"), device.device_kind)
@@ -225,7 +206,7 @@ def torch_side(config, weights: Path, compiled: bool, checkpointed: bool) -> Sid
     torch.backends.cudnn.benchmark = True
     model = nn.ModuleDict({"text_encoder": nn.Module()})
     model["img_encoder"] = TorchImageEncoder(torch_backbone(config.model.image.backbone), config.model.projection_dim)
-    model["text_encoder"].model = BertModel(BertConfig(**config.model.text.bert.to_dict()))
+    model["text_encoder"].model = BertModel(BertConfig(**config.model.text.bert))
     settings, side = config.optimizer, config.model.image.input_size
     arrays = random_batch(config)
     counts = {level: arrays.pop(f"{level}_count").tolist() for level in ("word", "sentence")}

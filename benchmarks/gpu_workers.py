@@ -314,7 +314,7 @@ def train(arguments: argparse.Namespace) -> Results:
     tokens = {name: data[name].astype(np.int32) for name in data.files if name not in ("jpeg", "ends", "index")}
     if arguments.tiny:
         images = images[:, :192:4, :192:4]
-        tokens["token_ids"] %= config.model.text.bert.vocab_size
+        tokens["token_ids"] %= config.model.text.structure.vocab_size
     slots = config.data.max_tokens
     rows = slice(0, arguments.batch)
 

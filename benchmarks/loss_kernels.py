@@ -13,7 +13,7 @@ import json
 from datetime import UTC, datetime
 from importlib.metadata import version
 
-from afloc_jax.training import ahead_of_time
+from afloc_jax.training.topology import prepare_platform
 
 
 def main() -> None:
@@ -26,13 +26,14 @@ def main() -> None:
     parser.add_argument("--units", type=int, default=97)
     parser.add_argument("--precision", choices=("bfloat16", "float32"), default="bfloat16")
     given = parser.parse_args()
-    ahead_of_time.prepare_platform(given.topology)
+    prepare_platform(given.topology)  # before anything imports JAX
     import jax
     import jax.numpy as jnp
     from jax.sharding import SingleDeviceSharding
 
     from afloc_jax.losses.settings import LossSettings
     from afloc_jax.losses.tiled import grouped_similarity
+    from afloc_jax.training import ahead_of_time
 
     settings = LossSettings(kernel=given.kernel)
     sharding = SingleDeviceSharding(ahead_of_time.topology_devices(given.topology)[0])

@@ -6,6 +6,7 @@ from typing import Literal
 
 from afloc_jax.files import user_path
 from afloc_jax.settings import NOT_EMPTY, NOT_NEGATIVE, Json, Settings, at_least, setting
+from data_pipelines.constants import IMAGE_SIZE
 
 SentenceSampling = Literal["subset", "impression", "all"]
 
@@ -40,3 +41,9 @@ class DataSettings(Settings, section="data"):
     def check(self) -> None:
         for key in ("directory", "raw"):
             user_path(getattr(self, key), self.name_of(key))
+
+    @property
+    def image_size(self) -> int:
+        """Side of the stored square, pixels, as far as the arguments of the builder say it."""
+        side = self.builder.get("image_size", IMAGE_SIZE)
+        return side if isinstance(side, int) else IMAGE_SIZE

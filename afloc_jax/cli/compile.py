@@ -2,10 +2,13 @@
 
 import json
 from argparse import Namespace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from afloc_jax.cli.arguments import count, path, setting
 from afloc_jax.cli.parser import Parser
+
+if TYPE_CHECKING:  # JAX starts with it
+    from afloc_jax.training.ahead_of_time import MemoryReport
 
 EXAMPLE = (
     "afloc compile --config configs/afloc.py --topology v5e:16x16 --global_batch 16384\n\n"
@@ -49,45 +52,45 @@ def add(command: Parser) -> None:
 
 
 def run(given: Namespace) -> int:
+    from afloc_jax.training.topology import prepare_platform
+
+    prepare_platform(given.topology)  # before anything imports JAX
     from afloc_jax.training import ahead_of_time
+    from afloc_jax.training.config import load
+    from afloc_jax.training.settings import RunConfig
 
-    ahead_of_time.prepare_platform(given.topology)  # before anything imports JAX
-    from afloc_jax.training.config import load, validate
-
-    config = load(given.config, dict(given.set))
+    loaded = load(given.config, dict(given.set))
     if given.global_batch:
-        config.training.batch_size = given.global_batch
-    if given.largest:  # any batch that the settings take: that of the config is not asked about
-        config.training.batch_size = ahead_of_time.allowed_batches(config, 1)[0]
-    validate(config)
-    report = (
-        ahead_of_time.largest_batch(config, given.topology, part=given.part)
-        if given.largest
-        else ahead_of_time.compile_step(config, given.topology, part=given.part)
-    )
-    print(json.dumps(report, indent=2) if given.json else _described(report))
-    return 0 if report["fits"] else 1
+        loaded.training.batch_size = given.global_batch
+    config = RunConfig.from_config(loaded)
+    if given.largest:
+        found = ahead_of_time.largest_batch(config, given.topology, given.part)
+        report, too_large, content = found.report, found.too_large, found.to_json()
+    else:
+        report, too_large = ahead_of_time.compile_step(config, given.topology, given.part), None
+        content = report.to_json()
+    print(json.dumps(content, indent=2) if given.json else _described(report, too_large))
+    return 0 if report.fits else 1
 
 
-def _described(report: dict[str, Any]) -> str:
-    def gib(key: str) -> str:
-        value = report.get(key)
-        return "unknown" if value is None else f"{value / 2**30:.2f} GiB"
+def _described(report: "MemoryReport", too_large: int | None) -> str:
+    def gib(size: int | None) -> str:
+        return "unknown" if size is None else f"{size / 2**30:.2f} GiB"
 
-    limit = "" if report["limit_bytes_per_chip"] is None else f" of {gib('limit_bytes_per_chip')}"
+    limit = "" if report.limit_bytes_per_chip is None else f" of {gib(report.limit_bytes_per_chip)}"
     lines = [
-        f"{report['topology']}, {report['chips']} chips, global batch {report['global_batch']}: "
-        f"{'fits' if report['fits'] else 'DOES NOT FIT'}, {gib('peak_bytes_per_chip')}{limit} a chip",
-        f"arguments {gib('argument_bytes_per_chip')}, temporary {gib('temporary_bytes_per_chip')}",
+        f"{report.topology}, {report.chips} chips, global batch {report.global_batch}: "
+        f"{'fits' if report.fits else 'DOES NOT FIT'}, {gib(report.peak_bytes_per_chip)}{limit} a chip",
+        f"arguments {gib(report.argument_bytes_per_chip)}, temporary {gib(report.temporary_bytes_per_chip)}",
     ]
-    if report["collectives"]:
-        lines.append("collectives: " + ", ".join(f"{name} {count}" for name, count in report["collectives"].items()))
-    if report["largest_buffers"]:
+    if report.collectives:
+        lines.append("collectives: " + ", ".join(f"{name} {count}" for name, count in report.collectives.items()))
+    if report.largest_buffers:
         lines.append("largest buffers:")
-    for kind in report["largest_buffers"][:5]:
-        array = f"{kind['dtype']}[{','.join(map(str, kind['shape']))}]"
-        places = f"{kind['places']} place{'s' * (kind['places'] > 1)}"
-        lines.append(f"  {kind['bytes'] / 2**20:9.2f} MiB  {array}, {places}, from {kind['from'][0]}")
-    if report.get("too_large"):
-        lines.append(f"the next larger batch tried, {report['too_large']}, does not fit")
+    for buffer in report.largest_buffers[:5]:
+        array = f"{buffer.dtype}[{','.join(map(str, buffer.shape))}]"
+        places = f"{buffer.places} place{'s' * (buffer.places > 1)}"
+        lines.append(f"  {buffer.bytes / 2**20:9.2f} MiB  {array}, {places}, from {buffer.origins[0]}")
+    if too_large:
+        lines.append(f"the next larger batch tried, {too_large}, does not fit")
     return "\n".join(lines)

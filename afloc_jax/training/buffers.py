@@ -4,7 +4,8 @@ import dataclasses
 import math
 import re
 from collections import Counter
-from typing import Any
+
+from afloc_jax.settings import Json
 
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.-]+) \(.*\) -> .* \{$")
 # Result, operation, and the rest of the line. A result is an array, or a tuple of them without spaces before its end.
@@ -27,14 +28,39 @@ class _Kind:
     origins: Counter[str] = dataclasses.field(default_factory=Counter)
 
 
-def largest_buffers(program: str, most: int = 10) -> list[dict[str, Any]]:
+@dataclasses.dataclass(frozen=True)
+class Buffer:
+    """A kind of arrays in a compiled program: one type and one shape.
+
+    Attributes:
+        shape: of one device.
+        bytes: of one such array in memory, with the padding of a TPU's tiles.
+        places: instructions that yield one. Those of a loop count once, and an update in place counts like the array
+            that it changes: a place need not be memory of its own, nor need all of them be alive at once.
+        origins: the most frequent operations of our program behind them; a parameter's name for an argument.
+    """
+
+    dtype: str
+    shape: list[int]
+    bytes: int
+    places: int
+    origins: list[str]
+
+    def to_json(self) -> dict[str, Json]:
+        """The buffer as `afloc compile --json` prints it."""
+        return {
+            "dtype": self.dtype,
+            "shape": [*self.shape],
+            "bytes": self.bytes,
+            "places": self.places,
+            "from": [*self.origins],
+        }
+
+
+def largest_buffers(program: str, most: int = 10) -> list[Buffer]:
     """The `most` largest kinds of arrays in a compiled program's HLO text, largest first.
 
-    A kind is a type and a shape: `dtype`, `shape` (of one device), `bytes` of one such array in memory, with the
-    padding of a TPU's tiles, `places` (instructions that yield one; those of a loop count once, and an update in place
-    counts like the array that it changes, so a place need not be memory of its own, nor all of them be alive at once)
-    and `from`, the most frequent operations of our program behind them (a parameter's name for an argument). What lies
-    within a fusion or in another memory than the device's main one is left out.
+    What lies within a fusion or in another memory than the device's main one is left out.
     """
     kinds: dict[tuple[str, str], _Kind] = {}
     inside = set(_fusions(program))
@@ -55,13 +81,7 @@ def largest_buffers(program: str, most: int = 10) -> list[dict[str, Any]]:
                 kind.origins[origin[1] if origin else operation] += 1
     largest = sorted(kinds.items(), key=lambda item: -item[1].size)[:most]
     return [
-        {
-            "dtype": dtype,
-            "shape": _sizes(shape),
-            "bytes": kind.size,
-            "places": kind.places,
-            "from": [name for name, _ in kind.origins.most_common(_ORIGINS)],
-        }
+        Buffer(dtype, _sizes(shape), kind.size, kind.places, [name for name, _ in kind.origins.most_common(_ORIGINS)])
         for (dtype, shape), kind in largest
     ]
 

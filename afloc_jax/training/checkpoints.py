@@ -5,40 +5,47 @@ Orbax restores flipped bits without a word and trusts any folder with a number f
 Kept are the last sealed step and the best ones by validation loss.
 """
 
-import hashlib
-import json
-import shutil
+import os
 import sys
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
+from jaxtyping import Array, PyTree
 
 from afloc_jax.errors import UserError
-from afloc_jax.training.config import write_json
+from afloc_jax.files import Path, read_json, sha256_of, write_json
 
 MANIFEST = "manifest.json"
+Numbers = dict[str, Any]
+"""What a checkpoint remembers beside the state."""
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """All files under a folder. (An epath knows no rglob, which would be slow on remote storage.)"""
+    for path in folder.iterdir():
+        if path.is_dir():
+            yield from _files(path)
+        else:
+            yield path
 
 
 def _hashes(folder: Path) -> dict[str, str]:
     """SHA-256 of every file under `folder` but the manifest, by relative path."""
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name != MANIFEST:
-            with path.open("rb") as file:
-                found[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
+    files = sorted(path.relative_to(folder).as_posix() for path in _files(folder) if path.name != MANIFEST)
+    return {name: sha256_of(folder / name) for name in files}
 
 
-def damage(folder: Path) -> str:
-    """Why the checkpoint in `folder` cannot be trusted; empty if every file is as it was when sealed."""
-    try:
-        expected = json.loads((folder / MANIFEST).read_text())["files"]
-    except FileNotFoundError:
+def damage(checkpoint: os.PathLike[str]) -> str:
+    """Why the folder `checkpoint` cannot be trusted; empty if every file is as it was when sealed."""
+    folder = Path(checkpoint)
+    if not (folder / MANIFEST).exists():
         return "was never completed"
-    except (ValueError, KeyError, TypeError, OSError):
+    try:
+        expected = read_json(folder / MANIFEST)["files"]
+    except (UserError, KeyError, TypeError):
         return "has an unreadable manifest"
     found = _hashes(folder)
     for name in sorted({*expected, *found}):
@@ -62,14 +69,14 @@ class Checkpoints:
     A save runs in the background; `poll` seals it when it is done. Call `close` at the end: it waits and seals.
     """
 
-    def __init__(self, folder: Path, keep_best: int) -> None:
+    def __init__(self, folder: os.PathLike[str], keep_best: int) -> None:
         """Open `folder`, made if needed.
 
         Args:
             folder: the run's checkpoints.
             keep_best: how many of the best by validation loss are kept beside the last one.
         """
-        self.folder = folder.absolute()  # Orbax insists on absolute paths
+        self.folder = Path(folder).absolute()  # Orbax insists on absolute paths
         self.keep_best = keep_best
         self.folder.mkdir(parents=True, exist_ok=True)
         self._unsealed: tuple[int, float | None] | None = None
@@ -87,17 +94,18 @@ class Checkpoints:
 
     def _loss(self, step: int) -> float | None:
         try:
-            return json.loads((self.folder / str(step) / MANIFEST).read_text())["validation_loss"]
-        except (OSError, ValueError, KeyError, TypeError):
+            loss: float | None = read_json(self.folder / str(step) / MANIFEST)["validation_loss"]
+        except (UserError, KeyError, TypeError):
             return None
+        return loss
 
     def _by_loss(self) -> list[int]:
         """Steps with a validation loss, the lowest first; of equals the earlier."""
-        losses = {step: self._loss(step) for step in self.steps()}
-        return sorted((step for step in losses if losses[step] is not None), key=lambda step: (losses[step], step))
+        losses = [(self._loss(step), step) for step in self.steps()]
+        return [step for _, step in sorted((loss, step) for loss, step in losses if loss is not None)]
 
-    def save(self, state: Any, step: int, progress: dict[str, Any], validation_loss: float | None) -> None:
-        """Start to save `state` and `progress` (JSON) as `step`; a step already there is left as it is."""
+    def save(self, state: PyTree[Array], step: int, progress: Numbers, validation_loss: float | None) -> None:
+        """Start to save `state` and `progress` as `step`; a step already there is left as it is."""
         self.seal()
         if step in self.steps():
             return
@@ -135,7 +143,7 @@ class Checkpoints:
         self.seal()
         if jax.process_index() == 0:
             path = self.folder / str(step) / MANIFEST
-            write_json(path, json.loads(path.read_text()) | {"validation_loss": validation_loss})
+            write_json(path, read_json(path) | {"validation_loss": validation_loss})
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices(f"entered {step}")
 
@@ -148,16 +156,16 @@ class Checkpoints:
 
     def _discard(self, step: int) -> None:
         if jax.process_index() == 0:
-            shutil.rmtree(self.folder / str(step))
+            (self.folder / str(step)).rmtree()
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices(f"discarded {step}")
 
-    def _read(self, step: int, template: Any) -> tuple[Any, dict[str, Any]]:
+    def _read(self, step: int, template: PyTree[Array]) -> tuple[PyTree[Array], Numbers]:
         items = ocp.args.Composite(state=ocp.args.StandardRestore(template), progress=ocp.args.JsonRestore())
         restored = self._open().restore(step, args=items)
         return restored["state"], restored["progress"]
 
-    def restore_last(self, template: Any) -> tuple[Any, dict[str, Any]] | None:
+    def restore_last(self, template: PyTree[Array]) -> tuple[PyTree[Array], Numbers] | None:
         """State and progress of the newest intact step, None if there is none.
 
         Steps that are not intact are reported and removed, so that the run can write them anew.
@@ -173,7 +181,7 @@ class Checkpoints:
             self._discard(step)
         return None
 
-    def restore_best(self, template: Any) -> tuple[Any, int]:
+    def restore_best(self, template: PyTree[Array]) -> tuple[PyTree[Array], int]:
         """State and step of the intact checkpoint with the lowest validation loss; the last one if none was validated.
 
         Raises:
@@ -188,7 +196,7 @@ class Checkpoints:
         raise UserError(f"{self.folder}: no intact checkpoint; delete the working directory and train again")
 
 
-def save_once(folder: Path, state: Any) -> None:
+def save_once(folder: os.PathLike[str], state: PyTree[Array]) -> None:
     """Write a state by itself to `folder`, replacing an older one, and wait for it."""
     with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(folder.absolute(), state, force=True)
+        checkpointer.save(Path(folder).absolute(), state, force=True)

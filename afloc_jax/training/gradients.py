@@ -13,47 +13,43 @@ statistics take the mean over chunks. Dropout draws other masks in chunks.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array
-from ml_collections import ConfigDict
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from afloc_jax.errors import UsageError
 from afloc_jax.levels import ImageLevels, TextLevels, TokenBatch
 from afloc_jax.losses import ContrastiveLosses, contrastive_losses
 from afloc_jax.models import AFLoc, trainable
 from afloc_jax.training.mesh import batch_axes, constrain, gather
+from afloc_jax.training.settings import REMAT_POLICIES, RunConfig
 
 Batch = Mapping[str, Array]
 
-# What is kept for the backward pass of the encoders; the rest is computed again.
-REMAT_POLICIES: dict[str, Any] = {
-    "none": None,  # keep everything
-    "blocks": jax.checkpoint_policies.save_only_these_names("block"),  # outputs of residual blocks and BERT's layers
-    "full": jax.checkpoint_policies.nothing_saveable,
-}
-
 
 class Result(NamedTuple):
-    """Of one batch: losses, the batch statistics afterwards, the gradient of the total with respect to parameters."""
+    """A batch's losses, the batch statistics after it, and the gradient of the total with respect to parameters."""
 
     losses: ContrastiveLosses
-    batch_stats: Any
-    gradient: Any
+    batch_stats: PyTree[Array]
+    gradient: PyTree[Array]
 
 
 class _Embeddings(NamedTuple):
     """What the losses need of a chunk and differentiate; `shallow` holds unprojected features with `low_rank`."""
 
-    shallow: Array
-    deep: Array
-    whole: Array
-    words: Array
-    sentences: Array
-    report: Array
+    shallow: Float[Array, "B h w F"]
+    deep: Float[Array, "B H W D"]
+    whole: Float[Array, "B D"]
+    words: Float[Array, "B L D"]
+    sentences: Float[Array, "B L D"]
+    report: Float[Array, "B D"]
+
+
+GradientFunction = Callable[[PyTree[Array], PyTree[Array], Batch, PRNGKeyArray], Result]
 
 
 def token_batch(batch: Batch) -> TokenBatch:
@@ -61,14 +57,16 @@ def token_batch(batch: Batch) -> TokenBatch:
     return TokenBatch(**{field: batch[field] for field in TokenBatch.__dataclass_fields__})
 
 
-def build_gradient(model: AFLoc, config: ConfigDict, mesh: Mesh) -> Callable[[Any, Any, Batch, Any], Result]:
+def build_gradient(model: AFLoc, config: RunConfig, mesh: Mesh) -> GradientFunction:
     """`gradient(params, batch_stats, batch, dropout key) -> Result`, to be called under jit.
 
     Frozen leaves are constants: no backward pass is computed for them and their gradient is 0.
     """
     low_rank, micro = config.loss.low_rank, config.training.micro_batch
 
-    def encode(params: Any, batch_stats: Any, batch: Batch, key: Any) -> tuple[_Embeddings, Any]:
+    def encode(
+        params: PyTree[Array], batch_stats: PyTree[Array], batch: Batch, key: PRNGKeyArray
+    ) -> tuple[_Embeddings, PyTree[Array]]:
         trains = trainable(params, config.model)
         params = gather(params, mesh)
         params = jax.tree.map(lambda leaf, train: leaf if train else jax.lax.stop_gradient(leaf), params, trains)
@@ -89,15 +87,15 @@ def build_gradient(model: AFLoc, config: ConfigDict, mesh: Mesh) -> Callable[[An
     if policy is not None:
         encode = jax.checkpoint(encode, policy=policy)
 
-    def losses(embeddings: _Embeddings, params: Any, batch: Batch) -> ContrastiveLosses:
+    def losses(embeddings: _Embeddings, params: PyTree[Array], batch: Batch) -> ContrastiveLosses:
         factors = (embeddings.shallow, gather(_kernel(params), mesh)) if low_rank else None
         image = ImageLevels(embeddings.shallow, embeddings.deep, embeddings.whole, factors)
         counts = batch["word_count"], batch["sentence_count"]
         text = TextLevels(embeddings.words, embeddings.sentences, embeddings.report, *counts)
         return contrastive_losses(image, text, config.loss, mesh=mesh)
 
-    def one_shot(params: Any, batch_stats: Any, batch: Batch, key: Any) -> Result:
-        def loss(params: Any) -> tuple[Array, tuple[ContrastiveLosses, Any]]:
+    def one_shot(params: PyTree[Array], batch_stats: PyTree[Array], batch: Batch, key: PRNGKeyArray) -> Result:
+        def loss(params: PyTree[Array]) -> tuple[Array, tuple[ContrastiveLosses, PyTree[Array]]]:
             embeddings, updated = encode(params, batch_stats, batch, key)
             found = losses(embeddings, params, batch)
             return found.total, (found, updated)
@@ -105,7 +103,7 @@ def build_gradient(model: AFLoc, config: ConfigDict, mesh: Mesh) -> Callable[[An
         (_, (found, updated)), gradient = jax.value_and_grad(loss, has_aux=True)(params)
         return Result(found, updated, gradient)
 
-    def cached(params: Any, batch_stats: Any, batch: Batch, key: Any) -> Result:
+    def cached(params: PyTree[Array], batch_stats: PyTree[Array], batch: Batch, key: PRNGKeyArray) -> Result:
         pairs = len(batch["image"])
         if pairs % micro or micro % mesh.size:
             raise UsageError(
@@ -119,14 +117,14 @@ def build_gradient(model: AFLoc, config: ConfigDict, mesh: Mesh) -> Callable[[An
         embeddings, updated = jax.lax.map(lambda part: encode(params, batch_stats, *part), (parts, keys))
         whole = jax.tree.map(lambda leaf: _joined(leaf, mesh), embeddings)
 
-        def loss(embeddings: _Embeddings, params: Any) -> tuple[Array, ContrastiveLosses]:
+        def loss(embeddings: _Embeddings, params: PyTree[Array]) -> tuple[Array, ContrastiveLosses]:
             found = losses(embeddings, params, batch)
             return found.total, found
 
         # The loss meets the parameters directly only in the kernel of a low-rank word level.
         (_, found), (d_whole, start) = jax.value_and_grad(loss, (0, 1), has_aux=True)(whole, params)
 
-        def add(gradient: Any, chunk: Any) -> tuple[Any, None]:
+        def add(gradient: PyTree[Array], chunk: tuple[Batch, PRNGKeyArray, _Embeddings]) -> tuple[PyTree[Array], None]:
             part, key, d_embeddings = chunk
             _, pull_back = jax.vjp(lambda params: encode(params, batch_stats, part, key)[0], params)
             return constrain(jax.tree.map(jnp.add, gradient, pull_back(d_embeddings)[0]), mesh), None
@@ -138,20 +136,25 @@ def build_gradient(model: AFLoc, config: ConfigDict, mesh: Mesh) -> Callable[[An
     return cached if micro else one_shot
 
 
-def _kernel(params: Any) -> Array:
-    return params["image_encoder"]["project_shallow"]["kernel"]
+def _kernel(params: PyTree[Array]) -> Array:
+    kernel: Array = params["image_encoder"]["project_shallow"]["kernel"]
+    return kernel
 
 
 def _split(array: Array, chunks: int, mesh: Mesh) -> Array:
     """[B, ...] -> [chunks, m, ...]: every device works on pairs of its own in every chunk, so nothing moves."""
     array = array.reshape(mesh.size, chunks, -1, *array.shape[1:])
     array = jnp.moveaxis(array, 1, 0).reshape(chunks, -1, *array.shape[3:])
-    return jax.lax.with_sharding_constraint(array, NamedSharding(mesh, PartitionSpec(None, batch_axes(mesh))))
+    return _placed(array, mesh, PartitionSpec(None, batch_axes(mesh)))
 
 
 def _joined(parts: Array, mesh: Mesh) -> Array:
     """The inverse of `_split`."""
     chunks = len(parts)
     array = jnp.moveaxis(parts.reshape(chunks, mesh.size, -1, *parts.shape[2:]), 1, 0)
-    array = array.reshape(-1, *parts.shape[2:])
-    return jax.lax.with_sharding_constraint(array, NamedSharding(mesh, PartitionSpec(batch_axes(mesh))))
+    return _placed(array.reshape(-1, *parts.shape[2:]), mesh, PartitionSpec(batch_axes(mesh)))
+
+
+def _placed(array: Array, mesh: Mesh, over: PartitionSpec) -> Array:
+    placed: Array = jax.lax.with_sharding_constraint(array, NamedSharding(mesh, over))
+    return placed

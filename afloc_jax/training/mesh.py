@@ -6,13 +6,14 @@ one device along `fsdp`, the default, everything but the batch is on every devic
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, PyTree
 
 from afloc_jax.errors import UsageError
 
@@ -45,11 +46,11 @@ def check_fsdp(fsdp: int, devices: int) -> None:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The sharding of what every device has whole."""
+    """The sharding of what every device holds a full copy of."""
     return NamedSharding(mesh, PartitionSpec())
 
 
-def state_sharding(tree: Any, mesh: Mesh) -> Any:
+def state_sharding(tree: PyTree[Array], mesh: Mesh) -> PyTree[NamedSharding]:
     """The sharding of each array of parameters, statistics or optimiser state: a tree like `tree`.
 
     An array of at least `WHOLE_BELOW` elements is split along its largest dimension that divides (the last of equals);
@@ -57,38 +58,40 @@ def state_sharding(tree: Any, mesh: Mesh) -> Any:
     """
     parts = mesh.shape[FSDP]
 
-    def of(leaf: Any) -> NamedSharding:
+    def sharding(leaf: Array | jax.ShapeDtypeStruct) -> NamedSharding:
         divisible = [axis for axis, length in enumerate(leaf.shape) if length % parts == 0]
         if parts == 1 or leaf.size < WHOLE_BELOW or not divisible:
             return replicated(mesh)
         split = max(divisible, key=lambda axis: (leaf.shape[axis], axis))
         return NamedSharding(mesh, PartitionSpec(*[None] * split, FSDP))
 
-    return jax.tree.map(of, tree)
+    return jax.tree.map(sharding, tree)
 
 
-def gather(tree: Any, mesh: Mesh) -> Any:
-    """Inside a compiled step: every array whole on every device, its gradient split as the state is.
+def gather(tree: PyTree[Array], mesh: Mesh) -> PyTree[Array]:
+    """Inside a compiled step: every array in full on every device, its gradient split as the state is.
 
-    Called on parameters inside what is differentiated, so that gradients are added up and dealt out in one go. Where
-    the encoders are computed again in the backward pass, parameters are gathered again rather than kept.
+    It is called on parameters inside what is differentiated. Forwards that is an all-gather; backwards the gradients of
+    all devices are added up and each keeps its part, which is a reduce-scatter. Without a rule of its own the backward
+    pass would leave the place of the gradient to the compiler. Where the encoders are computed again in the backward
+    pass, parameters are gathered again rather than kept.
     """
     if mesh.shape[FSDP] == 1:
         return tree
 
-    def everywhere(tree: Any) -> Any:
+    def everywhere(tree: PyTree[Array]) -> PyTree[Array]:
         return jax.lax.with_sharding_constraint(tree, jax.tree.map(lambda _: replicated(mesh), tree))
 
-    def backward(_: None, d_tree: Any) -> tuple[Any]:
-        # Whole first: asked for a part of a kernel's gradient alone, the compiler may gather activations instead.
+    def backward(_: None, d_tree: PyTree[Array]) -> tuple[PyTree[Array]]:
+        # In full first: asked for a part of a kernel's gradient alone, the compiler may gather activations instead.
         return (constrain(everywhere(d_tree), mesh),)
 
-    whole = jax.custom_vjp(everywhere)
-    whole.defvjp(lambda tree: (whole(tree), None), backward)
-    return whole(tree)
+    gathered = jax.custom_vjp(everywhere)
+    gathered.defvjp(lambda tree: (gathered(tree), None), backward)
+    return gathered(tree)
 
 
-def constrain(tree: Any, mesh: Mesh) -> Any:
+def constrain(tree: PyTree[Array], mesh: Mesh) -> PyTree[Array]:
     """Inside a compiled step: arrays like parameters lie as `state_sharding` says."""
     return jax.lax.with_sharding_constraint(tree, state_sharding(tree, mesh))
 
@@ -117,10 +120,10 @@ def place_batch(batch: "Batch", mesh: Mesh) -> dict[str, jax.Array]:
 
 
 class SharedNumber:
-    """The largest of a number that every process has, without waiting for it: each call gives that of the call before.
+    """The largest of the numbers that the processes give, one step late.
 
-    So a loop that calls it once a step stays a step ahead of the devices. With one process there is nothing to share,
-    and each call gives its own number.
+    Each call hands in a number and returns the largest of the call before, which the devices have found meanwhile: a
+    loop that calls it once a step never waits for them. With one process each call returns its own number.
     """
 
     def __init__(self, mesh: Mesh) -> None:
@@ -129,7 +132,7 @@ class SharedNumber:
         self._before: jax.Array | None = None
 
     def __call__(self, number: int) -> int:
-        """To be called by all processes alike."""
+        """All processes have to call it, equally often."""
         if jax.process_count() == 1:
             return number
         own = np.full(len(self._mesh.local_devices), number, np.int32)
@@ -161,17 +164,17 @@ def pad_batch(batch: "Batch", multiple: int) -> "Batch":
     }
 
 
-def place_state(tree: Any, mesh: Mesh) -> Any:
+def place_state(tree: PyTree[Array], mesh: Mesh) -> PyTree[Array]:
     """A tree of arrays over the mesh, as `state_sharding` says."""
     return jax.device_put(tree, state_sharding(tree, mesh))
 
 
-def fetch(tree: Any) -> Any:
-    """The arrays of a state, whole, in the memory of this process. With several processes all have to call it."""
+def fetch(tree: PyTree[Array]) -> PyTree[np.ndarray]:
+    """The arrays of a state, in full, in the memory of this process. With several processes all have to call it."""
 
-    def whole(leaf: Any) -> np.ndarray:
-        # One at a time: what is split may be so because it does not fit one device whole.
-        apart = isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated)
-        return np.asarray(multihost_utils.process_allgather(leaf, tiled=True) if apart else leaf)
+    def in_full(leaf: Array | np.ndarray) -> np.ndarray:
+        # One at a time: what is split may be so because all of it does not fit one device.
+        split = isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated)
+        return np.asarray(multihost_utils.process_allgather(leaf, tiled=True) if split else leaf)
 
-    return jax.tree.map(whole, tree)
+    return jax.tree.map(in_full, tree)

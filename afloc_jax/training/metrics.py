@@ -1,57 +1,91 @@
-"""Numbers of a run: `metrics.jsonl` (one object per line) and TensorBoard events."""
+"""The numbers of a run, written by each of `WRITERS`: `metrics.jsonl` (one object per line) and TensorBoard events."""
 
+import dataclasses
 import json
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
 from tensorboardX import SummaryWriter
 
-from afloc_jax.files import write_whole
-
-METRICS = "metrics.jsonl"
-
-
-def read_metrics(path: Path) -> list[dict]:
-    """The lines of a metrics file in order; a last line cut short by a kill is left out."""
-    lines = []
-    if path.exists():
-        for line in path.read_text().splitlines():
-            try:
-                lines.append(json.loads(line))
-            except ValueError:
-                continue
-    return lines
+from afloc_jax.evaluation.report.training import Logged, read_metrics
+from afloc_jax.files import Path, write_whole
+from afloc_jax.training.workdir import METRICS
 
 
-class MetricsWriter:
-    """Appends to the files of a working directory; writes nothing where `active` is False (other processes)."""
-
-    def __init__(self, workdir: Path, restored_step: int, validated_step: int, active: bool = True) -> None:
-        """Open the files; lines of steps after `restored_step`, and of validations after `validated_step`, are dropped.
-
-        They will be written again. A signal during a validation leaves it behind the step.
-        """
-        self.active = active
-        if not active:
-            return
-        path = workdir / METRICS
-        until = {"validation": validated_step}
-        kept = [line for line in read_metrics(path) if line["step"] <= until.get(line["split"], restored_step)]
-        write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
-        self._file = path.open("a")
-        self._board = SummaryWriter(str(workdir), purge_step=restored_step + 1 if restored_step else None)
+class Writer(Protocol):
+    """A place that numbers are written to."""
 
     def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
-        """One line: step, split and the values; the same values as scalars `<split>/<name>` on TensorBoard."""
-        if not self.active:
-            return
+        """The values of a step, "train" or "validation"."""
+
+    def close(self) -> None:
+        """Write what is buffered and close."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Resumed:
+    """Where a run goes on. What stands behind it will be written again.
+
+    Attributes:
+        workdir: the run's.
+        step: the last training step that is kept.
+        validated_step: the last validation that is kept; a signal during a validation leaves it behind the step.
+    """
+
+    workdir: Path
+    step: int
+    validated_step: int
+
+
+class JsonLines:
+    """`metrics.jsonl`: a line is step, split and the values."""
+
+    def __init__(self, resumed: Resumed) -> None:
+        path = resumed.workdir / METRICS
+
+        def kept(line: Logged) -> bool:
+            last = resumed.validated_step if line["split"] == "validation" else resumed.step
+            return isinstance(line["step"], int) and line["step"] <= last
+
+        write_whole(path, "".join(json.dumps(line) + "\n" for line in read_metrics(path) if kept(line)))
+        self._file = path.open("a")
+
+    def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
         self._file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
         self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class TensorBoard:
+    """Event files with the scalars `<split>/<name>`."""
+
+    def __init__(self, resumed: Resumed) -> None:
+        self._board = SummaryWriter(str(resumed.workdir), purge_step=resumed.step + 1 if resumed.step else None)
+
+    def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
         for name, value in values.items():
             self._board.add_scalar(f"{split}/{name}", value, step)
 
     def close(self) -> None:
-        """Write what is buffered and close the files."""
-        if self.active:
-            self._file.close()
-            self._board.close()
+        self._board.close()
+
+
+# A row here is all that a further experiment tracker takes beside its class.
+WRITERS: tuple[Callable[[Resumed], Writer], ...] = (JsonLines, TensorBoard)
+
+
+class Writers:
+    """All of `WRITERS` at once; nothing where `active` is False (processes but the first)."""
+
+    def __init__(self, resumed: Resumed, active: bool = True) -> None:
+        self._writers = [writer(resumed) for writer in WRITERS] if active else []
+
+    def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
+        for writer in self._writers:
+            writer.write(step, split, values)
+
+    def close(self) -> None:
+        for writer in self._writers:
+            writer.close()

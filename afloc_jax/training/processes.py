@@ -8,10 +8,11 @@ environment does, so that one command serves every process of a Kubernetes job:
     process       --process       JOB_COMPLETION_INDEX      which one, set by Kubernetes in pods of an indexed job
 """
 
+import dataclasses
 import os
 import sys
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import jax
 from orbax.checkpoint.multihost import get_barrier_sync_fn
@@ -22,10 +23,20 @@ from afloc_jax.errors import UsageError
 EVALUATION_MILLISECONDS = 7 * 24 * 3600 * 1000
 
 
+@dataclasses.dataclass(frozen=True)
+class Rendezvous:
+    """Arguments of jax.distributed.initialize; None where JAX has to find a value itself."""
+
+    coordinator_address: str | None
+    num_processes: int | None
+    process_id: int | None
+    cluster_detection_method: str | None = None
+
+
 def rendezvous(
     coordinator: str | None, processes: int | None, process: int | None, environment: Mapping[str, str]
-) -> dict[str, Any]:
-    """Arguments for jax.distributed.initialize: flags first, then `environment`, the rest for JAX to find.
+) -> Rendezvous:
+    """Where the others are: as the flags say, then as `environment` says; the rest is for JAX to find.
 
     With all three known JAX looks for no cluster, and a process uses every device that it sees.
 
@@ -42,10 +53,8 @@ def rendezvous(
         raise UsageError(f"--processes = {processes}: must be at least 1")
     if process is not None and not 0 <= process < (processes or process + 1):
         raise UsageError(f"--process = {process}: must be from 0 to {(processes or 1) - 1}, one less than --processes")
-    found: dict[str, Any] = {"coordinator_address": coordinator, "num_processes": processes, "process_id": process}
-    if None not in found.values():
-        found["cluster_detection_method"] = "deactivate"
-    return found
+    known = None not in (coordinator, processes, process)
+    return Rendezvous(coordinator, processes, process, "deactivate" if known else None)
 
 
 def _number(environment: Mapping[str, str], name: str) -> int | None:
@@ -63,11 +72,11 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
     Raises:
         UsageError: neither flags, nor environment, nor a cluster say who the others are.
     """
-    arguments = rendezvous(coordinator, processes, process, os.environ)
+    others = rendezvous(coordinator, processes, process, os.environ)
     # JAX's service takes SIGTERM for itself: a signal before the first step would be lost, and the end would hang.
     jax.config.update("jax_enable_preemption_service", False)
     try:
-        jax.distributed.initialize(**arguments)
+        jax.distributed.initialize(**vars(others))
     except (ValueError, TypeError) as error:  # JAX's way to say that something is not known
         raise UsageError(
             f"--distributed: {str(error).rstrip('.')}; no cluster (Cloud TPU, Slurm) says so, "

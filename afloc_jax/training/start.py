@@ -1,4 +1,4 @@
-"""`config.init_from`: the weights that a run starts from.
+"""The values that a run starts from: random ones, or the weights that `config.init_from` names.
 
 A model folder brings everything. Foreign sources (afloc_jax.weights.importers: a checkpoint, an image backbone, a text
 encoder, or several of them) bring what they hold; the rest stays as the seed made it. The config decides what the model
@@ -6,117 +6,172 @@ is: sources have to fit it. Only an empty `config.model.text.bert` takes over th
 """
 
 import dataclasses
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
 
+import jax
+import numpy as np
 from flax import traverse_util
-from ml_collections import ConfigDict
+from jaxtyping import Array, PyTree
+from tokenizers import Tokenizer
 
 from afloc_jax.errors import UsageError
+from afloc_jax.files import Path
+from afloc_jax.models import build, initial_variables
 from afloc_jax.models.bert import BertSettings
-from afloc_jax.models.settings import parse
+from afloc_jax.models.settings import ModelSettings
+from afloc_jax.settings import Json
+from afloc_jax.training.settings import RunConfig
 from afloc_jax.weights import torch_names
+from afloc_jax.weights.config import read_config
+from afloc_jax.weights.folder import Variables, load_model
 from afloc_jax.weights.import_report import summary
 from afloc_jax.weights.importers import combined, found_backbone, found_bert, read_sources
 from afloc_jax.weights.sources import TEXT, Source, folder_config
 
-# Of a text encoder: what its weights were trained with. Dropout and the width of fresh values are the run's own choice.
+# What a text encoder's weights were trained with. Dropout and the width of fresh values are the run's own choice.
 _BELONGS_TO_WEIGHTS = (
     *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
     *("hidden_act", "max_position_embeddings", "type_vocab_size", "layer_norm_eps"),
 )
 
 
-def is_model_folder(init_from: Any) -> bool:
-    """Whether `init_from` is one of our model folders, or a path that can be nothing else."""
-    if not init_from or not isinstance(init_from, str):
-        return False
-    path = Path(init_from)
-    return path.is_dir() and ("format_version" in folder_config(path) or not _has_weights(path))
+def model_folder(config: RunConfig) -> Path | None:
+    """The model folder that `config.init_from` names, or a path that can be nothing else; None for anything else."""
+    if not config.init_from or not isinstance(config.init_from, str):
+        return None
+    path = Path(config.init_from)
+    return path if path.is_dir() and ("format_version" in folder_config(path) or not _has_weights(path)) else None
 
 
 def _has_weights(folder: Path) -> bool:
     return any(folder.glob("*.safetensors")) or any(folder.glob("*.bin"))
 
 
-def foreign_sources(init_from: str | Sequence[str]) -> list[Source]:
-    """The sources, read as far as names and shapes; none for an empty `init_from` or a model folder.
+def foreign_sources(config: RunConfig) -> list[Source]:
+    """The sources in `config.init_from`, read as far as names and shapes; none where it is empty or a model folder.
 
     Raises:
         UserError: see `importers.read_sources`.
     """
-    if not init_from or is_model_folder(init_from):
+    if not config.init_from or model_folder(config):
         return []
-    return read_sources(init_from)
+    return read_sources(config.init_from)
 
 
-def adopt(config: ConfigDict, found: Sequence[Source]) -> ConfigDict:
-    """A copy of the config that says of BERT what the text encoder among the sources is, and where its tokenizer lies.
+def adopt(config: RunConfig, sources: Sequence[Source]) -> RunConfig:
+    """The config with what the text encoder among the sources is, and where its tokenizer lies.
 
     Raises:
         UsageError: `config.model` describes another backbone or another BERT than the sources hold, or there is a text
             encoder without a tokenizer.
     """
-    config = config.copy_and_resolve_references()
-    backbone, ours = found_backbone(found), config.model.image.backbone
+    backbone, ours = found_backbone(sources), config.model.image.backbone
     if backbone not in ("", ours):
         raise UsageError(f"config.model.image.backbone = {ours!r}: config.init_from holds a {backbone}; set it so")
-    texts = [source for source in found if source.holds(TEXT)]
+    texts = [source for source in sources if source.holds(TEXT)]
     if texts:
-        with config.unlocked():
-            config.model.text.tokenizer = _tokenizer(config, texts[0])
-            config.model.text.bert = _bert(config, found)
-    parse(config.model)
+        tokenizer = config.model.text.tokenizer or str(texts[0].folder or "")
+        if not tokenizer:
+            raise UsageError(
+                f"config.model.text.tokenizer is empty: {texts[0].title} in config.init_from holds a text encoder but "
+                "no tokenizer; name the folder of its vocabulary (vocab.txt or tokenizer.json)"
+            )
+        config = with_text(config, tokenizer=tokenizer, bert=_bert(config.model, sources, tokenizer))
+    config.model.check_text_encoder()
     return config
 
 
-def _tokenizer(config: ConfigDict, source: Source) -> str:
-    place = config.model.text.tokenizer or str(source.folder or "")
-    if not place:
-        raise UsageError(
-            f"config.model.text.tokenizer is empty: {source.title} in config.init_from holds a text encoder but no "
-            "tokenizer; name the folder of its vocabulary (vocab.txt or tokenizer.json)"
-        )
-    return place
+def with_text(config: RunConfig, *, tokenizer: str | None = None, bert: Mapping[str, Json]) -> RunConfig:
+    """The config with another text encoder, and another tokenizer unless that is None."""
+    text = config.model.text
+    text = dataclasses.replace(text, bert=bert, tokenizer=text.tokenizer if tokenizer is None else tokenizer)
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, text=text))
 
 
-def _bert(config: ConfigDict, found: Sequence[Source]) -> ConfigDict:
-    fields, assumed = found_bert(found, config.model.text.tokenizer) or ({}, "")
-    given = config.model.text.bert.to_dict()
-    if given:
-        _check_agreement(given, fields, heads_known=not assumed)
-        return ConfigDict({**given, "vocab_size": fields["vocab_size"]})
-    if fields["hidden_size"] != config.model.projection_dim:
+def _bert(model: ModelSettings, sources: Sequence[Source], tokenizer: str) -> dict[str, Json]:
+    found = found_bert(sources, tokenizer)
+    assert found is not None  # one of the sources holds a text encoder
+    fields, assumed = found
+    if model.text.bert:
+        _check_agreement(model.text.bert, fields, heads_known=not assumed)
+        return {**model.text.bert, "vocab_size": fields["vocab_size"]}
+    if fields["hidden_size"] != model.projection_dim:
         raise UsageError(
-            f"config.model.projection_dim = {config.model.projection_dim}: the text encoder in config.init_from is "
+            f"config.model.projection_dim = {model.projection_dim}: the text encoder in config.init_from is "
             f"{fields['hidden_size']} wide and its units are not projected; set it to {fields['hidden_size']}"
         )
-    return ConfigDict(fields)
+    return fields
 
 
-def _check_agreement(given: dict[str, Any], found: dict[str, Any], heads_known: bool) -> None:
+def _check_agreement(given: Mapping[str, Json], found: Mapping[str, Json], heads_known: bool) -> None:
     published = {field.name: field.default for field in dataclasses.fields(BertSettings)}
     for key in _BELONGS_TO_WEIGHTS:
         if key == "num_attention_heads" and not heads_known:
             continue  # assumed from the width alone; the config knows better
         if key == "vocab_size" and key not in given:
             continue
-        ours = given.get(key, published[key])
-        if ours != found.get(key, published[key]):
+        ours, theirs = given.get(key, published[key]), found.get(key, published[key])
+        if ours != theirs:
             raise UsageError(
-                f"config.model.text.bert.{key} is {ours!r}: the text encoder in config.init_from has "
-                f"{found.get(key, published[key])!r}; set it so, or leave config.model.text.bert empty"
+                f"config.model.text.bert.{key} is {ours!r}: the text encoder in config.init_from has {theirs!r}; "
+                "set it so, or leave config.model.text.bert empty"
             )
 
 
-def overlay(variables: Any, found: Sequence[Source], model_config: ConfigDict) -> tuple[dict[str, Any], str]:
+def with_vocabulary(config: RunConfig, tokenizer: Tokenizer) -> RunConfig:
+    """The config whose BERT has an embedding for every entry of the tokenizer.
+
+    Raises:
+        UsageError: the config names a tokenizer and a smaller vocabulary.
+    """
+    size = 1 + max(tokenizer.get_vocab().values())
+    text, folder = config.model.text, model_folder(config)
+    if folder and "vocab_size" not in text.bert:
+        size = max(size, read_config(folder).architecture.text.structure.vocab_size)
+    elif text.tokenizer and "vocab_size" in text.bert:
+        given = text.structure.vocab_size
+        if given < size:
+            raise UsageError(f"config.model.text.bert.vocab_size = {given}: must be at least {size}, the tokenizer's")
+        size = given
+    # A learned vocabulary may come out smaller than the size that was asked for.
+    return with_text(config, bert={**text.bert, "vocab_size": size})
+
+
+def first_variables(config: RunConfig) -> Variables:
+    """Parameters and statistics before step 0: random from the seed, or those of the model folder `init_from`.
+
+    Raises:
+        UsageError: the model folder holds arrays of other shapes than the config's model.
+    """
+    make, key, folder = build(config.model), jax.random.key(config.seed), model_folder(config)
+    if folder is None:
+        # Run once: on a CPU optimising the code of hundreds of random draws takes longer than running it unoptimised.
+        options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+        variables: Variables = jax.jit(lambda key: initial_variables(make, key), compiler_options=options)(key)
+        return variables
+    loaded = load_model(folder).variables
+    wanted = _shapes(jax.eval_shape(lambda key: initial_variables(make, key), key))
+    there = _shapes(loaded)
+    for name in sorted({*wanted, *there}):
+        if wanted.get(name) != there.get(name):
+            raise UsageError(
+                f"config.init_from = {folder}: {name} is {there.get(name)} there and {wanted.get(name)} in "
+                "config.model; make config.model that of the folder's config.json"
+            )
+    return loaded
+
+
+def _shapes(tree: PyTree[Array]) -> dict[str, tuple[int, ...]]:
+    return {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def overlay(variables: Variables, sources: Sequence[Source], model: ModelSettings) -> tuple[Variables, str]:
     """Variables with the sources' arrays in the place of the random ones.
 
     Args:
-        variables: {"params": ..., "batch_stats": ...} of a fresh model.
-        found: from `foreign_sources`.
-        model_config: `config.model`, adopted.
+        variables: of a fresh model.
+        sources: from `foreign_sources`.
+        model: `config.model`, adopted.
 
     Returns:
         The variables (those of the sources float32 NumPy arrays), and one line on what came from where and what is
@@ -125,13 +180,13 @@ def overlay(variables: Any, found: Sequence[Source], model_config: ConfigDict) -
     Raises:
         UserError: tensors are missing or do not fit.
     """
-    rows = torch_names.table(model_config)
-    state = combined(found, model_config)
+    rows = torch_names.table(model)
+    state = combined(sources, model)
     flat = dict(traverse_util.flatten_dict(variables))
     for row in rows:
         if row.name in state:
-            flat[row.path] = row.from_torch(state[row.name]).astype("float32")
+            flat[row.path] = row.from_torch(state[row.name]).astype(np.float32)
     rest = [row.name for row in rows if row.name not in state]
-    told = f"starts from {'; '.join(f'{source.title} ({source.kind})' for source in found)}"
+    told = f"starts from {'; '.join(f'{source.title} ({source.kind})' for source in sources)}"
     told += f"; random: {summary(rest)}" if rest else ""
     return traverse_util.unflatten_dict(flat), told

@@ -2,120 +2,173 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Protocol
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int
-from ml_collections import ConfigDict
+from jax.stages import Lowered
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from afloc_jax.losses import ContrastiveLosses, contrastive_losses
+from afloc_jax.levels import LevelName
+from afloc_jax.losses import contrastive_losses
 from afloc_jax.models import AFLoc
 from afloc_jax.training.gradients import Batch, build_gradient, token_batch
 from afloc_jax.training.mesh import batch_sharding, constrain, replicated
-from afloc_jax.training.optimizer import Schedule
+from afloc_jax.training.optimizer import LearningRate
+from afloc_jax.training.settings import RunConfig
 
-Metrics = dict[str, Array]
+# Fields of the state that a checkpoint knows by another name: what is written does not change with the code.
+_SAVED_NAMES = {"learning_rate_scale": "rate_scale", "all_finite": "healthy"}
 
 
 @flax.struct.dataclass
 class TrainState:
-    """Everything a step changes. `rate_scale` multiplies the learning rate (a plateau lowers it).
+    """Everything a step changes. A plateau lowers `learning_rate_scale`, which multiplies the learning rate.
 
-    `healthy` turns False with the first loss or gradient that is not finite; from then on steps change nothing, so the
-    state stays what it was before that batch however late the loop looks.
+    `all_finite` turns False with the first loss or gradient that is not finite. From then on steps change nothing, so
+    the state stays what it was before that batch however late the loop looks.
     """
 
     step: Int[Array, ""]
-    params: Any
-    batch_stats: Any
-    optimizer_state: Any
-    rate_scale: Float[Array, ""]
-    healthy: Bool[Array, ""]
+    params: PyTree[Array]
+    batch_stats: PyTree[Array]
+    optimizer_state: PyTree[Array]
+    learning_rate_scale: Float[Array, ""]
+    all_finite: Bool[Array, ""]
+
+    def to_saved(self) -> dict[str, PyTree[Array]]:
+        """The state as a checkpoint holds it."""
+        return {_SAVED_NAMES.get(key, key): value for key, value in vars(self).items()}
+
+    @classmethod
+    def from_saved(cls, saved: Mapping[str, PyTree[Array]]) -> "TrainState":
+        """The inverse of `to_saved`."""
+        names = (field.name for field in dataclasses.fields(cls))
+        return cls(**{name: saved[_SAVED_NAMES.get(name, name)] for name in names})
 
 
-def new_state(variables: Mapping[str, Any], direction: optax.GradientTransformation) -> TrainState:
+@flax.struct.dataclass
+class LossMetrics:
+    """The loss of a batch, and of each level that is on; on the device."""
+
+    loss: Float[Array, ""]
+    levels: dict[LevelName, Float[Array, ""]]
+
+    def named(self) -> dict[str, float]:
+        """The numbers of a line of metrics.jsonl."""
+        return {"loss": float(self.loss), **{f"loss/{level}": float(loss) for level, loss in self.levels.items()}}
+
+
+@flax.struct.dataclass
+class StepMetrics(LossMetrics):
+    """What a training step says of itself.
+
+    Attributes:
+        grad_norm: global norm of the gradient of the parameters that train, before clipping.
+        learning_rate: what the update was multiplied by.
+        finite: whether the loss and the norm are.
+    """
+
+    grad_norm: Float[Array, ""]
+    learning_rate: Float[Array, ""]
+    finite: Bool[Array, ""]
+
+    def named(self) -> dict[str, float]:
+        """The numbers of a line of metrics.jsonl."""
+        return super().named() | {"grad_norm": float(self.grad_norm), "learning_rate": float(self.learning_rate)}
+
+
+class TrainStep(Protocol):
+    """A compiled training step."""
+
+    def __call__(self, state: TrainState, batch: Batch, /) -> tuple[TrainState, StepMetrics]: ...
+
+    def lower(self, state: TrainState, batch: Mapping[str, jax.ShapeDtypeStruct], /) -> Lowered: ...
+
+
+ValidationStep = Callable[[PyTree[Array], PyTree[Array], Batch], LossMetrics]
+
+
+def new_state(variables: Mapping[str, PyTree[Array]], optimizer: optax.GradientTransformation) -> TrainState:
     """The state before step 0. `variables` holds `params` and `batch_stats`."""
     params = jax.tree.map(jnp.asarray, variables["params"])
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         batch_stats=jax.tree.map(jnp.asarray, variables.get("batch_stats", {})),
-        optimizer_state=direction.init(params),
-        rate_scale=jnp.ones((), jnp.result_type(float)),
-        healthy=jnp.ones((), bool),
+        optimizer_state=optimizer.init(params),
+        learning_rate_scale=jnp.ones((), jnp.result_type(float)),
+        all_finite=jnp.ones((), bool),
     )
 
 
-def _loss_metrics(losses: ContrastiveLosses) -> Metrics:
-    return {"loss": losses.total, **{f"loss/{level}": loss for level, loss in losses.levels.items()}}
-
-
 def build_train_step(
-    model: AFLoc, config: ConfigDict, direction: optax.GradientTransformation, schedule: Schedule, mesh: Mesh
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """Compile-ready `train_step(state, batch) -> (state, metrics)`; the state that goes in is used up.
+    model: AFLoc, config: RunConfig, optimizer: optax.GradientTransformation, schedule: LearningRate, mesh: Mesh
+) -> TrainStep:
+    """`train_step(state, batch) -> (state, metrics)`, compiled at its first call; the state that goes in is used up.
 
     The batch is global: batch statistics and the contrast see all of it, on however many devices it lies (unless
     `statistics_group`, `contrast_group` or `micro_batch` say otherwise). Dropout follows from the seed and the step.
     The state lies as `mesh.state_sharding` says, before and after.
-    Metrics: loss, loss/<level> of the levels that are on, grad_norm (global, before clipping, of the parameters that
-    train), learning_rate, finite.
 
     Args:
-        config: the whole config; `model`, `loss` and `seed` are read.
-        direction: of `optimizer.build_direction`, frozen parameters already handled.
+        config: `model`, `loss`, `training` and `seed` are read.
+        optimizer: of `optimizer.build_optimizer`, frozen parameters already handled.
         schedule: of `optimizer.build_schedule`.
     """
-
     gradient_of = build_gradient(model, config, mesh)
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
         dropout = jax.random.fold_in(jax.random.key(config.seed), state.step)
         losses, batch_stats, gradient = gradient_of(state.params, state.batch_stats, batch, dropout)
         grad_norm = optax.tree.norm(gradient)
-        rate = schedule(state.step) * state.rate_scale
-        descent, optimizer_state = direction.update(gradient, state.optimizer_state, state.params)
-        params = jax.tree.map(lambda leaf, change: leaf - (rate * change).astype(leaf.dtype), state.params, descent)
+        learning_rate = schedule(state.step) * state.learning_rate_scale
+        update, optimizer_state = optimizer.update(gradient, state.optimizer_state, state.params)
+        params = jax.tree.map(
+            lambda leaf, change: leaf - (learning_rate * change).astype(leaf.dtype), state.params, update
+        )
 
         finite = jnp.isfinite(losses.total) & jnp.isfinite(grad_norm)
-        healthy = state.healthy & finite
-        stepped = TrainState(state.step + 1, params, batch_stats, optimizer_state, state.rate_scale, healthy)
-        state = jax.tree.map(
-            lambda new, old: jnp.where(healthy, new, old), stepped, dataclasses.replace(state, healthy=healthy)
+        all_finite = state.all_finite & finite
+        stepped = TrainState(
+            state.step + 1, params, batch_stats, optimizer_state, state.learning_rate_scale, all_finite
         )
-        metrics = _loss_metrics(losses) | {"grad_norm": grad_norm, "learning_rate": rate, "finite": finite}
+        state = jax.tree.map(
+            lambda new, old: jnp.where(all_finite, new, old),
+            stepped,
+            dataclasses.replace(state, all_finite=all_finite),
+        )
+        metrics = StepMetrics(losses.total, losses.levels, grad_norm, learning_rate, finite)
         return constrain(state, mesh), metrics
 
     return jax.jit(train_step, donate_argnums=0, out_shardings=(None, replicated(mesh)))
 
 
-def batch_like(config: ConfigDict, side: int, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and types of a global batch on the devices; images are `side` pixels wide."""
-    pairs, slots, sharding = config.training.batch_size, config.data.max_tokens, batch_sharding(mesh)
-    tokens: dict[str, tuple[int, ...]] = dict.fromkeys(("token_ids", "word_ids", "sentence_ids"), (pairs, slots))
-    counts: dict[str, tuple[int, ...]] = dict.fromkeys(("word_count", "sentence_count"), (pairs,))
-    return {
-        "image": jax.ShapeDtypeStruct((pairs, side, side), jnp.uint8, sharding=sharding),
-        **{
-            name: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding) for name, shape in (tokens | counts).items()
-        },
+def batch_like(config: RunConfig, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and types of a global batch on the devices."""
+    pairs, slots, side = config.training.batch_size, config.data.max_tokens, config.data.image_size
+    shapes = {
+        **dict.fromkeys(("token_ids", "word_ids", "sentence_ids"), (pairs, slots)),
+        **dict.fromkeys(("word_count", "sentence_count"), (pairs,)),
     }
+    arrays = {"image": ((pairs, side, side), jnp.uint8), **{name: (shapes[name], jnp.int32) for name in shapes}}
+    sharding = batch_sharding(mesh)
+    return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for name, (shape, dtype) in arrays.items()}
 
 
-def build_validation_step(model: AFLoc, config: ConfigDict, mesh: Mesh) -> Callable[[Any, Any, Batch], Metrics]:
-    """Compile-ready `validation_step(params, batch_stats, batch) -> metrics`: losses in evaluation mode.
+def build_validation_step(model: AFLoc, config: RunConfig, mesh: Mesh) -> ValidationStep:
+    """`validation_step(params, batch_stats, batch) -> metrics` in evaluation mode, compiled at its first call.
 
     Running batch statistics, no dropout. Pairs that pad a batch (no words) take no part.
     """
 
-    def validation_step(params: Any, batch_stats: Any, batch: Batch) -> Metrics:
+    def validation_step(params: PyTree[Array], batch_stats: PyTree[Array], batch: Batch) -> LossMetrics:
         variables = {"params": params, "batch_stats": batch_stats}
-        inputs = batch["image"], token_batch(batch)
-        image, text = cast(tuple, model.apply(variables, *inputs, with_factors=config.loss.low_rank))
-        return _loss_metrics(contrastive_losses(image, text, config.loss, mesh=mesh))
+        image, text = model.bind(variables)(batch["image"], token_batch(batch), with_factors=config.loss.low_rank)
+        losses = contrastive_losses(image, text, config.loss, mesh=mesh)
+        return LossMetrics(losses.total, losses.levels)
 
     return jax.jit(validation_step, out_shardings=replicated(mesh))

@@ -7,40 +7,42 @@ the run's folder. See configs/sweeps/levels.py.
 import csv
 import dataclasses
 import io
-import json
+import math
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from pathlib import Path as LocalPath
 from typing import Any
 
 from jinja2 import Environment
 from ml_collections import ConfigDict
 
-import configs.resolved
-from afloc_jax.errors import UsageError
-from afloc_jax.files import write_whole
-from afloc_jax.training import config as settings
+from afloc_jax.errors import UsageError, UserError
+from afloc_jax.files import Path, read_json, write_json, write_whole
+from afloc_jax.settings import Json
+from afloc_jax.training.config import load_module, override
 from afloc_jax.training.failures import StopSignal
+from afloc_jax.training.settings import RunConfig
+from afloc_jax.training.workdir import FINISHED, check_workdir, flatten, make_folder
 
-FINISHED = "finished.json"
 # The table is sorted by the published headline number, averaged over data sets; without evaluation by validation loss.
 MAIN_METRIC = "iou"
+_FACTS = ("best_validation_loss", "final_validation_loss", "best_step", "steps", "training_seconds")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=,-]*")
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One run of a sweep: its folder's name, what it overrides, and the whole config."""
+    """One run of a sweep: its folder's name, what it overrides, and its config."""
 
     name: str
-    overrides: dict[str, Any]
-    config: ConfigDict
+    overrides: dict[str, Json]
+    config: RunConfig
 
 
-def load_runs(path: Path, config: ConfigDict) -> list[Run]:
-    """The runs that the sweep file yields for `config`, every config validated.
+def load_runs(path: LocalPath, config: ConfigDict) -> list[Run]:
+    """The runs that the sweep file yields for `config`, every config checked.
 
     Raises:
         UsageError: no such file, no usable `sweep` in it, a wrong override, or a name that is taken or no folder name.
@@ -48,7 +50,7 @@ def load_runs(path: Path, config: ConfigDict) -> list[Run]:
     if not path.is_file():
         raise UsageError(f"--sweep={path}: no such file; configs/sweeps/levels.py is an example")
     try:
-        yielded = list(settings.load_module(path).sweep(config))
+        yielded = list(load_module(path).sweep(config))
     except Exception as error:
         raise UsageError(f"--sweep={path}: {type(error).__name__}: {error}; it must define sweep(config)") from error
     runs: list[Run] = []
@@ -64,25 +66,25 @@ def load_runs(path: Path, config: ConfigDict) -> list[Run]:
     return runs
 
 
-def _run(path: Path, config: ConfigDict, overrides: dict[str, Any]) -> Run:
+def _run(path: LocalPath, config: ConfigDict, overrides: dict[str, Json]) -> Run:
     changes = {key: value for key, value in overrides.items() if key != "name"}
     name = overrides.get("name") or ",".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in changes.items())
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise UsageError(f"--sweep={path}: {name!r} is no folder name; use letters, digits and . _ + = , -")
     changed = config.copy_and_resolve_references()
-    for key, value in changes.items():
-        try:
-            settings.override(changed, key, value)
-        except UsageError as error:
-            raise UsageError(f"--sweep={path}: run {name}: {error}") from error
     try:
-        settings.validate(changed)
+        for key, value in changes.items():
+            override(changed, key, value)
+        checked = RunConfig.from_config(changed)
+        checked.check_batch()
     except UsageError as error:
         raise UsageError(f"--sweep={path}: run {name}: {error}") from error
-    return Run(name, changes, changed)
+    return Run(name, changes, checked)
 
 
-def run_sweep(path: Path, config: ConfigDict, workdir: Path, dry_run: bool, launcher: Path, debug: bool = False) -> int:
+def run_sweep(
+    path: LocalPath, config: ConfigDict, workdir: Path, dry_run: bool, launcher: LocalPath, debug: bool = False
+) -> int:
     """Run what is not finished, one after the other, then write sweep.csv and sweep.html (also after every run).
 
     A run that fails is reported and the next one starts; the same call again takes up what is missing.
@@ -102,8 +104,8 @@ def run_sweep(path: Path, config: ConfigDict, workdir: Path, dry_run: bool, laun
         print(_text_table(["run", *_override_keys(runs)], [[run.name, *_values(run, runs)] for run in runs]))
         return 0
     for run in runs:  # before any work: none of the folders may belong to another config
-        settings.check_workdir(run.config, workdir / run.name)
-    settings.make_folder(workdir)
+        check_workdir(run.config, workdir / run.name)
+    make_folder(workdir)
     failed: dict[str, int] = {}
     with StopSignal() as stop:
         for number, run in enumerate(runs, start=1):
@@ -127,11 +129,12 @@ def run_sweep(path: Path, config: ConfigDict, workdir: Path, dry_run: bool, laun
     return 0
 
 
-def _launch(run: Run, workdir: Path, launcher: Path, debug: bool, stop: StopSignal) -> int:
+def _launch(run: Run, workdir: Path, launcher: LocalPath, debug: bool, stop: StopSignal) -> int:
     """One run in a fresh process, so that no compiled program, memory or flag of another run is left in it."""
     given = workdir / f"{run.name}.json"
-    settings.write_json(given, settings.resolve(run.config))
-    command = [sys.executable, str(launcher), f"--config={configs.resolved.__file__}:{given}"]
+    write_json(given, run.config.plain())
+    resolved = launcher.parent / "configs" / "resolved.py"
+    command = [sys.executable, str(launcher), f"--config={resolved}:{given}"]
     command += [f"--workdir={workdir / run.name}", *(["--debug"] if debug else [])]
     child = subprocess.Popen(command)
     forwarded = False
@@ -145,16 +148,16 @@ def _launch(run: Run, workdir: Path, launcher: Path, debug: bool, stop: StopSign
 
 
 def _is_finished(run: Run, workdir: Path) -> bool:
-    found = _read(workdir / run.name / FINISHED)
-    evaluation = json.loads(json.dumps(settings.resolve(run.config)["evaluation"]))
-    return bool(found) and found.get("evaluation") == evaluation
+    return _read(workdir / run.name / FINISHED).get("evaluation") == run.config.evaluation.plain()
 
 
 def _read(path: Path) -> dict[str, Any]:
+    """A JSON file that a run left; empty where there is none yet."""
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
+        content: dict[str, Any] = read_json(path)
+    except UserError:
         return {}
+    return content
 
 
 # The table
@@ -164,57 +167,74 @@ def _override_keys(runs: Sequence[Run]) -> list[str]:
     return list(dict.fromkeys(key for run in runs for key in run.overrides))
 
 
-def _values(run: Run, runs: Sequence[Run]) -> list[Any]:
+def _values(run: Run, runs: Sequence[Run]) -> list[Json]:
     """The run's value of everything that any run overrides."""
-    flat = dict(settings.flatten(settings.resolve(run.config)))
+    flat = dict(flatten(run.config.plain()))
     return [run.overrides.get(key, flat.get(key, "")) for key in _override_keys(runs)]
 
 
-def collect(runs: Sequence[Run], workdir: Path, failed: dict[str, int]) -> list[dict[str, Any]]:
-    """One row per run, the best first: overrides, losses, evaluation metrics; absent numbers are absent keys."""
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A run in the table.
+
+    Attributes:
+        facts: what its finished.json says, of `_FACTS`.
+        metrics: "<data set>/<metric>" -> mean.
+    """
+
+    run: str
+    status: str
+    overrides: dict[str, Json]
+    facts: dict[str, float]
+    metrics: dict[str, float | None]
+
+    def order(self) -> tuple[float, float, str]:
+        """Sorts the best run to the front: by the main metric, then by the validation loss."""
+        main = [value for key, value in self.metrics.items() if key.endswith(f"/{MAIN_METRIC}") and value is not None]
+        mean = sum(main) / len(main) if main else -math.inf
+        return -mean, self.facts.get("best_validation_loss", math.inf), self.run
+
+
+def collect(runs: Sequence[Run], workdir: Path, failed: Mapping[str, int]) -> list[Row]:
+    """A row per run, the best first."""
     rows = []
     for run in runs:
-        finished = _read(workdir / run.name / FINISHED)
-        status = "failed" if run.name in failed else "finished" if _is_finished(run, workdir) else "not finished"
-        row: dict[str, Any] = {"run": run.name, "status": status}
-        row |= dict(zip(_override_keys(runs), _values(run, runs), strict=True))
-        keys = ("best_validation_loss", "final_validation_loss", "best_step", "steps", "training_seconds")
-        row |= {key: finished[key] for key in keys if finished.get(key) is not None}
-        for summary in sorted((workdir / run.name).glob("evaluation/*/summary.json")):
-            for metric, scores in _read(summary).get("metrics", {}).items():
-                row[f"{summary.parent.name}/{metric}"] = scores.get("overall", {}).get("mean")
-        rows.append(row)
+        folder = workdir / run.name
+        finished = _read(folder / FINISHED)
+        rows.append(
+            Row(
+                run.name,
+                "failed" if run.name in failed else "finished" if _is_finished(run, workdir) else "not finished",
+                dict(zip(_override_keys(runs), _values(run, runs), strict=True)),
+                {key: finished[key] for key in _FACTS if finished.get(key) is not None},
+                {
+                    f"{summary.parent.name}/{metric}": scores.get("overall", {}).get("mean")
+                    for summary in sorted(folder.glob("evaluation/*/summary.json"))
+                    for metric, scores in _read(summary).get("metrics", {}).items()
+                },
+            )
+        )
+    return sorted(rows, key=Row.order)
 
-    def order(row: dict[str, Any]) -> tuple:
-        main = [value for key, value in row.items() if key.endswith(f"/{MAIN_METRIC}") and value is not None]
-        loss = row.get("best_validation_loss")
-        return (-sum(main) / len(main) if main else float("inf"), float("inf") if loss is None else loss, row["run"])
 
-    return sorted(rows, key=order)
-
-
-def write_tables(runs: Sequence[Run], workdir: Path, failed: dict[str, int]) -> None:
+def write_tables(runs: Sequence[Run], workdir: Path, failed: Mapping[str, int]) -> None:
     """sweep.csv and sweep.html in `workdir`, from what the runs have left there so far."""
     rows = collect(runs, workdir, failed)
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    # Overrides beside the name, losses behind them, metrics last, whichever run brought a column first.
-    fixed = ["run", "status", *_override_keys(runs)]
-    columns = (
-        fixed
-        + [key for key in columns if key not in fixed and "/" not in key]
-        + sorted(key for key in columns if key not in fixed and "/" in key)
-    )
+    facts = [key for key in _FACTS if any(key in row.facts for row in rows)]
+    metrics = sorted({key for row in rows for key in row.metrics})
+    columns = ["run", "status", *_override_keys(runs), *facts, *metrics]
+    cells = [
+        [row.run, row.status, *row.overrides.values(), *map(row.facts.get, facts), *map(row.metrics.get, metrics)]
+        for row in rows
+    ]
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    csv.writer(text, lineterminator="\n").writerows([columns, *cells])
     write_whole(workdir / "sweep.csv", text.getvalue())
     page = Environment(autoescape=True).from_string(_PAGE)
-    cells = [[row.get(column) for column in columns] for row in rows]
     write_whole(workdir / "sweep.html", page.render(title=workdir.name, columns=columns, rows=cells))
 
 
-def _text_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+def _text_table(columns: Sequence[str], rows: Sequence[Sequence[Json]]) -> str:
     cells = [[str(cell) for cell in row] for row in [columns, *rows]]
     widths = [max(len(row[k]) for row in cells) for k in range(len(columns))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]

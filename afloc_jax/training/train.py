@@ -1,284 +1,225 @@
-"""Training from top to bottom: config, mesh, data, model, optimiser, restore, loop, evaluate, report."""
+"""Training from top to bottom: config, data, model and optimiser, restore, loop, evaluate, report."""
 
-import functools
-import json
+import dataclasses
 import sys
-from pathlib import Path
-from typing import Any
 
 import jax
-import jax.numpy as jnp
-from ml_collections import ConfigDict
+from tokenizers import Tokenizer
 
 from afloc_jax.errors import UsageError, UserError
-from afloc_jax.models import build, initial_variables, trainable
+from afloc_jax.files import Path, write_json
 from afloc_jax.provenance import hash_of, provenance
-from afloc_jax.training import ahead_of_time, start
-from afloc_jax.training import config as configs
+from afloc_jax.settings import Json
+from afloc_jax.training import start, workdir
+from afloc_jax.training.assembly import assemble
 from afloc_jax.training.checkpoints import Checkpoints
-from afloc_jax.training.config import write_json
-from afloc_jax.training.failures import StopSignal, explain, explained
-from afloc_jax.training.loop import Loop, Progress
-from afloc_jax.training.mesh import build_mesh, fetch, place_state
-from afloc_jax.training.metrics import MetricsWriter
-from afloc_jax.training.optimizer import build_direction, build_schedule, freeze
-from afloc_jax.training.step import batch_like, build_train_step, build_validation_step, new_state
-from afloc_jax.weights.folder import load_model, read_config, save_model
+from afloc_jax.training.failures import StopSignal, explain
+from afloc_jax.training.loop import Data, Loop, Progress
+from afloc_jax.training.mesh import build_mesh, fetch
+from afloc_jax.training.metrics import Resumed, Writers
+from afloc_jax.training.settings import RunConfig
+from afloc_jax.training.step import TrainState
+from afloc_jax.weights.folder import save_model
 from data_pipelines import tokens
 from data_pipelines.batches import training_tokenizer
 from data_pipelines.prepared import check_source, open_source
-
-PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-FINISHED = "finished.json"
+from data_pipelines.reading import RecordSource
 
 
-def train(config: ConfigDict, workdir: Path, dry_run: bool = False) -> int:
+def train(config: RunConfig, folder: Path, dry_run: bool = False) -> int:
     """Train, keep the best weights as a model folder, evaluate, report. The same call again resumes.
 
     Args:
-        config: a config with the keys of configs/afloc.py.
-        workdir: everything the run writes; interface as in the README.
+        config: the whole config.
+        folder: the working directory, for everything the run writes; interface as in the README.
         dry_run: check the config, and the names and shapes in `init_from`, and stop.
 
     Returns:
         Exit status: 0 finished, 128 + signal number when a signal stopped the run after saving.
 
     Raises:
-        UsageError: a wrong config, or a workdir of another one. UserError: unusable data, a loss that is not finite,
-            or an evaluation that failed (the model is saved by then).
+        UsageError: a wrong config, or a working directory of another one.
+        UserError: unusable data, a loss that is not finite, or an evaluation that failed (the model is saved by then).
     """
     # --- Config
-    configs.validate(config, jax.device_count())
+    config.check_batch(jax.device_count())
     if dry_run:
-        ahead_of_time.trace_step(start.adopt(config, start.foreign_sources(config.init_from)))
+        adopted = start.adopt(config, start.foreign_sources(config))
+        assemble(adopted, build_mesh(fsdp=config.training.fsdp)).trace()
         _say(f"{config.name}: the config is valid")
         return 0
-    configs.check_workdir(config, workdir)
-    finished = _read_finished(workdir)
+    workdir.check_workdir(config, folder)
+    finished = workdir.read_finished(folder)
     if finished is None:
-        status = _train_model(config, workdir)
+        status = _train_model(config, folder)
         if status:
             return status
-        finished = _read_finished(workdir) or {}
-    elif finished["evaluation"] == configs.resolve(config)["evaluation"]:
-        _say(f"{workdir}: already finished after {finished['steps']} steps; see {workdir}/report/index.html")
+    elif finished.evaluation == config.evaluation.plain():
+        _say(f"{folder}: already finished after {finished.steps} steps; see {folder}/report/index.html")
         return 0
 
     # --- Evaluate and report
     if jax.process_index() == 0:
-        configs.claim_workdir(config, workdir)  # the evaluation may have changed
-        _evaluate_and_report(config, workdir)
-        write_json(workdir / FINISHED, {**finished, "evaluation": configs.resolve(config)["evaluation"]})
-        _say(f"{workdir}: finished after {finished['steps']} steps; see {workdir}/report/index.html")
+        workdir.claim_workdir(config, folder)  # the evaluation may have changed
+        _evaluate_and_report(config, folder)
+        finished = workdir.read_finished(folder)
+        assert finished is not None  # this process wrote it, or read it above
+        finished = dataclasses.replace(finished, evaluation=config.evaluation.plain())
+        write_json(folder / workdir.FINISHED, dataclasses.asdict(finished))
+        _say(f"{folder}: finished after {finished.steps} steps; see {folder}/report/index.html")
     return 0
 
 
-def _train_model(config: ConfigDict, workdir: Path) -> int:
+def _train_model(given: RunConfig, folder: Path) -> int:
     """Train from the last checkpoint, or the start, to the end; leaves `model/` and finished.json."""
-    # --- Mesh
-    mesh = build_mesh(fsdp=config.training.fsdp)
-
     # --- Data
-    given, weights = config, start.foreign_sources(config.init_from)
-    config = start.adopt(config, weights)
-    source, validation = _open_sources(config)
-    if jax.process_index() == 0:  # the one that evaluates; after the training data, which may be evaluated too
-        _check_evaluation(config)
-    tokenizer = _tokenizer(config, workdir, source)
-    steps_per_epoch, total_steps = _length(config, len(source))
-    run = provenance(
-        config_sha256=hash_of(configs.resolve(config)),
-        data_sha256=source.content_hash,
-        pairs=len(source),
-        validation_pairs=len(validation),
+    sources = start.foreign_sources(given)
+    config = start.adopt(given, sources)
+    data = _open_data(config, folder)
+    account = provenance(
+        config_sha256=hash_of(config.plain()),
+        data_sha256=data.training.content_hash,
+        pairs=len(data.training),
+        validation_pairs=len(data.validation),
     )
 
-    # --- Model
-    side = source[0].image.shape[0]
-    config = _with_vocabulary(config, tokenizer)
-    with config.unlocked():  # for the model folder: records may be of another size than `data.builder` says
-        config.data.builder.image_size = side
-    model = build(config.model, dtype=PRECISIONS[config.training.precision])
-    variables = _initial_variables(config)
-    if weights:
-        variables, told = start.overlay(variables, weights, config.model)
+    # --- Model and optimiser
+    side: int = data.training[0].image.shape[0]
+    builder = {**config.data.builder, "image_size": side}  # for the model folder: records may be of another size
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, builder=builder))
+    config = start.with_vocabulary(config, data.tokenizer)
+    run = assemble(config, build_mesh(fsdp=config.training.fsdp), _steps_per_epoch(config, len(data.training)))
+    run.trace()  # on shapes alone: what only the network or the loss can refuse is refused before anything is written
+    variables = start.first_variables(config)
+    if sources:
+        variables, told = start.overlay(variables, sources, config.model)
         _say(told)
-
-    # --- Optimiser
-    direction = freeze(build_direction(config.optimizer), trainable(variables["params"], config.model))
-    schedule = build_schedule(config.optimizer, steps_per_epoch, total_steps)
-    # Placed first, so that the optimiser's state is made where it belongs and never lies on one device whole.
-    state = place_state(new_state(place_state(variables, mesh), direction), mesh)
-    train_step = build_train_step(model, config, direction, schedule, mesh)
-    # On shapes alone: what only the network or the loss can refuse is refused before anything is written.
-    with explained():
-        jax.eval_shape(train_step, state, batch_like(config, side, mesh))
 
     # --- Restore
     if jax.process_index() == 0:  # from here on the directory is this config's
-        configs.make_folder(workdir)
-        if not (workdir / configs.CONFIG).exists():
-            tokens.save_tokenizer(tokenizer, workdir / "tokenizer")
-        configs.claim_workdir(given, workdir)
-        write_json(workdir / "run.json", run)
-    checkpoints = Checkpoints(workdir / "checkpoints", config.training.keep_best)
-    restored = checkpoints.restore_last(state)
-    progress = Progress()
-    if restored is not None:
-        # A checkpoint without `validated_step`, of an older version, was saved after its validation.
-        state, progress = restored[0], Progress(**{"validated_step": restored[1]["step"], **restored[1]})
-        _say(f"{workdir}: going on from step {progress.step} of {total_steps}")
+        workdir.make_folder(folder)
+        if not (folder / workdir.CONFIG).exists():
+            tokens.save_tokenizer(data.tokenizer, folder / workdir.TOKENIZER)
+        workdir.claim_workdir(given, folder)
+        write_json(folder / workdir.RUN, account)
+    checkpoints = Checkpoints(folder / workdir.CHECKPOINTS, config.training.keep_best)
+    state, progress = _restored(checkpoints, run.state(variables))
+    if progress.step:
+        _say(f"{folder}: going on from step {progress.step} of {run.total_steps}")
 
     # --- Loop
-    writer = MetricsWriter(workdir, progress.step, progress.validated_step, active=jax.process_index() == 0)
-    loop = Loop(
-        config, workdir, source, validation, tokenizer, mesh, checkpoints, writer,
-        train_step, build_validation_step(model, config, mesh), steps_per_epoch, total_steps,
-    )  # fmt: skip
+    resumed = Resumed(folder, progress.step, progress.validated_step)
+    writers = Writers(resumed, active=jax.process_index() == 0)
+    loop = Loop(run, data, folder, checkpoints, writers, state, progress)
     with StopSignal() as stop:
         try:
-            stopped = loop.run(state, progress, stop)
+            stopped = loop.run(stop)
         finally:
-            writer.close()
+            writers.close()
             checkpoints.close()
     if stopped and stop.received:
-        _say(f"{stop.received.name}: saved at step {loop.progress.step}; run the same command to go on")
+        _say(f"{stop.received.name}: saved at step {progress.step}; run the same command to go on")
         return stop.exit_status
 
     # --- Best weights
-    state, best_step = checkpoints.restore_best(loop.state)
+    saved, best_step = checkpoints.restore_best(loop.state.to_saved())
     checkpoints.close()
-    variables = fetch({"params": state.params, "batch_stats": state.batch_stats})
+    best = fetch({"params": saved["params"], "batch_stats": saved["batch_stats"]})
     if jax.process_index() == 0:
-        _save_best(config, workdir, variables, best_step, loop.progress, tokenizer, run)
+        recipe: dict[str, Json] = {
+            "loss": config.loss.plain(),
+            "optimizer": config.optimizer.plain(),
+            "training": config.training.plain(),
+            "best step": best_step,
+            "steps": progress.step,
+            "device": account["device"],
+            "code": account["code"],
+        }
+        card: dict[str, Json] = {
+            "data": {"data set": config.data.dataset, "training pairs": len(data.training)},
+            "recipe": recipe,
+        }
+        save_model(folder / workdir.MODEL, best, config, data.tokenizer, card)
+        write_json(folder / workdir.FINISHED, dataclasses.asdict(progress.finished(best_step)))
     return 0
+
+
+def _restored(checkpoints: Checkpoints, first: TrainState) -> tuple[TrainState, Progress]:
+    """State and progress of the last intact checkpoint, or those before step 0."""
+    restored = checkpoints.restore_last(first.to_saved())
+    if restored is None:
+        return first, Progress()
+    state, progress = restored
+    # A checkpoint without `validated_step`, of an older version, was saved after its validation.
+    return TrainState.from_saved(state), Progress(**{"validated_step": progress["step"], **progress})
 
 
 # Data
 
 
-def _open_sources(config: ConfigDict) -> tuple[Any, Any]:
-    data = config.data
-    opened = [
-        open_source(data.dataset, data.directory, split, raw=data.raw, builder=data.builder.to_dict())
-        for split in (data.train_split, data.validation_split)
-    ]
-    return opened[0], opened[1]
+def _open_data(config: RunConfig, folder: Path) -> Data:
+    """Open both splits, and check the data that are evaluated on."""
+    training, validation = (
+        open_source(config.data.dataset, config.data.directory, split, raw=config.data.raw, builder=config.data.builder)
+        for split in (config.data.train_split, config.data.validation_split)
+    )
+    if jax.process_index() == 0:  # the one that evaluates; after the training data, which may be evaluated too
+        check_evaluation(config)
+    return Data(training, validation, _tokenizer(config, folder, training))
 
 
-def _check_evaluation(config: ConfigDict) -> None:
-    """That there is something to evaluate on: better said before hours of training than after them."""
-    for dataset in config.evaluation.datasets:
-        given = {"raw": "", "builder": {}, **dataset}
+def check_evaluation(config: RunConfig) -> None:
+    """Refuse evaluation data that are not there: better said before hours of training than after them.
+
+    Raises:
+        UserError: names the data set.
+    """
+    for entry in config.evaluation.entries:
+        dataset = entry.settings
         try:
-            check_source(given["name"], given["directory"], raw=given["raw"], builder=dict(given["builder"]))
+            check_source(dataset.name, dataset.directory, raw=dataset.raw, builder=dataset.builder)
         except UserError as error:
-            raise type(error)(f"config.evaluation.datasets, {given['name']}: {error}") from None
+            raise type(error)(f"config.evaluation.datasets, {dataset.name}: {error}") from None
 
 
-def _tokenizer(config: ConfigDict, workdir: Path, source: Any) -> Any:
+def _tokenizer(config: RunConfig, folder: Path, source: RecordSource) -> Tokenizer:
     """The tokenizer that the workdir keeps; on the first run the config's, init_from's, or a learned one."""
-    if (workdir / configs.CONFIG).exists() and (workdir / "tokenizer" / "tokenizer.json").exists():
-        return tokens.load_tokenizer(workdir / "tokenizer")
-    if start.is_model_folder(config.init_from) and not config.model.text.tokenizer:
-        return tokens.load_tokenizer(config.init_from)
+    kept = folder / workdir.TOKENIZER
+    if (folder / workdir.CONFIG).exists() and (kept / "tokenizer.json").exists():
+        return tokens.load_tokenizer(kept)
+    started_from = start.model_folder(config)
+    if started_from and not config.model.text.tokenizer:
+        return tokens.load_tokenizer(started_from)
     text = config.model.text
-    return training_tokenizer(source, text.tokenizer, text.bert.get("vocab_size", tokens.LEARNED_VOCABULARY))
+    size = text.structure.vocab_size if "vocab_size" in text.bert else tokens.LEARNED_VOCABULARY
+    return training_tokenizer(source, text.tokenizer, size)
 
 
-def _length(config: ConfigDict, pairs: int) -> tuple[int, int]:
-    """Steps of an epoch and of the run."""
+def _steps_per_epoch(config: RunConfig, pairs: int) -> int:
     batch_size = config.training.batch_size
     if pairs < batch_size:
         raise UsageError(
             f"config.training.batch_size = {batch_size}: split {config.data.train_split!r} of {config.data.dataset} "
             f"has only {pairs} pairs; lower it"
         )
-    steps_per_epoch = pairs // batch_size
-    return steps_per_epoch, config.training.steps or config.training.epochs * steps_per_epoch
-
-
-# Model
-
-
-def _with_vocabulary(config: ConfigDict, tokenizer: Any) -> ConfigDict:
-    """A copy of the config whose BERT has an embedding for every entry of the tokenizer."""
-    size = 1 + max(tokenizer.get_vocab().values())
-    config = config.copy_and_resolve_references()
-    bert = config.model.text.bert
-    if start.is_model_folder(config.init_from) and "vocab_size" not in bert:
-        size = max(size, read_config(config.init_from).architecture.text.structure.vocab_size)
-    elif config.model.text.tokenizer and "vocab_size" in bert:
-        if bert.vocab_size < size:
-            raise UsageError(
-                f"config.model.text.bert.vocab_size = {bert.vocab_size}: must be at least {size}, the tokenizer's"
-            )
-        size = bert.vocab_size
-    with config.unlocked():
-        bert.vocab_size = size  # a learned vocabulary may come out smaller than the size that was asked for
-    return config
-
-
-def _initial_variables(config: ConfigDict) -> dict[str, Any]:
-    """Parameters and statistics before step 0: random from the seed, or those of the model folder `init_from`."""
-    from_folder = start.is_model_folder(config.init_from)
-    if from_folder:
-        variables = dict(load_model(config.init_from).variables)
-    make, key = functools.partial(initial_variables, build(config.model)), jax.random.key(config.seed)
-    if not from_folder:
-        # Run once: on a CPU optimising the code of hundreds of random draws takes longer than running it unoptimised.
-        options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-        return jax.jit(make, compiler_options=options)(key)
-    wanted = jax.eval_shape(make, key)
-    shapes = [
-        {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-        for tree in (wanted, variables)
-    ]
-    for name in sorted({*shapes[0], *shapes[1]}):
-        if shapes[0].get(name) != shapes[1].get(name):
-            raise UsageError(
-                f"config.init_from = {config.init_from}: {name} is {shapes[1].get(name)} there and "
-                f"{shapes[0].get(name)} in config.model; make config.model that of the folder's config.json"
-            )
-    return variables
+    return pairs // batch_size
 
 
 # The end of a run
 
 
-def _save_best(
-    config: ConfigDict, workdir: Path, variables: Any, step: int, progress: Progress, tokenizer: Any, run: dict
-) -> None:
-    plain = configs.resolve(config)
-    card = {
-        "data": {"data set": config.data.dataset, "training pairs": run["pairs"]},
-        "recipe": {"loss": plain["loss"], "optimizer": plain["optimizer"], "training": plain["training"]}
-        | {"best step": step, "steps": progress.step, "device": run["device"], "code": run["code"]},
-    }
-    save_model(workdir / "model", variables, config, tokenizer, card)
-    facts = {"steps": progress.step, "best_step": step, "best_validation_loss": progress.best_loss}
-    facts |= {"final_validation_loss": progress.last_loss, "stopped_early": progress.stopped_early}
-    write_json(workdir / FINISHED, {**facts, "training_seconds": progress.seconds, "evaluation": None})
-
-
-def _read_finished(workdir: Path) -> dict[str, Any] | None:
-    path = workdir / FINISHED
-    return json.loads(path.read_text()) if path.exists() and (workdir / "model").is_dir() else None
-
-
-def _evaluate_and_report(config: ConfigDict, workdir: Path) -> None:
+def _evaluate_and_report(config: RunConfig, folder: Path) -> None:
     """Scores of the saved model, then the page."""
     # Training must not fail to start for want of what only the evaluation needs.
     from afloc_jax.evaluation.page import write_report
     from afloc_jax.evaluation.run import evaluate_datasets
-    from afloc_jax.evaluation.tasks import EvaluationSettings
 
     try:
-        evaluate_datasets(EvaluationSettings.read(config.evaluation, prefix="config."), workdir)
-        write_report(workdir)
+        evaluate_datasets(config.evaluation, folder)
+        write_report(folder)
     except Exception as error:
         raise UserError(
-            f"the trained model is safe in {workdir}/model, but its evaluation failed: {explain(error)}; "
+            f"the trained model is safe in {folder}/{workdir.MODEL}, but its evaluation failed: {explain(error)}; "
             "mend that and run the same command again, only the evaluation is left"
         ) from error
 

@@ -4,15 +4,16 @@ python launch.py --config=configs/demo.py --sweep=configs/sweeps/demo_choices.py
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 from ml_collections import ConfigDict
+
+from afloc_jax.settings import Json
 
 NARROW_VIEW = {"top_down": False}  # regions of the deep map see about 54 of 224 pixels and nothing else
 ALWAYS_CONTEXT = {"drop_context": 0.0}
 
 
-def sweep(config: ConfigDict) -> Iterator[dict[str, Any]]:
+def sweep(config: ConfigDict) -> Iterator[dict[str, Json]]:
     """Overrides of one run each, by dotted key; `name` is the folder of the run."""
     published = {"loss.contrast_unit": "caption", "loss.region_pooling": "attention", "loss.contrast_temperature": 10.0}
     yield {"name": "demo"}

@@ -5,14 +5,15 @@ python launch.py --config=configs/afloc.py --sweep=configs/sweeps/levels.py --wo
 
 import itertools
 from collections.abc import Iterator
-from typing import Any
 
 from ml_collections import ConfigDict
+
+from afloc_jax.settings import Json
 
 LEVELS = ("report", "sentence", "word")
 
 
-def sweep(config: ConfigDict) -> Iterator[dict[str, Any]]:
+def sweep(config: ConfigDict) -> Iterator[dict[str, Json]]:
     """Overrides of one run each, by dotted key; `name` is the folder of the run. All levels come first.
 
     A level that is on keeps its weight in `config`; where that is 0 it gets 1.

@@ -5,7 +5,15 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from afloc_jax.files import Path
+from afloc_jax.settings import plain
+from afloc_jax.training import start
 from afloc_jax.training import train as training
+from afloc_jax.training.assembly import Assembly, assemble
+from afloc_jax.training.config import override
+from afloc_jax.training.loop import Data
+from afloc_jax.training.mesh import build_mesh
+from afloc_jax.training.settings import RunConfig
 from configs.afloc import get_config
 from data_pipelines.batches import training_batches, training_tokenizer
 from data_pipelines.reading import Record
@@ -48,14 +56,10 @@ def records(count: int, seed: int, side: int = 32) -> Records:
     return made
 
 
-def tokenizer_of(source, config: ConfigDict):
-    """The tokenizer that a run of this config learns from its training records."""
-    return training_tokenizer(source, config.model.text.tokenizer, config.model.text.bert.vocab_size)
-
-
-def batches_of(source, config: ConfigDict, tokenizer):
+def batches_of(source, config, tokenizer):
     """The training batches of a run of this config."""
-    return training_batches(source, config.data, tokenizer, batch_size=config.training.batch_size, seed=config.seed)
+    data, size = RunConfig.from_config(plain(config)).data, config.training.batch_size
+    return training_batches(source, data, tokenizer, batch_size=size, seed=config.seed)
 
 
 def tiny_config() -> ConfigDict:
@@ -80,6 +84,27 @@ def tiny_config() -> ConfigDict:
 @pytest.fixture
 def config() -> ConfigDict:
     return tiny_config()
+
+
+def train(config: ConfigDict, workdir, dry_run: bool = False) -> int:
+    """What launch.py does with a config file and a folder."""
+    return training.train(RunConfig.from_config(config), Path(workdir), dry_run)
+
+
+def changed(config: ConfigDict, changes) -> ConfigDict:
+    """The config with other values at dotted keys."""
+    for key, value in changes.items():
+        override(config, key, value)
+    return config
+
+
+def assembled(config: ConfigDict, devices: int = 1, source=None) -> tuple[Assembly, Data]:
+    """A run of `records` put together on so many devices, with a vocabulary learned from them."""
+    source = source or records(24, seed=1)
+    checked = RunConfig.from_config(config)
+    tokenizer = training_tokenizer(source, vocabulary_size=checked.model.text.structure.vocab_size)
+    mesh = build_mesh(jax.devices()[:devices], checked.training.fsdp)
+    return assemble(start.with_vocabulary(checked, tokenizer), mesh, 3), Data(source, records(8, seed=2), tokenizer)
 
 
 @pytest.fixture

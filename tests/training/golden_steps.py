@@ -16,7 +16,8 @@ import numpy as np
 
 from afloc_jax.models import build, trainable
 from afloc_jax.training.mesh import build_mesh, place_batch, place_state
-from afloc_jax.training.optimizer import build_direction, build_schedule, freeze
+from afloc_jax.training.optimizer import build_optimizer, build_schedule, freeze
+from afloc_jax.training.settings import RunConfig
 from afloc_jax.training.step import build_train_step, new_state
 from afloc_jax.weights import torch_names
 from configs.afloc import get_config
@@ -39,7 +40,7 @@ def _setup(goldens):
         schedule="exponential",
         decay=facts["lr_after_step_2"] / facts["lr"],
     )
-    return facts, arrays, config
+    return facts, arrays, RunConfig.from_config(config)
 
 
 def _filled(goldens, config):
@@ -59,10 +60,10 @@ def six_steps(goldens, facts, arrays, config):
     model = build(config.model, dtype=jnp.float64)
     variables = _filled(goldens, config)
     mesh = build_mesh(jax.devices()[:1])
-    direction = freeze(build_direction(config.optimizer), trainable(variables["params"], config.model))
+    optimizer = freeze(build_optimizer(config.optimizer), trainable(variables["params"], config.model))
     schedule = build_schedule(config.optimizer, steps_per_epoch=3, total_steps=6)
-    step = build_train_step(model, config, direction, schedule, mesh)
-    state = place_state(new_state(variables, direction), mesh)
+    step = build_train_step(model, config, optimizer, schedule, mesh)
+    state = place_state(new_state(variables, optimizer), mesh)
     tokens = tokenize(load_tokenizer(goldens / "bert"), facts["reports"], facts["word_num"], compatible=True)
 
     images = arrays["images"].astype(np.float64)
@@ -70,7 +71,9 @@ def six_steps(goldens, facts, arrays, config):
     for number in range(6):
         noise = np.random.default_rng(facts["seed"] * 100 + number).standard_normal((len(images), 1, 224, 224))
         state, metrics = step(state, place_batch({"image": images + 0.05 * noise[:, 0], **tokens}, mesh))
-        rows.append([float(metrics[key]) for key in ("loss", "loss/report", "loss/sentence", "loss/word", "grad_norm")])
+        rows.append(
+            [metrics.named()[key] for key in ("loss", "loss/report", "loss/sentence", "loss/word", "grad_norm")]
+        )
     final = torch_names.to_torch({"params": state.params, "batch_stats": state.batch_stats}, config.model)
     return np.array(rows), {name: np.asarray(value).flatten()[:8] for name, value in final.items()}
 

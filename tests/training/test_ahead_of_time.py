@@ -12,6 +12,8 @@ import pytest
 from afloc_jax.cli import main
 from afloc_jax.errors import UsageError
 from afloc_jax.training import ahead_of_time
+from afloc_jax.training.buffers import Buffer
+from afloc_jax.training.settings import RunConfig
 from configs.afloc import get_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,6 +24,12 @@ def compiled(*arguments):
     command = [sys.executable, "-m", "afloc_jax", "compile", "--config", str(ROOT / "tests/training/phantom_config.py")]
     environment = {key: value for key, value in os.environ.items() if key not in ("XLA_FLAGS", "JAX_PLATFORMS")}
     return subprocess.run([*command, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+def reported(batch, **facts):
+    """A report on 16 chips."""
+    facts = {"peak_bytes_per_chip": 0, "limit_bytes_per_chip": None, **facts}
+    return ahead_of_time.MemoryReport("v5e:4x4", "step", 16, batch, **facts)
 
 
 def test_a_run_on_four_devices_is_described():
@@ -76,26 +84,18 @@ def test_a_state_that_does_not_divide_is_refused():
 
 def test_the_plain_report_names_the_largest_buffers(capsys, monkeypatch):
     """The largest batch of a pod, where 4,096 pairs are the fewest tried that do not fit."""
-    buffer = {
-        "dtype": "f32",
-        "shape": [64, 1444, 512],
-        "bytes": 181 * 2**20,
-        "places": 2,
-        "from": ["shard_map/dot", "x"],
-    }
-    report = {
+    buffer = Buffer("f32", [64, 1444, 512], 181 * 2**20, 2, ["shard_map/dot", "x"])
+    report = reported(
+        2048,
+        fits=True,
+        limit_bytes_per_chip=2**34,
         **dict.fromkeys(("peak_bytes_per_chip", "argument_bytes_per_chip", "temporary_bytes_per_chip"), 2**30),
-        "topology": "v5e:4x4",
-        "chips": 16,
-        "global_batch": 2048,
-        "limit_bytes_per_chip": 2**34,
-        "fits": True,
-        "collectives": {"all-reduce": 5},
-        "largest_buffers": [buffer] * 9,
-        "too_large": 4096,
-    }
+        collectives={"all-reduce": 5},
+        largest_buffers=[buffer] * 9,
+    )
     monkeypatch.setattr(os, "environ", dict(os.environ))
-    monkeypatch.setattr(ahead_of_time, "largest_batch", lambda config, topology, part: report)
+    found = ahead_of_time.LargestBatch(report, too_large=4096)
+    monkeypatch.setattr(ahead_of_time, "largest_batch", lambda config, topology, part: found)
     assert main(["compile", "--config", str(ROOT / "configs/afloc.py"), "--topology", "v5e:4x4", "--largest"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "v5e:4x4, 16 chips, global batch 2048: fits, 1.00 GiB of 16.00 GiB a chip",
@@ -147,7 +147,7 @@ def test_a_refusal_for_want_of_memory_says_how_much_is_missing(words, monkeypatc
 
     monkeypatch.setattr(ahead_of_time, "topology_devices", lambda topology: [None] * 16)
     monkeypatch.setattr(ahead_of_time, "_lower", lambda config, devices, part: Lowered())
-    report = ahead_of_time.compile_step(get_config(), "v5e:4x4", 1024)
+    report = ahead_of_time.compile_step(RunConfig(), "v5e:4x4").to_json()
     assert report["fits"] is False
     assert report["peak_bytes_per_chip"] == int(20.25 * 2**30)
     assert report["limit_bytes_per_chip"] == int(15.75 * 2**30)
@@ -174,33 +174,34 @@ def test_the_largest_batch_is_found_by_doubling_and_bisection(settings, fits, fo
     config = get_config()
     config.update_from_flattened_dict(settings)
 
-    def pretend(config, topology, global_batch, part):
+    def pretend(config, topology, part):
         assert part == "loss"
-        asked.append(global_batch)
-        return {"fits": global_batch <= fits, "global_batch": global_batch}
+        batch = config.training.batch_size
+        asked.append(batch)
+        return reported(batch, fits=batch <= fits)
 
     monkeypatch.setattr(ahead_of_time, "topology_devices", lambda topology: [None] * 16)
     monkeypatch.setattr(ahead_of_time, "compile_step", pretend)
-    report = ahead_of_time.largest_batch(config, "v5e:4x4", part="loss")
-    assert (report["global_batch"], report["too_large"]) == (found, too_large)
+    largest = ahead_of_time.largest_batch(RunConfig.from_config(config), "v5e:4x4", part="loss")
+    assert (largest.report.global_batch, largest.too_large) == (found, too_large)
     assert len(asked) == len(set(asked)) <= 18
 
 
 def test_the_search_ends_within_a_32nd_of_what_fits(monkeypatch):
-    def pretend(config, topology, global_batch, part):
-        return {"fits": global_batch <= 12345, "global_batch": global_batch}
+    def pretend(config, topology, part):
+        return reported(config.training.batch_size, fits=config.training.batch_size <= 12345)
 
     monkeypatch.setattr(ahead_of_time, "topology_devices", lambda topology: [None])
     monkeypatch.setattr(ahead_of_time, "compile_step", pretend)
-    report = ahead_of_time.largest_batch(get_config(), "v5e:1x1")
-    assert 12345 * 31 / 32 <= report["global_batch"] <= 12345 < report["too_large"]
+    largest = ahead_of_time.largest_batch(RunConfig(), "v5e:1x1")
+    assert 12345 * 31 / 32 <= largest.report.global_batch <= 12345 < largest.too_large
 
 
 def test_settings_that_no_batch_meets_are_said():
     config = get_config()
     config.loss.contrast_group = 2**19 + 1
     with pytest.raises(UsageError, match="no global batch of up to 1048576 pairs divides over 16 chips"):
-        ahead_of_time.allowed_batches(config, 16)
+        ahead_of_time.allowed_batches(RunConfig.from_config(config), 16)
 
 
 @pytest.mark.slow

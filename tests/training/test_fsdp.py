@@ -5,15 +5,12 @@ import numpy as np
 import pytest
 
 from afloc_jax.errors import UsageError
-from afloc_jax.models import build, trainable
 from afloc_jax.training import mesh as meshes
 from afloc_jax.training.checkpoints import Checkpoints
-from afloc_jax.training.config import override, validate
-from afloc_jax.training.mesh import build_mesh, fetch, place_batch, place_state, state_sharding
-from afloc_jax.training.optimizer import build_direction, build_schedule, freeze
-from afloc_jax.training.step import build_train_step, build_validation_step, new_state
-from afloc_jax.training.train import _initial_variables, _with_vocabulary
-from tests.training.conftest import batches_of, records, tiny_config, tokenizer_of
+from afloc_jax.training.mesh import build_mesh, fetch, place_batch, state_sharding
+from afloc_jax.training.settings import RunConfig
+from afloc_jax.training.start import first_variables
+from tests.training.conftest import assembled, batches_of, changed, tiny_config
 
 pytestmark = pytest.mark.skipif(jax.device_count() < 8, reason="SKIPPED: needs eight devices, see tests/conftest.py")
 
@@ -28,31 +25,21 @@ def small_arrays_are_split_too(monkeypatch):
 
 
 def prepared(fsdp, devices=8, **changes):
-    """Mesh, first state, train step, validation step and batches of the tiny run."""
-    source, config = records(24, seed=1), tiny_config()
-    config.training.fsdp = fsdp
-    for key, value in changes.items():
-        override(config, key, value)
-    tokenizer = tokenizer_of(source, config)
-    config = _with_vocabulary(config, tokenizer)
-    mesh = build_mesh(jax.devices()[:devices], fsdp)
-    model, variables = build(config.model), _initial_variables(config)
-    direction = freeze(build_direction(config.optimizer), trainable(variables["params"], config.model))
-    step = build_train_step(model, config, direction, build_schedule(config.optimizer, 3, 6), mesh)
-    validate = build_validation_step(model, config, mesh)
-    state = place_state(new_state(place_state(variables, mesh), direction), mesh)
-    return mesh, state, step, validate, batches_of(source, config, tokenizer)
+    """The tiny run put together, its first state and its batches."""
+    run, data = assembled(changed(tiny_config(), {"training.fsdp": fsdp, **changes}), devices)
+    state = run.state(first_variables(run.config))
+    return run, state, batches_of(data.training, run.config, data.tokenizer)
 
 
 def trained(fsdp, devices, steps=4, **changes):
     """Losses of some steps and of a validation afterwards, and the state."""
-    mesh, state, step, validate, batches = prepared(fsdp, devices, **changes)
+    run, state, batches = prepared(fsdp, devices, **changes)
     rows = []
     for number in range(steps):
-        state, metrics = step(state, place_batch(batches.batch_at(number), mesh))
-        rows.append([float(metrics[key]) for key in LOSSES])
-    found = validate(state.params, state.batch_stats, place_batch(batches.batch_at(9), mesh))
-    return np.array(rows), np.array([float(found[key]) for key in LOSSES[:-1]]), state
+        state, metrics = run.train_step(state, place_batch(batches.batch_at(number), run.mesh))
+        rows.append([metrics.named()[key] for key in LOSSES])
+    found = run.validation_step(state.params, state.batch_stats, place_batch(batches.batch_at(9), run.mesh))
+    return np.array(rows), np.array([found.named()[key] for key in LOSSES[:-1]]), state
 
 
 def bytes_per_device(tree):
@@ -100,7 +87,7 @@ def test_large_arrays_are_split_along_their_largest_dimension_that_divides():
 
 
 def test_a_device_holds_its_part_of_parameters_and_moments_and_no_more():
-    mesh, state, _, _, _ = prepared(8)
+    run, state, _ = prepared(8)
     whole = {name: sum(leaf.nbytes for leaf in jax.tree.leaves(getattr(state, name))) for name in PARTS}
     for name in PARTS:
         (held,) = bytes_per_device(getattr(state, name))
@@ -108,7 +95,7 @@ def test_a_device_holds_its_part_of_parameters_and_moments_and_no_more():
         assert held == small + (whole[name] - small) / 8
         assert held < whole[name] / 3
     # The batch is still split over all devices, a row on each.
-    batch = place_batch({"image": np.zeros((8, 4, 4), np.uint8), "index": np.arange(8)}, mesh)
+    batch = place_batch({"image": np.zeros((8, 4, 4), np.uint8), "index": np.arange(8)}, run.mesh)
     assert [shard.index[0].start for shard in batch["image"].addressable_shards] == list(range(8))
 
 
@@ -117,8 +104,7 @@ def test_a_compiled_step_holds_less():
     """Bytes of the arguments of the compiled step, and that gradients are not kept whole between steps."""
     held = {}
     for fsdp in (1, 8):
-        mesh, state, step, _, batches = prepared(fsdp)
-        compiled = step.lower(state, place_batch(batches.batch_at(0), mesh)).compile()
+        compiled = prepared(fsdp)[0].lower().compile()
         held[fsdp] = compiled.memory_analysis()
         assert ("all-gather" in compiled.as_text()) or fsdp == 1
     assert held[8].argument_size_in_bytes < 0.5 * held[1].argument_size_in_bytes
@@ -130,11 +116,11 @@ def test_a_compiled_step_holds_less():
     [(1, 8), pytest.param(8, 1, marks=pytest.mark.slow), pytest.param(4, 2, marks=pytest.mark.slow)],
 )
 def test_a_checkpoint_is_restored_to_another_number_of_parts(before, after, tmp_path):
-    _, state, *_ = prepared(before)
+    _, state, _ = prepared(before)
     checkpoints = Checkpoints(tmp_path, keep_best=1)
     checkpoints.save(state, 3, {"step": 3}, 1.0)
     checkpoints.close()
-    _, template, *_ = prepared(after, seed=5)
+    _, template, _ = prepared(after, seed=5)
     restored, progress = Checkpoints(tmp_path, keep_best=1).restore_last(template)
     assert progress == {"step": 3}
     jax.tree.map(np.testing.assert_array_equal, fetch(restored), fetch(state))
@@ -150,6 +136,6 @@ def test_parts_that_do_not_divide_the_devices_are_refused(fsdp):
     config.training.fsdp = fsdp
     words = rf"config.training.fsdp = {fsdp}: must be a divisor of the number of devices, 8$"
     with pytest.raises(UsageError, match=words):
-        validate(config, device_count=8)
+        RunConfig.from_config(config).check_batch(8)
     with pytest.raises(UsageError, match=words):
         build_mesh(fsdp=fsdp)

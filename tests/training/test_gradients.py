@@ -8,9 +8,9 @@ import pytest
 from afloc_jax.errors import UsageError
 from afloc_jax.models import build
 from afloc_jax.training.gradients import build_gradient
-from afloc_jax.training.mesh import build_mesh, place_batch, place_state
-from afloc_jax.training.train import _initial_variables, _with_vocabulary
-from tests.training.conftest import batches_of, records, tiny_config, tokenizer_of
+from afloc_jax.training.mesh import place_batch, place_state
+from afloc_jax.training.start import first_variables
+from tests.training.conftest import assembled, batches_of, changed, tiny_config
 
 
 def gradient(devices=2, program=False, **changes):
@@ -18,20 +18,13 @@ def gradient(devices=2, program=False, **changes):
 
     With `program` the text of what would be compiled instead.
     """
-    source, config = records(24, seed=1), tiny_config()
+    config = changed(tiny_config(), changes)
     config.model.text.bert.update(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-    for key, value in changes.items():
-        section, _, last = key.rpartition(".")
-        target = config
-        for part in section.split("."):
-            target = target[part]
-        target[last] = value
-    tokenizer = tokenizer_of(source, config)
-    config = _with_vocabulary(config, tokenizer)
-    mesh = build_mesh(jax.devices()[:devices], config.training.fsdp)
-    batch = place_batch(batches_of(source, config, tokenizer).batch_at(0), mesh)
+    run, data = assembled(config, devices)
+    config, mesh = run.config, run.mesh
+    batch = place_batch(batches_of(data.training, config, data.tokenizer).batch_at(0), mesh)
     with jax.enable_x64(True):
-        variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, np.float64), _initial_variables(config))
+        variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, np.float64), first_variables(config))
         variables = place_state(variables, mesh)
         compute = build_gradient(build(config.model, dtype=jnp.float64), config, mesh)
         inputs = variables["params"], variables["batch_stats"], batch, jax.random.key(0)

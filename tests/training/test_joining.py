@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from afloc_jax.errors import UsageError
-from afloc_jax.training.processes import rendezvous
+from afloc_jax.training.processes import Rendezvous, rendezvous
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -123,13 +123,11 @@ print([shared(15 if call >= 2 and jax.process_index() == 1 else 0) for call in r
 
 def test_flags_come_before_the_environment_and_jax_finds_the_rest():
     environment = {"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "4", "JOB_COMPLETION_INDEX": "3"}
-    known = {"coordinator_address": "a:1", "num_processes": 4, "process_id": 3}
-    nothing_to_find = {"cluster_detection_method": "deactivate"}
-    assert rendezvous(None, None, None, environment) == known | nothing_to_find
-    known = {"coordinator_address": "b:2", "num_processes": 2, "process_id": 0}
-    assert rendezvous("b:2", 2, 0, environment) == known | nothing_to_find
+    nothing_to_find = "deactivate"
+    assert rendezvous(None, None, None, environment) == Rendezvous("a:1", 4, 3, nothing_to_find)
+    assert rendezvous("b:2", 2, 0, environment) == Rendezvous("b:2", 2, 0, nothing_to_find)
     alone = rendezvous(None, None, None, {"JOB_COMPLETION_INDEX": "3"})  # as on GKE, where JAX knows better
-    assert alone == {"coordinator_address": None, "num_processes": None, "process_id": None}
+    assert alone == Rendezvous(None, None, None)
 
 
 @pytest.mark.parametrize(

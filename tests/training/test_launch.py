@@ -23,7 +23,7 @@ WRONG_CALLS = [
     ([AFLOC, "--workdir=w", "--sweep=configs/sweeps/nothing.py"], "--sweep=configs/sweeps/nothing.py: no such file"),
     ([AFLOC, "--workdir=w", "--wordkir=x"], "Unknown command line flag 'wordkir'"),
     ([AFLOC, "--workdir=w", "extra"], "unexpected argument 'extra'"),
-    ([AFLOC, "--workdir=w", "--config.optimizer.rate=1"], "config.optimizer.rate: unknown key; allowed here: b1, b2"),
+    ([AFLOC, "--workdir=w", "--config.optimizer.rate=1"], "config.optimizer.rate: unknown key; known: name, lr, b1"),
     ([AFLOC, "--workdir=w", "--config.optimizer.lr=-1"], "config.optimizer.lr = -1.0: must be greater than 0"),
     ([AFLOC, "--workdir=w", "--config.seed=one"], "flag --config.seed=one: invalid literal"),
     ([AFLOC, "--workdir=w", "--config.data.dataset=nothing"], "unknown data set 'nothing'"),

@@ -6,17 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from afloc_jax.training.optimizer import Plateau, build_direction, build_schedule, freeze
-from configs.afloc import get_config
+from afloc_jax.training.optimizer import OptimizerSettings, Plateau, build_optimizer, build_schedule, freeze
 
 STEPS = 12
 
 
 def settings(**changes):
-    config = get_config().optimizer
-    config.update(lr=0.05, b1=0.5, b2=0.999, weight_decay=0.02, clip_norm=0.25, schedule="constant")
-    config.update(changes)
-    return config
+    values = {"lr": 0.05, "b1": 0.5, "b2": 0.999, "weight_decay": 0.02, "clip_norm": 0.25, "schedule": "constant"}
+    return OptimizerSettings(**values | changes)
 
 
 def gradients():
@@ -44,14 +41,14 @@ def torch_run(make, config, clip):
 
 
 def our_run(config):
-    direction = build_direction(config)
+    optimizer = build_optimizer(config)
     schedule = build_schedule(config, steps_per_epoch=3, total_steps=STEPS)
     params = jax.tree.map(jnp.asarray, start())
-    state = direction.init(params)
+    state = optimizer.init(params)
     for step, gradient in enumerate(gradients()):
-        descent, state = direction.update(jax.tree.map(jnp.asarray, gradient), state, params)
+        update, state = optimizer.update(jax.tree.map(jnp.asarray, gradient), state, params)
         rate = float(schedule(jnp.asarray(step)))
-        params = {name: params[name] - rate * descent[name] for name in params}
+        params = {name: params[name] - rate * update[name] for name in params}
     return params
 
 
@@ -116,15 +113,14 @@ def test_plateau_lowers_the_rate_when_pytorchs_does():
 
 
 def test_frozen_parameters_stay_and_do_not_count_in_the_norm():
-    direction = freeze(build_direction(settings()), {"w": True, "b": False})
+    optimizer = freeze(build_optimizer(settings()), {"w": True, "b": False})
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), start())
-    state = direction.init(params)
+    state = optimizer.init(params)
     gradient = {"w": jnp.full((3, 4), 1e-3), "b": jnp.full(5, 1e6)}
-    descent, state = direction.update(gradient, state, params)
-    assert not np.asarray(descent["b"]).any()
-    alone, _ = build_direction(settings()).update(
-        {"w": gradient["w"]}, build_direction(settings()).init({"w": params["w"]}), {"w": params["w"]}
-    )
-    np.testing.assert_array_equal(descent["w"], alone["w"])
+    update, state = optimizer.update(gradient, state, params)
+    assert not np.asarray(update["b"]).any()
+    of_w = build_optimizer(settings())
+    alone, _ = of_w.update({"w": gradient["w"]}, of_w.init({"w": params["w"]}), {"w": params["w"]})
+    np.testing.assert_array_equal(update["w"], alone["w"])
     moments = [leaf for leaf in jax.tree.leaves(state) if leaf.shape == (5,)]
     assert not moments

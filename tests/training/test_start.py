@@ -12,10 +12,9 @@ from transformers import BertConfig, BertModel
 
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.training import start
-from afloc_jax.training import train as training
-from afloc_jax.training.config import validate
+from afloc_jax.training.settings import RunConfig
 from afloc_jax.weights.folder import load_model
-from training.conftest import tiny_config
+from tests.training.conftest import tiny_config, train
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "##s", "small", "left", "no", "the", "heart", "is"]
 
@@ -37,9 +36,17 @@ def bert(tmp_path):
 
 def started(config):
     """The config as it is trained and the variables at step 0."""
-    found = start.foreign_sources(config.init_from)
-    config = start.adopt(config, found)
-    return config, start.overlay(training._initial_variables(config), found, config.model)
+    config, found = adopted(config)
+    return config, start.overlay(start.first_variables(config), found, config.model)
+
+
+def adopted(config, init_from=None):
+    """The config as its sources complete it, and the sources."""
+    if init_from:
+        config.init_from = str(init_from)
+    checked = RunConfig.from_config(config)
+    found = start.foreign_sources(checked)
+    return start.adopt(checked, found), found
 
 
 def test_training_starts_from_a_text_encoder_and_keeps_the_rest_random(bert, memory, tmp_path, capsys):
@@ -49,7 +56,7 @@ def test_training_starts_from_a_text_encoder_and_keeps_the_rest_random(bert, mem
     config.init_from = str(folder)
     config.training.update(steps=1, batch_size=8)
     config.optimizer.update(lr=1e-12)
-    assert training.train(config, tmp_path / "run") == 0
+    assert train(config, tmp_path / "run") == 0
     assert "starts from bert (text encoder); random: img_encoder" in capsys.readouterr().err
     stored, variables, tokenizer = load_model(tmp_path / "run" / "model")
     assert stored.architecture.text.bert.vocab_size == 16 and tokenizer.get_vocab_size() == len(PIECES)
@@ -57,7 +64,7 @@ def test_training_starts_from_a_text_encoder_and_keeps_the_rest_random(bert, mem
     query = variables["params"]["text_encoder"]["bert"]["layer_0"]["query"]["kernel"]
     np.testing.assert_allclose(query, state["encoder.layer.0.attention.self.query.weight"].numpy().T, atol=1e-6)
     # The same command again: finished, and nothing is trained anew.
-    assert training.train(config, tmp_path / "run") == 0
+    assert train(config, tmp_path / "run") == 0
 
 
 def test_an_image_backbone_and_a_text_encoder_start_together(bert, tmp_path):
@@ -68,12 +75,11 @@ def test_an_image_backbone_and_a_text_encoder_start_together(bert, tmp_path):
     config.model.text.bert = {}
     config.model.image.backbone, config.model.image.options = "resnet18", {}
     config.init_from = (str(folder), str(tmp_path / "resnet18.pth"))
-    validate(config)
     config, (variables, told) = started(config)
     image = variables["params"]["image_encoder"]
     stem = backbone.state_dict()["conv1.weight"].numpy()
     np.testing.assert_array_equal(image["backbone"]["conv1"]["kernel"], stem.transpose(2, 3, 1, 0))
-    fresh = training._initial_variables(config)
+    fresh = start.first_variables(config)
     jax.tree.map(np.testing.assert_array_equal, image["project_deep"], fresh["params"]["image_encoder"]["project_deep"])
     assert "resnet18.pth (image backbone)" in told and "img_encoder.local_embedder.weight" in told
 
@@ -91,41 +97,41 @@ def test_settings_that_contradict_the_text_encoder_are_named(bert, change, match
     config = tiny_config()
     config.model.text.bert.update({"vocab_size": 16, **change})
     with pytest.raises(UsageError, match=match):
-        start.adopt(config, start.foreign_sources(str(bert[0])))
+        adopted(config, bert[0])
 
 
 def test_dropout_is_the_runs_own_choice(bert):
     config = tiny_config()
     config.model.text.bert.update({"vocab_size": 16, "hidden_dropout_prob": 0.3})
-    adopted = start.adopt(config, start.foreign_sources(str(bert[0])))
-    assert adopted.model.text.bert.hidden_dropout_prob == 0.3
-    assert config.model.text.tokenizer == "" and adopted.model.text.tokenizer == str(bert[0])
+    found, _ = adopted(config, bert[0])
+    assert found.model.text.structure.hidden_dropout_prob == 0.3
+    assert config.model.text.tokenizer == "" and found.model.text.tokenizer == str(bert[0])
 
 
 def test_a_width_that_the_config_does_not_share_is_named(bert):
     config = tiny_config()
     config.model.text.bert, config.model.projection_dim = {}, 768
     with pytest.raises(UsageError, match=r"config\.model\.projection_dim = 768: .* set it to 16"):
-        start.adopt(config, start.foreign_sources(str(bert[0])))
+        adopted(config, bert[0])
 
 
 def test_another_backbone_than_the_configs_is_named(tmp_path):
     torch.save(torch_backbone("resnet18").state_dict(), tmp_path / "a.pth")
     with pytest.raises(UsageError, match=r"config\.model\.image\.backbone = 'resnet_small': .* holds a resnet18"):
-        start.adopt(tiny_config(), start.foreign_sources(str(tmp_path / "a.pth")))
+        adopted(tiny_config(), tmp_path / "a.pth")
 
 
 def test_a_text_encoder_without_a_tokenizer_asks_for_one(bert):
     config = tiny_config()
     with pytest.raises(UsageError, match=r"config\.model\.text\.tokenizer is empty: model\.safetensors"):
-        start.adopt(config, start.foreign_sources(str(bert[0] / "model.safetensors")))
+        adopted(config, bert[0] / "model.safetensors")
 
 
 def test_a_start_that_does_not_exist_is_said_so_before_any_data_is_opened(tmp_path):
     config = tiny_config()
     config.init_from = str(tmp_path / "runs" / "none")
     with pytest.raises(UserError, match="no such file or folder"):
-        training.train(config, tmp_path / "run")
+        train(config, tmp_path / "run")
 
 
 @pytest.mark.parametrize("value", [3, ("a", 3), ("a", ""), {"a": "b"}])
@@ -134,4 +140,4 @@ def test_init_from_is_a_path_or_several(value):
     with config.ignore_type():
         config.init_from = value
     with pytest.raises(UsageError, match=r"config\.init_from"):
-        validate(config)
+        RunConfig.from_config(config)

@@ -120,5 +120,5 @@ def test_a_sweep_file_that_cannot_be_used_is_a_wrong_call(tmp_path, text, messag
 def test_the_ablation_has_the_seven_choices_of_levels():
     runs = load_runs(Path(levels.__file__), get_config())
     assert len({run.name for run in runs}) == 7 and runs[0].name == "report+sentence+word"
-    chosen = {tuple(run.config.loss.weights[level] for level in ("report", "sentence", "word")) for run in runs}
+    chosen = {tuple(run.config.loss.weights.plain().values()) for run in runs}
     assert len(chosen) == 7 and (0.0, 0.0, 0.0) not in chosen

@@ -12,17 +12,19 @@ import pytest
 from ml_collections import ConfigDict
 
 from afloc_jax.errors import UsageError, UserError
+from afloc_jax.evaluation.report.training import read_metrics
+from afloc_jax.training import assembly, start
 from afloc_jax.training import loop as loops
 from afloc_jax.training import mesh as meshes
 from afloc_jax.training import train as training
 from afloc_jax.training.checkpoints import Checkpoints
 from afloc_jax.training.failures import NonFiniteError
-from afloc_jax.training.metrics import read_metrics
-from afloc_jax.training.train import train
+from afloc_jax.training.settings import RunConfig
+from afloc_jax.training.step import LossMetrics
 from afloc_jax.weights.folder import load_model
 from data_pipelines.batches import training_batches
 from data_pipelines.tokens import load_tokenizer
-from tests.training.conftest import batches_of, records, tiny_config
+from tests.training.conftest import batches_of, changed, records, tiny_config, train
 
 pytestmark = pytest.mark.usefixtures("memory")
 
@@ -45,7 +47,7 @@ def memory_split():
 
 def train_config(config, workdir):
     """The config with the vocabulary size that the run in `workdir` gave it."""
-    return training._with_vocabulary(config, load_tokenizer(workdir / "tokenizer"))
+    return start.with_vocabulary(RunConfig.from_config(config), load_tokenizer(workdir / "tokenizer"))
 
 
 def signal_at(monkeypatch, batch, number=signal.SIGTERM):
@@ -219,15 +221,15 @@ def test_a_damaged_last_checkpoint_costs_steps_but_not_the_run(finished, config,
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_before_it_does_harm(config, tmp_path, monkeypatch):
-    make = training._initial_variables
+    make = start.first_variables
 
-    def overflowing(config, side):
-        variables = make(config, side)
+    def overflowing(config):
+        variables = make(config)
         whole = variables["params"]["image_encoder"]["project_whole"]
         whole["kernel"] = np.full_like(whole["kernel"], 3e38)  # finite, but no sum of two of them is
         return variables
 
-    monkeypatch.setattr(training, "_initial_variables", overflowing)
+    monkeypatch.setattr(start, "first_variables", overflowing)
     with pytest.raises(NonFiniteError, match=r"^step 0: loss (nan|inf).*record1_\d+, .*nonfinite/step_0") as caught:
         train(config, tmp_path)
     assert "\n" not in str(caught.value) and caught.value.exit_status == 1
@@ -239,7 +241,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_does_harm(config, tmp
     # One more step was under way when this one was looked at; it changed nothing either.
     state = arrays(folder / "state")
     assert state["['step']"] == 0 and all(np.isfinite(leaf).all() for leaf in state.values())
-    untouched = overflowing(train_config(config, tmp_path), 32)
+    untouched = overflowing(train_config(config, tmp_path))
     for path, leaf in jax.tree_util.tree_leaves_with_path(untouched["params"]):
         np.testing.assert_array_equal(state["['params']" + jax.tree_util.keystr(path)], leaf)
     assert not Checkpoints(tmp_path / "checkpoints", 1).steps()
@@ -247,8 +249,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_does_harm(config, tmp
 
 
 def test_a_validation_loss_that_is_not_finite_stops_the_run(config, tmp_path, monkeypatch):
-    fake = lambda params, statistics, batch: {"loss": np.nan}  # noqa: E731
-    monkeypatch.setattr(training, "build_validation_step", lambda *_: fake)
+    fake = lambda params, statistics, batch: LossMetrics(np.nan, {})  # noqa: E731
+    monkeypatch.setattr(assembly, "build_validation_step", lambda *_: fake)
     with pytest.raises(NonFiniteError, match=r"^validation after step 3: loss nan\. Records of the batch: record2_0, "):
         train(config, tmp_path)
     folder = tmp_path / "nonfinite" / "validation_3"
@@ -267,8 +269,7 @@ def test_a_validation_loss_that_is_not_finite_stops_the_run(config, tmp_path, mo
 )
 def test_what_only_the_network_refuses_is_refused_before_anything_is_written(config, tmp_path, key, value, message):
     """So that the mended command finds no working directory of another config."""
-    section, name = key.split(".")
-    config[section][name] = value
+    changed(config, {key: value})
     if not message:
         assert train(config, tmp_path, dry_run=True) == 0
         return
@@ -285,10 +286,10 @@ def test_the_training_data_themselves_may_be_evaluated(tmp_path):
     config.data.update(dataset="phantom", directory=str(tmp_path / "data"))
     config.data.builder = ConfigDict({"train": 12, "validation": 8, "test": 4, "image_size": 32})
     config.evaluation.datasets = ({"name": "phantom", "directory": str(tmp_path / "data"), "builder": {"test": 4}},)
-    training._check_evaluation(config)
+    training.check_evaluation(RunConfig.from_config(config))
     config.evaluation.datasets = ({"name": "pairs", "directory": str(tmp_path / "data")},)
     with pytest.raises(UserError, match="pairs: no prepared records"):
-        training._check_evaluation(config)
+        training.check_evaluation(RunConfig.from_config(config))
 
 
 @pytest.mark.parametrize(
@@ -309,8 +310,8 @@ def test_evaluation_data_that_are_not_there_are_named_before_training(config, tm
 
 def test_early_stopping_ends_the_run_and_keeps_the_best(config, tmp_path, monkeypatch):
     losses = iter([5.0, 4.0, 4.5, 4.0, 3.0])  # steps 1, 2, ...: two in a row without improvement after step 2
-    fake = lambda params, statistics, batch: {"loss": next(losses)}  # noqa: E731
-    monkeypatch.setattr(training, "build_validation_step", lambda *_: fake)
+    fake = lambda params, statistics, batch: LossMetrics(next(losses), {})  # noqa: E731
+    monkeypatch.setattr(assembly, "build_validation_step", lambda *_: fake)
     config.training.update(steps=20, validate_every=1, early_stopping=2, keep_best=1)
     assert train(config, tmp_path) == 0
     facts = json.loads((tmp_path / "finished.json").read_text())
@@ -340,9 +341,8 @@ def test_a_failed_evaluation_keeps_the_model_and_is_all_that_is_left(config, tmp
 
 def test_training_starts_from_the_weights_of_a_model_folder(finished, config):
     config.init_from = str(finished / "model")
-    config = train_config(config, finished)
-    ours, theirs = training._initial_variables(config), load_model(finished / "model")[1]
+    ours, theirs = start.first_variables(train_config(config, finished)), load_model(finished / "model")[1]
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
     config.model.image.options.widths = (4, 8, 16)
     with pytest.raises(UsageError, match=r"config\.init_from = .*make config\.model that of"):
-        training._initial_variables(config)
+        start.first_variables(train_config(config, finished))

@@ -1,0 +1,117 @@
+"""A run put together: model, optimiser, schedule and steps, for training, `--dry_run` and `afloc compile` alike."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+
+import jax
+import optax
+from jax.sharding import Mesh
+from jax.stages import Lowered
+from jaxtyping import Array, PyTree
+
+from afloc_jax.models import AFLoc, build, initial_variables, trainable
+from afloc_jax.training.failures import explained
+from afloc_jax.training.mesh import place_state, state_sharding
+from afloc_jax.training.optimizer import build_optimizer, build_schedule, freeze
+from afloc_jax.training.settings import PRECISIONS, RunConfig
+from afloc_jax.training.step import (
+    TrainState,
+    TrainStep,
+    ValidationStep,
+    batch_like,
+    build_train_step,
+    build_validation_step,
+    new_state,
+)
+
+_ASSUMED_STEPS_PER_EPOCH = 1000  # where no data are open: no size of an array depends on it
+
+
+@dataclasses.dataclass(frozen=True)
+class Assembly:
+    """What a run computes with.
+
+    Attributes:
+        config: of the run, with the text encoder and the vocabulary that the model has.
+        mesh: the devices.
+        total_steps: of the run.
+        model: in the precision of the run.
+        variables_like: shapes and types of `params` and `batch_stats`.
+        optimizer: leaves parameters alone that do not train.
+        train_step, validation_step: compiled at their first call.
+    """
+
+    config: RunConfig
+    mesh: Mesh
+    steps_per_epoch: int
+    total_steps: int
+    model: AFLoc
+    variables_like: Mapping[str, PyTree[jax.ShapeDtypeStruct]]
+    optimizer: optax.GradientTransformation
+    train_step: TrainStep
+    validation_step: ValidationStep
+
+    def state(self, variables: Mapping[str, PyTree[Array]]) -> TrainState:
+        """The state before step 0, on the devices.
+
+        The variables are placed first, so that the optimiser's state is made where it belongs and never lies on one
+        device in full.
+        """
+        state: TrainState = place_state(new_state(place_state(variables, self.mesh), self.optimizer), self.mesh)
+        return state
+
+    def state_like(self) -> TrainState:
+        """Shapes, types and shardings of the state; no array is made."""
+        state = jax.eval_shape(functools.partial(new_state, optimizer=self.optimizer), self.variables_like)
+        placed: TrainState = jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            state,
+            state_sharding(state, self.mesh),
+        )
+        return placed
+
+    def batch_like(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes, types and shardings of a global batch."""
+        return batch_like(self.config, self.mesh)
+
+    def trace(self) -> None:
+        """Trace the training step on shapes alone.
+
+        Raises:
+            UsageError: the network or the loss see that no step can be made of the config.
+        """
+        with explained():
+            jax.eval_shape(self.train_step, self.state_like(), self.batch_like())
+
+    def lower(self) -> Lowered:
+        """The training step for the devices, not compiled yet. Raises UsageError as `trace` does."""
+        with explained():
+            return self.train_step.lower(self.state_like(), self.batch_like())
+
+
+def assemble(config: RunConfig, mesh: Mesh, steps_per_epoch: int = _ASSUMED_STEPS_PER_EPOCH) -> Assembly:
+    """Put a run together; no array is made.
+
+    Args:
+        config: with the size of the records' images, and with the vocabulary size of the tokenizer. Where they are not
+            known yet, both are the published ones.
+        mesh: the devices, of which none need to exist.
+        steps_per_epoch: decides on the schedule.
+    """
+    model = build(config.model, dtype=PRECISIONS[config.training.precision])
+    variables = jax.eval_shape(functools.partial(initial_variables, model), jax.random.key(0))
+    optimizer = freeze(build_optimizer(config.optimizer), trainable(variables["params"], config.model))
+    total_steps = config.training.total_steps(steps_per_epoch)
+    schedule = build_schedule(config.optimizer, steps_per_epoch, total_steps)
+    return Assembly(
+        config,
+        mesh,
+        steps_per_epoch,
+        total_steps,
+        model,
+        variables,
+        optimizer,
+        build_train_step(model, config, optimizer, schedule, mesh),
+        build_validation_step(model, config, mesh),
+    )

@@ -1,0 +1,116 @@
+"""The working directory of a run: the names of its files, and the one config that it belongs to."""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+
+from afloc_jax.errors import UsageError
+from afloc_jax.files import Path, read_json, write_json
+from afloc_jax.settings import Json
+from afloc_jax.training.settings import RunConfig
+
+CONFIG = "config.json"  # the config that it belongs to
+RUN = "run.json"  # what the run was made from
+FINISHED = "finished.json"  # there once the model is saved
+METRICS = "metrics.jsonl"
+CHECKPOINTS, MODEL, TOKENIZER, NONFINITE = "checkpoints", "model", "tokenizer", "nonfinite"
+
+# What a rerun in the same working directory may change: where files lie, what is logged and kept, what is evaluated
+# afterwards, and over how many devices the state is split. None of them changes a parameter of the trained model (the
+# last by rounding alone, as another number of devices does).
+MAY_CHANGE = (
+    "data.directory",
+    "data.raw",
+    "data.workers",
+    "model.text.tokenizer",  # the working directory keeps its own copy from the first run on
+    "training.log_every",
+    "training.keep_best",
+    "training.fsdp",
+    "evaluation",
+)
+_NAMED_DIFFERENCES = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """What finished.json says: training is over, and `evaluation` is what the model was then scored on."""
+
+    steps: int
+    best_step: int
+    best_validation_loss: float | None
+    final_validation_loss: float | None
+    stopped_early: bool
+    training_seconds: float
+    evaluation: Json = None  # `config.evaluation`; None while no evaluation has succeeded
+
+
+def read_finished(workdir: Path) -> Finished | None:
+    """The facts of a run whose model is saved; None before that."""
+    path = workdir / FINISHED
+    if not path.exists() or not (workdir / MODEL).is_dir():
+        return None
+    return Finished(**read_json(path, "delete it to train again"))
+
+
+def flatten(nested: Mapping[str, Json], prefix: str = "") -> Iterator[tuple[str, Json]]:
+    """Pairs of dotted key and value; an empty section yields nothing."""
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def differences(ours: Mapping[str, Json], theirs: Mapping[str, Json]) -> dict[str, tuple[Json, Json]]:
+    """The dotted keys in which two configs differ and both values, an absent one None; without those of MAY_CHANGE."""
+    a, b = dict(flatten(ours)), dict(flatten(theirs))
+    return {
+        key: (a.get(key), b.get(key))
+        for key in sorted({*a, *b})
+        if not any(key == free or key.startswith(f"{free}.") for free in MAY_CHANGE)
+        and (key not in a or key not in b or a[key] != b[key])
+    }
+
+
+def check_workdir(config: RunConfig, workdir: Path) -> None:
+    """Refuse a `workdir` that belongs to another config (keys of MAY_CHANGE aside); changes nothing.
+
+    Raises:
+        UsageError: names the keys that differ, or says that config.json cannot be read.
+    """
+    path = workdir / CONFIG
+    if workdir.exists() and not workdir.is_dir():
+        raise UsageError(f"--workdir={workdir}: is a file, not a folder; choose another")
+    if not path.exists():
+        return
+    try:
+        other = json.loads(path.read_text())
+    except ValueError as error:
+        raise UsageError(f"{path}: not readable as JSON; restore it or choose another --workdir") from error
+    found = differences(config.plain(), other)
+    if found:
+        named = list(found.items())[:_NAMED_DIFFERENCES]
+        listed = "; ".join(f"{key}: there {theirs!r}, now {ours!r}" for key, (ours, theirs) in named)
+        more = f"; and {len(found) - len(named)} more" if len(found) > len(named) else ""
+        raise UsageError(f"{workdir} belongs to another config ({listed}{more}); choose another --workdir")
+
+
+def claim_workdir(config: RunConfig, workdir: Path) -> None:
+    """Make `workdir` this config's own: check it, then write config.json.
+
+    It is called when the data are open and the model is built, so that a mistake found before can be mended in place.
+
+    Raises:
+        UsageError: it belongs to another config, or cannot be a folder.
+    """
+    check_workdir(config, workdir)
+    make_folder(workdir)
+    write_json(workdir / CONFIG, config.plain())
+
+
+def make_folder(workdir: Path) -> None:
+    """Make the working directory. Raises UsageError where that cannot be."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise UsageError(f"--workdir={workdir}: cannot be made a folder ({error.strerror}); choose another") from error
