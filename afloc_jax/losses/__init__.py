@@ -1,7 +1,6 @@
 """Contrastive losses of the three levels; `contrastive_losses` is the one entry point and picks the implementation."""
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.struct
 import jax
@@ -47,7 +46,7 @@ class _Level(NamedTuple):
 def contrastive_losses(
     image: ImageLevels,
     text: TextLevels,
-    settings: LossSettings | Mapping[str, Any],
+    settings: LossSettings,
     sample_weights: Float[Array, " B"] | None = None,
     mesh: Mesh | None = None,
 ) -> ContrastiveLosses:
@@ -65,8 +64,6 @@ def contrastive_losses(
     Raises:
         UsageError: the batch does not divide into contrast groups, or the settings do not suit the mesh or the levels.
     """
-    if not isinstance(settings, LossSettings):
-        settings = LossSettings.read(settings)
     implementation = _implementation(settings, mesh)
     group = settings.group_size(image.whole.shape[0])
 

@@ -1,8 +1,6 @@
 """The two towers of AFLoc (arXiv 2401.02044): images and reports, each at three levels, in one shared width."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -16,7 +14,7 @@ from afloc_jax.levels import ImageLevels, TextLevels, TokenBatch
 from afloc_jax.models.backbone import Features, Structure
 from afloc_jax.models.bert import Bert
 from afloc_jax.models.convolution import Layers
-from afloc_jax.models.settings import BACKBONES, ImageSettings, ModelSettings, TextSettings, parse
+from afloc_jax.models.settings import BACKBONES, ImageSettings, ModelSettings, TextSettings
 from afloc_jax.models.text_units import sentence_context, text_levels
 from afloc_jax.vectors import unit_norm
 
@@ -151,18 +149,18 @@ class AFLoc(nn.Module):
         return levels
 
 
-def build(model_config: Mapping[str, Any] | ModelSettings, dtype: DTypeLike = jnp.float32) -> AFLoc:
-    """The model that `config.model` describes, without parameters (`AFLoc.init` makes them).
+def build(settings: ModelSettings, dtype: DTypeLike = jnp.float32) -> AFLoc:
+    """The model that `config.model` describes, without parameters (`initial_variables` makes them).
 
     Args:
-        model_config: `config.model` of configs/afloc.py, or the same as nested dicts. `text.bert` holds fields of a
-            Hugging Face BertConfig.
+        settings: `config.model`; `ModelSettings.read` takes it from a ConfigDict or from nested dicts.
         dtype: precision of the computation: float32, bfloat16 or float64 (needs jax_enable_x64).
 
     Raises:
-        UsageError: a wrong key or value, named.
+        UsageError: the settings do not fit the text encoder.
     """
-    return AFLoc(parse(model_config), dtype)
+    settings.check_text_encoder()
+    return AFLoc(settings, dtype)
 
 
 def prepare_image(

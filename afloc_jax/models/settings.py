@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
 from afloc_jax.errors import UsageError
 from afloc_jax.models.backbone import Backbone, Structure
@@ -117,10 +117,3 @@ class ModelSettings(Settings, section="model"):
                 f"model.projection_dim = {self.projection_dim}: model.text.bert.hidden_size is {text.hidden_size}; "
                 "text units are not projected, so both must be the same"
             )
-
-
-def parse(model_config: Mapping[str, Any] | ModelSettings) -> ModelSettings:
-    """`ModelSettings.read` for those who still hold a ConfigDict."""
-    settings = model_config if isinstance(model_config, ModelSettings) else ModelSettings.read(model_config)
-    settings.check_text_encoder()
-    return settings

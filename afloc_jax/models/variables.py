@@ -4,7 +4,6 @@ import dataclasses
 import functools
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +12,7 @@ from jaxtyping import PRNGKeyArray, PyTree
 
 from afloc_jax.levels import TokenBatch
 from afloc_jax.models.afloc import AFLoc, ImageEncoder, TextEncoder
-from afloc_jax.models.settings import ModelSettings, parse
+from afloc_jax.models.settings import ModelSettings
 
 ArrayPath = tuple[str, ...]
 """Where an array lies among the variables: its collection ("params" or "batch_stats"), modules, its own name."""
@@ -70,13 +69,12 @@ def _represented(path: ArrayPath, settings: ModelSettings) -> list[ArrayPath]:
     return paths
 
 
-def trainable(params: PyTree, settings: ModelSettings | Mapping[str, Any]) -> PyTree:
+def trainable(params: PyTree, settings: ModelSettings) -> PyTree:
     """Which parameters a training step may change: True or False, in the tree of `params`.
 
     False for a frozen backbone or text encoder (their gradient is zero, but weight decay would still move them) and for
     BERT's pooler, which no output depends on. The projections of a frozen image encoder stay trainable.
     """
-    settings = parse(settings)
 
     def decide(path: tuple[jax.tree_util.DictKey, ...], _: PyTree) -> bool:
         names = [entry.key for entry in path]

@@ -18,7 +18,7 @@ from flax.core import unfreeze
 from jaxtyping import PyTree
 
 from afloc_jax.errors import UserError
-from afloc_jax.models.settings import BACKBONES, ModelSettings, parse
+from afloc_jax.models.settings import BACKBONES, ModelSettings
 from afloc_jax.models.variables import ArrayPath, variable_shapes
 
 # Module path of ours -> module name there; the backbones bring their own. The first pattern that matches the whole path
@@ -94,7 +94,8 @@ class Entry:
 
 def table(model: ModelSettings) -> tuple[Entry, ...]:
     """Every array of a model, one row each; no parameter is computed."""
-    return _table(parse(model))
+    model.check_text_encoder()
+    return _table(model)
 
 
 def to_torch(variables: PyTree, model: ModelSettings) -> dict[str, np.ndarray]:
