@@ -1,6 +1,8 @@
 """The arrows of docs/architecture.md: which rooms a module may import from."""
 
 import ast
+import builtins
+import symtable
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -113,3 +115,32 @@ def test_circles_are_found_between_files_and_between_folders(tmp_path):
     (tmp_path / "launch.py").write_text("")
     assert house.circles_of_files(tmp_path) == [["afloc_jax.a.many", "afloc_jax.a.more"]]
     assert house.circles_of_folders(tmp_path) == [["afloc_jax.a", "afloc_jax.b"]]
+
+
+def undefined(path: Path) -> set[str]:
+    """Names that the functions of a file read and nobody defines.
+
+    ruff (F821) and mypy (name-defined) take the names of dimensions in jaxtyping's strings for undefined names, so
+    both checks are off; symbol tables know code alone, and no strings.
+    """
+    top = symtable.symtable(path.read_text(), str(path), "exec")
+    defined = {symbol.get_name() for symbol in top.get_symbols() if symbol.is_assigned() or symbol.is_imported()}
+    defined |= {table.get_name() for table in top.get_children()} | set(dir(builtins))
+    defined |= {"__file__", "__name__", "__doc__"}
+    found, tables = set(), [top]
+    while tables:
+        table = tables.pop()
+        tables += table.get_children()
+        if table is not top and table.get_name() == "top":
+            continue  # symtable takes a function of this name for the module
+        names = {symbol.get_name() for symbol in table.get_symbols() if symbol.is_referenced() and symbol.is_global()}
+        found |= names - defined
+    return found
+
+
+def test_every_name_that_code_reads_is_defined(tmp_path):
+    files = [*MODULES, *ROOT.glob("tests/**/*.py"), *ROOT.glob("benchmarks/*.py"), *ROOT.glob("configs/**/*.py")]
+    assert {str(path): names for path in files if (names := undefined(path))} == {}
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text("def f(a: Float['B H']):\n    return [numpy.sum(x) for x in a]\n")
+    assert undefined(wrong) == {"numpy", "Float"}
