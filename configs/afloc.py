@@ -76,7 +76,7 @@ def get_config() -> ConfigDict:
     loss.low_rank = False  # word level in the width of the shallow features (512, not 768): same loss, fewer products
 
     config.optimizer = optimizer = ConfigDict()
-    optimizer.name = "adam"  # adam (L2 added to the gradient, as published)|adamw|sgd
+    optimizer.name = "adam"  # adam (L2 added to the gradient, as published)|adamw|sgd|lion
     optimizer.lr = 2e-5
     optimizer.b1 = 0.5
     optimizer.b2 = 0.999

@@ -41,6 +41,8 @@ OPTIMIZERS: dict[str, Callable[["OptimizerSettings"], Chain]] = {
     "adamw": lambda settings: [*_adam(settings), *_weight_decay(settings)],
     # L2 as in adam, then momentum `b1` (heavy ball, not Nesterov).
     "sgd": lambda settings: [*_weight_decay(settings), *_momentum(settings)],
+    # The sign of a momentum, with decoupled decay (Chen et al., arXiv 2302.06675).
+    "lion": lambda settings: [optax.scale_by_lion(b1=settings.b1, b2=settings.b2), *_weight_decay(settings)],
 }
 
 

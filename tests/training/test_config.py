@@ -19,7 +19,7 @@ WRONG = [
     ("optimizer.lr", -1.0, "config.optimizer.lr = -1.0: must be greater than 0"),
     ("optimizer.lr", float("nan"), "config.optimizer.lr = nan: must be a finite number"),
     ("optimizer.lr", "fast", "config.optimizer.lr = 'fast': must be of type float"),
-    ("optimizer.name", "lion", "config.optimizer.name = 'lion': must be one of adam, adamw, sgd"),
+    ("optimizer.name", "muon", "config.optimizer.name = 'muon': must be one of adam, adamw, sgd, lion"),
     ("optimizer.b2", 1.0, "config.optimizer.b2 = 1.0: must be at least 0 and below 1"),
     ("optimizer.schedule", "step", "must be one of exponential, cosine, plateau, constant"),
     ("loss.attention_temperature", 0.0, "config.loss.attention_temperature = 0.0: must be greater than 0"),

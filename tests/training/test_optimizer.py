@@ -71,6 +71,21 @@ def test_parameters_after_twelve_steps_equal_pytorchs(name, clip):
             np.testing.assert_allclose(found[key], value, rtol=2e-6 if clip else 1e-12)
 
 
+def test_lion_takes_the_sign_of_a_momentum_and_decays_beside_it():
+    """Against the algorithm as the paper states it; every weight moves by the learning rate, but for the decay."""
+    config = settings(name="lion", b1=0.9, b2=0.99, lr=1e-3, clip_norm=0.0)
+    expected, momentum = start(), dict.fromkeys(start(), 0.0)
+    for gradient in gradients():
+        for name, leaf in expected.items():
+            sign = np.sign(config.b1 * momentum[name] + (1 - config.b1) * gradient[name])
+            momentum[name] = config.b2 * momentum[name] + (1 - config.b2) * gradient[name]
+            expected[name] = leaf - config.lr * (sign + config.weight_decay * leaf)
+    with jax.enable_x64(True):
+        found = our_run(config)
+        for name, leaf in expected.items():
+            np.testing.assert_allclose(found[name], leaf, rtol=1e-12)
+
+
 def test_l2_and_decoupled_decay_differ():
     with jax.enable_x64(True):
         l2, decoupled = our_run(settings(name="adam")), our_run(settings(name="adamw"))
