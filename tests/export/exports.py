@@ -38,11 +38,11 @@ TOP_DOWN = {
 SMALL = {"widths": (8, 8, 16), "stem_width": 8}
 
 
-def small_config(image=None, text=None, localization=None, **model):
-    """A narrow model of 48-pixel squares; the small backbone unless `image` names another."""
+def small_config(image=None, text=None, localization=None, side=48, **model):
+    """A narrow model of squares of `side` pixels; the small backbone unless `image` names another."""
     config = get_config()
     config.data.max_tokens = 16
-    config.data.builder = {"image_size": 48}
+    config.data.builder = {"image_size": side}
     config.model.projection_dim = 16
     config.model.update(model)
     config.model.image.update({"backbone": "resnet_small", "input_size": 32, "options": SMALL, **(image or {})})
@@ -80,7 +80,8 @@ def random_state(model_config):
 PLAIN = small_config()
 # As configs/demo.py has it: stages from above, centred projections, sentences read alone, presence maps.
 DEMO = small_config(
-    image={"input_size": 24, "options": TOP_DOWN, "center": True},
+    side=64,  # twice the input size: means of blocks
+    image={"input_size": 32, "options": TOP_DOWN, "center": True},
     text={"context": "sentence"},
     localization={
         "cells": "receptive_field",

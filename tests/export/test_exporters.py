@@ -72,7 +72,7 @@ def test_a_narrow_dense_network_gives_our_numbers_in_plain_torch(monkeypatch):
         small_config(image={"options": {"bottleneck": True, "groups": 2, "group_width": 32, **SMALL}}),
         small_config(image={"options": {"stem_pool": True, "stem_stride": 4, **SMALL}, "center": True}),
         small_config(localization={"cells": "receptive_field", "sigma": 0.0}, text={"last_layers": 1}),
-        small_config(localization={"prompt_level": "sentence", "sigma": 6.0}, image={"input_size": 32}),
+        small_config(localization={"prompt_level": "sentence", "sigma": 6.0}, side=96),
     ],
     ids=["normalized means", "bottleneck groups", "stem pool, centre", "receptive field", "sentence, block means"],
 )
