@@ -98,7 +98,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(models, tmp_path):
 
 def test_an_export_appears_whole_or_not_at_all(models, tmp_path, monkeypatch):
     folder = export_model(models["plain"], tmp_path / "export", "safetensors")
-    before = sorted(path.name for path in folder.rglob("*"))
+    before = sorted(path.name for path in Path(folder).rglob("*"))
 
     def fail(*_):
         raise OSError("disk full")
@@ -106,7 +106,7 @@ def test_an_export_appears_whole_or_not_at_all(models, tmp_path, monkeypatch):
     monkeypatch.setattr("afloc_jax.export.write.write_check", fail)
     with pytest.raises(OSError, match="disk full"):
         export_model(models["plain"], folder, "torch-module")
-    assert sorted(path.name for path in folder.rglob("*")) == before
+    assert sorted(path.name for path in Path(folder).rglob("*")) == before
     assert [path.name for path in tmp_path.iterdir()] == ["export"]
     monkeypatch.undo()
     export_model(models["plain"], folder, "torch-module")
