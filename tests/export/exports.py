@@ -10,6 +10,7 @@ import torch
 
 import afloc_jax
 from afloc_jax.export.copied import afloc_torch
+from afloc_jax.models.settings import ModelSettings
 from afloc_jax.weights import torch_names
 from afloc_jax.weights.folder import save_model
 from configs.afloc import get_config
@@ -62,13 +63,15 @@ def write_model(folder, config):
     """A model folder in which every array is random, batch statistics too."""
     tokenizer = learn_tokenizer(TEXTS, 200)
     config.model.text.bert["vocab_size"] = tokenizer.get_vocab_size()
-    save_model(folder, torch_names.from_torch(random_state(config.model), config.model), config, tokenizer)
+    model = ModelSettings.read(config.model)
+    save_model(folder, torch_names.from_torch(random_state(model), model), config, tokenizer)
     return folder
 
 
-def random_state(model_config):
+def random_state(model):
+    """Random weights by published name, the same whatever the order of the table."""
     random, state = np.random.default_rng(0), {}
-    for row in torch_names.table(model_config):
+    for row in sorted(torch_names.table(model), key=lambda row: row.name):
         fan_in = max(1, int(np.prod(row.shape[1:])))
         value = random.standard_normal(row.shape) * (1 / np.sqrt(fan_in) if len(row.shape) > 1 else 0.1)
         if len(row.shape) == 1 and row.name.endswith(("weight", "running_var")):

@@ -25,6 +25,7 @@ from afloc_jax.export.formats import FORMATS
 from afloc_jax.export.source import COPIED, read_source
 from afloc_jax.export.write import export_model
 from afloc_jax.inference.model import to_square
+from afloc_jax.models.settings import ModelSettings
 from afloc_jax.weights import torch_names
 from afloc_jax.weights.folder import load_model, save_model
 from configs.afloc import get_config
@@ -37,7 +38,8 @@ def test_the_published_loader_finds_its_names_and_settings(goldens, tmp_path):
     config = get_config()
     config.model.projection_dim = 64
     config.model.text.bert = json.loads((goldens / "bert" / "config.json").read_text())
-    variables = torch_names.from_torch(random_state(config.model), config.model)
+    model = ModelSettings.read(config.model)
+    variables = torch_names.from_torch(random_state(model), model)
     save_model(tmp_path / "model", variables, config, load_tokenizer(goldens / "bert"))
     folder = export_model(tmp_path / "model", tmp_path / "export", "afloc-ckpt")
 
