@@ -31,6 +31,6 @@ def augment(
     matrix[:, 2] += shift * side * right, shift * side * down
     moved = cv2.warpAffine(image, matrix, (side, side), flags=cv2.INTER_LINEAR)
     mean, slope = cv2.mean(moved)[0], 1 + contrast * gain
-    # slope * (grey - mean) + mean + brightness, rounded and kept within 0 to 255: one pass, a third of a table's time.
+    # slope * (grey - mean) + mean + brightness, rounded and kept within 0 to 255, three times as fast as a table.
     cv2.addWeighted(moved, slope, moved, 0, mean * (1 - slope) + 255 * brightness * dark, dst=moved)
     return np.asarray(moved, np.uint8)

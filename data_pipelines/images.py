@@ -76,8 +76,8 @@ def read_label_image(path: str | Path) -> Integer[np.ndarray, "H W"]:
 def read_mask(path: str | Path, value: int | range | None = None) -> Bool[np.ndarray, "H W"]:
     """A lesion mask of any mode, [height, width] bool: True where any channel but alpha is not 0.
 
-    With `value`, a label image: True where a channel (or the index of a palette image) is exactly that, or in that
-    range of whole numbers.
+    With `value` the file is a label image: True where a channel (or the index of a palette image) equals it, or lies in
+    that range.
     """
     path = Path(path)
     picture = _decode_picture(_read_bytes(path), path.name)

@@ -76,7 +76,7 @@ def check_source(
     raw: str | os.PathLike[str] = "",
     builder: Arguments | None = None,
 ) -> None:
-    """Raises what `open_source` would of a wrong name or argument, or of absent files or records; builds nothing."""
+    """Raises what `open_source` raises for a wrong name or argument or for missing records; builds nothing."""
     call = Call.of(dataset, directory, raw, builder)
     if call.raw or not call.needs_raw:
         call.check()
@@ -117,7 +117,7 @@ def _prepared(call: Call, workers: int, beam: str | None = None) -> tuple[Path, 
     folder = directory / f"{stem}-{_hash(files)}"
     if folder.is_dir():
         return folder, False
-    missing = directory / f"{call.dataset}.missing.txt"  # names of all files that a raw folder lacks
+    missing = directory / f"{call.dataset}.missing.txt"  # names all files that the raw folder lacks
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with lock(directory / _LOCK):
@@ -145,7 +145,7 @@ def _prepared(call: Call, workers: int, beam: str | None = None) -> tuple[Path, 
 
 
 def _find(call: Call) -> Path:
-    """The one prepared folder that fits. Without arguments any of this name does, of this version if there is one."""
+    """The one prepared folder that fits. Without arguments all of this name fit, this version's first."""
     dataset, directory = call.dataset, call.directory
     candidates = [path.parent for path in matching(directory, f"{dataset}-*-*/{_INPUTS}")]
     if not call.arguments:

@@ -25,7 +25,7 @@ class Finding:
 
     Attributes:
         label: class, e.g. "pleural effusion".
-        prompt: the phrase that asks for it, e.g. "small left effusion". It may quote a report.
+        prompt: the text that a model locates, e.g. "small left effusion". It may quote a report.
         png: PNG bytes of the mask in the padded square, 0 / 255.
         boxes: (x, y, width, height) in pixels of the original image; empty where the source drew no boxes.
         annotator: pseudonym of the reader where the source keeps its readers apart; else empty.

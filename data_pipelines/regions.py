@@ -1,4 +1,4 @@
-"""Where a finding lies, in each of the forms in which data sets say it, as masks of the original image.
+"""Regions of findings, in each form in which data sets store them, as masks of the original image.
 
 A region knows nothing of its image but, in some forms, its size; `mask(height, width)` draws it. A malformed region is
 an `ImageError`: the row is reported, the build goes on.
@@ -150,7 +150,7 @@ class CocoRuns:
         try:
             return sum((_runs_of_text(counts) if isinstance(counts, str) else counts)[1::2]) == 0
         except (ValueError, TypeError):
-            return False  # malformed: said when the mask is drawn
+            return False  # malformed: `mask` raises the error
 
 
 @dataclass(frozen=True)

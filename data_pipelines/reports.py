@@ -160,7 +160,7 @@ def _has_letter(text: str) -> bool:
 def fold(text: str) -> str:
     """Text with accents of Latin letters folded ("é" to "e") and compatibility forms unified.
 
-    Other alphabets keep their marks, which make other letters of them, and marks that stand on no letter go.
+    Other alphabets keep their marks, which make other letters of them, and marks without a letter are removed.
     """
     if text.isascii():
         return text

@@ -42,7 +42,7 @@ class TokenArrays(TypedDict):
 
 
 def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
-    """The tokenizer in a folder that holds `tokenizer.json` or `vocab.txt` (or of a vocabulary file itself).
+    """The tokenizer in a folder that holds `tokenizer.json` or `vocab.txt`, or in a file of that kind.
 
     Raises UserError when there is none, or when it is not a BERT WordPiece vocabulary with [PAD] at id 0.
     """

@@ -31,7 +31,7 @@ class Structure(Settings, section="model.image.options"):
     """What the networks of a family differ in. Every family derives its own dataclass, whose fields are its options."""
 
     def fingerprint(self) -> str:
-        """What shapes of parameters show of this structure, in words; what `Family.fingerprint` says of them."""
+        """This structure in words, as far as the shapes of its parameters show it (see `Family.fingerprint`)."""
         raise NotImplementedError
 
     def brief(self) -> Self:
@@ -53,7 +53,7 @@ class Family:
             images have three channels, or one that counts as replicated over three. `layers` are convolution.Layers.
         torch_names: pairs of a regular expression for the path of a module inside the network, joined by "/", and the
             module's name in PyTorch. The first that matches the whole path decides.
-        fingerprint: what shapes show of the structure, in words; "" where they are not those of this family.
+        fingerprint: the structure in words, as far as shapes show it; "" for shapes of another family.
     """
 
     name: str

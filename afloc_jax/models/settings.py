@@ -24,7 +24,7 @@ class ImageSettings(Settings, section="model.image"):
     Attributes:
         backbone: a name in `BACKBONES`.
         input_size: side to which the square is resized inside the model, pixels.
-        options: fields of the backbone's structure, as given; `structure` is what they amount to.
+        options: fields of the backbone's structure as the config states them; `structure` is the result.
         statistics_group: images whose batch statistics are taken together, in order; 0 stands for the whole batch.
         center: whether projected features are batch-normalised (beyond the published recipe).
         freeze: whether the backbone stays as initialised.
@@ -55,7 +55,7 @@ class TextSettings(Settings, section="model.text"):
     """The text encoder.
 
     Attributes:
-        bert: fields of a Hugging Face BertConfig, as given; `structure` is what they amount to. Empty: BERT-base, or
+        bert: fields of a Hugging Face BertConfig; `structure` is the result. Empty: BERT-base, or
             the text encoder that `config.init_from` brings.
         tokenizer: folder of the vocabulary; "" where one is learned from the training reports.
         last_layers: how many hidden states are combined, the last ones.

@@ -27,7 +27,7 @@ Arguments = Mapping[str, Json]  # keyword arguments of a builder
 _BUILDERS = PackagePath(__file__).parents[1] / "builders"
 _SHARDS = "shards"  # folder of finished shards, which an interrupted build leaves and the next takes over
 _NOT_CONTENT = {"workers", "max_bad_fraction"}  # arguments that say how fast a build is, and when it gives up
-_HOW = {"raw", "workers", "journal", "beam"}  # how a build works, which `builder` arguments do not say
+_HOW = {"raw", "workers", "journal", "beam"}  # arguments that this module sets: users cannot pass them as `builder`
 
 
 @dataclass(frozen=True)

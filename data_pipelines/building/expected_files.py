@@ -37,7 +37,7 @@ class Files:
         columns: what a table must have in its header.
         optional: whether the data set can do without them.
         rows: how many rows a table has as published (below its header; entries of a JSON list); None: not checked.
-        part: whether a part of the data set (`partial`) can do without them.
+        part: whether they may be missing with `partial`.
     """
 
     pattern: str
@@ -52,7 +52,7 @@ class Files:
 def check_files(raw: Path, expected: Sequence[Files], partial: bool = False) -> list[str]:
     """Numbers of files below `raw` that differ from the publisher's: a line per pattern.
 
-    `partial` accepts any count above 0 and any number of rows, for those who hold a part of a data set.
+    With `partial`, any count above 0 and any number of rows will do: the raw folder holds a part of the data set.
 
     Raises IncompleteDataError naming what is missing altogether, tables that lack a column or rows, and tables that
     differ from the publisher's checksums where those lie beside them.
@@ -97,7 +97,7 @@ def _problem_of_table(path: Path, files: Files, partial: bool, checksum: str) ->
 
 
 def _rows(path: Path) -> int | None:
-    """Rows of a table below its header, or entries of a JSON list; None where it cannot be read (said elsewhere)."""
+    """Rows of a table below its header, or entries of a JSON list; None where `read_table` will refuse it."""
     try:
         if path.suffix == ".json":
             return len(read_json(path))

@@ -41,7 +41,7 @@ class Item:
     fault: str = ""  # why it is rejected, if that is known before its image is decoded
 
     def add(self, label: str, prompt: str, region: Region, annotator: str = "") -> None:
-        """Adds a region to the finding of this label, phrase (without case) and reader, which is new if it has none."""
+        """Adds a region to the finding with this label, prompt (in any case) and annotator, made if missing."""
         for finding in self.findings:
             if (finding.label, finding.prompt.lower(), finding.annotator) == (label, prompt.lower(), annotator):
                 finding.regions.append(region)

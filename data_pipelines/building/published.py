@@ -28,7 +28,7 @@ class PublishedBuilder(FolderBuilder, skip_registration=True):  # type: ignore[c
         fractions: share of patients in each split, for images of which the publisher names none.
         leaks: what to do where the publisher puts a patient or an image into two splits: "stop", or "drop" the rows of
             the training side.
-        prompt: the phrase that asks for a class; "{finding}" is replaced by its name in lower case.
+        prompt: the prompt of a class; "{finding}" is replaced by its name in lower case.
         compatible: clean reports as the published release does.
         raw, image_size, seed, max_bad_fraction, workers, journal, beam: as in FolderBuilder.
     """
@@ -59,7 +59,7 @@ class PublishedBuilder(FolderBuilder, skip_registration=True):  # type: ignore[c
         return self.FILES
 
     def items(self) -> list[Item]:
-        """Checks the files, then the cases; images without a patient are tied by identical bytes."""
+        """The cases with their splits, once all files are there; identical files without a patient lie in one split."""
         self._lacking: dict[str, None] = {}  # files that belong to images and are not there, in their order
         self._counts = check_files(self.raw, self.files(), self.partial)
         items = list(self.cases())
@@ -83,7 +83,7 @@ class PublishedBuilder(FolderBuilder, skip_registration=True):  # type: ignore[c
             self._lacking[str(_below(path, self.raw))] = None
 
     def check_count(self, name: str, count: int, expected: int, what: str) -> None:
-        """Notes a number that is not the publisher's, as `FILES` does, where no pattern can count."""
+        """Notes a number that differs from the publisher's, where no pattern of `FILES` can count."""
         if count != expected and not self.partial:
             self._counts.append(f"{name}: {count:,} {what}, the data set has {expected:,}")
 
@@ -94,7 +94,7 @@ class PublishedBuilder(FolderBuilder, skip_registration=True):  # type: ignore[c
             self.account.dropped[reason] += count
 
     def prompt_for(self, finding: str) -> str:
-        """The prompt that asks for a class."""
+        """The prompt of a class."""
         return self.prompt.replace("{finding}", finding.lower())
 
     def set_report(self, item: Item, findings: str, impression: str) -> None:

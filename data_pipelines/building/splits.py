@@ -77,7 +77,7 @@ def assign_splits(
         if len(named) > 1 and drop_leaks:
             named = {max(named, key=SPLITS.index)}
             left_out.update(id(item) for item in group if item.split and item.split not in named)
-        if len(named) > 1:  # a chain: patient A shares an image with patient B of another split
+        if len(named) > 1:  # a chain: patient A has the same image as patient B, who is in another split
             names = sorted({pseudonym(item.patient, seed) or item.image.name for item in group})
             raise UserError(
                 f"rows tied by patient or identical image lie in {' and '.join(sorted(named))}: {names[:4]}"
@@ -101,7 +101,7 @@ def check_fractions(fractions: Mapping[str, float]) -> dict[str, float]:
 
 
 def _content_hashes(paths: Sequence[Path], workers: int, all_files: bool) -> dict[Path, str]:
-    """SHA-256 of files, in threads; of those alone that another file equals in size, unless `all_files`."""
+    """SHA-256 of files, in threads. Without `all_files`, only files that share their size with another are read."""
     sizes = {path: path.stat().st_size for path in dict.fromkeys(paths) if path.is_file()}
     shared = Counter(sizes.values())
     wanted = [path for path, size in sizes.items() if all_files or shared[size] > 1]

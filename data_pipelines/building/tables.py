@@ -109,6 +109,8 @@ _SHEET = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
 def read_workbook(path: Path, required: Sequence[str]) -> list[dict[str, str]]:
     """Rows of the first sheet of an .xlsx file with a header, as text; empty cells as "".
 
+    The standard library reads them: openpyxl would be a new dependency for the two tables of one data set, SICAPv2.
+
     Raises UserError when the file is not one, or lacks one of the `required` columns.
     """
     try:

@@ -7,7 +7,7 @@ from data_pipelines.building.items import Item
 from data_pipelines.building.published import PublishedBuilder
 from data_pipelines.regions import MaskFile
 
-_LABEL = "Pneumonia"  # the published protocol asks for pneumonia, and the masks show opacities
+_LABEL = "Pneumonia"  # the prompt of the published protocol; the masks show opacities
 
 
 class Builder(PublishedBuilder):

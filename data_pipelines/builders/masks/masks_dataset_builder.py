@@ -28,7 +28,7 @@ class Builder(FolderBuilder):
         image_column, mask_column, finding_column: names of the table's columns.
         images_csv: optional table with a row per image (column `image_column`, optional `patient` and `view`); unused
             if absent.
-        prompt: the phrase that asks for a finding; "{finding}" is replaced by its name.
+        prompt: the prompt of a finding; "{finding}" is replaced by its name.
         prompts: finding -> prompt, where one differs.
         fractions: share of patients in each split.
         raw, image_size, seed, max_bad_fraction, workers, journal, beam: as in FolderBuilder.

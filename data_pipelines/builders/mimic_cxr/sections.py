@@ -35,7 +35,7 @@ _NAMES = {
      "mpression", "impession", "findings/impression", "findings/ impression"),
     "impression",
 ) | dict.fromkeys(("findins", "findindgs", "findgings", "findngs", "findnings", "finidngs"), "findings")  # fmt: skip
-_KEPT = ("impression", "findings", "history", "comparison", "addendum")  # a heading that contains one of them is it
+_KEPT = ("impression", "findings", "history", "comparison", "addendum")  # a heading with one of these gets its name
 _VIEWS = (
     "chest", "portable", "pa and lateral", "lateral and pa", "ap and lateral", "lateral and ap", "frontal and",
     "two views", "frontal view", "pa view", "ap view", "one view", "lateral view", "bone window", "frontal upright",

@@ -16,7 +16,7 @@ class Builder(PublishedBuilder):
 
     Args:
         images: folder of MIMIC-CXR-JPG that holds files/p10/...; empty: the raw folder.
-        prompts: "phrases" asks with the annotated phrases, "classes" with `prompt` and the category.
+        prompts: "phrases" takes the annotated phrases, "classes" makes them from `prompt` and the category.
         **kwargs: as in PublishedBuilder.
     """
 

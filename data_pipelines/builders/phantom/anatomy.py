@@ -125,7 +125,7 @@ def _body(chest: Chest, rng: np.random.Generator) -> np.ndarray:
     outline += [[30, shoulder - 26], [25, shoulder - 44], [26, -190]]
     left = curve(np.array(outline), 6)
     points = chest.to_pixels(np.concatenate([left, (left * (-1, 1))[::-1]]))
-    canvas = fill((points + 80) / 2)  # at half size with a rim of 40, so that the edge of the image is no skin
+    canvas = fill((points + 80) / 2)  # at half size with a rim of 40, so that the image's edge is not drawn as skin
     inner = slice(40, 40 + SIZE // 2)
     thickness = (0.25 + 0.75 * (1 - np.exp(depth_inside(canvas) / -7.0))) * (canvas.astype(np.float32) / 255)
     return blur(cv2.resize(thickness[inner, inner], (SIZE, SIZE), interpolation=cv2.INTER_LINEAR), 1.2)

@@ -17,7 +17,7 @@ CATEGORIES = tuple(KINDS)
 
 @dataclass(frozen=True)
 class DrawnFinding:
-    """One drawn finding: category, the phrase that asks for it, the pixels that show it."""
+    """One drawn finding: its category, its prompt, the pixels that show it."""
 
     label: str
     prompt: str

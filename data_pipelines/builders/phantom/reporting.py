@@ -160,12 +160,12 @@ _AFTER = ("", "", "", "", "unchanged from prior", "new since the prior study", "
 
 
 def prompt(change: Change) -> str:
-    """The phrase that asks for a finding; the same facts always give the same phrase."""
+    """The prompt of a finding; the same facts always give the same prompt."""
     return _fill(_lookup(_PROMPTS, change), change, name="", lung="")
 
 
 def describe(change: Change, rng: np.random.Generator) -> str:
-    """One of many sentences that say a finding."""
+    """One of many sentences that state a finding."""
     name = _choose(rng, _NAMES[change.label])
     lung = _choose(rng, (f"{change.side} {change.zone} lung", f"{change.side} {change.zone} zone"))
     return _fill(_choose(rng, _lookup(_SENTENCES, change)), change, name=name, lung=lung)

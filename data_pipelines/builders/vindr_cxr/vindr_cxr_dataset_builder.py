@@ -62,7 +62,7 @@ class Builder(PublishedBuilder):
             yield from items.values()
 
     def _labels(self, part: str) -> dict[str, dict[str, int]]:
-        """Labels of each image: 1 where more than half of its readers say so."""
+        """Labels of each image: 1 where more than half of its readers see the class."""
         votes: dict[str, list[dict[str, str]]] = defaultdict(list)
         table = f"image_labels_{part}.csv"
         for row in self._rows(table):
