@@ -139,7 +139,11 @@ def test_a_wrong_call_exits_2_with_one_line(arguments, words, capsys):
             2,
             "--protocol belongs to --task localization",
         ),
-        (["score", "--truth", "{}/none", "--heatmaps", "{}/none", "--out", "{}/o"], 1, "cannot read the truth"),
+        (
+            ["score", "--truth", "{}/none", "--heatmaps", "{}/none", "--out", "{}/o"],
+            1,
+            "/none: cannot be read (No such file or directory); give a truth file",
+        ),
         (["prepare", "pairs", "--raw", "{}/none", "--out", "{}/d"], 1, "raw files"),
         (["report", "{}"], 1, "no config.json"),
     ],

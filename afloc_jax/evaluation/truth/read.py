@@ -43,7 +43,7 @@ def read_truth(
     if path.suffix.lower() == ".csv":
         truths = _as_boxes(read_table(path, size, compatible), boxes)
     else:
-        content: Json = read_json(path)
+        content: Json = read_json(path, "give a truth file, see docs/protocols.md")
         if is_coco(content):
             truths = read_coco(path.name, content, size, compatible, boxes)
         elif is_rle_file(content):
