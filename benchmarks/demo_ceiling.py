@@ -9,6 +9,7 @@ Dice. The result is saved as a model folder, slope and middle included, and scor
 """
 
 import argparse
+import dataclasses
 import json
 import time
 from pathlib import Path
@@ -19,10 +20,11 @@ import numpy as np
 import optax
 
 from afloc_jax.evaluation.run import evaluate_dataset
-from afloc_jax.evaluation.tasks import EvaluationSettings
 from afloc_jax.levels import TokenBatch
 from afloc_jax.models import build
-from afloc_jax.training.optimizer import OptimizerSettings, build_optimizer, build_schedule
+from afloc_jax.training.optimizer import build_optimizer, build_schedule
+from afloc_jax.training.settings import RunConfig
+from afloc_jax.training.start import with_vocabulary
 from afloc_jax.vectors import unit_norm
 from afloc_jax.weights.folder import save_model
 from configs import demo
@@ -41,13 +43,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
 
-    config = demo.get_config()
-    config.data.directory, config.seed, config.training.steps = arguments.directory, arguments.seed, arguments.steps
-    source = open_source("phantom", arguments.directory, "train", builder=config.data.builder.to_dict())
-    tokenizer = training_tokenizer(source, vocabulary_size=config.model.text.bert.vocab_size)
-    config.model.text.bert.vocab_size = 1 + max(tokenizer.get_vocab().values())
+    given = demo.get_config()
+    given.data.directory, given.seed, given.training.steps = arguments.directory, arguments.seed, arguments.steps
+    config = RunConfig.from_config(given)
+    source = open_source("phantom", arguments.directory, "train", builder=config.data.builder)
+    tokenizer = training_tokenizer(source, vocabulary_size=config.model.text.structure.vocab_size)
+    config = with_vocabulary(config, tokenizer)
     model = build(config.model)
-    images, prompts, masks, grid = _annotated(source, model, config, tokenizer)
+    images, prompts, masks, grid = _annotated(source, model, config.data.max_tokens, tokenizer)
 
     rng = np.random.default_rng(arguments.seed)
     batch_size = config.training.batch_size
@@ -56,9 +59,8 @@ def main() -> None:
     localization = config.localization
     step_of_cosine = {"sharpness": localization.presence_sharpness, "threshold": localization.presence_threshold}
     params = {"model": variables["params"], **jax.tree.map(jnp.float32, step_of_cosine)}
-    settings = OptimizerSettings.read(config.optimizer)
-    optimizer = build_optimizer(settings)
-    schedule = build_schedule(settings, len(source) // batch_size, arguments.steps)
+    optimizer = build_optimizer(config.optimizer)
+    schedule = build_schedule(config.optimizer, len(source) // batch_size, arguments.steps)
 
     def loss_of(params, batch_stats, number, image, tokens, target):
         variables = {"params": params["model"], "batch_stats": batch_stats}
@@ -91,18 +93,17 @@ def main() -> None:
             break
     seconds = time.perf_counter() - start
 
-    localization.presence_growth = 0.0  # the map is the one that was fitted
-    for name in step_of_cosine:
-        localization[f"presence_{name}"] = float(params[name])
+    fitted = {f"presence_{name}": float(params[name]) for name in step_of_cosine}  # the map is the one that was fitted
+    localization = dataclasses.replace(localization, presence_growth=0.0, **fitted)
+    config = dataclasses.replace(config, localization=localization)
     save_model(arguments.out / "model", {"params": params["model"], "batch_stats": batch_stats}, config, tokenizer)
-    dataset = config.evaluation.datasets[0].to_dict() | {"directory": arguments.directory}
-    (entry,) = EvaluationSettings((dataset,)).entries
+    (entry,) = config.evaluation.entries
     summary = evaluate_dataset(arguments.out / "model", arguments.out / "evaluation", entry.task, entry.settings)
     scores = {name: metric["overall"]["mean"] for name, metric in summary["metrics"].items()}
     print(json.dumps({"steps": number + 1, "seconds": seconds, "grid": grid, **scores}))
 
 
-def _annotated(source, model, config, tokenizer):
+def _annotated(source, model, max_tokens, tokenizer):
     """Images with a finding, the tokens of all their phrases, and their masks averaged over each region."""
     records = [record for record in (source[i] for i in range(len(source))) if record.findings]
     images = np.stack([record.image for record in records])
@@ -114,7 +115,7 @@ def _annotated(source, model, config, tokenizer):
     prompts, masks = [], []
     for record in records:
         texts = [clean_prompt(finding.prompt) for finding in record.findings]
-        prompts.append(tokenize(tokenizer, texts, config.data.max_tokens))
+        prompts.append(tokenize(tokenizer, texts, max_tokens))
         squares = np.stack([np.asarray(finding.mask, np.float32) for finding in record.findings])
         masks.append(squares.reshape(-1, grid, cell, grid, cell).mean((2, 4)))
     return images, prompts, masks, grid

@@ -12,7 +12,6 @@ import argparse
 import ast
 import io
 import re
-import sys
 import tokenize
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
@@ -60,8 +59,9 @@ def _is_type(value: ast.expr) -> bool:
         return value.id in ("Any", "object")
     if isinstance(value, ast.BinOp) and isinstance(value.op, ast.BitOr):
         return _is_type(value.left) or _is_type(value.right)
-    generic = isinstance(value, ast.Subscript) and isinstance(value.value, ast.Name)
-    return generic and (value.value.id[0].isupper() or value.value.id in ("dict", "list", "tuple", "set", "type"))
+    if not (isinstance(value, ast.Subscript) and isinstance(value.value, ast.Name)):
+        return False
+    return value.value.id[0].isupper() or value.value.id in ("dict", "list", "tuple", "set", "type")
 
 
 def _names(expression: ast.expr, name: str) -> Iterator[int]:
@@ -285,4 +285,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

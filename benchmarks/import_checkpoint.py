@@ -58,12 +58,11 @@ def write_checkpoint(folder: Path) -> None:
     """The checkpoint, and a tokenizer folder of as many entries as its text encoder has embeddings."""
     import torch
 
+    from afloc_jax.models.settings import ModelSettings, TextSettings
     from afloc_jax.weights.torch_names import table
-    from configs.afloc import get_config
 
-    config = get_config()
-    config.model.text.bert.vocab_size = 28996  # Bio_ClinicalBERT's
-    state = {f"afloc.{row.name}": torch.randn(row.shape) for row in table(config.model)}
+    model = ModelSettings(text=TextSettings(bert={"vocab_size": 28996}))  # Bio_ClinicalBERT's
+    state = {f"afloc.{row.name}": torch.randn(row.shape) for row in table(model)}
     torch.save({"epoch": 4, "state_dict": state, "hyper_parameters": {}}, folder / CHECKPOINT)
     (folder / TOKENIZER).mkdir()
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "##s", *(f"word{number}" for number in range(28989))]

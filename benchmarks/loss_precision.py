@@ -15,7 +15,7 @@ import os
 import platform
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Literal
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
@@ -24,10 +24,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from afloc_jax.levels import LEVELS, ImageLevels, TextLevels
+from afloc_jax.levels import LEVELS, ImageLevels, LevelName, TextLevels
 from afloc_jax.losses import contrastive_losses
+from afloc_jax.losses.settings import LevelWeights, LossSettings
 from afloc_jax.training.mesh import batch_sharding, build_mesh
-from configs.afloc import get_config
 
 SPREADS = (1.0, 4.0)
 TYPES = {  # of the two maps, and of everything else
@@ -35,7 +35,7 @@ TYPES = {  # of the two maps, and of everything else
     "float32": (jnp.float32, jnp.float32),
     "bfloat16": (jnp.bfloat16, jnp.float32),
 }
-SIDES = {  # of each level: the field of the image, and of the text
+SIDES: dict[LevelName, tuple[str, str]] = {  # of each level: the field of the image, and of the text
     "word": ("shallow", "words"),
     "sentence": ("deep", "sentences"),
     "report": ("whole", "report"),
@@ -61,11 +61,12 @@ def cast(tree: Any, dtype: Any) -> Any:
     )
 
 
-def loss_and_gradients(level: str, implementation: str, image: ImageLevels, text: TextLevels) -> tuple[Any, ...]:
+def loss_and_gradients(
+    level: LevelName, implementation: Literal["ring", "definition"], image: ImageLevels, text: TextLevels
+) -> tuple[np.ndarray, ...]:
     """Loss of one level and its gradients with respect to the image and the text of that level, as float64 arrays."""
-    config = get_config().loss
-    config.implementation = implementation
-    config.weights.update({name: float(name == level) for name in LEVELS})
+    weights = LevelWeights(**{name: float(name == level) for name in LEVELS})
+    settings = LossSettings(implementation=implementation, weights=weights)
     mesh = build_mesh() if implementation == "ring" else None
     if mesh is not None:
         image, text = jax.device_put((image, text), batch_sharding(mesh))
@@ -73,14 +74,14 @@ def loss_and_gradients(level: str, implementation: str, image: ImageLevels, text
 
     def loss(regions: Any, units: Any) -> Any:
         changed = image.replace(**{image_field: regions}), text.replace(**{text_field: units})
-        return contrastive_losses(*changed, config, mesh=mesh).total
+        return contrastive_losses(*changed, settings, mesh=mesh).total
 
     inputs = getattr(image, image_field), getattr(text, text_field)
     value, gradients = jax.jit(jax.value_and_grad(loss, (0, 1)))(*inputs)
     return tuple(np.asarray(array, np.float64) for array in (value, *gradients))
 
 
-def errors(level: str, name: str, levels: tuple[ImageLevels, TextLevels]) -> list[float]:
+def errors(level: LevelName, name: str, levels: tuple[ImageLevels, TextLevels]) -> list[float]:
     """Relative errors: of the loss, of the image's gradient, of the text's gradient."""
     with jax.enable_x64(name == "float64"):
         of_maps, other = TYPES[name]

@@ -8,8 +8,6 @@ over categories of every model, then the means of all models by category.
 """
 
 import argparse
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -17,10 +15,11 @@ from afloc_jax.evaluation.localization.samples import read_truths
 from afloc_jax.evaluation.localization.scores import Scores, score
 from afloc_jax.heatmaps import HeatmapSettings
 from afloc_jax.inference.model import load
+from afloc_jax.settings import Json
 from data_pipelines.prepared import open_source
 
 SEED = 100  # of the phantoms: no other set is drawn with it
-WAYS: dict[str, Mapping[str, Any]] = {
+WAYS: dict[str, dict[str, Json]] = {
     "dot product": {"similarity": "dot"},
     "as trained": {},
     **{f"one step at {step}": {"presence_threshold": step, "presence_growth": 0.0} for step in (0.3, 0.4, 0.5, 0.6)},
@@ -54,9 +53,9 @@ def main() -> None:
     results: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {way: [] for way in WAYS}
     for folder in given.models:
         model = load(folder)
-        trained = model.config.localization.to_dict()
+        trained = model.config.localization.plain()
         for way, changes in WAYS.items():
-            model.heatmap_settings = HeatmapSettings.read(trained | dict(changes))
+            model.heatmap_settings = HeatmapSettings.read(trained | changes)
             scores = score(truths, model.heatmaps_of_pairs(images, rows, prompts))
             results[way].append((by_category(scores, scores["pointing"]), by_category(scores, scores.overlap)))
     print(f"{len(images)} phantoms, {len(truths)} findings: {', '.join(scores.categories)}")

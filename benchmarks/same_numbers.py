@@ -4,7 +4,7 @@
     python -m benchmarks.same_numbers --data DIR --tree OLD --halfway FOLDER     a workdir that stops half way, a model
     python -m benchmarks.same_numbers --data DIR --tree NEW --resume FOLDER      does NEW go on to the same weights?
 
-Everything goes through the doors that users have (launch.py, `afloc`), so one copy of this file runs on any checkout
+Everything goes through the doors that users have (launch.py, `afloc`), so this program runs on any checkout
 (--tree, by default its own). Prints a line a case: SHA-256 of the arrays of model.safetensors (names, shapes, bytes),
 of the numbers in metrics.jsonl, of the metrics in summary.json and of per_sample.csv. Exit status 1: a number differs
 from those of --against, or a run failed. Numbers move with the processor and with the versions of JAX and XLA: compare
@@ -23,13 +23,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from pycocotools import mask as coco_mask
+
+from benchmarks.score_files import score_cases, write_score_files
 
 ROOT = Path(__file__).resolve().parents[1]
 Hashes = dict[str, str]
@@ -169,16 +171,8 @@ def logged(path: Path) -> str:
 def results(folder: Path, new: Collection[str]) -> Hashes:
     """The numbers that `afloc score` or `afloc evaluate` wrote into a folder, but for those of the metrics `new`."""
     summary = without(json.loads((folder / "summary.json").read_text()), new)
-    kept = (
-        "n",
-        "metrics",
-        "baselines",
-        "operating_points",
-        "outcomes",
-        "presence",
-        "benchmarks",
-        "confidence_saturated",
-    )
+    kept = ("n", "metrics", "baselines", "operating_points", "outcomes", "presence", "benchmarks",
+            "confidence_saturated")  # fmt: skip
     hashes = {"metrics": canonical({key: summary[key] for key in kept if key in summary})}
     for path in sorted(folder.rglob("*.csv")):
         with open(path, newline="") as file:
@@ -197,95 +191,6 @@ def without(content: Any, names: Collection[str]) -> Any:
     return [without(value, names) for value in content] if isinstance(content, list) else content
 
 
-# Truth and heat maps of `afloc score`
-
-
-def write_score_files(folder: Path) -> None:
-    """Boxes, polygons and run lengths of three classes; noisy maps, a constant one and one with ties among them."""
-    if (folder / "ready").exists():
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    classes = ("Pneumothorax", "Pleural Effusion", "Edema")
-    rng = np.random.default_rng(7)
-    images, annotations, maps = [], [], {}
-    for number in range(24):
-        height, width = (int(side) for side in rng.integers(200, 400, 2))
-        images.append({"id": number, "path": f"p{number}.png", "file_name": f"p{number}.png", "width": width,
-                       "height": height})  # fmt: skip
-        for kind in rng.choice(3, 1 + number % 2, replace=False):
-            x, y = float(rng.uniform(0, width * 0.6)), float(rng.uniform(0, height * 0.6))
-            box = [x, y, float(rng.uniform(8, width - x)), float(rng.uniform(8, height - y))]
-            phrase = f"{classes[kind].lower()} number {number}"
-            annotation = {"id": len(annotations), "image_id": number, "category_id": int(kind) + 1, "bbox": box,
-                          "label_text": phrase, "iscrowd": 0, "area": box[2] * box[3]}  # fmt: skip
-            if number % 4 == 1:
-                annotation["segmentation"] = [[x, y, x + box[2], y, x + box[2] / 2, y + box[3]]]
-            annotations.append(annotation)
-            maps[f"p{number}.png\t{phrase}"] = heatmap(rng, number, box, height, width)
-    categories = [{"id": n + 1, "name": name} for n, name in enumerate(classes)]
-    truth = {"images": images, "annotations": annotations, "categories": categories}
-    (folder / "coco.json").write_text(json.dumps(truth))
-    np.savez(folder / "coco.npz", **maps)
-    for split in ("val", "test"):
-        write_run_lengths(folder, split, classes, rng)
-    (folder / "ready").touch()
-
-
-def write_run_lengths(folder: Path, split: str, classes: tuple[str, ...], rng: np.random.Generator) -> None:
-    truth, reader, maps = {}, {}, {}
-    for number in range(20):
-        height, width = (int(side) for side in rng.integers(80, 140, 2))
-        name = f"{split}{number}_view1_frontal"
-        truth[name], reader[name] = {}, {}
-        for kind, class_name in enumerate(classes):
-            x, y = int(rng.integers(0, width - 30)), int(rng.integers(0, height - 30))
-            mask, read = np.zeros((height, width), np.uint8), np.zeros((height, width), np.uint8)
-            if (number + kind) % 3:
-                mask[y : y + 25, x : x + 20] = 1
-            if (number + kind) % 4:
-                read[y + 3 : y + 28, x + 2 : x + 20] = 1
-            truth[name][class_name], reader[name][class_name] = run_lengths(mask), run_lengths(read)
-            maps[f"{name}\t{class_name}"] = heatmap(
-                rng, number, [x, y, 20 * mask.max(), 25 * mask.max()], height, width
-            )
-    (folder / f"{split}.json").write_text(json.dumps(truth))
-    (folder / f"{split}_reader.json").write_text(json.dumps(reader))
-    np.savez(folder / f"{split}.npz", **maps)
-
-
-def run_lengths(mask: np.ndarray) -> Mapping[str, object]:
-    encoded = coco_mask.encode(np.asfortranarray(mask))
-    return {"size": list(encoded["size"]), "counts": encoded["counts"].decode()}
-
-
-def heatmap(rng: np.random.Generator, number: int, box: list[float], height: int, width: int) -> np.ndarray:
-    """The box, blurred and noisy; number 5 is constant, 7 has ties."""
-    made = np.zeros((height, width), np.float32)
-    x, y, w, h = (round(side) for side in box)
-    made[y : y + h, x : x + w] = 1
-    made = cv2.GaussianBlur(made, (0, 0), 9) + 0.2 * rng.standard_normal((height, width)).astype(np.float32)
-    if number == 5:
-        made[:] = 0.25
-    return np.round(made, 1) if number == 7 else made
-
-
-def score_cases(files: Path) -> dict[str, list[str | Path]]:
-    boxes: list[str | Path] = ["--truth", files / "coco.json", "--heatmaps", files / "coco.npz"]
-    masks: list[str | Path] = ["--protocol", "chexlocalize", "--truth", files / "test.json"]
-    maps = [*masks, "--heatmaps", files / "test.npz", "--validation_truth", files / "val.json",
-            "--validation_heatmaps", files / "val.npz"]  # fmt: skip
-    return {
-        "score afloc": boxes,
-        "score afloc compatible": [*boxes, "--compatible"],
-        "score afloc bca": [*boxes, "--interval", "bca", "--margin", "0", "--thresholds", "0.2,0.6"],
-        "score grounding": [*boxes, "--protocol", "grounding"],
-        "score grounding compatible": [*boxes, "--protocol", "grounding", "--compatible"],
-        "score chexlocalize": [*maps, "--benchmark", files / "test_reader.json"],
-        "score chexlocalize compatible": [*maps, "--compatible"],
-        "score segmentations": [*masks, "--segmentations", files / "test_reader.json"],
-    }
-
-
 # Cases
 
 
@@ -293,18 +198,16 @@ def cases(tree: Tree, scratch: Path) -> dict[str, Callable[[], Hashes]]:
     made: dict[str, Callable[[], Hashes]] = {}
     demo = ("data.builder.train=1300", "data.builder.validation=64", "data.builder.test=0", "training.steps=40",
             "training.validate_every=20", "training.log_every=1", "evaluation.datasets=()")  # fmt: skip
-    made["demo"] = lambda: tree.train("configs/demo.py", scratch / "demo", demo)
+    made["demo"] = partial(tree.train, "configs/demo.py", scratch / "demo", demo)
     for name, (devices, changes) in PUBLISHED.items():
-        made[name] = lambda name=name, devices=devices, changes=changes: tree.train(
-            tree.test_size, scratch / folder_of(name), changes, devices
-        )
+        made[name] = partial(tree.train, tree.test_size, scratch / folder_of(name), changes, devices)
     for task in ("localization", "classification", "retrieval"):
-        made[f"evaluate {task}"] = lambda task=task: evaluated(tree, scratch, task)
+        made[f"evaluate {task}"] = partial(evaluated, tree, scratch, task)
     made["localize"] = lambda: localized(tree, model_of(tree, scratch), scratch / "maps")
     files = tree.data / "score"
     write_score_files(files)
     for name, arguments in score_cases(files).items():
-        made[name] = lambda name=name, arguments=arguments: scored(tree, arguments, scratch / folder_of(name))
+        made[name] = partial(scored, tree, arguments, scratch / folder_of(name))
     return made
 
 

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -25,7 +26,8 @@ HEIGHT, WIDTH = 3056, 2544  # a common size of MIMIC-CXR
 def write_inputs(folder: Path, samples: int) -> None:
     """truth.json and maps.npz: one box and one map of noise a sample."""
     rng = np.random.default_rng(0)
-    images, annotations, maps = [], [], {}
+    images, annotations = [], []
+    maps: dict[str, Any] = {}
     for n in range(samples):
         path = f"files/{n}.jpg"
         images.append({"id": n, "path": path, "height": HEIGHT, "width": WIDTH})
@@ -49,10 +51,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         folder = Path(directory)
         write_inputs(folder, given.samples)
-        files = ["--truth", folder / "truth.json", "--heatmaps", folder / "maps.npz", "--out", folder / "out"]
+        command: list[str | Path] = ["taskset", "-c", "0", sys.executable, "-m", "afloc_jax", "score"]
+        command += ["--truth", folder / "truth.json", "--heatmaps", folder / "maps.npz", "--out", folder / "out"]
         for _ in range(given.repeats):
             start = time.perf_counter()
-            subprocess.run(["taskset", "-c", "0", sys.executable, "-m", "afloc_jax", "score", *files], check=True)
+            subprocess.run(command, check=True)
             seconds.append(time.perf_counter() - start)
         summary = json.loads((folder / "out" / "summary.json").read_text())
     thresholds, resamples = len(summary["thresholds"]), summary["bootstrap"]["resamples"]

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -115,7 +116,7 @@ def make_truth(folder: Path) -> None:
     truth = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "effusion"}]}
     (folder / "truth.json").write_text(json.dumps(truth))
     random = np.random.default_rng(0)
-    maps = {f"{n}.png\teffusion": random.random((224, 224)).astype(np.float32) for n in (1, 2)}
+    maps: dict[str, Any] = {f"{n}.png\teffusion": random.random((224, 224)).astype(np.float32) for n in (1, 2)}
     np.savez(folder / "maps.npz", **maps)
 
 
