@@ -7,7 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from afloc_jax.inference.model import Model, initial_variables, load
-from afloc_jax.models.settings import ModelSettings
+from afloc_jax.training.settings import RunConfig
 from afloc_jax.weights.folder import save_model
 from configs.afloc import get_config
 from data_pipelines.tokens import learn_tokenizer
@@ -40,14 +40,8 @@ def tiny_config() -> ConfigDict:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config, tokenizer = tiny_config(), learn_tokenizer(TEXTS, 200)
     config.model.text.bert.vocab_size = tokenizer.get_vocab_size()
-    target = tmp_path_factory.mktemp("run") / "model"
-    save_model(
-        target,
-        initial_variables(ModelSettings.read(config.model), seed=3),
-        config,
-        tokenizer,
-        {"data": "four sentences"},
-    )
+    run, target = RunConfig.from_config(config), tmp_path_factory.mktemp("run") / "model"
+    save_model(target, initial_variables(run.model, seed=3), run, tokenizer, {"data": "four sentences"})
     return target
 
 

@@ -14,14 +14,13 @@ from PIL import Image
 
 import afloc_jax
 from afloc_jax.errors import UsageError, UserError
-from afloc_jax.evaluation.run import card_tables
 from afloc_jax.heatmaps import HeatmapSettings
 from afloc_jax.inference import model as model_module
 from afloc_jax.inference.class_prompts import PromptSet, class_prompts
 from afloc_jax.inference.model import Model
 from afloc_jax.weights import torch_names
 from afloc_jax.weights.config import FolderConfig
-from afloc_jax.weights.folder import ModelFolderError, load_model, read_config, save_model, update_card, weights_hash
+from afloc_jax.weights.folder import load_model
 from configs.afloc import get_config
 from data_pipelines.images import crop_to_square
 from data_pipelines.tokens import load_tokenizer, tokenize
@@ -35,139 +34,6 @@ def reference_map(deep: np.ndarray, report: np.ndarray, side: int) -> np.ndarray
     smooth = scipy.ndimage.gaussian_filter(similarity, 1.5 * len(deep) / 19)
     tensor = torch.from_numpy(smooth)[None, None]
     return torch.nn.functional.interpolate(tensor, (side, side), mode="bilinear", align_corners=False)[0, 0].numpy()
-
-
-# The model folder
-
-
-def test_a_saved_folder_gives_back_the_same_variables_bit_for_bit(folder, model):
-    config, variables, tokenizer = load_model(folder)
-    expected = model_module.initial_variables(config.architecture, seed=3)
-    assert jax.tree.structure(variables) == jax.tree.structure(expected)
-    for ours, theirs in zip(jax.tree.leaves(variables), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-    assert tokenizer.get_vocab() == model.tokenizer.get_vocab()
-
-
-def test_the_weights_file_holds_float32_tensors_that_torch_reads(folder):
-    from safetensors.torch import load_file
-
-    tensors = load_file(folder / "model.safetensors")
-    config, variables, _ = load_model(folder)
-    expected = torch_names.to_torch(variables, config.architecture)
-    assert set(tensors) == set(expected)
-    for name, tensor in tensors.items():
-        assert tensor.dtype == (torch.int64 if name.endswith("num_batches_tracked") else torch.float32)
-        np.testing.assert_array_equal(tensor.numpy(), expected[name])
-
-
-def test_transformers_finds_the_tokenizer_of_a_model_folder(folder, model):
-    from transformers import AutoTokenizer
-
-    theirs = AutoTokenizer.from_pretrained(folder)("Small LEFT pleural effusion")["input_ids"]
-    ours = tokenize(model.tokenizer, ["small left pleural effusion"], 24)["token_ids"][0]
-    assert theirs == ours[: len(theirs)].tolist()
-
-
-def test_no_path_of_the_training_machine_is_stored(folder):
-    config = get_config()
-    config.model.text.tokenizer = "/somewhere/private"
-    assert "private" not in json.dumps(FolderConfig.of_run(config, {}).stored())
-
-
-@pytest.mark.parametrize(
-    ("damage", "words"),
-    [
-        (lambda f: shutil.rmtree(f), "no such model folder"),
-        (lambda f: (f / "config.json").unlink(), "config.json is missing"),
-        (lambda f: (f / "config.json").write_text("{"), "not valid JSON"),
-        (lambda f: (f / "config.json").write_text('{"format_version": 99}'), "format_version 99"),
-        (lambda f: (f / "config.json").write_text("[]"), "has no format_version"),
-        (lambda f: (f / "model.safetensors").unlink(), "model.safetensors is missing"),
-        (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-9]), "safetensors"),
-        (lambda f: (f / "model.safetensors").write_bytes(b""), "safetensors"),
-    ],
-)
-def test_a_damaged_folder_is_named_in_one_line(folder, tmp_path, damage, words):
-    copy = tmp_path / "model"
-    shutil.copytree(folder, copy)
-    damage(copy)
-    with pytest.raises(ModelFolderError, match=words) as caught:
-        load_model(copy)
-    assert str(copy) in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_weights_of_another_architecture_are_refused_with_names_and_shapes(folder, tmp_path):
-    copy = tmp_path / "model"
-    shutil.copytree(folder, copy)
-    config = json.loads((copy / "config.json").read_text())
-    config["architecture"]["text"]["bert"]["intermediate_size"] = 48
-    (copy / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelFolderError, match=r"intermediate\.dense\.weight \[64, 32\] instead of \[48, 32\]"):
-        load_model(copy)
-
-
-@pytest.mark.parametrize(
-    ("section", "key", "value", "words"),
-    [
-        (
-            "localization",
-            "similarity",
-            "Presence",
-            "localization.similarity = 'Presence': must be one of dot, presence",
-        ),
-        ("localization", "sigmas", 1.0, "localization.sigmas: unknown key; did you mean sigma"),
-        ("architecture", "normalize", "yes", "architecture: model.normalize = 'yes': must be of type bool"),
-        ("architecture", "projections", 3, "architecture: model.projections: unknown key"),
-    ],
-)
-def test_a_wrong_setting_in_a_folder_is_named_with_its_file(folder, tmp_path, section, key, value, words):
-    copy = tmp_path / "model"
-    shutil.copytree(folder, copy)
-    config = json.loads((copy / "config.json").read_text())
-    config[section][key] = value
-    (copy / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelFolderError, match=words) as caught:
-        load_model(copy)
-    assert str(copy / "config.json") in str(caught.value)
-
-
-def test_a_save_that_fails_leaves_the_old_folder_and_nothing_else(folder, tmp_path, monkeypatch):
-    target = tmp_path / "model"
-    shutil.copytree(folder, target)
-    config, variables, tokenizer = load_model(target)
-    run = get_config()
-    run.model = config.architecture.plain()
-    before = weights_hash(target)
-
-    def no_space(*args, **kwargs):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("afloc_jax.weights.folder.save_tokenizer", no_space)
-    with pytest.raises(OSError, match="No space"):
-        save_model(target, variables, run, tokenizer, {})
-    assert [path.name for path in tmp_path.iterdir()] == ["model"]
-    assert weights_hash(target) == before
-    monkeypatch.undo()
-    (tmp_path / ".model.writing-left").mkdir()  # of a run that was killed
-    save_model(target, jax.tree.map(lambda x: x * 2, variables), run, tokenizer, {})
-    assert [path.name for path in tmp_path.iterdir()] == ["model"]
-    assert weights_hash(target) != before
-
-
-def test_results_enter_the_model_card_with_their_intervals(folder, tmp_path):
-    copy = tmp_path / "model"
-    shutil.copytree(folder, copy)
-    assert "Not evaluated yet" in (copy / "README.md").read_text()
-    overall = {"mean": 0.8125, "lower": 0.75, "upper": 0.875}
-    results = {"phantom": {"n": 32, "metrics": {"pointing": {"overall": overall}}}}
-    update_card(copy, {"results": results, "tables": card_tables(results)})
-    card = (copy / "README.md").read_text()
-    assert "| data set | samples | pointing |\n|---|---|---|\n| phantom | 32 | 0.812 [0.750, 0.875] |" in card
-    assert "four sentences" in card
-    assert read_config(copy).card["data"] == "four sentences"
-    load_model(copy)
 
 
 def test_loading_and_localising_needs_neither_torch_nor_tensorflow(folder):
@@ -415,12 +281,3 @@ def test_a_presence_map_lies_between_0_and_1_and_settings_come_from_the_folder(f
     image = np.random.default_rng(0).integers(0, 255, (60, 80), np.uint8)
     found = model.localize([image], ["small left effusion"])[0][0]
     assert found.heatmap.shape == (60, 80) and 0 < found.heatmap.min() < found.heatmap.max() < 1
-
-
-def test_results_on_the_card_do_not_keep_a_folder_from_loading(folder, tmp_path):
-    copy = tmp_path / "model"
-    shutil.copytree(folder, copy)
-    overall = {"mean": 0.5, "lower": 0.4, "upper": 0.6}
-    metrics = {"pointing": {"overall": overall}, "iou": {"overall": overall, "per_threshold": {"0.1": overall}}}
-    update_card(copy, {"results": {"phantom": {"n": 32, "metrics": metrics}}})
-    assert afloc_jax.load(copy).image_size == afloc_jax.load(folder).image_size
