@@ -16,7 +16,7 @@ from afloc_jax.errors import UserError
 
 DESCRIPTION = "Annotation-free pathology localisation: where is this phrase in this image?"
 
-# Command -> what it does. The module has the command's name; `import` is a word of Python, and has a "_" behind it.
+# Command -> what it does. Its module has the same name; that of `import`, a word of Python, ends in "_".
 COMMANDS = {
     "localize": "heat maps and boxes for phrases on images",
     "classify": "zero-shot probability of classes in images",
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         return _fail(parsed, str(error), error.exit_status)
     except KeyboardInterrupt:
-        return _fail(parsed, "interrupted; files written so far are whole", 130)
+        return _fail(parsed, "interrupted; files written so far are complete", 130)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(parsed, f"{where}{error.strerror or error}", 1)
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parser() -> Parser:
-    """The whole command line."""
+    """The command line with all commands."""
     top = Parser(prog="afloc", description=DESCRIPTION)
     top.add_argument("--version", action="version", version=f"afloc_jax {afloc_jax.__version__}")
     commands = top.add_subparsers(

@@ -34,38 +34,8 @@ def add_compatible(command: argparse.ArgumentParser) -> None:
     )
 
 
-def add_prompt_set(command: Arguments, without: str) -> None:
-    """`without`: in words, which prompts stand for a class when no set is given."""
-    command.add_argument("--class", action="append", dest="classes", metavar="NAME", help="a class; repeatable")
-    command.add_argument(
-        "--prompts",
-        metavar="FILE",
-        help="phrases of each class: a JSON file (docs/classification.md) or the name of a built-in set such as chest; "
-        f"without it: {without}",
-    )
-
-
-def add_framing(command: Arguments) -> None:
-    command.add_argument(
-        "--framing",
-        choices=("pad", "crop"),
-        help="how an image becomes the square that the model sees: pad surrounds it with zeros, crop takes its middle "
-        "(default: pad; crop where classification is compatible, as in the release)",
-    )
-
-
-def add_aggregation(command: Arguments) -> None:
-    command.add_argument(
-        "--aggregation",
-        choices=("mean", "max"),
-        default="mean",
-        help="how the phrases of a class become one score: their mean (AFLoc) or the largest (GLoRIA) "
-        "(default: %(default)s)",
-    )
-
-
 def path(text: str) -> "Path":
-    """A file or folder of the user's."""
+    """The path of a file or folder on the command line."""
     from afloc_jax.files import user_path  # etils takes a tenth of a second, which --help has not
 
     try:

@@ -2,26 +2,28 @@
 
 from argparse import Namespace
 
-from afloc_jax.cli.arguments import (
-    add_aggregation,
-    add_compatible,
-    add_framing,
-    add_model_and_images,
-    add_prompt_set,
-    path,
-)
+from afloc_jax.cli.arguments import add_compatible, add_model_and_images, path
 from afloc_jax.cli.parser import Parser
 from afloc_jax.cli.printing import finish_images
+from afloc_jax.cli.settings import given_options, options_of
+from afloc_jax.evaluation.classification.settings import ClassificationSettings
 from data_pipelines.constants import CLASS_PROMPT
+
+OPTIONS = options_of(ClassificationSettings, ("classes", "framing", "aggregation"))
 
 EXAMPLE = "afloc classify runs/demo/model chest.png --class pneumonia --class edema --out scores.csv"
 
 
 def add(command: Parser) -> None:
     add_model_and_images(command)
-    add_prompt_set(command, f'"{CLASS_PROMPT.format(finding="<class>")}"')
-    add_framing(command)
-    add_aggregation(command)
+    for option in OPTIONS:
+        option.add(command)
+    command.add_argument(
+        "--prompts",
+        metavar="FILE",
+        help="phrases of each class: a JSON file (docs/classification.md) or the name of a built-in set such as chest; "
+        f'without it: "{CLASS_PROMPT.format(finding="<class>")}"',
+    )
     command.add_argument(
         "--out", type=path, required=True, metavar="FILE.csv", help="one row per image; FILE.json beside it says how"
     )
@@ -31,14 +33,7 @@ def add(command: Parser) -> None:
 def run(given: Namespace) -> int:
     from afloc_jax.inference.files import classify_files
 
-    done, failed = classify_files(
-        given.model,
-        given.images,
-        given.classes,
-        given.out,
-        prompts=given.prompts,
-        compatible=given.compatible,
-        framing=given.framing,
-        aggregation=given.aggregation,
-    )
+    options = {"classes": None, **given_options(given, OPTIONS)}
+    how = {"prompts": given.prompts, "compatible": given.compatible, **options}
+    done, failed = classify_files(given.model, given.images, out=given.out, **how)
     return finish_images(done, failed, given.out)

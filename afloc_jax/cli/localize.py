@@ -2,12 +2,7 @@
 
 from argparse import Namespace
 
-from afloc_jax.cli.arguments import (
-    add_compatible,
-    add_model_and_images,
-    path,
-    threshold,
-)
+from afloc_jax.cli.arguments import add_compatible, add_model_and_images, path, threshold
 from afloc_jax.cli.parser import Parser
 from afloc_jax.cli.printing import finish_images
 

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, not with a page of usage. Flags may be spelled with "-" in place of "_"."""
+    """A parser whose errors are one line, without the usage. Flags may be spelled with "-" in place of "_"."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")

@@ -1,4 +1,4 @@
-"""What several commands print at their end."""
+"""The last lines of output that several commands share."""
 
 import sys
 from collections.abc import Sequence

@@ -3,11 +3,7 @@
 import sys
 from argparse import Namespace
 
-from afloc_jax.cli.arguments import (
-    add_compatible,
-    count,
-    path,
-)
+from afloc_jax.cli.arguments import add_compatible, count, path
 from afloc_jax.cli.parser import Parser
 
 EXAMPLE = (

@@ -22,7 +22,7 @@ class Option:
     default: Any
 
     def add(self, command: Arguments) -> None:
-        """What is not given leaves no trace, so that the settings' own default stands."""
+        """Add the flag. Without it the namespace has no such value, and the default of the settings applies."""
         command.add_argument(self.flag, dest=self.name, default=argparse.SUPPRESS, **self.arguments)
 
 
@@ -31,12 +31,6 @@ def options_of(settings: type[Settings], names: Collection[str] = ()) -> list[Op
     kinds = typing.get_type_hints(settings)
     fields = [field for field in dataclasses.fields(settings) if field.metadata.get("help")]
     return [_option(field, kinds[field.name]) for field in fields if not names or field.name in names]
-
-
-def add_options(command: Arguments, settings: type[Settings], names: Collection[str] = ()) -> None:
-    """Add them to a command; `given_options` reads them back."""
-    for option in options_of(settings, names):
-        option.add(command)
 
 
 def given_options(given: argparse.Namespace, options: Sequence[Option]) -> dict[str, Any]:
