@@ -34,7 +34,7 @@ class Replicates:
         point: [*m] the statistic on the data.
         resampled: [R, *m] the statistic on every resample.
         left_out: for each group that units are drawn within, [U, *m]: the statistic without each unit in turn
-            (jackknife). Empty where nobody asked for it; BCa intervals need it.
+            (jackknife). Empty without `leave_out`; BCa intervals need it.
     """
 
     point: np.ndarray

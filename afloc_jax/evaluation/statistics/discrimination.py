@@ -6,19 +6,23 @@ metrics, with which the tests compare, take one row of weights at a time and kno
 """
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from afloc_jax.evaluation.statistics.jackknife import LeftOut, Weights
 
+Labels: TypeAlias = Bool[np.ndarray, " n"]
+Values: TypeAlias = Float[np.ndarray, " n"]
+PerRow: TypeAlias = Float[np.ndarray, " R"]
+PerUnit: TypeAlias = Float[np.ndarray, " U"]
+
 BINS = 10  # in the reliability table
 DECISION_METRICS = ("f1", "accuracy", "mcc", "balanced_accuracy", "sensitivity", "specificity")
 
 
-def auc(
-    labels: Bool[np.ndarray, " n"], scores: Float[np.ndarray, " n"], weights: Weights | None = None
-) -> Float[np.ndarray, " R"]:
+def auc(labels: Labels, scores: Values, weights: Weights | None = None) -> PerRow:
     """Area under the ROC curve: the chance that a positive scores above a negative, ties counting half.
 
     Mann and Whitney 1947; NaN where a resample holds no positive or no negative.
@@ -43,9 +47,7 @@ def auc(
     return np.where(pairs > 0, wins / np.maximum(pairs, 1e-300), np.nan)
 
 
-def roc_curve(
-    labels: Bool[np.ndarray, " n"], scores: Float[np.ndarray, " n"]
-) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
+def roc_curve(labels: Labels, scores: Values) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
     """False and true positive rates from (0, 0) to (1, 1), a point per distinct score, the highest score first.
 
     Empty without a positive or without a negative.
@@ -61,9 +63,7 @@ def roc_curve(
     return false, true
 
 
-def decisions(
-    labels: Bool[np.ndarray, " n"], predicted: Bool[np.ndarray, " n"], weights: Weights | None = None
-) -> dict[str, Float[np.ndarray, " R"]]:
+def decisions(labels: Labels, predicted: Labels, weights: Weights | None = None) -> dict[str, PerRow]:
     """The `DECISION_METRICS` of yes-or-no predictions.
 
     F1 and MCC are 0 where their denominator is 0. Sensitivity and specificity are NaN without positives or negatives;
@@ -86,11 +86,8 @@ def decisions(
 
 
 def multiclass_decisions(
-    labels: Int[np.ndarray, " n"],
-    predicted: Int[np.ndarray, " n"],
-    classes: int,
-    weights: Weights | None = None,
-) -> dict[str, Float[np.ndarray, " R"]]:
+    labels: Int[np.ndarray, " n"], predicted: Int[np.ndarray, " n"], classes: int, weights: Weights | None = None
+) -> dict[str, PerRow]:
     """Accuracy, balanced accuracy, macro F1 and MCC of one class per sample.
 
     Balanced accuracy is the mean recall of the classes that occur; macro F1 the mean over classes that occur or are
@@ -111,22 +108,15 @@ def multiclass_decisions(
     }
 
 
-def brier(
-    labels: Bool[np.ndarray, " n"],
-    probabilities: Float[np.ndarray, " n"],
-    weights: Weights | None = None,
-) -> Float[np.ndarray, " R"]:
+def brier(labels: Labels, probabilities: Values, weights: Weights | None = None) -> PerRow:
     """Mean squared distance of the probability from the outcome (Brier 1950)."""
     weights = _weights(weights, len(labels))
     return _ratio(weights @ (probabilities - np.asarray(labels, np.float64)) ** 2, weights.sum(axis=1))
 
 
 def calibration_error(
-    labels: Bool[np.ndarray, " n"],
-    probabilities: Float[np.ndarray, " n"],
-    weights: Weights | None = None,
-    bins: int = BINS,
-) -> Float[np.ndarray, " R"]:
+    labels: Labels, probabilities: Values, weights: Weights | None = None, bins: int = BINS
+) -> PerRow:
     """Expected calibration error: |observed share - mean probability| over bins of equal width, by their samples.
 
     Naeini, Cooper and Hauskrecht 2015.
@@ -148,9 +138,7 @@ class ReliabilityBin:
     observed: float | None
 
 
-def reliability(
-    labels: Bool[np.ndarray, " n"], probabilities: Float[np.ndarray, " n"], bins: int = BINS
-) -> list[ReliabilityBin]:
+def reliability(labels: Labels, probabilities: Values, bins: int = BINS) -> list[ReliabilityBin]:
     """The reliability table: a row for each of several bins of equal width.
 
     A bin holds its lower limit and not its upper one; the last holds 1 as well. An empty bin has no mean and no share.
@@ -166,7 +154,7 @@ def reliability(
     return table
 
 
-def best_threshold(labels: Bool[np.ndarray, " n"], scores: Float[np.ndarray, " n"]) -> float:
+def best_threshold(labels: Labels, scores: Values) -> float:
     """The threshold with the highest F1, where scores from the threshold on are called positive.
 
     The lowest of several. NaN without a positive sample: then no threshold is better than another.
@@ -190,7 +178,7 @@ class DeLong:
     covariance: Float[np.ndarray, "K K"]
 
 
-def delong(labels: Bool[np.ndarray, " n"], scores: Float[np.ndarray, "K n"]) -> DeLong:
+def delong(labels: Labels, scores: Float[np.ndarray, "K n"]) -> DeLong:
     """DeLong, DeLong and Clarke-Pearson 1988 (doi 10.2307/2531595), by midranks (Sun and Xu 2014).
 
     Raises `ValueError` with fewer than two positives or two negatives, where the variance is not defined.
@@ -205,7 +193,7 @@ def delong(labels: Bool[np.ndarray, " n"], scores: Float[np.ndarray, "K n"]) -> 
     return DeLong(above.mean(axis=1), covariance)
 
 
-def _placements(labels: Bool[np.ndarray, " n"], scores: Float[np.ndarray, "K n"]) -> tuple[np.ndarray, np.ndarray]:
+def _placements(labels: Labels, scores: Float[np.ndarray, "K n"]) -> tuple[np.ndarray, np.ndarray]:
     """How many negatives each positive scores above, and how many positives each negative scores below; ties half.
 
     Both are midranks among all samples less midranks among the samples of their own kind. [K, positives] and
@@ -220,9 +208,7 @@ def _placements(labels: Bool[np.ndarray, " n"], scores: Float[np.ndarray, "K n"]
     return won, positive.shape[1] - (rank_negative - rankdata(negative, axis=1))
 
 
-def _auc_without(
-    labels: Bool[np.ndarray, " n"], scores: Float[np.ndarray, " n"], weights: LeftOut
-) -> Float[np.ndarray, " U"]:
+def _auc_without(labels: Labels, scores: Values, weights: LeftOut) -> PerUnit:
     """AUC without each unit, exact, in O(n log n).
 
     With w(i) the pairs of sample i in which the positive scores higher, W the sum of w over the positives, and V(u)
@@ -241,9 +227,7 @@ def _auc_without(
     return _ratio(wins, positives * negatives)
 
 
-def _wins_within(
-    labels: Bool[np.ndarray, " n"], scores: Float[np.ndarray, " n"], weights: LeftOut
-) -> Float[np.ndarray, " U"]:
+def _wins_within(labels: Labels, scores: Values, weights: LeftOut) -> PerUnit:
     """For each unit, its pairs of a positive and a negative in which the positive scores higher; ties count half."""
     order = np.lexsort((scores, weights.unit))
     unit, ranked, positive = weights.unit[order], scores[order], labels[order]
@@ -266,7 +250,7 @@ def _ratio(numerator: np.ndarray, denominator: np.ndarray, otherwise: float = np
     return np.where(denominator > 0, numerator / safe, otherwise)
 
 
-def _mean_of_existing(parts: Float[np.ndarray, "k R"]) -> Float[np.ndarray, " R"]:
+def _mean_of_existing(parts: Float[np.ndarray, "k R"]) -> PerRow:
     exists = np.isfinite(parts)
     return _ratio(np.where(exists, parts, 0.0).sum(axis=0), exists.sum(axis=0).astype(np.float64))
 

@@ -4,6 +4,7 @@ Percentile limits, or BCa (bias-corrected and accelerated; Efron 1987, doi 10.10
 those of `scipy.stats.bootstrap`, which knows neither clusters nor strata, and whose jackknife takes O(n^2).
 """
 
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +15,6 @@ from jaxtyping import Float
 from scipy.special import ndtr, ndtri
 
 CONFIDENCE = 0.95
-PARTS = ("mean", "lower", "upper")
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,12 @@ class Interval:
     @classmethod
     def read(cls, entry: Mapping[str, float | None]) -> Self:
         """The interval of an entry that `to_dict` made; what it lacks is NaN."""
-        values = [entry.get(part) for part in PARTS]
-        return cls(*(float("nan") if value is None else value for value in values))
+        values = [entry.get(part) for part in ("mean", "lower", "upper")]
+        return cls(*(math.nan if value is None else value for value in values))
 
     def to_dict(self) -> dict[str, float | None]:
         """The entry of a JSON file. JSON has no NaN: an undefined number becomes None."""
-        values = {part: float(getattr(self, part)) for part in PARTS}
-        return {part: value if np.isfinite(value) else None for part, value in values.items()}
+        return {part: float(value) if np.isfinite(value) else None for part, value in vars(self).items()}
 
     def __str__(self) -> str:
         """The text of a table's cell: `0.812 [0.790, 0.833]`, or `-` where the number is undefined."""

@@ -1,1 +1,1 @@
-"""Files that come in: where findings are, heat maps of any system, images."""
+"""Input files: places of findings, heat maps of any system, images."""

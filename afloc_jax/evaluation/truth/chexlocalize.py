@@ -14,16 +14,11 @@ RleTable: TypeAlias = Mapping[str, Mapping[str, Mapping[str, Json]]]
 
 def is_rle_file(content: Json) -> TypeGuard[RleTable]:
     """Whether a file is of this format."""
-    return isinstance(content, dict) and bool(content) and all(is_rle_table(entry) for entry in content.values())
-
-
-def is_rle_table(entry: Json) -> bool:
-    """Whether this is what CheXlocalize's files hold of one image: {class: {"size", "counts"}}."""
-    return (
-        isinstance(entry, Mapping)
-        and bool(entry)
-        and all(isinstance(rle, Mapping) and {"size", "counts"} <= rle.keys() for rle in entry.values())
-    )
+    if not (isinstance(content, dict) and content):
+        return False
+    images = [image.values() for image in content.values() if isinstance(image, dict) and image]
+    masks = [isinstance(rle, dict) and {"size", "counts"} <= rle.keys() for image in images for rle in image]
+    return len(images) == len(content) and all(masks)
 
 
 def read_rle_table(name: str, content: RleTable, size: int, compatible: bool) -> list[Truth]:

@@ -51,7 +51,7 @@ def read_coco(name: str, content: Json, size: int, compatible: bool, boxes: bool
 
 
 def _id(entry: Json, name: str, where: str) -> int | str:
-    """A whole number or text."""
+    """An id: an integer or text."""
     value = entry.get(name) if isinstance(entry, Mapping) else None
     return value if isinstance(value, str) else get_field(entry, name, int, where)
 

@@ -1,4 +1,4 @@
-"""The images that a truth file speaks of, found in a folder: what the report of `afloc score` shows maps on."""
+"""The images that a truth file names, found in a folder: the report of `afloc score` shows maps on them."""
 
 import numpy as np
 from jaxtyping import UInt8

@@ -1,4 +1,4 @@
-"""Where findings truly are: COCO JSON as MS-CXR ships it, RLE JSON as CheXlocalize does, or a table of mask files.
+"""Places of findings from a file: COCO JSON as in MS-CXR, RLE JSON as in CheXlocalize, or a table of mask files.
 
 Everything is brought to the padded square on which scores are taken. Sample ids name an image and a count, never the
 phrase: phrases are taken from reports and must not appear in a message.
@@ -30,9 +30,7 @@ def read_truth(
     the table or in its folder `masks`; a row without a mask is a negative. COCO JSON may give an image a `patient`.
 
     Args:
-        path: COCO JSON, CheXlocalize's RLE JSON, or CSV.
         size: side of the padded square, pixels.
-        compatible: see above.
         negatives: keep the entries that say that a finding is absent (RLE JSON and tables).
         boxes: where an annotation has a box and a segmentation, take the box; where it has a mask only, the boxes
             around its connected parts.

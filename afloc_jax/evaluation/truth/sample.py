@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """One sample: an image, a phrase and the places it speaks of.
+    """One sample: an image, a phrase and the places that it describes.
 
     Attributes:
         id: unique, safe to print.
