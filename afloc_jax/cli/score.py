@@ -61,7 +61,6 @@ def add(command: Parser) -> None:
 
 
 def run(given: Namespace) -> int:
-    from afloc_jax.evaluation.localization.protocols import get_protocol
     from afloc_jax.evaluation.localization.score_files import score_files
     from afloc_jax.evaluation.page import write_report
 
@@ -73,7 +72,7 @@ def run(given: Namespace) -> int:
         given.truth,
         given.heatmaps,
         given.out,
-        protocol=get_protocol(settings.protocol, settings.thresholds, settings.margin, settings.compatible),
+        protocol=settings.scoring,
         images=given.images,
         title=settings.title,
         validation=None if validation[0] is None else validation,

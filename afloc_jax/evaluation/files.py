@@ -1,8 +1,10 @@
 """Result files: each appears whole or not at all."""
 
 import csv
+import dataclasses
 import io
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -25,7 +27,7 @@ def write_folder(out: str | os.PathLike[str], files: Mapping[str, str | bytes]) 
 
 
 def write_pictures(out: str | os.PathLike[str], arrays: Mapping[str, Any], described: Any) -> None:
-    """examples.npz (arrays) and examples.json (what they are). Files appear whole or not at all."""
+    """Write examples.npz (arrays) and examples.json (what they are)."""
     packed = io.BytesIO()
     np.savez_compressed(packed, **arrays)
     text = json.dumps(described, indent=1, ensure_ascii=False) + "\n"
@@ -33,7 +35,7 @@ def write_pictures(out: str | os.PathLike[str], arrays: Mapping[str, Any], descr
 
 
 def read_pictures(folder: Path) -> tuple[list[dict[str, Any]], Mapping[str, np.ndarray]]:
-    """What examples.json describes, and the arrays of examples.npz; empty where one of them is absent."""
+    """The content of examples.json, and the arrays of examples.npz; empty where one of them is absent."""
     if not all((folder / name).is_file() for name in ("examples.json", "examples.npz")):
         return [], {}
     described = read_json(folder / "examples.json", "remove it and run the evaluation again")
@@ -69,6 +71,19 @@ def read_csv(path: Path, remedy: str = "") -> tuple[list[str], list[dict[str, st
         raise UserError(f"{path}: {error.strerror}{remedy}") from None
     except (UnicodeDecodeError, csv.Error):
         raise UserError(f"{path}: not a CSV table in UTF-8") from None
+
+
+def json_of(value: Any) -> Any:
+    """Dataclasses, mappings and sequences as JSON holds them: a field is a key, and NaN or infinity is null."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: json_of(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: json_of(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_of(item) for item in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    return value
 
 
 def json_text(content: Any) -> str:

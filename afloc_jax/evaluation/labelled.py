@@ -1,4 +1,4 @@
-"""Records with yes-or-no labels of classes, and their embeddings: what classification and retrieval start from."""
+"""Records with yes-or-no labels of classes, and their embeddings, for classification, retrieval and robustness."""
 
 import hashlib
 import os
@@ -23,7 +23,7 @@ from data_pipelines.records import ABSENT, PRESENT, UNCERTAIN
 
 NO_FINDING = "no finding"
 Unlisted: TypeAlias = Literal["unknown", "absent"]
-"""What a class is that the labels of a record do not list."""
+"""The label of a class that the labels of a record do not list."""
 _NORMAL = (NO_FINDING, "normal")  # labels that name no finding
 _VALUES = {"1": PRESENT, "1.0": PRESENT, "0": ABSENT, "0.0": ABSENT, "": UNCERTAIN, "-1": UNCERTAIN, "-1.0": UNCERTAIN}
 
@@ -36,7 +36,7 @@ class LabelledRecords:
         ids, patients: id and patient of each record; a patient may be empty.
         classes: C names.
         labels: [n, C] 1 present, 0 absent, NaN unknown.
-        doubtful: [n, C] where the source itself says that a label is unknown: uncertain, or empty in a table.
+        doubtful: [n, C] whether the source itself says that a label is unknown: uncertain, or empty in a table.
         rows: [n] rows of the source.
         sha256: hash of ids, images and labels.
         left_out: number of records without a label.
@@ -102,7 +102,7 @@ def read_labelled(
     labels: str | os.PathLike[str] | None = None,
     unlisted: Unlisted = "unknown",
 ) -> LabelledRecords:
-    """Labels of a data set: from a table, else those of its records, else their findings.
+    """The labels of a data set: those of a table, else of its records, else of their findings.
 
     Where any record of the source has labels, they are the truth: 1 present, 0 absent, -1 unknown. A class that a
     record does not list is present if a finding has its name, else what `unlisted` says. Records without either are
@@ -113,8 +113,8 @@ def read_labelled(
 
     Args:
         source: records.
-        classes: names, compared without case and by synonyms. None given: the columns of the table, or all that a
-            record shows, in the order of the alphabet.
+        classes: names, compared without case and by synonyms. Empty: the columns of the table, or all classes that a
+            record shows, in alphabetical order.
         labels: a CSV with a column `id` (of the record) and one per class: 1 present, 0 absent, empty or -1 unknown;
             records it does not name are left out.
         unlisted: "unknown", or "absent" for data whose records list all that is present.
@@ -157,7 +157,7 @@ def read_labelled(
 
 @dataclass(frozen=True)
 class _Entry:
-    """A record and what is known of it: class -> label."""
+    """A record with its known labels."""
 
     row: int
     id: str

@@ -1,7 +1,7 @@
 """Everything a working directory holds, on one page: report/index.html.
 
-The page asks for nothing from elsewhere: style, charts (SVG) and pictures (data URIs) are in the file, so it can be
-mailed, archived and opened without a network.
+Style, charts (SVG) and pictures (data URIs) are in the file, so it can be mailed, archived and opened without a
+network.
 """
 
 from collections.abc import Sequence
@@ -11,17 +11,19 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from afloc_jax.errors import UserError
 from afloc_jax.evaluation.report.numbers import hashes, interval, number, part_of, read_object, short_hash, signed
+from afloc_jax.evaluation.report.small_charts import cell
 from afloc_jax.evaluation.report.training import Logged, curves, read_metrics
 from afloc_jax.evaluation.task import JsonObject, Section
 from afloc_jax.evaluation.tasks import task_of
 from afloc_jax.files import Path, write_whole
+from afloc_jax.inference import overlays
 from afloc_jax.settings import Json
 from afloc_jax.weights.card import flatten
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One folder of results on the page; `task` names the room of its template."""
+    """One folder of results on the page; `task` names the folder of its template."""
 
     task: str
     title: str
@@ -34,15 +36,8 @@ class Evaluation:
 def write_report(workdir: str | Path) -> Path:
     """Write `workdir/report/index.html` from what the run left: config, metrics, evaluations with example maps.
 
-    The results of one `afloc evaluate` or `afloc score` have a page too: give their folder.
-
-    Parts that are absent are left out and the page says so; a run without validation or evaluation still has a page.
-
-    Returns:
-        The path of the page.
-
-    Raises:
-        UserError: `workdir` is not a folder with a run in it, or a file in it is damaged.
+    `workdir` may also be the folder of one `afloc evaluate` or `afloc score`. Absent parts are left out, and the page
+    says so. Returns the path of the page. Raises UserError for a folder without a run, or with a damaged file.
     """
     workdir = Path(workdir)
     config = read_object(workdir / "config.json")
@@ -62,7 +57,8 @@ def write_report(workdir: str | Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "interval": interval, "signed": signed}
+    environment.filters |= {"number": number, "interval": interval, "signed": signed, "cell": cell}
+    environment.filters |= {"jpeg": overlays.jpeg_uri, "outline": overlays.outline_path}
     page = environment.get_template("report/template.html.jinja").render(
         name=config.get("name") or (evaluations[0].title if evaluations else workdir.name),
         trained=bool(config or rows),

@@ -1,4 +1,4 @@
-"""Prepared records as evaluation reads them: patients, places, and where their numbers come from."""
+"""The places of findings in prepared records, and the provenance of numbers on them."""
 
 from typing import TypeAlias
 
@@ -16,7 +16,7 @@ Source: TypeAlias = Records
 
 
 def evaluation_provenance(model: Model, source: Source, data_sha256: str) -> dict[str, Json]:
-    """Where the numbers of a model on records come from: `provenance` with weights, data and architecture."""
+    """The provenance of the numbers of a model on records: weights, data and architecture."""
     return provenance(
         weights_sha256=model.weights_sha256,
         data_sha256=data_sha256,
@@ -28,13 +28,12 @@ def evaluation_provenance(model: Model, source: Source, data_sha256: str) -> dic
 def place_of(
     record: Record, finding: Finding, compatible: bool = False, boxes: bool = False
 ) -> UInt8[np.ndarray, "S S"]:
-    """Where a finding is: 0 outside; inside, how many of its boxes cover the pixel (1 for masks).
+    """The place of a finding: 0 outside; inside, the number of its boxes that cover the pixel (1 for masks).
 
     Annotated boxes are drawn anew, each for itself: the stored mask is their union, which no longer says where they
     overlap or touch. They are stored as float32, so a corner within 1e-7 of a pixel's edge may fall on its other side.
 
     Args:
-        record, finding: of a source.
         compatible: boxes as the release draws them (thin ones vanish). Masks were brought to the square when the
             record was made, half covered is inside; the release's rules for masks need the original ones.
         boxes: boxes instead of masks: of a finding without annotated ones, those around the connected parts.

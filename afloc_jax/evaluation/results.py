@@ -3,12 +3,14 @@
 import dataclasses
 import math
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, TypeAlias
 
+from afloc_jax.evaluation.files import csv_text, json_of, json_text, write_folder
 from afloc_jax.evaluation.statistics.bootstrap import Bootstrap, Replicates
 from afloc_jax.evaluation.statistics.interval import Interval
+from afloc_jax.files import AnyPath
 from afloc_jax.settings import Json
 
 PER_SAMPLE_COLUMNS = ("id", "patient", "category", "metric", "threshold", "value", "note")
@@ -74,8 +76,17 @@ class Result:
     def to_json(self) -> dict[str, Json]:
         """The content of summary.json."""
         own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "account"}
-        content: dict[str, Json] = _json_of({**vars(self.account), **own})
+        content: dict[str, Json] = json_of({**vars(self.account), **own})
         return content
+
+    def to_markdown(self) -> str:
+        """The content of summary.md: tables that read well in plain text."""
+        raise NotImplementedError
+
+    def write(self, out: AnyPath, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """Write summary.md, summary.json, and the rows of per_sample.csv. Raises UserError."""
+        texts = {"summary.md": self.to_markdown(), "summary.json": json_text(self.to_json())}
+        write_folder(out, {"per_sample.csv": csv_text(columns, rows), **texts})
 
     @classmethod
     def read(cls, summary: Mapping[str, Json]) -> Self:
@@ -84,20 +95,8 @@ class Result:
         return result
 
 
-def _json_of(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _json_of(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {key: _json_of(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_json_of(item) for item in value]
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    return value
-
-
 def _read(kind: Any, value: Any) -> Any:
-    """The inverse of `_json_of`, as an annotation wants it; keys that no field has are left out."""
+    """The inverse of `json_of`, as an annotation wants it; keys that no field has are left out."""
     if hasattr(kind, "__dataclass_fields__"):
         kinds = typing.get_type_hints(kind)
         return kind(**{key: _read(kinds[key], item) for key, item in value.items() if key in kinds})

@@ -10,30 +10,24 @@ from afloc_jax.errors import UserError
 from afloc_jax.evaluation.report.numbers import entry_of, part_of, read_object
 from afloc_jax.evaluation.settings import TaskSettings
 from afloc_jax.evaluation.statistics.interval import Interval
-from afloc_jax.evaluation.task import JsonObject, Models
-from afloc_jax.evaluation.tasks import TASKS, AnyTask, EvaluationSettings, task_of
+from afloc_jax.evaluation.task import JsonObject, Models, Task
+from afloc_jax.evaluation.tasks import TASKS, EvaluationSettings, task_of
 from afloc_jax.files import Path
 from afloc_jax.inference.model import load
 from afloc_jax.settings import Json
 from afloc_jax.weights.folder import update_card, weights_hash
 
 
-def evaluate_dataset(model: str | Path, out: str | Path, task: AnyTask, settings: TaskSettings) -> JsonObject:
-    """Evaluate a model folder on one data set; returns what summary.json holds.
-
-    Raises:
-        UsageError, UserError: an unusable folder or data set.
-    """
+def evaluate_dataset(model: str | Path, out: str | Path, task: Task, settings: TaskSettings) -> JsonObject:
+    """Evaluate a model folder on one data set; returns what summary.json holds. Raises UsageError, UserError."""
     return task.evaluate(Models(lambda: load(model)), Path(out), settings)
 
 
 def evaluate_datasets(evaluation: EvaluationSettings, workdir: str | Path) -> dict[str, JsonObject]:
     """Evaluate `workdir/model` on every data set of a config; what training does last.
 
-    Results that were made with these weights and settings are kept. The model card is given the results.
-
-    Returns:
-        Folder name under `workdir/evaluation` -> what its summary.json holds.
+    Results that were made with these weights and settings are kept. The model card shows the results. Returns the
+    content of summary.json by the name of its folder under `workdir/evaluation`.
     """
     workdir = Path(workdir)
     if not evaluation.datasets:
@@ -54,10 +48,9 @@ def evaluate_datasets(evaluation: EvaluationSettings, workdir: str | Path) -> di
 
 
 def card_tables(results: Mapping[str, JsonObject]) -> list[JsonObject]:
-    """For each task that was evaluated, its table of the model card: `title`, `columns`, and `rows` of finished cells.
+    """The tables of the model card, one for each task that was evaluated: `title`, `columns`, and `rows` of cells.
 
-    Args:
-        results: name of the data set -> its summary, or `task`, `n` and `metrics` of it.
+    `results` has, by the name of the data set, its summary, or `task`, `n` and `metrics` of it.
     """
     tables: list[JsonObject] = []
     for task in TASKS.values():

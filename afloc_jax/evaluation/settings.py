@@ -1,4 +1,4 @@
-"""What all tasks read of a data set and how it is evaluated. What only one task reads is declared in its room.
+"""The settings that all tasks read; those of one task are declared in its folder.
 
 A field with a help text is an option of `afloc evaluate`, and every field a key of an entry of
 `config.evaluation.datasets`.
@@ -25,8 +25,8 @@ class TaskSettings(Settings):
 
     Attributes:
         name, directory, raw, builder, split: as in `data_pipelines.prepared.open_source`.
-        title: name of the data set for readers and of its folder of results.
-        compatible: everything as in the published release.
+        title: name of the data set on the page, and of its folder of results.
+        compatible: reproduce the published release.
         bootstrap, interval, unit: resamples, kind of interval and what is drawn, see `statistics.bootstrap.Bootstrap`.
     """
 
@@ -69,10 +69,10 @@ class TaskSettings(Settings):
 
 @dataclass(frozen=True)
 class LabelledSettings(TaskSettings):
-    """What the tasks on labelled records share.
+    """The settings that the tasks on labelled records share.
 
     Attributes:
-        classes: names; all that occur if empty.
+        classes: names; empty for all that occur.
         framing: "pad" or "crop" of the square; heat maps are always padded. None: the task's own.
         labels: CSV of labels; None: those of the records, see `read_labelled`.
         unlisted: what a class is that the labels of a record do not list.
@@ -83,7 +83,7 @@ class LabelledSettings(TaskSettings):
     classes: tuple[str, ...] = setting((), help="a class; repeatable", flag="class", metavar="NAME")
     framing: Literal["pad", "crop"] | None = setting(
         None,
-        help="how the image becomes the square that the model sees: zeros around the whole image, or its middle "
+        help="how the image becomes the square that the model sees: the image surrounded by zeros, or its middle "
         "(default: pad; crop where classification is compatible, as in the release)",
     )
     labels: str | None = setting(
@@ -101,11 +101,11 @@ class LabelledSettings(TaskSettings):
 
     @property
     def prompt_set(self) -> PromptSet | None:
-        """How classes are asked for, where the task reads that."""
+        """The prompts of classes; None for a task without."""
         return None
 
     def recorded(self) -> dict[str, Json]:
-        """Every task of this kind records the same keys, those that it does not read with their defaults."""
+        """The same keys for every task of this kind; those that it does not read have their defaults."""
         unread: dict[str, Json] = {"validation_split": "validation", "aggregation": "mean", "by_class": False}
         unread |= {"per_class": 200, "tops": [1, 5, 10]}
         own = {key: value for key, value in self.plain().items() if key not in ("prompts", "interval", "unit")}
@@ -114,7 +114,7 @@ class LabelledSettings(TaskSettings):
         return {**unread, **own, **about, "bootstrap": self.resampling.to_dict()}
 
     def account(self, model: "Model", source: "Source", data_sha256: str) -> "Account":
-        """How the numbers of an evaluation with these settings come about."""
+        """The origin of the numbers of an evaluation with these settings."""
         from afloc_jax.evaluation.records import evaluation_provenance
         from afloc_jax.evaluation.results import Account
 
@@ -131,22 +131,18 @@ class LabelledSettings(TaskSettings):
 
 @dataclass(frozen=True)
 class PromptedSettings(LabelledSettings):
-    """What the tasks share that ask for classes by phrases.
-
-    Attributes:
-        prompts: a prompt set, its file or its name; None: the task's own way to ask.
-    """
+    """What the tasks with prompts of classes share: `prompts` is a prompt set, its file or its name."""
 
     prompts: str | PromptSet | None = setting(
         None,
         help="phrases of each class: a JSON file (docs/classification.md) or the name of a built-in set such as chest; "
-        "without it: as the data set's validation records ask; ten ways of each class for robustness",
+        "without it: the phrases of the validation records; ten of each class for robustness",
         metavar="FILE",
     )
 
     @property
     def prompt_set(self) -> PromptSet | None:
-        """How classes are asked for; None: the task's own way."""
+        """The prompts of classes; None: those that the task takes by default."""
         return read_prompt_set(self.prompts) if isinstance(self.prompts, str) else self.prompts
 
     def check(self) -> None:

@@ -1,14 +1,16 @@
 """What a task is: its settings, its evaluation, its section of the page, and its table of the model card.
 
-Each room of a task exports one `TASK`, and `tasks.TASKS` lists them. The command line, `run`, the page and the card
-read that list and know no task by its name. A room's `task` module imports NumPy and JAX when the task is run, not
-before: the command line is built from the list at once.
+`tasks.TASKS` lists the tasks. The command line, `run`, the page and the model card read that list and know no task by
+its name. The modules of a task, which need NumPy and JAX, are imported when they are used: the command line is built
+from the list at once.
 """
 
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from afloc_jax.evaluation.settings import TaskSettings
 from afloc_jax.settings import Json
@@ -20,11 +22,9 @@ if TYPE_CHECKING:
 JsonObject: TypeAlias = dict[str, Json]
 """What summary.json holds."""
 
-S = TypeVar("S", bound=TaskSettings)
-
 
 class Models:
-    """The model that is evaluated, and the same network without training, each made when it is first asked for."""
+    """The model that is evaluated, and the same network without training; each is made when it is first used."""
 
     def __init__(self, load: Callable[[], "Model"]) -> None:
         self._load = load
@@ -57,7 +57,7 @@ class Section:
         lede: the first sentence of the page, before and after the name of the data set.
         headline: the numbers in the head of the page.
         shown: what the room's section.html.jinja reads.
-        data: in words, what the hash of the data is taken of.
+        data: what was hashed to tell data sets apart, in words.
     """
 
     kicker: str
@@ -76,22 +76,34 @@ class CardTable:
 
 
 @dataclass(frozen=True)
-class Task(Generic[S]):
-    """A task.
+class Task:
+    """A task: a folder of this package with the modules `evaluate`, `section` and `metrics`.
 
     Attributes:
-        name: what `--task` takes; also the name of the room, whose section.html.jinja the page includes.
-        about: one line for readers.
-        settings: what it reads, of an entry of `config.evaluation.datasets` and of the command line.
-        evaluate: scores the model on the data set, writes the folder of results and returns what summary.json holds.
-            It asks for the model when the data are open, so that a wrong data set is told before weights are read.
-        section: what the page shows of a folder of results and its summary.json.
-        card: makes its table of the model card.
+        name: what `--task` takes, and the name of the folder. The page includes its section.html.jinja.
+        settings: what it reads from an entry of `config.evaluation.datasets` and from the command line.
     """
 
     name: str
-    about: str
-    settings: type[S]
-    evaluate: Callable[[Models, "Path", S], JsonObject]
-    section: Callable[["Path", JsonObject], Section]
-    card: Callable[[], CardTable]
+    settings: type[TaskSettings]
+
+    def evaluate(self, models: Models, out: "Path", settings: TaskSettings) -> JsonObject:
+        """Score the model on the data set, write the folder of results and return what summary.json holds.
+
+        The data are opened before the model is loaded, so that a wrong data set is reported at once.
+        """
+        summary: JsonObject = self._module("evaluate").evaluate_dataset(models, out, settings)
+        return summary
+
+    def section(self, folder: "Path", summary: JsonObject) -> Section:
+        """What the page shows of a folder of results and its summary.json."""
+        shown: Section = self._module("section").section(folder, summary)
+        return shown
+
+    def card(self) -> CardTable:
+        """Its table of the model card."""
+        table: CardTable = self._module("metrics").CARD
+        return table
+
+    def _module(self, name: str) -> ModuleType:
+        return importlib.import_module(f"afloc_jax.evaluation.{self.name}.{name}")

@@ -2,23 +2,27 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
 
 from afloc_jax.errors import UsageError
-from afloc_jax.evaluation.classification.task import TASK as CLASSIFICATION
-from afloc_jax.evaluation.localization.task import TASK as LOCALIZATION
-from afloc_jax.evaluation.retrieval.task import TASK as RETRIEVAL
-from afloc_jax.evaluation.robustness.task import TASK as ROBUSTNESS
+from afloc_jax.evaluation.classification.settings import ClassificationSettings
+from afloc_jax.evaluation.localization.settings import LocalizationSettings
+from afloc_jax.evaluation.retrieval.settings import RetrievalSettings
+from afloc_jax.evaluation.robustness.settings import RobustnessSettings
 from afloc_jax.evaluation.settings import TaskSettings
 from afloc_jax.evaluation.task import Task
 from afloc_jax.settings import NOT_NEGATIVE, Json, Settings, setting
 
-AnyTask: TypeAlias = Task[Any]
-TASKS: dict[str, AnyTask] = {task.name: task for task in (LOCALIZATION, CLASSIFICATION, RETRIEVAL, ROBUSTNESS)}
+_SETTINGS: dict[str, type[TaskSettings]] = {
+    "localization": LocalizationSettings,
+    "classification": ClassificationSettings,
+    "retrieval": RetrievalSettings,
+    "robustness": RobustnessSettings,
+}
+TASKS = {name: Task(name, settings) for name, settings in _SETTINGS.items()}
 DEFAULT = next(iter(TASKS))  # the task where an entry, a command or a summary names none
 
 
-def task_of(given: Mapping[str, Json], where: str) -> AnyTask:
+def task_of(given: Mapping[str, Json], where: str) -> Task:
     """The task that a mapping names by its key `task`. Raises UsageError, which begins with `where`."""
     name = given.get("task", DEFAULT)
     if not isinstance(name, str) or name not in TASKS:
@@ -30,7 +34,7 @@ def task_of(given: Mapping[str, Json], where: str) -> AnyTask:
 class Entry:
     """An entry of `config.evaluation.datasets`."""
 
-    task: AnyTask
+    task: Task
     settings: TaskSettings
 
 

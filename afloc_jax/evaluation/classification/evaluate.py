@@ -22,13 +22,12 @@ from afloc_jax.evaluation.classification.scores import (
     multiclass_statistic,
 )
 from afloc_jax.evaluation.classification.settings import ClassificationSettings
-from afloc_jax.evaluation.files import csv_text, json_text, write_folder
 from afloc_jax.evaluation.labelled import NO_FINDING, LabelledRecords, embed_records, own_phrases, read_labelled
 from afloc_jax.evaluation.records import Source
 from afloc_jax.evaluation.results import ByCategory
 from afloc_jax.evaluation.statistics.bootstrap import Bootstrap, Replicates, Statistic
 from afloc_jax.evaluation.statistics.discrimination import ReliabilityBin, reliability
-from afloc_jax.evaluation.task import Models
+from afloc_jax.evaluation.task import JsonObject, Models
 from afloc_jax.files import Path
 from afloc_jax.inference.class_prompts import PromptSet, find_class
 from afloc_jax.inference.model import Model
@@ -50,10 +49,10 @@ class Decisions:
     statistic: Statistic
 
 
-def evaluate_dataset(models: Models, out: str | os.PathLike[str], settings: ClassificationSettings) -> Classification:
+def evaluate_dataset(models: Models, out: str | os.PathLike[str], settings: ClassificationSettings) -> JsonObject:
     """`evaluate_classification` of the data set that the settings name. Raises UsageError, UserError."""
     source, validation = settings.open(settings.split), _validation(settings)
-    return evaluate_classification(models.trained, source, out, settings, validation)
+    return evaluate_classification(models.trained, source, out, settings, validation).to_json()
 
 
 def _validation(settings: ClassificationSettings) -> RecordSource | None:
@@ -80,14 +79,12 @@ def evaluate_classification(
 ) -> Classification:
     """Classify every labelled record; write per_sample.csv, summary.json and summary.md into `out`.
 
+    `source` has the records to score, see `read_labelled` for their labels. Where one class is to be chosen, records
+    with none or several of the classes are left out.
+
     Args:
-        model: the model to evaluate.
-        source: records to score, see `read_labelled` for their labels. Where one class is to be chosen, records with
-            none or several of the classes are left out.
-        out: folder of the results.
-        settings: see `ClassificationSettings`.
-        validation: records that thresholds are chosen on, and whose phrases ask where `settings` has no prompt set.
-            Without them, thresholds are 0.5, the natural one of a softmax, and "Findings suggesting <class>." asks.
+        validation: records that thresholds are chosen on, and whose phrases are the prompts without a prompt set.
+            Without them thresholds are 0.5, the natural one of a softmax, and prompts "Findings suggesting <class>.".
 
     Raises:
         UsageError, UserError: unusable labels, prompts or weights.
@@ -124,9 +121,7 @@ def evaluate_classification(
         aggregation=settings.aggregation,
     )
     write_mistakes(Path(out), source, records, probabilities, decided.predicted)
-    table = csv_text(PER_SAMPLE_COLUMNS, _rows(records, probabilities, decided))
-    texts = {"summary.md": result.to_markdown(), "summary.json": json_text(result.to_json())}
-    write_folder(out, {"per_sample.csv": table, **texts})
+    result.write(out, PER_SAMPLE_COLUMNS, _rows(records, probabilities, decided))
     return result
 
 

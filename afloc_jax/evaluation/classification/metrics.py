@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 
 from afloc_jax.evaluation.statistics import discrimination
 from afloc_jax.evaluation.statistics.jackknife import Weights
+from afloc_jax.evaluation.task import CardTable
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ BY_NAME = {metric.name: metric for metric in METRICS}
 MULTICLASS = ("auc", "accuracy", "balanced_accuracy", "f1", "mcc")  # those of a choice of one class
 HEADLINE = ("auc", "f1", "balanced_accuracy", "mcc", "ece")  # in the head of the page and in the model card
 MAIN = HEADLINE[:-1]  # in the table that is open
+CARD = CardTable("Zero-shot classification, mean over classes", {name: BY_NAME[name].card for name in HEADLINE})
 
 
 def chance_of(metric: Metric, multiclass: bool) -> float | None:

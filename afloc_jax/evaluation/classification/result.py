@@ -49,7 +49,6 @@ class Classification(Result):
         return list(self.n_per_category)
 
     def to_markdown(self) -> str:
-        """The result as tables that read well in plain text."""
         kind = "one class per record" if self.multiclass else "each class for itself"
         remarks = [
             f"{words}: {', '.join(names)}."

@@ -3,8 +3,10 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
+from jaxtyping import Bool, UInt8
 from markupsafe import Markup
 
 from afloc_jax.evaluation.classification.examples import Mistake, read_mistakes
@@ -17,9 +19,9 @@ from afloc_jax.evaluation.results import ByCategory
 from afloc_jax.evaluation.statistics.discrimination import roc_curve
 from afloc_jax.evaluation.task import Figure, JsonObject, Section
 from afloc_jax.files import Path
-from afloc_jax.inference import overlays
 
-PHRASES = 12  # of a class that are listed
+Example: TypeAlias = tuple[Mistake, UInt8[np.ndarray, "S S"], Bool[np.ndarray, "S S"]]
+"""A mistake, its image, and the place of a finding that was missed."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Row:
 
     name: str | None
     cells: Mapping[str, Cell]
-    threshold: float | None = None
+    threshold: float = math.nan
     positives: str = ""
 
 
@@ -42,34 +44,6 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Phrases:
-    """How a class was asked for: the first phrases, and the number of the others."""
-
-    name: str
-    shown: Sequence[str]
-    more: int
-
-
-@dataclass(frozen=True)
-class Example:
-    """The picture of a mistake; `outline` is where a missed finding is."""
-
-    mistake: Mistake
-    size: int
-    image: str
-    outline: str
-
-
-@dataclass(frozen=True)
-class Mistakes:
-    """The pictures of a class."""
-
-    category: str
-    threshold: float | None
-    examples: list[Example]
-
-
-@dataclass(frozen=True)
 class Shown:
     """What section.html.jinja reads: `main` are the metrics of the open table, `others` the remaining ones."""
 
@@ -78,8 +52,10 @@ class Shown:
     rows: Sequence[Row]
     curves: Sequence[Curve]
     reliability: Sequence[Curve]
-    mistakes: Sequence[Mistakes]
-    phrases: Sequence[Phrases]
+    mistakes: Mapping[str, Sequence[Example]]
+    phrases: Mapping[str, Sequence[str]]
+    thresholds: Mapping[str, float]
+    most_phrases: int = 12  # of a class that are listed
 
 
 def section(folder: Path, summary: JsonObject) -> Section:
@@ -88,6 +64,9 @@ def section(folder: Path, summary: JsonObject) -> Section:
     metrics, classes = result.metrics, list(result.n_per_category)
     query = "which one of the classes they show" if result.multiclass else "whether they show a finding"
     main = [BY_NAME[name] for name in MAIN if name in metrics]
+    mistakes: dict[str, list[Example]] = {}
+    for example in read_mistakes(folder):
+        mistakes.setdefault(example[0].category, []).append(example)
     return Section(
         kicker="Zero-shot classification",
         lede=(f"Asked by phrases alone {query}: {result.n:,} images of", f", {len(classes)} classes."),
@@ -105,11 +84,9 @@ def section(folder: Path, summary: JsonObject) -> Section:
                 )
                 for name, table in result.reliability.items()
             ],
-            mistakes=_mistakes(folder, result),
-            phrases=[
-                Phrases(name, sides["positive"][:PHRASES], max(0, len(sides["positive"]) - PHRASES))
-                for name, sides in result.prompts.items()
-            ],
+            mistakes=mistakes,
+            phrases={name: sides["positive"] for name, sides in result.prompts.items()},
+            thresholds=result.thresholds,
         ),
     )
 
@@ -128,21 +105,7 @@ def _row(result: Classification, name: str | None) -> Row:
     if name is None:
         return Row(None, cells)
     positives = f"{result.positives[name]} / {result.n_per_category[name]}"
-    return Row(name, cells, _threshold(result, name), positives)
-
-
-def _threshold(result: Classification, name: str) -> float | None:
-    return None if math.isnan(result.thresholds[name]) else result.thresholds[name]
-
-
-def _mistakes(folder: Path, result: Classification) -> list[Mistakes]:
-    groups: dict[str, Mistakes] = {}
-    for mistake, image, truth in read_mistakes(folder):
-        name = mistake.category
-        group = groups.setdefault(name, Mistakes(name, _threshold(result, name), []))
-        outline = overlays.outline_path(truth)
-        group.examples.append(Example(mistake, image.shape[0], overlays.jpeg_uri(image), outline))
-    return list(groups.values())
+    return Row(name, cells, result.thresholds[name], positives)
 
 
 def _curves(path: Path, auc: ByCategory, classes: Sequence[str]) -> list[Curve]:

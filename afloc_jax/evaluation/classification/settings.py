@@ -9,11 +9,11 @@ from afloc_jax.settings import setting
 
 @dataclass(frozen=True)
 class ClassificationSettings(PromptedSettings):
-    """A labelled data set and how its classes are asked for.
+    """A labelled data set and the prompts of its classes.
 
     Attributes:
-        prompts: how classes are asked for: a prompt set, its file or its name. None: as the data set's validation
-            records ask. A `multiclass` set makes classification a choice of one class.
+        prompts: a prompt set, its file or its name. None: the phrases of the validation records. A `multiclass` set
+            makes classification a choice of one class.
         aggregation: how the phrases of a class become one score, see `inference.zero_shot`.
         validation_split: where thresholds and the data set's own phrases come from; "" for none.
         compatible: prompts cleaned, and thresholds chosen on the scored records, as in the release.

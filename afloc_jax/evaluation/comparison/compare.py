@@ -43,9 +43,8 @@ def compare(
     DeLong's test (a paired bootstrap when patients are drawn), for the mean AUC a paired bootstrap. Holm and
     Benjamini-Hochberg adjust the rows of the categories together, and the overall rows together.
 
-    Raises:
-        UserError: a folder without usable per-sample scores, different kinds of scores, labels that differ,
-            or no sample in common.
+    Raises UserError for a folder without usable scores, different kinds of scores, labels that differ, or no sample in
+    common.
     """
     bootstrap = bootstrap or Bootstrap()
     first, second = read_samples(Path(a)), read_samples(Path(b))
@@ -256,7 +255,7 @@ def _corrected(rows: Sequence[Row]) -> list[Row]:
 
 
 def _notes(a: Account, b: Account) -> list[str]:
-    """What the two summaries say that a reader should know before trusting the difference."""
+    """Differences between the two evaluations that a reader should know before trusting the numbers."""
     notes = []
     hashes = [account.provenance.get("data_sha256") for account in (a, b)]
     if all(hashes) and hashes[0] != hashes[1]:

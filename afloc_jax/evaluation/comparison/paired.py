@@ -16,10 +16,7 @@ def sign_flip_test(contributions: Float[np.ndarray, " n"], permutations: int = P
     without any unit. `scipy.stats.permutation_test` finds the same p but for sampling noise (tests); it is not used
     here because it gives the few exact cases no tolerance for rounding and draws other signs: p would change.
 
-    Args:
-        contributions: one per unit: its difference times its weight in the statistic (1/n for a mean).
-        permutations: number of random choices of signs.
-        seed: seed of the signs.
+    `contributions` has one number per unit: its difference times its weight in the statistic (1/n for a mean).
     """
     contributions = np.asarray(contributions, np.float64)
     n = len(contributions)

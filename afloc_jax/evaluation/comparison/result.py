@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 
 from afloc_jax.evaluation.comparison.paired import PERMUTATIONS
-from afloc_jax.evaluation.files import csv_text, json_text, write_folder
+from afloc_jax.evaluation.files import csv_text, json_of, json_text, write_folder
 from afloc_jax.evaluation.statistics.bootstrap import Bootstrap
 from afloc_jax.evaluation.statistics.interval import Interval
 from afloc_jax.files import Path
@@ -68,12 +68,12 @@ class Comparison:
             "a": self.a,
             "b": self.b,
             "matched": self.matched,
-            "unmatched": {name: asdict(keys) for name, keys in self.unmatched.items()},
+            "unmatched": json_of(self.unmatched),
             "notes": list(self.notes),
             "bootstrap": self.bootstrap.to_dict(),
             "permutations": PERMUTATIONS,
-            "rows": [{key: _finite(value) for key, value in asdict(row).items()} for row in self.rows],
-            "provenance": {name: dict(origin) for name, origin in self.provenance.items()},
+            "rows": json_of(self.rows),
+            "provenance": json_of(self.provenance),
         }
 
     def to_markdown(self) -> str:
@@ -119,8 +119,3 @@ def _short(value: float) -> str:
     if not math.isfinite(value):
         return "-"
     return f"{value:.3f}" if abs(value) >= 0.001 or value == 0 else f"{value:.1e}"
-
-
-def _finite(value: str | float) -> str | float | None:
-    """JSON has no NaN."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -12,7 +12,7 @@ from afloc_jax.settings import Json
 
 
 class Key(NamedTuple):
-    """What two evaluations must agree on for their scores to meet; as text, it names the score in a message."""
+    """The key by which the scores of two evaluations are paired; as text, it names the score in a message."""
 
     id: str
     category: str
@@ -20,7 +20,7 @@ class Key(NamedTuple):
     threshold: str = ""
 
     def __str__(self) -> str:
-        """No report text is in it."""
+        """The parts that are not empty; none of them is text of a report."""
         return " / ".join(part for part in self if part)
 
 
@@ -100,7 +100,7 @@ def read_samples(folder: Path) -> ScoreTable | DecisionTable:
         names = (line["metric"] or "", line.get("threshold") or "") if scored else ()
         key = Key(line["id"], line["category"], *names)
         if key in scores or key in decisions:
-            raise UserError(f"{path}, line {number}: {key} comes twice; it cannot be told which to compare")
+            raise UserError(f"{path}, line {number}: {key} comes twice; keep one of the two rows")
         try:
             if scored:
                 scores[key] = _number(line["value"])

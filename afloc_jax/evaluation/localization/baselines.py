@@ -1,4 +1,4 @@
-"""What a system must beat: maps that know where findings usually are and never look at the image."""
+"""Baselines: maps that know where findings usually are and never look at the image."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -44,10 +44,10 @@ def prior_heatmaps(
 
 
 def leave_one_out_prior(truths: Sequence[Truth]) -> Iterator[Float[np.ndarray, "S S"]]:
-    """For evaluation data without training masks: each sample meets the mean mask of the OTHER images' samples.
+    """The mean mask of the samples of the OTHER images for each sample, for data without training masks.
 
-    Of its category if there are any, else of all categories, else an empty map. Stronger than a prior from another data
-    set, since it knows the very population under test.
+    The mean is over its category if that has others, else over all categories, else the map is empty. This prior is
+    stronger than one from another data set, since it knows the very population under test.
     """
     sums: dict[str, np.ndarray] = {}
     counts: dict[str, int] = {}

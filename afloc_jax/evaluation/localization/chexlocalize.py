@@ -24,16 +24,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from afloc_jax.errors import UserError
+from afloc_jax.evaluation.files import json_of
 from afloc_jax.evaluation.localization.metrics import overlaps, pointing_game
 from afloc_jax.evaluation.localization.options import ProtocolOptions
 from afloc_jax.evaluation.localization.outcomes import Outcome
-from afloc_jax.evaluation.localization.presence import (
-    PresenceScores,
-    PresenceTable,
-    presence_options,
-    presence_table,
-    presence_values,
-)
+from afloc_jax.evaluation.localization.presence import PresenceScores, PresenceTable, presence_table, presence_values
 from afloc_jax.evaluation.localization.protocol import LocalizationProtocol, Samples
 from afloc_jax.evaluation.localization.scores import Facts, check_map
 from afloc_jax.evaluation.statistics.bootstrap import Bootstrap
@@ -49,7 +44,7 @@ CONFIDENCE_RANGE = (0.0, 2.0)  # the raw map is clipped to it; becomes [0, 1]
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """The thresholds of one class and what validation data said of them; NaN where they said nothing."""
+    """The thresholds of one class, and its scores on validation data; NaN without a validation sample."""
 
     mask_threshold: float
     confidence_threshold: float
@@ -58,14 +53,10 @@ class OperatingPoint:
     positives: int
     chosen_on: str = "this class"
 
-    def to_json(self) -> JsonObject:
-        """Its entry of summary.json."""
-        return {name: None if value != value else value for name, value in vars(self).items()}
-
 
 @dataclass(frozen=True)
 class Measured:
-    """What the maps give before any threshold is chosen; K mask thresholds. Both steps work on these tables."""
+    """Tables of all samples at K mask thresholds, from which thresholds are chosen and scores are taken."""
 
     truths: tuple[Truth, ...] = field(repr=False)
     confidence: Float[np.ndarray, " n"]
@@ -159,12 +150,12 @@ class OperatingScores(PresenceScores):
     saturated: int = field(kw_only=True)
 
     def chosen_threshold(self, sample: int, metric: str) -> str:
-        """The mask threshold of the sample's class, in words; the hit rate has none."""
+        """The mask threshold of the sample's class in words; empty for the hit rate, which has none."""
         value = self.points[self.truths[sample].category].mask_threshold
         return "" if metric == "pointing" else f"mask threshold {value:g}"
 
     def outcome(self, sample: int, metric: str, k: int) -> Outcome:
-        """As for all such scores, and whether it was the confidence that left the prediction empty."""
+        """The outcome, which also says whether the confidence left the prediction empty."""
         outcome = super().outcome(sample, metric, k)
         return Outcome.REJECTED if outcome is Outcome.EMPTY and not self.accepted[sample] else outcome
 
@@ -186,7 +177,7 @@ class OperatingScores(PresenceScores):
 
 @dataclass(frozen=True)
 class OperatingFacts:
-    """Outcomes, and by category the operating point and how well presence is told there."""
+    """The outcomes, and by category the operating point and presence."""
 
     outcomes: Facts
     points: Mapping[str, OperatingPoint]
@@ -194,8 +185,7 @@ class OperatingFacts:
     presence: PresenceTable
 
     def to_json(self) -> JsonObject:
-        points: JsonObject = {name: point.to_json() for name, point in self.points.items()}
-        about: JsonObject = {"operating_points": points, "confidence_saturated": self.saturated}
+        about: JsonObject = {"operating_points": json_of(self.points), "confidence_saturated": self.saturated}
         return {**self.outcomes.to_json(), **about, "presence": self.presence.to_json()}
 
     def remarks(self) -> list[str]:
@@ -244,6 +234,5 @@ def _scores(samples: Samples, options: ProtocolOptions, validation: Samples | No
     return apply(measure(samples, options.compatible), points, options)
 
 
-PROTOCOL = LocalizationProtocol(
-    "chexlocalize", "CheXlocalize", _scores, presence_options(compatible=False), tuned=True, negatives=True
-)
+OPTIONS = ProtocolOptions(margin=0, protocol="chexlocalize")  # the whole square; validation data choose the thresholds
+PROTOCOL = LocalizationProtocol("chexlocalize", "CheXlocalize", _scores, OPTIONS, tuned=True, negatives=True)

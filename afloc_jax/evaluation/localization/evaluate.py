@@ -1,7 +1,7 @@
-"""Score a model on a data set, beside two baselines on the same samples, and leave everything the report needs.
+"""Score a model on a data set, beside two baselines on the same samples, and write what the report needs.
 
-The baselines say what a score is worth: the mean training mask of the category (knows where findings usually are,
-never looks at the image), and the same network without training (what smoothing and architecture give for free).
+The baselines show what a score is worth. The mean training mask of the category knows where findings usually are and
+never looks at the image. The same network without training shows what smoothing and architecture give for free.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -11,63 +11,47 @@ from tqdm import tqdm
 
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.evaluation.localization.examples import write_examples
-from afloc_jax.evaluation.localization.protocol import LocalizationProtocol, Samples
-from afloc_jax.evaluation.localization.protocols import AFLOC, get_protocol
+from afloc_jax.evaluation.localization.protocol import Samples
 from afloc_jax.evaluation.localization.results import write_results
 from afloc_jax.evaluation.localization.samples import Part, parts_of, prior_maps
 from afloc_jax.evaluation.localization.scores import Scores
 from afloc_jax.evaluation.localization.settings import LocalizationSettings
 from afloc_jax.evaluation.localization.summary import summarise
 from afloc_jax.evaluation.records import Source, evaluation_provenance
-from afloc_jax.evaluation.statistics.bootstrap import Bootstrap
 from afloc_jax.evaluation.task import JsonObject, Models
 from afloc_jax.files import Path
 from afloc_jax.inference.model import Model
-from data_pipelines.constants import CLASS_PROMPT
 
 
 def evaluate(
     model: Model,
     source: Source,
     out: str | Path,
-    protocol: LocalizationProtocol = AFLOC,
+    settings: LocalizationSettings | None = None,
     *,
     validation_source: Source | None = None,
-    class_prompt: str = CLASS_PROMPT,
     prior_source: Source | None = None,
     untrained: Model | None = None,
-    bootstrap: Bootstrap | None = None,
-    title: str = "",
-    settings: JsonObject | None = None,
 ) -> JsonObject:
-    """Heat maps for every finding of a data set, scored; per_sample.csv, summary.json, summary.md, examples.npz.
+    """Score a heat map for every finding; write per_sample.csv, summary.json, summary.md and the examples.
 
     Args:
-        model: what is scored.
         source: random-access records with `id`, `image` [S, S] uint8 and `findings` (label, prompt, mask).
-        out: folder of the results.
-        protocol: how, see `protocols`; it also says whether prompts and scores are those of the release.
         validation_source: records that a tuned protocol chooses its thresholds on.
-        class_prompt: how a protocol with negatives asks for a class, "{finding}" replaced by its name.
         prior_source: records whose masks make the location prior (the training split). Without it, or when it has no
-            masks, each sample meets the mean mask of the other evaluation images.
-        untrained: the second baseline; `model.untrained()` when not given.
-        bootstrap: how intervals are made.
-        title: name of the data set for readers.
-        settings: how the data set was opened; recorded.
+            masks, the prior of each sample is the mean mask of the other evaluation images.
+        untrained: the second baseline; `model.untrained()` where it is None.
 
-    Returns:
-        What summary.json holds.
-
-    Raises:
-        UsageError: a tuned protocol without validation data. UserError: no annotated finding, or maps that are not
-            finite.
+    Returns what summary.json holds. Raises UsageError for a tuned protocol without validation data, and UserError
+    without an annotated finding or for maps that are not finite.
     """
+    settings = settings or LocalizationSettings()
+    protocol, bootstrap = settings.scoring, settings.resampling
     if protocol.tuned and validation_source is None:
         raise UsageError(f"protocol {protocol.name} chooses its thresholds on validation data; give a validation split")
     sources = [source, validation_source] if protocol.tuned and validation_source is not None else [source]
-    parts = parts_of(protocol, sources, class_prompt)
-    scored, bootstrap = parts[0], bootstrap or Bootstrap()
+    parts = parts_of(protocol, sources, settings.class_prompt)
+    scored = parts[0]
     truths = scored.truths
     bootstrap.clusters([truth.patient for truth in truths])  # samples without a patient should not take hours to say so
 
@@ -81,7 +65,7 @@ def evaluate(
     def maps_of(system: Model) -> Callable[[Part], Iterable[np.ndarray]]:
         return lambda part: _heatmaps(system, part, protocol.compatible)
 
-    scores = scores_of(maps_of(model), title or "model")
+    scores = scores_of(maps_of(model), settings.title or "model")
     make_prior, prior_from = prior_maps(prior_source, truths[0].mask.shape[0])
     baselines = {
         "location_prior": scores_of(lambda part: make_prior(part.truths), "location prior"),
@@ -93,7 +77,7 @@ def evaluate(
         bootstrap,
         baselines,
         made_from={"location_prior": prior_from},
-        about={"title": title, "settings": settings or {}, "provenance": provenance},
+        about={"title": settings.title, "settings": settings.recorded(), "provenance": provenance},
     )
 
     def image_of(sample: int) -> np.ndarray:
@@ -110,20 +94,15 @@ def evaluate(
 
 def evaluate_dataset(models: Models, out: Path, settings: LocalizationSettings) -> JsonObject:
     """`evaluate` for a data set by its settings. Raises UsageError, UserError."""
-    protocol = get_protocol(settings.protocol, settings.scored_thresholds, settings.margin, settings.compatible)
     source = settings.open(settings.split)
     return evaluate(
         models.trained,
         source,
         out,
-        protocol,
-        validation_source=settings.open(settings.validation_split) if protocol.tuned else None,
-        class_prompt=settings.class_prompt,
+        settings,
+        validation_source=settings.open(settings.validation_split) if settings.scoring.tuned else None,
         prior_source=open_prior(settings),
         untrained=models.untrained,
-        bootstrap=settings.resampling,
-        title=settings.title,
-        settings=settings.recorded(),
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from afloc_jax.evaluation.files import write_pictures
+from afloc_jax.evaluation.files import json_of, write_pictures
 from afloc_jax.evaluation.localization.options import ProtocolOptions
 from afloc_jax.evaluation.localization.scores import Scores
 from afloc_jax.files import Path
@@ -34,15 +34,15 @@ def write_examples(
                 "category": truth.category,
                 "prompt": truth.label_text,
                 "rank": rank,
-                "iou": _number(overlap[i]),
-                "cnr": _number(scores["cnr"][i]) if "cnr" in scores.metrics else None,
+                "iou": float(overlap[i]),
+                "cnr": float(scores["cnr"][i]) if "cnr" in scores.metrics else None,
                 "hit": bool(scores["pointing"][i] >= 0.5),
                 "note": str(scores.outcome(i, "iou", 0)),
                 "peak": _peak(maps[-1], scores.options),
             }
         )
     arrays = {"images": np.stack(images), "heatmaps": np.stack(maps), "truths": np.stack(truths)}
-    write_pictures(out, arrays, described)
+    write_pictures(out, arrays, json_of(described))
 
 
 def _peak(heatmap: np.ndarray, options: ProtocolOptions) -> list[int]:
@@ -64,7 +64,3 @@ def choose_examples(scores: Scores) -> list[tuple[int, str]]:
         picks = picks or dict(zip(range(len(order)), ("best", "worst"), strict=False))
         chosen += [(int(order[k]), rank) for k, rank in sorted(picks.items())]
     return chosen or [(0, "best")]
-
-
-def _number(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from afloc_jax.evaluation.localization.options import ProtocolOptions
+from afloc_jax.evaluation.task import CardTable
 from afloc_jax.heatmaps import normalise
 
 
@@ -115,7 +116,7 @@ class Metric:
         name: its key in files.
         title, about: for readers.
         function: its value from one comparison: an array [K] with one value per threshold, or a number; NaN is no
-            score. None: a protocol computes it from whole samples.
+            score. None: a protocol computes it from all samples.
         published: whether compatible scores hold it.
         highest: the end of its scale on charts; None: from the data.
     """
@@ -151,3 +152,4 @@ METRICS = (
 BY_NAME = {metric.name: metric for metric in METRICS}
 LEADING = "pointing"  # stands first where people read
 FOR_READERS = sorted(METRICS, key=lambda metric: metric.name != LEADING)
+CARD = CardTable("Localisation without annotations, mean over categories", {m.name: m.name for m in FOR_READERS})

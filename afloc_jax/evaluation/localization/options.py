@@ -1,4 +1,4 @@
-"""What a protocol leaves open: thresholds, the unscored border, and whether the release's defects are kept."""
+"""Options of a protocol: thresholds, the unscored border, and whether the release's defects are kept."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from data_pipelines.constants import IMAGE_SIZE
 
 @dataclass(frozen=True)
 class ProtocolOptions:
-    """What a protocol leaves open.
+    """The options of a protocol.
 
     Attributes:
         thresholds: ascending, on the map scaled to [-1, 1]; a pixel is predicted where the map is above (>).

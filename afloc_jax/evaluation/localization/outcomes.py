@@ -1,4 +1,4 @@
-"""What became of a sample, where its value is 0 or absent or the image does not show the finding."""
+"""Why the value of a sample is 0 or absent, or that its image does not show the finding."""
 
 from enum import StrEnum
 

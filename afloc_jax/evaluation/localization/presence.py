@@ -1,16 +1,16 @@
-"""Scores of samples of which some show the finding and some do not, and how well a confidence tells them apart.
+"""Scores of samples with and without the finding, and how well a confidence tells them apart.
 
-Masks are predicted, or nothing is: "nothing here".
+A system predicts a mask, or nothing at all, which says "nothing here".
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from afloc_jax.evaluation.localization.options import ProtocolOptions
+from afloc_jax.evaluation.files import json_of
 from afloc_jax.evaluation.localization.outcomes import Outcome
 from afloc_jax.evaluation.localization.scores import Facts, Scores
 from afloc_jax.evaluation.statistics.bootstrap import Bootstrap, Replicates
@@ -27,7 +27,7 @@ class PresenceFacts:
     outcomes: Mapping[str, Mapping[str, int]]
 
     def to_json(self) -> JsonObject:
-        return {"margin": 0, "outcomes": {outcome: dict(counts) for outcome, counts in self.outcomes.items()}}
+        return {"margin": 0, "outcomes": json_of(self.outcomes)}
 
     def remarks(self) -> list[str]:
         return [f"Outcomes: {', '.join(f'{name} {sum(counts.values())}' for name, counts in self.outcomes.items())}."]
@@ -42,7 +42,7 @@ class PresenceScores(Scores):
         return np.array([truth.present for truth in self.truths])
 
     def outcome(self, sample: int, metric: str, k: int) -> Outcome:
-        """What the system made of a sample, where a value of 0 or none leaves it open."""
+        """What became of a sample, where its value is 0 or absent."""
         predicted = self.predicted_pixels[sample].any()
         if not self.truths[sample].present:
             return Outcome.FALSE_POSITIVE if predicted else Outcome.TRUE_NEGATIVE
@@ -65,13 +65,8 @@ class PresenceScores(Scores):
 def presence_values(
     iou: np.ndarray, dice: np.ndarray, hit: np.ndarray, true_positive: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """The metrics of such scores in the order of tables, [n] each: IoU over all, over true positives, Dice, hit."""
+    """The metrics in the order of tables, [n] each: IoU over all, IoU over true positives, Dice, hit."""
     return {"iou": iou, "iou_true_positive": np.where(true_positive, iou, np.nan), "dice": dice, "pointing": hit}
-
-
-def presence_options(compatible: bool) -> ProtocolOptions:
-    """The options of such scores: the whole image, and thresholds that are not the protocol's to say."""
-    return ProtocolOptions(margin=0, compatible=compatible, protocol="chexlocalize")
 
 
 def _aucs(
@@ -81,7 +76,7 @@ def _aucs(
     bootstrap: Bootstrap,
     clusters: np.ndarray | None,
 ) -> Replicates:
-    """[C], the AUC of every category; without clusters positives and negatives are drawn apart: none lacks either."""
+    """[C] the AUC of every category. Without clusters positives and negatives are drawn apart, so none lacks either."""
 
     def statistic(weights: Weights) -> np.ndarray:
         return np.stack([auc(present[rows], confidence[rows], weights[:, rows]) for rows in members], axis=1)
@@ -108,12 +103,15 @@ def _stratified_auc(confidence: np.ndarray, present: np.ndarray, bootstrap: Boot
     return auc(present, confidence, weights)
 
 
+RATES = ("sensitivity", "specificity", "false_positive_area", "false_positive_area_ungated")
+
+
 @dataclass(frozen=True)
 class Presence:
-    """How well presence is told in one category, or in the mean of all; None where there is nothing to tell by.
+    """How well samples with and without the finding are told apart in one category, or in the mean of all.
 
     Attributes:
-        positives, negatives: samples with and without the finding.
+        positives, negatives: samples with and without the finding. A rate of none of them is None.
         auc: of the confidence.
         sensitivity, specificity: at the operating point.
         false_positive_area: share of the map that is predicted on negatives.
@@ -128,22 +126,17 @@ class Presence:
     false_positive_area: float | None
     false_positive_area_ungated: float | None
 
-    def to_json(self) -> JsonObject:
-        """Its entry of summary.json."""
-        return {**vars(self), "auc": dict(self.auc.to_dict())}
-
 
 @dataclass(frozen=True)
 class PresenceTable:
-    """Presence in each category, and the mean of the categories."""
+    """Presence in each category, and its mean over categories."""
 
     overall: Presence
     per_category: Mapping[str, Presence]
 
     def to_json(self) -> JsonObject:
         """Its entry of summary.json."""
-        each: JsonObject = {name: row.to_json() for name, row in self.per_category.items()}
-        return {"confidence_level": CONFIDENCE, "overall": self.overall.to_json(), "per_category": each}
+        return {"confidence_level": CONFIDENCE, **json_of(self)}
 
 
 def presence_table(
@@ -160,14 +153,11 @@ def presence_table(
     """Presence by category.
 
     Args:
-        confidence: one of each sample.
-        present: whether its image shows the finding.
+        confidence, present: of each sample, and whether its image shows the finding.
         accepted: whether its confidence passes its category's operating point, chosen elsewhere.
-        area: share of the map that is predicted after that.
-        ungated_area: share that the mask threshold alone would predict.
-        category: index of its category. The names follow in `categories`.
-        bootstrap: makes the interval of the AUC.
-        clusters: the patient of each sample, to draw patients; positives and negatives are drawn apart without them.
+        area, ungated_area: share of the map that is predicted after that, and by the mask threshold alone.
+        category, categories: index of its category, and the names.
+        bootstrap, clusters: for the intervals of the AUC. Without clusters positives and negatives are drawn apart.
     """
     members = [np.flatnonzero(category == index) for index in range(len(categories))]
     aucs = _aucs(confidence, present, members, bootstrap, clusters)
@@ -185,18 +175,15 @@ def presence_table(
             false_positive_area_ungated=_mean(ungated_area[no]),
         )
 
-    def over_categories(values: Iterable[float | None]) -> float | None:
+    def mean_of(rate: str) -> float | None:
+        values = [getattr(row, rate) for row in per_category.values()]
         return _mean(np.array([value for value in values if value is not None]))
 
-    rows = list(per_category.values())
     overall = Presence(
         positives=int(present.sum()),
         negatives=int((~present).sum()),
         auc=bootstrap.limits_of(aucs.mean_over(-1)),
-        sensitivity=over_categories(row.sensitivity for row in rows),
-        specificity=over_categories(row.specificity for row in rows),
-        false_positive_area=over_categories(row.false_positive_area for row in rows),
-        false_positive_area_ungated=over_categories(row.false_positive_area_ungated for row in rows),
+        **{rate: mean_of(rate) for rate in RATES},
     )
     return PresenceTable(overall, per_category)
 

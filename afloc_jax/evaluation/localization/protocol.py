@@ -1,7 +1,7 @@
-"""What a localisation protocol is: how truth is read, what is scored, and one function from samples to scores."""
+"""A localisation protocol: how truth is read, what is scored, and one function from samples to scores."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from afloc_jax.evaluation.truth.sample import Truth
 
 @dataclass(frozen=True)
 class Samples:
-    """Truths and a heat map for each, in the same order; maps may come from a generator and are read once."""
+    """Truths with a heat map for each, in the same order; maps may come from a generator and are read once."""
 
     truths: Sequence[Truth]
     heatmaps: Iterable[np.ndarray]
@@ -54,25 +54,3 @@ class LocalizationProtocol:
                 "give validation truth and validation heat maps"
             )
         return self.scores(samples, self.options, validation)
-
-    def with_options(
-        self, thresholds: Sequence[float] | None = None, margin: int | None = None, compatible: bool = False
-    ) -> "LocalizationProtocol":
-        """The protocol with other thresholds or another margin, None leaves its own, or as the release has it.
-
-        Raises `UsageError` for values that `ProtocolOptions` refuses, and where validation data choose the thresholds.
-        """
-        if self.tuned and not (thresholds is None and margin is None):
-            raise UsageError(
-                f"protocol {self.name} scores the whole image at thresholds that validation data choose; "
-                "leave --thresholds and --margin out"
-            )
-        options = replace(self.options, compatible=compatible)
-        try:
-            if thresholds is not None:
-                options = replace(options, thresholds=tuple(thresholds))
-            if margin is not None:
-                options = replace(options, margin=margin)
-        except ValueError as error:
-            raise UsageError(str(error)) from None
-        return replace(self, options=options)

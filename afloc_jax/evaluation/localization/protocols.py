@@ -11,6 +11,7 @@ formula as printed takes the absolute value. mIoU is the mean over the threshold
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from afloc_jax.errors import UsageError
 from afloc_jax.evaluation.localization import chexlocalize
@@ -26,11 +27,7 @@ def _map_scores(samples: Samples, options: ProtocolOptions, validation: Samples 
 
 AFLOC = LocalizationProtocol("afloc", "AFLoc", _map_scores)
 GROUNDING = LocalizationProtocol(
-    "grounding",
-    "Phrase grounding (BioViL)",
-    _map_scores,
-    ProtocolOptions(margin=0, protocol="grounding"),
-    boxes=True,
+    "grounding", "Phrase grounding (BioViL)", _map_scores, ProtocolOptions(margin=0, protocol="grounding"), boxes=True
 )
 PROTOCOLS = {protocol.name: protocol for protocol in (AFLOC, chexlocalize.PROTOCOL, GROUNDING)}
 
@@ -38,10 +35,23 @@ PROTOCOLS = {protocol.name: protocol for protocol in (AFLOC, chexlocalize.PROTOC
 def get_protocol(
     name: str, thresholds: Sequence[float] | None = None, margin: int | None = None, compatible: bool = False
 ) -> LocalizationProtocol:
-    """The protocol of that name, with its own thresholds (on the scaled map) and margin (pixels of 224) unless given.
+    """The protocol of that name; None leaves its own thresholds (on the scaled map) or its margin (pixels of 224).
 
-    Raises `UsageError` for an unknown one, and for options that it does not take.
+    Raises `UsageError` for an unknown protocol, for values that `ProtocolOptions` refuses, and for thresholds or a
+    margin where validation data choose the thresholds.
     """
     if name not in PROTOCOLS:
         raise UsageError(f"unknown protocol {name!r}; this program knows {', '.join(PROTOCOLS)}")
-    return PROTOCOLS[name].with_options(thresholds, margin, compatible)
+    protocol = PROTOCOLS[name]
+    if protocol.tuned and not (thresholds is None and margin is None):
+        raise UsageError(
+            f"protocol {name} scores the whole image at thresholds that validation data choose; "
+            "leave --thresholds and --margin out"
+        )
+    own = protocol.options
+    thresholds, margin = own.thresholds if thresholds is None else thresholds, own.margin if margin is None else margin
+    try:
+        options = replace(own, thresholds=tuple(thresholds), margin=margin, compatible=compatible)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    return replace(protocol, options=options)

@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: per_sample.csv, summary.json and summary.md."""
+"""The files of an evaluation: per_sample.csv, summary.json and summary.md."""
 
 from collections.abc import Iterator, Mapping
 

@@ -20,7 +20,7 @@ from data_pipelines.records import ABSENT
 
 @dataclass(frozen=True)
 class Annotated:
-    """What the records of a source show, read once.
+    """The findings and labels of a source, read once.
 
     Attributes:
         truths: one sample per finding of every record, its place as `place_of` gives it.
@@ -65,7 +65,7 @@ def read_truths(source: Source, compatible: bool = False, boxes: bool = False) -
 
 @dataclass(frozen=True)
 class Part:
-    """A split as a protocol sees it: the samples, and the row in the source of each."""
+    """The samples of a split, and the row in the source of each."""
 
     source: Source
     truths: Sequence[Truth]
@@ -76,18 +76,21 @@ class Part:
 def parts_of(protocol: LocalizationProtocol, sources: Sequence[Source], class_prompt: str = CLASS_PROMPT) -> list[Part]:
     """The samples that a protocol scores, of each of several splits.
 
-    A protocol with negatives asks every image for every class of all splits, with `class_prompt`. An image whose label
-    says that a class is present or uncertain, and that has no place for it, is no negative: it is not asked.
+    In a protocol with negatives every image is a sample of every class of all splits, with `class_prompt`. An image
+    without a place for a class is a negative, unless its label says that the class is present or uncertain: then it is
+    no sample of that class.
     """
     read = [read_truths(source, protocol.compatible, protocol.boxes) for source in sources]
     if not protocol.negatives:
         return [Part(s, a.truths, a.rows, a.sha256) for s, a in zip(sources, read, strict=True)]
     classes = sorted(set().union(*(annotated.classes for annotated in read)))
-    return [_asked(source, annotated, classes, class_prompt) for source, annotated in zip(sources, read, strict=True)]
+    return [
+        _every_class(source, annotated, classes, class_prompt) for source, annotated in zip(sources, read, strict=True)
+    ]
 
 
-def _asked(source: Source, annotated: Annotated, classes: Sequence[str], class_prompt: str) -> Part:
-    """Every image asked for every class; several findings of one class are one place."""
+def _every_class(source: Source, annotated: Annotated, classes: Sequence[str], class_prompt: str) -> Part:
+    """A sample for every image and class; several findings of one class are one place."""
     places: dict[tuple[int, str], np.ndarray] = {}
     for truth, row in zip(annotated.truths, annotated.rows.tolist(), strict=True):
         key = (row, truth.category)
@@ -107,9 +110,9 @@ def _asked(source: Source, annotated: Annotated, classes: Sequence[str], class_p
 
 
 def prior_maps(prior_source: Source | None, size: int) -> tuple[Callable[[Sequence[Truth]], Iterable[np.ndarray]], str]:
-    """What makes the maps of the location prior for some truths, and in words what it was made from.
+    """A function that makes the maps of the location prior for some truths, and in words what it was made from.
 
-    Without training masks, each sample meets the mean mask of the other images among them.
+    Without training masks, the prior of each sample is the mean mask of the other images among them.
     """
     places: dict[str, list[tuple[int, int]]] = {}
     prior_source = [] if prior_source is None else prior_source

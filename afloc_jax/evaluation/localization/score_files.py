@@ -41,16 +41,14 @@ def score_files(
     segmentations: PathLike | None = None,
     benchmarks: Sequence[PathLike] = (),
 ) -> JsonObject:
-    """Score any system's heat maps against a truth file and write the results to `out`; what `afloc score` does.
+    """Score any system's heat maps against a truth file and write the results to `out`.
 
     Args:
-        truth: truth file, see `read_truth`.
+        truth: see `read_truth`.
         heatmaps: .npz of heat maps; None where `segmentations` are scored.
-        out: folder of the results.
-        protocol: how, see `protocols`; it also says whether truth and scores are those of the release.
+        protocol: see `protocols`; it also says whether truth and scores are those of the release.
         images: folder of the images, for the examples of the report; without it their maps are shown on black.
-        title: name of the data set for readers; one of a published table is shown beside that.
-        bootstrap: how intervals are made; by patient where the truth file names the patient of every sample.
+        title: name of the data set on the page; that of a published table is shown beside its numbers.
         validation: truth file and heat maps that thresholds are chosen on ("chexlocalize" needs them).
         segmentations: predicted masks or points instead of heat maps ("chexlocalize").
         benchmarks: files of masks or points that are scored on the same samples, each with the paired difference.

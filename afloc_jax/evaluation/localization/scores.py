@@ -41,7 +41,7 @@ class SampleScore:
 
 
 class Facts(Protocol):
-    """What a protocol says of the samples beside its metrics."""
+    """Facts about the samples that a protocol reports beside its metrics."""
 
     def to_json(self) -> JsonObject:
         """Its keys of summary.json."""
@@ -62,7 +62,7 @@ class MapFacts:
 
     @property
     def empty_predictions_are(self) -> str:
-        """What they count as."""
+        """How empty predictions count."""
         return "skipped" if self.options.compatible else "misses"
 
     def to_json(self) -> JsonObject:
@@ -154,7 +154,7 @@ class Scores:
         return ""
 
     def outcome(self, sample: int, metric: str, k: int) -> Outcome:
-        """Why one value is 0 or absent, where that needs a word."""
+        """The reason why one value is 0 or absent; `SCORED` where there is none."""
         if self.empty_truth[sample]:
             return Outcome.NO_TRUTH
         if self.thresholded(metric) and self.empty_prediction[sample, k]:
@@ -162,7 +162,7 @@ class Scores:
         return Outcome.ONE_SIDED if np.isnan(self[metric][sample]).any() else Outcome.SCORED
 
     def facts(self, bootstrap: Bootstrap) -> Facts:
-        """What the protocol says beside its metrics; `bootstrap` makes the intervals of it."""
+        """The facts of the protocol; `bootstrap` makes their intervals."""
         empty = self.empty_prediction.sum(axis=0).tolist()
         shown = [f"{threshold:g}" for threshold in self.options.thresholds]
         return MapFacts(self.by_category(self.empty_truth), dict(zip(shown, empty, strict=True)), self.options)

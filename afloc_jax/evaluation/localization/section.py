@@ -108,10 +108,7 @@ def section(folder: Path, summary: JsonObject) -> Section:
         data_set, published = "", {}
     return Section(
         kicker="Annotation-free localisation",
-        lede=(
-            "Given a phrase, the model points at the place; on",
-            f" it was asked {summary.get('n') or 0:,} times.",
-        ),
+        lede=("Given a phrase, the model points at the place; on", f" it was asked {summary.get('n') or 0:,} times."),
         headline=[_figure(systems, metric) for metric in present],
         shown=Shown(
             present=present,

@@ -36,7 +36,7 @@ def score_segmentations(
         truths: the samples, in the order of the scores; images that the truth file lacks are negatives.
         truth_file: CheXlocalize's RLE JSON.
         predicted_file: the predictions. Points are in original pixels, x to the right; one inside is a hit.
-        options: see `presence_options`.
+        options: see `chexlocalize.OPTIONS`.
 
     Returns:
         Scores with iou, iou_true_positive, dice and pointing for masks, with pointing alone for points.

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from afloc_jax.errors import UsageError
+from afloc_jax.evaluation.files import json_of
 from afloc_jax.evaluation.localization.scores import Facts, Scores
 from afloc_jax.evaluation.statistics.bootstrap import Bootstrap, Replicates
 from afloc_jax.evaluation.statistics.interval import Interval, limits, mean_of_finite
@@ -35,26 +36,11 @@ class MetricTable:
     overall: Interval
     per_category: Mapping[str, Interval]
     per_threshold: Mapping[str, Interval] | None = None
-    per_category_per_threshold: Mapping[str, Mapping[str, float | None]] | None = None
+    per_category_per_threshold: Mapping[str, Mapping[str, float]] | None = None
 
     def to_json(self) -> JsonObject:
         """Its entry of summary.json."""
-        content: JsonObject = {"overall": dict(self.overall.to_dict()), "per_category": _entries(self.per_category)}
-        if self.per_threshold is not None:
-            content["per_threshold"] = _entries(self.per_threshold)
-        if self.per_category_per_threshold is not None:
-            content["per_category_per_threshold"] = {
-                name: dict(values) for name, values in self.per_category_per_threshold.items()
-            }
-        return content
-
-
-def _entries(intervals: Mapping[str, Interval]) -> JsonObject:
-    return {name: dict(interval.to_dict()) for name, interval in intervals.items()}
-
-
-def _number(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
+        return {name: part for name, part in json_of(self).items() if part is not None}
 
 
 @dataclass(frozen=True)
@@ -76,12 +62,12 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Summary:
-    """What an evaluation found.
+    """The result of an evaluation.
 
     Attributes:
         protocol, compatible: how samples were scored.
         n_per_category: samples of each category.
-        facts: what the protocol says beside its metrics.
+        facts: the facts of the protocol beside its metrics.
         bootstrap: how intervals were made.
         metrics: a table by the name of the metric.
         baselines: by name.
@@ -116,7 +102,7 @@ class Summary:
 
 
 class Resampled:
-    """Scores with their resamples; each metric is resampled once, whatever is made of it."""
+    """Scores with their resamples; each metric is resampled once, however often it is read."""
 
     def __init__(self, scores: Scores, bootstrap: Bootstrap) -> None:
         self.scores, self.bootstrap = scores, bootstrap
@@ -175,17 +161,21 @@ class Resampled:
             per_category,
             {name: self.overall(means[k]) for k, name in enumerate(shown)},
             {
-                name: {at: _number(means.point[c, k]) for k, at in enumerate(shown)}
+                name: {at: float(means.point[c, k]) for k, at in enumerate(shown)}
                 for c, name in enumerate(self.scores.categories)
             },
         )
 
     def tables(self) -> dict[str, MetricTable]:
-        """Every metric."""
+        """The tables of all metrics."""
         return {metric: self.table(metric) for metric in self.scores.metrics}
 
     def minus(self, other: "Resampled") -> dict[str, MetricTable]:
-        """The paired differences of the metrics that both have. Raises `ValueError` for other samples or options."""
+        """The paired differences of the metrics that both have, with 95 % limits.
+
+        Both see the same resamples, so what makes a sample hard or easy for both cancels: an interval that excludes 0
+        says that the systems differ on such samples. Raises `ValueError` unless both scored the same samples alike.
+        """
         mine, theirs = self.scores, other.scores
         if [t.id for t in mine.truths] != [t.id for t in theirs.truths] or mine.options != theirs.options:
             raise ValueError(
@@ -197,16 +187,6 @@ class Resampled:
             overall = self.bootstrap.limits_of(difference.mean_over(-1))
             tables[metric] = MetricTable(overall, self.per_category(difference))
         return tables
-
-
-def paired_difference(system: Scores, other: Scores, bootstrap: Bootstrap) -> dict[str, MetricTable]:
-    """`system` minus `other` on the same samples, by metric, with 95 % limits.
-
-    Both see the same resamples, so what makes a sample hard or easy for both cancels: an interval that excludes 0 says
-    that the systems differ on such samples. A metric that one lacks is left out. Raises `ValueError` unless both scored
-    the same samples alike.
-    """
-    return Resampled(system, bootstrap).minus(Resampled(other, bootstrap))
 
 
 def summarise(

@@ -57,13 +57,9 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
 
 
 def curve_chart(series: Sequence[Line], label: str, floor: float | None = None, small: bool = False) -> str:
-    """Lines over training steps.
+    """Lines over training steps; `label` describes the chart to screen readers.
 
-    Args:
-        series: the lines.
-        label: what the chart shows, for readers who do not see it.
-        floor: lower end of the y axis; from the data if not given.
-        small: for charts that stand three in a row.
+    `floor` is the lower end of the y axis, None takes it from the data. Small charts stand three in a row.
     """
     width, height = SMALL if small else SIZE
     points = [
@@ -112,11 +108,8 @@ def curve_chart(series: Sequence[Line], label: str, floor: float | None = None, 
 def interval_chart(rows: Sequence[Row], label: str, low: float = 0.0, high: float | None = None) -> str:
     """One row per category: the model's mean with its interval, and the others as marks with theirs, fainter.
 
-    Args:
-        rows: from top to bottom; the one of the overall mean is `strong`.
-        label: what the chart shows, for readers who do not see it.
-        low: left end of the scale at most; negative values move it.
-        high: right end of the scale; from the data if not given.
+    `label` describes the chart to screen readers. Negative values move the left end of the scale below `low`. Where
+    `high` is None, the right end comes from the data.
     """
     values = [
         v

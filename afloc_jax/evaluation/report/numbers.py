@@ -1,4 +1,4 @@
-"""What the parts of the page share: how numbers are shown, and JSON files read."""
+"""Helpers that the parts of the page share: numbers as text, and reading JSON files."""
 
 import math
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ def interval(entry: Mapping[str, float | None] | None) -> str:
 
 
 def hashes(provenance: JsonObject, data: str) -> list[tuple[str, str]]:
-    """What was hashed, and the start of its SHA-256; `data` in words."""
+    """The name of everything that was hashed, and the start of its SHA-256; `data` names the data."""
     named = [("weights", provenance.get("weights_sha256")), (data, provenance.get("data_sha256"))]
     named += [(name.replace("_", " "), part_of(provenance, name).get("sha256")) for name in provenance]
     return [(what, short_hash(value)) for what, value in named if value]

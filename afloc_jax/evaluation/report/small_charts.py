@@ -103,10 +103,7 @@ class SpreadRow:
 def spread_chart(rows: Sequence[SpreadRow], label: str, high: float | None = None) -> str:
     """One row per class: a mark for every phrase, the range as a line, and the mean as a strong stroke.
 
-    Args:
-        rows: the classes, from the top.
-        label: what the chart shows, for readers who do not see it.
-        high: right end of the scale; from the data if not given.
+    `label` describes the chart to screen readers. Where `high` is None, the right end comes from the data.
     """
     values = [value for row in rows for value in row.phrases.values()]
     if not values:

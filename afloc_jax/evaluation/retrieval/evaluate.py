@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from jaxtyping import Bool, Float
 
-from afloc_jax.evaluation.files import csv_text, json_text, write_folder
 from afloc_jax.evaluation.labelled import embed_records
 from afloc_jax.evaluation.records import Source
 from afloc_jax.evaluation.results import PER_SAMPLE_COLUMNS, ByCategory, ScoreRow
@@ -20,9 +19,16 @@ from afloc_jax.evaluation.retrieval.examples import write_retrieved
 from afloc_jax.evaluation.retrieval.metrics import DIRECTIONS, Metric, metrics_of
 from afloc_jax.evaluation.retrieval.result import BesideChance, Retrieval
 from afloc_jax.evaluation.retrieval.settings import RetrievalSettings
+from afloc_jax.evaluation.task import JsonObject, Models
 from afloc_jax.files import Path
 from afloc_jax.inference.model import Model
 from afloc_jax.inference.retrieve import cosine_similarity
+
+
+def evaluate_dataset(models: Models, out: str | os.PathLike[str], settings: RetrievalSettings) -> JsonObject:
+    """`evaluate_retrieval` of the data set that the settings name. Raises UsageError, UserError."""
+    source = settings.open(settings.split)
+    return evaluate_retrieval(models.trained, source, out, settings).to_json()
 
 
 def evaluate_retrieval(
@@ -30,15 +36,8 @@ def evaluate_retrieval(
 ) -> Retrieval:
     """Find reports for images and images for reports; write per_sample.csv, summary.json and summary.md into `out`.
 
-    Args:
-        model: the model to evaluate; similarity is the cosine of the global image embedding and the report embedding.
-        source: records with sentences.
-        out: folder of the results.
-        settings: see `RetrievalSettings`. By class without `classes`: the five with the most records of that class
-            alone.
-
-    Raises:
-        UserError: no report, or too few records of a class.
+    Similarity is the cosine of the global image embedding and the report embedding. By class, where the settings name
+    none: the five with the most records of that class alone. Raises UserError for no report or too few records.
     """
     settings = settings or RetrievalSettings()
     chosen = choose_classes(source, settings) if settings.by_class else choose_pairs(source)
@@ -63,8 +62,7 @@ def evaluate_retrieval(
         metrics=metrics,
     )
     write_retrieved(Path(out), source, chosen.rows, similarity.T, relevant)
-    texts = {"summary.md": result.to_markdown(), "summary.json": json_text(result.to_json())}
-    write_folder(out, {"per_sample.csv": csv_text(PER_SAMPLE_COLUMNS, rows), **texts})
+    result.write(out, PER_SAMPLE_COLUMNS, rows)
     return result
 
 

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
+from afloc_jax.evaluation.task import CardTable
+
 KINDS = {"recall": "R", "precision": "P"}
 DIRECTIONS = {"image_to_text": "image to report", "text_to_image": "report to image"}
 
@@ -38,15 +40,22 @@ class Metric:
         """Its name in summary.md and in the model card: "R@5, image to text"."""
         return f"{self.short}, {self.direction.replace('_', ' ')}"
 
+    @property
+    def heading(self) -> str:
+        """Its name on the page: "R@5, image to report"."""
+        return f"{self.short}, {DIRECTIONS[self.direction]}"
+
 
 def metrics_of(kind: str, direction: str, tops: Sequence[int]) -> list[Metric]:
     """The metrics of several K."""
     return [Metric(kind, top, direction) for top in tops]
 
 
-CARD = [
+_COLUMNS = [
     metric
     for direction in DIRECTIONS
     for metric in (*metrics_of("recall", direction, (1, 5, 10)), *metrics_of("precision", direction, (5,)))
 ]
-"""The columns of the model card."""
+CARD = CardTable(
+    "Retrieval of reports for images and of images for reports", {metric.key: metric.title for metric in _COLUMNS}
+)

@@ -36,7 +36,6 @@ class Retrieval(Result):
         return list(self.n_per_category) if self.by_class else []
 
     def to_markdown(self) -> str:
-        """The result as a table that reads well in plain text."""
         lines = [
             f"# Retrieval, {'by class' if self.by_class else 'by pairs'}",
             "",

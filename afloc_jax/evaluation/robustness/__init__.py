@@ -1,1 +1,1 @@
-"""Robustness to wording: the same class asked in several ways."""
+"""Robustness to wording: the scores of a class with several prompts."""

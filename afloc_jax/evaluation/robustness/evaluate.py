@@ -1,4 +1,4 @@
-"""Prompt robustness: the same finding asked in several ways, and how far a model's scores spread over the wordings.
+"""Prompt robustness: how far a model's scores spread over several phrases for the same finding.
 
 For every finding with paraphrases: the AUC of its presence, paraphrase against "no <class>.", and the IoU of its heat
 maps (mean over samples and thresholds, scored as in localisation). A model that understands the finding rather than one
@@ -16,7 +16,6 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from afloc_jax.errors import UserError
-from afloc_jax.evaluation.files import csv_text, json_text, write_folder
 from afloc_jax.evaluation.labelled import LabelledRecords, embed_records, read_labelled
 from afloc_jax.evaluation.localization.options import ProtocolOptions
 from afloc_jax.evaluation.localization.scores import score_sample
@@ -29,6 +28,7 @@ from afloc_jax.evaluation.statistics import discrimination
 from afloc_jax.evaluation.statistics.bootstrap import Bootstrap, Replicates, Statistic
 from afloc_jax.evaluation.statistics.interval import Interval, mean_of_finite
 from afloc_jax.evaluation.statistics.jackknife import Weights
+from afloc_jax.evaluation.task import JsonObject, Models
 from afloc_jax.inference.class_prompts import PromptSet, find_class, read_prompt_set
 from afloc_jax.inference.model import Model
 from afloc_jax.inference.zero_shot import class_scores, contrast_probabilities
@@ -47,20 +47,19 @@ class Measured:
     rows: Sequence[ScoreRow]
 
 
+def evaluate_dataset(models: Models, out: str | os.PathLike[str], settings: RobustnessSettings) -> JsonObject:
+    """`evaluate_robustness` of the data set that the settings name. Raises UsageError, UserError."""
+    source = settings.open(settings.split)
+    return evaluate_robustness(models.trained, source, out, settings).to_json()
+
+
 def evaluate_robustness(
     model: Model, source: Source, out: str | os.PathLike[str], settings: RobustnessSettings | None = None
 ) -> Robustness:
     """Score every paraphrase; write per_sample.csv, summary.json and summary.md into `out`.
 
-    Args:
-        model: the model to evaluate.
-        source: records with labelled and, for IoU, annotated findings.
-        out: folder of the results.
-        settings: see `RobustnessSettings`. Every phrase of its prompt set is a prompt of its own; classes with one
-            phrase are left out, and named. With a table of labels, or without annotated places, there is no IoU.
-
-    Raises:
-        UserError: no class with paraphrases occurs.
+    Every phrase of the prompt set is a prompt of its own; classes with one phrase are left out, and named. With a table
+    of labels, or without annotated places, there is no IoU. Raises UserError if no class with paraphrases occurs.
     """
     settings = settings or RobustnessSettings()
     given = settings.prompt_set
@@ -96,9 +95,7 @@ def evaluate_robustness(
             for part, interval in values.overall.items()
         },
     )
-    table = csv_text(PER_SAMPLE_COLUMNS, [row for values in measured.values() for row in values.rows])
-    texts = {"summary.md": result.to_markdown(), "summary.json": json_text(result.to_json())}
-    write_folder(out, {"per_sample.csv": table, **texts})
+    result.write(out, PER_SAMPLE_COLUMNS, [row for values in measured.values() for row in values.rows])
     return result
 
 
@@ -167,7 +164,7 @@ def _classify(
 def paraphrase_probabilities(
     model: Model, images: Float[np.ndarray, "n D"], texts: Sequence[str], negative: Sequence[str], compatible: bool
 ) -> Float[np.ndarray, "n K"]:
-    """Probability of a class in each image, asked with each phrase alone against the mean of the negative ones."""
+    """Probability of a class in each image: each phrase alone against the mean of the negative ones."""
     reports = np.asarray(model.embed_texts([*texts, *negative], compatible=compatible).report)
     present = class_scores(images, [report[None] for report in reports[: len(texts)]])
     absent = class_scores(images, [reports[len(texts) :]])
@@ -231,7 +228,7 @@ def _localize(
 def overlaps_of_phrases(
     model: Model, source: Source, places: Sequence[tuple[int, int]], texts: Sequence[str], compatible: bool
 ) -> Float[np.ndarray, "n K"]:
-    """IoU, mean over the protocol's thresholds, of findings (row, number in the record) asked with each phrase."""
+    """IoU, mean over the protocol's thresholds, of findings (row, number in the record) with each phrase as prompt."""
     options = ProtocolOptions(compatible=compatible)
     table = np.full((len(places), len(texts)), np.nan)
     starts = range(0, len(places), model.batch_size)

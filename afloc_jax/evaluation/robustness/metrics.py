@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from afloc_jax.evaluation.task import CardTable
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -21,3 +23,7 @@ HEADLINE = {
     "range": "highest less lowest of the phrases of a class, mean over classes",
 }
 """The spreads in the head of the page and in the model card, and what they say."""
+CARD = CardTable(
+    "The same findings asked in several ways: mean of the ways, standard deviation, range; mean over classes",
+    {f"{metric.name} {part}": f"{metric.title} {part}" for metric in METRICS for part in HEADLINE},
+)

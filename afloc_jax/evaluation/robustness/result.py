@@ -51,8 +51,12 @@ class Robustness(Result):
     spread: Mapping[str, Mapping[str, Spread]]
     metrics: Mapping[str, Overall]
 
+    def phrases(self, name: str) -> list[str]:
+        """The scored phrases of a class, the one with the highest value of its first metric first."""
+        scored = [self.spread[metric.name] for metric in METRICS if name in self.spread.get(metric.name, ())]
+        return scored[0][name].highest_first() if scored else []
+
     def to_markdown(self) -> str:
-        """The result as tables that read well in plain text."""
         lines = [
             "# Prompt robustness",
             "",

@@ -8,11 +8,6 @@ from afloc_jax.evaluation.settings import PromptedSettings
 
 @dataclass(frozen=True)
 class RobustnessSettings(PromptedSettings):
-    """A data set and the phrases that its classes are asked with.
-
-    Attributes:
-        prompts: a prompt set, its file or its name; every phrase of it is a prompt of its own. None: ten ways of each
-            class, of this package.
-    """
+    """A data set and a prompt set, each phrase of which is a prompt of its own; the default has ten of each class."""
 
     task: ClassVar[str] = "robustness"

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import cv2
@@ -14,7 +15,7 @@ from afloc_jax.cli import main
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.evaluation.comparison.compare import compare
 from afloc_jax.evaluation.localization.chexlocalize import CONFIDENCE_THRESHOLDS, confidence_of
-from afloc_jax.evaluation.localization.presence import presence_options, presence_table
+from afloc_jax.evaluation.localization.presence import presence_table
 from afloc_jax.evaluation.localization.protocol import Samples
 from afloc_jax.evaluation.localization.protocols import get_protocol
 from afloc_jax.evaluation.localization.results import write_results
@@ -286,7 +287,7 @@ def own_definitions(truth_file, predicted_file):
 @pytest.mark.parametrize("compatible", [False, True])
 def test_the_gradcam_sample_scores_as_its_own_definitions_say(sample_files, compatible):
     truths = read_truth(sample_files[0], negatives=True)
-    scores = score_segmentations(truths, *sample_files, presence_options(compatible))
+    scores = score_segmentations(truths, *sample_files, replace(PROTOCOL.options, compatible=compatible))
     expected = own_definitions(*sample_files)
     assert len(truths) == len(expected) == 20
     assert sum(truth.present for truth in truths) == 4

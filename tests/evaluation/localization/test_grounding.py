@@ -11,6 +11,7 @@ from afloc_jax.evaluation.localization.protocol import Samples
 from afloc_jax.evaluation.localization.protocols import get_protocol
 from afloc_jax.evaluation.localization.samples import parts_of
 from afloc_jax.evaluation.localization.score_files import score_files
+from afloc_jax.evaluation.localization.settings import LocalizationSettings
 from afloc_jax.evaluation.statistics.bootstrap import Bootstrap
 from afloc_jax.evaluation.truth.read import read_truth
 from afloc_jax.evaluation.truth.sample import boxes_of
@@ -152,9 +153,9 @@ def test_records_are_scored_as_the_truth_file_they_were_made_from(coco, tmp_path
         def heatmaps_of_squares(self, images, prompts, *, compatible=False):
             return self.heatmaps_of_pairs(images, range(len(prompts)), prompts)
 
-    how = {"bootstrap": Bootstrap(20)}
-    ours = evaluate(Model(), source, tmp_path / "ours", chosen, untrained=Model(), **how)
-    theirs = score_files(coco, tmp_path / "maps.npz", tmp_path / "theirs", chosen, **how)
+    settings = LocalizationSettings(bootstrap=20, protocol=protocol, compatible=compatible)
+    ours = evaluate(Model(), source, tmp_path / "ours", settings, untrained=Model())
+    theirs = score_files(coco, tmp_path / "maps.npz", tmp_path / "theirs", chosen, bootstrap=Bootstrap(20))
     for metric in ("iou", "dice", "cnr", "pointing"):
         assert ours["metrics"][metric] == theirs["metrics"][metric], metric
 

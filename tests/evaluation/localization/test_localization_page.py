@@ -19,12 +19,13 @@ from afloc_jax.evaluation.page import write_report
 from afloc_jax.evaluation.report.charts import curve_chart, interval_chart, nice_ticks, smooth
 from afloc_jax.evaluation.report.numbers import interval, number, signed
 from afloc_jax.evaluation.run import evaluate_datasets
-from afloc_jax.evaluation.statistics.bootstrap import Bootstrap
 from afloc_jax.evaluation.tasks import EvaluationSettings
 from afloc_jax.evaluation.truth.sample import Truth
 from afloc_jax.inference.overlays import outline_path, overlay, unit_scale
 from configs.afloc import get_config
 from tests.evaluation.discs import SIZE, SOURCE, TRAIN, Checker, Reader, record
+
+QUICK = LocalizationSettings(bootstrap=10)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,8 @@ def workdir(tmp_path_factory):
     lines += [json.dumps({"step": 39, "split": "train", "loss": 0.5}), '{"step": 40, "spl']
     (workdir / "metrics.jsonl").write_text("\n".join(lines))
     out = workdir / "evaluation" / "discs"
-    evaluate(Reader(), SOURCE, out, prior_source=TRAIN, bootstrap=Bootstrap(100), title="Discs & rings <i>")
+    settings = LocalizationSettings(bootstrap=100, title="Discs & rings <i>")
+    evaluate(Reader(), SOURCE, out, settings, prior_source=TRAIN)
     write_report(workdir)
     return workdir
 
@@ -72,7 +74,7 @@ def test_a_model_that_knows_the_place_beats_both_baselines_on_the_same_samples(w
 
 
 def test_the_prior_baseline_is_the_mean_mask_of_the_training_split(tmp_path):
-    summary = evaluate(Reader(), SOURCE, tmp_path, prior_source=TRAIN, bootstrap=Bootstrap(10))
+    summary = evaluate(Reader(), SOURCE, tmp_path, QUICK, prior_source=TRAIN)
     mean = np.mean([r.findings[0].mask for r in TRAIN], axis=0)
     truths = read_truths(SOURCE).truths
     expected = score(truths, [mean] * len(truths), ProtocolOptions())  # edema has no training mask: all masks
@@ -83,13 +85,13 @@ def test_the_prior_baseline_is_the_mean_mask_of_the_training_split(tmp_path):
 
 def test_without_training_masks_the_prior_is_made_of_the_other_images(tmp_path):
     for prior_source in (None, [record(0, [])]):
-        summary = evaluate(Reader(), SOURCE, tmp_path, prior_source=prior_source, bootstrap=Bootstrap(10))
+        summary = evaluate(Reader(), SOURCE, tmp_path, QUICK, prior_source=prior_source)
         assert "other evaluation images" in summary["baselines"]["location_prior"]["from"]
 
 
 def test_each_image_is_encoded_once_however_many_findings_it_has(tmp_path):
     reader = Reader()
-    evaluate(reader, SOURCE, tmp_path, bootstrap=Bootstrap(10))
+    evaluate(reader, SOURCE, tmp_path, QUICK)
     examples = len(json.loads((tmp_path / "examples.json").read_text()))
     assert reader.images_seen - examples == sum(bool(r.findings) for r in SOURCE)
 
@@ -108,7 +110,7 @@ def test_training_masks_of_another_size_are_named(tmp_path):
     small = record(0, ["nodule"])
     small.findings[0].mask = np.ones((32, 32), bool)
     with pytest.raises(UserError, match=r"\(32, 32\).*\(64, 64\)"):
-        evaluate(Reader(), SOURCE, tmp_path, prior_source=[small], bootstrap=Bootstrap(10))
+        evaluate(Reader(), SOURCE, tmp_path, QUICK, prior_source=[small])
     assert not list(tmp_path.iterdir())
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import cv2
@@ -14,9 +15,9 @@ from afloc_jax.evaluation.localization.failures import worst_samples
 from afloc_jax.evaluation.localization.protocols import get_protocol
 from afloc_jax.evaluation.localization.published import published_scores
 from afloc_jax.evaluation.localization.samples import parts_of
+from afloc_jax.evaluation.localization.settings import LocalizationSettings
 from afloc_jax.evaluation.page import write_report
 from afloc_jax.evaluation.report.numbers import number
-from afloc_jax.evaluation.statistics.bootstrap import Bootstrap
 from tests.evaluation.discs import SIZE, SOURCE, TRAIN, Checker, Reader, record
 
 
@@ -29,19 +30,17 @@ class Seer(Reader):
         return np.array([noise if self.blind else one + noise for one in maps], np.float32)
 
 
+TUNED = LocalizationSettings(protocol="chexlocalize", class_prompt="a {finding}")
+
+
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory):
     out = tmp_path_factory.mktemp("tuned")
     validation = [record(200 + i, [["nodule"], []][i % 2]) for i in range(6)]
     seer = Seer()
     seer.untrained = lambda: Seer(blind=True)
-    keywords = {
-        "validation_source": validation,
-        "class_prompt": "a {finding}",
-        "prior_source": TRAIN,
-        "bootstrap": Bootstrap(20),
-    }
-    summary = evaluate(seer, SOURCE, out, get_protocol("chexlocalize"), title="MS-CXR", **keywords)
+    settings = replace(TUNED, bootstrap=20, title="MS-CXR")
+    summary = evaluate(seer, SOURCE, out, settings, validation_source=validation, prior_source=TRAIN)
     return out, summary, write_report(out).read_text()
 
 
@@ -74,16 +73,15 @@ def test_the_page_of_one_evaluation_shows_presence_and_what_failed(tuned):
     assert failures.failed == sum(failures.kinds.values()) >= false_positives
     assert [sample.category for sample in failures.samples] == ["edema", "nodule"] * 2
     with pytest.raises(UsageError, match="validation split"):
-        evaluate(Seer(), SOURCE, out, get_protocol("chexlocalize"))
+        evaluate(Seer(), SOURCE, out, TUNED)
 
 
 def test_patients_of_the_records_reach_the_table_and_are_drawn_together(tmp_path):
     """Images of one patient: presence too is drawn by patient, and the baselines see the same draws."""
     named = [SimpleNamespace(**{**vars(one), "patient": f"p{i // 2}"}) for i, one in enumerate(SOURCE)]
-    by_patient = {"validation_source": named, "class_prompt": "a {finding}", "bootstrap": Bootstrap(50, unit="patient")}
     seer = Seer()
     seer.untrained = lambda: Seer(blind=True)
-    summary = evaluate(seer, named, tmp_path, get_protocol("chexlocalize"), **by_patient)
+    summary = evaluate(seer, named, tmp_path, replace(TUNED, bootstrap=50, unit="patient"), validation_source=named)
     assert summary["bootstrap"]["unit"] == "patient"
     auc = summary["presence"]["overall"]["auc"]
     assert auc["lower"] <= auc["mean"] <= auc["upper"]
@@ -91,12 +89,12 @@ def test_patients_of_the_records_reach_the_table_and_are_drawn_together(tmp_path
         rows = list(csv.DictReader(file))
     assert {row["patient"] for row in rows if row["image"] == "r5"} == {"p2"}
     with pytest.raises(UserError, match="name no patient"):
-        evaluate(seer, SOURCE, tmp_path, bootstrap=Bootstrap(50, unit="patient"))
+        evaluate(seer, SOURCE, tmp_path, LocalizationSettings(bootstrap=50, unit="patient"))
 
 
 def test_published_numbers_stand_beside_ours_for_the_same_data_and_protocol(tmp_path, tuned):
     assert "Beside published numbers" not in tuned[2]  # another protocol
-    evaluate(Reader(), SOURCE, tmp_path, bootstrap=Bootstrap(10), title="MS-CXR phrases")
+    evaluate(Reader(), SOURCE, tmp_path, LocalizationSettings(bootstrap=10, title="MS-CXR phrases"))
     page = write_report(tmp_path).read_text()
     text = re.sub(r"\s+", " ", page)
     assert "Beside published numbers, MS-CXR" in text
@@ -106,7 +104,7 @@ def test_published_numbers_stand_beside_ours_for_the_same_data_and_protocol(tmp_
 
 
 def test_grounding_scores_masks_as_boxes(tmp_path):
-    summary = evaluate(Reader(), SOURCE, tmp_path, get_protocol("grounding"), bootstrap=Bootstrap(10))
+    summary = evaluate(Reader(), SOURCE, tmp_path, LocalizationSettings(bootstrap=10, protocol="grounding"))
     assert (summary["protocol"], summary["margin"], summary["n"]) == ("grounding", 0, 19)
     truths = parts_of(get_protocol("grounding"), [SOURCE])[0].truths
     assert {int(truth.mask.sum()) for truth in truths} == {13 * 13}  # around discs of radius 6

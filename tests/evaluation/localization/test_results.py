@@ -18,7 +18,7 @@ from afloc_jax.evaluation.localization.results import PER_SAMPLE_COLUMNS, to_mar
 from afloc_jax.evaluation.localization.score_files import score_files
 from afloc_jax.evaluation.localization.scores import score
 from afloc_jax.evaluation.localization.settings import LocalizationSettings
-from afloc_jax.evaluation.localization.summary import Resampled, paired_difference, summarise
+from afloc_jax.evaluation.localization.summary import Resampled, summarise
 from afloc_jax.evaluation.statistics.bootstrap import Bootstrap, bootstrap, limits
 from afloc_jax.evaluation.statistics.interval import Interval
 from afloc_jax.evaluation.truth.heatmap_files import HeatmapFile
@@ -163,6 +163,10 @@ def test_an_empty_prediction_lowers_the_default_score_and_is_skipped_in_compatib
     assert iou["per_threshold"]["0.1"] == {"mean": 1, "lower": 1, "upper": 1}
     assert compatible["empty_predictions"] == default["empty_predictions"]
     assert "Empty predictions, skipped: 1 at 0.1" in to_markdown(release)
+
+
+def paired_difference(system, other, bootstrap):
+    return Resampled(system, bootstrap).minus(Resampled(other, bootstrap))
 
 
 def test_a_paired_difference_is_sharper_than_two_separate_intervals():
