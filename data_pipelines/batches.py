@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import grain
 import numpy as np
+from absl import flags
 from jaxtyping import Int64, UInt8
 from tokenizers import Tokenizer
 
@@ -141,7 +142,8 @@ class BatchSource:
         if not self._workers:
             yield from batches.to_iter_dataset(options)
             return
-        _allow_worker_processes()
+        if not flags.FLAGS.is_parsed():  # Grain's workers read absl flags, which only a program of absl has parsed
+            flags.FLAGS.mark_as_parsed()
         per_worker = grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=2)
         for shared in batches.to_iter_dataset(options).mp_prefetch(per_worker):
             # Out of the workers' shared memory, which is taken back, into plain arrays in the documented order.
@@ -182,7 +184,7 @@ class _Drawn(NamedTuple):
 
 
 class _Rows:
-    """Records with their index, as Grain reads them; of each record only what a batch needs, if its source can."""
+    """Records with their index, as Grain reads them. A source that has `pair` decodes only what a batch needs."""
 
     def __init__(self, source: Records):
         self._source = source
@@ -246,11 +248,3 @@ class _ValidationBatches:
             return _Drawn(-1, np.zeros((side, side), np.uint8), [])
         index, record = self._rows[number]
         return _Drawn(index, record.image, record.sentences)
-
-
-def _allow_worker_processes() -> None:
-    """Grain's workers read absl flags, which only a program started through absl has parsed."""
-    from absl import flags
-
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()

@@ -147,7 +147,8 @@ class Geometry:
 
     def to_square(self, image: Shaped[np.ndarray, "H W"]) -> Shaped[np.ndarray, "S S"]:
         """Image [height, width] -> [side, side] of the same type, by area interpolation, padded with zeros."""
-        self._check_original(image)
+        if image.shape != (self.height, self.width):
+            raise ValueError(f"this geometry is for [{self.height}, {self.width}], got {list(image.shape)}")
         square = np.zeros((self.side, self.side), image.dtype)
         size = (self.inner_width, self.inner_height)
         self.inner(square)[...] = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
@@ -165,9 +166,8 @@ class Geometry:
     def box_to_square(self, box: ArrayLike, *, compatible: bool = False) -> Shaped[np.ndarray, "*boxes 4"]:
         """Box (x, y, width, height) in original pixels -> the same in square pixels. Leading axes are kept.
 
-        Compatible: all four are scaled by one factor, the corner is shifted by the padding, and each is floored, as the
-        release does: int64.
-        Otherwise float64, exact for the flooring of the shorter side.
+        The result is float64 and exact for the flooring of the shorter side. With `compatible` it is int64, as in the
+        release: all four are scaled by one factor, the corner is shifted by the padding, and each is floored.
         """
         x, y, width, height = np.moveaxis(np.asarray(box, np.float64), -1, 0)
         if not compatible:
@@ -197,16 +197,12 @@ class Geometry:
         factors = np.array([self.inner_width / self.width, self.inner_height / self.height])
         return factors, np.array([self.left, self.top], np.float64)
 
-    def _check_original(self, image: Shaped[np.ndarray, "..."]) -> None:
-        if image.shape != (self.height, self.width):
-            raise ValueError(f"this geometry is for [{self.height}, {self.width}], got {list(image.shape)}")
-
 
 def crop_to_square(image: UInt8[np.ndarray, "H W"], side: int = IMAGE_SIZE) -> UInt8[np.ndarray, "{side} {side}"]:
     """Image [height, width] -> [side, side]: the short side scaled to `side`, the middle of the long one cut out.
 
-    How the published release frames images for classification (localisation pads them, see `Geometry`). Area
-    interpolation where pixels are merged, bilinear where they are made.
+    The published release frames images this way for classification (for localisation it pads them, see `Geometry`).
+    Interpolation is by area where the image shrinks, bilinear where it grows.
     """
     height, width = image.shape
     scale = side / min(height, width)
@@ -236,8 +232,6 @@ def _decode_picture(data: bytes, name: str) -> Image.Image:
             picture.load()  # decodes everything: a truncated file fails here and not in the middle of training
             ImageOps.exif_transpose(picture, in_place=True)
             return picture
-    except ImageError:
-        raise
     except Image.DecompressionBombError:
         raise ImageError(f"{name}: more than {LARGEST_PIXELS:,} pixels is too large") from None
     except Image.UnidentifiedImageError:

@@ -6,6 +6,7 @@ host with array operations over the whole batch, so that merging inside the comp
 case.
 """
 
+import functools
 import json
 import os
 import re
@@ -47,9 +48,8 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
     Raises UserError when there is none, or when it is not a BERT WordPiece vocabulary with [PAD] at id 0.
     """
     path = Path(folder)
-    candidates = (
-        [path] if path.is_file() else [path / "tokenizer.json", path / "vocab.txt", *matching(path, "*vocab.txt")]
-    )
+    inside = [path / "tokenizer.json", path / "vocab.txt", *matching(path, "*vocab.txt")]
+    candidates = [path] if path.is_file() else inside
     file = next((candidate for candidate in candidates if candidate.is_file()), None)
     if file is None:
         raise UserError(f"no tokenizer in {path}: expected tokenizer.json or vocab.txt (one token per line)")
@@ -61,8 +61,8 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
     except Exception as error:  # the library raises bare Exception for malformed JSON
         raise UserError(f"{file} is not a readable tokenizer: {error}") from error
     _check(tokenizer, file)
-    # Whatever the file says about case: text is lower-cased before it meets this vocabulary. Marks go where its own
-    # tokenizer takes them away, as the vocabulary expects.
+    # Text is lower-cased whatever the file says about case. Marks on letters are removed where the file's own
+    # tokenizer removes them, as the vocabulary expects.
     strip_accents = getattr(tokenizer.normalizer, "strip_accents", None)
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=strip_accents)
     return tokenizer
@@ -214,27 +214,15 @@ class _Pieces(NamedTuple):
     sep: int
 
 
-def _pieces_of(vocabulary: dict[str, int]) -> _Pieces:
+@functools.lru_cache(maxsize=8)  # building the table takes milliseconds, and a tokenizer reads batch after batch
+def _pieces(tokenizer: Tokenizer) -> _Pieces:
+    vocabulary = tokenizer.get_vocab()
     size = 1 + max(vocabulary.values())
     starts_word, bracketed = np.ones(size, bool), np.zeros(size, bool)
     for piece, index in vocabulary.items():
         starts_word[index] = not piece.startswith(_CONTINUATION)
         bracketed[index] = piece.startswith("[")
     return _Pieces(starts_word, bracketed, vocabulary.get(".", -1), vocabulary["[CLS]"], vocabulary["[SEP]"])
-
-
-_pieces_by_tokenizer: dict[int, tuple[Tokenizer, _Pieces]] = {}
-
-
-def _pieces(tokenizer: Tokenizer) -> _Pieces:
-    """The pieces of a tokenizer. Building the table takes milliseconds, so it is kept while the tokenizer is."""
-    held = _pieces_by_tokenizer.get(id(tokenizer))
-    if held is None or held[0] is not tokenizer:
-        if len(_pieces_by_tokenizer) >= 8:
-            _pieces_by_tokenizer.clear()
-        held = tokenizer, _pieces_of(tokenizer.get_vocab())
-        _pieces_by_tokenizer[id(tokenizer)] = held
-    return held[1]
 
 
 def _pad(encodings: Sequence, max_tokens: int, pieces: _Pieces) -> np.ndarray:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.files import Path, read_json
 from afloc_jax.settings import Json, plain
-from data_pipelines.building.items import LISTED_IN_ERRORS, SPLITS
+from data_pipelines.building.items import SPLITS, listed
 
 REPORT = "build_report.json"
 
@@ -75,12 +75,11 @@ class Account:
         """Notes a broken image by its id. Raises UserError once more than the allowed share of rows is broken."""
         self.rejected.append(Rejected(image, reason))
         if len(self.rejected) > self.max_bad_fraction * self.rows:
-            shown = "; ".join(f"{entry.image}: {entry.reason}" for entry in self.rejected[:LISTED_IN_ERRORS])
-            more = len(self.rejected) - LISTED_IN_ERRORS
+            shown = listed([f"{entry.image}: {entry.reason}" for entry in self.rejected])
             raise UserError(
                 f"build stopped: {len(self.rejected)} of {self.rows} images are unusable, more than max_bad_fraction="
-                f"{self.max_bad_fraction:g} allows ({shown}{f'; and {more} more' if more > 0 else ''}); mend or remove "
-                "them, or raise max_bad_fraction"
+                f"{self.max_bad_fraction:g} allows ({shown}); mend or remove them, "
+                " or raise max_bad_fraction"
             )
 
     def report(self) -> BuildReport:

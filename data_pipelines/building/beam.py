@@ -31,13 +31,16 @@ def pipeline_options(text: str) -> "apache_beam.options.pipeline_options.Pipelin
 def collection(items: Sequence[Item], image_size: int, seed: int, folder: Path) -> Collection:
     """A Beam transform that makes the records of the items.
 
-    Unusable images give none. Their ids and what is wrong with them go into text files in `folder`, which
-    `read_rejected` reads. The items go there too, and only the names of their files into the job: a description of
-    the job that held them would hold report text and be too large for a cluster. Workers must reach the folder as they
-    reach the records.
+    Unusable images give none: their ids and what is wrong with them go into text files in `folder`, which
+    `read_rejected` reads. The items are written there too, and the job names only these files: a job that held the
+    items would hold report text and be too large for a cluster. Workers must reach `folder` as they reach the records.
     """
     beam = _beam()
-    files = _write_items(items, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for start in range(0, len(items), _ITEMS_A_FILE):
+        files.append(folder / f"items-{start:09d}.pickle")
+        files[-1].write_bytes(pickle.dumps(list(enumerate(items[start : start + _ITEMS_A_FILE], start))))
     rejected = folder / _REJECTED
 
     def records(file: str) -> Iterator[Any]:  # Beam reads these annotations when it runs
@@ -56,16 +59,6 @@ def collection(items: Sequence[Item], image_size: int, seed: int, folder: Path) 
             return made["records"]
 
     return Records()
-
-
-def _write_items(items: Sequence[Item], folder: Path) -> list[Path]:
-    """Numbered items in files of `_ITEMS_A_FILE`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    files = []
-    for start in range(0, len(items), _ITEMS_A_FILE):
-        files.append(folder / f"items-{start:09d}.pickle")
-        files[-1].write_bytes(pickle.dumps(list(enumerate(items[start : start + _ITEMS_A_FILE], start))))
-    return files
 
 
 def read_rejected(folder: Path) -> Iterator[tuple[str, str]]:

@@ -42,11 +42,7 @@ class Call:
 
     @classmethod
     def of(
-        cls,
-        dataset: str,
-        directory: str | os.PathLike[str],
-        raw: str | os.PathLike[str],
-        builder: Arguments | None,
+        cls, dataset: str, directory: str | os.PathLike[str], raw: str | os.PathLike[str], builder: Arguments | None
     ) -> "Call":
         """Arguments as in `prepared.open_source`. Raises UsageError for an unknown data set or remote storage."""
         folder = user_path(directory, "directory of records")

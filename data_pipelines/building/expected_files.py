@@ -11,8 +11,8 @@ from pathlib import Path
 
 from afloc_jax.errors import UserError
 from afloc_jax.files import read_json, sha256_of
-from data_pipelines.building.items import LISTED_IN_ERRORS
-from data_pipelines.building.tables import header_of, open_table
+from data_pipelines.building.items import LISTED_IN_ERRORS, listed
+from data_pipelines.building.tables import open_table
 from data_pipelines.images import IMAGE_SUFFIXES
 
 SUMS = "SHA256SUMS.txt"  # a line "<sum>  <path>" per file, as PhysioNet ships it beside the files
@@ -83,7 +83,12 @@ def incomplete(raw: Path, problems: Sequence[str]) -> IncompleteDataError:
 
 
 def _problem_of_table(path: Path, files: Files, partial: bool, checksum: str) -> str:
-    missing = [column for column in files.columns if column not in header_of(path)]
+    try:
+        with open_table(path) as file:
+            header = [name.strip() for name in next(csv.reader(file), [])] if files.columns else []
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error):
+        header = []
+    missing = [column for column in files.columns if column not in header]
     if missing:
         return f"lacks the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}"
     if checksum and sha256_of(path) != checksum:
@@ -116,12 +121,6 @@ def _checksums(raw: Path) -> dict[Path, str]:
             if name and not name.endswith(IMAGE_SUFFIXES):  # a release lists hundreds of thousands of images
                 sums[path.parent / name.strip().removeprefix("*")] = digest.lower()
     return sums
-
-
-def listed(names: Sequence[str], most: int = LISTED_IN_ERRORS) -> str:
-    """The first names and how many more there are."""
-    more = len(names) - most
-    return "; ".join(names[:most]) + (f"; and {more:,} more" if more > 0 else "")
 
 
 def one_file(raw: Path, pattern: str) -> Path:

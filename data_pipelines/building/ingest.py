@@ -4,6 +4,7 @@ import abc
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -21,6 +22,7 @@ from data_pipelines.constants import IMAGE_SIZE
 from data_pipelines.images import ImageError
 from data_pipelines.records import EncodedRecord, record_features
 
+_Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
 
 
@@ -84,7 +86,8 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=
         with ThreadPoolExecutor(self.workers) as pool:
 
             def examples(items: Sequence[Item]) -> Iterator[tuple[Item, EncodedRecord | ImageError]]:
-                return _in_order(pool, self._example, items, ahead=2 * self.workers)
+                make = partial(example, image_size=self.image_size, seed=self.seed)
+                return in_order(pool, make, items, ahead=2 * self.workers)
 
             journal = self.journal or files.Path(self.data_dir) / "shards"
             splits = shards.write(self, by_split, examples, self.account, journal)
@@ -125,23 +128,20 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=
             self.account.add(split, len(kept), {pseudonym(item.patient, self.seed) for item in kept} - {""})
         self._beam_files.rmtree(missing_ok=True)
 
-    def _example(self, item: Item) -> EncodedRecord | ImageError:
-        return example(item, self.image_size, self.seed)
 
-
-def _in_order(
-    pool: Executor, function: Callable[[Item], _Result], items: Sequence[Item], ahead: int
-) -> Iterator[tuple[Item, _Result]]:
-    """Results of `function` in the order of the items, never more than `ahead` of them waiting in memory."""
-    rest = iter(items)
-    waiting: list[tuple[Item, Future[_Result]]] = [(item, pool.submit(function, item)) for item in islice(rest, ahead)]
+def in_order(
+    pool: Executor, function: Callable[[_Task], _Result], tasks: Sequence[_Task], ahead: int
+) -> Iterator[tuple[_Task, _Result]]:
+    """Tasks with their results in the order of the tasks, never more than `ahead` of them waiting in memory."""
+    rest = iter(tasks)
+    waiting: list[tuple[_Task, Future[_Result]]] = [(task, pool.submit(function, task)) for task in islice(rest, ahead)]
     try:
         while waiting:
-            item, future = waiting.pop(0)
+            task, future = waiting.pop(0)
             result = future.result()
             for following in islice(rest, 1):
                 waiting.append((following, pool.submit(function, following)))
-            yield item, result
+            yield task, result
     finally:
         for _, future in waiting:
             future.cancel()

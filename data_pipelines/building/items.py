@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,6 +57,12 @@ def unique_ids(images: Iterable[str]) -> list[str]:
         seen[image] += 1
         ids.append(image if seen[image] == 1 else f"{image}#{seen[image]}")
     return ids
+
+
+def listed(names: Sequence[str], most: int = LISTED_IN_ERRORS) -> str:
+    """The first names and how many more there are."""
+    more = len(names) - most
+    return "; ".join(names[:most]) + (f"; and {more:,} more" if more > 0 else "")
 
 
 def pseudonym(patient: str, seed: int = 0) -> str:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from afloc_jax.errors import UserError
-from data_pipelines.building.expected_files import Files, IncompleteDataError, check_files, incomplete, listed
+from data_pipelines.building.expected_files import Files, IncompleteDataError, check_files, incomplete
 from data_pipelines.building.ingest import FolderBuilder
-from data_pipelines.building.items import Item
+from data_pipelines.building.items import Item, listed
 from data_pipelines.building.splits import assign_splits, check_fractions
 from data_pipelines.constants import CLASS_PROMPT
 from data_pipelines.reports import clean_sections
@@ -97,7 +97,7 @@ class PublishedBuilder(FolderBuilder, skip_registration=True):  # type: ignore[c
         """The prompt of a class."""
         return self.prompt.replace("{finding}", finding.lower())
 
-    def set_report(self, item: Item, findings: str, impression: str) -> None:
+    def set_report(self, item: Item, findings: str, impression: str = "") -> None:
         """Cleaned sentences of the two sections that describe the image."""
         report = clean_sections(findings, impression, self.compatible)
         item.sentences, item.impression_count = report.sentences, report.impression_count

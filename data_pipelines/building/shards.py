@@ -114,25 +114,20 @@ def _write(
 ) -> _Content:
     """Makes one shard, and the file that says what it holds."""
     content, patients = _Content(part.key), set[str]()
-
-    def serialized() -> Iterator[bytes]:
-        for item, result in examples(part.items):
-            progress.update(1)
-            if isinstance(result, ImageError):
-                reason = rejection(item, result)
-                content.rejected.append((item.id, reason))
-                account.reject(item.id, reason)
-                continue
-            data = builder.info.features.serialize_example(result)
-            content.records += 1
-            content.bytes += len(data)
-            patients.update({result["patient"]} - {""})
-            yield data
-
     temporary = part.path.with_suffix(".writing")
     writer = ArrayRecordWriter(str(temporary), _WRITER)
-    for data in serialized():
+    for item, result in examples(part.items):
+        progress.update(1)
+        if isinstance(result, ImageError):
+            reason = rejection(item, result)
+            content.rejected.append((item.id, reason))
+            account.reject(item.id, reason)
+            continue
+        data = builder.info.features.serialize_example(result)
         writer.write(data)
+        content.records += 1
+        content.bytes += len(data)
+        patients.update({result["patient"]} - {""})
     writer.close()
     temporary.replace(part.path)
     content.patients = sorted(patients)

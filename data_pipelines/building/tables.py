@@ -15,44 +15,25 @@ from afloc_jax.errors import UserError
 csv.field_size_limit(sys.maxsize)  # a report or a run-length mask in one cell
 
 
-def header_of(path: Path) -> list[str]:
-    try:
-        with open_table(path) as file:
-            return [name.strip() for name in next(csv.reader(file), [])]
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error):
-        return []
-
-
 def open_table(path: Path) -> TextIO:
     if path.suffix == ".gz":
         return gzip.open(path, "rt", newline="", encoding="utf-8-sig")
     return path.open(newline="", encoding="utf-8-sig")
 
 
-_LABELS = {1.0: 1, 0.0: 0, -1.0: -1}
-
-
-def cell_label(text: str) -> int | None:
-    """A cell of a label table: "1.0" -> 1, "0" -> 0, "-1.0" -> -1, empty -> None (not mentioned). Raises ValueError."""
-    if not text:
-        return None
-    try:
-        return _LABELS[float(text)]
-    except (KeyError, ValueError):  # without the cell: in a table whose columns moved it may be a report
-        raise ValueError("a label is none of 1, 0, -1 and an empty cell") from None
-
-
 def labels_of(row: dict[str, str], names: Iterable[str], where: str) -> dict[str, int]:
-    """Labels of a row under lower-case names; empty cells are left out. Raises UserError naming the table."""
-    result = {}
+    """Labels of a row under lower-case names: "1.0" -> 1, "0" -> 0, "-1.0" -> -1. Empty cells are left out.
+
+    Raises UserError that names the table `where` but not the cell: in a table whose columns moved it may be a report.
+    """
+    labels = {}
     for name in names:
-        try:
-            value = cell_label(row.get(name, ""))
-        except ValueError as error:
-            raise UserError(f"{where}, column {name}: {error}") from None
-        if value is not None:
-            result[name.lower()] = value
-    return result
+        if text := row.get(name, ""):
+            try:
+                labels[name.lower()] = {1.0: 1, 0.0: 0, -1.0: -1}[float(text)]
+            except (KeyError, ValueError):
+                raise UserError(f"{where}, column {name}: a label is none of 1, 0, -1 and an empty cell") from None
+    return labels
 
 
 _REST = "\0"  # cells beyond the header; no column is called that

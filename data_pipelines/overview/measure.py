@@ -9,14 +9,14 @@ import numpy as np
 from tqdm import tqdm
 
 from data_pipelines.overview.text_overlap import overlapping
-from data_pipelines.reading import Record, Records
+from data_pipelines.reading import Records
 
 LONG_REPORT = 20  # words; shorter reports are often the same sentence about another patient, and say nothing of a leak
 
 
 @dataclass
 class Overview:
-    """What `measure` counts. Mappings of whole numbers are by split."""
+    """What `measure` counts. The keys of a mapping to whole numbers are splits."""
 
     records: dict[str, int] = field(default_factory=dict)
     patients: dict[str, int] = field(default_factory=dict)
@@ -59,11 +59,18 @@ def measure(sources: Mapping[str, Records]) -> Overview:
                 splits_of_patient[record.patient].add(split)
             else:
                 result.without_patient[split] += 1
-            _count_text(result, record, split)
-            if _words(record) >= LONG_REPORT:
+            words = sum(len(sentence.split()) for sentence in record.sentences)
+            if record.sentences:
+                result.with_text[split] += 1
+                result.words.append(words)
+                result.sentences.append(len(record.sentences))
+            if words >= LONG_REPORT:
                 texts.append(" ".join(record.sentences))
                 groups.append(split)
-            _count_annotations(result, record)
+            for name, value in record.labels.items():
+                result.labels[name][value] += 1
+            for finding in record.findings:
+                result.findings[finding.label].append(float(finding.mask.mean()))
         result.patients[split] = len(patients)
     for where in copies.values():
         result.duplicates += len(where) if len(where) > 1 else 0
@@ -73,24 +80,6 @@ def measure(sources: Mapping[str, Records]) -> Overview:
     result.texts_across = {split: across[split] for split in sources}
     result.long_texts = {split: groups.count(split) for split in sources}
     return result
-
-
-def _words(record: Record) -> int:
-    return sum(len(sentence.split()) for sentence in record.sentences)
-
-
-def _count_text(result: Overview, record: Record, split: str) -> None:
-    if record.sentences:
-        result.with_text[split] += 1
-        result.words.append(_words(record))
-        result.sentences.append(len(record.sentences))
-
-
-def _count_annotations(result: Overview, record: Record) -> None:
-    for name, value in record.labels.items():
-        result.labels[name][value] += 1
-    for finding in record.findings:
-        result.findings[finding.label].append(float(finding.mask.mean()))
 
 
 @dataclass(frozen=True)

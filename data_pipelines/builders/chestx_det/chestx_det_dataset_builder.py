@@ -23,7 +23,6 @@ class Builder(PublishedBuilder):
 
     Args:
         regions: "polygons" or "boxes".
-        **kwargs: as in PublishedBuilder.
     """
 
     FILES = (
@@ -58,11 +57,9 @@ class Builder(PublishedBuilder):
         item = Item(f"{part}/{name}", images.get(name, self.raw / f"{part}_data" / name), split=part)
         item.labels = {label.lower(): int(label in entry["syms"]) for label in CLASSES}
         for label, shape in zip(entry["syms"], entry[self.regions], strict=True):
-            item.add(label, self.prompt_for(label), self._region(shape))
+            region: Region = Polygon(shape)
+            if self.regions == "boxes":
+                left, top, right, bottom = (float(value) for value in shape)
+                region = Box(left, top, right - left, bottom - top)
+            item.add(label, self.prompt_for(label), region)
         return item
-
-    def _region(self, shape: Any) -> Region:
-        if self.regions == "polygons":
-            return Polygon(shape)
-        left, top, right, bottom = (float(value) for value in shape)
-        return Box(left, top, right - left, bottom - top)

@@ -26,7 +26,8 @@ class Builder(PublishedBuilder):
 
     def cases(self) -> Iterator[Item]:
         """The images of the mask files, validation first."""
-        images = {self._key(path): path for path in sorted(self.raw.glob("**/patient*/study*/view*.jpg"))}
+        paths = sorted(self.raw.glob("**/patient*/study*/view*.jpg"))
+        images = {"_".join((*path.parts[-3:-1], path.stem)): path for path in paths}
         labels = self._labels()
         for short, split in _SPLITS.items():
             for path in sorted(self.raw.glob(f"**/gt_segmentations_{short}.json")):
@@ -46,10 +47,6 @@ class Builder(PublishedBuilder):
                         if not region.empty:  # a class that is absent has a mask without a pixel
                             item.add(name, self.prompt_for(name), region)
                     yield item
-
-    @staticmethod
-    def _key(path) -> str:
-        return "_".join((*path.parts[-3:-1], path.stem))
 
     def _labels(self) -> dict[str, dict[str, int]]:
         """Labels by image of the tables that ship with the images; empty without them."""

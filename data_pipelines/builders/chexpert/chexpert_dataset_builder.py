@@ -17,7 +17,6 @@ class Builder(PublishedBuilder):
 
     Args:
         frontal: keep frontal images only.
-        **kwargs: as in PublishedBuilder.
     """
 
     FILES = (
@@ -35,9 +34,8 @@ class Builder(PublishedBuilder):
     def cases(self) -> Iterator[Item]:
         """One item per row. Paths begin with the name of the release, which the raw folder may have or be."""
         if all((self.raw / table).is_file() for table in ("test.csv", "test_labels.csv")):
-            raise UserError(
-                f"{self.raw} holds test.csv and test_labels.csv, which name the same images; keep one of them"
-            )
+            twice = "holds test.csv and test_labels.csv, which name the same images; keep one of them"
+            raise UserError(f"{self.raw} {twice}")
         for table, split in _SPLITS.items():
             if not (self.raw / table).is_file():
                 continue

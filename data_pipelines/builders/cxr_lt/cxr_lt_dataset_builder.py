@@ -28,7 +28,6 @@ class Builder(PublishedBuilder):
     Args:
         task: 2 (26 classes, labelled by hand) or 3 (5 classes that training never names).
         images: folder of MIMIC-CXR-JPG that holds files/p10/...; empty: the raw folder.
-        **kwargs: as in PublishedBuilder.
     """
 
     FOLDERS = ("images",)

@@ -17,8 +17,8 @@ LESIONS = {  # name -> folder, ending of the file name
     "hard exudate": ("3. Hard Exudates", "EX"),
     "soft exudate": ("4. Soft Exudates", "SE"),
 }
-# Images of each part, and those of them that have the lesion: an image without one has no mask file, so only the full
-# number of files says that what has none is absent.
+# Numbers of images, and of masks by lesion. An image without the lesion has no mask file, so a missing file means an
+# absent lesion only where all masks of that lesion are there.
 IMAGES = {"segmentation": {"train": 54, "test": 27}, "grading": {"train": 413, "test": 103}}
 MASKS = {
     "microaneurysm": {"train": 54, "test": 27},
@@ -45,7 +45,6 @@ class Builder(PublishedBuilder):
     Args:
         images: "segmentation" (81 images, masks of four lesions) or "grading" (516 images, grades). The sets show the
             same eyes in part and number them differently, so they are not built into one.
-        **kwargs: as in PublishedBuilder.
     """
 
     FRACTIONS = {"train": 1.0}  # noqa: RUF012
@@ -79,30 +78,29 @@ class Builder(PublishedBuilder):
             grades = self._grades(split) if self.images == "grading" else {}
             masks = {lesion: set(self.raw.glob(self._masks(lesion, split))) for lesion in LESIONS}
             for image in sorted(self.raw.glob(self._images(split))):
-                item = Item(
-                    image.stem if self.images == "segmentation" else f"{split}/{image.stem}", image, split=split
-                )
+                item = Item(image.stem, image, split=split)
                 if self.images == "segmentation":
                     self._add_lesions(item, split, masks)
                     if not item.labels:
                         self.drop("no lesion known")
                         continue
                 else:
+                    item.id = f"{split}/{image.stem}"
                     self._add_grades(item, grades.get(image.stem))
                 yield item
 
     def _add_lesions(self, item: Item, split: str, masks: dict[str, set[Path]]) -> None:
-        """Masks, labels and one sentence per lesion: what is there, what is not; nothing of one that is not known."""
+        """Masks, labels and one sentence per lesion that is known to be there or not."""
         sentences = []
         for lesion, files in masks.items():
             mask = self.raw / self._masks(lesion, split).replace("IDRiD_*", item.image.stem)
             if mask in files:
                 item.add(lesion, self.prompt_for(lesion), MaskFile(mask))
             elif len(files) != MASKS[lesion][split]:
-                continue  # a part of the files: the mask may only not be here
+                continue  # only a part of the masks is here: this one may be elsewhere
             item.labels[lesion] = int(mask in files)
             sentences.append(f"there are {lesion}s" if mask in files else f"no {lesion}s")
-        self.set_report(item, ". ".join(sentences), "")
+        self.set_report(item, ". ".join(sentences))
 
     def _add_grades(self, item: Item, row: dict[str, str] | None) -> None:
         if row is None:

@@ -4,7 +4,6 @@ Several masks of one finding on one image are one sample. Images of the folder w
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from afloc_jax.errors import UserError
@@ -62,7 +61,9 @@ class Builder(FolderBuilder):
         folder = self.raw / self.images
         if not folder.is_dir():
             raise UserError(f"no folder {self.images} in {self.raw}; it must hold the images that {self.csv} names")
-        about = self._about_images()
+        table, about = self.raw / self.images_csv, {}
+        if self.images_csv and table.is_file():
+            about = {row[self.image_column]: row for row in read_table(table, (self.image_column,), "a row per image")}
         present = {path.name for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES}
         names = sorted(present | {row[self.image_column] for row in rows if row[self.image_column]})
         items = {
@@ -72,23 +73,11 @@ class Builder(FolderBuilder):
         self.account.rows = len(items)
         for row in rows:
             if row[self.image_column] and row[self.mask_column] and row[self.finding_column]:
-                self._add(
-                    items[row[self.image_column]],
-                    row[self.finding_column],
-                    self.raw / self.masks / row[self.mask_column],
-                )
+                label = row[self.finding_column]
+                prompt = self.prompts.get(label, self.prompt.replace("{finding}", label))
+                region = MaskFile(self.raw / self.masks / row[self.mask_column])
+                items[row[self.image_column]].add(label, prompt, region)
             else:
                 self.account.dropped["row without image, mask or finding"] += 1
         assign_splits(list(items.values()), self.fractions, self.seed, self.workers)
         return list(items.values())
-
-    def _about_images(self) -> dict[str, dict[str, str]]:
-        table = self.raw / self.images_csv
-        if not self.images_csv or not table.is_file():
-            return {}
-        rows = read_table(table, (self.image_column,), "a row per image")
-        return {row[self.image_column]: row for row in rows}
-
-    def _add(self, item: Item, label: str, mask: Path) -> None:
-        prompt = self.prompts.get(label, self.prompt.replace("{finding}", label))
-        item.add(label, prompt, MaskFile(mask))

@@ -36,7 +36,6 @@ class Builder(PublishedBuilder):
         labeler: whose labels to keep, "chexpert" or "negbio".
         images: "jpg" (MIMIC-CXR-JPG) or "dicom" (MIMIC-CXR).
         exclude_ms_cxr: leave out every patient who has an image in MS-CXR; its file must then be below the raw folder.
-        **kwargs: as in PublishedBuilder.
     """
 
     FILES = (
@@ -63,7 +62,11 @@ class Builder(PublishedBuilder):
 
     def cases(self) -> Iterator[Item]:
         """Images of the wanted views in the order of the metadata."""
-        tables = {name: self._table(name) for name in ("metadata", "split", self.labeler)}
+        files = {name: f"mimic-cxr-2.0.0-{name}.csv*" for name in ("metadata", "split", self.labeler)}
+        tables = {
+            name: read_table(one_file(self.raw, pattern), ("study_id",), "a table of MIMIC-CXR-JPG")
+            for name, pattern in files.items()
+        }
         splits = {row["dicom_id"]: row["split"] for row in tables["split"]}
         labels = {row["study_id"]: labels_of(row, CLASSES, self.labeler) for row in tables[self.labeler]}
         excluded = annotated_patients(self.raw) if self.exclude_ms_cxr else frozenset()
@@ -76,8 +79,7 @@ class Builder(PublishedBuilder):
                 self.drop("patient of MS-CXR")
             else:
                 if row["study_id"] != study:
-                    study, parts = row["study_id"], None
-                    text = read_report(self._folder(row) + ".txt")
+                    study, text = row["study_id"], read_report(f"{self._folder(row)}.txt")
                     parts = None if text is None else report_sections(text)
                 item = self._item(row, splits, labels, parts)
                 if item is not None:
@@ -101,10 +103,6 @@ class Builder(PublishedBuilder):
             self.drop("report without a sentence")
             return None
         return item
-
-    def _table(self, name: str) -> list[dict[str, str]]:
-        path = one_file(self.raw, f"mimic-cxr-2.0.0-{name}.csv*")
-        return read_table(path, ("study_id",), "a table of MIMIC-CXR-JPG")
 
     @staticmethod
     def _folder(row: dict[str, str]) -> str:

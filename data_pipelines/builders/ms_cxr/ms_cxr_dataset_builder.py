@@ -17,7 +17,6 @@ class Builder(PublishedBuilder):
     Args:
         images: folder of MIMIC-CXR-JPG that holds files/p10/...; empty: the raw folder.
         prompts: "phrases" takes the annotated phrases, "classes" makes them from `prompt` and the category.
-        **kwargs: as in PublishedBuilder.
     """
 
     FILES = (Files(FILE, "boxes and phrases, COCO JSON"),)

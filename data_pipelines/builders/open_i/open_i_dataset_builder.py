@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from xml.etree import ElementTree
 
 from afloc_jax.errors import UserError
@@ -20,7 +19,6 @@ class Builder(PublishedBuilder):
     Args:
         frontal: keep frontal images only. The publisher does not say which they are; this needs the table
             indiana_projections.csv (columns uid, filename, projection) in the raw folder.
-        **kwargs: as in PublishedBuilder.
     """
 
     FILES = (
@@ -39,7 +37,10 @@ class Builder(PublishedBuilder):
         views = self._views()
         reports = [path for path in self.raw.rglob("*.xml") if path.stem.isdigit()]
         for path in sorted(reports, key=lambda path: int(path.stem)):
-            report = _parse(path)
+            try:
+                report = ElementTree.parse(path).getroot()
+            except (ElementTree.ParseError, OSError):
+                raise UserError(f"{path.name} in {path.parent} is not a readable XML report; fetch it again") from None
             parts = {node.get("Label", "").lower(): (node.text or "").strip() for node in report.iter("AbstractText")}
             labels = {(node.text or "").split("/")[0].strip().lower(): 1 for node in report.iter("major")}
             for image in report.iter("parentImage"):
@@ -54,10 +55,10 @@ class Builder(PublishedBuilder):
                 item.sections = {name: text for name, text in parts.items() if text}
                 item.labels = {label: value for label, value in labels.items() if label}
                 self.set_report(item, parts.get("findings", ""), parts.get("impression", ""))
-                if not item.sentences:
+                if item.sentences:
+                    yield item
+                else:
                     self.drop("report without a sentence")
-                    continue
-                yield item
 
     def _views(self) -> dict[str, str]:
         table = self.raw / _PROJECTIONS
@@ -65,18 +66,10 @@ class Builder(PublishedBuilder):
             if self.frontal:
                 raise UserError(f"frontal=true needs {_PROJECTIONS} in {self.raw}: reports do not say which images are")
             return {}
-        rows = read_table(table, ("uid", "filename", "projection"), "a row per image")
         # There CXR1_1_IM-0001-3001.png is called 1_IM-0001-3001.dcm.png, and CXR10_IM-0002-1001.png
         # 10_IM-0002-1001.dcm.png.
         views = {}
-        for row in rows:
+        for row in read_table(table, ("uid", "filename", "projection"), "a row per image"):
             name = re.sub(r"[.].*$", "", row["filename"])
             views[f"CXR{name}"] = views[f"CXR{row['uid']}_{name}"] = row["projection"]
         return views
-
-
-def _parse(path: Path) -> ElementTree.Element:
-    try:
-        return ElementTree.parse(path).getroot()
-    except (ElementTree.ParseError, OSError):
-        raise UserError(f"{path.name} in {path.parent} is not a readable XML report; fetch it again") from None

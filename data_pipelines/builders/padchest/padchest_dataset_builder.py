@@ -18,7 +18,6 @@ class Builder(PublishedBuilder):
 
     Args:
         views: values of Projection to keep; empty: all.
-        **kwargs: as in PublishedBuilder.
     """
 
     FILES = (
@@ -41,15 +40,15 @@ class Builder(PublishedBuilder):
                 continue
             item = Item(name, images.get(name, self.raw / row["ImageDir"] / name), row["PatientID"], row["Projection"])
             item.study, item.sections = row["StudyID"], {"report": row["Report"]}
-            item.labels = dict.fromkeys(labels_of_list(row["Labels"]), 1)
-            self.set_report(item, row["Report"], "")
-            if not item.sentences or row["Report"] == "nan":
+            item.labels = dict.fromkeys(_labels(row["Labels"]), 1)
+            self.set_report(item, row["Report"])
+            if item.sentences and row["Report"] != "nan":
+                yield item
+            else:
                 self.drop("report without a sentence")
-                continue
-            yield item
 
 
-def labels_of_list(text: str) -> list[str]:
+def _labels(text: str) -> list[str]:
     """Labels of a cell that holds a Python list of texts, without blanks; an empty or damaged cell has none."""
     try:
         labels = ast.literal_eval(text)

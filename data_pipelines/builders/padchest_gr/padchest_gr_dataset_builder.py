@@ -20,7 +20,6 @@ class Builder(PublishedBuilder):
 
     Args:
         language: "en" or "es": which of the two texts of each sentence.
-        **kwargs: as in PublishedBuilder.
     """
 
     FILES = (
@@ -53,7 +52,7 @@ class Builder(PublishedBuilder):
 
     def _add_sentences(self, item: Item, findings: list[dict[str, Any]]) -> None:
         sentences = [str(finding[f"sentence_{self.language}"]).strip().rstrip(".") for finding in findings]
-        self.set_report(item, ". ".join(sentences), "")
+        self.set_report(item, ". ".join(sentences))
         for sentence, finding in zip(sentences, findings, strict=True):
             labels = [str(label).strip().lower() for label in finding.get("labels") or []]
             item.labels.update(dict.fromkeys(labels, 1) if finding.get("abnormal") else {})

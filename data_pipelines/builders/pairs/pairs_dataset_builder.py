@@ -5,7 +5,6 @@ Optional: `patient`, `split` (train, validation, test), `view`. Further columns 
 """
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from data_pipelines.building.arguments import texts
@@ -16,7 +15,6 @@ from data_pipelines.building.tables import read_table
 from data_pipelines.reports import CleanReport, clean_sections, sections
 
 _PURPOSE = "a row needs an image and its text (columns image and text, or image and findings and/or impression)"
-_DEFAULT_FRACTIONS = {"train": 0.8, "validation": 0.1, "test": 0.1}
 
 
 class Builder(FolderBuilder):
@@ -44,7 +42,7 @@ class Builder(FolderBuilder):
         **kwargs: Any,
     ):
         self.csv, self.images = csv, images
-        self.fractions = dict(fractions) if fractions else _DEFAULT_FRACTIONS
+        self.fractions = dict(fractions or {"train": 0.8, "validation": 0.1, "test": 0.1})
         self.views = frozenset(view.strip().lower() for view in texts("views", views))
         self.min_sentences, self.compatible = max(1, int(min_sentences)), bool(compatible)
         super().__init__(**kwargs)
@@ -66,7 +64,9 @@ class Builder(FolderBuilder):
             if len(report.sentences) < self.min_sentences:
                 self.account.dropped["too few sentences"] += 1
                 continue
-            item = Item(name, _locate(folder, self.raw, row["image"]), row.get("patient", ""), view)
+            beside = self.raw / row["image"]
+            image = beside if row["image"] and beside.is_file() else folder / row["image"]
+            item = Item(name, image, row.get("patient", ""), view)
             item.split = split_name(row.get("split", ""), f"{self.csv}, row {number} below the header")
             item.sentences, item.impression_count = report.sentences, report.impression_count
             items.append(item)
@@ -83,9 +83,3 @@ class Builder(FolderBuilder):
             if not (findings or impression):
                 findings = text
         return clean_sections(findings, impression, self.compatible)
-
-
-def _locate(images: Path, raw: Path, name: str) -> Path:
-    """The image beside the table if it is there, else in the folder of images (where a missing one is reported)."""
-    beside = raw / name
-    return beside if name and beside.is_file() else images / name

@@ -4,15 +4,18 @@ import logging
 import multiprocessing
 import os
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from typing import Any
 
+import cv2
 import tensorflow_datasets as tfds
 
 from afloc_jax.errors import UsageError, UserError
 from data_pipelines.builders.phantom.generate import SPLITS
-from data_pipelines.builders.phantom.worker import initialize, records
+from data_pipelines.builders.phantom.worker import records
+from data_pipelines.building.ingest import in_order
 from data_pipelines.constants import IMAGE_SIZE
 from data_pipelines.records import EncodedRecord, record_features
 
@@ -89,35 +92,20 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         if self.workers > 1 and sum(self.sizes.values()) >= _WORTH_A_POOL:
             # spawn: a fork of a process in which JAX or OpenCV runs threads can hang
             context = multiprocessing.get_context("spawn")
-            pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=initialize)
+            pool = ProcessPoolExecutor(self.workers, context, cv2.setNumThreads, (1,))  # a process per CPU
         return {name: self._generate_examples(name, pool) for name in SPLITS if self.sizes[name]}
 
     def _generate_examples(self, split: str, pool: ProcessPoolExecutor | None) -> Iterator[tuple[int, EncodedRecord]]:
-        starts = range(0, self.sizes[split], _CHUNK)
-        tasks = [(self.seed, split, start, min(start + _CHUNK, self.sizes[split])) for start in starts]
-        number = 0
-        for chunk in _in_order(tasks, pool, ahead=_AHEAD * self.workers):
-            for record in chunk:
-                yield number, record
-                number += 1
-
-
-def _in_order(
-    tasks: list[tuple[int, str, int, int]], pool: ProcessPoolExecutor | None, ahead: int
-) -> Iterator[list[EncodedRecord]]:
-    """Results of `records` for every task, in order; in this process if there is no pool or it cannot start."""
-    waiting: list[Future[list[EncodedRecord]]] = []
-    submitted = 0
-    for done, task in enumerate(tasks):
+        size, done, draw = self.sizes[split], 0, partial(records, self.seed, split)
+        chunks = [range(start, min(start + _CHUNK, size)) for start in range(0, size, _CHUNK)]
         try:
-            while pool is not None and submitted < min(done + ahead, len(tasks)):
-                waiting.append(pool.submit(records, *tasks[submitted]))
-                submitted += 1
-            yield waiting.pop(0).result() if pool is not None else records(*task)
+            for numbers, made in in_order(pool, draw, chunks, _AHEAD * self.workers) if pool else ():
+                yield from zip(numbers, made, strict=True)
+                done = numbers.stop
         except BrokenProcessPool:  # e.g. a script without the usual `if __name__ == "__main__":`
             logging.warning("phantom: worker processes cannot start here; drawing in this process")
-            pool = None
-            yield records(*task)
+        for number in range(done, size):
+            yield number, draw([number])[0]
 
 
 def _listed(arguments: dict[str, int]) -> str:

@@ -90,12 +90,7 @@ _SENTENCES = {
         "{size} {name} measuring {mm} mm in the {lung}",
         "{kind} {name} of {mm} mm projects over the {lung}",
     ),
-    "cardiomegaly": (
-        "{size} {name}",
-        "there is {size} {name}",
-        "the heart is enlarged",
-        "enlarged cardiac silhouette",
-    ),
+    "cardiomegaly": ("{size} {name}", "there is {size} {name}", "the heart is enlarged", "enlarged cardiac silhouette"),
     "atelectasis": (
         "{name} in the {lung}",
         "there is {name} in the {lung}",

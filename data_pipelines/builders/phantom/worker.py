@@ -1,6 +1,6 @@
 """What a worker process does: phantoms to records. Imports little, so that processes start quickly."""
 
-import cv2
+from collections.abc import Iterable
 
 from data_pipelines.builders.phantom.drawing import SIZE
 from data_pipelines.builders.phantom.findings import KINDS
@@ -9,17 +9,12 @@ from data_pipelines.images import encode_png
 from data_pipelines.records import EncodedRecord, Finding, make_record
 
 
-def initialize() -> None:
-    """Run once in each worker: one process per CPU leaves no room for OpenCV's own threads."""
-    cv2.setNumThreads(1)
+def records(seed: int, split: str, numbers: Iterable[int]) -> list[EncodedRecord]:
+    """The records of these phantoms of a split, as data_pipelines.records describes them."""
+    return [_record(generate(seed, split, number), f"{seed}-{split}-{number}") for number in numbers]
 
 
-def records(seed: int, split: str, start: int, stop: int) -> list[EncodedRecord]:
-    """The records of phantoms start..stop-1 of a split, as data_pipelines.records describes them."""
-    return [as_record(generate(seed, split, index), f"{seed}-{split}-{index}") for index in range(start, stop)]
-
-
-def as_record(phantom: Phantom, name: str) -> EncodedRecord:
+def _record(phantom: Phantom, name: str) -> EncodedRecord:
     findings = [Finding(f.label, f.prompt, encode_png(f.mask)) for f in phantom.findings]
     present = {finding.label for finding in phantom.findings}
     return make_record(

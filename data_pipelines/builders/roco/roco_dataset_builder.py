@@ -17,7 +17,6 @@ class Builder(PublishedBuilder):
     Args:
         containing: keep captions with at least one of these phrases (without case); empty: all. ROCO holds every
             modality; ("chest x-ray", "chest radiograph") keeps what this program is made for.
-        **kwargs: as in PublishedBuilder.
     """
 
     FILES = tuple(
@@ -46,14 +45,14 @@ class Builder(PublishedBuilder):
                 name, tab, caption = line.partition("\t")
                 if not tab:
                     raise UserError(f"{path}, line {number}: no tab between name and caption; fetch it again")
-                name = name.strip()
                 if self.containing and not any(phrase in caption.lower() for phrase in self.containing):
                     self.drop("other caption")
                     continue
+                name = name.strip()
                 item = Item(name, self.raw / part / "radiology" / "images" / f"{name}.jpg", split=part)
                 item.sections = {"caption": caption.strip()}
-                self.set_report(item, caption, "")
-                if not item.sentences:
+                self.set_report(item, caption)
+                if item.sentences:
+                    yield item
+                else:
                     self.drop("caption without a sentence")
-                    continue
-                yield item

@@ -35,9 +35,8 @@ class Builder(PublishedBuilder):
                     x, y, width, height = (float(row[column]) for column in _BOX)
                     items[name].add("Pneumonia", self.prompt_for("Pneumonia"), Box(x, y, width, height))
             except ValueError:
-                raise UserError(
-                    f"{_LABELS}, line {number}: Target or the box is not a number; fetch it again"
-                ) from None
+                wrong = "Target or the box is not a number; fetch it again"
+                raise UserError(f"{_LABELS}, line {number}: {wrong}") from None
             items[name].labels["pneumonia"] = max(present, items[name].labels.get("pneumonia", 0))
         for row in read_table(self.raw / _CLASSES, ("patientId", "class"), "a row per box"):
             if row["patientId"] in items:

@@ -23,11 +23,7 @@ PHRASES = {
 # There are two releases of the masks: PNG files with the grade itself, and JPEG files with a grey value per grade (100,
 # 150, 200) that the compression has spread.
 GRADES = {"gleason 3": 3, "gleason 4": 4, "gleason 5": 5}
-GREYS = {
-    "gleason 3": range(50, 125),
-    "gleason 4": range(125, 175),
-    "gleason 5": range(175, 256),
-}
+GREYS = {"gleason 3": range(50, 125), "gleason 4": range(125, 175), "gleason 5": range(175, 256)}
 SMALLEST_SHARE = 0.01  # share of the pixels of a JPEG mask; less may be the ringing of its edges
 _TABLES = {"train": "partition/Test/Train.xlsx", "test": "partition/Test/Test.xlsx"}
 
@@ -53,9 +49,10 @@ class Builder(PublishedBuilder):
                     item.labels = {title: int(float(row[column])) for column, title in CLASSES.items()}
                 except ValueError:
                     raise UserError(f"{table}, row {number}: a label is not 0 or 1; fetch the table again") from None
-                self.set_report(item, ". ".join(PHRASES[title] for title, value in item.labels.items() if value), "")
+                self.set_report(item, ". ".join(PHRASES[title] for title, value in item.labels.items() if value))
                 if item.image.is_file() and not item.labels["non-cancerous"]:
-                    mask = self._mask(item)
+                    masks = [self.raw / "masks" / f"{item.image.stem}.{ending}" for ending in ("png", "jpg")]
+                    mask = next((path for path in masks if path.is_file()), None)
                     if mask is None:
                         self.lack(f"masks/{item.image.stem}.png or .jpg", "mask not there")
                         continue
@@ -64,10 +61,6 @@ class Builder(PublishedBuilder):
                     except ImageError as error:
                         item.fault = str(error)
                 yield item
-
-    def _mask(self, item: Item) -> Path | None:
-        paths = [self.raw / "masks" / f"{item.image.stem}.{ending}" for ending in ("png", "jpg")]
-        return next((path for path in paths if path.is_file()), None)
 
     def _add_grades(self, item: Item, mask: Path) -> None:
         """A finding per grade that the mask shows."""

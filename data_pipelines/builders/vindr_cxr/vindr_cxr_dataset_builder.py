@@ -21,7 +21,6 @@ class Builder(PublishedBuilder):
 
     Args:
         readers: boxes of several readers for one class are one finding ("united"), or one each ("separate").
-        **kwargs: as in PublishedBuilder.
     """
 
     FILES = (
@@ -41,10 +40,10 @@ class Builder(PublishedBuilder):
     def cases(self) -> Iterator[Item]:
         """One item per image, the training part first."""
         for part in ("train", "test"):
-            items = {}
-            for name, labels in self._labels(part).items():
-                # The publisher gives no patients: an image stands for one.
-                items[name] = Item(name, self.raw / part / f"{name}.dicom", name, split=part, labels=labels)
+            items = {  # the publisher names no patients: an image stands for one
+                name: Item(name, self.raw / part / f"{name}.dicom", name, split=part, labels=labels)
+                for name, labels in self._labels(part).items()
+            }
             table = f"annotations_{part}.csv"
             for number, row in enumerate(self._rows(table), start=2):
                 if row["class_name"] == "No finding":
@@ -53,9 +52,8 @@ class Builder(PublishedBuilder):
                     left, top, right, bottom = (float(row[column]) for column in _CORNERS)
                     item = items[row["image_id"]]
                 except (ValueError, KeyError):
-                    raise UserError(
-                        f"{table}, line {number}: unknown image, or a box that is not four numbers"
-                    ) from None
+                    wrong = "unknown image, or a box that is not four numbers"
+                    raise UserError(f"{table}, line {number}: {wrong}") from None
                 reader = row.get("rad_id", "") if self.readers == "separate" else ""
                 label = row["class_name"]
                 item.add(label, self.prompt_for(label), Box(left, top, right - left, bottom - top), reader)

@@ -14,11 +14,7 @@ from data_pipelines.images import ImageError, read_label_image
 from data_pipelines.regions import MaskFile
 
 # In the order of the labels in the names of the patches, and of the values 0, 1, 2 of the masks; 3 is background.
-PHRASES = {
-    "tumor": "tumor epithelial tissue",
-    "stroma": "tumor-associated stroma",
-    "normal": "normal tissue",
-}
+PHRASES = {"tumor": "tumor epithelial tissue", "stroma": "tumor-associated stroma", "normal": "normal tissue"}
 _BACKGROUND = 3
 _LABELS = re.compile(r"\[([01])[, _]+([01])[, _]+([01])\]")
 _PARTS = {"validation": "*validation", "test": "*testing"}
@@ -71,7 +67,6 @@ class Builder(PublishedBuilder):
         self._add_text(item)
 
     def _add_text(self, item: Item) -> None:
-        sentences = (
-            f"there is {PHRASES[name]}" if value else f"no {PHRASES[name]}" for name, value in item.labels.items()
-        )
-        self.set_report(item, ". ".join(sentences), "")
+        labels = item.labels.items()
+        sentences = (f"there is {PHRASES[name]}" if value else f"no {PHRASES[name]}" for name, value in labels)
+        self.set_report(item, ". ".join(sentences))
