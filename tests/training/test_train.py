@@ -96,7 +96,7 @@ def test_the_model_folder_holds_the_best_weights(finished):
     facts = json.loads((finished / "finished.json").read_text())
     config, variables, tokenizer = load_model(finished / "model")
     assert config.preprocessing.image_size == 32  # the records', though the training config names no size
-    assert config.architecture.text.bert.vocab_size == len(tokenizer.get_vocab())
+    assert config.architecture.text.structure.vocab_size == len(tokenizer.get_vocab())
     arrays = last_arrays(finished)
     assert facts["best_step"] == 6  # so the newest checkpoint is the best
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables["params"]):
