@@ -159,7 +159,7 @@ def work(side: str, row: str, counts: list[int]) -> None:
 
 
 def gradients_mib(row: str, batch: int, side: str) -> float:
-    """Of regions and units; with low rank of features, projection and units."""
+    """MiB of the gradients of regions and units; with low rank of features, projection and units."""
     numbers = batch * (ROWS[row] + MAX_TOKENS) * WIDTH
     if row == "word" and side == "low rank":
         numbers += FEATURES * WIDTH - batch * ROWS[row] * (WIDTH - FEATURES)
@@ -242,7 +242,7 @@ def print_table(rows: dict, sizes: dict, sides: list[str]) -> None:
 
 
 def print_both_levels(batch: int, results: list[dict], sides: list[str]) -> None:
-    """Of the two levels one after the other: sums of the times, the larger of the growths."""
+    """The two levels one after the other: sums of their times, the larger of their growths."""
     seconds = {side: sum(result[side]["seconds"] for result in results) for side in sides}
     growth = {side: max(result[side]["growth_mib"] for result in results) for side in sides}
     for ours in (side for side in sides if side in OURS):

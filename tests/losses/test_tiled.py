@@ -156,7 +156,7 @@ def test_low_rank_bfloat16_features_keep_float32_losses_and_parameters():
 
 
 def temporary_bytes(function, *inputs):
-    """Of the compiled gradient with respect to all inputs but the last."""
+    """Bytes of temporaries of the compiled gradient with respect to all inputs but the last."""
     gradient = jax.jit(jax.grad(function, tuple(range(len(inputs) - 1))))
     return gradient.lower(*inputs).compile().memory_analysis().temp_size_in_bytes
 

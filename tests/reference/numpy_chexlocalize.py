@@ -26,7 +26,7 @@ def mean(values):
 
 
 def operating_point(samples, confidence_thresholds):
-    """Of one class with a positive: (mask threshold, confidence threshold), the first of the best."""
+    """(mask threshold, confidence threshold) of one class that has a positive: the first of the best."""
     by_mask = [mean(iou(predicted(h, t), m) for _, m, h in samples if m.any()) for t in MASK_THRESHOLDS]
     mask_threshold = MASK_THRESHOLDS[by_mask.index(max(by_mask))]
     by_confidence = [mean(gated_iou(s, mask_threshold, c) for s in samples) for c in confidence_thresholds]
