@@ -59,8 +59,8 @@ def test_training_starts_from_a_text_encoder_and_keeps_the_rest_random(bert, mem
     assert train(config, tmp_path / "run") == 0
     assert "starts from bert (text encoder); random: img_encoder" in capsys.readouterr().err
     stored, variables, tokenizer = load_model(tmp_path / "run" / "model")
-    assert stored.architecture.text.bert.vocab_size == 16 and tokenizer.get_vocab_size() == len(PIECES)
-    assert stored.architecture.text.bert.num_attention_heads == 2
+    assert stored.architecture.text.bert["vocab_size"] == 16 and tokenizer.get_vocab_size() == len(PIECES)
+    assert stored.architecture.text.bert["num_attention_heads"] == 2
     query = variables["params"]["text_encoder"]["bert"]["layer_0"]["query"]["kernel"]
     np.testing.assert_allclose(query, state["encoder.layer.0.attention.self.query.weight"].numpy().T, atol=1e-6)
     # The same command again: finished, and nothing is trained anew.

