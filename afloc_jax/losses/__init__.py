@@ -38,9 +38,9 @@ class _Level(NamedTuple):
 
     regions: Float[Array, "B N F"]
     units: Float[Array, "B T D"]
-    norms: Float[Array, "B T"]  # of the units, which with low_rank are not those of `units` themselves
+    norms: Float[Array, "B T"]  # norms of the units before low_rank reduced their width
     counts: Int[Array, " B"]
-    projection: Float[Array, "F D"] | None = None  # of low_rank: the regions are `regions @ projection`
+    projection: Float[Array, "F D"] | None = None  # with low_rank the regions are `regions @ projection`
 
 
 def contrastive_losses(
@@ -53,13 +53,15 @@ def contrastive_losses(
     """Losses of B image-report pairs at every level whose weight is not 0.
 
     Pairs whose caption is empty (count 0), such as those that pad a batch, are left out of the contrast: the loss is
-    that of the batch without them. Losses are float32, or float64 for float64 inputs.
+    that of the batch without them. Losses are float32, or float64 for float64 inputs. definition.py has the formulas.
 
     Args:
-        image: with `shallow_factors` where `settings.low_rank` is on; the shallow map itself is not read then.
+        image: the features of the images. With `settings.low_rank` they need `shallow_factors`, and the shallow map
+            itself is not read.
+        text: the embeddings of the reports, in the order of the images.
         settings: `config.loss`.
         sample_weights: the published `weight_matrix` of the cross entropies.
-        mesh: the devices that the batch is split over; a ring needs it.
+        mesh: the devices that the batch is split over; "ring" needs it.
 
     Raises:
         UsageError: the batch does not divide into contrast groups, or the settings do not suit the mesh or the levels.
@@ -91,7 +93,7 @@ def contrastive_losses(
 
 
 def _implementation(settings: LossSettings, mesh: Mesh | None) -> str:
-    """The implementation that "auto" stands for, on the devices at hand."""
+    """The implementation to use on the devices of `mesh`; settles what "auto" stands for."""
     chosen, devices = settings.implementation, 1 if mesh is None else mesh.size
     if chosen == "auto":
         chosen = "ring" if devices > 1 and settings.contrast_unit == "caption" else "tiled"
@@ -152,5 +154,5 @@ def _grouped(array: Array, group: int) -> Array:
 
 
 def _wide(array: Float[Array, "..."]) -> Float[Array, "..."]:
-    """At least float32: half-precision features are compared in full precision."""
+    """The array in at least float32: half-precision features are compared in full precision."""
     return array.astype(jnp.promote_types(array.dtype, jnp.float32))

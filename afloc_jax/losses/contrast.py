@@ -13,20 +13,24 @@ def contrast(
     """Both contrastive cross entropies of the published loss, `(image_to_text, text_to_image)`.
 
     `similarity[..., b, i]` compares image b with caption i of the same contrast group; the true pairs are on the
-    diagonal. Each cross entropy is the mean over all pairs of all groups, weighted by `weights` (the published
-    `weight_matrix`; like PyTorch's class weights they are divided by their sum).
+    diagonal. With q_i = weights_i / sum of weights over all pairs of all groups,
 
-    A pair that is not `included` is left out altogether: it is no example, and no alternative for the others, so the
-    loss is the one of the batch without it. With nothing left the loss is 0.
+        image_to_text = sum_i q_i (log sum_j exp S_ij - S_ii)
+        text_to_image = sum_j q_j (log sum_i exp S_ij - S_jj)
+
+    `weights` is the published `weight_matrix` (by default all 1).
+
+    A pair that is not `included` is neither an example nor a negative for the others: the losses are those of the batch
+    without it. They are 0 where no pair is included.
     """
     if included is None:
         included = jnp.ones(similarity.shape[:-1], bool)
     share = jnp.where(included, 1 if weights is None else weights, 0).astype(similarity.dtype)
     total = share.sum()
     share = share / jnp.where(total > 0, total, 1)
-    # A left-out pair sees only itself: finite everywhere, and its share is 0.
+    # A pair that is left out sees only itself, so its cross entropy is finite; its share in the mean is 0.
     seen = (included[..., :, None] & included[..., None, :]) | jnp.eye(similarity.shape[-1], dtype=bool)
-    # -inf is safe in a log-sum-exp with a finite diagonal, and its gradient there is exactly 0.
+    # -inf is safe: the diagonal keeps each log-sum-exp finite, and the gradient at -inf is exactly 0.
     similarity = jnp.where(seen, similarity, -jnp.inf)
     true_pair = jnp.diagonal(similarity, axis1=-2, axis2=-1)
     image_to_text = jax.nn.logsumexp(similarity, axis=-1) - true_pair

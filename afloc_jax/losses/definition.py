@@ -1,7 +1,7 @@
-"""The published losses, written as the formula: the oracle for everything faster.
+"""The published losses, written as their formulas. Tests compare the faster implementations with this one.
 
 Sources: AFLoc (arXiv 2401.02044), equations of the report-level and local contrastive losses, which build on GLoRIA
-(ICCV 2021). Every array of the B x B x T x N work is alive at once, so this is for small batches, tests and reading.
+(ICCV 2021). Arrays of size B x B x T x N are held in memory, so this is for small batches, tests and reading.
 
 Notation: image b has N regions C_b, caption i has T_i valid text units W_i (words or sentences), width D.
 """
@@ -31,10 +31,15 @@ def report_similarity(
 def region_attention(
     regions: Float[Array, "B N D"], units: Float[Array, "I T D"], counts: Int[Array, " I"], attention_temperature: float
 ) -> Float[Array, "B I N T"]:
-    """Where in image b each unit of caption i looks: weights over the N regions that add up to 1. Padded units: 1/N."""
+    """The attention of each unit of caption i over the N regions of image b: weights that add up to 1.
+
+        s = C_b W_i^T [N, T]        p = softmax of s over the units t        a = softmax of temp1 p over the regions n
+
+    Units from counts[i] on are not valid: they get the weight 1/N everywhere.
+    """
     valid = jnp.arange(units.shape[1]) < counts[:, None]  # [I, T]
     s = jnp.einsum("bnd,itd->bint", regions, units)
-    # Padding is hidden from the softmax over units; a caption with no unit at all gets p = 0 instead of NaN.
+    # The softmax over units must not see padding. Without any valid unit p is 0 instead of NaN.
     hidden = jnp.where(valid[:, None, :], s, jnp.finfo(s.dtype).min)
     p = jnp.where(valid[:, None, :], jax.nn.softmax(hidden, axis=-1), 0)
     return jax.nn.softmax(attention_temperature * p, axis=-2)
@@ -48,12 +53,13 @@ def local_similarity(
 ) -> Float[Array, "B I"]:
     """Similarity of every image with every caption: Sim[b, i] = temp3 * log sum_t exp(temp2 * r_t).
 
-    r_t says how well unit t is found in the image: the cosine of W_i[t] with the regions averaged by its attention
-    v_t = sum_n a_nt C_b[n] (published), or, with region_pooling = "logsumexp",
-    (1/k) log mean_n exp(k cos(C_b[n], W_i[t])).
+    r_t is the relevance of unit t to image b:
 
-    Only the first `counts[i]` units of caption i are valid. An empty caption counts as its one padded unit, so that
-    its column is finite; the contrast leaves the pair out.
+        r_t = cos(W_i[t], v_t),  v_t = sum_n a_nt C_b[n]             region_pooling = "attention" (published)
+        r_t = (1/k) log mean_n exp(k cos(C_b[n], W_i[t]))            region_pooling = "logsumexp", k = region_sharpness
+
+    The sum over t is over the first `counts[i]` units of caption i, which are the valid ones. An empty caption is
+    treated as one of one unit, so that its column is finite; `contrast` leaves the pair out.
     """
     counts = jnp.maximum(counts, 1)
     valid = jnp.arange(units.shape[1]) < counts[:, None]
@@ -76,7 +82,7 @@ def grouped_similarity(
     counts: Int[Array, "G I"],
     settings: LossSettings = PUBLISHED,
 ) -> Float[Array, "G B I"]:
-    """`local_similarity` within each contrast group, one group after the other, in at least float32."""
+    """`local_similarity` within each of G contrast groups, one group after the other, in at least float32."""
     wide = jnp.promote_types(regions.dtype, jnp.float32)
 
     def one_group(group: tuple[Array, Array, Array]) -> Array:

@@ -1,13 +1,17 @@
-"""The word level in fewer dimensions: an exact rewrite for features that a linear layer without bias widened.
+"""The word level in fewer dimensions: an exact rewrite for regions that a linear layer without bias has widened.
 
-The shallow map is projected from F channels (512) to D (768) as C = X K. With the QR decomposition K^T = Q R every
-product with a region is C w = (X R^T) (Q^T w), and Q keeps lengths: the norms of (averages of) regions are those of
-X R^T. So the loss needs F instead of D dimensions; only |w| must come from the full unit. No matrix is inverted in the
-forward pass.
+The shallow map X [N, F] is projected to regions C = X K [N, D] by the kernel K [F, D] (512 to 768 in ResNet-50). With
+the QR decomposition K^T = Q R, Q [D, F] and R [F, F], the product of the regions with a unit w [D] is
 
-X R^T is as large as X and so is its gradient. tiled.py makes both for one image at a time and takes the gradient back
-to X and R there, so that neither exists for the whole batch. ring.py makes them for a device's share, once for all the
-text that comes by: made anew at each of its steps they would cost as much as F / 2 more words a step.
+    C w = X K w = (X R^T) (Q^T w)
+
+The columns of Q are orthonormal, so for any weights a over regions |a C| = |a X R^T|. The loss can therefore use the
+regions X R^T [N, F] and the units Q^T w [F]. Only the norm |w| must come from the full unit. The forward pass inverts
+no matrix.
+
+X R^T is as large as X, and so is its gradient. tiled.py makes both for one image at a time and pulls the gradient back
+to X and R at once, so that neither exists for all images of the batch. ring.py makes them once for all images of a
+device and uses them in every step: making them takes as many operations as the forward pass of F / 2 words.
 """
 
 import jax.numpy as jnp
@@ -21,12 +25,12 @@ from afloc_jax.vectors import norm
 def reduce_rank(
     kernel: Float[Array, "F D"], units: Float[Array, "*I T D"]
 ) -> tuple[Float[Array, "F F"], Float[Array, "*I T F"], Float[Array, "*I T"]]:
-    """`(projection, units, unit_norms)`: `features @ projection` and `units` have the local similarity of
-    `features @ kernel` and the given units.
+    """The local similarity's inputs of width F: `(projection, units, unit_norms)`.
 
-    For `tiled.grouped_similarity` and `ring.local_losses`. The projection, R^T, is at least float32. Needs F <= D and a
-    kernel of full rank; its gradient flows through the QR decomposition. Raises UsageError where F > D: there is
-    nothing to save.
+    `features @ projection` and the returned units have the same local similarity as `features @ kernel` and the units
+    passed in, if the cosines use `unit_norms`. `tiled.grouped_similarity` and `ring.local_losses` take them so. The
+    projection is R^T, in at least float32. The kernel must have full rank; its gradient flows through the QR
+    decomposition. Raises UsageError where F > D, because nothing is saved then.
     """
     if kernel.shape[0] > kernel.shape[1]:
         raise UsageError(
@@ -39,7 +43,7 @@ def reduce_rank(
 
 
 def project(features: Float[Array, "*B N F"], projection: Float[Array, "F D"] | None) -> Float[Array, "*B N D"]:
-    """Regions in the precision of the features; without a projection the features are the regions."""
+    """The regions, in the precision of the features: `features @ projection`, or `features` where that is None."""
     return features if projection is None else features @ projection.astype(features.dtype)
 
 
@@ -49,9 +53,10 @@ def pull_back(
     d_regions: Float[Array, "..."],
     apart: int = 0,
 ) -> tuple[Float[Array, "..."], Float[Array, "*A F D"] | None]:
-    """Gradients of `project`: of the features, and of the projection in the precision of `d_regions` (or None).
+    """Gradients of `project` with respect to the features, and to the projection (None without one).
 
-    The latter is added up over images, but for the `apart` leading axes, A.
+    The gradient of the projection has the precision of `d_regions`. It is summed over all axes but the first `apart`
+    ones, A, and the last.
     """
     if projection is None:
         return d_regions, None

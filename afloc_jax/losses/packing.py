@@ -1,16 +1,19 @@
-"""Captions of different lengths packed into bins of one fixed size, so that padding costs next to nothing under jit.
+"""Captions of different lengths packed into bins of one fixed size, so that little is spent on padding under jit.
 
-A bin has `slots` slots of `SLOT` units. A caption fills as many slots as it needs, all in the same bin, and shares the
-bin with others. Every bin has the same shape, so one compiled tile serves any mixture of lengths, and the number of
-bins in use is a traced value: short captions mean fewer bins, not more padding. With slots of 4 units, bins of 4 slots
-and captions A, B, C of 9, 6 and 3 units:
+A bin has `slots` slots of `SLOT` units, together U = slots * SLOT units. A caption of c units fills ceil(c / SLOT)
+consecutive slots of one bin and shares the bin with other captions. Every bin has the same shape, so one compiled tile
+serves any mixture of lengths. The number of bins in use is a traced value: short captions mean fewer bins, not more
+padding. With slots of 4 units, bins of 4 slots and captions A, B, C of 9, 6 and 3 units:
 
     bin 0   AAAA AAAA A... CCC.
     bin 1   BBBB BB.. .... ....
 
-jit needs the largest number of bins before it knows any count. Captions are placed longest first, each into the first
-bin with room, so a bin is opened only when all open ones have less than `longest` free slots, and it then takes at
-least floor(slots / longest) captions: I captions never need more than ceil(I / floor(slots / longest)) bins.
+Captions are placed longest first, each into the first bin with room (first-fit decreasing).
+
+jit needs a bound on the number of bins before any count is known. Let `longest` be the slots of a caption of full
+length, and m = floor(slots / longest). A bin with fewer than m captions has at least `longest` free slots, so the next
+caption fits and no further bin is opened. Therefore all bins before the last one in use hold at least m captions, and I
+captions need at most ceil(I / m) bins.
 """
 
 from typing import NamedTuple
@@ -20,15 +23,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-SLOT = 8  # units; a caption wastes half of this on average, and accelerators like multiples of 8
+# Units of a slot. A caption wastes about half a slot; a float32 register of a TPU has 8 rows.
+SLOT = 8
 
 
 class Captions(NamedTuple):
-    """The text side of a level, of the captions of g contrast groups."""
+    """The text side of one level: the captions of g contrast groups, I captions of T units each."""
 
     units: Float[Array, "g I T D"]
-    norms: Float[Array, "g I T"]  # of the units, for the cosines; in at least float32
-    counts: Int[Array, "g I"]  # valid units, which come first; at least 1
+    norms: Float[Array, "g I T"]  # norms of the units, for the cosines; in at least float32
+    counts: Int[Array, "g I"]  # the number of valid units, at least 1; they come first
 
 
 @flax.struct.dataclass
@@ -36,20 +40,26 @@ class Packing:
     """Where every unit of I captions lies among `bins` bins of `slots` slots. Made by `pack`."""
 
     source: Int[Array, "bins slots SLOT"]  # index of the unit in the flattened [I * T] captions
-    valid: Bool[Array, "bins slots SLOT"]  # False: nothing lies here (source is then any existing unit)
-    caption: Int[Array, "bins slots"]  # the caption in each slot; I for an empty slot
+    valid: Bool[Array, "bins slots SLOT"]  # False where no unit lies; `source` is then 0
+    caption: Int[Array, "bins slots"]  # index of the caption in each slot; I for an empty slot
     first_slot: Int[Array, " I"]  # each caption's first slot in the flattened [bins * slots]
-    place: Int[Array, "I T"]  # each unit's index in the flattened [bins * U]; -1 from the caption's count on
-    used: Int[Array, ""]  # the leading bins that hold anything
+    place: Int[Array, "I T"]  # each unit's index in the flattened [bins * U]; -1 for units that are not valid
+    used: Int[Array, ""]  # the number of bins that hold a caption; they come first
 
 
 def bin_slots(length: int, units: int) -> int:
-    """Slots of a bin of about `units` units that a caption of `length` units fits into."""
+    """The slots of a bin of at most `units` units, or of more where a caption of `length` units needs them."""
     return max(-(-length // SLOT), units // SLOT)
 
 
 def pack(counts: Int[Array, " I"], length: int, slots: int) -> Packing:
-    """Packs captions of `counts` units (1 to `length`) into bins: longest first, each into the first bin with room."""
+    """Packs I captions into bins of `slots` slots by first-fit decreasing (see the top of this file).
+
+    Args:
+        counts: the valid units of each caption, from 1 to `length`.
+        length: T, the padded length of a caption; static.
+        slots: slots of a bin, at least ceil(length / SLOT) (see `bin_slots`); static.
+    """
     captions = counts.shape[0]
     longest = -(-length // SLOT)
     bins = -(-captions // (slots // longest))
@@ -63,8 +73,8 @@ def pack(counts: Int[Array, " I"], length: int, slots: int) -> Packing:
     filled, starts = jax.lax.scan(first_fit, jnp.zeros(bins, needs.dtype), needs[order])
     first_slot = jnp.zeros_like(starts).at[order].set(starts)
 
-    # From the slots of captions to the units in each slot: a slot knows its caption and its part of it. Empty slots
-    # belong to a caption of no units that stands behind the last.
+    # Invert the assignment: for every slot of the bins, find its caption and which of the caption's slots it is
+    # (`part`). Empty slots get an additional caption, index I, which has no units.
     parts = jnp.arange(longest, dtype=counts.dtype)
     places = jnp.where(parts < needs[:, None], first_slot[:, None] + parts, bins * slots)  # [I, longest]
     caption = jnp.full(bins * slots, captions).at[places].set(jnp.arange(captions)[:, None], mode="drop")
@@ -84,13 +94,13 @@ def pack(counts: Int[Array, " I"], length: int, slots: int) -> Packing:
 
 
 def packed(packing: Packing, units: Shaped[Array, "I T *D"]) -> Shaped[Array, "bins U *D"]:
-    """The units in the order of the bins, U = slots * SLOT; where nothing lies there is some other unit."""
+    """The units in the order of the bins, U = slots * SLOT. Places that are not `valid` hold a copy of some unit."""
     flat = units.reshape(-1, *units.shape[2:])
     return flat[packing.source.reshape(packing.source.shape[0], -1)]
 
 
 def unpacked(packing: Packing, values: Shaped[Array, "bins U *D"]) -> Shaped[Array, "I T *D"]:
-    """The inverse of `packed`: values in the order of the captions, zero where a caption has no unit."""
+    """The inverse of `packed`: values in the order of the captions, zero for units that are not valid."""
     flat = values.reshape(-1, *values.shape[2:])
     taken = flat[packing.place]
     there = packing.place >= 0

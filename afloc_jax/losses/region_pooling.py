@@ -1,16 +1,16 @@
-"""How well each text unit is found in an image, for one tile, with its gradient written out.
+"""The relevance r of each text unit to an image, computed for one tile, with its gradient written out.
 
-A tile is g contrast groups x p images x U text units x N regions; it is the only array of that kind that ever exists.
-Each pooling is a pair of functions:
+A tile [g, p, U, N] holds p images of each of g contrast groups against the U text units of one bin. Arrays over both
+units and regions exist for one tile at a time only. Each pooling is a pair of functions:
 
     forward(regions, text, settings)                       -> relevance r [g, p, U], and what backward needs
     backward(regions, text, saved, d_relevance, settings)  -> gradients of regions, units and unit norms
 
-definition.py has the formulas. Products of features run in the features' precision and add up in at least float32;
-everything else is at least float32.
+definition.py has the formulas. Products of features are computed in the features' precision and summed in at least
+float32; everything else is at least float32.
 
-A caption may fill several slots of its bin, so its softmax over units is taken in two parts: over the units of each
-slot, and over the slots that `same` says belong to one caption.
+A caption may fill several slots of its bin, so its softmax over units takes two steps: a sum over the units of each
+slot, then a sum over the slots that `same` assigns to the same caption.
 """
 
 import functools
@@ -29,16 +29,16 @@ from afloc_jax.vectors import norm
 
 @flax.struct.dataclass
 class TileText:
-    """The captions of one bin (see packing.py); U = slots * SLOT units."""
+    """The captions of one bin of each group (see packing.py); U = slots * SLOT units."""
 
     units: Float[Array, "g U D"]
     norms: Float[Array, "g U"]
     valid: Bool[Array, "g slots SLOT"]
-    same: Bool[Array, "g slots slots"]  # two slots hold parts of the same caption
+    same: Bool[Array, "g slots slots"]  # whether two slots hold parts of the same caption
 
 
 class Gradients(NamedTuple):
-    """The gradients of one tile; those of the text are kept per image and added up at the end."""
+    """The gradients of one tile. Those of the text are kept per image; tiled.py sums them after its loops."""
 
     regions: Float[Array, "g p N D"]
     units: Float[Array, "g p U D"]
@@ -46,7 +46,7 @@ class Gradients(NamedTuple):
 
 
 class RegionPooling(NamedTuple):
-    """The two halves of a pooling."""
+    """The forward and backward pass of a pooling."""
 
     forward: Callable[[Array, TileText, LossSettings], tuple[Float[Array, "g p U"], PyTree]]
     backward: Callable[[Array, TileText, PyTree, Float[Array, "g p U"], LossSettings], Gradients]
@@ -59,7 +59,7 @@ def product(equation: str, left: Array, right: Array, precision: Precision | Non
 
 
 def caption_max(slot_values: Float[Array, "g p slots *N"], text: TileText) -> Float[Array, "g p slots *N"]:
-    """For each slot the largest value among the slots of its caption; empty slots: -inf."""
+    """For each slot the largest value among the slots of its caption."""
     same = text.same.reshape(text.same.shape[0], 1, *text.same.shape[1:], *[1] * (slot_values.ndim - 3))
     candidates = (jnp.where(same[:, :, :, t], slot_values[:, :, None, t], -jnp.inf) for t in range(same.shape[3]))
     return functools.reduce(jnp.maximum, candidates)
@@ -78,7 +78,7 @@ def in_slots(tile: Float[Array, "g p U *N"], text: TileText) -> Float[Array, "g 
 
 
 def text_softmax(scores: Float[Array, "g p U N"], text: TileText) -> Float[Array, "g p U N"]:
-    """Softmax over the units of each caption, for every region; 0 where there is no unit."""
+    """Softmax over the units of each caption, for every region. Places without a unit get 0."""
     scores = jnp.where(text.valid[:, None, :, :, None], in_slots(scores, text), -jnp.inf)
     largest = caption_max(scores.max(axis=3), text)[:, :, :, None]
     weights = jnp.exp(scores - jnp.where(largest > -jnp.inf, largest, 0))
@@ -90,11 +90,14 @@ def text_softmax(scores: Float[Array, "g p U N"], text: TileText) -> Float[Array
 def _attention_forward(
     regions: Float[Array, "g p N D"], text: TileText, settings: LossSettings
 ) -> tuple[Float[Array, "g p U"], PyTree]:
-    """r_u = cos(w_u, v_u) with v_u = sum_n e_un C_n, e_un = exp(temp1 (p_un - max_n p_un)), p = softmax_u(w_u C_n).
+    """The published relevance without a normalised softmax over regions, for one tile.
 
-    The published weights are e divided by its sum over regions. A cosine ignores that scale, so the division is left
-    out, the clamp of the cosine's denominator is multiplied by the sum instead, and the largest weight may be 1: v then
-    neither overflows nor vanishes, whatever the temperature.
+        s_un = w_u . C_n        p_un = softmax of s_un over the units u of a caption
+        e_un = exp(temp1 (p_un - max_n p_un))        v_u = sum_n e_un C_n        r_u = cos(w_u, v_u)
+
+    The published attention is e_un / sum_n e_un. The cosine does not depend on the scale of v, so the division is left
+    out, and the clamp of the cosine's denominator is multiplied by sum_n e_un instead. The largest e_un is 1, so that v
+    neither overflows nor vanishes at any temperature.
     """
     s = product("gud,gpnd->gpun", text.units, regions)
     p = text_softmax(s, text)
@@ -111,13 +114,17 @@ def _attention_forward(
 def _attention_backward(
     regions: Float[Array, "g p N D"], text: TileText, saved: PyTree, d_r: Float[Array, "g p U"], settings: LossSettings
 ) -> Gradients:
-    """With r = (w v) / (|w| |v|), from dr to the three places that the regions and units have a part in:
+    """The gradient of `_attention_forward`, from dr_u. With r = (w . v) / (|w| |v|) for every unit u:
 
-        dv = dr (w / (|w| |v|) - r v / |v|^2)          de_n = dv C_n          dC_n = e_n dv + sum_u ds_un w_u
-        ds = temp1 (p e de - p sum_u p e de)            through e = exp(temp1 p) and the softmax p of s = w C
-        dw = dr v / (|w| |v|) + sum_n ds_n C_n          d|w| = -dr r / |w|     (norms come from outside)
+        dv = dr (w / (|w| |v|) - r v / |v|^2)           the gradient of the cosine
+        de_n = dv . C_n                                 through v = sum_n e_n C_n
+        ds_n = temp1 (p e de - p sum_u p e de)          through e = exp(temp1 p) and the softmax p over units of s
+        dC_n = sum_u (e_un dv_u + ds_un w_u)            C enters through v and through s
+        dw = dr v / (|w| |v|) + sum_n ds_n C_n          w enters through the cosine and through s
+        d|w| = -dr r / |w|                              norms are inputs of their own (see low_rank.py)
 
-    Where the clamp holds the denominator, the norms have no part in r; the sum of e has.
+    Where the denominator is clamped, r does not depend on the norms but on sum_n e_n, which scales the clamp:
+    d(sum e) = -dr r 1e-8 / denominator is then added to every de_n.
     """
     p, e, v, v_squared, denominator, free, r = saved
     d_dot = (d_r / denominator)[..., None]
@@ -160,7 +167,13 @@ def _logsumexp_forward(
 def _logsumexp_backward(
     regions: Float[Array, "g p N D"], text: TileText, saved: PyTree, d_r: Float[Array, "g p U"], settings: LossSettings
 ) -> Gradients:
-    """dc_n = dr softmax_n(k c_n); from there as for every cosine: d(w C) = dc / (|w| |C|), d|w| = -dc c / |w|."""
+    """The gradient of `_logsumexp_forward`, from dr_u. With c_n = (w . C_n) / (|w| |C_n|) for every unit u:
+
+        dc_n = dr softmax of k c over n        d(w . C_n) = dc_n / (|w| |C_n|)
+        d|w| = -sum_n dc_n c_n / |w|           d|C_n| = -sum_u dc_un c_un / |C_n|
+
+    The norms of the regions are computed here, so d|C_n| C_n / |C_n| is part of the regions' gradient.
+    """
     wide, norms, c, a, denominator, free = saved
     d_c = d_r[..., None] * a
     d_s = (d_c / denominator).astype(regions.dtype)

@@ -1,23 +1,28 @@
-"""The contrastive losses over a whole pod: text travels around a ring of devices, images stay where they are.
+"""The contrastive losses on many devices: captions travel around a ring of devices, images stay where they are.
 
-Device d of a ring of R holds b pairs of a contrast group of K = R b pairs, and computes its rows of the similarities
-S [K, K] between images (rows) and captions (columns). With the share q_i of each pair in the mean the losses are
+Device d of a ring of R devices holds b pairs of a contrast group of K = R b pairs. It computes its b rows of the
+similarities S [K, K] between images (rows) and captions (columns). With q_i the share of pair i in the mean, the losses
+are
 
-    image to text = sum_i q_i (log sum_j exp S_ij - S_ii)        a sum over a row: all on one device
-    text to image = sum_j q_j (log sum_i exp S_ij - S_jj)        a sum over a column: over all devices of the ring
+    image to text = sum_i q_i (log sum_j exp S_ij - S_ii)        log-sum-exp of a row, which lies on one device
+    text to image = sum_j q_j (log sum_i exp S_ij - S_jj)        log-sum-exp of a column, over all devices of the ring
 
-In step n = 0 .. R - 1 of the forward pass device d holds the captions that device (d - n) mod R started with. It fills
-that block of its rows while it passes the captions on to device d + 1. Rows [b, K] and column sums [K] are all that
-grows with the group.
+Forward pass: in step n = 0 .. R - 1 device d holds the captions that device (d - n) mod R started with. It computes
+the block [b, b] of its rows for these captions (tiled.py) while it sends them to device (d + 1) mod R. Only the rows
+[b, K] and the column sums [K] grow with the group.
 
-The backward pass knows the gradient of every similarity from the sums alone,
+Backward pass: the saved S and its row and column sums give the gradient of every similarity,
 
     dS_ij = dL1 q_i (softmax_j S_ij - [i = j]) + dL2 q_j (softmax_i S_ij - [i = j])
 
-so it goes around the ring once more, computes each tile anew (tiled.py), keeps the gradients of the images, and lets
-those of the text travel with their text, one step behind, until both are home. Nothing is differentiated through a
-collective: forward and backward pass are one `shard_map` each, under one custom VJP. Groups of at most b pairs need no
-ring, and K = batch is one ring of all devices.
+with dL1, dL2 the gradients of the two losses, softmax_j along a row, softmax_i along a column, and [i = j] 1 for a true
+pair and else 0. The captions go around the ring once more and each tile is computed again. The gradient of the images
+is summed on their device. The gradient of the captions travels one step behind them: a device adds its part to what
+the device before it has summed for the same captions. After R steps the captions are back, and one more step brings
+their gradient back.
+
+Nothing is differentiated through a collective: the forward and the backward pass are one `shard_map` each, under one
+custom VJP. A group of at most b pairs lies on one device and needs no ring; K = batch is one ring of all devices.
 """
 
 import functools
@@ -42,16 +47,17 @@ PAIRS = PartitionSpec((GROUP, RING))  # arrays of pairs, split in order over all
 
 
 class Ring(NamedTuple):
-    """Where the pairs of a batch lie: `mesh` has the axes group x ring; hashable."""
+    """How the pairs of a batch lie on devices: `mesh` has the axes group x ring. Hashable."""
 
     mesh: Mesh
     group: int  # pairs contrasted with each other
 
     @classmethod
     def of(cls, mesh: Mesh, batch: int, group: int) -> "Ring":
-        """For `batch` pairs split in order over the devices of `mesh`, contrasted in blocks of `group`.
+        """The ring for `batch` pairs that are split in order over the devices of `mesh` and contrasted in `group`s.
 
-        Raises UsageError where a device would hold parts of several groups, or the batch does not divide.
+        Raises UsageError where the batch does not divide over the devices, or where neither of a group and a device's
+        pairs divides the other.
         """
         devices = mesh.devices.reshape(-1)
         if batch % len(devices):
@@ -72,15 +78,18 @@ class Ring(NamedTuple):
 
 
 def fits_around(group: int, share: int) -> bool:
-    """Whether contrast groups of `group` pairs lie on whole devices of `share` pairs each, or within one."""
+    """Whether one of `group`, the pairs of a contrast group, and `share`, those of a device, divides the other."""
     return group % share == 0 or share % group == 0
 
 
 class Rows(NamedTuple):
-    """How similarities are computed on one device, and their gradient pulled back; pure functions of local arrays.
+    """One device's rows of S, and their gradient pulled back: pure functions of the device's arrays.
 
-    `forward(images, texts, counts, ring)` -> [b / k, k, K], k = min(b, K) images of each group here;
-    `backward(images, texts, counts, d_rows, ring)` -> gradients like `images`, or wider, and like `texts`.
+    A device of b pairs holds k = min(b, K) images of each of g = b / k groups.
+
+    `forward(images, texts, counts, ring)` returns the rows [g, k, K].
+    `backward(images, texts, counts, d_rows, ring)` returns the gradients of `images` (in their precision or a wider
+    one) and of `texts`.
     """
 
     forward: Callable[..., Float[Array, "g k K"]]
@@ -97,12 +106,20 @@ def local_losses(
     weights: Float[Array, " B"] | None = None,
     projection: Float[Array, "F D"] | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Both cross entropies (`contrast.contrast`) of the word or sentence level, exact over each whole group.
+    """Both cross entropies of the word or sentence level, those of `contrast.contrast` over each whole group.
 
-    With a `projection`, the same on every device, the regions are `regions @ projection`. `norms` are those of `units`
-    that the cosines use (both: see low_rank.py). Regions may be bfloat16: units then take part in products, and travel,
-    as bfloat16; products add up in float32, and softmax, norms, log-sum-exp and the units' gradient are float32
-    (float64 for float64). `weights` are constants: no gradient reaches them.
+    Regions may be bfloat16. The units are then rounded to bfloat16 for products and for sending. Products are summed in
+    float32; softmax, norms, log-sum-exp and the units' gradient are float32 (float64 for float64 inputs).
+
+    Args:
+        regions: the image features, of F channels with a `projection`, else of the units' width D.
+        units: the text units; the first `counts` of each caption are valid.
+        norms: the norms of the units that the cosines use (see low_rank.py).
+        counts: the number of valid units; a pair with 0 is left out.
+        ring: from `Ring.of`, for this batch.
+        settings: `config.loss`.
+        weights: the weight of each pair in the means, constants without a gradient; by default all 1.
+        projection: the regions are `regions @ projection`; the same on every device (see low_rank.py).
     """
     rows = _local_rows(settings)
     return _losses(rows, ring, regions, (units, norms), counts, _share(counts, weights, norms.dtype), projection)
@@ -116,7 +133,7 @@ def report_losses(
     settings: LossSettings,
     weights: Float[Array, " B"] | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Both cross entropies of the report level. A report is one vector: it is gathered rather than sent around."""
+    """Both cross entropies of the report level. All devices gather all reports: one vector each is little to send."""
     wide = jnp.promote_types(images.dtype, jnp.float32)
     rows = _report_rows(settings.contrast_temperature)
     share = _share(counts, weights, wide)
@@ -124,7 +141,7 @@ def report_losses(
 
 
 def _share(counts: Int[Array, " B"], weights: Float[Array, " B"] | None, dtype: DTypeLike) -> Float[Array, " B"]:
-    """Weight of each pair in the means: pairs without a unit are left out."""
+    """The share q of each pair in the means: they add up to 1, and pairs of count 0 get 0."""
     share = jnp.where(counts > 0, 1 if weights is None else weights, 0).astype(dtype)
     total = share.sum()
     return share / jnp.where(total > 0, total, 1)
@@ -150,8 +167,8 @@ def _forward(
         similarity = _hide(rows.forward(images, texts, jnp.maximum(counts, 1), ring), counts > 0, ring)
         pair = jnp.take_along_axis(similarity, _own_column(similarity, ring), axis=2)[..., 0]  # [g, k]
         row_sum = jax.nn.logsumexp(similarity, axis=2)
-        # Column sums in two collectives of K numbers: the maximum of each column, finite because a column holds its own
-        # pair, and the sum of exponentials below it.
+        # The log-sum-exp of the columns takes two collectives of K numbers: the maximum of each column, which is finite
+        # because a column holds its own pair, and the sum of exp(S - maximum).
         largest = lax.pmax(similarity.max(axis=1), RING)  # [g, K]
         column_sum = largest + jnp.log(lax.psum(jnp.exp(similarity - largest[:, None]).sum(axis=1), RING))
         own_column_sum = _own(column_sum, pair.shape[1], ring)
@@ -201,14 +218,14 @@ _losses.defvjp(_forward, _backward)
 def _sharded(
     function: Callable[..., PyTree], ring: Ring, split: int, out_specs: PyTree, replicated: int = 0
 ) -> Callable[..., PyTree]:
-    """`function` on every device: its first `split` arguments in shares, the `replicated` ones after them whole."""
+    """`function` on every device. Its first `split` arguments are sharded, the next `replicated` ones replicated."""
     in_specs = (PAIRS,) * split + (PartitionSpec(),) * replicated
-    # No autodiff passes through, so how values vary over devices need not be tracked.
+    # check_vma tracks how values vary over devices; only autodiff through the shard_map would need that.
     return jax.shard_map(function, mesh=ring.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 
 def _hide(rows: Float[Array, "g k K"], included: Bool[Array, " b"], ring: Ring) -> Float[Array, "g k K"]:
-    """-inf where an image or a caption is left out, except in a pair's own place: finite sums, and gradient 0."""
+    """-inf where the image or the caption is left out. A pair's own place is kept, so that all sums are finite."""
     included = included.reshape(rows.shape[:2])
     seen = included[:, :, None] & _gathered(included, ring)[:, None]
     own = jnp.arange(ring.group) == _own_column(rows, ring)
@@ -216,12 +233,13 @@ def _hide(rows: Float[Array, "g k K"], included: Bool[Array, " b"], ring: Ring) 
 
 
 def _own_column(rows: Float[Array, "g k K"], ring: Ring) -> Int[Array, "g k 1"]:
-    """Where in its group each of this device's captions stands."""
+    """The column of S of each of this device's pairs, its place in the group."""
     k = rows.shape[1]
     return jnp.broadcast_to(_place(ring) * k + jnp.arange(k), rows.shape[:2])[..., None]
 
 
 def _own(columns: Float[Array, "g K"], k: int, ring: Ring) -> Float[Array, "g k"]:
+    """The columns of this device's pairs."""
     return lax.dynamic_slice_in_dim(columns, _place(ring) * k, k, axis=1)
 
 
@@ -236,7 +254,7 @@ def _place(ring: Ring) -> Int[Array, ""] | int:
 
 
 def _pass_on(tree: PyTree, ring: Ring) -> PyTree:
-    """Every device gives `tree` to the next one of its ring."""
+    """Sends `tree` to the next device of the ring; returns what the device before it sent."""
     return lax.ppermute(tree, RING, [(device, (device + 1) % ring.size) for device in range(ring.size)])
 
 
@@ -265,7 +283,7 @@ def _report_rows(temperature: float) -> Rows:
 
 @functools.lru_cache(maxsize=32)
 def _local_rows(settings: LossSettings) -> Rows:
-    """Rows of definition.local_similarity: tiles of tiled.py, the text of one device at a time."""
+    """Rows of `definition.local_similarity`, computed by tiled.py for the captions of one device at a time."""
 
     def grouped(regions: Array, texts: tuple[Array, Array], counts: Array, ring: Ring) -> tuple[Array, Captions]:
         k = min(len(counts), ring.group)
@@ -279,7 +297,7 @@ def _local_rows(settings: LossSettings) -> Rows:
 
         def step(number: Array, carry: tuple[Captions, Array]) -> tuple[Captions, Array]:
             text, rows = carry
-            following = _pass_on(text, ring)  # requested before the work, so that both happen at once
+            following = _pass_on(text, ring)  # before the tiles, so that sending and computing overlap
             block = tiled.tile_rows(regions, text, settings)[:, 0]
             source = (_place(ring) - number) % ring.size
             return following, lax.dynamic_update_index_in_dim(rows, block, source, axis=2)
@@ -307,7 +325,7 @@ def _local_rows(settings: LossSettings) -> Rows:
         nothing = (jnp.zeros(text.units.shape, wide), jnp.zeros(text.norms.shape, wide))
         start = text, jnp.zeros(regions.shape, wide), nothing
         _, d_regions, d_text = lax.fori_loop(0, ring.size, step, start)
-        # The gradients are one step behind their text, which is home again by now.
+        # The captions are back on their device; their gradients are one step behind.
         d_units, d_norms = _pass_on(d_text, ring)
         d_texts = d_units.reshape(texts[0].shape).astype(texts[0].dtype), d_norms.reshape(texts[1].shape)
         return d_regions.reshape(shape), d_texts

@@ -1,4 +1,4 @@
-"""`config.loss`: what the contrastive losses can be told. Hashable, so that jit may treat it as static."""
+"""`config.loss`: the settings of the contrastive losses. They are hashable, so that jit may treat them as static."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -7,14 +7,15 @@ from afloc_jax.errors import UsageError
 from afloc_jax.levels import LevelName
 from afloc_jax.settings import NOT_NEGATIVE, POSITIVE, Rule, Settings, setting
 
-# The kernels sum exp(temp2 (r - 1)) and exp(temp1 (p - 1/2)) without looking for a maximum first; r = -1 must still
-# count in float32, and so must the square of a sum of the latter.
+# The kernels sum exp(temp2 (r - 1)) and exp(temp1 (p - 1/2)) without subtracting a maximum first. Up to this
+# temperature neither sum underflows or overflows in float32: exp(-2 temp2), the value for r = -1, is at least 1e-35,
+# and exp(+-temp1 / 2) lies between 1e-9 and 1e9, so that the square of its sum over regions is safe as well.
 LARGEST_KERNEL_TEMPERATURE = 40.0
 
 
 @dataclass(frozen=True)
 class LevelWeights(Settings, section="loss.weights"):
-    """The share of each level in the total loss; 0 switches a level off."""
+    """The weight of each level in the total loss; 0 switches a level off."""
 
     report: float = setting(1.0, NOT_NEGATIVE)
     sentence: float = setting(1.0, NOT_NEGATIVE)
@@ -32,24 +33,26 @@ class LevelWeights(Settings, section="loss.weights"):
 
 @dataclass(frozen=True)
 class LossSettings(Settings, section="loss"):
-    """How captions are compared with images and what is contrasted; the defaults are the published recipe.
+    """How images are compared with captions, and which pairs are contrasted. The defaults are the published recipe.
 
     Attributes:
         attention_temperature: temp1, the sharpness of the softmax over regions.
         pooling_temperature: temp2, the sharpness of the sum over text units.
         contrast_temperature: temp3, the scale of similarities in the cross entropies.
-        region_pooling: how one text unit gathers evidence from the regions. "attention" (published) compares the unit
-            with an attention-weighted mean of the regions. "logsumexp" takes a soft maximum of its cosines with the
-            single regions (multiple-instance pooling), so that a finding of a few regions speaks for itself.
+        region_pooling: how the relevance of a text unit to an image follows from the regions. "attention" (published)
+            takes the cosine of the unit with an attention-weighted mean of the regions. "logsumexp" takes a soft
+            maximum of the unit's cosines with the single regions (multiple-instance pooling), so that a finding that
+            covers few regions is not averaged away.
         region_sharpness: the k of that soft maximum.
-        contrast_unit: what has to find its image: the "caption" (published), or every single "unit" (unit_contrast.py;
-            the pooling temperature then plays no part).
-        contrast_group: pairs that are contrasted with each other; 0 stands for the whole batch.
-        implementation: "definition", "tiled" or "ring" (over the devices of a mesh), the same numbers from each;
-            "auto" takes a ring where there are several devices.
-        kernel: what computes the tiles, the same numbers from each: "xla", or "pallas" (losses/kernels: for TPUs).
-        low_rank: whether the word level is computed in the width of the shallow features, the same numbers again.
-        weights: the share of each level.
+        contrast_unit: what is contrasted with the images: the whole "caption" (published), or every single "unit" of
+            it (unit_contrast.py). The pooling temperature is not used with "unit".
+        contrast_group: the number of pairs contrasted with each other; 0 stands for all pairs of the batch.
+        implementation: "definition", "tiled" or "ring" (over the devices of a mesh). All give the same numbers. "auto"
+            takes "ring" on several devices and "tiled" on one.
+        kernel: what computes the tiles: "xla", or "pallas" (losses/kernels, for TPUs). Both give the same numbers.
+        low_rank: whether the word level is computed in the width of the shallow features (low_rank.py). It gives the
+            same numbers.
+        weights: the weight of each level in the total.
     """
 
     attention_temperature: float = setting(4.0, POSITIVE)

@@ -1,15 +1,19 @@
-"""The local similarity of definition.py, value and gradients, holding one tile of the B x B x T x N work at a time.
+"""The local similarity of definition.py and its gradient, in tiles: memory for one tile instead of B x B x T x N.
 
-A tile is one image (one per device where the batch is sharded, so that every device works on images of its own) against
-one bin of packed captions: packing.py makes the bins, region_pooling.py computes what happens in a tile, or kernels/
-where `settings.kernel` is "pallas". With r_t the relevance of unit t of caption i to image b,
+A tile is one image against one bin of packed captions. packing.py makes the bins; region_pooling.py computes a tile, or
+kernels/ where `settings.kernel` is "pallas". Where the batch is sharded, a tile has one image per device, so that every
+device works on images of its own. With r_t the relevance of unit t of caption i to image b,
 
     S[b, i] = temp3 log sum_t exp(temp2 r_t)
     dr_t = dS[b, i] temp3 temp2 exp(temp2 r_t) / sum_t exp(temp2 r_t)
 
-Only S [B, B] outlives the forward pass. The backward pass is given dS, computes r in each tile anew, and pulls dr back
-to regions, units and norms (custom VJP). Loops run over images and, inside, over the bins that are in use. The gradient
-of an image is complete when its bins have passed by; that of the text is carried through all images.
+The forward pass keeps S [B, B] and nothing of the tiles. The backward pass (a custom VJP) receives dS, computes r of
+each tile again, and pulls dr back to regions, units and norms. The outer loop runs over images, the inner one over the
+bins in use. The gradient of an image is complete after the inner loop; that of the text is carried through the outer
+one.
+
+Axes: g contrast groups at once, p images at once (one per device), J images one after the other, I captions of T units,
+N regions, bins of U units. The regions have F channels, and D with their projection (F = D without low_rank.py).
 """
 
 import functools
@@ -27,11 +31,11 @@ from afloc_jax.losses.region_pooling import REGION_POOLINGS, TileText, caption_m
 from afloc_jax.losses.settings import PUBLISHED, LossSettings
 from afloc_jax.vectors import norm
 
-TILE_UNITS = 96  # text units of a tile, more where the longest caption needs it
+TILE_UNITS = 96  # text units of a tile; more where the longest caption does not fit
 
 
 class TileGradients(NamedTuple):
-    """Gradients of regions, text and projection; the last has one for every image that is worked on at once."""
+    """Gradients of regions, text and projection. That of the projection is kept for each of the p images at once."""
 
     regions: Float[Array, "g p J N F"]
     units: Float[Array, "g I T D"]
@@ -40,7 +44,7 @@ class TileGradients(NamedTuple):
 
 
 class Tiling(NamedTuple):
-    """Contrast groups and images of each group that are worked on at once."""
+    """How many contrast groups, and how many images of each, are computed at once."""
 
     groups: int
     images: int
@@ -52,7 +56,7 @@ def local_similarity(
     counts: Int[Array, " I"],
     settings: LossSettings = PUBLISHED,
 ) -> Float[Array, "B I"]:
-    """Same as `definition.local_similarity`; float32 (float64 for float64 features) whatever the features' type."""
+    """The same as `definition.local_similarity`. The result is float32 (float64 for float64 features)."""
     return grouped_similarity(regions[None], units[None], counts[None], settings)[0]
 
 
@@ -65,15 +69,21 @@ def grouped_similarity(
     projection: Float[Array, "F D"] | None = None,
     devices: int | None = None,
 ) -> Float[Array, "G B I"]:
-    """`local_similarity` of every contrast group.
+    """`local_similarity` within each of G contrast groups.
 
-    Products run in the precision of the regions, to which the units are rounded for them.
-    With a `projection` the regions are `regions @ projection`, made for one image at a time. `unit_norms` are the norms
-    that the cosines use where they are not those of `units` (both: see low_rank.py).
-    `devices` is how many devices share the batch (by default those of the mesh in context, or all): as many images
-    are worked on at once, taken from equally spaced places of the batch, so that with a batch sharded by jit each
-    device holds one of them. The text is gathered before the loops and its gradient added up after them.
-    Kernels are for one device: jit cannot split them.
+    Products are computed in the precision of the regions; the units are rounded to it for them.
+
+    Args:
+        regions: the image features, of F channels with a `projection`, else of the units' width D.
+        units: the text units; the first `counts` of each caption are valid.
+        counts: the number of valid units of each caption.
+        settings: `config.loss`.
+        unit_norms: the norms that the cosines use; by default those of `units` (see low_rank.py).
+        projection: the regions are `regions @ projection`, made for one image at a time (see low_rank.py).
+        devices: how many devices share the batch; by default those of the mesh in context, or all. As many images are
+            computed at once, taken from equally spaced places of the batch, so that each device holds one of them
+            where jit shards the batch. The text is gathered before the loops and its gradient summed after them.
+            Kernels always use one device, because jit cannot split them.
     """
     groups, images = regions.shape[:2]
     mesh = jax.sharding.get_abstract_mesh()
@@ -119,7 +129,7 @@ def _similarity_backward(
         return jax.tree.map(jnp.add, d_projection, here.projection), (here.regions, here.units, here.norms)
 
     step = _split(regions, tiling), _split(d_similarity, tiling), _captions_by_step(text, regions, tiling)
-    # None without a projection. One for every image that is worked on at once, as for the text in tile_gradients.
+    # One gradient for each image computed at once, as for the text in tile_gradients; None without a projection.
     nothing = jax.tree.map(lambda array: jnp.zeros((*tiling, *array.shape), array.dtype), projection)
     d_projection, gradients = jax.lax.scan(backward, nothing, step)
     d_regions, d_units, d_norms = (
@@ -127,7 +137,7 @@ def _similarity_backward(
         for gradient, array in zip(gradients, (regions, text.units, text.norms), strict=True)
     )
     d_projection = jax.tree.map(lambda total: total.sum(axis=(0, 1)), d_projection)
-    none: PyTree = None  # the gradient of whole numbers
+    none: PyTree = None  # integers have no gradient
     return d_regions, Captions(d_units, d_norms, none), d_projection
 
 
@@ -135,12 +145,12 @@ _grouped_similarity.defvjp(_similarity_forward, _similarity_backward)
 
 
 def _by_step(array: Array, tiling: Tiling) -> Array:
-    """[G, ...] -> [G / g, g, ...], groups that are worked on at once coming from equally spaced places."""
+    """[G, ...] -> [G / g, g, ...]. The g groups computed at once come from equally spaced places."""
     return jnp.moveaxis(array.reshape(tiling.groups, -1, *array.shape[1:]), 1, 0)
 
 
 def _captions_by_step(text: Captions, regions: Array, tiling: Tiling) -> Captions:
-    """The captions group by group, with units in the precision of the regions."""
+    """The captions, g groups per step, with units in the precision of the regions."""
     units = _by_step(text.units.astype(regions.dtype), tiling)
     return Captions(units, _by_step(text.norms, tiling), _by_step(text.counts, tiling))
 
@@ -152,7 +162,7 @@ def _split(array: Array, tiling: Tiling) -> Array:
 
 
 class _Packed(NamedTuple):
-    """The captions of g groups, packed; every field has g in front, except `used`, the bins that any group needs."""
+    """The packed captions of g groups. `used` is the largest number of bins in use by any of them."""
 
     packing: Packing
     units: Float[Array, "g bins U D"]
@@ -178,7 +188,11 @@ class _Packed(NamedTuple):
 def _pooled(
     r: Float[Array, "g p U"], text: TileText, settings: LossSettings
 ) -> tuple[Float[Array, "g p slots"], Float[Array, "g p U"]]:
-    """Per slot the log-sum-exp of its caption, log sum_t exp(temp2 r_t), and per unit its share of that sum."""
+    """Pools the relevance over the units of each caption.
+
+    Returns log sum_t exp(temp2 r_t) of the caption in each slot, and each unit's share of that sum,
+    exp(temp2 r_t) / sum_t exp(temp2 r_t). Slots without a caption get 0.
+    """
     scaled = jnp.where(text.valid[:, None], in_slots(settings.pooling_temperature * r, text), -jnp.inf)
     largest = caption_max(scaled.max(axis=3), text)
     largest = jnp.where(largest > -jnp.inf, largest, 0)
@@ -194,11 +208,11 @@ def tile_rows(
     settings: LossSettings,
     projection: Float[Array, "F D"] | None = None,
 ) -> Float[Array, "g p J I"]:
-    """Similarities of J images after each other, each with one bin of captions after the other.
+    """Similarities S of all images with all captions of their group, one tile at a time.
 
-    The units are in the precision of the regions. p images are worked on at once (p = 1 for kernels). With a
-    `projection` an image's regions are made when its turn comes; for kernels, which take many images in one call, those
-    of all J before it.
+    The units must be in the precision of the regions. p must be 1 for kernels. With a `projection` an image's regions
+    are made when the outer loop reaches it. Kernels take many images in one call, so for them the regions of all J are
+    made first.
     """
     if settings.kernel == "pallas":
         return kernels.tile_rows(project(regions[:, 0], projection), text, settings)[:, None]
@@ -232,10 +246,10 @@ def tile_gradients(
     projection: Float[Array, "F D"] | None = None,
     start: Float[Array, "g p J N F"] | None = None,
 ) -> TileGradients:
-    """Gradients of what `tile_rows` takes.
+    """Gradients of `tile_rows` with respect to its arrays, from that of its result, `d_similarity`.
 
-    Those of the text are in the precision of the norms. The gradient of the regions is added to `start`, in its
-    precision, where one is given (without a projection).
+    Those of the text have the precision of the norms. `start` may be given where there is no projection: the gradient
+    of the regions is then added to it, in the precision of `start`.
     """
     if settings.kernel == "pallas":
         start = None if start is None else start[:, 0]
@@ -247,7 +261,7 @@ def tile_gradients(
     captions = _Packed.make(text)
     groups, images = regions.shape[:2]
     pooling, wide = REGION_POOLINGS[settings.region_pooling], captions.norms.dtype
-    # An extra caption with gradient 0 stands for the empty slots.
+    # Empty slots belong to caption I (see Packing), whose gradient is 0.
     d_pooled = jnp.pad(settings.contrast_temperature * d_similarity, ((0, 0),) * 3 + ((0, 1),))
 
     def one_image(carry: PyTree, index: Array) -> tuple[PyTree, None]:
@@ -277,8 +291,8 @@ def tile_gradients(
         d_all = jax.lax.dynamic_update_index_in_dim(d_all, d_own.astype(d_all.dtype), index, axis=2)
         return (d_all, jax.tree.map(jnp.add, d_projection, d_here), *d_text), None
 
-    # One gradient of text and projection per image that is worked on at once: added up over devices once, not in
-    # every tile.
+    # The gradients of text and projection are kept for each of the p images at once, which lie on different devices:
+    # they are summed over devices once, after the loop, and not in every tile.
     d_shared = jax.tree.map(
         lambda array: jnp.zeros((groups, images, *array.shape), wide),
         (projection, *(array[0] for array in (captions.units, captions.norms))),

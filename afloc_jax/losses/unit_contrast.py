@@ -1,13 +1,13 @@
-"""Contrast of single text units with images: beyond the published recipe, `loss.contrast_unit = "unit"`.
+"""Contrast of single text units with images, `loss.contrast_unit = "unit"`. It is not part of the published recipe.
 
-The published loss first sums the evidence of all units of a caption and then contrasts captions. The most telling
-sentence then takes the credit for the whole report, and `[CLS]`, which has read all of it, can answer for every
-sentence. Here each sentence (or word) has to find its own image:
+The published loss sums the evidence of all units of a caption and then contrasts captions. One distinctive sentence
+may therefore identify the image for its whole report, and so may `[CLS]`, whose embedding depends on the whole text;
+the other sentences then learn little. Here each sentence (or word) has to find its own image:
 
-    loss = mean over units t of caption i:  log sum_b exp(temp3 * r[b, t]) - temp3 * r[i, t]
+    loss = mean over captions i and their units t of  log sum_b exp(temp3 r[b, t]) - temp3 r[i, t]
 
-`r` is the relevance of definition.py with region_pooling = "logsumexp". Only this direction is contrasted: the same
-sentence ("no pneumothorax") stands in many reports, so it is no evidence against the other captions of a batch.
+r [B, U] is the relevance of definition.py with region_pooling = "logsumexp". There is no cross entropy over texts: the
+same sentence ("no pneumothorax") stands in many reports, so the other captions of a batch are no valid negatives.
 """
 
 import functools
@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from afloc_jax.losses.settings import LossSettings
 from afloc_jax.vectors import unit_norm
 
-CHUNK = 64  # units that are compared with all images at once
+CHUNK = 64  # units compared with all images at once
 
 
 def unit_contrast(
@@ -30,13 +30,14 @@ def unit_contrast(
     settings: LossSettings,
     weights: Float[Array, " B"] | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Cross entropy of finding the image of every unit, and the total weight of the units it is the mean of.
+    """The cross entropy of choosing the image of every unit (a weighted mean over units), and the sum of the weights.
 
-    Valid units are 1 .. counts[i] - 1: `[CLS]` is left out. A pair whose caption is empty (count 0) is neither an
-    example nor an alternative. `weights` weigh the units of each caption. Without any unit both results are 0.
+    The valid units of caption i are 1 .. counts[i] - 1: `[CLS]` is left out. A pair whose caption is empty (count 0) is
+    neither an example nor a negative. `weights[i]` weighs every unit of caption i. Both results are 0 where there is no
+    valid unit.
 
-    Valid units are packed into chunks and only chunks that hold any are worked on: their number follows the counts, not
-    the padding. A chunk's work on the regions is done again in the backward pass, so one chunk is all that is held.
+    Valid units are packed into chunks, and only chunks that hold any are computed, so the cost follows the counts and
+    not the padded length. The backward pass computes each chunk again, so only one chunk [B, CHUNK, N] is in memory.
     """
     wide = jnp.promote_types(regions.dtype, jnp.float32)
     batch, slots, width = units.shape
@@ -46,7 +47,7 @@ def unit_contrast(
         share = share * weights[:, None]
     total = share.sum()
 
-    packed = jnp.argsort(share.ravel() == 0, stable=True)  # the units that count come first
+    packed = jnp.argsort(share.ravel() == 0, stable=True)  # units of weight above 0 come first
     padding = -packed.size % CHUNK
 
     def in_chunks(array: Array) -> Array:
@@ -64,12 +65,12 @@ def unit_contrast(
 
 
 class _Chunks(NamedTuple):
-    """Text units packed into chunks; the leading `used` ones hold all that count."""
+    """Text units packed into chunks. All units of weight above 0 lie in the first `used` chunks."""
 
-    units: Float[Array, "chunks CHUNK D"]  # of length 1, or 0
+    units: Float[Array, "chunks CHUNK D"]  # of norm 1, or 0
     share: Float[Array, "chunks CHUNK"]  # weight of each unit, 0 for padding
-    caption: Int[Array, "chunks CHUNK"]  # where it comes from
-    included: Bool[Array, " B"]  # images that may be chosen by a unit of another caption
+    caption: Int[Array, "chunks CHUNK"]  # index of the caption that each unit belongs to
+    included: Bool[Array, " B"]  # images that serve as negatives
     used: Int[Array, ""]
 
 
@@ -81,10 +82,10 @@ def _chunk_loss(
     included: Bool[Array, " B"],
     settings: LossSettings,
 ) -> Float[Array, ""]:
-    """Weighted sum of the cross entropies of one chunk of units."""
+    """The weighted sum of the cross entropies of one chunk of units."""
     logits = settings.contrast_temperature * unit_relevance(regions, units, settings)  # [B, CHUNK]
     own_image = jnp.arange(regions.shape[0])[:, None] == caption
-    # -inf is safe beside the finite own image, and its gradient there is exactly 0.
+    # -inf is safe: the unit's own image keeps the log-sum-exp finite, and the gradient at -inf is exactly 0.
     seen = jnp.where(included[:, None] | own_image, logits, -jnp.inf)
     own = jnp.where(own_image, logits, 0).sum(axis=0)
     return (share * (jax.nn.logsumexp(seen, axis=0) - own)).sum()
@@ -122,7 +123,7 @@ def _chunked_loss_backward(settings: LossSettings, saved: PyTree, d_loss: Array)
 
     nothing = jax.tree.map(jnp.zeros_like, (regions, chunks.units, chunks.share))
     d_regions, d_units, d_share = jax.lax.fori_loop(0, chunks.used, add, nothing)
-    none: PyTree = None  # the gradient of whole numbers
+    none: PyTree = None  # integers and booleans have no gradient
     return d_regions, _Chunks(d_units, d_share, none, none, none)
 
 
@@ -132,7 +133,7 @@ _chunked_loss.defvjp(_chunked_loss_forward, _chunked_loss_backward)
 def unit_relevance(
     regions: Float[Array, "B N D"], units: Float[Array, "U D"], settings: LossSettings
 ) -> Float[Array, "B U"]:
-    """How well each unit is found in each image, (1/k) log mean_n exp(k C_b[n] . w), of vectors of length 1 (or 0)."""
+    """The relevance of each unit to each image, (1/k) log mean_n exp(k C_b[n] . w_u). Vectors have norm 1 (or 0)."""
     k = settings.region_sharpness
     similarity = jnp.einsum("ud,bnd->bun", units, regions)
     return (jax.nn.logsumexp(k * similarity, axis=-1) - jnp.log(similarity.shape[-1])) / k
@@ -145,7 +146,7 @@ def grouped_unit_contrast(
     settings: LossSettings,
     weights: Float[Array, "G B"] | None = None,
 ) -> Float[Array, ""]:
-    """`unit_contrast` within each contrast group: the mean over all units of all groups."""
+    """The loss of `unit_contrast` within each contrast group, as the weighted mean over the units of all groups."""
 
     def one_group(group: PyTree) -> tuple[Array, Array]:
         regions, units, counts, weights = group

@@ -1,8 +1,8 @@
-"""The local similarity by TPU kernels (Pallas): the same two functions as tiled.py's, chosen by `loss.kernel`.
+"""`tile_rows` and `tile_gradients` of tiled.py by TPU kernels (Pallas), for `loss.kernel = "pallas"`.
 
-On a TPU the kernels of attention.py are compiled; anywhere else they are interpreted, which gives the same numbers,
-slowly, and is meant for tests. Which of the two is settled where a program is lowered, so compiling ahead of time for
-a TPU that is not there takes the kernels.
+On a TPU the kernels of attention.py are compiled. On other devices they are interpreted: that gives the same numbers,
+but slowly, and is meant for tests. The choice is made when a program is lowered, so compiling ahead of time for a TPU
+compiles the kernels on a machine without one.
 """
 
 import functools
@@ -20,13 +20,13 @@ from afloc_jax.losses.kernels.tile import HIDDEN, LANES, ROWS
 from afloc_jax.losses.packing import SLOT, Captions, Packing, bin_slots, pack, packed, unpacked
 from afloc_jax.losses.settings import LossSettings
 
-IMAGES = 8  # at most so many at once: what a run keeps of them is [IMAGES, bins, U]
+IMAGES = 8  # most images of one kernel call, whose result is [g, IMAGES, bins, 1, U]
 
 
 def tile_rows(regions: Float[Array, "g J N D"], text: Captions, settings: LossSettings) -> Float[Array, "g J I"]:
-    """Similarities of J images with the captions of their group, whose units are in the precision of the regions.
+    """Similarities S of J images with the I captions of their group. Units must be in the precision of the regions.
 
-    Raises UsageError where an image and its gradient do not fit the VMEM of a core.
+    Raises UsageError where an image and a bin of captions do not fit the VMEM of a core.
     """
     captions, packing = _prepared(regions, text, 0)
     images = math.gcd(regions.shape[1], IMAGES)
@@ -51,12 +51,16 @@ def tile_gradients(
     settings: LossSettings,
     start: Float[Array, "g J N D"] | None = None,
 ) -> tuple[Float[Array, "g J N D"], Float[Array, "g I T D"], Float[Array, "g I T"]]:
-    """Gradients of the regions, the units and their norms. That of the regions is added to `start`, where given."""
+    """Gradients of `tile_rows` with respect to the regions, the units and their norms.
+
+    The gradient of the regions is added to `start` where that is given, in its precision. Raises UsageError where an
+    image, its gradient and a bin of captions do not fit the VMEM of a core.
+    """
     start = jnp.zeros(regions.shape, regions.dtype) if start is None else start
     captions, packing = _prepared(regions, text, start.dtype.itemsize)
     images = math.gcd(regions.shape[1], IMAGES)
     used = jnp.arange(captions.units.shape[1]) < captions.used
-    # An extra caption with gradient 0 stands for the empty slots.
+    # Empty slots belong to caption I (see Packing), whose gradient is 0.
     d_pooled = jnp.pad(settings.contrast_temperature * d_similarity, ((0, 0), (0, 0), (0, 1)))
     caption = jnp.repeat(packing.caption.reshape(len(regions), 1, -1), SLOT, axis=2)  # [g, 1, bins * U]
 
@@ -95,7 +99,10 @@ def _on_platform(run: Callable[..., PyTree], *arguments: PyTree) -> PyTree:
 def _prepared(
     regions: Float[Array, "g J N D"], text: Captions, total_itemsize: int
 ) -> tuple[attention.TileText, Packing]:
-    """The captions packed into bins of whole lanes."""
+    """The captions packed into bins of a multiple of LANES units. `total_itemsize`: see `attention.vmem_bytes`.
+
+    Raises UsageError where the kernel needs more VMEM than a core has.
+    """
     dtype, length = regions.dtype, text.units.shape[2]
     slots = bin_slots(-(-length // LANES) * LANES, 0)
     need = attention.vmem_bytes(

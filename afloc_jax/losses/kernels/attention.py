@@ -1,17 +1,22 @@
-"""The local similarity with the published attention over regions, fused for a TPU core; the formula: definition.py.
+"""Pallas kernels of the local similarity with the published attention over regions (formula: definition.py).
 
-One grid step is a tile: one image's N regions against one bin of packed captions (packing.py), U units. Nothing of the
-size U x N leaves VMEM. Forward, over blocks of regions:
+One grid step is a tile: the regions C [N, D] of one image against the units W [U, D] of one bin of packed captions
+(packing.py). No array of size U x N leaves VMEM. The forward kernel computes
 
-    s = W C^T, p = softmax of s over each caption's units, e = exp(temp1 p), v += e C, r = cos(w, v),
-    log sum_t exp(temp2 r_t) of each caption
+    for each block of regions:   s = W C^T               [U, n]
+                                 p = softmax of s over the units of each caption
+                                 e = exp(temp1 (p - 1/2))
+                                 v = v + e C             [U, D]
+    after the last block:        r = cos(w, v)           [U]
+                                 log sum_t exp(temp2 r_t) of each caption
 
-Backward computes the same, then from the gradient of that sum the gradients of C and W, again block by block:
-tile.py. What there is one of per unit is a row [1, U] in HBM, where a column would be padded to 128 lanes.
+The backward kernel computes these again and then, from the gradient of the last line, the gradients of C and W, block
+by block (tile.py). Values of one number per unit are rows [1, U] in HBM, because a column would be padded to 128 lanes.
 
-The grid is cores x groups x images x bins, bins innermost: an image and the gradient of its regions stay in VMEM while
-the bins pass by. The gradient of a bin comes back with every image, so it is read, added to and written by hand while
-the products run. Cores (two on a v5p chip) have totals of their own.
+The grid is cores x groups x images x bins, with bins innermost. An image and the gradient of its regions therefore stay
+in VMEM for all bins. The gradient of a bin, however, is needed again with every image: `_added_in_hbm` reads it from
+HBM, adds to it and writes it back by asynchronous copies, while the matrix products run. Each core (a v5p chip has two)
+has gradients of the text of its own; they are summed afterwards.
 """
 
 import functools
@@ -29,23 +34,29 @@ from afloc_jax.losses.kernels import tile
 from afloc_jax.losses.kernels.tile import ROWS, Ref
 from afloc_jax.losses.settings import LossSettings
 
-CORES = 2  # shares of the images; a chip with one core works on them one after the other
+CORES = 2  # parts that the images are split into; a chip with one core computes them one after the other
 VMEM_LIMIT = 48 * 2**20  # bytes a kernel may use: v5p has 64 MiB a core, v5e and v6e have 128
 
 
 class TileText(NamedTuple):
-    """Packed captions of g groups, bins of U units in `slots` slots."""
+    """Packed captions of g groups, in bins of U units in `slots` slots."""
 
     units: Float[Array, "g bins U D"]
-    rows: Float[Array, "g bins ROWS U"]  # norms of the units; 0 for a unit, HIDDEN for padding; the rest unused
-    same: Float[Array, "g bins slots slots"]  # 1 where two slots hold parts of one caption
-    used: Int[Array, ""]  # the leading bins that hold anything
+    # Row 0: norms of the units. Row 1: what is added to scores, 0 for a unit and HIDDEN for padding. Others: unused.
+    rows: Float[Array, "g bins ROWS U"]
+    same: Float[Array, "g bins slots slots"]  # 1 where two slots hold parts of one caption, else 0
+    used: Int[Array, ""]  # the number of bins in use, which come first
 
 
 def vmem_bytes(regions: int, width: int, units: int, itemsize: int, total_itemsize: int) -> int:
-    """What the backward kernel holds in VMEM: blocks in and out twice (one is worked on, one under way), and scratch.
+    """Bytes of VMEM of the backward kernel: input and output blocks twice (one is used, one copied), and scratch.
 
-    `itemsize`: bytes of a feature; `total_itemsize`: of an element of the regions' gradient in HBM.
+    Args:
+        regions: N, of an image.
+        width: D.
+        units: U, of a bin.
+        itemsize: bytes of an element of regions and units.
+        total_itemsize: bytes of an element of the regions' gradient in HBM.
     """
     width = -(-width // tile.LANES) * tile.LANES
     padded = tile.Blocks.of(regions).padded
@@ -119,15 +130,18 @@ def _backward_kernel(
 def _added_in_hbm(
     total_ref: Ref, part_ref: Ref, make_part: Callable[[], None], here_ref: Ref, arrived: Ref, written: Ref
 ) -> None:
-    """Adds what `make_part` leaves in `part_ref` to this core's, group's and bin's place in HBM.
+    """Adds the gradient of a bin that `make_part` leaves in `part_ref` to the total of this core, group and bin in HBM.
 
-    The place is read while the part is made, and written while the next grid step makes its own; `here_ref` has two
-    buffers for that, taken in turn, and `written` a semaphore for each:
+    The total is read while the part is computed, and written while the next grid step computes its own part. For that
+    `here_ref` has two buffers, used in turn, and `written` a semaphore for each. Grid step n:
 
-        step n      read place n -> buffer n % 2 | make the part | wait for the read | add | start writing buffer n % 2
-        step n + 1  the write of step n runs on while buffer (n + 1) % 2 is filled, and has ended before its own starts
+        start to read the total of step n into buffer n % 2
+        compute the part
+        wait for the read, add the part to the buffer
+        wait for the write that step n - 1 started
+        start to write buffer n % 2 to HBM; the last step also waits for it
 
-    With a single bin the next step reads the very place that is being written, so it has to wait for that write first.
+    With a single bin steps n - 1 and n share one total, so the write of step n - 1 must have ended before step n reads.
     """
     core, group, image, index = (pl.program_id(axis) for axis in range(4))
     groups, images, bins = (pl.num_programs(axis) for axis in range(1, 4))
@@ -136,7 +150,7 @@ def _added_in_hbm(
     in_hbm, in_vmem = total_ref.at[core, group, index], here_ref.at[mine]
     read = pltpu.make_async_copy(in_hbm, in_vmem, arrived)
     write = pltpu.make_async_copy(in_vmem, in_hbm, written.at[mine])
-    # For its wait alone, to which only the size of a copy matters.
+    # Only waited for: a wait needs the semaphore and the size of the copy, not its true address in HBM.
     write_before = pltpu.make_async_copy(here_ref.at[1 - mine], in_hbm, written.at[1 - mine])
     pl.when((step > 0) & (bins == 1))(write_before.wait)
     read.start()
@@ -148,11 +162,11 @@ def _added_in_hbm(
     pl.when(step == groups * images * bins - 1)(write.wait)
 
 
-# --- Calls: a run of images of every group, from `first` on ---
+# --- The calls: `images` images of every group, from image `first` on ---
 
 
 class _Grid(NamedTuple):
-    """Grid and block specifications shared by both calls; index maps see (core, group, image, bin, first)."""
+    """Grid and block specifications of both calls. Index maps take (core, group, image, bin, first)."""
 
     blocks: tile.Blocks
     grid: tuple[int, int, int, Int[Array, ""]]
@@ -183,14 +197,17 @@ def _grid(regions: Array, text: TileText, images: int) -> _Grid:
 
 
 def _compiler_params() -> pltpu.CompilerParams:
-    # The gradient of the text is added up over groups, images and bins in turn.
+    # "arbitrary" steps run in order: _added_in_hbm and the image in VMEM depend on the steps before.
     return pltpu.CompilerParams(
         dimension_semantics=("parallel", "arbitrary", "arbitrary", "arbitrary"), vmem_limit_bytes=VMEM_LIMIT
     )
 
 
 def _cost(products: int, regions: Array, text: TileText, images: int, rereads: int) -> pl.CostEstimate:
-    """For the compiler's scheduler, as if all bins were in use."""
+    """The cost of a call, for the compiler's scheduler, with all bins in use.
+
+    `products` are the matrix products of a tile; `rereads` how often a bin's gradient crosses HBM.
+    """
     groups, _, number, width = regions.shape
     bins, units = text.units.shape[1:3]
     tiles = groups * images * bins
@@ -211,7 +228,7 @@ def forward_call(
     settings: LossSettings,
     interpret: bool,
 ) -> Float[Array, "g images bins 1 U"]:
-    """log sum_t exp(temp2 r_t) of each unit's caption; anything in bins that are not used."""
+    """log sum_t exp(temp2 r_t) of the caption of each unit. Bins that are not in use hold undefined numbers."""
     blocks, grid, image, texts, row, rows = _grid(regions, text, images)
     units, width = text.units.shape[2:]
     return pl.pallas_call(
@@ -241,7 +258,10 @@ def backward_call(
     settings: LossSettings,
     interpret: bool,
 ) -> tuple[Array, Array, Array]:
-    """Adds to `d_regions` and `d_units`, in place; also the gradient of the norms, [g, images, bins, 1, U]."""
+    """`d_regions` and `d_units` with this call's gradients added, and the gradient of the norms.
+
+    The first two are updated in place. The last is [g, images, bins, 1, U], undefined in bins that are not in use.
+    """
     images = d_pooled.shape[1]
     blocks, grid, image, texts, row, rows = _grid(regions, text, images)
     units, width = text.units.shape[2:]

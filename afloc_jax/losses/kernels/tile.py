@@ -1,7 +1,8 @@
-"""One tile of the kernels in attention.py, on values in VMEM: the attention over its regions and its gradient per unit.
+"""One tile of the kernels in attention.py, on values in VMEM: attention, pooling and their gradients.
 
-Units lie along sublanes, regions along lanes: a slot of 8 units is one row of vector registers, and the softmax over a
-caption is one over slots. What there is one of per unit is a column [U, 1] here.
+Units lie along sublanes and regions along lanes, so that a slot of 8 units is one row of vector registers. A softmax
+over the units of a caption is a sum within its slots and then over its slots. Values of one number per unit are columns
+[U, 1] here.
 """
 
 import functools
@@ -21,13 +22,13 @@ from afloc_jax.losses.settings import LossSettings
 Ref: TypeAlias = Any  # a block of memory that a kernel reads and writes; JAX has no public type for one
 
 LANES = 128
-BLOCK_REGIONS = 512  # regions worked on at once: [U, BLOCK_REGIONS] is what stands between two products
-HIDDEN = -1e30  # added to the score of padding; finite, so that no difference of two is NaN
-ROWS = 8  # sublanes of a float32 register: the least a row is stored in
+BLOCK_REGIONS = 512  # regions of a block at most: values between two matrix products are [U, BLOCK_REGIONS]
+HIDDEN = -1e30  # added to the scores of padding; finite, so that the difference of two such scores is not NaN
+ROWS = 8  # sublanes of a float32 register: even one row takes as many
 
 
 class Blocks(NamedTuple):
-    """How N regions are cut: `number` blocks of `size`, the last one padded."""
+    """How N = `regions` regions are cut into `number` blocks of `size`; the last block is padded."""
 
     regions: int
     number: int
@@ -73,13 +74,13 @@ def caption_max(slot_values: Float[Array, "slots n"], same: Float[Array, "slots 
 
 
 def caption_sum(slot_values: Float[Array, "slots n"], same: Float[Array, "slots slots"]) -> Float[Array, "slots n"]:
-    """For each slot the sum over the slots of its caption; so short that the matrix unit would cost more."""
+    """For each slot the sum over the slots of its caption. There are so few that a matrix product would cost more."""
     parts = (same[:, t : t + 1] * slot_values[t : t + 1] for t in range(same.shape[0]))
     return functools.reduce(jnp.add, parts)
 
 
 def block_of(regions_ref: Ref, block: int, blocks: Blocks) -> Float[Array, "n D"]:
-    """One block of regions, zero beyond the last: what lies there in VMEM is anything, NaN too."""
+    """One block of regions, with zeros beyond the last region, where VMEM holds undefined numbers, possibly NaN."""
     start = block * blocks.size
     regions = regions_ref[pl.ds(start, blocks.size), :]
     if start + blocks.size <= blocks.regions:
@@ -89,15 +90,15 @@ def block_of(regions_ref: Ref, block: int, blocks: Blocks) -> Float[Array, "n D"
 
 
 class Pooled(NamedTuple):
-    """One tile's forward pass, columns of one number per unit."""
+    """The forward pass of one tile: columns of one number per unit."""
 
     relevance: Float[Array, "U 1"]  # r, the cosine
-    denominator: Float[Array, "U 1"]
-    norms: Float[Array, "U 1"]
-    v_squared: Float[Array, "U 1"]
-    free: Bool[Array, "U 1"]  # the denominator is not clamped
-    pooled: Float[Array, "U 1"]  # log sum_t exp(temp2 r_t) of the unit's caption
-    share: Float[Array, "U 1"]  # of the unit in that sum; 0 for padding
+    denominator: Float[Array, "U 1"]  # |w| |v|, or the clamp
+    norms: Float[Array, "U 1"]  # |w|
+    v_squared: Float[Array, "U 1"]  # |v|^2
+    free: Bool[Array, "U 1"]  # whether the denominator is not clamped
+    pooled: Float[Array, "U 1"]  # log sum_t exp(temp2 r_t) over the units of the unit's caption
+    share: Float[Array, "U 1"]  # exp(temp2 r) / sum_t exp(temp2 r_t); 0 for padding
 
 
 def forward(
@@ -110,7 +111,7 @@ def forward(
     settings: LossSettings,
     blocks: Blocks,
 ) -> Pooled:
-    """Attention and pooling of one tile. Leaves v [U, D] in `v_ref`, and s, p, e [U, N] in `kept_refs` if given."""
+    """Attention and pooling of one tile. Writes v [U, D] to `v_ref`, and s, p, e [U, N] to `kept_refs` where given."""
     rows, units, same = rows_ref[...], units_ref[...], same_ref[...]
     wide = rows.dtype
     norms, hidden = column(rows, 0), column(rows, 1)
@@ -122,10 +123,10 @@ def forward(
         largest = caption_max(by_slot(scores).max(axis=1), same)
         weights = jnp.exp(scores - spread(largest))
         p = weights * spread(1 / caption_sum(by_slot(weights).sum(axis=1), same))
-        # The cosine ignores the scale of e, so any constant may be taken from p. region_pooling.py takes its maximum,
-        # which is not known here before the last block. Halfway between the bounds of p, 0 and 1, e lies between
-        # exp(-temp1 / 2) and exp(temp1 / 2): neither e nor the square of v overflows or vanishes (settings.py bounds
-        # temp1).
+        # The cosine does not depend on the scale of e, so any constant may be subtracted from p. region_pooling.py
+        # subtracts the maximum over regions, which is not known here before the last block. p lies between 0 and 1, so
+        # 1/2 keeps e between exp(-temp1 / 2) and exp(temp1 / 2): e and the square of v neither overflow nor vanish
+        # (settings.py bounds temp1).
         e = jnp.exp(settings.attention_temperature * (p - 0.5))
         if (block + 1) * blocks.size > blocks.regions:
             there = lax.broadcasted_iota(jnp.int32, e.shape, 1) < blocks.regions - block * blocks.size
@@ -141,7 +142,7 @@ def forward(
     smallest = SMALLEST_NORM_PRODUCT * e_sum  # the published clamp is on the normalised mean
     denominator = jnp.maximum(norm_product, smallest)
     r = dot / denominator
-    # A cosine is at most 1, so no maximum has to be found first (settings.py bounds temp2).
+    # r is at most 1, so temp2 takes the place of the maximum in the log-sum-exp (settings.py bounds temp2).
     t = settings.pooling_temperature
     weights = jnp.exp(t * (r - 1) + hidden)
     total = spread(caption_sum(by_slot(weights).sum(axis=1), same))
@@ -150,7 +151,7 @@ def forward(
 
 
 class Gradient(NamedTuple):
-    """The gradient of one tile's attention: columns of one number per unit, and that of v."""
+    """The gradients of one tile's attention: columns of one number per unit, and that of v through its norm."""
 
     dot: Float[Array, "U 1"]  # with respect to sum_n e_n s_n
     e_sum: Float[Array, "U 1"]  # with respect to sum_n e_n
@@ -159,10 +160,15 @@ class Gradient(NamedTuple):
 
 
 def backward(d_pooled: Float[Array, "U 1"], tile: Pooled, v_ref: Ref, settings: LossSettings) -> Gradient:
-    """From the gradient of each unit's caption down to what the regions and units have a part in."""
+    """From the gradient of each unit's `pooled`, the gradients of r = (sum_n e_n s_n) / denominator.
+
+        dr = temp2 share dpooled                       d(sum_n e_n s_n) = dr / denominator
+        d|w| = -dr r / |w|                             dv = -dr r v / |v|^2        (its part through the norm of v)
+
+    Where the denominator is clamped to 1e-8 sum_n e_n, the last two are 0 and d(sum_n e_n) = -dr r 1e-8 / denominator.
+    """
     d_r = settings.pooling_temperature * tile.share * d_pooled
     free, through = tile.free, -d_r * tile.relevance
-    # Through the norms: both are constant where the denominator is clamped; there e's sum takes their place.
     return Gradient(
         dot=d_r / tile.denominator,
         e_sum=jnp.where(free, 0, through / tile.denominator * SMALLEST_NORM_PRODUCT),
@@ -182,7 +188,15 @@ def features_backward(
     settings: LossSettings,
     blocks: Blocks,
 ) -> None:
-    """Adds the gradient of the regions to `d_regions_ref` [N, D]; leaves that of the units in `d_units_ref` [U, D]."""
+    """Adds the gradient of the regions to `d_regions_ref` [N, D]; writes that of the units to `d_units_ref` [U, D].
+
+    For each block of regions, with g = d(sum_n e_n s_n), h = d(sum_n e_n) and dv of `backward`:
+
+        de = g s + h + dv C^T                          ds = g e + temp1 (p e de - p sum_u p e de)
+        dC = ds^T W + e^T dv                           dW = ds C
+
+    w . v is computed as sum_n e_n s_n, so dr w / (|w| |v|) and dr v / (|w| |v|) of region_pooling.py come with ds.
+    """
     wide = d_units_ref.dtype
     d_v = gradient.v.astype(units.dtype)
     for block in range(blocks.number):
