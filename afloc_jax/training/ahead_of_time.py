@@ -1,8 +1,8 @@
-"""Does a run fit a pod? The whole training step, compiled for devices that are not there.
+"""The training step compiled for devices that are not at hand, to see whether a run fits their memory.
 
-TPU topologies are compiled by the TPU compiler of `jax[tpu]`, which needs no TPU; `cpu:N` by the one for this
-machine, split over N devices. What is compiled is what launch.py would run: the same model, loss, optimiser, shardings.
-Call `topology.prepare_platform` before JAX is imported, and so before this module is.
+TPU topologies are compiled by the TPU compiler of `jax[tpu]`, which needs no TPU. `cpu:N` is compiled by the CPU
+compiler of this machine, split over N devices. The program is the one that launch.py would run: the same model, loss,
+optimiser and shardings. Call `topology.prepare_platform` before importing JAX, and so before importing this module.
 """
 
 import bisect
@@ -33,29 +33,29 @@ from afloc_jax.training.settings import RunConfig
 Part = Literal["step", "loss"]
 
 GIB = 2**30
-# Memory of a device that programs may use, as the refusals of libtpu 0.0.42's compiler state it.
-# A v4 chip is two devices to JAX, each with its own half: what is said of a chip here is said of one of them.
+# The memory of a device that programs may use, as the errors of libtpu 0.0.42's compiler state it. JAX sees a v4 chip
+# as two devices with half of its memory each: "chip" here means one of them.
 HBM_BYTES = {"v5e": int(15.75 * GIB), "v6e": int(31.25 * GIB), "v5p": int(95.74 * GIB), "v4": int(15.25 * GIB)}
 _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
 _COLLECTIVE = re.compile(rf" ({'|'.join(_COLLECTIVES)})(?:-start)?\(")
 _KERNEL = re.compile(r" custom-call\(.*custom_call_target=\"tpu_custom_call\"")
 _USED = re.compile(r"[Uu]sed ([\d.]+)([KMG]) of [\d.]+[KMG] hbm|\(([\d.]+)([KMG])\) exceeds available HBM")
 _BYTES = {"K": 2**10, "M": 2**20, "G": GIB}
-RESOLUTION = 1 / 32  # to which the search for the largest batch goes
+RESOLUTION = 1 / 32  # the relative precision of the search for the largest batch
 
 
 @dataclasses.dataclass(frozen=True)
 class MemoryReport:
-    """What a compiled program takes of each chip.
+    """The memory and work of a compiled program on each chip.
 
-    Where it does not fit there is no program: what would be read off it is None or empty.
+    A program that does not fit is not compiled: fields that would be read from it are then None or empty.
 
     Attributes:
         limit_bytes_per_chip: None for cpu, which has no limit.
-        flops_per_chip, bytes_accessed_per_chip: as the compiler counts them: the body of a loop once, a kernel as it
-            says itself.
-        collectives: name -> places in the program; one inside a loop counts once.
-        kernels: calls of Pallas kernels, counted alike.
+        flops_per_chip, bytes_accessed_per_chip: as the compiler counts them. It counts the body of a loop once, and
+            takes the numbers of a kernel from the kernel's own cost estimate.
+        collectives: name -> number of instructions in the program; one inside a loop counts once.
+        kernels: number of instructions that call a Pallas kernel; one inside a loop counts once.
         largest_buffers: see buffers.py.
     """
 
@@ -81,9 +81,9 @@ class MemoryReport:
 
 @dataclasses.dataclass(frozen=True)
 class LargestBatch:
-    """The report of the largest global batch that fits, or of the smallest allowed one where none does.
+    """The report on the largest global batch that fits, or on the smallest allowed one where none fits.
 
-    `too_large` is the smallest batch tried that does not fit; None where the largest allowed one does.
+    `too_large` is the smallest batch tried that does not fit, or None where the largest allowed one fits.
     """
 
     report: MemoryReport
@@ -95,7 +95,7 @@ class LargestBatch:
 
 
 def topology_devices(topology: str) -> list[jax.Device]:
-    """The devices of a topology, none of which need to exist. Raises UserError where its compiler is missing."""
+    """The devices of a topology; they need not exist. Raises UserError where the topology's compiler is missing."""
     kind, _, shape = topology.partition(":")
     if kind == "cpu":
         devices = jax.devices("cpu")
@@ -113,12 +113,12 @@ def topology_devices(topology: str) -> list[jax.Device]:
 
 
 def compile_step(config: RunConfig, topology: str, part: Part = "step") -> MemoryReport:
-    """Compile the training step of `config`, or its losses alone, and say what it takes.
+    """Compiles the training step of `config`, or its losses alone, and reports what it needs.
 
     Args:
-        config: as launch.py takes it. The vocabulary size is `model.text.bert.vocab_size`, or BERT's.
-        topology: as `prepare_platform` got it.
-        part: "step", or "loss": value and gradients of the losses, whose arguments are embeddings.
+        config: the config that launch.py would run. The vocabulary size is `model.text.bert.vocab_size`, or BERT's.
+        topology: the one passed to `prepare_platform`.
+        part: "step" for the training step, "loss" for the losses and their gradients with respect to embeddings.
 
     Raises:
         UserError: the batch does not divide over the chips, or the compiler fails for another reason than memory.
@@ -131,7 +131,7 @@ def compile_step(config: RunConfig, topology: str, part: Part = "step") -> Memor
     report = functools.partial(MemoryReport, topology, part, len(devices), batch, limit)
     try:
         compiled = _lower(config, devices, part).compile()
-    except UserError:  # a wrong setting, said by what it belongs to
+    except UserError:  # a wrong setting, named by the code that it belongs to
         raise
     except Exception as error:
         if not (used := _USED.search(str(error))):
@@ -139,9 +139,9 @@ def compile_step(config: RunConfig, topology: str, part: Part = "step") -> Memor
         needed = int(float(used[1] or used[3]) * _BYTES[used[2] or used[4]])
         return report(fits=False, peak_bytes_per_chip=needed)
     memory, cost, program = compiled.memory_analysis(), compiled.cost_analysis() or {}, compiled.as_text()
-    assert memory is not None and program is not None  # every compiler that is used here has them
+    assert memory is not None and program is not None  # all compilers used here give both
     arguments, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
-    # What is donated comes out where it went in; the rest of the output is new.
+    # Donated arguments share their memory with outputs (`alias`); the other outputs need memory of their own.
     peak = arguments + temporary + memory.output_size_in_bytes - memory.alias_size_in_bytes
     return report(
         fits=limit is None or peak <= limit,
@@ -157,13 +157,13 @@ def compile_step(config: RunConfig, topology: str, part: Part = "step") -> Memor
 
 
 def largest_batch(config: RunConfig, topology: str, part: Part = "step") -> LargestBatch:
-    """The largest global batch that fits: doubling, then bisection to a 32nd of it.
+    """The largest global batch that fits, by doubling and then bisection, to a precision of 1/32.
 
-    Only `allowed_batches` are tried, and what fits is taken to fit with fewer pairs too.
+    Only `allowed_batches` are tried. The search assumes that a smaller batch fits wherever a larger one does.
 
     Raises:
-        UsageError: a topology without a limit, or settings that allow no batch.
-        UserError: as `compile_step`.
+        UsageError: the topology has no memory limit, or the settings allow no batch.
+        UserError: see `compile_step`.
     """
     if topology.partition(":")[0] not in HBM_BYTES:
         raise UsageError(
@@ -178,7 +178,7 @@ def largest_batch(config: RunConfig, topology: str, part: Part = "step") -> Larg
     best = compiled(batches[0])
     if not best.fits:
         return LargestBatch(best, batches[0])
-    low, high = 0, len(batches)  # places in `batches`: the largest known to fit, the smallest known not to
+    low, high = 0, len(batches)  # indices into `batches`: the largest known to fit, the smallest known not to fit
     while high - low > 1 and (high == len(batches) or batches[high] - batches[low] > RESOLUTION * batches[low]):
         doubled = min(bisect.bisect_left(batches, 2 * batches[low]), len(batches) - 1)
         place = doubled if high == len(batches) else (low + high) // 2
@@ -191,9 +191,10 @@ def largest_batch(config: RunConfig, topology: str, part: Part = "step") -> Larg
 
 
 def allowed_batches(config: RunConfig, chips: int, most: int = 2**20) -> list[int]:
-    """The global batches of 2 to `most` pairs that `config` takes on so many chips, in order. Raises UsageError.
+    """The global batches of 2 to `most` pairs that `config` allows on so many chips, in ascending order.
 
-    They divide over the chips, and into contrast groups, groups of batch statistics and micro batches.
+    They divide over the chips, and into contrast groups, groups of batch statistics and micro batches. Raises
+    UsageError where there is none.
     """
     loss, group = config.loss, config.loss.contrast_group
     parts = (chips, group, config.model.image.statistics_group, config.training.micro_batch)
@@ -215,7 +216,7 @@ def _lower(config: RunConfig, devices: Sequence[jax.Device], part: Part) -> Lowe
 
 
 def _lower_loss(assembly: Assembly) -> Lowered:
-    """Value and gradients of the losses alone, from embeddings of the shapes that the model gives."""
+    """The losses and their gradients, as a function of embeddings of the shapes that the model returns."""
     settings, mesh = assembly.config.loss, assembly.mesh
     embed = functools.partial(assembly.model.apply, with_factors=settings.low_rank)
     image, text = jax.eval_shape(
@@ -223,7 +224,7 @@ def _lower_loss(assembly: Assembly) -> Lowered:
         assembly.variables_like,
         assembly.batch_like(),
     )
-    if settings.low_rank:  # the loss takes the factors of the shallow map; a run never makes the map itself
+    if settings.low_rank:  # the loss reads the factors of the shallow map; a run never computes the map itself
         image = image.replace(shallow=None)
     leaves, tree = jax.tree.flatten((image, text))
     floats = [jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves]
@@ -234,7 +235,7 @@ def _lower_loss(assembly: Assembly) -> Lowered:
         return contrastive_losses(image, text, settings, mesh=mesh).total
 
     def placed(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        # The projection of a low-rank word level is a parameter; everything else belongs to pairs.
+        # The projection of a low-rank word level is a parameter; all other arrays have one row per pair.
         of_pairs = leaf.shape[0] == assembly.config.training.batch_size
         sharding = batch_sharding(mesh) if of_pairs else replicated(mesh)
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
@@ -244,6 +245,6 @@ def _lower_loss(assembly: Assembly) -> Lowered:
         [leaf for leaf, is_float in zip(arguments, floats, strict=True) if is_float is wanted]
         for wanted in (True, False)
     ]
-    # Each gradient lies where its embedding does; left to itself the compiler may gather it.
+    # Each gradient is sharded like its embedding. Without this the compiler may gather it on every device.
     placed_alike = replicated(mesh), [leaf.sharding for leaf in parts[0]]
     return jax.jit(jax.value_and_grad(value), out_shardings=placed_alike).lower(*parts)

@@ -1,4 +1,4 @@
-"""A run put together: model, optimiser, schedule and steps, for training, `--dry_run` and `afloc compile` alike."""
+"""The parts of a run (model, optimiser, schedule, steps), put together for training, --dry_run and `afloc compile`."""
 
 import dataclasses
 import functools
@@ -25,21 +25,22 @@ from afloc_jax.training.step import (
     new_state,
 )
 
-_ASSUMED_STEPS_PER_EPOCH = 1000  # where no data are open: no size of an array depends on it
+_ASSUMED_STEPS_PER_EPOCH = 1000  # used where no data are open; no shape depends on it
 
 
 @dataclasses.dataclass(frozen=True)
 class Assembly:
-    """What a run computes with.
+    """The parts that a run computes with.
 
     Attributes:
-        config: of the run, with the text encoder and the vocabulary that the model has.
+        config: the run's config, with the text encoder and the vocabulary size of the model.
         mesh: the devices.
-        total_steps: of the run.
-        model: in the precision of the run.
+        steps_per_epoch: training steps of an epoch.
+        total_steps: training steps of the run.
+        model: the network, in the precision of the run.
         variables_like: shapes and types of `params` and `batch_stats`.
-        optimizer: leaves parameters alone that do not train.
-        train_step, validation_step: compiled at their first call.
+        optimizer: the update of trainable parameters; frozen ones get none.
+        train_step, validation_step: functions that are compiled at their first call.
     """
 
     config: RunConfig
@@ -55,8 +56,8 @@ class Assembly:
     def state(self, variables: Mapping[str, PyTree[Array]]) -> TrainState:
         """The state before step 0, on the devices.
 
-        The variables are placed first, so that the optimiser's state is made where it belongs and never lies on one
-        device in full.
+        The variables are sharded first. The optimiser's state is then made sharded as well and never lies on one device
+        in full.
         """
         state: TrainState = place_state(new_state(place_state(variables, self.mesh), self.optimizer), self.mesh)
         return state
@@ -76,28 +77,28 @@ class Assembly:
         return batch_like(self.config, self.mesh)
 
     def trace(self) -> None:
-        """Trace the training step on shapes alone.
+        """Traces the training step on shapes alone, without computing anything.
 
         Raises:
-            UsageError: the network or the loss see that no step can be made of the config.
+            UsageError: the network or the loss refuses the config.
         """
         with explained():
             jax.eval_shape(self.train_step, self.state_like(), self.batch_like())
 
     def lower(self) -> Lowered:
-        """The training step for the devices, not compiled yet. Raises UsageError as `trace` does."""
+        """The training step, lowered for the devices but not compiled. Raises UsageError as `trace` does."""
         with explained():
             return self.train_step.lower(self.state_like(), self.batch_like())
 
 
 def assemble(config: RunConfig, mesh: Mesh, steps_per_epoch: int = _ASSUMED_STEPS_PER_EPOCH) -> Assembly:
-    """Put a run together; no array is made.
+    """Puts a run together without making any array.
 
     Args:
-        config: with the size of the records' images, and with the vocabulary size of the tokenizer. Where they are not
-            known yet, both are the published ones.
-        mesh: the devices, of which none need to exist.
-        steps_per_epoch: decides on the schedule.
+        config: the config with the image size of the records and the vocabulary size of the tokenizer. Where the data
+            are not open, both are the published ones.
+        mesh: the devices; they need not exist.
+        steps_per_epoch: the number that the learning-rate schedule counts epochs by.
     """
     model = build(config.model, dtype=PRECISIONS[config.training.precision])
     variables = jax.eval_shape(functools.partial(initial_variables, model), jax.random.key(0))

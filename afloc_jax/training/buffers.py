@@ -1,4 +1,4 @@
-"""The largest arrays of a compiled program, read off its HLO text."""
+"""The largest arrays of a compiled program, parsed from its HLO text."""
 
 import dataclasses
 import math
@@ -8,15 +8,15 @@ from collections import Counter
 from afloc_jax.settings import Json
 
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.-]+) \(.*\) -> .* \{$")
-# Result, operation, and the rest of the line. A result is an array, or a tuple of them without spaces before its end.
+# Groups: result, operation, rest of the line. A result is an array, or a tuple of arrays in parentheses.
 _INSTRUCTION = re.compile(r"^ +(?:ROOT )?%?[\w.-]+ = (\(.*?\)|\S+) ([a-z][\w-]*)\((.*)$")
 _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](?:\{([^}]*)\})?")
 _TILE = re.compile(r"T\(([\d,]+)\)")
 _CALLED = re.compile(r" calls=%?([\w.-]+)")
 _ORIGIN = re.compile(r'op_name="([^"]*)"')
-# These name arrays that are there already.
+# Results of these operations are no new arrays: they refer to existing ones.
 _NO_BUFFER = {"bitcast", "conditional", "get-tuple-element", "optimization-barrier", "tuple", "while"}
-_ORIGINS = 3  # named for each kind of array
+_ORIGINS = 3  # how many origins are listed for each kind of array
 
 
 @dataclasses.dataclass
@@ -30,14 +30,16 @@ class _Kind:
 
 @dataclasses.dataclass(frozen=True)
 class Buffer:
-    """A kind of arrays in a compiled program: one type and one shape.
+    """All arrays of one type and one shape in a compiled program.
 
     Attributes:
-        shape: of one device.
-        bytes: of one such array in memory, with the padding of a TPU's tiles.
-        places: instructions that yield one. Those of a loop count once, and an update in place counts like the array
-            that it changes: a place need not be memory of its own, nor need all of them be alive at once.
-        origins: the most frequent operations of our program behind them; a parameter's name for an argument.
+        dtype: the type as HLO names it, such as "bf16".
+        shape: the shape on one device.
+        bytes: the memory of one such array, with the padding of a TPU's tiles.
+        places: the number of instructions whose result is such an array. An instruction inside a loop counts once, and
+            an update in place counts as well, so arrays of several places may share memory or exist at different times.
+        origins: the most frequent operations of the traced program that these arrays come from; the parameter's name
+            for an argument.
     """
 
     dtype: str
@@ -60,7 +62,7 @@ class Buffer:
 def largest_buffers(program: str, most: int = 10) -> list[Buffer]:
     """The `most` largest kinds of arrays in a compiled program's HLO text, largest first.
 
-    What lies within a fusion or in another memory than the device's main one is left out.
+    Values inside a fusion, and arrays in another memory space than the device's main memory, are left out.
     """
     kinds: dict[tuple[str, str], _Kind] = {}
     inside = set(_fusions(program))
@@ -87,7 +89,7 @@ def largest_buffers(program: str, most: int = 10) -> list[Buffer]:
 
 
 def _fusions(program: str) -> list[str]:
-    """Computations whose results but the last never reach memory."""
+    """The names of fused computations: only their last result is written to memory."""
     fusions = (
         match[3] for line in program.splitlines() if (match := _INSTRUCTION.match(line)) and match[2] == "fusion"
     )
@@ -99,7 +101,7 @@ def _sizes(text: str) -> list[int]:
 
 
 def _bytes(dtype: str, shape: str, layout: str | None) -> int:
-    """In memory: the minor dimensions, in the order of the layout, are padded to whole tiles."""
+    """The bytes of an array in memory. Its minor dimensions, in the order of the layout, are padded to whole tiles."""
     bits = re.search(r"\d+", dtype)  # "bf16", "f8e4m3fn", "s32"; "pred" has none
     order, _, rest = (layout or "").partition(":")
     sizes = _sizes(shape)

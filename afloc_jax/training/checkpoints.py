@@ -1,8 +1,8 @@
-"""Checkpoints that are checked: Orbax writes them, a SHA-256 manifest seals them, a restore believes only the seal.
+"""Checkpoints with checksums: Orbax writes them, and a manifest of SHA-256 hashes seals them.
 
-Orbax restores flipped bits without a word and trusts any folder with a number for a name. So each committed step gets
-`manifest.json` (hashes of its files, its validation loss); a step without a manifest that fits is not restored from.
-Kept are the last sealed step and the best ones by validation loss.
+Orbax restores damaged files without an error and accepts any folder with a number for a name. Each committed step
+therefore gets a `manifest.json` with the hashes of its files and its validation loss, and a step is restored only if
+its files match its manifest. The last sealed step and the best ones by validation loss are kept.
 """
 
 import os
@@ -20,11 +20,11 @@ from afloc_jax.files import Path, read_json, sha256_of, write_json
 
 MANIFEST = "manifest.json"
 Numbers = dict[str, Any]
-"""What a checkpoint remembers beside the state."""
+"""The numbers that a checkpoint holds beside the state."""
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """All files under a folder. (An epath knows no rglob, which would be slow on remote storage.)"""
+    """All files under a folder. (epath has no rglob, because it would be slow on remote storage.)"""
     for path in folder.iterdir():
         if path.is_dir():
             yield from _files(path)
@@ -33,13 +33,13 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file under `folder` but the manifest, by relative path."""
+    """The SHA-256 of every file under `folder` except the manifest, by relative path."""
     files = sorted(path.relative_to(folder).as_posix() for path in _files(folder) if path.name != MANIFEST)
     return {name: sha256_of(folder / name) for name in files}
 
 
 def damage(checkpoint: os.PathLike[str]) -> str:
-    """Why the folder `checkpoint` cannot be trusted; empty if every file is as it was when sealed."""
+    """Why the folder `checkpoint` cannot be restored; empty if every file is as it was when sealed."""
     folder = Path(checkpoint)
     if not (folder / MANIFEST).exists():
         return "was never completed"
@@ -70,10 +70,10 @@ class Checkpoints:
     """
 
     def __init__(self, folder: os.PathLike[str], keep_best: int) -> None:
-        """Open `folder`, made if needed.
+        """Opens `folder`, which is created if needed.
 
         Args:
-            folder: the run's checkpoints.
+            folder: where the checkpoints of the run lie.
             keep_best: how many of the best by validation loss are kept beside the last one.
         """
         self.folder = Path(folder).absolute()  # Orbax insists on absolute paths
@@ -100,12 +100,12 @@ class Checkpoints:
         return loss
 
     def _by_loss(self) -> list[int]:
-        """Steps with a validation loss, the lowest first; of equals the earlier."""
+        """The steps with a validation loss, the lowest loss first; of equal losses the earlier step first."""
         losses = [(self._loss(step), step) for step in self.steps()]
         return [step for _, step in sorted((loss, step) for loss, step in losses if loss is not None)]
 
     def save(self, state: PyTree[Array], step: int, progress: Numbers, validation_loss: float | None) -> None:
-        """Start to save `state` and `progress` as `step`; a step already there is left as it is."""
+        """Starts to save `state` and `progress` as `step`. A step that exists already is left as it is."""
         self.seal()
         if step in self.steps():
             return
@@ -116,12 +116,12 @@ class Checkpoints:
             self.seal()
 
     def poll(self) -> None:
-        """Seal the save in the background if it has finished meanwhile; costs nothing otherwise."""
+        """Seals the save in the background if it has finished; returns at once otherwise."""
         if self._unsealed and self._manager and not self._manager.is_saving_in_progress():
             self.seal()
 
     def seal(self) -> None:
-        """Wait for the save in the background, write its manifest, delete what need not be kept."""
+        """Waits for the save in the background, writes its manifest, and deletes the steps that are not kept."""
         if self._unsealed is None:
             return
         step, loss = self._unsealed
@@ -139,7 +139,7 @@ class Checkpoints:
                 manager.delete(other)
 
     def enter_loss(self, step: int, validation_loss: float | None) -> None:
-        """The validation loss of a step that was saved before it was known."""
+        """Writes the validation loss of a step that was saved before its validation."""
         self.seal()
         if jax.process_index() == 0:
             path = self.folder / str(step) / MANIFEST
@@ -148,7 +148,7 @@ class Checkpoints:
             multihost_utils.sync_global_devices(f"entered {step}")
 
     def close(self) -> None:
-        """Finish what runs in the background."""
+        """Finishes the save in the background, seals it, and closes the folder."""
         self.seal()
         if self._manager is not None:
             self._manager.close()
@@ -166,9 +166,9 @@ class Checkpoints:
         return restored["state"], restored["progress"]
 
     def restore_last(self, template: PyTree[Array]) -> tuple[PyTree[Array], Numbers] | None:
-        """State and progress of the newest intact step, None if there is none.
+        """State and progress of the newest intact step, or None if there is none.
 
-        Steps that are not intact are reported and removed, so that the run can write them anew.
+        Steps that are not intact are reported and removed, so that the run can write them again.
 
         Args:
             template: a state with the shapes, types and shardings to restore to.
@@ -182,7 +182,7 @@ class Checkpoints:
         return None
 
     def restore_best(self, template: PyTree[Array]) -> tuple[PyTree[Array], int]:
-        """State and step of the intact checkpoint with the lowest validation loss; the last one if none was validated.
+        """State and step of the intact checkpoint with the lowest validation loss, or of the last one if none has one.
 
         Raises:
             UserError: no checkpoint is intact.
@@ -197,6 +197,6 @@ class Checkpoints:
 
 
 def save_once(folder: os.PathLike[str], state: PyTree[Array]) -> None:
-    """Write a state by itself to `folder`, replacing an older one, and wait for it."""
+    """Writes a state without a manifest to `folder`, replacing an older one, and waits until it is written."""
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(Path(folder).absolute(), state, force=True)

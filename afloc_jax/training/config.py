@@ -1,7 +1,7 @@
-"""Config files and overrides of their values, as ConfigDicts; `RunConfig.from_config` checks what comes out.
+"""Config files and overrides of their values, as ConfigDicts. `RunConfig.from_config` checks the result.
 
-`config_flags` and sweeps change a ConfigDict in place, key by key. No key is checked here but for being there: what a
-value may be, its settings class says.
+`config_flags` and sweeps change a ConfigDict in place, key by key. Here a key is only checked for existence; its
+settings class checks the value.
 """
 
 import importlib.util
@@ -14,12 +14,12 @@ from ml_collections import ConfigDict
 from afloc_jax.errors import UsageError
 from afloc_jax.settings import Json
 
-# Sections whose keys belong to someone else (a builder, a backbone, Hugging Face) and are checked there.
+# Sections whose keys are those of a builder, a backbone or Hugging Face, and are checked there.
 FREE_SECTIONS = ("data.builder", "model.image.options", "model.text.bert")
 
 
 def load_module(path: Path) -> ModuleType:
-    """A config or sweep file as a Python module; whatever it raises goes through."""
+    """A config or sweep file, imported as a Python module. Exceptions of the file are passed on."""
     specification = importlib.util.spec_from_file_location(f"afloc_{path.stem}", path)
     assert specification is not None and specification.loader is not None  # a path always has a loader
     module = importlib.util.module_from_spec(specification)
@@ -28,10 +28,10 @@ def load_module(path: Path) -> ModuleType:
 
 
 def load(path: Path, overrides: Mapping[str, Json] | None = None) -> ConfigDict:
-    """The config of a file such as configs/demo.py with some values replaced ("optimizer.lr": 1e-4).
+    """The config of a file such as configs/demo.py, with the values of `overrides` ({"optimizer.lr": 1e-4}).
 
     Raises:
-        UsageError: no such file, a file that fails, or a key that it does not have.
+        UsageError: the file does not exist, fails, or has no such key.
     """
     if not path.is_file():
         raise UsageError(f"{path}: no such file; configs/afloc.py is one")
@@ -45,7 +45,7 @@ def load(path: Path, overrides: Mapping[str, Json] | None = None) -> ConfigDict:
 
 
 def override(config: ConfigDict, key: str, value: Json) -> None:
-    """Set a dotted key in place. Raises UsageError where there is no such key."""
+    """Sets a dotted key in place. Raises UsageError where there is no such key."""
     section, _, last = key.rpartition(".")
     target: ConfigDict | None = config
     for part in section.split(".") if section else ():

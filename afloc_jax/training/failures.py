@@ -1,4 +1,4 @@
-"""How a run ends other than well: one line for the user, and a stop that saves first."""
+"""How a run ends early: an error as one line for the user, or a signal after which the run saves and stops."""
 
 import signal
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ class NonFiniteError(UserError):
 
 
 def _is_lost(error: BaseException) -> bool:
-    """Whether the connection to another process broke; only what JAX's runtime says counts."""
+    """Whether the connection to another process broke. Only errors of JAX's runtime are recognised."""
     return any(
         type(link).__name__ == "JaxRuntimeError" and any(phrase in str(link).lower() for phrase in _LOST)
         for link in chain(error)
@@ -23,7 +23,7 @@ def _is_lost(error: BaseException) -> bool:
 
 
 def explain(error: BaseException) -> str:
-    """One line: what went wrong and what to do."""
+    """One line that says what went wrong and what to do."""
     if isinstance(error, UserError):
         return " ".join(str(error).split())
     if isinstance(error, KeyboardInterrupt):
@@ -43,7 +43,7 @@ def explain(error: BaseException) -> str:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Around building a step from a config: what fails in it is the config's fault, said in one line (UsageError)."""
+    """A context for building a step from a config: any error in it becomes a UsageError of one line."""
     try:
         yield
     except UserError:
@@ -53,9 +53,10 @@ def explained() -> Iterator[None]:
 
 
 class StopSignal:
-    """Turns the first SIGTERM or Ctrl-C into a request that the loop polls; a second Ctrl-C interrupts at once.
+    """Turns the first SIGTERM or Ctrl-C into a request that the loop polls. A second Ctrl-C interrupts at once.
 
-    Use as a context manager; the former handlers come back afterwards. Outside the main thread it hears nothing.
+    Use it as a context manager, which restores the former handlers at its end. Outside the main thread it receives no
+    signals.
     """
 
     def __init__(self) -> None:
@@ -81,5 +82,5 @@ class StopSignal:
 
     @property
     def exit_status(self) -> int:
-        """128 + signal number, as a shell reports a process that a signal ended."""
+        """128 + the signal's number, as a shell reports a process that was ended by a signal."""
         return 128 + (self.received or 0)

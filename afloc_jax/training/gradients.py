@@ -1,15 +1,18 @@
-"""Losses of a batch and their gradient: in one go, or encoded in chunks with one exact loss (gradient caching).
+"""The losses of a batch and their gradient: in one pass, or by gradient caching, which encodes the batch in chunks.
 
-The contrast needs every embedding of the batch at once, the encoders do not. With `training.micro_batch` m the step
-encodes m pairs at a time without keeping anything for a backward pass, computes the loss and its gradient with respect
-to the embeddings of the whole batch, and encodes each chunk again to pull that gradient back to the parameters
-(GradCache, Gao et al., arXiv 2101.06983). Memory follows m, plus the embeddings of the batch; the encoders' forward
-pass is paid twice.
+The contrast needs all embeddings of the batch at once, but the encoders do not. With `training.micro_batch` m the step
 
-The gradient is the one-shot gradient wherever a chunk's outputs do not depend on the rest of the batch. Batch
-normalisation makes them depend on it: in chunks the statistics are those of each chunk, so both ways agree exactly
-where `model.image.statistics_group` divides a device's share of a chunk (or the image encoder is frozen). Running
-statistics take the mean over chunks. Dropout draws other masks in chunks.
+1. encodes m pairs at a time, without keeping anything for a backward pass,
+2. computes the loss and its gradient with respect to the embeddings of the whole batch,
+3. encodes each chunk again and pulls that gradient back to the parameters
+
+(GradCache, Gao et al., arXiv 2101.06983). Memory grows with m, plus the embeddings of the batch. The encoders' forward
+pass is computed twice.
+
+Both ways give the same gradient as long as the embeddings of a chunk do not depend on the rest of the batch. Batch
+normalisation breaks this: in chunks its statistics are those of each chunk. Both ways still agree exactly where
+`model.image.statistics_group` divides a device's share of a chunk, or where the image encoder is frozen. The running
+statistics take the mean over chunks. Dropout draws other masks in chunks than in one pass.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,7 +34,7 @@ Batch = Mapping[str, Array]
 
 
 class Result(NamedTuple):
-    """A batch's losses, the batch statistics after it, and the gradient of the total with respect to parameters."""
+    """The losses of a batch, the batch statistics after it, and the gradient of the total loss by the parameters."""
 
     losses: ContrastiveLosses
     batch_stats: PyTree[Array]
@@ -39,7 +42,7 @@ class Result(NamedTuple):
 
 
 class _Embeddings(NamedTuple):
-    """What the losses need of a chunk and differentiate; `shallow` holds unprojected features with `low_rank`."""
+    """The embeddings that the losses are differentiated by. With `low_rank`, `shallow` is the map before projection."""
 
     shallow: Float[Array, "B h w F"]
     deep: Float[Array, "B H W D"]
@@ -58,9 +61,9 @@ def token_batch(batch: Batch) -> TokenBatch:
 
 
 def build_gradient(model: AFLoc, config: RunConfig, mesh: Mesh) -> GradientFunction:
-    """`gradient(params, batch_stats, batch, dropout key) -> Result`, to be called under jit.
+    """A function `gradient(params, batch_stats, batch, dropout key) -> Result`, to be called under jit.
 
-    Frozen leaves are constants: no backward pass is computed for them and their gradient is 0.
+    Frozen parameters are constants: their gradient is 0, and no backward pass is computed for them.
     """
     low_rank, micro = config.loss.low_rank, config.training.micro_batch
 
@@ -121,7 +124,7 @@ def build_gradient(model: AFLoc, config: RunConfig, mesh: Mesh) -> GradientFunct
             found = losses(embeddings, params, batch)
             return found.total, found
 
-        # The loss meets the parameters directly only in the kernel of a low-rank word level.
+        # The loss uses parameters directly only for the projection of a low-rank word level.
         (_, found), (d_whole, start) = jax.value_and_grad(loss, (0, 1), has_aux=True)(whole, params)
 
         def add(gradient: PyTree[Array], chunk: tuple[Batch, PRNGKeyArray, _Embeddings]) -> tuple[PyTree[Array], None]:
@@ -142,7 +145,7 @@ def _kernel(params: PyTree[Array]) -> Array:
 
 
 def _split(array: Array, chunks: int, mesh: Mesh) -> Array:
-    """[B, ...] -> [chunks, m, ...]: every device works on pairs of its own in every chunk, so nothing moves."""
+    """[B, ...] -> [chunks, m, ...]. Every chunk takes pairs from every device, so no pair moves between devices."""
     array = array.reshape(mesh.size, chunks, -1, *array.shape[1:])
     array = jnp.moveaxis(array, 1, 0).reshape(chunks, -1, *array.shape[3:])
     return _placed(array, mesh, PartitionSpec(None, batch_axes(mesh)))

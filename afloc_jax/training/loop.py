@@ -1,4 +1,4 @@
-"""The loop of steps: what happens when, and what a run remembers beside its state."""
+"""The training loop: steps, validation, logging and checkpoints, and the progress kept beside the state."""
 
 import dataclasses
 import math
@@ -28,26 +28,29 @@ from afloc_jax.training.workdir import NONFINITE, Finished
 from data_pipelines.batches import Batch, training_batches, validation_batches
 from data_pipelines.reading import RecordSource
 
-NAMED_RECORDS = 8  # in a one-line message; the file in nonfinite/ has all of them
+NAMED_RECORDS = 8  # how many records an error names; the file in nonfinite/ has all of them
 
 
 @dataclasses.dataclass
 class Progress:
-    """What a checkpoint remembers beside the state; JSON numbers only."""
+    """The progress of a run, which a checkpoint holds beside the state, as JSON numbers."""
 
     step: int = 0
     best_loss: float | None = None  # lowest validation loss
     best_step: int = 0
     last_loss: float | None = None  # latest validation loss
-    validated_step: int = 0  # of the latest complete validation
-    waited: int = 0  # validations since the lowest
+    validated_step: int = 0  # step of the latest complete validation
+    waited: int = 0  # validations since the lowest loss
     stopped_early: bool = False
     plateau_best: float | None = None
     plateau_waited: int = 0
-    seconds: float = 0.0  # of training over all resumptions, without compilation
+    seconds: float = 0.0  # training time over all resumptions, without compilation
 
     def enter(self, loss: float, patience: int) -> None:
-        """A validation of the present step gave `loss`; with `patience` (0: never) many in vain the run stops early."""
+        """Enters the validation loss of the current step.
+
+        The run stops early after `patience` validations without improvement; 0 stands for never.
+        """
         self.last_loss, self.validated_step = loss, self.step
         if self.best_loss is None or loss < self.best_loss:
             self.best_loss, self.best_step, self.waited = loss, self.step, 0
@@ -56,13 +59,13 @@ class Progress:
         self.stopped_early = bool(patience) and self.waited >= patience
 
     def finished(self, best_step: int) -> Finished:
-        """The facts of a run that ends here; `best_step` is that of the weights that are kept."""
+        """The content of finished.json for a run that ends here. `best_step` is the step of the weights kept."""
         return Finished(self.step, best_step, self.best_loss, self.last_loss, self.stopped_early, self.seconds)
 
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """The records that a run learns from and is validated on, and how their text becomes tokens."""
+    """The records for training and validation, and the tokenizer of their text."""
 
     training: RecordSource
     validation: RecordSource
@@ -71,7 +74,7 @@ class Data:
 
 @dataclasses.dataclass
 class Loop:
-    """A training run in motion. After `run`, `state` and `progress` are where it ended."""
+    """A training run. `run` updates `state` and `progress`, which afterwards are those of the last step."""
 
     assembly: Assembly
     data: Data
@@ -84,7 +87,7 @@ class Loop:
     def __post_init__(self) -> None:
         self._config = self.assembly.config
         self._signal = SharedNumber(self.assembly.mesh)
-        # Outcomes of dispatched steps, looked at one step late so that the device never waits for the loop.
+        # Metrics of dispatched steps. They are read one step late, so that the device never waits for the loop.
         self._unchecked: deque[tuple[int, StepMetrics, NDArray[np.int64]]] = deque()
         self._clock = _Clock()
         leads = jax.process_index() == 0
@@ -96,10 +99,10 @@ class Loop:
         )
 
     def run(self, stop: StopSignal) -> bool:
-        """Steps until the last one, early stopping or a signal; each end saves a checkpoint.
+        """Runs until the last step, early stopping or a signal. In each case a checkpoint is saved.
 
         Returns:
-            Whether a signal ended it, the same on all processes; `stop.received` says which.
+            Whether a signal ended the run, the same on all processes. `stop.received` is the signal.
 
         Raises:
             NonFiniteError: a loss or gradient is not finite; the state before that step is in `workdir/nonfinite`.
@@ -107,7 +110,7 @@ class Loop:
         progress, batches = self.progress, self._batches()
         with self._bar:
             if self._is_validation_step() and progress.validated_step < progress.step:
-                # A signal cut this validation short, after its step was saved.
+                # The run resumes after a signal that interrupted this validation, whose step was saved before.
                 if not self._validate(stop):
                     return True
                 self.checkpoints.enter_loss(progress.step, progress.last_loss)
@@ -124,10 +127,11 @@ class Loop:
                 if stopping:
                     return True
         self._check(keep=0)
-        return jax.process_count() == 1 and stop.received is not None  # of several, the others would not know
+        # With several processes the others have not seen the signal.
+        return jax.process_count() == 1 and stop.received is not None
 
     def _step(self, batches: Iterator[Batch]) -> None:
-        """Dispatch a training step; look at the outcome of the one before."""
+        """Dispatches a training step and reads the metrics of the one before."""
         with self._clock.waiting():
             batch = next(batches)
         self.state, metrics = self.assembly.train_step(self.state, place_batch(batch, self.assembly.mesh))
@@ -155,7 +159,7 @@ class Loop:
         return self.progress.step % every == 0 or self.progress.step == self.assembly.total_steps
 
     def _stops(self, stop: StopSignal) -> bool:
-        """Whether to stop now. A signal to one of several processes is one to all, at the same step."""
+        """Whether to stop now. A signal to any process stops all of them, at the same step."""
         heard = self._signal(stop.received or 0)
         if heard:
             stop.received = Signals(heard)
@@ -175,7 +179,7 @@ class Loop:
         self._bar.set_postfix(shown, refresh=False)
 
     def _validate(self, stop: StopSignal) -> bool:
-        """Validation loss, early stopping, plateau. False when a signal interrupts it."""
+        """Computes the validation loss and updates early stopping and plateau. False when a signal interrupts it."""
         self._check(keep=0)
         totals: dict[str, float] = {}
         count, mesh = 0, self.assembly.mesh
@@ -183,7 +187,7 @@ class Loop:
         for given in self._validation_batches():
             if self._stops(stop):
                 return False
-            # A split with fewer records than a batch need not divide by devices or groups: pad with empty captions.
+            # A split with fewer records than a batch may not divide by devices or groups: pad it with empty pairs.
             batch = pad_batch(given, math.lcm(len(mesh.local_devices), group // jax.process_count() or 1))
             state = self.state
             metrics = self.assembly.validation_step(state.params, state.batch_stats, place_batch(batch, mesh))
@@ -215,14 +219,14 @@ class Loop:
         self.checkpoints.save(self.state.to_saved(), self.progress.step, progress, validation_loss)
 
     def _check(self, keep: int) -> None:
-        """Look at the outcomes of all dispatched steps but the last `keep`; stop the run at one that is not finite."""
+        """Reads the metrics of all dispatched steps but the last `keep`; raises NonFiniteError if one is not finite."""
         while len(self._unchecked) > keep:
             step, metrics, index = self._unchecked.popleft()
             if not bool(metrics.finite):
                 self._stop_not_finite("step", step, metrics, index)
 
     def _stop_not_finite(self, what: str, step: int, metrics: LossMetrics, index: NDArray[np.int64]) -> None:
-        """Save the state and the names of the batch's records, of all processes, and raise NonFiniteError."""
+        """Saves the state and the names of the records of the batch (all processes'), then raises NonFiniteError."""
         values, trained = metrics.named(), isinstance(metrics, StepMetrics)
         source = self.data.training if trained else self.data.validation
         folder = self.workdir / NONFINITE / f"{what.split()[0]}_{step}"
@@ -237,8 +241,8 @@ class Loop:
         listed = ", ".join(records[:NAMED_RECORDS]) + (", ..." if len(records) > NAMED_RECORDS else "")
         norm = f", gradient norm {values['grad_norm']!r}; stopped without applying it" if trained else ""
         raise NonFiniteError(
-            f"{what} {step}: loss {values['loss']!r}{norm}. Records of the batch: {listed}. State before it and all "
-            f"records: {folder}. Lower config.optimizer.lr or look at these records"
+            f"{what} {step}: loss {values['loss']!r}{norm}. Records of the batch: {listed}. The state before it and "
+            f"the names of all records are in {folder}. Lower config.optimizer.lr or look at these records"
         )
 
 
@@ -247,9 +251,9 @@ def _process() -> dict[str, int]:
 
 
 class _Clock:
-    """Time per log interval and the share of it spent waiting for data.
+    """The time of each log interval and the share of it spent waiting for data.
 
-    Left out are the first step, which compiles, and what happens inside `apart`.
+    The first step, which compiles, and work inside `apart` are left out.
     """
 
     def __init__(self) -> None:
@@ -257,20 +261,20 @@ class _Clock:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Around waiting for a batch."""
+        """A context for waiting for a batch: its time counts as waiting."""
         began = time.perf_counter()
         yield
         self._waited += time.perf_counter() - began
 
     @contextmanager
     def apart(self) -> Iterator[None]:
-        """Around work that is no training: validation, saving."""
+        """A context for validation and saving: its time does not count."""
         began = time.perf_counter()
         yield
         self._apart += time.perf_counter() - began
 
     def count(self) -> None:
-        """A step was dispatched."""
+        """Counts a dispatched step."""
         self._steps += 1
         if self._steps == 0:
             self._restart()
@@ -279,7 +283,7 @@ class _Clock:
         self._steps, self._waited, self._apart, self._began = 0, 0.0, 0.0, time.perf_counter()
 
     def read(self, batch_size: int) -> dict[str, float]:
-        """Rates of the interval, which ends here; nothing but `seconds` before a step was timed."""
+        """The rates of the interval, which ends here; only `seconds` where no step has been timed yet."""
         seconds, steps = time.perf_counter() - self._began - self._apart, self._steps
         rates = {"examples_per_second": steps * batch_size / seconds, "input_wait_fraction": self._waited / seconds}
         self._restart()

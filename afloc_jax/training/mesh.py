@@ -1,8 +1,8 @@
-"""Where arrays live: on a mesh with the axes `data` and `fsdp`.
+"""The shardings of a run's arrays over a mesh of devices with the axes `data` and `fsdp`.
 
-The batch is split over both. Parameters and the optimiser's state are split over `fsdp` alone (fully sharded data
-parallel, ZeRO stage 3: Rajbhandari et al., arXiv 1910.02054): devices that differ in `data` hold the same part. With
-one device along `fsdp`, the default, everything but the batch is on every device.
+The batch is split over both axes. Parameters and the optimiser's state are split over `fsdp` alone (fully sharded data
+parallel, ZeRO stage 3: Rajbhandari et al., arXiv 1910.02054), so devices that differ only in `data` hold the same part.
+With one device along `fsdp`, the default, every device holds everything but the batch.
 """
 
 from collections.abc import Sequence
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from data_pipelines.batches import Batch  # which imports Grain
 
 DATA, FSDP = "data", "fsdp"
-WHOLE_BELOW = 2**14  # elements; splitting a smaller array saves less than gathering it costs
+WHOLE_BELOW = 2**14  # elements; smaller arrays are not split: gathering them costs more than splitting saves
 
 
 def build_mesh(devices: Sequence[jax.Device] | None = None, fsdp: int = 1) -> Mesh:
-    """A mesh of all devices of all processes, or of `devices`; `fsdp` neighbours share one copy of the state.
+    """A mesh of all devices of all processes, or of `devices`. `fsdp` neighbours share one copy of the state.
 
-    Axes are Auto: the compiler places the collectives. (Explicit ones, the default of `jax.make_mesh`, refuse products
-    over a sharded batch.)
+    The axes are Auto, so the compiler inserts the collectives. (Explicit axes, the default of `jax.make_mesh`, refuse
+    products over a sharded batch.)
 
     Raises:
         UsageError: `fsdp` does not divide the number of devices.
@@ -40,21 +40,22 @@ def build_mesh(devices: Sequence[jax.Device] | None = None, fsdp: int = 1) -> Me
 
 
 def check_fsdp(fsdp: int, devices: int) -> None:
-    """Raises UsageError where `devices` do not make whole groups of `fsdp`."""
+    """Raises UsageError where `fsdp` does not divide the number of devices."""
     if devices % fsdp:
         raise UsageError(f"config.training.fsdp = {fsdp}: must be a divisor of the number of devices, {devices}")
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The sharding of what every device holds a full copy of."""
+    """The sharding of an array that every device holds in full."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def state_sharding(tree: PyTree[Array], mesh: Mesh) -> PyTree[NamedSharding]:
-    """The sharding of each array of parameters, statistics or optimiser state: a tree like `tree`.
+    """The shardings of a tree of parameters, statistics or optimiser state, as a tree like `tree`.
 
-    An array of at least `WHOLE_BELOW` elements is split along its largest dimension that divides (the last of equals);
-    the others are replicated. Only shapes decide, so moments lie where their parameters do.
+    An array of at least `WHOLE_BELOW` elements is split along its largest dimension that `fsdp` divides (the last one
+    of equal size); other arrays are replicated. The rule depends on shapes alone, so the moments of a parameter are
+    split like the parameter.
     """
     parts = mesh.shape[FSDP]
 
@@ -69,12 +70,12 @@ def state_sharding(tree: PyTree[Array], mesh: Mesh) -> PyTree[NamedSharding]:
 
 
 def gather(tree: PyTree[Array], mesh: Mesh) -> PyTree[Array]:
-    """Inside a compiled step: every array in full on every device, its gradient split as the state is.
+    """Every array in full on every device, with its gradient split as the state is. For use inside a compiled step.
 
-    It is called on parameters inside what is differentiated. Forwards that is an all-gather; backwards the gradients of
-    all devices are added up and each keeps its part, which is a reduce-scatter. Without a rule of its own the backward
-    pass would leave the place of the gradient to the compiler. Where the encoders are computed again in the backward
-    pass, parameters are gathered again rather than kept.
+    It is applied to parameters inside the differentiated function. Its forward pass is an all-gather. Its backward pass
+    sums the gradients of all devices and leaves each device its part, which is a reduce-scatter. The custom VJP fixes
+    the sharding of the gradient, which would otherwise be left to the compiler. Where the encoders are computed again
+    in the backward pass, the parameters are gathered again and not kept.
     """
     if mesh.shape[FSDP] == 1:
         return tree
@@ -83,7 +84,7 @@ def gather(tree: PyTree[Array], mesh: Mesh) -> PyTree[Array]:
         return jax.lax.with_sharding_constraint(tree, jax.tree.map(lambda _: replicated(mesh), tree))
 
     def backward(_: None, d_tree: PyTree[Array]) -> tuple[PyTree[Array]]:
-        # In full first: asked for a part of a kernel's gradient alone, the compiler may gather activations instead.
+        # The full gradient first: if only a part of it were requested, the compiler might gather activations instead.
         return (constrain(everywhere(d_tree), mesh),)
 
     gathered = jax.custom_vjp(everywhere)
@@ -92,12 +93,12 @@ def gather(tree: PyTree[Array], mesh: Mesh) -> PyTree[Array]:
 
 
 def constrain(tree: PyTree[Array], mesh: Mesh) -> PyTree[Array]:
-    """Inside a compiled step: arrays like parameters lie as `state_sharding` says."""
+    """Constrains a tree of arrays like the parameters to `state_sharding`. For use inside a compiled step."""
     return jax.lax.with_sharding_constraint(tree, state_sharding(tree, mesh))
 
 
 def batch_axes(mesh: Mesh) -> tuple[str, ...]:
-    """The axes that a batch's first dimension is split over: all of them."""
+    """The axes that the first dimension of a batch is split over, which are all axes of the mesh."""
     return tuple(mesh.axis_names)
 
 
@@ -107,9 +108,9 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def place_batch(batch: "Batch", mesh: Mesh) -> dict[str, jax.Array]:
-    """This process's rows of a batch, as global arrays over the mesh.
+    """The global arrays of a batch over the mesh, from this process's rows of it.
 
-    `index` stays behind: it names records for messages and no device needs it.
+    `index` is left out: it names records in messages, and no device needs it.
     """
     sharding = batch_sharding(mesh)
     return {
@@ -120,10 +121,10 @@ def place_batch(batch: "Batch", mesh: Mesh) -> dict[str, jax.Array]:
 
 
 class SharedNumber:
-    """The largest of the numbers that the processes give, one step late.
+    """The maximum of a number over all processes, one call late.
 
-    Each call hands in a number and returns the largest of the call before, which the devices have found meanwhile: a
-    loop that calls it once a step never waits for them. With one process each call returns its own number.
+    Each call passes a number in and returns the maximum of the numbers of the call before. The devices compute it in
+    the meantime, so a loop that calls it once a step never waits. With one process each call returns its own number.
     """
 
     def __init__(self, mesh: Mesh) -> None:
@@ -132,7 +133,7 @@ class SharedNumber:
         self._before: jax.Array | None = None
 
     def __call__(self, number: int) -> int:
-        """All processes have to call it, equally often."""
+        """The maximum of the call before. All processes must call it equally often."""
         if jax.process_count() == 1:
             return number
         own = np.full(len(self._mesh.local_devices), number, np.int32)
@@ -142,9 +143,9 @@ class SharedNumber:
 
 
 def pad_batch(batch: "Batch", multiple: int) -> "Batch":
-    """The batch with empty pairs (black image, no token, counts 0) behind it, up to a multiple of `multiple` rows.
+    """The batch padded by empty pairs (black image, no token, counts 0, index -1) to a multiple of `multiple` rows.
 
-    The losses leave out pairs without a word, so in evaluation mode nothing depends on them.
+    The losses leave out pairs without a word, so in evaluation mode no number depends on them.
     """
     missing = -len(batch["image"]) % multiple
     if not missing:
@@ -165,15 +166,15 @@ def pad_batch(batch: "Batch", multiple: int) -> "Batch":
 
 
 def place_state(tree: PyTree[Array], mesh: Mesh) -> PyTree[Array]:
-    """A tree of arrays over the mesh, as `state_sharding` says."""
+    """The tree's arrays placed over the mesh by `state_sharding`."""
     return jax.device_put(tree, state_sharding(tree, mesh))
 
 
 def fetch(tree: PyTree[Array]) -> PyTree[np.ndarray]:
-    """The arrays of a state, in full, in the memory of this process. With several processes all have to call it."""
+    """The arrays of a state, in full, in the memory of this process. With several processes all must call it."""
 
     def in_full(leaf: Array | np.ndarray) -> np.ndarray:
-        # One at a time: what is split may be so because all of it does not fit one device.
+        # One array at a time, because the whole state may not fit one device.
         split = isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated)
         return np.asarray(multihost_utils.process_allgather(leaf, tiled=True) if split else leaf)
 

@@ -1,4 +1,4 @@
-"""The numbers of a run, written by each of `WRITERS`: `metrics.jsonl` (one object per line) and TensorBoard events."""
+"""Experiment trackers: the numbers of a run are written to metrics.jsonl (an object per line) and TensorBoard."""
 
 import dataclasses
 import json
@@ -13,23 +13,23 @@ from afloc_jax.training.workdir import METRICS
 
 
 class Writer(Protocol):
-    """A place that numbers are written to."""
+    """An experiment tracker: it writes the numbers of a run."""
 
     def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
-        """The values of a step, "train" or "validation"."""
+        """Writes the values of a step. `split` is "train" or "validation"."""
 
     def close(self) -> None:
-        """Write what is buffered and close."""
+        """Writes buffered values and closes the tracker."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Resumed:
-    """Where a run goes on. What stands behind it will be written again.
+    """The point from which a run resumes. Writers drop later values, because they will be written again.
 
     Attributes:
-        workdir: the run's.
+        workdir: the working directory of the run.
         step: the last training step that is kept.
-        validated_step: the last validation that is kept; a signal during a validation leaves it behind the step.
+        validated_step: the last validation that is kept. It is before `step` after a signal during a validation.
     """
 
     workdir: Path
@@ -38,7 +38,7 @@ class Resumed:
 
 
 class JsonLines:
-    """`metrics.jsonl`: a line is step, split and the values."""
+    """`metrics.jsonl`: each line is an object of step, split and the values."""
 
     def __init__(self, resumed: Resumed) -> None:
         path = resumed.workdir / METRICS
@@ -72,12 +72,12 @@ class TensorBoard:
         self._board.close()
 
 
-# A row here is all that a further experiment tracker takes beside its class.
+# A further experiment tracker needs a class and a row here.
 WRITERS: tuple[Callable[[Resumed], Writer], ...] = (JsonLines, TensorBoard)
 
 
 class Writers:
-    """All of `WRITERS` at once; nothing where `active` is False (processes but the first)."""
+    """All of `WRITERS` together. With `active` False, on processes other than the first, it writes nothing."""
 
     def __init__(self, resumed: Resumed, active: bool = True) -> None:
         self._writers = [writer(resumed) for writer in WRITERS] if active else []

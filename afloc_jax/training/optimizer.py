@@ -1,7 +1,7 @@
-"""The optimiser: what is added to the parameters is `-learning_rate * update`.
+"""The optimiser and the learning-rate schedule. A step adds `-learning_rate * update` to the parameters.
 
-The update comes from an optax chain, the learning rate from a function of the step and of the scale that the state
-carries. So a schedule that reacts to the validation loss needs no hidden state.
+The update comes from an optax chain. The learning rate is a function of the step, times the learning-rate scale in the
+training state, which `Plateau` lowers. A schedule that reacts to the validation loss therefore needs no hidden state.
 """
 
 import dataclasses
@@ -14,8 +14,8 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from afloc_jax.settings import BELOW_ONE, FACTOR, NOT_NEGATIVE, POSITIVE, Settings, one_of, setting
 
-EPSILON = 1e-8  # of Adam, the default of the framework the recipe was published in
-PLATEAU_PATIENCE = 5  # validations without improvement that are tolerated before the learning rate drops
+EPSILON = 1e-8  # Adam's epsilon: the default of PyTorch, in which the recipe was published
+PLATEAU_PATIENCE = 5  # validations without improvement after which the next one lowers the learning rate
 
 LearningRate = Callable[[Int[Array, ""]], Float[Array, ""]]
 Chain = list[optax.GradientTransformation]
@@ -33,36 +33,36 @@ def _momentum(settings: "OptimizerSettings") -> Chain:
     return [optax.trace(decay=settings.b1)] if settings.b1 else []
 
 
-# What stands behind the clipping of the gradient. A row here is all that a further optimiser takes.
+# The optax chain of each optimiser, applied after clipping. A further optimiser needs a row here.
 OPTIMIZERS: dict[str, Callable[["OptimizerSettings"], Chain]] = {
-    # L2, as published: the decay is added to the gradient, before the moments.
+    # Published: L2 weight decay is added to the gradient, before the moments.
     "adam": lambda settings: [*_weight_decay(settings), *_adam(settings)],
-    # Decoupled: the decay is added to the update (Loshchilov & Hutter 2019).
+    # Decoupled weight decay is added to the update (Loshchilov & Hutter, arXiv 1711.05101).
     "adamw": lambda settings: [*_adam(settings), *_weight_decay(settings)],
-    # L2 as in adam, then momentum `b1` (heavy ball, not Nesterov).
+    # L2 weight decay as in adam, then momentum `b1` (heavy ball, not Nesterov).
     "sgd": lambda settings: [*_weight_decay(settings), *_momentum(settings)],
-    # The sign of a momentum, with decoupled decay (Chen et al., arXiv 2302.06675).
+    # The sign of the momentum, with decoupled weight decay (Chen et al., arXiv 2302.06675).
     "lion": lambda settings: [optax.scale_by_lion(b1=settings.b1, b2=settings.b2), *_weight_decay(settings)],
 }
 
 
 def _cosine(settings: "OptimizerSettings", steps_per_epoch: int, total_steps: int) -> optax.Schedule:
-    """Half a cosine from 1 after the warm-up to 0 at `total_steps`."""
+    """Half a period of a cosine, from 1 after the warm-up to 0 at `total_steps`."""
     warmup = settings.warmup_steps
 
-    def factor(step: Array) -> Array:  # optax's cosine rounds otherwise, in the last digit
+    def factor(step: Array) -> Array:  # not optax's cosine, which differs in the last digit
         done = jnp.clip((step - warmup) / max(total_steps - warmup, 1), 0.0, 1.0)
         return 0.5 * (1.0 + jnp.cos(jnp.pi * done))
 
     return factor
 
 
-# What `lr` is multiplied by at a step, from the settings, the steps of an epoch and those of the run.
+# The factor of `lr` at each step, from the settings, the steps of an epoch and the steps of the run.
 SCHEDULES: dict[str, Callable[["OptimizerSettings", int, int], optax.Schedule]] = {
-    # A drop by `decay` after each epoch (published).
+    # Published: multiplied by `decay` after each epoch.
     "exponential": lambda settings, epoch, _: optax.exponential_decay(1.0, epoch, settings.decay, staircase=True),
     "cosine": _cosine,
-    # The plateau's drops are in the scale that the state carries, see `Plateau`.
+    # `Plateau` lowers the learning-rate scale in the training state.
     "plateau": lambda *_: optax.constant_schedule(1.0),
     "constant": lambda *_: optax.constant_schedule(1.0),
 }
@@ -84,9 +84,9 @@ class OptimizerSettings(Settings, section="optimizer"):
 
 
 def build_optimizer(settings: OptimizerSettings) -> optax.GradientTransformation:
-    """Gradient -> update (positive: subtracted after multiplication by the learning rate), as `OPTIMIZERS` says.
+    """The optax transformation from gradient to update: clipping by the global norm, then the chain of `OPTIMIZERS`.
 
-    The gradient is first clipped by its global norm.
+    The update has the sign of the gradient: the step subtracts it, multiplied by the learning rate.
     """
     clip = [optax.clip_by_global_norm(settings.clip_norm)] if settings.clip_norm else []
     return optax.chain(*clip, *OPTIMIZERS[settings.name](settings))
@@ -108,21 +108,23 @@ def build_schedule(settings: OptimizerSettings, steps_per_epoch: int, total_step
 
 
 def freeze(optimizer: optax.GradientTransformation, trainable: PyTree[bool]) -> optax.GradientTransformation:
-    """`optimizer` for the parameters whose entry in `trainable` is True, no update for the rest.
+    """`optimizer` for the parameters whose entry in `trainable` is True; the update of the others is 0.
 
-    Frozen parameters take no part in the global norm, get no weight decay and hold no moments.
+    Frozen parameters are not part of the global norm, get no weight decay and have no moments.
     """
     labels = jax.tree.map(lambda train: "train" if train else "keep", trainable)
-    # Not optax.selective_transform: these two names are in every checkpoint.
+    # optax.selective_transform would do the same, but checkpoints contain these two names.
     return optax.partition({"train": optimizer, "keep": optax.set_to_zero()}, labels)
 
 
 @dataclasses.dataclass
 class Plateau:
-    """Lower the learning rate when the validation loss stops falling: torch's ReduceLROnPlateau, relative threshold.
+    """Lowers the learning rate when the validation loss stops falling.
 
-    `best` (None before the first validation) and `waited` are all it remembers. (optax.contrib.reduce_on_plateau keeps
-    them in the optimiser's state, where a checkpoint of an earlier run has none, and waits a validation less.)
+    It follows PyTorch's ReduceLROnPlateau with a relative threshold. Its state is `best`, the lowest loss (None before
+    the first validation), and `waited`, the validations since that loss or since the last lowering.
+    (optax.contrib.reduce_on_plateau waits one validation less, and keeps its state with the optimiser's, where
+    checkpoints of earlier versions have none.)
     """
 
     decay: float
@@ -132,7 +134,7 @@ class Plateau:
     threshold: float = 1e-4
 
     def factor(self, loss: float) -> float:
-        """What to multiply the learning rate by after a validation that gave `loss`: `decay`, or 1."""
+        """The factor of the learning rate after a validation of loss `loss`: `decay`, or 1."""
         if self.best is None or loss < self.best * (1 - self.threshold):
             self.best, self.waited = loss, 0
             return 1.0

@@ -1,7 +1,7 @@
-"""One run on several processes: how they find each other, and how one that failed parts from the others.
+"""One run on several processes: how they connect, and how a process that failed ends without blocking the others.
 
-On Cloud TPU (GKE too) and under Slurm JAX finds the others by itself. Elsewhere flags say where they are, or the
-environment does, so that one command serves every process of a Kubernetes job:
+On Cloud TPU (and GKE) and under Slurm JAX finds the other processes by itself. Elsewhere flags or environment variables
+name them. With the variables, every process of a Kubernetes job can use the same command:
 
     coordinator   --coordinator   JAX_COORDINATOR_ADDRESS   host:port of process 0
     processes     --processes     JAX_NUM_PROCESSES         how many
@@ -19,13 +19,13 @@ from orbax.checkpoint.multihost import get_barrier_sync_fn
 
 from afloc_jax.errors import UsageError
 
-# Processes that have no more to do wait for process 0, which evaluates; JAX's own wait at exit ends all after 300 s.
+# Process 0 evaluates while the others wait for it. JAX's own wait at exit would end all of them after 300 s.
 EVALUATION_MILLISECONDS = 7 * 24 * 3600 * 1000
 
 
 @dataclasses.dataclass(frozen=True)
 class Rendezvous:
-    """Arguments of jax.distributed.initialize; None where JAX has to find a value itself."""
+    """Arguments of jax.distributed.initialize. None leaves a value for JAX to find."""
 
     coordinator_address: str | None
     num_processes: int | None
@@ -36,17 +36,17 @@ class Rendezvous:
 def rendezvous(
     coordinator: str | None, processes: int | None, process: int | None, environment: Mapping[str, str]
 ) -> Rendezvous:
-    """Where the others are: as the flags say, then as `environment` says; the rest is for JAX to find.
+    """How this process reaches the others. Flags come before `environment`; JAX finds the rest.
 
-    With all three known JAX looks for no cluster, and a process uses every device that it sees.
+    Where all three values are known, JAX looks for no cluster, and the process uses every device that it sees.
 
     Raises:
-        UsageError: a number in `environment` is none, or a number is out of range.
+        UsageError: a value in `environment` is not a number, or a number is out of range.
     """
     coordinator = coordinator or environment.get("JAX_COORDINATOR_ADDRESS") or None
     if processes is None:
         processes = _number(environment, "JAX_NUM_PROCESSES")
-    # An index alone says nothing: each slice of a TPU JobSet counts from 0.
+    # JOB_COMPLETION_INDEX alone is not the process: in a TPU JobSet each slice counts from 0.
     if process is None and processes is not None:
         process = _number(environment, "JOB_COMPLETION_INDEX")
     if processes is not None and processes < 1:
@@ -67,33 +67,33 @@ def _number(environment: Mapping[str, str], name: str) -> int | None:
 
 
 def join(coordinator: str | None, processes: int | None, process: int | None) -> None:
-    """Meet the other processes; JAX sees all their devices afterwards.
+    """Connects to the other processes; JAX sees the devices of all of them afterwards.
 
     Raises:
-        UsageError: neither flags, nor environment, nor a cluster say who the others are.
+        UsageError: neither flags, nor environment variables, nor a cluster name the other processes.
     """
     others = rendezvous(coordinator, processes, process, os.environ)
-    # JAX's service takes SIGTERM for itself: a signal before the first step would be lost, and the end would hang.
+    # JAX's preemption service would catch SIGTERM: a signal before the first step would be lost, and the exit hang.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(**vars(others))
-    except (ValueError, TypeError) as error:  # JAX's way to say that something is not known
+    except (ValueError, TypeError) as error:  # JAX raises these where a value is unknown
         raise UsageError(
-            f"--distributed: {str(error).rstrip('.')}; no cluster (Cloud TPU, Slurm) says so, "
+            f"--distributed: {str(error).rstrip('.')}; no cluster (Cloud TPU, Slurm) was found, "
             "give --coordinator=HOST:PORT --processes=N --process=K"
         ) from error
 
 
 def wait_for_all() -> None:
-    """Come back when every process has come here; no device takes part."""
+    """Waits until every process has called this. It uses no device."""
     get_barrier_sync_fn()(key="all done", timeout_ms=EVALUATION_MILLISECONDS)
 
 
 def abandon(status: int) -> NoReturn:
-    """End this process at once, with `status`, because it failed.
+    """Ends this process at once, with `status`, because it failed.
 
-    A normal exit would wait for the others, which wait for this one. So they see it gone: at once where process 0
-    left or where a connection broke, and after JAX's heartbeat (100 s) otherwise.
+    A normal exit would wait for the other processes, which wait for this one. Without it they notice the end: at once
+    if this is process 0 or if a connection breaks, else after JAX's heartbeat (100 s).
     """
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,7 +1,8 @@
-"""The whole config of a run: the sections of all rooms that read it, and what they must agree on.
+"""The config of a run: its sections, and the rules between them.
 
-Each section is checked by its own class, which is what the room reads. Here are the sections of training itself, and
-the rules between sections. A key that a config file does not state takes its default, which is the published recipe.
+Each section is a settings class of the package that reads it, and checks itself. This file declares the sections of
+training and checks the rules that concern several sections. A key that a config file does not state takes its default,
+which is the published recipe.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,7 +25,7 @@ from data_pipelines.settings import DataSettings
 
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
-# What is kept for the backward pass of the encoders; the rest is computed again.
+# Which activations are kept for the backward pass of the encoders; the others are computed again.
 REMAT_POLICIES: dict[str, Callable[..., bool] | None] = {
     "none": None,  # keep everything
     "blocks": jax.checkpoint_policies.save_only_these_names("block"),  # outputs of residual blocks and BERT's layers
@@ -34,7 +35,7 @@ REMAT_POLICIES: dict[str, Callable[..., bool] | None] = {
 
 @dataclass(frozen=True)
 class TrainingSettings(Settings, section="training"):
-    """`config.training`; configs/afloc.py says what each setting means."""
+    """`config.training`. configs/afloc.py explains each setting."""
 
     batch_size: int = setting(128, at_least(2, "a contrast needs two pairs"))
     epochs: int = setting(5, NOT_NEGATIVE)
@@ -54,7 +55,7 @@ class TrainingSettings(Settings, section="training"):
             raise UsageError("training.epochs = 0 and training.steps = 0: set one of them above 0")
 
     def total_steps(self, steps_per_epoch: int) -> int:
-        """Steps of the run: `steps`, or what the epochs make."""
+        """The number of steps of the run: `steps`, or that of `epochs` where `steps` is 0."""
         return self.steps or self.epochs * steps_per_epoch
 
 
@@ -63,9 +64,9 @@ class RunConfig(Settings):
     """The config of a run.
 
     Attributes:
-        name: appears in the report and the model card.
-        seed: parameters, shuffling, sentence sampling and dropout derive from it.
-        init_from: weights to start from, a path or several (docs/weights.md); empty: random ones.
+        name: the title in the report and the model card.
+        seed: the seed of initial parameters, shuffling, sentence sampling and dropout.
+        init_from: one path or several to weights to start from (docs/weights.md); empty for random weights.
     """
 
     name: str = setting("afloc", NOT_EMPTY)
@@ -81,7 +82,7 @@ class RunConfig(Settings):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Json]) -> "RunConfig":
-        """The checked config of a config file (a ConfigDict) or of a config.json.
+        """The checked config from a config file (a ConfigDict) or a config.json.
 
         Raises:
             UsageError: names the first wrong key, its value and what is allowed.
@@ -89,7 +90,7 @@ class RunConfig(Settings):
         return cls.read(config, prefix="config.")
 
     def check(self) -> None:
-        if not self.init_from:  # which may bring a text encoder
+        if not self.init_from:  # its weights may bring settings of the text encoder
             self.model.check_text_encoder()
         starts = (self.init_from,) if isinstance(self.init_from, str) else self.init_from
         if len(starts) != 1 and not all(starts):
@@ -101,7 +102,7 @@ class RunConfig(Settings):
             paths += [(f"{dataset}.directory", entry.settings.directory), (f"{dataset}.raw", entry.settings.raw)]
         for name, path in paths:
             user_path(path, name)
-        if self.loss.low_rank:  # the shallow map has to be a plain product of features
+        if self.loss.low_rank:  # it needs a shallow map that is a plain product of features and a projection
             for key, switched_on in (
                 ("model.image.center", self.model.image.center),
                 ("model.normalize", self.model.normalize),
@@ -110,9 +111,9 @@ class RunConfig(Settings):
                     raise UsageError(f"loss.low_rank = True: needs {key} = False")
 
     def check_batch(self, devices: int = 1) -> None:
-        """Refuse a batch that does not divide into its groups or over the devices. Raises UsageError.
+        """Raises UsageError where the batch does not divide into its groups or over the devices.
 
-        The constructor does not: `afloc compile --largest` takes any batch.
+        The constructor does not check this, because `afloc compile --largest` tries other batches.
         """
         batch = self.training.batch_size
         if batch % devices:

@@ -1,8 +1,8 @@
-"""The values that a run starts from: random ones, or the weights that `config.init_from` names.
+"""The initial values of a run: random ones, or the weights that `config.init_from` names.
 
-A model folder brings everything. Foreign sources (afloc_jax.weights.importers: a checkpoint, an image backbone, a text
-encoder, or several of them) bring what they hold; the rest stays as the seed made it. The config decides what the model
-is: sources have to fit it. Only an empty `config.model.text.bert` takes over the settings of the text encoder found.
+A model folder provides all weights. Foreign sources (afloc_jax.weights.importers: a checkpoint, an image backbone, a
+text encoder, or several of them) provide the weights that they hold; the others stay random. The config decides on the
+model, and sources must fit it. Only an empty `config.model.text.bert` takes the settings of the source's text encoder.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ from afloc_jax.weights.import_report import summary
 from afloc_jax.weights.importers import combined, found_backbone, found_bert, read_sources
 from afloc_jax.weights.sources import TEXT, Source, folder_config
 
-# What a text encoder's weights were trained with. Dropout and the width of fresh values are the run's own choice.
+# Settings that belong to the weights of a text encoder. Others (dropout, initial scale) are the run's own choice.
 _BELONGS_TO_WEIGHTS = (
     *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
     *("hidden_act", "max_position_embeddings", "type_vocab_size", "layer_norm_eps"),
@@ -36,7 +36,10 @@ _BELONGS_TO_WEIGHTS = (
 
 
 def model_folder(config: RunConfig) -> Path | None:
-    """The model folder that `config.init_from` names, or a path that can be nothing else; None for anything else."""
+    """The model folder that `config.init_from` names; None where it is empty or names foreign sources.
+
+    A folder without weights counts as a model folder: reading it then says what is missing.
+    """
     if not config.init_from or not isinstance(config.init_from, str):
         return None
     path = Path(config.init_from)
@@ -48,7 +51,7 @@ def _has_weights(folder: Path) -> bool:
 
 
 def foreign_sources(config: RunConfig) -> list[Source]:
-    """The sources in `config.init_from`, read as far as names and shapes; none where it is empty or a model folder.
+    """The sources in `config.init_from`, with names and shapes read. Empty for a model folder or an empty `init_from`.
 
     Raises:
         UserError: see `importers.read_sources`.
@@ -59,11 +62,11 @@ def foreign_sources(config: RunConfig) -> list[Source]:
 
 
 def adopt(config: RunConfig, sources: Sequence[Source]) -> RunConfig:
-    """The config with what the text encoder among the sources is, and where its tokenizer lies.
+    """The config with the settings of the text encoder among the sources, and the folder of its tokenizer.
 
     Raises:
-        UsageError: `config.model` describes another backbone or another BERT than the sources hold, or there is a text
-            encoder without a tokenizer.
+        UsageError: `config.model` describes another backbone or another BERT than the sources hold, or a text encoder
+            has no tokenizer.
     """
     backbone, ours = found_backbone(sources), config.model.image.backbone
     if backbone not in ("", ours):
@@ -107,7 +110,7 @@ def _check_agreement(given: Mapping[str, Json], found: Mapping[str, Json], heads
     published = {field.name: field.default for field in dataclasses.fields(BertSettings)}
     for key in _BELONGS_TO_WEIGHTS:
         if key == "num_attention_heads" and not heads_known:
-            continue  # assumed from the width alone; the config knows better
+            continue  # only assumed from the width, so the config decides
         if key == "vocab_size" and key not in given:
             continue
         ours, theirs = given.get(key, published[key]), found.get(key, published[key])
@@ -119,10 +122,10 @@ def _check_agreement(given: Mapping[str, Json], found: Mapping[str, Json], heads
 
 
 def with_vocabulary(config: RunConfig, tokenizer: Tokenizer) -> RunConfig:
-    """The config whose BERT has an embedding for every entry of the tokenizer.
+    """The config with a vocabulary size that suits the tokenizer: one embedding for each of its entries.
 
     Raises:
-        UsageError: the config names a tokenizer and a smaller vocabulary.
+        UsageError: the config names a tokenizer and a vocabulary size that is smaller than the tokenizer's.
     """
     size = 1 + max(tokenizer.get_vocab().values())
     text, folder = config.model.text, model_folder(config)
@@ -133,19 +136,19 @@ def with_vocabulary(config: RunConfig, tokenizer: Tokenizer) -> RunConfig:
         if given < size:
             raise UsageError(f"config.model.text.bert.vocab_size = {given}: must be at least {size}, the tokenizer's")
         size = given
-    # A learned vocabulary may come out smaller than the size that was asked for.
+    # A learned vocabulary may be smaller than the config's size.
     return with_text(config, bert={**text.bert, "vocab_size": size})
 
 
 def first_variables(config: RunConfig) -> Variables:
-    """Parameters and statistics before step 0: random from the seed, or those of the model folder `init_from`.
+    """Parameters and batch statistics before step 0: random from the seed, or those of the model folder `init_from`.
 
     Raises:
         UsageError: the model folder holds arrays of other shapes than the config's model.
     """
     make, key, folder = build(config.model), jax.random.key(config.seed), model_folder(config)
     if folder is None:
-        # Run once: on a CPU optimising the code of hundreds of random draws takes longer than running it unoptimised.
+        # The program runs once. On a CPU, optimising its hundreds of random draws would take longer than running it.
         options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
         variables: Variables = jax.jit(lambda key: initial_variables(make, key), compiler_options=options)(key)
         return variables
@@ -166,16 +169,16 @@ def _shapes(tree: PyTree[Array]) -> dict[str, tuple[int, ...]]:
 
 
 def overlay(variables: Variables, sources: Sequence[Source], model: ModelSettings) -> tuple[Variables, str]:
-    """Variables with the sources' arrays in the place of the random ones.
+    """The variables with the arrays of the sources in place of random ones.
 
     Args:
-        variables: of a fresh model.
+        variables: random variables of the model.
         sources: from `foreign_sources`.
-        model: `config.model`, adopted.
+        model: `config.model`, after `adopt`.
 
     Returns:
-        The variables (those of the sources float32 NumPy arrays), and one line on what came from where and what is
-        still random.
+        The variables, in which the sources' arrays are float32 NumPy arrays, and one line that names the sources and
+        what is still random.
 
     Raises:
         UserError: tensors are missing or do not fit.

@@ -1,4 +1,4 @@
-"""One training step and one validation step: pure functions of state and batch, compiled over the mesh."""
+"""The training step and the validation step: pure functions of state and batch, compiled over the mesh."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -20,16 +20,17 @@ from afloc_jax.training.mesh import batch_sharding, constrain, replicated
 from afloc_jax.training.optimizer import LearningRate
 from afloc_jax.training.settings import RunConfig
 
-# Fields of the state that a checkpoint knows by another name: what is written does not change with the code.
+# Fields that have another name in checkpoints, so that checkpoints of earlier versions can be restored.
 _SAVED_NAMES = {"learning_rate_scale": "rate_scale", "all_finite": "healthy"}
 
 
 @flax.struct.dataclass
 class TrainState:
-    """Everything a step changes. A plateau lowers `learning_rate_scale`, which multiplies the learning rate.
+    """The values that a step changes.
 
-    `all_finite` turns False with the first loss or gradient that is not finite. From then on steps change nothing, so
-    the state stays what it was before that batch however late the loop looks.
+    `learning_rate_scale` multiplies the learning rate; `Plateau` lowers it. `all_finite` becomes False at the first
+    loss or gradient that is not finite. From then on steps change nothing, so the state is still the one before that
+    batch when the loop, which reads metrics one step late, stops.
     """
 
     step: Int[Array, ""]
@@ -40,7 +41,7 @@ class TrainState:
     all_finite: Bool[Array, ""]
 
     def to_saved(self) -> dict[str, PyTree[Array]]:
-        """The state as a checkpoint holds it."""
+        """The state under the names of a checkpoint."""
         return {_SAVED_NAMES.get(key, key): value for key, value in vars(self).items()}
 
     @classmethod
@@ -52,24 +53,24 @@ class TrainState:
 
 @flax.struct.dataclass
 class LossMetrics:
-    """The loss of a batch, and of each level that is on; on the device."""
+    """The total loss of a batch and the loss of each level that is on, as arrays on the device."""
 
     loss: Float[Array, ""]
     levels: dict[LevelName, Float[Array, ""]]
 
     def named(self) -> dict[str, float]:
-        """The numbers of a line of metrics.jsonl."""
+        """The numbers under their names in metrics.jsonl."""
         return {"loss": float(self.loss), **{f"loss/{level}": float(loss) for level, loss in self.levels.items()}}
 
 
 @flax.struct.dataclass
 class StepMetrics(LossMetrics):
-    """What a training step says of itself.
+    """The metrics of a training step.
 
     Attributes:
-        grad_norm: global norm of the gradient of the parameters that train, before clipping.
-        learning_rate: what the update was multiplied by.
-        finite: whether the loss and the norm are.
+        grad_norm: the global norm of the gradient of the trainable parameters, before clipping.
+        learning_rate: the learning rate of the step, with the learning-rate scale.
+        finite: whether the loss and the gradient norm are finite.
     """
 
     grad_norm: Float[Array, ""]
@@ -77,7 +78,7 @@ class StepMetrics(LossMetrics):
     finite: Bool[Array, ""]
 
     def named(self) -> dict[str, float]:
-        """The numbers of a line of metrics.jsonl."""
+        """The numbers under their names in metrics.jsonl."""
         return super().named() | {"grad_norm": float(self.grad_norm), "learning_rate": float(self.learning_rate)}
 
 
@@ -108,16 +109,18 @@ def new_state(variables: Mapping[str, PyTree[Array]], optimizer: optax.GradientT
 def build_train_step(
     model: AFLoc, config: RunConfig, optimizer: optax.GradientTransformation, schedule: LearningRate, mesh: Mesh
 ) -> TrainStep:
-    """`train_step(state, batch) -> (state, metrics)`, compiled at its first call; the state that goes in is used up.
+    """`train_step(state, batch) -> (state, metrics)`, compiled at its first call. The passed state is donated.
 
-    The batch is global: batch statistics and the contrast see all of it, on however many devices it lies (unless
-    `statistics_group`, `contrast_group` or `micro_batch` say otherwise). Dropout follows from the seed and the step.
-    The state lies as `mesh.state_sharding` says, before and after.
+    The batch is global: batch statistics and the contrast are over all its pairs, on any number of devices, unless
+    `statistics_group`, `contrast_group` or `micro_batch` say otherwise. Dropout depends on the seed and the step. Both
+    states are sharded by `mesh.state_sharding`.
 
     Args:
-        config: `model`, `loss`, `training` and `seed` are read.
-        optimizer: of `optimizer.build_optimizer`, frozen parameters already handled.
-        schedule: of `optimizer.build_schedule`.
+        model: the network.
+        config: the sections `model`, `loss` and `training`, and `seed`, are read.
+        optimizer: from `optimizer.build_optimizer`, then `optimizer.freeze`.
+        schedule: from `optimizer.build_schedule`.
+        mesh: the devices.
     """
     gradient_of = build_gradient(model, config, mesh)
 
@@ -148,7 +151,7 @@ def build_train_step(
 
 
 def batch_like(config: RunConfig, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and types of a global batch on the devices."""
+    """Shapes, types and shardings of a global batch."""
     pairs, slots, side = config.training.batch_size, config.data.max_tokens, config.data.image_size
     shapes = {
         **dict.fromkeys(("token_ids", "word_ids", "sentence_ids"), (pairs, slots)),
@@ -160,9 +163,9 @@ def batch_like(config: RunConfig, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]
 
 
 def build_validation_step(model: AFLoc, config: RunConfig, mesh: Mesh) -> ValidationStep:
-    """`validation_step(params, batch_stats, batch) -> metrics` in evaluation mode, compiled at its first call.
+    """`validation_step(params, batch_stats, batch) -> metrics`, compiled at its first call.
 
-    Running batch statistics, no dropout. Pairs that pad a batch (no words) take no part.
+    It uses the running batch statistics and no dropout. Pairs without a word, which pad a batch, are left out.
     """
 
     def validation_step(params: PyTree[Array], batch_stats: PyTree[Array], batch: Batch) -> LossMetrics:

@@ -1,7 +1,7 @@
-"""Many runs of one config: a generator of overrides, run in turn, each in a process of its own, one table at the end.
+"""Sweeps: several runs of one config with different overrides, each in a process of its own, and a table of results.
 
-A sweep file defines `sweep(config)`, which yields dicts of dotted config keys -> values; the optional key `name` names
-the run's folder. See configs/sweeps/levels.py.
+A sweep file defines `sweep(config)`, which yields one dict per run: dotted config keys -> values. The optional key
+`name` names the folder of the run. configs/sweeps/levels.py is an example.
 """
 
 import csv
@@ -26,7 +26,7 @@ from afloc_jax.training.failures import StopSignal
 from afloc_jax.training.settings import RunConfig
 from afloc_jax.training.workdir import FINISHED, check_workdir, flatten, make_folder
 
-# The table is sorted by the published headline number, averaged over data sets; without evaluation by validation loss.
+# The table is sorted by the main metric of the paper, averaged over data sets, or by validation loss without it.
 MAIN_METRIC = "iou"
 _FACTS = ("best_validation_loss", "final_validation_loss", "best_step", "steps", "training_seconds")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=,-]*")
@@ -34,7 +34,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=,-]*")
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One run of a sweep: its folder's name, what it overrides, and its config."""
+    """One run of a sweep: the name of its folder, its overrides and its config."""
 
     name: str
     overrides: dict[str, Json]
@@ -42,10 +42,11 @@ class Run:
 
 
 def load_runs(path: LocalPath, config: ConfigDict) -> list[Run]:
-    """The runs that the sweep file yields for `config`, every config checked.
+    """The runs that the sweep file yields for `config`, with every config checked.
 
     Raises:
-        UsageError: no such file, no usable `sweep` in it, a wrong override, or a name that is taken or no folder name.
+        UsageError: the file does not exist or has no usable `sweep`, an override is wrong, or a name is used twice or
+            cannot be a folder name.
     """
     if not path.is_file():
         raise UsageError(f"--sweep={path}: no such file; configs/sweeps/levels.py is an example")
@@ -85,16 +86,17 @@ def _run(path: LocalPath, config: ConfigDict, overrides: dict[str, Json]) -> Run
 def run_sweep(
     path: LocalPath, config: ConfigDict, workdir: Path, dry_run: bool, launcher: LocalPath, debug: bool = False
 ) -> int:
-    """Run what is not finished, one after the other, then write sweep.csv and sweep.html (also after every run).
+    """Runs all unfinished runs, one after the other, and writes sweep.csv and sweep.html after each of them.
 
-    A run that fails is reported and the next one starts; the same call again takes up what is missing.
+    A run that fails is reported, and the next one starts. The same call again resumes the sweep.
 
     Args:
         path: the sweep file.
-        config: what every run starts from.
-        workdir: each run works in `workdir/<name>`.
+        config: the config that the overrides of each run are applied to.
+        workdir: the working directory of a run is `workdir/<name>`.
         dry_run: print the table of runs and stop.
-        launcher: launch.py, called for each run.
+        launcher: launch.py, which is called for each run.
+        debug: pass --debug to each run.
 
     Returns:
         0 when every run is finished, 1 when some failed, 128 + signal number when a signal stopped the sweep.
@@ -103,7 +105,7 @@ def run_sweep(
     if dry_run:
         print(_text_table(["run", *_override_keys(runs)], [[run.name, *_values(run, runs)] for run in runs]))
         return 0
-    for run in runs:  # before any work: none of the folders may belong to another config
+    for run in runs:  # before the first run starts: no folder may belong to another config
         check_workdir(run.config, workdir / run.name)
     make_folder(workdir)
     failed: dict[str, int] = {}
@@ -130,7 +132,7 @@ def run_sweep(
 
 
 def _launch(run: Run, workdir: Path, launcher: LocalPath, debug: bool, stop: StopSignal) -> int:
-    """One run in a fresh process, so that no compiled program, memory or flag of another run is left in it."""
+    """Runs one run in a new process, which shares no compiled program, memory or flag with other runs."""
     given = workdir / f"{run.name}.json"
     write_json(given, run.config.plain())
     resolved = launcher.parent / "configs" / "resolved.py"
@@ -152,7 +154,7 @@ def _is_finished(run: Run, workdir: Path) -> bool:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """A JSON file that a run left; empty where there is none yet."""
+    """The content of a JSON file of a run; empty where the file does not exist yet."""
     try:
         content: dict[str, Any] = read_json(path)
     except UserError:
@@ -168,17 +170,20 @@ def _override_keys(runs: Sequence[Run]) -> list[str]:
 
 
 def _values(run: Run, runs: Sequence[Run]) -> list[Json]:
-    """The run's value of everything that any run overrides."""
+    """The run's values of all keys that any run overrides."""
     flat = dict(flatten(run.config.plain()))
     return [run.overrides.get(key, flat.get(key, "")) for key in _override_keys(runs)]
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A run in the table.
+    """A row of the table: one run.
 
     Attributes:
-        facts: what its finished.json says, of `_FACTS`.
+        run: its name.
+        status: "finished", "failed" or "not finished".
+        overrides: its value of every key that any run overrides.
+        facts: the values of `_FACTS` in its finished.json.
         metrics: "<data set>/<metric>" -> mean.
     """
 
@@ -189,14 +194,14 @@ class Row:
     metrics: dict[str, float | None]
 
     def order(self) -> tuple[float, float, str]:
-        """Sorts the best run to the front: by the main metric, then by the validation loss."""
+        """The sort key that puts the best run first: by the main metric, then by the validation loss."""
         main = [value for key, value in self.metrics.items() if key.endswith(f"/{MAIN_METRIC}") and value is not None]
         mean = sum(main) / len(main) if main else -math.inf
         return -mean, self.facts.get("best_validation_loss", math.inf), self.run
 
 
 def collect(runs: Sequence[Run], workdir: Path, failed: Mapping[str, int]) -> list[Row]:
-    """A row per run, the best first."""
+    """One row per run, the best run first."""
     rows = []
     for run in runs:
         folder = workdir / run.name
@@ -218,7 +223,7 @@ def collect(runs: Sequence[Run], workdir: Path, failed: Mapping[str, int]) -> li
 
 
 def write_tables(runs: Sequence[Run], workdir: Path, failed: Mapping[str, int]) -> None:
-    """sweep.csv and sweep.html in `workdir`, from what the runs have left there so far."""
+    """Writes sweep.csv and sweep.html to `workdir`, from the results that exist so far."""
     rows = collect(runs, workdir, failed)
     facts = [key for key in _FACTS if any(key in row.facts for row in rows)]
     metrics = sorted({key for row in rows for key in row.metrics})
@@ -255,7 +260,7 @@ td.number { text-align: right; font-variant-numeric: tabular-nums } th::after { 
 tbody tr:hover { background: #f7fafc } td.failed { color: #b3261e }
 </style>
 <h1>Sweep {{ title }}</h1>
-<p>{{ rows | length }} runs, the best first. A click on a heading sorts by that column, another one turns the order.</p>
+<p>{{ rows | length }} runs, the best first. Click on a heading to sort by that column, again to reverse the order.</p>
 <table><thead><tr>{% for column in columns %}<th scope="col" tabindex="0">{{ column }}</th>{% endfor %}</tr></thead>
 <tbody>
 {% for row in rows %}<tr>{% for cell in row %}

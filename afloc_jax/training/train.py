@@ -27,19 +27,19 @@ from data_pipelines.reading import RecordSource
 
 
 def train(config: RunConfig, folder: Path, dry_run: bool = False) -> int:
-    """Train, keep the best weights as a model folder, evaluate, report. The same call again resumes.
+    """Trains, saves the best weights as a model folder, evaluates, and writes the report. The same call again resumes.
 
     Args:
-        config: the whole config.
-        folder: the working directory, for everything the run writes; interface as in the README.
-        dry_run: check the config, and the names and shapes in `init_from`, and stop.
+        config: the config of the run.
+        folder: the working directory, which holds all files of the run (see the README).
+        dry_run: only check the config, and the names and shapes in `init_from`.
 
     Returns:
         Exit status: 0 finished, 128 + signal number when a signal stopped the run after saving.
 
     Raises:
-        UsageError: a wrong config, or a working directory of another one.
-        UserError: unusable data, a loss that is not finite, or an evaluation that failed (the model is saved by then).
+        UsageError: the config is wrong, or the working directory belongs to another config.
+        UserError: the data are unusable, a loss is not finite, or the evaluation failed (the model is saved by then).
     """
     # --- Config
     config.check_batch(jax.device_count())
@@ -71,7 +71,7 @@ def train(config: RunConfig, folder: Path, dry_run: bool = False) -> int:
 
 
 def _train_model(given: RunConfig, folder: Path) -> int:
-    """Train from the last checkpoint, or the start, to the end; leaves `model/` and finished.json."""
+    """Trains to the end, from the last checkpoint or from the start, and writes `model/` and finished.json."""
     # --- Data
     sources = start.foreign_sources(given)
     config = start.adopt(given, sources)
@@ -85,18 +85,18 @@ def _train_model(given: RunConfig, folder: Path) -> int:
 
     # --- Model and optimiser
     side: int = data.training[0].image.shape[0]
-    builder = {**config.data.builder, "image_size": side}  # for the model folder: records may be of another size
+    builder = {**config.data.builder, "image_size": side}  # the model folder states the size of the records
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, builder=builder))
     config = start.with_vocabulary(config, data.tokenizer)
     run = assemble(config, build_mesh(fsdp=config.training.fsdp), _steps_per_epoch(config, len(data.training)))
-    run.trace()  # on shapes alone: what only the network or the loss can refuse is refused before anything is written
+    run.trace()  # the network and the loss may refuse the config: that must happen before any file is written
     variables = start.first_variables(config)
     if sources:
         variables, told = start.overlay(variables, sources, config.model)
         _say(told)
 
     # --- Restore
-    if jax.process_index() == 0:  # from here on the directory is this config's
+    if jax.process_index() == 0:  # from here on the directory belongs to this config
         workdir.make_folder(folder)
         if not (folder / workdir.CONFIG).exists():
             tokens.save_tokenizer(data.tokenizer, folder / workdir.TOKENIZER)
@@ -145,12 +145,12 @@ def _train_model(given: RunConfig, folder: Path) -> int:
 
 
 def _restored(checkpoints: Checkpoints, first: TrainState) -> tuple[TrainState, Progress]:
-    """State and progress of the last intact checkpoint, or those before step 0."""
+    """State and progress of the last intact checkpoint, or the state before step 0 where there is none."""
     restored = checkpoints.restore_last(first.to_saved())
     if restored is None:
         return first, Progress()
     state, progress = restored
-    # A checkpoint without `validated_step`, of an older version, was saved after its validation.
+    # Checkpoints of earlier versions have no `validated_step`; they were saved after their validation.
     return TrainState.from_saved(state), Progress(**{"validated_step": progress["step"], **progress})
 
 
@@ -158,18 +158,18 @@ def _restored(checkpoints: Checkpoints, first: TrainState) -> tuple[TrainState, 
 
 
 def _open_data(config: RunConfig, folder: Path) -> Data:
-    """Open both splits, and check the data that are evaluated on."""
+    """Opens the training and validation split, and checks the data of the evaluation."""
     training, validation = (
         open_source(config.data.dataset, config.data.directory, split, raw=config.data.raw, builder=config.data.builder)
         for split in (config.data.train_split, config.data.validation_split)
     )
-    if jax.process_index() == 0:  # the one that evaluates; after the training data, which may be evaluated too
+    if jax.process_index() == 0:  # it evaluates; the training data come first, because they may be evaluated too
         check_evaluation(config)
     return Data(training, validation, _tokenizer(config, folder, training))
 
 
 def check_evaluation(config: RunConfig) -> None:
-    """Refuse evaluation data that are not there: better said before hours of training than after them.
+    """Refuses evaluation data that cannot be opened, before hours of training.
 
     Raises:
         UserError: names the data set.
@@ -183,7 +183,7 @@ def check_evaluation(config: RunConfig) -> None:
 
 
 def _tokenizer(config: RunConfig, folder: Path, source: RecordSource) -> Tokenizer:
-    """The tokenizer that the workdir keeps; on the first run the config's, init_from's, or a learned one."""
+    """The tokenizer saved in the workdir; on the first run that of the config or of `init_from`, or a learned one."""
     kept = folder / workdir.TOKENIZER
     if (folder / workdir.CONFIG).exists() and (kept / "tokenizer.json").exists():
         return tokens.load_tokenizer(kept)
@@ -209,8 +209,8 @@ def _steps_per_epoch(config: RunConfig, pairs: int) -> int:
 
 
 def _evaluate_and_report(config: RunConfig, folder: Path) -> None:
-    """Scores of the saved model, then the page."""
-    # Training must not fail to start for want of what only the evaluation needs.
+    """Evaluates the saved model and writes the report page."""
+    # Imported here, so that training starts without the packages that only the evaluation needs.
     from afloc_jax.evaluation.page import write_report
     from afloc_jax.evaluation.run import evaluate_datasets
 
@@ -220,7 +220,7 @@ def _evaluate_and_report(config: RunConfig, folder: Path) -> None:
     except Exception as error:
         raise UserError(
             f"the trained model is safe in {folder}/{workdir.MODEL}, but its evaluation failed: {explain(error)}; "
-            "mend that and run the same command again, only the evaluation is left"
+            "fix that and run the same command again: only the evaluation is left"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""The working directory of a run: the names of its files, and the one config that it belongs to."""
+"""The working directory of a run: the names of its files, and the check that it belongs to one config."""
 
 import dataclasses
 import json
@@ -9,20 +9,20 @@ from afloc_jax.files import Path, read_json, write_json
 from afloc_jax.settings import Json
 from afloc_jax.training.settings import RunConfig
 
-CONFIG = "config.json"  # the config that it belongs to
-RUN = "run.json"  # what the run was made from
-FINISHED = "finished.json"  # there once the model is saved
+CONFIG = "config.json"  # the config that the directory belongs to
+RUN = "run.json"  # the origin of the run (see provenance.py)
+FINISHED = "finished.json"  # written once the model is saved
 METRICS = "metrics.jsonl"
 CHECKPOINTS, MODEL, TOKENIZER, NONFINITE = "checkpoints", "model", "tokenizer", "nonfinite"
 
-# What a rerun in the same working directory may change: where files lie, what is logged and kept, what is evaluated
-# afterwards, and over how many devices the state is split. None of them changes a parameter of the trained model (the
-# last by rounding alone, as another number of devices does).
+# Keys that a rerun in the same working directory may change: where files lie, what is logged and kept, what is
+# evaluated, and over how many devices the state is split. None of them changes the trained parameters, except that the
+# last one changes rounding, as another number of devices does.
 MAY_CHANGE = (
     "data.directory",
     "data.raw",
     "data.workers",
-    "model.text.tokenizer",  # the working directory keeps its own copy from the first run on
+    "model.text.tokenizer",  # the working directory has a copy of its own after the first run
     "training.log_every",
     "training.keep_best",
     "training.fsdp",
@@ -33,7 +33,7 @@ _NAMED_DIFFERENCES = 8
 
 @dataclasses.dataclass(frozen=True)
 class Finished:
-    """What finished.json says: training is over, and `evaluation` is what the model was then scored on."""
+    """The content of finished.json, which is written when training has ended."""
 
     steps: int
     best_step: int
@@ -41,11 +41,11 @@ class Finished:
     final_validation_loss: float | None
     stopped_early: bool
     training_seconds: float
-    evaluation: Json = None  # `config.evaluation`; None while no evaluation has succeeded
+    evaluation: Json = None  # `config.evaluation` of the last evaluation that succeeded; None if none has
 
 
 def read_finished(workdir: Path) -> Finished | None:
-    """The facts of a run whose model is saved; None before that."""
+    """The content of finished.json; None while there is no such file."""
     path = workdir / FINISHED
     if not path.exists() or not (workdir / MODEL).is_dir():
         return None
@@ -62,7 +62,10 @@ def flatten(nested: Mapping[str, Json], prefix: str = "") -> Iterator[tuple[str,
 
 
 def differences(ours: Mapping[str, Json], theirs: Mapping[str, Json]) -> dict[str, tuple[Json, Json]]:
-    """The dotted keys in which two configs differ and both values, an absent one None; without those of MAY_CHANGE."""
+    """The dotted keys in which two configs differ, with both values (None where a key is absent).
+
+    The keys of MAY_CHANGE are left out.
+    """
     a, b = dict(flatten(ours)), dict(flatten(theirs))
     return {
         key: (a.get(key), b.get(key))
@@ -73,10 +76,10 @@ def differences(ours: Mapping[str, Json], theirs: Mapping[str, Json]) -> dict[st
 
 
 def check_workdir(config: RunConfig, workdir: Path) -> None:
-    """Refuse a `workdir` that belongs to another config (keys of MAY_CHANGE aside); changes nothing.
+    """Checks that `workdir` is new or belongs to `config`, whose keys of MAY_CHANGE may differ. It writes nothing.
 
     Raises:
-        UsageError: names the keys that differ, or says that config.json cannot be read.
+        UsageError: the workdir belongs to another config (the error names the keys), or its config.json is unreadable.
     """
     path = workdir / CONFIG
     if workdir.exists() and not workdir.is_dir():
@@ -96,12 +99,13 @@ def check_workdir(config: RunConfig, workdir: Path) -> None:
 
 
 def claim_workdir(config: RunConfig, workdir: Path) -> None:
-    """Make `workdir` this config's own: check it, then write config.json.
+    """Checks `workdir` and writes config.json, after which it belongs to this config.
 
-    It is called when the data are open and the model is built, so that a mistake found before can be mended in place.
+    It is called after the data are open and the model is built. A config that fails before can thus be corrected and
+    run again in the same workdir.
 
     Raises:
-        UsageError: it belongs to another config, or cannot be a folder.
+        UsageError: the workdir belongs to another config, or cannot be a folder.
     """
     check_workdir(config, workdir)
     make_folder(workdir)
@@ -109,7 +113,7 @@ def claim_workdir(config: RunConfig, workdir: Path) -> None:
 
 
 def make_folder(workdir: Path) -> None:
-    """Make the working directory. Raises UsageError where that cannot be."""
+    """Creates the working directory. Raises UsageError where that is not possible."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
