@@ -16,7 +16,7 @@ from collections.abc import Callable
 import numpy as np
 import scipy.stats
 
-from afloc_jax.evaluation.statistics.bootstrap import bootstrap, resample
+from afloc_jax.evaluation.statistics.bootstrap import Bootstrap
 from afloc_jax.evaluation.statistics.discrimination import auc
 
 
@@ -40,15 +40,14 @@ def main() -> None:
     n, r, rng = given.samples, given.resamples, np.random.default_rng(0)
     values, table, one = rng.random((n, 1)), rng.random((n, 5)), np.zeros(n, int)
     category, patients, labels = rng.integers(0, given.categories, n), np.arange(n) // 4, rng.random(n) < 0.1
+    percentile, bca = Bootstrap(r), Bootstrap(r, interval="bca")
     work: dict[str, Callable[[], object]] = {
-        "mean, percentile": lambda: bootstrap(values, one, 1, r)[0][0].interval(),
-        "mean, bca": lambda: bootstrap(values, one, 1, r, leave_out=True)[0][0].interval("bca"),
-        "table, percentile": lambda: bootstrap(table, category, given.categories, r),
-        "table, patients, bca": lambda: bootstrap(
-            table, category, given.categories, r, clusters=patients, leave_out=True
-        ),
-        "auc, percentile": lambda: resample(lambda w: auc(labels, values[:, 0], w), n, r).interval(),
-        "auc, bca": lambda: resample(lambda w: auc(labels, values[:, 0], w), n, r, leave_out=True).interval("bca"),
+        "mean, percentile": lambda: percentile.means(values, one, 1)[0][0].interval(),
+        "mean, bca": lambda: bca.means(values, one, 1)[0][0].interval("bca"),
+        "table, percentile": lambda: percentile.means(table, category, given.categories),
+        "table, patients, bca": lambda: bca.means(table, category, given.categories, patients),
+        "auc, percentile": lambda: percentile.resample(lambda w: auc(labels, values[:, 0], w), n).interval(),
+        "auc, bca": lambda: bca.resample(lambda w: auc(labels, values[:, 0], w), n).interval("bca"),
     }
     if given.scipy:
         for name, method in (("percentile", "percentile"), ("bca", "BCa")):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from afloc_jax.evaluation.localization.metrics import contrast_to_noise, overlaps, pointing_game
-from afloc_jax.evaluation.statistics.bootstrap import bootstrap
+from afloc_jax.evaluation.statistics.bootstrap import Bootstrap
 from afloc_jax.evaluation.statistics.discrimination import auc
 
 SIDE = 9
@@ -85,7 +85,7 @@ VALUES = st.integers(2, 10).flatmap(
 def test_means_without_each_unit_are_what_leaving_it_out_gives(sample, stratified, clustered):
     values, category, patient = sample
     clusters = patient if clustered else None
-    found = bootstrap(values, category, 3, 2, stratified=stratified, clusters=clusters, leave_out=True)
+    found = Bootstrap(2, interval="bca").means(values, category, 3, clusters, stratified=stratified)
     units = patient if clustered else np.arange(len(values))
 
     def means(kept: np.ndarray) -> np.ndarray:

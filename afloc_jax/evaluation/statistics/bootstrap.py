@@ -34,7 +34,7 @@ class Replicates:
         point: [*m] the statistic on the data.
         resampled: [R, *m] the statistic on every resample.
         left_out: for each group that units are drawn within, [U, *m]: the statistic without each unit in turn
-            (jackknife). Empty without `leave_out`; BCa intervals need it.
+            (jackknife). BCa intervals need it; without them it is empty.
     """
 
     point: np.ndarray
@@ -62,10 +62,8 @@ class Replicates:
         """The interval of one number ([R] resamples). Raises `ValueError` for BCa without `left_out`."""
         if method == "bca":
             lower, upper = bca_limits(self.point, self.resampled, self.left_out, confidence)
-        elif method == "percentile":
-            lower, upper = limits(self.resampled, confidence)
         else:
-            raise ValueError(f"unknown interval {method!r}; there are percentile, bca")
+            lower, upper = limits(self.resampled, confidence)
         return Interval(float(self.point), float(lower), float(upper))
 
 
@@ -101,22 +99,73 @@ class Bootstrap(Settings, section="bootstrap"):
         """Whether the intervals need the jackknife."""
         return self.interval == "bca"
 
-    def resample(self, statistic: Statistic, samples: int, clusters: np.ndarray | None) -> Replicates:
-        """`resample` with these settings."""
-        return resample(statistic, samples, self.resamples, self.seed, clusters, self.leave_out)
-
     def means(
         self,
-        values: Float[np.ndarray, "n M"],
-        category: Int[np.ndarray, " n"],
+        values: Float[np.ndarray, "..."],
+        category: Int[np.ndarray, "..."],
         categories: int,
-        clusters: np.ndarray | None,
+        clusters: Shaped[np.ndarray, "..."] | None = None,
         *,
         stratified: bool = True,
     ) -> Replicates:
-        """`bootstrap` with these settings."""
-        how = (self.resamples, self.seed, stratified, clusters, self.leave_out)
-        return bootstrap(values, category, categories, *how)
+        """Means [C, M] of every column of `values` [n, M] in every category, on the data and on the resamples.
+
+        `category` [n] is the index of each sample's category, in [0, categories). NaN values are left out of a mean, in
+        a resample as in the data. The same seed gives the same draws, whatever the columns are. The means without each
+        unit, which BCa needs, follow from sums, at the cost of one resample per unit and category instead of n passes.
+
+        Stratified draws keep the size of every category, so that no resample takes the mean over categories without a
+        rare one. Otherwise samples are drawn from the complete table, as in the release; a category that a resample
+        misses is NaN. Clusters are always drawn from the complete table: one patient may have findings of several
+        categories.
+        """
+        values = np.asarray(values, np.float64)
+        category = np.asarray(category)
+        if values.ndim != 2 or category.shape != values.shape[:1]:
+            raise ValueError(
+                f"values are [samples, columns] with a category each; got {values.shape} and {category.shape}"
+            )
+        cluster = cluster_index(clusters, len(values))
+        rng = np.random.default_rng(self.seed)
+        members = [np.flatnonzero(category == index) for index in range(categories)]
+        present = [index for index in range(categories) if len(members[index])]
+        point = np.full((categories, values.shape[1]), np.nan)
+        for index in present:
+            point[index] = mean_of_finite(values[members[index]], axis=0)
+        resampled = np.full((self.resamples, categories, values.shape[1]), np.nan)
+        left_out = []
+        groups = [[index] for index in present] if stratified and clusters is None else [present]
+        for group in groups if present else []:  # units are drawn within a group
+            rows = np.concatenate([members[index] for index in group])
+            unit = cluster_index(cluster[rows], len(rows))
+            units = int(unit.max()) + 1
+            stops = np.cumsum([len(members[index]) for index in group])
+            unit_of = dict(zip(group, np.split(unit, stops[:-1]), strict=True))
+            for block, counts in _blocks(rng, units, len(rows), self.resamples):
+                for index in group:
+                    resampled[block, index] = _weighted_means(counts[:, unit_of[index]], values[members[index]])
+            if self.leave_out:
+                without = np.repeat(point[None], units, axis=0)
+                for index in group:
+                    without[:, index] = _means_without(values[members[index]], unit_of[index], units)
+                left_out.append(without)
+        return Replicates(point, resampled, tuple(left_out))
+
+    def resample(
+        self, statistic: Statistic, samples: int, clusters: Shaped[np.ndarray, " n"] | None = None
+    ) -> Replicates:
+        """Any statistic of weighted samples: on the data (weights of 1), and on resamples of samples or of clusters.
+
+        For BCa `statistic` gets the weights of the jackknife as well: `LeftOut`, which stands for a matrix and answers
+        `@`, `sum(axis=1)` and `[:, columns]`, as the metrics of discrimination.py use it.
+        """
+        unit = cluster_index(clusters, samples)
+        units = int(unit.max(initial=-1)) + 1
+        point = statistic(np.ones((1, samples)))[0]
+        resampled = np.full((self.resamples, *point.shape), np.nan)
+        for block, counts in _blocks(np.random.default_rng(self.seed), units, samples, self.resamples):
+            resampled[block] = statistic(counts[:, unit])
+        return Replicates(point, resampled, (statistic(LeftOut(unit, units)),) if self.leave_out else ())
 
     def limits_of(self, replicates: Replicates) -> Interval:
         """The interval of one number."""
@@ -151,88 +200,6 @@ def cluster_index(clusters: Shaped[np.ndarray, "..."] | None, samples: int) -> I
         raise ValueError(f"{samples} samples but clusters of shape {clusters.shape}; each sample needs its cluster")
     _, first, inverse = np.unique(clusters, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[inverse]
-
-
-def bootstrap(
-    values: Float[np.ndarray, "..."],
-    category: Int[np.ndarray, "..."],
-    categories: int,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    stratified: bool = True,
-    clusters: Shaped[np.ndarray, "..."] | None = None,
-    leave_out: bool = False,
-) -> Replicates:
-    """Means [C, M] of every column of `values` [n, M] in every category, on the data and on `resamples` resamples.
-
-    `category` [n] is the index of each sample's category, in [0, categories). NaN values are left out of a mean, in a
-    resample as in the data. The same seed gives the same draws, whatever the columns are. `leave_out` adds the means
-    without each unit. They follow from sums, at the cost of one resample per unit and category instead of n passes.
-
-    Stratified draws keep the size of every category, so that no resample takes the mean over categories without a rare
-    one. Otherwise samples are drawn from the complete table, as in the release; a category that a resample misses is
-    NaN. Clusters are always drawn from the complete table: one patient may have findings of several categories.
-    """
-    values = np.asarray(values, np.float64)
-    category = np.asarray(category)
-    if values.ndim != 2 or category.shape != values.shape[:1]:
-        raise ValueError(f"values are [samples, columns] with a category each; got {values.shape} and {category.shape}")
-    _check_resamples(resamples)
-    cluster = cluster_index(clusters, len(values))
-    rng = np.random.default_rng(seed)
-    members = [np.flatnonzero(category == index) for index in range(categories)]
-    present = [index for index in range(categories) if len(members[index])]
-    point = np.full((categories, values.shape[1]), np.nan)
-    for index in present:
-        point[index] = mean_of_finite(values[members[index]], axis=0)
-    resampled = np.full((resamples, categories, values.shape[1]), np.nan)
-    left_out = []
-    groups = [[index] for index in present] if stratified and clusters is None else [present]
-    for group in groups if present else []:  # units are drawn within a group
-        rows = np.concatenate([members[index] for index in group])
-        unit = cluster_index(cluster[rows], len(rows))
-        units = int(unit.max()) + 1
-        stops = np.cumsum([len(members[index]) for index in group])
-        unit_of = dict(zip(group, np.split(unit, stops[:-1]), strict=True))
-        for block, counts in _blocks(rng, units, len(rows), resamples):
-            for index in group:
-                resampled[block, index] = _weighted_means(counts[:, unit_of[index]], values[members[index]])
-        if leave_out:
-            without = np.repeat(point[None], units, axis=0)
-            for index in group:
-                without[:, index] = _means_without(values[members[index]], unit_of[index], units)
-            left_out.append(without)
-    return Replicates(point, resampled, tuple(left_out))
-
-
-def resample(
-    statistic: Statistic,
-    samples: int,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    clusters: Shaped[np.ndarray, " n"] | None = None,
-    leave_out: bool = False,
-) -> Replicates:
-    """Any statistic of weighted samples: on the data (weights of 1), and on resamples of samples or of clusters.
-
-    `leave_out` gives `statistic` the weights of the jackknife as well: `LeftOut`, which stands for a matrix and answers
-    `@`, `sum(axis=1)` and `[:, columns]`, as the metrics of discrimination.py use it.
-    """
-    _check_resamples(resamples)
-    unit = cluster_index(clusters, samples)
-    units = int(unit.max(initial=-1)) + 1
-    point = statistic(np.ones((1, samples)))[0]
-    resampled = np.full((resamples, *point.shape), np.nan)
-    for block, counts in _blocks(np.random.default_rng(seed), units, samples, resamples):
-        resampled[block] = statistic(counts[:, unit])
-    if not leave_out:
-        return Replicates(point, resampled)
-    return Replicates(point, resampled, (statistic(LeftOut(unit, units)),))
-
-
-def _check_resamples(resamples: int) -> None:
-    if resamples < 1:
-        raise ValueError(f"resamples is {resamples}; a bootstrap needs at least 1")
 
 
 def _blocks(

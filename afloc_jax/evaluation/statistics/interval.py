@@ -76,7 +76,7 @@ def bca_limits(
     resamples, z0 is infinite, and the limits are percentiles.
     """
     if not left_out:
-        raise ValueError("BCa limits need the statistic without each unit; call the bootstrap with leave_out=True")
+        raise ValueError("BCa limits need the statistic without each unit; draw with Bootstrap(interval='bca')")
     shape = np.shape(point)
     point, resampled = np.reshape(point, -1), np.reshape(resampled, (len(resampled), -1))
     acceleration = _acceleration([np.reshape(part, (len(part), -1)) for part in left_out])

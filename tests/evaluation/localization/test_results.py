@@ -19,7 +19,7 @@ from afloc_jax.evaluation.localization.score_files import score_files
 from afloc_jax.evaluation.localization.scores import score
 from afloc_jax.evaluation.localization.settings import LocalizationSettings
 from afloc_jax.evaluation.localization.summary import Resampled, summarise
-from afloc_jax.evaluation.statistics.bootstrap import Bootstrap, bootstrap, limits
+from afloc_jax.evaluation.statistics.bootstrap import Bootstrap, limits
 from afloc_jax.evaluation.statistics.interval import Interval
 from afloc_jax.evaluation.truth.heatmap_files import HeatmapFile
 from afloc_jax.evaluation.truth.pictures import Pictures
@@ -229,7 +229,7 @@ def test_bca_intervals_and_patients_reach_the_tables():
     truths = [replace(truth, patient=name) for truth, name in zip(scores.truths, patients, strict=True)]
     by_patient = summarise(replace(scores, truths=tuple(truths)), Bootstrap(500, 4, unit="patient")).to_json()
     assert by_patient["bootstrap"]["unit"] == "patient"
-    resampled = bootstrap(values[:, None], np.zeros(20, int), 1, 500, 4, clusters=np.array(patients))[0][0]
+    resampled = Bootstrap(500, 4).means(values[:, None], np.zeros(20, int), 1, np.array(patients))[0][0]
     found = by_patient["metrics"]["iou"]["overall"]
     assert (found["lower"], found["upper"]) == pytest.approx(limits(resampled.resampled))
 

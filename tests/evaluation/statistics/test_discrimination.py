@@ -5,8 +5,8 @@ import pytest
 import scipy.stats
 from sklearn import metrics
 
-from afloc_jax.evaluation.statistics import bootstrap as statistics
 from afloc_jax.evaluation.statistics import discrimination
+from afloc_jax.evaluation.statistics.bootstrap import Bootstrap
 from afloc_jax.evaluation.statistics.jackknife import LeftOut
 
 
@@ -125,7 +125,7 @@ def test_delong_agrees_with_the_bootstrap_and_with_its_plain_definition(sample):
     def difference(weights):
         return discrimination.auc(labels, scores, weights) - discrimination.auc(labels, other, weights)
 
-    spread = statistics.resample(difference, 200, 2000).resampled.std()
+    spread = Bootstrap(2000).resample(difference, 200).resampled.std()
     assert spread == pytest.approx(np.sqrt([1, -1] @ found.covariance @ [1, -1]), rel=0.08)
     assert scipy.stats.mannwhitneyu(scores[labels], scores[~labels]).statistic == pytest.approx(
         found.aucs[0] * labels.sum() * (~labels).sum()
@@ -185,7 +185,7 @@ def test_the_bca_interval_of_an_auc_equals_scipy(sample):
     def statistic(weights):
         return discrimination.auc(labels, scores, weights)
 
-    found = statistics.resample(statistic, 200, 300, seed=5, leave_out=True).interval("bca")
+    found = Bootstrap(300, 5, interval="bca").resample(statistic, 200).interval("bca")
     rows = np.arange(200)
     expected = scipy.stats.bootstrap(
         (rows,),
