@@ -13,6 +13,7 @@ import numpy as np
 
 from afloc_jax.evaluation.localization.samples import read_truths
 from afloc_jax.evaluation.localization.scores import Scores, score
+from afloc_jax.evaluation.truth.sample import Drawing
 from afloc_jax.heatmaps import HeatmapSettings
 from afloc_jax.inference.model import load
 from afloc_jax.settings import Json
@@ -45,7 +46,7 @@ def main() -> None:
     given = parser.parse_args()
     builder = {"train": 0, "validation": given.count, "test": 0, "seed": SEED}
     source = open_source("phantom", given.directory, "validation", builder=builder)
-    annotated = read_truths(source)
+    annotated = read_truths(source, Drawing())
     truths, rows = annotated.truths, annotated.rows
     images = np.stack([source[row].image for row in range(len(source))])
     prompts = [truth.label_text for truth in truths]

@@ -13,12 +13,11 @@ from tqdm import tqdm
 
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.evaluation.files import read_csv
-from afloc_jax.evaluation.records import Source
 from afloc_jax.files import Path
 from afloc_jax.inference.class_prompts import class_key, find_class
 from afloc_jax.inference.model import Model
 from data_pipelines.images import Framing, crop_to_square
-from data_pipelines.reading import Record
+from data_pipelines.reading import Record, Records
 from data_pipelines.records import ABSENT, PRESENT, UNCERTAIN
 
 NO_FINDING = "no finding"
@@ -97,7 +96,7 @@ class LabelledRecords:
 
 
 def read_labelled(
-    source: Source,
+    source: Records,
     classes: Sequence[str] = (),
     labels: str | os.PathLike[str] | None = None,
     unlisted: Unlisted = "unknown",
@@ -171,7 +170,7 @@ def _entry(row: int, record: Record, labels: dict[str, int]) -> _Entry:
     return _Entry(row, record.id, record.patient, labels, digest)
 
 
-def _entries_of_table(source: Source, table: dict[str, dict[str, int]]) -> Iterator[_Entry]:
+def _entries_of_table(source: Records, table: dict[str, dict[str, int]]) -> Iterator[_Entry]:
     """The records that a table of labels names."""
     for row in range(len(source)):
         record = source[row]
@@ -179,7 +178,7 @@ def _entries_of_table(source: Source, table: dict[str, dict[str, int]]) -> Itera
             yield _entry(row, record, table[record.id])
 
 
-def _entries_of_records(source: Source, unlisted: Unlisted) -> tuple[list[_Entry], float]:
+def _entries_of_records(source: Records, unlisted: Unlisted) -> tuple[list[_Entry], float]:
     """The records with labels of their own or with findings, and the label of a class that they do not list."""
     entries, labelled = [], False
     for row in range(len(source)):
@@ -242,7 +241,7 @@ def _with_no_finding(stated: Sequence[dict[str, int]], unlisted: Unlisted) -> li
     return completed
 
 
-def own_phrases(source: Source) -> dict[str, list[str]]:
+def own_phrases(source: Records) -> dict[str, list[str]]:
     """Class -> the prompts of its findings in a data set, each once, in the order of the records."""
     phrases: dict[str, dict[str, str]] = {}
     for row in range(len(source)):
@@ -253,7 +252,7 @@ def own_phrases(source: Source) -> dict[str, list[str]]:
 
 
 def embed_records(
-    model: Model, source: Source, rows: Int[np.ndarray, " n"], framing: Framing, name: str = "images"
+    model: Model, source: Records, rows: Int[np.ndarray, " n"], framing: Framing, name: str = "images"
 ) -> Float[np.ndarray, "n D"]:
     """[n, D] float32 global embeddings of records.
 

@@ -12,11 +12,10 @@ from afloc_jax.inference.class_prompts import PromptSet, read_prompt_set
 from afloc_jax.settings import Json, Settings, at_least, setting
 
 if TYPE_CHECKING:
-    from afloc_jax.evaluation.records import Source
     from afloc_jax.evaluation.results import Account
     from afloc_jax.evaluation.statistics.bootstrap import Bootstrap
     from afloc_jax.inference.model import Model
-    from data_pipelines.reading import RecordSource
+    from data_pipelines.reading import Records, RecordSource
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ class LabelledSettings(TaskSettings):
         about: dict[str, Json] = {"task": self.task, "framing": self.framed, "prompts_sha256": prompts}
         return {**unread, **own, **about, "bootstrap": self.resampling.to_dict()}
 
-    def account(self, model: "Model", source: "Source", data_sha256: str) -> "Account":
+    def account(self, model: "Model", source: "Records", data_sha256: str) -> "Account":
         """The origin of the numbers of an evaluation with these settings."""
         from afloc_jax.evaluation.records import evaluation_provenance
         from afloc_jax.evaluation.results import Account

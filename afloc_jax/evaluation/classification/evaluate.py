@@ -23,7 +23,6 @@ from afloc_jax.evaluation.classification.scores import (
 )
 from afloc_jax.evaluation.classification.settings import ClassificationSettings
 from afloc_jax.evaluation.labelled import NO_FINDING, LabelledRecords, embed_records, own_phrases, read_labelled
-from afloc_jax.evaluation.records import Source
 from afloc_jax.evaluation.results import ByCategory
 from afloc_jax.evaluation.statistics.bootstrap import Bootstrap, Replicates, Statistic
 from afloc_jax.evaluation.statistics.discrimination import ReliabilityBin, reliability
@@ -31,7 +30,7 @@ from afloc_jax.evaluation.task import JsonObject, Models
 from afloc_jax.files import Path
 from afloc_jax.inference.class_prompts import PromptSet, find_class
 from afloc_jax.inference.model import Model
-from data_pipelines.reading import RecordSource
+from data_pipelines.reading import Records, RecordSource
 
 PER_SAMPLE_COLUMNS = ("id", "patient", "category", "label", "probability", "threshold", "predicted")
 OWN = "own"  # name of the prompt set that the data set's phrases make
@@ -72,10 +71,10 @@ def _validation(settings: ClassificationSettings) -> RecordSource | None:
 
 def evaluate_classification(
     model: Model,
-    source: Source,
+    source: Records,
     out: str | os.PathLike[str],
     settings: ClassificationSettings | None = None,
-    validation: Source | None = None,
+    validation: Records | None = None,
 ) -> Classification:
     """Classify every labelled record; write per_sample.csv, summary.json and summary.md into `out`.
 
@@ -150,7 +149,7 @@ def _reliability(records: LabelledRecords, probabilities: Float[np.ndarray, "n C
 # Prompts and probabilities
 
 
-def _prompts(settings: ClassificationSettings, validation: Source | None) -> tuple[PromptSet, str]:
+def _prompts(settings: ClassificationSettings, validation: Records | None) -> tuple[PromptSet, str]:
     """The prompt set, and in words where it comes from."""
     given = settings.prompt_set
     if given is not None:
@@ -164,7 +163,7 @@ def _prompts(settings: ClassificationSettings, validation: Source | None) -> tup
 
 
 def _probabilities(
-    model: Model, source: Source, records: LabelledRecords, settings: ClassificationSettings, name: str = "images"
+    model: Model, source: Records, records: LabelledRecords, settings: ClassificationSettings, name: str = "images"
 ) -> Float[np.ndarray, "n C"]:
     images = embed_records(model, source, records.rows, settings.framed, name)
     prompts = settings.prompt_set or PromptSet()
@@ -187,7 +186,7 @@ def _decide(
     model: Model,
     records: LabelledRecords,
     probabilities: Float[np.ndarray, "n C"],
-    validation: Source | None,
+    validation: Records | None,
     settings: ClassificationSettings,
 ) -> Decisions:
     """Each class for itself, by a threshold of its own."""
@@ -204,7 +203,7 @@ def _decide(
 
 
 def _validate(
-    model: Model, validation: Source | None, classes: tuple[str, ...], settings: ClassificationSettings
+    model: Model, validation: Records | None, classes: tuple[str, ...], settings: ClassificationSettings
 ) -> tuple[LabelledRecords, np.ndarray] | None:
     """Labels and probabilities of the validation records, for those of the classes that occur among them."""
     if validation is None:

@@ -8,9 +8,9 @@ from jaxtyping import Bool, Float, UInt8
 
 from afloc_jax.evaluation.files import read_pictures, write_pictures
 from afloc_jax.evaluation.labelled import LabelledRecords
-from afloc_jax.evaluation.records import Source
 from afloc_jax.files import Path
 from afloc_jax.inference.class_prompts import find_class
+from data_pipelines.reading import Records
 
 MISTAKES = 3  # of each kind and class
 FALSE_POSITIVE, MISSED = "false positive", "missed"
@@ -46,7 +46,7 @@ def choose_mistakes(
 
 def write_mistakes(
     out: Path,
-    source: Source,
+    source: Records,
     records: LabelledRecords,
     probabilities: Float[np.ndarray, "n C"],
     predicted: Bool[np.ndarray, "n C"],

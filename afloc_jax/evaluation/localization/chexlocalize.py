@@ -27,10 +27,9 @@ from afloc_jax.errors import UserError
 from afloc_jax.evaluation.files import json_of
 from afloc_jax.evaluation.localization.metrics import overlaps, pointing_game
 from afloc_jax.evaluation.localization.options import ProtocolOptions
-from afloc_jax.evaluation.localization.outcomes import Outcome
 from afloc_jax.evaluation.localization.presence import PresenceScores, PresenceTable, presence_table, presence_values
 from afloc_jax.evaluation.localization.protocol import LocalizationProtocol, Samples
-from afloc_jax.evaluation.localization.scores import Facts, check_map
+from afloc_jax.evaluation.localization.scores import Facts, Outcome, check_map
 from afloc_jax.evaluation.statistics.bootstrap import Bootstrap
 from afloc_jax.evaluation.statistics.interval import mean_of_finite
 from afloc_jax.evaluation.task import JsonObject
@@ -172,28 +171,17 @@ class OperatingScores(PresenceScores):
             bootstrap,
             bootstrap.clusters(self.patients),
         )
-        return OperatingFacts(super().facts(bootstrap), self.points, self.saturated, presence)
-
-
-@dataclass(frozen=True)
-class OperatingFacts:
-    """The outcomes, and by category the operating point and presence."""
-
-    outcomes: Facts
-    points: Mapping[str, OperatingPoint]
-    saturated: int
-    presence: PresenceTable
-
-    def to_json(self) -> JsonObject:
+        outcomes = super().facts(bootstrap)
         about: JsonObject = {"operating_points": json_of(self.points), "confidence_saturated": self.saturated}
-        return {**self.outcomes.to_json(), **about, "presence": self.presence.to_json()}
+        about |= {"presence": presence.to_json()}
+        return Facts({**outcomes.json, **about}, [*outcomes.remarks, *self._remarks(presence)])
 
-    def remarks(self) -> list[str]:
-        lines = [*self.outcomes.remarks(), "", "Thresholds, chosen on validation data, and presence:", ""]
+    def _remarks(self, presence: PresenceTable) -> list[str]:
+        lines = ["", "Thresholds, chosen on validation data, and presence:", ""]
         lines += ["| | mask | confidence | chosen on | AUC | sensitivity | specificity | area on negatives | uncut |"]
         lines += ["|---|---|---|---|---|---|---|---|---|"]
         for name, point in self.points.items():
-            row = self.presence.per_category[name]
+            row = presence.per_category[name]
             rates = (row.sensitivity, row.specificity, row.false_positive_area, row.false_positive_area_ungated)
             cells = [name.replace("|", "/"), f"{point.mask_threshold:g}", f"{point.confidence_threshold:g}"]
             cells += [point.chosen_on, str(row.auc), *("-" if rate is None else f"{rate:.3f}" for rate in rates)]

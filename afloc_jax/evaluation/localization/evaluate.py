@@ -12,25 +12,25 @@ from tqdm import tqdm
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.evaluation.localization.examples import write_examples
 from afloc_jax.evaluation.localization.protocol import Samples
-from afloc_jax.evaluation.localization.results import write_results
 from afloc_jax.evaluation.localization.samples import Part, parts_of, prior_maps
 from afloc_jax.evaluation.localization.scores import Scores
 from afloc_jax.evaluation.localization.settings import LocalizationSettings
-from afloc_jax.evaluation.localization.summary import summarise
-from afloc_jax.evaluation.records import Source, evaluation_provenance
+from afloc_jax.evaluation.localization.summary import summarise, write_results
+from afloc_jax.evaluation.records import evaluation_provenance
 from afloc_jax.evaluation.task import JsonObject, Models
 from afloc_jax.files import Path
 from afloc_jax.inference.model import Model
+from data_pipelines.reading import Records
 
 
 def evaluate(
     model: Model,
-    source: Source,
+    source: Records,
     out: str | Path,
     settings: LocalizationSettings | None = None,
     *,
-    validation_source: Source | None = None,
-    prior_source: Source | None = None,
+    validation_source: Records | None = None,
+    prior_source: Records | None = None,
     untrained: Model | None = None,
 ) -> JsonObject:
     """Score a heat map for every finding; write per_sample.csv, summary.json, summary.md and the examples.
@@ -106,7 +106,7 @@ def evaluate_dataset(models: Models, out: Path, settings: LocalizationSettings) 
     )
 
 
-def open_prior(settings: LocalizationSettings) -> Source | None:
+def open_prior(settings: LocalizationSettings) -> Records | None:
     """The split that makes the location prior; None when the data set has no such split."""
     if not settings.prior_split or settings.prior_split == settings.split:
         return None

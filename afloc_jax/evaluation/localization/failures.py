@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from afloc_jax.evaluation.localization.outcomes import Outcome, outcomes_of
+from afloc_jax.evaluation.localization.scores import Outcome
 from afloc_jax.files import Path
 
 
@@ -64,7 +64,8 @@ def worst_samples(path: Path, most: int) -> Failures:
     with open(path, newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             sample = samples.setdefault(row["id"], Sample(row["id"], row["category"], row["label_text"]))
-            sample.outcomes.update(outcomes_of(row["note"]))
+            # What else a note says, such as a threshold, is passed over.
+            sample.outcomes.update(Outcome(part) for part in row["note"].split("; ") if part in set(Outcome))
             if row["value"]:
                 sample.values.setdefault(row["metric"], []).append(float(row["value"]))
     scored = [sample for sample in samples.values() if Outcome.NO_TRUTH not in sample.outcomes]

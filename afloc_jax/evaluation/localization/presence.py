@@ -11,26 +11,12 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from afloc_jax.evaluation.files import json_of
-from afloc_jax.evaluation.localization.outcomes import Outcome
-from afloc_jax.evaluation.localization.scores import Facts, Scores
+from afloc_jax.evaluation.localization.scores import Facts, Outcome, Scores
 from afloc_jax.evaluation.statistics.bootstrap import Bootstrap, Replicates
 from afloc_jax.evaluation.statistics.discrimination import auc
 from afloc_jax.evaluation.statistics.interval import CONFIDENCE, Interval
 from afloc_jax.evaluation.statistics.jackknife import LeftOut, Weights
 from afloc_jax.evaluation.task import JsonObject
-
-
-@dataclass(frozen=True)
-class PresenceFacts:
-    """How many samples of each category have which of the four outcomes."""
-
-    outcomes: Mapping[str, Mapping[str, int]]
-
-    def to_json(self) -> JsonObject:
-        return {"margin": 0, "outcomes": json_of(self.outcomes)}
-
-    def remarks(self) -> list[str]:
-        return [f"Outcomes: {', '.join(f'{name} {sum(counts.values())}' for name, counts in self.outcomes.items())}."]
 
 
 class PresenceScores(Scores):
@@ -59,7 +45,9 @@ class PresenceScores(Scores):
             "false positives": ~self.present & predicted,
             "true negatives": ~self.present & ~predicted,
         }
-        return PresenceFacts({outcome: self.by_category(chosen) for outcome, chosen in outcomes.items()})
+        counts = {outcome: self.by_category(chosen) for outcome, chosen in outcomes.items()}
+        totals = ", ".join(f"{outcome} {sum(by_category.values())}" for outcome, by_category in counts.items())
+        return Facts({"margin": 0, "outcomes": json_of(counts)}, [f"Outcomes: {totals}."])
 
 
 def presence_values(

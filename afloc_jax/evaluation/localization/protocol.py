@@ -8,7 +8,7 @@ import numpy as np
 from afloc_jax.errors import UsageError
 from afloc_jax.evaluation.localization.options import ProtocolOptions
 from afloc_jax.evaluation.localization.scores import Scores
-from afloc_jax.evaluation.truth.sample import Truth
+from afloc_jax.evaluation.truth.sample import Drawing, Truth
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,11 @@ class LocalizationProtocol:
     def compatible(self) -> bool:
         """Whether everything is as in the release, defects included."""
         return self.options.compatible
+
+    @property
+    def drawing(self) -> Drawing:
+        """How places are drawn."""
+        return Drawing(self.compatible, self.boxes)
 
     def score(self, samples: Samples, validation: Samples | None = None) -> Scores:
         """Scores of all samples. Raises `UsageError` without the validation samples that the protocol needs."""

@@ -11,10 +11,11 @@ from jaxtyping import Int
 from afloc_jax.errors import UserError
 from afloc_jax.evaluation.localization.baselines import leave_one_out_prior, location_prior, prior_heatmaps
 from afloc_jax.evaluation.localization.protocol import LocalizationProtocol
-from afloc_jax.evaluation.records import Source, place_of
-from afloc_jax.evaluation.truth.sample import Truth, negative
+from afloc_jax.evaluation.records import place_of
+from afloc_jax.evaluation.truth.sample import Drawing, Truth, negative
 from afloc_jax.inference.class_prompts import find_class
 from data_pipelines.constants import CLASS_PROMPT
+from data_pipelines.reading import Records
 from data_pipelines.records import ABSENT
 
 
@@ -40,7 +41,7 @@ class Annotated:
         return {truth.category for truth in self.truths}
 
 
-def read_truths(source: Source, compatible: bool = False, boxes: bool = False) -> Annotated:
+def read_truths(source: Records, drawing: Drawing) -> Annotated:
     """Read every record. Raises UserError where none has a finding."""
     truths: list[Truth] = []
     rows: list[int] = []
@@ -50,7 +51,7 @@ def read_truths(source: Source, compatible: bool = False, boxes: bool = False) -
         record = source[row]
         records.append((record.id, record.patient, record.labels))
         for k, finding in enumerate(record.findings):
-            place = place_of(record, finding, compatible, boxes)
+            place = place_of(record, finding, drawing)
             sample = Truth(f"{record.id}#{k}", finding.prompt, finding.label, place, record.id, patient=record.patient)
             truths.append(sample)
             rows.append(row)
@@ -67,20 +68,22 @@ def read_truths(source: Source, compatible: bool = False, boxes: bool = False) -
 class Part:
     """The samples of a split, and the row in the source of each."""
 
-    source: Source
+    source: Records
     truths: Sequence[Truth]
     rows: Int[np.ndarray, " n"]
     sha256: str
 
 
-def parts_of(protocol: LocalizationProtocol, sources: Sequence[Source], class_prompt: str = CLASS_PROMPT) -> list[Part]:
+def parts_of(
+    protocol: LocalizationProtocol, sources: Sequence[Records], class_prompt: str = CLASS_PROMPT
+) -> list[Part]:
     """The samples that a protocol scores, of each of several splits.
 
     In a protocol with negatives every image is a sample of every class of all splits, with `class_prompt`. An image
     without a place for a class is a negative, unless its label says that the class is present or uncertain: then it is
     no sample of that class.
     """
-    read = [read_truths(source, protocol.compatible, protocol.boxes) for source in sources]
+    read = [read_truths(source, protocol.drawing) for source in sources]
     if not protocol.negatives:
         return [Part(s, a.truths, a.rows, a.sha256) for s, a in zip(sources, read, strict=True)]
     classes = sorted(set().union(*(annotated.classes for annotated in read)))
@@ -89,7 +92,7 @@ def parts_of(protocol: LocalizationProtocol, sources: Sequence[Source], class_pr
     ]
 
 
-def _every_class(source: Source, annotated: Annotated, classes: Sequence[str], class_prompt: str) -> Part:
+def _every_class(source: Records, annotated: Annotated, classes: Sequence[str], class_prompt: str) -> Part:
     """A sample for every image and class; several findings of one class are one place."""
     places: dict[tuple[int, str], np.ndarray] = {}
     for truth, row in zip(annotated.truths, annotated.rows.tolist(), strict=True):
@@ -109,7 +112,9 @@ def _every_class(source: Source, annotated: Annotated, classes: Sequence[str], c
     return Part(source, samples, np.array(rows), annotated.sha256)
 
 
-def prior_maps(prior_source: Source | None, size: int) -> tuple[Callable[[Sequence[Truth]], Iterable[np.ndarray]], str]:
+def prior_maps(
+    prior_source: Records | None, size: int
+) -> tuple[Callable[[Sequence[Truth]], Iterable[np.ndarray]], str]:
     """A function that makes the maps of the location prior for some truths, and in words what it was made from.
 
     Without training masks, the prior of each sample is the mean mask of the other images among them.

@@ -13,10 +13,9 @@ from afloc_jax.evaluation.files import remove_examples
 from afloc_jax.evaluation.localization.examples import write_examples
 from afloc_jax.evaluation.localization.protocol import LocalizationProtocol, Samples
 from afloc_jax.evaluation.localization.protocols import AFLOC
-from afloc_jax.evaluation.localization.results import write_results
 from afloc_jax.evaluation.localization.scores import Scores
 from afloc_jax.evaluation.localization.segmentations import score_segmentations
-from afloc_jax.evaluation.localization.summary import summarise
+from afloc_jax.evaluation.localization.summary import summarise, write_results
 from afloc_jax.evaluation.statistics.bootstrap import Bootstrap
 from afloc_jax.evaluation.task import JsonObject
 from afloc_jax.evaluation.truth.heatmap_files import HeatmapFile
@@ -92,7 +91,7 @@ def score_files(
 
 
 def _read(path: PathLike, protocol: LocalizationProtocol) -> list[Truth]:
-    return read_truth(path, compatible=protocol.compatible, negatives=protocol.negatives, boxes=protocol.boxes)
+    return read_truth(path, protocol.drawing, negatives=protocol.negatives)
 
 
 def _pictures(

@@ -10,19 +10,34 @@ release. Where the release has a plain defect, `ProtocolOptions.compatible` repr
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from afloc_jax.errors import UserError
+from afloc_jax.evaluation.files import json_of
 from afloc_jax.evaluation.localization.metrics import METRICS, Comparison
 from afloc_jax.evaluation.localization.options import ProtocolOptions
-from afloc_jax.evaluation.localization.outcomes import Outcome
 from afloc_jax.evaluation.statistics.bootstrap import Bootstrap
 from afloc_jax.evaluation.task import JsonObject
 from afloc_jax.evaluation.truth.sample import Truth
+
+
+class Outcome(StrEnum):
+    """Why the value of a sample is 0 or absent, or that its image does not show the finding.
+
+    The words are those of the column `note` of per_sample.csv.
+    """
+
+    SCORED = ""
+    NO_TRUTH = "no truth in the scored region"
+    EMPTY = "empty prediction"
+    REJECTED = "confidence below the threshold"
+    ONE_SIDED = "nothing inside or nothing outside"
+    FALSE_POSITIVE = "false positive"
+    TRUE_NEGATIVE = "true negative"
 
 
 @dataclass(frozen=True)
@@ -40,46 +55,12 @@ class SampleScore:
         return self.values[metric]
 
 
-class Facts(Protocol):
-    """Facts about the samples that a protocol reports beside its metrics."""
-
-    def to_json(self) -> JsonObject:
-        """Its keys of summary.json."""
-        ...
-
-    def remarks(self) -> list[str]:
-        """The same in lines of summary.md."""
-        ...
-
-
 @dataclass(frozen=True)
-class MapFacts:
-    """Samples without truth in the scored region by category, and empty predictions by threshold."""
+class Facts:
+    """What a protocol reports beside its metrics: keys of summary.json, and the same in lines of summary.md."""
 
-    not_scored: Mapping[str, int]
-    empty_predictions: Mapping[str, int]
-    options: ProtocolOptions
-
-    @property
-    def empty_predictions_are(self) -> str:
-        """How empty predictions count."""
-        return "skipped" if self.options.compatible else "misses"
-
-    def to_json(self) -> JsonObject:
-        return {
-            "not_scored": dict(self.not_scored),
-            "empty_predictions": dict(self.empty_predictions),
-            "empty_predictions_are": self.empty_predictions_are,
-            "thresholds": list(self.options.thresholds),
-            "margin": self.options.margin,
-        }
-
-    def remarks(self) -> list[str]:
-        empty = ", ".join(f"{n} at {threshold}" for threshold, n in self.empty_predictions.items() if n)
-        return [
-            f"Not scored (no truth in the scored region): {sum(self.not_scored.values())}.",
-            f"Empty predictions, {self.empty_predictions_are}: {empty or 'none'}.",
-        ]
+    json: JsonObject
+    remarks: list[str]
 
 
 @dataclass(frozen=True)
@@ -162,10 +143,20 @@ class Scores:
         return Outcome.ONE_SIDED if np.isnan(self[metric][sample]).any() else Outcome.SCORED
 
     def facts(self, bootstrap: Bootstrap) -> Facts:
-        """The facts of the protocol; `bootstrap` makes their intervals."""
-        empty = self.empty_prediction.sum(axis=0).tolist()
+        """Samples without truth in the scored region, and empty predictions. `bootstrap` makes intervals, if any."""
+        not_scored = self.by_category(self.empty_truth)
         shown = [f"{threshold:g}" for threshold in self.options.thresholds]
-        return MapFacts(self.by_category(self.empty_truth), dict(zip(shown, empty, strict=True)), self.options)
+        empty = dict(zip(shown, self.empty_prediction.sum(axis=0).tolist(), strict=True))
+        counted = "skipped" if self.options.compatible else "misses"
+        listed = ", ".join(f"{n} at {threshold}" for threshold, n in empty.items() if n)
+        remarks = [
+            f"Not scored (no truth in the scored region): {sum(not_scored.values())}.",
+            f"Empty predictions, {counted}: {listed or 'none'}.",
+        ]
+        content: JsonObject = {"not_scored": json_of(not_scored), "empty_predictions": json_of(empty)}
+        content |= {"empty_predictions_are": counted}
+        content |= {"thresholds": list(self.options.thresholds), "margin": self.options.margin}
+        return Facts(content, remarks)
 
 
 def score_sample(

@@ -1,4 +1,4 @@
-"""From per-sample scores to tables: category means, overall means, intervals, paired differences.
+"""From scores of samples to tables and files: category means, overall means, intervals, paired differences.
 
 A number is averaged over the samples of a category, then over categories, then over thresholds. What the release does
 otherwise for its intervals is kept by compatible scores:
@@ -9,17 +9,19 @@ otherwise for its intervals is kept by compatible scores:
     skipped at one threshold      never skipped                        0 in the sample's mean over thresholds
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from afloc_jax.errors import UsageError
-from afloc_jax.evaluation.files import json_of
+from afloc_jax.evaluation.files import csv_text, json_of, json_text, write_folder
+from afloc_jax.evaluation.localization.metrics import BY_NAME
 from afloc_jax.evaluation.localization.scores import Facts, Scores
 from afloc_jax.evaluation.statistics.bootstrap import Bootstrap, Replicates
 from afloc_jax.evaluation.statistics.interval import Interval, limits, mean_of_finite
 from afloc_jax.evaluation.task import JsonObject
+from afloc_jax.files import AnyPath
 
 
 @dataclass(frozen=True)
@@ -93,12 +95,39 @@ class Summary:
         stratified = self.bootstrap.unit == "sample" and not self.compatible
         drawn = "within each category" if stratified else "from the whole table"
         content: JsonObject = {"protocol": self.protocol, "compatible": self.compatible, "n": self.n}
-        content |= {"n_per_category": dict(self.n_per_category), **self.facts.to_json()}
+        content |= {"n_per_category": dict(self.n_per_category), **self.facts.json}
         content |= {"bootstrap": {**self.bootstrap.to_dict(), "drawn": drawn}}
         content |= {"metrics": {name: table.to_json() for name, table in self.metrics.items()}}
         if self.baselines:
             content |= {"baselines": {name: baseline.to_json() for name, baseline in self.baselines.items()}}
         return {**content, **self.about}
+
+    def to_markdown(self) -> str:
+        """The content of summary.md: overall and per category, then each baseline."""
+        lines = [
+            f"# Localisation, protocol {self.protocol}{' (compatible)' if self.compatible else ''}",
+            "",
+            f"{self.n} samples in {len(self.n_per_category)} categories. Mean [95 % {self.bootstrap.interval} "
+            f"bootstrap interval, {self.bootstrap.resamples} resamples of {self.bootstrap.unit}s].",
+            "",
+            *self._table(self.metrics),
+            "",
+            *self.facts.remarks,
+        ]
+        for name, baseline in self.baselines.items():
+            lines += ["", f"## Baseline: {name}", "", *self._table(baseline.metrics)]
+            lines += ["", "Difference to it on the same samples (paired):", "", *self._table(baseline.difference)]
+        return "\n".join(lines) + "\n"
+
+    def _table(self, metrics: Mapping[str, MetricTable]) -> list[str]:
+        titles = [BY_NAME[metric].title for metric in metrics]
+        lines = [f"| | n | {' | '.join(titles)} |", "|---|---|" + "---|" * len(metrics)]
+        rows = [("**all categories**", self.n, [table.overall for table in metrics.values()])]
+        for name, n in self.n_per_category.items():
+            rows.append((name, n, [table.per_category[name] for table in metrics.values()]))
+        for name, count, intervals in rows:
+            lines.append(f"| {name.replace('|', '/')} | {count} | {' | '.join(map(str, intervals))} |")
+        return lines
 
 
 class Resampled:
@@ -222,3 +251,29 @@ def summarise(
         },
         about=about or {},
     )
+
+
+PER_SAMPLE_COLUMNS = ("id", "image", "label_text", "category", "metric", "threshold", "value", "note", "patient")
+
+
+def per_sample_rows(scores: Scores) -> Iterator[tuple[str, ...]]:
+    """Rows of per_sample.csv (`PER_SAMPLE_COLUMNS`): one per sample, threshold and metric.
+
+    `threshold` is empty for metrics without one, and where the protocol chose it on other data (`note` has the value):
+    systems that chose differently are scored alike. `value` is empty where there is no score, `note` says why.
+    """
+    for n, truth in enumerate(scores.truths):
+        sample = (truth.id, truth.image, truth.label_text, truth.category)
+        for metric in scores.metrics:
+            for k, value in enumerate(np.atleast_1d(scores[metric][n])):
+                shown = "" if np.isnan(value) else repr(float(value))
+                parts = (scores.outcome(n, metric, k), scores.chosen_threshold(n, metric))
+                note = "; ".join(part for part in parts if part)
+                yield (*sample, metric, scores.threshold(metric, k), shown, note, truth.patient)
+
+
+def write_results(out: AnyPath, scores: Scores, summary: Summary) -> None:
+    """Write per_sample.csv, summary.json and summary.md into `out`; each file appears whole or not at all."""
+    table = csv_text(PER_SAMPLE_COLUMNS, per_sample_rows(scores))
+    content = json_text(summary.to_json())
+    write_folder(out, {"per_sample.csv": table, "summary.md": summary.to_markdown(), "summary.json": content})

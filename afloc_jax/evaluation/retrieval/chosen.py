@@ -8,10 +8,10 @@ from jaxtyping import Bool, Int
 
 from afloc_jax.errors import UserError
 from afloc_jax.evaluation.labelled import read_labelled
-from afloc_jax.evaluation.records import Source
 from afloc_jax.evaluation.retrieval.settings import RetrievalSettings
 from afloc_jax.inference.class_prompts import find_class
 from afloc_jax.provenance import hash_of
+from data_pipelines.reading import Records
 
 ALL = "all"  # the one category of retrieval by pairs
 MOST_CLASSES = 5  # of retrieval by class, where none are named
@@ -44,7 +44,7 @@ class Chosen:
         return np.asarray(self.groups[:, None] == self.groups[None, :])
 
 
-def choose_pairs(source: Source) -> Chosen:
+def choose_pairs(source: Records) -> Chosen:
     """All records with a report; the group of a record is its text. Raises UserError for fewer than two."""
     ids, patients, rows, texts = [], [], [], []
     for row in range(len(source)):
@@ -61,7 +61,7 @@ def choose_pairs(source: Source) -> Chosen:
     return Chosen(ids, patients, np.array(rows), groups, [ALL], np.zeros(len(ids), int), digest)
 
 
-def choose_classes(source: Source, settings: RetrievalSettings) -> Chosen:
+def choose_classes(source: Records, settings: RetrievalSettings) -> Chosen:
     """The same number of records of each class, with that class alone; the group of a record is its class.
 
     Where the settings name no class: the five with the most such records. Raises UserError for too few records.

@@ -12,7 +12,6 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from afloc_jax.evaluation.labelled import embed_records
-from afloc_jax.evaluation.records import Source
 from afloc_jax.evaluation.results import PER_SAMPLE_COLUMNS, ByCategory, ScoreRow
 from afloc_jax.evaluation.retrieval.chosen import Chosen, choose_classes, choose_pairs
 from afloc_jax.evaluation.retrieval.examples import write_retrieved
@@ -23,6 +22,7 @@ from afloc_jax.evaluation.task import JsonObject, Models
 from afloc_jax.files import Path
 from afloc_jax.inference.model import Model
 from afloc_jax.inference.retrieve import cosine_similarity
+from data_pipelines.reading import Records
 
 
 def evaluate_dataset(models: Models, out: str | os.PathLike[str], settings: RetrievalSettings) -> JsonObject:
@@ -32,7 +32,7 @@ def evaluate_dataset(models: Models, out: str | os.PathLike[str], settings: Retr
 
 
 def evaluate_retrieval(
-    model: Model, source: Source, out: str | os.PathLike[str], settings: RetrievalSettings | None = None
+    model: Model, source: Records, out: str | os.PathLike[str], settings: RetrievalSettings | None = None
 ) -> Retrieval:
     """Find reports for images and images for reports; write per_sample.csv, summary.json and summary.md into `out`.
 
@@ -66,7 +66,7 @@ def evaluate_retrieval(
     return result
 
 
-def _similarity(model: Model, source: Source, chosen: Chosen, settings: RetrievalSettings) -> Float[np.ndarray, "n n"]:
+def _similarity(model: Model, source: Records, chosen: Chosen, settings: RetrievalSettings) -> Float[np.ndarray, "n n"]:
     """The similarity of every image (row) with every report (column)."""
     texts = [". ".join(source[int(row)].sentences) for row in chosen.rows]
     images = embed_records(model, source, chosen.rows, settings.framed)

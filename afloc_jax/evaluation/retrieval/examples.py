@@ -8,8 +8,8 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from afloc_jax.evaluation.files import read_pictures, write_pictures
 from afloc_jax.evaluation.labelled import present_classes
-from afloc_jax.evaluation.records import Source
 from afloc_jax.files import Path
+from data_pipelines.reading import Records
 
 QUERIES, RETRIEVED = 6, 5
 
@@ -53,7 +53,7 @@ def choose_queries(similarity: Float[np.ndarray, "Q N"], relevant: Bool[np.ndarr
 
 def write_retrieved(
     out: Path,
-    source: Source,
+    source: Records,
     rows: Int[np.ndarray, " n"],
     similarity: Float[np.ndarray, "n n"],
     relevant: Bool[np.ndarray, "n n"],

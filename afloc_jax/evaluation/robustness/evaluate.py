@@ -19,7 +19,7 @@ from afloc_jax.errors import UserError
 from afloc_jax.evaluation.labelled import LabelledRecords, embed_records, read_labelled
 from afloc_jax.evaluation.localization.options import ProtocolOptions
 from afloc_jax.evaluation.localization.scores import score_sample
-from afloc_jax.evaluation.records import Source, place_of
+from afloc_jax.evaluation.records import place_of
 from afloc_jax.evaluation.results import PER_SAMPLE_COLUMNS, Overall, ScoreRow
 from afloc_jax.evaluation.robustness.metrics import SPREADS
 from afloc_jax.evaluation.robustness.result import Robustness, Spread
@@ -29,9 +29,11 @@ from afloc_jax.evaluation.statistics.bootstrap import Bootstrap, Replicates, Sta
 from afloc_jax.evaluation.statistics.interval import Interval, mean_of_finite
 from afloc_jax.evaluation.statistics.jackknife import Weights
 from afloc_jax.evaluation.task import JsonObject, Models
+from afloc_jax.evaluation.truth.sample import Drawing
 from afloc_jax.inference.class_prompts import PromptSet, find_class, read_prompt_set
 from afloc_jax.inference.model import Model
 from afloc_jax.inference.zero_shot import class_scores, contrast_probabilities
+from data_pipelines.reading import Records
 
 PARAPHRASES = Path(__file__).with_name("paraphrases.json")
 
@@ -54,7 +56,7 @@ def evaluate_dataset(models: Models, out: str | os.PathLike[str], settings: Robu
 
 
 def evaluate_robustness(
-    model: Model, source: Source, out: str | os.PathLike[str], settings: RobustnessSettings | None = None
+    model: Model, source: Records, out: str | os.PathLike[str], settings: RobustnessSettings | None = None
 ) -> Robustness:
     """Score every paraphrase; write per_sample.csv, summary.json and summary.md into `out`.
 
@@ -138,7 +140,7 @@ def _padded(values: Float[np.ndarray, "*R k"], width: int) -> Float[np.ndarray, 
 
 def _classify(
     model: Model,
-    source: Source,
+    source: Records,
     records: LabelledRecords,
     phrases: Phrases,
     prompt_set: PromptSet,
@@ -190,7 +192,7 @@ def _aucs(scored: Sequence[tuple[Float[np.ndarray, " n"], Float[np.ndarray, "_ _
 # IoU: a sample is one finding of one record
 
 
-def _places(source: Source, phrases: Phrases) -> dict[str, list[tuple[int, int]]]:
+def _places(source: Records, phrases: Phrases) -> dict[str, list[tuple[int, int]]]:
     """The annotated findings of each class: row, and number in the record."""
     places: dict[str, list[tuple[int, int]]] = {}
     for row in range(len(source)):
@@ -203,7 +205,7 @@ def _places(source: Source, phrases: Phrases) -> dict[str, list[tuple[int, int]]
 
 def _localize(
     model: Model,
-    source: Source,
+    source: Records,
     places: Mapping[str, Sequence[tuple[int, int]]],
     phrases: Phrases,
     settings: RobustnessSettings,
@@ -226,10 +228,10 @@ def _localize(
 
 
 def overlaps_of_phrases(
-    model: Model, source: Source, places: Sequence[tuple[int, int]], texts: Sequence[str], compatible: bool
+    model: Model, source: Records, places: Sequence[tuple[int, int]], texts: Sequence[str], compatible: bool
 ) -> Float[np.ndarray, "n K"]:
     """IoU, mean over the protocol's thresholds, of findings (row, number in the record) with each phrase as prompt."""
-    options = ProtocolOptions(compatible=compatible)
+    options, drawing = ProtocolOptions(compatible=compatible), Drawing(compatible)
     table = np.full((len(places), len(texts)), np.nan)
     starts = range(0, len(places), model.batch_size)
     for start in tqdm(starts, desc=texts[0], unit="batch", disable=None):
@@ -239,7 +241,7 @@ def overlaps_of_phrases(
         prompts = [texts[k] for k in of_text]
         maps = model.heatmaps_of_pairs(squares, of_image, prompts, compatible=compatible)
         for heatmap, i, k in zip(maps, of_image, of_text, strict=True):
-            place = place_of(records[i], records[i].findings[places[start + i][1]], compatible)
+            place = place_of(records[i], records[i].findings[places[start + i][1]], drawing)
             iou = score_sample(place, heatmap, options)["iou"]
             table[start + i, k] = mean_of_finite(iou, axis=0)
     return table

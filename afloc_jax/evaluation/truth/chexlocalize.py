@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TypeAlias, TypeGuard
 
 from afloc_jax.errors import UserError
-from afloc_jax.evaluation.truth.sample import Truth, geometry_of, mask_on_square, negative
+from afloc_jax.evaluation.truth.sample import Drawing, Truth, negative
 from afloc_jax.settings import Json
 from data_pipelines.regions import decode_segmentation
 
@@ -21,20 +21,20 @@ def is_rle_file(content: Json) -> TypeGuard[RleTable]:
     return len(images) == len(content) and all(masks)
 
 
-def read_rle_table(name: str, content: RleTable, size: int, compatible: bool) -> list[Truth]:
+def read_rle_table(name: str, content: RleTable, drawing: Drawing) -> list[Truth]:
     """One sample per image and class; a class without a pixel is a negative."""
     truths = []
     for image, classes in content.items():
         for category, rle in classes.items():
             where = f"{name}, image {image}, class {category}"
-            geometry = geometry_of(size_of_rle(rle, where), size, where)
+            geometry = drawing.geometry(size_of_rle(rle, where), where)
             mask = decode_segmentation(rle, geometry.height, geometry.width, where)
             if mask.any():
-                square = mask_on_square(mask, geometry, compatible)
+                square = drawing.place(mask, geometry)
                 sample_id = f"{image}#{category}"
                 truths.append(Truth(sample_id, category, category, square, image, geometry.height, geometry.width))
             else:
-                truths.append(negative(image, category, size, geometry.height, geometry.width))
+                truths.append(negative(image, category, drawing.size, geometry.height, geometry.width))
     return truths
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from afloc_jax.errors import UserError
-from afloc_jax.evaluation.truth.sample import Truth, add_box, boxes_of, geometry_of, get_field
+from afloc_jax.evaluation.truth.sample import Drawing, Truth, boxes_of, get_field
 from afloc_jax.settings import Json
 from data_pipelines.images import LARGEST_PIXELS, Geometry
 from data_pipelines.regions import decode_segmentation
@@ -18,7 +18,7 @@ def is_coco(content: Json) -> bool:
     return isinstance(content, dict) and content.keys() >= set(PARTS)
 
 
-def read_coco(name: str, content: Json, size: int, compatible: bool, boxes: bool) -> list[Truth]:
+def read_coco(name: str, content: Json, drawing: Drawing) -> list[Truth]:
     """One sample per image, phrase and category, of all its annotations. Raises UserError for a malformed entry."""
     listed, annotations, classes = (get_field(content, part, list, name) for part in PARTS)
     images = {_id(image, "id", f"{name}, image {n}"): image for n, image in enumerate(listed)}
@@ -35,7 +35,7 @@ def read_coco(name: str, content: Json, size: int, compatible: bool, boxes: bool
         if image is None or category is None:
             raise UserError(f"{where}: its image_id or category_id is not listed in the file")
         path = get_field(image, "path" if "path" in image else "file_name", str, f"{where}, its image")
-        geometry = geometry_of(image, size, f"{where}, its image")
+        geometry = drawing.geometry(image, f"{where}, its image")
         text = annotation.get("label_text") or category
         if not isinstance(text, str):
             raise UserError(f"{where}: field `label_text` must be text")
@@ -43,10 +43,10 @@ def read_coco(name: str, content: Json, size: int, compatible: bool, boxes: bool
         if key not in samples:
             per_image[path] = per_image.get(path, 0) + 1
             patient = _patient(image.get("patient"), f"{where}, its image")
-            sample_id, mask = f"{path}#{per_image[path]}", np.zeros((size, size), np.uint8)
+            sample_id, mask = f"{path}#{per_image[path]}", np.zeros((drawing.size, drawing.size), np.uint8)
             about = (path, geometry.height, geometry.width)
             samples[key] = Truth(sample_id, text, category, mask, *about, patient=patient)
-        _add_region(samples[key].mask, annotation, geometry, compatible, boxes, where)
+        _add_region(samples[key].mask, annotation, geometry, drawing, where)
     return list(samples.values())
 
 
@@ -64,17 +64,17 @@ def _patient(value: Json, where: str) -> str:
 
 
 def _add_region(
-    mask: np.ndarray, annotation: Mapping[str, Json], geometry: Geometry, compatible: bool, boxes: bool, where: str
+    mask: np.ndarray, annotation: Mapping[str, Json], geometry: Geometry, drawing: Drawing, where: str
 ) -> None:
     """Add the place of an annotation to the mask of its sample."""
     box = _box(annotation.get("bbox"), where)
     segmentation = annotation.get("segmentation")
-    if segmentation and not (box is not None and (boxes or _repeats_box(segmentation, box))):
+    if segmentation and not (box is not None and (drawing.boxes or _repeats_box(segmentation, box))):
         region = decode_segmentation(segmentation, geometry.height, geometry.width, where)
         region = geometry.mask_to_square(region).astype(np.uint8)
-        mask += boxes_of(region) if boxes else region
+        mask += boxes_of(region) if drawing.boxes else region
     elif box is not None:
-        if not add_box(mask, box, geometry, compatible) and not compatible:
+        if not drawing.add_box(mask, box, geometry) and not drawing.compatible:
             raise UserError(f"{where}: its box lies outside its image of {geometry.width} x {geometry.height} pixels")
     else:
         raise UserError(f"{where}: it has neither a bbox nor a segmentation")

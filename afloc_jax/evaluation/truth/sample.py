@@ -1,4 +1,4 @@
-"""One sample of a truth file, and how a mask or a box becomes one on the padded square that is scored."""
+"""One sample of a truth file, and how its place is drawn on the padded square that is scored."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -68,37 +68,51 @@ def boxes_of(mask: UInt8[np.ndarray, "S S"]) -> UInt8[np.ndarray, "S S"]:
     return boxes
 
 
-def add_box(mask: UInt8[np.ndarray, "S S"], box: Sequence[float], geometry: Geometry, compatible: bool) -> int:
-    """Add 1 to the pixels of the square that a box (x, y, width, height in original pixels) covers; how many they are.
+@dataclass(frozen=True)
+class Drawing:
+    """How places are drawn on the padded square.
 
-    The published rounding: scaled, shifted and floored. A box thinner than a pixel keeps one; compatible: it vanishes.
+    Attributes:
+        compatible: as in the release: small places may vanish.
+        boxes: boxes instead of masks: where an annotation has both, its own; else those around the connected parts.
+        size: side of the square, pixels.
     """
-    x, y, width, height = (int(value) for value in geometry.box_to_square(box, compatible=True))
-    if not compatible:
-        width, height = max(width, 1), max(height, 1)
-    covered = mask[max(y, 0) : max(y + height, 0), max(x, 0) : max(x + width, 0)]
-    covered += 1
-    return int(covered.size)
 
+    compatible: bool = False
+    boxes: bool = False
+    size: int = IMAGE_SIZE
 
-def mask_on_square(mask: np.ndarray, geometry: Geometry, compatible: bool, touched: bool = False) -> np.ndarray:
-    """A mask [height, width] of 0 and 1 on the square, uint8.
+    def add_box(self, mask: UInt8[np.ndarray, "S S"], box: Sequence[float], geometry: Geometry) -> int:
+        """Add 1 to the pixels that a box (x, y, width, height in original pixels) covers; how many they are.
 
-    Compatible: the release's area interpolation of CheXlocalize's masks rounds to whole numbers, so a pixel needs more
-    than half; those of COVID Rural stay fractions, so a touched pixel is inside (`touched`). Small lesions may vanish.
-    """
-    if not compatible:
-        return geometry.mask_to_square(mask).astype(np.uint8)
-    resized = geometry.to_square(mask.astype(np.float32 if touched else np.uint8))
-    return (resized > 1e-5).astype(np.uint8)
+        The published rounding: scaled, shifted and floored. A box thinner than a pixel keeps one; compatible: it
+        vanishes.
+        """
+        x, y, width, height = (int(value) for value in geometry.box_to_square(box, compatible=True))
+        if not self.compatible:
+            width, height = max(width, 1), max(height, 1)
+        covered = mask[max(y, 0) : max(y + height, 0), max(x, 0) : max(x + width, 0)]
+        covered += 1
+        return int(covered.size)
 
+    def place(self, mask: np.ndarray, geometry: Geometry, touched: bool = False) -> UInt8[np.ndarray, "S S"]:
+        """The place of a mask [height, width] of 0 and 1.
 
-def geometry_of(image: Mapping[str, Json], size: int, where: str) -> Geometry:
-    """How an original image of an entry's `height` and `width` lies on the square. Raises UserError."""
-    height, width = (get_field(image, side, int, where) for side in ("height", "width"))
-    if min(height, width) < 1 or height * width > LARGEST_PIXELS:
-        raise UserError(f"{where}: its size is {width} x {height}; expected 1 to {LARGEST_PIXELS:,} pixels")
-    return Geometry(height, width, size)
+        Compatible: the release's area interpolation of CheXlocalize's masks rounds to whole numbers, so a pixel needs
+        more than half; those of COVID Rural stay fractions, so a touched pixel is inside (`touched`).
+        """
+        if self.compatible:
+            square = geometry.to_square(mask.astype(np.float32 if touched else np.uint8)) > 1e-5
+        else:
+            square = geometry.mask_to_square(mask)
+        return boxes_of(square.astype(np.uint8)) if self.boxes else square.astype(np.uint8)
+
+    def geometry(self, image: Mapping[str, Json], where: str) -> Geometry:
+        """How an original image of an entry's `height` and `width` lies on the square. Raises UserError."""
+        height, width = (get_field(image, side, int, where) for side in ("height", "width"))
+        if min(height, width) < 1 or height * width > LARGEST_PIXELS:
+            raise UserError(f"{where}: its size is {width} x {height}; expected 1 to {LARGEST_PIXELS:,} pixels")
+        return Geometry(height, width, self.size)
 
 
 def get_field(record: "Json | Mapping[str, Json]", name: str, kind: type[T], where: str) -> T:

@@ -5,12 +5,12 @@ import csv
 import numpy as np
 
 from afloc_jax.errors import UserError
-from afloc_jax.evaluation.truth.sample import Truth, empty_mask, mask_on_square
+from afloc_jax.evaluation.truth.sample import Drawing, Truth, empty_mask
 from afloc_jax.files import Path
 from data_pipelines.images import Geometry, read_mask
 
 
-def read_table(path: Path, size: int, compatible: bool) -> list[Truth]:
+def read_table(path: Path, drawing: Drawing) -> list[Truth]:
     """One sample per image and phrase; several masks of one are united."""
     masks: dict[tuple[str, str, str], list[Path]] = {}
     patients: dict[str, str] = {}
@@ -34,9 +34,9 @@ def read_table(path: Path, size: int, compatible: bool) -> list[Truth]:
         present = any(part.any() for part in parts)
         if present:
             mask = np.any(parts, axis=0).astype(np.uint8)
-            square = mask_on_square(mask, Geometry(height, width, size), compatible, touched=True)
+            square = drawing.place(mask, Geometry(height, width, drawing.size), touched=True)
         else:
-            square = empty_mask(size)
+            square = empty_mask(drawing.size)
         about = (image, height, width, present, patients[image])
         truths.append(Truth(f"{image}#{per_image[image]}", text, category, square, *about))
     return truths

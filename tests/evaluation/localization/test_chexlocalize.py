@@ -18,11 +18,10 @@ from afloc_jax.evaluation.localization.chexlocalize import CONFIDENCE_THRESHOLDS
 from afloc_jax.evaluation.localization.presence import presence_table
 from afloc_jax.evaluation.localization.protocol import Samples
 from afloc_jax.evaluation.localization.protocols import get_protocol
-from afloc_jax.evaluation.localization.results import write_results
 from afloc_jax.evaluation.localization.samples import parts_of
 from afloc_jax.evaluation.localization.score_files import score_files
 from afloc_jax.evaluation.localization.segmentations import score_segmentations
-from afloc_jax.evaluation.localization.summary import summarise
+from afloc_jax.evaluation.localization.summary import summarise, write_results
 from afloc_jax.evaluation.statistics.bootstrap import Bootstrap, bca_limits
 from afloc_jax.evaluation.statistics.discrimination import auc
 from afloc_jax.evaluation.truth.read import read_truth

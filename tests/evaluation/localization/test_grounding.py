@@ -14,7 +14,7 @@ from afloc_jax.evaluation.localization.score_files import score_files
 from afloc_jax.evaluation.localization.settings import LocalizationSettings
 from afloc_jax.evaluation.statistics.bootstrap import Bootstrap
 from afloc_jax.evaluation.truth.read import read_truth
-from afloc_jax.evaluation.truth.sample import boxes_of
+from afloc_jax.evaluation.truth.sample import Drawing, boxes_of
 from afloc_jax.models.settings import ModelSettings
 from configs.afloc import get_config
 from data_pipelines.images import Geometry
@@ -25,7 +25,7 @@ PROTOCOL = get_protocol("grounding")
 
 def test_samples_equal_the_release_without_its_margin(goldens):
     data = np.load(goldens / "localization.npz")
-    truths = read_truth(goldens / "grounding_coco.json", boxes=True, compatible=True)
+    truths = read_truth(goldens / "grounding_coco.json", Drawing(compatible=True, boxes=True))
     scores = get_protocol("grounding", compatible=True).score(Samples(truths, data["heatmaps"]))
     expected = data["per_sample"][data["per_sample"][:, 0] == 0]
     np.testing.assert_allclose(scores["iou"], expected[:, 2:7], rtol=0, atol=1e-6)
@@ -34,7 +34,7 @@ def test_samples_equal_the_release_without_its_margin(goldens):
 
 def test_cnr_is_that_of_the_raw_map_and_pointing_sees_the_border(goldens):
     data = np.load(goldens / "localization.npz")
-    truths = read_truth(goldens / "grounding_coco.json", boxes=True)
+    truths = read_truth(goldens / "grounding_coco.json", Drawing(boxes=True))
     scores = PROTOCOL.score(Samples(truths, data["heatmaps"]))
     for n, (truth, raw) in enumerate(zip(truths, data["heatmaps"].astype(np.float64), strict=True)):
         inside, outside = raw[truth.mask > 0], raw[truth.mask == 0]
@@ -55,7 +55,7 @@ def test_a_box_is_taken_before_the_segmentation_it_encloses(tmp_path):
     }  # fmt: skip
     path = tmp_path / "truth.json"
     path.write_text(json.dumps(content))
-    boxed, drawn = read_truth(path, boxes=True)
+    boxed, drawn = read_truth(path, Drawing(boxes=True))
     assert boxed.mask.sum() == 40 * 50 and boxed.mask[30:80, 20:60].all()
     assert abs(int(drawn.mask.sum()) - 40 * 50) < 100  # the box around the triangle
     triangle, _ = read_truth(path)
@@ -134,7 +134,7 @@ def coco(tmp_path):
 def test_records_are_scored_as_the_truth_file_they_were_made_from(coco, tmp_path, protocol, compatible):
     source, chosen = Annotated(), get_protocol(protocol, compatible=compatible)
     truths = parts_of(chosen, [source])[0].truths
-    expected = read_truth(coco, compatible=compatible, boxes=chosen.boxes)
+    expected = read_truth(coco, chosen.drawing)
     by_key = {truth.key: truth.mask for truth in truths}
     assert len(by_key) == 3 and max(mask.max() for mask in by_key.values()) == 2
     for truth in expected:

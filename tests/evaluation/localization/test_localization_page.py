@@ -20,7 +20,7 @@ from afloc_jax.evaluation.report.charts import curve_chart, interval_chart, nice
 from afloc_jax.evaluation.report.numbers import interval, number, signed
 from afloc_jax.evaluation.run import evaluate_datasets
 from afloc_jax.evaluation.tasks import EvaluationSettings
-from afloc_jax.evaluation.truth.sample import Truth
+from afloc_jax.evaluation.truth.sample import Drawing, Truth
 from afloc_jax.inference.overlays import outline_path, overlay, unit_scale
 from configs.afloc import get_config
 from tests.evaluation.discs import SIZE, SOURCE, TRAIN, Checker, Reader, record
@@ -76,7 +76,7 @@ def test_a_model_that_knows_the_place_beats_both_baselines_on_the_same_samples(w
 def test_the_prior_baseline_is_the_mean_mask_of_the_training_split(tmp_path):
     summary = evaluate(Reader(), SOURCE, tmp_path, QUICK, prior_source=TRAIN)
     mean = np.mean([r.findings[0].mask for r in TRAIN], axis=0)
-    truths = read_truths(SOURCE).truths
+    truths = read_truths(SOURCE, Drawing()).truths
     expected = score(truths, [mean] * len(truths), ProtocolOptions())  # edema has no training mask: all masks
     found = summary["baselines"]["location_prior"]["metrics"]["iou"]["per_category"]
     for c, category in enumerate(expected.categories):

@@ -14,11 +14,10 @@ from afloc_jax.errors import UsageError, UserError
 from afloc_jax.evaluation.localization.options import ProtocolOptions
 from afloc_jax.evaluation.localization.protocols import get_protocol
 from afloc_jax.evaluation.localization.published import published_scores
-from afloc_jax.evaluation.localization.results import PER_SAMPLE_COLUMNS, to_markdown, write_results
 from afloc_jax.evaluation.localization.score_files import score_files
 from afloc_jax.evaluation.localization.scores import score
 from afloc_jax.evaluation.localization.settings import LocalizationSettings
-from afloc_jax.evaluation.localization.summary import Resampled, summarise
+from afloc_jax.evaluation.localization.summary import PER_SAMPLE_COLUMNS, Resampled, summarise, write_results
 from afloc_jax.evaluation.statistics.bootstrap import Bootstrap, limits
 from afloc_jax.evaluation.statistics.interval import Interval
 from afloc_jax.evaluation.truth.heatmap_files import HeatmapFile
@@ -162,7 +161,7 @@ def test_an_empty_prediction_lowers_the_default_score_and_is_skipped_in_compatib
     assert iou["overall"]["lower"] == 0  # for its intervals the release takes a skipped value as 0
     assert iou["per_threshold"]["0.1"] == {"mean": 1, "lower": 1, "upper": 1}
     assert compatible["empty_predictions"] == default["empty_predictions"]
-    assert "Empty predictions, skipped: 1 at 0.1" in to_markdown(release)
+    assert "Empty predictions, skipped: 1 at 0.1" in release.to_markdown()
 
 
 def paired_difference(system, other, bootstrap):

@@ -11,6 +11,7 @@ from pycocotools import mask as coco_mask
 from afloc_jax.errors import UserError
 from afloc_jax.evaluation.truth.heatmap_files import HeatmapFile
 from afloc_jax.evaluation.truth.read import read_truth
+from afloc_jax.evaluation.truth.sample import Drawing
 from data_pipelines.images import Geometry
 from data_pipelines.regions import decode_segmentation
 
@@ -73,7 +74,7 @@ def test_boxes_are_floored_after_scaling_and_padding(write):
 def test_a_box_thinner_than_a_pixel_keeps_one_unless_compatible(write):
     path = write(changed(0, bbox=[100, 40, 1, 80]))
     assert read_truth(path)[0].mask[:, 50].sum() == 40
-    assert read_truth(path, compatible=True)[0].mask[:, 50].sum() == 0
+    assert read_truth(path, Drawing(compatible=True))[0].mask[:, 50].sum() == 0
 
 
 def test_a_category_stands_in_for_a_missing_phrase(write):
@@ -293,7 +294,7 @@ def test_mask_files_of_one_finding_are_one_sample(table):
     assert (sample.key, sample.category, sample.height, sample.width) == ("a.jpg\tmild edema", "Edema", 300, 448)
     np.testing.assert_array_equal(sample.mask, Geometry(300, 448).mask_to_square(mask))
     touched = Geometry(300, 448).to_square(mask.astype(np.float32)) > 0
-    np.testing.assert_array_equal(read_truth(path, compatible=True)[0].mask, touched)
+    np.testing.assert_array_equal(read_truth(path, Drawing(compatible=True))[0].mask, touched)
 
 
 def test_a_table_may_name_patients(table):
