@@ -91,20 +91,20 @@ class Result:
     @classmethod
     def read(cls, summary: Mapping[str, Json]) -> Self:
         """The result of a summary.json."""
-        result: Self = _read(cls, {**summary, "account": summary})
+        result: Self = read(cls, {**summary, "account": summary})
         return result
 
 
-def _read(kind: Any, value: Any) -> Any:
+def read(kind: Any, value: Any) -> Any:
     """The inverse of `json_of`, as an annotation wants it; keys that no field has are left out."""
     if hasattr(kind, "__dataclass_fields__"):
         kinds = typing.get_type_hints(kind)
-        return kind(**{key: _read(kinds[key], item) for key, item in value.items() if key in kinds})
+        return kind(**{key: read(kinds[key], item) for key, item in value.items() if key in kinds})
     if kind is float and value is None:
         return math.nan
     arguments = typing.get_args(kind)
     if typing.get_origin(kind) is Mapping:
-        return {key: _read(arguments[1], item) for key, item in value.items()}
+        return {key: read(arguments[1], item) for key, item in value.items()}
     if typing.get_origin(kind) is Sequence:
-        return [_read(arguments[0], item) for item in value]
+        return [read(arguments[0], item) for item in value]
     return value

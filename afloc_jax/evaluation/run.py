@@ -7,9 +7,8 @@ import re
 from collections.abc import Collection, Mapping
 
 from afloc_jax.errors import UserError
-from afloc_jax.evaluation.report.numbers import entry_of, part_of, read_object
+from afloc_jax.evaluation.report.numbers import interval_of, part_of, read_object
 from afloc_jax.evaluation.settings import TaskSettings
-from afloc_jax.evaluation.statistics.interval import Interval
 from afloc_jax.evaluation.task import JsonObject, Models, Task
 from afloc_jax.evaluation.tasks import TASKS, EvaluationSettings, task_of
 from afloc_jax.files import Path
@@ -69,7 +68,7 @@ def card_tables(results: Mapping[str, JsonObject]) -> list[JsonObject]:
 
 
 def _card_cell(result: JsonObject, metric: str) -> str:
-    overall = Interval.read(entry_of(result, "metrics", metric, "overall"))
+    overall = interval_of(result, "metrics", metric, "overall")
     return f"{overall.mean:.3f}" if math.isfinite(overall.mean) and math.isnan(overall.lower) else str(overall)
 
 

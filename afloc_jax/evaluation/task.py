@@ -16,6 +16,7 @@ from afloc_jax.evaluation.settings import TaskSettings
 from afloc_jax.settings import Json
 
 if TYPE_CHECKING:
+    from afloc_jax.evaluation.statistics.interval import Interval
     from afloc_jax.files import Path
     from afloc_jax.inference.model import Model
 
@@ -44,7 +45,7 @@ class Figure:
 
     label: str
     about: str
-    entry: Mapping[str, float | None]
+    value: "Interval"
     others: Sequence[tuple[str, str, float | None]] = ()
 
 
@@ -63,7 +64,7 @@ class Section:
     kicker: str
     lede: tuple[str, str]
     headline: Sequence[Figure]
-    shown: Any
+    shown: Mapping[str, Any]
     data: str = "data"
 
 

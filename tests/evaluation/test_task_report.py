@@ -13,12 +13,13 @@ from sklearn import metrics
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.evaluation.classification import examples as task_examples
 from afloc_jax.evaluation.page import write_report
-from afloc_jax.evaluation.report.numbers import interval, number
+from afloc_jax.evaluation.report.numbers import interval, interval_of, number
 from afloc_jax.evaluation.report.small_charts import SpreadRow, interval_cell, roc_chart, spread_chart, wilson
 from afloc_jax.evaluation.retrieval.examples import choose_queries
 from afloc_jax.evaluation.run import card_tables, evaluate_datasets
 from afloc_jax.evaluation.settings import TaskSettings
 from afloc_jax.evaluation.statistics import discrimination
+from afloc_jax.evaluation.statistics.interval import Interval
 from afloc_jax.evaluation.task import Models
 from afloc_jax.evaluation.tasks import TASKS, EvaluationSettings
 from afloc_jax.inference.model import load
@@ -66,7 +67,7 @@ def test_the_page_of_classification_shows_every_class_its_curves_and_the_surest_
     for name in summary["n_per_category"]:
         entry = summary["metrics"]["auc"]["per_category"][name]
         row = re.search(rf"<tr><th>{name}</th>.*?</tr>", text).group()
-        assert f"{number(entry['mean'])} <small>{interval(entry)}</small>" in row
+        assert f"{number(entry['mean'])} <small>{interval(interval_of(entry))}</small>" in row
         assert f"<td>{summary['positives'][name]} / 24</td>" in row
         assert f'aria-label="ROC curve of {name}"' in page
         assert f'aria-label="Observed share over probability of {name}"' in page
@@ -105,7 +106,7 @@ def test_the_page_of_retrieval_shows_both_directions_beside_chance_and_what_repo
     page, text = checked(out)
     for direction in ("image_to_text", "text_to_image"):
         values = summary["metrics"][f"recall@5 {direction}"]
-        assert f"{number(values['overall']['mean'])} <small>{interval(values['overall'])}</small>" in text
+        assert f"{number(values['overall']['mean'])} <small>{interval(interval_of(values, 'overall'))}</small>" in text
         assert f"chance {number(values['chance'], 3 if values['chance'] < 0.1 else 2)}<" in text
     queries = json.loads((out / "examples.json").read_text())
     assert len(queries) == 6 and all(len(query["retrieved"]) == 5 for query in queries)
@@ -142,11 +143,11 @@ def test_the_page_of_wording_shows_every_phrase(results):
     _, text = checked(out)
     for metric in ("auc", "iou"):
         for name, values in summary["spread"][metric].items():
-            shown = f"{number(values['deviation']['mean'])} <small>{interval(values['deviation'])}</small>"
+            shown = f"{number(values['deviation']['mean'])} <small>{interval(interval_of(values, 'deviation'))}</small>"
             assert shown in re.search(rf"<tr><th>{name}</th>.*?</tr>", text).group()
             for phrase, entry in values["per_paraphrase"].items():
                 row = re.search(rf"<tr><th><q>{re.escape(escape(phrase))}</q></th>.*?</tr>", text).group()
-                assert f"{number(entry['mean'])} <small>{interval(entry)}</small>" in row
+                assert f"{number(entry['mean'])} <small>{interval(interval_of(entry))}</small>" in row
 
 
 def test_an_unknown_task_and_a_damaged_summary_are_told(tmp_path):
@@ -234,8 +235,8 @@ def test_wilson_intervals_hold_their_share_and_stay_within_the_scale():
 
 
 def test_small_charts_survive_what_is_absent_and_stay_light():
-    assert interval_cell({"mean": None}) == ""
-    assert "whisker" not in interval_cell({"mean": 0.5, "lower": None, "upper": None})
+    assert interval_cell(Interval(np.nan, np.nan, np.nan)) == ""
+    assert "whisker" not in interval_cell(Interval(0.5, np.nan, np.nan))
     assert spread_chart([SpreadRow("<a>", np.nan, {})], "none") == ""
     shown = spread_chart([SpreadRow("<a>", 0.5, {"<b>": 0.2, "c": 0.8})], "x")
     assert "&lt;a&gt;" in shown and "&lt;b&gt;: 0.200" in shown

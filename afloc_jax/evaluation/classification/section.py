@@ -22,6 +22,7 @@ from afloc_jax.files import Path
 
 Example: TypeAlias = tuple[Mistake, UInt8[np.ndarray, "S S"], Bool[np.ndarray, "S S"]]
 """A mistake, its image, and the place of a finding that was missed."""
+MOST_PHRASES = 12  # of a class that are listed
 
 
 @dataclass(frozen=True)
@@ -43,21 +44,6 @@ class Curve:
     svg: Markup
 
 
-@dataclass(frozen=True)
-class Shown:
-    """What section.html.jinja reads: `main` are the metrics of the open table, `others` the remaining ones."""
-
-    main: Sequence[Metric]
-    others: Sequence[Metric]
-    rows: Sequence[Row]
-    curves: Sequence[Curve]
-    reliability: Sequence[Curve]
-    mistakes: Mapping[str, Sequence[Example]]
-    phrases: Mapping[str, Sequence[str]]
-    thresholds: Mapping[str, float]
-    most_phrases: int = 12  # of a class that are listed
-
-
 def section(folder: Path, summary: JsonObject) -> Section:
     """What the page shows of one evaluation."""
     result = Classification.read(summary)
@@ -71,12 +57,12 @@ def section(folder: Path, summary: JsonObject) -> Section:
         kicker="Zero-shot classification",
         lede=(f"Asked by phrases alone {query}: {result.n:,} images of", f", {len(classes)} classes."),
         headline=[_figure(result, BY_NAME[name]) for name in HEADLINE if name in metrics],
-        shown=Shown(
-            main=main,
-            others=[metric for metric in METRICS if metric.name in metrics and metric not in main],
-            rows=[_row(result, name) for name in [None, *classes]],
-            curves=_curves(folder / "per_sample.csv", metrics["auc"], classes),
-            reliability=[
+        shown={
+            "main": main,  # the metrics of the open table
+            "others": [metric for metric in METRICS if metric.name in metrics and metric not in main],
+            "rows": [_row(result, name) for name in [None, *classes]],
+            "curves": _curves(folder / "per_sample.csv", metrics["auc"], classes),
+            "reliability": [
                 Curve(
                     name,
                     "" if "ece" not in metrics else _note("ECE", metrics["ece"], name),
@@ -84,17 +70,18 @@ def section(folder: Path, summary: JsonObject) -> Section:
                 )
                 for name, table in result.reliability.items()
             ],
-            mistakes=mistakes,
-            phrases={name: sides["positive"] for name, sides in result.prompts.items()},
-            thresholds=result.thresholds,
-        ),
+            "mistakes": mistakes,
+            "phrases": {name: sides["positive"] for name, sides in result.prompts.items()},
+            "most_phrases": MOST_PHRASES,
+            "thresholds": result.thresholds,
+        },
     )
 
 
 def _figure(result: Classification, metric: Metric) -> Figure:
     chance = chance_of(metric, result.multiclass)
     others = [] if chance is None else [("chance", "chance", chance)]
-    return Figure(metric.title, metric.about, result.metrics[metric.name].overall.to_dict(), others)
+    return Figure(metric.title, metric.about, result.metrics[metric.name].overall, others)
 
 
 def _row(result: Classification, name: str | None) -> Row:

@@ -1,25 +1,32 @@
 """Localisation on the page: tables beside baselines and published numbers, example maps, failures."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from markupsafe import Markup
 
 from afloc_jax.evaluation.files import read_pictures
-from afloc_jax.evaluation.localization.failures import Failures, worst_samples
+from afloc_jax.evaluation.localization.failures import worst_samples
 from afloc_jax.evaluation.localization.metrics import BY_NAME, FOR_READERS, Metric
+from afloc_jax.evaluation.localization.presence import PresenceTable
 from afloc_jax.evaluation.localization.protocols import AFLOC
 from afloc_jax.evaluation.localization.published import METRICS as PUBLISHED
 from afloc_jax.evaluation.localization.published import published_scores
-from afloc_jax.evaluation.report.charts import Entry, Row, interval_chart
-from afloc_jax.evaluation.report.numbers import entry_of, part_of
+from afloc_jax.evaluation.report.charts import Row, interval_chart
+from afloc_jax.evaluation.report.numbers import interval_of, part_of
+from afloc_jax.evaluation.results import read
+from afloc_jax.evaluation.statistics.interval import Interval
 from afloc_jax.evaluation.task import Figure, JsonObject, Section
 from afloc_jax.files import Path
 from afloc_jax.inference import overlays
 
 BASELINES = {"location_prior": ("prior", "Location prior"), "untrained": ("untrained", "Untrained model")}
 FAILURES = 15  # listed for each evaluation
+
+Picture: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray, JsonObject]
+"""An example: its image [S, S], the map over it [S, S, 3], the truth [S, S], and what examples.json says of it."""
 
 
 @dataclass(frozen=True)
@@ -31,18 +38,18 @@ class System:
     metrics: JsonObject
     difference: JsonObject
 
-    def entry(self, metric: str, category: str | None = None) -> Entry:
-        """Mean and limits, empty where there are none; of all categories if none is named."""
+    def value(self, metric: str, category: str | None = None) -> Interval:
+        """Mean and limits, NaN where there are none; of all categories if none is named."""
         keys = ("overall",) if category is None else ("per_category", category)
-        return entry_of(self.metrics, metric, *keys)
+        return interval_of(self.metrics, metric, *keys)
 
-    def minus(self, metric: str) -> Entry:
+    def minus(self, metric: str) -> Interval:
         """The model less this one."""
-        return entry_of(self.difference, metric, "overall")
+        return interval_of(self.difference, metric, "overall")
 
-    def at(self, metric: str, threshold: str) -> float | None:
+    def at(self, metric: str, threshold: str) -> float:
         """Mean at one threshold of the map."""
-        return entry_of(self.metrics, metric, "per_threshold", threshold).get("mean")
+        return interval_of(self.metrics, metric, "per_threshold", threshold).mean
 
 
 def _systems(summary: JsonObject) -> list[System]:
@@ -52,46 +59,6 @@ def _systems(summary: JsonObject) -> list[System]:
         metrics, difference = (part_of(summary, "baselines", key, part) for part in ("metrics", "difference"))
         systems.append(System(kind, title, metrics, difference))
     return systems
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An example: its image and heat map as data URIs, the outline of the truth, and what examples.json says of it."""
-
-    size: int
-    image: str
-    overlay: str
-    outline: str
-    about: JsonObject
-
-
-@dataclass(frozen=True)
-class Shown:
-    """What section.html.jinja reads.
-
-    Attributes:
-        present, thresholded, published_metrics: metrics of the tables: all, those with thresholds, those of the papers.
-        systems: the model first.
-        charts: title and SVG of one chart per metric.
-        published, published_on: system -> metric -> mean as printed, and the data set that was.
-        presence, operating_points: of a protocol with negatives, as summary.json has them.
-        gallery: examples by category.
-    """
-
-    present: list[Metric]
-    thresholded: list[Metric]
-    systems: list[System]
-    categories: list[str]
-    thresholds: list[str]
-    charts: list[tuple[str, Markup]]
-    published: Mapping[str, Mapping[str, float]]
-    published_on: str
-    presence: JsonObject
-    operating_points: JsonObject
-    failures: Failures
-    gallery: Mapping[str, Sequence[Picture]]
-    published_metrics: Sequence[Metric] = tuple(BY_NAME[name] for name in PUBLISHED)
-    scale: Sequence[str] = field(default_factory=overlays.colour_scale)
 
 
 def section(folder: Path, summary: JsonObject) -> Section:
@@ -106,32 +73,35 @@ def section(folder: Path, summary: JsonObject) -> Section:
     as_there = (summary.get("protocol"), summary.get("margin"), summary.get("thresholds"))
     if as_there != (AFLOC.name, paper.margin, list(paper.thresholds)):
         data_set, published = "", {}
+    presence = part_of(summary, "presence")
     return Section(
         kicker="Annotation-free localisation",
         lede=("Given a phrase, the model points at the place; on", f" it was asked {summary.get('n') or 0:,} times."),
         headline=[_figure(systems, metric) for metric in present],
-        shown=Shown(
-            present=present,
-            thresholded=[metric for metric in present if part_of(metrics, metric.name, "per_threshold")],
-            systems=systems,
-            categories=categories,
-            thresholds=list(part_of(metrics, "iou", "per_threshold")),
-            charts=[(metric.title, Markup(_category_chart(systems, metric, categories))) for metric in present],
-            published=published,
-            published_on=data_set,
-            presence=part_of(summary, "presence"),
-            operating_points=part_of(summary, "operating_points"),
-            failures=worst_samples(folder / "per_sample.csv", FAILURES),
-            gallery=_gallery(folder),
-        ),
+        shown={
+            "present": present,
+            "thresholded": [metric for metric in present if part_of(metrics, metric.name, "per_threshold")],
+            "systems": systems,  # the model first
+            "categories": categories,
+            "thresholds": list(part_of(metrics, "iou", "per_threshold")),
+            "charts": [(metric.title, Markup(_category_chart(systems, metric, categories))) for metric in present],
+            "published": published,  # system -> metric -> mean as printed
+            "published_on": data_set,
+            "published_metrics": [BY_NAME[name] for name in PUBLISHED],
+            "presence": read(PresenceTable, presence) if presence else None,
+            "operating_points": part_of(summary, "operating_points"),
+            "failures": worst_samples(folder / "per_sample.csv", FAILURES),
+            "gallery": _gallery(folder),
+            "scale": overlays.colour_scale(),
+        },
         data="images and masks",
     )
 
 
 def _figure(systems: Sequence[System], metric: Metric) -> Figure:
     """A metric in the head of the page, beside the baselines."""
-    others = [(other.kind, other.title.lower(), other.entry(metric.name).get("mean")) for other in systems[1:]]
-    return Figure(metric.title, metric.about, systems[0].entry(metric.name), others)
+    others = [(other.kind, other.title.lower(), other.value(metric.name).mean) for other in systems[1:]]
+    return Figure(metric.title, metric.about, systems[0].value(metric.name), others)
 
 
 def _category_chart(systems: Sequence[System], metric: Metric, categories: Sequence[str]) -> str:
@@ -139,8 +109,8 @@ def _category_chart(systems: Sequence[System], metric: Metric, categories: Seque
         {
             "name": category or "all categories",
             "strong": category is None,
-            "model": systems[0].entry(metric.name, category),
-            "others": [(other.kind, other.entry(metric.name, category)) for other in systems[1:]],
+            "model": systems[0].value(metric.name, category),
+            "others": [(other.kind, other.value(metric.name, category)) for other in systems[1:]],
         }
         for category in [*categories, None]
     ]
@@ -150,17 +120,9 @@ def _category_chart(systems: Sequence[System], metric: Metric, categories: Seque
 def _gallery(folder: Path) -> dict[str, list[Picture]]:
     """Example maps by category: what `localization.examples` left in examples.npz and examples.json."""
     described, arrays = read_pictures(folder)
-    if not described:
-        return {}
-    images, maps, truths = arrays["images"], arrays["heatmaps"], arrays["truths"]
     groups: dict[str, list[Picture]] = {}
-    for image, heatmap, truth, example in zip(images, maps, truths, described, strict=True):
-        picture = Picture(
-            size=image.shape[0],
-            image=overlays.jpeg_uri(image),
-            overlay=overlays.jpeg_uri(overlays.overlay(image, heatmap.astype(np.float32))),
-            outline=overlays.outline_path(truth),
-            about=example,
-        )
-        groups.setdefault(example["category"], []).append(picture)
+    for k, example in enumerate(described):
+        image = arrays["images"][k]
+        drawn = overlays.overlay(image, arrays["heatmaps"][k].astype(np.float32))
+        groups.setdefault(example["category"], []).append((image, drawn, arrays["truths"][k], example))
     return groups

@@ -1,19 +1,17 @@
 """Charts as inline SVG. Colours come from the page's style sheet (classes), so that they follow light and dark."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from html import escape
-from typing import NotRequired, TypeAlias, TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
+
+from afloc_jax.evaluation.statistics.interval import Interval
 
 SIZE, SMALL = (520, 250), (350, 190)  # width and height; letters keep their size when a chart is small
 LANE = 7  # between the marks of a row: intervals lie beside each other, not on each other
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 14, 34
-
-
-Entry: TypeAlias = Mapping[str, float | None]
-"""A mean with its limits, as JSON files hold it."""
 
 
 class Line(TypedDict):
@@ -26,11 +24,11 @@ class Line(TypedDict):
 
 
 class Row(TypedDict):
-    """A row of an interval chart: the model's entry, and (kind, entry) of the others."""
+    """A row of an interval chart: the model's value, and (kind, value) of the others."""
 
     name: str
-    model: Entry
-    others: Sequence[tuple[str, Entry]]
+    model: Interval
+    others: Sequence[tuple[str, Interval]]
     strong: NotRequired[bool]
 
 
@@ -114,9 +112,9 @@ def interval_chart(rows: Sequence[Row], label: str, low: float = 0.0, high: floa
     values = [
         v
         for row in rows
-        for entry in [row["model"], *(entry for _, entry in row["others"])]
-        for v in (entry.get("mean"), entry.get("lower"), entry.get("upper"))
-        if v is not None and math.isfinite(v)
+        for value in [row["model"], *(other for _, other in row["others"])]
+        for v in (value.mean, value.lower, value.upper)
+        if math.isfinite(v)
     ]
     if not values:
         return ""
@@ -153,19 +151,19 @@ def _interval_row(row: Row, y: float, x: Callable[[float], float], names_width: 
         f"{escape(row['name'])}</text>"
     ]
     count = len(row["others"]) + 1
-    for k, (kind, entry) in enumerate([*row["others"], ("model", row["model"])]):
-        parts += mark(kind, entry, y + LANE * (count - 1 - k - (count - 1) / 2), x)
+    for k, (kind, value) in enumerate([*row["others"], ("model", row["model"])]):
+        parts += mark(kind, value, y + LANE * (count - 1 - k - (count - 1) / 2), x)
     return parts
 
 
-def mark(kind: str, entry: Entry, y: float, x: Callable[[float], float]) -> list[str]:
+def mark(kind: str, value: Interval, y: float, x: Callable[[float], float]) -> list[str]:
     """A mean with its whisker; nothing where there is no mean."""
-    mean, lower, upper = (entry.get(key) for key in ("mean", "lower", "upper"))
-    if mean is None or not math.isfinite(mean):
+    mean, lower, upper = value.mean, value.lower, value.upper
+    if not math.isfinite(mean):
         return []
     parts = []
     title = f"{mean:.3f}"
-    if lower is not None and upper is not None and math.isfinite(lower) and math.isfinite(upper):
+    if math.isfinite(lower) and math.isfinite(upper):
         title += f" [{lower:.3f}, {upper:.3f}]"
         parts.append(f'<path class="whisker {kind}" d="M{x(lower):.1f} {y:.1f}H{x(upper):.1f}"/>')
     a = x(mean)

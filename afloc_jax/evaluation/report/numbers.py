@@ -1,9 +1,9 @@
 """Helpers that the parts of the page share: numbers as text, and reading JSON files."""
 
 import math
-from collections.abc import Mapping
 
 from afloc_jax.errors import UserError
+from afloc_jax.evaluation.statistics.interval import Interval
 from afloc_jax.evaluation.task import JsonObject
 from afloc_jax.files import Path, read_json
 from afloc_jax.settings import Json
@@ -22,10 +22,9 @@ def signed(value: float | None) -> str:
     return f"+{text}" if value is not None and math.isfinite(value) and round(value, 3) > 0 else text
 
 
-def interval(entry: Mapping[str, float | None] | None) -> str:
+def interval(value: Interval) -> str:
     """The bounds of an interval, empty where there are none."""
-    lower, upper = (entry or {}).get("lower"), (entry or {}).get("upper")
-    return "" if lower is None or not math.isfinite(lower) else f"{number(lower)} to {number(upper)}"
+    return f"{number(value.lower)} to {number(value.upper)}" if math.isfinite(value.lower) else ""
 
 
 def hashes(provenance: JsonObject, data: str) -> list[tuple[str, str]]:
@@ -48,9 +47,11 @@ def part_of(content: JsonObject, *keys: str) -> JsonObject:
     return content
 
 
-def entry_of(content: JsonObject, *keys: str) -> dict[str, float | None]:
-    """A mean with its limits within an object of JSON; empty where it is absent."""
-    return {name: value for name, value in part_of(content, *keys).items() if isinstance(value, float | int | None)}
+def interval_of(content: JsonObject, *keys: str) -> Interval:
+    """A mean with its limits within an object of JSON; NaN what it lacks."""
+    entry = part_of(content, *keys)
+    values = (entry.get(part) for part in ("mean", "lower", "upper"))
+    return Interval(*(float(value) if isinstance(value, float | int) else math.nan for value in values))
 
 
 def read_object(path: Path) -> JsonObject:

@@ -28,31 +28,28 @@ class Cell:
 
 def cell(value: Interval, low: float = 0.0, reference: float | None = None) -> Cell:
     """The cell of a value on a scale from `low` to 1; `reference` is what chance gives."""
-    entry = value.to_dict()
-    return Cell(number(entry["mean"]), interval(entry), Markup(interval_cell(entry, low=low, reference=reference)))
+    return Cell(number(value.mean), interval(value), Markup(interval_cell(value, low, reference)))
 
 
-def interval_cell(
-    entry: Mapping[str, float | None], low: float = 0.0, high: float = 1.0, reference: float | None = None
-) -> str:
-    """A mean with its interval on a scale from `low` to `high`, all of them alike down a column of a table.
+def interval_cell(value: Interval, low: float = 0.0, reference: float | None = None) -> str:
+    """A mean with its interval on a scale from `low` to 1, all of them alike down a column of a table.
 
     `reference` is drawn as a line across: what chance gives. Empty without a mean.
     """
-    if entry.get("mean") is None:
+    if not math.isfinite(value.mean):
         return ""
     width, height = CELL
 
-    def x(value: float) -> float:
-        return 6 + (min(max(value, low), high) - low) / (high - low) * (width - 12)
+    def x(place: float) -> float:
+        return 6 + (min(max(place, low), 1.0) - low) / (1.0 - low) * (width - 12)
 
     parts = [f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" class="cell" aria-hidden="true">']
-    parts.append(f'<line class="grid" x1="{x(low):.1f}" x2="{x(high):.1f}" y1="{height / 2}" y2="{height / 2}"/>')
+    parts.append(f'<line class="grid" x1="{x(low):.1f}" x2="{x(1.0):.1f}" y1="{height / 2}" y2="{height / 2}"/>')
     if reference is not None:
         parts.append(
             f'<line class="reference" x1="{x(reference):.1f}" x2="{x(reference):.1f}" y1="2" y2="{height - 2}"/>'
         )
-    return "".join([*parts, *mark("model", entry, height / 2, x), "</svg>"])
+    return "".join([*parts, *mark("model", value, height / 2, x), "</svg>"])
 
 
 def roc_chart(false_positives: Sequence[float], true_positives: Sequence[float], label: str) -> str:

@@ -1,33 +1,10 @@
 """Retrieval on the page: R@K and P@K beside chance, and images that some reports retrieve."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-
-import numpy as np
-from jaxtyping import UInt8
-
-from afloc_jax.evaluation.retrieval.examples import Query, read_retrieved
+from afloc_jax.evaluation.retrieval.examples import read_retrieved
 from afloc_jax.evaluation.retrieval.metrics import DIRECTIONS, Metric
 from afloc_jax.evaluation.retrieval.result import BesideChance, Retrieval
 from afloc_jax.evaluation.task import Figure, JsonObject, Section
 from afloc_jax.files import Path
-
-
-@dataclass(frozen=True)
-class Shown:
-    """What section.html.jinja reads.
-
-    Attributes:
-        rows: "R@5" and the like, each with its value in every direction.
-        metrics: by the metric.
-        queries: what some reports retrieve, and the pictures that their numbers refer to.
-    """
-
-    directions: Sequence[str]
-    rows: Mapping[str, Sequence[BesideChance]]
-    classes: Sequence[str]
-    metrics: Mapping[Metric, BesideChance]
-    queries: Sequence[tuple[Query, UInt8[np.ndarray, "n S S"]]]
 
 
 def section(folder: Path, summary: JsonObject) -> Section:
@@ -48,17 +25,17 @@ def section(folder: Path, summary: JsonObject) -> Section:
             Figure(
                 metric.heading,
                 f"the first {metric.top} of the ranking",
-                values.overall.to_dict(),
+                values.overall,
                 [("chance", "chance", values.chance)],
             )
             for metric, values in metrics.items()
             if metric.kind == headline
         ],
-        shown=Shown(
-            directions=list(DIRECTIONS.values()),
-            rows=rows,
-            classes=result.classes,
-            metrics=metrics,
-            queries=list(read_retrieved(folder)),
-        ),
+        shown={
+            "directions": list(DIRECTIONS.values()),
+            "rows": rows,  # "R@5" and the like, each with its value in every direction
+            "classes": result.classes,
+            "metrics": metrics,
+            "queries": list(read_retrieved(folder)),
+        },
     )

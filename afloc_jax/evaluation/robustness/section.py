@@ -1,8 +1,7 @@
 """Robustness to wording on the page: the spread over phrases by class, and every phrase with its intervals."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 from markupsafe import Markup
 
@@ -13,15 +12,6 @@ from afloc_jax.evaluation.task import Figure, JsonObject, Section
 from afloc_jax.files import Path
 
 
-@dataclass(frozen=True)
-class Shown:
-    """What section.html.jinja reads; charts have a title."""
-
-    metrics: Sequence[Metric]
-    charts: Sequence[tuple[str, Markup]]
-    result: Robustness
-
-
 def section(folder: Path, summary: JsonObject) -> Section:
     """What the page shows of one evaluation."""
     result = Robustness.read(summary)
@@ -30,15 +20,15 @@ def section(folder: Path, summary: JsonObject) -> Section:
         kicker="Robustness to wording",
         lede=(f"The same {len(result.paraphrases)} findings asked in several ways, on {result.n:,} images of", "."),
         headline=[
-            Figure(f"{metric.title}, {part}", about, result.metrics[f"{metric.name} {part}"].overall.to_dict())
+            Figure(f"{metric.title}, {part}", about, result.metrics[f"{metric.name} {part}"].overall)
             for metric in metrics
             for part, about in HEADLINE.items()
         ],
-        shown=Shown(
-            metrics,
-            [(metric.title, Markup(_chart(metric, result.spread[metric.name]))) for metric in metrics],  # our own SVG
-            result,
-        ),
+        shown={
+            "metrics": metrics,
+            "charts": [(metric.title, Markup(_chart(metric, result.spread[metric.name]))) for metric in metrics],
+            "result": result,
+        },
     )
 
 

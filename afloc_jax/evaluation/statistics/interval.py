@@ -4,11 +4,8 @@ Percentile limits, or BCa (bias-corrected and accelerated; Efron 1987, doi 10.10
 those of `scipy.stats.bootstrap`, which knows neither clusters nor strata, and whose jackknife takes O(n^2).
 """
 
-import math
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 from jaxtyping import Float
@@ -24,16 +21,6 @@ class Interval:
     mean: float
     lower: float
     upper: float
-
-    @classmethod
-    def read(cls, entry: Mapping[str, float | None]) -> Self:
-        """The interval of an entry that `to_dict` made; what it lacks is NaN."""
-        values = [entry.get(part) for part in ("mean", "lower", "upper")]
-        return cls(*(math.nan if value is None else value for value in values))
-
-    def to_dict(self) -> dict[str, float | None]:
-        """The entry of a JSON file. JSON has no NaN: an undefined number becomes None."""
-        return {part: float(value) if np.isfinite(value) else None for part, value in vars(self).items()}
 
     def __str__(self) -> str:
         """The text of a table's cell: `0.812 [0.790, 0.833]`, or `-` where the number is undefined."""

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 import re
 
 import cv2
@@ -17,8 +18,9 @@ from afloc_jax.evaluation.localization.scores import score
 from afloc_jax.evaluation.localization.settings import LocalizationSettings
 from afloc_jax.evaluation.page import write_report
 from afloc_jax.evaluation.report.charts import curve_chart, interval_chart, nice_ticks, smooth
-from afloc_jax.evaluation.report.numbers import interval, number, signed
+from afloc_jax.evaluation.report.numbers import interval, interval_of, number, signed
 from afloc_jax.evaluation.run import evaluate_datasets
+from afloc_jax.evaluation.statistics.interval import Interval
 from afloc_jax.evaluation.tasks import EvaluationSettings
 from afloc_jax.evaluation.truth.sample import Drawing, Truth
 from afloc_jax.inference.overlays import outline_path, overlay, unit_scale
@@ -170,7 +172,7 @@ def test_numbers_on_the_page_are_those_of_the_summary(page, workdir):
     for metrics in (summary["metrics"], summary["baselines"]["location_prior"]["metrics"]):
         for values in metrics.values():
             overall = values["overall"]
-            assert f"{number(overall['mean'])} <small>{interval(overall)}</small>" in text
+            assert f"{number(overall['mean'])} <small>{interval(interval_of(overall))}</small>" in text
     difference = summary["baselines"]["untrained"]["difference"]["iou"]["overall"]
     assert f"<td>{signed(difference['mean'])} <small>" in text
 
@@ -237,12 +239,13 @@ def test_charts_survive_one_point_nan_and_nothing():
     line = {"name": "x", "kind": "train", "steps": [0], "values": [1.0]}
     assert curve_chart([line], "one").startswith("<svg")
     assert curve_chart([{**line, "values": [float("nan")]}], "none") == ""
-    empty = {"name": "a", "model": {"mean": None}, "others": [("prior", {})]}
+    nothing = Interval(math.nan, math.nan, math.nan)
+    empty = {"name": "a", "model": nothing, "others": [("prior", nothing)]}
     assert interval_chart([empty], "none") == ""
     negative = {
         "name": "<a>",
-        "model": {"mean": -1.0, "lower": -2.0, "upper": 0.5},
-        "others": [("prior", {"mean": 0.2})],
+        "model": Interval(-1.0, -2.0, 0.5),
+        "others": [("prior", Interval(0.2, math.nan, math.nan))],
     }
     chart = interval_chart([negative, empty], "cnr")
     assert "&lt;a&gt;" in chart

@@ -219,11 +219,11 @@ def test_bca_intervals_and_patients_reach_the_tables():
     """The mean over thresholds of one category, against scipy's BCa on the samples' own means."""
     scores = table_of([("a", *lesion(k)) for k in range(20)])
     values = scores["iou"].mean(axis=1)
-    found = summarise(scores, Bootstrap(500, 4, "bca")).metrics["iou"].overall.to_dict()
+    found = summarise(scores, Bootstrap(500, 4, "bca")).metrics["iou"].overall
     expected = scipy.stats.bootstrap(
         (values,), np.mean, n_resamples=500, method="BCa", rng=np.random.default_rng(4)
     ).confidence_interval
-    assert (found["lower"], found["upper"]) == pytest.approx((expected.low, expected.high), rel=1e-9)
+    assert (found.lower, found.upper) == pytest.approx((expected.low, expected.high), rel=1e-9)
     patients = [f"p{k // 2}" for k in range(20)]
     truths = [replace(truth, patient=name) for truth, name in zip(scores.truths, patients, strict=True)]
     by_patient = summarise(replace(scores, truths=tuple(truths)), Bootstrap(500, 4, unit="patient")).to_json()
