@@ -40,6 +40,16 @@ def test_a_wrong_call_ends_with_one_line_and_status_2(arguments, message, capsys
     assert not list(tmp_path.iterdir())  # nothing that the mended call would trip over
 
 
+@pytest.mark.parametrize("spelled", ["--dry-run", "--dry_run"])
+def test_flags_are_taken_with_hyphens_while_values_and_keys_of_the_config_stay_as_written(spelled):
+    config = f"--config={ROOT / 'configs/demo.py'}"
+    flags = ["--workdir=my-runs/a-b_c", "--config.training.batch_size=16", "--config.name=a-b_c", "--coordinator=a-b:1"]
+    values = launch.parse(["launch.py", config, *flags, spelled])
+    assert values.dry_run and values.workdir == "my-runs/a-b_c" and values.coordinator == "a-b:1"
+    assert (values.config.training.batch_size, values.config.name) == (16, "a-b_c")
+    assert not launch.parse(["launch.py", config, *flags, "--no" + spelled[2:]]).dry_run
+
+
 def test_a_config_file_that_raises_is_a_wrong_call(tmp_path, capsys):
     (tmp_path / "bad.py").write_text("def get_config():\n    return 1 / 0\n")
     assert launch.main(["launch.py", f"--config={tmp_path / 'bad.py'}", "--workdir=w"]) == 2
