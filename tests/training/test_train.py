@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from functools import partial
 
 import jax
 import numpy as np
@@ -19,6 +20,7 @@ from afloc_jax.training import mesh as meshes
 from afloc_jax.training import train as training
 from afloc_jax.training.checkpoints import Checkpoints
 from afloc_jax.training.failures import NonFiniteError
+from afloc_jax.training.optimizer import Plateau
 from afloc_jax.training.settings import RunConfig
 from afloc_jax.training.step import LossMetrics
 from afloc_jax.weights.folder import load_model
@@ -159,6 +161,28 @@ def test_a_validation_cut_short_by_a_signal_is_made_up_for(config, memory, tmp_p
         assert losses[0] == losses[1] is not None
     ours, theirs = (load_model(run / "model")[1]["params"] for run in (cut, through))
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def test_a_plateau_is_counted_on_where_a_run_was_stopped(config, tmp_path, monkeypatch):
+    """No loss counts as better than the first: the rate drops after the third validation, stopped before and after."""
+    monkeypatch.setattr(loops, "Plateau", partial(Plateau, patience=1, threshold=1.0))
+    config.optimizer.update(schedule="plateau", decay=0.5)
+    config.training.epochs = 4  # of three steps and a validation each
+    through, stopped = tmp_path / "through", tmp_path / "stopped"
+    assert train(config, through) == 0
+    for batch, step in ((8, 7), (3, 10)):  # two validations and six steps come before; then one, and two steps
+        with monkeypatch.context() as patch:
+            signal_at(patch, batch=batch)
+            assert train(config, stopped) == 128 + signal.SIGTERM
+        assert Checkpoints(stopped / "checkpoints", 2).steps()[-1] == step
+    assert train(config, stopped) == 0
+
+    rates = [line["learning_rate"] for line in read_metrics(stopped / "metrics.jsonl") if line["split"] == "train"]
+    np.testing.assert_allclose(rates, [1e-3] * 9 + [5e-4] * 3)
+    expected, found = last_arrays(through), last_arrays(stopped)
+    assert expected.keys() == found.keys()
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
 
 
 def test_a_run_with_a_split_state_stops_and_goes_on_split_or_whole(config, tmp_path, monkeypatch, capsys):
