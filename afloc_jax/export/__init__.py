@@ -1,5 +1,5 @@
-"""Exports of a model folder: `write.export_model` writes one, whole or not at all; `formats` lists what there is.
+"""Exports of a model folder. `write.export_model` writes one, complete or not at all; `formats` lists the formats.
 
-Every export holds export.json (what it is and which weights it came from) and check/: inputs, our outputs, and
-check.py, which prints the largest difference between those and what the export gives where it is run.
+Every export holds export.json (its format and the hash of its weights) and check/: inputs, our outputs for them, and
+check.py, which runs the export and prints the largest difference from our outputs.
 """

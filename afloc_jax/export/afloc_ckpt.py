@@ -1,10 +1,10 @@
 """Export as a checkpoint that the published PyTorch code loads with its own loader.
 
-    model.ckpt    as Lightning writes it: state_dict under the prefix `afloc.`, hyper_parameters as an OmegaConf config
-    bert/         only for a text encoder that is not Bio_ClinicalBERT in its sizes: a Hugging Face folder, which the
-                  published code reads (from where it is run) before it loads the checkpoint over it
+    model.ckpt    a Lightning checkpoint: state_dict under the prefix `afloc.`, hyper_parameters as an OmegaConf config
+    bert/         a Hugging Face folder, only for a text encoder of other sizes than Bio_ClinicalBERT: the published
+                  code reads it (relative to its working directory) before it loads the checkpoint
 
-The published code knows one kind of network; what it cannot express is refused by name.
+The published code supports one kind of network. Settings that it cannot express are refused by name.
 """
 
 import dataclasses
@@ -35,18 +35,18 @@ LOCAL_BERT = "bert"
 
 
 def write(source: Source, folder: Path) -> None:
-    """Write the export into an empty folder.
+    """Writes the export into an empty folder.
 
-    Raises UsageError when the published code cannot express this model, and names every setting.
+    Raises UsageError if the published code cannot express this model; the message names every setting.
     """
     foreign = beyond_the_release(source)
     if foreign:
         raise UsageError(f"the published code has no {', no '.join(foreign)}; export with --format torch-module")
     state = {PREFIX + name: tensor for name, tensor in tensors(source).items()}
     checkpoint = {
-        "epoch": 0,  # this file does not continue a run
+        "epoch": 0,  # the file is not meant for resuming a run
         "global_step": 0,
-        "pytorch-lightning_version": "1.6.0",  # whose layout this is; Lightning migrates from it
+        "pytorch-lightning_version": "1.6.0",  # the version of this layout, from which newer ones migrate
         "state_dict": state,
         "hyper_parameters": omegaconf.OmegaConf.create(hyper_parameters(source)),
     }
@@ -66,10 +66,10 @@ def beyond_the_release(source: Source) -> list[str]:
         "model.image.backbone": (image.backbone, image.backbone if image.backbone in BACKBONES else "resnet50"),
         "model.image.input_size": (image.input_size, 299),
         "model.image.center": (image.center, False),
-        "model.normalize": (settings.normalize, False),  # there it reaches the text alone
+        "model.normalize": (settings.normalize, False),  # the published code normalises the text alone
         "model.text.context": (text.context, "report"),
-        "model.text.merge_pieces": (text.merge_pieces, text.merge_layers),  # there one setting for both
-        "model.text.last_layers": (text.last_layers, max(text.last_layers, 2)),  # there 1 means the pooled output
+        "model.text.merge_pieces": (text.merge_pieces, text.merge_layers),  # one setting in the published code
+        "model.text.last_layers": (text.last_layers, max(text.last_layers, 2)),  # 1 means the pooled output there
         **{f"localization.{name}": (getattr(maps, name), getattr(published, name)) for name in _map_settings(maps)},
     }
     return [f"{name} = {value!r}" for name, (value, possible) in wanted.items() if value != possible]
@@ -81,14 +81,14 @@ def _map_settings(maps: HeatmapSettings) -> list[str]:
 
 
 def _trained_with(source: Source) -> LossSettings:
-    """The losses of the run that made the weights, as its model card tells; the published ones where it does not."""
+    """The loss settings of the run that made the weights, from its model card; the published ones without them."""
     recipe = source.config.card.get("recipe")
     loss = recipe.get("loss") if isinstance(recipe, Mapping) else None
     return LossSettings.read(loss) if isinstance(loss, Mapping) else LossSettings()
 
 
 def hyper_parameters(source: Source) -> dict[str, Json]:
-    """The fields that the published builder, model and image transform read."""
+    """The config fields that the published builder, model and image transform read."""
     text, bert = source.settings.text, source.settings.text.structure
     loss = _trained_with(source)
     losses: dict[str, Json] = {
@@ -101,7 +101,7 @@ def hyper_parameters(source: Source) -> dict[str, Json]:
     for level, name in names.items():
         weight = loss.weights.of(level)
         losses[f"{name}_loss_weight"] = weight
-        # The shallow projection exists there only with the word level, and the state dict always holds it.
+        # The published code creates the shallow projection only with the word level; our state dict always has it.
         losses[f"use_{name}_loss"] = bool(weight) or level == "word"
     return {
         "experiment_name": source.config.name,

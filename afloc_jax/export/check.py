@@ -1,4 +1,4 @@
-"""The check that every export carries: a few fixed inputs, what afloc_jax makes of them, and a script to compare."""
+"""The check in every export: a few fixed inputs, the outputs of afloc_jax for them, and a script that compares."""
 
 import json
 
@@ -12,7 +12,7 @@ PROMPTS = ("small left pleural effusion", "findings suggesting pneumonia. no pne
 
 
 def write_check(source: Source, folder: Path, script: str) -> None:
-    """Write check/ into an export: inputs.npz, outputs.npz (ours), prompts.json, and `script` as check.py."""
+    """Writes check/ into an export: inputs.npz, outputs.npz (ours), prompts.json, and `script` as check.py."""
     target = folder / "check"
     target.mkdir(exist_ok=True)
     inputs = check_inputs(source)
@@ -23,7 +23,7 @@ def write_check(source: Source, folder: Path, script: str) -> None:
 
 
 def check_inputs(source: Source) -> dict[str, np.ndarray]:
-    """Three squares of soft shapes with noise, uint8, the last one padded at its sides; and three tokenized prompts."""
+    """Three uint8 squares of smooth shapes and noise, the last one padded at its sides, and three tokenized prompts."""
     side, random = source.image_size, np.random.default_rng(0)
     row, column = np.mgrid[:side, :side] / side
     squares = []
@@ -41,7 +41,7 @@ def check_inputs(source: Source) -> dict[str, np.ndarray]:
 
 
 def our_outputs(source: Source, squares: np.ndarray, prompts: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """What afloc_jax gives for squares [B, S, S] and B prompts: the three levels of both sides and the heat maps."""
+    """The outputs of afloc_jax for squares [B, S, S] and B prompts: all levels of both sides, and the heat maps."""
     image, text = source.model.embed_squares(squares), source.model.embed_texts(prompts)
     outputs = {
         "shallow": image.shallow,

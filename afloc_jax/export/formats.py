@@ -1,4 +1,4 @@
-"""The table of export formats. A row and the module that it names are all that a further format takes."""
+"""The table of export formats. A further format needs a row here and the module that the row names."""
 
 from dataclasses import dataclass
 
@@ -8,11 +8,11 @@ class Format:
     """One export format.
 
     Attributes:
-        about: what is written, for the command line.
-        module: module of this package whose `write(source, folder)` writes the export into an empty folder. It is
+        about: the description in the help of the command line.
+        module: the module of this package whose `write(source, folder)` writes the export into an empty folder. It is
             imported when its format is chosen, because it may need `packages`.
         check: the file of copied/ that becomes check/check.py of the export.
-        packages: what an export needs and running a model does not, as `pip install` takes it.
+        packages: packages for `pip install` that this export needs and a model in use does not.
     """
 
     about: str

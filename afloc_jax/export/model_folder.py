@@ -1,4 +1,4 @@
-"""Export as safetensors: the model folder again, with a check."""
+"""Export as safetensors: a copy of the model folder, with a check."""
 
 import shutil
 
@@ -9,7 +9,7 @@ from data_pipelines.tokens import save_tokenizer
 
 
 def write(source: Source, folder: Path) -> None:
-    """Write the export into an empty folder."""
+    """Writes the export into an empty folder."""
     for name in (CONFIG, WEIGHTS, PREPROCESSOR, CARD):
         if (source.folder / name).is_file():
             shutil.copyfile(source.folder / name, folder / name)

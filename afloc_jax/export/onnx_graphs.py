@@ -4,7 +4,8 @@
     text.onnx     token_ids, word_ids, sentence_ids [B, L], sentence_count [B], int32 -> words, sentences, report, asked
     heatmap.onnx  deep [B, H2, W2, D], asked [B, D] -> heatmap [B, S, S]
 
-Three graphs, because an image is encoded once for many prompts and a prompt once for many images.
+`asked` is the query of the heat map: the report embedding, or the mean of the sentences, of a prompt. There are three
+graphs, because an image is encoded once for many prompts and a prompt once for many images.
 """
 
 import contextlib
@@ -27,7 +28,7 @@ TEXT_OUTPUTS = ("words", "sentences", "report", "asked")
 
 
 def write(source: Source, folder: Path) -> None:
-    """Write the export into an empty folder."""
+    """Writes the export into an empty folder."""
     network = torch_network(source)
     write_inputs_reader(source, folder)
     inputs = {name: torch.from_numpy(array) for name, array in check_inputs(source).items()}
@@ -46,7 +47,7 @@ def write(source: Source, folder: Path) -> None:
 
 
 def _part(network: torch.nn.Module, method: Callable) -> torch.nn.Module:
-    """A module whose forward is one method of the network: what the exporter takes."""
+    """A module whose `forward` is one method of the network, as the exporter needs it."""
 
     class Part(torch.nn.Module):
         def __init__(self) -> None:
@@ -61,7 +62,7 @@ def _part(network: torch.nn.Module, method: Callable) -> torch.nn.Module:
 
 def _export(part: torch.nn.Module, arguments: dict[str, torch.Tensor], outputs: Sequence[str], path: Path) -> None:
     batch = torch.export.Dim("batch", min=1)
-    # The exporter reports its progress on stdout and by warnings and logging; errors are raised all the same.
+    # The exporter reports progress on stdout, by warnings and by logging. Its errors are raised in any case.
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         previous = logging.root.manager.disable

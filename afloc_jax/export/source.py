@@ -1,4 +1,4 @@
-"""What every exporter starts from: a model folder that was read and checked, and its settings with all defaults."""
+"""The input of every exporter: a model folder in memory, and what its settings with all defaults say."""
 
 import functools
 import pathlib
@@ -19,7 +19,7 @@ from afloc_jax.weights.config import FolderConfig
 from afloc_jax.weights.folder import Variables, load_model
 from data_pipelines.tokens import save_tokenizer
 
-COPIED = pathlib.Path(__file__).parent / "copied"  # files that exports carry with them
+COPIED = pathlib.Path(__file__).parent / "copied"  # files that are copied into exports
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,44 +33,44 @@ class Source:
 
     @property
     def settings(self) -> ModelSettings:
-        """The architecture."""
+        """The settings of the architecture."""
         return self.config.architecture
 
     @functools.cached_property
     def model(self) -> Model:
-        """The model in use: what the outputs of an export are compared with."""
+        """The model of this folder, with whose outputs an export is compared."""
         return Model(self.config, self.variables, self.tokenizer)
 
     @property
     def image_size(self) -> int:
-        """Side of the padded square, pixels."""
+        """The side of the padded square in pixels."""
         return self.config.preprocessing.image_size
 
     @property
     def max_tokens(self) -> int:
-        """Token slots of a prompt."""
+        """The token slots of a prompt."""
         return self.config.prompts.max_tokens
 
     @functools.cached_property
     def deep_cells(self) -> int:
-        """Cells of the deep map along one side."""
+        """The number of cells of the deep map along one side."""
         square = jax.ShapeDtypeStruct((1, self.image_size, self.image_size), np.uint8)
         encode = functools.partial(build(self.settings).apply, method="encode_image")
         side: int = jax.eval_shape(encode, self.variables, square).deep.shape[1]
         return side
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """The weights with their PyTorch names and layouts."""
+        """The weights in PyTorch names and layouts."""
         return torch_names.to_torch(self.variables, self.config.architecture)
 
 
 def read_source(folder: AnyPath) -> Source:
-    """Read a model folder. Raises `afloc_jax.weights.folder.ModelFolderError` when it is not a usable one."""
+    """Reads a model folder. Raises `afloc_jax.weights.folder.ModelFolderError` if it is unusable."""
     return Source(Path(folder), *load_model(folder))
 
 
 def describe(source: Source) -> dict[str, Json]:
-    """config.json of an export: the architecture with all defaults, so that a reader needs no table."""
+    """The content of config.json of an export: the architecture with all defaults, so that readers need none."""
     image, text = source.settings.image, source.settings.text
     return {
         "name": source.config.name,
@@ -98,17 +98,17 @@ def describe(source: Source) -> dict[str, Json]:
 
 
 def write_inputs_reader(source: Source, folder: Path) -> None:
-    """Write config.json, the tokenizer, and the file that turns pictures and prompts into inputs."""
+    """Writes config.json, the tokenizer, and the Python file that turns images and prompts into inputs."""
     write_json(folder / "config.json", describe(source))
     save_tokenizer(source.tokenizer, folder)
     copy_file("afloc_inputs.py", folder)
 
 
 def write_arrays(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Named arrays as an .npz file."""
+    """Writes named arrays as an .npz file."""
     np.savez(file, **arrays)  # type: ignore[arg-type]  # NumPy's types take them for `allow_pickle`, too
 
 
 def copy_file(name: str, folder: Path, new_name: str | None = None) -> None:
-    """Copy one of the files that exports carry with them."""
+    """Copies a file of copied/ into an export."""
     (folder / (new_name or name)).write_bytes((COPIED / name).read_bytes())

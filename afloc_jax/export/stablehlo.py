@@ -4,11 +4,13 @@
     text.stablehlo     (weights of text.npz, token_ids, word_ids, sentence_ids, sentence_count)
                        -> {words, sentences, report, asked}
     heatmap.stablehlo  (deep, asked) -> {heatmap}
-    manifest.json      the same with shapes and types, where "batch" is any number of at least 1
+    manifest.json      these signatures with shapes and types; "batch" stands for any number of at least 1
 
-`jax.export.deserialize` runs them on CPU, CUDA and TPU without afloc_jax and without Flax (it wants flatbuffers).
-Weights are arguments, not constants: a constant would be stored inside the program, where compilers spend time on
-folding it, and it could neither be placed on a device once for all calls nor be replaced.
+`asked` is the query of the heat map: the report embedding, or the mean of the sentences, of a prompt.
+
+`jax.export.deserialize` reads the functions, which run on CPU, CUDA and TPU without afloc_jax and Flax (it needs
+flatbuffers). Weights are arguments: as constants they would be stored inside the programs, slow compilation down by
+constant folding, and could neither be placed on a device once for all calls nor be replaced.
 """
 
 from collections.abc import Callable
@@ -30,13 +32,13 @@ from afloc_jax.settings import Json
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 Arguments: TypeAlias = dict[str, jax.ShapeDtypeStruct]
-Weights: TypeAlias = dict[str, np.ndarray]  # the arrays of a tower by their joined path
+Weights: TypeAlias = dict[str, np.ndarray]  # the arrays of a tower, by their path joined with "/"
 
 TOWERS = {"image": "image_encoder", "text": "text_encoder"}  # file name -> module of the model
 
 
 def write(source: Source, folder: Path) -> None:
-    """Write the export into an empty folder."""
+    """Writes the export into an empty folder."""
     write_inputs_reader(source, folder)
     weights = {name: _weights(source, module) for name, module in TOWERS.items()}
     for name, arrays in weights.items():
@@ -67,7 +69,7 @@ def _functions(source: Source) -> list[tuple[str, Callable, Arguments]]:
     def array(dtype: DTypeLike, *shape: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((batch, *shape), dtype)
 
-    # The precision of afloc_jax itself: accelerators multiply in a reduced one unless they are told.
+    # The precision of afloc_jax itself: by default accelerators multiply in a lower one.
     def encode_image(weights, image):
         with jax.default_matmul_precision("float32"):
             levels: Any = network.apply(_variables(weights), image, method="encode_image")
@@ -92,7 +94,7 @@ def _functions(source: Source) -> list[tuple[str, Callable, Arguments]]:
 
 
 def _weights(source: Source, module: str) -> Weights:
-    """The variables of one tower by their joined path."""
+    """The variables of one tower, by their path joined with "/"."""
     flat = traverse_util.flatten_dict(source.variables, sep="/")
     return {name: array for name, array in flat.items() if name.split("/")[1] == module}
 

@@ -1,4 +1,4 @@
-"""Export as plain PyTorch: the network in one file (copied/afloc_torch.py), its weights, and a reader of inputs."""
+"""Export as plain PyTorch: the network in one file (copied/afloc_torch.py), its weights, and afloc_inputs.py."""
 
 import torch
 
@@ -8,7 +8,7 @@ from afloc_jax.files import Path
 
 
 def write(source: Source, folder: Path) -> None:
-    """Write the export into an empty folder."""
+    """Writes the export into an empty folder."""
     write_inputs_reader(source, folder)
     copy_file("afloc_torch.py", folder)
     torch.save(tensors(source), folder / "weights.pt")

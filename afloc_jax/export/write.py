@@ -14,20 +14,20 @@ MARKER = "export.json"
 
 
 def export_model(model_folder: AnyPath, destination: AnyPath, format: str) -> Path:
-    """Export a model folder.
+    """Writes an export of a model folder.
 
     Args:
-        model_folder: what training or an import wrote.
-        destination: folder to write; an older export there is replaced, anything else is left alone.
+        model_folder: a model folder, from training or an import.
+        destination: the folder to write. An older export there is replaced; other files are never overwritten.
         format: one of FORMATS.
 
     Returns:
         The destination.
 
     Raises:
-        UsageError: an unknown format, a destination that holds something else or lies in the model folder, or a model
-            that the format cannot express.
-        UserError: not a usable model folder, or a package is missing; the message says how to install it.
+        UsageError: the format is unknown, the destination holds other files or lies in the model folder, or the format
+            cannot express the model.
+        UserError: the model folder is unusable, or a package is missing; the message says how to install it.
     """
     model_folder, destination = user_path(model_folder), user_path(destination)
     if format not in FORMATS:

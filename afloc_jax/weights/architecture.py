@@ -1,6 +1,6 @@
-"""The architecture of foreign weights: from the shapes of their tensors and the config in their file.
+"""The architecture of foreign weights, from the shapes of their tensors and the config in their file.
 
-Shapes decide what they can: backbone, widths, numbers of layers, vocabulary. The config adds what shapes do not show:
+Shapes give the backbone, the widths, the numbers of layers and the vocabulary size. The config adds the other settings:
 how layers and pieces are merged, what was frozen, token slots. The number of attention heads is in neither. It comes
 from a BERT's config.json; without one, the usual number for the width is assumed, and the report says so.
 """
@@ -24,13 +24,13 @@ BERT_TYPES = ("bert", "cxr-bert")  # model types that compute as our encoder doe
 
 
 def image_backbone(shapes: Shapes) -> str:
-    """The name in `settings.BACKBONES` of the backbone whose parameters these are.
+    """The name in `settings.BACKBONES` of the backbone that has parameters of these shapes.
 
     Args:
-        shapes: by published name; others than those of the backbone are passed over.
+        shapes: shapes by published name; names outside the backbone are ignored.
 
     Raises:
-        UserError: none of them; says what was seen.
+        UserError: no known backbone has these parameters.
     """
     inner = {name.removeprefix(_IMAGE): shape for name, shape in shapes.items() if name.startswith(_IMAGE)}
     for family in dict.fromkeys(backbone.family for backbone in BACKBONES.values()):
@@ -44,11 +44,11 @@ def image_backbone(shapes: Shapes) -> str:
 
 
 class FoundBert(NamedTuple):
-    """A text encoder among the sources.
+    """The settings of a text encoder among the sources.
 
     Attributes:
-        fields: as `config.model.text.bert` has them.
-        assumed: what had to be assumed, in words; "" for nothing.
+        fields: the fields of `config.model.text.bert`.
+        assumed: a sentence on what had to be assumed; empty if nothing was.
     """
 
     fields: dict[str, Json]
@@ -56,14 +56,14 @@ class FoundBert(NamedTuple):
 
 
 def bert_fields(shapes: Shapes, config: Mapping[str, Json]) -> FoundBert:
-    """The text encoder whose parameters these are.
+    """The settings of the text encoder that has parameters of these shapes.
 
     Args:
-        shapes: by published name; others than those of the text encoder are passed over.
+        shapes: shapes by published name; names outside the text encoder are ignored.
         config: config.json of a BERT of these sizes; empty when there is none.
 
     Raises:
-        UserError: the parts that sizes are read from are missing, or `config` is not a BERT's or not that of this one.
+        UserError: tensors that sizes are read from are missing, or `config` is not that of a BERT of these sizes.
     """
     inner = {name.removeprefix(_TEXT): shape for name, shape in shapes.items() if name.startswith(_TEXT)}
     names = {
@@ -83,7 +83,7 @@ def bert_fields(shapes: Shapes, config: Mapping[str, Json]) -> FoundBert:
     if config.get("model_type", "bert") not in BERT_TYPES:
         raise UserError(f"its config.json is that of a {config['model_type']!r}; only BERT is supported")
     for key, value in fields.items():
-        # The vocabulary is allowed to differ: tables are padded or cut, and the config.json forgotten.
+        # The vocabulary size may differ: embedding tables are padded or cut without changing config.json.
         if key != "vocab_size" and config.get(key, value) != value:
             raise UserError(
                 f"its config.json says {key} {config[key]}, its tensors {value}: they do not belong together"
@@ -101,15 +101,15 @@ def bert_fields(shapes: Shapes, config: Mapping[str, Json]) -> FoundBert:
 
 
 def apply_settings(draft: Draft, settings: Value, *, merges_pieces: bool) -> list[str]:
-    """Change a draft to what the config inside a checkpoint says; keys that it lacks keep their published value.
+    """Applies the config inside a checkpoint to a draft. Keys that it lacks keep their published value.
 
     Args:
-        draft: its backbone and text encoder are set from shapes already.
-        settings: as it lies in the file, see `lookup`.
-        merges_pieces: whether `aggregate_method` is also how word pieces become words (AFLoc) or not (GLoRIA: a sum).
+        draft: the config to change; its backbone and text encoder are set from shapes already.
+        settings: the config as it is in the file, see `lookup`.
+        merges_pieces: whether `aggregate_method` also says how word pieces are merged (AFLoc), or not (GLoRIA: a sum).
 
     Returns:
-        What a user should know: where the file disagrees with itself or asks for what this model does not do.
+        Notes for the user: where the file contradicts itself, or has settings that this model does not support.
     """
     notes = []
     title = lookup(settings, "experiment_name")
@@ -154,12 +154,12 @@ def _image_settings(draft: Draft, settings: Value) -> list[str]:
 
 
 def _our_backbone(name: str) -> str:
-    """resnet_50 -> resnet50; the family calls ResNeXt-101 "resnext_100"."""
+    """Our name of a backbone: resnet_50 -> resnet50. AFLoc and GLoRIA call ResNeXt-101 "resnext_100"."""
     return name.replace("_", "").replace("resnext100", "resnext101")
 
 
 def _count(settings: Value, path: str) -> int:
-    """A number above 0 of the config inside a checkpoint; 0 where there is none."""
+    """A positive number of the config inside a checkpoint; 0 where there is none."""
     value = lookup(settings, path)
     return value if type(value) is int and value > 0 else 0
 
@@ -167,8 +167,8 @@ def _count(settings: Value, path: str) -> int:
 def lookup(settings: Value, path: str) -> Value:
     """A value of the config inside a checkpoint, by dotted path; None where there is none.
 
-    The config may be plain dicts, or stubs of OmegaConf's objects, argparse's or Lightning's. A value that refers to
-    another one ("${...}") counts as none.
+    The config may consist of plain dicts, or of stubs of OmegaConf's, argparse's or Lightning's objects. A reference
+    to another value ("${...}") counts as None.
     """
     node = settings
     for key in path.split("."):
@@ -181,7 +181,7 @@ def lookup(settings: Value, path: str) -> Value:
 
 
 def _content(node: Value) -> Value:
-    """What a node of a config holds: a dict for a section, else its value."""
+    """The content of a node of a config: a dict for a section, else its value."""
     if not isinstance(node, Stub):
         return node
     state = node.__dict__["state"]

@@ -1,4 +1,4 @@
-"""The model card: README.md of a model folder, written from the run that made the weights."""
+"""The model card: README.md of a model folder, written from facts about the run or import that made the weights."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,10 +15,10 @@ INTENDED_USE = (
 )
 LIMITS = (
     "Not a medical device; not for diagnosis or for decisions about patients.",
-    "A heat map answers every phrase, also one that is not true of the image: it says where the phrase fits best, "
-    "not whether the finding is there.",
-    "Small findings are seen through a softmax over all regions that mostly holds background, and are localised worst.",
-    "Scores hold for the population, devices and wording of the data below; others need an evaluation of their own.",
+    "A heat map is computed for every phrase, also for one that is not true of the image: it shows where the phrase "
+    "fits best, not whether the finding is present.",
+    "Small findings are localised worst: the softmax over all regions is dominated by background.",
+    "Scores are valid for the population, devices and wording of the data above; others need their own evaluation.",
 )
 
 _TEMPLATE = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
@@ -36,9 +36,9 @@ tags:
 
 # {{ name }}
 
-An image encoder ({{ architecture.image.backbone }}) and a text encoder (BERT) trained on pairs of images and reports,
-without any annotation of places, to meet at three levels: words with a shallow map, sentences with a deep map, the
-report with the whole image. Given a phrase, the deep map shows where the phrase is in the image.
+An image encoder ({{ architecture.image.backbone }}) and a text encoder (BERT), trained contrastively on pairs of images
+and reports without location annotations, at three levels: words with a shallow map, sentences with a deep map, the
+report with the global image vector. The heat map of a phrase comes from the deep map.
 
 ```python
 import afloc_jax
@@ -48,7 +48,7 @@ found = model.localize(["image.png"], ["small left pleural effusion"])[0][0]
 found.heatmap, found.boxes, found.similarity
 ```
 
-`model.safetensors` holds float32 tensors with the published PyTorch names, ready for `load_state_dict`.
+`model.safetensors` holds float32 tensors with the published PyTorch names, for `load_state_dict`.
 
 ## Data
 
@@ -104,12 +104,12 @@ after {{ prompts.max_tokens }} tokens.
 
 
 def render_card(config: FolderConfig) -> str:
-    """Markdown of the card.
+    """The model card in Markdown.
 
     Args:
-        config: of the model folder. Its `card` may hold `data` (text, or facts as a mapping), `recipe` (mapping),
-            `tables` (of results: title, columns, and rows of finished cells), `intended_use`, `limits` (list),
-            `licence` and `licence_id`.
+        config: the config of the model folder. Its `card` may hold `data` (text, or a mapping of facts), `recipe`
+            (mapping), `tables` (results, each with a title, columns, and rows of formatted cells), `intended_use`,
+            `limits` (list), `licence` and `licence_id`.
     """
     card: Mapping[str, Any] = config.card
     data = card.get("data", "Not stated by the run that wrote this folder.")
@@ -133,6 +133,6 @@ def render_card(config: FolderConfig) -> str:
 
 
 def flatten(tree: Mapping[str, Json]) -> dict[str, Json]:
-    """Nested settings as one level of dotted names; empty ones are left out."""
+    """Nested settings as one mapping of dotted names to values; empty sections are left out."""
     flat = traverse_util.flatten_dict(plain(tree), sep=".")
     return {name: value for name, value in flat.items() if value not in ("", None, [])}

@@ -21,12 +21,12 @@ _HALF = Rule(lambda value: value == 0.5, "0.5, because pixels are scaled to [-1,
 
 
 class ModelFolderError(UserError):
-    """A folder that is not a usable model folder; the message names the file and what to do."""
+    """An unusable model folder. The message names the file and what to do."""
 
 
 @runtime_checkable
 class Run(Protocol):
-    """What a model folder takes over from the config of a run."""
+    """The part of a run's config that a model folder stores."""
 
     @property
     def name(self) -> str: ...
@@ -42,13 +42,13 @@ class Run(Protocol):
 
 @dataclass(frozen=True)
 class Preprocessing(Settings, section="preprocessing"):
-    """How an image becomes the square that the model takes. Only `image_size` can be chosen.
+    """How an image becomes the square that the model reads. Only `image_size` can be chosen.
 
     Attributes:
-        image_size: side of the square, pixels.
-        geometry: "pad": the longest side is scaled to `image_size` by area interpolation, zeros fill the square.
-        channels: 1, grey.
-        mean, std: what takes pixels in [0, 1] to [-1, 1].
+        image_size: the side of the square in pixels.
+        geometry: "pad": the longest side is scaled to `image_size` by area interpolation, and zeros fill the square.
+        channels: 1, grey values.
+        mean, std: both 0.5: (x - mean) / std maps pixels from [0, 1] to [-1, 1].
     """
 
     image_size: int = setting(IMAGE_SIZE, POSITIVE)
@@ -63,8 +63,8 @@ class PromptRules(Settings, section="prompts"):
     """How a prompt becomes tokens.
 
     Attributes:
-        max_tokens: token slots of a prompt; longer ones are cut.
-        lower_case: True, the text is lower-cased.
+        max_tokens: token slots of a prompt; longer prompts are cut.
+        lower_case: True: text is lower-cased.
     """
 
     max_tokens: int = setting(97, at_least(3, "[CLS], a word, [SEP]"))
@@ -76,11 +76,11 @@ class FolderConfig:
     """The contents of config.json.
 
     Attributes:
-        name: of the model.
-        seed: of the run; the untrained model of this seed is a baseline.
-        architecture: the two towers.
-        preprocessing: what images go through.
-        prompts: what prompts go through.
+        name: the name of the model.
+        seed: the seed of the run; the evaluation compares with the untrained model of this seed.
+        architecture: the settings of both towers.
+        preprocessing: how images are prepared.
+        prompts: how prompts are tokenized.
         localization: how embeddings become a heat map.
         card: facts for the model card, see `afloc_jax.weights.card.render_card`.
     """
@@ -95,9 +95,9 @@ class FolderConfig:
 
     @classmethod
     def of_run(cls, run: Run, card: Mapping[str, Json]) -> "FolderConfig":
-        """What a run stores of its config."""
+        """The config of the model folder that a run writes."""
         data, architecture = DataSettings.read(plain(run.data)), ModelSettings.read(plain(run.model))
-        # The folder brings its own tokenizer; a path of the machine that trained it is nobody's business.
+        # The folder has its own tokenizer; a path on the training machine must not be published with the weights.
         text = dataclasses.replace(architecture.text, tokenizer="")
         return cls(
             name=run.name,
@@ -110,7 +110,7 @@ class FolderConfig:
         )
 
     def stored(self) -> dict[str, Json]:
-        """The content of config.json; sections of a run's config in the order of their keys, as they always were."""
+        """The content of config.json. `architecture` and `localization` have sorted keys, as in earlier versions."""
         content = {key: plain(value) for key, value in vars(self).items()}
         for key in ("architecture", "localization"):
             content[key] = json.loads(json.dumps(content[key], sort_keys=True))
@@ -129,7 +129,7 @@ def read_config(folder: AnyPath) -> FolderConfig:
         return FolderConfig(
             name=str(stored.get("name", FolderConfig.name)),
             seed=_whole_number(stored.get("seed", FolderConfig.seed)),
-            # The settings of the towers name themselves as a run's config does: model.image.backbone.
+            # Errors name these settings as in a run's config, such as model.image.backbone; the prefix says where.
             architecture=ModelSettings.read(_section(stored, "architecture"), prefix="architecture: "),
             preprocessing=Preprocessing.read(_section(stored, "preprocessing")),
             prompts=PromptRules.read(_section(stored, "prompts")),
@@ -141,7 +141,7 @@ def read_config(folder: AnyPath) -> FolderConfig:
 
 
 def read_stored(folder: AnyPath) -> dict[str, Json]:
-    """The content of config.json as it lies there, once it is known to be one that this program reads."""
+    """The content of config.json, unparsed, after a check of its format version and keys."""
     place = user_path(folder)
     path = place / CONFIG
     if not place.is_dir():

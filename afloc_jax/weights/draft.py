@@ -1,6 +1,6 @@
-"""The config of a model folder while it is put together from what foreign sources say.
+"""The config of a model folder while it is collected from foreign sources.
 
-What they do not say stays as published.
+Settings that no source states keep their published values.
 """
 
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from data_pipelines.constants import IMAGE_SIZE
 
 @dataclass
 class Draft:
-    """What sources may decide of a model; the names are those of the settings that `config` makes of them."""
+    """The settings that sources may decide. Fields are named as the settings that `config` fills from them."""
 
     name: str
     backbone: str = ImageSettings.backbone
@@ -30,19 +30,19 @@ class Draft:
     max_tokens: int = PromptRules.max_tokens
 
     def fit_text_encoder(self, fields: dict[str, Json]) -> None:
-        """Set the text encoder, and what depends on it: the shared width, layers that exist, slots that it has."""
+        """Sets the text encoder and what depends on it: the shared width, the number of last layers, token slots."""
         self.bert = fields
         self.projection_dim = self.bert_count("hidden_size", self.projection_dim)
         self.last_layers = min(self.last_layers, self.bert_count("num_hidden_layers", self.last_layers) + 1)
         self.max_tokens = min(self.max_tokens, self.bert_count("max_position_embeddings", self.max_tokens))
 
     def bert_count(self, key: str, default: int) -> int:
-        """A size of the text encoder, or what stands in for it."""
+        """A size of the text encoder, or `default` where no source states it."""
         value = self.bert.get(key, default)
         return value if isinstance(value, int) else default
 
     def architecture(self) -> ModelSettings:
-        """The two towers. Raises UsageError where they do not fit together."""
+        """The settings of both towers. Raises UsageError where they do not fit together."""
         return ModelSettings(
             projection_dim=self.projection_dim,
             normalize=self.normalize,

@@ -1,12 +1,12 @@
-"""The model folder: the one exchange format (docs/architecture.md).
+"""The model folder, in which all commands exchange models.
 
     config.json               architecture, preprocessing, prompt rules, format version, facts for the card
-    model.safetensors         float32, PyTorch names and layouts: torch users call load_state_dict
+    model.safetensors         float32 tensors in PyTorch names and layouts, for load_state_dict
     vocab.txt ...             tokenizer files
-    preprocessor_config.json  the image geometry, in the field names image processors use
-    README.md                 model card, written from the run
+    preprocessor_config.json  the image geometry, in the field names of Hugging Face's image processors
+    README.md                 the model card
 
-Nothing in a folder is executed when it is loaded: JSON, tensors and a vocabulary.
+A folder holds only JSON, tensors, text and a vocabulary: nothing in it is executed when it is loaded.
 """
 
 import os
@@ -57,13 +57,13 @@ def save_model(
     tokenizer: Tokenizer,
     card: Mapping[str, Json] | None = None,
 ) -> None:
-    """Write a model folder; it appears complete or not at all, and replaces an older one of that name.
+    """Writes a model folder, complete or not at all. It replaces an older folder of that name.
 
     Args:
-        folder: destination; its parent is made if needed.
-        variables: linen variables, any float type; stored as float32.
-        run: the run's config; `model` is stored as the architecture, and what shapes prompts and images beside it.
-        tokenizer: what `data_pipelines.tokens.load_tokenizer` returns.
+        folder: the destination; its parent folder is created if needed.
+        variables: Flax variables of any float type; they are stored as float32.
+        run: the config of the run, of which the architecture and the rules for images and prompts are stored.
+        tokenizer: the tokenizer, see `data_pipelines.tokens.load_tokenizer`.
         card: facts for the model card, see `afloc_jax.weights.card.render_card`.
     """
     config = FolderConfig.of_run(run, card or {})
@@ -71,18 +71,18 @@ def save_model(
 
 
 def save_state(folder: AnyPath, state: Mapping[str, np.ndarray], config: FolderConfig, tokenizer: Tokenizer) -> None:
-    """`save_model` for weights that have the published names and layouts already, as `torch_names.to_torch` gives them.
+    """`save_model` for weights in published names and layouts, as `torch_names.to_torch` returns them.
 
-    Contiguous float32 arrays are written from where they lie: a mapped file is not copied into memory first.
+    Contiguous float32 arrays are written without a copy, so a memory-mapped file is not read into memory first.
     """
-    # The NumPy writer stores the memory of a transposed view as it lies: contiguous copies or scrambled weights.
+    # The NumPy writer ignores strides and would store the wrong values for a transposed view.
     tensors = {
         name: np.ascontiguousarray(value, np.int64 if name.endswith("num_batches_tracked") else np.float32)
         for name, value in state.items()
     }
     with replacing_folder(user_path(folder)) as temporary:
         save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
-        os.chmod(temporary / WEIGHTS, 0o644)  # the library makes private files
+        os.chmod(temporary / WEIGHTS, 0o644)  # the library creates files that only their owner may read
         save_tokenizer(tokenizer, temporary)
         write_json(temporary / PREPROCESSOR, _preprocessor(config.preprocessing))
         write_json(temporary / CONFIG, config.stored())
@@ -112,7 +112,7 @@ def load_model(folder: AnyPath) -> ModelFolder:
 
 
 def update_card(folder: AnyPath, card: Mapping[str, Any]) -> None:
-    """Merge facts into the model card, such as results, and write README.md and config.json anew."""
+    """Merges facts, such as results, into the model card, and writes README.md and config.json again."""
     place = user_path(folder)
     stored = read_stored(place)
     known = stored.get("card")
@@ -122,7 +122,7 @@ def update_card(folder: AnyPath, card: Mapping[str, Any]) -> None:
 
 
 def weights_hash(folder: AnyPath) -> str:
-    """SHA-256 of model.safetensors, in hexadecimal: names the weights behind a number."""
+    """The SHA-256 of model.safetensors in hexadecimal, which identifies the weights behind a result."""
     return sha256_of(Path(folder) / WEIGHTS)
 
 

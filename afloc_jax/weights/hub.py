@@ -1,4 +1,4 @@
-"""Models of the Hugging Face hub, by name: from its cache, or from the network where the cache lacks them."""
+"""Models of the Hugging Face hub by name, from the local cache or, where they are not in it, from the network."""
 
 import re
 from collections.abc import Sequence
@@ -12,21 +12,21 @@ _BESIDE = ("config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json"
 
 
 def looks_like_hub_name(source: str) -> bool:
-    """Whether this may be a name such as "bert-base-uncased" or "emilyalsentzer/Bio_ClinicalBERT"."""
+    """Whether `source` can be a name such as "bert-base-uncased" or "emilyalsentzer/Bio_ClinicalBERT"."""
     return bool(_NAME.fullmatch(source)) and not source.endswith(_FILES)
 
 
 def find_on_hub(name: str, files: Sequence[str]) -> Path:
-    """The folder in the cache that holds a model of the hub: its config, its tokenizer and one of some files.
+    """The folder in the cache that holds a model of the hub: its config, its tokenizer and one of `files`.
 
     Args:
-        name: "owner/model" or, for the oldest ones, "model".
-        files: names of files (of weights, say) that would do, the best first.
+        name: "owner/model", or "model" for the oldest ones.
+        files: alternative file names (such as weights), the preferred one first.
 
     Raises:
-        UserError: not in the cache, and offline or unknown to the hub.
+        UserError: the model is not in the cache and cannot be downloaded, or has none of `files`.
     """
-    # The library takes seconds to import, and most sources are files.
+    # Imported here because it takes seconds, and most sources are files.
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 

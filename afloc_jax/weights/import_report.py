@@ -1,4 +1,4 @@
-"""What an import reports: to its user, and on the model card."""
+"""The report of an import, for its user and for the model card."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ _SHALLOW = "img_encoder.local2_embedder.weight"
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What an import did with its sources.
+    """The report of an import.
 
     Attributes:
         folder: the model folder that was written.
-        imported: "file: what it is" for each source.
-        backbone: name of the image encoder's backbone.
-        missing: published names of parameters that no source held; they have random values.
-        left_out: names in the sources that the model has no place for.
-        notes: what a user should know: assumptions, and what cannot be expected of the model.
+        imported: "file: kind" for each source.
+        backbone: the name of the image encoder's backbone.
+        missing: published names of the parameters that no source holds; their values are random.
+        left_out: names of tensors in the sources that the model does not use.
+        notes: notes for the user: assumptions, and limits of the model.
     """
 
     folder: Path
@@ -31,7 +31,7 @@ class ImportReport:
     notes: tuple[str, ...]
 
     def lines(self) -> list[str]:
-        """The report for a reader, one fact a line."""
+        """The report as text, one fact a line."""
         told = [f"{self.folder}: {self.backbone} and BERT from {'; '.join(self.imported)}"]
         if self.missing:
             told.append(f"not trained (random by the seed): {summary(self.missing)}")
@@ -41,21 +41,21 @@ class ImportReport:
 
 
 def consequences(missing: Sequence[str]) -> list[str]:
-    """What a model with these random parameters cannot do."""
+    """Notes on the limits of a model in which these parameters are random."""
     told = []
     absent = {tower for tower in TOWERS if sum(name.startswith(tower) for name in missing) > 2}
     if absent or "img_encoder.local_embedder.weight" in missing:
         told.append("to be trained before use: image and text do not meet yet")
     elif _SHALLOW in missing:
         told.append(
-            "not trained: shallow level. Heat maps come from the deep map and are not concerned; similarities of words "
+            "not trained: shallow level. Heat maps come from the deep map and are not affected; similarities of words "
             "mean nothing"
         )
     return told
 
 
 def card(found: Sequence[Source], report: ImportReport) -> dict[str, Json]:
-    """What the model card says of the weights."""
+    """The facts about the weights for the model card."""
     data: dict[str, Json] = {
         f"imported from {source.title}": f"{source.kind}, SHA-256 {sha256_of(source.file)}" for source in found
     }
@@ -69,7 +69,7 @@ def card(found: Sequence[Source], report: ImportReport) -> dict[str, Json]:
 
 
 def summary(names: Sequence[str], shown: int = 12) -> str:
-    """Names in one line. Where there are more than `shown`, they are counted by tower."""
+    """The names in one line. More than `shown` names are counted by tower instead."""
     if len(names) <= shown:
         return ", ".join(names)
     groups: dict[str, int] = {}

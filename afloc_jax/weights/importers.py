@@ -1,7 +1,7 @@
-"""Foreign weights into a model folder, or into the start of a training run.
+"""Import of foreign weights, into a model folder or as initial values of a training run.
 
-Sources are a whole checkpoint (AFLoc's, GLoRIA's), or parts: an image backbone, a text encoder, or both. What they do
-not hold gets random values by the seed, and is named in the report and on the model card.
+Sources are a checkpoint of AFLoc or GLoRIA, or parts: an image backbone, a text encoder, or both. Parameters that no
+source holds get random values from the seed, and are named in the report and on the model card.
 """
 
 import math
@@ -31,26 +31,26 @@ from afloc_jax.weights.tensors import Tensor, UnreadableFile
 from data_pipelines.tokens import load_tokenizer
 
 _WHOLE = (AFLOC, GLORIA)
-_MANY = 10_000_000  # parameters, from which on optimised code for random draws pays
-_POOLER = "text_encoder.model.pooler."  # no output depends on it, and many files come without
+_MANY = 10_000_000  # from this number of random parameters on, optimising the code of random draws saves time
+_POOLER = "text_encoder.model.pooler."  # no output depends on it, and many files do not have it
 
 
 def import_model(
     sources: AnyPath | Sequence[AnyPath], folder: AnyPath, tokenizer: AnyPath | None = None, seed: int = 1
 ) -> ImportReport:
-    """Write a model folder from foreign weights.
+    """Writes a model folder from foreign weights.
 
     Args:
-        sources: a checkpoint of AFLoc or GLoRIA, or an image backbone and a BERT in any order, or one of these two:
-            files, Hugging Face folders, or names on the Hugging Face hub.
+        sources: a checkpoint of AFLoc or GLoRIA, or an image backbone, a BERT, or both in any order. Each is a file, a
+            Hugging Face folder, or a name on the Hugging Face hub.
         folder: the model folder to write.
-        tokenizer: folder (or hub name) with vocab.txt or tokenizer.json; needed when no source is a folder that holds
-            one. Its config.json, if it is the text encoder's, tells the number of attention heads.
-        seed: of the random values.
+        tokenizer: a folder (or hub name) with vocab.txt or tokenizer.json. It is needed when no source is a folder with
+            a tokenizer. If its config.json is that of the text encoder, the number of attention heads is read from it.
+        seed: the seed of random values.
 
     Raises:
         UserError: a source cannot be read or holds nothing for the model, parts are missing or do not fit together,
-            there is no tokenizer, or `folder` holds something else than a model.
+            there is no tokenizer, or `folder` exists and is not a model folder.
     """
     folder = user_path(folder)
     check_destination(folder)
@@ -79,10 +79,10 @@ def import_model(
 
 
 def read_sources(sources: AnyPath | Sequence[AnyPath]) -> list[Source]:
-    """The sources of one model, checked for not holding the same part twice.
+    """The sources of one model.
 
     Raises:
-        UserError: see `sources.read_source`; or two sources hold the same part.
+        UserError: see `sources.read_source`; or two sources hold the same tower.
     """
     given = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
     if not given:
@@ -96,7 +96,7 @@ def read_sources(sources: AnyPath | Sequence[AnyPath]) -> list[Source]:
 
 
 def foreign_config(found: Sequence[Source], tokenizer: Path | None = None) -> tuple[Draft, list[str]]:
-    """The published config, changed to what the sources are, and what a user should know about it."""
+    """The published config with the settings of the sources, and notes for the user."""
     draft, notes = Draft(Path(found[0].title).stem), []
     if backbone := found_backbone(found):
         draft.backbone = backbone
@@ -114,16 +114,16 @@ def foreign_config(found: Sequence[Source], tokenizer: Path | None = None) -> tu
 
 
 def _describe_text_encoder(draft: Draft, stated: dict[str, Json]) -> None:
-    """A text encoder that no source holds is built as the config.json beside the tokenizer says, if it is a BERT's."""
+    """Sets the text encoder that no source holds from the config.json beside the tokenizer, if that is a BERT's."""
     if stated.get("model_type") in architecture.BERT_TYPES:
         draft.fit_text_encoder({key: stated[key] for key in BertSettings.__dataclass_fields__ if key in stated})
 
 
 def combined(found: Sequence[Source], model: ModelSettings) -> dict[str, np.ndarray]:
-    """The sources' arrays that the model has a place for, by published name: views of the files, float32 or double.
+    """The arrays of the sources that the model uses, by published name: views of the files, or float32 copies.
 
     Raises:
-        UserError: a tensor has another shape than the model's, or a tower that is there is not complete.
+        UserError: a tensor has another shape than in the model, or a source holds a tower only in part.
     """
     wanted = {row.name: row.shape for row in torch_names.table(model)}
     state: dict[str, np.ndarray] = {}
@@ -152,7 +152,7 @@ def _floats(source: Source, name: str, tensor: Tensor) -> np.ndarray:
 
 
 def fresh(settings: ModelSettings, names: Sequence[str], seed: int) -> dict[str, np.ndarray]:
-    """Random values of some parameters by published name, those that training would start from with this seed."""
+    """Random values of the parameters `names`, by published name. Training with this seed starts from the same ones."""
     if not names:
         return {}
     chosen_names = set(names)
@@ -163,8 +163,8 @@ def fresh(settings: ModelSettings, names: Sequence[str], seed: int) -> dict[str,
         variables = traverse_util.flatten_dict(initial_variables(model, key))
         return {row.name: variables[row.path] for row in rows}
 
-    # Compiled, so that the network and all other parameters fall away. Optimising the code of random draws takes longer
-    # than running it unoptimised, unless there are many.
+    # jit removes the network and all other parameters. Optimising the code of random draws takes longer than running it
+    # unoptimised, unless there are many.
     quick = jax.default_backend() == "cpu" and sum(math.prod(row.shape) for row in rows) < _MANY
     options = {"xla_backend_optimization_level": 0} if quick else None
     leaves = jax.device_get(jax.jit(chosen, compiler_options=options)(jax.random.key(seed)))
@@ -172,7 +172,7 @@ def fresh(settings: ModelSettings, names: Sequence[str], seed: int) -> dict[str,
 
 
 def found_backbone(found: Sequence[Source]) -> str:
-    """The backbone among the sources; empty when there is none. Raises UserError when it is not a known one."""
+    """The name of the backbone among the sources; empty if there is none. Raises UserError if it is unknown."""
     for source in found:
         if source.holds(IMAGE):
             with _naming(source):
@@ -181,12 +181,12 @@ def found_backbone(found: Sequence[Source]) -> str:
 
 
 def found_bert(found: Sequence[Source], tokenizer: AnyPath | None = None) -> FoundBert | None:
-    """The text encoder among the sources; None when there is none.
+    """The settings of the text encoder among the sources; None if there is none.
 
-    Its config.json lies beside its weights, or beside the tokenizer (which has to be as wide to count).
+    Its config.json lies beside its weights or beside the tokenizer. The latter is used only if its hidden size agrees.
 
     Raises:
-        UserError: it is not whole, or not a BERT.
+        UserError: the text encoder is incomplete or not a BERT.
     """
     for source in found:
         if source.holds(TEXT):
@@ -202,7 +202,7 @@ def found_bert(found: Sequence[Source], tokenizer: AnyPath | None = None) -> Fou
 
 @contextmanager
 def _naming(source: Source) -> Iterator[None]:
-    """Errors about what a source holds name its file."""
+    """A context in which errors name the file of the source."""
     try:
         yield
     except UserError as error:
@@ -210,10 +210,10 @@ def _naming(source: Source) -> Iterator[None]:
 
 
 def check_destination(folder: Path) -> None:
-    """Refuse to replace what is not a model folder: with an argument forgotten, a source may stand in its place.
+    """Refuses a destination that exists and is not a model folder: where an argument is missing, it may be a source.
 
     Raises:
-        UsageError: a file, or a folder that holds something else.
+        UsageError: `folder` is a file, or a folder with other content.
     """
     if folder.is_file() or (
         folder.is_dir() and any(folder.iterdir()) and "format_version" not in folder_config(folder)
@@ -222,7 +222,7 @@ def check_destination(folder: Path) -> None:
 
 
 def _tokenizer_folder(given: AnyPath) -> Path:
-    """The folder of a tokenizer that a user named, which may be one in the cache of the hub."""
+    """The folder of the tokenizer that the user named, which may be in the cache of the hub."""
     name = os.fspath(given)
     if not os.path.exists(name) and looks_like_hub_name(name):
         return find_on_hub(name, ("vocab.txt", "tokenizer.json"))
@@ -230,7 +230,7 @@ def _tokenizer_folder(given: AnyPath) -> Path:
 
 
 def _tokenizer(found: Sequence[Source], draft: Draft, given: Path | None) -> Tokenizer:
-    """The tokenizer given, or of a source that is a folder; sets the vocabulary size where no source has fixed it."""
+    """The given tokenizer, or that of a source folder. Sets the draft's vocabulary size where no source states it."""
     places = [given] if given else [source.folder for source in found if source.folder and source.kind != IMAGE]
     if not places:
         wanted = [architecture.lookup(s.settings, "model.text.bert_type") for s in found if s.settings is not None]

@@ -1,8 +1,8 @@
-"""Pickles read without running anything in them.
+"""A reader of pickles that executes no code of theirs.
 
-A pickle is a program: it may name any function and have it called. Here it may build plain Python values and tensors.
-Every other name becomes an inert `Stub`, which remembers its arguments. No module is imported for a file and no
-function that it names is called, so a hostile file gives stubs or an error.
+A pickle is a program: it may name any function and have it called. Here a pickle can only build plain Python values and
+tensors. Every other name becomes an inert `Stub`, which keeps its arguments. No module is imported for a file and no
+function that it names is called, so a malicious file gives stubs or an error.
 """
 
 import io
@@ -17,17 +17,17 @@ Value: TypeAlias = (
     "bool | int | float | complex | str | bytes | list[Value] | tuple[Value, ...] | dict[Value, Value] | "
     "set[Value] | frozenset[Value] | Stub | Unchanging | None"
 )
-"""What may come out of a pickle."""
+"""The values that a pickle can contain."""
 
 _MEMO = ("PUT", "BINPUT", "LONG_BINPUT")
 
 
 class DamagedPickle(UserError):
-    """Bytes that are not a whole pickle, or one that builds what it cannot."""
+    """A pickle that is incomplete or malformed."""
 
 
 class Readable(Protocol):
-    """What the instructions of a pickle are read from."""
+    """The methods of a file that the instructions of a pickle are read from."""
 
     def read(self, count: int, /) -> bytes: ...
     def readline(self) -> bytes: ...
@@ -35,14 +35,14 @@ class Readable(Protocol):
 
 
 class _Sealed(type):
-    """Classes that a pickle cannot change: its BUILD may set attributes of whatever lies on its stack."""
+    """A metaclass of classes that a pickle cannot change: its BUILD may set attributes of any object on its stack."""
 
     def __setattr__(cls, name: str, value: Value) -> None:
         raise pickle.UnpicklingError(f"a pickle may not change {cls.__name__}")
 
 
 class Unchanging:
-    """Base of our own values on a pickle's stack: BUILD asks this method first, and so cannot set attributes."""
+    """The base of our own values on a pickle's stack. BUILD calls `__setstate__`, so it cannot set attributes."""
 
     __slots__ = ()
 
@@ -51,13 +51,13 @@ class Unchanging:
 
 
 class Stub(metaclass=_Sealed):
-    """An object of a class that is not allowed; nothing of that class ran.
+    """A stand-in for an object of a class that is not allowed. No code of that class was run.
 
     Attributes:
         path: "module.Class" as the pickle names it.
-        arguments: what the object would have been made of.
-        state: what would have been set on it; None when nothing.
-        entries: what would have been put in it, if it is some kind of dict (pairs) or list.
+        arguments: the arguments of the constructor.
+        state: the state that would have been set; None if there is none.
+        entries: the items that would have been added to a list, or the pairs to a dict.
     """
 
     path = ""
@@ -90,7 +90,7 @@ class Stub(metaclass=_Sealed):
 
 
 class Ordered(dict[Value, Value], metaclass=_Sealed):
-    """Stands in for OrderedDict; attributes that a pickle would set on it (PyTorch's `_metadata`) are dropped."""
+    """A stand-in for OrderedDict. Attributes that a pickle sets on it (PyTorch's `_metadata`) are dropped."""
 
     __slots__ = ()
 
@@ -99,7 +99,7 @@ class Ordered(dict[Value, Value], metaclass=_Sealed):
 
 
 class _Function(Unchanging):
-    """A function of ours under a foreign name."""
+    """One of our functions, called under the name that the pickle uses."""
 
     __slots__ = ("_call",)
 
@@ -110,7 +110,7 @@ class _Function(Unchanging):
         return self._call(*arguments)
 
 
-Named: TypeAlias = "type | Unchanging"  # what a pickle may name
+Named: TypeAlias = "type | Unchanging"  # an object that a pickle refers to by name
 
 _ALLOWED: dict[str, Named] = {
     "collections.OrderedDict": Ordered,
@@ -127,14 +127,15 @@ def load(
     """The value of one pickle, of any protocol.
 
     Args:
-        data: the whole pickle and nothing else.
-        functions: what "module.name" stands for, where the file calls it; they get arguments of the file's choice.
-        classes: values that "module.name" stands for, where the file only mentions it.
-        persistent: gives the object of a persistent id (PyTorch's storages).
+        data: the bytes of the pickle and nothing else.
+        functions: "module.name" -> our function that is called in its place. Its arguments are those of the file, so it
+            must check them.
+        classes: "module.name" -> our value, for names that the file mentions without calling them.
+        persistent: returns the object of a persistent id (PyTorch's storages).
 
     Raises:
-        DamagedPickle: cut short, malformed, or one that asks for what cannot be. UserError: from `functions` and
-            `persistent`.
+        DamagedPickle: the pickle is cut short or malformed.
+        UserError: raised by `functions` or `persistent`.
     """
     check(io.BytesIO(data))
     known: dict[str, Named] = {**_ALLOWED, **classes, **{name: _Function(call) for name, call in functions.items()}}
@@ -153,23 +154,23 @@ def load(
             return persistent(identity)
 
     try:
-        # latin1 reads the byte strings of Python 2, of which the oldest files are full, whatever they hold.
+        # latin1 decodes any byte string of Python 2, which the oldest files contain.
         value: Value = Unpickler(io.BytesIO(data), encoding="latin1").load()
         return value
     except UserError:
         raise
-    except Exception as error:  # malformed programs fail in as many ways as there are instructions
+    except Exception as error:  # a malformed pickle can raise almost any exception
         raise DamagedPickle(f"its pickle is malformed ({type(error).__name__}: {error})") from None
 
 
 def check(file: Readable) -> None:
-    """Read one pickle's instructions without obeying them; leaves `file` behind the last one.
+    """Reads the instructions of one pickle without executing them, and leaves `file` after the last one.
 
-    Memo slots are numbered by the file, and the reader makes room for all up to the highest: a number beyond the
-    pickle's own length could only be meant to fill the memory.
+    The file chooses the numbers of memo slots, and the reader allocates all slots up to the highest. A number beyond
+    the length of the pickle is refused, because it could exhaust the memory.
 
     Raises:
-        DamagedPickle: cut short, an unknown instruction, or such a number.
+        DamagedPickle: the pickle is cut short, or has an unknown instruction or such a number.
     """
     try:
         for opcode, argument, position in pickletools.genops(file):  # type: ignore[arg-type]  # it calls these methods alone
@@ -177,5 +178,5 @@ def check(file: Readable) -> None:
                 raise DamagedPickle(f"its pickle numbers a memo slot {argument}, beyond its own length")
     except UserError:
         raise
-    except Exception as error:  # genops raises ValueError, but its readers also struct.error and others
+    except Exception as error:  # genops raises ValueError, but its argument readers raise struct.error and others
         raise DamagedPickle(f"its pickle is cut short or malformed ({error})") from None

@@ -1,7 +1,8 @@
-"""Foreign weights found and renamed: which file, what it holds, and what its parameters are called here.
+"""Foreign weights: the file, its kind, and its tensors under the published names.
 
-The names in a file tell what it holds, never its own name. All of them become the published names
-(`afloc_jax.weights.torch_names`): an image backbone to `img_encoder.model.*`, a text encoder to `text_encoder.model.*`.
+The kind of a file follows from the names of its tensors, never from the name of the file. Tensors are renamed to the
+published names (`afloc_jax.weights.torch_names`): those of an image backbone to `img_encoder.model.*`, those of a text
+encoder to `text_encoder.model.*`.
 """
 
 import os
@@ -18,16 +19,16 @@ from afloc_jax.weights.tensors import Tensor
 from afloc_jax.weights.torch_files import read_file
 
 AFLOC, GLORIA, IMAGE, TEXT = "AFLoc checkpoint", "GLoRIA checkpoint", "image backbone", "text encoder"
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # in a Hugging Face folder; the first one found is read
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # of a Hugging Face folder; the first that exists is read
 
 TOWERS = ("img_encoder.model.", "text_encoder.model.")  # prefixes of backbone and BERT, without the projections
 
 _EITHER = re.compile(r"(.*?)((?:img|text)_encoder\..+)")
-# Counters and constants: nothing is lost without them.
+# Counters and constants, which the model does not need.
 _NOTHING = re.compile(r"(.*\.)?(num_batches_tracked|position_ids|token_type_ids)")
 _OLD_NORM = re.compile(r"(.*LayerNorm)\.(gamma|beta)")
 _OLD_DENSENET = re.compile(r"(.*denselayer\d+\.(?:norm|conv))\.([12]\..*)")
-# The names in a checkpoint of both towers that the model has a place for.
+# The names in a checkpoint of both towers that the model uses.
 _KNOWN = re.compile(
     r"img_encoder\.(model\.(?!fc\.|classifier\.)|(local2?|global)_embedder\.|(local2?|global)_norm\.)|text_encoder\.model\."
 )
@@ -37,15 +38,16 @@ _BERT = re.compile(r"(embeddings|encoder|pooler)\.")
 
 @dataclass(frozen=True)
 class Source:
-    """What one file holds for a model.
+    """The tensors of one file that a model can use.
 
     Attributes:
-        file: where the tensors lie.
+        file: the weights file.
         kind: AFLOC, GLORIA, IMAGE or TEXT.
-        tensors: by published name, not read yet.
-        settings: the config inside the file as it lies there (see `architecture.lookup`); None when there is none.
-        left_out: names in the file that the model has no place for.
-        folder: the folder that was given, with the tokenizer; None when a file was given.
+        tensors: tensors by published name; their values are not read yet.
+        settings: the config inside the file, unparsed (see `architecture.lookup`); None if there is none.
+        left_out: names in the file that the model does not use.
+        folder: the folder of the source, which may hold a tokenizer; None if the source is a file.
+        hub_name: the name on the Hugging Face hub; empty if the source is a file or folder.
     """
 
     file: Path
@@ -58,31 +60,31 @@ class Source:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes by published name."""
+        """The shapes of the tensors by published name."""
         return {name: tensor.shape for name, tensor in self.tensors.items()}
 
     def holds(self, tower: str) -> bool:
-        """Whether it holds a backbone (IMAGE) or a BERT (TEXT)."""
+        """Whether the file holds the backbone (IMAGE) or the BERT (TEXT)."""
         prefix = TOWERS[(IMAGE, TEXT).index(tower)]
         return any(name.startswith(prefix) for name in self.tensors)
 
     @property
     def title(self) -> str:
-        """The name for readers: the hub's, or that of the folder or file without its path."""
+        """The name for messages: that on the hub, or that of the folder or file without its path."""
         if self.hub_name:
             return self.hub_name
         return self.folder.resolve().name if self.folder else self.file.name
 
 
 def read_source(source: AnyPath) -> Source:
-    """Find a source and what it holds. Only names and shapes are read.
+    """Opens a source and finds its kind. Only names and shapes are read.
 
     Args:
         source: a weights file, a Hugging Face folder (weights, config.json, tokenizer), or a name on the Hugging Face
             hub.
 
     Raises:
-        UserError: it does not exist, cannot be read, or holds nothing for this model.
+        UserError: the source does not exist, cannot be read, or holds nothing for this model.
     """
     name, hub_name = os.fspath(source), ""
     if not os.path.exists(name) and looks_like_hub_name(name):
@@ -100,7 +102,7 @@ def read_source(source: AnyPath) -> Source:
 
 
 def folder_config(folder: Path | None) -> dict[str, Json]:
-    """The config.json of a Hugging Face folder; empty when there is none."""
+    """The content of config.json of a Hugging Face folder; empty if there is none."""
     path = folder / "config.json" if folder else None
     if path is None or not path.is_file():
         return {}
@@ -118,7 +120,7 @@ def _weights_of(folder: Path) -> Path:
 
 
 def _state_dict(contents: Value, file: Path) -> dict[str, Tensor]:
-    """The parameters by name: the whole content of the file, or the entry in which training programs put them."""
+    """The parameters by name: the content of the file, or its entry for them ("state_dict", for example)."""
     if isinstance(contents, Stub):
         raise UserError(
             f"{file}: a whole pickled object ({contents.path}), not its weights; save its state_dict() and import that"
@@ -161,7 +163,7 @@ def _recognise(file: Path, state: Mapping[str, Tensor], settings: Value, folder:
 
 
 def _whole(file: Path, state: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor], list[str]]:
-    """What a checkpoint with both towers holds; its training program may have put any prefix before the names."""
+    """Kind, tensors and unused names of a checkpoint with both towers. Its names may have any common prefix."""
     matches = {name: _EITHER.match(name) for name in state}
     prefixes = {match[1] for match in matches.values() if match and _KNOWN.match(match[2])}
     if len(prefixes) > 1:
@@ -182,7 +184,7 @@ def _whole(file: Path, state: Mapping[str, Tensor]) -> tuple[str, dict[str, Tens
 
 
 def modern_name(name: str) -> str:
-    """The present form of a name in an old file: layer norms had gamma and beta, DenseNets of torchvision dots."""
+    """The current form of a name: old files have gamma and beta in layer norms, and dots in torchvision's DenseNets."""
     if match := _OLD_NORM.fullmatch(name):
         return f"{match[1]}.{'weight' if match[2] == 'gamma' else 'bias'}"
     if match := _OLD_DENSENET.fullmatch(name):
@@ -191,7 +193,7 @@ def modern_name(name: str) -> str:
 
 
 def _prefixes(names: Iterable[str], *signs: tuple[str, ...]) -> list[str]:
-    """What stands before the first name of a sign where all of its names stand."""
+    """The prefixes under which `names` has all names of one of the `signs`."""
     names = set(names)
     found = []
     for first, *others in signs:

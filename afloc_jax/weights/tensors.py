@@ -1,4 +1,4 @@
-"""Tensors inside PyTorch's pickles: claims about storages, checked before they become views of a mapped file."""
+"""Tensors inside PyTorch's pickles. Their sizes and strides are checked before they become views of a mapped file."""
 
 import math
 from collections.abc import Callable
@@ -26,13 +26,13 @@ _DTYPES: dict[str, type[np.generic]] = {
 }
 _MOST_AXES = 32  # PyTorch's tensors have fewer; NumPy's arrays may have 64
 
-# Storages without a type of their own: their elements are bytes.
+# Untyped storages: their elements are bytes.
 _STORAGES = {f"torch.{name}Storage": np.dtype(dtype) for name, dtype in _DTYPES.items()}
 _STORAGES |= {f"torch.storage.{name}": np.dtype(np.uint8) for name in ("UntypedStorage", "_UntypedStorage")}
 
 
 class UnreadableFile(UserError):
-    """A weights file that is damaged, of no known format, or claims what it does not hold."""
+    """A weights file that is damaged, of an unknown format, or states sizes that it does not have."""
 
 
 class StorageType(pickles.Unchanging):
@@ -45,7 +45,7 @@ class StorageType(pickles.Unchanging):
 
 
 class Storage(pickles.Unchanging):
-    """A block of elements; its bytes are known at once (zip) or after the pickle (legacy)."""
+    """A block of elements. Its bytes are known at once (zip format) or after the pickle is read (legacy format)."""
 
     __slots__ = ("count", "data", "dtype")
 
@@ -54,10 +54,10 @@ class Storage(pickles.Unchanging):
 
 
 class Tensor(pickles.Unchanging):
-    """A tensor of a file, not read yet.
+    """A tensor of a file, whose values are not read yet.
 
     Attributes:
-        shape, dtype: of the array that `array` returns.
+        shape, dtype: shape and type of the array that `array` returns.
     """
 
     __slots__ = ("_offset", "_storage", "_strides", "dtype", "shape")
@@ -67,7 +67,7 @@ class Tensor(pickles.Unchanging):
         self.shape, self.dtype = shape, storage.dtype
 
     def array(self) -> np.ndarray:
-        """A read-only view of the mapped file. Raises UnreadableFile when it would reach beyond its storage."""
+        """A read-only view of the mapped file. Raises UnreadableFile if it would reach beyond its storage."""
         storage = self._storage
         if storage.data is None:
             raise UnreadableFile("a tensor's values are missing")
@@ -83,7 +83,7 @@ class Tensor(pickles.Unchanging):
 
 
 def storage_identity(identity: Value) -> tuple[np.dtype, str, int]:
-    """Type, name and number of elements of a storage, from its persistent id."""
+    """The type, name and number of elements of a storage, from its persistent id."""
     if not isinstance(identity, tuple) or len(identity) < 5 or identity[0] != "storage":
         raise UnreadableFile("a tensor without a storage")
     kind, key, _, count = identity[1:5]
@@ -99,11 +99,11 @@ def unpickle(data: bytes, persistent: Callable[[Value], Value], file_size: int) 
 
     Args:
         data: the whole pickle.
-        persistent: gives the `Storage` of a persistent id.
-        file_size: bytes; no tensor may claim more.
+        persistent: returns the `Storage` of a persistent id.
+        file_size: bytes of the file; no tensor may be larger.
 
     Raises:
-        UserError: malformed, or a claim that cannot be true.
+        UserError: the pickle is malformed, or a tensor states an impossible size.
     """
 
     def rebuild(storage: Value, offset: Value, shape: Value, strides: Value, *_: Value) -> Tensor:
@@ -115,7 +115,7 @@ def unpickle(data: bytes, persistent: Callable[[Value], Value], file_size: int) 
         claimed = math.prod(max(size, 1) for size in sizes) * storage.dtype.itemsize
         if claimed > file_size:
             raise UnreadableFile(f"a tensor {list(sizes)} claims {claimed} bytes, more than the whole file")
-        # Where there is only one step the file may say anything.
+        # Along an axis of size 1 (or 0) the stride has no meaning, and files may hold any number.
         steps = tuple(step if size > 1 else 0 for size, step in zip(sizes, steps, strict=True))
         return Tensor(storage, start, sizes, steps)
 

@@ -1,8 +1,8 @@
 """PyTorch's files (.ckpt, .pth, .pt, .bin; both formats) and .safetensors as NumPy arrays, without PyTorch.
 
-Tensors are views of the mapped file: unused ones, such as optimiser states, are never read. Nothing in a file is run
-(`afloc_jax.weights.pickles`). Nothing is unpacked, so names inside an archive cannot become paths. Sizes that a file
-claims are checked against the bytes that it has before anything of that size is made.
+Tensors are views of the memory-mapped file, so unused ones, such as optimiser states, are never read. No code in a file
+is executed (`afloc_jax.weights.pickles`). Archives are not unpacked, so names inside them cannot become paths. Sizes
+that a file states are checked against its true size before memory is allocated.
 """
 
 import json
@@ -29,12 +29,13 @@ _SMALLEST_HEADER = 30  # bytes of a zip member's local header without its name a
 
 
 def read_file(path: AnyPath) -> Value:
-    """Contents of a weights file: nested dicts, lists and plain values, with a `Tensor` in the place of each tensor
-    and a `pickles.Stub` in the place of any other object. A .safetensors file gives a flat dict of tensors.
+    """The contents of a weights file: nested dicts, lists and plain values.
+
+    Each tensor is a `Tensor`, any other object a `pickles.Stub`. A .safetensors file gives a flat dict of tensors.
 
     Raises:
-        UnreadableFile: it is missing or damaged, of no known format, or claims what it does not hold; the message
-            names the file and says what to do.
+        UnreadableFile: the file is missing, damaged, of an unknown format, or states sizes that it does not have. The
+            message names the file and says what to do.
     """
     try:
         with open(path, "rb") as file:
@@ -59,7 +60,7 @@ def _reason(error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
-# The format since PyTorch 1.6: a zip archive of one pickle and one member for each storage, none of them compressed
+# The format since PyTorch 1.6: an uncompressed zip archive of one pickle and one member per storage
 
 
 def _read_zip(path: AnyPath, mapped: np.ndarray) -> Value:
@@ -92,7 +93,7 @@ def _read_zip(path: AnyPath, mapped: np.ndarray) -> Value:
 
 
 def _members(path: AnyPath, mapped: np.ndarray) -> dict[str, np.ndarray]:
-    """Views of the members' bytes by name. Names are keys here, never paths."""
+    """Views of the bytes of all members by name. Names are used as keys, never as paths."""
     with zipfile.ZipFile(path) as archive:
         infos = [info for info in archive.infolist() if not info.is_dir()]
     members: dict[str, np.ndarray] = {}
@@ -112,11 +113,11 @@ def _members(path: AnyPath, mapped: np.ndarray) -> dict[str, np.ndarray]:
     return members
 
 
-# The format before: pickles one after the other, then the storages' bytes
+# The format before PyTorch 1.6: several pickles in a row, then the bytes of the storages
 
 
 def _read_legacy(mapped: np.ndarray) -> Value:
-    # The map as a file; reading beyond its end gives what is there, however much a damaged length asks for.
+    # A damaged length cannot allocate memory: reads end at the end of the map.
     file = _MappedFile(mapped)
     if _next_pickle(file, None) != _LEGACY_MAGIC or _next_pickle(file, None) != _LEGACY_PROTOCOL:
         raise UnreadableFile("a pickle that torch.save did not write")
@@ -158,7 +159,7 @@ def _read_legacy(mapped: np.ndarray) -> Value:
 
 
 class _MappedFile:
-    """`read`, `readline` and `tell` over mapped bytes; no more is read than there is."""
+    """A file over mapped bytes with `read`, `readline` and `tell`. Reads end at the end of the map."""
 
     def __init__(self, mapped: np.ndarray):
         self._bytes, self._position = mapped, 0
@@ -209,10 +210,10 @@ _SAFETENSORS_DTYPES: dict[str, type[np.generic]] = {
 
 
 def read_safetensors(path: AnyPath) -> dict[str, Tensor]:
-    """Views like those of the other formats; of bfloat16 too, for which the library's NumPy side has no type.
+    """The tensors of a safetensors file as views, also those of bfloat16, which the library cannot give as NumPy.
 
     Raises:
-        UnreadableFile: it is missing or damaged; the message does not name the file.
+        UnreadableFile: the file is missing or damaged; the message does not name the file.
     """
     try:
         with safe_open(path, framework="numpy"):

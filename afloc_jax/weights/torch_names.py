@@ -1,4 +1,4 @@
-"""ONE table between the published PyTorch names and our variables, used in both directions.
+"""The table of published PyTorch names and our variables, used for reading and for writing weights.
 
 PyTorch keeps convolution kernels as [out, in, height, width] and linear weights as [out, in]. Flax keeps them as
 [height, width, in, out] and [in, out]. The projections of the maps are 1x1 convolutions in PyTorch and linear layers
@@ -21,13 +21,13 @@ from afloc_jax.errors import UserError
 from afloc_jax.models.settings import BACKBONES, ModelSettings
 from afloc_jax.models.variables import ArrayPath, variable_shapes
 
-# Module path of ours -> module name there; the backbones bring their own. The first pattern that matches the whole path
-# decides.
+# Our module path -> the published module name. The first pattern that matches the full path is used. Backbones have
+# tables of their own (models/).
 _MODULES = (
     (r"image_encoder/project_shallow", r"img_encoder.local2_embedder"),
     (r"image_encoder/project_deep", r"img_encoder.local_embedder"),
     (r"image_encoder/project_whole", r"img_encoder.global_embedder"),
-    # Not in the release, which does not centre its projections.
+    # Not published: the release does not centre its projections.
     (r"image_encoder/center_shallow", r"img_encoder.local2_norm"),
     (r"image_encoder/center_deep", r"img_encoder.local_norm"),
     (r"image_encoder/center_whole", r"img_encoder.global_norm"),
@@ -58,7 +58,7 @@ _LEAVES = {
     "mean": "running_mean",
     "var": "running_var",
 }
-# PyTorch names that hold nothing a model needs: counters, constants, the stage-4 projection of an unused objective.
+# PyTorch names that the model does not need: counters, constants, and the stage-4 projection of an unused objective.
 _IGNORED = re.compile(r".*\.(num_batches_tracked|position_ids)|img_encoder\.local_f_embedder\.(weight|bias)")
 
 _ALIGNMENT = 64  # bytes
@@ -68,7 +68,7 @@ Layout = Literal["same", "linear", "convolution", "pointwise"]
 
 @dataclass(frozen=True)
 class Entry:
-    """One row of the table: an array of ours and its name and shape in PyTorch."""
+    """One row of the table: one of our arrays, with its name and shape in PyTorch."""
 
     path: ArrayPath
     name: str
@@ -93,23 +93,24 @@ class Entry:
 
 
 def table(model: ModelSettings) -> tuple[Entry, ...]:
-    """Every array of a model, one row each; no parameter is computed."""
+    """The rows of all arrays of a model. No parameter is computed."""
     model.check_text_encoder()
     return _table(model)
 
 
 def to_torch(variables: PyTree, model: ModelSettings) -> dict[str, np.ndarray]:
-    """Variables as a state dict that the published PyTorch model loads.
+    """The variables as a state dict that the published PyTorch model loads.
 
     Args:
-        variables: {"params": ..., "batch_stats": ...} of `AFLoc.init`.
-        model: the architecture that they belong to.
+        variables: {"params": ..., "batch_stats": ...} as `AFLoc.init` returns them.
+        model: the architecture of the variables.
 
     Returns:
         Contiguous arrays by PyTorch name, with a zero `num_batches_tracked` beside each pair of running statistics.
 
     Raises:
-        UserError: the variables are not those of this model; names what is missing, left over or of another shape.
+        UserError: the variables are not those of this model. The message lists the names that are missing, unexpected
+            or of another shape.
     """
     rows = table(model)
     flat = traverse_util.flatten_dict(unfreeze(variables))
@@ -122,7 +123,7 @@ def to_torch(variables: PyTree, model: ModelSettings) -> dict[str, np.ndarray]:
 
 
 def with_counters(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """A state dict with a zero `num_batches_tracked` beside each pair of running statistics, as PyTorch expects it."""
+    """The state dict with a zero `num_batches_tracked` beside each pair of running statistics, as PyTorch expects."""
     counted: dict[str, np.ndarray] = {}
     for name, array in state.items():
         counted[name] = array
@@ -134,11 +135,11 @@ def with_counters(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 def from_torch(state_dict: Mapping[str, np.ndarray], model: ModelSettings) -> dict[str, PyTree]:
     """Variables ({"params": ..., "batch_stats": ...}, NumPy arrays) from a state dict with the published names.
 
-    float64 stays float64, every other type becomes float32. `num_batches_tracked`, `position_ids` and
-    `local_f_embedder` (a projection that the published objective switches off) are accepted and dropped.
+    float64 stays float64; every other type becomes float32. `num_batches_tracked`, `position_ids` and
+    `local_f_embedder` (a projection that the published objective does not use) are ignored.
 
     Raises:
-        UserError: names are missing, unexpected or of another shape than the model asks for; they are listed.
+        UserError: names are missing, unexpected or of another shape than in the model. The message lists them.
     """
     rows = table(model)
     given = {name: array for name, array in state_dict.items() if not _IGNORED.fullmatch(name)}
@@ -147,7 +148,7 @@ def from_torch(state_dict: Mapping[str, np.ndarray], model: ModelSettings) -> di
         {name: np.shape(array) for name, array in given.items()},
         {row.name: row.shape for row in rows},
     )
-    with ThreadPoolExecutor() as threads:  # NumPy copies without the interpreter's lock; half a GB is worth two cores
+    with ThreadPoolExecutor() as threads:  # NumPy releases the interpreter's lock while it copies half a GB
         arrays = threads.map(lambda row: _aligned(row.from_torch(np.asarray(given[row.name]))), rows)
     return traverse_util.unflatten_dict(dict(zip((row.path for row in rows), arrays, strict=True)))
 
@@ -175,12 +176,12 @@ def _entry(path: ArrayPath, shape: Sequence[int], names: Sequence[tuple[re.Patte
         pointwise = module.endswith(("project_shallow", "project_deep"))
         layout = "convolution" if len(shape) == 4 else "pointwise" if pointwise else "linear"
     entry = Entry(path, name, (), layout)
-    # A view of one element has the shape of the whole array: nothing is allocated.
+    # A broadcast view of one element has the shape of the array without its memory.
     return Entry(path, name, entry.to_torch(np.broadcast_to(np.float32(0), shape)).shape, layout)
 
 
 def _aligned(array: np.ndarray) -> np.ndarray:
-    """A contiguous copy that starts at a multiple of 64 bytes, where JAX on a CPU uses it as it lies."""
+    """A contiguous copy that starts at a multiple of 64 bytes, so that JAX on a CPU uses it without another copy."""
     dtype = np.dtype(np.float64 if array.dtype == np.float64 else np.float32)
     memory = np.empty(array.size * dtype.itemsize + _ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % _ALIGNMENT
@@ -194,7 +195,7 @@ def _our_shape(row: Entry) -> tuple[int, ...]:
 
 
 def compare(what: str, found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise one error that names every kind of difference between two sets of named shapes."""
+    """Raises one UserError that names all differences between two sets of named shapes."""
     missing = [f"{name} {list(wanted[name])}" for name in wanted if name not in found]
     unexpected = [f"{name} {list(found[name])}" for name in found if name not in wanted]
     reshaped = [

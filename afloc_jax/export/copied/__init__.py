@@ -1,1 +1,1 @@
-"""Files that exports carry with them: they run without afloc_jax (but for `check_model_folder.py`)."""
+"""Files that are copied into exports. They run without afloc_jax, except `check_model_folder.py`."""

@@ -1,6 +1,6 @@
-"""Picture files and prompts as the inputs of an exported AFLoc model. Needs: pip install numpy pillow tokenizers
+"""The inputs of an exported AFLoc model, from image files and prompts. Needs: pip install numpy pillow tokenizers
 
-With the torch-module export, this also answers from the command line:
+With the torch-module export, it also runs from the command line and writes the heat map of an image and a prompt:
 
     python afloc_inputs.py chest.png "small left pleural effusion"
 """
@@ -16,9 +16,9 @@ import numpy as np
 
 
 def read(folder: str | Path, images: Sequence[str | Path], prompts: Sequence[str]) -> dict[str, np.ndarray]:
-    """The named inputs of an exported model for B images and B prompts, which are asked in pairs.
+    """The named inputs of an exported model for B pairs of an image and a prompt.
 
-    `folder` is the export. Returns `image` [B, S, S] uint8 and what `tokenize` returns.
+    `folder` is the export. Returns `image` [B, S, S] uint8 and the arrays of `tokenize`.
     """
     config = json.loads((Path(folder) / "config.json").read_text())
     squares = np.stack([read_image(path, config["image_size"]) for path in images])
@@ -26,11 +26,11 @@ def read(folder: str | Path, images: Sequence[str | Path], prompts: Sequence[str
 
 
 def read_image(path: str | Path, side: int) -> np.ndarray:
-    """A picture as a grey, zero-padded square [side, side] uint8: longest side to `side` by area interpolation."""
+    """An image file as a grey, zero-padded square [side, side] uint8; area interpolation of the longest side."""
     from PIL import Image, ImageOps
 
     picture = ImageOps.exif_transpose(Image.open(path))
-    if picture.mode[0] in "IF":  # deeper than 8 bits: scaled from its own minimum and maximum
+    if picture.mode[0] in "IF":  # more than 8 bits: scaled by its own minimum and maximum
         deep = np.asarray(picture).astype(np.float64)
         pixels = np.rint((deep - deep.min()) * (255 / max(deep.max() - deep.min(), 1e-12)))
     else:
@@ -43,13 +43,13 @@ def read_image(path: str | Path, side: int) -> np.ndarray:
     inner = area_matrix(height, rows, scale <= 1) @ pixels @ area_matrix(width, columns, scale <= 1).T
     square = np.zeros((side, side), np.uint8)
     top, left = (side - rows) // 2, (side - columns) // 2
-    halves = (height, width) == (2 * rows, 2 * columns)  # where OpenCV rounds ties up, not to even
+    halves = (height, width) == (2 * rows, 2 * columns)  # OpenCV rounds ties up here, not to even
     square[top : top + rows, left : left + columns] = np.floor(inner + 0.5) if halves else np.rint(inner)
     return square
 
 
 def area_matrix(size: int, target: int, shrinks: bool) -> np.ndarray:
-    """Area interpolation of one axis as OpenCV has it, [target, size]: coverage; a kind of linear one to enlarge."""
+    """OpenCV's area interpolation of one axis as a matrix [target, size]: coverage to shrink, linear to enlarge."""
     scale, cell, pixel = size / target, np.arange(target)[:, None], np.arange(size)
     if shrinks:
         covered = np.minimum((cell + 1) * scale, pixel + 1) - np.maximum(cell * scale, pixel)
@@ -60,7 +60,7 @@ def area_matrix(size: int, target: int, shrinks: bool) -> np.ndarray:
 
 
 def tokenize(folder: str | Path, prompts: Sequence[str], slots: int) -> dict[str, np.ndarray]:
-    """token_ids, word_ids, sentence_ids [B, slots] and word_count, sentence_count [B] of prompts, int32."""
+    """The arrays token_ids, word_ids, sentence_ids [B, slots] and word_count, sentence_count [B] of prompts, int32."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
@@ -68,7 +68,7 @@ def tokenize(folder: str | Path, prompts: Sequence[str], slots: int) -> dict[str
     return {name: np.array([row[name] for row in rows], np.int32) for name in rows[0]}
 
 
-# Letters with the marks that belong to them, and numbers with their decimal point.
+# A word: letters with their combining marks, and numbers with their decimal point.
 _MARKS = "".join(
     character for character in map(chr, range(0x300, 0x20000)) if unicodedata.category(character)[0] == "M"
 )
@@ -90,7 +90,7 @@ def _as_decimal(fraction: re.Match) -> str:
 
 
 def clean_prompt(text: str) -> str:
-    """Lower-case words, sentences joined with ". "; decimals stay whole. Raises ValueError if nothing is left."""
+    """The prompt as lower-case words, its sentences joined by ". ". Raises ValueError if no word is left."""
     text = unicodedata.normalize("NFKD", _FRACTION.sub(_as_decimal, text.lower()))
     text = unicodedata.normalize("NFC", re.sub(r"(?<=[a-z])[\u0300-\u036f]+", "", text))  # "café" to "cafe"
     for pattern, replacement in _NUMBERS:
@@ -104,7 +104,7 @@ def clean_prompt(text: str) -> str:
 
 
 def _token_row(tokenizer, text: str, slots: int) -> dict[str, list[int] | int]:
-    """Token ids of one text, the word of each piece and the sentence of each word, padded to `slots`."""
+    """The token ids of one text, the word of each piece and the sentence of each word, padded to `slots`."""
     encoding = tokenizer.encode(text, add_special_tokens=False)
     decimals = {match.start() + 1 for match in re.finditer(r"\d\.(?=\d)", text)}
     ids = [tokenizer.token_to_id("[CLS]"), *encoding.ids[: slots - 2], tokenizer.token_to_id("[SEP]")]
@@ -118,7 +118,7 @@ def _token_row(tokenizer, text: str, slots: int) -> dict[str, list[int] | int]:
     word_of.append(len(is_period))  # [SEP] is the last word
     sentence, sentence_of, last = 0, [0], len(is_period) - 1
     for word in range(1, last + 1):
-        # The word before [SEP] counts in the last sentence even when it is a period; alone it opens none.
+        # The word before [SEP] belongs to the last sentence even if it is a period. Alone it is no sentence.
         member = not is_period[word] or word == last
         lonely = word == last and is_period[word] and not all(is_period[1:])
         if member and (word == 1 or is_period[word - 1]) and not lonely:
@@ -135,7 +135,7 @@ def _token_row(tokenizer, text: str, slots: int) -> dict[str, list[int] | int]:
 
 
 def main() -> None:
-    """Ask a picture with a phrase: prints their similarity, writes the heat map of the square beside the picture."""
+    """Prints the similarity of an image and a prompt, and writes the heat map of the square beside the image."""
     import afloc_torch
     import torch
 

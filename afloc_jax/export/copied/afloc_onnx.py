@@ -13,7 +13,7 @@ import onnxruntime
 
 
 class Graphs:
-    """Image tower, text tower and heat map; each can be called alone with its named inputs."""
+    """The image tower, the text tower and the heat map. Each can also be run alone with its named inputs."""
 
     def __init__(self, folder: Path):
         self.image, self.text, self.heatmap = (
@@ -22,7 +22,7 @@ class Graphs:
         )
 
     def __call__(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
-        """Both sides at three levels, and the heat map of each pair of an image and a text."""
+        """All levels of images and texts, and the heat map of each pair."""
         found = {**run(self.image, inputs), **run(self.text, inputs)}
         return found | run(self.heatmap, found)
 
@@ -33,6 +33,6 @@ def load(folder: str | Path) -> Graphs:
 
 
 def run(session: onnxruntime.InferenceSession, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Named outputs of one graph, which takes from `inputs` what it needs."""
+    """The named outputs of one graph, which reads the inputs that it needs."""
     wanted = {each.name: inputs[each.name] for each in session.get_inputs()}
     return dict(zip([each.name for each in session.get_outputs()], session.run(None, wanted), strict=True))

@@ -17,7 +17,7 @@ from jax import export
 
 
 class Functions:
-    """Image tower, text tower and heat map; `run` calls one of them with its named inputs."""
+    """The image tower, the text tower and the heat map. `run` calls one of them with its named inputs."""
 
     def __init__(self, folder: Path):
         self.signatures = json.loads((folder / "manifest.json").read_text())["functions"]
@@ -29,12 +29,12 @@ class Functions:
                 self.weights[name] = jax.device_put(dict(np.load(folder / signature["weights"])))
 
     def __call__(self, **inputs: Any) -> dict[str, jax.Array]:
-        """Both sides at three levels, and the heat map of each pair of an image and a text."""
+        """All levels of images and texts, and the heat map of each pair."""
         found = self.run("image", inputs) | self.run("text", inputs)
         return found | self.run("heatmap", found)
 
     def run(self, name: str, inputs: Mapping[str, Any]) -> dict[str, jax.Array]:
-        """Named outputs of one function, which takes from `inputs` what it needs."""
+        """The named outputs of one function, which reads the inputs that it needs."""
         leading = (self.weights[name],) if name in self.weights else ()
         return self.calls[name](*leading, *(inputs[key] for key in self.signatures[name]["inputs"]))
 

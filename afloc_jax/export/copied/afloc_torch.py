@@ -1,4 +1,4 @@
-"""AFLoc in one file of plain PyTorch: image and text at three levels, and the heat map of a phrase in an image.
+"""AFLoc in one file of plain PyTorch: image and text at three levels, and the heat map of a prompt in an image.
 
 Written by afloc_jax (`afloc export MODEL DEST --format torch-module`); config.json and weights.pt lie beside it.
 
@@ -24,15 +24,15 @@ CONFIG, WEIGHTS = "config.json", "weights.pt"
 
 
 class Levels(NamedTuple):
-    """Both sides at three levels, and the heat map of pair b: image b asked with text b."""
+    """All levels of B images and B texts, and the heat map of each pair: image b and text b."""
 
-    shallow: Tensor  # [B, H1, W1, D] image regions that words were trained to meet
-    deep: Tensor  # [B, H2, W2, D] image regions that sentences were trained to meet
-    whole: Tensor  # [B, D] the image, that the report was trained to meet
-    words: Tensor  # [B, L, D], zero where there is none; slot 0 is [CLS]
-    sentences: Tensor  # [B, L, D], zero where there is none; slot 0 is [CLS]
+    shallow: Tensor  # [B, H1, W1, D] image regions, contrasted with words in training
+    deep: Tensor  # [B, H2, W2, D] image regions, contrasted with sentences in training
+    whole: Tensor  # [B, D] the global image vector, contrasted with the report in training
+    words: Tensor  # [B, L, D], zero in slots without a word; slot 0 is [CLS]
+    sentences: Tensor  # [B, L, D], zero in slots without a sentence; slot 0 is [CLS]
     report: Tensor  # [B, D]
-    asked: Tensor  # [B, D] what the heat map asks with: the report, or the mean of its sentences
+    asked: Tensor  # [B, D] the query of the heat map: the report embedding, or the mean of the sentences
     heatmap: Tensor  # [B, S, S], un-normalised
 
 
@@ -40,7 +40,7 @@ def load(folder: str | Path) -> "AFLoc":
     """The exported model of a folder, in evaluation mode, on the CPU."""
     folder = Path(folder)
     config = json.loads((folder / CONFIG).read_text())
-    with torch.device("meta"):  # no time is spent on random numbers for weights that are read anyway
+    with torch.device("meta"):  # without random values for weights that are read from the file
         model = AFLoc(config)
     state = torch.load(folder / WEIGHTS, weights_only=True, mmap=True)
     model.load_state_dict(state, strict=True, assign=True)
@@ -48,9 +48,9 @@ def load(folder: str | Path) -> "AFLoc":
 
 
 class AFLoc(nn.Module):
-    """The two towers and the heat map, as `config` (contents of config.json) describes them."""
+    """The two towers and the heat map that `config` (the content of config.json) describes."""
 
-    spread: Tensor  # one axis of the deep map -> one axis of the heat map
+    spread: Tensor  # matrix from one axis of the deep map to one axis of the heat map
 
     def __init__(self, config: dict):
         super().__init__()
@@ -72,16 +72,16 @@ class AFLoc(nn.Module):
 
         Args:
             image: padded squares, uint8 or floats in [-1, 1].
-            token_ids, word_ids, sentence_ids: [B, L]; the word of each piece, the sentence of each word, -1 for none.
-            sentence_count: [B], `[CLS]` and the sentences.
-            word_count: [B], `[CLS]` and the words; no output depends on it.
+            token_ids, word_ids, sentence_ids: [B, L]; the word of each piece and the sentence of each word, or -1.
+            sentence_count: [B], the number of sentences, with `[CLS]`.
+            word_count: [B], the number of words, with `[CLS]`; no output depends on it.
         """
         shallow, deep, whole = self.encode_image(image)
         words, sentences, report, asked = self.encode_text(token_ids, word_ids, sentence_ids, sentence_count)
         return Levels(shallow, deep, whole, words, sentences, report, asked, self.heat_map(deep, asked))
 
     def encode_image(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Shallow [B, H1, W1, D], deep [B, H2, W2, D] and whole [B, D] of squares [B, S, S]."""
+        """The shallow map [B, H1, W1, D], deep map [B, H2, W2, D] and global vector [B, D] of squares [B, S, S]."""
         shallow, deep, whole = self.img_encoder(image)
         shallow, deep = shallow.permute(0, 2, 3, 1), deep.permute(0, 2, 3, 1)
         if self.config["normalize"]:
@@ -91,26 +91,26 @@ class AFLoc(nn.Module):
     def encode_text(
         self, token_ids: Tensor, word_ids: Tensor, sentence_ids: Tensor, sentence_count: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Words and sentences [B, L, D], report [B, D], and what the heat map asks with [B, D]."""
+        """Words and sentences [B, L, D], the report [B, D], and the query of the heat map [B, D]."""
         words, sentences, report = self.text_encoder(token_ids, word_ids, sentence_ids)
         if self.config["normalize"]:
             words, sentences, report = unit_norm(words), unit_norm(sentences), unit_norm(report)
         if self.config["localization"]["prompt_level"] == "report":
-            return words, sentences, report, report + 0  # a tensor of its own, so that both outputs keep their names
+            return words, sentences, report, report + 0  # a new tensor, so that both outputs keep their names
         slot = torch.arange(sentences.shape[1], device=sentences.device)
         chosen = ((slot > 0) & (slot < sentence_count[:, None])).to(sentences.dtype)
         asked = (chosen[..., None] * sentences).sum(1) / chosen.sum(1, keepdim=True).clamp(min=1)
         return words, sentences, report, asked
 
     def heat_map(self, deep: Tensor, asked: Tensor) -> Tensor:
-        """Un-normalised maps [B, S, S] of the padded square, from deep [B, H2, W2, D] and asked [B, D]."""
+        """Un-normalised maps [B, S, S] of the padded square, from deep maps [B, H2, W2, D] and queries [B, D]."""
         settings = self.config["localization"]
         cells = torch.einsum("bhwd,bd->bhw", deep, asked)
         if settings["similarity"] == "presence":  # a soft step of the cosine
             lengths = deep.norm(dim=-1) * asked.norm(dim=-1)[:, None, None]
             cosine = cells / torch.where(lengths > 0, lengths, 1)
             sharpness, threshold = settings["presence_sharpness"], settings["presence_threshold"]
-            if settings["presence_growth"]:  # lower for large findings; 1 % of the regions: as it is set
+            if settings["presence_growth"]:  # the step is lower for large findings; it is as set for 1 % of the regions
                 standing_out = torch.sigmoid(5.0 * sharpness * (cosine - threshold))
                 extent = (standing_out.sum((1, 2), keepdim=True) + 0.5) / (cells.shape[1] * cells.shape[2])
                 threshold = threshold - settings["presence_growth"] * torch.log2(extent / 0.01)
@@ -119,7 +119,7 @@ class AFLoc(nn.Module):
 
 
 def unit_norm(x: Tensor) -> Tensor:
-    """Vectors of length 1; zero vectors stay zero."""
+    """Vectors divided by their norm; zero vectors stay zero."""
     length = x.norm(dim=-1, keepdim=True)
     return x / torch.where(length > 0, length, 1)
 
@@ -128,7 +128,7 @@ def unit_norm(x: Tensor) -> Tensor:
 
 
 class ImageEncoder(nn.Module):
-    """Scaling, resize, backbone, and one projection per level."""
+    """Scaling, resizing, the backbone, and one projection per level."""
 
     def __init__(self, settings: dict, width: int):
         super().__init__()
@@ -149,7 +149,7 @@ class ImageEncoder(nn.Module):
         x = (image.float() / 255 - 0.5) / 0.5 if image.dtype == torch.uint8 else image
         x, side = x[:, None], image.shape[-1]
         if side % self.input_size == 0:
-            x = functional.avg_pool2d(x, side // self.input_size)  # bilinear sampling would skip pixels
+            x = functional.avg_pool2d(x, side // self.input_size)  # bilinear sampling would ignore pixels
         else:
             x = functional.interpolate(x, (self.input_size, self.input_size), mode="bilinear", align_corners=True)
         shallow, deep, whole = self.model(x.expand(-1, 3, -1, -1))
@@ -164,7 +164,7 @@ def convolution(inputs: int, outputs: int, kernel: int = 1, stride: int = 1, gro
 
 
 class ResidualBlock(nn.Module):
-    """Basic block, or bottleneck with the stride on its 3x3 convolution (v1.5)."""
+    """A basic block, or a bottleneck with the stride on its 3x3 convolution (v1.5)."""
 
     def __init__(self, inputs: int, width: int, stride: int, structure: dict):
         super().__init__()
@@ -192,7 +192,7 @@ class ResidualBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Residual network with torchvision's names; returns shallow map, deep map and the mean of the last stage."""
+    """A ResNet with torchvision's names. It returns the shallow map, the deep map and the mean of the last stage."""
 
     def __init__(self, structure: dict):
         super().__init__()
@@ -229,7 +229,7 @@ class ResNet(nn.Module):
         return maps[shallow - 1], found, x.mean((2, 3))
 
     def _from_above(self, maps: list[Tensor], deep: int) -> Tensor:
-        """The stages after the deep one, brought to its width and size, added from the last to the first."""
+        """The sum of the stages after the deep one, projected to its width and upsampled to its size."""
         total = torch.zeros((), device=maps[0].device)
         for stage in range(len(maps), deep, -1):
             above = self.get_submodule(f"lateral{stage}")(maps[stage - 1]) + total
@@ -238,7 +238,7 @@ class ResNet(nn.Module):
 
 
 def upsample_strided(x: Tensor, side: int) -> Tensor:
-    """Linear interpolation to `side` cells per axis, of which every (side / h)-th is a cell of `x` [B, C, h, h]."""
+    """Linear interpolation of `x` [B, C, h, h] to `side` cells per axis; every (side / h)-th is a cell of `x`."""
     cells = x.shape[-1]
     position = (torch.arange(side, device=x.device) / math.ceil(side / cells)).clamp(max=cells - 1)
     matrix = (1 - (position[:, None] - torch.arange(cells, device=x.device)).abs()).clamp(min=0)
@@ -246,7 +246,7 @@ def upsample_strided(x: Tensor, side: int) -> Tensor:
 
 
 class DenseLayer(nn.Module):
-    """Two normalised convolutions whose output is appended to the input's channels."""
+    """Two normalised convolutions, whose output is appended to the channels of the input."""
 
     def __init__(self, inputs: int, structure: dict):
         super().__init__()
@@ -260,7 +260,7 @@ class DenseLayer(nn.Module):
 
 
 class DenseNet(nn.Module):
-    """Dense network with torchvision's names; the maps are taken behind the norm that opens each transition."""
+    """A DenseNet with torchvision's names. The maps are taken after the norm at the start of each transition."""
 
     def __init__(self, structure: dict):
         super().__init__()
@@ -301,7 +301,7 @@ class DenseNet(nn.Module):
 
 
 class BertLayer(nn.Module):
-    """Self-attention, then the two-layer network, each added and normalised; Hugging Face's names."""
+    """Self-attention, then a two-layer network, each with a residual and a layer norm; Hugging Face's names."""
 
     def __init__(self, settings: dict):
         super().__init__()
@@ -334,7 +334,7 @@ class BertLayer(nn.Module):
 
 
 class Bert(nn.Module):
-    """BertModel (post-LN) that returns every hidden state. The pooler is there for its names; nothing uses it."""
+    """BertModel (post-LN) that returns all hidden states. The pooler exists for its names only; nothing uses it."""
 
     def __init__(self, settings: dict):
         super().__init__()
@@ -361,7 +361,7 @@ class Bert(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """BERT, and the merging of pieces into words, words into sentences, and all into the report."""
+    """BERT, and the merging of pieces into words, of words into sentences, and of all slots into the report."""
 
     def __init__(self, settings: dict):
         super().__init__()
@@ -381,7 +381,7 @@ class TextEncoder(nn.Module):
             pieces = pieces / len(states)
         words, counts = merge_segments(pieces, word_ids)
         if settings["merge_pieces"] == "mean":
-            # The word just before [SEP] is always a sum: the published release does so.
+            # The word just before [SEP] is always a sum, as in the published release.
             summed = torch.arange(words.shape[1], device=words.device) == word_ids.amax(1, keepdim=True) - 1
             words = words / torch.where(summed, 1, counts.clamp(min=1))[..., None]
         sentences, counts = merge_segments(words, sentence_ids)
@@ -389,16 +389,16 @@ class TextEncoder(nn.Module):
 
 
 def merge_segments(units: Tensor, segment_ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum [B, L, D] of the units of each segment, and how many there were [B, L]; id -1 is dropped."""
+    """The sum of the units of each segment [B, L, D] and their number [B, L]. Units of id -1 are ignored."""
     segments = torch.arange(units.shape[1], device=units.device)
     belongs = (segment_ids[:, None, :] == segments[None, :, None]).to(units.dtype)  # [B, segment, unit]
     return belongs @ units, belongs.sum(2)
 
 
 def sentence_context(word_ids: Tensor, sentence_ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Which pieces attend to which [B, L, L] and their positions [B, L], so that each sentence is read alone."""
+    """The attention mask [B, L, L] and positions [B, L] of pieces with which each sentence is read alone."""
     slots = torch.arange(word_ids.shape[1], device=word_ids.device)
-    sentence = torch.gather(sentence_ids, 1, word_ids.clamp(min=0).long())  # one for each piece; periods share -1
+    sentence = torch.gather(sentence_ids, 1, word_ids.clamp(min=0).long())  # sentence of each piece; -1 for periods
     sentence = torch.where(word_ids >= 0, sentence, -2)
     together = sentence[:, :, None] == sentence[:, None, :]
     first = torch.where(together, slots, word_ids.shape[1]).amin(2)
@@ -409,7 +409,7 @@ def sentence_context(word_ids: Tensor, sentence_ids: Tensor) -> tuple[Tensor, Te
 
 
 def map_matrix(config: dict) -> Tensor:
-    """Matrix [S, cells] that filters one axis of the deep map with a Gaussian and upsamples it to the square's side."""
+    """The matrix [S, cells] that filters one axis of the deep map by a Gaussian and resizes it to the square's side."""
     settings, cells, side = config["localization"], config["deep_cells"], config["image_size"]
     with torch.device("cpu"):
         pixel = torch.arange(side, dtype=torch.float64) + 0.5
@@ -425,7 +425,7 @@ def map_matrix(config: dict) -> Tensor:
 
 
 def gaussian_matrix(cells: int, sigma: float) -> Tensor:
-    """Gaussian filter of one axis as SciPy has it: cut off at 4 sigma, mirrored at the border [cells, cells]."""
+    """SciPy's Gaussian filter of one axis as a matrix [cells, cells]: cut off at 4 sigma, mirrored at the border."""
     if sigma == 0:
         return torch.eye(cells, dtype=torch.float64)
     reach = int(4 * sigma + 0.5)

@@ -1,6 +1,6 @@
-"""Largest difference between model.ckpt, loaded as the published code does into plain PyTorch, and afloc_jax.
+"""Prints the largest difference between model.ckpt, loaded as by the published code into plain PyTorch, and afloc_jax.
 
-Relative to each output's largest value. Needs torch, omegaconf, numpy.
+Differences are relative to the largest value of each output. Needs torch, omegaconf, numpy.
 """
 
 import json

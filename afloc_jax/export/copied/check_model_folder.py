@@ -1,4 +1,4 @@
-"""Largest difference between this folder here and where it was written, relative to each output's largest value."""
+"""Prints the largest difference between this folder's outputs here and where it was written, by maximum."""
 
 import json
 import sys

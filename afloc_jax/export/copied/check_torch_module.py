@@ -1,4 +1,4 @@
-"""Largest difference between this export and afloc_jax, relative to each output's largest value. Needs torch, numpy."""
+"""Prints the largest difference between this export and afloc_jax, relative to each maximum. Needs torch, numpy."""
 
 import sys
 from pathlib import Path
