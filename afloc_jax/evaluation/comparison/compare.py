@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from afloc_jax.errors import UserError
 from afloc_jax.evaluation.comparison import paired
 from afloc_jax.evaluation.comparison.result import Comparison, Row, Unmatched
-from afloc_jax.evaluation.comparison.sample_tables import Account, DecisionTable, Key, ScoreTable, read_samples
+from afloc_jax.evaluation.comparison.sample_tables import Key, SampleTable, read_samples
 from afloc_jax.evaluation.statistics import discrimination
 from afloc_jax.evaluation.statistics.bootstrap import Bootstrap, Replicates
 from afloc_jax.evaluation.statistics.interval import mean_of_finite
@@ -48,51 +48,43 @@ def compare(
     """
     bootstrap = bootstrap or Bootstrap()
     first, second = read_samples(Path(a)), read_samples(Path(b))
-    common = [key for key in first.values if key in second.values]
-    sides = {"a": (first, second), "b": (second, first)}
-    lonely = {name: [key for key in x.values if key not in y.values] for name, (x, y) in sides.items()}
-    if isinstance(first, ScoreTable) and isinstance(second, ScoreTable):
-        _check_common(first, second, common)
-        rows = _compare_scores(first, second, common, bootstrap)
-    elif isinstance(first, DecisionTable) and isinstance(second, DecisionTable):
-        _check_common(first, second, common)
-        rows = _compare_decisions(first, second, common, bootstrap)
-    else:
-        kinds = ["values" if isinstance(side, ScoreTable) else "probabilities" for side in (first, second)]
+    if bool(first.scores) != bool(second.scores):
+        kinds = ["values" if side.scores else "probabilities" for side in (first, second)]
         raise UserError(f"{a} holds {kinds[0]} and {b} {kinds[1]}; compare two evaluations of one kind")
+    shared = set(first.keys) & set(second.keys)
+    common = [key for key in first.keys if key in shared]
+    lonely = {name: [key for key in side.keys if key not in shared] for name, side in (("a", first), ("b", second))}
+    if not common:
+        example = f"{first.keys[0]} against {second.keys[0]}"
+        raise UserError(
+            f"no sample of {first.folder} is in {second.folder}, so there is nothing to compare; for example {example}"
+        )
+    compare_kind = _compare_scores if first.scores else _compare_decisions
     result = Comparison(
         str(a),
         str(b),
         len(common),
         {name: Unmatched(len(keys), [str(key) for key in keys[:LISTED]]) for name, keys in lonely.items()},
-        _notes(first.account, second.account),
+        _notes(first, second),
         bootstrap,
-        _corrected(rows),
-        {name: side.account.provenance for name, (side, _) in sides.items()},
+        _corrected(compare_kind(first, second, common, bootstrap)),
+        {"a": first.provenance, "b": second.provenance},
     )
     if out is not None:
         result.write(Path(out))
     return result
 
 
-def _check_common(first: ScoreTable | DecisionTable, second: ScoreTable | DecisionTable, common: Sequence[Key]) -> None:
-    if not common:
-        example = f"{next(iter(first.values))} against {next(iter(second.values))}"
-        raise UserError(
-            f"no sample of {first.folder} is in {second.folder}, so there is nothing to compare; for example {example}"
-        )
-
-
 # Scores per sample
 
 
-def _compare_scores(first: ScoreTable, second: ScoreTable, common: Sequence[Key], bootstrap: Bootstrap) -> list[Row]:
+def _compare_scores(first: SampleTable, second: SampleTable, common: Sequence[Key], bootstrap: Bootstrap) -> list[Row]:
     rows = []
     for metric in dict.fromkeys(key.metric for key in common):
         pairs: dict[tuple[str, str], list[tuple[float, float]]] = {}
         for key in common:
             if key.metric == metric:
-                pairs.setdefault((key.id, key.category), []).append((first.values[key], second.values[key]))
+                pairs.setdefault((key.id, key.category), []).append((first.scores[key], second.scores[key]))
         means = {sample: _mean_of_both(both) for sample, both in pairs.items()}
         scored = {sample: values for sample, values in means.items() if np.isfinite(values).all()}
         if not scored:
@@ -160,11 +152,11 @@ def _mean_rows(
 
 
 def _compare_decisions(
-    first: DecisionTable, second: DecisionTable, common: Sequence[Key], bootstrap: Bootstrap
+    first: SampleTable, second: SampleTable, common: Sequence[Key], bootstrap: Bootstrap
 ) -> list[Row]:
-    common = [k for k in common if not math.isnan(first.values[k].label + second.values[k].label)]
+    common = [k for k in common if not math.isnan(first.decisions[k].label + second.decisions[k].label)]
     for key in common:
-        if first.values[key].label != second.values[key].label:
+        if first.decisions[key].label != second.decisions[key].label:
             raise UserError(f"the label of {key} differs between {first.folder} and {second.folder}: not the same data")
     ids = list(dict.fromkeys(key.id for key in common))
     names = list(dict.fromkeys(key.category for key in common))
@@ -175,9 +167,9 @@ def _compare_decisions(
     position = {name: i for i, name in enumerate(ids)}
     for key in common:
         i, c = position[key.id], names.index(key.category)
-        labels[i, c] = first.values[key].label
+        labels[i, c] = first.decisions[key].label
         for side, samples in enumerate((first, second)):
-            decision = samples.values[key]
+            decision = samples.decisions[key]
             scores[side, i, c], right[side, i, c] = decision.probability, decision.predicted == labels[i, c]
     clusters = bootstrap.clusters([first.patients[name] for name in ids])
     rows = _auc_rows(labels, scores, names, clusters, bootstrap)
@@ -254,10 +246,10 @@ def _corrected(rows: Sequence[Row]) -> list[Row]:
     return result
 
 
-def _notes(a: Account, b: Account) -> list[str]:
+def _notes(a: SampleTable, b: SampleTable) -> list[str]:
     """Differences between the two evaluations that a reader should know before trusting the numbers."""
     notes = []
-    hashes = [account.provenance.get("data_sha256") for account in (a, b)]
+    hashes = [side.provenance.get("data_sha256") for side in (a, b)]
     if all(hashes) and hashes[0] != hashes[1]:
         notes.append("the data differ between the two folders (other images, masks or labels, or another selection).")
     for key, value in a.settings.items():

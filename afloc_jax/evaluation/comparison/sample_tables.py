@@ -1,7 +1,7 @@
 """per_sample.csv of any evaluation, read back: what `afloc compare` pairs."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -9,6 +9,8 @@ from afloc_jax.errors import UserError
 from afloc_jax.evaluation.files import read_csv
 from afloc_jax.files import Path
 from afloc_jax.settings import Json
+
+NOTED = ("protocol", "compatible", "framing", "prompt_set", "aggregation", "margin", "thresholds_chosen_on")
 
 
 class Key(NamedTuple):
@@ -33,61 +35,33 @@ class Decision(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Account:
-    """The origin of the scores as summary.json tells it; empty where there is none.
+class SampleTable:
+    """per_sample.csv of one folder, and what its summary.json tells of it, where there is one.
 
     Attributes:
+        patients: the patient of each id.
+        scores: a score per sample, metric and threshold (localisation, retrieval, robustness); or
+        decisions: a decision per sample and class (classification). One of the two is empty.
         settings: those that a reader should know to differ.
         mask_thresholds: of each class, the threshold that validation data gave.
         provenance: weights, data and versions.
     """
 
+    folder: Path
+    patients: Mapping[str, str]
+    scores: Mapping[Key, float]
+    decisions: Mapping[Key, Decision]
     settings: Mapping[str, Json]
     mask_thresholds: Mapping[str, Json]
     provenance: Mapping[str, Json]
 
-    NOTED = ("protocol", "compatible", "framing", "prompt_set", "aggregation", "margin", "thresholds_chosen_on")
-
-    @classmethod
-    def read(cls, folder: Path) -> "Account":
-        """The account of a result folder."""
-        try:
-            content = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            content = {}
-        summary: dict[str, Any] = content if isinstance(content, dict) else {}
-        points = summary.get("operating_points", {})
-        return cls(
-            {key: summary[key] for key in cls.NOTED if key in summary},
-            {name: point.get("mask_threshold") for name, point in points.items()},
-            summary.get("provenance", {}),
-        )
+    @property
+    def keys(self) -> Sequence[Key]:
+        """The keys of its rows, in their order."""
+        return [*self.scores, *self.decisions]
 
 
-@dataclass(frozen=True)
-class SampleTable:
-    """per_sample.csv of one folder: `patients` of each id, and the account of summary.json."""
-
-    folder: Path
-    patients: Mapping[str, str]
-    account: Account
-
-
-@dataclass(frozen=True)
-class ScoreTable(SampleTable):
-    """A score per sample, metric and threshold: localisation, retrieval, robustness."""
-
-    values: Mapping[Key, float]
-
-
-@dataclass(frozen=True)
-class DecisionTable(SampleTable):
-    """A decision per sample and class: classification."""
-
-    values: Mapping[Key, Decision]
-
-
-def read_samples(folder: Path) -> ScoreTable | DecisionTable:
+def read_samples(folder: Path) -> SampleTable:
     """The table of a result folder. Raises UserError for a folder without usable per-sample scores."""
     path = folder / "per_sample.csv"
     columns, lines = read_csv(path, "; give a folder that an evaluation wrote")
@@ -112,10 +86,19 @@ def read_samples(folder: Path) -> ScoreTable | DecisionTable:
     if not lines:
         raise UserError(f"{path}: holds no sample")
     patients = {line["id"]: line.get("patient") or "" for line in lines}
-    account = Account.read(folder)
-    return (
-        ScoreTable(folder, patients, account, scores) if scored else DecisionTable(folder, patients, account, decisions)
-    )
+    summary = _summary(folder)
+    settings = {key: summary[key] for key in NOTED if key in summary}
+    points = {name: point.get("mask_threshold") for name, point in summary.get("operating_points", {}).items()}
+    return SampleTable(folder, patients, scores, decisions, settings, points, summary.get("provenance", {}))
+
+
+def _summary(folder: Path) -> dict[str, Any]:
+    """The content of summary.json; empty where there is none."""
+    try:
+        content = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _number(cell: str) -> float:
