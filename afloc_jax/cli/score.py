@@ -72,13 +72,11 @@ def run(given: Namespace) -> int:
         given.truth,
         given.heatmaps,
         given.out,
-        protocol=settings.scoring,
+        settings,
         images=given.images,
-        title=settings.title,
         validation=None if validation[0] is None else validation,
         segmentations=given.segmentations,
         benchmarks=given.benchmark,
-        bootstrap=settings.resampling,
     )
     print_summary(summary, given.out)
     print(f"report in {write_report(given.out)}")

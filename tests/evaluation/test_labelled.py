@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from afloc_jax.evaluation.classification.scores import choose_thresholds
+from afloc_jax.evaluation.classification.metrics import choose_thresholds
 from afloc_jax.evaluation.labelled import read_labelled
 
 

@@ -12,7 +12,7 @@ from sklearn import metrics
 
 from afloc_jax.cli import main
 from afloc_jax.errors import UsageError, UserError
-from afloc_jax.evaluation.classification import scores as class_scores
+from afloc_jax.evaluation.classification import metrics as class_scores
 from afloc_jax.evaluation.classification.evaluate import evaluate_classification
 from afloc_jax.evaluation.classification.settings import ClassificationSettings
 from afloc_jax.evaluation.labelled import embed_records, read_labelled

@@ -13,14 +13,15 @@ from jaxtyping import Bool, Float
 
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.evaluation.classification.examples import write_mistakes
-from afloc_jax.evaluation.classification.metrics import METRICS, MULTICLASS
-from afloc_jax.evaluation.classification.result import Classification
-from afloc_jax.evaluation.classification.scores import (
+from afloc_jax.evaluation.classification.metrics import (
+    METRICS,
+    MULTICLASS,
     NATURAL_THRESHOLD,
     binary_statistic,
     choose_thresholds,
     multiclass_statistic,
 )
+from afloc_jax.evaluation.classification.result import Classification
 from afloc_jax.evaluation.classification.settings import ClassificationSettings
 from afloc_jax.evaluation.labelled import NO_FINDING, LabelledRecords, embed_records, own_phrases, read_labelled
 from afloc_jax.evaluation.results import ByCategory

@@ -1,12 +1,12 @@
 """The samples that went worst, from per_sample.csv."""
 
-import csv
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from afloc_jax.evaluation.files import read_csv
 from afloc_jax.evaluation.localization.scores import Outcome
 from afloc_jax.files import Path
 
@@ -61,13 +61,12 @@ def worst_samples(path: Path, most: int) -> Failures:
     if not path.is_file():
         return Failures()
     samples: dict[str, Sample] = {}
-    with open(path, newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            sample = samples.setdefault(row["id"], Sample(row["id"], row["category"], row["label_text"]))
-            # What else a note says, such as a threshold, is passed over.
-            sample.outcomes.update(Outcome(part) for part in row["note"].split("; ") if part in set(Outcome))
-            if row["value"]:
-                sample.values.setdefault(row["metric"], []).append(float(row["value"]))
+    for row in read_csv(path)[1]:
+        sample = samples.setdefault(row["id"], Sample(row["id"], row["category"], row["label_text"]))
+        # What else a note says, such as a threshold, is passed over.
+        sample.outcomes.update(Outcome(part) for part in row["note"].split("; ") if part in set(Outcome))
+        if row["value"]:
+            sample.values.setdefault(row["metric"], []).append(float(row["value"]))
     scored = [sample for sample in samples.values() if Outcome.NO_TRUTH not in sample.outcomes]
     failed = [sample for sample in scored if sample.why]
     failed.sort(key=lambda sample: (sample.iou is not None and sample.iou, sample.cnr or 0.0))

@@ -1,8 +1,6 @@
 """Files in, scores out: what `afloc score` does."""
 
-import os
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
 
 import numpy as np
 from tqdm import tqdm
@@ -12,42 +10,36 @@ from afloc_jax.errors import UsageError
 from afloc_jax.evaluation.files import remove_examples
 from afloc_jax.evaluation.localization.examples import write_examples
 from afloc_jax.evaluation.localization.protocol import LocalizationProtocol, Samples
-from afloc_jax.evaluation.localization.protocols import AFLOC
 from afloc_jax.evaluation.localization.scores import Scores
 from afloc_jax.evaluation.localization.segmentations import score_segmentations
+from afloc_jax.evaluation.localization.settings import LocalizationSettings
 from afloc_jax.evaluation.localization.summary import summarise, write_results
-from afloc_jax.evaluation.statistics.bootstrap import Bootstrap
 from afloc_jax.evaluation.task import JsonObject
 from afloc_jax.evaluation.truth.heatmap_files import HeatmapFile
 from afloc_jax.evaluation.truth.pictures import Pictures
 from afloc_jax.evaluation.truth.read import read_truth
 from afloc_jax.evaluation.truth.sample import Truth
-from afloc_jax.files import Path, sha256_of
-
-PathLike: TypeAlias = str | os.PathLike[str]
+from afloc_jax.files import AnyPath, Path, sha256_of
 
 
 def score_files(
-    truth: PathLike,
-    heatmaps: PathLike | None,
-    out: PathLike,
-    protocol: LocalizationProtocol = AFLOC,
+    truth: AnyPath,
+    heatmaps: AnyPath | None,
+    out: AnyPath,
+    settings: LocalizationSettings | None = None,
     *,
-    images: PathLike | None = None,
-    title: str = "",
-    bootstrap: Bootstrap | None = None,
-    validation: tuple[PathLike, PathLike] | None = None,
-    segmentations: PathLike | None = None,
-    benchmarks: Sequence[PathLike] = (),
+    images: AnyPath | None = None,
+    validation: tuple[AnyPath, AnyPath] | None = None,
+    segmentations: AnyPath | None = None,
+    benchmarks: Sequence[AnyPath] = (),
 ) -> JsonObject:
     """Score any system's heat maps against a truth file and write the results to `out`.
 
     Args:
         truth: see `read_truth`.
         heatmaps: .npz of heat maps; None where `segmentations` are scored.
-        protocol: see `protocols`; it also says whether truth and scores are those of the release.
+        settings: protocol, intervals and title; the data set that they name is not read.
         images: folder of the images, for the examples of the report; without it their maps are shown on black.
-        title: name of the data set on the page; that of a published table is shown beside its numbers.
         validation: truth file and heat maps that thresholds are chosen on ("chexlocalize" needs them).
         segmentations: predicted masks or points instead of heat maps ("chexlocalize").
         benchmarks: files of masks or points that are scored on the same samples, each with the paired difference.
@@ -55,11 +47,12 @@ def score_files(
     Returns what summary.json holds. Raises `UserError` for unreadable, incomplete or malformed input, before anything
     is written.
     """
-    bootstrap = bootstrap or Bootstrap()
+    settings = settings or LocalizationSettings()
+    protocol = settings.scoring
     pictures = Pictures(images) if images is not None else None
     _check_call(protocol, heatmaps, validation, segmentations, benchmarks)
     truths = _read(truth, protocol)
-    files: dict[str, PathLike] = {"truth": truth}
+    files: dict[str, AnyPath] = {"truth": truth}
     maps: HeatmapFile | None = None
     unused = 0
     scores: Scores
@@ -84,13 +77,13 @@ def score_files(
     provenance: JsonObject = {"code": f"afloc_jax {afloc_jax.__version__}"}
     provenance |= {name: {"file": Path(path).name, "sha256": sha256_of(path)} for name, path in files.items()}
     provenance |= {"device": f"cpu, numpy {np.__version__} float64"}
-    about: JsonObject = {"unused_heatmaps": unused, "title": title, "provenance": provenance}
-    summary = summarise(scores, bootstrap, others, about=about)
+    about: JsonObject = {"unused_heatmaps": unused, "title": settings.title, "provenance": provenance}
+    summary = summarise(scores, settings.resampling, others, about=about)
     write_results(out, scores, summary)
     return summary.to_json()
 
 
-def _read(path: PathLike, protocol: LocalizationProtocol) -> list[Truth]:
+def _read(path: AnyPath, protocol: LocalizationProtocol) -> list[Truth]:
     return read_truth(path, protocol.drawing, negatives=protocol.negatives)
 
 
@@ -108,10 +101,10 @@ def _pictures(
 
 def _check_call(
     protocol: LocalizationProtocol,
-    heatmaps: PathLike | None,
-    validation: tuple[PathLike, PathLike] | None,
-    segmentations: PathLike | None,
-    benchmarks: Sequence[PathLike],
+    heatmaps: AnyPath | None,
+    validation: tuple[AnyPath, AnyPath] | None,
+    segmentations: AnyPath | None,
+    benchmarks: Sequence[AnyPath],
 ) -> None:
     if (heatmaps is None) == (segmentations is None):
         raise UsageError("give heat maps or segmentations to score, one of them")

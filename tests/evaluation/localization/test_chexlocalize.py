@@ -21,6 +21,7 @@ from afloc_jax.evaluation.localization.protocols import get_protocol
 from afloc_jax.evaluation.localization.samples import parts_of
 from afloc_jax.evaluation.localization.score_files import score_files
 from afloc_jax.evaluation.localization.segmentations import score_segmentations
+from afloc_jax.evaluation.localization.settings import LocalizationSettings
 from afloc_jax.evaluation.localization.summary import summarise, write_results
 from afloc_jax.evaluation.statistics.bootstrap import Bootstrap, bca_limits
 from afloc_jax.evaluation.statistics.discrimination import auc
@@ -386,6 +387,7 @@ def test_score_takes_validation_files_negatives_from_the_maps_and_a_benchmark(sa
     ],
 )
 def test_calls_that_cannot_mean_anything_are_refused(tmp_path, keywords, message):
-    call = {"truth": "t.json", "heatmaps": "m.npz", "protocol": "chexlocalize", **keywords}
+    call = {"truth": "t.json", "heatmaps": "m.npz", **keywords}
+    settings = LocalizationSettings(protocol=call.pop("protocol", "chexlocalize"))
     with pytest.raises(UsageError, match=message):
-        score_files(out=tmp_path / "out", **{**call, "protocol": get_protocol(call["protocol"])})
+        score_files(out=tmp_path / "out", settings=settings, **call)

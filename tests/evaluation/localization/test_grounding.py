@@ -12,7 +12,6 @@ from afloc_jax.evaluation.localization.protocols import get_protocol
 from afloc_jax.evaluation.localization.samples import parts_of
 from afloc_jax.evaluation.localization.score_files import score_files
 from afloc_jax.evaluation.localization.settings import LocalizationSettings
-from afloc_jax.evaluation.statistics.bootstrap import Bootstrap
 from afloc_jax.evaluation.truth.read import read_truth
 from afloc_jax.evaluation.truth.sample import Drawing, boxes_of
 from afloc_jax.models.settings import ModelSettings
@@ -21,6 +20,7 @@ from data_pipelines.images import Geometry
 from data_pipelines.regions import Box
 
 PROTOCOL = get_protocol("grounding")
+SETTINGS = LocalizationSettings(protocol="grounding", bootstrap=20)
 
 
 def test_samples_equal_the_release_without_its_margin(goldens):
@@ -61,7 +61,7 @@ def test_a_box_is_taken_before_the_segmentation_it_encloses(tmp_path):
     triangle, _ = read_truth(path)
     assert triangle.mask.sum() < 1100
     np.savez(tmp_path / "m.npz", **{"a.png\ta": boxed.mask * 1.0, "a.png\tb": drawn.mask * 1.0})
-    summary = score_files(path, tmp_path / "m.npz", tmp_path / "out", PROTOCOL, bootstrap=Bootstrap(20))
+    summary = score_files(path, tmp_path / "m.npz", tmp_path / "out", SETTINGS)
     assert (summary["protocol"], summary["margin"]) == ("grounding", 0)
     assert summary["metrics"]["iou"]["overall"]["mean"] == 1
     assert summary["metrics"]["pointing"]["overall"]["mean"] == 1
@@ -155,7 +155,7 @@ def test_records_are_scored_as_the_truth_file_they_were_made_from(coco, tmp_path
 
     settings = LocalizationSettings(bootstrap=20, protocol=protocol, compatible=compatible)
     ours = evaluate(Model(), source, tmp_path / "ours", settings, untrained=Model())
-    theirs = score_files(coco, tmp_path / "maps.npz", tmp_path / "theirs", chosen, bootstrap=Bootstrap(20))
+    theirs = score_files(coco, tmp_path / "maps.npz", tmp_path / "theirs", settings)
     for metric in ("iou", "dice", "cnr", "pointing"):
         assert ours["metrics"][metric] == theirs["metrics"][metric], metric
 

@@ -12,7 +12,6 @@ import scipy.stats
 from afloc_jax.cli import main
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.evaluation.localization.options import ProtocolOptions
-from afloc_jax.evaluation.localization.protocols import get_protocol
 from afloc_jax.evaluation.localization.published import published_scores
 from afloc_jax.evaluation.localization.score_files import score_files
 from afloc_jax.evaluation.localization.scores import score
@@ -46,7 +45,7 @@ def golden_maps(goldens, tmp_path):
 
 def test_the_compatible_table_equals_the_official_one_to_three_decimals(goldens, golden_maps, tmp_path):
     metrics = score_files(
-        goldens / "grounding_coco.json", golden_maps, tmp_path / "out", get_protocol("afloc", compatible=True)
+        goldens / "grounding_coco.json", golden_maps, tmp_path / "out", LocalizationSettings(compatible=True)
     )["metrics"]
     official = read_csv(goldens / "official_metric.csv")
     assert len(official) == 6
@@ -203,7 +202,7 @@ def test_a_difference_of_other_samples_is_refused():
 def test_failed_scoring_says_why_and_writes_nothing(goldens, golden_maps, tmp_path):
     truth, out = goldens / "grounding_coco.json", tmp_path / "out"
     with pytest.raises(UsageError, match="unknown protocol 'best'; this program knows afloc"):
-        score_files(truth, golden_maps, out, get_protocol("best"))
+        score_files(truth, golden_maps, out, LocalizationSettings(protocol="best"))
     maps = dict(np.load(golden_maps))
     broken = {**maps, list(maps)[4]: np.full((224, 224), np.nan)}
     np.savez(tmp_path / "nan.npz", **broken)
@@ -259,8 +258,9 @@ def test_a_truth_file_may_name_patients_which_intervals_and_comparisons_then_dra
     assert next(iter(read_csv(tmp_path / "a" / "per_sample.csv"))).keys() == dict.fromkeys(PER_SAMPLE_COLUMNS).keys()
     out = ["--out", str(tmp_path / "out"), "--bootstrap", "50"]
     assert main(["compare", str(tmp_path / "a"), str(tmp_path / "a"), "--unit", "patient", *out]) == 0
+    settings = LocalizationSettings(bootstrap=50, unit="patient")
     with pytest.raises(UserError, match="19 of 19 samples name no patient"):
-        score_files(tmp_path / "nameless.json", golden_maps, tmp_path / "b", bootstrap=Bootstrap(50, unit="patient"))
+        score_files(tmp_path / "nameless.json", golden_maps, tmp_path / "b", settings)
     truth["images"][0]["patient"] = ["x"]
     (tmp_path / "truth.json").write_text(json.dumps(truth))
     with pytest.raises(UserError, match="`patient` must be text or a whole number"):
