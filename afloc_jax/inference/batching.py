@@ -1,4 +1,4 @@
-"""Batches of a few sizes, so that a few shapes are compiled however many images or texts come."""
+"""Batches of a few fixed sizes, so that few shapes are compiled for any number of images or texts."""
 
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
@@ -12,22 +12,22 @@ Levels = TypeVar("Levels", ImageLevels, TextLevels)
 
 
 def chunks(total: int, most: int) -> Iterator[tuple[slice, int, int]]:
-    """Rows of each batch, how many they are, and the power of two (at most `most`) that they are padded to."""
+    """For each batch its rows, their number, and the power of two (at most `most`) that they are padded to."""
     for start in range(0, total, most):
         count = min(most, total - start)
         yield slice(start, start + count), count, min(most, 1 << (count - 1).bit_length())
 
 
 def pad(array: np.ndarray, size: int) -> np.ndarray:
-    """Repeat the last row until there are `size` rows: no row of zeros that a norm could divide by."""
+    """Pads to `size` rows by repeating the last row. Rows of zeros could lead to divisions by a norm of zero."""
     return np.concatenate([array, np.repeat(array[-1:], size - len(array), axis=0)])
 
 
 def trim(levels: Levels, count: int) -> Levels:
-    """The first `count` rows, as NumPy arrays."""
+    """The first `count` rows of all arrays, as NumPy arrays."""
     return jax.tree.map(lambda leaf: np.asarray(leaf)[:count], levels)
 
 
 def concatenate(parts: Sequence[Levels]) -> Levels:
-    """The batches as one."""
+    """All batches joined along the first axis."""
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)

@@ -1,12 +1,13 @@
-"""Phrases that stand for a class in zero-shot classification (algorithm of the published system, section 7).
+"""The prompts of a class in zero-shot classification, with the rules of the published release.
 
-A prompt set is a JSON file: of this package (`prompt_sets/`, named by `SETS`) or a user's. Two forms are read:
+A prompt set is a JSON file, either of this package (`prompt_sets/`, listed in `SETS`) or a user's. It has one of two
+forms:
 
     {"pneumonia": ["pneumonia in the left lung", ...], ...}          classes alone
     {"description": ..., "template": ..., "negative": ..., "fallback": ..., "multiclass": ..., "classes": {...}}
 
-A class is a list of positive phrases, `{"positive": [...], "negative": [...]}`, or word lists `severity`, `subtype` and
-`location`, of which every combination, put into the template, is a phrase.
+The value of a class is a list of positive phrases, or `{"positive": [...], "negative": [...]}`, or word lists
+`severity`, `subtype` and `location`. With word lists every combination of words, put into the template, is a phrase.
 """
 
 import itertools
@@ -24,7 +25,7 @@ from data_pipelines.constants import CLASS_PROMPT
 
 Phrases: TypeAlias = str | Sequence[str]
 ClassPhrases: TypeAlias = Phrases | Mapping[str, Phrases] | None
-"""What a prompt set says of a class; None leaves it to the rules."""
+"""The value of a class in a prompt set; None stands for the fallback phrase."""
 
 WORD_LISTS = ("severity", "subtype", "location")  # in the order of the words in a phrase
 TEMPLATE = "{severity} {subtype} {location}"
@@ -32,7 +33,7 @@ NEGATIVE = "no {class}. "
 FALLBACK = CLASS_PROMPT.replace("{finding}", "{class}")
 FOLDER = pathlib.Path(__file__).parent / "prompt_sets"
 SETS = tuple(sorted(path.stem for path in FOLDER.glob("*.json")))
-# Other names of classes in data sets. The entry of a class itself goes before that of its synonym.
+# Other names of classes in data sets. A set's entry under the class's own name is preferred to one under its synonym.
 SYNONYMS = {
     "effusion": "pleural effusion",
     "pulmonary edema": "edema",
@@ -46,15 +47,16 @@ _SET_KEYS = ("description", "template", "negative", "fallback", "multiclass", "c
 
 @dataclass(frozen=True)
 class PromptSet:
-    """Which prompts stand for a class. Names are compared without case, with "_" as a space, then by `SYNONYMS`.
+    """A prompt set. Names of classes are compared in lower case, with "_" as a space, then by `SYNONYMS`.
 
     Attributes:
-        name: name of the set, recorded beside results; "" for the rules alone.
+        name: the name of the set, recorded beside results; empty where no set was given.
         classes: class -> phrases, positive and negative phrases, or word lists.
-        template: how a phrase is made of word lists; fields {class}, {severity}, {subtype}, {location}.
-        negative: the phrase of the absent class; field {class}.
-        fallback: the phrase of a class that is not in `classes`; field {class}.
-        multiclass: every image has exactly one of the classes (tissue): a softmax over classes.
+        template: the form of a phrase from word lists; fields {class}, {severity}, {subtype}, {location}.
+        negative: the negative phrase of a class; field {class}.
+        fallback: the positive phrase of a class that is not in `classes`; field {class}.
+        multiclass: whether every image has exactly one of the classes (such as a tissue). Probabilities are then a
+            softmax over the classes.
     """
 
     name: str = ""
@@ -77,17 +79,17 @@ class PromptSet:
             self.prompts(name)
 
     def prompts(self, name: str) -> tuple[list[str], list[str]]:
-        """Positive and negative phrases of a class. Raises UsageError as `class_prompts`."""
+        """The positive and negative phrases of a class. Raises UsageError as `class_prompts` does."""
         known = find_class(name, self.classes)
         given = None if known is None else self.classes[known]
         return class_prompts(name, given, self.template, self.negative, self.fallback)
 
     def without_entry(self, classes: Sequence[str]) -> list[str]:
-        """The classes that the set does not list; their prompts come from the rules."""
+        """The classes that the set does not list; they get the fallback phrase."""
         return [name for name in classes if find_class(name, self.classes) is None]
 
     def listing(self, classes: Sequence[str]) -> dict[str, dict[str, list[str]]]:
-        """The phrases of classes, for the record."""
+        """The positive and negative phrases of each class, to be recorded beside results."""
         return {name: dict(zip(("positive", "negative"), self.prompts(name), strict=True)) for name in classes}
 
     def _where(self, key: str) -> str:
@@ -95,10 +97,10 @@ class PromptSet:
 
 
 def read_prompt_set(given: str | os.PathLike[str] | None) -> PromptSet:
-    """The prompt set in a file, or of that name in this package; None gives the rules without word lists.
+    """The prompt set in a file, or of that name in this package. None gives an empty set: fallback phrases only.
 
     Raises:
-        UsageError: no such file or set, not JSON, unknown keys, or phrases that cannot be used; each with its place.
+        UsageError: the file or set does not exist, is not JSON, or has unknown keys or unusable phrases.
     """
     from afloc_jax.files import Path, user_path  # etils takes a tenth of a second, which --help has not
 
@@ -142,16 +144,17 @@ def class_prompts(
     negative: str = NEGATIVE,
     fallback: str = FALLBACK,
 ) -> tuple[list[str], list[str]]:
-    """Positive and negative prompts of a class.
+    """The positive and negative prompts of a class.
 
     Args:
-        name: the class, such as "pneumonia". "No finding" is contrasted with "finding".
-        given: None for the fallback; a list of positive phrases; a mapping with `positive` and optionally `negative`
-            phrases; or word lists `severity`, `subtype` and `location`, of which every combination is a phrase.
+        name: the class, such as "pneumonia". The negative prompt of "No finding" is "finding".
+        given: None for the fallback phrase; a list of positive phrases; a mapping with `positive` and optionally
+            `negative` phrases; or word lists `severity`, `subtype` and `location`, every combination of which is a
+            phrase.
         template, negative, fallback: see `PromptSet`.
 
     Raises:
-        UsageError: an empty name, no phrase, or unknown keys.
+        UsageError: the name is empty, there is no phrase, or a key is unknown.
     """
     if not name.strip():
         raise UsageError("a class has an empty name; write what to look for, e.g. pneumonia")
@@ -180,7 +183,7 @@ def class_prompts(
 
 
 def _phrases(name: str, given: Phrases | None, empty_word: bool = False) -> list[str]:
-    """The phrases of a list, or its words, of which one may be empty."""
+    """The phrases of a list, without surrounding spaces. With `empty_word` one may be empty: the word is left out."""
     texts = [given] if isinstance(given, str) else given
     right = isinstance(texts, Sequence) and len(texts) > 0 and all(isinstance(text, str) for text in texts)
     if texts is None or not right or not (any if empty_word else all)(text.strip() for text in texts):
@@ -200,12 +203,12 @@ def _check_template(where: str, template: str, fields: Sequence[str]) -> None:
 
 
 def class_key(name: str) -> str:
-    """The form in which names of classes are compared: lower case, "_" as a space."""
+    """The form in which names of classes are compared: lower case, with "_" as a space."""
     return " ".join(name.replace("_", " ").lower().split())
 
 
 def find_class(name: str, names: Iterable[str]) -> str | None:
-    """The one of `names` that means this class: the same name (see `class_key`), else a synonym; else None."""
+    """The entry of `names` for this class: the same name (see `class_key`), else a synonym, else None."""
     by_key = {class_key(known): known for known in names}
     key = class_key(name)
     same = [key, SYNONYMS.get(key, key), *(other for other, main in SYNONYMS.items() if main == key)]
@@ -213,7 +216,7 @@ def find_class(name: str, names: Iterable[str]) -> str | None:
 
 
 def _without_repetition(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
-    """An object of JSON. Raises ValueError where a key is given twice; the last one would win in silence."""
+    """A JSON object. Raises ValueError where a key is given twice, because json would silently keep the last one."""
     names = [name for name, _ in pairs]
     repeated = [name for name in names if names.count(name) > 1]
     if repeated:

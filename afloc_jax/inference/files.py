@@ -1,6 +1,6 @@
-"""Localise and classify image files: what `afloc localize` and `afloc classify` do.
+"""Localisation and classification of image files, for `afloc localize` and `afloc classify`.
 
-An unreadable image is named, and the other images are done. Every file appears whole or not at all.
+An unreadable image is reported, and the other images are processed. Every file is written completely or not at all.
 """
 
 import csv
@@ -33,27 +33,28 @@ def localize_files(
     square: bool = False,
     compatible: bool = False,
 ) -> tuple[int, list[str]]:
-    """Write heat map, overlay and localize.json for every image and prompt.
+    """Writes a heat map and an overlay for every image and prompt, and localize.json.
 
-    For image `a.png` and prompt k: `a.k.heatmap.npy`, `a.k.overlay.png`. Images with the same stem get as many of their
-    folders' names in front as tell them apart (`left_a.0.heatmap.npy`); a path given twice is done once.
+    The files of image `a.png` and prompt k are `a.k.heatmap.npy` and `a.k.overlay.png`. Images with the same stem get
+    as many folder names in front as make them distinct (`left_a.0.heatmap.npy`). A path given twice is processed once.
 
     Args:
-        model: model folder.
-        images: files.
-        prompts: phrases.
-        out: folder, made if absent.
-        threshold: what boxes enclose, on the map scaled to [-1, 1].
+        model: the model folder.
+        images: image files.
+        prompts: phrases to localise.
+        out: the output folder, created if needed.
+        threshold: boxes enclose the values above it on the map scaled to [-1, 1].
         square: write maps of the padded square instead of maps at original size.
         compatible: clean prompts as the published release does.
 
     Returns:
-        How many images are done, and the messages of those that failed.
+        The number of images processed, and the error messages of the others.
 
     Raises:
-        UsageError: an empty prompt, or `out` is a file. UserError: an unusable model folder.
+        UsageError: a prompt is empty, or `out` is a file.
+        UserError: the model folder is unusable.
     """
-    check_prompts(prompts, compatible)  # before the model is loaded: a wrong call should not take seconds to say so
+    check_prompts(prompts, compatible)  # before the model is loaded, which takes seconds
     folder = make_folder(user_path(out, "--out"))
     names = output_names(images)
     loaded = load(model)
@@ -91,23 +92,24 @@ def classify_files(
     framing: Framing | None = None,
     aggregation: str = "mean",
 ) -> tuple[int, list[str]]:
-    """Write a CSV with a row per image and a column per class, and beside it a JSON file that says how it was made.
+    """Writes a CSV with a row per image and a column per class, and a JSON file of that name with model and prompts.
 
     Args:
-        model: model folder.
-        images: files.
-        classes: names; those of `prompts` if not given.
-        out: CSV file.
-        prompts: JSON file or name of a prompt set, see `afloc_jax.inference.class_prompts`.
+        model: the model folder.
+        images: image files.
+        classes: names of classes; by default those of `prompts`.
+        out: the CSV file.
+        prompts: a JSON file or the name of a prompt set, see `afloc_jax.inference.class_prompts`.
         compatible: clean prompts as the published release does.
-        framing: "pad" or "crop", see `Model.classify`. None: as the release does if compatible (crop), else pad.
+        framing: "pad" or "crop", see `Model.classify`. None stands for "crop" if `compatible`, else for "pad".
         aggregation: "mean" or "max", see `Model.classify`.
 
     Returns:
-        How many images are done, and the messages of those that failed.
+        The number of images processed, and the error messages of the others.
 
     Raises:
-        UsageError: no class, or a prompts file that cannot be used. UserError: an unusable model folder.
+        UsageError: there is no class, or the prompt set is unusable.
+        UserError: the model folder is unusable.
     """
     prompt_set, framing = read_prompt_set(prompts), framing_of(framing, compatible)
     classes = list(classes or prompt_set.classes)
@@ -149,12 +151,12 @@ def classify_files(
 
 
 def distinct(images: Sequence[AnyPath]) -> list[Path]:
-    """The paths in their order, each once. Raises UsageError where one lies on remote storage."""
+    """The paths without repetitions, in their order. Raises UsageError where one is on remote storage."""
     return list(dict.fromkeys(user_path(image) for image in images))
 
 
 def output_names(images: Sequence[AnyPath]) -> dict[Path, str]:
-    """The name that the results of each image begin with; all differ, even where the file system ignores case."""
+    """The start of the file names of each image's results. All differ, also on file systems that ignore case."""
     paths = distinct(images)
     names: dict[Path, str] = {}
     for path in paths:
@@ -165,7 +167,7 @@ def output_names(images: Sequence[AnyPath]) -> dict[Path, str]:
             length += 1
             tail = "_".join(parts[-length:]).lower()
             same = [o for o in same if "_".join([*o.absolute().parent.parts[1:], o.stem][-length:]).lower() == tail]
-        # a.png beside a.jpg: no folder tells them apart, the suffix does
+        # a.png and a.jpg in one folder differ in their suffix only.
         names[path] = "_".join(parts[-length:]) if len(same) == 1 else path.name
     if len({name.lower() for name in names.values()}) < len(names):
         raise UsageError("some images would write to the same file names; localise them into separate folders")
@@ -173,7 +175,7 @@ def output_names(images: Sequence[AnyPath]) -> dict[Path, str]:
 
 
 def readable(paths: Collection[Path], size: int, failed: list[str]) -> Iterator[list[tuple[Path, np.ndarray]]]:
-    """Batches of decoded images. The message of an unreadable one is printed on stderr and appended to `failed`."""
+    """Batches of decoded images. The error of an unreadable image is printed on stderr and appended to `failed`."""
     batch: list[tuple[Path, np.ndarray]] = []
     with tqdm(paths, unit="image", disable=None) as progress:
         for path in progress:
@@ -209,7 +211,7 @@ def _write_localization(out: Path, name: str, pixels: np.ndarray, found: Localiz
 
 
 def check_prompts(prompts: Sequence[str], compatible: bool) -> None:
-    """Raise UsageError for a prompt that holds nothing to read."""
+    """Raises UsageError for a prompt without a word."""
     try:
         for prompt in prompts:
             clean_prompt(prompt, compatible=compatible)
@@ -218,7 +220,7 @@ def check_prompts(prompts: Sequence[str], compatible: bool) -> None:
 
 
 def make_folder(folder: Path) -> Path:
-    """The folder, made if absent. Raises UsageError where a file is in the way."""
+    """Creates the folder if needed. Raises UsageError where a file has its name."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):

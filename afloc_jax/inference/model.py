@@ -1,4 +1,4 @@
-"""A trained model in use: embed, localise, classify."""
+"""The `Model` class: a trained model that embeds, localises and classifies."""
 
 import dataclasses
 import functools
@@ -32,16 +32,18 @@ ImageInput = str | os.PathLike[str] | np.ndarray
 
 @dataclasses.dataclass(frozen=True)
 class Localization:
-    """Where a prompt is in an image.
+    """The localisation of one prompt in one image.
 
     Attributes:
-        heatmap: [H, W] float32 at the image's own size, finite; un-normalised similarity (in [0, 1] for a model whose
-            `localization.similarity` is "presence"), so that two prompts on one image can be compared.
-        boxes: [K, 4] int: x, y, width, height in original pixels; one per connected place where the map, scaled to
-            [-1, 1] by its own minimum and maximum, exceeds the threshold; the largest place first.
-        similarity: cosine of the global image embedding and the prompt's embedding, in [-1, 1].
-        prompt: the prompt as the model read it.
-        square: [S, S] float32, the un-normalised map of the zero-padded square, as the published release has it.
+        heatmap: [H, W] float32 at the image's original size, finite. Values are un-normalised similarities (in [0, 1]
+            for a model whose `localization.similarity` is "presence"), so that two prompts on one image can be
+            compared.
+        boxes: [K, 4] int: x, y, width, height in original pixels. There is one box per connected region in which the
+            map, scaled to [-1, 1] by its own minimum and maximum, exceeds the threshold; the largest region comes
+            first.
+        similarity: the cosine of the global image embedding and the prompt's embedding, in [-1, 1].
+        prompt: the prompt after cleaning.
+        square: [S, S] float32, the un-normalised map of the zero-padded square, which the published release scores.
     """
 
     heatmap: np.ndarray
@@ -52,9 +54,9 @@ class Localization:
 
 
 class Model:
-    """Two towers with their tokenizer, compiled once per batch size.
+    """Both towers with their tokenizer, compiled once per batch size.
 
-    Batches are padded to a power of two up to `batch_size`, so that a few shapes are compiled however many images come.
+    Batches are padded to a power of two up to `batch_size`, so that few shapes are compiled for any number of images.
     """
 
     def __init__(
@@ -66,14 +68,14 @@ class Model:
         batch_size: int = 32,
         weights_file: np.ndarray | None = None,
     ):
-        """Put the variables on the default device; nothing is compiled yet.
+        """Puts the variables on the default device. Nothing is compiled yet.
 
         Args:
-            config: of a model folder.
-            variables: linen variables that fit `config.architecture`.
+            config: the config of a model folder.
+            variables: Flax variables for `config.architecture`.
             tokenizer: from `data_pipelines.tokens.load_tokenizer`.
-            batch_size: most images or prompts computed at once.
-            weights_file: bytes of the file that the variables came from, if any; for `weights_sha256`.
+            batch_size: the largest number of images or prompts computed at once.
+            weights_file: the bytes of the file that the variables came from, if any; for `weights_sha256`.
         """
         self.config = config
         self.tokenizer = tokenizer
@@ -85,31 +87,31 @@ class Model:
 
     @functools.cached_property
     def weights_sha256(self) -> str:
-        """SHA-256 of the file that the model was loaded from: names the weights behind a number; "" without a file."""
+        """The SHA-256 of the weights file, which identifies the weights behind a result; empty without a file."""
         return "" if self._weights_file is None else hashlib.sha256(self._weights_file.data).hexdigest()
 
     @property
     def image_size(self) -> int:
-        """Side of the padded square, pixels."""
+        """The side of the padded square in pixels."""
         return self.config.preprocessing.image_size
 
     def untrained(self) -> "Model":
-        """A model of the same architecture, with the random parameters that a run with its seed would start from."""
+        """A model of the same architecture with the random initial parameters of a run with its seed."""
         variables = initial_variables(self.config.architecture, self.config.seed)
         return Model(self.config, variables, self.tokenizer, batch_size=self.batch_size)
 
     # Embeddings
 
     def embed_images(self, images: Sequence[ImageInput]) -> ImageLevels:
-        """The three levels of images (files, or grey arrays of any size): NumPy arrays, float32."""
+        """The three levels of B images (files, or grey arrays [H, W] of any size), as float32 NumPy arrays."""
         return self.embed_squares(self._squares(images)[0])
 
     def embed_texts(self, texts: Sequence[str], *, compatible: bool = False) -> TextLevels:
-        """The three levels of prompts, cleaned first: NumPy arrays, float32."""
+        """The three levels of B prompts after cleaning, as float32 NumPy arrays."""
         return self._embed_clean_texts(self.read_prompts(texts, compatible=compatible))
 
     def embed_squares(self, squares: np.ndarray) -> ImageLevels:
-        """The three levels of padded squares [B, S, S] uint8."""
+        """The three levels of padded squares [B, S, S] uint8, as float32 NumPy arrays."""
         squares = np.asarray(squares)
         if squares.ndim != 3 or squares.dtype != np.uint8:
             raise UsageError(f"images must be uint8 [B, S, S], got {squares.dtype} {list(squares.shape)}")
@@ -121,7 +123,7 @@ class Model:
         )
 
     def read_prompts(self, prompts: Sequence[str], *, compatible: bool = False) -> list[str]:
-        """Prompts as the model reads them. Raises UserError for one that holds nothing to read."""
+        """The prompts after cleaning. Raises UserError for a prompt without a word."""
         if isinstance(prompts, str):
             raise UsageError("prompts must be a list of texts, not one text")
         return [clean_prompt(prompt, compatible=compatible) for prompt in prompts]
@@ -135,20 +137,20 @@ class Model:
         threshold: float = 0.3,
         compatible: bool = False,
     ) -> list[list[Localization]]:
-        """Where each prompt is in each image.
+        """Localises each prompt in each image.
 
         Args:
-            images: files (PNG, JPEG, DICOM) or grey arrays [H, W].
+            images: files (PNG, JPEG, DICOM) or grey uint8 arrays [H, W].
             prompts: phrases, such as "small left pleural effusion".
-            threshold: boxes enclose what exceeds it on the map scaled to [-1, 1]; within (-1, 1).
+            threshold: boxes enclose the values above it on the map scaled to [-1, 1]; within (-1, 1).
             compatible: clean prompts as the published release does.
 
         Returns:
             One list per image with one `Localization` per prompt.
 
         Raises:
-            UsageError: no image, no prompt, or a threshold outside (-1, 1).
-            UserError: an unreadable image or an empty prompt.
+            UsageError: there is no image or no prompt, or the threshold is outside (-1, 1).
+            UserError: an image is unreadable, or a prompt is empty.
         """
         return list(self.localize_each(images, prompts, threshold, compatible))
 
@@ -159,7 +161,7 @@ class Model:
         threshold: float = 0.3,
         compatible: bool = False,
     ) -> Iterator[list[Localization]]:
-        """`localize`, one image at a time: maps at original size need not all fit into memory."""
+        """`localize`, one image at a time, for maps at original size that do not all fit into memory."""
         _check_call(images, prompts, threshold)
         read = self.read_prompts(prompts, compatible=compatible)
         texts = self._embed_clean_texts(read)
@@ -179,7 +181,7 @@ class Model:
     def heatmaps_of_squares(
         self, images: np.ndarray, prompts: Sequence[str], *, compatible: bool = False
     ) -> np.ndarray:
-        """Raw heat maps, one prompt per image: what evaluation scores.
+        """Un-normalised heat maps of squares, for one prompt per image, as the evaluation scores them.
 
         Args:
             images: [B, S, S] uint8, padded squares.
@@ -187,7 +189,7 @@ class Model:
             compatible: clean prompts as the published release does.
 
         Returns:
-            [B, S, S] float32, un-normalised: similarity of deep regions with the prompt, smoothed, upsampled.
+            [B, S, S] float32: the similarity of deep regions with the prompt, smoothed and upsampled.
         """
         if len(images) != len(prompts):
             raise UsageError(f"{len(images)} images but {len(prompts)} prompts; give one prompt per image")
@@ -196,9 +198,9 @@ class Model:
     def heatmaps_of_pairs(
         self, images: np.ndarray, rows: np.ndarray, prompts: Sequence[str], *, compatible: bool = False
     ) -> np.ndarray:
-        """`heatmaps_of_squares` for P prompts, of which prompt p is looked for in image `rows[p]`.
+        """Un-normalised heat maps of P prompts: prompt p in image `rows[p]`.
 
-        Every image and every distinct prompt is encoded once.
+        Every image and every distinct prompt is encoded once. See `heatmaps_of_squares`.
 
         Returns:
             [P, S, S] float32.
@@ -219,19 +221,20 @@ class Model:
         framing: Framing = "pad",
         aggregation: str = "mean",
     ) -> np.ndarray:
-        """Zero-shot probability of each class in each image (algorithm, section 7).
+        """The zero-shot probability of each class in each image, with the rules of the published release.
 
-        A class's positive prompts have one score, its negative ones ("no <class>.") another: dot products with the
-        global image embedding, aggregated. The probability is the softmax of both; in a multi-class prompt set it is
-        the softmax of the positive scores over the classes.
+        The score of a set of prompts aggregates their dot products with the global image embedding. Each class has one
+        score of its positive prompts and one of its negative prompts ("no <class>."). The probability is the softmax of
+        the two. With a multi-class prompt set it is the softmax of the positive scores over the classes.
 
         Args:
-            images: files or grey arrays [H, W].
-            classes: names such as "pneumonia".
+            images: files or grey uint8 arrays [H, W].
+            classes: names of classes, such as "pneumonia".
             prompts: a prompt set, or its classes (see `afloc_jax.inference.class_prompts`).
             compatible: clean prompts as the published release does.
-            framing: "pad" the square with zeros, or "crop": the short side fills it and the middle is cut out.
-            aggregation: how the scores of a class's prompts become one, "mean" or "max", see `zero_shot`.
+            framing: "pad" fits the image into the square, padded by zeros; "crop" scales the short side to the
+                square and cuts out the middle.
+            aggregation: "mean" or "max" of the scores of the prompts of a class, see `zero_shot`.
 
         Returns:
             [images, classes] float32.
@@ -250,7 +253,7 @@ class Model:
         compatible: bool = False,
         aggregation: str = "mean",
     ) -> np.ndarray:
-        """`classify` for global image embeddings [B, D]: [B, classes] float32."""
+        """`classify` for global image embeddings [B, D]. Returns [B, classes] float32."""
         sides = [side for name in classes for side in prompt_set.prompts(name)]
         reports = self.embed_texts([text for side in sides for text in side], compatible=compatible).report
         parts = np.split(np.asarray(reports), np.cumsum([len(side) for side in sides])[:-1])
@@ -288,9 +291,9 @@ class Model:
     def _maps(
         self, squares: np.ndarray, image_of: np.ndarray, queries: np.ndarray, text_of: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Maps [P, S, S] of P (image, text) pairs, and the global embeddings [B, D] of the images.
+        """Heat maps [P, S, S] of P pairs of an image and a text, and the global embeddings [B, D] of the images.
 
-        The deep maps stay on the device; only finished heat maps come back.
+        The deep maps stay on the device; only heat maps are copied back.
         """
         side, input_size = squares.shape[1], self.config.architecture.image.input_size
         maps = np.empty((len(image_of), side, side), np.float32)
@@ -310,21 +313,21 @@ class Model:
 
 
 def load(folder: str | os.PathLike[str], *, batch_size: int = 32) -> Model:
-    """Load a model folder. Raises `afloc_jax.weights.folder.ModelFolderError` when it is not one."""
+    """Loads a model folder. Raises `afloc_jax.weights.folder.ModelFolderError` if it is unusable."""
     config, variables, tokenizer = model_folder.load_model(folder)
-    # Mapped: stays the file that was loaded when another one takes its name, and is hashed only if somebody asks.
+    # A memory map stays that of the loaded file when another one replaces it, and is read only if the hash is needed.
     weights_file = np.memmap(os.path.join(folder, model_folder.WEIGHTS), np.uint8, mode="r")
     return Model(config, variables, tokenizer, batch_size=batch_size, weights_file=weights_file)
 
 
 def initial_variables(architecture: ModelSettings, seed: int) -> model_folder.Variables:
     """Random variables of an architecture, the same for the same seed."""
-    # Compiled: the forward pass that linen traces to find the shapes is dropped, only random numbers are drawn.
+    # jit removes the forward pass, which Flax traces for shapes only; the random values remain.
     return jax.jit(models.initial_variables, static_argnums=0)(build(architecture), jax.random.key(seed))
 
 
 def to_square(image: ImageInput, size: int, framing: Framing = "pad") -> tuple[np.ndarray, Geometry]:
-    """The square [size, size] uint8 of a file or grey array, and the geometry of the padded one, which leads back."""
+    """The square [size, size] uint8 of a file or grey array, and the geometry that maps the padded square back."""
     if isinstance(image, str | os.PathLike):
         image = read_image(os.fspath(image))
     image = np.asarray(image)
@@ -345,7 +348,7 @@ def _heatmaps(
     settings: heatmaps.HeatmapSettings,
     input_size: int,
 ) -> jax.Array:
-    """[P, side, side] maps of regions deep[images] [P, h, w, D] and prompts [P, D]."""
+    """Heat maps [P, side, side] of the regions deep[images] [P, h, w, D] and the queries [P, D]."""
     return settings.map(deep[images].astype(jnp.float32), queries, side, input_size)
 
 
@@ -362,10 +365,10 @@ def _cosine(a: heatmaps.AnyArray, b: heatmaps.AnyArray) -> float:
     return float(a @ b) / norms if norms else 0.0
 
 
-# Modules are hashable settings, so models of one architecture share what is compiled: a trained and an untrained one.
+# The network is static and hashable, so models of one architecture (trained and untrained) share compiled programs.
 @functools.partial(jax.jit, static_argnames=("network", "method"))
 def _encode(network: AFLoc, method: str, variables: PyTree, inputs: PyTree) -> Any:
-    # Accelerators multiply in reduced precision by default; the maps are compared to the fourth digit.
+    # By default accelerators multiply in a lower precision; maps must agree to the fourth digit between devices.
     with jax.default_matmul_precision("float32"):
         return network.apply(variables, inputs, method=method)
 

@@ -1,4 +1,4 @@
-"""Heat maps drawn over images, and masks as outlines."""
+"""Drawing of heat maps and boxes on images, and of masks as outlines."""
 
 import base64
 
@@ -7,14 +7,14 @@ import numpy as np
 
 from data_pipelines.images import encode_png
 
-# Stops of the colour scale, dark to bright: inferno (CC0, S. van der Walt and N. Smith), whose steps look equal to the
-# eye and survive grey printing and colour-blind viewing.
+# The colour scale is inferno (CC0, S. van der Walt and N. Smith): perceptually uniform, also in grey printing and for
+# colour-blind readers.
 COLORMAP = cv2.COLORMAP_INFERNO
-OPACITY = 0.72  # at the hottest place; the coldest place is left untouched, so that anatomy stays visible
+OPACITY = 0.72  # at the maximum of the map; at its minimum it is 0, so that anatomy stays visible
 
 
 def unit_scale(heatmap: np.ndarray) -> np.ndarray:
-    """Scale a map [H, W] to [0, 1] by its own minimum and maximum; a flat map becomes zeros."""
+    """The map [H, W] scaled to [0, 1] by its own minimum and maximum. A constant map becomes zeros."""
     low, high = float(heatmap.min()), float(heatmap.max())
     if not high > low:
         return np.zeros(heatmap.shape, np.float32)
@@ -22,14 +22,14 @@ def unit_scale(heatmap: np.ndarray) -> np.ndarray:
 
 
 def overlay(image: np.ndarray, heatmap: np.ndarray) -> np.ndarray:
-    """Blend a heat map into a grey image.
+    """A heat map blended into a grey image.
 
     Args:
         image: [H, W] uint8.
-        heatmap: [H, W] float, any scale; its own range is spread over the colour scale.
+        heatmap: [H, W] float of any scale; its own range is spread over the colour scale.
 
     Returns:
-        [H, W, 3] uint8, BGR as OpenCV writes it.
+        [H, W, 3] uint8 in BGR, the order of OpenCV.
     """
     if image.shape != heatmap.shape:
         raise ValueError(f"image {image.shape} and heat map {heatmap.shape} differ in size")
@@ -41,7 +41,7 @@ def overlay(image: np.ndarray, heatmap: np.ndarray) -> np.ndarray:
 
 
 def draw_boxes(picture: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """A copy of a BGR picture with boxes [K, 4] (x, y, width, height, pixels) drawn on it."""
+    """A copy of a BGR picture with boxes [K, 4] (x, y, width, height in pixels) drawn on it."""
     picture = picture.copy()
     thickness = max(1, round(max(picture.shape[:2]) / 400))
     for x, y, width, height in np.asarray(boxes, int).reshape(-1, 4):
@@ -51,7 +51,7 @@ def draw_boxes(picture: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
 
 def outline_path(mask: np.ndarray) -> str:
-    """The border of a mask [H, W] as an SVG path in pixel units; holes are separate rings. Empty mask: empty text."""
+    """The border of a mask [H, W] as an SVG path in pixels. Holes are separate rings; an empty mask gives ""."""
     contours, _ = cv2.findContours(np.ascontiguousarray(mask, np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     rings = []
     for contour in contours:
@@ -61,12 +61,12 @@ def outline_path(mask: np.ndarray) -> str:
 
 
 def png_uri(picture: np.ndarray) -> str:
-    """A picture as a data URI that keeps every value; see `jpeg_uri`."""
+    """A picture as a data URI of a PNG, which keeps every value; see `jpeg_uri`."""
     return "data:image/png;base64," + base64.b64encode(encode_png(picture)).decode()
 
 
 def jpeg_uri(picture: np.ndarray, quality: int = 88) -> str:
-    """A picture as a data URI, so that a page needs no other file."""
+    """A picture as a data URI of a JPEG, so that a page needs no other file."""
     done, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not done:
         raise ValueError(f"a picture of shape {picture.shape} cannot be encoded as JPEG")
@@ -74,6 +74,6 @@ def jpeg_uri(picture: np.ndarray, quality: int = 88) -> str:
 
 
 def colour_scale(count: int = 10) -> list[str]:
-    """Hex colours of the scale at `count` equal steps, cold to hot: ten for a legend, 256 for all there are."""
+    """Hex colours of the scale at `count` equal steps from low to high values, for legends."""
     steps = np.linspace(0, 255, count).astype(np.uint8)[None]
     return [f"#{r:02x}{g:02x}{b:02x}" for b, g, r in cv2.applyColorMap(steps, COLORMAP)[0]]

@@ -1,4 +1,4 @@
-"""Images for a text and texts for an image, from files: what `afloc retrieve` does."""
+"""Retrieval of images for a text and of texts for an image, from files, for `afloc retrieve`."""
 
 import csv
 import io
@@ -20,7 +20,7 @@ COLUMNS = ("direction", "query", "rank", "similarity", "found")
 
 @dataclass(frozen=True)
 class Match:
-    """One line of an answer; `similarity` is the cosine of the image's global embedding and the text's."""
+    """One line of a result. `similarity` is the cosine of the global image embedding and the report embedding."""
 
     direction: str  # "text_to_image" or "image_to_text"
     query: str
@@ -41,19 +41,20 @@ def retrieve_files(
     """The most similar images of a folder for every query, and the most similar texts of a file for every image.
 
     Args:
-        model: model folder.
-        images: folder of images, searched with its subfolders; or one image.
+        model: the model folder.
+        images: a folder of images, with its subfolders, or one image.
         queries: texts to find images for.
-        texts: file with one text a line, in which texts are found for the images.
-        top: how many of each.
-        out: CSV file for all answers (`COLUMNS`), written as well if given.
+        texts: a file with one text a line, from which texts are found for each image.
+        top: the number of results per query.
+        out: a CSV file (`COLUMNS`) for all results; None writes none.
         compatible: clean texts as the published release does.
 
     Returns:
-        The answers, queries first, and the messages of images that could not be read.
+        The results, those of the queries first, and the error messages of images that could not be read.
 
     Raises:
-        UsageError: neither queries nor texts, an empty one, or no image there. UserError: no image can be read.
+        UsageError: there are neither queries nor texts, a text is empty, or there is no image.
+        UserError: no image can be read.
     """
     lines = _read_lines(user_path(texts, "--texts")) if texts else []
     if not queries and not lines:
@@ -101,9 +102,9 @@ def _ranked(
 
 
 def cosine_similarity(images: Float[np.ndarray, "I D"], texts: Float[np.ndarray, "T D"]) -> Float[np.ndarray, "I T"]:
-    """Cosine of every image with every text, 0 for a vector of zeros.
+    """The cosine of every image with every text; 0 for a zero vector.
 
-    In float64: `vectors.unit_norm` works in the precision of the model, where more similarities would be equal.
+    It is computed in float64. In the precision of the model (`vectors.unit_norm`) more similarities would be tied.
     """
 
     def unit(vectors: np.ndarray) -> np.ndarray:

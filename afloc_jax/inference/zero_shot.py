@@ -1,9 +1,9 @@
-"""Zero-shot probabilities from embeddings: an image beside the phrases of a class (algorithm, section 7).
+"""Zero-shot probabilities of classes, from embeddings of images and of the phrases of each class.
 
-Several phrases stand for a class. Two rules make one score of their dot products with the image:
+A class may have several phrases. `aggregation` says how their dot products with an image become one score:
 
-    mean    the mean, which is the dot product with the mean embedding: AFLoc's rule, and the default
-    max     the largest: GLoRIA's rule (doi 10.1109/ICCV48922.2021.00391, its code for zero-shot classification)
+    mean    the mean, which equals the dot product with the mean embedding: AFLoc's rule and the default
+    max     the maximum: the rule of GLoRIA's code for zero-shot classification (doi 10.1109/ICCV48922.2021.00391)
 """
 
 from collections.abc import Sequence
@@ -23,15 +23,15 @@ def class_scores(
     phrases: Sequence[Float[np.ndarray, "_ D"]],
     aggregation: str = "mean",
 ) -> Float[np.ndarray, "I C"]:
-    """One score of every image for every class, in float64.
+    """The score of every image for every class, in float64.
 
     Args:
         images: global image embeddings.
-        phrases: for each class, the embeddings of its phrases.
+        phrases: the embeddings of the phrases of each class.
         aggregation: one of `AGGREGATIONS`.
 
     Raises:
-        UsageError: an unknown aggregation.
+        UsageError: the aggregation is unknown.
     """
     if aggregation not in AGGREGATIONS:
         raise UsageError(f"unknown aggregation {aggregation!r}; there are {', '.join(AGGREGATIONS)}")
@@ -43,18 +43,18 @@ def class_scores(
 def contrast_probabilities(
     positive: Float[np.ndarray, "I C"], negative: Float[np.ndarray, "I C"]
 ) -> Float[np.ndarray, "I C"]:
-    """The probability of each class by itself: softmax of its positive and its negative score."""
+    """The probability of each class on its own: the softmax of its positive and its negative score."""
     return np.asarray(softmax(np.stack([positive, negative], axis=-1), axis=-1)[..., 0])
 
 
 def class_probabilities(scores: Float[np.ndarray, "I C"]) -> Float[np.ndarray, "I C"]:
-    """The probabilities where an image has exactly one class: softmax of the scores over the classes."""
+    """The probabilities where an image has exactly one class: the softmax of the scores over the classes."""
     return np.asarray(softmax(scores, axis=-1))
 
 
 def framing_of(given: Framing | None, compatible: bool) -> Framing:
-    """The framing of images for classification; by default padded, or cropped as in the release if `compatible`.
+    """The framing of images for classification: `given`, else "crop" if `compatible`, else "pad".
 
-    The release scales the short side and cuts out the middle to classify, while it pads to localise.
+    The release pads images to localise. To classify it scales the short side and cuts out the middle.
     """
     return given or ("crop" if compatible else "pad")

@@ -1,4 +1,4 @@
-"""Image and text encoders. `build` makes the model that a config describes."""
+"""The image and text encoders. `build` returns the model that a config describes."""
 
 from afloc_jax.models.afloc import AFLoc, build
 from afloc_jax.models.variables import initial_variables, trainable

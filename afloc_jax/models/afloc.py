@@ -1,4 +1,4 @@
-"""The two towers of AFLoc (arXiv 2401.02044): images and reports, each at three levels, in one shared width."""
+"""The two towers of AFLoc (arXiv 2401.02044): images and reports, each at three levels of one shared width."""
 
 import dataclasses
 
@@ -18,15 +18,15 @@ from afloc_jax.models.settings import BACKBONES, ImageSettings, ModelSettings, T
 from afloc_jax.models.text_units import sentence_context, text_levels
 from afloc_jax.vectors import unit_norm
 
-# PyTorch's default of linear and convolution layers: uniform within 1 / sqrt(fan_in).
+# PyTorch's default for linear and convolution layers: uniform in +-1 / sqrt(fan_in).
 _projection_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class ImageEncoder(nn.Module):
-    """Backbone, and one linear projection per level to the shared width (batch-normalised with `center`)."""
+    """The backbone, and one linear projection per level to the shared width (batch-normalised with `center`)."""
 
     settings: ImageSettings
-    structure: Structure  # the backbone's
+    structure: Structure  # structure of the backbone
     projection_dim: int
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
@@ -38,7 +38,7 @@ class ImageEncoder(nn.Module):
         settings, layers = self.settings, Layers(self.settings.statistics_group, self.dtype, self.param_dtype)
         backbone = BACKBONES[settings.backbone].family.module(self.structure, layers, name="backbone")
         x = prepare_image(image, settings.input_size, self.param_dtype)[..., None]
-        # A frozen backbone runs as in evaluation: its running statistics must not move either.
+        # A frozen backbone runs in evaluation mode, so that its running statistics do not change either.
         features: Features = backbone(x, train=train and not settings.freeze)
         if settings.freeze:
             features = lax.stop_gradient(features)
@@ -55,7 +55,7 @@ class ImageEncoder(nn.Module):
             projected = dense(features)
             if not settings.center:
                 return projected
-            # Features behind a ReLU share a large mean, in which cosines drown; this takes it away.
+            # Features after a ReLU share a large mean, which dominates their cosines. Centring removes it.
             center = layers.norm(dtype=dtype, name=f"center_{name}")
             maps = projected.reshape(projected.shape[0], -1, 1, self.projection_dim)
             return center(maps, train=train).reshape(projected.shape)
@@ -72,7 +72,7 @@ class ImageEncoder(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """BERT and the merging of its pieces into words, sentences and the report. No projection, as published."""
+    """BERT, and the merging of its pieces into words, sentences and the report. As published, without a projection."""
 
     settings: TextSettings
     dtype: DTypeLike = jnp.float32
@@ -99,10 +99,10 @@ class TextEncoder(nn.Module):
 
 
 class AFLoc(nn.Module):
-    """Image and text tower. Collections: `params`, `batch_stats`; random stream with `train`: `dropout`.
+    """The image and the text tower. Collections: `params`, `batch_stats`. Random stream with `train`: `dropout`.
 
-    `dtype` is the precision of the computation. Parameters, batch statistics, text units and the image vector stay
-    float32 (float64 when `dtype` is float64); the two maps are in `dtype`.
+    `dtype` is the precision of the computation and of the two maps. Parameters, batch statistics, text units and the
+    global image vector are float32 (float64 if `dtype` is float64).
     """
 
     settings: ModelSettings
@@ -117,10 +117,11 @@ class AFLoc(nn.Module):
     def __call__(
         self, image: Shaped[Array, "B S S"], tokens: TokenBatch, *, train: bool = False, with_factors: bool = False
     ) -> tuple[ImageLevels, TextLevels]:
-        """Both sides. `train` uses batch statistics (and updates `batch_stats` when mutable) and dropout.
+        """The levels of B images and their reports.
 
-        `with_factors` adds `shallow_factors`, which exist where the shallow map is a plain projection of features:
-        without `image.center` and `normalize`.
+        `train` turns on dropout and the statistics of the batch, and updates `batch_stats` if they are mutable.
+        `with_factors` adds `shallow_factors`. They need a shallow map that is a plain projection of features, that is
+        no `image.center` and no `normalize`.
         """
         image_levels = self.encode_image(image, train=train, with_factors=with_factors)
         return image_levels, self.encode_text(tokens, train=train)
@@ -128,7 +129,7 @@ class AFLoc(nn.Module):
     def encode_image(
         self, image: Shaped[Array, "B S S"], *, train: bool = False, with_factors: bool = False
     ) -> ImageLevels:
-        """The levels of uint8 squares, or of floats in [-1, 1]."""
+        """The levels of B squares, which are uint8, or floats in [-1, 1]."""
         levels = self.image_encoder(image, train=train, with_factors=with_factors and not self.settings.normalize)
         if self.settings.normalize:
             levels = dataclasses.replace(
@@ -137,7 +138,7 @@ class AFLoc(nn.Module):
         return levels
 
     def encode_text(self, tokens: TokenBatch, *, train: bool = False) -> TextLevels:
-        """The levels of texts."""
+        """The levels of B texts."""
         levels = self.text_encoder(tokens, train=train)
         if self.settings.normalize:
             levels = dataclasses.replace(
@@ -150,11 +151,11 @@ class AFLoc(nn.Module):
 
 
 def build(settings: ModelSettings, dtype: DTypeLike = jnp.float32) -> AFLoc:
-    """The model that `config.model` describes, without parameters (`initial_variables` makes them).
+    """The model that `config.model` describes, without parameters (see `initial_variables`).
 
     Args:
-        settings: `config.model`; `ModelSettings.read` takes it from a ConfigDict or from nested dicts.
-        dtype: precision of the computation: float32, bfloat16 or float64 (needs jax_enable_x64).
+        settings: `config.model`; `ModelSettings.read` reads it from a ConfigDict or nested dicts.
+        dtype: the precision of the computation: float32, bfloat16 or float64 (needs jax_enable_x64).
 
     Raises:
         UsageError: the settings do not fit the text encoder.
@@ -166,11 +167,11 @@ def build(settings: ModelSettings, dtype: DTypeLike = jnp.float32) -> AFLoc:
 def prepare_image(
     image: Shaped[Array, "B S S"], input_size: int, dtype: DTypeLike = jnp.float32
 ) -> Float[Array, "B I I"]:
-    """Squares scaled to [-1, 1] and resized to `input_size`.
+    """Squares scaled to [-1, 1] and resized to I = `input_size`.
 
-    uint8 pixels become (x / 255 - 0.5) / 0.5; floats are taken as already scaled. The resize is bilinear with aligned
-    corners, as published, written as one matrix product per axis. Where `input_size` divides the side, each output
-    pixel is the mean of its block instead: bilinear sampling would skip most pixels there.
+    uint8 pixels x become (x / 255 - 0.5) / 0.5; floats must be scaled already. The resize is bilinear with aligned
+    corners, as published, by one matrix product per axis. Where `input_size` divides the side, each output pixel is
+    instead the mean of its block, because bilinear sampling would ignore most pixels there.
 
     Raises:
         UsageError: the images are not a batch of one-channel squares, or neither uint8 nor floating point.

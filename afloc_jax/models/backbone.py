@@ -1,7 +1,7 @@
-"""What the program knows of an image backbone: one `Family` per kind of network, one `Backbone` per name.
+"""The description of image backbones: one `Family` per kind of network, one `Backbone` per name.
 
-A family's file (resnet.py, densenet.py) defines its structure, its module, its `Family` and its backbones; settings.py
-joins them into the table `BACKBONES`. Nothing else asks which family a backbone belongs to.
+The file of a family (resnet.py, densenet.py) defines its structure, its module, its `Family` and its backbones.
+settings.py joins them into the table `BACKBONES`. No other code depends on the family of a backbone.
 """
 
 import re
@@ -15,11 +15,11 @@ from jaxtyping import Array, Float
 from afloc_jax.settings import Settings
 
 Shapes = Mapping[str, tuple[int, ...]]
-"""Shapes of a network's parameters, by their PyTorch name within the network."""
+"""The shapes of a network's parameters, by their PyTorch name within the network."""
 
 
 class Features(NamedTuple):
-    """What a backbone makes of an image: two maps and a vector, none of them projected to the shared width."""
+    """The output of a backbone: two maps and a vector, not yet projected to the shared width."""
 
     shallow: Float[Array, "B H1 W1 C1"]
     deep: Float[Array, "B H2 W2 C2"]
@@ -28,18 +28,18 @@ class Features(NamedTuple):
 
 @dataclass(frozen=True)
 class Structure(Settings, section="model.image.options"):
-    """What the networks of a family differ in. Every family derives its own dataclass, whose fields are its options."""
+    """The structure of a network. Each family derives a dataclass from it, with the fields in which networks differ."""
 
     def fingerprint(self) -> str:
-        """This structure in words, as far as the shapes of its parameters show it (see `Family.fingerprint`)."""
+        """A text on the structure, made from what parameter shapes show (see `Family.fingerprint`)."""
         raise NotImplementedError
 
     def brief(self) -> Self:
-        """A network that is faster to trace, whose arrays stand for those of this one (see `stands_for`)."""
+        """A smaller network that is faster to trace. Its arrays have the shapes of this one's (see `stands_for`)."""
         return self
 
     def stands_for(self, module: str) -> Sequence[str]:
-        """The names of the modules that `brief` leaves out and whose arrays are shaped like those of `module`."""
+        """The modules that `brief` leaves out and whose arrays have the shapes of those of `module`."""
         return ()
 
 
@@ -48,12 +48,13 @@ class Family:
     """A kind of network.
 
     Attributes:
-        name: what exports call it.
-        module: `module(structure, layers, name=...)`, which makes `Features` of images [B, S, S, C] and `train`. Its
-            images have three channels, or one that counts as replicated over three. `layers` are convolution.Layers.
+        name: the name in exports.
+        module: `module(structure, layers, name=...)` returns a Flax module, which computes `Features` from images
+            [B, S, S, C] and `train`. C is 3, or 1 for a channel that counts as replicated over three. `layers` are
+            convolution.Layers.
         torch_names: pairs of a regular expression for the path of a module inside the network, joined by "/", and the
-            module's name in PyTorch. The first that matches the whole path decides.
-        fingerprint: the structure in words, as far as shapes show it; "" for shapes of another family.
+            module's name in PyTorch. The first one that matches the full path is used.
+        fingerprint: returns a text on the structure from parameter shapes, or "" for shapes of another family.
     """
 
     name: str
@@ -64,7 +65,7 @@ class Family:
 
 @dataclass(frozen=True)
 class Backbone:
-    """A network by name. `options` are the fields of its structure that `model.image.options` may set."""
+    """A network with a name. `options` are the fields of its structure that `model.image.options` may set."""
 
     family: Family
     structure: Structure
@@ -72,7 +73,7 @@ class Backbone:
 
 
 def count_parts(names: Iterable[str], pattern: str, first: int) -> int:
-    """How many numbered parts there are, when they are numbered without gaps from `first`; a gap ends the count."""
+    """The number of parts whose names match `pattern`, numbered from `first` on; a gap in numbers ends the count."""
     numbers = {int(match[1]) for match in (re.match(pattern, name) for name in names) if match}
     count = 0
     while first + count in numbers:

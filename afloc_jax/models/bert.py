@@ -1,6 +1,6 @@
-"""BERT encoder, numerically the BertModel of Hugging Face Transformers (Devlin et al., arXiv 1810.04805).
+"""The BERT encoder (Devlin et al., arXiv 1810.04805), numerically equal to BertModel of Hugging Face Transformers.
 
-Layer norm comes after each residual sum (post-LN); token type is always 0; positions are absolute and learned.
+Layer norms come after each residual sum (post-LN). The token type is always 0. Positions are absolute and learned.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,7 +25,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "silu": jax.nn.silu,
 }
 
-# Fields of a BertConfig of which only one value keeps the computation, and those that change nothing here.
+# Fields of a BertConfig of which only one value is supported, and fields that have no effect here.
 ONE_VALUE: dict[str, Json] = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
 _IGNORED = frozenset({
     "_name_or_path", "add_cross_attention", "architectures", "attn_implementation", "bad_words_ids", "bos_token_id",
@@ -64,9 +64,9 @@ class BertSettings(Settings, section="model.text.bert"):
 
     @classmethod
     def from_hugging_face(cls, given: Mapping[str, Json]) -> "BertSettings":
-        """Settings from the fields of a BertConfig; those that change nothing here are passed over.
+        """The settings from the fields of a BertConfig. Fields without an effect here are ignored.
 
-        Raises UsageError where a field is unknown, or asks for another computation than this encoder's.
+        Raises UsageError where a field is unknown, or has a value that this encoder does not support.
         """
         for key, only in ONE_VALUE.items():
             if given.get(key, only) != only:
@@ -75,7 +75,7 @@ class BertSettings(Settings, section="model.text.bert"):
 
 
 class BertLayer(nn.Module):
-    """One transformer block: self-attention, then the two-layer network, each added and normalised."""
+    """A transformer block: self-attention, then a two-layer network, each with a residual and a layer norm."""
 
     settings: BertSettings
     dtype: DTypeLike = jnp.float32
@@ -104,7 +104,7 @@ class BertLayer(nn.Module):
             dropout_rate=settings.attention_probs_dropout_prob,
             deterministic=not drop_attention,
             dtype=self.dtype,
-            # A softmax over reduced-precision logits loses more than the products gain.
+            # A softmax of logits in reduced precision would lose too much accuracy.
             force_fp32_for_softmax=jnp.finfo(self.dtype).bits < 32,
         ).reshape(x.shape)
         x = norm(name="attention_norm")(x + drop()(dense(settings.hidden_size, name="attention_output")(context)))
@@ -115,7 +115,7 @@ class BertLayer(nn.Module):
 
 
 class Pooler(nn.Module):
-    """Parameters of BertModel's pooler. AFLoc never uses them; they stay so that a checkpoint survives a round trip."""
+    """The parameters of BertModel's pooler. AFLoc does not use them; with them checkpoints stay complete."""
 
     settings: BertSettings
     param_dtype: DTypeLike = jnp.float32
@@ -128,7 +128,7 @@ class Pooler(nn.Module):
 
 
 class Bert(nn.Module):
-    """BertModel without its pooled output; returns every hidden state."""
+    """BertModel without its pooled output. It returns all hidden states."""
 
     settings: BertSettings
     dtype: DTypeLike = jnp.float32
@@ -143,14 +143,16 @@ class Bert(nn.Module):
         *,
         train: bool = False,
     ) -> list[Float[Array, "B L D"]]:
-        """Hidden states after the embeddings and after each layer (`num_hidden_layers + 1` of them).
+        """The hidden states after the embeddings and after each layer, `num_hidden_layers + 1` in all.
 
-        `attend` says which tokens may be attended to, by all ([B, L], False for padding) or by each ([B, L, L]).
-        `positions` are the rows of the position embeddings, by default 0, 1, 2, ... With `train`, dropout draws from
-        the random stream "dropout".
+        Args:
+            token_ids: ids of B texts in L slots.
+            attend: which tokens may be attended to, by all tokens ([B, L], False for padding) or by each ([B, L, L]).
+            positions: indices of the position embeddings; by default 0, 1, 2, ...
+            train: whether dropout is on, with the random stream "dropout".
 
         Raises:
-            UsageError: more token slots than there are position embeddings.
+            UsageError: there are more token slots than position embeddings.
         """
         settings = self.settings
         slots = token_ids.shape[1]
@@ -185,7 +187,7 @@ class Bert(nn.Module):
 def _layers(
     settings: BertSettings, dtype: DTypeLike, param_dtype: DTypeLike, train: bool
 ) -> tuple[Callable[..., nn.Dense], Callable[..., nn.LayerNorm], Callable[..., nn.Dropout]]:
-    """Constructors of the dense, layer-norm and dropout layers that every part of BERT shares."""
+    """The constructors of dense, layer-norm and dropout layers that all parts of BERT use."""
     dense = partial(
         nn.Dense,
         dtype=dtype,

@@ -1,4 +1,4 @@
-"""Convolution and batch normalisation that follow PyTorch's conventions number for number."""
+"""Convolution and batch normalisation with the numerical conventions of PyTorch."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,23 +12,23 @@ from jaxtyping import Array, Float
 
 from afloc_jax.errors import UsageError
 
-# PyTorch's kaiming_normal_(mode="fan_out", nonlinearity="relu") and the default of its layers without an activation.
+# PyTorch's kaiming_normal_(mode="fan_out", nonlinearity="relu"), and the default initialisation of its layers.
 kaiming_normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 kaiming_normal_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
 class Convolution(nn.Module):
-    """Square convolution without bias, zero-padded by `(kernel - 1) // 2` on every side (PyTorch's way, not SAME).
+    """A square convolution without bias, zero-padded by `(kernel - 1) // 2` on every side (as in PyTorch, not SAME).
 
-    A one-channel image given to a kernel with more input channels counts as replicated over them; summing the kernel
-    over its input gives the same result for a fraction of the work.
+    An image of one channel counts as replicated over the input channels of the kernel. The kernel is then summed over
+    its input channels, which gives the same result with less work.
     """
 
     features: int
     kernel: int = 1
     stride: int = 1
     groups: int = 1
-    input_channels: int = 0  # channels of the kernel; 0: those of the input
+    input_channels: int = 0  # input channels of the kernel; 0 for those of the input
     kernel_init: nn.initializers.Initializer = kaiming_normal_fan_out
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
@@ -42,7 +42,7 @@ class Convolution(nn.Module):
             kernel = kernel.sum(axis=2, keepdims=True)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         if self.kernel == 1 and self.groups == 1:
-            # XLA's CPU code runs a matrix product, and its gradient, several times faster than a 1x1 convolution.
+            # On CPUs XLA computes a matrix product and its gradient several times faster than a 1x1 convolution.
             return x[:, :: self.stride, :: self.stride] @ kernel[0, 0]
         pad = (self.kernel - 1) // 2
         return lax.conv_general_dilated(
@@ -58,17 +58,17 @@ class Convolution(nn.Module):
 class BatchNorm(nn.Module):
     """Batch normalisation with PyTorch's running statistics (Ioffe & Szegedy, arXiv 1502.03167).
 
-    The batch is normalised with its biased variance, but the running variance takes the unbiased one. Under jit with a
-    sharded batch the statistics are those of the global batch. Statistics are float32 or better.
+    The batch is normalised by its biased variance, but the running variance is updated by the unbiased one. Under jit
+    with a sharded batch the statistics are those of the global batch. Statistics are in at least float32.
 
-    With `statistics_group` every so many images of the batch, in order, are normalised by themselves, as on a device of
-    its own in the published run; running statistics take the mean over the groups.
+    With `statistics_group` g, each g images of the batch, in order, have statistics of their own, as each device had in
+    the published run. The running statistics are updated by the mean over the groups.
     """
 
     scale_init: nn.initializers.Initializer = nn.initializers.ones
-    momentum: float = 0.1  # weight of the new batch (PyTorch's meaning; Flax's is one minus this)
+    momentum: float = 0.1  # weight of the new batch, as in PyTorch; Flax's momentum is one minus this
     epsilon: float = 1e-5
-    statistics_group: int = 0  # images; 0: the whole batch
+    statistics_group: int = 0  # images of a group; 0 for the whole batch
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
 
@@ -85,15 +85,15 @@ class BatchNorm(nn.Module):
             mean, var = running_mean.value, running_var.value
             return ((x - mean) * (scale * lax.rsqrt(var + self.epsilon)) + bias).astype(self.dtype)
 
-        # One group where the batch is smaller: parameters are made from a single image.
+        # A batch smaller than a group is one group: initialisation runs on a single image.
         group, batch = self.statistics_group, x.shape[0]
         groups = statistics_groups(group, batch) if group < batch else 1
-        # One group stays as it is: XLA's CPU code is slower with a fifth axis, even one of length 1.
+        # No group axis for a single group: on CPUs XLA is slower with a fifth axis, even one of length 1.
         grouped = x if groups == 1 else x.reshape(groups, -1, *x.shape[1:])
         over = tuple(range(x.ndim - 1)) if groups == 1 else tuple(range(1, x.ndim))
         mean = grouped.mean(axis=over, keepdims=groups > 1)
-        # The variance does not change with the point it is taken around at first order, so no gradient need flow
-        # through the mean here; two passes keep it exact where the mean is large.
+        # The derivative of the variance with respect to the mean is 0, so its gradient may be stopped. Two passes are
+        # exact where the mean is large compared with the deviations.
         var = jnp.square(grouped - lax.stop_gradient(mean)).mean(axis=over, keepdims=groups > 1)
         if not self.is_initializing():
             count = x.size // channels // groups
@@ -106,9 +106,9 @@ class BatchNorm(nn.Module):
 
 
 def statistics_groups(group: int, batch: int) -> int:
-    """The number of groups of `group` images, each with batch statistics of its own; 0 stands for the whole batch.
+    """The number of groups of `group` images with batch statistics of their own; 0 stands for the whole batch.
 
-    Raises UsageError where groups do not fill the batch.
+    Raises UsageError where `group` does not divide the batch.
     """
     if group and batch % group:
         raise UsageError(
@@ -120,7 +120,7 @@ def statistics_groups(group: int, batch: int) -> int:
 
 @dataclass(frozen=True)
 class Layers:
-    """How all layers of a network compute: their precision and the groups of their batch statistics."""
+    """The settings of all layers of a network: their precision and the groups of their batch statistics."""
 
     statistics_group: int = 0
     dtype: DTypeLike = jnp.float32

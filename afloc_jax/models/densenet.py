@@ -16,19 +16,19 @@ from afloc_jax.settings import POSITIVE, setting
 
 @dataclass(frozen=True)
 class DenseNetStructure(Structure):
-    """Structure of a densely connected network with four blocks."""
+    """The structure of a densely connected network with four blocks."""
 
     blocks: tuple[int, ...] = (6, 12, 24, 16)
     growth: int = setting(32, POSITIVE)
     stem_width: int = setting(64, POSITIVE)
-    bottleneck: int = setting(4, POSITIVE)  # width of a layer's 1x1 convolution, in growths
+    bottleneck: int = setting(4, POSITIVE)  # width of a layer's 1x1 convolution, in multiples of `growth`
 
     def fingerprint(self) -> str:
         return _fingerprint(self.blocks, self.growth, self.stem_width)
 
 
 class DenseLayer(nn.Module):
-    """Two normalised convolutions whose output is appended to the input's channels."""
+    """Two normalised convolutions, whose output is appended to the channels of the input."""
 
     structure: DenseNetStructure
     layers: Layers
@@ -45,12 +45,12 @@ class DenseLayer(nn.Module):
 
 
 class DenseNet(nn.Module):
-    """Densely connected network that returns features at three levels instead of classes.
+    """A densely connected network that returns features at three levels instead of classes.
 
-    The raw output of a dense block is a pile of un-normalised pieces, each waiting for the next layer's batch norm.
-    The maps are therefore taken after the norm and rectifier that open the following transition: what the transition's
-    convolution sees. They have the strides of the residual networks' maps (8 and 16), no parameter is added, and the
-    vector is the mean of the rectified last norm, as torchvision's classifier gets it.
+    The output of a dense block is a concatenation of un-normalised features, because each layer normalises its own
+    input. The maps are therefore taken after the batch norm and ReLU at the start of the following transition, so they
+    are the input of the transition's convolution. Their strides are those of the residual networks (8 and 16), and no
+    parameter is added. The vector is the mean of the last norm after its ReLU, the input of torchvision's classifier.
     """
 
     structure: DenseNetStructure
@@ -58,7 +58,7 @@ class DenseNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B S S C"], *, train: bool = False) -> Features:
-        """Shallow map after dense block 2, deep map after block 3, mean over block 4."""
+        """The shallow map after dense block 2, the deep map after block 3, and the mean over block 4."""
         structure = self.structure
         conv, norm = partial(self.layers.convolution, kernel_init=kaiming_normal_fan_in), self.layers.norm
         x = conv(structure.stem_width, 7, 2, input_channels=3, name="conv0")(x)

@@ -24,7 +24,7 @@ _EACH_POSITIVE = Rule(
 
 @dataclass(frozen=True)
 class ResNetStructure(Structure):
-    """Structure of a residual network. The stages are counted from 1; maps are outputs of whole stages."""
+    """The structure of a residual network. Stages are counted from 1; the maps are outputs of stages."""
 
     blocks: tuple[int, ...] = setting((3, 4, 6, 3), _EACH_POSITIVE)
     widths: tuple[int, ...] = setting((64, 128, 256, 512), _EACH_POSITIVE)
@@ -33,15 +33,15 @@ class ResNetStructure(Structure):
     groups: int = setting(1, POSITIVE)
     group_width: int = setting(64, POSITIVE)  # channels per group at width 64 (torchvision's width_per_group)
     stem_width: int = setting(64, POSITIVE)
-    stem_stride: int = setting(4, POSITIVE)  # the stride of the whole stem, with its pooling
+    stem_stride: int = setting(4, POSITIVE)  # stride of the stem including its pooling
     stem_kernel: int = setting(7, Rule(lambda size: size > 0 and size % 2 == 1, "odd"))
-    stem_pool: bool = True  # a 3x3 max-pool of stride 2 makes the last factor of the stem's stride
+    stem_pool: bool = True  # whether a 3x3 max-pool of stride 2 ends the stem
     shallow_stage: int = setting(2, POSITIVE)
     deep_stage: int = setting(3, POSITIVE)
-    zero_init_last: bool = False  # start every residual branch at zero
-    # Later stages, upsampled, are added to the deep map, as in a feature pyramid (Lin et al., arXiv 1612.03144): fine
-    # places that also know their surroundings. In training the share `drop_context` of the images goes without, so that
-    # what can be seen nearby is not left to a view from afar.
+    zero_init_last: bool = False  # whether every residual branch starts at zero
+    # Later stages, upsampled, are added to the deep map, as in a feature pyramid (Lin et al., arXiv 1612.03144). The
+    # cells of a fine map then have a large receptive field as well. In training a share `drop_context` of the images
+    # gets no such sum, so that the deep map still learns from local evidence.
     top_down: bool = False
     drop_context: float = setting(0.0, BELOW_ONE)
 
@@ -68,7 +68,7 @@ class ResNetStructure(Structure):
         return _fingerprint(self.blocks, self.bottleneck, (width, width // self.groups))
 
     def brief(self) -> "ResNetStructure":
-        """At most two blocks a stage: all blocks of a stage but its first have the same arrays."""
+        """The structure with at most two blocks a stage, because all blocks but the first have the same shapes."""
         return replace(self, blocks=tuple(min(blocks, 2) for blocks in self.blocks))
 
     def stands_for(self, module: str) -> Sequence[str]:
@@ -77,7 +77,7 @@ class ResNetStructure(Structure):
 
 
 class ResidualBlock(nn.Module):
-    """Basic block (two 3x3) or bottleneck (1x1, 3x3, 1x1); v1.5 puts the bottleneck's stride on its 3x3."""
+    """A basic block (two 3x3) or a bottleneck (1x1, 3x3, 1x1), whose stride is on its 3x3 (v1.5)."""
 
     structure: ResNetStructure
     layers: Layers
@@ -110,7 +110,7 @@ class ResidualBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Residual network that returns features at three levels instead of classes."""
+    """A residual network that returns features at three levels instead of classes."""
 
     structure: ResNetStructure
     layers: Layers
@@ -144,11 +144,11 @@ class ResNet(nn.Module):
         return Features(shallow, deep, whole)
 
     def _from_above(self, maps: list[Float[Array, "B h w C"]]) -> Float[Array, "B H W C"]:
-        """The stages after the deep one, brought to its width and size, added from the last to the first."""
+        """The sum of the stages after the deep one, each projected to its width and upsampled to its size."""
         width = maps[self.structure.deep_stage - 1].shape[-1]
-        total: Any = 0.0  # a plain number, so that the sum keeps the maps' precision
+        total: Any = 0.0  # a Python number, so that the sum keeps the precision of the maps
         for stage in range(len(maps), self.structure.deep_stage, -1):
-            # From zero: the fine map learns first what can be seen nearby.
+            # The sum starts at zero, so that the deep map first learns from local evidence.
             lateral = self.layers.convolution(width, kernel_init=nn.initializers.zeros, name=f"lateral{stage}")
             above = lateral(maps[stage - 1])
             total = upsample(above + total, maps[stage - 2].shape[1])
@@ -156,9 +156,9 @@ class ResNet(nn.Module):
 
 
 def upsample(x: Float[Array, "B h h C"], side: int) -> Float[Array, "B H H C"]:
-    """Linear interpolation to a grid of `side` cells per axis of which every (side / h)-th is a cell of `x`.
+    """Linear interpolation to H = `side` cells per axis, of which every (side / h)-th is a cell of `x`.
 
-    That is how the cells of strided convolutions lie, so nothing moves. The factor has to be a whole number.
+    Cells of strided convolutions lie in this way, so the map is not shifted. The factor must be an integer.
     """
     cells = x.shape[1]
     matrix = jnp.asarray(strided_cells(cells, -(-side // cells), side, side), x.dtype)
@@ -189,7 +189,7 @@ RESNET = Family(
 
 
 def _published(**structure: Any) -> Backbone:
-    """A network whose structure is fixed; only how it starts may vary."""
+    """A backbone with a fixed structure, of which only `zero_init_last` may be set."""
     return Backbone(RESNET, ResNetStructure(**structure), options=("zero_init_last",))
 
 
@@ -201,7 +201,7 @@ RESNETS = {
     "resnet152": _published(blocks=(3, 8, 36, 3), bottleneck=True),
     "resnext50": _published(blocks=(3, 4, 6, 3), bottleneck=True, groups=32, group_width=4),
     "resnext101": _published(blocks=(3, 4, 23, 3), bottleneck=True, groups=32, group_width=8),
-    # For laptops: fine maps (shallow stride 4, deep stride 8) and matrix products rather than many channels.
+    # For laptops: fine maps (shallow stride 4, deep stride 8), few channels, and matrix products.
     "resnet_small": Backbone(
         RESNET,
         ResNetStructure(

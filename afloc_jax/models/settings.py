@@ -1,4 +1,4 @@
-"""`config.model`: what shapes the two towers. Every wrong key or value is named before any array exists."""
+"""`config.model`: the settings of the two towers. A wrong key or value is refused before any array exists."""
 
 import functools
 from collections.abc import Mapping
@@ -23,11 +23,11 @@ class ImageSettings(Settings, section="model.image"):
 
     Attributes:
         backbone: a name in `BACKBONES`.
-        input_size: side to which the square is resized inside the model, pixels.
-        options: fields of the backbone's structure as the config states them; `structure` is the result.
-        statistics_group: images whose batch statistics are taken together, in order; 0 stands for the whole batch.
-        center: whether projected features are batch-normalised (beyond the published recipe).
-        freeze: whether the backbone stays as initialised.
+        input_size: the side in pixels to which the square is resized inside the model.
+        options: changed fields of the backbone's structure; `structure` is the result.
+        statistics_group: the number of images, in order, that share batch statistics; 0 stands for the whole batch.
+        center: whether projected features are batch-normalised (not published).
+        freeze: whether the backbone keeps its initial parameters.
     """
 
     backbone: str = "resnet50"
@@ -44,7 +44,7 @@ class ImageSettings(Settings, section="model.image"):
 
     @functools.cached_property
     def structure(self) -> Structure:
-        """The structure of the backbone with its options."""
+        """The structure of the backbone, with `options` applied."""
         backbone = BACKBONES[self.backbone]
         known_keys(self.options, backbone.options, f"{self.backbone}: {backbone.structure.section}")
         return replace(backbone.structure, **self.options)
@@ -55,14 +55,15 @@ class TextSettings(Settings, section="model.text"):
     """The text encoder.
 
     Attributes:
-        bert: fields of a Hugging Face BertConfig; `structure` is the result. Empty: BERT-base, or
-            the text encoder that `config.init_from` brings.
-        tokenizer: folder of the vocabulary; "" where one is learned from the training reports.
-        last_layers: how many hidden states are combined, the last ones.
-        merge_layers: how they are combined.
-        merge_pieces: how word pieces become words.
-        context: whether pieces see the whole "report" or their own "sentence" alone (beyond the published recipe).
-        freeze: whether the text encoder stays as initialised.
+        bert: fields of a Hugging Face BertConfig; `structure` is the result. Empty for BERT-base, or for the text
+            encoder in `config.init_from`.
+        tokenizer: the folder of the vocabulary; empty to learn one from the training reports.
+        last_layers: how many of the last hidden states are combined.
+        merge_layers: how hidden states are combined, "sum" or "mean".
+        merge_pieces: how word pieces are merged into words, "sum" or "mean".
+        context: the pieces that a piece attends to: those of the whole "report", or of its own "sentence" (not
+            published).
+        freeze: whether the text encoder keeps its initial parameters.
     """
 
     bert: Mapping[str, Json] = field(default_factory=dict, hash=False)
@@ -78,17 +79,19 @@ class TextSettings(Settings, section="model.text"):
 
     @functools.cached_property
     def structure(self) -> BertSettings:
-        """The structure of the text encoder; BERT-base where `bert` says nothing."""
+        """The structure of the text encoder; that of BERT-base for fields that `bert` does not state."""
         return BertSettings.from_hugging_face(self.bert)
 
 
 @dataclass(frozen=True)
 class ModelSettings(Settings, section="model"):
-    """Everything that shapes the two towers; hashable, so that it can be a static attribute of a module.
+    """The settings of the two towers. They are hashable, so that they can be a static attribute of a Flax module.
 
     Attributes:
-        projection_dim: D, the width in which image regions and text units meet.
-        normalize: whether every embedding is divided by its length.
+        projection_dim: D, the shared width of image regions and text units.
+        normalize: whether every embedding is divided by its norm.
+        image: the image encoder.
+        text: the text encoder.
     """
 
     projection_dim: int = setting(768, POSITIVE)
@@ -101,10 +104,10 @@ class ModelSettings(Settings, section="model"):
             self.check_text_encoder()
 
     def check_text_encoder(self) -> None:
-        """Refuse settings that do not fit the text encoder. Raises UsageError.
+        """Raises UsageError for settings that do not fit the text encoder.
 
-        The constructor does so where `text.bert` is given. Where it is empty, `config.init_from` may still bring the
-        text encoder, so those who know call this: the config of a run without `init_from`, and `build`.
+        The constructor calls this where `text.bert` is given. Where it is empty, the text encoder may still come from
+        `config.init_from`. A run's config without `init_from`, and `build`, therefore call this themselves.
         """
         text = self.text.structure
         if self.text.last_layers > text.num_hidden_layers + 1:

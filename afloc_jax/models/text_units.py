@@ -1,7 +1,8 @@
-"""From hidden states to text units: pieces -> words -> sentences -> report.
+"""Text units from hidden states: pieces -> words -> sentences -> report.
 
-Everything here is an array operation on the segment ids that come with the tokens (`TokenBatch`), so it runs inside
-jit. Merging is a product with a one-hot matrix: exact, fast on matrix units, and an id of -1 belongs nowhere.
+All functions are array operations on the segment ids that come with the tokens (`TokenBatch`), so they run inside jit.
+Segments are summed by a product with a one-hot matrix, which is exact and fast on accelerators. An id of -1 has a row
+of zeros, so its unit is ignored.
 """
 
 import functools
@@ -16,7 +17,7 @@ from afloc_jax.levels import TextLevels, TokenBatch
 
 
 def combine_layers(states: Sequence[Float[Array, "B L D"]], last_layers: int, merge: str) -> Float[Array, "B L D"]:
-    """Sum or mean of the last hidden states, in float32 or better."""
+    """The sum or mean of the last `last_layers` hidden states, in at least float32."""
     chosen = states[-last_layers:]
     total = functools.reduce(jnp.add, (state.astype(jnp.promote_types(state.dtype, jnp.float32)) for state in chosen))
     return total / len(chosen) if merge == "mean" else total
@@ -25,16 +26,16 @@ def combine_layers(states: Sequence[Float[Array, "B L D"]], last_layers: int, me
 def merge_segments(
     units: Float[Array, "B L D"], segment_ids: Int[Array, "B L"]
 ) -> tuple[Float[Array, "B L D"], Float[Array, "B L"]]:
-    """Sum of the units of each segment, and how many there were. Slots without a unit hold zeros; id -1 is dropped."""
+    """The sum of the units of each segment, and their number. Segments without a unit are 0; id -1 is ignored."""
     belongs = jax.nn.one_hot(segment_ids, units.shape[1], dtype=units.dtype)  # [B, unit, segment]
     total = jnp.einsum("bls,bld->bsd", belongs, units, precision=lax.Precision.HIGHEST)
     return total, belongs.sum(axis=1)
 
 
 def words_from_pieces(pieces: Float[Array, "B L D"], word_ids: Int[Array, "B L"], merge: str) -> Float[Array, "B L D"]:
-    """Words as the sum or mean of their pieces.
+    """The words, as the sum or mean of their pieces.
 
-    The word just before `[SEP]` is always a sum, also in mean mode: the published release does so.
+    The word just before `[SEP]` is always a sum, also with `merge` "mean", as in the published release.
     """
     words, counts = merge_segments(pieces, word_ids)
     if merge == "sum":
@@ -46,20 +47,20 @@ def words_from_pieces(pieces: Float[Array, "B L D"], word_ids: Int[Array, "B L"]
 
 
 def sentences_from_words(words: Float[Array, "B L D"], sentence_ids: Int[Array, "B L"]) -> Float[Array, "B L D"]:
-    """Sentences as the mean of their words; empty slots are zero."""
+    """The sentences, as the mean of their words; empty slots are zero."""
     sentences, counts = merge_segments(words, sentence_ids)
     return sentences / jnp.maximum(counts, 1.0)[..., None]
 
 
 def sentence_context(tokens: TokenBatch) -> tuple[Bool[Array, "B L L"], Int[Array, "B L"]]:
-    """Masks and positions that let BERT read every sentence of a report as if it stood alone.
+    """The attention mask and positions with which BERT reads every sentence of a report on its own.
 
     Returns:
-        Which pieces attend to which: those of the same sentence. And the position of each piece, counted from 1 within
-        its sentence, as in a prompt; `[CLS]` keeps 0.
+        The mask: pieces attend to the pieces of their own sentence. The position of each piece within its sentence,
+        counted from 1 as in a prompt; `[CLS]` keeps 0.
     """
     words = jnp.maximum(tokens.word_ids, 0)
-    sentence = jnp.take_along_axis(tokens.sentence_ids, words, axis=1)  # of each piece; periods share -1
+    sentence = jnp.take_along_axis(tokens.sentence_ids, words, axis=1)  # sentence of each piece; -1 for periods
     sentence = jnp.where(tokens.word_ids >= 0, sentence, -2)
     together = sentence[:, :, None] == sentence[:, None, :]
     first = jnp.argmax(together, axis=2)
@@ -76,9 +77,9 @@ def text_levels(
 ) -> TextLevels:
     """Words, sentences and report of each text.
 
-    Layers are combined before pieces are merged: both are linear, so the order is free and one merge is cheaper than
-    `last_layers` of them. The report is the mean over ALL slots, empty ones included, as published; cosine
-    similarity does not see that scale, but an un-normalised dot product does.
+    Layers are combined before pieces are merged. Both operations are linear, so their order does not matter, and one
+    merge is cheaper than `last_layers` merges. As published, the report is the mean over ALL L slots, empty ones
+    included: this scale changes an un-normalised dot product, but not a cosine.
     """
     pieces = combine_layers(states, last_layers, merge_layers)
     words = words_from_pieces(pieces, tokens.word_ids, merge_pieces)

@@ -1,4 +1,4 @@
-"""The arrays of a model: their first values, their shapes by path, and which of them a training step may change."""
+"""The arrays of a model: their initial values, their shapes by path, and which of them are trainable."""
 
 import dataclasses
 import functools
@@ -15,13 +15,13 @@ from afloc_jax.models.afloc import AFLoc, ImageEncoder, TextEncoder
 from afloc_jax.models.settings import ModelSettings
 
 ArrayPath = tuple[str, ...]
-"""Where an array lies among the variables: its collection ("params" or "batch_stats"), modules, its own name."""
+"""The path of an array in the variables: its collection ("params" or "batch_stats"), its modules, its own name."""
 
 
 def initial_variables(model: AFLoc, key: PRNGKeyArray) -> PyTree:
-    """`params` and `batch_stats` before the first step; to be called under `jax.jit` or `jax.eval_shape`.
+    """`params` and `batch_stats` with initial values, to be called under `jax.jit` or `jax.eval_shape`.
 
-    The image and the tokens that modules have to see are made here, as no array of a model depends on their sizes.
+    Flax initialises a model by running it. The smallest image and text suffice, as no shape depends on their sizes.
     """
     return model.init(key, *_smallest_inputs())
 
@@ -35,8 +35,8 @@ def _smallest_inputs() -> tuple[jax.Array, TokenBatch]:
 def variable_shapes(settings: ModelSettings) -> Mapping[ArrayPath, tuple[int, ...]]:
     """The shape of every array of a model.
 
-    Tracing every layer would take most of a second. So towers of few blocks and one layer of BERT are traced, whose
-    arrays stand for those of the others.
+    Tracing every layer would take most of a second. Therefore a model of few blocks and one BERT layer is traced, and
+    its arrays give the shapes of all others.
     """
     image, text = settings.image, settings.text
     one_layer = dataclasses.replace(text, bert={**text.bert, "num_hidden_layers": 1}, last_layers=1)
@@ -59,7 +59,7 @@ def variable_shapes(settings: ModelSettings) -> Mapping[ArrayPath, tuple[int, ..
 
 
 def _represented(path: ArrayPath, settings: ModelSettings) -> list[ArrayPath]:
-    """The path of a traced array, and those of the layers or blocks for which it stands."""
+    """The path of a traced array, and the paths of arrays of the same shape in layers or blocks that were left out."""
     paths = [path]
     for position, module in enumerate(path):
         others = settings.image.structure.stands_for(module)
@@ -70,10 +70,10 @@ def _represented(path: ArrayPath, settings: ModelSettings) -> list[ArrayPath]:
 
 
 def trainable(params: PyTree, settings: ModelSettings) -> PyTree:
-    """Which parameters a training step may change: True or False, in the tree of `params`.
+    """Whether each parameter is trainable, as a tree of booleans like `params`.
 
-    False for a frozen backbone or text encoder (their gradient is zero, but weight decay would still move them) and for
-    BERT's pooler, which no output depends on. The projections of a frozen image encoder stay trainable.
+    Parameters of a frozen backbone or text encoder are not: their gradient is zero, but weight decay would change them.
+    Nor are those of BERT's pooler, which no output depends on. The projections of a frozen image encoder are trainable.
     """
 
     def decide(path: tuple[jax.tree_util.DictKey, ...], _: PyTree) -> bool:

@@ -1,1 +1,1 @@
-"""A loaded model behind a page in the browser: what `afloc serve` does."""
+"""The page in the browser of `afloc serve`, and the server behind it."""

@@ -1,13 +1,13 @@
-"""The application behind the page: image bytes in, maps as JSON out. Nothing is kept, written or logged.
+"""The web application: it receives image files and returns heat maps as JSON. Nothing is stored or logged.
 
     GET  /                                        the page
-    POST /picture                                 the image as it was read
-    POST /localize?prompt=TEXT[&prompt=TEXT ...]  where each phrase is     [&threshold=0.3]
+    POST /picture                                 the decoded image
+    POST /localize?prompt=TEXT[&prompt=TEXT ...]  heat map and boxes of each phrase     [&threshold=0.3]
     POST /classify?class=NAME[&class=NAME ...]    zero-shot probabilities
 
-The body of a POST is the file itself: PNG, JPEG or DICOM. A DICOM file without the usual header needs the content type
-application/dicom. What cannot be done is answered by {"error": one line} and status 400 (the image or the call), 403
-(another web page asks), 413 (too large) or 500 (a defect).
+The body of a POST is the image file itself: PNG, JPEG or DICOM. A DICOM file without the usual header needs the content
+type application/dicom. Errors are {"error": one line} with status 400 (the image or the request is wrong), 403 (the
+request comes from another web page), 413 (the file is too large) or 500 (a defect of the server).
 """
 
 import functools
@@ -34,12 +34,12 @@ from afloc_jax.inference.overlays import OPACITY, colour_scale, png_uri, unit_sc
 from afloc_jax.settings import Json
 from data_pipelines.images import decode_image
 
-LARGEST_BODY = 128 << 20  # bytes; a mammogram of 30 million 16-bit pixels has 60 million
+LARGEST_BODY = 128 << 20  # bytes; a mammogram of 30 million 16-bit pixels has 60 million bytes
 LONGEST_SIDE = 1024  # pixels; larger pictures and maps are scaled down before they are sent
-MOST_TEXTS = 16  # phrases or classes in one request; their maps at original size are all held in memory
-THRESHOLD = 0.3  # for boxes; the default of `afloc localize`
+MOST_TEXTS = 16  # phrases or classes in one request, because all maps at original size are in memory at once
+THRESHOLD = 0.3  # threshold of boxes; the default of `afloc localize`
 
-# The page cannot load, send or be framed anywhere else, whatever is written into it.
+# The page cannot load from, send to, or be framed by another site, even if a script were injected into it.
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; "
     "script-src 'unsafe-inline'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -65,14 +65,15 @@ def make_app(
     largest_body: int = LARGEST_BODY,
     debug: bool = False,
 ) -> Starlette:
-    """The application of a loaded model.
+    """The web application for a loaded model.
 
     Args:
-        model: answers one request after the other, in a thread; meanwhile the page and refusals are served.
-        name: name of the model, shown on the page.
-        hosts: names by which requests may call this machine (header Host); "*" allows any.
-        largest_body: bytes of an image file; more is refused with status 413.
-        debug: print tracebacks of defects, which may hold prompts.
+        model: the model. It handles one request at a time, in a thread, so that the page and errors are served
+            meanwhile.
+        name: the name of the model on the page.
+        hosts: allowed values of the header Host; "*" allows any.
+        largest_body: the largest image file in bytes; larger ones get status 413.
+        debug: whether to print tracebacks of defects, which may contain prompts.
     """
     settings: dict[str, Json] = {
         "model": name,
@@ -83,7 +84,7 @@ def make_app(
         "most": MOST_TEXTS,
     }
     page = make_page(settings)
-    turn = Semaphore(1)  # one image at a time: two would only share the same device and double the memory
+    turn = Semaphore(1)  # one image at a time: two would share the same device and need twice the memory
 
     async def show_page(request: Request) -> Response:
         return HTMLResponse(page, headers=HEADERS)
@@ -101,7 +102,7 @@ def make_app(
             return _error(400, str(error))
         except ClientDisconnect:
             return Response(status_code=400)
-        except Exception as error:  # a defect of ours; its message may hold what the user sent, so it is not logged
+        except Exception as error:  # a defect; its message may contain the user's input, so it is not logged
             if debug:
                 traceback.print_exc()
             return _error(500, f"internal error, {type(error).__name__}; start afloc serve with --debug to see where")
@@ -122,10 +123,10 @@ def make_app(
 
 
 def make_page(settings: Mapping[str, Json]) -> str:
-    """The page as one document, with its style, its script and the settings that the script needs."""
+    """The page as one HTML document, with its style, its script and the settings of the script."""
     folder = files("afloc_jax.serve")
     page, style, script = ((folder / f"page.{kind}").read_text(encoding="utf-8") for kind in ("html", "css", "js"))
-    known = json.dumps(settings).replace("<", "\\u003c")  # cannot end the element that it stands in
+    known = json.dumps(settings).replace("<", "\\u003c")  # "<" could end the script element
     return page.replace("{{style}}", style).replace("{{script}}", script).replace("{{settings}}", known)
 
 
@@ -144,7 +145,7 @@ def _localize(model: Model, pixels: np.ndarray, request: Request) -> dict[str, J
     try:
         threshold = float(given)
     except ValueError:
-        raise UsageError("the threshold is no number; it lies between -1 and 1") from None
+        raise UsageError("the threshold is not a number; it must lie between -1 and 1") from None
     found = model.localize([pixels], _texts(request, "prompt"), threshold)[0]
     return {
         **_picture(model, pixels, request),
@@ -154,7 +155,7 @@ def _localize(model: Model, pixels: np.ndarray, request: Request) -> dict[str, J
 
 
 def _described(found: Localization) -> dict[str, Json]:
-    """What is told of one prompt. The map is a picture whose 0 and 255 stand for its `lowest` and `highest` value."""
+    """The result of one prompt as JSON. The map is an 8-bit picture: 0 and 255 are its `lowest` and `highest` value."""
     return {
         "prompt": found.prompt,
         "similarity": found.similarity,
@@ -182,7 +183,7 @@ def _texts(request: Request, key: str) -> list[str]:
 
 
 def _shown(picture: np.ndarray) -> np.ndarray:
-    """A picture [H, W] no larger than what is sent."""
+    """The picture [H, W], scaled down so that no side is longer than LONGEST_SIDE."""
     height, width = picture.shape
     scale = LONGEST_SIDE / max(height, width)
     if scale >= 1:
@@ -192,10 +193,10 @@ def _shown(picture: np.ndarray) -> np.ndarray:
 
 
 def _check_origin(request: Request) -> None:
-    """Refuse requests of other web pages, which browsers name in the header Origin. Other programs send none."""
+    """Refuses requests from other web pages, which browsers name in the header Origin. Other programs send none."""
     origin = request.headers.get("origin")
     if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
-        raise _Refused(403, "only the page of this server may ask it")
+        raise _Refused(403, "only the page of this server may send requests")
 
 
 async def _read_body(request: Request, largest: int) -> bytes:
@@ -206,7 +207,8 @@ async def _read_body(request: Request, largest: int) -> bytes:
             body += part
         elif received > 4 * largest:
             break
-    # A file that is too large is read on for a while and dropped, because a browser that is cut off shows no answer.
+    # The rest of a file that is too large is read for a while and dropped: a browser whose upload is cut off would not
+    # show the error.
     if received > largest:
         raise _Refused(413, f"the file is too large; at most {largest / (1 << 20):.4g} MiB are read")
     return bytes(body)

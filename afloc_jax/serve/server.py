@@ -1,4 +1,4 @@
-"""Listen on a port and serve one model until Ctrl-C."""
+"""The server: it listens on a port and serves one model until Ctrl-C."""
 
 import contextlib
 import errno
@@ -16,23 +16,27 @@ LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 
 def serve(folder: AnyPath, host: str = "127.0.0.1", port: int = 8000, *, debug: bool = False) -> None:
-    """Load a model folder and answer requests; prints the address, returns after Ctrl-C.
+    """Loads a model folder and serves it. Prints the address and returns after Ctrl-C.
 
     Args:
-        folder: model folder.
-        host: address or name to listen on. On a loopback address only requests that name this machine are answered, so
-            that no web page can reach it through a name of its own (DNS rebinding).
-        port: 0 takes a free one.
-        debug: print tracebacks of defects.
+        folder: the model folder.
+        host: the address or name to listen on. On a loopback address only requests that name this machine are served,
+            so that no web page can reach the server through a domain of its own (DNS rebinding).
+        port: the port; 0 takes a free one.
+        debug: whether to print tracebacks of defects.
 
     Raises:
-        UsageError: starlette or uvicorn is not installed. UserError: an unusable model folder, a port in use.
+        UsageError: starlette or uvicorn is not installed.
+        UserError: the model folder is unusable, or the port is in use.
     """
     place = user_path(folder)
     missing = [package for package in ("starlette", "uvicorn") if importlib.util.find_spec(package) is None]
     if missing:
         raise UsageError(f"serve needs {' and '.join(missing)}; run: pip install -r requirements-serve.txt")
-    with contextlib.suppress(KeyboardInterrupt), listen(host, port) as listener:  # before seconds go into loading
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        listen(host, port) as listener,
+    ):  # before the slow load
         import uvicorn
 
         from afloc_jax.inference.model import load
@@ -40,7 +44,7 @@ def serve(folder: AnyPath, host: str = "127.0.0.1", port: int = 8000, *, debug: 
 
         model = load(place)
         side = model.image_size
-        model.localize([np.zeros((side, side), np.uint8)], ["warm"])  # compiles, so that the first user need not wait
+        model.localize([np.zeros((side, side), np.uint8)], ["warm"])  # compiles, so that the first request is fast
         local = is_loopback(listener.getsockname()[0])
         app = make_app(
             model,
@@ -50,11 +54,11 @@ def serve(folder: AnyPath, host: str = "127.0.0.1", port: int = 8000, *, debug: 
         )
         print(f"serving {place} at {_address(host, listener)} (Ctrl-C ends it)", flush=True)
         if not local:
-            print("afloc: no login: everyone who reaches this port can use the page", file=sys.stderr, flush=True)
+            print("afloc: no login: everyone who can reach this port can use it", file=sys.stderr, flush=True)
         settings = uvicorn.Config(
             app,
-            access_log=False,  # its lines hold the prompts
-            log_level="critical",  # defects are answered and, with debug, printed by the application
+            access_log=False,  # its lines would contain prompts
+            log_level="critical",  # the application reports defects itself
             lifespan="off",
             ws="none",
             server_header=False,
@@ -64,7 +68,7 @@ def serve(folder: AnyPath, host: str = "127.0.0.1", port: int = 8000, *, debug: 
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises UserError, with what to do, when the address cannot be had."""
+    """A listening socket. Raises UserError, with what to do, where the address cannot be used."""
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
@@ -73,7 +77,7 @@ def listen(host: str, port: int) -> socket.socket:
         elif error.errno == errno.EACCES:
             problem = f"port {port} may not be opened by this user; choose one above 1023 with --port"
         else:
-            problem = f"--host {host} is no address of this machine; 127.0.0.1 is this machine alone, 0.0.0.0 all of it"
+            problem = f"--host {host} is not an address of this machine; use 127.0.0.1 (local) or 0.0.0.0 (all)"
         raise UserError(problem) from None
 
 
