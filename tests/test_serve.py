@@ -268,7 +268,7 @@ def test_a_port_in_use_is_named_before_the_model_is_loaded(tmp_path, capsys):
 def test_a_folder_without_a_model_and_a_host_without_an_address_are_named(tmp_path, capsys):
     assert main(["serve", str(tmp_path), "--port", "0"]) == 1
     assert "config.json is missing" in capsys.readouterr().err
-    with pytest.raises(UserError, match=r"203.0.113.7 is no address of this machine"):  # one kept for documentation
+    with pytest.raises(UserError, match=r"203.0.113.7 is not an address of this machine"):  # one kept for documentation
         listen("203.0.113.7", 0)
     with pytest.raises(SystemExit, match="2"):
         main(["serve", str(tmp_path), "--port", "70000"])
