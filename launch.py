@@ -3,8 +3,8 @@
     python launch.py --config=configs/demo.py --workdir=runs/demo [--config.optimizer.lr=1e-4 ...]
     python launch.py --config=configs/afloc.py --sweep=configs/sweeps/levels.py --workdir=runs/levels [--dry_run]
 
-The same command again resumes; a finished run says so. Exit status: 0 finished, 1 the work failed, 2 a wrong call,
-143 or 130 stopped by SIGTERM or Ctrl-C after saving (the same command goes on from there).
+The same command again resumes a run; a finished run says so. The exit status is 0 for a finished run, 1 for failed
+work, 2 for a wrong call, and 143 or 130 if SIGTERM or Ctrl-C stopped the run, after it saved a checkpoint.
 """
 
 import functools
@@ -25,12 +25,12 @@ def parse(arguments: list[str]) -> flags.FlagValues:
     """The flags of a command line; `arguments[0]` is the program.
 
     Raises:
-        UsageError: one line for anything that does not parse.
-        SystemExit: --help was asked for and given.
+        UsageError: the command line or the config file is wrong; the message is one line.
+        SystemExit: after --help.
     """
     values = flags.FlagValues()
     arguments = [_with_underscores(argument) for argument in arguments]
-    # New attributes are let through so that the validation of the whole config can name what is allowed instead.
+    # The lock is off, so that unknown keys reach the validation of the config, which names the allowed ones.
     config_flags.DEFINE_config_file(
         "config", None, "Config file, e.g. configs/demo.py; --config.KEY=VALUE changes a value of it.",
         flag_values=values, lock_config=False, accept_new_attributes=True, sys_argv=arguments,
@@ -39,13 +39,13 @@ def parse(arguments: list[str]) -> flags.FlagValues:
         functools.partial(define, flag_values=values)
         for define in (flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_bool)
     )
-    text("workdir", None, "Folder for everything the run writes; the same folder resumes.")
-    text("sweep", None, "Generator of overrides, e.g. configs/sweeps/levels.py.")
+    text("workdir", None, "Working directory: the folder of all files of the run. The same folder resumes.")
+    text("sweep", None, "Sweep file, a generator of overrides, e.g. configs/sweeps/levels.py.")
     switch("dry_run", False, "Check the config (and print the table of a sweep), then stop.")
-    switch("distributed", False, "One of several processes, which find each other first.")
-    text("coordinator", None, "Host:port of process 0, where no cluster says it.")
-    number("processes", None, "Number of processes, where no cluster says it.")
-    number("process", None, "Number of this process, from 0.")
+    switch("distributed", False, "Run as one of several processes, which connect first.")
+    text("coordinator", None, "Host:port of process 0, if no cluster provides it.")
+    number("processes", None, "Number of processes, if no cluster provides it.")
+    number("process", None, "Index of this process, from 0.")
     switch("debug", False, "Show tracebacks and the log lines of libraries.")
 
     if any(argument in ("-h", "-help", "--help") for argument in arguments[1:]):
@@ -54,7 +54,7 @@ def parse(arguments: list[str]) -> flags.FlagValues:
     _check_paths(arguments)
     try:
         rest = values(arguments)
-    except Exception as error:  # a config file may raise anything: whatever it is, the call was wrong
+    except Exception as error:  # a config file may raise anything; in each case the call was wrong
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         message = lines[-1] if lines else "unreadable command line"
         kind = "" if isinstance(error, flags.Error) else f"{type(error).__name__}: "
@@ -65,7 +65,7 @@ def parse(arguments: list[str]) -> flags.FlagValues:
 
 
 def _with_underscores(argument: str) -> str:
-    """A flag as absl knows it; hyphens are taken too. The value of a flag, and keys of the config, stay as they are."""
+    """An argument with "_" for "-" in the name of its flag. Values, and keys of the config, are unchanged."""
     name, equals, value = argument.partition("=")
     if not name.startswith("--") or name.startswith("--config"):
         return argument
@@ -73,19 +73,19 @@ def _with_underscores(argument: str) -> str:
 
 
 def _check_paths(arguments: list[str]) -> None:
-    """Missing flags and files, said more plainly than the flags library does."""
+    """Checks for missing flags and files, with clearer errors than those of the flags library."""
     given = dict(argument.lstrip("-").partition("=")[::2] for argument in arguments[1:] if argument.startswith("-"))
     for name, example in (("config", "configs/demo.py"), ("workdir", "runs/demo")):
         if name not in given:
             raise UsageError(f"--{name} is missing, e.g. --{name}={example}")
     for name, example in (("config", "configs/demo.py"), ("sweep", "configs/sweeps/levels.py")):
-        # "--config PATH", with a space, leaves its check to the library.
+        # The library checks "--config PATH", with a space.
         if given.get(name) and not Path(given[name].split(":", 1)[0]).is_file():
             raise UsageError(f"--{name}={given[name]}: no such file; {example} is one")
 
 
 def run(values: flags.FlagValues) -> int:
-    """Do what the flags say; returns the exit status."""
+    """Trains or sweeps according to the flags; returns the exit status."""
     workdir = user_path(values.workdir, "--workdir")
     # Imported late: JAX takes seconds to start, and a sweep must leave the devices to its runs.
     if values.sweep:
@@ -109,9 +109,9 @@ def run(values: flags.FlagValues) -> int:
 
 
 def main(arguments: list[str]) -> int:
-    """Parse, run, and turn failures into one line and an exit status."""
+    """Parses the flags and runs. An error becomes one line and an exit status."""
     debug = "--debug" in arguments
-    # Libraries log every checkpoint and build step; a run speaks through its progress bar and closing lines.
+    # Libraries log every checkpoint and build step, which would hide the progress bar and the closing lines.
     logging.set_verbosity(logging.INFO if debug else logging.ERROR)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if debug else "2")
     keep_compiled()

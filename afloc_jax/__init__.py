@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str):
-    # JAX is imported when a model is, so that `afloc --help` and the version answer at once.
+    # JAX is imported with the first model only, so that `afloc --help` and --version are fast.
     if name == "load":
         from afloc_jax.inference.model import load
 

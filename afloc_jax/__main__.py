@@ -1,4 +1,4 @@
-"""`python -m afloc_jax` is the `afloc` command."""
+"""`python -m afloc_jax` runs the `afloc` command."""
 
 import sys
 

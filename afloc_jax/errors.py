@@ -1,4 +1,4 @@
-"""Errors that a user caused or can mend, and the causes behind a library's error."""
+"""Errors that a user can correct, and the causes behind the error of a library."""
 
 import errno
 from collections.abc import Iterator
@@ -7,9 +7,9 @@ _NO_SPACE = ("no space left on device", "disk quota exceeded")
 
 
 class UserError(Exception):
-    """A wrong call or unusable input; the message is one line: what was wrong, where, what to do.
+    """A wrong call or unusable input. The message is one line that says what was wrong, where, and what to do.
 
-    `exit_status` is what the command line exits with: 2 for a wrong call, 1 for work that failed.
+    `exit_status` is the exit status of the command line: 2 for a wrong call, 1 for work that failed.
     """
 
     exit_status = 1
@@ -29,7 +29,7 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def is_no_space(error: BaseException) -> bool:
-    """Whether a full disk is behind `error`, also where a library wrapped the system's error in its own."""
+    """Whether `error` was caused by a full disk, also where a library wrapped the system's error in its own."""
     for link in chain(error):
         if isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT):
             return True

@@ -1,7 +1,7 @@
-"""One path type, and files that appear whole or not at all.
+"""The path type, and files that are written completely or not at all.
 
 Working directories, checkpoints, model folders, records and results are read and written through `Path` of this module
-alone: it is what etils brings, and knows other kinds of storage beside the local disk.
+alone. It is etils' path type, which can also address remote storage.
 """
 
 import glob
@@ -25,14 +25,14 @@ _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:/")
 
 
 def user_path(path: AnyPath, name: str = "") -> Path:
-    """A path that a user gave, checked before anything is read or written.
+    """A path from the user, checked before anything is read or written.
 
     Args:
-        path: as given; "~" is expanded.
-        name: what the user calls it, such as "--workdir" or "config.data.directory".
+        path: the path; "~" is expanded.
+        name: the name of the flag or key in errors, such as "--workdir" or "config.data.directory".
 
     Raises:
-        UsageError: it lies on remote storage, which has not been shown to work yet.
+        UsageError: the path is on remote storage, which has not been tested yet.
     """
     text = os.fspath(path)
     if _SCHEME.match(text):
@@ -42,24 +42,25 @@ def user_path(path: AnyPath, name: str = "") -> Path:
 
 
 def matching(folder: str | os.PathLike[str], pattern: str) -> list[Path]:
-    """Paths below a folder that match a pattern such as "*/*.json", sorted; none where the folder is absent.
+    """The paths below a folder that match a pattern such as "*/*.json", sorted; empty where the folder is absent.
 
-    `Path.glob` would read brackets in the name of the folder as a part of the pattern.
+    Brackets in the name of the folder are escaped: `Path.glob` would read them as part of the pattern.
     """
     return sorted(Path(glob.escape(os.fspath(folder))).glob(pattern))
 
 
 def write_whole(path: AnyPath, content: str | bytes) -> None:
-    """Write a file under another name in its folder first (text as UTF-8), then rename it.
+    """Writes a file (text as UTF-8) under a temporary name in its folder and renames it.
 
-    A reader meets the old file or the new one, and what was begun leaves nothing. Raises OSError.
+    A reader sees either the old file or the complete new one. Where writing fails, the temporary file is deleted.
+    Raises OSError.
     """
     target = Path(path)
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".writing")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
-        os.chmod(temporary, 0o644)  # mkstemp makes private files
+        os.chmod(temporary, 0o644)  # mkstemp creates files that only their owner may read
         os.replace(temporary, target)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -67,23 +68,23 @@ def write_whole(path: AnyPath, content: str | bytes) -> None:
 
 
 def write_json(path: AnyPath, content: Any) -> None:
-    """Write readable JSON; the file appears whole. Raises OSError."""
+    """Writes indented JSON, completely or not at all. Raises OSError."""
     write_whole(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 @contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder that takes the place of `folder` when the block ends well and vanishes when it does not."""
+    """A temporary folder that replaces `folder` when the block ends, and is deleted when the block raises."""
     folder = Path(os.path.abspath(folder))
     folder.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in matching(folder.parent, f".{glob.escape(folder.name)}.writing-*"):  # left by a run that was killed
+    for leftover in matching(folder.parent, f".{glob.escape(folder.name)}.writing-*"):  # of a process that was killed
         shutil.rmtree(leftover, ignore_errors=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.writing-", dir=folder.parent))
     try:
-        os.chmod(temporary, 0o755)  # mkdtemp makes private folders; a model is meant to be shared
+        os.chmod(temporary, 0o755)  # mkdtemp creates private folders, but models and results are shared
         yield temporary
         if folder.exists():
-            # A folder cannot be renamed over a full one, so the old one steps aside first.
+            # A folder cannot be renamed to an existing one that has content, so the old one is renamed first.
             old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.writing-", dir=folder.parent))
             os.replace(folder, old / "old")
             os.replace(temporary, folder)
@@ -99,22 +100,22 @@ def read_json(path: AnyPath, remedy: str = "") -> Any:
 
     Args:
         path: the file.
-        remedy: what the reader of an error should do, such as "fetch it again".
+        remedy: the end of the error message, which says what to do, such as "fetch it again".
 
     Raises:
-        UserError: the file cannot be read or holds no JSON. The message names the file and the line, never the content.
+        UserError: the file cannot be read or is not JSON. The message names the file and the line, never the content.
     """
     end = f"; {remedy}" if remedy else ""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}){end}") from None
-    except ValueError as error:  # neither JSON nor UTF-8; what the decoder says could quote the content
+    except ValueError as error:  # not JSON or not UTF-8; the decoder's own message could quote the content
         line = f" at line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         raise UserError(f"{path}: not valid JSON{line}{end}") from None
 
 
 def sha256_of(path: AnyPath) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal. Raises OSError."""
+    """The SHA-256 of a file's bytes in hexadecimal. Raises OSError."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

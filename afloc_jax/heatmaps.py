@@ -1,7 +1,7 @@
-"""From region and prompt embeddings to a heat map: dot product, Gaussian filter, bilinear upsampling.
+"""Heat maps from region and prompt embeddings: similarity, Gaussian filter, bilinear upsampling.
 
-Filter and upsampling are linear and separable, so each is one small matrix per axis. Two matrix products per map do
-both, run on any device and take whole batches; the matrices are built once on the host in float64.
+The filter and the upsampling are linear and separable, so each is one small matrix per axis. They are applied by matrix
+products, on any device and to whole batches. The matrices are computed once, on the host in float64.
 """
 
 from dataclasses import dataclass
@@ -22,23 +22,23 @@ from data_pipelines.constants import IMAGE_SIZE
 
 AnyArray = Array | np.ndarray
 
-SIGMA = 1.5  # cells of the published 19 x 19 grid
-EXTENT = 0.01  # the share of regions at which a presence map's step lies where it is set
-EXTENT_SHARPNESS = 5.0  # how much steeper than that step the one is that counts them
+SIGMA = 1.5  # width of the published filter, in cells of the 19 x 19 grid
+EXTENT = 0.01  # share of regions for which the step of a presence map lies at its threshold
+EXTENT_SHARPNESS = 5.0  # steepness of the step that counts regions, as a multiple of the map's step
 
 
 @dataclass(frozen=True)
 class HeatmapSettings(Settings, section="localization"):
-    """How a model's embeddings become a heat map; the defaults are as published.
+    """How embeddings become a heat map. The defaults are the published ones.
 
     Attributes:
-        sigma: width of the Gaussian filter, in cells of a 19 x 19 grid; 0 leaves the map unfiltered.
+        sigma: the width of the Gaussian filter, in cells of a 19 x 19 grid; 0 turns the filter off.
         cells: where the cells of the deep map lie: "tiles" of the image, or centred on their "receptive_field".
-        prompt_level: whether the prompt's "report" or its "sentence" embedding is the query.
-        similarity: "dot" product, or "presence", see `presence_map`.
-        presence_sharpness: slope of a presence map's step.
-        presence_threshold: the cosine in the middle of that step.
-        presence_growth: by how much the step lies lower for every doubling of the finding's extent.
+        prompt_level: the query: the "report" embedding of the prompt, or the mean of its "sentence" embeddings.
+        similarity: "dot" product, or "presence" (see `presence_map`).
+        presence_sharpness: the slope of the step of a presence map.
+        presence_threshold: the cosine at the middle of that step.
+        presence_growth: the decrease of that cosine for every doubling of the finding's extent.
     """
 
     sigma: float = setting(SIGMA, NOT_NEGATIVE)
@@ -50,10 +50,10 @@ class HeatmapSettings(Settings, section="localization"):
     presence_growth: float = setting(0.0, NOT_NEGATIVE)
 
     def query(self, texts: TextLevels) -> Float[AnyArray, "B D"]:
-        """What the deep regions are compared with: the report's embedding (published), or its sentences' mean.
+        """The query of the heat map: the report embedding of each prompt (published), or the mean of its sentences.
 
-        Sentences are what the deep map learned to meet; the report's embedding also holds `[CLS]` and `[SEP]`, which
-        add the same map to every prompt. Takes and returns JAX or NumPy arrays.
+        In training the deep map is contrasted with sentences. The report embedding also contains `[CLS]` and `[SEP]`,
+        which add nearly the same map to every prompt. Takes and returns JAX or NumPy arrays.
         """
         if self.prompt_level == "report":
             return texts.report
@@ -64,7 +64,7 @@ class HeatmapSettings(Settings, section="localization"):
     def map(
         self, regions: Float[AnyArray, "*b h w D"], text: Float[AnyArray, "*b D"], size: int, input_size: int
     ) -> Float[Array, "*b size size"]:
-        """Heat maps of side `size`, un-normalised. `input_size` is the side of the network's input, pixels."""
+        """Un-normalised heat maps of side `size`. `input_size` is the side of the network's input in pixels."""
         if self.similarity == "presence":
             cells = presence_map(regions, text, self.presence_sharpness, self.presence_threshold, self.presence_growth)
         else:
@@ -74,7 +74,10 @@ class HeatmapSettings(Settings, section="localization"):
 
 
 def similarity_map(regions: Float[AnyArray, "*b h w D"], text: Float[AnyArray, "*b D"]) -> Float[Array, "*b h w"]:
-    """Dot product (not cosine, as published) of every region with the prompt. Leading axes broadcast."""
+    """The dot product of every region with the query (as published, not the cosine). Leading axes broadcast.
+
+    Raises ValueError where the widths differ.
+    """
     if regions.shape[-1] != text.shape[-1]:
         raise ValueError(f"regions are {regions.shape[-1]} wide and the text {text.shape[-1]}; they must be equal")
     return jnp.einsum("...hwd,...d->...hw", regions, text, precision=jax.lax.Precision.HIGHEST)
@@ -87,15 +90,17 @@ def presence_map(
     threshold: float,
     growth: float = 0.0,
 ) -> Float[Array, "*b h w"]:
-    """A soft step of every region's cosine c with the prompt, 1 / (1 + exp(-sharpness (c - step))), in (0, 1).
+    """A soft step of the cosine c of every region with the query, in (0, 1). It is not part of the published recipe.
 
-    Beyond the published map: a region counts as there or not, and those that are surely there count the same, so that
-    one outstanding region does not push the others below every threshold. A zero vector has cosine 0.
+        map = 1 / (1 + exp(-sharpness (c - step)))        step = threshold - growth log2(e / 0.01)
 
-    Where the step lies depends on the extent e of what stands out, the share of regions above `threshold`:
-    step = threshold - growth log2(e / 1 %). What a network sees of a small finding is wider than the finding, because
-    regions overlap; of a large one it marks the telling parts and is less sure of the rest. e is a count by a steeper
-    step, plus half a region, so that it has a gradient and is never 0.
+    All regions far above the step have nearly the same value, so that one region with a large cosine does not push the
+    others below every threshold. A zero vector has cosine 0.
+
+    e is the extent of the finding: the share of regions whose cosine exceeds `threshold`. With `growth` the step is
+    higher for small findings, which appear wider than they are because receptive fields overlap, and lower for large
+    ones, of which a network marks only the most distinctive parts. e counts regions by a step that is
+    EXTENT_SHARPNESS times as steep, plus half a region, so that it has a gradient and is never 0.
     """
     norms = jnp.linalg.norm(regions, axis=-1) * jnp.linalg.norm(text, axis=-1)[..., None, None]
     cosine = similarity_map(regions, text) / jnp.where(norms > 0, norms, 1)
@@ -108,13 +113,13 @@ def presence_map(
 
 
 def scaled_sigma(cells: int, sigma: float = SIGMA, reference_cells: int = 19) -> float:
-    """Width of the filter, in cells, that covers the same part of the image on a grid of another size."""
+    """The width of the filter in cells of a grid of `cells`, covering the same part of the image as `sigma`."""
     return sigma * cells / reference_cells
 
 
 @lru_cache(maxsize=64)
 def _gaussian_matrix(cells: int, sigma: float) -> np.ndarray:
-    # Filtering the identity gives the matrix of the filter, reflected borders and truncation at 4 sigma included.
+    # Filtering the identity gives the matrix of the filter, with reflected borders and truncation at 4 sigma.
     matrix = scipy.ndimage.gaussian_filter1d(np.eye(cells), sigma, axis=0) if sigma > 0 else np.eye(cells)
     matrix.setflags(write=False)
     return matrix
@@ -141,7 +146,10 @@ def _separable(map: Float[AnyArray, "*b h w"], rows: np.ndarray, columns: np.nda
 
 
 def smooth(map: Float[AnyArray, "*b h w"], sigma: float = SIGMA) -> Float[Array, "*b h w"]:
-    """Gaussian filter over the last two axes, `sigma` in cells; equals `scipy.ndimage.gaussian_filter` (reflect)."""
+    """A Gaussian filter over the last two axes, `sigma` in cells; equal to `scipy.ndimage.gaussian_filter` (reflect).
+
+    Raises ValueError for a negative `sigma`.
+    """
     if not sigma >= 0:
         raise ValueError(f"sigma is {sigma}; it must be 0 (no filter) or more, in cells of the map")
     height, width = map.shape[-2:]
@@ -151,11 +159,13 @@ def smooth(map: Float[AnyArray, "*b h w"], sigma: float = SIGMA) -> Float[Array,
 def upsample(
     map: Float[AnyArray, "*b h w"], size: int | tuple[int, int] = IMAGE_SIZE, input_size: int | None = None
 ) -> Float[Array, "*b H W"]:
-    """Bilinear over the last two axes, `align_corners=False` without antialiasing (torch `interpolate`).
+    """Bilinear upsampling of the last two axes, as PyTorch's `interpolate` with `align_corners=False`.
 
-    That takes the cells for equal tiles of the image, as published. They are not: a network of stride s centres cell
-    k on pixel k * s of its input, so such a map lies up to s / 2 pixels too far right and down. With `input_size`,
-    the side of the network's input, every cell is put where it looks.
+    As published, the cells are taken for equal tiles of the image. However, a network of stride s centres cell k on
+    pixel k s of its input, so that such a map is shifted by up to s / 2 pixels to the right and down. With
+    `input_size`, the side of the network's input, every cell is placed at the centre of its receptive field.
+
+    Raises ValueError for a size below 1, or cells that do not fit `input_size`.
     """
     target_height, target_width = (size, size) if isinstance(size, int) else size
     if target_height < 1 or target_width < 1:
@@ -166,9 +176,9 @@ def upsample(
 
 
 def normalise(map: Float[AnyArray, "*b h w"], low: float = 0.0, high: float = 1.0) -> Float[AnyArray, "*b h w"]:
-    """Min-max over the last two axes to [low, high]; a constant map, which prefers nothing, becomes `low`.
+    """The map scaled to [low, high] by its minimum and maximum over the last two axes. A constant map becomes `low`.
 
-    Takes and returns JAX or NumPy arrays; NumPy float64 stays on the host in float64.
+    Takes and returns JAX or NumPy arrays; NumPy arrays stay on the host in their precision.
     """
     smallest = map.min(axis=(-2, -1), keepdims=True)
     span = map.max(axis=(-2, -1), keepdims=True) - smallest
@@ -176,10 +186,11 @@ def normalise(map: Float[AnyArray, "*b h w"], low: float = 0.0, high: float = 1.
 
 
 def boxes_from_map(map01: np.ndarray, threshold: float, minimum_pixels: int = 1) -> np.ndarray:
-    """Boxes around the connected parts of `map01 > threshold`: [K, 4] int, x, y, width, height; the largest part first.
+    """Boxes around the connected regions of `map01 > threshold`, the largest region first.
 
-    The threshold is compared with the map as it is (see `normalise`). Pixels that touch along a side are connected,
-    those that meet at a corner are not. Parts of fewer than `minimum_pixels` are dropped.
+    The result is [K, 4] int: x, y, width, height. The threshold applies to the map as it is (see `normalise`). Pixels
+    that share a side are connected; pixels that share only a corner are not. Regions of fewer than `minimum_pixels` are left out. Raises ValueError unless the map
+    is [H, W].
     """
     map01 = np.asarray(map01)
     if map01.ndim != 2:

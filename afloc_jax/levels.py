@@ -20,11 +20,10 @@ LEVELS: tuple[LevelName, ...] = get_args(LevelName)
 
 @flax.struct.dataclass
 class ImageLevels:
-    """What an image encoder returns, projected to the shared width D. `whole` is the global vector.
+    """The output of an image encoder, projected to the shared width D. `whole` is the global vector.
 
-    `shallow_factors`, which an encoder returns on request, are the shallow map before its projection [B, H1, W1, F] and
-    the projection [F, D]: their product is `shallow`, and where F < D the word level costs less from them
-    (losses/low_rank.py).
+    `shallow_factors`, returned on request, are the shallow map before its projection [B, H1, W1, F] and the projection
+    [F, D], whose product is `shallow`. Where F < D, the word level is cheaper from them (losses/low_rank.py).
     """
 
     shallow: Float[Array, "B H1 W1 D"]
@@ -35,9 +34,9 @@ class ImageLevels:
 
 @flax.struct.dataclass
 class TextLevels:
-    """What a text encoder returns. `word_count` and `sentence_count` say how many leading units are valid.
+    """The output of a text encoder. `word_count` and `sentence_count` are the numbers of valid units, which come first.
 
-    Unit 0 of both sequences is `[CLS]`; positions from the count on are ignored by the losses.
+    Unit 0 of both sequences is `[CLS]`. The losses ignore units from the count on.
     """
 
     words: Float[Array, "B T D"]
@@ -51,13 +50,13 @@ class TextLevels:
 class TokenBatch:
     """Token ids and the segment ids that merge them: pieces -> words -> sentences -> report.
 
-    Computed with the tokens on the host (data_pipelines/tokens.py), used inside jit as array operations.
-    Every array has the same number of slots L; a word or sentence slot index is always < L.
+    The ids are computed with the tokens on the host (data_pipelines/tokens.py). Models merge by array operations inside
+    jit. Every array has the same number of slots L; the index of a word or sentence is always below L.
     """
 
     token_ids: Int[Array, "B L"]  # 0 is padding
     word_ids: Int[Array, "B L"]  # the word each piece belongs to: [CLS] 0, then words, [SEP] last; padding -1
-    # The sentence unit each WORD slot belongs to: [CLS] 0, sentences 1.., [SEP] last; -1 for none (periods, padding).
+    # The sentence that each WORD slot belongs to: [CLS] 0, sentences 1.., [SEP] last; periods and padding -1.
     sentence_ids: Int[Array, "B L"]
-    word_count: Int[Array, " B"]  # [CLS] + words, without [SEP]
-    sentence_count: Int[Array, " B"]  # [CLS] + sentences, without [SEP]
+    word_count: Int[Array, " B"]  # [CLS] and the words, without [SEP]
+    sentence_count: Int[Array, " B"]  # [CLS] and the sentences, without [SEP]

@@ -1,4 +1,4 @@
-"""Where a number comes from: code, weights, data, device, versions. This is written beside every result."""
+"""The provenance that is written beside every result: code, weights, data, device, versions."""
 
 import datetime
 import functools
@@ -20,7 +20,7 @@ PACKAGES = ("jax", "flax", "numpy")
 
 
 def provenance(**facts: Json) -> dict[str, Json]:
-    """Facts of this process (code, device, versions, time) and the given ones, but for those that are None or ""."""
+    """Code, device, versions and time of this process, with the given facts; those that are None or "" are left out."""
     device = jax.devices()[0]
     found: dict[str, Json] = {
         **facts,
@@ -37,7 +37,7 @@ def provenance(**facts: Json) -> dict[str, Json]:
 
 @functools.cache
 def code_version() -> str:
-    """Version of the package, and in a git checkout the commit, with "+changes" when files differ from it."""
+    """The version of the package, and in a git checkout the commit, with "+changes" if files differ from it."""
     version = f"afloc_jax {afloc_jax.__version__}"
     root = Path(__file__).resolve().parents[1]
     if not (root / ".git").exists():
@@ -51,5 +51,5 @@ def code_version() -> str:
 
 
 def hash_of(settings: Mapping[str, Any]) -> str:
-    """SHA-256 of settings, independent of the order of their keys."""
+    """The SHA-256 of settings, independent of the order of their keys."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()

@@ -1,16 +1,16 @@
-"""Settings: one frozen dataclass per section of a config, which checks itself wherever its values come from.
+"""Settings: one frozen dataclass per section of a config, which checks its values wherever they come from.
 
-A room declares what it reads:
+A package declares the settings that it reads:
 
     @dataclass(frozen=True)
     class OptimizerSettings(Settings, section="optimizer"):
         name: Literal["adam", "adamw"] = "adam"
         lr: float = setting(2e-5, POSITIVE)
 
-The annotation gives the type, `Literal` the names to choose from, and `setting` the range. The constructor checks
-all of it, so a call from Python, `launch.py` (`read(..., prefix="config.")`), a model folder's config.json and an entry
-of `config.evaluation.datasets` refuse the same values with the same words. What two settings of a section must agree
-on belongs into that class's `check`.
+The annotation gives the type, `Literal` the allowed names, and `setting` the range. The constructor checks all of them.
+A call from Python, `launch.py` (`read(..., prefix="config.")`), a model folder's config.json and an entry of
+`config.evaluation.datasets` therefore refuse the same values with the same message. Rules between settings of a section
+belong in the `check` of its class.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from typing import Any, ClassVar, Literal, Self, TypeAlias, Union, get_args, get
 from afloc_jax.errors import UsageError
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
-"""A value as JSON holds it."""
+"""A JSON value."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ NOT_EMPTY = Rule(lambda value: len(value) > 0, "not empty")
 
 
 def at_least(least: int, why: str) -> Rule:
-    """The numbers from `least` on; `why` stands in brackets behind it."""
+    """The rule for numbers from `least` on. The error gives `why` in brackets."""
     return Rule(lambda value: value >= least, f"{least} or greater ({why})")
 
 
 def one_of(names: Iterable[str]) -> Rule:
-    """The names of a table. (A choice that is no table is a `Literal`.)"""
+    """The rule for a name of a table. (Names that are in no table are given by a `Literal`.)"""
     known = tuple(names)
     return Rule(lambda value: value in known, f"one of {', '.join(known)}")
 
@@ -60,10 +60,10 @@ def setting(
     """A field of a `Settings` class.
 
     Args:
-        default: its value where none is given; a list or a mapping is copied for every object.
-        rule: the range of its values.
-        help: a line for the command line, where the setting is a flag.
-        flag, metavar: the name of that flag, if it is not the setting's, and what stands for its value.
+        default: the default value; a list or a mapping is copied for every object.
+        rule: the range of allowed values.
+        help: the help text of the flag, where the setting is one.
+        flag, metavar: the name of the flag if it differs from the setting's, and the placeholder of its value.
     """
     metadata = {"rule": rule, "help": help, "flag": flag, "metavar": metavar}
     if isinstance(default, dict | list):
@@ -73,10 +73,10 @@ def setting(
 
 @dataclass(frozen=True)
 class Settings:
-    """Base of all settings. Subclasses are frozen dataclasses and name their section: `class A(Settings, section="a")`.
+    """The base of all settings: frozen dataclasses that name their section, as in `class A(Settings, section="a")`.
 
     Raises:
-        UsageError: (from the constructor) names section, key, value and what is allowed.
+        UsageError: (from the constructor) a value is wrong. The message names the key, its value and what is allowed.
     """
 
     section: ClassVar[str] = ""
@@ -96,23 +96,23 @@ class Settings:
         self.check()
 
     def check(self) -> None:
-        """What several settings must agree on; each value is right by itself when this is called. Raises UsageError."""
+        """Checks rules between several settings; it is called after each value is checked. Raises UsageError."""
 
     @classmethod
     def name_of(cls, key: str) -> str:
-        """The dotted name of a setting, as a user writes it: "loss.kernel"."""
+        """The dotted name of a setting as a user writes it, such as "loss.kernel"."""
         return f"{cls.section}.{key}" if cls.section else key
 
     @classmethod
     def read(cls, given: Mapping[str, Any], *, prefix: str = "") -> Self:
-        """Settings from a section of a config, or of a JSON file; what it lacks takes the default.
+        """The settings from a section of a config or of a JSON file. Missing keys take their default.
 
         Args:
             given: a mapping or a ConfigDict; sections inside it are read by their own classes.
-            prefix: what errors begin with: "config." or the file that `given` comes from.
+            prefix: the start of error messages: "config.", or the file that `given` comes from.
 
         Raises:
-            UsageError: an unknown key, a wrong type or a value out of range.
+            UsageError: a key is unknown, or a value has a wrong type or is out of range.
         """
         try:
             return _typed(plain(given), cls, cls.section)
@@ -120,7 +120,7 @@ class Settings:
             raise type(error)(f"{prefix}{error}") from error.__cause__
 
     def plain(self) -> dict[str, Json]:
-        """The settings as JSON holds them; `read` takes them back."""
+        """The settings as JSON values, which `read` reads back."""
         return plain({field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
 
 
@@ -129,7 +129,7 @@ def _types(cls: type[Settings]) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """Nested settings, ConfigDicts, tuples and NumPy numbers as dicts, lists and plain numbers, as JSON takes them."""
+    """Nested settings, ConfigDicts, tuples and NumPy numbers as JSON values: dicts, lists and Python numbers."""
     if isinstance(value, Settings):
         return value.plain()
     if hasattr(value, "to_dict"):  # a ConfigDict, whose references are resolved on the way
@@ -142,7 +142,7 @@ def plain(value: Any) -> Any:
 
 
 def known_keys(given: Mapping[str, Any], allowed: Sequence[str], section: str) -> None:
-    """Refuse keys that nobody would read. Raises UsageError, which names the nearest key that there is."""
+    """Raises UsageError for a key that is not `allowed`; the message names the most similar one."""
     for key in given:
         if key not in allowed:
             near = difflib.get_close_matches(str(key), allowed, 1)
@@ -151,7 +151,7 @@ def known_keys(given: Mapping[str, Any], allowed: Sequence[str], section: str) -
 
 
 def _typed(value: Any, wanted: Any, name: str) -> Any:
-    """`value` as an annotation wants it: sections as settings, lists as tuples, whole numbers as float."""
+    """`value` in the type of an annotation: sections become settings, lists tuples, and integers floats."""
     origin, arguments = get_origin(wanted), get_args(wanted)
     if origin in (Union, types.UnionType):
         return _typed_union(value, arguments, name)

@@ -1,13 +1,13 @@
 r"""The published architecture, objective and optimiser: ResNet-50 + BERT-base, batch 128, five epochs of pairs.
 
-Every other config starts from this one and states only what differs. Run:
+All other configs start from this one and state only what differs. Run:
 
     python launch.py --config=configs/afloc.py --config.data.raw=FOLDER --workdir=runs/afloc
 
-FOLDER is read by the builder `pairs`; other data: --config.data.dataset=NAME --config.data.directory=DATA.
-Three defaults are not the published run's: the towers start at random and a vocabulary is learned (there: ImageNet
-and Bio_ClinicalBERT), all pairs of a batch are contrasted, and batch statistics are those of the batch (there: 64,
-half a batch a device). All three as published:
+The builder `pairs` reads FOLDER. For other data: --config.data.dataset=NAME --config.data.directory=DATA.
+Three defaults are not those of the published run: the towers start at random with a learned vocabulary (published:
+ImageNet and Bio_ClinicalBERT), all pairs of a batch are contrasted, and batch statistics are those of the batch
+(published: 64 pairs each, half a batch per device). With all three as published:
 
     python launch.py --config=configs/afloc.py --config.data.raw=FOLDER --workdir=runs/published \
         --config.init_from="('resnet50.pth', 'Bio_ClinicalBERT/')" \
@@ -19,34 +19,34 @@ from ml_collections import ConfigDict, FieldReference
 
 def get_config() -> ConfigDict:
     config = ConfigDict()
-    config.name = "afloc"  # appears in the report and the model card
-    config.seed = 1  # parameters, shuffling and sentence sampling all derive from it
+    config.name = "afloc"  # title in the report and the model card
+    config.seed = 1  # seed of initial parameters, shuffling, sentence sampling and dropout
 
     config.data = data = ConfigDict()
     data.dataset = "pairs"  # builder in data_pipelines/builders
-    data.directory = "data"  # where prepared records live (built there first if `raw` is given and they are absent)
-    data.raw = ""  # raw files of the data set; empty: records must be prepared already (phantom needs none)
+    data.directory = "data"  # folder of prepared records; they are built there first if `raw` is given
+    data.raw = ""  # folder of raw files; empty: records must be prepared already (phantom needs none)
     data.builder = ConfigDict()  # keyword arguments of the builder, e.g. sizes and split fractions
     data.train_split = "train"
     data.validation_split = "validation"
-    # subset: random non-empty subset in random order; impression: keep the impression, sample the findings; all
+    # subset: random non-empty subset in random order; impression: all of the impression, sampled findings; all
     data.sentences = "subset"
     data.augment = False  # True: small random shifts, scales and exposures (never flips: reports name sides)
     data.max_tokens = 97  # token slots per report; longer reports are cut
     data.workers = 0  # Grain worker processes; 0 reads in threads of this process
 
     config.model = model = ConfigDict()
-    model.projection_dim = 768  # D, the width in which image regions and text units meet
+    model.projection_dim = 768  # D, the shared width of image regions and text units
     model.normalize = False  # L2-normalise every embedding
 
     model.image = image = ConfigDict()
     image.backbone = "resnet50"  # resnet18|34|50|101|152, resnext50|101, densenet121|161|169, resnet_small
-    image.input_size = 299  # side to which the square is resized inside the model, pixels
-    image.options = ConfigDict()  # further keyword arguments of the backbone (widths, strides, stages of the small one)
-    # images whose batch statistics are taken together, in order (published: 64, half a batch a device); 0: the batch
+    image.input_size = 299  # side in pixels to which the square is resized inside the model
+    image.options = ConfigDict()  # options of the backbone's structure (widths, strides, stages of the small one)
+    # images, in order, that share batch statistics (published: 64, half a batch per device); 0: the whole batch
     image.statistics_group = 0
-    image.center = False  # batch-normalise the projected features (beyond the published recipe)
-    image.freeze = False  # keep the image encoder as initialised
+    image.center = False  # batch-normalise the projected features (not published)
+    image.freeze = False  # keep the initial parameters of the backbone
 
     model.text = text = ConfigDict()
     text.bert = ConfigDict()  # fields of a Hugging Face BertConfig; BERT-base where not given
@@ -54,8 +54,8 @@ def get_config() -> ConfigDict:
     text.last_layers = 4  # hidden states that are combined
     text.merge_layers = "sum"  # sum|mean over those layers
     text.merge_pieces = "sum"  # sum|mean of word pieces into words
-    text.context = "report"  # report|sentence (each sentence is read alone: beyond the published recipe)
-    text.freeze = False  # keep the text encoder as initialised
+    text.context = "report"  # report|sentence (each sentence is read on its own: not published)
+    text.freeze = False  # keep the initial parameters of the text encoder
 
     # Weights to start from; empty: random initialisation. A model folder, or a path (or a tuple of paths) to a
     # checkpoint, a ResNet or DenseNet, a Hugging Face BERT folder or hub name: docs/weights.md
@@ -66,14 +66,14 @@ def get_config() -> ConfigDict:
     loss.attention_temperature = 4.0  # temp1: sharpness of the softmax over regions
     loss.pooling_temperature = 5.0  # temp2: sharpness of the sum over text units
     loss.contrast_temperature = 10.0  # temp3: scale of similarities in the cross entropies
-    loss.region_pooling = "attention"  # attention|logsumexp (a soft maximum over regions: beyond the published recipe)
-    loss.region_sharpness = 10.0  # of that soft maximum
-    loss.contrast_unit = "caption"  # caption|unit (each unit finds its own image: beyond the published recipe)
+    loss.region_pooling = "attention"  # attention|logsumexp (a soft maximum over regions: not published)
+    loss.region_sharpness = 10.0  # sharpness of that soft maximum
+    loss.contrast_unit = "caption"  # caption|unit (each unit has to find its own image: not published)
     loss.contrast_group = 0  # pairs contrasted with each other (published: 64); 0: the whole global batch
-    # auto (ring where there are several devices, else tiled)|ring|tiled|definition: same numbers
+    # auto (ring on several devices, else tiled)|ring|tiled|definition: all give the same numbers
     loss.implementation = "auto"
-    loss.kernel = "xla"  # xla|pallas (TPU kernels; interpreted elsewhere, slowly): what ring and tiled compute with
-    loss.low_rank = False  # word level in the width of the shallow features (512, not 768): same loss, fewer products
+    loss.kernel = "xla"  # xla|pallas (TPU kernels; slowly interpreted elsewhere): computes the tiles of ring and tiled
+    loss.low_rank = False  # word level in the width of the shallow features (512, not 768): same loss, less work
 
     config.optimizer = optimizer = ConfigDict()
     optimizer.name = "adam"  # adam (L2 added to the gradient, as published)|adamw|sgd|lion
@@ -83,39 +83,39 @@ def get_config() -> ConfigDict:
     optimizer.weight_decay = 1e-6
     optimizer.clip_norm = 0.25  # global norm; 0: no clipping
     optimizer.schedule = "exponential"  # exponential (x decay after each epoch)|cosine|plateau|constant
-    optimizer.decay = 0.9  # factor per epoch (exponential) or per plateau
+    optimizer.decay = 0.9  # factor of the learning rate per epoch (exponential) or per plateau
     optimizer.warmup_steps = 0  # linear warm-up before the schedule
 
     config.training = training = ConfigDict()
     training.batch_size = 128  # global, over all devices
     training.epochs = 5
-    training.steps = 0  # number of steps; 0: epochs decide
+    training.steps = 0  # number of steps; 0: that of `epochs`
     training.precision = "bfloat16"  # float32|bfloat16 (parameters, statistics and losses stay float32)
-    # pairs encoded at once, over all devices, before one exact loss over the whole batch (less memory, the forward pass
-    # twice; training/gradients.py says what it means for batch statistics); 0: all at once
+    # pairs encoded at once, over all devices, before one exact loss of the whole batch; 0: all at once. It takes less
+    # memory and a second forward pass; training/gradients.py explains the effect on batch statistics.
     training.micro_batch = 0
-    training.remat = "none"  # none|blocks|full: what of the encoders is computed again in the backward pass
-    # devices that share one copy of parameters and optimiser state, a part on each; 1: all of it on every device
+    training.remat = "none"  # none|blocks|full: what the backward pass of the encoders computes again
+    # devices that share one copy of parameters and optimiser state; 1: a full copy on every device
     training.fsdp = 1
     training.log_every = 10  # steps
     training.validate_every = 0  # steps; 0: at the end of each epoch
-    training.keep_best = 5  # checkpoints kept by validation loss, beside the last one
-    training.checkpoint_every = 0  # steps between `last` checkpoints; 0: at each validation
+    training.keep_best = 5  # checkpoints kept by validation loss, in addition to the last one
+    training.checkpoint_every = 0  # steps between checkpoints; 0: at each validation only
     training.early_stopping = 10  # validations without improvement; 0: never
 
     config.localization = localization = ConfigDict()
     localization.sigma = 1.5  # width of the Gaussian that smooths heat maps, in cells of a 19 x 19 grid
     localization.cells = "tiles"  # tiles (published)|receptive_field: where the cells of the deep map lie in the image
-    localization.prompt_level = "report"  # report|sentence (the unit that the deep map was trained to meet)
+    localization.prompt_level = "report"  # report|sentence (which the deep map is contrasted with in training)
     localization.similarity = "dot"  # dot (published)|presence: a soft step of the cosine
     localization.presence_sharpness = 8.0  # slope of that step
-    localization.presence_threshold = 0.5  # cosine in the middle of that step
-    localization.presence_growth = 0.0  # by how much the step is lower for every doubling of the finding's extent
+    localization.presence_threshold = 0.5  # cosine at the middle of that step
+    localization.presence_growth = 0.0  # decrease of that cosine for every doubling of the finding's extent
 
     config.evaluation = evaluation = ConfigDict()
-    # What the trained model is scored on: ConfigDicts with these keys (docs/training.md says what each means).
-    # Always name and directory; optionally raw, builder, split, validation_split, title, compatible, bootstrap,
-    # interval, unit. Localisation: protocol, class_prompt, prior_split, thresholds, margin. With a task
+    # Data sets that the trained model is evaluated on: ConfigDicts with these keys (docs/training.md explains them).
+    # Required: name, directory. Optional: raw, builder, split, validation_split, title, compatible, bootstrap,
+    # interval, unit. Localisation: protocol, class_prompt, prior_split, thresholds, margin. Other tasks
     # (classification, retrieval, robustness): task, classes, prompts, aggregation, framing, labels, unlisted,
     # by_class, per_class, tops.
     evaluation.datasets = ()

@@ -1,10 +1,10 @@
-"""The whole job on two CPU cores in under ten minutes: the built-in phantoms, a small network, evaluation, report.
+"""A full run on two CPU cores in under ten minutes: the built-in phantoms, a small network, evaluation, report.
 
     python launch.py --config=configs/demo.py --workdir=runs/demo
 
-Small findings decide on a small budget, so this config departs from the published objective where docs/results.md
-measures that it pays: every sentence has to find its own image, by a soft maximum over regions that see little at
-first and learn of their surroundings later, and is read without its neighbours.
+This config departs from the published objective where docs/results.md measures a gain on this small budget. Every
+sentence is read on its own and has to find its own image. Its relevance is a soft maximum over regions of small
+receptive field, to which coarser stages are added, starting from zero.
 """
 
 from ml_collections import ConfigDict
@@ -20,15 +20,15 @@ def get_config() -> ConfigDict:
 
     config.data.dataset = "phantom"
     config.data.builder = ConfigDict(PHANTOMS)
-    config.data.sentences = "all"  # several small steps are too few to draw subsets from
+    config.data.sentences = "all"  # a short run sees too few pairs to draw subsets of them
     config.data.max_tokens = 80
 
     model = config.model
     model.projection_dim = 128
     model.image.backbone = "resnet_small"
     model.image.input_size = 112
-    # Deep map of 28 x 28 regions that see about 54 of 224 pixels, for small findings; two coarser stages are added
-    # from above, for those that only a wide view can tell, such as a large heart.
+    # The deep map has 28 x 28 regions with receptive fields of about 54 of 224 pixels, for small findings. Two coarser
+    # stages are added to it, for findings that need a wider view, such as a large heart.
     model.image.options = ConfigDict(
         {
             "blocks": (1, 1, 1, 1),

@@ -1,9 +1,9 @@
-"""One's own radiographs and texts: a folder with a CSV, a small network from scratch, evaluation on lesion masks.
+"""Training on your own radiographs and texts: a folder with a CSV, a small network from scratch, and lesion masks.
 
     python launch.py --config=configs/pairs.py --config.data.raw=FOLDER --workdir=runs/pairs
 
-FOLDER holds `pairs.csv` with columns image, text and optionally patient, split, view. Without --config.data.raw the
-development data is taken, and its lesion masks are scored where they lie beside it.
+FOLDER holds `pairs.csv` with the columns image, text and optionally patient, split, view. Without --config.data.raw the
+development data are used. The model is evaluated on the lesion masks of the development data where they exist.
 """
 
 from pathlib import Path
@@ -17,22 +17,22 @@ LESIONS = "../shared/data/covid_lesions"
 
 
 def get_config() -> ConfigDict:
-    """The demo's network and objective; a larger vocabulary, longer texts, light augmentation."""
+    """The network and objective of configs/demo.py, with a larger vocabulary, longer texts and light augmentation."""
     config = demo.get_config()
     config.name = "pairs"
 
     config.data.dataset = "pairs"
     config.data.raw = PAIRS
-    # Frontal views, and those whose view the source does not say.
+    # Frontal views, and images whose view is not stated.
     config.data.builder = ConfigDict({"views": ("", "PA", "AP", "AP Supine")})
-    config.data.sentences = "subset"  # few pairs: a new subset of sentences at every draw
+    config.data.sentences = "subset"  # there are few pairs, so each draw takes another subset of sentences
     config.data.max_tokens = 97
     config.data.augment = True
 
     config.model.text.bert.vocab_size = 2000
     config.model.text.bert.max_position_embeddings = 97
 
-    # The step of a presence map is set for the phantoms; nothing here says where it should lie.
+    # The step of a presence map is tuned for the phantoms and may not suit other data.
     config.localization.similarity = "dot"
 
     config.training.steps = 600

@@ -1,4 +1,4 @@
-"""The config of an earlier run, read from its config.json. Run:
+"""The config of an earlier run, from its config.json. Run:
 
 python launch.py --config=configs/resolved.py:runs/demo/config.json --workdir=runs/again
 """
@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 
 def get_config(path: str = "") -> ConfigDict:
-    """Config with the values of the JSON file at `path`; dicts inside lists become ConfigDicts too."""
+    """The config with the values of the JSON file at `path`. Dicts inside lists become ConfigDicts as well."""
     if not path:
         raise ValueError("configs/resolved.py needs a file: --config=configs/resolved.py:runs/demo/config.json")
 

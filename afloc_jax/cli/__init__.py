@@ -1,7 +1,8 @@
-"""The `afloc` command: each subcommand is a module of this package, a thin layer over one function of the library.
+"""The `afloc` command. Each subcommand is a module of this package, a thin layer over one function of the library.
 
-Exit status: 0 done, 1 failed work, 2 a wrong call. Errors are one line on stderr; `--debug` adds the traceback.
-A module is imported when its command is called, and imports the library when it runs: --help answers at once.
+The exit status is 0 for success, 1 for failed work and 2 for a wrong call. Errors are one line on stderr; `--debug`
+adds the traceback. A module is imported when its command is called, and imports the library when it runs, so that
+--help is fast.
 """
 
 import sys
@@ -16,26 +17,26 @@ from afloc_jax.errors import UserError
 
 DESCRIPTION = "Annotation-free pathology localisation: where is this phrase in this image?"
 
-# Command -> what it does. Its module has the same name; that of `import`, a word of Python, ends in "_".
+# Command -> summary. Its module has the same name; that of `import`, a keyword of Python, ends in "_".
 COMMANDS = {
     "localize": "heat maps and boxes for phrases on images",
     "classify": "zero-shot probability of classes in images",
     "retrieve": "the images of a folder that fit a text best, or the texts of a file that fit an image best",
     "serve": "a page in the browser: drop an image, type a phrase, see the map",
-    "evaluate": "scores of a model on a data set: localisation beside two baselines, classification, retrieval",
+    "evaluate": "scores of a model on a data set: localisation with baselines, classification, retrieval, robustness",
     "score": "scores of any system's heat maps",
     "compare": "two results on the same samples: paired differences, tests, corrections",
-    "prepare": "raw files of a data set to records",
-    "overview": "what prepared records hold, and whether their splits are clean, as a page",
-    "report": "the report page of a run or of an evaluation, written anew from its files",
-    "import": "published checkpoints, or pretrained parts, to a model folder",
-    "export": "a model folder for other programs",
-    "compile": "does this run fit that pod? the training step compiled for it, no accelerator needed",
+    "prepare": "records from the raw files of a data set",
+    "overview": "a page about prepared records: their contents, and leaks between their splits",
+    "report": "the report page of a run or of an evaluation, written again from its files",
+    "import": "a model folder from published checkpoints or pretrained parts",
+    "export": "a model folder in a format of other programs",
+    "compile": "whether a training run fits the memory of a pod, without an accelerator",
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status."""
+    """Runs one command and returns the exit status."""
     parsed = parser().parse_args(arguments)
     keep_compiled()
     try:
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(parsed, f"{where}{error.strerror or error}", 1)
-    except Exception as error:  # a defect of ours: still one line, with the way to the rest
+    except Exception as error:  # a defect is one line as well; --debug shows the traceback
         first = str(error).splitlines()[0] if str(error) else ""
         return _fail(parsed, f"internal error, {type(error).__name__}: {first}; run again with --debug", 1)
 

@@ -1,4 +1,4 @@
-"""The arguments that several commands take, and the types of arguments."""
+"""Arguments that several commands share, and functions that parse and check values."""
 
 import argparse
 import json
@@ -24,19 +24,19 @@ def add_builder(command: argparse.ArgumentParser) -> None:
         type=setting,
         default=[],
         metavar="KEY=VALUE",
-        help="argument of the builder, such as test=300; repeatable; other arguments are other records",
+        help="argument of the builder, such as test=300; repeatable; each choice of arguments has records of its own",
     )
 
 
 def add_compatible(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--compatible", action="store_true", help="reproduce the published release number for number, defects included"
+        "--compatible", action="store_true", help="reproduce the numbers of the published release, with its defects"
     )
 
 
 def path(text: str) -> "Path":
     """The path of a file or folder on the command line."""
-    from afloc_jax.files import user_path  # etils takes a tenth of a second, which --help has not
+    from afloc_jax.files import user_path  # imported late: etils takes a tenth of a second
 
     try:
         return user_path(text)
@@ -62,7 +62,7 @@ def setting(text: str) -> tuple[str, Any]:
     try:
         return key, json.loads(value)
     except ValueError:
-        return key, value  # a plain word is text
+        return key, value  # a plain word is a string
 
 
 def count(text: str) -> int:

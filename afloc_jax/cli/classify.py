@@ -21,11 +21,11 @@ def add(command: Parser) -> None:
     command.add_argument(
         "--prompts",
         metavar="FILE",
-        help="phrases of each class: a JSON file (docs/classification.md) or the name of a built-in set such as chest; "
-        f'without it: "{CLASS_PROMPT.format(finding="<class>")}"',
+        help="phrases of each class: a JSON file (docs/classification.md) or the name of a built-in set such as chest "
+        f'(default: "{CLASS_PROMPT.format(finding="<class>")}")',
     )
     command.add_argument(
-        "--out", type=path, required=True, metavar="FILE.csv", help="one row per image; FILE.json beside it says how"
+        "--out", type=path, required=True, metavar="FILE.csv", help="one row per image; FILE.json: model and prompts"
     )
     add_compatible(command)
 

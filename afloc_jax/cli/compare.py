@@ -1,4 +1,4 @@
-"""`afloc compare`: two results on the same samples: paired differences, tests, corrections."""
+"""`afloc compare`: paired differences, significance tests and corrections for two results on the same samples."""
 
 from argparse import Namespace
 
@@ -14,7 +14,7 @@ EXAMPLE = "afloc compare scores_a scores_b --out comparison"
 
 def add(command: Parser) -> None:
     command.add_argument("a", type=path, metavar="A", help="result folder with per_sample.csv")
-    command.add_argument("b", type=path, metavar="B", help="another one of the same kind")
+    command.add_argument("b", type=path, metavar="B", help="another result folder of the same task")
     command.add_argument(
         "--out",
         type=path,

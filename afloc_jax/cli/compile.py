@@ -1,4 +1,4 @@
-"""`afloc compile`: does this run fit that pod? the training step compiled for it, no accelerator needed."""
+"""`afloc compile`: the training step compiled for a pod, to see whether it fits; no accelerator is needed."""
 
 import json
 from argparse import Namespace
@@ -7,32 +7,32 @@ from typing import TYPE_CHECKING
 from afloc_jax.cli.arguments import count, path, setting
 from afloc_jax.cli.parser import Parser
 
-if TYPE_CHECKING:  # JAX starts with it
+if TYPE_CHECKING:  # importing it would start JAX
     from afloc_jax.training.ahead_of_time import MemoryReport
 
 EXAMPLE = (
     "afloc compile --config configs/afloc.py --topology v5e:16x16 --global_batch 16384\n\n"
-    'TPU topologies need the TPU compiler, pip install "jax[tpu]", and no TPU; cpu:N needs nothing.\n'
-    "A v4 chip counts as its two devices. "
-    "Exit status 1 where it does not fit.\n\n"
-    "largest buffers: arrays of the compiled program by size; they need not all be alive at once."
+    'TPU topologies need the TPU compiler (pip install "jax[tpu]") but no TPU; cpu:N needs neither.\n'
+    "A v4 chip counts as two devices. "
+    "The exit status is 1 if the run does not fit.\n\n"
+    "largest buffers: arrays of the compiled program by size; they need not all exist at once."
 )
 
 
 def add(command: Parser) -> None:
-    command.add_argument("--config", type=path, required=True, metavar="FILE", help="as for launch.py")
+    command.add_argument("--config", type=path, required=True, metavar="FILE", help="config file, as for launch.py")
     command.add_argument(
         "--topology", required=True, metavar="KIND:SHAPE", help="v5e:16x16, v6e:16x16, v5p:8x8x8, v4:4x4x4, cpu:8"
     )
     size = command.add_mutually_exclusive_group()
     size.add_argument(
-        "--global_batch", type=count, default=0, metavar="B", help="pairs over all chips (default: the config's)"
+        "--global_batch", type=count, default=0, metavar="B", help="pairs on all chips (default: that of the config)"
     )
     size.add_argument(
         "--largest",
         action="store_true",
-        help="search for the largest global batch that fits, within a 32nd: one compilation a doubling and up to five "
-        "more; not for cpu:N, which has no limit",
+        help="search for the largest global batch that fits, to a precision of 1/32; compiles once per doubling and up "
+        "to five times more; not for cpu:N, which has no limit",
     )
     command.add_argument(
         "--set",
@@ -46,7 +46,7 @@ def add(command: Parser) -> None:
         "--part",
         choices=("step", "loss"),
         default="step",
-        help="the whole step, or the losses and their gradients alone",
+        help="the training step, or only the losses and their gradients",
     )
     command.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -54,7 +54,7 @@ def add(command: Parser) -> None:
 def run(given: Namespace) -> int:
     from afloc_jax.training.topology import prepare_platform
 
-    prepare_platform(given.topology)  # before anything imports JAX
+    prepare_platform(given.topology)  # must come before JAX is imported
     from afloc_jax.training import ahead_of_time
     from afloc_jax.training.config import load
     from afloc_jax.training.settings import RunConfig

@@ -1,6 +1,6 @@
-"""`afloc evaluate`: scores of a model on a data set: localisation beside two baselines, classification, retrieval.
+"""`afloc evaluate`: scores of a model on a data set, by any of the tasks of `evaluation/tasks.py`.
 
-Which task reads which option follows from its settings: an option of several tasks is made from the first.
+The options of a task are the fields of its settings. An option that several tasks read is made from the first of them.
 """
 
 from argparse import Namespace
@@ -20,10 +20,10 @@ EXAMPLE = (
 
 def add(command: Parser) -> None:
     command.add_argument("model", type=path, metavar="MODEL", help="model folder")
-    command.add_argument("--dataset", required=True, metavar="NAME", help="a builder: phantom, masks, ...")
-    command.add_argument("--data", type=path, required=True, metavar="DIR", help="where prepared records are")
-    command.add_argument("--out", type=path, required=True, metavar="DIR", help="where to write")
-    command.add_argument("--task", choices=TASKS, default=DEFAULT, help="what is evaluated (default: %(default)s)")
+    command.add_argument("--dataset", required=True, metavar="NAME", help="data set (builder): phantom, masks, ...")
+    command.add_argument("--data", type=path, required=True, metavar="DIR", help="folder of prepared records")
+    command.add_argument("--out", type=path, required=True, metavar="DIR", help="folder to write")
+    command.add_argument("--task", choices=TASKS, default=DEFAULT, help="task to evaluate (default: %(default)s)")
     groups = {tuple(TASKS): command.add_argument_group("options of every task")}
     for option, readers in _options():
         if readers not in groups:
@@ -32,7 +32,7 @@ def add(command: Parser) -> None:
 
 
 def _options() -> list[tuple[Option, tuple[str, ...]]]:
-    """Every option once, with the tasks that read it."""
+    """All options, each once, with the tasks that read it."""
     options: dict[str, Option] = {}
     readers: dict[str, tuple[str, ...]] = {}
     for task in TASKS.values():

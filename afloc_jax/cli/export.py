@@ -1,4 +1,4 @@
-"""`afloc export`: a model folder for other programs."""
+"""`afloc export`: a model folder in a format of other programs."""
 
 from argparse import Namespace
 
@@ -10,8 +10,8 @@ _FORMATS = "\n".join(f"{name:13s} {format.about}" for name, format in FORMATS.it
 EXAMPLE = (
     "afloc export runs/demo/model runs/demo/torch --format torch-module\n\n"
     f"{_FORMATS}\n\n"
-    "Each export holds check/check.py, which compares it with our outputs. All but safetensors need\n"
-    "pip install -r requirements-export.txt."
+    "Each export holds check/check.py, which compares it with the outputs of afloc_jax. All formats but\n"
+    "safetensors need pip install -r requirements-export.txt."
 )
 
 

@@ -1,4 +1,4 @@
-"""`afloc import`: published checkpoints, or pretrained parts, to a model folder."""
+"""`afloc import`: a model folder from published checkpoints or pretrained parts."""
 
 from argparse import Namespace
 
@@ -9,21 +9,19 @@ EXAMPLE = (
     "afloc import afloc.ckpt runs/published --tokenizer Bio_ClinicalBERT\n"
     "  afloc import resnet50.pth Bio_ClinicalBERT runs/start\n\n"
     "SOURCE: a checkpoint of the published AFLoc or of GLoRIA, a torchvision or timm ResNet or DenseNet (.pth or\n"
-    ".safetensors), a Hugging Face BERT folder or hub name; several parts together make one model. No code in a\n"
-    "file is ever run. MODEL is the folder to write."
+    ".safetensors), a Hugging Face BERT folder or hub name; several parts together make one model. Code in a file\n"
+    "is never run. MODEL is the folder to write."
 )
 
 
 def add(command: Parser) -> None:
-    command.add_argument(
-        "sources", nargs="+", metavar="SOURCE", help="file, folder or hub name; its content tells what it is"
-    )
+    command.add_argument("sources", nargs="+", metavar="SOURCE", help="file, folder or hub name; its kind is detected")
     command.add_argument("model", type=path, metavar="MODEL", help="model folder to write")
     command.add_argument(
-        "--tokenizer", metavar="DIR", help="folder with vocab.txt or tokenizer.json, where no source holds one"
+        "--tokenizer", metavar="DIR", help="folder with vocab.txt or tokenizer.json, if no source has one"
     )
     command.add_argument(
-        "--seed", type=int, default=1, help="seed of the values that no source holds (default: %(default)s)"
+        "--seed", type=int, default=1, help="seed of the parameters that no source has (default: %(default)s)"
     )
 
 

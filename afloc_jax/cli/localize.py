@@ -9,27 +9,27 @@ from afloc_jax.cli.printing import finish_images
 EXAMPLE = (
     'afloc localize runs/demo/model chest.png --prompt "small left pleural effusion" --out out\n\n'
     "For image a.png and prompt k (from 0), writes a.k.heatmap.npy (float32, un-normalised similarity),\n"
-    "a.k.overlay.png, and one localize.json with boxes (x, y, width, height in original pixels). Images of the\n"
-    "same name are told apart by their folders."
+    "a.k.overlay.png, and one localize.json with boxes (x, y, width, height in original pixels). Results of\n"
+    "images of the same name begin with the names of their folders."
 )
 
 
 def add(command: Parser) -> None:
     add_model_and_images(command)
     command.add_argument("--prompt", action="append", required=True, metavar="TEXT", help="a phrase; repeatable")
-    command.add_argument("--out", type=path, required=True, metavar="DIR", help="where to write")
+    command.add_argument("--out", type=path, required=True, metavar="DIR", help="folder to write")
     command.add_argument(
         "--threshold",
         type=threshold,
         default=0.3,
-        help="boxes enclose what exceeds it; the map is scaled to [-1, 1] by its own minimum and maximum "
+        help="boxes enclose the values above it on the map, scaled to [-1, 1] by its own minimum and maximum "
         "(default: %(default)s)",
     )
     command.add_argument(
         "--map",
         choices=("original", "square"),
         default="original",
-        help="map at the image's own size, or of the zero-padded square as the published release has it",
+        help="write maps at the original size of the image, or of the zero-padded square, as the published release",
     )
     add_compatible(command)
 

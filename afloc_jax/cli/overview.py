@@ -1,4 +1,4 @@
-"""`afloc overview`: what prepared records hold, and whether their splits are clean, as a page."""
+"""`afloc overview`: a page about prepared records: their contents, and leaks between their splits."""
 
 from argparse import Namespace
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ EXAMPLE = "afloc overview open_i --data data --out open_i.html"
 
 def add(command: Parser) -> None:
     command.add_argument("name", metavar="NAME", help="a prepared data set")
-    command.add_argument("--data", type=path, required=True, metavar="DIR", help="where its records are")
+    command.add_argument("--data", type=path, required=True, metavar="DIR", help="folder of prepared records")
     command.add_argument("--out", type=path, required=True, metavar="FILE", help="the HTML page")
     add_builder(command)
 
@@ -28,7 +28,7 @@ def run(given: Namespace) -> int:
 
 
 def print_overview(page: "Path", name: str, prepared: "Prepared") -> None:
-    """Write the page and say in a line what it shows."""
+    """Writes the page and prints one line about it."""
     from data_pipelines.overview import write_overview
 
     overview = write_overview(page, name, prepared.sources(), prepared.report)

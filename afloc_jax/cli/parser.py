@@ -1,4 +1,4 @@
-"""The parser of all commands: flags with "_" or "-", one line for a wrong call, nothing loaded before it is used."""
+"""The parser of all commands: flags with "_" or "-", one-line errors for wrong calls, late imports."""
 
 import argparse
 import importlib
@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, without the usage. Flags may be spelled with "-" in place of "_"."""
+    """A parser whose errors are one line, without the usage. Flags may be written with "-" for "_"."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
@@ -20,7 +20,7 @@ class Parser(argparse.ArgumentParser):
 class Command(Parser):
     """A command. Its module is imported, and adds its arguments, when the command is parsed.
 
-    The module has `EXAMPLE`, `add(command)`, which adds the arguments, and `run(arguments)`, which returns the exit
+    The module defines `EXAMPLE`, `add(command)`, which adds the arguments, and `run(arguments)`, which returns the exit
     status.
     """
 
@@ -39,7 +39,7 @@ class Command(Parser):
 
 
 def underscored(arguments: Iterable[str]) -> list[str]:
-    """Arguments with "_" in the place of "-" in the names of flags; what stands behind "=" or "--" is left alone."""
+    """The arguments with "_" for "-" in the names of flags. Values after "=" and arguments after "--" are kept."""
     spelled: list[str] = []
     for argument in arguments:
         name, equals, value = argument.partition("=")

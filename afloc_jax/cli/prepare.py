@@ -1,4 +1,4 @@
-"""`afloc prepare`: raw files of a data set to records."""
+"""`afloc prepare`: records from the raw files of a data set."""
 
 from argparse import Namespace
 
@@ -14,14 +14,20 @@ def add(command: Parser) -> None:
     command.add_argument("--raw", type=path, default="", metavar="DIR", help="raw files (phantom needs none)")
     command.add_argument("--out", type=path, required=True, metavar="DIR", help="folder of prepared records")
     add_builder(command)
-    command.add_argument("--workers", type=count, default=0, metavar="N", help="images decoded at once")
-    command.add_argument("--no_overview", action="store_true", help="leave out overview.html, what the records hold")
+    command.add_argument(
+        "--workers",
+        type=count,
+        default=0,
+        metavar="N",
+        help="images decoded at once (default: the builder's choice)",
+    )
+    command.add_argument("--no_overview", action="store_true", help="do not write overview.html about the records")
     command.add_argument(
         "--beam",
         nargs="?",
         const="--runner=DirectRunner",
         metavar="OPTIONS",
-        help='build with Apache Beam (requirements-beam.txt); OPTIONS are its own, as in --beam="--runner=..."',
+        help='build with Apache Beam (requirements-beam.txt); OPTIONS are those of Beam, as in --beam="--runner=..."',
     )
 
 

@@ -1,4 +1,4 @@
-"""The last lines of output that several commands share."""
+"""The closing lines that several commands print."""
 
 import sys
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def finish_images(done: int, failed: Sequence[str], out: Path) -> int:
-    """Say how many images are done; returns the exit status."""
+    """Prints the number of images that were processed; returns the exit status."""
     if not failed:
         print(f"{done} image{'s' if done != 1 else ''} done, results in {out}")
         return 0

@@ -1,4 +1,4 @@
-"""`afloc report`: the report page of a run or of an evaluation, written anew from its files."""
+"""`afloc report`: the report page of a run or of an evaluation, written again from its files."""
 
 from argparse import Namespace
 

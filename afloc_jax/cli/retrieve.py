@@ -18,9 +18,9 @@ def add(command: Parser) -> None:
     command.add_argument(
         "--query", action="append", default=[], metavar="TEXT", help="find images for this text; repeatable"
     )
-    command.add_argument("--texts", type=path, metavar="FILE", help="find texts, one a line, for every image")
-    command.add_argument("--top", type=count, default=5, metavar="K", help="how many (default: %(default)s)")
-    command.add_argument("--out", type=path, metavar="FILE.csv", help="write the answers as a table, too")
+    command.add_argument("--texts", type=path, metavar="FILE", help="find texts in this file, one a line, per image")
+    command.add_argument("--top", type=count, default=5, metavar="K", help="results per query (default: %(default)s)")
+    command.add_argument("--out", type=path, metavar="FILE.csv", help="also write the results as a table")
     add_compatible(command)
 
 

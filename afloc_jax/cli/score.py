@@ -26,7 +26,7 @@ def add(command: Parser) -> None:
         "--heatmaps",
         type=path,
         metavar="FILE.npz",
-        help='keys "<image path><tab><phrase, lower case>", each a map of the padded square or of the original size',
+        help='keys "<image path><tab><phrase, lower case>"; maps of the padded square or of the original size',
     )
     command.add_argument(
         "--segmentations",
@@ -39,7 +39,7 @@ def add(command: Parser) -> None:
             f"--validation_{name}",
             type=path,
             metavar="FILE",
-            help=f"{what}: what chexlocalize's thresholds are chosen on",
+            help=f"{what}, for the validation split, on which chexlocalize chooses its thresholds",
         )
     command.add_argument(
         "--benchmark",
@@ -53,9 +53,9 @@ def add(command: Parser) -> None:
         "--images",
         type=path,
         metavar="DIR",
-        help="folder of the images, by the names of the truth file: the report shows its examples on them",
+        help="folder of the images named in the truth file, for the examples of the report",
     )
-    command.add_argument("--out", type=path, required=True, metavar="DIR", help="where to write")
+    command.add_argument("--out", type=path, required=True, metavar="DIR", help="folder to write")
     for option in OPTIONS:
         option.add(command)
 
@@ -66,7 +66,7 @@ def run(given: Namespace) -> int:
 
     validation = (given.validation_truth, given.validation_heatmaps)
     if (validation[0] is None) != (validation[1] is None):
-        raise UsageError("--validation_truth and --validation_heatmaps go together; give both")
+        raise UsageError("--validation_truth and --validation_heatmaps belong together; give both")
     settings = LocalizationSettings.read(given_options(given, OPTIONS))
     summary = score_files(
         given.truth,

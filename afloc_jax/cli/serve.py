@@ -8,16 +8,16 @@ from afloc_jax.cli.parser import Parser
 
 EXAMPLE = (
     "afloc serve runs/demo/model\n\n"
-    "Then open the address that it prints; Ctrl-C ends it. Images and phrases are not written to disk and not\n"
-    "logged. There is no login and no encryption: by default only this machine can reach the page; --host 0.0.0.0\n"
-    "lets everyone on the network use it, which is for trusted networks.\n"
+    "Open the address that it prints; Ctrl-C ends it. Images and phrases are neither stored nor logged. There is\n"
+    "no login and no encryption. By default only this machine can reach the page; --host 0.0.0.0 opens it to the\n"
+    "network, which must be a trusted one.\n"
     "Needs two more packages: pip install -r requirements-serve.txt"
 )
 
 
 def add(command: Parser) -> None:
     command.add_argument("model", type=path, metavar="MODEL", help="model folder")
-    command.add_argument("--port", type=_port, default=8000, help="0 takes a free one (default: %(default)s)")
+    command.add_argument("--port", type=_port, default=8000, help="port; 0 takes a free one (default: %(default)s)")
     command.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
 
 

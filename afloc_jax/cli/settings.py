@@ -1,4 +1,4 @@
-"""Options made from the settings of a task: each field with a help text is one."""
+"""Command-line options made from settings: each field with a help text becomes one."""
 
 import argparse
 import dataclasses
@@ -14,27 +14,27 @@ from afloc_jax.settings import Settings
 
 @dataclass(frozen=True)
 class Option:
-    """A flag for a field of settings."""
+    """The flag of a field of settings."""
 
     name: str
     flag: str
-    arguments: Mapping[str, Any]  # what add_argument takes
+    arguments: Mapping[str, Any]  # keyword arguments of add_argument
     default: Any
 
     def add(self, command: Arguments) -> None:
-        """Add the flag. Without it the namespace has no such value, and the default of the settings applies."""
+        """Adds the flag. Where a call does not give it, the namespace lacks it and the settings' default applies."""
         command.add_argument(self.flag, dest=self.name, default=argparse.SUPPRESS, **self.arguments)
 
 
 def options_of(settings: type[Settings], names: Collection[str] = ()) -> list[Option]:
-    """The options of some settings, all or those of `names`."""
+    """The options of a settings class, all of them or those in `names`."""
     kinds = typing.get_type_hints(settings)
     fields = [field for field in dataclasses.fields(settings) if field.metadata.get("help")]
     return [_option(field, kinds[field.name]) for field in fields if not names or field.name in names]
 
 
 def given_options(given: argparse.Namespace, options: Sequence[Option]) -> dict[str, Any]:
-    """The values that were given, as `Settings.read` takes them."""
+    """The values given on the command line, in the form that `Settings.read` reads."""
     values = {option.name: getattr(given, option.name) for option in options if hasattr(given, option.name)}
     return {name: dict(value) if name == "builder" else value for name, value in values.items()}
 
@@ -49,7 +49,7 @@ def _option(field: "dataclasses.Field[Any]", kind: Any) -> Option:
 
 
 def _arguments(kind: Any) -> dict[str, Any]:
-    """How argparse reads a value of a type."""
+    """The arguments with which argparse reads a value of a type."""
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         kind = typing.get_args(kind)[0]
     if kind is bool:

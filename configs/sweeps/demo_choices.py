@@ -1,4 +1,4 @@
-"""What each departure of configs/demo.py from the published objective is worth: all of them, then one taken back. Run:
+"""An ablation of the departures of configs/demo.py from the published objective: all of them, then all but one. Run:
 
 python launch.py --config=configs/demo.py --sweep=configs/sweeps/demo_choices.py --workdir=runs/demo_choices [--dry_run]
 """
@@ -9,12 +9,12 @@ from ml_collections import ConfigDict
 
 from afloc_jax.settings import Json
 
-NARROW_VIEW = {"top_down": False}  # regions of the deep map see about 54 of 224 pixels and nothing else
+NARROW_VIEW = {"top_down": False}  # receptive fields of the deep map are about 54 of 224 pixels
 ALWAYS_CONTEXT = {"drop_context": 0.0}
 
 
 def sweep(config: ConfigDict) -> Iterator[dict[str, Json]]:
-    """Overrides of one run each, by dotted key; `name` is the folder of the run."""
+    """The overrides of each run, by dotted key; `name` is the folder of the run."""
     published = {"loss.contrast_unit": "caption", "loss.region_pooling": "attention", "loss.contrast_temperature": 10.0}
     yield {"name": "demo"}
     yield {"name": "caption_contrast", "loss.contrast_unit": "caption"}

@@ -1,4 +1,4 @@
-"""Which levels matter: the seven non-empty choices of report, sentence and word level (the paper's ablation). Run:
+"""The paper's ablation of levels: all seven non-empty subsets of report, sentence and word level. Run:
 
 python launch.py --config=configs/afloc.py --sweep=configs/sweeps/levels.py --workdir=runs/levels [--dry_run]
 """
@@ -14,9 +14,9 @@ LEVELS = ("report", "sentence", "word")
 
 
 def sweep(config: ConfigDict) -> Iterator[dict[str, Json]]:
-    """Overrides of one run each, by dotted key; `name` is the folder of the run. All levels come first.
+    """The overrides of each run, by dotted key; `name` is the folder of the run. The run with all levels comes first.
 
-    A level that is on keeps its weight in `config`; where that is 0 it gets 1.
+    A level that is on keeps its weight in `config`, or gets 1 where that is 0.
     """
     for count in range(len(LEVELS), 0, -1):
         for chosen in itertools.combinations(LEVELS, count):
