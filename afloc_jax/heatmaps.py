@@ -189,8 +189,8 @@ def boxes_from_map(map01: np.ndarray, threshold: float, minimum_pixels: int = 1)
     """Boxes around the connected regions of `map01 > threshold`, the largest region first.
 
     The result is [K, 4] int: x, y, width, height. The threshold applies to the map as it is (see `normalise`). Pixels
-    that share a side are connected; pixels that share only a corner are not. Regions of fewer than `minimum_pixels` are left out. Raises ValueError unless the map
-    is [H, W].
+    that share a side are connected; pixels that share only a corner are not. Regions of fewer than `minimum_pixels`
+    are left out. Raises ValueError unless the map is [H, W].
     """
     map01 = np.asarray(map01)
     if map01.ndim != 2:
