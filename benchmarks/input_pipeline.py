@@ -18,7 +18,8 @@ import numpy as np
 
 from data_pipelines.batches import training_batches, training_tokenizer
 from data_pipelines.prepared import open_source
-from data_pipelines.reading import Pair, Record, RecordSource
+from data_pipelines.reading import Pair, RecordSource
+from data_pipelines.records import Record
 from data_pipelines.settings import DataSettings
 from data_pipelines.tokens import tokenize
 

@@ -16,7 +16,8 @@ from tokenizers import Tokenizer
 
 from afloc_jax.errors import UsageError, UserError
 from data_pipelines.augment import augment
-from data_pipelines.reading import Pair, Record, Records
+from data_pipelines.reading import Pair, Records
+from data_pipelines.records import Record
 from data_pipelines.settings import DataSettings, SentenceSampling
 from data_pipelines.tokens import LEARNED_VOCABULARY, SentenceTokenizer, TokenArrays, learn_tokenizer, load_tokenizer
 

@@ -163,19 +163,19 @@ class Geometry:
         highest = float(coverage.max())
         return coverage >= min(0.5, highest) if highest > 0 else np.zeros(coverage.shape, bool)
 
-    def box_to_square(self, box: ArrayLike, *, compatible: bool = False) -> Shaped[np.ndarray, "*boxes 4"]:
-        """Box (x, y, width, height) in original pixels -> the same in square pixels. Leading axes are kept.
+    def box_to_square(self, box: ArrayLike) -> Shaped[np.ndarray, " 4"]:
+        """Box (x, y, width, height) in original pixels -> the same in whole square pixels, in the published rounding.
 
-        The result is float64 and exact for the flooring of the shorter side. With `compatible` it is int64, as in the
-        release: all four are scaled by one factor, the corner is shifted by the padding, and each is floored.
+        All four are scaled by one factor, the corner is shifted by the padding, and each is floored.
         """
-        x, y, width, height = np.moveaxis(np.asarray(box, np.float64), -1, 0)
-        if not compatible:
-            corners = np.stack([np.stack([x, y], -1), np.stack([x + width, y + height], -1)], -2)
-            first, last = np.moveaxis(self.points_to_square(corners), -2, 0)
-            return np.concatenate([first, last - first], -1)
-        scaled = np.stack([x, y, width, height], -1) * self.scale
+        scaled = np.asarray(box, np.float64) * self.scale
         return np.floor(scaled + np.array([self.left, self.top, 0, 0])).astype(np.int64)
+
+    def box_pixels(self, box: ArrayLike, thinnest: int = 1) -> tuple[slice, slice]:
+        """Rows and columns of the square that a box covers; one thinner than `thinnest` pixels gets that many."""
+        x, y, width, height = self.box_to_square(box).tolist()
+        bottom, right = y + max(height, thinnest), x + max(width, thinnest)
+        return slice(max(y, 0), max(bottom, 0)), slice(max(x, 0), max(right, 0))
 
     def points_to_square(self, points: ArrayLike) -> Float64[np.ndarray, "*points 2"]:
         """Points [..., 2] as (x, y) in original coordinates -> square coordinates."""

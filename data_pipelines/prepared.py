@@ -50,7 +50,6 @@ def open_source(
     *,
     raw: str | os.PathLike[str] = "",
     builder: Arguments | None = None,
-    workers: int = 0,
 ) -> RecordSource:
     """One split of a data set, prepared first where that is possible and needed.
 
@@ -60,12 +59,11 @@ def open_source(
         split: `train`, `validation` or `test`.
         raw: folder of raw files; empty: the records must have been prepared (phantom makes its own).
         builder: keyword arguments of the builder; they select among prepared folders.
-        workers: threads or processes of the build; 0 leaves it to the builder.
 
     Raises UserError when nothing is prepared and there is nothing to prepare from, or the split does not exist.
     """
     call = Call.of(dataset, directory, raw, builder)
-    folder = _prepared(call, workers)[0] if call.raw or not call.needs_raw else _find(call)
+    folder = _prepared(call)[0] if call.raw or not call.needs_raw else _find(call)
     return RecordSource(folder, split)
 
 
@@ -108,7 +106,7 @@ def open_prepared(dataset: str, directory: str | os.PathLike[str], builder: Argu
     return Prepared(folder, False, BuildReport.read(folder))
 
 
-def _prepared(call: Call, workers: int, beam: str | None = None) -> tuple[Path, bool]:
+def _prepared(call: Call, workers: int = 0, beam: str | None = None) -> tuple[Path, bool]:
     """The complete folder for these inputs and whether it was built just now."""
     directory = call.directory
     call.check()

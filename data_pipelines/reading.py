@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -12,31 +11,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from afloc_jax.errors import UserError
 from afloc_jax.files import Path, matching
-from data_pipelines.images import Geometry
-from data_pipelines.records import Finding, record_features
-
-
-@dataclass(frozen=True)
-class Record:
-    """One image with its report and findings. Its repr shows no report text."""
-
-    id: str
-    image: UInt8[np.ndarray, "S S"] = field(repr=False)  # the padded square; read only
-    sentences: list[str] = field(repr=False)
-    impression_count: int
-    patient: str  # pseudonym, empty if unknown
-    view: str
-    height: int  # original image, pixels
-    width: int
-    findings: list[Finding]
-    study: str = ""  # pseudonym, empty if unknown
-    labels: dict[str, int] = field(default_factory=dict)  # 1 present, 0 absent, -1 uncertain; not listed: unknown
-    sections: dict[str, str] = field(default_factory=dict, repr=False)  # section of the report -> its text as written
-
-    @property
-    def geometry(self) -> Geometry:
-        """Map between the original image and the stored square."""
-        return Geometry(self.height, self.width, self.image.shape[0])
+from data_pipelines.records import Finding, Record, record_features
 
 
 class Pair(NamedTuple):

@@ -5,16 +5,20 @@ costs a memory copy, not a PNG decode. Masks are evaluation data, read rarely, a
 What a data set does not have stays empty: text, labels, boxes, masks.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, TypeAlias
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float32, UInt8
+from jaxtyping import Bool, UInt8
+
+from data_pipelines.images import Geometry
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
+
+Encoded: TypeAlias = dict[str, str | int | bytes | list | np.ndarray]
+"""A record as TFDS writes it."""
 
 PRESENT, ABSENT, UNCERTAIN = 1, 0, -1  # values of a label; one that is not listed is unknown
 
@@ -43,24 +47,50 @@ class Finding:
         return np.asarray(cv2.imdecode(np.frombuffer(self.png, np.uint8), cv2.IMREAD_GRAYSCALE)) > 127
 
 
-class EncodedRecord(TypedDict):
-    """A record as `record_features` encodes it."""
+@dataclass(frozen=True)
+class Record:
+    """One image with its report and findings. Its repr shows no report text."""
 
     id: str
-    image: bytes
-    image_size: int
-    original_height: int
-    original_width: int
-    patient: str
-    study: str
-    view: str
-    sentences: list[str]
+    image: UInt8[np.ndarray, "S S"] = field(repr=False)  # the padded square; read only
+    sentences: list[str] = field(repr=False)
     impression_count: int
-    sections: list[dict[str, str]]
-    labels: list[dict[str, str | int]]
-    findings: list[dict[str, str | bytes]]
-    boxes: Float32[np.ndarray, "boxes 4"]
-    box_findings: list[int]
+    patient: str  # pseudonym, empty if unknown
+    view: str
+    height: int  # original image, pixels
+    width: int
+    findings: list[Finding]
+    study: str = ""  # pseudonym, empty if unknown
+    labels: dict[str, int] = field(default_factory=dict)  # 1 present, 0 absent, -1 uncertain; not listed: unknown
+    sections: dict[str, str] = field(default_factory=dict, repr=False)  # section of the report -> its text as written
+
+    @property
+    def geometry(self) -> Geometry:
+        """Map between the original image and the stored square."""
+        return Geometry(self.height, self.width, self.image.shape[0])
+
+    def encoded(self) -> Encoded:
+        """The features that `record_features` describes."""
+        findings, boxes = self.findings, [box for finding in self.findings for box in finding.boxes]
+        return {
+            "id": self.id,
+            "image": self.image.tobytes(),
+            "image_size": self.image.shape[0],
+            "original_height": self.height,
+            "original_width": self.width,
+            "patient": self.patient,
+            "study": self.study,
+            "view": self.view,
+            "sentences": self.sentences,
+            "impression_count": self.impression_count,
+            "sections": [{"name": name, "text": text} for name, text in self.sections.items()],
+            "labels": [{"name": name, "value": value} for name, value in self.labels.items()],
+            "findings": [
+                {"label": f.label, "prompt": f.prompt, "mask": f.png, "annotator": f.annotator} for f in findings
+            ],
+            "boxes": np.array(boxes, np.float32).reshape(-1, 4),
+            "box_findings": [number for number, finding in enumerate(findings) for _ in finding.boxes],
+        }
 
 
 def record_features() -> "tfds.features.FeaturesDict":
@@ -94,39 +124,4 @@ def record_features() -> "tfds.features.FeaturesDict":
             "boxes": tfds.features.Tensor(shape=(None, 4), dtype=np.float32),
             "box_findings": tfds.features.Sequence(integer),
         }
-    )
-
-
-def make_record(
-    id: str,
-    square: UInt8[np.ndarray, "S S"],
-    height: int,
-    width: int,
-    *,
-    patient: str = "",
-    study: str = "",
-    view: str = "",
-    sentences: Sequence[str] = (),
-    impression_count: int = 0,
-    sections: Mapping[str, str] | None = None,
-    labels: Mapping[str, int] | None = None,
-    findings: Sequence[Finding] = (),
-) -> EncodedRecord:
-    """A record to be written; `square` is the padded image, `height` and `width` are the original's."""
-    return EncodedRecord(
-        id=id,
-        image=square.tobytes(),
-        image_size=square.shape[0],
-        original_height=height,
-        original_width=width,
-        patient=patient,
-        study=study,
-        view=view,
-        sentences=list(sentences),
-        impression_count=impression_count,
-        sections=[{"name": name, "text": text} for name, text in (sections or {}).items()],
-        labels=[{"name": name, "value": value} for name, value in (labels or {}).items()],
-        findings=[{"label": f.label, "prompt": f.prompt, "mask": f.png, "annotator": f.annotator} for f in findings],
-        boxes=np.array([box for finding in findings for box in finding.boxes], np.float32).reshape(-1, 4),
-        box_findings=[number for number, finding in enumerate(findings) for _ in finding.boxes],
     )

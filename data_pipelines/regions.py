@@ -66,13 +66,9 @@ class Box:
         return mask
 
     def on_square(self, geometry: Geometry) -> Bool[np.ndarray, "S S"]:
-        """The box in the padded square, in the published rounding (corner and size scaled, then floored).
-
-        One that is thinner than a pixel of the square keeps one pixel.
-        """
-        x, y, width, height = (int(value) for value in geometry.box_to_square(self.xywh, compatible=True))
+        """The box in the padded square, in the published rounding; a thin one keeps a pixel."""
         mask = np.zeros((geometry.side, geometry.side), bool)
-        mask[max(y, 0) : max(y + max(height, 1), 0), max(x, 0) : max(x + max(width, 1), 0)] = True
+        mask[geometry.box_pixels(self.xywh)] = True
         return mask
 
     @property

@@ -7,8 +7,8 @@ from afloc_jax.evaluation.truth.sample import Drawing, boxes_of
 from afloc_jax.inference.model import Model
 from afloc_jax.provenance import hash_of, provenance
 from afloc_jax.settings import Json
-from data_pipelines.reading import Record, Records
-from data_pipelines.records import Finding
+from data_pipelines.reading import Records
+from data_pipelines.records import Finding, Record
 
 
 def evaluation_provenance(model: Model, source: Records, data_sha256: str) -> dict[str, Json]:

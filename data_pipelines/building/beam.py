@@ -49,7 +49,7 @@ def collection(items: Sequence[Item], image_size: int, seed: int, folder: Path) 
             if isinstance(result, ImageError):
                 yield beam.pvalue.TaggedOutput(_REJECTED, json.dumps([item.id, rejection(item, result)]))
             else:
-                yield number, result
+                yield number, result.encoded()
 
     class Records(beam.PTransform):  # type: ignore[misc]
         def expand(self, pipeline: Any) -> Any:

@@ -6,12 +6,12 @@ import numpy as np
 
 from data_pipelines.building.items import AnnotatedFinding, Item, pseudonym
 from data_pipelines.images import Geometry, ImageError, encode_png, read_image
-from data_pipelines.records import EncodedRecord, Finding, make_record
+from data_pipelines.records import Finding, Record
 from data_pipelines.regions import Box, MaskFile, RelativeBox
 from data_pipelines.slides import read_slide
 
 
-def example(item: Item, image_size: int, seed: int) -> EncodedRecord | ImageError:
+def example(item: Item, image_size: int, seed: int) -> Record | ImageError:
     """The record of an item. An ImageError is returned, not raised: it travels between threads as a value."""
     if item.fault:
         return ImageError(item.fault)
@@ -21,19 +21,19 @@ def example(item: Item, image_size: int, seed: int) -> EncodedRecord | ImageErro
         findings = [_finding(finding, geometry) for finding in item.findings]
     except ImageError as error:
         return error
-    return make_record(
-        item.id,
-        geometry.to_square(image),
-        geometry.height,
-        geometry.width,
-        patient=pseudonym(item.patient, seed),
-        study=pseudonym(item.study, seed),
-        view=item.view,
+    return Record(
+        id=item.id,
+        image=geometry.to_square(image),
         sentences=item.sentences,
         impression_count=item.impression_count,
-        sections=item.sections,
-        labels=item.labels,
+        patient=pseudonym(item.patient, seed),
+        view=item.view,
+        height=geometry.height,
+        width=geometry.width,
         findings=findings,
+        study=pseudonym(item.study, seed),
+        labels=item.labels,
+        sections=item.sections,
     )
 
 

@@ -20,7 +20,7 @@ from data_pipelines.building.decode import example
 from data_pipelines.building.items import SPLITS, Item, pseudonym
 from data_pipelines.constants import IMAGE_SIZE
 from data_pipelines.images import ImageError
-from data_pipelines.records import EncodedRecord, record_features
+from data_pipelines.records import Record, record_features
 
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
@@ -85,7 +85,7 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=
         by_split = self._items_by_split()
         with ThreadPoolExecutor(self.workers) as pool:
 
-            def examples(items: Sequence[Item]) -> Iterator[tuple[Item, EncodedRecord | ImageError]]:
+            def examples(items: Sequence[Item]) -> Iterator[tuple[Item, Record | ImageError]]:
                 make = partial(example, image_size=self.image_size, seed=self.seed)
                 return in_order(pool, make, items, ahead=2 * self.workers)
 

@@ -87,11 +87,10 @@ class PublishedBuilder(FolderBuilder, skip_registration=True):  # type: ignore[c
         if count != expected and not self.partial:
             self._counts.append(f"{name}: {count:,} {what}, the data set has {expected:,}")
 
-    def drop(self, reason: str, count: int = 1) -> None:
-        """Counts images that are left out on purpose."""
-        if count:
-            self.account.rows += count
-            self.account.dropped[reason] += count
+    def drop(self, reason: str) -> None:
+        """Counts an image that is left out on purpose."""
+        self.account.rows += 1
+        self.account.dropped[reason] += 1
 
     def prompt_for(self, finding: str) -> str:
         """The prompt of a class."""

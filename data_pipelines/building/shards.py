@@ -22,7 +22,7 @@ from data_pipelines.building.account import Account
 from data_pipelines.building.decode import rejection
 from data_pipelines.building.items import Item
 from data_pipelines.images import ImageError
-from data_pipelines.records import EncodedRecord
+from data_pipelines.records import Record
 
 _SMALLEST = 256  # records a shard: what an interruption costs at most is the work on one shard
 _MOST_SHARDS = 256  # per split; each is an open file while it is read
@@ -31,7 +31,7 @@ _MOST_SHARDS = 256  # per split; each is an open file while it is read
 # eighth larger.
 _WRITER = "group_size:1,zstd:-5"
 
-Examples = Callable[[Sequence[Item]], Iterator[tuple[Item, EncodedRecord | ImageError]]]
+Examples = Callable[[Sequence[Item]], Iterator[tuple[Item, Record | ImageError]]]
 
 
 def write(
@@ -123,11 +123,11 @@ def _write(
             content.rejected.append((item.id, reason))
             account.reject(item.id, reason)
             continue
-        data = builder.info.features.serialize_example(result)
+        data = builder.info.features.serialize_example(result.encoded())
         writer.write(data)
         content.records += 1
         content.bytes += len(data)
-        patients.update({result["patient"]} - {""})
+        patients.update({result.patient} - {""})
     writer.close()
     temporary.replace(part.path)
     content.patients = sorted(patients)

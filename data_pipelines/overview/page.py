@@ -14,7 +14,8 @@ from afloc_jax.errors import UserError
 from afloc_jax.files import Path, write_whole
 from data_pipelines.building.account import BuildReport
 from data_pipelines.overview.measure import LONG_REPORT, Distribution, Overview, distribution, measure
-from data_pipelines.reading import Record, Records
+from data_pipelines.reading import Records
+from data_pipelines.records import Record
 
 PICTURES = 40
 _SIDE = 224  # side of a picture on the page, pixels

@@ -15,7 +15,7 @@ from raw_folders import SECRET, radiograph
 
 from afloc_jax.errors import UserError
 from data_pipelines.prepared import prepare
-from data_pipelines.reading import Record
+from data_pipelines.records import Record
 
 
 def build(tmp_path: Path, name: str, **builder: Any) -> tuple[dict[str, Record], dict[str, Any]]:

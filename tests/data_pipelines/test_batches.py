@@ -14,7 +14,7 @@ from data_pipelines.batches import (
     training_tokenizer,
     validation_batches,
 )
-from data_pipelines.reading import Record
+from data_pipelines.records import Record
 from data_pipelines.settings import DataSettings
 from data_pipelines.tokens import tokenize
 

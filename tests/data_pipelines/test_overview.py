@@ -14,8 +14,7 @@ from data_pipelines.overview import write_overview
 from data_pipelines.overview.measure import Distribution, distribution, measure
 from data_pipelines.overview.page import histogram, label_rows
 from data_pipelines.overview.text_overlap import overlapping, runs_of_words
-from data_pipelines.reading import Record
-from data_pipelines.records import Finding
+from data_pipelines.records import Finding, Record
 
 SENTENCE = (
     "the heart is not enlarged and the lungs are clear of focal consolidation while a small left pleural effusion"

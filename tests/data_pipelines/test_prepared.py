@@ -20,7 +20,7 @@ from afloc_jax.errors import UsageError, UserError
 from data_pipelines import reading
 from data_pipelines.batches import training_batches, training_tokenizer
 from data_pipelines.prepared import open_source, prepare
-from data_pipelines.reading import Finding, Record
+from data_pipelines.records import Finding, Record
 from data_pipelines.settings import DataSettings
 
 ALL_TRAIN = {"fractions": {"train": 1.0}}
@@ -199,10 +199,11 @@ def test_a_script_without_a_main_guard_builds_instead_of_waiting_for_itself(tmp_
     script = tmp_path / "script.py"
     script.write_text(
         "from data_pipelines.builders.phantom import phantom_dataset_builder as module\n"
-        "from data_pipelines.prepared import open_source\n"
+        "from data_pipelines.prepared import prepare\n"
         "module._WORTH_A_POOL = 1\n"
         "sizes = {'train': 2, 'validation': 1, 'test': 1}\n"
-        f"print(len(open_source('phantom', {str(tmp_path / 'out')!r}, 'train', builder=sizes, workers=2)))\n"
+        f"prepared = prepare('phantom', {str(tmp_path / 'out')!r}, builder=sizes, workers=2)\n"
+        "print(len(prepared.sources()['train']))\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=120)

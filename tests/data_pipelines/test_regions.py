@@ -52,7 +52,7 @@ def test_boxes_and_polygons_cover_the_same_pixels():
     relative = RelativeBox(3 / WIDTH, 5 / HEIGHT, 13 / WIDTH, 25 / HEIGHT)
     np.testing.assert_allclose(relative.box(HEIGHT, WIDTH).xywh, box.xywh)
     geometry = Geometry(HEIGHT, WIDTH, 64)
-    x, y, width, height = geometry.box_to_square(box.xywh, compatible=True)
+    x, y, width, height = geometry.box_to_square(box.xywh)
     square = np.zeros((64, 64), bool)
     square[y : y + height, x : x + width] = True
     np.testing.assert_array_equal(box.on_square(geometry), square)

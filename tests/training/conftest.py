@@ -16,7 +16,7 @@ from afloc_jax.training.mesh import build_mesh
 from afloc_jax.training.settings import RunConfig
 from configs.afloc import get_config
 from data_pipelines.batches import training_batches, training_tokenizer
-from data_pipelines.reading import Record
+from data_pipelines.records import Record
 
 SENTENCES = (
     "small left pleural effusion",

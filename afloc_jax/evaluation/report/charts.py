@@ -103,10 +103,10 @@ def curve_chart(series: Sequence[Line], label: str, floor: float | None = None, 
     return "".join(parts)
 
 
-def interval_chart(rows: Sequence[Row], label: str, low: float = 0.0, high: float | None = None) -> str:
+def interval_chart(rows: Sequence[Row], label: str, high: float | None = None) -> str:
     """One row per category: the model's mean with its interval, and the others as marks with theirs, fainter.
 
-    `label` describes the chart to screen readers. Negative values move the left end of the scale below `low`. Where
+    `label` describes the chart to screen readers. Negative values move the left end of the scale below 0. Where
     `high` is None, the right end comes from the data.
     """
     values = [
@@ -118,7 +118,7 @@ def interval_chart(rows: Sequence[Row], label: str, low: float = 0.0, high: floa
     ]
     if not values:
         return ""
-    low = min([low, *values])
+    low = min([0.0, *values])
     high = max(values) * 1.04 if high is None else max([high, *values])
     high = high if high > low else low + 1.0
     names_width, row_height, width = 150, 18 + LANE * max(1, max(len(row["others"]) for row in rows) + 1), 520

@@ -58,12 +58,12 @@ class Replicates:
         """The mean over one of the last axes (counted from the end), undefined values left out."""
         return self.map(lambda values: mean_of_finite(values, axis=axis))
 
-    def interval(self, method: Method = "percentile", confidence: float = CONFIDENCE) -> Interval:
+    def interval(self, method: Method = "percentile") -> Interval:
         """The interval of one number ([R] resamples). Raises `ValueError` for BCa without `left_out`."""
         if method == "bca":
-            lower, upper = bca_limits(self.point, self.resampled, self.left_out, confidence)
+            lower, upper = bca_limits(self.point, self.resampled, self.left_out)
         else:
-            lower, upper = limits(self.resampled, confidence)
+            lower, upper = limits(self.resampled)
         return Interval(float(self.point), float(lower), float(upper))
 
 

@@ -114,15 +114,13 @@ def brier(labels: Labels, probabilities: Values, weights: Weights | None = None)
     return _ratio(weights @ (probabilities - np.asarray(labels, np.float64)) ** 2, weights.sum(axis=1))
 
 
-def calibration_error(
-    labels: Labels, probabilities: Values, weights: Weights | None = None, bins: int = BINS
-) -> PerRow:
+def calibration_error(labels: Labels, probabilities: Values, weights: Weights | None = None) -> PerRow:
     """Expected calibration error: |observed share - mean probability| over bins of equal width, by their samples.
 
     Naeini, Cooper and Hauskrecht 2015.
     """
     weights = _weights(weights, len(labels))
-    inside = np.eye(bins)[_bin(probabilities, bins)]
+    inside = np.eye(BINS)[_bin(probabilities)]
     gaps = weights @ (inside * (np.asarray(labels, np.float64) - probabilities)[:, None])
     return _ratio(np.abs(gaps).sum(axis=1), weights.sum(axis=1))
 
@@ -138,19 +136,19 @@ class ReliabilityBin:
     observed: float | None
 
 
-def reliability(labels: Labels, probabilities: Values, bins: int = BINS) -> list[ReliabilityBin]:
-    """The reliability table: a row for each of several bins of equal width.
+def reliability(labels: Labels, probabilities: Values) -> list[ReliabilityBin]:
+    """The reliability table: a row for each of `BINS` bins of equal width.
 
     A bin holds its lower limit and not its upper one; the last holds 1 as well. An empty bin has no mean and no share.
     """
     table = []
     outcomes, probabilities = np.asarray(labels, np.float64), np.asarray(probabilities)
-    index = _bin(probabilities, bins)
-    for b in range(bins):
+    index = _bin(probabilities)
+    for b in range(BINS):
         inside = index == b
         n = int(inside.sum())
         means = [float(values[inside].mean()) if n else None for values in (probabilities, outcomes)]
-        table.append(ReliabilityBin(b / bins, (b + 1) / bins, n, *means))
+        table.append(ReliabilityBin(b / BINS, (b + 1) / BINS, n, *means))
     return table
 
 
@@ -255,5 +253,5 @@ def _mean_of_existing(parts: Float[np.ndarray, "k R"]) -> PerRow:
     return _ratio(np.where(exists, parts, 0.0).sum(axis=0), exists.sum(axis=0).astype(np.float64))
 
 
-def _bin(probabilities: np.ndarray, bins: int) -> Int[np.ndarray, " n"]:
-    return np.asarray(np.floor(np.asarray(probabilities, np.float64) * bins).astype(int).clip(0, bins - 1))
+def _bin(probabilities: np.ndarray) -> Int[np.ndarray, " n"]:
+    return np.asarray(np.floor(np.asarray(probabilities, np.float64) * BINS).astype(int).clip(0, BINS - 1))

@@ -36,9 +36,9 @@ def mean_of_finite(values: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarra
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def limits(resampled: Float[np.ndarray, "R *m"], confidence: float = CONFIDENCE) -> tuple[np.ndarray, np.ndarray]:
+def limits(resampled: Float[np.ndarray, "R *m"]) -> tuple[np.ndarray, np.ndarray]:
     """Percentile limits over the first axis; resamples in which nothing was scored (NaN) are left out."""
-    tail = 100 * (1 - confidence) / 2
+    tail = 100 * (1 - CONFIDENCE) / 2
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)  # NaN is the right answer there
         lower, upper = np.nanpercentile(resampled, [tail, 100 - tail], axis=0)
@@ -49,7 +49,6 @@ def bca_limits(
     point: Float[np.ndarray, "*m"] | float,
     resampled: Float[np.ndarray, "R *m"],
     left_out: tuple[Float[np.ndarray, "_ *m"], ...],
-    confidence: float = CONFIDENCE,
 ) -> tuple[np.ndarray, np.ndarray]:
     """BCa limits over the first axis: percentiles shifted for the bias and the skewness of the statistic.
 
@@ -67,7 +66,8 @@ def bca_limits(
     shape = np.shape(point)
     point, resampled = np.reshape(point, -1), np.reshape(resampled, (len(resampled), -1))
     acceleration = _acceleration([np.reshape(part, (len(part), -1)) for part in left_out])
-    tails = ndtri(np.array([(1 - confidence) / 2, (1 + confidence) / 2]))
+    shares = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
+    tails = ndtri(np.array(shares))
     result = np.full((2, len(point)), np.nan)
     for m, value in enumerate(point):
         column = resampled[:, m][np.isfinite(resampled[:, m])]
@@ -75,7 +75,7 @@ def bca_limits(
             continue
         below = ((column < value).sum() + (column <= value).sum()) / (2 * len(column))
         if np.ptp(column) == 0 or below in (0, 1):  # nothing varies, or the value lies outside all resamples
-            result[:, m] = np.quantile(column, [(1 - confidence) / 2, (1 + confidence) / 2])
+            result[:, m] = np.quantile(column, shares)
             continue
         shifted = ndtri(below) + tails
         result[:, m] = np.quantile(column, ndtr(ndtri(below) + shifted / (1 - acceleration[m] * shifted)))

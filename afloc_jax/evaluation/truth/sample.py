@@ -85,13 +85,9 @@ class Drawing:
     def add_box(self, mask: UInt8[np.ndarray, "S S"], box: Sequence[float], geometry: Geometry) -> int:
         """Add 1 to the pixels that a box (x, y, width, height in original pixels) covers; how many they are.
 
-        The published rounding: scaled, shifted and floored. A box thinner than a pixel keeps one; compatible: it
-        vanishes.
+        A box thinner than a pixel keeps one; compatible: it vanishes.
         """
-        x, y, width, height = (int(value) for value in geometry.box_to_square(box, compatible=True))
-        if not self.compatible:
-            width, height = max(width, 1), max(height, 1)
-        covered = mask[max(y, 0) : max(y + height, 0), max(x, 0) : max(x + width, 0)]
+        covered = mask[geometry.box_pixels(box, thinnest=0 if self.compatible else 1)]
         covered += 1
         return int(covered.size)
 

@@ -17,7 +17,7 @@ from data_pipelines.builders.phantom.generate import SPLITS
 from data_pipelines.builders.phantom.worker import records
 from data_pipelines.building.ingest import in_order
 from data_pipelines.constants import IMAGE_SIZE
-from data_pipelines.records import EncodedRecord, record_features
+from data_pipelines.records import Encoded, record_features
 
 _CHUNK = 25  # phantoms per task: small enough for a smooth progress bar, large enough to hide the hand-over
 _AHEAD = 4  # tasks waiting per worker: bounds the memory that finished records take
@@ -95,7 +95,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             pool = ProcessPoolExecutor(self.workers, context, cv2.setNumThreads, (1,))  # a process per CPU
         return {name: self._generate_examples(name, pool) for name in SPLITS if self.sizes[name]}
 
-    def _generate_examples(self, split: str, pool: ProcessPoolExecutor | None) -> Iterator[tuple[int, EncodedRecord]]:
+    def _generate_examples(self, split: str, pool: ProcessPoolExecutor | None) -> Iterator[tuple[int, Encoded]]:
         size, done, draw = self.sizes[split], 0, partial(records, self.seed, split)
         chunks = [range(start, min(start + _CHUNK, size)) for start in range(0, size, _CHUNK)]
         try:
