@@ -1,4 +1,4 @@
-"""A light random change of pictures, so that a small data set is not learned by heart."""
+"""Augmentation: light random changes of images, against overfitting on small data sets."""
 
 import cv2
 import numpy as np
@@ -15,12 +15,14 @@ def augment(
     brightness: float = 0.1,
     contrast: float = 0.1,
 ) -> UInt8[np.ndarray, "S S"]:
-    """A light random change of the picture, [S, S] uint8 -> [S, S]. No flips: reports name sides.
+    """The image with a light random shift, scale, rotation, brightness and contrast. Never flips: reports name sides.
 
     Args:
+        image: the padded square.
+        rng: the random generator, which is advanced.
         shift: largest shift along each axis, as a fraction of the side.
         scale: largest relative change of size.
-        rotate: largest turn, degrees.
+        rotate: largest rotation in degrees.
         brightness: largest change, as a fraction of 255.
         contrast: largest relative change about the mean grey.
     """
@@ -31,6 +33,6 @@ def augment(
     matrix[:, 2] += shift * side * right, shift * side * down
     moved = cv2.warpAffine(image, matrix, (side, side), flags=cv2.INTER_LINEAR)
     mean, slope = cv2.mean(moved)[0], 1 + contrast * gain
-    # slope * (grey - mean) + mean + brightness, rounded and kept within 0 to 255, three times as fast as a table.
+    # slope * (grey - mean) + mean + brightness, rounded and clipped to 0..255; three times as fast as a look-up table.
     cv2.addWeighted(moved, slope, moved, 0, mean * (1 - slope) + 255 * brightness * dark, dst=moved)
     return np.asarray(moved, np.uint8)

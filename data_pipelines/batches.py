@@ -1,8 +1,8 @@
-"""Records to batches. The batch of a step is a pure function of the step, the config and the records.
+"""Batches from records. The batch of a step is a pure function of the step, the config and the records.
 
-Nothing is remembered between batches: resuming at step s means asking for batch s. The global batch is the same for
-any number of processes: process p of P makes its p-th part, so that pairs that are neighbours on one process are
-neighbours on several (contrast groups, batch statistics and dropout depend on the order).
+There is no state between batches: a run that resumes at step s reads batch s. The global batch and its order are the
+same for any number of processes, because contrast groups, batch statistics and dropout depend on the order: process p
+of P makes the p-th part of each batch.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,12 +21,12 @@ from data_pipelines.records import Record
 from data_pipelines.settings import DataSettings, SentenceSampling
 from data_pipelines.tokens import LEARNED_VOCABULARY, SentenceTokenizer, TokenArrays, learn_tokenizer, load_tokenizer
 
-_READ_THREADS = 2  # batches made at the same time; reading and tokenizing leave the interpreter lock for long stretches
-_PREFETCH = 4  # finished batches that wait
+_READ_THREADS = 2  # batches made at the same time; reading and tokenizing mostly run without the interpreter lock
+_PREFETCH = 4  # finished batches kept ahead
 
 
 class Batch(TokenArrays):
-    """What crosses from data to training: B rows of one process, S pixels the side of the square."""
+    """A batch, the only thing passed from data to training: B rows of one process, images of S x S pixels."""
 
     image: UInt8[np.ndarray, "B S S"]  # the padded square, one channel
     index: Int64[np.ndarray, " B"]  # row of the record in its source; -1 in rows that pad a validation batch
@@ -45,23 +45,23 @@ def training_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> "BatchSource":
-    """Batches of an endless shuffled stream with sampled sentences.
+    """Batches of an endless shuffled stream of records with sampled sentences.
 
-    An epoch is `len(source) // batch_size` full batches of distinct records in a new order. The remainder, another one
-    in each epoch, sits out, because a record that comes twice in a batch would be its own negative. Every draw of a
-    record samples its sentences anew.
+    An epoch is `len(source) // batch_size` full batches of distinct records in a new order. The remaining records,
+    others in each epoch, are left out, because a record that occurs twice in a batch would be its own negative. Each
+    time a record is drawn, its sentences are sampled again.
 
     Args:
         source: the training records.
         data: how records are drawn: sentences, augmentation, token slots, workers.
-        tokenizer: reads the sentences.
+        tokenizer: the tokenizer of the sentences.
         batch_size: rows of the global batch.
-        seed: fixes order, sentences and augmentation.
-        process_index, process_count: which rows of the global batch to make.
+        seed: the seed of order, sentences and augmentation.
+        process_index, process_count: which part of the rows of the global batch to make.
 
     Raises:
-        UsageError: the batch size does not divide by the number of processes.
-        UserError: fewer records than one batch holds.
+        UsageError: the number of processes does not divide the batch size.
+        UserError: there are fewer records than rows in a batch.
     """
     _check_processes(batch_size, process_count)
     if batch_size > len(source):
@@ -83,11 +83,11 @@ def validation_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> "BatchSource":
-    """Every record once, in order, with all its sentences: the same batches every time. Arguments as above.
+    """Batches of every record once, in order, with all its sentences. See `training_batches` for the arguments.
 
-    Every batch has `batch_size` rows. Where the records do not fill the last batch, they are dealt
-    out evenly (a last batch of three pairs would have almost nothing to contrast) and padding rows follow: black image,
-    empty text, `word_count` and `sentence_count` 0, `index` -1. They must take no part in a loss.
+    Every batch has `batch_size` rows. Where the records do not fill all batches, they are distributed evenly, because a
+    last batch of three pairs would have almost no negatives. Padding rows follow in each batch: black image, empty
+    text, `word_count` and `sentence_count` 0, `index` -1. Losses must leave them out.
     """
     _check_processes(batch_size, process_count)
     if not len(source):
@@ -103,12 +103,12 @@ def _check_processes(batch_size: int, process_count: int) -> None:
 
 
 def training_tokenizer(source: Records, folder: str = "", vocabulary_size: int = LEARNED_VOCABULARY) -> Tokenizer:
-    """The tokenizer of `folder`; without one it is learned from all sentences of `source`.
+    """The tokenizer of `folder`, or, where that is empty, one learned from all sentences of `source`.
 
     Args:
         source: the training records.
-        folder: holds tokenizer.json or vocab.txt.
-        vocabulary_size: entries that a learned vocabulary has at most.
+        folder: a folder with tokenizer.json or vocab.txt.
+        vocabulary_size: the largest number of entries of a learned vocabulary.
     """
     if folder:
         return load_tokenizer(folder)
@@ -116,7 +116,7 @@ def training_tokenizer(source: Records, folder: str = "", vocabulary_size: int =
 
 
 class BatchSource:
-    """Batches by step. `batch_at` computes one; `iterate` runs ahead in threads or worker processes."""
+    """Batches by step. `batch_at` computes one batch; `iterate` computes ahead in threads or worker processes."""
 
     def __init__(self, batches: grain.MapDataset, *, workers: int, steps_per_epoch: int, endless: bool = True):
         self._batches, self._workers = batches, workers
@@ -124,7 +124,7 @@ class BatchSource:
         self.endless = endless
 
     def __len__(self) -> int:
-        """Batches until the stream ends (validation) or an epoch does (training)."""
+        """The number of batches of the stream (validation) or of an epoch (training)."""
         return self.steps_per_epoch
 
     def batch_at(self, step: int) -> Batch:
@@ -134,20 +134,20 @@ class BatchSource:
         return self._batches[step]
 
     def iterate(self, start_step: int = 0) -> Iterator[Batch]:
-        """Batches from `start_step` on, made ahead of their use: equal to batch_at(start_step), ...
+        """The batches from `start_step` on, equal to batch_at(start_step), ..., computed ahead of their use.
 
-        With `data.workers` processes the records are read and tokenized outside this process.
+        With `data.workers` above 0, worker processes read and tokenize the records.
         """
         batches = self._batches[start_step:]
         options = grain.ReadOptions(num_threads=_READ_THREADS, prefetch_buffer_size=_PREFETCH)
         if not self._workers:
             yield from batches.to_iter_dataset(options)
             return
-        if not flags.FLAGS.is_parsed():  # Grain's workers read absl flags, which only a program of absl has parsed
+        if not flags.FLAGS.is_parsed():  # Grain's workers read absl flags, which only absl programs have parsed
             flags.FLAGS.mark_as_parsed()
         per_worker = grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=2)
         for shared in batches.to_iter_dataset(options).mp_prefetch(per_worker):
-            # Out of the workers' shared memory, which is taken back, into plain arrays in the documented order.
+            # Copied, because the workers' shared memory is reused; in the documented order of keys.
             yield Batch(**{name: np.array(shared[name]) for name in _KEYS})  # type: ignore[typeddict-item]
 
     def __iter__(self) -> Iterator[Batch]:
@@ -157,14 +157,14 @@ class BatchSource:
 def sample_sentences(
     sentences: Sequence[str], impression_count: int, mode: SentenceSampling, rng: np.random.Generator
 ) -> list[str]:
-    """The sentences of one draw of a report.
+    """The sampled sentences of a report.
 
     Args:
-        sentences: all of them, the impression's first.
-        impression_count: how many belong to the impression.
-        mode: "subset": a random number of them, at least one, in random order (mode 1 of the published system);
-            "impression": the impression as it stands, then a random subset of the findings (mode 2); "all": in order.
-        rng: consumed.
+        sentences: all sentences of the report, those of the impression first.
+        impression_count: the number of sentences of the impression.
+        mode: "subset": a random number of sentences, at least one, in random order (mode 1 of the published system);
+            "impression": all of the impression, then a random subset of the findings (mode 2); "all": all in order.
+        rng: the random generator, which is advanced.
     """
     if mode == "all" or not sentences:
         return list(sentences)
@@ -185,7 +185,7 @@ class _Drawn(NamedTuple):
 
 
 class _Rows:
-    """Records with their index, as Grain reads them. A source that has `pair` decodes only what a batch needs."""
+    """Records with their index, for Grain. A source with `pair` decodes only the fields that a batch needs."""
 
     def __init__(self, source: Records):
         self._source = source
@@ -199,7 +199,7 @@ class _Rows:
 
 
 class _Draw:
-    """One draw of a record: image and text. Which random numbers it meets depends on its position in the stream."""
+    """Draws image and text of a record. Its random numbers depend on the position in the stream."""
 
     def __init__(self, mode: SentenceSampling, augmented: bool):
         self._mode, self._augmented = mode, augmented
@@ -212,7 +212,7 @@ class _Draw:
 
 
 class _Collate:
-    """Rows to one batch; all texts of the batch are tokenized together."""
+    """Makes a batch from rows; all texts of the batch are tokenized together."""
 
     def __init__(self, tokenizer: Tokenizer, max_tokens: int):
         self._tokenize = SentenceTokenizer(tokenizer, max_tokens)

@@ -1,7 +1,7 @@
-"""Image files to grey uint8 arrays, and the geometry of the padded square with its exact inverse.
+"""Reading of image files as grey uint8 arrays, and the geometry of the padded square with its exact inverse.
 
-Every picture enters the program through `read_image`; boxes, masks, points and heat maps all move between an original
-image and the model's square through one `Geometry`.
+All images are read by `read_image`. Boxes, masks, points and heat maps are mapped between the original image and the
+model's square by `Geometry`.
 """
 
 import io
@@ -19,14 +19,14 @@ from afloc_jax.errors import UserError
 from data_pipelines.constants import IMAGE_SIZE
 
 SMALLEST_SIDE = 8  # pixels; anything smaller is a broken export, not a radiograph
-LARGEST_PIXELS = 170_000_000  # below what Pillow refuses as a bomb; the largest mammograms have about 30 million pixels
-Framing = Literal["pad", "crop"]  # how the square shows an image: all of it between zeros, or its middle
+LARGEST_PIXELS = 170_000_000  # below Pillow's limit for decompression bombs; large mammograms have 30 million pixels
+Framing = Literal["pad", "crop"]  # how an image fills the square: all of it, padded with zeros, or its middle
 _DICOM_SUFFIXES = (".dcm", ".dicom")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", *_DICOM_SUFFIXES)  # what `read_image` takes
 
 
 class ImageError(UserError):
-    """An image file that cannot be used; the message names the file and the reason."""
+    """An unusable image file. The message names the file and the reason."""
 
 
 def read_image(path: str | Path) -> UInt8[np.ndarray, "H W"]:
@@ -47,7 +47,7 @@ def read_image(path: str | Path) -> UInt8[np.ndarray, "H W"]:
 
 
 def decode_image(data: bytes, name: str) -> UInt8[np.ndarray, "H W"]:
-    """Like `read_image` for the bytes of a file; `name` is used in errors and to recognise headerless DICOM."""
+    """`read_image` for the bytes of a file. `name` is used in errors and to recognise DICOM without a header."""
     if not data:
         raise ImageError(f"{name}: the file is empty")
     if data[128:132] == b"DICM" or name.lower().endswith(_DICOM_SUFFIXES):
@@ -61,9 +61,9 @@ def decode_image(data: bytes, name: str) -> UInt8[np.ndarray, "H W"]:
 
 
 def read_label_image(path: str | Path) -> Integer[np.ndarray, "H W"]:
-    """A mask whose pixels are numbers of classes, [height, width]: grey values, or the indices of a palette image.
+    """A label image [height, width], whose pixels are class numbers: grey values, or indices of a palette image.
 
-    Raises ImageError for a picture of several channels, which holds colours and no numbers.
+    Raises ImageError for a picture of several channels, whose pixels are colours.
     """
     path = Path(path)
     picture = _decode_picture(_read_bytes(path), path.name)
@@ -74,16 +74,16 @@ def read_label_image(path: str | Path) -> Integer[np.ndarray, "H W"]:
 
 
 def read_mask(path: str | Path, value: int | range | None = None) -> Bool[np.ndarray, "H W"]:
-    """A lesion mask of any mode, [height, width] bool: True where any channel but alpha is not 0.
+    """A mask [height, width] bool from a picture of any mode: True where any channel except alpha is not 0.
 
-    With `value` the file is a label image: True where a channel (or the index of a palette image) equals it, or lies in
-    that range.
+    With `value` the file is a label image, and the mask is True where a channel (or the index of a palette image)
+    equals `value` or lies in that range. Raises ImageError for an unusable file.
     """
     path = Path(path)
     picture = _decode_picture(_read_bytes(path), path.name)
     if picture.mode in ("RGBA", "LA", "PA"):
         picture = picture.convert("RGB" if picture.mode == "RGBA" else "L")
-    array = np.asarray(picture)  # a palette image gives indices: 0 is background whatever its colour
+    array = np.asarray(picture)  # a palette image gives indices; index 0 is the background, whatever its colour
     if isinstance(value, range):
         hit = (array >= value.start) & (array < value.stop)
     else:
@@ -92,18 +92,18 @@ def read_mask(path: str | Path, value: int | range | None = None) -> Bool[np.nda
 
 
 def encode_png(image: UInt8[np.ndarray, "H W *channels"] | Bool[np.ndarray, "H W"]) -> bytes:
-    """PNG bytes of a picture (colour in OpenCV's order) or of a mask, which becomes 0 and 255."""
+    """The PNG bytes of a picture (colour in OpenCV's order) or of a mask (stored as 0 and 255)."""
     array = image.astype(np.uint8) * 255 if image.dtype == np.bool_ else image
     return cv2.imencode(".png", array)[1].tobytes()
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """The map between an image of height x width pixels and a square of `side` pixels.
+    """The mapping between an image of height x width pixels and a square of `side` pixels.
 
-    The longest side is scaled to `side`; the other is scaled alike and floored; zeros fill the rest, the smaller half
-    of an odd remainder in front (top, left). Coordinates are continuous: pixel (row r, column c) covers [c, c+1] x
-    [r, r+1], so the image's corners are (0, 0) and (width, height).
+    The longest side is scaled to `side`. The other side is scaled by the same factor and floored. Zeros fill the rest;
+    of an odd number of rows or columns the smaller half is at the top or left. Coordinates are continuous: pixel
+    (row r, column c) covers [c, c+1] x [r, r+1], so the corners of the image are (0, 0) and (width, height).
     """
 
     height: int
@@ -116,7 +116,7 @@ class Geometry:
 
     @property
     def scale(self) -> float:
-        """Square pixels per original pixel along the longest side."""
+        """The number of square pixels per original pixel along the longest side."""
         return self.side / float(max(self.height, self.width))
 
     @property
@@ -140,13 +140,13 @@ class Geometry:
         return (self.side - self.inner_width) // 2
 
     def inner(self, square: Shaped[np.ndarray, "rows columns *rest"]) -> Shaped[np.ndarray, "h w *rest"]:
-        """The part of a [side, side, ...] array that shows the image: [inner_height, inner_width, ...], a view."""
+        """The part of a [side, side, ...] array that shows the image, as a view [inner_height, inner_width, ...]."""
         if square.shape[:2] != (self.side, self.side):
             raise ValueError(f"expected [{self.side}, {self.side}], got {list(square.shape)}")
         return square[self.top : self.top + self.inner_height, self.left : self.left + self.inner_width]
 
     def to_square(self, image: Shaped[np.ndarray, "H W"]) -> Shaped[np.ndarray, "S S"]:
-        """Image [height, width] -> [side, side] of the same type, by area interpolation, padded with zeros."""
+        """The image [height, width] as a square [side, side] of its type, by area interpolation, padded by zeros."""
         if image.shape != (self.height, self.width):
             raise ValueError(f"this geometry is for [{self.height}, {self.width}], got {list(image.shape)}")
         square = np.zeros((self.side, self.side), image.dtype)
@@ -155,9 +155,10 @@ class Geometry:
         return square
 
     def mask_to_square(self, mask: Shaped[np.ndarray, "H W"]) -> Bool[np.ndarray, "S S"]:
-        """Mask [height, width] -> [side, side] bool: square pixels of which at least half is covered.
+        """The mask [height, width] as a square [side, side] bool: pixels of which at least half is covered.
 
-        A lesion too small to cover half a pixel anywhere keeps the pixels it covers most, so none disappears.
+        A mask that covers half of no pixel keeps the pixels that it covers most, so that small findings do not
+        disappear.
         """
         coverage = self.to_square((np.asarray(mask) != 0).astype(np.float32))
         highest = float(coverage.max())
@@ -178,17 +179,17 @@ class Geometry:
         return slice(max(y, 0), max(bottom, 0)), slice(max(x, 0), max(right, 0))
 
     def points_to_square(self, points: ArrayLike) -> Float64[np.ndarray, "*points 2"]:
-        """Points [..., 2] as (x, y) in original coordinates -> square coordinates."""
+        """Points [..., 2] as (x, y), from original to square coordinates."""
         factors, offsets = self._affine
         return np.asarray(points, np.float64) * factors + offsets
 
     def points_to_original(self, points: ArrayLike) -> Float64[np.ndarray, "*points 2"]:
-        """Inverse of `points_to_square`; points in the padding come out outside the image."""
+        """The inverse of `points_to_square`. Points in the padding are mapped to points outside the image."""
         factors, offsets = self._affine
         return (np.asarray(points, np.float64) - offsets) / factors
 
     def map_to_original(self, heatmap: Shaped[np.ndarray, "rows columns"]) -> Float32[np.ndarray, "H W"]:
-        """Heat map [side, side] -> [height, width] float32: padding cut off, bilinear, half-pixel centres."""
+        """The heat map [side, side] without padding, as [height, width] float32 (bilinear, half-pixel centres)."""
         part = np.ascontiguousarray(self.inner(np.asarray(heatmap)), np.float32)
         return np.asarray(cv2.resize(part, (self.width, self.height), interpolation=cv2.INTER_LINEAR), np.float32)
 
@@ -199,10 +200,10 @@ class Geometry:
 
 
 def crop_to_square(image: UInt8[np.ndarray, "H W"], side: int = IMAGE_SIZE) -> UInt8[np.ndarray, "{side} {side}"]:
-    """Image [height, width] -> [side, side]: the short side scaled to `side`, the middle of the long one cut out.
+    """The middle of the image [height, width] as a square [side, side]: the short side is scaled to `side`.
 
-    The published release frames images this way for classification (for localisation it pads them, see `Geometry`).
-    Interpolation is by area where the image shrinks, bilinear where it grows.
+    The published release frames images in this way for classification (for localisation it pads them, see `Geometry`).
+    Interpolation is by area to shrink and bilinear to enlarge.
     """
     height, width = image.shape
     scale = side / min(height, width)
@@ -222,14 +223,14 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _decode_picture(data: bytes, name: str) -> Image.Image:
-    """First frame of a picture, every byte of it decoded and turned upright."""
+    """The first frame of a picture, decoded completely, with its EXIF orientation applied."""
     if not data:
         raise ImageError(f"{name}: the file is empty")
     try:
         with Image.open(io.BytesIO(data)) as picture:
             if picture.width * picture.height > LARGEST_PIXELS:
                 raise Image.DecompressionBombError
-            picture.load()  # decodes everything: a truncated file fails here and not in the middle of training
+            picture.load()  # decodes everything, so that a truncated file fails here and not during training
             ImageOps.exif_transpose(picture, in_place=True)
             return picture
     except Image.DecompressionBombError:
@@ -241,7 +242,7 @@ def _decode_picture(data: bytes, name: str) -> Image.Image:
 
 
 def grey(picture: Image.Image) -> UInt8[np.ndarray, "H W"]:
-    """[height, width] uint8 of a decoded picture of any mode, as `read_image` describes it."""
+    """A decoded picture of any mode as [height, width] uint8, with the rules of `read_image`."""
     if picture.mode == "L":
         return np.asarray(picture)
     if picture.mode in ("LA", "La"):
@@ -254,7 +255,7 @@ def grey(picture: Image.Image) -> UInt8[np.ndarray, "H W"]:
 
 
 def _to_bytes(pixels: Float64[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
-    """Linear scaling of the finite minimum..maximum to 0..255; a flat image becomes black."""
+    """The pixels scaled linearly from their finite minimum and maximum to 0..255. A constant image becomes black."""
     pixels = np.nan_to_num(pixels, nan=0.0, posinf=0.0, neginf=0.0)
     low, high = float(pixels.min()), float(pixels.max())
     if high <= low:
@@ -276,7 +277,7 @@ def _decode_dicom(data: bytes, name: str) -> UInt8[np.ndarray, "H W"]:
         background = None if padding is None else pixels == padding
         if interpretation.startswith("MONOCHROME"):
             pixels = apply_voi_lut(apply_modality_lut(pixels, dataset), dataset)
-    except Exception as error:  # pydicom and its decoders raise whatever they meet
+    except Exception as error:  # pydicom and its decoders can raise almost any exception
         raise ImageError(f"{name}: not a readable DICOM image ({type(error).__name__}: {error})") from None
     if pixels.ndim == 3 and pixels.shape[-1] == 3 and not interpretation.startswith("MONOCHROME"):
         return np.asarray(Image.fromarray(_to_bytes(pixels.astype(np.float64))).convert("L"))
@@ -286,5 +287,5 @@ def _decode_dicom(data: bytes, name: str) -> UInt8[np.ndarray, "H W"]:
     if interpretation == "MONOCHROME1":
         pixels = -pixels
     if background is not None and not background.all():
-        pixels[background] = pixels[~background].min()  # outside the collimator: black, and no part of the range
+        pixels[background] = pixels[~background].min()  # outside the collimator: black, and not part of the range
     return _to_bytes(pixels)

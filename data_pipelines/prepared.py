@@ -1,9 +1,9 @@
-"""Prepared records: built where they are missing, opened where they exist. `reading` reads them.
+"""Folders of prepared records: built where they are missing, opened where they exist (see `reading`).
 
-A prepared folder is named after everything that decided its content, `<data set>-<options>-<raw files>`, two short
-hashes: other builder arguments or changed raw files (in the raw folder, or in a folder that an argument names) give
-another folder, never stale records. A folder gets its final name only when it is complete, so a build that was killed
-leaves nothing that a rerun trips over.
+The name of a folder is `<data set>-<options>-<raw files>`, where the last two are short hashes. Other builder
+arguments, or changed raw files (in the raw folder, or in a folder that an argument names), therefore give another
+folder and never outdated records. A folder gets its final name only when it is complete, so that a rerun never finds an
+incomplete one.
 """
 
 import hashlib
@@ -21,25 +21,25 @@ from data_pipelines.building.expected_files import IncompleteDataError
 from data_pipelines.reading import RecordSource
 
 _INPUTS = "inputs.json"
-_LOCK = ".prepare.lock"  # stays in the directory, empty
+_LOCK = ".prepare.lock"  # an empty file that stays in the directory
 _HASH_LENGTH = 10
 
 Fingerprint = list[tuple[str, int, int]]
-"""Relative path, size and time of change (nanoseconds) of files."""
+"""The relative path, size and time of change (nanoseconds) of each file."""
 Files = Fingerprint | tuple[Fingerprint, dict[str, Fingerprint]]
-"""Files of the raw folder, and of folders apart from it by the builder argument that names them."""
+"""The files of the raw folder, and those of other folders by the builder argument that names the folder."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A folder of prepared records: whether it was built just now, and what its build counted."""
+    """A folder of prepared records, whether this call built it, and the report of its build."""
 
     folder: Path
     built: bool
     report: BuildReport
 
     def sources(self) -> dict[str, RecordSource]:
-        """The records of every split that has some."""
+        """The records of each split that is not empty."""
         return {split: RecordSource(self.folder, split) for split, count in self.report.records.items() if count}
 
 
@@ -74,7 +74,7 @@ def check_source(
     raw: str | os.PathLike[str] = "",
     builder: Arguments | None = None,
 ) -> None:
-    """Raises what `open_source` raises for a wrong name or argument or for missing records; builds nothing."""
+    """Raises the errors of `open_source` for a wrong name, a wrong argument or missing records. Builds nothing."""
     call = Call.of(dataset, directory, raw, builder)
     if call.raw or not call.needs_raw:
         call.check()
@@ -91,23 +91,23 @@ def prepare(
     workers: int = 0,
     beam: str | None = None,
 ) -> Prepared:
-    """Builds the records of a data set unless they exist already. Arguments as in `open_source`.
+    """Builds the records of a data set unless they exist already. See `open_source` for the arguments.
 
-    A build that was interrupted goes on from its finished shards. `beam` builds with Apache Beam, by its
-    pipeline options ("--runner=DirectRunner").
+    An interrupted build continues from its finished shards. `beam` are pipeline options ("--runner=DirectRunner") with
+    which Apache Beam builds the records; None builds them without Beam.
     """
     folder, built = _prepared(Call.of(dataset, directory, raw, builder), workers, beam)
     return Prepared(folder, built, BuildReport.read(folder))
 
 
 def open_prepared(dataset: str, directory: str | os.PathLike[str], builder: Arguments | None = None) -> Prepared:
-    """A data set that has been prepared. Raises UserError as `open_source` does."""
+    """A data set that is prepared already. Raises UserError as `open_source` does."""
     folder = _find(Call.of(dataset, directory, "", builder))
     return Prepared(folder, False, BuildReport.read(folder))
 
 
 def _prepared(call: Call, workers: int = 0, beam: str | None = None) -> tuple[Path, bool]:
-    """The complete folder for these inputs and whether it was built just now."""
+    """The complete folder for these inputs, and whether this call built it."""
     directory = call.directory
     call.check()
     files: Files | str = _files(call) if call.needs_raw else "generated"
@@ -115,26 +115,26 @@ def _prepared(call: Call, workers: int = 0, beam: str | None = None) -> tuple[Pa
     folder = directory / f"{stem}-{_hash(files)}"
     if folder.is_dir():
         return folder, False
-    missing = directory / f"{call.dataset}.missing.txt"  # names all files that the raw folder lacks
+    missing = directory / f"{call.dataset}.missing.txt"  # the list of all files that the raw folder lacks
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with lock(directory / _LOCK):
             if folder.is_dir():  # another process built it while this one waited
                 return folder, False
             building = directory / f".{folder.name}.building"
-            clear(building)  # left by a build that was killed: we hold the lock
+            clear(building)  # of a build that was killed, as this process holds the lock
             try:
                 build(call, building, workers, beam)
                 write_whole(building / _INPUTS, json.dumps(call.inputs, indent=2, default=str) + "\n")
                 building.rename(folder)
                 missing.unlink(missing_ok=True)
-                for old in matching(directory, f".{stem}-*.building"):  # shards of files as they were before
+                for old in matching(directory, f".{stem}-*.building"):  # shards of raw files that have changed since
                     old.rmtree(missing_ok=True)
             except IncompleteDataError as error:
                 clear(building)
                 write_whole(missing, "".join(f"{line}\n" for line in error.lacking))
                 raise UserError(f"{error} (all of it, a line each: {missing})") from None
-            except BaseException:  # interrupted, a full disk, too many bad images: finished shards stay
+            except BaseException:  # interrupted, disk full, too many bad images: finished shards are kept
                 clear(building)
                 raise
     except OSError as error:
@@ -143,7 +143,7 @@ def _prepared(call: Call, workers: int = 0, beam: str | None = None) -> tuple[Pa
 
 
 def _find(call: Call) -> Path:
-    """The one prepared folder that fits. Without arguments all of this name fit, this version's first."""
+    """The prepared folder for a call. Without arguments any folder of the data set fits, preferably of this version."""
     dataset, directory = call.dataset, call.directory
     candidates = [path.parent for path in matching(directory, f"{dataset}-*-*/{_INPUTS}")]
     if not call.arguments:
@@ -170,7 +170,7 @@ def _hash(value: "Json | Files") -> str:
 
 
 def _files(call: Call) -> Files:
-    """The files that a build reads."""
+    """The files that a build reads: those of the raw folder and of folders named by arguments."""
     apart = {}
     for name in call.builder_class.FOLDERS:
         if folder := call.arguments.get(name):
@@ -183,7 +183,7 @@ def _files(call: Call) -> Files:
 
 
 def _fingerprint(folder: str | os.PathLike[str]) -> Fingerprint:
-    """Every file below a folder of raw files: cheap, and enough to notice an edit."""
-    root = pathlib.Path(folder)  # local, and with hidden files and nanoseconds, which `files.Path` does not give
+    """The path, size and time of change of every file below a folder, which is fast and shows edits."""
+    root = pathlib.Path(folder)  # it is local; `files.Path` gives neither hidden files nor nanoseconds
     paths = (path for path in root.rglob("*") if path.is_file())
     return sorted((path.relative_to(root).as_posix(), (s := path.stat()).st_size, s.st_mtime_ns) for path in paths)

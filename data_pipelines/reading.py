@@ -1,4 +1,4 @@
-"""Prepared records, read at random."""
+"""Random access to prepared records."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ from data_pipelines.records import Finding, Record, record_features
 
 
 class Pair(NamedTuple):
-    """What a batch needs of a record; the fields are those of `Record`."""
+    """The fields of a `Record` that a batch needs."""
 
     image: UInt8[np.ndarray, "S S"]
     sentences: list[str]
@@ -24,7 +24,7 @@ class Pair(NamedTuple):
 
 @runtime_checkable
 class Records(Protocol):
-    """Records of one split, read at random: a `RecordSource`, or a list of records."""
+    """The records of one split with random access: a `RecordSource`, or a list of records."""
 
     def __len__(self) -> int: ...
 
@@ -32,11 +32,14 @@ class Records(Protocol):
 
 
 class RecordSource:
-    """Random access to one split of a prepared data set: `len(source)`, `source[i]` -> Record. Can be pickled."""
+    """Random access to one split of a prepared data set: `len(source)`, `source[i]` -> Record. It can be pickled.
+
+    Raises UserError (from the constructor) if there is no such split, or the folder is of another version.
+    """
 
     def __init__(self, folder: str | os.PathLike[str], split: str):
         self.folder, self.split = Path(folder), split
-        # From the folder alone, so that reading needs neither the builder's code nor its arguments.
+        # Opened from the folder alone, without the builder's code and arguments.
         builder = tfds.builder_from_directory(_versioned(self.folder))
         splits = {name: info.num_examples for name, info in builder.info.splits.items() if info.num_examples}
         if split not in splits:
@@ -49,12 +52,12 @@ class RecordSource:
 
     @property
     def name(self) -> str:
-        """Name of the builder."""
+        """The name of the builder."""
         return self.folder.name.rsplit("-", 2)[0]
 
     @property
     def content_hash(self) -> str:
-        """Two short hashes, of builder arguments and raw files, that say where a number came from."""
+        """The short hashes of builder arguments and raw files, which identify the records behind a result."""
         return "-".join(self.folder.name.rsplit("-", 2)[1:])
 
     def __len__(self) -> int:
@@ -64,7 +67,7 @@ class RecordSource:
         return _record(self._example(index))
 
     def pair(self, index: int) -> Pair:
-        """Image and sentences of `self[index]`, in a third of the time."""
+        """The image and sentences of `self[index]`, in a third of the time."""
         features = _Features(self._example(index))
         return Pair(features.image(), features.texts("sentences"), features.numbers("impression_count")[0])
 
@@ -78,10 +81,9 @@ class RecordSource:
 
 
 class _Features:
-    """The features in a serialised `tf.train.Example` written with `records.record_features`.
+    """The features of a serialised `tf.train.Example` written with `records.record_features`.
 
-    Read here rather than by TFDS, which turns each field into an array on the way to a number or a text and so spends
-    more time on a record than everything else in the pipeline together.
+    TFDS would turn each field into an array first, which takes more time than the rest of the pipeline together.
     """
 
     def __init__(self, example: bytes):
@@ -137,7 +139,7 @@ def _record(example: bytes) -> Record:
 
 
 def _versioned(folder: Path) -> str:
-    """The folder inside `folder` that TFDS wrote: name of the data set, then its version."""
+    """The folder inside `folder` that TFDS wrote, <name of the data set>/<version>."""
     written = matching(folder, "*/*/dataset_info.json")
     if len(written) != 1:
         raise UserError(f"{folder} is not a folder of prepared records; remove it and prepare again")

@@ -1,8 +1,8 @@
-"""The one record that every builder yields, whatever the data set.
+"""The record that the builders of all data sets yield.
 
-Images are stored as raw one-channel uint8 bytes of the padded square (`image_size` x `image_size`): reading one
-costs a memory copy, not a PNG decode. Masks are evaluation data, read rarely, and kept as PNG bytes of the same square.
-What a data set does not have stays empty: text, labels, boxes, masks.
+Images are stored as raw uint8 bytes of the padded square (`image_size` x `image_size`, one channel), so that reading
+needs no decoding. Masks are read rarely, for evaluation, and are stored as PNG bytes of the same square. Fields that a
+data set does not have (text, labels, boxes, masks) are empty.
 """
 
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Encoded: TypeAlias = dict[str, str | int | bytes | list | np.ndarray]
 """A record as TFDS writes it."""
 
-PRESENT, ABSENT, UNCERTAIN = 1, 0, -1  # values of a label; one that is not listed is unknown
+PRESENT, ABSENT, UNCERTAIN = 1, 0, -1  # values of a label; unknown labels are not listed
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,11 @@ class Finding:
     """One annotated finding of a record.
 
     Attributes:
-        label: class, e.g. "pleural effusion".
-        prompt: the text that a model locates, e.g. "small left effusion". It may quote a report.
+        label: the class, e.g. "pleural effusion".
+        prompt: the text to localise, e.g. "small left effusion". It may quote a report.
         png: PNG bytes of the mask in the padded square, 0 / 255.
-        boxes: (x, y, width, height) in pixels of the original image; empty where the source drew no boxes.
-        annotator: pseudonym of the reader where the source keeps its readers apart; else empty.
+        boxes: (x, y, width, height) in pixels of the original image; empty where the data set has no boxes.
+        annotator: a pseudonym of the annotator; empty where the data set does not name annotators.
     """
 
     label: str
@@ -43,7 +43,7 @@ class Finding:
 
     @property
     def mask(self) -> Bool[np.ndarray, "S S"]:
-        """The pixels of the padded square that show the finding, decoded at each access."""
+        """The mask of the finding in the padded square, decoded at each access."""
         return np.asarray(cv2.imdecode(np.frombuffer(self.png, np.uint8), cv2.IMREAD_GRAYSCALE)) > 127
 
 
@@ -94,13 +94,13 @@ class Record:
 
 
 def record_features() -> "tfds.features.FeaturesDict":
-    """The TFDS feature specification shared by all builders."""
-    import tensorflow_datasets as tfds  # takes a second, which the workers of a build need not spend
+    """The TFDS feature specification of all builders."""
+    import tensorflow_datasets as tfds  # imported here, because it takes a second that workers can save
 
     text, integer = tfds.features.Text, np.int32
     return tfds.features.FeaturesDict(
         {
-            "id": text(),  # unique within the data set, safe to print (never report text)
+            "id": text(),  # unique within the data set; it contains no report text and may be printed
             "image": tfds.features.Scalar(dtype=np.object_),  # raw uint8 bytes, image_size * image_size
             "image_size": integer,
             "original_height": integer,
@@ -109,10 +109,10 @@ def record_features() -> "tfds.features.FeaturesDict":
             "study": text(),  # pseudonym of the study; empty if unknown
             "view": text(),
             "sentences": tfds.features.Sequence(text()),  # cleaned sentences in the order of the report
-            "impression_count": integer,  # how many of the sentences belong to the impression (the leading ones)
-            "sections": tfds.features.Sequence({"name": text(), "text": text()}),  # the report as written
+            "impression_count": integer,  # the number of leading sentences that belong to the impression
+            "sections": tfds.features.Sequence({"name": text(), "text": text()}),  # the original report
             "labels": tfds.features.Sequence({"name": text(), "value": integer}),  # 1 present, 0 absent, -1 uncertain
-            "findings": tfds.features.Sequence(  # evaluation only: one entry per annotated finding; may be empty
+            "findings": tfds.features.Sequence(  # one entry per annotated finding, for evaluation
                 {
                     "label": text(),
                     "prompt": text(),

@@ -1,7 +1,7 @@
-"""Regions of findings, in each form in which data sets store them, as masks of the original image.
+"""Regions of findings in the forms in which data sets store them, and their masks on the original image.
 
-A region knows nothing of its image but, in some forms, its size; `mask(height, width)` draws it. A malformed region is
-an `ImageError`: the row is reported, the build goes on.
+`mask(height, width)` draws a region on an image of that size. A malformed region raises `ImageError`; a build reports
+the row and continues.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from pycocotools import mask as coco_mask
 from afloc_jax.errors import UserError
 from data_pipelines.images import Geometry, ImageError, read_mask
 
-FAR = 1_000_000  # pixels; no radiograph is larger, and drawing code meets such numbers badly
+FAR = 1_000_000  # pixels; no radiograph is larger, and drawing code may fail for larger coordinates
 
 
 @runtime_checkable
@@ -24,13 +24,13 @@ class Region(Protocol):
     """A part of an image."""
 
     def mask(self, height: int, width: int) -> Bool[np.ndarray, "{height} {width}"]:
-        """[height, width] bool. Raises ImageError for a region that is malformed or belongs to another image."""
+        """The mask [height, width] bool. Raises ImageError if the region is malformed or belongs to another image."""
         ...
 
 
 @dataclass(frozen=True)
 class MaskFile:
-    """An image file of which every pixel but 0 belongs to the region; or only those equal to (or in) `value`."""
+    """An image file whose non-zero pixels are the region; with `value`, only pixels equal to it or in that range."""
 
     path: Path
     value: int | range | None = None
@@ -46,7 +46,7 @@ class MaskFile:
 
 @dataclass(frozen=True)
 class Box:
-    """A rectangle in pixels of the original image; corner and size as annotated, not rounded."""
+    """A rectangle in pixels of the original image, with the annotated corner and size, not rounded."""
 
     x: float
     y: float
@@ -78,7 +78,7 @@ class Box:
 
 @dataclass(frozen=True)
 class RelativeBox:
-    """A rectangle by its corners, as shares of the image's width and height."""
+    """A rectangle given by its corners, as fractions of the image's width and height."""
 
     left: float
     top: float
@@ -86,7 +86,7 @@ class RelativeBox:
     bottom: float
 
     def box(self, height: int, width: int) -> Box:
-        """The same in pixels."""
+        """The box in pixels."""
         x, y = self.left * width, self.top * height
         return Box(x, y, self.right * width - x, self.bottom * height - y)
 
@@ -96,7 +96,7 @@ class RelativeBox:
 
 @dataclass(frozen=True)
 class Polygon:
-    """The inside of a closed line through (x, y) points of the original image."""
+    """A polygon through (x, y) points of the original image."""
 
     points: Sequence[Sequence[float]]
 
@@ -105,7 +105,7 @@ class Polygon:
             corners = np.asarray(self.points, np.float64).reshape(-1, 2)
         except (ValueError, TypeError):
             corners = np.zeros((0, 2))
-        # Checked before it reaches pycocotools, whose C code meets NaN or far-off corners with all of the memory.
+        # The C code of pycocotools would take all memory for NaN or very distant corners.
         if len(corners) < 3 or not np.isfinite(corners).all():
             raise ImageError("a polygon needs three finite corners or more")
         inside = np.clip(corners, 0, [width, height]).ravel().tolist()
@@ -114,14 +114,14 @@ class Polygon:
 
 @dataclass(frozen=True)
 class CocoRuns:
-    """COCO run lengths of 0 and 1 in turn, down the columns: {"size": [height, width], "counts": text or list}."""
+    """COCO's RLE: {"size": [height, width], "counts": text or list}, run lengths of 0 and 1 in turn, by columns."""
 
     rle: dict[str, Any]
 
     def runs(self, height: int, width: int) -> Integer[np.ndarray, " runs"]:
-        """The lengths, which fill the image exactly. pycocotools would read past runs that do not.
+        """The run lengths, checked to fill the image exactly; otherwise pycocotools would read invalid memory.
 
-        Raises ImageError for runs that are malformed or belong to another image.
+        Raises ImageError if the runs are malformed or belong to another image.
         """
         try:
             size, counts = list(self.rle["size"]), self.rle["counts"]
@@ -141,7 +141,7 @@ class CocoRuns:
 
     @property
     def empty(self) -> bool:
-        """Whether the runs hold no 1: one run of zeros, which is how a finding that is absent is written."""
+        """Whether there is only one run, of zeros. Data sets write an absent finding in this way."""
         counts: Any = self.rle.get("counts")
         try:
             return sum((_runs_of_text(counts) if isinstance(counts, str) else counts)[1::2]) == 0
@@ -151,9 +151,9 @@ class CocoRuns:
 
 @dataclass(frozen=True)
 class GapRuns:
-    """Pairs of numbers "gap length gap length ...", down the columns: pixels skipped since the last run, its length.
+    """SIIM-ACR's run lengths "gap length gap length ...", by columns.
 
-    As SIIM-ACR writes pneumothoraces: the start of each run is counted from the end of the run before.
+    A gap is the number of pixels between the end of the run before and the start of this run.
     """
 
     text: str
@@ -170,7 +170,7 @@ class GapRuns:
 
 
 def _runs_of_text(text: str) -> list[int]:
-    """COCO's compressed run lengths: base 32, least digit first; from the fourth on, difference to the last but one."""
+    """COCO's compressed run lengths: base 32, lowest digit first; from the fourth on, less the last but one."""
     runs: list[int] = []
     value = shift = 0
     for character in text:
@@ -189,9 +189,9 @@ def _runs_of_text(text: str) -> list[int]:
 
 
 def decode_segmentation(segmentation: Any, height: int, width: int, where: str) -> np.ndarray:
-    """RLE (compressed or not) or polygons -> [height, width] uint8 of 0 and 1, equal to what pycocotools decodes.
+    """The mask of an RLE (compressed or not) or of polygons, [height, width] uint8 of 0 and 1, equal to pycocotools'.
 
-    `where` names the entry in the `UserError` that a malformed one raises.
+    Raises UserError, which begins with `where`, for a malformed segmentation.
     """
     try:
         if isinstance(segmentation, Mapping):

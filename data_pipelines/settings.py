@@ -1,4 +1,4 @@
-"""What a config says about data: `config.data`, and the same keys wherever else a data set is named."""
+"""The settings of data: `config.data`, and the same keys in entries of `config.evaluation.datasets`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,15 +16,15 @@ class DataSettings(Settings, section="data"):
     """The section `data` of a config.
 
     Attributes:
-        dataset: name of the builder, one of the folders in data_pipelines/builders.
-        directory: folder of prepared records.
-        raw: folder of raw files; empty: the records are prepared already, or drawn (`phantom`).
-        builder: keyword arguments of the builder. The builder itself checks them.
-        train_split, validation_split: splits that are trained on and validated on.
-        sentences: what is drawn of a report; see `data_pipelines.batches.sample_sentences`.
-        augment: whether training images are changed at random; see `data_pipelines.augment`.
+        dataset: the name of the builder, one of the folders in data_pipelines/builders.
+        directory: the folder of prepared records.
+        raw: the folder of raw files; empty if the records are prepared already, or drawn (`phantom`).
+        builder: keyword arguments of the builder, which checks them.
+        train_split, validation_split: the splits for training and validation.
+        sentences: how sentences of a report are sampled, see `data_pipelines.batches.sample_sentences`.
+        augment: whether training images are augmented, see `data_pipelines.augment`.
         max_tokens: token slots per report; longer reports are cut.
-        workers: worker processes that make batches; 0: threads of this process.
+        workers: worker processes that make batches; 0 for threads of this process.
     """
 
     dataset: str = setting("pairs", NOT_EMPTY)
@@ -44,6 +44,6 @@ class DataSettings(Settings, section="data"):
 
     @property
     def image_size(self) -> int:
-        """Side of the stored square, pixels, as far as the arguments of the builder say it."""
+        """The side of the stored square in pixels, from the builder's arguments or its default."""
         side = self.builder.get("image_size", IMAGE_SIZE)
         return side if isinstance(side, int) else IMAGE_SIZE

@@ -1,4 +1,4 @@
-"""Whole slides: TIFF pyramids of gigapixels, of which one small level is read and the rest stays on the disk."""
+"""Whole-slide images: TIFF pyramids of gigapixels, of which only one small level is read."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,23 +9,23 @@ from PIL import Image, TiffImagePlugin
 
 from data_pipelines.images import SMALLEST_SIDE, ImageError, grey
 
-LARGEST_LEVEL = 64_000_000  # pixels that are decoded at once: 192 MB of colour for each worker of a build
-_SAME_SHAPE = 0.02  # pyramids round their levels; labels and macro photographs in the same file differ by far more
+LARGEST_LEVEL = 64_000_000  # pixels of a level: 192 MB of colour for each worker of a build
+_SAME_SHAPE = 0.02  # relative difference of shape: levels are rounded; labels and macro photographs differ far more
 
 
 def read_slide(path: str | Path, side: int) -> UInt8[np.ndarray, "H W"]:
-    """One level of a pyramid TIFF as `read_image` gives it: luma, uint8, [height, width] of that level.
+    """One level of a pyramid TIFF as a grey image [height, width] uint8, with the luma of `read_image`.
 
-    It is the smallest level whose longest side has at least `side` pixels, or the largest level where none has. Levels
-    are the pages of the file that have the shape of its first page. A plain TIFF is a pyramid of one level.
+    The level is the smallest one whose longest side has at least `side` pixels, or else the largest one. Levels are the
+    pages of the file with the aspect ratio of its first page. A plain TIFF is a pyramid of one level.
 
     Raises:
-        ImageError: the file is missing, damaged or no TIFF, or the level is larger than LARGEST_LEVEL pixels, which
-            happens to slides that hold full resolution alone.
+        ImageError: the file is missing, damaged or not a TIFF, or the level has more than LARGEST_LEVEL pixels, as in
+            slides that contain full resolution only.
     """
     path = Path(path)
     try:
-        # Not Image.open: it refuses a file by the size of its first page, which is never decoded here.
+        # Image.open would refuse a file because of the size of its first page, which is not decoded here.
         with TiffImagePlugin.TiffImageFile(path) as slide:
             levels = dict(_levels(slide))
             large = [page for page, size in levels.items() if max(size) >= side]
@@ -50,11 +50,11 @@ def read_slide(path: str | Path, side: int) -> UInt8[np.ndarray, "H W"]:
 
 
 def _levels(slide: Image.Image) -> Iterator[tuple[int, tuple[int, int]]]:
-    """Page number -> width and height of each level."""
+    """The page number, width and height of each level."""
     base = slide.size
     for page in range(getattr(slide, "n_frames", 1)):
         slide.seek(page)
         width, height = slide.size
-        # One pixel of rounding is much in a level of a few pixels.
+        # The tolerance allows one pixel of rounding, which matters in a level of few pixels.
         if abs(width * base[1] / (height * base[0]) - 1) <= _SAME_SHAPE + 1 / min(width, height):
             yield page, (width, height)

@@ -1,9 +1,8 @@
-"""Report text to token ids, and the segment ids that merge pieces into words, words into sentences.
+"""Token ids of texts, and the segment ids that merge pieces into words and words into sentences.
 
-The tokenizer is a BERT WordPiece one (the `tokenizers` library does the splitting). Segment ids are computed on the
-host with array operations over the whole batch, so that merging inside the compiled step is a segment sum
-(`afloc_jax.levels.TokenBatch`). Text is always lower-cased: Bio_ClinicalBERT has a cased vocabulary but was fed lower
-case.
+The tokenizer is a BERT WordPiece tokenizer of the `tokenizers` library. Segment ids are computed on the host, by array
+operations over the whole batch; the compiled step then only sums segments (`afloc_jax.levels.TokenBatch`). Text is
+always lower-cased: the vocabulary of Bio_ClinicalBERT is cased, but the published system gives it lower-case text.
 """
 
 import functools
@@ -23,17 +22,17 @@ from afloc_jax.files import Path, matching
 from afloc_jax.settings import Json
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # in this order in a learned vocabulary: [PAD] is 0
-LEARNED_VOCABULARY = 4096  # entries of a learned vocabulary, where nothing else is said
+LEARNED_VOCABULARY = 4096  # default size of a learned vocabulary
 _REQUIRED = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 _CONTINUATION = "##"
 _DECIMAL = re.compile(r"\d\.(?=\d)")
-_SEPARATOR = "."  # with a space behind it, between the sentences of a text
-_REMEMBERED_SENTENCES = 2**16  # about 30 MB
-_LEARNING_ALPHABET = 200  # distinct characters a learned vocabulary keeps; rarer ones become [UNK]
+_SEPARATOR = "."  # between the sentences of a text, followed by a space
+_REMEMBERED_SENTENCES = 2**16  # size of the cache, about 30 MB
+_LEARNING_ALPHABET = 200  # distinct characters of a learned vocabulary; rarer ones become [UNK]
 
 
 class TokenArrays(TypedDict):
-    """B texts in L token slots each: the arrays of `afloc_jax.levels.TokenBatch`, where their values are described."""
+    """B texts in L token slots each: the arrays of `afloc_jax.levels.TokenBatch`, which describes their values."""
 
     token_ids: Int32[np.ndarray, "B L"]
     word_ids: Int32[np.ndarray, "B L"]
@@ -45,7 +44,7 @@ class TokenArrays(TypedDict):
 def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
     """The tokenizer in a folder that holds `tokenizer.json` or `vocab.txt`, or in a file of that kind.
 
-    Raises UserError when there is none, or when it is not a BERT WordPiece vocabulary with [PAD] at id 0.
+    Raises UserError if there is none, or if it is not a BERT WordPiece vocabulary with [PAD] at id 0.
     """
     path = Path(folder)
     inside = [path / "tokenizer.json", path / "vocab.txt", *matching(path, "*vocab.txt")]
@@ -61,8 +60,8 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
     except Exception as error:  # the library raises bare Exception for malformed JSON
         raise UserError(f"{file} is not a readable tokenizer: {error}") from error
     _check(tokenizer, file)
-    # Text is lower-cased whatever the file says about case. Marks on letters are removed where the file's own
-    # tokenizer removes them, as the vocabulary expects.
+    # Text is always lower-cased, whatever the file says. Accents are removed if the file's own tokenizer removes them,
+    # because its vocabulary expects that.
     strip_accents = getattr(tokenizer.normalizer, "strip_accents", None)
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=strip_accents)
     return tokenizer
@@ -71,8 +70,8 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
 def learn_tokenizer(texts: Iterable[str], vocabulary_size: int = LEARNED_VOCABULARY) -> Tokenizer:
     """Learns a lower-case WordPiece vocabulary of at most `vocabulary_size` entries from `texts`.
 
-    The same multiset of texts gives the same vocabulary, in whatever order the texts come. Marks on letters are kept:
-    cleaned text has none but those that make other letters. Raises UserError when the texts hold no word.
+    The vocabulary does not depend on the order of the texts. Marks on letters are kept, because cleaned text has only
+    marks that distinguish letters. Raises UserError if the texts have no word.
     """
     tokenizer = _empty(models.WordPiece(vocab={"[UNK]": 0}, unk_token="[UNK]"), strip_accents=False)
     counts: Counter[str] = Counter()
@@ -84,8 +83,8 @@ def learn_tokenizer(texts: Iterable[str], vocabulary_size: int = LEARNED_VOCABUL
     alphabet, continuations = _characters(counts)
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocabulary_size,
-        # Equally frequent pairs are merged in the order of their ids, and the library would number the continuation
-        # characters in the order of a randomly seeded hash table: naming them here fixes the ids, and so the result.
+        # Equally frequent pairs are merged in the order of their ids. The library would number the continuation
+        # characters in the random order of a hash table; naming them here fixes their ids and so the vocabulary.
         special_tokens=[*SPECIAL_TOKENS, *continuations],
         continuing_subword_prefix=_CONTINUATION,
         limit_alphabet=len(alphabet),
@@ -99,7 +98,7 @@ def learn_tokenizer(texts: Iterable[str], vocabulary_size: int = LEARNED_VOCABUL
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: str | os.PathLike[str]) -> None:
-    """Writes tokenizer.json, vocab.txt and tokenizer_config.json, as `transformers.AutoTokenizer` expects them."""
+    """Writes tokenizer.json, vocab.txt and tokenizer_config.json, which `transformers.AutoTokenizer` reads."""
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     vocabulary = tokenizer.get_vocab()
@@ -115,17 +114,19 @@ def save_tokenizer(tokenizer: Tokenizer, folder: str | os.PathLike[str]) -> None
 
 
 def tokenize(tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int, *, compatible: bool = False) -> TokenArrays:
-    """Texts to token ids and the ids of the words and sentences they belong to.
+    """The token ids of texts, and the ids of the words and sentences that tokens belong to.
 
-    A word is a piece with the `##` pieces that follow it; sentences are separated by the word ".". A report that does
-    not fit is cut and still ends with [SEP]. An empty text becomes [CLS] [SEP].
+    A word is a piece with the `##` pieces that follow it; sentences are separated by the word ".". A text that does not
+    fit is cut and still ends with [SEP]. An empty text becomes [CLS] [SEP].
 
     Args:
         tokenizer: from `load_tokenizer` or `learn_tokenizer`.
-        texts: B texts; cleaned sentences joined with ". ".
-        max_tokens: L, token slots of each text, [CLS] and [SEP] included.
-        compatible: count valid words as the published release does: [UNK] holds a slot but is not counted, so a report
-            with an unknown word loses its last word in the local loss.
+        texts: B texts: cleaned sentences joined by ". ".
+        max_tokens: L, token slots of each text, including [CLS] and [SEP].
+        compatible: count valid words as the published release does, which does not count [UNK] although it has a slot.
+            A report with an unknown word then loses its last word in the local loss.
+
+    Raises UserError if `max_tokens` is below 3.
     """
     if max_tokens < 3:
         raise UserError(f"max_tokens is {max_tokens}; [CLS], one piece and [SEP] need at least 3")
@@ -139,19 +140,19 @@ def tokenize(tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int, *, com
 
 
 class SentenceTokenizer:
-    """`tokenize` for texts whose sentences come again and again: each is tokenized once while it is remembered.
+    """`tokenize` with a cache of sentences, for reports whose sentences repeat.
 
-    WordPiece looks at one word at a time and a period is a word, so the pieces of a report are those of its sentences
-    with the period between them.
+    WordPiece splits one word at a time and a period is a word. The pieces of a report are therefore those of its
+    sentences, with periods between them.
     """
 
     def __init__(self, tokenizer: Tokenizer, max_tokens: int):
         self._tokenizer, self._max_tokens = tokenizer, max_tokens
-        # Sentence -> its piece ids, and which of the pieces are periods that separate sentences.
+        # Sentence -> its piece ids, and for each piece whether it is a period that separates sentences.
         self._known: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
     def __call__(self, reports: Sequence[Sequence[str]]) -> TokenArrays:
-        """What `tokenize` gives for B reports, each a list of sentences that it would read joined with ". "."""
+        """The result of `tokenize` for B reports, each a list of sentences, joined by ". "."""
         known = self._lookup({_SEPARATOR, *(sentence for report in reports for sentence in report)})
         separator = known[_SEPARATOR]
         parts = [[known[sentence] for sentence in report] for report in reports]
@@ -185,19 +186,19 @@ class SentenceTokenizer:
         for row, (sentence, encoding) in enumerate(zip(missing, encodings, strict=True)):
             used = slice(1, 1 + len(encoding.ids))
             known[sentence] = token_ids[row, used].copy(), period[row, used].copy()
-        if len(self._known) + len(missing) > _REMEMBERED_SENTENCES:  # frequent ones are soon back
+        if len(self._known) + len(missing) > _REMEMBERED_SENTENCES:  # frequent sentences are soon in the cache again
             self._known = {}
         self._known.update((sentence, known[sentence]) for sentence in missing)
         return known
 
 
 def _characters(counts: Counter[str]) -> tuple[list[str], list[str]]:
-    """The characters that a vocabulary keeps, and their continuation pieces ("##a"), both sorted."""
+    """The characters of a learned vocabulary, and their continuation pieces ("##a"), both sorted."""
     frequency: Counter[str] = Counter()
     for word, count in counts.items():
         for character in word:
             frequency[character] += count
-    frequency["."] += 1  # sentences are joined with it, also when no single text holds one
+    frequency["."] += 1  # it joins sentences, also if no training text has more than one
     kept = sorted(frequency, key=lambda character: (-frequency[character], character))[:_LEARNING_ALPHABET]
     alphabet = sorted({*kept, "."})
     inner = {character for word in counts for character in word[1:]}
@@ -205,16 +206,16 @@ def _characters(counts: Counter[str]) -> tuple[list[str], list[str]]:
 
 
 class _Pieces(NamedTuple):
-    """What the segmentation needs to know about a vocabulary of V entries."""
+    """The properties of a vocabulary of V entries that the segmentation needs."""
 
-    starts_word: np.ndarray  # [V] bool: not a `##` piece
-    bracketed: np.ndarray  # [V] bool: the text begins with "[", as special tokens do
-    period: int  # id of ".", -1 if the vocabulary has none
+    starts_word: np.ndarray  # [V] bool: whether the piece is not a `##` piece
+    bracketed: np.ndarray  # [V] bool: whether the piece begins with "[", as special tokens do
+    period: int  # id of "."; -1 if the vocabulary has none
     cls: int
     sep: int
 
 
-@functools.lru_cache(maxsize=8)  # building the table takes milliseconds, and a tokenizer reads batch after batch
+@functools.lru_cache(maxsize=8)  # building the table takes milliseconds, for every batch
 def _pieces(tokenizer: Tokenizer) -> _Pieces:
     vocabulary = tokenizer.get_vocab()
     size = 1 + max(vocabulary.values())
@@ -226,7 +227,7 @@ def _pieces(tokenizer: Tokenizer) -> _Pieces:
 
 
 def _pad(encodings: Sequence, max_tokens: int, pieces: _Pieces) -> np.ndarray:
-    """[CLS] + pieces + [SEP] of every text in one zero-padded array [B, L]; what does not fit is cut."""
+    """The array [B, L] of [CLS], pieces and [SEP] of every text, zero-padded; texts that do not fit are cut."""
     token_ids = np.zeros((len(encodings), max_tokens), np.int32)
     token_ids[:, 0] = pieces.cls
     for row, encoding in zip(token_ids, encodings, strict=True):
@@ -237,11 +238,11 @@ def _pad(encodings: Sequence, max_tokens: int, pieces: _Pieces) -> np.ndarray:
 
 
 def _unmark_decimal_points(tokenizer: Tokenizer, texts: Sequence[str], period: np.ndarray) -> None:
-    """Clears `period` [B, L] at the points of "1.5" and the like, which separate no sentences. In place."""
+    """Sets `period` [B, L] to False, in place, at decimal points, which do not separate sentences."""
     decimal = [row for row, text in enumerate(texts) if _DECIMAL.search(text)]
     if not decimal:
         return
-    # Only here are character offsets needed; they cost more than the tokens themselves.
+    # Character offsets are needed only here; computing them takes longer than the tokens themselves.
     encodings = tokenizer.encode_batch([texts[row] for row in decimal], add_special_tokens=False)
     for row, encoding in zip(decimal, encodings, strict=True):
         points = {match.start() + 1 for match in _DECIMAL.finditer(texts[row])}
@@ -251,10 +252,10 @@ def _unmark_decimal_points(tokenizer: Tokenizer, texts: Sequence[str], period: n
 
 
 def _segments(token_ids: np.ndarray, period_pieces: np.ndarray, pieces: _Pieces, compatible: bool) -> TokenArrays:
-    """Segment ids of padded token ids; `period_pieces` [B, L] says which tokens are periods that separate sentences."""
+    """The segment ids of padded token ids. `period_pieces` [B, L] marks the periods that separate sentences."""
     length = token_ids.shape[1]
     slots = np.arange(length)
-    # The last [SEP] ends the text; a text could hold the literal string "[SEP]" before it.
+    # The last [SEP] ends the text, which could also contain the string "[SEP]".
     end = length - 1 - np.argmax(token_ids[:, ::-1] == pieces.sep, axis=1)
     used = slots <= end[:, None]
     starts = used & (pieces.starts_word[token_ids] | (slots <= 1) | (slots == end[:, None]))
@@ -269,14 +270,14 @@ def _segments(token_ids: np.ndarray, period_pieces: np.ndarray, pieces: _Pieces,
     inside = (slots >= 1) & (slots < last_slot)  # word slots between [CLS] and [SEP]
     final = inside & (slots == last_slot - 1)
     period &= inside
-    # The word before [SEP] counts in the last sentence even when it is a period (so in the published system).
+    # As published, the word before [SEP] belongs to the last sentence even if it is a period.
     member = inside & (~period | final)
     after_break = np.zeros_like(period)
     after_break[:, 1:] = period[:, :-1]
     after_break[:, 1] = True
     opens = member & after_break
     if not compatible:
-        # ". ." at the end: the second period joins the sentence before it; alone it would be a sentence of no word.
+        # ". ." at the end: the second period belongs to the sentence before it, not to a sentence without a word.
         has_word = (inside & ~period).any(axis=1, keepdims=True)
         opens &= ~(final & period & has_word)
     sentence = np.cumsum(opens, axis=1)
@@ -296,7 +297,7 @@ def _segments(token_ids: np.ndarray, period_pieces: np.ndarray, pieces: _Pieces,
 
 
 def _empty(model: models.WordPiece, strip_accents: bool | None) -> Tokenizer:
-    """A tokenizer around a model. `strip_accents` None: BERT's rule, which takes all marks from lower-case text."""
+    """A tokenizer around a model. `strip_accents` None is BERT's rule, which removes all marks of lower-case text."""
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=strip_accents)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

@@ -1,4 +1,4 @@
-"""What a prepared data set holds, and whether its splits are clean: numbers and a page."""
+"""The overview of a prepared data set: numbers on its contents and on leaks between splits, and a page."""
 
 from data_pipelines.overview.page import write_overview
 

@@ -1,4 +1,4 @@
-"""Numbers of a prepared data set, from one pass over its records."""
+"""The numbers of the overview, from one pass over the records."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -11,36 +11,36 @@ from tqdm import tqdm
 from data_pipelines.overview.text_overlap import overlapping
 from data_pipelines.reading import Records
 
-LONG_REPORT = 20  # words; shorter reports are often the same sentence about another patient, and say nothing of a leak
+LONG_REPORT = 20  # words; shorter reports often repeat a stock sentence, so that equal ones are no sign of a leak
 
 
 @dataclass
 class Overview:
-    """What `measure` counts. The keys of a mapping to whole numbers are splits."""
+    """The numbers that `measure` counts. The keys of mappings to integers are splits."""
 
     records: dict[str, int] = field(default_factory=dict)
     patients: dict[str, int] = field(default_factory=dict)
     without_patient: dict[str, int] = field(default_factory=dict)
     with_text: dict[str, int] = field(default_factory=dict)
     views: Counter[str] = field(default_factory=Counter)
-    words: list[int] = field(default_factory=list)  # per report that has text
+    words: list[int] = field(default_factory=list)  # words of each report that has text
     sentences: list[int] = field(default_factory=list)
     labels: dict[str, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
-    findings: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # share of the square covered
-    duplicates: int = 0  # images whose pixels another image has too
-    duplicates_across: int = 0  # those among them with a copy in another split
+    findings: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # covered share of the square
+    duplicates: int = 0  # images with the same pixels as another image
+    duplicates_across: int = 0  # images with the same pixels as one in another split
     patients_across: int = 0  # patients with images in more than one split
     texts_across: dict[str, int] = field(default_factory=dict)  # long reports with a near-identical one elsewhere
     long_texts: dict[str, int] = field(default_factory=dict)
 
     @property
     def leaks(self) -> bool:
-        """Whether a patient or an image stands in two splits."""
+        """Whether a patient or an image is in two splits."""
         return bool(self.patients_across or self.duplicates_across)
 
 
 def measure(sources: Mapping[str, Records]) -> Overview:
-    """Counts, lengths, labels, findings, duplicates and leaks over all splits (name -> records)."""
+    """Measures counts, lengths, labels, findings, duplicates and leaks over all splits (name -> records)."""
     result = Overview()
     splits_of_patient: dict[str, set[str]] = defaultdict(set)
     copies: dict[bytes, list[str]] = defaultdict(list)
@@ -84,7 +84,7 @@ def measure(sources: Mapping[str, Records]) -> Overview:
 
 @dataclass(frozen=True)
 class Distribution:
-    """How values are spread: number, mean, and the 5th, 50th and 95th percentile."""
+    """A summary of values: their number, mean, and 5th, 50th and 95th percentile."""
 
     count: int
     mean: float
@@ -94,7 +94,7 @@ class Distribution:
 
 
 def distribution(values: Sequence[float]) -> Distribution:
-    """The spread of values; zeros where there are none."""
+    """The summary of values; all zeros where there are none."""
     if not values:
         return Distribution(0, 0.0, 0.0, 0.0, 0.0)
     low, median, high = (float(value) for value in np.percentile(values, [5, 50, 95]))

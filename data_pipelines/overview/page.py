@@ -20,8 +20,8 @@ from data_pipelines.records import Record
 PICTURES = 40
 _SIDE = 224  # side of a picture on the page, pixels
 _OUTLINE = (191, 212, 45)  # BGR of --truth in style.css
-_BARS = 24  # bars that a histogram has at most
-_FIRST_LABELS = 30  # labels shown at once; the others unfold
+_BARS = 24  # most bars of a histogram
+_FIRST_LABELS = 30  # labels shown at first; the others can be unfolded
 
 
 def write_overview(
@@ -31,11 +31,11 @@ def write_overview(
 
     Args:
         path: the HTML file.
-        title: heading, such as the name of the data set.
+        title: the heading, such as the name of the data set.
         sources: split -> records.
-        report: what the build counted; the page shows what was left out.
+        report: the report of the build, from which the page shows what was left out.
 
-    Raises UserError when the page cannot be written.
+    Raises UserError if the page cannot be written.
     """
     overview = measure(sources)
     findings = {label: distribution(values) for label, values in sorted(overview.findings.items())}
@@ -67,7 +67,7 @@ def write_overview(
 
 
 def _figures(overview: Overview) -> list[tuple[int, str, str]]:
-    """The large numbers at the top, those that the data set has: number, what it counts, a remark."""
+    """The large figures at the top of the page: number, what it counts, a remark. Zeros are left out."""
     total, text = sum(overview.records.values()), sum(overview.with_text.values())
     annotated = sum(len(values) for values in overview.findings.values())
     patients, unknown = sum(overview.patients.values()), sum(overview.without_patient.values())
@@ -84,7 +84,7 @@ def _figures(overview: Overview) -> list[tuple[int, str, str]]:
 
 @dataclass(frozen=True)
 class LabelRow:
-    """Counts of a label, and the parts of its bar in per cent of all records."""
+    """The counts of a label, and the parts of its bar in per cent of all records."""
 
     name: str
     present: int
@@ -109,7 +109,7 @@ def label_rows(overview: Overview) -> list[LabelRow]:
 
 @dataclass(frozen=True)
 class Bar:
-    """How many values lie from `low` to `high`, both included; `height` in per cent of the highest bar."""
+    """The number of values from `low` to `high`, both included. `height` is in per cent of the highest bar."""
 
     low: int
     high: int
@@ -119,7 +119,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Histogram:
-    """Bars of values, and whether the last bar holds larger values than it says."""
+    """The bars of a histogram. `cut` says whether the last bar also counts values above its `high`."""
 
     name: str
     spread: Distribution
@@ -128,7 +128,7 @@ class Histogram:
 
 
 def histogram(name: str, values: Sequence[int]) -> Histogram:
-    """Bars of values; those above the 99th percentile are counted in the last bar."""
+    """The histogram of values. Values above the 99th percentile are counted in the last bar."""
     top = max(1, int(np.ceil(np.percentile(values, 99))))
     width = max(1, -(-(top + 1) // _BARS))
     edges = np.arange(0, top + width + 1, width)
@@ -141,7 +141,7 @@ def histogram(name: str, values: Sequence[int]) -> Histogram:
 
 
 def _pictures(sources: Mapping[str, Records]) -> list[tuple[str, str, str]]:
-    """Evenly spaced records of all splits, outlines of their findings drawn in."""
+    """Pictures of evenly spaced records of all splits, with the outlines of their findings."""
     places = [(split, k) for split, source in sources.items() for k in range(len(source))]
     count = min(PICTURES, len(places))
     chosen = [places[k * (len(places) - 1) // max(1, count - 1)] for k in range(count)]
@@ -149,7 +149,7 @@ def _pictures(sources: Mapping[str, Records]) -> list[tuple[str, str, str]]:
 
 
 def _picture(split: str, record: Record) -> tuple[str, str, str]:
-    """Id, description and JPEG (base64) of a record."""
+    """The id, description and JPEG (base64) of a record."""
     color = cv2.cvtColor(cv2.resize(record.image, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA), cv2.COLOR_GRAY2BGR)
     for finding in record.findings:
         mask = cv2.resize(finding.mask.astype(np.uint8), (_SIDE, _SIDE), interpolation=cv2.INTER_NEAREST)

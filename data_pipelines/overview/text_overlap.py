@@ -1,8 +1,8 @@
-"""Reports that stand in two splits in nearly the same words.
+"""Near-identical reports in different splits.
 
-Two texts are near-identical when the Jaccard index of their sets of three-word runs reaches a threshold. Candidates
-come from MinHash signatures in bands (Broder 1997; Indyk and Motwani 1998), so that a quarter of a million reports
-need no quarter of a million squared comparisons; every candidate pair is then compared exactly.
+Two texts are near-identical when the Jaccard index of their sets of three-word runs reaches a threshold. Candidate
+pairs come from banded MinHash signatures (Broder 1997; Indyk and Motwani 1998), because comparing all pairs of a
+quarter of a million reports would take too long. Each candidate pair is then compared exactly.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ _RUN = 3  # words
 
 
 def runs_of_words(text: str) -> Int64[np.ndarray, " runs"]:
-    """Sorted hashes of the runs of three words in a text, each once. A shorter text is one run."""
+    """The sorted distinct hashes of all runs of three words in a text. A shorter text is one run."""
     words = text.split()
     runs = {" ".join(words[k : k + _RUN]) for k in range(max(1, len(words) - _RUN + 1))}
     hashes = [int.from_bytes(hashlib.blake2b(run.encode(), digest_size=4).digest()) % _PRIME for run in runs]
@@ -27,14 +27,14 @@ def runs_of_words(text: str) -> Int64[np.ndarray, " runs"]:
 
 
 def overlapping(texts: Sequence[str], groups: Sequence[str], threshold: float = 0.9) -> set[int]:
-    """Positions of texts that have a near-identical one in another group.
+    """The indices of texts that have a near-identical text in another group.
 
     Args:
         texts: cleaned reports; empty ones are never near-identical.
         groups: the split of each text.
-        threshold: smallest Jaccard index of the sets of three-word runs.
+        threshold: the smallest Jaccard index of near-identical texts.
     """
-    members: dict[bytes, list[int]] = defaultdict(list)  # texts with one set of runs; the same words, nearly always
+    members: dict[bytes, list[int]] = defaultdict(list)  # set of runs -> texts that have this set
     for k, text in enumerate(texts):
         if text:
             members[runs_of_words(text).tobytes()].append(k)
@@ -49,7 +49,7 @@ def overlapping(texts: Sequence[str], groups: Sequence[str], threshold: float = 
 
 
 def _candidates(members: dict[bytes, list[int]], groups: Sequence[str]) -> Iterator[tuple[bytes, bytes]]:
-    """Pairs of sets that share a band of their signatures and stand in different groups."""
+    """Pairs of sets that share a band of their signatures and occur in different groups."""
     rng = np.random.default_rng(0)
     factors = rng.integers(1, _PRIME, _HASHES, dtype=np.int64)[:, None]
     offsets = rng.integers(0, _PRIME, _HASHES, dtype=np.int64)[:, None]
