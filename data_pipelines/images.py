@@ -165,15 +165,15 @@ class Geometry:
         return coverage >= min(0.5, highest) if highest > 0 else np.zeros(coverage.shape, bool)
 
     def box_to_square(self, box: ArrayLike) -> Shaped[np.ndarray, " 4"]:
-        """Box (x, y, width, height) in original pixels -> the same in whole square pixels, in the published rounding.
+        """The box (x, y, width, height) from original to square pixels, as integers with the published rounding.
 
-        All four are scaled by one factor, the corner is shifted by the padding, and each is floored.
+        All four numbers are scaled by one factor, the corner is shifted by the padding, and each number is floored.
         """
         scaled = np.asarray(box, np.float64) * self.scale
         return np.floor(scaled + np.array([self.left, self.top, 0, 0])).astype(np.int64)
 
     def box_pixels(self, box: ArrayLike, thinnest: int = 1) -> tuple[slice, slice]:
-        """Rows and columns of the square that a box covers; one thinner than `thinnest` pixels gets that many."""
+        """The rows and columns of the square that a box covers, at least `thinnest` of each."""
         x, y, width, height = self.box_to_square(box).tolist()
         bottom, right = y + max(height, thinnest), x + max(width, thinnest)
         return slice(max(y, 0), max(bottom, 0)), slice(max(x, 0), max(right, 0))

@@ -51,16 +51,16 @@ def open_source(
     raw: str | os.PathLike[str] = "",
     builder: Arguments | None = None,
 ) -> RecordSource:
-    """One split of a data set, prepared first where that is possible and needed.
+    """The records of one split of a data set, which is prepared first if needed and possible.
 
     Args:
-        dataset: names the builder in data_pipelines/builders (`phantom`, `pairs`, `masks`, ...).
-        directory: folder of prepared records.
+        dataset: the name of a builder in data_pipelines/builders (`phantom`, `pairs`, `masks`, ...).
+        directory: the folder of prepared records.
         split: `train`, `validation` or `test`.
-        raw: folder of raw files; empty: the records must have been prepared (phantom makes its own).
-        builder: keyword arguments of the builder; they select among prepared folders.
+        raw: the folder of raw files; empty if the records are prepared already (`phantom` needs none).
+        builder: keyword arguments of the builder, which also select among prepared folders.
 
-    Raises UserError when nothing is prepared and there is nothing to prepare from, or the split does not exist.
+    Raises UserError if there are neither prepared records nor raw files, or no such split.
     """
     call = Call.of(dataset, directory, raw, builder)
     folder = _prepared(call)[0] if call.raw or not call.needs_raw else _find(call)

@@ -49,7 +49,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Record:
-    """One image with its report and findings. Its repr shows no report text."""
+    """One image with its report and findings. Its repr does not show report text."""
 
     id: str
     image: UInt8[np.ndarray, "S S"] = field(repr=False)  # the padded square; read only
@@ -57,20 +57,20 @@ class Record:
     impression_count: int
     patient: str  # pseudonym, empty if unknown
     view: str
-    height: int  # original image, pixels
+    height: int  # of the original image, in pixels
     width: int
     findings: list[Finding]
     study: str = ""  # pseudonym, empty if unknown
-    labels: dict[str, int] = field(default_factory=dict)  # 1 present, 0 absent, -1 uncertain; not listed: unknown
-    sections: dict[str, str] = field(default_factory=dict, repr=False)  # section of the report -> its text as written
+    labels: dict[str, int] = field(default_factory=dict)  # 1 present, 0 absent, -1 uncertain; unknown ones are missing
+    sections: dict[str, str] = field(default_factory=dict, repr=False)  # section of the report -> its original text
 
     @property
     def geometry(self) -> Geometry:
-        """Map between the original image and the stored square."""
+        """The mapping between the original image and the stored square."""
         return Geometry(self.height, self.width, self.image.shape[0])
 
     def encoded(self) -> Encoded:
-        """The features that `record_features` describes."""
+        """The record as features of `record_features`."""
         findings, boxes = self.findings, [box for finding in self.findings for box in finding.boxes]
         return {
             "id": self.id,

@@ -66,7 +66,7 @@ class Box:
         return mask
 
     def on_square(self, geometry: Geometry) -> Bool[np.ndarray, "S S"]:
-        """The box in the padded square, in the published rounding; a thin one keeps a pixel."""
+        """The mask of the box in the padded square, with the published rounding. A thin box keeps one pixel."""
         mask = np.zeros((geometry.side, geometry.side), bool)
         mask[geometry.box_pixels(self.xywh)] = True
         return mask

@@ -1,6 +1,6 @@
-"""The account of a build: how many records it made, and what it left out and why.
+"""The account of a build: how many records it made, and which images it left out and why.
 
-Report text is patient data, and none of it gets here: an image is named by its file, a patient by a pseudonym.
+It contains no report text, which is patient data. Images are named by their files, patients by pseudonyms.
 """
 
 from collections import Counter, defaultdict
@@ -17,7 +17,7 @@ REPORT = "build_report.json"
 
 @dataclass(frozen=True, order=True)
 class Rejected:
-    """An image that could not be used."""
+    """An image that cannot be used."""
 
     image: str
     reason: str
@@ -25,14 +25,14 @@ class Rejected:
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What a finished build counted.
+    """The report of a finished build.
 
     Attributes:
-        rows: images that the tables of the raw folder name; None: the records were drawn, and nothing was left out.
-        records: number of records in each split.
-        patients: number of patients in each split, where they are known.
-        dropped: reason -> number of images that were left out on purpose.
-        rejected: images that could not be used.
+        rows: the number of images in the tables of the raw folder; None if the records were drawn.
+        records: the number of records in each split.
+        patients: the number of patients in each split, where they are known.
+        dropped: reason -> number of images that were filtered out.
+        rejected: images that cannot be used.
     """
 
     rows: int | None
@@ -43,7 +43,7 @@ class BuildReport:
 
     @classmethod
     def read(cls, folder: Path) -> "BuildReport":
-        """The report beside the records of a prepared folder."""
+        """The report of a prepared folder."""
         stored = {"rows": None, **read_json(folder / REPORT, "remove the folder and prepare again")}
         rejected = tuple(Rejected(**entry) for entry in stored.pop("rejected", ()))
         return cls(**stored, rejected=rejected)
@@ -54,7 +54,7 @@ class BuildReport:
 
 
 class Account:
-    """Counts records, rejected images (broken files) and dropped ones (fine, but filtered out) while a build runs."""
+    """Counts records, rejected images (unusable files) and dropped images (filtered out) while a build runs."""
 
     def __init__(self, max_bad_fraction: float = 0.05):
         if not 0 <= max_bad_fraction <= 1:
@@ -67,23 +67,23 @@ class Account:
         self.dropped: Counter[str] = Counter()
 
     def add(self, split: str, records: int, patients: Iterable[str]) -> None:
-        """Counts records of a split and the pseudonyms of their patients."""
+        """Adds records of a split, with the pseudonyms of their patients."""
         self.records[split] += records
         self.patients[split].update(patients)
 
     def reject(self, image: str, reason: str) -> None:
-        """Notes a broken image by its id. Raises UserError once more than the allowed share of rows is broken."""
+        """Adds an unusable image. Raises UserError once the share of unusable images exceeds `max_bad_fraction`."""
         self.rejected.append(Rejected(image, reason))
         if len(self.rejected) > self.max_bad_fraction * self.rows:
             shown = listed([f"{entry.image}: {entry.reason}" for entry in self.rejected])
             raise UserError(
                 f"build stopped: {len(self.rejected)} of {self.rows} images are unusable, more than max_bad_fraction="
-                f"{self.max_bad_fraction:g} allows ({shown}); mend or remove them, "
+                f"{self.max_bad_fraction:g} allows ({shown}); repair or remove them,"
                 " or raise max_bad_fraction"
             )
 
     def report(self) -> BuildReport:
-        """What has been counted, in an order that does not depend on the order of the work."""
+        """The report, in an order that does not depend on the order of the work."""
         return BuildReport(
             rows=self.rows,
             records={split: self.records[split] for split in SPLITS if self.records[split]},

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def arguments_of(builder: type) -> dict[str, inspect.Parameter]:
-    """The arguments that a builder takes, and those of its base classes in this package."""
+    """The keyword arguments of a builder and of its base classes in this package."""
     arguments: dict[str, inspect.Parameter] = {}
     for cls in builder.__mro__:
         if cls.__module__.startswith("data_pipelines.") and "__init__" in vars(cls):
@@ -20,7 +20,7 @@ def arguments_of(builder: type) -> dict[str, inspect.Parameter]:
 
 
 def check_choices(builder: "tfds.core.DatasetBuilder") -> None:
-    """Compares attributes with the names to choose from, where an argument is a Literal. Raises UsageError."""
+    """Checks the attributes whose argument is a Literal. Raises UsageError for a name that is not allowed."""
     for name, argument in arguments_of(type(builder)).items():
         allowed = get_args(argument.annotation) if get_origin(argument.annotation) is Literal else ()
         if allowed and getattr(builder, name) not in allowed:
@@ -28,7 +28,7 @@ def check_choices(builder: "tfds.core.DatasetBuilder") -> None:
 
 
 def texts(name: str, value: Iterable[str]) -> tuple[str, ...]:
-    """A list of texts. Raises UsageError for a single text, which is a list of letters to Python."""
+    """A tuple of texts. Raises UsageError for a single text, which Python would read as a list of letters."""
     if isinstance(value, str):
         raise UsageError(f"{name} is the text {value!r}; write it as a list")
     return tuple(value)

@@ -15,25 +15,25 @@ from data_pipelines.building.items import Item
 from data_pipelines.images import ImageError
 
 if TYPE_CHECKING:
-    import apache_beam  # which only those install who build on a cluster
+    import apache_beam  # only installed for builds on a cluster
 
 Collection: TypeAlias = "apache_beam.PTransform"
 
 _REJECTED = "rejected"
-_ITEMS_A_FILE = 256  # what a worker takes at a time
+_ITEMS_A_FILE = 256  # items that a worker takes at a time
 
 
 def pipeline_options(text: str) -> "apache_beam.options.pipeline_options.PipelineOptions":
-    """Beam's own options from a command line such as "--runner=DirectRunner". Raises UsageError without Beam."""
+    """Beam's options from a text such as "--runner=DirectRunner". Raises UsageError if Beam is not installed."""
     return _beam("options.pipeline_options").PipelineOptions(shlex.split(text))
 
 
 def collection(items: Sequence[Item], image_size: int, seed: int, folder: Path) -> Collection:
     """A Beam transform that makes the records of the items.
 
-    Unusable images give none: their ids and what is wrong with them go into text files in `folder`, which
-    `read_rejected` reads. The items are written there too, and the job names only these files: a job that held the
-    items would hold report text and be too large for a cluster. Workers must reach `folder` as they reach the records.
+    Unusable images give no record. Their ids and the reasons are written to text files in `folder`, which
+    `read_rejected` reads. The items are written there as well, and the job contains only the names of these files: a
+    job with the items would contain report text and be too large. Workers must have access to `folder`.
     """
     beam = _beam()
     folder.mkdir(parents=True, exist_ok=True)
@@ -44,7 +44,7 @@ def collection(items: Sequence[Item], image_size: int, seed: int, folder: Path) 
     rejected = folder / _REJECTED
 
     def records(file: str) -> Iterator[Any]:  # Beam reads these annotations when it runs
-        for number, item in pickle.loads(Path(file).read_bytes()):  # written by this build, below its own folder
+        for number, item in pickle.loads(Path(file).read_bytes()):  # trusted: written by this build
             result = example(item, image_size, seed)
             if isinstance(result, ImageError):
                 yield beam.pvalue.TaggedOutput(_REJECTED, json.dumps([item.id, rejection(item, result)]))
@@ -62,7 +62,7 @@ def collection(items: Sequence[Item], image_size: int, seed: int, folder: Path) 
 
 
 def read_rejected(folder: Path) -> Iterator[tuple[str, str]]:
-    """Id and reason of each unusable image of the `collection` that wrote into this folder."""
+    """The id and the reason of each unusable image, from the `folder` of a `collection`."""
     for path in matching(folder, f"{_REJECTED}-*"):
         for line in path.read_text(encoding="utf-8").splitlines():
             image, reason = json.loads(line)

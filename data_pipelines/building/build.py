@@ -1,4 +1,4 @@
-"""One build: a builder and raw files -> a folder of records, which an interruption leaves ready to go on."""
+"""One build: a folder of records from a builder and raw files. An interrupted build can be continued."""
 
 import contextlib
 import errno
@@ -25,14 +25,14 @@ from data_pipelines.building.beam import pipeline_options
 Arguments = Mapping[str, Json]  # keyword arguments of a builder
 
 _BUILDERS = PackagePath(__file__).parents[1] / "builders"
-_SHARDS = "shards"  # folder of finished shards, which an interrupted build leaves and the next takes over
-_NOT_CONTENT = {"workers", "max_bad_fraction"}  # arguments that say how fast a build is, and when it gives up
+_SHARDS = "shards"  # folder of finished shards, which the next build takes over from an interrupted one
+_NOT_CONTENT = {"workers", "max_bad_fraction"}  # arguments that change no record
 _HOW = {"raw", "workers", "journal", "beam"}  # arguments that this module sets: users cannot pass them as `builder`
 
 
 @dataclass(frozen=True)
 class Call:
-    """A data set and how to build it, checked as far as that needs no files."""
+    """A data set and the arguments of its builder, checked as far as possible without reading files."""
 
     dataset: str
     directory: Path
@@ -44,7 +44,10 @@ class Call:
     def of(
         cls, dataset: str, directory: str | os.PathLike[str], raw: str | os.PathLike[str], builder: Arguments | None
     ) -> "Call":
-        """Arguments as in `prepared.open_source`. Raises UsageError for an unknown data set or remote storage."""
+        """The call for the arguments of `prepared.open_source`.
+
+        Raises UsageError for an unknown data set or remote storage.
+        """
         folder = user_path(directory, "directory of records")
         files = str(user_path(raw, "raw folder")) if raw else ""
         arguments = json.loads(json.dumps(plain(builder or {}), sort_keys=True, default=str))
@@ -56,12 +59,12 @@ class Call:
 
     @property
     def needs_raw(self) -> bool:
-        """Whether records come from raw files; phantoms are drawn."""
+        """Whether records are read from raw files. Phantoms are drawn."""
         return "raw" in arguments_of(self.builder_class)
 
     @property
     def inputs(self) -> dict[str, Json]:
-        """What decides the records beside the raw files, as inputs.json keeps it."""
+        """All inputs of a build except the raw files: the content of inputs.json."""
         return {"builder": self.dataset, "version": str(self.builder_class.VERSION), "arguments": self.arguments}
 
     @property
@@ -71,7 +74,7 @@ class Call:
         return {**self.inputs, "arguments": kept}
 
     def check(self) -> None:
-        """Raises UsageError for an argument that the builder does not have, UserError where its raw folder is not."""
+        """Raises UsageError for an argument that the builder does not have, UserError for a missing raw folder."""
         known = set(arguments_of(self.builder_class)) - _HOW
         for argument in self.arguments:
             if argument not in known:
@@ -83,17 +86,17 @@ class Call:
 
 
 def build(call: Call, folder: Path, workers: int, beam: str | None) -> None:
-    """Builds records and their report into `folder`. What an earlier build finished there is taken over.
+    """Builds records and their report in `folder`. Finished shards of an earlier build are taken over.
 
     Args:
-        call: what to build.
-        folder: where the records go.
+        call: the data set and its arguments.
+        folder: the folder to write.
         workers: threads or processes; 0 leaves it to the builder.
         beam: options of Apache Beam; None: without Beam.
 
     Raises:
-        UserError: raw files that cannot be used; the message shows no report text.
-        OSError: a full disk and the like.
+        UserError: the raw files cannot be used; the message contains no report text.
+        OSError: the disk is full, or another error of the file system.
     """
     accepted = arguments_of(call.builder_class)
     how = {"raw": call.raw, "workers": workers or None, "journal": folder / _SHARDS}
@@ -111,11 +114,11 @@ def build(call: Call, folder: Path, workers: int, beam: str | None) -> None:
             cause = next((link for link in chain(error) if isinstance(link, UserError)), None)
             if cause is not None:
                 raise cause from None
-            if is_no_space(error):  # ArrayRecord says so in an error of its own
+            if is_no_space(error):  # ArrayRecord raises an error of its own
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
             if isinstance(error, OSError):
                 raise
-            # TFDS puts the example, report text included, into its own errors: only the kind is passed on.
+            # TFDS quotes the example, with its report text, in its errors: only their type is passed on.
             what = f"{call.dataset} with {call.arguments}"
             raise UserError(f"building {what} failed ({type(error).__name__})") from None
     (folder / "downloads").rmtree(missing_ok=True)
@@ -141,19 +144,19 @@ def clear(building: Path) -> None:
 
 @contextlib.contextmanager
 def lock(path: Path) -> Iterator[None]:
-    """A lock between processes. The system lets go of it when a process dies."""
+    """A lock between processes, which the system releases when a process dies."""
     if getattr(multiprocessing.current_process(), "_inheriting", False):
-        # A worker of the build is importing a script that builds when it is imported: it would wait for its parent,
-        # which waits for it. Failing here ends the worker, and the parent goes on without any.
+        # This is a worker that imports a script which builds at its import. It would wait for its parent, which waits
+        # for it. Raising here ends the worker, and the parent continues without workers.
         raise RuntimeError('build records under `if __name__ == "__main__":`, or the build runs on one core')
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        yield  # the file stays: removing it would let a waiting and a new process both believe they hold it
+        yield  # the file stays: if it were removed, a waiting and a new process could both get the lock
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps TFDS's progress bars for terminals, and what TFDS prints on standard output from everyone."""
+    """Hides TFDS's progress bars outside terminals, and all that TFDS prints on standard output."""
     if sys.stderr.isatty():
         tfds.enable_progress_bar()
     else:

@@ -1,4 +1,4 @@
-"""An item becomes a record: image and regions decoded, squared, checked."""
+"""Records from items: the image and its regions are decoded, checked and mapped to the square."""
 
 from functools import reduce
 
@@ -12,7 +12,7 @@ from data_pipelines.slides import read_slide
 
 
 def example(item: Item, image_size: int, seed: int) -> Record | ImageError:
-    """The record of an item. An ImageError is returned, not raised: it travels between threads as a value."""
+    """The record of an item. An ImageError is returned, not raised, so that it passes between threads as a value."""
     if item.fault:
         return ImageError(item.fault)
     try:
@@ -38,7 +38,7 @@ def example(item: Item, image_size: int, seed: int) -> Record | ImageError:
 
 
 def rejection(item: Item, error: ImageError) -> str:
-    """Why an item has no record, without the name of its image, which the account gives beside it."""
+    """The reason why an item has no record, without the name of its image, which the account states itself."""
     return str(error).removeprefix(f"{item.image.name}: ")
 
 
@@ -51,7 +51,7 @@ def _finding(finding: AnnotatedFinding, geometry: Geometry) -> Finding:
     if not united.any():
         names = ", ".join(region.path.name for region in regions if isinstance(region, MaskFile))
         raise ImageError(f"{names}: the mask is empty" if names else "the mask of a finding is empty")
-    if len(boxes) == len(regions):  # boxes alone are rounded as the published scores round them
+    if len(boxes) == len(regions):  # only boxes: they are rounded as in the published scores
         square = reduce(np.logical_or, [box.on_square(geometry) for box in boxes])
     else:
         square = geometry.mask_to_square(united)

@@ -1,6 +1,6 @@
-"""The files that a data set consists of: whether they are all there, and where they lie.
+"""The files of a data set: checks that all of them are there, and their paths.
 
-Everything here is checked before any image is decoded: a wrong folder or a partial download is named file by file.
+The checks run before any image is decoded. The error for a wrong folder or a partial download names the files.
 """
 
 import csv
@@ -15,11 +15,11 @@ from data_pipelines.building.items import LISTED_IN_ERRORS, listed
 from data_pipelines.building.tables import open_table
 from data_pipelines.images import IMAGE_SUFFIXES
 
-SUMS = "SHA256SUMS.txt"  # a line "<sum>  <path>" per file, as PhysioNet ships it beside the files
+SUMS = "SHA256SUMS.txt"  # a line "<sum>  <path>" per file, shipped by PhysioNet
 
 
 class IncompleteDataError(UserError):
-    """A download that lacks something. `lacking` names all of it, a line each; the message shows the first few."""
+    """An incomplete download. `lacking` lists all that is missing, a line each; the message shows the first few."""
 
     def __init__(self, message: str, lacking: Sequence[str]):
         super().__init__(message)
@@ -28,16 +28,17 @@ class IncompleteDataError(UserError):
 
 @dataclass(frozen=True)
 class Files:
-    """Files of a data set, all that match a pattern.
+    """All files of a data set that match a pattern.
 
     Attributes:
-        pattern: relative to the raw folder, as Path.glob reads it; "" is not allowed.
-        purpose: what they are, for the message that misses them.
-        count: how many the publisher ships; None: at least one.
-        columns: what a table must have in its header.
-        optional: whether the data set can do without them.
-        rows: how many rows a table has as published (below its header; entries of a JSON list); None: not checked.
-        part: whether they may be missing with `partial`.
+        pattern: a pattern of Path.glob relative to the raw folder; not empty.
+        purpose: the kind of files, for error messages.
+        count: the published number of files; None for at least one.
+        columns: columns that the header of a table must have.
+        optional: whether the files may be missing.
+        rows: the published number of rows of a table (without its header), or of entries of a JSON list; None if not
+            checked.
+        part: whether the files may be missing with `partial`.
     """
 
     pattern: str
@@ -50,12 +51,12 @@ class Files:
 
 
 def check_files(raw: Path, expected: Sequence[Files], partial: bool = False) -> list[str]:
-    """Numbers of files below `raw` that differ from the publisher's: a line per pattern.
+    """The patterns whose number of files below `raw` differs from the published number, a line each.
 
-    With `partial`, any count above 0 and any number of rows will do: the raw folder holds a part of the data set.
+    With `partial` the raw folder may hold a part of the data set: any count above 0 and any number of rows is accepted.
 
-    Raises IncompleteDataError naming what is missing altogether, tables that lack a column or rows, and tables that
-    differ from the publisher's checksums where those lie beside them.
+    Raises IncompleteDataError that names patterns without a file, tables that lack a column or rows, and tables that
+    differ from the published checksums, if those are in the folder.
     """
     problems, counts = [], []
     sums = _checksums(raw)
@@ -74,7 +75,7 @@ def check_files(raw: Path, expected: Sequence[Files], partial: bool = False) -> 
 
 
 def incomplete(raw: Path, problems: Sequence[str]) -> IncompleteDataError:
-    """The error that names what is wrong with the files of a raw folder."""
+    """The error for these problems of a raw folder."""
     hint = ""
     if any("the data set has" in problem for problem in problems):
         hint = "; with a part of the data set on purpose, pass --builder partial=true"
@@ -102,7 +103,7 @@ def _problem_of_table(path: Path, files: Files, partial: bool, checksum: str) ->
 
 
 def _rows(path: Path) -> int | None:
-    """Rows of a table below its header, or entries of a JSON list; None where `read_table` will refuse it."""
+    """The rows of a table without its header, or the entries of a JSON list; None if `read_table` will refuse it."""
     try:
         if path.suffix == ".json":
             return len(read_json(path))
@@ -113,18 +114,18 @@ def _rows(path: Path) -> int | None:
 
 
 def _checksums(raw: Path) -> dict[Path, str]:
-    """Path -> SHA-256, from every list of checksums in the raw folder or in the top folders of a release below it."""
+    """Path -> SHA-256, from all lists of checksums in the raw folder and in the two levels of folders below it."""
     sums = {}
     for path in (*raw.glob(SUMS), *raw.glob(f"*/{SUMS}"), *raw.glob(f"*/*/{SUMS}")):
         for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
             digest, _, name = line.strip().partition(" ")
-            if name and not name.endswith(IMAGE_SUFFIXES):  # a release lists hundreds of thousands of images
+            if name and not name.endswith(IMAGE_SUFFIXES):  # hundreds of thousands of images are not checked
                 sums[path.parent / name.strip().removeprefix("*")] = digest.lower()
     return sums
 
 
 def one_file(raw: Path, pattern: str) -> Path:
-    """The file below `raw` that matches; the first by name where several do. Raises UserError when none does."""
+    """The file below `raw` that matches a pattern, the first by name if several do. Raises UserError if none does."""
     paths = sorted(path for path in raw.glob(pattern) if path.is_file())
     if not paths:
         raise UserError(f"no file {pattern} in {raw}")

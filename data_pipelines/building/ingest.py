@@ -1,4 +1,4 @@
-"""Base of the builders that read folders: items to records, in parallel, with an account of what was left out."""
+"""The base class of builders that read folders: it makes records from items in parallel and keeps an account."""
 
 import abc
 import os
@@ -27,24 +27,23 @@ _Result = TypeVar("_Result")
 
 
 class FolderBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=True):  # type: ignore[call-arg]
-    """Base of the builders that read a folder: subclasses turn it into items, this class into records.
+    """The base class of builders that read a folder. Subclasses yield items; this class makes records from them.
 
     Args:
-        raw: folder of the raw files. It must be local: data sets are searched recursively and read in parts, which
-            `afloc_jax.files.Path` does not offer.
-        image_size: side of the stored square, pixels.
-        seed: decides splits and pseudonyms.
-        max_bad_fraction: share of images that may be unusable before the build stops.
-        workers: threads that decode images (decoders let go of the interpreter lock); 0: one per CPU.
-        journal: folder that keeps finished shards of a build that is interrupted; the next build goes on from there.
-            None: a build starts anew.
-        beam: build with Apache Beam, on the runner of the download configuration, instead of threads.
+        raw: the folder of raw files. It must be local, because data sets are searched recursively and read in parts,
+            which `afloc_jax.files.Path` does not support.
+        image_size: the side of the stored square in pixels.
+        seed: the seed of splits and pseudonyms.
+        max_bad_fraction: the share of unusable images above which the build stops.
+        workers: threads that decode images (decoders release the interpreter lock); 0 for one per CPU.
+        journal: the folder of finished shards, from which an interrupted build continues; None starts a new build.
+        beam: whether to build with Apache Beam, on the runner of the download configuration.
 
-    A broken image is reported and left out.
+    An unusable image is reported and left out.
     """
 
-    VERSION = tfds.core.Version("1.2.0")  # part of the name of a prepared folder: raise it when records change
-    FOLDERS: ClassVar[tuple[str, ...]] = ()  # arguments that name a folder of images apart from the raw folder
+    VERSION = tfds.core.Version("1.2.0")  # part of the name of a prepared folder: increase it when records change
+    FOLDERS: ClassVar[tuple[str, ...]] = ()  # arguments that name another folder of images than the raw folder
 
     def __init__(
         self,
@@ -69,7 +68,7 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=
 
     @abc.abstractmethod
     def items(self) -> list[Item]:
-        """All usable rows of the raw folder, each with its split; notes dropped rows in `self.account`."""
+        """All usable rows of the raw folder with their splits. Dropped rows are counted in `self.account`."""
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(builder=self, features=record_features(), disable_shuffling=True)
@@ -77,7 +76,7 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=
     def _download_and_prepare(
         self, dl_manager: tfds.download.DownloadManager, download_config: tfds.download.DownloadConfig
     ) -> None:
-        """Writes the shards; TFDS calls it and keeps the result only when it returns."""
+        """Writes the shards. TFDS calls it, and keeps the result only if it returns."""
         if self.beam:
             super()._download_and_prepare(dl_manager, download_config)
             self._count_beam_records()
@@ -115,11 +114,11 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=
 
     @property
     def _beam_files(self) -> files.Path:
-        """What the workers of a Beam build read and write beside the records; removed after it."""
+        """The temporary folder that the workers of a Beam build read and write."""
         return files.Path(self.data_dir) / "beam"
 
     def _count_beam_records(self) -> None:
-        """The account of a Beam build, the same as that of the threads."""
+        """Fills the account of a Beam build, which equals that of a build with threads."""
         for split, items in self._by_split.items():
             rejected = dict(beam.read_rejected(self._beam_files / split))
             for image, reason in rejected.items():
@@ -132,7 +131,7 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=
 def in_order(
     pool: Executor, function: Callable[[_Task], _Result], tasks: Sequence[_Task], ahead: int
 ) -> Iterator[tuple[_Task, _Result]]:
-    """Tasks with their results in the order of the tasks, never more than `ahead` of them waiting in memory."""
+    """Tasks with their results, in the order of the tasks. At most `ahead` results are kept in memory."""
     rest = iter(tasks)
     waiting: list[tuple[_Task, Future[_Result]]] = [(task, pool.submit(function, task)) for task in islice(rest, ahead)]
     try:

@@ -1,4 +1,4 @@
-"""One image of a data set on its way to a record."""
+"""Items: images of a data set with their annotations, from which records are made."""
 
 import hashlib
 from collections import Counter
@@ -9,12 +9,12 @@ from pathlib import Path
 from data_pipelines.regions import Region
 
 SPLITS = ("train", "validation", "test")
-LISTED_IN_ERRORS = 3  # file names shown in an error; the build report has them all
+LISTED_IN_ERRORS = 3  # file names in an error; the build report has all of them
 
 
 @dataclass
 class AnnotatedFinding:
-    """One annotated finding of one image; its regions are united."""
+    """One annotated finding of one image. Its mask is the union of its regions."""
 
     label: str
     prompt: str
@@ -24,24 +24,24 @@ class AnnotatedFinding:
 
 @dataclass
 class Item:
-    """One image of a data set with all that is known of it."""
+    """One image of a data set with its annotations."""
 
     id: str
     image: Path
-    patient: str = ""  # as in the table; never written anywhere
+    patient: str = ""  # the identifier of the table, which is never written
     view: str = ""
-    split: str = ""  # empty: decided by the fractions
+    split: str = ""  # empty: assigned by the fractions
     sentences: list[str] = field(default_factory=list)
     impression_count: int = 0
     findings: list[AnnotatedFinding] = field(default_factory=list)
-    study: str = ""  # as in the table; never written anywhere
+    study: str = ""  # the identifier of the table, which is never written
     sections: dict[str, str] = field(default_factory=dict)
-    labels: dict[str, int] = field(default_factory=dict)  # 1 present, 0 absent, -1 uncertain; not listed: unknown
-    slide: bool = False  # a TIFF pyramid, of which one level is read
-    fault: str = ""  # why it is rejected, if that is known before its image is decoded
+    labels: dict[str, int] = field(default_factory=dict)  # 1 present, 0 absent, -1 uncertain; unknown ones are missing
+    slide: bool = False  # whether the image is a TIFF pyramid, of which one level is read
+    fault: str = ""  # the reason of its rejection, if it is known before the image is decoded
 
     def add(self, label: str, prompt: str, region: Region, annotator: str = "") -> None:
-        """Adds a region to the finding with this label, prompt (in any case) and annotator, made if missing."""
+        """Adds a region to the finding with this label, prompt (ignoring case) and annotator, created if missing."""
         for finding in self.findings:
             if (finding.label, finding.prompt.lower(), finding.annotator) == (label, prompt.lower(), annotator):
                 finding.regions.append(region)
@@ -50,7 +50,7 @@ class Item:
 
 
 def unique_ids(images: Iterable[str]) -> list[str]:
-    """Record ids from image names: the name itself, with "#2", "#3", ... for an image that comes again."""
+    """Record ids from image names: the name itself, with "#2", "#3", ... for repeated names."""
     seen: Counter[str] = Counter()
     ids = []
     for image in images:
@@ -60,11 +60,11 @@ def unique_ids(images: Iterable[str]) -> list[str]:
 
 
 def listed(names: Sequence[str], most: int = LISTED_IN_ERRORS) -> str:
-    """The first names and how many more there are."""
+    """The first `most` names, and the number of further ones."""
     more = len(names) - most
     return "; ".join(names[:most]) + (f"; and {more:,} more" if more > 0 else "")
 
 
 def pseudonym(patient: str, seed: int = 0) -> str:
-    """A stable name for a patient that does not show the original identifier."""
+    """A stable name for a patient that does not reveal the original identifier."""
     return hashlib.sha256(f"{seed}:patient:{patient}".encode()).hexdigest()[:12] if patient else ""

@@ -1,7 +1,7 @@
-"""Base of the builders for data sets as their publishers ship them.
+"""The base class of builders for published data sets, in the form in which they are downloaded.
 
-Such a builder is one short module: `FILES` declares what the download consists of, `cases` yields its images. Checking
-files, missing images, splits, leaks, decoding, resuming and the account are here and in `ingest`.
+Such a builder is one short module: `FILES` declares the files of the download, and `cases` yields its images. This
+module and `ingest` handle file checks, missing images, splits, leaks, decoding, resuming and the account.
 """
 
 import abc
@@ -20,17 +20,17 @@ from data_pipelines.reports import clean_sections
 
 
 class PublishedBuilder(FolderBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """Base of the builders of published data sets.
+    """The base class of builders of published data sets.
 
     Args:
-        partial: accept a part of the data set: numbers of files and rows are not checked, images that are not there, or
-            lack a file that belongs to them, are dropped and counted.
-        fractions: share of patients in each split, for images of which the publisher names none.
-        leaks: what to do where the publisher puts a patient or an image into two splits: "stop", or "drop" the rows of
-            the training side.
+        partial: whether to accept a part of the data set. Numbers of files and rows are then not checked, and images
+            that are missing, or lack a file that belongs to them, are dropped and counted.
+        fractions: the share of patients in each split, for images without an official split.
+        leaks: the action where the official splits put a patient or an image into two splits: "stop", or "drop" the
+            rows of the training side.
         prompt: the prompt of a class; "{finding}" is replaced by its name in lower case.
-        compatible: clean reports as the published release does.
-        raw, image_size, seed, max_bad_fraction, workers, journal, beam: as in FolderBuilder.
+        compatible: whether to clean reports as the published release does.
+        raw, image_size, seed, max_bad_fraction, workers, journal, beam: see FolderBuilder.
     """
 
     FILES: ClassVar[tuple[Files, ...]] = ()
@@ -52,15 +52,15 @@ class PublishedBuilder(FolderBuilder, skip_registration=True):  # type: ignore[c
 
     @abc.abstractmethod
     def cases(self) -> Iterator[Item]:
-        """The images of the raw folder. What is filtered out goes through `drop`, so that it is counted."""
+        """The images of the raw folder. Images that are filtered out are counted by `drop`."""
 
     def files(self) -> Sequence[Files]:
-        """What the raw folder must hold."""
+        """The files that the raw folder must hold."""
         return self.FILES
 
     def items(self) -> list[Item]:
-        """The cases with their splits, once all files are there; identical files without a patient lie in one split."""
-        self._lacking: dict[str, None] = {}  # files that belong to images and are not there, in their order
+        """The cases with their splits, after a check of all files. Identical images are put into one split."""
+        self._lacking: dict[str, None] = {}  # missing files that belong to images, in their order
         self._counts = check_files(self.raw, self.files(), self.partial)
         items = list(self.cases())
         self.account.rows += len(items)
@@ -76,14 +76,14 @@ class PublishedBuilder(FolderBuilder, skip_registration=True):  # type: ignore[c
         return kept
 
     def lack(self, path: Path | str, reason: str) -> None:
-        """Notes a file that an image needs and that is not there: named when the build stops, counted if `partial`."""
+        """Notes a missing file of an image. The build stops and names it, or counts it with `partial`."""
         if self.partial:
             self.drop(reason)
         else:
             self._lacking[str(_below(path, self.raw))] = None
 
     def check_count(self, name: str, count: int, expected: int, what: str) -> None:
-        """Notes a number that differs from the publisher's, where no pattern of `FILES` can count."""
+        """Notes a number that differs from the published one, where no pattern of `FILES` can count."""
         if count != expected and not self.partial:
             self._counts.append(f"{name}: {count:,} {what}, the data set has {expected:,}")
 
@@ -97,12 +97,12 @@ class PublishedBuilder(FolderBuilder, skip_registration=True):  # type: ignore[c
         return self.prompt.replace("{finding}", finding.lower())
 
     def set_report(self, item: Item, findings: str, impression: str = "") -> None:
-        """Cleaned sentences of the two sections that describe the image."""
+        """Sets the sentences of an item, cleaned from the two sections that describe the image."""
         report = clean_sections(findings, impression, self.compatible)
         item.sentences, item.impression_count = report.sentences, report.impression_count
 
     def _present(self, items: list[Item]) -> list[Item]:
-        """The items with an image. Raises IncompleteDataError where files are missing, unless `partial`."""
+        """The items whose image exists. Raises IncompleteDataError if files are missing, unless `partial`."""
         missing = [item for item in items if not item.image.is_file()]
         names = [] if self.partial else [str(_below(item.image, self.raw)) for item in missing]
         lacks = [f"{len(names):,} of {len(items):,} images that its tables name: {listed(names)}"] if names else []

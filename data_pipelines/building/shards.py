@@ -1,8 +1,8 @@
-"""Records to ArrayRecord shards, one after another, so that an interrupted build goes on and memory stays flat.
+"""Writing of records to ArrayRecord shards, one after another, so that an interrupted build can continue.
 
-TFDS's own writer gathers all of a split (a gigabyte in memory, the rest in buckets on disk) before it writes the first
-shard; nothing of it survives a kill. Here a shard is written as its records come, and gets its name in the journal only
-when it is complete, together with an account of what it holds. The result is what TFDS reads.
+TFDS's own writer collects a whole split (a gigabyte in memory, the rest on disk) before it writes the first shard, and
+loses it all when it is killed. Here a shard is written while its records are made. It gets its name in the journal only
+when it is complete, with a file on its content. TFDS can read the result.
 """
 
 import hashlib
@@ -24,11 +24,11 @@ from data_pipelines.building.items import Item
 from data_pipelines.images import ImageError
 from data_pipelines.records import Record
 
-_SMALLEST = 256  # records a shard: what an interruption costs at most is the work on one shard
-_MOST_SHARDS = 256  # per split; each is an open file while it is read
+_SMALLEST = 256  # records of a shard; an interruption loses at most the work on one shard
+_MOST_SHARDS = 256  # shards of a split; each is an open file while it is read
 
-# Records one by one, lightly compressed: they are read in half the time of zstd's third level, TFDS's choice, and an
-# eighth larger.
+# Records are stored one by one with light compression. Compared with zstd's level 3, which TFDS uses, they are read in
+# half the time and take an eighth more space.
 _WRITER = "group_size:1,zstd:-5"
 
 Examples = Callable[[Sequence[Item]], Iterator[tuple[Item, Record | ImageError]]]
@@ -44,14 +44,14 @@ def write(
     """Writes all splits of a builder into its `data_dir`, taking finished shards of an earlier run from `journal`.
 
     Args:
-        builder: the TFDS builder; gives features, file format and file names.
+        builder: the TFDS builder, which defines features, file format and file names.
         by_split: split -> items in the order of the records.
-        examples: items -> (item, record or ImageError) in the same order; where the work is done.
-        account: counts records and rejected images, those of earlier runs included.
-        journal: folder of finished shards.
+        examples: makes (item, record or ImageError) from items, in the same order.
+        account: counts records and rejected images, also those of earlier runs.
+        journal: the folder of finished shards.
 
     Returns:
-        One tfds SplitInfo per split that has records.
+        One SplitInfo of TFDS per split that has records.
     """
     journal.mkdir(parents=True, exist_ok=True)
     parts = [
@@ -79,9 +79,9 @@ def write(
 
 @dataclass
 class _Content:
-    """What a finished shard holds; it lies beside the shard as JSON."""
+    """The content of a finished shard, stored beside it as JSON."""
 
-    key: str  # names the items
+    key: str  # hash of the items
     records: int = 0
     bytes: int = 0
     rejected: list[tuple[str, str]] = field(default_factory=list)  # image, reason
@@ -89,7 +89,7 @@ class _Content:
 
 
 class _Part:
-    """The items of one shard, where it is, and its content if it is complete."""
+    """The items of one shard, its path, and its content if it is complete."""
 
     def __init__(self, split: str, path: Path, items: Sequence[Item]):
         self.split, self.path, self.items = split, path, items
@@ -112,7 +112,7 @@ def _chunks(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
 def _write(
     builder: tfds.core.DatasetBuilder, part: _Part, examples: Examples, account: Account, progress: tqdm
 ) -> _Content:
-    """Makes one shard, and the file that says what it holds."""
+    """Writes one shard and the file on its content."""
     content, patients = _Content(part.key), set[str]()
     temporary = part.path.with_suffix(".writing")
     writer = ArrayRecordWriter(str(temporary), _WRITER)
@@ -138,7 +138,7 @@ def _write(
 def _publish(
     builder: tfds.core.DatasetBuilder, split: str, parts: Sequence[tuple[Path, _Content]]
 ) -> tfds.core.SplitInfo:
-    """Moves the shards of a split to where TFDS looks for them."""
+    """Moves the shards of a split to the paths that TFDS expects."""
     template = naming.ShardedFileTemplate(
         data_dir=builder.data_path,
         dataset_name=builder.name,

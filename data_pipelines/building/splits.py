@@ -1,4 +1,4 @@
-"""Splits: a patient lies in one split with all images, identical images lie together, no table may leak."""
+"""Assignment of splits: all images of a patient, and identical images, are in the same split."""
 
 import hashlib
 import math
@@ -24,9 +24,9 @@ _SPLIT_NAMES = {name: name for name in SPLITS} | {
 
 
 def split_name(value: str, where: str) -> str:
-    """Normal form of a split column's cell ("Val" -> "validation"); empty stays empty.
+    """The normal form of a cell of a split column ("Val" -> "validation"); empty stays empty.
 
-    Raises UserError that names `where`, not the cell: in a table whose columns moved it may be a report or a patient.
+    Raises UserError that names `where` but not the cell, which may be a report or a patient if columns are shifted.
     """
     name = value.strip().lower()
     if name and name not in _SPLIT_NAMES:
@@ -42,14 +42,15 @@ def assign_splits(
     content: bool = True,
     drop_leaks: bool = False,
 ) -> list[Item]:
-    """Gives every item a split, all items of a patient the same. Sets `item.split` in place.
+    """Assigns a split to every item, in place.
 
-    Rows of one patient belong together, and so do rows whose image files have identical bytes (`content=False` leaves
-    the files unread). Rows without a patient stand alone. Where no row of such a group names a split, a hash of the
-    group and the seed decides, so new rows never move old patients.
+    Rows of one patient form a group, and so do rows whose image files have identical bytes (unless `content` is False,
+    which reads no files). Rows without a patient are groups of their own. All rows of a group get the same split. If
+    none of them names one, a hash of the group and the seed decides, so that new rows never move old patients.
 
-    Returns the items to keep: all, unless `drop_leaks` and the table itself puts one patient or one image on both sides
-    of a split. Then the evaluation side keeps it (test before validation before train) and the other rows go.
+    Returns the items to keep. All are kept, unless the table itself puts a patient or an image into two splits and
+    `drop_leaks` is on: then the evaluation side (test before validation before train) keeps its rows, and the other
+    rows are dropped.
 
     Raises UserError for such a table without `drop_leaks`.
     """
@@ -77,7 +78,7 @@ def assign_splits(
         if len(named) > 1 and drop_leaks:
             named = {max(named, key=SPLITS.index)}
             left_out.update(id(item) for item in group if item.split and item.split not in named)
-        if len(named) > 1:  # a chain: patient A has the same image as patient B, who is in another split
+        if len(named) > 1:  # e.g. patients A and B share an image but are in different splits
             names = sorted({pseudonym(item.patient, seed) or item.image.name for item in group})
             raise UserError(
                 f"rows tied by patient or identical image lie in {' and '.join(sorted(named))}: {names[:4]}"
@@ -90,7 +91,7 @@ def assign_splits(
 
 
 def check_fractions(fractions: Mapping[str, float]) -> dict[str, float]:
-    """Split fractions in the order train, validation, test. Raises UsageError unless they are valid and sum to 1."""
+    """The fractions in the order train, validation, test. Raises UsageError unless they are valid and sum to 1."""
     unknown = sorted(set(fractions) - set(SPLITS))
     if unknown:
         raise UsageError(f"unknown split {', '.join(unknown)} in fractions; use {', '.join(SPLITS)}")
@@ -101,7 +102,7 @@ def check_fractions(fractions: Mapping[str, float]) -> dict[str, float]:
 
 
 def _content_hashes(paths: Sequence[Path], workers: int, all_files: bool) -> dict[Path, str]:
-    """SHA-256 of files, in threads. Without `all_files`, only files that share their size with another are read."""
+    """The SHA-256 of files, in threads. Without `all_files`, only files of the same size as another one are read."""
     sizes = {path: path.stat().st_size for path in dict.fromkeys(paths) if path.is_file()}
     shared = Counter(sizes.values())
     wanted = [path for path, size in sizes.items() if all_files or shared[size] > 1]
@@ -110,7 +111,7 @@ def _content_hashes(paths: Sequence[Path], workers: int, all_files: bool) -> dic
         try:
             return sha256_of(path)
         except OSError:
-            return ""  # unreadable: reported when its image is decoded
+            return ""  # an unreadable image is reported when it is decoded
 
     with ThreadPoolExecutor(max(1, workers)) as pool:
         return {path: value for path, value in zip(wanted, pool.map(digest, wanted), strict=True) if value}

@@ -1,4 +1,4 @@
-"""Tables of data sets: CSV files and workbooks."""
+"""Reading of tables: CSV files and workbooks."""
 
 import csv
 import gzip
@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 from afloc_jax.errors import UserError
 
-csv.field_size_limit(sys.maxsize)  # a report or a run-length mask in one cell
+csv.field_size_limit(sys.maxsize)  # a cell may hold a report or a run-length mask
 
 
 def open_table(path: Path) -> TextIO:
@@ -22,9 +22,9 @@ def open_table(path: Path) -> TextIO:
 
 
 def labels_of(row: dict[str, str], names: Iterable[str], where: str) -> dict[str, int]:
-    """Labels of a row under lower-case names: "1.0" -> 1, "0" -> 0, "-1.0" -> -1. Empty cells are left out.
+    """The labels of a row by lower-case name: "1.0" -> 1, "0" -> 0, "-1.0" -> -1. Empty cells are left out.
 
-    Raises UserError that names the table `where` but not the cell: in a table whose columns moved it may be a report.
+    Raises UserError that names the table `where` but not the cell, which may be a report if columns are shifted.
     """
     labels = {}
     for name in names:
@@ -36,14 +36,14 @@ def labels_of(row: dict[str, str], names: Iterable[str], where: str) -> dict[str
     return labels
 
 
-_REST = "\0"  # cells beyond the header; no column is called that
+_REST = "\0"  # key of the cells beyond the header; no column has this name
 
 
 def read_table(path: Path, required: Sequence[str], purpose: str) -> list[dict[str, str]]:
-    """Rows of a CSV file (plain or .gz) with a header, values stripped, missing cells as "".
+    """The rows of a CSV file (plain or .gz) with a header. Values are stripped; missing cells are "".
 
-    Raises UserError when the file is missing, not UTF-8, empty, lacks one of the `required` columns, has two of one
-    name, or has a row with more cells than the header: a text with bare commas would move into the next columns.
+    Raises UserError if the file is missing, not UTF-8 or empty, lacks a `required` column, has two columns of one name,
+    or has a row with more cells than the header (a text with unquoted commas would move into other columns).
     """
     if not path.is_file():
         raise UserError(f"no table {path.name} in {path.parent}: {purpose}")
@@ -71,7 +71,7 @@ def read_table(path: Path, required: Sequence[str], purpose: str) -> list[dict[s
 
 
 def _check_header(path: Path, columns: Sequence[str], required: Sequence[str], purpose: str) -> None:
-    """Refuses a header that `read_table` cannot use. A table without one begins with a report, which is never shown."""
+    """Refuses an unusable header. The first line of a table without one may be a report, which is never shown."""
     missing = [name for name in required if name not in columns]
     if missing:
         names = (
@@ -88,11 +88,11 @@ _SHEET = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
 
 
 def read_workbook(path: Path, required: Sequence[str]) -> list[dict[str, str]]:
-    """Rows of the first sheet of an .xlsx file with a header, as text; empty cells as "".
+    """The rows of the first sheet of an .xlsx file with a header, as text; empty cells are "".
 
-    The standard library reads them: openpyxl would be a new dependency for the two tables of one data set, SICAPv2.
+    The standard library suffices: openpyxl would be a new dependency for two tables of one data set (SICAPv2).
 
-    Raises UserError when the file is not one, or lacks one of the `required` columns.
+    Raises UserError if the file is not a workbook, or lacks a `required` column.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -112,7 +112,7 @@ def read_workbook(path: Path, required: Sequence[str]) -> list[dict[str, str]]:
 
 
 def _cells(row: ElementTree.Element, shared: Sequence[str]) -> dict[str, str]:
-    """Column letters -> text."""
+    """The text of each cell of a row, by the letters of its column."""
     cells = {}
     for cell in row.iter(f"{_SHEET}c"):
         value = cell.find(f"{_SHEET}v")

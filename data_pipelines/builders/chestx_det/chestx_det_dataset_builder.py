@@ -19,7 +19,7 @@ _IMAGES = 3578  # images of both parts
 
 
 class Builder(PublishedBuilder):
-    """Both official parts; several regions of a class on an image are one finding.
+    """The images of both official parts. All regions of a class on an image are one finding.
 
     Args:
         regions: "polygons" or "boxes".

@@ -15,7 +15,7 @@ _ABOUT = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", "Study")
 
 
 class Builder(PublishedBuilder):
-    """Images that gt_segmentations_{val,test}.json names, with one mask per class."""
+    """The images of gt_segmentations_{val,test}.json, with one mask per class."""
 
     FILES = (
         Files("**/gt_segmentations_val.json", "masks of the radiologists, RLE", 1, part=True),
@@ -44,12 +44,12 @@ class Builder(PublishedBuilder):
                     item.labels = labels.get(key, {})
                     for name, rle in classes.items():
                         region = CocoRuns(rle)
-                        if not region.empty:  # a class that is absent has a mask without a pixel
+                        if not region.empty:  # an absent class has an empty mask
                             item.add(name, self.prompt_for(name), region)
                     yield item
 
     def _labels(self) -> dict[str, dict[str, int]]:
-        """Labels by image of the tables that ship with the images; empty without them."""
+        """The labels of each image, from the tables shipped with the images; empty without them."""
         labels = {}
         for name, path in index_files(self.raw, [".csv"]).items():
             if name not in ("valid.csv", "val_labels.csv", "test_labels.csv"):

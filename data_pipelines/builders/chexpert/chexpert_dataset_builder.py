@@ -13,7 +13,7 @@ _SPLITS = {"train.csv": "train", "valid.csv": "validation", "test.csv": "test", 
 
 
 class Builder(PublishedBuilder):
-    """Images of the tables train.csv, valid.csv and, where it is there, test.csv.
+    """The images of the tables train.csv, valid.csv and, if it exists, test.csv.
 
     Args:
         frontal: keep frontal images only.
@@ -32,7 +32,7 @@ class Builder(PublishedBuilder):
         super().__init__(**kwargs)
 
     def cases(self) -> Iterator[Item]:
-        """One item per row. Paths begin with the name of the release, which the raw folder may have or be."""
+        """One item per row. Paths begin with the folder of the release, which may be the raw folder or inside it."""
         if all((self.raw / table).is_file() for table in ("test.csv", "test_labels.csv")):
             twice = "holds test.csv and test_labels.csv, which name the same images; keep one of them"
             raise UserError(f"{self.raw} {twice}")

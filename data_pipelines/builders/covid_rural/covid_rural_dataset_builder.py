@@ -7,11 +7,11 @@ from data_pipelines.building.items import Item
 from data_pipelines.building.published import PublishedBuilder
 from data_pipelines.regions import MaskFile
 
-_LABEL = "Pneumonia"  # the prompt of the published protocol; the masks show opacities
+_LABEL = "Pneumonia"  # the class in the prompt of the published protocol; the masks show opacities
 
 
 class Builder(PublishedBuilder):
-    """Images with their masks; one patient may have several."""
+    """The images with their masks. A patient may have several."""
 
     FILES = (
         Files("jpgs/COVID-19-AR-*.jpg", "images, covid_rural_annot/jpgs"),
@@ -26,7 +26,7 @@ class Builder(PublishedBuilder):
             if not mask.is_file():
                 self.lack(mask, "mask not there")
                 continue
-            item = Item(name, image, name.partition("_")[0], study=name)  # an image that is not there is named later
+            item = Item(name, image, name.partition("_")[0], study=name)  # a missing image is reported later
             item.add(_LABEL, self.prompt_for(_LABEL), MaskFile(mask))
             item.labels = {_LABEL.lower(): 1}
             yield item

@@ -26,8 +26,8 @@ class Builder(PublishedBuilder):
     """The labelled test images of a task.
 
     Args:
-        task: 2 (26 classes, labelled by hand) or 3 (5 classes that training never names).
-        images: folder of MIMIC-CXR-JPG that holds files/p10/...; empty: the raw folder.
+        task: 2 (26 classes, labelled by hand) or 3 (5 classes that are not in the training labels).
+        images: the folder of MIMIC-CXR-JPG that holds files/p10/...; empty for the raw folder.
     """
 
     FOLDERS = ("images",)

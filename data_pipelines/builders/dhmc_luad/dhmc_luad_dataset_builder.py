@@ -19,7 +19,7 @@ class Builder(PublishedBuilder):
     FILES = (Files(_TABLE, "labels", 1, _COLUMNS, rows=143), Files("**/*.tif", "slides", 143))
 
     def cases(self) -> Iterator[Item]:
-        """One item per row. The publisher names no patients: a slide stands for one."""
+        """One item per row. Patients are not published, so each slide counts as a patient."""
         slides = index_files(self.raw, [".tif"])
         table = one_file(self.raw, _TABLE)
         for number, row in enumerate(read_table(table, _COLUMNS, "a row per slide"), start=2):

@@ -17,8 +17,8 @@ LESIONS = {  # name -> folder, ending of the file name
     "hard exudate": ("3. Hard Exudates", "EX"),
     "soft exudate": ("4. Soft Exudates", "SE"),
 }
-# Numbers of images, and of masks by lesion. An image without the lesion has no mask file, so a missing file means an
-# absent lesion only where all masks of that lesion are there.
+# The numbers of images, and of masks by lesion. An image without a lesion has no mask file. A missing file means an
+# absent lesion only if the download has all masks of that lesion.
 IMAGES = {"segmentation": {"train": 54, "test": 27}, "grading": {"train": 413, "test": 103}}
 MASKS = {
     "microaneurysm": {"train": 54, "test": 27},
@@ -43,8 +43,8 @@ class Builder(PublishedBuilder):
     """One of the two image sets of IDRiD, with its official parts.
 
     Args:
-        images: "segmentation" (81 images, masks of four lesions) or "grading" (516 images, grades). The sets show the
-            same eyes in part and number them differently, so they are not built into one.
+        images: "segmentation" (81 images, masks of four lesions) or "grading" (516 images, grades). The two sets are
+            not combined, because they partly show the same eyes under different numbers.
     """
 
     FRACTIONS = {"train": 1.0}  # noqa: RUF012
@@ -90,14 +90,14 @@ class Builder(PublishedBuilder):
                 yield item
 
     def _add_lesions(self, item: Item, split: str, masks: dict[str, set[Path]]) -> None:
-        """Masks, labels and one sentence per lesion that is known to be there or not."""
+        """Adds masks, labels and one sentence for each lesion that is known to be present or absent."""
         sentences = []
         for lesion, files in masks.items():
             mask = self.raw / self._masks(lesion, split).replace("IDRiD_*", item.image.stem)
             if mask in files:
                 item.add(lesion, self.prompt_for(lesion), MaskFile(mask))
             elif len(files) != MASKS[lesion][split]:
-                continue  # only a part of the masks is here: this one may be elsewhere
+                continue  # the download has a part of the masks only, so the lesion may be present
             item.labels[lesion] = int(mask in files)
             sentences.append(f"there are {lesion}s" if mask in files else f"no {lesion}s")
         self.set_report(item, ". ".join(sentences))

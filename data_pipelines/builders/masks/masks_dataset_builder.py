@@ -1,6 +1,6 @@
-"""A folder of images and lesion masks, as evaluation data: one table row per mask.
+"""A folder of images and lesion masks for evaluation, with a table of one row per mask.
 
-Several masks of one finding on one image are one sample. Images of the folder without a row are kept with no finding.
+All masks of one finding on one image are one sample. Images without a row are kept, without a finding.
 """
 
 from collections.abc import Mapping
@@ -22,15 +22,14 @@ class Builder(FolderBuilder):
     """Images with lesion masks.
 
     Args:
-        csv: table of the masks inside the raw folder.
-        images, masks: folders of the files the table names.
-        image_column, mask_column, finding_column: names of the table's columns.
-        images_csv: optional table with a row per image (column `image_column`, optional `patient` and `view`); unused
-            if absent.
+        csv: the table of masks inside the raw folder.
+        images, masks: the folders of the files that the table names.
+        image_column, mask_column, finding_column: the columns of the table.
+        images_csv: an optional table with a row per image (column `image_column`, optionally `patient` and `view`).
         prompt: the prompt of a finding; "{finding}" is replaced by its name.
-        prompts: finding -> prompt, where one differs.
-        fractions: share of patients in each split.
-        raw, image_size, seed, max_bad_fraction, workers, journal, beam: as in FolderBuilder.
+        prompts: finding -> prompt, for findings with a prompt of their own.
+        fractions: the share of patients in each split.
+        raw, image_size, seed, max_bad_fraction, workers, journal, beam: see FolderBuilder.
     """
 
     def __init__(

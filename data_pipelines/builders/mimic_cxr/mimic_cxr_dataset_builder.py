@@ -22,20 +22,21 @@ CLASSES = (
 )  # fmt: skip
 _REPORTS = "mimic-cxr-reports.zip"
 _REPORT_COUNT = 227835
-_IMAGE_ROWS, _LABEL_ROWS = 377110, 227827  # the labellers left out eight reports
+_IMAGE_ROWS, _LABEL_ROWS = 377110, 227827  # eight reports have no labels
 _KEYS = ("dicom_id", "subject_id", "study_id")
 _LABEL_COLUMNS = ("subject_id", "study_id", *CLASSES)
 _FORMATS = {"jpg": ".jpg", "dicom": ".dcm"}
 
 
 class Builder(PublishedBuilder):
-    """Image and report pairs.
+    """Pairs of an image and a report.
 
     Args:
-        views: ViewPosition of the images to keep; empty: all.
-        labeler: whose labels to keep, "chexpert" or "negbio".
+        views: values of ViewPosition to keep; empty for all.
+        labeler: the source of labels, "chexpert" or "negbio".
         images: "jpg" (MIMIC-CXR-JPG) or "dicom" (MIMIC-CXR).
-        exclude_ms_cxr: leave out every patient who has an image in MS-CXR; its file must then be below the raw folder.
+        exclude_ms_cxr: whether to leave out all patients with an image in MS-CXR, whose file must then be below the raw
+            folder.
     """
 
     FILES = (
@@ -44,7 +45,7 @@ class Builder(PublishedBuilder):
         # Only the labels of the chosen labeler are needed.
         Files("mimic-cxr-2.0.0-chexpert.csv*", "CheXpert's labels", None, _LABEL_COLUMNS, True, _LABEL_ROWS),
         Files("mimic-cxr-2.0.0-negbio.csv*", "NegBio's labels", None, _LABEL_COLUMNS, True, _LABEL_ROWS),
-        Files(_REPORTS, "reports", optional=True),  # or unpacked
+        Files(_REPORTS, "reports", optional=True),  # they may be unpacked
     )
 
     def __init__(
@@ -71,7 +72,7 @@ class Builder(PublishedBuilder):
         labels = {row["study_id"]: labels_of(row, CLASSES, self.labeler) for row in tables[self.labeler]}
         excluded = annotated_patients(self.raw) if self.exclude_ms_cxr else frozenset()
         read_report = self._report_reader()
-        study, parts = "", None  # the images of a study follow each other: its report is parsed once
+        study, parts = "", None  # images of a study are consecutive, so its report is parsed once
         for row in tables["metadata"]:
             if self.views and row["ViewPosition"] not in self.views:
                 self.drop("view not wanted")
@@ -110,7 +111,7 @@ class Builder(PublishedBuilder):
         return f"files/p{patient[:2]}/p{patient}/s{row['study_id']}"
 
     def _report_reader(self) -> Callable[[str], str | None]:
-        """Report text by its path: from the archive as shipped, or from where it was unpacked. None: no such report."""
+        """A function from path to report text (None if there is none), from the archive or the unpacked folder."""
         if (self.raw / _REPORTS).is_file():
             try:
                 archive = zipfile.ZipFile(self.raw / _REPORTS)

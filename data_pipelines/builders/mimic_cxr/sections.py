@@ -1,6 +1,6 @@
-"""Reports of MIMIC-CXR to sections, by the rules of the section parser that its authors publish (MIT-LCP/mimic-cxr).
+"""The sections of MIMIC-CXR reports, by the rules of its authors' section parser (MIT-LCP/mimic-cxr).
 
-Its two tables of single reports (about fifty, patched by study number) are not repeated here.
+The parser's two tables of about fifty single reports, which are corrected by study number, are not reproduced here.
 """
 
 import re
@@ -48,11 +48,11 @@ _OWN_NAMES = frozenset(
 
 
 def report_sections(text: str) -> dict[str, str]:
-    """Sections of a report: name -> text.
+    """The sections of a report: name -> text.
 
-    Headings are upper case, at the start of a line after one blank. A heading that only names the views ("CHEST, TWO
-    VIEWS:") means findings. Empty findings and impressions do not count, and of several the last one does. Where a
-    report has neither, the part of its last section after the first blank line is its "last_paragraph".
+    Headings are in upper case, at the start of a line after one space. A heading that only names views ("CHEST, TWO
+    VIEWS:") begins the findings. Empty findings and impressions are ignored; of several, the last one is taken. If a
+    report has neither, the text of its last section after the first blank line is its "last_paragraph".
     """
     parts = _split(text)
     parts = [(name, body) for name, body in parts if body.strip() or name not in ("impression", "findings")]
@@ -71,7 +71,7 @@ def _split(text: str) -> list[tuple[str, str]]:
     parts = [("preamble", text[: heading.start(1)])]
     while heading is not None:
         begin = heading.end()
-        # What follows on the line of a heading is its text, even where it looks like a heading.
+        # The rest of a heading's line is its text, even if it looks like a heading.
         next_line = max(text.find("\n", begin), begin)
         following = _HEADING.search(text, next_line)
         parts.append((_normal(heading.group(1)), text[begin : following.start() if following else len(text)]))

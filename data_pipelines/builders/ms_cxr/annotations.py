@@ -1,4 +1,4 @@
-"""The annotation file of MS-CXR. Two builders read it: for its boxes, and for the patients to keep out of training."""
+"""The annotation file of MS-CXR, read by two builders: for its boxes, and for patients to keep out of training."""
 
 import re
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ class Annotation:
 
 
 def read_annotations(raw: Path) -> Iterator[Annotation]:
-    """All boxes in the order of the file. Raises UserError naming the entry that is not as it must be."""
+    """All boxes in the order of the file. Raises UserError that names a malformed entry."""
     path = one_file(raw, FILE)
     content = read_json(path)
     try:
@@ -50,7 +50,7 @@ def _annotation(entry: dict[str, Any], images: dict, categories: dict) -> Annota
 
 
 def annotated_patients(raw: Path) -> frozenset[str]:
-    """Numbers of the patients with an image in MS-CXR, as MIMIC-CXR writes them (subject_id)."""
+    """The patients (subject_id of MIMIC-CXR) with an image in MS-CXR. Raises UserError if the file is missing."""
     if not any(raw.glob(FILE)):
         raise UserError(
             f"no {FILE.removeprefix('**/')} below {raw}: patients of MS-CXR must stay out of training; put the file "

@@ -12,11 +12,11 @@ from data_pipelines.regions import Box
 
 
 class Builder(PublishedBuilder):
-    """One record per image, one finding per phrase (several boxes are one).
+    """One record per image and one finding per phrase, which may have several boxes.
 
     Args:
-        images: folder of MIMIC-CXR-JPG that holds files/p10/...; empty: the raw folder.
-        prompts: "phrases" takes the annotated phrases, "classes" makes them from `prompt` and the category.
+        images: the folder of MIMIC-CXR-JPG that holds files/p10/...; empty for the raw folder.
+        prompts: "phrases" for the annotated phrases, or "classes" for prompts from `prompt` and the category.
     """
 
     FILES = (Files(FILE, "boxes and phrases, COCO JSON"),)

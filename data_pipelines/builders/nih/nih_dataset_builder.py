@@ -19,7 +19,7 @@ _ENTRIES, _BOXES, _TEST, _REST = "Data_Entry_2017*.csv", "BBox_List_2017.csv", "
 class Builder(PublishedBuilder):
     """All images with their 14 labels, and the 984 boxes.
 
-    The official test list is the test split; `fractions` divides the patients of the rest into train and validation.
+    The official test list is the test split. `fractions` divides the other patients into train and validation.
     """
 
     FILES = (
@@ -54,7 +54,7 @@ class Builder(PublishedBuilder):
             yield item
 
     def _boxes(self) -> dict[str, list[tuple[str, Box]]]:
-        """Boxes by image. Columns go by place: the header quotes "Bbox [x,y,w,h]" over four of them."""
+        """The boxes of each image. Columns are read by position: the header splits "Bbox [x,y,w,h]" over four."""
         boxes: dict[str, list[tuple[str, Box]]] = {}
         for number, row in enumerate(read_table(self.raw / _BOXES, ("Image Index",), "a row per box"), start=2):
             cells = list(row.values())
@@ -62,7 +62,7 @@ class Builder(PublishedBuilder):
                 x, y, width, height = (float(cell) for cell in cells[2:6])
             except ValueError:
                 raise UserError(f"{_BOXES}, line {number}: a box needs four numbers; fetch it again") from None
-            label = "Infiltration" if cells[1] == "Infiltrate" else cells[1]  # the one name the tables do not share
+            label = "Infiltration" if cells[1] == "Infiltrate" else cells[1]  # the only name in which the tables differ
             boxes.setdefault(cells[0], []).append((label, Box(x, y, width, height)))
         return boxes
 

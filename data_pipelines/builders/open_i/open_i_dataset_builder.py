@@ -17,8 +17,8 @@ class Builder(PublishedBuilder):
     """Every image of every report.
 
     Args:
-        frontal: keep frontal images only. The publisher does not say which they are; this needs the table
-            indiana_projections.csv (columns uid, filename, projection) in the raw folder.
+        frontal: keep frontal images only. It needs the table indiana_projections.csv (columns uid, filename,
+            projection) in the raw folder, because the reports do not state views.
     """
 
     FILES = (
@@ -49,7 +49,7 @@ class Builder(PublishedBuilder):
                 if self.frontal and view.lower() != "frontal":
                     self.drop("not frontal")
                     continue
-                # Each report is of another examination and the publisher names no patients: a report stands for one.
+                # Patients are not published, so each report counts as a patient.
                 item = Item(name, images.get(f"{name}.png", path.parent / f"{name}.png"), f"CXR{path.stem}", view)
                 item.study = item.patient
                 item.sections = {name: text for name, text in parts.items() if text}
@@ -66,7 +66,7 @@ class Builder(PublishedBuilder):
             if self.frontal:
                 raise UserError(f"frontal=true needs {_PROJECTIONS} in {self.raw}: reports do not say which images are")
             return {}
-        # There CXR1_1_IM-0001-3001.png is called 1_IM-0001-3001.dcm.png, and CXR10_IM-0002-1001.png
+        # In that table CXR1_1_IM-0001-3001.png is named 1_IM-0001-3001.dcm.png, and CXR10_IM-0002-1001.png is named
         # 10_IM-0002-1001.dcm.png.
         views = {}
         for row in read_table(table, ("uid", "filename", "projection"), "a row per image"):

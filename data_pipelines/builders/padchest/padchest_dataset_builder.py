@@ -14,10 +14,10 @@ _COLUMNS = ("ImageID", "ImageDir", "StudyID", "PatientID", "Projection", "Report
 
 
 class Builder(PublishedBuilder):
-    """Image and report pairs; the reports are Spanish, and stay so.
+    """Pairs of an image and a report in Spanish.
 
     Args:
-        views: values of Projection to keep; empty: all.
+        views: values of Projection to keep; empty for all.
     """
 
     FILES = (
@@ -49,7 +49,7 @@ class Builder(PublishedBuilder):
 
 
 def _labels(text: str) -> list[str]:
-    """Labels of a cell that holds a Python list of texts, without blanks; an empty or damaged cell has none."""
+    """The labels of a cell that holds a Python list of texts, stripped. An empty or malformed cell has none."""
     try:
         labels = ast.literal_eval(text)
     except (ValueError, SyntaxError):

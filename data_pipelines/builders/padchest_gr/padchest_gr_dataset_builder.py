@@ -16,10 +16,10 @@ _REPORTS, _TABLE = "grounded_reports_*.json", "master_table.csv"
 
 
 class Builder(PublishedBuilder):
-    """One record per study, one finding per sentence that has boxes.
+    """One record per study, and one finding per sentence that has boxes.
 
     Args:
-        language: "en" or "es": which of the two texts of each sentence.
+        language: the language of the sentences, "en" or "es".
     """
 
     FILES = (

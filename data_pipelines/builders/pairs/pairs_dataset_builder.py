@@ -1,4 +1,4 @@
-"""Any folder of images with a CSV of image and text: how users bring their own reports.
+"""A user's own folder of images with a CSV of images and texts.
 
 Columns: `image` (path relative to the folder, or to its `images/`), and `text`, or `findings` and/or `impression`.
 Optional: `patient`, `split` (train, validation, test), `view`. Further columns are ignored.
@@ -18,16 +18,16 @@ _PURPOSE = "a row needs an image and its text (columns image and text, or image 
 
 
 class Builder(FolderBuilder):
-    """Image-report pairs; see the module for the table.
+    """Pairs of an image and a report. The top of this file describes the table.
 
     Args:
-        csv: name of the table inside the raw folder.
-        images: folder of the images inside the raw folder; empty: beside the table.
-        fractions: share of patients in each split, for rows that name none.
-        views: keep only these views (compared without case); empty: all.
-        min_sentences: rows with fewer clean sentences are dropped.
-        compatible: clean text as the published release does.
-        raw, image_size, seed, max_bad_fraction, workers, journal, beam: as in FolderBuilder.
+        csv: the table inside the raw folder.
+        images: the folder of images inside the raw folder; empty for the raw folder itself.
+        fractions: the share of patients in each split, for rows without a split.
+        views: views to keep, ignoring case; empty for all.
+        min_sentences: rows with fewer cleaned sentences are dropped.
+        compatible: whether to clean text as the published release does.
+        raw, image_size, seed, max_bad_fraction, workers, journal, beam: see FolderBuilder.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Builder(FolderBuilder):
         super().__init__(**kwargs)
 
     def items(self) -> list[Item]:
-        """Rows that pass the filters, with splits."""
+        """The rows that pass the filters, with their splits."""
         rows = read_table(self.raw / self.csv, ("image",), _PURPOSE)
         if not {"text", "findings", "impression"} & set(rows[0]):
             read_table(self.raw / self.csv, ("image", "text"), _PURPOSE)  # raises an error that names the columns

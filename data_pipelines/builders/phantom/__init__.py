@@ -1,4 +1,4 @@
-"""Procedural chest radiographs with reports and exact masks: made from a seed, nothing to download."""
+"""Procedural chest radiographs with reports and exact masks, drawn from a seed without any download."""
 
 from data_pipelines.builders.phantom.generate import CATEGORIES, SPLITS, DrawnFinding, Phantom, generate
 

@@ -1,4 +1,4 @@
-"""The normal chest: random proportions and pose, then lungs, soft tissue, bones and vessels as layers."""
+"""The normal chest: random proportions and pose, and layers of lungs, soft tissue, bones and vessels."""
 
 import cv2
 import numpy as np
@@ -19,7 +19,7 @@ from data_pipelines.builders.phantom.drawing import (
 
 
 def sample_chest(rng: np.random.Generator) -> Chest:
-    """Random proportions and pose, with every layer of the normal chest drawn."""
+    """A normal chest with random proportions and pose, and all its layers drawn."""
     angle = rng.normal(0, 2.2) * np.pi / 180
     scale = rng.uniform(0.95, 1.15)
     shift = rng.normal(0, 5.0, 2) + (SIZE - 1) / 2
@@ -70,7 +70,7 @@ def heart_silhouette(chest: Chest, ratio: float) -> np.ndarray:
 
 
 def lung_outline(chest: Chest, side: int) -> np.ndarray:
-    """[N, 2] chest frame: apex, chest wall, costophrenic angle, diaphragm, mediastinum."""
+    """The outline of a lung [N, 2] in the chest frame: apex, wall, costophrenic angle, diaphragm, mediastinum."""
     bottom = chest.angle[side]
     y = np.concatenate([chest.apex + np.array([0, 1.0, 2.5, 5.0]), np.linspace(chest.apex + 9, bottom, 22)])
     wall = np.stack([chest.wall(y) - 0.8, y], axis=1)
@@ -117,7 +117,7 @@ def _draw_soft_tissue(chest: Chest, rng: np.random.Generator) -> None:
 
 
 def _body(chest: Chest, rng: np.random.Generator) -> np.ndarray:
-    """Thickness of the trunk 0..1, thinner towards the skin."""
+    """The thickness of the trunk, 0..1, thinner towards the skin."""
     w, wall = chest.half_width, rng.uniform(9, 36)
     shoulder = chest.apex + rng.uniform(-14, 2)
     outline = [[w + wall + 2, 150], [w + wall, 60], [w + wall - 2, 10], [w + wall + 6, shoulder + 58]]
@@ -141,7 +141,7 @@ def _breasts(chest: Chest, rng: np.random.Generator) -> np.ndarray:
 
 
 def _draw_vessels(chest: Chest, rng: np.random.Generator) -> None:
-    """Arteries and veins fan out from each hilum, one generation after the other."""
+    """Draws arteries and veins, which branch out from each hilum."""
     canvas = np.zeros((2 * SIZE, 2 * SIZE), np.uint8)
     roots = np.array([-1.35, -1.0, -0.55, 0.0, 0.5, 0.85, 1.2])  # headings: up is negative
     side = np.repeat([RIGHT, LEFT], len(roots))

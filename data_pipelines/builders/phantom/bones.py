@@ -10,7 +10,7 @@ from data_pipelines.builders.phantom.drawing import SIZE, bands, curve, disc, fi
 def spine(chest: Chest, rng: np.random.Generator) -> np.ndarray:
     """Vertebral bodies with darker discs, pedicles and spinous processes."""
     first = max(0, int(chest.matrix[0, 2]) - 40)
-    strip = slice(first, first + 80)  # nothing of it lies further from the midline
+    strip = slice(first, first + 80)  # the spine is no wider
     x, y = chest.grid_x[:, strip], chest.grid_y[:, strip]
     x = x - rng.normal(0, 2.0) * np.sin(y / 60 + rng.uniform(0, 6)) - rng.normal(0, 0.6)
     period = 12.5 + 0.012 * y
@@ -25,7 +25,7 @@ def spine(chest: Chest, rng: np.random.Generator) -> np.ndarray:
 
 
 def ribs(chest: Chest, rng: np.random.Generator) -> np.ndarray:
-    """Each rib runs from the spine backwards and outwards, turns at the flank and comes down to the front."""
+    """The ribs. Each runs from the spine to the flank at the back, and turns down to the front there."""
     count, front_count = 11, 8
     spacing, slope = rng.uniform(15.5, 17.5), rng.uniform(0.85, 1.15)
     thick = rng.uniform(5.2, 6.6)

@@ -1,4 +1,4 @@
-"""A finding as a change of the layers; its mask is that change.
+"""Findings as changes of layers. The mask of a finding is where its change is visible.
 
 Disease of the lung replaces air (`opacity`): it is bright, hides vessels and keeps to the outline of the lung. A
 pneumothorax takes vessels away (`cleared`) and darkens. Devices add metal. A large heart replaces the heart.
@@ -18,7 +18,7 @@ _LEAST_CHANGE = 0.03  # the smallest change of brightness that counts as visible
 
 @dataclass
 class Change:
-    """One finding: what it does to the layers, the pixels where that shows, and the facts that words are made of."""
+    """One finding: its change of the layers, its mask, and the facts from which its sentences are made."""
 
     label: str  # category
     kind: str  # subtype within the category
@@ -46,11 +46,11 @@ def opaque(
     level: float = 0.33,
     outline: np.ndarray | None = None,
 ) -> Change:
-    """A finding that replaces air. Its mask is where it brightens by more than `level` of its peak.
+    """A finding that replaces air. Its mask is where its brightness exceeds `level` times its maximum.
 
     Args:
-        opacity: [224, 224] share of the air that is replaced.
-        outline: a smoother opacity to take the mask from, where the texture of `opacity` would leave holes.
+        opacity: [224, 224], the share of air that is replaced.
+        outline: a smoother opacity for the mask, if the texture of `opacity` would leave holes in it.
     """
     opacity = np.clip(opacity, 0, 1).astype(np.float32)
     brighter = LUNG_CONTRAST * chest.visible_air() * (opacity if outline is None else outline)
@@ -60,7 +60,7 @@ def opaque(
 
 
 def _without_specks(mask: np.ndarray) -> np.ndarray:
-    """The mask without parts smaller than a tenth of the largest: crumbs of the threshold, not findings."""
+    """The mask without parts smaller than a tenth of the largest part."""
     count, parts, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     if count <= 2:
         return mask
@@ -70,13 +70,13 @@ def _without_specks(mask: np.ndarray) -> np.ndarray:
 
 
 def pick(rng: np.random.Generator, weights: Mapping[str, float]) -> str:
-    """One of the keys, with probability proportional to its weight."""
+    """A random key, with probability proportional to its weight."""
     values = np.array(list(weights.values()), float)
     return list(weights)[int(rng.choice(len(values), p=values / values.sum()))]
 
 
 def pick_size(rng: np.random.Generator, ranges: Mapping[str, tuple[float, float, float]]) -> tuple[str, float]:
-    """A size word and a value: `ranges` maps the word to (weight, smallest, largest)."""
+    """A random word for a size, and a value. `ranges` maps words to (weight, smallest value, largest value)."""
     word = pick(rng, {word: weight for word, (weight, _, _) in ranges.items()})
     return word, float(rng.uniform(*ranges[word][1:]))
 
@@ -86,7 +86,7 @@ def pick_side(rng: np.random.Generator) -> int:
 
 
 def point_in_lung(chest: Chest, rng: np.random.Generator, side: int, margin: float) -> tuple[float, float]:
-    """A point (x, y) of the visible lung in the chest frame, `margin` units away from its edges."""
+    """A random point (x, y) of the visible lung in the chest frame, at least `margin` units from its edges."""
     t = rng.uniform(0.06, 1.02)
     y = chest.apex + t * (chest.dome[side] - chest.apex)
     outer = float(chest.wall(y)) - margin
@@ -96,7 +96,7 @@ def point_in_lung(chest: Chest, rng: np.random.Generator, side: int, margin: flo
 
 
 def turned(chest: Chest, x: float, y: float, angle: float) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates of every pixel around (x, y), along and across a direction."""
+    """The coordinates of every pixel relative to (x, y), along and across the direction `angle`."""
     u, v = chest.grid_x - np.float32(x), chest.grid_y - np.float32(y)
     cosine, sine = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     return u * cosine + v * sine, v * cosine - u * sine

@@ -1,8 +1,8 @@
-"""One chest: its proportions, its pose, and the layers that it is drawn from.
+"""A chest: its proportions, its pose, and the layers of its image.
 
-Coordinates: the chest frame has its origin in the middle of the thorax, x grows to the right of the image (the
-patient's LEFT), y grows downwards, one unit is one pixel of an unscaled 224 x 224 image (1.65 mm). A rotation, scale
-and shift take it to pixels. Layers are float32 [224, 224] in units of displayed brightness (0 black, 1 white).
+The chest frame has its origin in the middle of the thorax. x grows to the right of the image (the patient's LEFT), y
+grows downwards, and one unit is one pixel of an unscaled 224 x 224 image (1.65 mm). A rotation, a scale and a shift map
+it to pixels. Layers are float32 [224, 224] in units of displayed brightness (0 black, 1 white).
 """
 
 from dataclasses import dataclass, field
@@ -48,7 +48,7 @@ class Chest:
     mediastinum: np.ndarray = field(default_factory=_empty)  # silhouette 0..1 of the great vessels
 
     def to_pixels(self, points: np.ndarray) -> np.ndarray:
-        """[..., 2] chest frame -> [..., 2] pixels."""
+        """Points [..., 2] from the chest frame to pixels."""
         return points @ self.matrix[:, :2].T + self.matrix[:, 2]
 
     @property
@@ -62,7 +62,7 @@ class Chest:
         return np.maximum(self.heart, self.mediastinum)
 
     def visible_air(self) -> np.ndarray:
-        """Air as far as it shows: heart and mediastinum lie in front of some of it."""
+        """The visible air: heart and mediastinum hide some of it."""
         return self.air * (1 - HIDDEN_BY_HEART * self.central)
 
     def wall(self, y: np.ndarray | float) -> np.ndarray:
@@ -77,10 +77,10 @@ class Chest:
         return self.dome[side] + np.where(u > 0, lateral * (np.maximum(u, 0) / 0.53) ** 2.1, medial * (u / 0.4) ** 2)
 
     def lung_height(self, y: float | np.ndarray) -> float | np.ndarray:
-        """0 at the apex, 1 at the top of the diaphragm."""
+        """The relative height in the lung: 0 at the apex, 1 at the top of the diaphragm."""
         return (y - self.apex) / (0.5 * (self.dome[RIGHT] + self.dome[LEFT]) - self.apex)
 
     def zone(self, y: float) -> str:
-        """Third of the lung: upper, mid or lower."""
+        """The third of the lung at height y: upper, mid or lower."""
         t = self.lung_height(y)
         return "upper" if t < 0.37 else "mid" if t < 0.68 else "lower"

@@ -25,7 +25,7 @@ def colour(label: str) -> tuple[int, int, int]:
 
 
 def tile(phantom: Phantom, name: str, outlines: bool = True) -> np.ndarray:
-    """[H, W, 3] uint8: the image enlarged, mask outlines, and the prompts below in the same colours."""
+    """A tile [H, W, 3] uint8: the enlarged image with outlines of masks, and below it the prompts in their colours."""
     image = cv2.resize(phantom.image, None, fx=_ZOOM, fy=_ZOOM, interpolation=cv2.INTER_CUBIC)
     picture = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
     if outlines:

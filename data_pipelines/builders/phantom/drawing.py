@@ -12,7 +12,7 @@ _BITS = 4  # fractional bits of OpenCV's integer coordinates
 
 
 def curve(points: np.ndarray, per_segment: int = 8, closed: bool = False) -> np.ndarray:
-    """Catmull-Rom curve through [N, 2] points, [M, 2]."""
+    """A Catmull-Rom curve [M, 2] through points [N, 2]."""
     points = np.asarray(points, float)
     if closed:
         padded = np.concatenate([points[-1:], points, points[:2]])
@@ -75,7 +75,7 @@ def soft(canvas: np.ndarray, sigma: float = 0.0) -> np.ndarray:
 
 
 def blur(image: np.ndarray, sigma: float) -> np.ndarray:
-    """Gaussian blur; wide ones are done at a quarter of the size."""
+    """A Gaussian blur, at a quarter of the size if it is wide."""
     if sigma > 6:
         small = cv2.resize(image, (SIZE // 4, SIZE // 4), interpolation=cv2.INTER_AREA)
         small = cv2.GaussianBlur(small, (0, 0), sigma / 4, borderType=cv2.BORDER_REPLICATE)

@@ -1,4 +1,4 @@
-"""Which findings a chest has."""
+"""The random choice of findings of a chest."""
 
 from collections.abc import Callable
 
@@ -21,14 +21,14 @@ KINDS: dict[str, Callable[[Chest, np.random.Generator], Change]] = {
     "device": device,
 }
 _NUMBER = (0.12, 0.36, 0.34, 0.18)  # shares of chests with 0, 1, 2, 3 findings
-_TRIES = 8  # places tried for a finding before the chest goes without it
-_SMALLEST = 40  # pixels of a mask
-_FAINTEST = 0.085  # mean change of brightness inside a mask
-_MOST_SHARED = 0.15  # overlap, as a share of the smaller of two masks
+_TRIES = 8  # places tried for a finding before it is left out
+_SMALLEST = 40  # smallest mask in pixels
+_FAINTEST = 0.085  # smallest mean change of brightness inside a mask
+_MOST_SHARED = 0.15  # largest overlap of two masks, as a share of the smaller one
 
 
 def sample_changes(chest: Chest, rng: np.random.Generator) -> list[Change]:
-    """0 to 3 findings of different categories, all visible. An enlarged heart is put into `chest`."""
+    """0 to 3 visible findings of different categories. An enlarged heart replaces that of `chest`."""
     number = int(rng.choice(len(_NUMBER), p=_NUMBER))
     labels = [list(KINDS)[i] for i in rng.permutation(len(KINDS))[:number]]
     labels.sort(key=lambda label: label != "cardiomegaly")  # first: it decides how much lung the others can use
@@ -45,7 +45,7 @@ def sample_changes(chest: Chest, rng: np.random.Generator) -> list[Change]:
 
 
 def _visible(change: Change, others: list[Change]) -> bool:
-    """Whether a reader could see it: neither too small, nor behind the heart, nor under another finding."""
+    """Whether a finding is visible: neither too small, nor too faint, nor hidden by another finding."""
     area = int(change.mask.sum())
     if area < _SMALLEST or change.contrast < _FAINTEST:
         return False

@@ -1,4 +1,4 @@
-"""From a seed to a chest radiograph with its report and exact masks."""
+"""The generator of phantoms: a chest radiograph with its report and exact masks, from a seed."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ CATEGORIES = tuple(KINDS)
 
 @dataclass(frozen=True)
 class DrawnFinding:
-    """One drawn finding: its category, its prompt, the pixels that show it."""
+    """One drawn finding: its category, its prompt, its mask."""
 
     label: str
     prompt: str
@@ -29,7 +29,7 @@ class DrawnFinding:
 
 @dataclass(frozen=True)
 class Phantom:
-    """One radiograph and everything known about it."""
+    """One phantom: the radiograph, its report and its findings."""
 
     image: np.ndarray  # [224, 224] uint8
     sentences: list[str]  # lower case, without periods; the leading `impression_count` form the impression
@@ -39,7 +39,7 @@ class Phantom:
 
 
 def generate(seed: int, split: str, index: int) -> Phantom:
-    """Phantom number `index` of a split; the same arguments give the same bits.
+    """Phantom number `index` of a split. The same arguments give exactly the same phantom.
 
     Raises ValueError for an unknown split or a negative number.
     """
@@ -50,7 +50,7 @@ def generate(seed: int, split: str, index: int) -> Phantom:
 
 
 def draw(seed: int, split: str, index: int) -> tuple[Chest, list[Change], dict[str, np.random.Generator]]:
-    """Chest and findings before they become an image, with the random generators that are left to use."""
+    """The chest and the findings before rendering, and the random generators for the next steps."""
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
     if seed < 0 or index < 0:

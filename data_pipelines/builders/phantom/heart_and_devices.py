@@ -1,4 +1,4 @@
-"""A large heart, and metal."""
+"""Cardiomegaly and implanted devices."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from data_pipelines.builders.phantom.drawing import SIZE, curve, disc, fill, sof
 
 
 def cardiomegaly(chest: Chest, rng: np.random.Generator) -> Change:
-    """A heart wider than half of the thorax. The mask is the whole heart, as readers draw it."""
+    """A heart wider than half of the thorax. The mask is the whole heart, as radiologists draw it."""
     size, ratio = pick_size(
         rng, {"mild": (0.4, 0.56, 0.59), "moderate": (0.35, 0.6, 0.64), "severe": (0.25, 0.65, 0.72)}
     )
@@ -45,7 +45,7 @@ def device(chest: Chest, rng: np.random.Generator) -> Change:
 
 
 def _generator(chest: Chest, rng: np.random.Generator, center: np.ndarray, side: int, canvas: np.ndarray) -> np.ndarray:
-    """Draws the can with its battery; returns where the leads leave it."""
+    """Draws the generator with its battery; returns the point where the leads begin."""
     width, height, tilt = rng.uniform(10, 13), rng.uniform(8, 10), rng.normal(0, 0.35)
     theta = np.linspace(0, 2 * np.pi, 40, endpoint=False)
     cosine, sine = np.cos(theta), np.sin(theta)

@@ -1,4 +1,4 @@
-"""Disease of the lung itself."""
+"""Findings of the lung tissue."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from data_pipelines.builders.phantom.drawing import blur, smooth_noise, step
 
 
 def consolidation(chest: Chest, rng: np.random.Generator) -> Change:
-    """Airspaces filled: a ragged cloud, or one that ends at a fissure, or one behind the heart."""
+    """A consolidation: an irregular opacity, one that ends at a fissure, or one behind the heart."""
     side = pick_side(rng)
     kind = pick(rng, {"patchy": 0.55, "lobar": 0.3, "retrocardiac": 0.15 if side == LEFT else 0})
     if kind == "retrocardiac":
@@ -35,7 +35,7 @@ def consolidation(chest: Chest, rng: np.random.Generator) -> Change:
 
 
 def nodule(chest: Chest, rng: np.random.Generator) -> Change:
-    """A small ball: smooth, spiculated or calcified."""
+    """A nodule: smooth, spiculated or calcified."""
     side = pick_side(rng)
     size, radius = pick_size(rng, {"small": (0.35, 4, 5.6), "": (0.4, 5.6, 8), "large": (0.25, 8, 11)})
     cx, cy = point_in_lung(chest, rng, side, radius + 2)
@@ -56,7 +56,7 @@ def nodule(chest: Chest, rng: np.random.Generator) -> Change:
 
 
 def atelectasis(chest: Chest, rng: np.random.Generator) -> Change:
-    """A plate of collapsed lung seen on edge: a thin band at any place and angle."""
+    """A band atelectasis: a thin band at any place and angle."""
     side = pick_side(rng)
     length, thick = rng.uniform(26, 62), rng.uniform(3.0, 7.0)
     cx, cy = point_in_lung(chest, rng, side, 7.0)
@@ -77,7 +77,7 @@ def atelectasis(chest: Chest, rng: np.random.Generator) -> Change:
 
 
 def edema(chest: Chest, rng: np.random.Generator) -> Change:
-    """Water in the walls of the airspaces: a haze with a fine net of thickened septa."""
+    """Interstitial edema: a haze with a fine net of thickened septa."""
     kind = pick(rng, {"perihilar": 0.36, "basal": 0.2, "upper": 0.16, "unilateral": 0.28})
     size, strength = pick_size(
         rng, {"mild": (0.35, 0.44, 0.5), "moderate": (0.4, 0.51, 0.59), "severe": (0.25, 0.6, 0.7)}

@@ -1,4 +1,4 @@
-"""Procedural chest radiographs as a TFDS data set: nothing to download, the same seed gives the same records."""
+"""The TFDS data set of procedural chest radiographs. The same seed gives the same records."""
 
 import logging
 import multiprocessing
@@ -19,9 +19,9 @@ from data_pipelines.building.ingest import in_order
 from data_pipelines.constants import IMAGE_SIZE
 from data_pipelines.records import Encoded, record_features
 
-_CHUNK = 25  # phantoms per task: small enough for a smooth progress bar, large enough to hide the hand-over
-_AHEAD = 4  # tasks waiting per worker: bounds the memory that finished records take
-_WORTH_A_POOL = 200  # phantoms; starting worker processes costs more than making fewer than these
+_CHUNK = 25  # phantoms per task: few enough for a smooth progress bar, enough to hide the overhead of a task
+_AHEAD = 4  # waiting tasks per worker, which bounds the memory of finished records
+_WORTH_A_POOL = 200  # phantoms; fewer are drawn faster than worker processes start
 
 _DESCRIPTION = """Procedural frontal chest radiographs (224 x 224) with reports and exact masks of eight kinds of
 finding: pleural effusion, pneumothorax, consolidation, nodule, cardiomegaly, atelectasis, edema and device."""
@@ -31,12 +31,12 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     """The built-in data set.
 
     Args:
-        train, validation, test: number of phantoms in each split; 0 leaves the split out.
-        seed: fixes the data set; phantom `index` of a split is `generate(seed, split, index)`.
-        image_size: 224, the only size there is.
-        workers: processes that draw; None: one per CPU.
+        train, validation, test: the number of phantoms in each split; 0 leaves the split out.
+        seed: the seed of the data set; phantom `index` of a split is `generate(seed, split, index)`.
+        image_size: 224, the only supported size.
+        workers: processes that draw; None for one per CPU.
 
-    Raises UsageError for sizes that cannot be, UserError when `data_dir` holds phantoms made with other arguments.
+    Raises UsageError for invalid sizes, UserError if `data_dir` holds phantoms of other arguments.
     """
 
     VERSION = tfds.core.Version("1.1.0")
@@ -67,7 +67,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             raise UsageError(f"phantom: workers is {self.workers}, must be at least 1")
         kwargs.setdefault("file_format", "array_record")
         super().__init__(**kwargs)
-        made = dict(self.info.metadata or {})  # arguments of the prepared records, where there are any
+        made = dict(self.info.metadata or {})  # arguments of the prepared records, if there are any
         if made != self._arguments():
             raise UserError(
                 f"{self.data_dir} holds phantoms made with {_listed(made)}, not with {_listed(self._arguments())}; "
@@ -83,14 +83,14 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             description=_DESCRIPTION,
             features=record_features(),
             metadata=tfds.core.MetadataDict(self._arguments()),
-            disable_shuffling=True,  # phantoms are independent of each other already; keys stay 0, 1, 2, ...
+            disable_shuffling=True,  # phantoms are independent of each other; keys stay 0, 1, 2, ...
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
         del dl_manager  # nothing is downloaded
-        pool = None  # shared by the splits; its processes end when the last generator lets go of it
+        pool = None  # shared by the splits; its processes end with the last generator
         if self.workers > 1 and sum(self.sizes.values()) >= _WORTH_A_POOL:
-            # spawn: a fork of a process in which JAX or OpenCV runs threads can hang
+            # spawn, because a fork of a process with threads of JAX or OpenCV can hang
             context = multiprocessing.get_context("spawn")
             pool = ProcessPoolExecutor(self.workers, context, cv2.setNumThreads, (1,))  # a process per CPU
         return {name: self._generate_examples(name, pool) for name in SPLITS if self.sizes[name]}

@@ -1,4 +1,4 @@
-"""Fluid and air between lung and chest wall."""
+"""Findings of the pleura: fluid and air between lung and chest wall."""
 
 import numpy as np
 
@@ -7,11 +7,11 @@ from data_pipelines.builders.phantom.chest import LEFT, LUNG_CONTRAST, RIGHT, Ch
 from data_pipelines.builders.phantom.drawing import SIZE, blur, depth_inside, fill, step
 
 _EFFUSION = "pleural effusion"
-_VISIBLE = 0.25  # share of the peak at which fluid belongs to the mask: its edges are sharp
+_VISIBLE = 0.25  # share of the maximum above which fluid belongs to the mask, as its edges are sharp
 
 
 def effusion(chest: Chest, rng: np.random.Generator) -> Change:
-    """Fluid: free at the base of one or both lungs, trapped at the wall or in a fissure, or under the lung."""
+    """A pleural effusion: free at the base of one or both lungs, loculated, in a fissure, or under the lung."""
     kind = pick(rng, {"free": 0.54, "bilateral": 0.08, "loculated": 0.19, "fissural": 0.09, "subpulmonic": 0.1})
     if kind == "loculated":
         return _loculated(chest, rng)
@@ -31,7 +31,7 @@ def effusion(chest: Chest, rng: np.random.Generator) -> Change:
 
 
 def _loculated(chest: Chest, rng: np.random.Generator) -> Change:
-    """A lens of trapped fluid on the lateral wall."""
+    """A lens of loculated fluid on the lateral wall."""
     side = pick_side(rng)
     size, half = pick_size(rng, {"small": (0.4, 15, 19), "moderate": (0.37, 20, 28), "large": (0.23, 29, 38)})
     center = chest.apex + rng.uniform(0.25, 0.85) * (chest.dome[side] - chest.apex)
@@ -43,7 +43,7 @@ def _loculated(chest: Chest, rng: np.random.Generator) -> Change:
 
 
 def _fissural(chest: Chest, rng: np.random.Generator) -> Change:
-    """A spindle of fluid in the minor fissure: only the right lung has one."""
+    """A spindle of fluid in the minor fissure, which only the right lung has."""
     size, length = pick_size(rng, {"small": (0.4, 11, 14), "moderate": (0.37, 15, 19), "large": (0.23, 20, 25)})
     cx, cy = -rng.uniform(0.45, 0.68) * chest.half_width, rng.uniform(-12, 6)
     tilt, thickness = rng.normal(0.05, 0.12), length * rng.uniform(0.36, 0.5)
@@ -54,7 +54,7 @@ def _fissural(chest: Chest, rng: np.random.Generator) -> Change:
 
 
 def _subpulmonic(chest: Chest, rng: np.random.Generator) -> Change:
-    """Fluid between lung and diaphragm: the diaphragm seems high, its summit far out."""
+    """Fluid between lung and diaphragm: the diaphragm appears high, with its top further out."""
     side = pick_side(rng)
     size, rise = pick_size(rng, {"small": (0.4, 10, 13), "moderate": (0.37, 14, 19), "large": (0.23, 20, 27)})
     x = np.abs(chest.grid_x)
@@ -65,7 +65,7 @@ def _subpulmonic(chest: Chest, rng: np.random.Generator) -> Change:
 
 
 def pneumothorax(chest: Chest, rng: np.random.Generator) -> Change:
-    """Air between lung and wall: dark, without vessels, behind the thin line of the visceral pleura."""
+    """A pneumothorax: dark air without vessels, outside the thin line of the visceral pleura."""
     side = pick_side(rng)
     kind = pick(rng, {"apical": 0.42, "lateral": 0.26, "basal": 0.2, "complete": 0.12})
     sizes = {"small": (0.6, 8, 11), "moderate": (0.4, 13, 19)} if kind != "complete" else {"large": (1, 26, 36)}
@@ -83,7 +83,7 @@ def pneumothorax(chest: Chest, rng: np.random.Generator) -> Change:
 
 
 def _distance_from_wall(chest: Chest, side: int) -> np.ndarray:
-    """Distance from the chest wall, apex and flank only, in units of the chest frame."""
+    """The distance from the chest wall (apex and flank only) in units of the chest frame."""
     y = np.linspace(chest.apex, chest.angle[side], 20)
     wall = np.stack([chest.wall(y), y], axis=1)
     before = [[-60, chest.apex + 6], [0.12 * chest.half_width, chest.apex]]
@@ -93,7 +93,7 @@ def _distance_from_wall(chest: Chest, side: int) -> np.ndarray:
 
 
 def _gap(chest: Chest, rng: np.random.Generator, kind: str, size: str, wide: float) -> np.ndarray:
-    """Distance between wall and lung at the height of every pixel."""
+    """The distance between wall and lung at the height of every pixel."""
     t = np.clip(chest.lung_height(chest.grid_y), 0, 1.25)
     if kind == "apical":
         reach = rng.uniform(0.3, 0.45) if size == "small" else rng.uniform(0.5, 0.7)

@@ -1,4 +1,4 @@
-"""Layers and findings to an image: attenuation first, then the detector."""
+"""Rendering of layers and findings to an image: attenuation, then the detector."""
 
 import cv2
 import numpy as np
@@ -12,7 +12,7 @@ _BEHIND_HEART = 0.6  # share of the contrast of ribs and vessels that is lost be
 
 
 def render(chest: Chest, changes: list[Change], rng: np.random.Generator) -> np.ndarray:
-    """[224, 224] uint8. `chest.heart` is the heart as it is, enlarged or not."""
+    """The image [224, 224] uint8 of a chest with its findings. `chest.heart` may be enlarged already."""
     air = np.ones((SIZE, SIZE), np.float32)
     markings = np.ones((SIZE, SIZE), np.float32)
     added = np.zeros((SIZE, SIZE), np.float32)
@@ -32,7 +32,7 @@ def render(chest: Chest, changes: list[Change], rng: np.random.Generator) -> np.
 
 
 def expose(shade: np.ndarray, rng: np.random.Generator, view: str = "PA") -> np.ndarray:
-    """Edge enhancement, quantum noise, film curve, collimation and markers: brightness to [224, 224] uint8."""
+    """The image [224, 224] uint8 of a brightness: edge enhancement, quantum noise, film curve, collimation, markers."""
     shade = shade + rng.uniform(0.0, 0.45) * (shade - blur(shade, 12.0))
     noise = rng.standard_normal((SIZE, SIZE), dtype=np.float32)
     noise = noise + cv2.GaussianBlur(noise, (3, 3), 0.8)
@@ -47,7 +47,7 @@ def expose(shade: np.ndarray, rng: np.random.Generator, view: str = "PA") -> np.
 
 
 def _collimate(image: np.ndarray, rng: np.random.Generator) -> None:
-    """Black borders where the beam was closed: on some images, on some sides."""
+    """Adds black borders of the collimator, on some sides of some images."""
     if rng.random() < 0.35:
         top, bottom, left, right = np.where(rng.random(4) < 0.6, rng.integers(2, 11, 4), 0).tolist()
         image[:top] = 0
@@ -57,7 +57,7 @@ def _collimate(image: np.ndarray, rng: np.random.Generator) -> None:
 
 
 def _mark(image: np.ndarray, rng: np.random.Generator, view: str) -> None:
-    """A lead letter, L beside the patient's left shoulder or R beside the right; AP views often say so."""
+    """Draws a side marker, L or R beside the patient's shoulder of that side, and on many AP views "AP"."""
     if rng.random() < 0.7:
         left = rng.random() < 0.6
         x = int(rng.integers(194, 208)) if left else int(rng.integers(8, 20))

@@ -1,7 +1,7 @@
-"""Words for a chest: what is there, what is not, what is normal.
+"""Reports of phantoms: sentences on present findings, absent findings and normal anatomy.
 
 Templates are filled with the facts of a finding: {size}, {side}, {zone}, {kind}, {mm}, {lung} (one of two ways to name
-side and zone) and {name} (one of the synonyms of the category). An empty fact leaves no gap.
+side and zone) and {name} (a synonym of the category). Empty facts are left out.
 """
 
 import numpy as np
@@ -155,19 +155,19 @@ _AFTER = ("", "", "", "", "unchanged from prior", "new since the prior study", "
 
 
 def prompt(change: Change) -> str:
-    """The prompt of a finding; the same facts always give the same prompt."""
+    """The prompt of a finding. The same facts always give the same prompt."""
     return _fill(_lookup(_PROMPTS, change), change, name="", lung="")
 
 
 def describe(change: Change, rng: np.random.Generator) -> str:
-    """One of many sentences that state a finding."""
+    """A random sentence that states a finding."""
     name = _choose(rng, _NAMES[change.label])
     lung = _choose(rng, (f"{change.side} {change.zone} lung", f"{change.side} {change.zone} zone"))
     return _fill(_choose(rng, _lookup(_SENTENCES, change)), change, name=name, lung=lung)
 
 
 def report(changes: list[Change], rng: np.random.Generator) -> tuple[list[str], int]:
-    """Sentences, and how many of them (the leading ones) are the impression."""
+    """The sentences of a report, and the number of leading sentences that are the impression."""
     present = {change.label for change in changes}
     body = [describe(change, rng) for change in changes]
     absent = [label for label in _ABSENT if label not in present]

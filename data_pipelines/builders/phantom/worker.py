@@ -1,4 +1,4 @@
-"""What a worker process does: phantoms to records. Imports little, so that processes start quickly."""
+"""The function of worker processes: records of phantoms. It imports little, so that processes start quickly."""
 
 from collections.abc import Iterable
 
@@ -10,7 +10,7 @@ from data_pipelines.records import Encoded, Finding, Record
 
 
 def records(seed: int, split: str, numbers: Iterable[int]) -> list[Encoded]:
-    """The records of these phantoms of a split, as data_pipelines.records describes them."""
+    """The records of the phantoms `numbers` of a split (see data_pipelines.records)."""
     return [_record(generate(seed, split, number), f"{seed}-{split}-{number}") for number in numbers]
 
 

@@ -15,8 +15,8 @@ class Builder(PublishedBuilder):
     """Radiology images of the three official parts.
 
     Args:
-        containing: keep captions with at least one of these phrases (without case); empty: all. ROCO holds every
-            modality; ("chest x-ray", "chest radiograph") keeps what this program is made for.
+        containing: keep captions with at least one of these phrases (ignoring case); empty for all. ROCO contains all
+            modalities; ("chest x-ray", "chest radiograph") keeps chest radiographs.
     """
 
     FILES = tuple(
@@ -36,7 +36,7 @@ class Builder(PublishedBuilder):
             path = self.raw / part / _CAPTIONS
             try:
                 with path.open(encoding="utf-8", newline="\n") as file:
-                    lines = list(file)  # a caption may hold other characters that Unicode breaks lines at
+                    lines = list(file)  # a caption may contain other line separators of Unicode
             except UnicodeDecodeError:
                 raise UserError(f"{path} is not UTF-8 text; fetch it again") from None
             for number, line in enumerate(lines, start=1):

@@ -21,15 +21,15 @@ PHRASES = {
     "gleason 5": "prostate cancer of gleason grade 5",
 }
 # There are two releases of the masks: PNG files with the grade itself, and JPEG files with a grey value per grade (100,
-# 150, 200) that the compression has spread.
+# 150, 200), which compression has blurred.
 GRADES = {"gleason 3": 3, "gleason 4": 4, "gleason 5": 5}
 GREYS = {"gleason 3": range(50, 125), "gleason 4": range(125, 175), "gleason 5": range(175, 256)}
-SMALLEST_SHARE = 0.01  # share of the pixels of a JPEG mask; less may be the ringing of its edges
+SMALLEST_SHARE = 0.01  # smallest share of a grade's pixels in a JPEG mask; less may be an artefact of its edges
 _TABLES = {"train": "partition/Test/Train.xlsx", "test": "partition/Test/Test.xlsx"}
 
 
 class Builder(PublishedBuilder):
-    """Patches of the official training and test parts: labels, masks of grades, text made from labels."""
+    """The patches of the official training and test parts: labels, masks of grades, and text made from labels."""
 
     FILES = (
         Files(_TABLES["train"], "labels", 1),
@@ -40,7 +40,7 @@ class Builder(PublishedBuilder):
     FRACTIONS = {"train": 1.0}  # noqa: RUF012
 
     def cases(self) -> Iterator[Item]:
-        """One item per row. A slide (the name up to "_Block") stands for a patient."""
+        """One item per row. A slide (the name up to "_Block") counts as a patient."""
         for split, table in _TABLES.items():
             for number, row in enumerate(read_workbook(self.raw / table, ("image_name", *CLASSES)), start=2):
                 name = row["image_name"]
@@ -63,7 +63,7 @@ class Builder(PublishedBuilder):
                 yield item
 
     def _add_grades(self, item: Item, mask: Path) -> None:
-        """A finding per grade that the mask shows."""
+        """Adds a finding for each grade in the mask."""
         exact = mask.suffix == ".png"
         counts = np.bincount(read_label_image(mask).ravel(), minlength=256)
         if exact and counts.sum() != counts[[0, *GRADES.values()]].sum():

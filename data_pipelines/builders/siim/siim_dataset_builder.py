@@ -14,7 +14,7 @@ _LABEL = "Pneumothorax"
 
 
 class Builder(PublishedBuilder):
-    """Images that the table of masks names; several rows of an image are one finding."""
+    """The images in the table of masks. All rows of an image are one finding."""
 
     FILES = (
         Files(_TABLE, "masks, train-rle.csv or stage_2_train.csv", 1, _COLUMNS),
@@ -22,7 +22,7 @@ class Builder(PublishedBuilder):
     )
 
     def cases(self) -> Iterator[Item]:
-        """One item per image. "-1" says that it shows no pneumothorax."""
+        """One item per image. The mask "-1" stands for no pneumothorax."""
         images = index_files(self.raw, [".dcm"])
         items: dict[str, Item] = {}
         for row in read_table(one_file(self.raw, _TABLE), _COLUMNS, "a row per mask"):

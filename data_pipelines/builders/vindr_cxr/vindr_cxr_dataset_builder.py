@@ -13,14 +13,14 @@ from data_pipelines.regions import Box
 
 _CORNERS = ("x_min", "y_min", "x_max", "y_max")
 _ABOUT = ("image_id", "rad_id", "rad_ID")
-_ONE_NAME = {"other disease": "other diseases"}  # the class that the tables of the two parts name differently
+_ONE_NAME = {"other disease": "other diseases"}  # the only class with different names in the two parts
 
 
 class Builder(PublishedBuilder):
     """DICOM images of both official parts.
 
     Args:
-        readers: boxes of several readers for one class are one finding ("united"), or one each ("separate").
+        readers: whether the boxes of all readers for a class are one finding ("united") or one per reader ("separate").
     """
 
     FILES = (
@@ -40,7 +40,7 @@ class Builder(PublishedBuilder):
     def cases(self) -> Iterator[Item]:
         """One item per image, the training part first."""
         for part in ("train", "test"):
-            items = {  # the publisher names no patients: an image stands for one
+            items = {  # patients are not published, so each image counts as a patient
                 name: Item(name, self.raw / part / f"{name}.dicom", name, split=part, labels=labels)
                 for name, labels in self._labels(part).items()
             }
@@ -60,7 +60,7 @@ class Builder(PublishedBuilder):
             yield from items.values()
 
     def _labels(self, part: str) -> dict[str, dict[str, int]]:
-        """Labels of each image: 1 where more than half of its readers see the class."""
+        """The labels of each image: 1 if more than half of its readers see the class."""
         votes: dict[str, list[dict[str, str]]] = defaultdict(list)
         table = f"image_labels_{part}.csv"
         for row in self._rows(table):

@@ -21,7 +21,7 @@ _PARTS = {"validation": "*validation", "test": "*testing"}
 
 
 class Builder(PublishedBuilder):
-    """Training patches with labels; validation and test fields with labels and masks. Text is made from the labels."""
+    """Training patches with labels, and validation and test fields with labels and masks. Text is made from labels."""
 
     FILES = (
         Files("*training/*.png", "patches, 1.training", 10091),
@@ -56,7 +56,7 @@ class Builder(PublishedBuilder):
                 yield item
 
     def _add_tissues(self, item: Item, mask: Path) -> None:
-        """Labels, findings and text of what the mask shows."""
+        """Adds labels, findings and text for the tissues in the mask."""
         values = set(np.unique(read_label_image(mask)).tolist())
         if not values <= {*range(len(PHRASES)), _BACKGROUND}:
             raise ImageError(f"mask/{mask.name} has values other than 0, 1, 2, 3; fetch it again")
