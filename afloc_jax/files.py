@@ -4,14 +4,16 @@ Working directories, checkpoints, model folders, records and results are read an
 alone. It is etils' path type, which can also address remote storage.
 """
 
+import csv
 import glob
 import hashlib
+import io
 import json
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -70,6 +72,21 @@ def write_whole(path: AnyPath, content: str | bytes) -> None:
 def write_json(path: AnyPath, content: Any) -> None:
     """Writes indented JSON, completely or not at all. Raises OSError."""
     write_whole(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table as CSV. NaN and None become empty cells; floats keep every digit."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([_cell(value) for value in row] for row in rows)
+    return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if value is None or (isinstance(value, float) and value != value):
+        return ""
+    return repr(float(value)) if isinstance(value, float) else value
 
 
 @contextmanager

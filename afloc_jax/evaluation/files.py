@@ -6,7 +6,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -49,15 +49,6 @@ def remove_examples(out: str | os.PathLike[str]) -> None:
         (Path(out) / name).unlink(missing_ok=True)
 
 
-def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table as CSV. NaN and None become empty cells; floats keep every digit."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([_cell(value) for value in row] for row in rows)
-    return text.getvalue()
-
-
 def read_csv(path: Path, remedy: str = "") -> tuple[list[str], list[dict[str, str]]]:
     """The columns and the rows of a CSV table in UTF-8, with or without a byte order mark.
 
@@ -89,9 +80,3 @@ def json_of(value: Any) -> Any:
 def json_text(content: Any) -> str:
     """Readable JSON; raises `ValueError` for NaN, which JSON does not know."""
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _cell(value: Any) -> Any:
-    if value is None or (isinstance(value, float) and value != value):
-        return ""
-    return repr(float(value)) if isinstance(value, float) else value

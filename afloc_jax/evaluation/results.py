@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, TypeAlias
 
-from afloc_jax.evaluation.files import csv_text, json_of, json_text, write_folder
+from afloc_jax.evaluation.files import json_of, json_text, write_folder
 from afloc_jax.evaluation.statistics.bootstrap import Bootstrap, Replicates
 from afloc_jax.evaluation.statistics.interval import Interval
-from afloc_jax.files import AnyPath
+from afloc_jax.files import AnyPath, csv_text
 from afloc_jax.settings import Json
 
 PER_SAMPLE_COLUMNS = ("id", "patient", "category", "metric", "threshold", "value", "note")

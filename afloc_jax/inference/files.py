@@ -3,7 +3,6 @@
 An unreadable image is reported, and the other images are processed. Every file is written completely or not at all.
 """
 
-import csv
 import io
 import sys
 from collections.abc import Collection, Iterator, Sequence
@@ -13,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from afloc_jax.errors import UsageError, UserError
-from afloc_jax.files import AnyPath, Path, user_path, write_json, write_whole
+from afloc_jax.files import AnyPath, Path, csv_text, user_path, write_json, write_whole
 from afloc_jax.inference.class_prompts import read_prompt_set
 from afloc_jax.inference.model import Localization, load, to_square
 from afloc_jax.inference.overlays import draw_boxes, overlay
@@ -126,16 +125,12 @@ def classify_files(
     make_folder(target.parent)
     loaded = load(model)
     failed: list[str] = []
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["image", *classes])
-    done = 0
+    rows: list[list[str]] = []
     for batch in readable(distinct(images), loaded.batch_size, failed):
         pixels = [image for _, image in batch]
         scores = loaded.classify(pixels, classes, prompt_set, compatible, framing=framing, aggregation=aggregation)
-        writer.writerows([str(path), *(f"{p:.6f}" for p in row)] for (path, _), row in zip(batch, scores, strict=True))
-        done += len(batch)
-    write_whole(target, table.getvalue())
+        rows += [[str(path), *(f"{p:.6f}" for p in row)] for (path, _), row in zip(batch, scores, strict=True)]
+    write_whole(target, csv_text(["image", *classes], rows))
     content = {
         "model": {"folder": str(model), "weights_sha256": loaded.weights_sha256},
         "framing": framing,
@@ -147,7 +142,7 @@ def classify_files(
         "failed": failed,
     }
     write_json(target.with_suffix(".json"), content)
-    return done, failed
+    return len(rows), failed
 
 
 def distinct(images: Sequence[AnyPath]) -> list[Path]:

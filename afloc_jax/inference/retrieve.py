@@ -1,7 +1,5 @@
 """Retrieval of images for a text and of texts for an image, from files, for `afloc retrieve`."""
 
-import csv
-import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,11 +8,11 @@ import numpy as np
 from jaxtyping import Float
 
 from afloc_jax.errors import UsageError, UserError
-from afloc_jax.files import AnyPath, Path, user_path, write_whole
+from afloc_jax.files import AnyPath, Path, csv_text, user_path, write_whole
 from afloc_jax.inference.files import check_prompts, make_folder, readable
 from afloc_jax.inference.model import load
+from data_pipelines.images import IMAGE_SUFFIXES
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".dicom")
 COLUMNS = ("direction", "query", "rank", "similarity", "found")
 
 
@@ -82,11 +80,8 @@ def retrieve_files(
     if lines:
         answers += _ranked("image_to_text", shown, lines, similarity[:, len(queries) :], top)
     if target is not None:
-        table = io.StringIO()
-        writer = csv.writer(table, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows((m.direction, m.query, m.rank, f"{m.similarity:.6f}", m.found) for m in answers)
-        write_whole(target, table.getvalue())
+        rows = [(m.direction, m.query, m.rank, f"{m.similarity:.6f}", m.found) for m in answers]
+        write_whole(target, csv_text(COLUMNS, rows))
     return answers, failed
 
 

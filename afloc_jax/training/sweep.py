@@ -4,9 +4,7 @@ A sweep file defines `sweep(config)`, which yields one dict per run: dotted conf
 `name` names the folder of the run. configs/sweeps/levels.py is an example.
 """
 
-import csv
 import dataclasses
-import io
 import math
 import re
 import subprocess
@@ -19,7 +17,7 @@ from jinja2 import Environment
 from ml_collections import ConfigDict
 
 from afloc_jax.errors import UsageError, UserError
-from afloc_jax.files import Path, read_json, write_json, write_whole
+from afloc_jax.files import Path, csv_text, read_json, write_json, write_whole
 from afloc_jax.settings import Json
 from afloc_jax.training.config import load_module, override
 from afloc_jax.training.failures import StopSignal
@@ -232,9 +230,7 @@ def write_tables(runs: Sequence[Run], workdir: Path, failed: Mapping[str, int]) 
         [row.run, row.status, *row.overrides.values(), *map(row.facts.get, facts), *map(row.metrics.get, metrics)]
         for row in rows
     ]
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([columns, *cells])
-    write_whole(workdir / "sweep.csv", text.getvalue())
+    write_whole(workdir / "sweep.csv", csv_text(columns, cells))
     page = Environment(autoescape=True).from_string(_PAGE)
     write_whole(workdir / "sweep.html", page.render(title=workdir.name, columns=columns, rows=cells))
 

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 
 from afloc_jax.evaluation.comparison.paired import PERMUTATIONS
-from afloc_jax.evaluation.files import csv_text, json_of, json_text, write_folder
+from afloc_jax.evaluation.files import json_of, json_text, write_folder
 from afloc_jax.evaluation.statistics.bootstrap import Bootstrap
 from afloc_jax.evaluation.statistics.interval import Interval
-from afloc_jax.files import Path
+from afloc_jax.files import Path, csv_text
 from afloc_jax.settings import Json
 
 

@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from afloc_jax.errors import UsageError
-from afloc_jax.evaluation.files import csv_text, json_of, json_text, write_folder
+from afloc_jax.evaluation.files import json_of, json_text, write_folder
 from afloc_jax.evaluation.localization.metrics import BY_NAME
 from afloc_jax.evaluation.localization.scores import Facts, Scores
 from afloc_jax.evaluation.statistics.bootstrap import Bootstrap, Replicates
 from afloc_jax.evaluation.statistics.interval import Interval, limits, mean_of_finite
 from afloc_jax.evaluation.task import JsonObject
-from afloc_jax.files import AnyPath
+from afloc_jax.files import AnyPath, csv_text
 
 
 @dataclass(frozen=True)
