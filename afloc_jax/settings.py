@@ -87,8 +87,9 @@ class Settings:
             cls.section = section
 
     def __post_init__(self) -> None:
+        kinds = typing.get_type_hints(type(self))
         for field in dataclasses.fields(self):
-            value = _typed(getattr(self, field.name), _types(type(self))[field.name], self.name_of(field.name))
+            value = _typed(getattr(self, field.name), kinds[field.name], self.name_of(field.name))
             object.__setattr__(self, field.name, value)
             rule = field.metadata.get("rule")
             if rule is not None and value is not None and not rule.allows(value):
@@ -122,10 +123,6 @@ class Settings:
     def plain(self) -> dict[str, Json]:
         """The settings as JSON values, which `read` reads back."""
         return plain({field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
-
-
-def _types(cls: type[Settings]) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
 
 
 def plain(value: Any) -> Any:

@@ -7,7 +7,7 @@ model's square by `Geometry`.
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
@@ -20,7 +20,6 @@ from data_pipelines.constants import IMAGE_SIZE
 
 SMALLEST_SIDE = 8  # pixels; anything smaller is a broken export, not a radiograph
 LARGEST_PIXELS = 170_000_000  # below Pillow's limit for decompression bombs; large mammograms have 30 million pixels
-Framing = Literal["pad", "crop"]  # how an image fills the square: all of it, padded with zeros, or its middle
 _DICOM_SUFFIXES = (".dcm", ".dicom")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", *_DICOM_SUFFIXES)  # what `read_image` takes
 

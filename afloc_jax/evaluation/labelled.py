@@ -16,7 +16,8 @@ from afloc_jax.evaluation.files import read_csv
 from afloc_jax.files import Path
 from afloc_jax.inference.class_prompts import class_key, find_class
 from afloc_jax.inference.model import Model
-from data_pipelines.images import Framing, crop_to_square
+from data_pipelines.constants import Framing
+from data_pipelines.images import crop_to_square
 from data_pipelines.reading import Records
 from data_pipelines.records import ABSENT, PRESENT, UNCERTAIN, Record
 

@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from afloc_jax.evaluation.statistics import IntervalKind, Unit
 from afloc_jax.inference.class_prompts import PromptSet, read_prompt_set
 from afloc_jax.settings import Json, Settings, at_least, setting
+from data_pipelines.constants import Framing
 
 if TYPE_CHECKING:
     from afloc_jax.evaluation.results import Account
@@ -44,8 +46,8 @@ class TaskSettings(Settings):
         "published numbers beside its own",
     )
     bootstrap: int = setting(1000, at_least(1, "resamples make an interval"), help="resamples")
-    interval: Literal["percentile", "bca"] = setting("percentile", help="kind of bootstrap interval")
-    unit: Literal["sample", "patient"] = setting("sample", help="what a resample draws")
+    interval: IntervalKind = setting("percentile", help="kind of bootstrap interval")
+    unit: Unit = setting("sample", help="what a resample draws")
     compatible: bool = setting(False, help="reproduce the published release number for number, defects included")
 
     @property
@@ -80,7 +82,7 @@ class LabelledSettings(TaskSettings):
     task: ClassVar[str] = ""
 
     classes: tuple[str, ...] = setting((), help="a class; repeatable", flag="class", metavar="NAME")
-    framing: Literal["pad", "crop"] | None = setting(
+    framing: Framing | None = setting(
         None,
         help="how the image becomes the square that the model sees: the image surrounded by zeros, or its middle "
         "(default: pad; crop where classification is compatible, as in the release)",
@@ -94,7 +96,7 @@ class LabelledSettings(TaskSettings):
     )
 
     @property
-    def framed(self) -> Literal["pad", "crop"]:
+    def framed(self) -> Framing:
         """How images are framed."""
         return self.framing or "pad"
 

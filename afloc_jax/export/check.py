@@ -4,10 +4,18 @@ import json
 
 import numpy as np
 
-from afloc_jax.export.source import Source, copy_file, write_arrays
+from afloc_jax.export.source import COPIED, Source, write_arrays
 from afloc_jax.files import Path
 from data_pipelines.tokens import tokenize
 
+# The end of every check.py, behind the file of copied/ that gives `found` and `ours`: arrays by their names.
+REPORT = """
+difference = {name: np.abs(found[name] - ours[name]).max() / np.abs(ours[name]).max() for name in ours}
+print("\\n".join(f"{name:10s} {value:.1e}" for name, value in difference.items()))
+largest = max(difference.values(), key=lambda value: (np.isnan(value), value))
+print(f"largest difference {largest:.1e}")
+raise SystemExit(0 if largest <= 1e-4 else 1)
+"""
 PROMPTS = ("small left pleural effusion", "findings suggesting pneumonia. no pneumothorax", "the heart is enlarged")
 
 
@@ -19,7 +27,7 @@ def write_check(source: Source, folder: Path, script: str) -> None:
     write_arrays(target / "inputs.npz", inputs)
     write_arrays(target / "outputs.npz", our_outputs(source, inputs["image"], PROMPTS))
     (target / "prompts.json").write_text(json.dumps(PROMPTS) + "\n")
-    copy_file(script, target, "check.py")
+    (target / "check.py").write_text((COPIED / script).read_text() + REPORT)
 
 
 def check_inputs(source: Source) -> dict[str, np.ndarray]:

@@ -109,6 +109,6 @@ def write_arrays(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
     np.savez(file, **arrays)  # type: ignore[arg-type]  # NumPy's types take them for `allow_pickle`, too
 
 
-def copy_file(name: str, folder: Path, new_name: str | None = None) -> None:
+def copy_file(name: str, folder: Path) -> None:
     """Copies a file of copied/ into an export."""
-    (folder / (new_name or name)).write_bytes((COPIED / name).read_bytes())
+    (folder / name).write_bytes((COPIED / name).read_bytes())

@@ -18,7 +18,8 @@ from afloc_jax.inference.model import Localization, load, to_square
 from afloc_jax.inference.overlays import draw_boxes, overlay
 from afloc_jax.inference.zero_shot import framing_of
 from afloc_jax.settings import Json
-from data_pipelines.images import Framing, ImageError, read_image
+from data_pipelines.constants import Framing
+from data_pipelines.images import ImageError, read_image
 from data_pipelines.reports import clean_prompt
 
 

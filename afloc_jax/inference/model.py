@@ -23,7 +23,8 @@ from afloc_jax.models import AFLoc, build
 from afloc_jax.models.settings import ModelSettings
 from afloc_jax.weights import folder as model_folder
 from afloc_jax.weights.config import FolderConfig
-from data_pipelines.images import Framing, Geometry, crop_to_square, read_image
+from data_pipelines.constants import Framing
+from data_pipelines.images import Geometry, crop_to_square, read_image
 from data_pipelines.reports import clean_prompt
 from data_pipelines.tokens import tokenize
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from scipy.special import softmax
 
 from afloc_jax.errors import UsageError
-from data_pipelines.images import Framing
+from data_pipelines.constants import Framing
 
 AGGREGATIONS = ("mean", "max")
 

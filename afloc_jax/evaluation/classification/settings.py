@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 
 from afloc_jax.evaluation.settings import PromptedSettings
 from afloc_jax.settings import setting
+from data_pipelines.constants import Framing
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,6 @@ class ClassificationSettings(PromptedSettings):
     )
 
     @property
-    def framed(self) -> Literal["pad", "crop"]:
+    def framed(self) -> Framing:
         """The release crops."""
         return self.framing or ("crop" if self.compatible else "pad")

@@ -20,17 +20,10 @@ class Spread:
     range: Interval
     per_paraphrase: Mapping[str, Interval]
 
-    def lowest_first(self) -> list[str]:
+    def ranked(self, highest_first: bool = False) -> list[str]:
         """The phrases by their value, an undefined one being 0; equal ones in the order of the prompt set."""
-        return sorted(self.per_paraphrase, key=self._value)
-
-    def highest_first(self) -> list[str]:
-        """The phrases in the opposite order."""
-        return sorted(self.per_paraphrase, key=lambda text: -self._value(text))
-
-    def _value(self, text: str) -> float:
-        mean = self.per_paraphrase[text].mean
-        return 0.0 if math.isnan(mean) else mean
+        values = {text: 0.0 if math.isnan(value.mean) else value.mean for text, value in self.per_paraphrase.items()}
+        return sorted(values, key=values.__getitem__, reverse=highest_first)
 
 
 @dataclass(frozen=True)
@@ -54,7 +47,7 @@ class Robustness(Result):
     def phrases(self, name: str) -> list[str]:
         """The scored phrases of a class, the one with the highest value of its first metric first."""
         scored = [self.spread[metric.name] for metric in METRICS if name in self.spread.get(metric.name, ())]
-        return scored[0][name].highest_first() if scored else []
+        return scored[0][name].ranked(highest_first=True) if scored else []
 
     def to_markdown(self) -> str:
         lines = [
@@ -71,7 +64,7 @@ class Robustness(Result):
             lines += [f"| | ways | {' | '.join(SPREADS)} | lowest by | highest by |", "|---|---|" + "---|" * 7]
             for name, spread in self.spread[metric.name].items():
                 cells = [str(getattr(spread, part)) for part in SPREADS]
-                order = spread.lowest_first()
+                order = spread.ranked()
                 lines.append(f"| {name} | {len(order)} | {' | '.join(cells)} | {order[0]} | {order[-1]} |")
             cells = [str(self.metrics[f"{metric.name} {part}"].overall) for part in SPREADS]
             lines.append(f"| **mean over classes** | | {' | '.join(cells)} | | |")

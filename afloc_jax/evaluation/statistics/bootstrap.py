@@ -8,17 +8,17 @@ seed gives the same draws for two systems on the same samples: the difference of
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from afloc_jax.errors import UserError
+from afloc_jax.evaluation.statistics import IntervalKind, Unit
 from afloc_jax.evaluation.statistics.interval import CONFIDENCE, Interval, bca_limits, limits, mean_of_finite
 from afloc_jax.evaluation.statistics.jackknife import LeftOut, Weights
 from afloc_jax.settings import Json, Settings, at_least, setting
 
-Method: TypeAlias = Literal["percentile", "bca"]
 Statistic: TypeAlias = Callable[[Weights], np.ndarray]
 """Weights [R, n] -> a statistic [R, *m] of each row; it may use of them what `LeftOut` answers."""
 
@@ -58,7 +58,7 @@ class Replicates:
         """The mean over one of the last axes (counted from the end), undefined values left out."""
         return self.map(lambda values: mean_of_finite(values, axis=axis))
 
-    def interval(self, method: Method = "percentile") -> Interval:
+    def interval(self, method: IntervalKind = "percentile") -> Interval:
         """The interval of one number ([R] resamples). Raises `ValueError` for BCa without `left_out`."""
         if method == "bca":
             lower, upper = bca_limits(self.point, self.resampled, self.left_out)
@@ -80,8 +80,8 @@ class Bootstrap(Settings, section="bootstrap"):
 
     resamples: int = setting(RESAMPLES, at_least(1, "an interval needs at least 1"))
     seed: int = 0
-    interval: Method = "percentile"
-    unit: Literal["sample", "patient"] = "sample"
+    interval: IntervalKind = "percentile"
+    unit: Unit = "sample"
 
     def clusters(self, names: Sequence[str]) -> np.ndarray | None:
         """The clusters to draw; None draws samples. Raises UserError where a sample does not name its `unit`."""
