@@ -6,17 +6,16 @@ its files match its manifest. The last sealed step and the best ones by validati
 """
 
 import os
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 from jaxtyping import Array, PyTree
 
 from afloc_jax.errors import UserError
 from afloc_jax.files import Path, read_json, sha256_of, write_json
+from afloc_jax.training.processes import meet, say
 
 MANIFEST = "manifest.json"
 Numbers = dict[str, Any]
@@ -56,11 +55,6 @@ def damage(checkpoint: os.PathLike[str]) -> str:
         if found[name] != expected[name]:
             return f"is damaged in {name}"
     return ""
-
-
-def _tell(message: str) -> None:
-    if jax.process_index() == 0:
-        print(message, file=sys.stderr)
 
 
 class Checkpoints:
@@ -131,8 +125,7 @@ class Checkpoints:
         folder = self.folder / str(step)
         if jax.process_index() == 0:
             write_json(folder / MANIFEST, {"step": step, "validation_loss": loss, "files": _hashes(folder)})
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices(f"sealed {step}")
+        meet(f"sealed {step}")
         keep = {step, *self._by_loss()[: self.keep_best]}
         for other in self.steps():
             if other not in keep:
@@ -144,8 +137,7 @@ class Checkpoints:
         if jax.process_index() == 0:
             path = self.folder / str(step) / MANIFEST
             write_json(path, read_json(path) | {"validation_loss": validation_loss})
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices(f"entered {step}")
+        meet(f"entered {step}")
 
     def close(self) -> None:
         """Finishes the save in the background, seals it, and closes the folder."""
@@ -157,8 +149,7 @@ class Checkpoints:
     def _discard(self, step: int) -> None:
         if jax.process_index() == 0:
             (self.folder / str(step)).rmtree()
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices(f"discarded {step}")
+        meet(f"discarded {step}")
 
     def _read(self, step: int, template: PyTree[Array]) -> tuple[PyTree[Array], Numbers]:
         items = ocp.args.Composite(state=ocp.args.StandardRestore(template), progress=ocp.args.JsonRestore())
@@ -177,7 +168,7 @@ class Checkpoints:
             reason = damage(self.folder / str(step))
             if not reason:
                 return self._read(step, template)
-            _tell(f"checkpoint {self.folder / str(step)} {reason}: removed, going back to the one before")
+            say(f"checkpoint {self.folder / str(step)} {reason}: removed, going back to the one before")
             self._discard(step)
         return None
 
@@ -192,7 +183,7 @@ class Checkpoints:
             reason = damage(self.folder / str(step))
             if not reason:
                 return self._read(step, template)[0], step
-            _tell(f"checkpoint {self.folder / str(step)} {reason}: taking the next best")
+            say(f"checkpoint {self.folder / str(step)} {reason}: taking the next best")
         raise UserError(f"{self.folder}: no intact checkpoint; delete the working directory and train again")
 
 

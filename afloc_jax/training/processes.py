@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import NoReturn
 
 import jax
+from jax.experimental import multihost_utils
 from orbax.checkpoint.multihost import get_barrier_sync_fn
 
 from afloc_jax.errors import UsageError
@@ -82,6 +83,18 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
             f"--distributed: {str(error).rstrip('.')}; no cluster (Cloud TPU, Slurm) was found, "
             "give --coordinator=HOST:PORT --processes=N --process=K"
         ) from error
+
+
+def say(message: str) -> None:
+    """Prints a line on stderr, once for all processes."""
+    if jax.process_index() == 0:
+        print(message, file=sys.stderr)
+
+
+def meet(name: str) -> None:
+    """Waits until every process is here; `name` is the same on all of them."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
 
 
 def wait_for_all() -> None:

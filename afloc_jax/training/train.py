@@ -1,7 +1,6 @@
 """Training from top to bottom: config, data, model and optimiser, restore, loop, evaluate, report."""
 
 import dataclasses
-import sys
 
 import jax
 from tokenizers import Tokenizer
@@ -17,6 +16,7 @@ from afloc_jax.training.failures import StopSignal, explain
 from afloc_jax.training.loop import Data, Loop, Progress
 from afloc_jax.training.mesh import build_mesh, fetch
 from afloc_jax.training.metrics import Resumed, Writers
+from afloc_jax.training.processes import say
 from afloc_jax.training.settings import RunConfig
 from afloc_jax.training.step import TrainState
 from afloc_jax.weights.folder import save_model
@@ -46,7 +46,7 @@ def train(config: RunConfig, folder: Path, dry_run: bool = False) -> int:
     if dry_run:
         adopted = start.adopt(config, start.foreign_sources(config))
         assemble(adopted, build_mesh(fsdp=config.training.fsdp)).trace()
-        _say(f"{config.name}: the config is valid")
+        say(f"{config.name}: the config is valid")
         return 0
     workdir.check_workdir(config, folder)
     finished = workdir.read_finished(folder)
@@ -55,7 +55,7 @@ def train(config: RunConfig, folder: Path, dry_run: bool = False) -> int:
         if status:
             return status
     elif finished.evaluation == config.evaluation.plain():
-        _say(f"{folder}: already finished after {finished.steps} steps; see {folder}/report/index.html")
+        say(f"{folder}: already finished after {finished.steps} steps; see {folder}/report/index.html")
         return 0
 
     # --- Evaluate and report
@@ -66,7 +66,7 @@ def train(config: RunConfig, folder: Path, dry_run: bool = False) -> int:
         assert finished is not None  # this process wrote it, or read it above
         finished = dataclasses.replace(finished, evaluation=config.evaluation.plain())
         write_json(folder / workdir.FINISHED, dataclasses.asdict(finished))
-        _say(f"{folder}: finished after {finished.steps} steps; see {folder}/report/index.html")
+        say(f"{folder}: finished after {finished.steps} steps; see {folder}/report/index.html")
     return 0
 
 
@@ -93,7 +93,7 @@ def _train_model(given: RunConfig, folder: Path) -> int:
     variables = start.first_variables(config)
     if sources:
         variables, told = start.overlay(variables, sources, config.model)
-        _say(told)
+        say(told)
 
     # --- Restore
     if jax.process_index() == 0:  # from here on the directory belongs to this config
@@ -105,7 +105,7 @@ def _train_model(given: RunConfig, folder: Path) -> int:
     checkpoints = Checkpoints(folder / workdir.CHECKPOINTS, config.training.keep_best)
     state, progress = _restored(checkpoints, run.state(variables))
     if progress.step:
-        _say(f"{folder}: going on from step {progress.step} of {run.total_steps}")
+        say(f"{folder}: going on from step {progress.step} of {run.total_steps}")
 
     # --- Loop
     resumed = Resumed(folder, progress.step, progress.validated_step)
@@ -118,7 +118,7 @@ def _train_model(given: RunConfig, folder: Path) -> int:
             writers.close()
             checkpoints.close()
     if stopped and stop.received:
-        _say(f"{stop.received.name}: saved at step {progress.step}; run the same command to go on")
+        say(f"{stop.received.name}: saved at step {progress.step}; run the same command to go on")
         return stop.exit_status
 
     # --- Best weights
@@ -222,8 +222,3 @@ def _evaluate_and_report(config: RunConfig, folder: Path) -> None:
             f"the trained model is safe in {folder}/{workdir.MODEL}, but its evaluation failed: {explain(error)}; "
             "fix that and run the same command again: only the evaluation is left"
         ) from error
-
-
-def _say(message: str) -> None:
-    if jax.process_index() == 0:
-        print(message, file=sys.stderr)

@@ -151,14 +151,7 @@ def _recognise(file: Path, state: Mapping[str, Tensor], settings: Value, folder:
         kind, known = (IMAGE, _BACKBONE) if images else (TEXT, _BERT)
         ours = "img_encoder.model." if images else "text_encoder.model."
         prefix = (images + texts)[0]
-        tensors, left_out = {}, []
-        for name, tensor in state.items():
-            inner = name.removeprefix(prefix)
-            if name.startswith(prefix) and known.match(inner):
-                tensors[ours + modern_name(inner)] = tensor
-            elif not _NOTHING.fullmatch(name):
-                left_out.append(name)
-        tensors = {name: tensor for name, tensor in tensors.items() if not _NOTHING.fullmatch(name)}
+        tensors, left_out = _renamed(state, prefix, known, ours)
     return Source(file, kind, tensors, settings, tuple(left_out), folder, hub_name)
 
 
@@ -169,18 +162,26 @@ def _whole(file: Path, state: Mapping[str, Tensor]) -> tuple[str, dict[str, Tens
     if len(prefixes) > 1:
         raise UserError(f"{file}: holds several models ({', '.join(sorted(prefixes))}); save one of them alone")
     prefix = prefixes.pop()
+    tensors, left_out = _renamed(state, prefix, _KNOWN)
+    shallow = any(name.startswith("img_encoder.local2_embedder.") for name in tensors)
+    gloria = prefix.endswith("gloria.") or not (shallow or prefix.endswith("afloc."))
+    return (GLORIA if gloria else AFLOC), tensors, [name.removeprefix(prefix) for name in left_out]
+
+
+def _renamed(
+    state: Mapping[str, Tensor], prefix: str, known: re.Pattern[str], ours: str = ""
+) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors whose names match `known` behind a prefix, by published name, and the names of the others."""
     tensors, left_out = {}, []
     for name, tensor in state.items():
         inner = name.removeprefix(prefix)
         if _NOTHING.fullmatch(name):
             continue
-        if name.startswith(prefix) and _KNOWN.match(inner):
-            tensors[modern_name(inner)] = tensor
+        if name.startswith(prefix) and known.match(inner):
+            tensors[ours + modern_name(inner)] = tensor
         else:
-            left_out.append(inner)
-    shallow = any(name.startswith("img_encoder.local2_embedder.") for name in tensors)
-    gloria = prefix.endswith("gloria.") or not (shallow or prefix.endswith("afloc."))
-    return (GLORIA if gloria else AFLOC), tensors, left_out
+            left_out.append(name)
+    return tensors, left_out
 
 
 def modern_name(name: str) -> str:

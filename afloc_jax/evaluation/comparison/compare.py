@@ -66,7 +66,8 @@ def compare(
         len(common),
         {name: Unmatched(len(keys), [str(key) for key in keys[:LISTED]]) for name, keys in lonely.items()},
         _notes(first, second),
-        bootstrap,
+        bootstrap.to_dict(),
+        paired.PERMUTATIONS,
         _corrected(compare_kind(first, second, common, bootstrap)),
         {"a": first.provenance, "b": second.provenance},
     )

@@ -4,9 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 
-from afloc_jax.evaluation.comparison.paired import PERMUTATIONS
 from afloc_jax.evaluation.files import json_of, json_text, write_folder
-from afloc_jax.evaluation.statistics.bootstrap import Bootstrap
 from afloc_jax.evaluation.statistics.interval import Interval
 from afloc_jax.files import Path, csv_text
 from afloc_jax.settings import Json
@@ -48,7 +46,8 @@ class Comparison:
         matched: number of scores that both have.
         unmatched: for "a" and "b", the scores that the other side lacks.
         notes: what a reader should know before trusting the differences.
-        bootstrap: how intervals were made.
+        bootstrap: how intervals were made, see `Bootstrap.to_dict`.
+        permutations: of the tests that flip signs.
         rows: of each metric, the mean over categories and each category.
         provenance: for "a" and "b", where the numbers come from.
     """
@@ -58,23 +57,15 @@ class Comparison:
     matched: int
     unmatched: Mapping[str, Unmatched]
     notes: Sequence[str]
-    bootstrap: Bootstrap
+    bootstrap: Mapping[str, Json]
+    permutations: int
     rows: Sequence[Row]
     provenance: Mapping[str, Mapping[str, Json]]
 
     def to_json(self) -> dict[str, Json]:
         """The content of comparison.json."""
-        return {
-            "a": self.a,
-            "b": self.b,
-            "matched": self.matched,
-            "unmatched": json_of(self.unmatched),
-            "notes": list(self.notes),
-            "bootstrap": self.bootstrap.to_dict(),
-            "permutations": PERMUTATIONS,
-            "rows": json_of(self.rows),
-            "provenance": json_of(self.provenance),
-        }
+        content: dict[str, Json] = json_of(self)
+        return content
 
     def to_markdown(self) -> str:
         """The comparison as a table that reads well in plain text."""
@@ -93,9 +84,9 @@ class Comparison:
         lines += [f"Note: {note}" for note in self.notes]
         lines += [
             "",
-            f"Difference A - B [95 % paired {self.bootstrap.interval} interval, {self.bootstrap.resamples} resamples "
-            f"by {self.bootstrap.unit}]. p: the test named; Holm and BH adjust the rows of categories together and the "
-            "overall rows together.",
+            f"Difference A - B [95 % paired {self.bootstrap['interval']} interval, {self.bootstrap['resamples']} "
+            f"resamples by {self.bootstrap['unit']}]. p: the test named; Holm and BH adjust the rows of categories "
+            "together and the overall rows together.",
             "",
             "| metric | category | n | A | B | A - B | test | p | Holm | BH | Wilcoxon |",
             "|---|---|---|---|---|---|---|---|---|---|---|",

@@ -20,19 +20,22 @@ from data_pipelines.records import ABSENT
 
 
 @dataclass(frozen=True)
-class Annotated:
-    """The findings and labels of a source, read once.
+class Part:
+    """The samples of a split.
 
     Attributes:
-        truths: one sample per finding of every record, its place as `place_of` gives it.
+        source: its records.
+        truths: one sample per finding of every record, its place as `place_of` gives it; in a protocol with negatives
+            one per image and class.
         rows: [n] the row in the source of each.
-        records: of every row its id, patient and labels.
+        about: of every row its id, patient and labels.
         sha256: over ids, images, prompts, masks and boxes.
     """
 
-    truths: list[Truth]
+    source: Records
+    truths: Sequence[Truth]
     rows: Int[np.ndarray, " n"]
-    records: list[tuple[str, str, Mapping[str, int]]] = field(repr=False)
+    about: list[tuple[str, str, Mapping[str, int]]] = field(repr=False)
     sha256: str
 
     @property
@@ -41,15 +44,15 @@ class Annotated:
         return {truth.category for truth in self.truths}
 
 
-def read_truths(source: Records, drawing: Drawing) -> Annotated:
+def read_truths(source: Records, drawing: Drawing) -> Part:
     """Read every record. Raises UserError where none has a finding."""
     truths: list[Truth] = []
     rows: list[int] = []
-    records: list[tuple[str, str, Mapping[str, int]]] = []
+    about: list[tuple[str, str, Mapping[str, int]]] = []
     digest = hashlib.sha256()
     for row in range(len(source)):
         record = source[row]
-        records.append((record.id, record.patient, record.labels))
+        about.append((record.id, record.patient, record.labels))
         for k, finding in enumerate(record.findings):
             place = place_of(record, finding, drawing)
             sample = Truth(f"{record.id}#{k}", finding.prompt, finding.label, place, record.id, patient=record.patient)
@@ -61,17 +64,7 @@ def read_truths(source: Records, drawing: Drawing) -> Annotated:
         digest.update(np.ascontiguousarray(record.image).tobytes() if record.findings else b"")
     if not truths:
         raise UserError("this data set has no annotated finding, so there is nothing to score; choose another split")
-    return Annotated(truths, np.array(rows), records, digest.hexdigest())
-
-
-@dataclass(frozen=True)
-class Part:
-    """The samples of a split, and the row in the source of each."""
-
-    source: Records
-    truths: Sequence[Truth]
-    rows: Int[np.ndarray, " n"]
-    sha256: str
+    return Part(source, truths, np.array(rows), about, digest.hexdigest())
 
 
 def parts_of(
@@ -85,14 +78,12 @@ def parts_of(
     """
     read = [read_truths(source, protocol.drawing) for source in sources]
     if not protocol.negatives:
-        return [Part(s, a.truths, a.rows, a.sha256) for s, a in zip(sources, read, strict=True)]
-    classes = sorted(set().union(*(annotated.classes for annotated in read)))
-    return [
-        _every_class(source, annotated, classes, class_prompt) for source, annotated in zip(sources, read, strict=True)
-    ]
+        return read
+    classes = sorted(set().union(*(part.classes for part in read)))
+    return [_every_class(part, classes, class_prompt) for part in read]
 
 
-def _every_class(source: Records, annotated: Annotated, classes: Sequence[str], class_prompt: str) -> Part:
+def _every_class(annotated: Part, classes: Sequence[str], class_prompt: str) -> Part:
     """A sample for every image and class; several findings of one class are one place."""
     places: dict[tuple[int, str], np.ndarray] = {}
     for truth, row in zip(annotated.truths, annotated.rows.tolist(), strict=True):
@@ -100,7 +91,7 @@ def _every_class(source: Records, annotated: Annotated, classes: Sequence[str], 
         places[key] = np.maximum(places[key], truth.mask) if key in places else truth.mask
     size = annotated.truths[0].mask.shape[0]
     samples, rows = [], []
-    for row, (image, patient, labels) in enumerate(annotated.records):
+    for row, (image, patient, labels) in enumerate(annotated.about):
         for name in classes:
             place, listed = places.get((row, name)), find_class(name, labels)
             if place is None and listed is not None and labels[listed] != ABSENT:
@@ -109,7 +100,7 @@ def _every_class(source: Records, annotated: Annotated, classes: Sequence[str], 
             sample = replace(negative(image, name, size), label_text=prompt, patient=patient)
             samples.append(sample if place is None else replace(sample, mask=place, present=True))
             rows.append(row)
-    return Part(source, samples, np.array(rows), annotated.sha256)
+    return replace(annotated, truths=samples, rows=np.array(rows))
 
 
 def prior_maps(

@@ -15,7 +15,7 @@ from afloc_jax.evaluation.labelled import embed_records
 from afloc_jax.evaluation.results import PER_SAMPLE_COLUMNS, ByCategory, ScoreRow
 from afloc_jax.evaluation.retrieval.chosen import Chosen, choose_classes, choose_pairs
 from afloc_jax.evaluation.retrieval.examples import write_retrieved
-from afloc_jax.evaluation.retrieval.metrics import DIRECTIONS, Metric, metrics_of
+from afloc_jax.evaluation.retrieval.metrics import DIRECTIONS, Metric
 from afloc_jax.evaluation.retrieval.result import BesideChance, Retrieval
 from afloc_jax.evaluation.retrieval.settings import RetrievalSettings
 from afloc_jax.evaluation.task import JsonObject, Models
@@ -49,8 +49,9 @@ def evaluate_retrieval(
     for direction, matrix in zip(DIRECTIONS, (similarity, similarity.T), strict=True):
         for kind, values in retrieval_scores(matrix, relevant, settings.tops).items():
             replicates = bootstrap.means(values, chosen.category, len(chosen.names), clusters)
-            for k, metric in enumerate(metrics_of(kind, direction, settings.tops)):
-                of_chance = chance(relevant, metric.top)[kind]
+            for k, top in enumerate(settings.tops):
+                metric = Metric(kind, top, direction)
+                of_chance = chance(relevant, top)[kind]
                 means = ByCategory.mean_of(replicates[k], chosen.names, bootstrap)
                 metrics[metric.key] = BesideChance(means.overall, means.per_category, of_chance)
                 rows += _rows(metric, values[:, k], chosen)

@@ -1,6 +1,5 @@
 """The metrics of retrieval: R@K and P@K in both directions."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -46,15 +45,10 @@ class Metric:
         return f"{self.short}, {DIRECTIONS[self.direction]}"
 
 
-def metrics_of(kind: str, direction: str, tops: Sequence[int]) -> list[Metric]:
-    """The metrics of several K."""
-    return [Metric(kind, top, direction) for top in tops]
-
-
 _COLUMNS = [
-    metric
+    Metric(kind, top, direction)
     for direction in DIRECTIONS
-    for metric in (*metrics_of("recall", direction, (1, 5, 10)), *metrics_of("precision", direction, (5,)))
+    for kind, top in (("recall", 1), ("recall", 5), ("recall", 10), ("precision", 5))
 ]
 CARD = CardTable(
     "Retrieval of reports for images and of images for reports", {metric.key: metric.title for metric in _COLUMNS}
