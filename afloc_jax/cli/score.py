@@ -11,6 +11,16 @@ from afloc_jax.evaluation.localization.settings import LocalizationSettings
 
 _READ = ("title", "bootstrap", "interval", "unit", "compatible", "protocol", "thresholds", "margin")
 OPTIONS = options_of(LocalizationSettings, _READ)
+FILES = (
+    (
+        "heatmaps",
+        "FILE.npz",
+        'keys "<image path><tab><phrase, lower case>", each a map of the padded square or of the original size',
+    ),
+    ("segmentations", "FILE", "predicted masks (RLE JSON) or points instead of maps; protocol chexlocalize"),
+    ("validation_truth", "FILE", "as --truth: what chexlocalize's thresholds are chosen on"),
+    ("validation_heatmaps", "FILE", "as --heatmaps: what chexlocalize's thresholds are chosen on"),
+)
 EXAMPLE = "afloc score --truth annotations.json --heatmaps maps.npz --out scores"
 
 
@@ -22,25 +32,8 @@ def add(command: Parser) -> None:
         metavar="FILE",
         help="COCO JSON, CheXlocalize's RLE JSON, or a CSV of mask files (image, mask, finding[, prompt, patient])",
     )
-    command.add_argument(
-        "--heatmaps",
-        type=path,
-        metavar="FILE.npz",
-        help='keys "<image path><tab><phrase, lower case>"; maps of the padded square or of the original size',
-    )
-    command.add_argument(
-        "--segmentations",
-        type=path,
-        metavar="FILE",
-        help="predicted masks (RLE JSON) or points instead of maps; protocol chexlocalize",
-    )
-    for name, what in (("truth", "as --truth"), ("heatmaps", "as --heatmaps")):
-        command.add_argument(
-            f"--validation_{name}",
-            type=path,
-            metavar="FILE",
-            help=f"{what}, for the validation split, on which chexlocalize chooses its thresholds",
-        )
+    for name, metavar, what in FILES:
+        command.add_argument(f"--{name}", type=path, metavar=metavar, help=what)
     command.add_argument(
         "--benchmark",
         type=path,
@@ -53,7 +46,7 @@ def add(command: Parser) -> None:
         "--images",
         type=path,
         metavar="DIR",
-        help="folder of the images named in the truth file, for the examples of the report",
+        help="folder of the images, by the names of the truth file: the report shows its examples on them",
     )
     command.add_argument("--out", type=path, required=True, metavar="DIR", help="folder to write")
     for option in OPTIONS:

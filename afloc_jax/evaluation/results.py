@@ -11,7 +11,10 @@ from afloc_jax.evaluation.files import json_of, json_text, write_folder
 from afloc_jax.evaluation.statistics.bootstrap import Bootstrap, Replicates
 from afloc_jax.evaluation.statistics.interval import Interval
 from afloc_jax.files import AnyPath, csv_text
+from afloc_jax.inference.model import Model
+from afloc_jax.provenance import hash_of, provenance
 from afloc_jax.settings import Json
+from data_pipelines.reading import Records
 
 PER_SAMPLE_COLUMNS = ("id", "patient", "category", "metric", "threshold", "value", "note")
 ScoreRow: TypeAlias = tuple[str, str, str, str, str, float, str]
@@ -108,3 +111,13 @@ def read(kind: Any, value: Any) -> Any:
     if typing.get_origin(kind) is Sequence:
         return [read(arguments[0], item) for item in value]
     return value
+
+
+def evaluation_provenance(model: Model, source: Records, data_sha256: str) -> dict[str, Json]:
+    """The provenance of the numbers of a model on records: weights, data and architecture."""
+    return provenance(
+        weights_sha256=model.weights_sha256,
+        data_sha256=data_sha256,
+        records=getattr(source, "content_hash", ""),
+        config_sha256=hash_of(model.config.architecture.plain()),
+    )

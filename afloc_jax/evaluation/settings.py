@@ -116,8 +116,7 @@ class LabelledSettings(TaskSettings):
 
     def account(self, model: "Model", source: "Records", data_sha256: str) -> "Account":
         """The origin of the numbers of an evaluation with these settings."""
-        from afloc_jax.evaluation.records import evaluation_provenance
-        from afloc_jax.evaluation.results import Account
+        from afloc_jax.evaluation.results import Account, evaluation_provenance
 
         return Account(
             task=self.task,

@@ -16,7 +16,7 @@ from afloc_jax.evaluation.localization.samples import Part, parts_of, prior_maps
 from afloc_jax.evaluation.localization.scores import Scores
 from afloc_jax.evaluation.localization.settings import LocalizationSettings
 from afloc_jax.evaluation.localization.summary import summarise, write_results
-from afloc_jax.evaluation.records import evaluation_provenance
+from afloc_jax.evaluation.results import evaluation_provenance
 from afloc_jax.evaluation.task import JsonObject, Models
 from afloc_jax.files import Path
 from afloc_jax.inference.model import Model

@@ -11,7 +11,6 @@ from jaxtyping import Int
 from afloc_jax.errors import UserError
 from afloc_jax.evaluation.localization.baselines import leave_one_out_prior, location_prior, prior_heatmaps
 from afloc_jax.evaluation.localization.protocol import LocalizationProtocol
-from afloc_jax.evaluation.records import place_of
 from afloc_jax.evaluation.truth.sample import Drawing, Truth, negative
 from afloc_jax.inference.class_prompts import find_class
 from data_pipelines.constants import CLASS_PROMPT
@@ -25,8 +24,8 @@ class Part:
 
     Attributes:
         source: its records.
-        truths: one sample per finding of every record, its place as `place_of` gives it; in a protocol with negatives
-            one per image and class.
+        truths: one sample per finding of every record, with its place; in a protocol with negatives one per image and
+            class.
         rows: [n] the row in the source of each.
         about: of every row its id, patient and labels.
         sha256: over ids, images, prompts, masks and boxes.
@@ -54,7 +53,7 @@ def read_truths(source: Records, drawing: Drawing) -> Part:
         record = source[row]
         about.append((record.id, record.patient, record.labels))
         for k, finding in enumerate(record.findings):
-            place = place_of(record, finding, drawing)
+            place = drawing.of_finding(record, finding)
             sample = Truth(f"{record.id}#{k}", finding.prompt, finding.label, place, record.id, patient=record.patient)
             truths.append(sample)
             rows.append(row)

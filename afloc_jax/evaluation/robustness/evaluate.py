@@ -19,7 +19,6 @@ from afloc_jax.errors import UserError
 from afloc_jax.evaluation.labelled import LabelledRecords, embed_records, read_labelled
 from afloc_jax.evaluation.localization.options import ProtocolOptions
 from afloc_jax.evaluation.localization.scores import score_sample
-from afloc_jax.evaluation.records import place_of
 from afloc_jax.evaluation.results import PER_SAMPLE_COLUMNS, Overall, ScoreRow
 from afloc_jax.evaluation.robustness.metrics import SPREADS
 from afloc_jax.evaluation.robustness.result import Robustness, Spread
@@ -241,7 +240,7 @@ def overlaps_of_phrases(
         prompts = [texts[k] for k in of_text]
         maps = model.heatmaps_of_pairs(squares, of_image, prompts, compatible=compatible)
         for heatmap, i, k in zip(maps, of_image, of_text, strict=True):
-            place = place_of(records[i], records[i].findings[places[start + i][1]], drawing)
+            place = drawing.of_finding(records[i], records[i].findings[places[start + i][1]])
             iou = score_sample(place, heatmap, options)["iou"]
             table[start + i, k] = mean_of_finite(iou, axis=0)
     return table

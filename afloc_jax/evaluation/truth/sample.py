@@ -13,6 +13,7 @@ from afloc_jax.heatmaps import boxes_from_map
 from afloc_jax.settings import Json
 from data_pipelines.constants import IMAGE_SIZE
 from data_pipelines.images import LARGEST_PIXELS, Geometry
+from data_pipelines.records import Finding, Record
 
 T = TypeVar("T")
 
@@ -102,6 +103,22 @@ class Drawing:
         else:
             square = geometry.mask_to_square(mask)
         return boxes_of(square.astype(np.uint8)) if self.boxes else square.astype(np.uint8)
+
+    def of_finding(self, record: Record, finding: Finding) -> UInt8[np.ndarray, "S S"]:
+        """The place of a finding of a record: 0 outside; inside, how many of its boxes cover the pixel (1 for masks).
+
+        Annotated boxes are drawn anew, each for itself: the stored mask is their union, which no longer says where they
+        overlap or touch. They are stored as float32, so a corner within 1e-7 of a pixel's edge may fall on its other
+        side. Masks were brought to the square when the record was made, half covered is inside; the release's rules for
+        masks need the original ones.
+        """
+        stored = (np.asarray(finding.mask) > 0).astype(np.uint8)
+        if not len(finding.boxes):
+            return boxes_of(stored) if self.boxes else stored
+        place = np.zeros_like(stored)
+        for box in finding.boxes:
+            self.add_box(place, box, record.geometry)
+        return place
 
     def geometry(self, image: Mapping[str, Json], where: str) -> Geometry:
         """How an original image of an entry's `height` and `width` lies on the square. Raises UserError."""
