@@ -1,1 +1,1 @@
-"""Localisation: heat maps against masks and boxes, by protocol, beside baselines."""
+"""Localisation: heat maps scored against masks and boxes by a protocol, and compared with baselines."""

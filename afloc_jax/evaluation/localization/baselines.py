@@ -1,4 +1,4 @@
-"""Baselines: maps that know where findings usually are and never look at the image."""
+"""Location priors: baseline maps of where findings usually are, which do not depend on the image."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -7,16 +7,16 @@ from jaxtyping import Float, Shaped
 
 from afloc_jax.evaluation.truth.sample import Truth
 
-ANY_CATEGORY = ""  # key of the mean over the masks of all categories, for a category without training masks
+ANY_CATEGORY = ""  # key of the mean over all masks, for categories without training masks
 
 
 def location_prior(
     masks_by_category: Mapping[str, Iterable[Shaped[np.ndarray, "S S"]]],
 ) -> dict[str, Float[np.ndarray, "S S"]]:
-    """The mean training mask of each category: per pixel, the share of findings that cover it.
+    """The mean training mask of each category: the share of findings that cover each pixel.
 
-    Masks may come from generators; anything above 0 is inside. The key `ANY_CATEGORY` holds the mean over all masks.
-    Categories without a mask are left out; `ValueError` if there is no mask at all or sizes differ.
+    Masks may come from generators; values above 0 are inside. The key `ANY_CATEGORY` has the mean over all masks.
+    Categories without a mask are left out. Raises ValueError if there is no mask at all, or if sizes differ.
     """
     sums: dict[str, np.ndarray] = {}
     counts: dict[str, int] = {}
@@ -38,16 +38,16 @@ def location_prior(
 def prior_heatmaps(
     priors: Mapping[str, Float[np.ndarray, "S S"]], truths: Sequence[Truth]
 ) -> Iterator[Float[np.ndarray, "S S"]]:
-    """The prior of each sample's category; the prior of all findings for a category never seen in training."""
+    """The prior of each sample's category, or that of all findings for a category without training masks."""
     for truth in truths:
         yield priors.get(truth.category, priors[ANY_CATEGORY])
 
 
 def leave_one_out_prior(truths: Sequence[Truth]) -> Iterator[Float[np.ndarray, "S S"]]:
-    """The mean mask of the samples of the OTHER images for each sample, for data without training masks.
+    """For each sample the mean mask of the samples of all OTHER images, for data without training masks.
 
-    The mean is over its category if that has others, else over all categories, else the map is empty. This prior is
-    stronger than one from another data set, since it knows the very population under test.
+    The mean is over the sample's category if other images have it, else over all categories, else the map is empty.
+    This prior is stronger than one from another data set, since it comes from the evaluated population.
     """
     sums: dict[str, np.ndarray] = {}
     counts: dict[str, int] = {}

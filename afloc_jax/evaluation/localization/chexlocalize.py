@@ -1,4 +1,4 @@
-"""The CheXlocalize protocol: masks and confidences cut at thresholds that validation data chose, class by class.
+"""The CheXlocalize protocol: thresholds of masks and of confidences are chosen on validation data for each class.
 
 Source: Saporta et al., Nature Machine Intelligence 2022 (doi 10.1038/s42256-022-00536-x), as the AFLoc release applies
 it to maps on the padded square:
@@ -6,8 +6,8 @@ it to maps on the padded square:
 1. On validation, per class, the mask threshold of the map scaled to [0, 1] is the one with the best mIoU of positives.
 2. On validation, per class, the confidence threshold is the one with the best mIoU over all samples; below it nothing
    is predicted. Confidence is the maximum of the raw map, clipped to [0, 2] and halved.
-3. On test, mIoU over all samples (an image that neither shows nor is said to show the finding has no IoU), mIoU over
-   true positives, and the hit rate: is the map's maximum inside the mask?
+3. On test, mIoU over all samples (a true negative has no IoU), mIoU over true positives, and the hit rate: whether the
+   map's maximum is inside the mask.
 
     case                                    default                               compatible
     lowest confidence threshold             0 (nothing is cut) to 0.8             0.1 to 0.8: maps below 0.1 lose all
@@ -38,24 +38,24 @@ from afloc_jax.heatmaps import normalise
 
 MASK_THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 CONFIDENCE_THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
-CONFIDENCE_RANGE = (0.0, 2.0)  # the raw map is clipped to it; becomes [0, 1]
+CONFIDENCE_RANGE = (0.0, 2.0)  # range to which the maximum of the raw map is clipped, scaled to [0, 1]
 
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """The thresholds of one class, and its scores on validation data; NaN without a validation sample."""
+    """The thresholds of one class, and its scores on validation data, which are NaN without a validation sample."""
 
     mask_threshold: float
     confidence_threshold: float
-    mask_miou: float  # over validation positives, no confidence cut
-    miou: float  # over all validation samples, both thresholds applied
+    mask_miou: float  # over validation positives, with the mask threshold only
+    miou: float  # over all validation samples, with both thresholds
     positives: int
     chosen_on: str = "this class"
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Tables of all samples at K mask thresholds, from which thresholds are chosen and scores are taken."""
+    """The scores of n samples at K mask thresholds, from which thresholds are chosen."""
 
     truths: tuple[Truth, ...] = field(repr=False)
     confidence: Float[np.ndarray, " n"]
@@ -69,18 +69,18 @@ class Measured:
 
     @property
     def category(self) -> np.ndarray:
-        """[n] name of the class of each sample."""
+        """The class of each sample [n]."""
         return np.array([truth.category for truth in self.truths])
 
 
 def confidence_of(heatmap: np.ndarray) -> float:
-    """Maximum of the raw map, clipped to [0, 2] and halved: [0, 1]."""
+    """The confidence of a map, in [0, 1]: its maximum, clipped to [0, 2] and halved."""
     low, high = CONFIDENCE_RANGE
     return (min(max(float(np.max(heatmap)), low), high) - low) / (high - low)
 
 
 def measure(samples: Samples, compatible: bool) -> Measured:
-    """Read every map once. Raises `UserError` for a map that cannot be scored."""
+    """Measures all samples, reading every map once. Raises UserError for a map that cannot be scored."""
     rows = []
     for truth, heatmap in zip(samples.truths, samples.heatmaps, strict=True):
         raw = np.asarray(check_map(truth, heatmap), np.float64)
@@ -96,21 +96,21 @@ def measure(samples: Samples, compatible: bool) -> Measured:
 
 
 def _gated(iou: np.ndarray, accepted: np.ndarray, truth_pixels: np.ndarray) -> np.ndarray:
-    """[n] IoU once rejected samples predict nothing: 0 where there is truth, no IoU where there is none."""
+    """The IoU [n] if rejected samples predict nothing: 0 for positives, NaN for negatives."""
     return np.where(accepted, iou, np.where(truth_pixels > 0, 0.0, np.nan))
 
 
 def _choose(measured: Measured, rows: np.ndarray, compatible: bool) -> OperatingPoint:
-    """The operating point of the samples `rows`; the lowest threshold among equals."""
+    """The operating point chosen on the samples `rows`; of equally good thresholds the lowest."""
     truth = measured.truth_pixels[rows]
     positive = truth > 0
     iou = measured.iou[rows]
-    if compatible:  # the release leaves empty predictions out
+    if compatible:  # the release leaves out empty predictions
         iou_of_positives = np.where(measured.predicted_pixels[rows] > 0, iou, np.nan)[positive]
     else:
         iou_of_positives = iou[positive]
     by_mask = mean_of_finite(iou_of_positives, axis=0)
-    k = int(np.argmax(by_mask))  # NaN everywhere, as without a positive, gives the first
+    k = int(np.argmax(by_mask))  # without a positive all are NaN, which gives the first
     candidates = CONFIDENCE_THRESHOLDS if compatible else (0.0, *CONFIDENCE_THRESHOLDS)
     confidence = measured.confidence[rows]
     by_confidence = [mean_of_finite(_gated(iou[:, k], confidence >= c, truth), axis=0) for c in candidates]
@@ -121,7 +121,7 @@ def _choose(measured: Measured, rows: np.ndarray, compatible: bool) -> Operating
 
 
 def tune(validation: Measured, categories: Sequence[str], compatible: bool) -> dict[str, OperatingPoint]:
-    """The operating point of every class. Raises `UserError` if validation data show no finding at all."""
+    """The operating point of every class. Raises UserError if the validation data have no finding at all."""
     if not (validation.truth_pixels > 0).any():
         raise UserError("the validation data show no finding, so no threshold can be chosen on them")
     everything = np.arange(len(validation.truths))
@@ -139,7 +139,7 @@ def tune(validation: Measured, categories: Sequence[str], compatible: bool) -> d
 
 @dataclass(frozen=True)
 class OperatingScores(PresenceScores):
-    """Scores at one operating point per class. Areas are shares of the map."""
+    """Scores at one operating point per class. Areas are fractions of the map."""
 
     points: Mapping[str, OperatingPoint] = field(kw_only=True)
     confidence: Float[np.ndarray, " n"] = field(repr=False, kw_only=True)
@@ -149,17 +149,17 @@ class OperatingScores(PresenceScores):
     saturated: int = field(kw_only=True)
 
     def chosen_threshold(self, sample: int, metric: str) -> str:
-        """The mask threshold of the sample's class in words; empty for the hit rate, which has none."""
+        """The mask threshold of the sample's class as text; empty for the hit rate, which has none."""
         value = self.points[self.truths[sample].category].mask_threshold
         return "" if metric == "pointing" else f"mask threshold {value:g}"
 
     def outcome(self, sample: int, metric: str, k: int) -> Outcome:
-        """The outcome, which also says whether the confidence left the prediction empty."""
+        """The outcome, which also says whether the prediction is empty because of a low confidence."""
         outcome = super().outcome(sample, metric, k)
         return Outcome.REJECTED if outcome is Outcome.EMPTY and not self.accepted[sample] else outcome
 
     def facts(self, bootstrap: Bootstrap) -> Facts:
-        """Outcomes, operating points, and presence: AUC, sensitivity, area predicted on negatives."""
+        """Outcomes, operating points and presence (AUC, sensitivity, predicted area on negatives)."""
         presence = presence_table(
             self.confidence,
             self.present,
@@ -216,11 +216,11 @@ def apply(measured: Measured, points: Mapping[str, OperatingPoint], options: Pro
 
 
 def _scores(samples: Samples, options: ProtocolOptions, validation: Samples | None) -> OperatingScores:
-    assert validation is not None  # LocalizationProtocol.score has seen to it
+    assert validation is not None  # checked by LocalizationProtocol.score
     categories = sorted({truth.category for truth in samples.truths})
     points = tune(measure(validation, options.compatible), categories, options.compatible)
     return apply(measure(samples, options.compatible), points, options)
 
 
-OPTIONS = ProtocolOptions(margin=0, protocol="chexlocalize")  # the whole square; validation data choose the thresholds
+OPTIONS = ProtocolOptions(margin=0, protocol="chexlocalize")  # whole square; thresholds from validation data
 PROTOCOL = LocalizationProtocol("chexlocalize", "CheXlocalize", _scores, OPTIONS, tuned=True, negatives=True)

@@ -1,7 +1,7 @@
-"""Score a model on a data set, beside two baselines on the same samples, and write what the report needs.
+"""Localisation scores of a model on a data set, with two baselines on the same samples, and examples for the report.
 
-The baselines show what a score is worth. The mean training mask of the category knows where findings usually are and
-never looks at the image. The same network without training shows what smoothing and architecture give for free.
+The location prior, the mean training mask of a category, shows how far the usual location of a finding leads without
+the image. The untrained network shows the effect of smoothing and architecture alone.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -33,17 +33,24 @@ def evaluate(
     prior_source: Records | None = None,
     untrained: Model | None = None,
 ) -> JsonObject:
-    """Score a heat map for every finding; write per_sample.csv, summary.json, summary.md and the examples.
+    """Scores a heat map for every finding; writes per_sample.csv, summary.json, summary.md and the examples.
 
     Args:
-        source: random-access records with `id`, `image` [S, S] uint8 and `findings` (label, prompt, mask).
-        validation_source: records that a tuned protocol chooses its thresholds on.
-        prior_source: records whose masks make the location prior (the training split). Without it, or when it has no
+        model: the model to evaluate.
+        source: the evaluation records.
+        out: the folder of results.
+        settings: protocol, prompts and intervals.
+        validation_source: the records on which a tuned protocol chooses its thresholds.
+        prior_source: the records whose masks make the location prior (the training split). Without it, or if it has no
             masks, the prior of each sample is the mean mask of the other evaluation images.
-        untrained: the second baseline; `model.untrained()` where it is None.
+        untrained: the second baseline, by default `model.untrained()`.
 
-    Returns what summary.json holds. Raises UsageError for a tuned protocol without validation data, and UserError
-    without an annotated finding or for maps that are not finite.
+    Returns:
+        The content of summary.json.
+
+    Raises:
+        UsageError: a tuned protocol has no validation data.
+        UserError: there is no annotated finding, or a map is not finite.
     """
     settings = settings or LocalizationSettings()
     protocol, bootstrap = settings.scoring, settings.resampling
@@ -53,7 +60,7 @@ def evaluate(
     parts = parts_of(protocol, sources, settings.class_prompt)
     scored = parts[0]
     truths = scored.truths
-    bootstrap.clusters([truth.patient for truth in truths])  # samples without a patient should not take hours to say so
+    bootstrap.clusters([truth.patient for truth in truths])  # fails early if a sample has no patient
 
     def scores_of(maps_of: Callable[[Part], Iterable[np.ndarray]], name: str) -> Scores:
         samples = []
@@ -93,7 +100,7 @@ def evaluate(
 
 
 def evaluate_dataset(models: Models, out: Path, settings: LocalizationSettings) -> JsonObject:
-    """`evaluate` for a data set by its settings. Raises UsageError, UserError."""
+    """`evaluate` for the data set of the settings. Raises UsageError and UserError as `evaluate` does."""
     source = settings.open(settings.split)
     return evaluate(
         models.trained,
@@ -107,17 +114,17 @@ def evaluate_dataset(models: Models, out: Path, settings: LocalizationSettings) 
 
 
 def open_prior(settings: LocalizationSettings) -> Records | None:
-    """The split that makes the location prior; None when the data set has no such split."""
+    """The split that makes the location prior; None if the data set has no such split."""
     if not settings.prior_split or settings.prior_split == settings.split:
         return None
     try:
         return settings.open(settings.prior_split)
     except UserError:
-        return None  # evaluation data without a training part
+        return None  # evaluation data without a training split
 
 
 def _heatmaps(model: Model, part: Part, compatible: bool) -> Iterator[np.ndarray]:
-    """The map of every sample in order; each image is read and encoded once (its samples are neighbours)."""
+    """The maps of all samples in order. Each image is read and encoded once, as its samples are consecutive."""
     images = np.unique(part.rows)
     for start in range(0, len(images), model.batch_size):
         chosen = images[start : start + model.batch_size]

@@ -1,4 +1,4 @@
-"""Samples kept for the report: examples.npz and examples.json of a result folder."""
+"""Example samples for the report: examples.npz and examples.json of a result folder."""
 
 from collections.abc import Callable
 
@@ -13,12 +13,12 @@ from afloc_jax.files import Path
 def write_examples(
     out: Path, scores: Scores, image_of: Callable[[int], np.ndarray], map_of: Callable[[int], np.ndarray]
 ) -> None:
-    """The best, median and worst sample of each category: examples.npz (arrays) and examples.json (what they are).
+    """Writes the best, median and worst sample of each category: examples.npz (arrays), examples.json (descriptions).
 
     Args:
-        out: folder of the results.
-        scores: of all samples.
-        image_of, map_of: number of a sample -> its image [S, S] uint8, and its map [S, S].
+        out: the folder of results.
+        scores: the scores of all samples.
+        image_of, map_of: functions from the index of a sample to its image [S, S] uint8 and its map [S, S].
     """
     chosen = choose_examples(scores)
     overlap = scores.overlap
@@ -46,7 +46,7 @@ def write_examples(
 
 
 def _peak(heatmap: np.ndarray, options: ProtocolOptions) -> list[int]:
-    """x, y of the maximum within the scored region."""
+    """The position x, y of the maximum within the scored region."""
     region = options.scored_region(heatmap)
     margin = (heatmap.shape[0] - region.shape[0]) // 2
     y, x = np.unravel_index(int(region.argmax()), region.shape)
@@ -54,8 +54,8 @@ def _peak(heatmap: np.ndarray, options: ProtocolOptions) -> list[int]:
 
 
 def choose_examples(scores: Scores) -> list[tuple[int, str]]:
-    """Sample and rank ("best", "median", "worst" by IoU) for each category, fewer where it has fewer samples."""
-    overlap = scores.overlap  # NaN where there is no truth to overlap with
+    """Samples with their rank ("best", "median", "worst" by IoU) for each category; fewer if it has fewer samples."""
+    overlap = scores.overlap  # NaN without truth
     chosen: list[tuple[int, str]] = []
     for c in range(len(scores.categories)):
         members = np.flatnonzero((scores.category_index == c) & np.isfinite(overlap) & ~scores.empty_truth)

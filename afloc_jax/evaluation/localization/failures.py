@@ -1,4 +1,4 @@
-"""The samples that went worst, from per_sample.csv."""
+"""The samples with the worst scores, from per_sample.csv."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ class Sample:
 
     @property
     def why(self) -> str:
-        """The reason why it failed; empty if it did not."""
+        """The reason why the sample failed; empty if it did not."""
         if Outcome.FALSE_POSITIVE in self.outcomes:
             return "predicted where there is nothing"
         if self.outcomes & {Outcome.REJECTED, Outcome.EMPTY} and not sum(self.values.get("iou", [0.0])):
@@ -44,7 +44,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Failures:
-    """The worst samples, how often samples failed for which reason, and the numbers of failed and scored samples."""
+    """The worst samples, the number of failures by reason, and the numbers of failed and scored samples."""
 
     samples: Sequence[Sample] = ()
     kinds: dict[str, int] = field(default_factory=dict)
@@ -53,17 +53,17 @@ class Failures:
 
 
 def worst_samples(path: Path, most: int) -> Failures:
-    """The failures of per_sample.csv, and of those with the least overlap at most `most`, each category in turn.
+    """The failures of per_sample.csv, with at most `most` samples of least overlap, taken from each category in turn.
 
-    A sample fails if its map's maximum lies outside the truth, if nothing is predicted at any threshold, or if
-    something is predicted on an image without the finding. Without the file nothing failed.
+    A sample fails if the maximum of its map lies outside the truth, if nothing is predicted at any threshold, or if
+    something is predicted on an image without the finding. Without the file there are no failures.
     """
     if not path.is_file():
         return Failures()
     samples: dict[str, Sample] = {}
     for row in read_csv(path)[1]:
         sample = samples.setdefault(row["id"], Sample(row["id"], row["category"], row["label_text"]))
-        # What else a note says, such as a threshold, is passed over.
+        # Other parts of a note, such as a threshold, are ignored.
         sample.outcomes.update(Outcome(part) for part in row["note"].split("; ") if part in set(Outcome))
         if row["value"]:
             sample.values.setdefault(row["metric"], []).append(float(row["value"]))
@@ -75,7 +75,7 @@ def worst_samples(path: Path, most: int) -> Failures:
 
 
 def _in_turn(failed: Sequence[Sample]) -> list[Sample]:
-    """The worst of each category, then the second worst of each, and so on."""
+    """The worst sample of each category, then the second worst of each, and so on."""
     seen: Counter[str] = Counter()
     ranked = []
     for sample in failed:

@@ -1,6 +1,6 @@
-"""The metrics of localisation, a row each: scores, tables, the page and the model card read this one table.
+"""The table of localisation metrics, which scores, tables, the page and the model card read.
 
-A new metric is a function of a `Comparison`, which is one heat map beside one place, and a row of `METRICS`.
+A new metric is a function of a `Comparison` (one heat map and the mask of one sample) and a row of `METRICS`.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,21 +17,21 @@ from afloc_jax.heatmaps import normalise
 
 
 class Overlap(NamedTuple):
-    """Overlap of the thresholded map with the place, at each of K thresholds; 0/0 is NaN."""
+    """The overlap of the thresholded map with the mask, at each of K thresholds; 0/0 is NaN."""
 
     iou: Float[np.ndarray, " K"]
     dice: Float[np.ndarray, " K"]
-    predicted: Int[np.ndarray, " K"]  # pixels
+    predicted: Int[np.ndarray, " K"]  # number of predicted pixels
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One heat map beside one place, both cut to the scored region.
+    """One heat map and the mask of one sample, both cut to the scored region.
 
     Attributes:
-        boxes: how many boxes of the phrase cover the pixel; 0 is outside.
-        raw: the map as it came.
-        options: of the protocol.
+        boxes: the number of boxes of the phrase that cover each pixel; 0 is outside.
+        raw: the un-normalised map.
+        options: the options of the protocol.
     """
 
     boxes: Shaped[np.ndarray, "s s"]
@@ -40,28 +40,28 @@ class Comparison:
 
     @cached_property
     def inside(self) -> Bool[np.ndarray, "s s"]:
-        """Where the finding is."""
+        """The mask of the finding."""
         return self.boxes > 0
 
     @cached_property
     def scaled(self) -> Float[np.ndarray, "s s"]:
-        """The map scaled to [-1, 1]; a constant map, which prefers nothing, becomes -1."""
+        """The map scaled to [-1, 1]; a constant map becomes -1."""
         return np.asarray(normalise(self.raw, -1.0, 1.0))
 
     @cached_property
     def overlap(self) -> Overlap:
-        """At the protocol's thresholds."""
+        """The overlap at the protocol's thresholds."""
         return overlaps(self.scaled, self.inside, self.options.thresholds)
 
     def of_predictions(self, values: Float[np.ndarray, " K"]) -> Float[np.ndarray, " K"]:
-        """Values at each threshold; NaN without a truth, and in compatible scores where nothing is predicted."""
+        """The values with NaN if there is no truth, and in compatible scores also where nothing is predicted."""
         scored = self.overlap.predicted > 0 if self.options.compatible else np.ones(len(values), bool)
         return np.where(scored & self.inside.any(), values, np.nan)
 
 
 def overlaps(scaled: np.ndarray, inside: np.ndarray, thresholds: Sequence[float]) -> Overlap:
-    """Overlap at every threshold, in one pass; a pixel is predicted where `scaled` is above (>)."""
-    # How many thresholds lie below a pixel; a pixel is predicted at threshold k if that number exceeds k.
+    """The overlap at all thresholds, in one pass. Pixels with `scaled` above (>) a threshold are predicted."""
+    # The number of thresholds below each pixel: a pixel is predicted at threshold k if its number exceeds k.
     passed = np.searchsorted(thresholds, scaled, side="left")
     bins = len(thresholds) + 1
     everywhere = np.bincount(passed.ravel(), minlength=bins)
@@ -75,7 +75,7 @@ def overlaps(scaled: np.ndarray, inside: np.ndarray, thresholds: Sequence[float]
 def contrast_to_noise(heatmap: np.ndarray, inside: np.ndarray, outside: np.ndarray) -> float:
     """(mean inside - mean outside) / sqrt(variance inside + variance outside), signed; 0 if both variances are 0.
 
-    A shift and a positive factor of the map change nothing. NaN without any pixel inside or outside.
+    It does not depend on an offset or a positive factor of the map. NaN if no pixel is inside, or none outside.
     """
     within, without = heatmap[inside], heatmap[outside]
     if not (within.size and without.size):
@@ -85,24 +85,24 @@ def contrast_to_noise(heatmap: np.ndarray, inside: np.ndarray, outside: np.ndarr
 
 
 def pointing_game(heatmap: np.ndarray, inside: np.ndarray) -> float:
-    """1 if the map's maximum lies inside, 0 if not; NaN where nothing is inside.
+    """1 if the maximum of the map lies inside the mask, else 0; NaN if the mask is empty.
 
-    Where several pixels share the maximum, the share of them that lies inside: the chance of a random pick.
+    If several pixels have the maximum, the result is the share of them that lies inside.
     """
     return float(inside[heatmap == heatmap.max()].mean()) if inside.any() else float("nan")
 
 
 def _cnr(pair: Comparison) -> float:
-    # The release leaves the pixels that several boxes cover out of the inside.
+    # The release does not count pixels in several boxes as inside.
     inside = pair.boxes == 1 if pair.options.compatible else pair.inside
     return contrast_to_noise(pair.scaled, inside, ~pair.inside)
 
 
 def stability(predicted: Int[np.ndarray, " K"]) -> float:
-    """How little the predicted region changes from one threshold to the next: the mean IoU of neighbouring regions.
+    """The mean IoU of the regions at neighbouring thresholds: near 1 if the outline hardly depends on the threshold.
 
     The region at a higher threshold lies within that at a lower one, so their IoU is the ratio of their pixels. Pairs
-    of empty regions are left out; NaN where no pair is left.
+    of empty regions are left out; NaN if no pair is left.
     """
     lower, higher = predicted[:-1], predicted[1:]
     return float(np.mean(higher[lower > 0] / lower[lower > 0])) if lower.any() else float("nan")
@@ -113,12 +113,12 @@ class Metric:
     """A row of the table.
 
     Attributes:
-        name: its key in files.
-        title, about: for readers.
-        function: its value from one comparison: an array [K] with one value per threshold, or a number; NaN is no
-            score. None: a protocol computes it from all samples.
-        published: whether compatible scores hold it.
-        highest: the end of its scale on charts; None: from the data.
+        name: the key in files.
+        title, about: the title and the explanation on the page.
+        function: returns the value of one comparison: an array [K] with one value per threshold, or a number; NaN if
+            there is no score. None if a protocol computes the metric from all samples.
+        published: whether compatible scores have the metric.
+        highest: the end of the scale on charts; None for the largest value.
     """
 
     name: str
@@ -137,19 +137,19 @@ METRICS = (
     Metric(
         "pointing",
         "Pointing game",
-        "share of samples whose hottest pixel lies inside the truth",
+        "share of samples whose maximum lies inside the truth",
         lambda p: pointing_game(p.raw, p.inside),
         highest=1.0,
     ),
     Metric(
         "stability",
         "Stability",
-        "overlap of the map's regions at neighbouring thresholds: how little its outline hangs on the threshold",
+        "overlap of the map's regions at neighbouring thresholds: how little the outline depends on the threshold",
         lambda p: stability(p.overlap.predicted) if p.inside.any() else float("nan"),
         published=False,
     ),
 )
 BY_NAME = {metric.name: metric for metric in METRICS}
-LEADING = "pointing"  # stands first where people read
+LEADING = "pointing"  # the metric that is shown first
 FOR_READERS = sorted(METRICS, key=lambda metric: metric.name != LEADING)
 CARD = CardTable("Localisation without annotations, mean over categories", {m.name: m.name for m in FOR_READERS})

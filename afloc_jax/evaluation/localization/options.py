@@ -1,4 +1,4 @@
-"""Options of a protocol: thresholds, the unscored border, and whether the release's defects are kept."""
+"""The options of a protocol: thresholds, the unscored border, and whether the release's defects are reproduced."""
 
 from dataclasses import dataclass
 
@@ -14,9 +14,9 @@ class ProtocolOptions:
 
     Attributes:
         thresholds: ascending, on the map scaled to [-1, 1]; a pixel is predicted where the map is above (>).
-        margin: border left unscored, in pixels of a 224 x 224 map; scaled to the map's size. 0 scores all of it.
-        compatible: reproduce the release, defects included (see `scores`).
-        protocol: name of the protocol, for tables.
+        margin: the unscored border in pixels of a 224 x 224 map, scaled to the size of the map; 0 scores all of it.
+        compatible: whether to reproduce the release with its defects (see `scores`).
+        protocol: the name of the protocol, for tables.
     """
 
     thresholds: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5)

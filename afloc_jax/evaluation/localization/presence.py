@@ -1,6 +1,6 @@
-"""Scores of samples with and without the finding, and how well a confidence tells them apart.
+"""Scores of samples with and without the finding, and how well a confidence separates the two.
 
-A system predicts a mask, or nothing at all, which says "nothing here".
+A system predicts a mask, or nothing if it finds nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from afloc_jax.evaluation.task import JsonObject
 
 
 class PresenceScores(Scores):
-    """`values` hold [n] arrays. Predicted pixels are [n, 1]; a sample without any says "nothing here"."""
+    """Scores without thresholds: `values` are [n] and predicted pixels [n, 1]. No predicted pixel means "absent"."""
 
     @cached_property
     def present(self) -> Bool[np.ndarray, " n"]:
@@ -28,7 +28,7 @@ class PresenceScores(Scores):
         return np.array([truth.present for truth in self.truths])
 
     def outcome(self, sample: int, metric: str, k: int) -> Outcome:
-        """What became of a sample, where its value is 0 or absent."""
+        """The reason why the value of a sample is 0 or missing."""
         predicted = self.predicted_pixels[sample].any()
         if not self.truths[sample].present:
             return Outcome.FALSE_POSITIVE if predicted else Outcome.TRUE_NEGATIVE
@@ -37,7 +37,7 @@ class PresenceScores(Scores):
         return Outcome.SCORED if predicted or metric == "pointing" else Outcome.EMPTY
 
     def facts(self, bootstrap: Bootstrap) -> Facts:
-        """Counts of the four outcomes by category."""
+        """The counts of the four outcomes by category."""
         predicted = self.predicted_pixels.any(axis=1)
         outcomes = {
             "true positives": self.present & predicted,
@@ -53,7 +53,7 @@ class PresenceScores(Scores):
 def presence_values(
     iou: np.ndarray, dice: np.ndarray, hit: np.ndarray, true_positive: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """The metrics in the order of tables, [n] each: IoU over all, IoU over true positives, Dice, hit."""
+    """The metrics in the order of tables, each [n]: IoU over all, IoU over true positives, Dice, hit."""
     return {"iou": iou, "iou_true_positive": np.where(true_positive, iou, np.nan), "dice": dice, "pointing": hit}
 
 
@@ -64,7 +64,7 @@ def _aucs(
     bootstrap: Bootstrap,
     clusters: np.ndarray | None,
 ) -> Replicates:
-    """[C] the AUC of every category. Without clusters positives and negatives are drawn apart, so none lacks either."""
+    """The AUC of every category [C]. Without clusters positives and negatives are resampled separately."""
 
     def statistic(weights: Weights) -> np.ndarray:
         return np.stack([auc(present[rows], confidence[rows], weights[:, rows]) for rows in members], axis=1)
@@ -96,13 +96,13 @@ RATES = ("sensitivity", "specificity", "false_positive_area", "false_positive_ar
 
 @dataclass(frozen=True)
 class Presence:
-    """How well samples with and without the finding are told apart in one category, or in the mean of all.
+    """How well samples with and without the finding are separated in one category, or in the mean of all.
 
     Attributes:
-        positives, negatives: samples with and without the finding. A rate of none of them is None.
-        auc: of the confidence.
-        sensitivity, specificity: at the operating point.
-        false_positive_area: share of the map that is predicted on negatives.
+        positives, negatives: the numbers of samples with and without the finding. A rate without samples is None.
+        auc: the AUC of the confidence.
+        sensitivity, specificity: the rates at the operating point.
+        false_positive_area: the predicted share of the map on negatives.
         false_positive_area_ungated: the share that the mask threshold alone would predict.
     """
 
@@ -123,7 +123,7 @@ class PresenceTable:
     per_category: Mapping[str, Presence]
 
     def to_json(self) -> JsonObject:
-        """Its entry of summary.json."""
+        """The entry in summary.json."""
         return {"confidence_level": CONFIDENCE, **json_of(self)}
 
 
@@ -141,11 +141,15 @@ def presence_table(
     """Presence by category.
 
     Args:
-        confidence, present: of each sample, and whether its image shows the finding.
-        accepted: whether its confidence passes its category's operating point, chosen elsewhere.
-        area, ungated_area: share of the map that is predicted after that, and by the mask threshold alone.
-        category, categories: index of its category, and the names.
-        bootstrap, clusters: for the intervals of the AUC. Without clusters positives and negatives are drawn apart.
+        confidence: the confidence of each sample.
+        present: whether the image of each sample shows the finding.
+        accepted: whether the confidence passes the category's operating point, which is chosen on other data.
+        area: the predicted share of the map, 0 for samples that are not accepted.
+        ungated_area: the share that the mask threshold alone predicts.
+        category: the index of each sample's category.
+        categories: the names of the categories.
+        bootstrap, clusters: for the intervals of the AUC. Without clusters positives and negatives are resampled
+            separately.
     """
     members = [np.flatnonzero(category == index) for index in range(len(categories))]
     aucs = _aucs(confidence, present, members, bootstrap, clusters)

@@ -1,4 +1,4 @@
-"""A localisation protocol: how truth is read, what is scored, and one function from samples to scores."""
+"""The localisation protocol: how truth is read, what is scored, and a function from samples to scores."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from afloc_jax.evaluation.truth.sample import Drawing, Truth
 
 @dataclass(frozen=True)
 class Samples:
-    """Truths with a heat map for each, in the same order; maps may come from a generator and are read once."""
+    """Truths with one heat map each, in the same order. Maps may come from a generator, and are read once."""
 
     truths: Sequence[Truth]
     heatmaps: Iterable[np.ndarray]
@@ -21,16 +21,16 @@ class Samples:
 
 @dataclass(frozen=True)
 class LocalizationProtocol:
-    """A protocol by name.
+    """A protocol.
 
     Attributes:
-        name: what `--protocol` takes.
-        title: for readers.
-        scores: (samples, options, validation samples or None) -> `Scores`.
+        name: the value of `--protocol`.
+        title: the name on the page.
+        scores: a function (samples, options, validation samples or None) -> `Scores`.
         options: thresholds, margin, and whether truth, prompts and scores are those of the release.
-        tuned: thresholds are chosen on validation samples, which `scores` then needs.
-        negatives: samples without the finding are scored too.
-        boxes: the truth is boxes, also where a file has masks.
+        tuned: whether thresholds are chosen on validation samples, which `scores` then needs.
+        negatives: whether samples without the finding are scored as well.
+        boxes: whether the truth is boxes, also if a file has masks.
     """
 
     name: str
@@ -43,16 +43,16 @@ class LocalizationProtocol:
 
     @property
     def compatible(self) -> bool:
-        """Whether everything is as in the release, defects included."""
+        """Whether the release is reproduced with its defects."""
         return self.options.compatible
 
     @property
     def drawing(self) -> Drawing:
-        """How places are drawn."""
+        """How masks are drawn."""
         return Drawing(self.compatible, self.boxes)
 
     def score(self, samples: Samples, validation: Samples | None = None) -> Scores:
-        """Scores of all samples. Raises `UsageError` without the validation samples that the protocol needs."""
+        """The scores of all samples. Raises UsageError if the protocol needs validation samples and gets none."""
         if self.tuned and validation is None:
             raise UsageError(
                 f"protocol {self.name} chooses its thresholds on validation data; "

@@ -1,13 +1,13 @@
-"""The localisation protocols by name; docs/protocols.md says what each computes.
+"""The table of localisation protocols. docs/protocols.md defines them.
 
 AFLoc scores IoU and Dice at five thresholds, CNR and the pointing game on the central 196 x 196 pixels. Source: the
-paper (doi 10.1038/s41551-025-01574-7) and its release; `scores` says what is mended.
+paper (doi 10.1038/s41551-025-01574-7) and its release; `scores` lists the corrected defects.
 
 Phrase grounding, as BioViL introduced it (Boecking et al., ECCV 2022, doi 10.1007/978-3-031-20059-5_1), scores phrases
 against boxes on the whole map, without a margin. CNR is that of the raw map: it is the same for every scale and offset
-of a map. Its sign is kept, as the AFLoc release does: a map that is coldest at the finding is no good, though the
-formula as printed takes the absolute value. mIoU is the mean over the thresholds 0.1 to 0.5 of the map scaled to
-[-1, 1], so that maps that are no cosines can be scored.
+of a map. Its sign is kept, as in the AFLoc release: the printed formula takes the absolute value, which would favour a
+map whose minimum is at the finding. mIoU is the mean over the thresholds 0.1 to 0.5 of the map scaled to [-1, 1], so
+that maps that are not cosines can be scored.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from afloc_jax.evaluation.localization.scores import Scores, score
 
 
 def _map_scores(samples: Samples, options: ProtocolOptions, validation: Samples | None) -> Scores:
-    """Scores of maps against places, with nothing chosen on validation data."""
+    """The scores of maps against masks, without validation data."""
     return score(samples.truths, samples.heatmaps, options)
 
 
@@ -35,10 +35,10 @@ PROTOCOLS = {protocol.name: protocol for protocol in (AFLOC, chexlocalize.PROTOC
 def get_protocol(
     name: str, thresholds: Sequence[float] | None = None, margin: int | None = None, compatible: bool = False
 ) -> LocalizationProtocol:
-    """The protocol of that name; None leaves its own thresholds (on the scaled map) or its margin (pixels of 224).
+    """The protocol of a name, with its own thresholds (on the scaled map) and margin (pixels of 224) where None.
 
-    Raises `UsageError` for an unknown protocol, for values that `ProtocolOptions` refuses, and for thresholds or a
-    margin where validation data choose the thresholds.
+    Raises UsageError for an unknown protocol, for values that `ProtocolOptions` refuses, and for thresholds or a margin
+    of a protocol that chooses its thresholds on validation data.
     """
     if name not in PROTOCOLS:
         raise UsageError(f"unknown protocol {name!r}; this program knows {', '.join(PROTOCOLS)}")

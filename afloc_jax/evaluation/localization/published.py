@@ -1,7 +1,7 @@
-"""Published localisation scores, for tables beside our own. Means as printed; the papers give no more digits.
+"""Published localisation scores, shown beside our own. They are means with the printed digits.
 
-Source: AFLoc (doi 10.1038/s41551-025-01574-7), which also ran the other systems, protocol "afloc"; the row of the
-released weights is an independent re-run of them on MS-CXR.
+Source: AFLoc (doi 10.1038/s41551-025-01574-7), which also evaluated the other systems, by protocol "afloc". The row of
+the released weights is an independent evaluation of them on MS-CXR.
 """
 
 import re
@@ -34,12 +34,12 @@ _TABLE: dict[str, dict[str, tuple[float, float, float]]] = {
         "AFLoc": (0.189, 0.282, 0.917),
     },
 }
-# Names that data sets and builders go by, folded to letters and digits; a title may go on ("MS-CXR phrases").
+# Names of data sets and builders, reduced to letters and digits. A title may continue ("MS-CXR phrases").
 _ALIASES = {"rsna": "RSNA", "mscxr": "MS-CXR", "covidrural": "COVID Rural", "fundus": "Fundus", "idrid": "Fundus"}
 
 
 def published_scores(*names: str) -> tuple[str, Mapping[str, Mapping[str, float]]]:
-    """The data set that one of `names` (a builder, a title) means, and {system: {metric: mean}}; "" and {} if none."""
+    """The data set of one of `names` (a builder, a title), and {system: {metric: mean}}; "" and {} if there is none."""
     for name in names:
         folded = re.sub(r"[^a-z0-9]", "", name.lower())
         for alias, data_set in _ALIASES.items():

@@ -1,4 +1,4 @@
-"""Samples from prepared records: the truths that a protocol scores, and the location prior of a training split."""
+"""Samples of prepared records: the truths that a protocol scores, and the location prior of a training split."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -44,7 +44,7 @@ class Part:
 
 
 def read_truths(source: Records, drawing: Drawing) -> Part:
-    """Read every record. Raises UserError where none has a finding."""
+    """Reads the truths of all records. Raises UserError if none has a finding."""
     truths: list[Truth] = []
     rows: list[int] = []
     about: list[tuple[str, str, Mapping[str, int]]] = []
@@ -69,11 +69,11 @@ def read_truths(source: Records, drawing: Drawing) -> Part:
 def parts_of(
     protocol: LocalizationProtocol, sources: Sequence[Records], class_prompt: str = CLASS_PROMPT
 ) -> list[Part]:
-    """The samples that a protocol scores, of each of several splits.
+    """The samples that a protocol scores, for each of several splits.
 
-    In a protocol with negatives every image is a sample of every class of all splits, with `class_prompt`. An image
-    without a place for a class is a negative, unless its label says that the class is present or uncertain: then it is
-    no sample of that class.
+    With negatives every image is a sample of every class of all splits, with the prompt `class_prompt`. An image
+    without a mask or box of a class is a negative, unless its label says that the class is present or uncertain; then
+    it is not a sample of that class.
     """
     read = [read_truths(source, protocol.drawing) for source in sources]
     if not protocol.negatives:
@@ -83,7 +83,7 @@ def parts_of(
 
 
 def _every_class(annotated: Part, classes: Sequence[str], class_prompt: str) -> Part:
-    """A sample for every image and class; several findings of one class are one place."""
+    """A sample for every image and class; the findings of one class are united."""
     places: dict[tuple[int, str], np.ndarray] = {}
     for truth, row in zip(annotated.truths, annotated.rows.tolist(), strict=True):
         key = (row, truth.category)
@@ -105,9 +105,9 @@ def _every_class(annotated: Part, classes: Sequence[str], class_prompt: str) -> 
 def prior_maps(
     prior_source: Records | None, size: int
 ) -> tuple[Callable[[Sequence[Truth]], Iterable[np.ndarray]], str]:
-    """A function that makes the maps of the location prior for some truths, and in words what it was made from.
+    """A function from truths to the maps of the location prior, and a description of the prior.
 
-    Without training masks, the prior of each sample is the mean mask of the other images among them.
+    Without training masks, the prior of each sample is the mean mask of the other images.
     """
     places: dict[str, list[tuple[int, int]]] = {}
     prior_source = [] if prior_source is None else prior_source
@@ -118,7 +118,7 @@ def prior_maps(
         return leave_one_out_prior, "mean mask of the category in the other evaluation images"
     shape = (size, size)
 
-    def masks(category: str) -> Iterator[np.ndarray]:  # decoded one at a time: training sets are large
+    def masks(category: str) -> Iterator[np.ndarray]:  # one at a time, because training sets are large
         for row, k in places[category]:
             mask = np.asarray(prior_source[row].findings[k].mask)
             if mask.shape != shape:

@@ -1,4 +1,4 @@
-"""Files in, scores out: what `afloc score` does."""
+"""Scores of files of heat maps, for `afloc score`."""
 
 from collections.abc import Callable, Sequence
 
@@ -33,19 +33,23 @@ def score_files(
     segmentations: AnyPath | None = None,
     benchmarks: Sequence[AnyPath] = (),
 ) -> JsonObject:
-    """Score any system's heat maps against a truth file and write the results to `out`.
+    """Scores any system's heat maps against a truth file and writes the results to `out`.
 
     Args:
-        truth: see `read_truth`.
-        heatmaps: .npz of heat maps; None where `segmentations` are scored.
+        truth: the truth file, see `read_truth`.
+        heatmaps: an .npz of heat maps; None if `segmentations` are scored.
+        out: the folder of results.
         settings: protocol, intervals and title; the data set that they name is not read.
-        images: folder of the images, for the examples of the report; without it their maps are shown on black.
-        validation: truth file and heat maps that thresholds are chosen on ("chexlocalize" needs them).
+        images: the folder of images for the examples of the report; without it the maps are shown on black.
+        validation: truth file and heat maps on which thresholds are chosen (needed by "chexlocalize").
         segmentations: predicted masks or points instead of heat maps ("chexlocalize").
         benchmarks: files of masks or points that are scored on the same samples, each with the paired difference.
 
-    Returns what summary.json holds. Raises `UserError` for unreadable, incomplete or malformed input, before anything
-    is written.
+    Returns:
+        The content of summary.json.
+
+    Raises:
+        UserError: an input is unreadable, incomplete or malformed; nothing is written then.
     """
     settings = settings or LocalizationSettings()
     protocol = settings.scoring
@@ -71,7 +75,7 @@ def score_files(
     others = {Path(path).stem: score_segmentations(scores.truths, truth, path, protocol.options) for path in benchmarks}
     files |= {f"benchmark {Path(path).stem}": path for path in benchmarks}
     if maps is None:
-        remove_examples(Path(out))  # those that an earlier call left in the same folder
+        remove_examples(Path(out))  # examples of an earlier call in the same folder
     else:
         write_examples(Path(out), scores, *_pictures(scores, maps, pictures))
     provenance: JsonObject = {"code": f"afloc_jax {afloc_jax.__version__}"}
@@ -90,7 +94,7 @@ def _read(path: AnyPath, protocol: LocalizationProtocol) -> list[Truth]:
 def _pictures(
     scores: Scores, maps: HeatmapFile, pictures: Pictures | None
 ) -> tuple[Callable[[int], np.ndarray], Callable[[int], np.ndarray]]:
-    """The image and the map of a sample by its number."""
+    """Functions from the index of a sample to its image and to its map."""
 
     def image_of(sample: int) -> np.ndarray:
         truth = scores.truths[sample]
@@ -111,7 +115,7 @@ def _check_call(
     if (segmentations is not None or benchmarks) and not protocol.negatives:
         raise UsageError(f"protocol {protocol.name} scores heat maps only; masks need protocol chexlocalize")
     if validation is not None and (not protocol.tuned or segmentations is not None):
-        raise UsageError("validation data are for heat maps under protocol chexlocalize: nothing else has thresholds")
+        raise UsageError("validation data are for heat maps under protocol chexlocalize only; leave them out")
     if protocol.tuned and segmentations is None and validation is None:
         raise UsageError(
             f"protocol {protocol.name} chooses its thresholds on validation data: "
@@ -123,7 +127,7 @@ def _check_call(
 
 
 def _samples(protocol: LocalizationProtocol, truths: list[Truth], maps: HeatmapFile, what: str) -> Samples:
-    """Truths with their maps; with negatives, those of the images that only the file of maps names."""
+    """The truths with their maps. With negatives, images that only the file of maps names are added."""
     if protocol.negatives:
         truths = truths + maps.negatives(truths)
     maps.check(truths)

@@ -1,7 +1,7 @@
-"""Scores of heat maps against the places of their samples.
+"""Scores of heat maps against the masks of their samples.
 
 Source: the paper (Nature Biomedical Engineering 2026, doi 10.1038/s41551-025-01574-7) and the behaviour of its public
-release. Where the release has a plain defect, `ProtocolOptions.compatible` reproduces it and the default mends it:
+release. Where the release has a defect, `ProtocolOptions.compatible` reproduces it and the default corrects it:
 
     case                          default                        compatible
     empty prediction              a miss: IoU and Dice are 0     skipped
@@ -26,9 +26,9 @@ from afloc_jax.evaluation.truth.sample import Truth
 
 
 class Outcome(StrEnum):
-    """Why the value of a sample is 0 or absent, or that its image does not show the finding.
+    """The reason why the value of a sample is 0 or missing, or that its image does not show the finding.
 
-    The words are those of the column `note` of per_sample.csv.
+    The texts are those of the column `note` of per_sample.csv.
     """
 
     SCORED = ""
@@ -42,9 +42,9 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class SampleScore:
-    """Scores of one heat map against one place, by metric: [K] for one with thresholds, [] for one without.
+    """The scores of one heat map by metric: [K] for metrics with thresholds, [] for others.
 
-    NaN is a score that is not defined or was skipped.
+    NaN stands for a score that is undefined or skipped.
     """
 
     values: Mapping[str, np.ndarray]
@@ -57,7 +57,7 @@ class SampleScore:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a protocol reports beside its metrics: keys of summary.json, and the same in lines of summary.md."""
+    """The results of a protocol beside its metrics: keys of summary.json, and the same as lines of summary.md."""
 
     json: JsonObject
     remarks: list[str]
@@ -65,11 +65,11 @@ class Facts:
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of all samples, in the order of the truths. K is the number of thresholds.
+    """The scores of all samples, in the order of the truths. K is the number of thresholds.
 
-    `values` holds a metric's name and its scores, [n, K] for one with thresholds and [n] for one without. NaN is no
-    score: no truth in the scored region, in compatible mode also an empty prediction, and for CNR no pixel inside or
-    outside. Protocols that say more about a sample derive from this class.
+    `values` maps the name of a metric to its scores, [n, K] for metrics with thresholds and [n] for others. NaN stands
+    for no score: no truth in the scored region, in compatible mode also an empty prediction, and for CNR no pixel
+    inside or none outside. Protocols with further results derive from this class.
     """
 
     truths: tuple[Truth, ...] = field(repr=False)
@@ -88,7 +88,7 @@ class Scores:
 
     @property
     def overlap(self) -> Float[np.ndarray, " n"]:
-        """IoU, the mean over thresholds: what samples are ranked by. NaN where a threshold has no score."""
+        """The mean IoU over thresholds, by which samples are ranked. NaN if a threshold has no score."""
         return np.asarray(self["iou"].reshape(len(self.truths), -1).mean(axis=1))
 
     @cached_property
@@ -109,7 +109,7 @@ class Scores:
 
     @cached_property
     def empty_prediction(self) -> Bool[np.ndarray, "n K"]:
-        """Whether nothing is predicted at a threshold, though there is truth to be found."""
+        """Whether nothing is predicted at a threshold, although there is truth."""
         return np.asarray((self.predicted_pixels == 0) & ~self.empty_truth[:, None])
 
     @property
@@ -118,7 +118,7 @@ class Scores:
         return [truth.patient for truth in self.truths]
 
     def by_category(self, chosen: Bool[np.ndarray, " n"]) -> dict[str, int]:
-        """How many of the chosen samples each category has."""
+        """The number of chosen samples in each category."""
         counts = np.bincount(self.category_index[chosen], minlength=len(self.categories))
         return dict(zip(self.categories, counts.tolist(), strict=True))
 
@@ -127,15 +127,15 @@ class Scores:
         return self[metric].ndim == 2
 
     def threshold(self, metric: str, k: int) -> str:
-        """The threshold of one value, as tables show it; empty for a metric without."""
+        """The threshold of one value as text; empty for a metric without thresholds."""
         return f"{self.options.thresholds[k]:g}" if self.thresholded(metric) else ""
 
     def chosen_threshold(self, sample: int, metric: str) -> str:
-        """The threshold of one value in words, where the protocol chose it on other data; empty otherwise."""
+        """The threshold of one value as text, if the protocol chose it on other data; else empty."""
         return ""
 
     def outcome(self, sample: int, metric: str, k: int) -> Outcome:
-        """The reason why one value is 0 or absent; `SCORED` where there is none."""
+        """The reason why one value is 0 or missing; `SCORED` if there is none."""
         if self.empty_truth[sample]:
             return Outcome.NO_TRUTH
         if self.thresholded(metric) and self.empty_prediction[sample, k]:
@@ -143,7 +143,7 @@ class Scores:
         return Outcome.ONE_SIDED if np.isnan(self[metric][sample]).any() else Outcome.SCORED
 
     def facts(self, bootstrap: Bootstrap) -> Facts:
-        """Samples without truth in the scored region, and empty predictions. `bootstrap` makes intervals, if any."""
+        """The numbers of samples without truth and of empty predictions. `bootstrap` is for intervals of subclasses."""
         not_scored = self.by_category(self.empty_truth)
         shown = [f"{threshold:g}" for threshold in self.options.thresholds]
         empty = dict(zip(shown, self.empty_prediction.sum(axis=0).tolist(), strict=True))
@@ -162,9 +162,9 @@ class Scores:
 def score_sample(
     mask: Shaped[np.ndarray, "S S"], heatmap: Float[np.ndarray, "S S"], options: ProtocolOptions
 ) -> SampleScore:
-    """Score one finite heat map against one mask (0 outside; inside, how many boxes cover the pixel).
+    """The scores of one finite heat map against one mask, whose values are the number of boxes that cover each pixel.
 
-    IoU, Dice and CNR are taken on the map scaled to [-1, 1] within the scored region. The pointing game takes the
+    IoU, Dice and CNR are computed on the map scaled to [-1, 1] within the scored region. The pointing game takes the
     maximum of the raw map in that region.
     """
     boxes, raw = np.asarray(mask), np.asarray(heatmap, np.float64)
@@ -175,7 +175,7 @@ def score_sample(
 
 
 def check_map(truth: Truth, heatmap: np.ndarray) -> np.ndarray:
-    """The map as an array. Raises `UserError` unless it is a finite square of real numbers, of its mask's shape."""
+    """The map as an array. Raises UserError unless it is a finite square of real numbers of its mask's shape."""
     heatmap = np.asarray(heatmap)
     if heatmap.shape != truth.mask.shape or heatmap.ndim != 2 or heatmap.shape[0] != heatmap.shape[1]:
         raise UserError(
@@ -193,9 +193,9 @@ def check_map(truth: Truth, heatmap: np.ndarray) -> np.ndarray:
 
 
 def score(truths: Sequence[Truth], heatmaps: Iterable[np.ndarray], options: ProtocolOptions | None = None) -> Scores:
-    """Score one heat map per truth, in the same order. Maps may come from a generator: one is held at a time.
+    """The scores of one heat map per truth, in the same order. Maps may come from a generator and are read one by one.
 
-    Raises `UserError` for a map that is not a finite square of its mask's shape, `ValueError` for one too many or few.
+    Raises UserError for a map that is not a finite square of its mask's shape, ValueError if the numbers differ.
     """
     options = options or ProtocolOptions()
     if not truths:

@@ -1,4 +1,4 @@
-"""Localisation on the page: tables beside baselines and published numbers, example maps, failures."""
+"""The section on localisation of the page: tables with baselines and published numbers, example maps, failures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,32 +23,32 @@ from afloc_jax.files import Path
 from afloc_jax.inference import overlays
 
 BASELINES = {"location_prior": ("prior", "Location prior"), "untrained": ("untrained", "Untrained model")}
-FAILURES = 15  # listed for each evaluation
+FAILURES = 15  # failures listed for each evaluation
 
 Picture: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray, JsonObject]
-"""An example: its image [S, S], the map over it [S, S, 3], the truth [S, S], and what examples.json says of it."""
+"""An example: its image [S, S], the overlay of its map [S, S, 3], its mask [S, S], and its entry of examples.json."""
 
 
 @dataclass(frozen=True)
 class System:
-    """One row of the tables: the model, a baseline, or a benchmark that was scored on the same samples."""
+    """One row of the tables: the model, a baseline, or a benchmark on the same samples."""
 
-    kind: str  # class of its marks in the style sheet
+    kind: str  # CSS class of its marks
     title: str
     metrics: JsonObject
     difference: JsonObject
 
     def value(self, metric: str, category: str | None = None) -> Interval:
-        """Mean and limits, NaN where there are none; of all categories if none is named."""
+        """The mean and its limits, NaN if there are none, of a category or of all categories."""
         keys = ("overall",) if category is None else ("per_category", category)
         return interval_of(self.metrics, metric, *keys)
 
     def minus(self, metric: str) -> Interval:
-        """The model less this one."""
+        """The difference of the model and this system."""
         return interval_of(self.difference, metric, "overall")
 
     def at(self, metric: str, threshold: str) -> float:
-        """Mean at one threshold of the map."""
+        """The mean at one threshold."""
         return interval_of(self.metrics, metric, "per_threshold", threshold).mean
 
 
@@ -62,7 +62,7 @@ def _systems(summary: JsonObject) -> list[System]:
 
 
 def section(folder: Path, summary: JsonObject) -> Section:
-    """What section.html.jinja shows of one evaluation."""
+    """The section of one evaluation, for section.html.jinja."""
     systems = _systems(summary)
     metrics = systems[0].metrics
     present = [metric for metric in FOR_READERS if metric.name in metrics]
@@ -76,7 +76,7 @@ def section(folder: Path, summary: JsonObject) -> Section:
     presence = part_of(summary, "presence")
     return Section(
         kicker="Annotation-free localisation",
-        lede=("Given a phrase, the model points at the place; on", f" it was asked {summary.get('n') or 0:,} times."),
+        lede=("The model localised phrases in the images of", f", with {summary.get('n') or 0:,} samples in all."),
         headline=[_figure(systems, metric) for metric in present],
         shown={
             "present": present,
@@ -85,7 +85,7 @@ def section(folder: Path, summary: JsonObject) -> Section:
             "categories": categories,
             "thresholds": list(part_of(metrics, "iou", "per_threshold")),
             "charts": [(metric.title, Markup(_category_chart(systems, metric, categories))) for metric in present],
-            "published": published,  # system -> metric -> mean as printed
+            "published": published,  # system -> metric -> published mean
             "published_on": data_set,
             "published_metrics": [BY_NAME[name] for name in PUBLISHED],
             "presence": read(PresenceTable, presence) if presence else None,
@@ -99,7 +99,7 @@ def section(folder: Path, summary: JsonObject) -> Section:
 
 
 def _figure(systems: Sequence[System], metric: Metric) -> Figure:
-    """A metric in the head of the page, beside the baselines."""
+    """A metric at the top of the page, with the baselines."""
     others = [(other.kind, other.title.lower(), other.value(metric.name).mean) for other in systems[1:]]
     return Figure(metric.title, metric.about, systems[0].value(metric.name), others)
 
@@ -118,7 +118,7 @@ def _category_chart(systems: Sequence[System], metric: Metric, categories: Seque
 
 
 def _gallery(folder: Path) -> dict[str, list[Picture]]:
-    """Example maps by category: what `localization.examples` left in examples.npz and examples.json."""
+    """The example maps by category, from examples.npz and examples.json (see `localization.examples`)."""
     described, arrays = read_pictures(folder)
     groups: dict[str, list[Picture]] = {}
     for k, example in enumerate(described):

@@ -1,10 +1,10 @@
-"""Predicted masks and points instead of heat maps: the radiologist benchmark, Grad-CAM masks, any segmentation.
+"""Scores of predicted masks and points instead of heat maps: radiologists' benchmark, Grad-CAM masks, segmentations.
 
-CheXlocalize's own definitions, in the original pixels of each image: IoU over all images where truth or prediction is
-not empty, and over true positives; hit rate of the most representative point. An image or class that the predictions
-lack counts as predicted empty. A mask has no most representative point: its hit rate is the share of its pixels inside
-the truth, the chance of a random one; in compatible mode that of its first pixel, row by row, which is what the data
-set's code finds for a map of 0 and 1.
+The definitions are those of CheXlocalize, in the original pixels of each image: IoU over all images where truth or
+prediction is not empty, IoU over true positives, and the hit rate of the most representative point. An image or class
+without a prediction counts as an empty prediction. A mask has no most representative point: its hit rate is the share
+of its pixels inside the truth, or, in compatible mode, whether its first pixel (row by row) is inside, which is the
+result of the data set's code for a map of 0 and 1.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,25 +24,25 @@ from data_pipelines.images import LARGEST_PIXELS, ImageError
 from data_pipelines.regions import CocoRuns
 
 Table: TypeAlias = "Mapping[tuple[str, str], Json | Mapping[str, Json]]"
-"""Image and class in lower case -> run lengths or points."""
+"""Run lengths or points by image and class, in lower case."""
 
 
 def score_segmentations(
     truths: Sequence[Truth], truth_file: str | Path, predicted_file: str | Path, options: ProtocolOptions
 ) -> PresenceScores:
-    """Score a file of predicted masks (RLE JSON) or of points ({image: {class: [[x, y], ...]}}) against RLE truth.
+    """The scores of predicted masks (RLE JSON) or points ({image: {class: [[x, y], ...]}}) against RLE truth.
 
     Args:
         truths: the samples, in the order of the scores; images that the truth file lacks are negatives.
         truth_file: CheXlocalize's RLE JSON.
-        predicted_file: the predictions. Points are in original pixels, x to the right; one inside is a hit.
+        predicted_file: the predictions. Points are in original pixels, x to the right; a point inside is a hit.
         options: see `chexlocalize.OPTIONS`.
 
     Returns:
-        Scores with iou, iou_true_positive, dice and pointing for masks, with pointing alone for points.
+        Scores with iou, iou_true_positive, dice and pointing for masks, and with pointing alone for points.
 
     Raises:
-        UserError: a file of another format, a malformed entry, or masks of another size than the image's.
+        UserError: a file has another format, an entry is malformed, or a mask has another size than its truth.
     """
     truth_path, predicted_path = Path(truth_file), Path(predicted_file)
     truth = _table(truth_path, points=False)
@@ -83,7 +83,7 @@ def _table(path: Path, points: bool) -> Table:
 
 
 def _is_point_table(content: Json) -> TypeGuard[Mapping[str, Mapping[str, Json]]]:
-    """Whether this is {image: {class: [[x, y], ...]}}; an image may have no class."""
+    """Whether the content is {image: {class: [[x, y], ...]}}; an image may have no class."""
     if not (isinstance(content, dict) and content):
         return False
     entries = [entry for entry in content.values() if isinstance(entry, dict)]
@@ -92,14 +92,14 @@ def _is_point_table(content: Json) -> TypeGuard[Mapping[str, Mapping[str, Json]]
 
 
 class Rle(TypedDict):
-    """Run lengths as pycocotools takes them."""
+    """Run lengths in the form that pycocotools reads."""
 
     size: list[int]
     counts: bytes | str
 
 
 def _checked(rle: "Json | Mapping[str, Json]", where: str) -> Rle | None:
-    """The RLE as pycocotools takes it, its run lengths checked; None stays."""
+    """The RLE in the form that pycocotools reads, with checked run lengths; None stays None."""
     if not isinstance(rle, Mapping):
         return None
     size = size_of_rle(rle, where)
@@ -119,7 +119,7 @@ def _area(rle: Rle | None) -> int:
 
 
 def _compare(true: Rle | None, predicted: Rle | None, compatible: bool, where: str) -> tuple[int, int, int, float]:
-    """Pixels of the truth, of the prediction, of both, and the hit."""
+    """The pixels of the truth, of the prediction and of their intersection, and the hit."""
     if true and predicted and list(true["size"]) != list(predicted["size"]):
         raise UserError(f"{where}: its mask is for {list(predicted['size'])}, the truth for {list(true['size'])}")
     true_pixels, pixels = _area(true), _area(predicted)
@@ -136,7 +136,7 @@ def _compare(true: Rle | None, predicted: Rle | None, compatible: bool, where: s
 
 
 def _places(points: "Json | Mapping[str, Json]", where: str) -> np.ndarray:
-    """[n, 2] int: the pixels (x, y) that points lie in."""
+    """The pixels (x, y) in which points lie, [n, 2] int."""
     try:
         places = np.asarray(points or [], np.float64).reshape(-1, 2)
     except (ValueError, TypeError):
@@ -147,7 +147,7 @@ def _places(points: "Json | Mapping[str, Json]", where: str) -> np.ndarray:
 
 
 def _hit_of_points(true: Rle | None, places: np.ndarray) -> float:
-    """1 if a point lies inside, 0 if not or if there is none; NaN without truth."""
+    """1 if a point lies inside, 0 if none does or there is no point; NaN without truth."""
     if not _area(true):
         return float("nan")
     inside = coco_mask.decode(true)

@@ -1,4 +1,4 @@
-"""How a data set is evaluated by localisation."""
+"""The settings of localisation."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,32 +10,32 @@ from data_pipelines.constants import CLASS_PROMPT
 if TYPE_CHECKING:
     from afloc_jax.evaluation.localization.protocol import LocalizationProtocol
 
-# Thresholds of the paper, where a data set has its own: the maps of histopathology are read from their low end.
+# The paper's thresholds for data sets with thresholds of their own: low ones for histopathology.
 THRESHOLDS_OF_BUILDER = {"sicapv2": (-1.0, -0.9, -0.8, -0.7, -0.6, -0.5, -0.4, -0.3, -0.2, -0.1)}
 
 
 @dataclass(frozen=True)
 class LocalizationSettings(TaskSettings):
-    """A data set with annotated places, and the way its maps are scored.
+    """A data set with masks or boxes, and how maps are scored.
 
     Attributes:
-        protocol: name of one of `protocols.PROTOCOLS`.
+        protocol: the name of a protocol of `protocols.PROTOCOLS`.
         thresholds, margin: None for those of the protocol, or of `THRESHOLDS_OF_BUILDER`.
-        validation_split: where a protocol chooses its thresholds.
-        class_prompt: the prompt of a class where a protocol has negatives; "{finding}" is replaced by its name.
-        prior_split: the part whose masks make the location prior; "" takes the other evaluation images.
+        validation_split: the split on which a protocol chooses its thresholds.
+        class_prompt: the prompt of a class in a protocol with negatives; "{finding}" is replaced by its name.
+        prior_split: the split whose masks make the location prior; "" for the other evaluation images.
     """
 
     validation_split: str = setting(
-        "validation", help="which part thresholds are chosen on, of chexlocalize and classification"
+        "validation", help="split on which chexlocalize and classification choose their thresholds"
     )
     class_prompt: str = setting(
-        CLASS_PROMPT, help="the prompt of a class in chexlocalize; {finding} stands for its name", metavar="TEXT"
+        CLASS_PROMPT, help="prompt of a class in chexlocalize; {finding} stands for its name", metavar="TEXT"
     )
     prior_split: str = setting(
-        "train", help='which part makes the location prior; "" takes the other evaluation images'
+        "train", help='split whose masks make the location prior; "" for the other evaluation images'
     )
-    protocol: str = setting("afloc", help="how maps are scored: afloc, chexlocalize or grounding", metavar="NAME")
+    protocol: str = setting("afloc", help="protocol of the scores: afloc, chexlocalize or grounding", metavar="NAME")
     thresholds: tuple[float, ...] | None = setting(
         None,
         help="thresholds on the map scaled to [-1, 1], ascending, of afloc and grounding; write --thresholds=-1,-0.5 "
@@ -45,28 +45,28 @@ class LocalizationSettings(TaskSettings):
     margin: int | None = setting(
         None,
         NOT_NEGATIVE,
-        help="border left unscored, of 224 pixels, of afloc and grounding (default: 14 of afloc, 0 of grounding)",
+        help="unscored border in pixels of 224, of afloc and grounding (default: 14 for afloc, 0 for grounding)",
         metavar="PIXELS",
     )
 
     @property
     def scoring(self) -> "LocalizationProtocol":
-        """The protocol with these thresholds and this margin. Raises UsageError where it does not take them."""
+        """The protocol with these thresholds and this margin. Raises UsageError if it does not allow them."""
         from afloc_jax.evaluation.localization.protocols import get_protocol
 
         return get_protocol(self.protocol, self.scored_thresholds, self.margin, self.compatible)
 
     def check(self) -> None:
-        """The protocol is known and takes these thresholds and this margin."""
+        """Raises UsageError if the protocol is unknown or does not allow these thresholds and this margin."""
         _ = self.scoring
 
     @property
     def scored_thresholds(self) -> tuple[float, ...] | None:
-        """The thresholds of these settings, else those of the data set; None: the protocol's own."""
+        """The thresholds of these settings, else those of the data set, else None for those of the protocol."""
         own = THRESHOLDS_OF_BUILDER.get(self.name) if self.protocol == "afloc" else None
         return own if self.thresholds is None else self.thresholds
 
     def recorded(self) -> dict[str, Json]:
-        """The settings with the thresholds that were scored at."""
+        """The settings with the thresholds that were used."""
         thresholds = self.scored_thresholds
         return {**self.plain(), "thresholds": None if thresholds is None else list(thresholds)}

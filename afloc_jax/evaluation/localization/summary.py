@@ -1,7 +1,7 @@
-"""From scores of samples to tables and files: category means, overall means, intervals, paired differences.
+"""Tables and files from scores: category means, overall means, intervals, paired differences.
 
-A number is averaged over the samples of a category, then over categories, then over thresholds. What the release does
-otherwise for its intervals is kept by compatible scores:
+Scores are averaged over the samples of a category, then over categories, then over thresholds. Compatible scores
+compute intervals as the release does:
 
     case                          default                              compatible
     samples are drawn             within each category                 from the whole table
@@ -26,13 +26,14 @@ from afloc_jax.files import AnyPath, csv_text
 
 @dataclass(frozen=True)
 class MetricTable:
-    """One metric, or the difference of two systems in it: means with their limits.
+    """The means and limits of one metric, or of the difference of two systems in it.
 
     Attributes:
-        overall: mean over categories.
-        per_category: by name.
-        per_threshold: by threshold, mean over categories; empty for a metric without thresholds, None for a difference.
-        per_category_per_threshold: the means without limits; None for a metric without thresholds.
+        overall: the mean over categories.
+        per_category: the mean of each category.
+        per_threshold: the mean over categories at each threshold; empty for a metric without thresholds, None for a
+            difference.
+        per_category_per_threshold: means without limits; None for a metric without thresholds.
     """
 
     overall: Interval
@@ -47,7 +48,7 @@ class MetricTable:
 
 @dataclass(frozen=True)
 class Baseline:
-    """Another system on the same samples: its own metrics, and the scores minus its own, paired."""
+    """Another system on the same samples: its metrics, and the paired differences to it."""
 
     metrics: Mapping[str, MetricTable]
     difference: Mapping[str, MetricTable]
@@ -68,12 +69,12 @@ class Summary:
 
     Attributes:
         protocol, compatible: how samples were scored.
-        n_per_category: samples of each category.
-        facts: the facts of the protocol beside its metrics.
-        bootstrap: how intervals were made.
-        metrics: a table by the name of the metric.
-        baselines: by name.
-        about: title, settings, provenance and the like, as summary.json holds them.
+        n_per_category: the number of samples of each category.
+        facts: the protocol's results beside its metrics.
+        bootstrap: how intervals were computed.
+        metrics: the table of each metric.
+        baselines: baselines by name.
+        about: further entries of summary.json: title, settings, provenance and others.
     """
 
     protocol: str
@@ -91,7 +92,7 @@ class Summary:
         return sum(self.n_per_category.values())
 
     def to_json(self) -> JsonObject:
-        """The content of summary.json: plain numbers, None where nothing was scored."""
+        """The content of summary.json, with None where nothing was scored."""
         stratified = self.bootstrap.unit == "sample" and not self.compatible
         drawn = "within each category" if stratified else "from the whole table"
         content: JsonObject = {"protocol": self.protocol, "compatible": self.compatible, "n": self.n}
@@ -131,7 +132,7 @@ class Summary:
 
 
 class Resampled:
-    """Scores with their resamples; each metric is resampled once, however often it is read."""
+    """Scores with their resamples. Each metric is resampled only once."""
 
     def __init__(self, scores: Scores, bootstrap: Bootstrap) -> None:
         self.scores, self.bootstrap = scores, bootstrap
@@ -140,7 +141,7 @@ class Resampled:
             raise UsageError("compatible intervals are the release's: percentiles of resampled samples; leave one out")
 
     def means(self, metric: str) -> tuple[Replicates, Replicates]:
-        """Category means per threshold [C, K], and over thresholds [C], which intervals are taken from."""
+        """The resampled category means per threshold [C, K] and over thresholds [C]."""
         if metric not in self._found:
             self._found[metric] = self._resample(metric)
         return self._found[metric]
@@ -149,7 +150,7 @@ class Resampled:
         scores = self.scores
         columns = scores[metric].reshape(len(scores.truths), -1)
         release = scores.options.compatible and scores.thresholded(metric)
-        # The release's mean over the thresholds of each sample: skipped ones count as 0.
+        # In the release's mean over the thresholds of a sample, skipped values count as 0.
         of_release = np.nan_to_num(columns, nan=0.0).mean(axis=1, keepdims=True)
         means = self.bootstrap.means(
             np.concatenate([columns, of_release], axis=1) if release else columns,
@@ -165,14 +166,14 @@ class Resampled:
         return per_threshold, over_thresholds
 
     def overall(self, means: Replicates) -> Interval:
-        """[C] -> the interval of the mean over categories."""
+        """The interval of the mean over categories, from category means [C]."""
         if not self.scores.options.compatible:
             return self.bootstrap.limits_of(means.mean_over(-1))
         lower, upper = limits(means.resampled)
         return Interval(*(float(mean_of_finite(values, axis=0)) for values in (means.point, lower, upper)))
 
     def per_category(self, means: Replicates) -> dict[str, Interval]:
-        """[C] -> the interval of each category."""
+        """The interval of each category, from category means [C]."""
         return {name: self.bootstrap.limits_of(means[c]) for c, name in enumerate(self.scores.categories)}
 
     def table(self, metric: str) -> MetricTable:
@@ -181,7 +182,7 @@ class Resampled:
         overall, per_category = self.overall(over_thresholds), self.per_category(over_thresholds)
         if not self.scores.thresholded(metric):
             return MetricTable(overall, per_category, {})
-        # The published order: over samples, categories, thresholds (matters where values lack).
+        # The published order: over samples, categories, thresholds. It matters if values are missing.
         by_threshold = mean_of_finite(means.point, axis=0)
         overall = Interval(float(mean_of_finite(by_threshold, axis=0)), overall.lower, overall.upper)
         shown = [f"{threshold:g}" for threshold in self.scores.options.thresholds]
@@ -202,8 +203,9 @@ class Resampled:
     def minus(self, other: "Resampled") -> dict[str, MetricTable]:
         """The paired differences of the metrics that both have, with 95 % limits.
 
-        Both see the same resamples, so what makes a sample hard or easy for both cancels: an interval that excludes 0
-        says that the systems differ on such samples. Raises `ValueError` unless both scored the same samples alike.
+        Both use the same resamples, so that samples that are hard or easy for both cancel. An interval that excludes 0
+        says that the systems differ on such samples. Raises ValueError unless both scored the same samples with the
+        same options.
         """
         mine, theirs = self.scores, other.scores
         if [t.id for t in mine.truths] != [t.id for t in theirs.truths] or mine.options != theirs.options:
@@ -229,11 +231,11 @@ def summarise(
     """The metrics of scores and, on the same samples, of baselines, with their intervals and paired differences.
 
     Args:
-        scores: of the system.
-        bootstrap: makes the intervals.
+        scores: the scores of the system.
+        bootstrap: how intervals are computed.
         baselines: scores of other systems on the same samples, by name.
-        made_from: what a baseline was made from, in words.
-        about: what else summary.json is to hold.
+        made_from: descriptions of baselines, by name.
+        about: further entries of summary.json.
     """
     own = Resampled(scores, bootstrap)
     others = {name: Resampled(other, bootstrap) for name, other in (baselines or {}).items()}
@@ -257,10 +259,10 @@ PER_SAMPLE_COLUMNS = ("id", "image", "label_text", "category", "metric", "thresh
 
 
 def per_sample_rows(scores: Scores) -> Iterator[tuple[str, ...]]:
-    """Rows of per_sample.csv (`PER_SAMPLE_COLUMNS`): one per sample, threshold and metric.
+    """The rows of per_sample.csv (`PER_SAMPLE_COLUMNS`), one per sample, threshold and metric.
 
-    `threshold` is empty for metrics without one, and where the protocol chose it on other data (`note` has the value):
-    systems that chose differently are scored alike. `value` is empty where there is no score, `note` says why.
+    `threshold` is empty for metrics without thresholds, and for thresholds chosen on other data, which are in `note`,
+    so that systems with different thresholds can be paired. `value` is empty if there is no score; `note` says why.
     """
     for n, truth in enumerate(scores.truths):
         sample = (truth.id, truth.image, truth.label_text, truth.category)
@@ -273,7 +275,7 @@ def per_sample_rows(scores: Scores) -> Iterator[tuple[str, ...]]:
 
 
 def write_results(out: AnyPath, scores: Scores, summary: Summary) -> None:
-    """Write per_sample.csv, summary.json and summary.md into `out`; each file appears whole or not at all."""
+    """Writes per_sample.csv, summary.json and summary.md to `out`. Each file is written completely or not at all."""
     table = csv_text(PER_SAMPLE_COLUMNS, per_sample_rows(scores))
     content = json_text(summary.to_json())
     write_folder(out, {"per_sample.csv": table, "summary.md": summary.to_markdown(), "summary.json": content})
