@@ -79,10 +79,35 @@ class PromptSet:
             self.prompts(name)
 
     def prompts(self, name: str) -> tuple[list[str], list[str]]:
-        """The positive and negative phrases of a class. Raises UsageError as `class_prompts` does."""
+        """The positive and negative prompts of a class, such as "pneumonia"; "No finding" is contrasted with "finding".
+
+        Raises UsageError: the name is empty, there is no phrase, or a key is unknown.
+        """
+        if not name.strip():
+            raise UsageError("a class has an empty name; write what to look for, e.g. pneumonia")
         known = find_class(name, self.classes)
         given = None if known is None else self.classes[known]
-        return class_prompts(name, given, self.template, self.negative, self.fallback)
+        spoken = name.replace("_", " ")
+        normal = class_key(name) == "no finding"
+        absent = ["finding"] if normal else [self.negative.format_map({"class": spoken})]
+        if given is None:
+            return ["no finding"] if normal else [self.fallback.format_map({"class": spoken})], absent
+        if not isinstance(given, Mapping):
+            return _phrases(name, given), absent
+        if set(given) <= {"positive", "negative"}:
+            negative = _phrases(name, given["negative"]) if "negative" in given else absent
+            return _phrases(name, given.get("positive")), negative
+        if set(given) <= set(WORD_LISTS):
+            words = [_phrases(name, given[key], empty_word=True) if given.get(key) else [""] for key in WORD_LISTS]
+            phrases = []
+            for choice in itertools.product(*words):
+                filled = self.template.format_map({"class": spoken, **dict(zip(WORD_LISTS, choice, strict=True))})
+                phrases.append(" ".join(filled.split()))
+            return _phrases(name, list(dict.fromkeys(phrases))), absent
+        raise UsageError(
+            f"prompts of class {name!r} have keys {', '.join(sorted(map(str, given)))}; "
+            f"use positive and negative, or {', '.join(WORD_LISTS)}"
+        )
 
     def without_entry(self, classes: Sequence[str]) -> list[str]:
         """The classes that the set does not list; they get the fallback phrase."""
@@ -135,51 +160,6 @@ def read_prompt_set(given: str | os.PathLike[str] | None) -> PromptSet:
         return PromptSet(path.stem, **content)
     except UsageError as error:
         raise UsageError(f"--prompts {given}: {error}") from None
-
-
-def class_prompts(
-    name: str,
-    given: ClassPhrases = None,
-    template: str = TEMPLATE,
-    negative: str = NEGATIVE,
-    fallback: str = FALLBACK,
-) -> tuple[list[str], list[str]]:
-    """The positive and negative prompts of a class.
-
-    Args:
-        name: the class, such as "pneumonia". The negative prompt of "No finding" is "finding".
-        given: None for the fallback phrase; a list of positive phrases; a mapping with `positive` and optionally
-            `negative` phrases; or word lists `severity`, `subtype` and `location`, every combination of which is a
-            phrase.
-        template, negative, fallback: see `PromptSet`.
-
-    Raises:
-        UsageError: the name is empty, there is no phrase, or a key is unknown.
-    """
-    if not name.strip():
-        raise UsageError("a class has an empty name; write what to look for, e.g. pneumonia")
-    spoken = name.replace("_", " ")
-    normal = class_key(name) == "no finding"
-    absent = ["finding"] if normal else [negative.format_map({"class": spoken})]
-    if given is None:
-        return ["no finding"] if normal else [fallback.format_map({"class": spoken})], absent
-    if not isinstance(given, Mapping):
-        return _phrases(name, given), absent
-    if set(given) <= {"positive", "negative"}:
-        return _phrases(name, given.get("positive")), _phrases(
-            name, given["negative"]
-        ) if "negative" in given else absent
-    if set(given) <= set(WORD_LISTS):
-        words = [_phrases(name, given[key], empty_word=True) if given.get(key) else [""] for key in WORD_LISTS]
-        phrases = []
-        for choice in itertools.product(*words):
-            filled = template.format_map({"class": spoken, **dict(zip(WORD_LISTS, choice, strict=True))})
-            phrases.append(" ".join(filled.split()))
-        return _phrases(name, list(dict.fromkeys(phrases))), absent
-    raise UsageError(
-        f"prompts of class {name!r} have keys {', '.join(sorted(map(str, given)))}; "
-        f"use positive and negative, or {', '.join(WORD_LISTS)}"
-    )
 
 
 def _phrases(name: str, given: Phrases | None, empty_word: bool = False) -> list[str]:

@@ -5,6 +5,7 @@ import functools
 from collections.abc import Mapping
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 from jax.stages import Lowered
@@ -12,14 +13,13 @@ from jaxtyping import Array, PyTree
 
 from afloc_jax.models import AFLoc, build, initial_variables, trainable
 from afloc_jax.training.failures import explained
-from afloc_jax.training.mesh import place_state, state_sharding
+from afloc_jax.training.mesh import batch_sharding, place_state, state_sharding
 from afloc_jax.training.optimizer import build_optimizer, build_schedule, freeze
 from afloc_jax.training.settings import PRECISIONS, RunConfig
 from afloc_jax.training.step import (
     TrainState,
     TrainStep,
     ValidationStep,
-    batch_like,
     build_train_step,
     build_validation_step,
     new_state,
@@ -74,7 +74,14 @@ class Assembly:
 
     def batch_like(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes, types and shardings of a global batch."""
-        return batch_like(self.config, self.mesh)
+        pairs, slots, side = self.config.training.batch_size, self.config.data.max_tokens, self.config.data.image_size
+        shapes = {
+            **dict.fromkeys(("token_ids", "word_ids", "sentence_ids"), (pairs, slots)),
+            **dict.fromkeys(("word_count", "sentence_count"), (pairs,)),
+        }
+        arrays = {"image": ((pairs, side, side), jnp.uint8), **{name: (shapes[name], jnp.int32) for name in shapes}}
+        sharding = batch_sharding(self.mesh)
+        return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for name, (shape, dtype) in arrays.items()}
 
     def trace(self) -> None:
         """Traces the training step on shapes alone, without computing anything.

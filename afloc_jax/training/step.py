@@ -16,7 +16,7 @@ from afloc_jax.levels import LevelName
 from afloc_jax.losses import contrastive_losses
 from afloc_jax.models import AFLoc
 from afloc_jax.training.gradients import Batch, build_gradient, token_batch
-from afloc_jax.training.mesh import batch_sharding, constrain, replicated
+from afloc_jax.training.mesh import constrain, replicated
 from afloc_jax.training.optimizer import LearningRate
 from afloc_jax.training.settings import RunConfig
 
@@ -148,18 +148,6 @@ def build_train_step(
         return constrain(state, mesh), metrics
 
     return jax.jit(train_step, donate_argnums=0, out_shardings=(None, replicated(mesh)))
-
-
-def batch_like(config: RunConfig, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes, types and shardings of a global batch."""
-    pairs, slots, side = config.training.batch_size, config.data.max_tokens, config.data.image_size
-    shapes = {
-        **dict.fromkeys(("token_ids", "word_ids", "sentence_ids"), (pairs, slots)),
-        **dict.fromkeys(("word_count", "sentence_count"), (pairs,)),
-    }
-    arrays = {"image": ((pairs, side, side), jnp.uint8), **{name: (shapes[name], jnp.int32) for name in shapes}}
-    sharding = batch_sharding(mesh)
-    return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for name, (shape, dtype) in arrays.items()}
 
 
 def build_validation_step(model: AFLoc, config: RunConfig, mesh: Mesh) -> ValidationStep:

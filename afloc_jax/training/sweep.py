@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path as LocalPath
 from typing import Any
 
+from flax.traverse_util import flatten_dict
 from jinja2 import Environment
 from ml_collections import ConfigDict
 
@@ -22,7 +23,7 @@ from afloc_jax.settings import Json
 from afloc_jax.training.config import load_module, override
 from afloc_jax.training.failures import StopSignal
 from afloc_jax.training.settings import RunConfig
-from afloc_jax.training.workdir import FINISHED, check_workdir, flatten, make_folder
+from afloc_jax.training.workdir import FINISHED, check_workdir, make_folder
 
 # The table is sorted by the main metric of the paper, averaged over data sets, or by validation loss without it.
 MAIN_METRIC = "iou"
@@ -169,7 +170,7 @@ def _override_keys(runs: Sequence[Run]) -> list[str]:
 
 def _values(run: Run, runs: Sequence[Run]) -> list[Json]:
     """The run's values of all keys that any run overrides."""
-    flat = dict(flatten(run.config.plain()))
+    flat = flatten_dict(run.config.plain(), sep=".")
     return [run.overrides.get(key, flat.get(key, "")) for key in _override_keys(runs)]
 
 

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+
+from flax.traverse_util import flatten_dict
 
 from afloc_jax.errors import UsageError
 from afloc_jax.files import Path, read_json, write_json
@@ -52,21 +54,12 @@ def read_finished(workdir: Path) -> Finished | None:
     return Finished(**read_json(path, "delete it to train again"))
 
 
-def flatten(nested: Mapping[str, Json], prefix: str = "") -> Iterator[tuple[str, Json]]:
-    """Pairs of dotted key and value; an empty section yields nothing."""
-    for key, value in nested.items():
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
 def differences(ours: Mapping[str, Json], theirs: Mapping[str, Json]) -> dict[str, tuple[Json, Json]]:
     """The dotted keys in which two configs differ, with both values (None where a key is absent).
 
     The keys of MAY_CHANGE are left out.
     """
-    a, b = dict(flatten(ours)), dict(flatten(theirs))
+    a, b = (flatten_dict(dict(config), sep=".") for config in (ours, theirs))
     return {
         key: (a.get(key), b.get(key))
         for key in sorted({*a, *b})

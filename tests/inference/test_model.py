@@ -16,7 +16,7 @@ import afloc_jax
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.heatmaps import HeatmapSettings
 from afloc_jax.inference import model as model_module
-from afloc_jax.inference.class_prompts import PromptSet, class_prompts
+from afloc_jax.inference.class_prompts import PromptSet
 from afloc_jax.inference.model import Model
 from afloc_jax.weights import torch_names
 from afloc_jax.weights.config import FolderConfig
@@ -186,17 +186,19 @@ def test_the_largest_score_of_a_class_may_stand_for_it(model, pictures):
 
 
 def test_word_lists_give_every_combination_as_a_phrase():
-    positive, negative = class_prompts("effusion", {"severity": ["small", "large"], "location": ["left", "right"]})
+    positive, negative = PromptSet(
+        classes={"effusion": {"severity": ["small", "large"], "location": ["left", "right"]}}
+    ).prompts("effusion")
     assert positive == ["small left", "small right", "large left", "large right"]
     assert negative == ["no effusion. "]
-    assert class_prompts("No Finding") == (["no finding"], ["finding"])
-    assert class_prompts("edema") == (["Findings suggesting edema."], ["no edema. "])
+    assert PromptSet().prompts("No Finding") == (["no finding"], ["finding"])
+    assert PromptSet().prompts("edema") == (["Findings suggesting edema."], ["no edema. "])
 
 
 @pytest.mark.parametrize("given", [[], [""], "", {"positive": []}, {"colour": ["red"]}, 3, {}])
 def test_unusable_class_prompts_are_refused(given):
     with pytest.raises(UsageError, match="edema"):
-        class_prompts("edema", given)
+        PromptSet(classes={"edema": given})
 
 
 def test_a_multiclass_set_is_a_softmax_over_classes(model, pictures):

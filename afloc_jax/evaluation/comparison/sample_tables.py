@@ -1,12 +1,13 @@
 """per_sample.csv of any evaluation, read back: what `afloc compare` pairs."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from afloc_jax.errors import UserError
 from afloc_jax.evaluation.files import read_csv
+from afloc_jax.evaluation.report.numbers import part_of, read_object
+from afloc_jax.evaluation.task import JsonObject
 from afloc_jax.files import Path
 from afloc_jax.settings import Json
 
@@ -88,17 +89,19 @@ def read_samples(folder: Path) -> SampleTable:
     patients = {line["id"]: line.get("patient") or "" for line in lines}
     summary = _summary(folder)
     settings = {key: summary[key] for key in NOTED if key in summary}
-    points = {name: point.get("mask_threshold") for name, point in summary.get("operating_points", {}).items()}
-    return SampleTable(folder, patients, scores, decisions, settings, points, summary.get("provenance", {}))
+    points = part_of(summary, "operating_points")
+    thresholds = {name: part_of(points, name).get("mask_threshold") for name in points}
+    return SampleTable(
+        folder, patients, scores, decisions, settings, thresholds, provenance=part_of(summary, "provenance")
+    )
 
 
-def _summary(folder: Path) -> dict[str, Any]:
+def _summary(folder: Path) -> JsonObject:
     """The content of summary.json; empty where there is none."""
     try:
-        content = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_object(folder / "summary.json")
+    except UserError:
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _number(cell: str) -> float:
