@@ -94,7 +94,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder that replaces `folder` when the block ends, and is deleted when the block raises."""
     folder = Path(os.path.abspath(folder))
     folder.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in matching(folder.parent, f".{glob.escape(folder.name)}.writing-*"):  # of a process that was killed
+    for leftover in matching(folder.parent, f".{glob.escape(folder.name)}.writing-*"):  # left by a killed process
         shutil.rmtree(leftover, ignore_errors=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.writing-", dir=folder.parent))
     try:

@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[128, 512, 1024])
     parser.add_argument("--rows", nargs="+", choices=tuple(LEVELS), default=list(LEVELS))
     parser.add_argument("--regions", type=int, nargs=2, default=[row[0] for row in LEVELS.values()])
-    parser.add_argument("--size", type=int, nargs="+", default=[4096, 8192, 16384], help="of the square products")
+    parser.add_argument("--size", type=int, nargs="+", default=[4096, 8192, 16384], help="sides of the square products")
     parser.add_argument("--chain", type=int, default=20, help="products in one program")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--out", type=Path, metavar="FILE.json")

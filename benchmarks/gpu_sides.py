@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-WORDS, WORDS_SPREAD, SENTENCE = 36, 15, 6  # of a report, as in docs/scale.md
+WORDS, WORDS_SPREAD, SENTENCE = 36, 15, 6  # typical of a report, as in docs/scale.md
 NO_DROPOUT = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 TINY = {
     "model.projection_dim": 160, "model.image.backbone": "resnet18", "model.image.input_size": 64,

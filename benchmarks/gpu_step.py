@@ -33,7 +33,7 @@ from benchmarks.gpu_sides import REPOSITORY, build_side, configuration, write_we
 
 SIDES = ("ours", "eager", "compiled", "eager checkpointed", "compiled checkpointed")
 WARM_UP = 2
-TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}  # of the first loss
+TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}  # allowed of the first loss
 
 
 def work(arguments: argparse.Namespace) -> None:
@@ -131,7 +131,9 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="configs/afloc.py")
-    parser.add_argument("--set", type=setting, action="append", default=[], metavar="KEY=VALUE", help="of the config")
+    parser.add_argument(
+        "--set", type=setting, action="append", default=[], metavar="KEY=VALUE", help="change a value of the config"
+    )
     parser.add_argument("--batch", type=int, nargs="+", default=[128])
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     parser.add_argument("--rounds", type=int, default=5)

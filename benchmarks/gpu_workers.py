@@ -28,7 +28,7 @@ from benchmarks.gpu_sides import (
 )  # fmt: skip
 
 PACKAGES = ("jax", "jaxlib", "jax-cuda13-plugin", "flax", "torch", "triton", "transformers", "numpy")
-FEATURES = 512  # of the shallow map before its projection (ResNet-50)
+FEATURES = 512  # channels of the shallow map before its projection (ResNet-50)
 # Rows x inner x columns of the loss's word level at 128 pairs: scores of all, a gradient of the units, and tiles of
 # one image and of sixteen.
 SHAPES = ((128 * 1444, 512, 4608), (4608, 128 * 1444, 512), (1444, 512, 96), (16 * 1444, 512, 512))

@@ -30,12 +30,12 @@ from afloc_jax.losses.settings import LevelWeights, LossSettings
 from afloc_jax.training.mesh import batch_sharding, build_mesh
 
 SPREADS = (1.0, 4.0)
-TYPES = {  # of the two maps, and of everything else
+TYPES = {  # the two maps', and that of everything else
     "float64": (jnp.float64, jnp.float64),
     "float32": (jnp.float32, jnp.float32),
     "bfloat16": (jnp.bfloat16, jnp.float32),
 }
-SIDES: dict[LevelName, tuple[str, str]] = {  # of each level: the field of the image, and of the text
+SIDES: dict[LevelName, tuple[str, str]] = {  # for each level the field of the image, and of the text
     "word": ("shallow", "words"),
     "sentence": ("deep", "sentences"),
     "report": ("whole", "report"),
@@ -97,7 +97,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=16, help="pairs, a multiple of 8")
     parser.add_argument("--width", type=int, default=768)
-    parser.add_argument("--side", type=int, default=19, help="of the deep map, in cells")
+    parser.add_argument("--side", type=int, default=19, help="side of the deep map, in cells")
     given = parser.parse_args()
     print("| level | inputs | spread | loss | gradient, image | gradient, text |")
     print("|---" * 6 + "|")

@@ -19,7 +19,7 @@ from afloc_jax.inference.model import load
 from afloc_jax.settings import Json
 from data_pipelines.prepared import open_source
 
-SEED = 100  # of the phantoms: no other set is drawn with it
+SEED = 100  # draws the phantoms, and no other set
 WAYS: dict[str, dict[str, Json]] = {
     "dot product": {"similarity": "dot"},
     "as trained": {},

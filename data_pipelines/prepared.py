@@ -122,7 +122,7 @@ def _prepared(call: Call, workers: int = 0, beam: str | None = None) -> tuple[Pa
             if folder.is_dir():  # another process built it while this one waited
                 return folder, False
             building = directory / f".{folder.name}.building"
-            clear(building)  # of a build that was killed, as this process holds the lock
+            clear(building)  # left by a killed build, as this process holds the lock
             try:
                 build(call, building, workers, beam)
                 write_whole(building / _INPUTS, json.dumps(call.inputs, indent=2, default=str) + "\n")

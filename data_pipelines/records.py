@@ -57,7 +57,7 @@ class Record:
     impression_count: int
     patient: str  # pseudonym, empty if unknown
     view: str
-    height: int  # of the original image, in pixels
+    height: int  # the original image's, in pixels
     width: int
     findings: list[Finding]
     study: str = ""  # pseudonym, empty if unknown

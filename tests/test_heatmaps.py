@@ -59,7 +59,7 @@ def test_presence_is_a_soft_step_of_the_cosine_on_zero_vectors_too():
 
 def test_the_step_of_a_presence_map_falls_with_the_extent_of_what_stands_out():
     text = np.array([1.0, 0.0], np.float32)
-    cosines = np.full((3, 20, 20), -0.5)  # of 400 regions 4, 64 and 0 stand out
+    cosines = np.full((3, 20, 20), -0.5)  # 4, 64 and 0 of 400 regions stand out
     cosines[0, :2, :2] = cosines[1, :8, :8] = 0.9
     cosines[:, 10, 10] = 0.3
     regions = np.stack([cosines, np.sqrt(1 - cosines**2)], axis=-1).astype(np.float32)

@@ -67,7 +67,7 @@ def unit_contrast(
 class _Chunks(NamedTuple):
     """Text units packed into chunks. All units of weight above 0 lie in the first `used` chunks."""
 
-    units: Float[Array, "chunks CHUNK D"]  # of norm 1, or 0
+    units: Float[Array, "chunks CHUNK D"]  # norm 1, or 0
     share: Float[Array, "chunks CHUNK"]  # weight of each unit, 0 for padding
     caption: Int[Array, "chunks CHUNK"]  # index of the caption that each unit belongs to
     included: Bool[Array, " B"]  # images that serve as negatives

@@ -19,7 +19,7 @@ from afloc_jax.weights.tensors import Tensor
 from afloc_jax.weights.torch_files import read_file
 
 AFLOC, GLORIA, IMAGE, TEXT = "AFLoc checkpoint", "GLoRIA checkpoint", "image backbone", "text encoder"
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # of a Hugging Face folder; the first that exists is read
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # in a Hugging Face folder; the first that exists is read
 
 TOWERS = ("img_encoder.model.", "text_encoder.model.")  # prefixes of backbone and BERT, without the projections
 

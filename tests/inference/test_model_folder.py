@@ -127,7 +127,7 @@ def test_a_save_that_fails_leaves_the_old_folder_and_nothing_else(folder, tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     assert weights_hash(target) == before
     monkeypatch.undo()
-    (tmp_path / ".model.writing-left").mkdir()  # of a run that was killed
+    (tmp_path / ".model.writing-left").mkdir()  # left by a killed run
     save_model(target, jax.tree.map(lambda x: x * 2, variables), run, tokenizer, {})
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     assert weights_hash(target) != before

@@ -77,7 +77,7 @@ def test_the_same_command_finds_the_others(variables, tmp_path):
     for status, out, error in together(tmp_path, variables):
         assert status == 0, error
         assert "sum 21 of 2" in out
-        assert "Warning" not in error  # of JAX, that it could not ask Kubernetes
+        assert "Warning" not in error  # JAX warns when it could not ask Kubernetes
 
 
 @pytest.mark.parametrize("event", ["raise UserError('no space')", "os.kill(os.getpid(), signal.SIGKILL)"])

@@ -122,7 +122,9 @@ def test_a_run_stopped_by_sigterm_goes_on_bit_for_bit(finished, config, tmp_path
     assert signal.getsignal(signal.SIGTERM) is handler
     assert not (tmp_path / "model").exists() and not (tmp_path / "finished.json").exists()
     with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 3, "split": "train", "loss": 0.0}\n{"step": 4, "spl')  # of a run that was killed later
+        file.write(
+            '{"step": 3, "split": "train", "loss": 0.0}\n{"step": 4, "spl'
+        )  # left by a run that was killed later
     assert train(config, tmp_path) == 0
     assert "going on from step 2 of 6" in capsys.readouterr().err
 

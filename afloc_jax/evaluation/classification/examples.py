@@ -12,7 +12,7 @@ from afloc_jax.files import Path
 from afloc_jax.inference.class_prompts import find_class
 from data_pipelines.reading import Records
 
-MISTAKES = 3  # of each kind and class
+MISTAKES = 3  # kept of each kind and class
 FALSE_POSITIVE, MISSED = "false positive", "missed"
 
 

@@ -88,7 +88,7 @@ MULTICLASS = ("auc", "accuracy", "balanced_accuracy", "f1", "mcc")  # those of a
 HEADLINE = ("auc", "f1", "balanced_accuracy", "mcc", "ece")  # in the head of the page and in the model card
 MAIN = HEADLINE[:-1]  # in the table that is open
 CARD = CardTable("Zero-shot classification, mean over classes", {name: BY_NAME[name].card for name in HEADLINE})
-NATURAL_THRESHOLD = 0.5  # of a softmax over two
+NATURAL_THRESHOLD = 0.5  # where a softmax over two gives both the same
 
 
 def chance_of(metric: Metric, multiclass: bool) -> float | None:

@@ -22,7 +22,7 @@ from afloc_jax.files import Path
 
 Example: TypeAlias = tuple[Mistake, UInt8[np.ndarray, "S S"], Bool[np.ndarray, "S S"]]
 """A mistake, its image, and the place of a finding that was missed."""
-MOST_PHRASES = 12  # of a class that are listed
+MOST_PHRASES = 12  # listed of each class
 
 
 @dataclass(frozen=True)

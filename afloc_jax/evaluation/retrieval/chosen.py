@@ -14,7 +14,7 @@ from afloc_jax.provenance import hash_of
 from data_pipelines.reading import Records
 
 ALL = "all"  # the one category of retrieval by pairs
-MOST_CLASSES = 5  # of retrieval by class, where none are named
+MOST_CLASSES = 5  # taken for retrieval by class, where none are named
 
 
 @dataclass(frozen=True)
