@@ -1,1 +1,1 @@
-"""Evaluation: a room per task (localization, classification, retrieval, robustness), and what they share."""
+"""Evaluation: a package per task (localization, classification, retrieval, robustness), and shared code."""

@@ -1,4 +1,4 @@
-"""Result files: each appears whole or not at all."""
+"""Result files, each written completely or not at all."""
 
 import csv
 import dataclasses
@@ -16,7 +16,7 @@ from afloc_jax.files import Path, read_json, write_whole
 
 
 def write_folder(out: str | os.PathLike[str], files: Mapping[str, str | bytes]) -> None:
-    """Write several files into a folder, made if absent. Raises UserError when it cannot be written."""
+    """Writes files to a folder, which is created if needed. Raises UserError if that fails."""
     folder = Path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -27,7 +27,7 @@ def write_folder(out: str | os.PathLike[str], files: Mapping[str, str | bytes]) 
 
 
 def write_pictures(out: str | os.PathLike[str], arrays: Mapping[str, Any], described: Any) -> None:
-    """Write examples.npz (arrays) and examples.json (what they are)."""
+    """Writes examples.npz (arrays) and examples.json (descriptions)."""
     packed = io.BytesIO()
     np.savez_compressed(packed, **arrays)
     text = json.dumps(described, indent=1, ensure_ascii=False) + "\n"
@@ -35,7 +35,7 @@ def write_pictures(out: str | os.PathLike[str], arrays: Mapping[str, Any], descr
 
 
 def read_pictures(folder: Path) -> tuple[list[dict[str, Any]], Mapping[str, np.ndarray]]:
-    """The content of examples.json, and the arrays of examples.npz; empty where one of them is absent."""
+    """The content of examples.json, and the arrays of examples.npz; empty if one of the files is absent."""
     if not all((folder / name).is_file() for name in ("examples.json", "examples.npz")):
         return [], {}
     described = read_json(folder / "examples.json", "remove it and run the evaluation again")
@@ -44,7 +44,7 @@ def read_pictures(folder: Path) -> tuple[list[dict[str, Any]], Mapping[str, np.n
 
 
 def remove_examples(out: str | os.PathLike[str]) -> None:
-    """Remove the examples that an earlier evaluation left in a folder of results, if any."""
+    """Removes the examples of an earlier evaluation from a result folder, if any."""
     for name in ("examples.npz", "examples.json"):
         (Path(out) / name).unlink(missing_ok=True)
 
@@ -53,7 +53,7 @@ def read_csv(path: Path, remedy: str = "") -> tuple[list[str], list[dict[str, st
     """The columns and the rows of a CSV table in UTF-8, with or without a byte order mark.
 
     Raises:
-        UserError: the path, why it cannot be read, and `remedy`.
+        UserError: the file cannot be read; the message names the path and the reason, and ends with `remedy`.
     """
     try:
         reader = csv.DictReader(io.StringIO(path.read_bytes().decode("utf-8-sig"), newline=""))
@@ -65,7 +65,7 @@ def read_csv(path: Path, remedy: str = "") -> tuple[list[str], list[dict[str, st
 
 
 def json_of(value: Any) -> Any:
-    """Dataclasses, mappings and sequences as JSON holds them: a field is a key, and NaN or infinity is null."""
+    """Dataclasses, mappings and sequences as JSON values: fields become keys, NaN and infinity become null."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: json_of(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -78,5 +78,5 @@ def json_of(value: Any) -> Any:
 
 
 def json_text(content: Any) -> str:
-    """Readable JSON; raises `ValueError` for NaN, which JSON does not know."""
+    """Indented JSON. Raises ValueError for NaN, which JSON does not have."""
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

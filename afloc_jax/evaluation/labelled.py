@@ -1,4 +1,4 @@
-"""Records with yes-or-no labels of classes, and their embeddings, for classification, retrieval and robustness."""
+"""Records with binary labels of classes, and their embeddings, for classification, retrieval and robustness."""
 
 import hashlib
 import os
@@ -23,8 +23,8 @@ from data_pipelines.records import ABSENT, PRESENT, UNCERTAIN, Record
 
 NO_FINDING = "no finding"
 Unlisted: TypeAlias = Literal["unknown", "absent"]
-"""The label of a class that the labels of a record do not list."""
-_NORMAL = (NO_FINDING, "normal")  # labels that name no finding
+"""The label of classes that a record does not list."""
+_NORMAL = (NO_FINDING, "normal")  # labels that are not findings
 _VALUES = {"1": PRESENT, "1.0": PRESENT, "0": ABSENT, "0.0": ABSENT, "": UNCERTAIN, "-1": UNCERTAIN, "-1.0": UNCERTAIN}
 
 
@@ -33,13 +33,13 @@ class LabelledRecords:
     """Records of a source with their labels.
 
     Attributes:
-        ids, patients: id and patient of each record; a patient may be empty.
-        classes: C names.
+        ids, patients: the id and the patient of each record; a patient may be empty.
+        classes: the names of the C classes.
         labels: [n, C] 1 present, 0 absent, NaN unknown.
-        doubtful: [n, C] whether the source itself says that a label is unknown: uncertain, or empty in a table.
-        rows: [n] rows of the source.
-        sha256: hash of ids, images and labels.
-        left_out: number of records without a label.
+        doubtful: [n, C] whether the source states that a label is unknown: uncertain, or empty in a table.
+        rows: [n] rows of the records in the source.
+        sha256: the hash of ids, images and labels.
+        left_out: the number of records without a label.
     """
 
     ids: tuple[str, ...]
@@ -55,35 +55,36 @@ class LabelledRecords:
         return len(self.ids)
 
     def exclusive(self) -> Int[np.ndarray, " n"]:
-        """[n] the one class that each record shows; -1 for a record with none, several, or a doubtful one.
+        """The only class of each record [n]; -1 for a record with no, several or doubtful classes.
 
-        A class that the labels of a record do not list counts as not shown. So CheXpert's 5 x 200 are chosen (GLoRIA).
+        A class that a record does not list counts as absent, as in the choice of CheXpert's 5 x 200 (GLoRIA).
         """
         one = (np.nansum(self.labels, axis=1) == 1) & ~self.doubtful.any(axis=1)
         return np.where(one, np.nan_to_num(self.labels).argmax(axis=1), -1)
 
     def lacked(self) -> list[str]:
-        """The classes that some record is known to lack."""
+        """The classes that are known to be absent in some record."""
         absent = (self.labels == ABSENT).any(axis=0)
         return [name for name, known in zip(self.classes, absent, strict=True) if known]
 
     def contrasted(self) -> tuple["LabelledRecords", list[str]]:
-        """The records with those classes that some record is known to lack, and the names of the other classes.
+        """The records with only those classes that have a negative, and the names of the other classes.
 
-        A class that is only ever listed where it is present has no negatives, so nothing can be scored.
+        A class that is never known to be absent has no negatives and cannot be scored. Raises UserError if no class is
+        left.
         """
         names = tuple(self.lacked())
         if not names:
             raise UserError(
-                "no record is known to lack a class: its labels list only what is present; say --unlisted absent if "
-                "they list all of it, or give --labels FILE.csv"
+                "no record is known to lack a class: its labels list only what is present; give --unlisted absent if "
+                "they list all of it, or --labels FILE.csv"
             )
         both = np.isin(self.classes, names)
         others = [name for name in self.classes if name not in names]
         return replace(self, classes=names, labels=self.labels[:, both], doubtful=self.doubtful[:, both]), others
 
     def take(self, chosen: Int[np.ndarray, " k"]) -> "LabelledRecords":
-        """The records of some rows, in this order."""
+        """The records of the `chosen` indices, in this order."""
         return LabelledRecords(
             tuple(self.ids[i] for i in chosen),
             tuple(self.patients[i] for i in chosen),
@@ -104,23 +105,25 @@ def read_labelled(
 ) -> LabelledRecords:
     """The labels of a data set: those of a table, else of its records, else of their findings.
 
-    Where any record of the source has labels, they are the truth: 1 present, 0 absent, -1 unknown. A class that a
-    record does not list is present if a finding has its name, else what `unlisted` says. Records without either are
-    left out. "No finding", where it is not listed, is absent if a class is present, and present if all are absent.
+    If any record of the source has labels, these are the truth: 1 present, 0 absent, -1 unknown. A class that a record
+    does not list is present if a finding has its name, and otherwise has the label `unlisted`. Records without labels
+    and findings are left out. If "no finding" is not listed, it is absent if a class is present, and present if all
+    classes are absent.
 
-    Where no record has labels, a class is present where a finding has its name, and "no finding" where there is no
-    finding at all: right for data whose findings are all annotated.
+    If no record has labels, a class is present if a finding has its name, and "no finding" is present if there is no
+    finding. This is correct for data whose findings are all annotated.
 
     Args:
-        source: records.
-        classes: names, compared without case and by synonyms. Empty: the columns of the table, or all classes that a
-            record shows, in alphabetical order.
-        labels: a CSV with a column `id` (of the record) and one per class: 1 present, 0 absent, empty or -1 unknown;
-            records it does not name are left out.
+        source: the records.
+        classes: names, compared without case and by synonyms. Empty for the columns of the table, or for all classes
+            that a record shows, in alphabetical order.
+        labels: a CSV with a column `id` (of the record) and one column per class: 1 present, 0 absent, empty or -1
+            unknown. Records that it does not name are left out.
         unlisted: "unknown", or "absent" for data whose records list all that is present.
 
     Raises:
-        UsageError: an unusable table. UserError: no label, or an unknown class.
+        UsageError: the table is unusable.
+        UserError: there is no label, or a class is unknown.
     """
     if labels:
         entries = list(_entries_of_table(source, _read_table(Path(labels))))
@@ -180,7 +183,7 @@ def _entries_of_table(source: Records, table: dict[str, dict[str, int]]) -> Iter
 
 
 def _entries_of_records(source: Records, unlisted: Unlisted) -> tuple[list[_Entry], float]:
-    """The records with labels of their own or with findings, and the label of a class that they do not list."""
+    """The records with labels or findings, and the label of classes that they do not list."""
     entries, labelled = [], False
     for row in range(len(source)):
         record = source[row]
@@ -196,21 +199,21 @@ def _entries_of_records(source: Records, unlisted: Unlisted) -> tuple[list[_Entr
 
 
 def present_classes(record: Record) -> list[str]:
-    """The classes that a record shows by its labels and findings, named as by `class_key`."""
+    """The classes that a record shows by its labels and findings, in the form of `class_key`."""
     return [name for name, value in _stated(record).items() if value == PRESENT and name not in _NORMAL]
 
 
 def _stated(record: Record) -> dict[str, int]:
-    """Class -> label of one record; a finding that the labels do not list is present."""
+    """The label of each class of one record. A finding that the labels do not list is present."""
     labels = {class_key(name): value for name, value in record.labels.items()}
     unlisted = {class_key(f.label): PRESENT for f in record.findings if find_class(f.label, labels) is None}
     return {**unlisted, **labels}
 
 
 def _under_one_name(stated: Sequence[dict[str, int]]) -> list[dict[str, int]]:
-    """Labels with all synonyms under the first of their names in the alphabet.
+    """The labels with all synonyms under their alphabetically first name.
 
-    Where a record states several of them, present wins, then absent.
+    If a record states several of them, present has priority over absent, and absent over unknown.
     """
     name_of: dict[str, str] = {}
     for name in sorted({name for values in stated for name in values}):
@@ -225,7 +228,7 @@ def _under_one_name(stated: Sequence[dict[str, int]]) -> list[dict[str, int]]:
 
 
 def _with_no_finding(stated: Sequence[dict[str, int]], unlisted: Unlisted) -> list[dict[str, int]]:
-    """The labels of records with "no finding" where their other labels decide it."""
+    """The labels of records, with "no finding" added where their other labels decide it."""
     known = {name for values in stated for name in values}
     completed = []
     for values in stated:
@@ -243,7 +246,7 @@ def _with_no_finding(stated: Sequence[dict[str, int]], unlisted: Unlisted) -> li
 
 
 def own_phrases(source: Records) -> dict[str, list[str]]:
-    """Class -> the prompts of its findings in a data set, each once, in the order of the records."""
+    """The distinct prompts of the findings of each class, in the order of the records."""
     phrases: dict[str, dict[str, str]] = {}
     for row in range(len(source)):
         for finding in source[row].findings:
@@ -255,9 +258,10 @@ def own_phrases(source: Records) -> dict[str, list[str]]:
 def embed_records(
     model: Model, source: Records, rows: Int[np.ndarray, " n"], framing: Framing, name: str = "images"
 ) -> Float[np.ndarray, "n D"]:
-    """[n, D] float32 global embeddings of records.
+    """The global embeddings [n, D] float32 of records.
 
-    `crop` cuts the middle out of the part of the stored square that shows the image.
+    With the framing "crop" the middle is cut out of the part of the stored square that shows the image. Raises
+    UserError for an embedding that is not finite.
     """
     parts = []
     for start in tqdm(range(0, len(rows), model.batch_size), desc=name, unit="batch", disable=None):
@@ -276,7 +280,7 @@ def _framed(record: Record, framing: Framing) -> UInt8[np.ndarray, "S S"]:
 
 
 def _read_table(path: Path) -> dict[str, dict[str, int]]:
-    """Id -> class -> label, of a table of labels."""
+    """The labels of a table: id -> class -> label."""
     try:
         columns, lines = read_csv(path)
     except UserError as error:

@@ -1,7 +1,7 @@
-"""Everything a working directory holds, on one page: report/index.html.
+"""The report page of a working directory, report/index.html.
 
-Style, charts (SVG) and pictures (data URIs) are in the file, so it can be mailed, archived and opened without a
-network.
+Style, charts (SVG) and pictures (data URIs) are inside the file, so that it can be mailed, archived and opened without
+a network.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from afloc_jax.weights.card import flatten
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One folder of results on the page; `task` names the folder of its template."""
+    """One result folder on the page. `task` names the folder of its template."""
 
     task: str
     title: str
@@ -34,17 +34,17 @@ class Evaluation:
 
 
 def write_report(workdir: str | Path) -> Path:
-    """Write `workdir/report/index.html` from what the run left: config, metrics, evaluations with example maps.
+    """Writes `workdir/report/index.html` from the files of a run: config, metrics, evaluations with example maps.
 
-    `workdir` may also be the folder of one `afloc evaluate` or `afloc score`. Absent parts are left out, and the page
-    says so. Returns the path of the page. Raises UserError for a folder without a run, or with a damaged file.
+    `workdir` may also be the result folder of one `afloc evaluate` or `afloc score`. The page says which parts are
+    missing. Returns the path of the page. Raises UserError for a folder without results, or with a damaged file.
     """
     workdir = Path(workdir)
     config = read_object(workdir / "config.json")
     rows = read_metrics(workdir / "metrics.jsonl")
     found = sorted(workdir.glob("evaluation/*/summary.json")) + sorted(workdir.glob("summary.json"))
     evaluations = [_evaluation(path.parent) for path in found]
-    evaluations.sort(key=lambda evaluation: str(evaluation.provenance.get("created", "")))  # as the config lists them
+    evaluations.sort(key=lambda evaluation: str(evaluation.provenance.get("created", "")))  # the order of the config
     if not config and not rows and not evaluations:
         raise UserError(
             f"{workdir}: no config.json, metrics.jsonl, summary.json or evaluation/ to report on; "

@@ -1,4 +1,4 @@
-"""Results as dataclasses, and as the JSON of summary.json: a field is a key, and NaN is null."""
+"""Results as dataclasses, and as JSON in summary.json: fields are keys, and NaN is null."""
 
 import dataclasses
 import math
@@ -23,7 +23,7 @@ ScoreRow: TypeAlias = tuple[str, str, str, str, str, float, str]
 
 @dataclass(frozen=True)
 class Overall:
-    """A number of the complete data set."""
+    """A metric of the complete data set."""
 
     overall: Interval
 
@@ -36,7 +36,7 @@ class ByCategory(Overall):
 
     @staticmethod
     def mean_of(replicates: Replicates, names: Sequence[str], bootstrap: Bootstrap) -> "ByCategory":
-        """The intervals of replicates [C], a number for each category, and of their mean."""
+        """The intervals of replicates [C], one number per category, and of their mean."""
         parts = {name: bootstrap.limits_of(replicates[c]) for c, name in enumerate(names)}
         return ByCategory(bootstrap.limits_of(replicates.mean_over(-1)), parts)
 
@@ -46,12 +46,12 @@ class Account:
     """The origin of the numbers of a summary.
 
     Attributes:
-        task: name of the task.
-        title: name of the data set for readers.
-        compatible: whether everything is as in the published release.
+        task: the name of the task.
+        title: the name of the data set on the page.
+        compatible: whether the published release is reproduced.
         framing: how images became squares.
-        bootstrap: how intervals were made, see `Bootstrap.to_dict`.
-        settings: all settings; an evaluation with the same ones is not repeated.
+        bootstrap: how intervals were computed, see `Bootstrap.to_dict`.
+        settings: all settings; an evaluation with the same settings is not repeated.
         provenance: weights, data, code and versions.
     """
 
@@ -65,14 +65,14 @@ class Account:
 
     @property
     def interval(self) -> str:
-        """The meaning of the brackets behind a value, for readers."""
+        """The description of intervals for readers."""
         how = self.bootstrap
         return f"95 % {how['interval']} interval, {how['resamples']} resamples by {how['unit']}"
 
 
 @dataclass(frozen=True)
 class Result:
-    """The result of an evaluation; the tasks add their fields, which are keys of summary.json."""
+    """The base of results. Tasks add fields, which are keys of summary.json."""
 
     account: Account
 
@@ -83,23 +83,23 @@ class Result:
         return content
 
     def to_markdown(self) -> str:
-        """The content of summary.md: tables that read well in plain text."""
+        """The content of summary.md: tables that are readable as plain text."""
         raise NotImplementedError
 
     def write(self, out: AnyPath, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-        """Write summary.md, summary.json, and the rows of per_sample.csv. Raises UserError."""
+        """Writes summary.md, summary.json, and the rows of per_sample.csv. Raises UserError if that fails."""
         texts = {"summary.md": self.to_markdown(), "summary.json": json_text(self.to_json())}
         write_folder(out, {"per_sample.csv": csv_text(columns, rows), **texts})
 
     @classmethod
     def read(cls, summary: Mapping[str, Json]) -> Self:
-        """The result of a summary.json."""
+        """The result from the content of summary.json."""
         result: Self = read(cls, {**summary, "account": summary})
         return result
 
 
 def read(kind: Any, value: Any) -> Any:
-    """The inverse of `json_of`, as an annotation wants it; keys that no field has are left out."""
+    """The inverse of `json_of`, in the type of an annotation. Keys without a field are ignored."""
     if hasattr(kind, "__dataclass_fields__"):
         kinds = typing.get_type_hints(kind)
         return kind(**{key: read(kinds[key], item) for key, item in value.items() if key in kinds})
@@ -114,7 +114,7 @@ def read(kind: Any, value: Any) -> Any:
 
 
 def evaluation_provenance(model: Model, source: Records, data_sha256: str) -> dict[str, Json]:
-    """The provenance of the numbers of a model on records: weights, data and architecture."""
+    """The provenance of the results of a model on records: weights, data and architecture."""
     return provenance(
         weights_sha256=model.weights_sha256,
         data_sha256=data_sha256,

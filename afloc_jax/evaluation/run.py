@@ -1,4 +1,4 @@
-"""Evaluate a model on data sets by name: what training does last, and `afloc evaluate`."""
+"""Evaluation of a model on data sets by name, at the end of training and for `afloc evaluate`."""
 
 import itertools
 import json
@@ -18,15 +18,15 @@ from afloc_jax.weights.folder import update_card, weights_hash
 
 
 def evaluate_dataset(model: str | Path, out: str | Path, task: Task, settings: TaskSettings) -> JsonObject:
-    """Evaluate a model folder on one data set; returns what summary.json holds. Raises UsageError, UserError."""
+    """Evaluates a model folder on one data set; returns the content of summary.json. Raises UsageError, UserError."""
     return task.evaluate(Models(lambda: load(model)), Path(out), settings)
 
 
 def evaluate_datasets(evaluation: EvaluationSettings, workdir: str | Path) -> dict[str, JsonObject]:
-    """Evaluate `workdir/model` on every data set of a config; what training does last.
+    """Evaluates `workdir/model` on every data set of a config, at the end of training.
 
-    Results that were made with these weights and settings are kept. The model card shows the results. Returns the
-    content of summary.json by the name of its folder under `workdir/evaluation`.
+    Results of the same weights and settings are kept. The results are added to the model card. Returns the content of
+    each summary.json by the name of its folder under `workdir/evaluation`.
     """
     workdir = Path(workdir)
     if not evaluation.datasets:
@@ -47,9 +47,9 @@ def evaluate_datasets(evaluation: EvaluationSettings, workdir: str | Path) -> di
 
 
 def card_tables(results: Mapping[str, JsonObject]) -> list[JsonObject]:
-    """The tables of the model card, one for each task that was evaluated: `title`, `columns`, and `rows` of cells.
+    """The tables of the model card, one for each evaluated task: `title`, `columns`, and `rows` of cells.
 
-    `results` has, by the name of the data set, its summary, or `task`, `n` and `metrics` of it.
+    `results` maps the name of a data set to its summary, or to `task`, `n` and `metrics` of it.
     """
     tables: list[JsonObject] = []
     for task in TASKS.values():

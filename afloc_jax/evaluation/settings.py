@@ -1,7 +1,7 @@
-"""The settings that all tasks read; those of one task are declared in its folder.
+"""The settings that all tasks read. Those of a single task are declared in its folder.
 
-A field with a help text is an option of `afloc evaluate`, and every field a key of an entry of
-`config.evaluation.datasets`.
+Every field is a key of an entry of `config.evaluation.datasets`. A field with a help text is also an option of `afloc
+evaluate`.
 """
 
 from collections.abc import Mapping
@@ -25,34 +25,35 @@ class TaskSettings(Settings):
     """A data set and how it is evaluated.
 
     Attributes:
-        name, directory, raw, builder, split: as in `data_pipelines.prepared.open_source`.
-        title: name of the data set on the page, and of its folder of results.
-        compatible: reproduce the published release.
-        bootstrap, interval, unit: resamples, kind of interval and what is drawn, see `statistics.bootstrap.Bootstrap`.
+        name, directory, raw, builder, split: see `data_pipelines.prepared.open_source`.
+        title: the name of the data set on the page, and of its result folder.
+        compatible: whether to reproduce the published release.
+        bootstrap, interval, unit: the number of resamples, the kind of interval and the unit of resampling, see
+            `statistics.bootstrap.Bootstrap`.
     """
 
     name: str = ""
     directory: str = ""
-    raw: str = setting("", help="raw files, to prepare records that are absent", metavar="DIR")
+    raw: str = setting("", help="folder of raw files, to prepare missing records", metavar="DIR")
     builder: Mapping[str, Json] = setting(
         {},
-        help="argument of the builder, such as test=300; repeatable; other arguments are other records",
+        help="argument of the builder, such as test=300; repeatable; each choice of arguments has records of its own",
         metavar="KEY=VALUE",
     )
-    split: str = setting("test", help="which part is scored")
+    split: str = setting("test", help="split that is scored")
     title: str = setting(
         "",
-        help="name of the data set for the report; one that begins with RSNA, MS-CXR, COVID Rural or Fundus has the "
-        "published numbers beside its own",
+        help="name of the data set in the report, which also shows the published numbers if it begins with RSNA, "
+        "MS-CXR, COVID Rural or Fundus",
     )
-    bootstrap: int = setting(1000, at_least(1, "resamples make an interval"), help="resamples")
+    bootstrap: int = setting(1000, at_least(1, "resamples make an interval"), help="number of bootstrap resamples")
     interval: IntervalKind = setting("percentile", help="kind of bootstrap interval")
-    unit: Unit = setting("sample", help="what a resample draws")
-    compatible: bool = setting(False, help="reproduce the published release number for number, defects included")
+    unit: Unit = setting("sample", help="unit of resampling")
+    compatible: bool = setting(False, help="reproduce the numbers of the published release, with its defects")
 
     @property
     def resampling(self) -> "Bootstrap":
-        """How intervals are made."""
+        """The settings of bootstrap intervals."""
         from afloc_jax.evaluation.statistics.bootstrap import Bootstrap
 
         return Bootstrap(self.bootstrap, interval=self.interval, unit=self.unit)
@@ -64,7 +65,7 @@ class TaskSettings(Settings):
         return open_source(self.name, self.directory, split, raw=self.raw, builder=self.builder)
 
     def recorded(self) -> dict[str, Json]:
-        """The settings as summary.json keeps them: an evaluation with the same account is not repeated."""
+        """The settings in summary.json; an evaluation with the same ones is not repeated."""
         return self.plain()
 
 
@@ -73,10 +74,10 @@ class LabelledSettings(TaskSettings):
     """The settings that the tasks on labelled records share.
 
     Attributes:
-        classes: names; empty for all that occur.
-        framing: "pad" or "crop" of the square; heat maps are always padded. None: the task's own.
-        labels: CSV of labels; None: those of the records, see `read_labelled`.
-        unlisted: what a class is that the labels of a record do not list.
+        classes: the names of classes; empty for all that occur.
+        framing: "pad" or "crop" of the square; None for the task's default. Heat maps are always padded.
+        labels: a CSV of labels; None for those of the records, see `read_labelled`.
+        unlisted: the label of classes that a record does not list.
     """
 
     task: ClassVar[str] = ""
@@ -84,15 +85,15 @@ class LabelledSettings(TaskSettings):
     classes: tuple[str, ...] = setting((), help="a class; repeatable", flag="class", metavar="NAME")
     framing: Framing | None = setting(
         None,
-        help="how the image becomes the square that the model sees: the image surrounded by zeros, or its middle "
-        "(default: pad; crop where classification is compatible, as in the release)",
+        help="how the image fills the square: padded by zeros, or its middle (default: pad; crop for classification "
+        "with --compatible, as in the release)",
     )
     labels: str | None = setting(
-        None, help="labels of the records: column id and one per class; 1, 0, empty", metavar="FILE.csv"
+        None, help="labels of records: a column id and one per class, with 1, 0 or nothing", metavar="FILE.csv"
     )
     unlisted: Literal["unknown", "absent"] = setting(
         "unknown",
-        help="what a class is that the labels of a record do not list; absent where they list all that is present",
+        help="label of classes that a record does not list; absent if records list all that is present",
     )
 
     @property
@@ -102,11 +103,11 @@ class LabelledSettings(TaskSettings):
 
     @property
     def prompt_set(self) -> PromptSet | None:
-        """The prompts of classes; None for a task without."""
+        """The prompts of classes; None for a task without prompts."""
         return None
 
     def recorded(self) -> dict[str, Json]:
-        """The same keys for every task of this kind; those that it does not read have their defaults."""
+        """The settings with the same keys for all tasks of this kind; keys that a task does not read have defaults."""
         unread: dict[str, Json] = {"validation_split": "validation", "aggregation": "mean", "by_class": False}
         unread |= {"per_class": 200, "tops": [1, 5, 10]}
         own = {key: value for key, value in self.plain().items() if key not in ("prompts", "interval", "unit")}
@@ -115,7 +116,7 @@ class LabelledSettings(TaskSettings):
         return {**unread, **own, **about, "bootstrap": self.resampling.to_dict()}
 
     def account(self, model: "Model", source: "Records", data_sha256: str) -> "Account":
-        """The origin of the numbers of an evaluation with these settings."""
+        """The account of an evaluation with these settings."""
         from afloc_jax.evaluation.results import Account, evaluation_provenance
 
         return Account(
@@ -131,22 +132,22 @@ class LabelledSettings(TaskSettings):
 
 @dataclass(frozen=True)
 class PromptedSettings(LabelledSettings):
-    """What the tasks with prompts of classes share: `prompts` is a prompt set, its file or its name."""
+    """The settings of tasks with prompts of classes. `prompts` is a prompt set, its file or its name."""
 
     prompts: str | PromptSet | None = setting(
         None,
         help="phrases of each class: a JSON file (docs/classification.md) or the name of a built-in set such as chest; "
-        "without it: the phrases of the validation records; ten of each class for robustness",
+        "(default: the phrases of the validation records; for robustness ten per class)",
         metavar="FILE",
     )
 
     @property
     def prompt_set(self) -> PromptSet | None:
-        """The prompts of classes; None: those that the task takes by default."""
+        """The prompts of classes; None for the default of the task."""
         return read_prompt_set(self.prompts) if isinstance(self.prompts, str) else self.prompts
 
     def check(self) -> None:
-        """The prompt set can be read."""
+        """Raises UsageError if the prompt set cannot be read."""
         _ = self.prompt_set
 
 

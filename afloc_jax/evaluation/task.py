@@ -1,7 +1,7 @@
-"""What a task is: its settings, its evaluation, its section of the page, and its table of the model card.
+"""The parts of a task: its settings, its evaluation, its section of the page, and its table of the model card.
 
-`tasks.TASKS` lists the tasks. The command line, `run`, the page and the model card read that list and know no task by
-its name. The modules of a task, which need NumPy and JAX, are imported when they are used: the command line is built
+`tasks.TASKS` lists the tasks. The command line, `run`, the page and the model card read that list and name no task
+themselves. The modules of a task, which need NumPy and JAX, are imported when they are used: the command line is built
 from the list at once.
 """
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from afloc_jax.inference.model import Model
 
 JsonObject: TypeAlias = dict[str, Json]
-"""What summary.json holds."""
+"""The content of summary.json."""
 
 
 class Models:
-    """The model that is evaluated, and the same network without training; each is made when it is first used."""
+    """The evaluated model, and the same network without training. Each is loaded when it is first used."""
 
     def __init__(self, load: Callable[[], "Model"]) -> None:
         self._load = load
@@ -41,7 +41,7 @@ class Models:
 
 @dataclass(frozen=True)
 class Figure:
-    """A number in the head of the page: its interval, and (kind, title, mean) of what it is compared with."""
+    """A number at the top of the page: its interval, and (kind, title, mean) of other systems."""
 
     label: str
     about: str
@@ -54,11 +54,11 @@ class Section:
     """One evaluation on the page.
 
     Attributes:
-        kicker: what was evaluated, in a few words.
+        kicker: the name of the task, above the title.
         lede: the first sentence of the page, before and after the name of the data set.
-        headline: the numbers in the head of the page.
-        shown: what the room's section.html.jinja reads.
-        data: what was hashed to tell data sets apart, in words.
+        headline: the numbers at the top of the page.
+        shown: the variables of the task's section.html.jinja.
+        data: a description of the hashed data.
     """
 
     kicker: str
@@ -81,15 +81,15 @@ class Task:
     """A task: a folder of this package with the modules `evaluate`, `section` and `metrics`.
 
     Attributes:
-        name: what `--task` takes, and the name of the folder. The page includes its section.html.jinja.
-        settings: what it reads from an entry of `config.evaluation.datasets` and from the command line.
+        name: the value of `--task` and the name of the folder, whose section.html.jinja the page includes.
+        settings: the settings of an entry of `config.evaluation.datasets` and of the command line.
     """
 
     name: str
     settings: type[TaskSettings]
 
     def evaluate(self, models: Models, out: "Path", settings: TaskSettings) -> JsonObject:
-        """Score the model on the data set, write the folder of results and return what summary.json holds.
+        """Scores the model on the data set, writes the result folder, and returns the content of summary.json.
 
         The data are opened before the model is loaded, so that a wrong data set is reported at once.
         """
@@ -97,12 +97,12 @@ class Task:
         return summary
 
     def section(self, folder: "Path", summary: JsonObject) -> Section:
-        """What the page shows of a folder of results and its summary.json."""
+        """The section of the page for a result folder and its summary.json."""
         shown: Section = self._module("section").section(folder, summary)
         return shown
 
     def card(self) -> CardTable:
-        """Its table of the model card."""
+        """The table of the task in the model card."""
         table: CardTable = self._module("metrics").CARD
         return table
 

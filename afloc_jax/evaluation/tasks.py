@@ -1,4 +1,4 @@
-"""The table of tasks, and the section of a config that names data sets and what is evaluated on each."""
+"""The table of tasks, and the section of a config with the data sets and tasks to evaluate."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _SETTINGS: dict[str, type[TaskSettings]] = {
     "robustness": RobustnessSettings,
 }
 TASKS = {name: Task(name, settings) for name, settings in _SETTINGS.items()}
-DEFAULT = next(iter(TASKS))  # the task where an entry, a command or a summary names none
+DEFAULT = next(iter(TASKS))  # the task if an entry, a command or a summary names none
 
 
 def task_of(given: Mapping[str, Json], where: str) -> Task:
@@ -40,12 +40,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class EvaluationSettings(Settings, section="evaluation"):
-    """What training evaluates last.
+    """The evaluations at the end of training.
 
     Attributes:
-        datasets: an entry has `name` (the builder) and `directory`, optionally `task` (the first of `TASKS`), and what
-            the settings of that task declare.
-        bootstrap: resamples of the intervals, where an entry does not say.
+        datasets: each entry has `name` (the builder) and `directory`, and optionally `task` (default: the first of
+            `TASKS`) and the settings of that task.
+        bootstrap: the number of resamples of entries that do not state it.
     """
 
     datasets: tuple[Mapping[str, Json], ...] = ()
@@ -66,5 +66,5 @@ class EvaluationSettings(Settings, section="evaluation"):
         return found
 
     def check(self) -> None:
-        """Every entry is what its task reads."""
+        """Raises UsageError for an entry with an unknown task, key or value."""
         _ = self.entries

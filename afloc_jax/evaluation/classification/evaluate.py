@@ -1,7 +1,7 @@
 """Zero-shot classification of a data set: probabilities, metrics with intervals, thresholds from validation data.
 
-Source: algorithm of the published system, section 7. The release chooses its thresholds on the test set, which flatters
-F1, accuracy and MCC; `compatible` keeps that, the default takes them from the validation split.
+The probabilities follow the published release. The release chooses its thresholds on the test set, so that F1, accuracy
+and MCC are too optimistic. `compatible` reproduces this; the default chooses them on the validation split.
 """
 
 import os
@@ -34,14 +34,14 @@ from afloc_jax.inference.model import Model
 from data_pipelines.reading import Records, RecordSource
 
 PER_SAMPLE_COLUMNS = ("id", "patient", "category", "label", "probability", "threshold", "predicted")
-OWN = "own"  # name of the prompt set that the data set's phrases make
+OWN = "own"  # name of the prompt set of the data set's own phrases
 
 Row = tuple[str | int | float, ...]
 
 
 @dataclass(frozen=True)
 class Decisions:
-    """The decision for each record and class, the thresholds (NaN: none), and the statistic that scores them."""
+    """The decision for each record and class, the thresholds (NaN for none), and the statistic that scores them."""
 
     predicted: Bool[np.ndarray, "n C"]
     thresholds: Float[np.ndarray, " C"]
@@ -77,17 +77,20 @@ def evaluate_classification(
     settings: ClassificationSettings | None = None,
     validation: Records | None = None,
 ) -> Classification:
-    """Classify every labelled record; write per_sample.csv, summary.json and summary.md into `out`.
+    """Classifies every labelled record; writes per_sample.csv, summary.json and summary.md to `out`.
 
-    `source` has the records to score, see `read_labelled` for their labels. Where one class is to be chosen, records
-    with none or several of the classes are left out.
+    With a multi-class prompt set, records with none or several of the classes are left out.
 
     Args:
-        validation: records that thresholds are chosen on, and whose phrases are the prompts without a prompt set.
-            Without them thresholds are 0.5, the natural one of a softmax, and prompts "Findings suggesting <class>.".
+        model: the model to evaluate.
+        source: the records to score (see `read_labelled` for their labels).
+        out: the folder of results.
+        settings: classes, prompts and intervals.
+        validation: the records on which thresholds are chosen, and whose phrases are the prompts if there is no prompt
+            set. Without them thresholds are 0.5 and prompts "Findings suggesting <class>.".
 
     Raises:
-        UsageError, UserError: unusable labels, prompts or weights.
+        UsageError, UserError: labels, prompts or weights are unusable.
     """
     settings = settings or ClassificationSettings()
     prompt_set, prompts_from = _prompts(settings, validation)
@@ -128,7 +131,7 @@ def evaluate_classification(
 def _intervals(
     replicates: Replicates, classes: list[str], bootstrap: Bootstrap, multiclass: bool
 ) -> dict[str, ByCategory]:
-    """The metrics of replicates [C, M]; where one class was chosen, [1 + C, M] with all classes first."""
+    """The metrics of replicates [C, M], or with `multiclass` [1 + C, M], all classes first."""
     if not multiclass:
         return {m.name: ByCategory.mean_of(replicates[i], classes, bootstrap) for i, m in enumerate(METRICS)}
     metrics = {}
@@ -139,7 +142,7 @@ def _intervals(
 
 
 def _reliability(records: LabelledRecords, probabilities: Float[np.ndarray, "n C"]) -> dict[str, list[ReliabilityBin]]:
-    """The reliability table of each class over the records whose label is known."""
+    """The reliability table of each class, over the records with a known label."""
     tables = {}
     for c, name in enumerate(records.classes):
         known = np.isfinite(records.labels[:, c])
@@ -151,7 +154,7 @@ def _reliability(records: LabelledRecords, probabilities: Float[np.ndarray, "n C
 
 
 def _prompts(settings: ClassificationSettings, validation: Records | None) -> tuple[PromptSet, str]:
-    """The prompt set, and in words where it comes from."""
+    """The prompt set, and a description of its origin."""
     given = settings.prompt_set
     if given is not None:
         return given, f"prompt set {given.name or 'without a name'}"
@@ -176,7 +179,7 @@ def _probabilities(
 
 
 def _choose_one(records: LabelledRecords, probabilities: Float[np.ndarray, "n C"]) -> Decisions:
-    """The most probable class."""
+    """Decisions for the most probable class of each record."""
     classes = probabilities.shape[1]
     predicted = np.eye(classes, dtype=bool)[probabilities.argmax(axis=1)]
     statistic = multiclass_statistic(records.labels.argmax(axis=1), probabilities)
@@ -190,7 +193,7 @@ def _decide(
     validation: Records | None,
     settings: ClassificationSettings,
 ) -> Decisions:
-    """Each class for itself, by a threshold of its own."""
+    """Decisions for each class separately, by its own threshold."""
     tuned = (records, probabilities) if settings.compatible else _validate(model, validation, records.classes, settings)
     if tuned is None:
         thresholds, chosen_on = np.full(probabilities.shape[1], NATURAL_THRESHOLD), f"none: {NATURAL_THRESHOLD}"
@@ -206,7 +209,7 @@ def _decide(
 def _validate(
     model: Model, validation: Records | None, classes: tuple[str, ...], settings: ClassificationSettings
 ) -> tuple[LabelledRecords, np.ndarray] | None:
-    """Labels and probabilities of the validation records, for those of the classes that occur among them."""
+    """The labels and probabilities of the validation records, for the classes that occur in them."""
     if validation is None:
         return None
     occurring = read_labelled(validation, (), settings.labels, settings.unlisted).classes
@@ -222,7 +225,7 @@ def _one_class_each(records: LabelledRecords) -> LabelledRecords:
     if not len(chosen):
         raise UserError("no record has exactly one of the classes, so there is no single class to choose")
     taken = records.take(chosen)
-    labels = np.eye(len(records.classes))[taken.exclusive()]  # having one says that the others are absent
+    labels = np.eye(len(records.classes))[taken.exclusive()]  # one class is present, so the others are absent
     return replace(taken, labels=labels, doubtful=np.zeros(labels.shape, bool))
 
 

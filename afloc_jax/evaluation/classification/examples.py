@@ -1,4 +1,4 @@
-"""The most confident mistakes of a classification, kept for the page: examples.json and examples.npz."""
+"""The most confident mistakes of a classification, for the page: examples.json and examples.npz."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -18,7 +18,7 @@ FALSE_POSITIVE, MISSED = "false positive", "missed"
 
 @dataclass(frozen=True)
 class Mistake:
-    """A record and a class that was wrongly called; `shows` are the classes that the record shows."""
+    """A wrong decision for a record and a class. `shows` are the classes that the record shows."""
 
     id: str
     category: str
@@ -30,9 +30,10 @@ class Mistake:
 def choose_mistakes(
     labels: Float[np.ndarray, "n C"], probabilities: Float[np.ndarray, "n C"], predicted: Bool[np.ndarray, "n C"]
 ) -> list[tuple[int, int, str]]:
-    """(record, class, kind) of the mistakes that a model was surest of, `MISTAKES` of each kind and class.
+    """The most confident mistakes as (record, class, kind), at most `MISTAKES` of each kind and class.
 
-    False positives with the highest probability, then findings missed with the lowest. Unknown labels are no mistakes.
+    For each class the false positives of highest probability come first, then the missed findings of lowest
+    probability. Records of unknown label are left out.
     """
     chosen = []
     for c in range(labels.shape[1]):
@@ -51,7 +52,7 @@ def write_mistakes(
     probabilities: Float[np.ndarray, "n C"],
     predicted: Bool[np.ndarray, "n C"],
 ) -> None:
-    """Write the chosen mistakes with their images and, for a finding that was missed, where it is."""
+    """Writes the most confident mistakes with their images, and with the masks of missed findings."""
     images, truths, mistakes = [], [], []
     for i, c, kind in choose_mistakes(records.labels, probabilities, predicted):
         record, name = source[int(records.rows[i])], records.classes[c]
@@ -65,7 +66,7 @@ def write_mistakes(
 
 
 def read_mistakes(folder: Path) -> Iterator[tuple[Mistake, UInt8[np.ndarray, "S S"], Bool[np.ndarray, "S S"]]]:
-    """Each mistake with its image and the place of the class; none where an evaluation left no examples."""
+    """The mistakes with their images and masks; none if the evaluation has no examples."""
     described, arrays = read_pictures(folder)
     for i, mistake in enumerate(described):
         yield Mistake(**mistake), arrays["images"][i], arrays["truths"][i]

@@ -1,4 +1,4 @@
-"""The metrics of classification, a row each: how results, page and model card name them, and how they are computed."""
+"""The table of classification metrics, which results, the page and the model card read."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from afloc_jax.evaluation.task import CardTable
 
 @dataclass(frozen=True)
 class ClassScores:
-    """One class: labels, probabilities and decisions of the records with a known label, and rows of their weights."""
+    """One class: labels, probabilities and decisions of records with a known label, and their weights."""
 
     labels: Bool[np.ndarray, " n"]
     probabilities: Float[np.ndarray, " n"]
@@ -36,12 +36,12 @@ class Metric:
     """A metric of one class.
 
     Attributes:
-        name: its key in summary.json.
-        title, about: its name on the page, and what it says.
-        value: computes it: one number for each row of weights.
-        chance: its value without any skill; None where that depends on the data.
-        low: the lowest value it can have.
-        card: its column in the model card, where it has one.
+        name: the key in summary.json.
+        title, about: the title and the explanation on the page.
+        value: computes the metric: one number for each row of weights.
+        chance: the value of a random classifier; None if it depends on the data.
+        low: the lowest possible value.
+        card: the column in the model card; empty for none.
     """
 
     name: str
@@ -54,12 +54,12 @@ class Metric:
 
 
 def decision(name: str) -> Value:
-    """One of `discrimination.DECISION_METRICS`."""
+    """The function of a metric of `discrimination.DECISION_METRICS`."""
     return lambda scores: scores.decisions[name]
 
 
 def probability(function: Callable[..., Float[np.ndarray, " R"]]) -> Value:
-    """A function of labels and probabilities."""
+    """The function of a metric of labels and probabilities."""
     return lambda scores: function(scores.labels, scores.probabilities, scores.weights)
 
 
@@ -84,25 +84,25 @@ METRICS = (
            probability(discrimination.calibration_error), card="calibration error"),
 )  # fmt: skip
 BY_NAME = {metric.name: metric for metric in METRICS}
-MULTICLASS = ("auc", "accuracy", "balanced_accuracy", "f1", "mcc")  # those of a choice of one class
-HEADLINE = ("auc", "f1", "balanced_accuracy", "mcc", "ece")  # in the head of the page and in the model card
-MAIN = HEADLINE[:-1]  # in the table that is open
+MULTICLASS = ("auc", "accuracy", "balanced_accuracy", "f1", "mcc")  # metrics of multi-class prompt sets
+HEADLINE = ("auc", "f1", "balanced_accuracy", "mcc", "ece")  # metrics at the top of the page and in the model card
+MAIN = HEADLINE[:-1]  # metrics in the main table
 CARD = CardTable("Zero-shot classification, mean over classes", {name: BY_NAME[name].card for name in HEADLINE})
 NATURAL_THRESHOLD = 0.5  # where a softmax over two gives both the same
 
 
 def chance_of(metric: Metric, multiclass: bool) -> float | None:
-    """The chance level of a metric; where one of several classes is chosen, that of AUC alone is known."""
+    """The chance level of a metric. With `multiclass`, only that of AUC is known."""
     return metric.chance if metric.name == "auc" or not multiclass else None
 
 
-# Statistics of weighted samples: every metric of every class at once, as the bootstrap takes them
+# Statistics of weighted samples, for the bootstrap: every metric of every class at once
 
 
 def binary_statistic(
     labels: Float[np.ndarray, "n C"], probabilities: Float[np.ndarray, "n C"], predicted: Bool[np.ndarray, "n C"]
 ) -> Statistic:
-    """Weights [R, n] -> `METRICS` of every class, [R, C, M]; records of unknown label do not count for a class."""
+    """A function from weights [R, n] to `METRICS` [R, C, M]. Records of unknown label are left out for a class."""
 
     def statistic(weights: Weights) -> np.ndarray:
         classes = []
@@ -117,7 +117,7 @@ def binary_statistic(
 
 
 def multiclass_statistic(labels: Int[np.ndarray, " n"], probabilities: Float[np.ndarray, "n C"]) -> Statistic:
-    """Weights [R, n] -> [R, 1 + C, M] of the `MULTICLASS` metrics: all classes first, then each against the rest."""
+    """A function from weights [R, n] to `MULTICLASS` metrics [R, 1 + C, M]: all classes, then each against the rest."""
     classes, predicted = probabilities.shape[1], probabilities.argmax(axis=1)
 
     def statistic(weights: Weights) -> np.ndarray:
@@ -132,7 +132,7 @@ def multiclass_statistic(labels: Int[np.ndarray, " n"], probabilities: Float[np.
 
 
 def choose_thresholds(labels: Float[np.ndarray, "n C"], probabilities: Float[np.ndarray, "n C"]) -> np.ndarray:
-    """[C] the threshold of each class with the highest F1; 0.5 where its known labels are not of both kinds."""
+    """The threshold with the highest F1 for each class [C]; 0.5 for a class without positives or negatives."""
     chosen = np.full(labels.shape[1], NATURAL_THRESHOLD)
     for c in range(labels.shape[1]):
         known = np.isfinite(labels[:, c])

@@ -13,19 +13,19 @@ class Classification(Result):
     """Metrics of a data set, by class.
 
     Attributes:
-        multiclass: whether one of the classes was chosen for each record.
-        n, n_left_out: records that were scored, and records without a usable label.
-        n_per_category, positives: of each class the records with a known label, and those that show it.
-        metrics: by name, see `metrics.METRICS`.
-        thresholds: of each class the probability from which a record is called positive; NaN where a class was chosen.
-        thresholds_chosen_on: where the thresholds come from, in words.
+        multiclass: whether each record gets exactly one class.
+        n, n_left_out: the numbers of scored records, and of records without a usable label.
+        n_per_category, positives: for each class the numbers of records with a known label, and of positive ones.
+        metrics: metrics by name, see `metrics.METRICS`.
+        thresholds: for each class the probability from which a record is positive; NaN with `multiclass`.
+        thresholds_chosen_on: a description of the data on which thresholds are chosen.
         reliability: the reliability table of each class.
-        prompt_set: name of the prompt set.
-        prompts_from: where the prompts come from, in words.
-        prompts: of each class its "positive" and "negative" phrases.
-        aggregation: how the phrases of a class became one score.
-        never_known_absent: classes left out because no record is known to lack them.
-        asked_without_phrases: classes that the prompt set does not list.
+        prompt_set: the name of the prompt set.
+        prompts_from: a description of the origin of prompts.
+        prompts: for each class its "positive" and "negative" phrases.
+        aggregation: how the scores of the phrases of a class are aggregated.
+        never_known_absent: classes left out because no record is known not to have them.
+        asked_without_phrases: classes that the prompt set does not list, which get the fallback phrase.
     """
 
     multiclass: bool

@@ -1,4 +1,4 @@
-"""Classification on the page: metrics of each class with intervals, ROC, reliability, the most confident mistakes."""
+"""The section on classification of the page: metrics with intervals, ROC, reliability, most confident mistakes."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ MOST_PHRASES = 12  # listed of each class
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the tables: a class, or all of them without a name."""
+    """A row of the tables: a class, or all classes if it has no name."""
 
     name: str | None
     cells: Mapping[str, Cell]
@@ -45,7 +45,7 @@ class Curve:
 
 
 def section(folder: Path, summary: JsonObject) -> Section:
-    """What the page shows of one evaluation."""
+    """The section of one evaluation, for section.html.jinja."""
     result = Classification.read(summary)
     metrics, classes = result.metrics, list(result.n_per_category)
     query = "which one of the classes they show" if result.multiclass else "whether they show a finding"
@@ -55,7 +55,7 @@ def section(folder: Path, summary: JsonObject) -> Section:
         mistakes.setdefault(example[0].category, []).append(example)
     return Section(
         kicker="Zero-shot classification",
-        lede=(f"Asked by phrases alone {query}: {result.n:,} images of", f", {len(classes)} classes."),
+        lede=(f"The model decided by phrases alone {query}: {result.n:,} images of", f", {len(classes)} classes."),
         headline=[_figure(result, BY_NAME[name]) for name in HEADLINE if name in metrics],
         shown={
             "main": main,  # the metrics of the open table
@@ -96,7 +96,7 @@ def _row(result: Classification, name: str | None) -> Row:
 
 
 def _curves(path: Path, auc: ByCategory, classes: Sequence[str]) -> list[Curve]:
-    """The ROC curve of each class that has positives and negatives; none without per_sample.csv."""
+    """The ROC curve of each class with positives and negatives; none without per_sample.csv."""
     if not path.is_file():
         return []
     pairs: dict[str, list[tuple[bool, float]]] = {name: [] for name in classes}

@@ -13,20 +13,20 @@ class ClassificationSettings(PromptedSettings):
     """A labelled data set and the prompts of its classes.
 
     Attributes:
-        prompts: a prompt set, its file or its name. None: the phrases of the validation records. A `multiclass` set
-            makes classification a choice of one class.
-        aggregation: how the phrases of a class become one score, see `inference.zero_shot`.
-        validation_split: where thresholds and the data set's own phrases come from; "" for none.
-        compatible: prompts cleaned, and thresholds chosen on the scored records, as in the release.
+        prompts: a prompt set, its file or its name; None for the phrases of the validation records. With a `multiclass`
+            set each record gets exactly one class.
+        aggregation: how the scores of the phrases of a class are aggregated, see `inference.zero_shot`.
+        validation_split: the split of thresholds and of the data set's own phrases; "" for none.
+        compatible: whether prompts are cleaned, and thresholds chosen on the scored records, as in the release.
     """
 
     task: ClassVar[str] = "classification"
 
     validation_split: str = setting(
-        "validation", help="which part thresholds are chosen on, of chexlocalize and classification"
+        "validation", help="split on which chexlocalize and classification choose their thresholds"
     )
     aggregation: Literal["mean", "max"] = setting(
-        "mean", help="how the phrases of a class become one score: their mean (AFLoc) or the largest (GLoRIA)"
+        "mean", help="score of a class from those of its phrases: their mean (AFLoc) or maximum (GLoRIA)"
     )
 
     @property

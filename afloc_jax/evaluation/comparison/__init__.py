@@ -1,1 +1,1 @@
-"""Two results on the same samples: paired differences, tests, corrections."""
+"""Comparison of two results on the same samples: paired differences, tests, corrections."""

@@ -1,7 +1,7 @@
-"""Two result folders on the same samples: paired differences with intervals, tests and corrections.
+"""Comparison of two result folders on the same samples: paired differences with intervals, tests and corrections.
 
-What is compared comes from per_sample.csv alone, so any two evaluations of one kind can meet: localisation, retrieval
-and robustness (a score per sample and metric), or classification (a decision per sample and class).
+Only per_sample.csv is compared, so any two evaluations of one kind can be compared: localisation, retrieval and
+robustness (a score per sample and metric), or classification (a decision per sample and class).
 """
 
 import math
@@ -25,7 +25,7 @@ from afloc_jax.evaluation.statistics.jackknife import Weights
 from afloc_jax.files import Path
 
 OVERALL = "all categories"
-LISTED = 20  # keys without a partner that comparison.json names
+LISTED = 20  # most keys without a partner in comparison.json
 
 
 def compare(
@@ -34,17 +34,17 @@ def compare(
     out: str | os.PathLike[str] | None = None,
     bootstrap: Bootstrap | None = None,
 ) -> Comparison:
-    """Compare the per-sample scores of two result folders; write comparison.csv, .json and .md into `out` if given.
+    """Compares the per-sample scores of two result folders; writes comparison.csv, .json and .md to `out` if given.
 
-    Samples meet by id, category, metric and threshold. A metric with thresholds is averaged over them first, for each
-    sample. Every metric has a row per category and one for the mean over categories (`OVERALL`).
+    Samples are paired by id, category, metric and threshold. A metric with thresholds is first averaged over them for
+    each sample. Every metric has a row per category and one for the mean over categories (`OVERALL`).
 
-    The interval is a paired bootstrap. `p` is a sign-flip permutation test of the mean difference; for AUC of one class
-    DeLong's test (a paired bootstrap when patients are drawn), for the mean AUC a paired bootstrap. Holm and
-    Benjamini-Hochberg adjust the rows of the categories together, and the overall rows together.
+    The interval is a paired bootstrap. `p` is that of a sign-flip permutation test of the mean difference; for the AUC
+    of one class of DeLong's test (of a paired bootstrap if patients are resampled), for the mean AUC of a paired
+    bootstrap. Holm and Benjamini-Hochberg adjust the rows of categories together, and the overall rows together.
 
-    Raises UserError for a folder without usable scores, different kinds of scores, labels that differ, or no sample in
-    common.
+    Raises UserError if a folder has no usable scores, the kinds of scores or the labels differ, or no sample is in
+    both.
     """
     bootstrap = bootstrap or Bootstrap()
     first, second = read_samples(Path(a)), read_samples(Path(b))
@@ -101,7 +101,7 @@ def _compare_scores(first: SampleTable, second: SampleTable, common: Sequence[Ke
 
 
 def _mean_of_both(pairs: Sequence[tuple[float, float]]) -> Float[np.ndarray, "2"]:
-    """Means of A and of B over the thresholds at which both have a score."""
+    """The means of A and of B over the thresholds at which both have a score."""
     both = np.array(pairs)
     return mean_of_finite(np.where(np.isfinite(both).all(axis=1, keepdims=True), both, np.nan), axis=0)
 
@@ -115,7 +115,7 @@ def _mean_rows(
     clusters: np.ndarray | None,
     bootstrap: Bootstrap,
 ) -> list[Row]:
-    """Rows of a metric that is a mean over samples: the mean over categories, and each category."""
+    """The rows of a metric that is a mean over samples: the mean over categories, and each category."""
     difference = a - b
     means = bootstrap.means(difference[:, None], category, len(names), clusters)[0]
     sizes = np.bincount(category, minlength=len(names))
@@ -126,7 +126,7 @@ def _mean_rows(
     for name, (members, replicates) in parts.items():
         weight = 1 / (sizes[category[members]] * (len(names) if name == OVERALL else 1))
         contributions, plain = difference[members] * weight, difference[members]
-        if clusters is not None:  # a patient's samples change sign together
+        if clusters is not None:  # the samples of a patient change sign together
             _, index = np.unique(clusters[members], return_inverse=True)
             contributions = np.bincount(index, contributions)
             plain = np.bincount(index, plain) / np.bincount(index)
@@ -220,7 +220,7 @@ def _auc_row(name: str, n: int, aucs: Replicates, bootstrap: Bootstrap) -> Row:
 
 
 def _with_delong(row: Row, labels: Bool[np.ndarray, " n"], scores: Float[np.ndarray, "2 n"]) -> Row:
-    """The row with DeLong's test; unchanged where there are too few positives or negatives for one."""
+    """The row with DeLong's test; unchanged if there are too few positives or negatives for it."""
     if min(labels.sum(), (~labels).sum()) < 2:
         return row
     both, signs = discrimination.delong(labels, scores), np.array([1, -1])
@@ -248,7 +248,7 @@ def _corrected(rows: Sequence[Row]) -> list[Row]:
 
 
 def _notes(a: SampleTable, b: SampleTable) -> list[str]:
-    """Differences between the two evaluations that a reader should know before trusting the numbers."""
+    """Notes on differences between the two evaluations that affect the comparison."""
     notes = []
     hashes = [side.provenance.get("data_sha256") for side in (a, b)]
     if all(hashes) and hashes[0] != hashes[1]:

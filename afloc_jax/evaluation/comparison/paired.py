@@ -5,18 +5,19 @@ import scipy.stats
 from jaxtyping import Float
 
 PERMUTATIONS = 10_000
-EXACT_UNITS = 13  # up to this many, all 2^n signs are tried: fewer than `PERMUTATIONS`
+EXACT_UNITS = 13  # up to this number of units all 2^n signs are tried, fewer than `PERMUTATIONS`
 BLOCK = 4_000_000
 
 
 def sign_flip_test(contributions: Float[np.ndarray, " n"], permutations: int = PERMUTATIONS, seed: int = 0) -> float:
-    """Two-sided p of the sum of paired differences, each of which could as well have had the other sign.
+    """The two-sided p of the sum of paired differences, if under the null hypothesis each sign is equally likely.
 
-    Fisher's randomisation test: exact for few units, otherwise (hits + 1) / (permutations + 1), which is never 0. NaN
-    without any unit. `scipy.stats.permutation_test` finds the same p but for sampling noise (tests); it is not used
-    here because it gives the few exact cases no tolerance for rounding and draws other signs: p would change.
+    This is Fisher's randomisation test: exact for few units, otherwise (hits + 1) / (permutations + 1), which is never
+    0. NaN without any unit. `contributions` has one number per unit: its difference times its weight in the statistic
+    (1/n for a mean).
 
-    `contributions` has one number per unit: its difference times its weight in the statistic (1/n for a mean).
+    `scipy.stats.permutation_test` gives the same p up to sampling noise (tests). It is not used, because it has no
+    tolerance for rounding in exact tests and draws other signs, so that p would change.
     """
     contributions = np.asarray(contributions, np.float64)
     n = len(contributions)
@@ -35,7 +36,7 @@ def sign_flip_test(contributions: Float[np.ndarray, " n"], permutations: int = P
 
 
 def wilcoxon_test(differences: Float[np.ndarray, " n"]) -> float:
-    """Two-sided p of Wilcoxon's signed-rank test; 1 where nothing differs, NaN without any unit."""
+    """The two-sided p of Wilcoxon's signed-rank test; 1 if all differences are 0, NaN without any unit."""
     differences = np.asarray(differences, np.float64)
     if not len(differences):
         return float("nan")
@@ -45,7 +46,7 @@ def wilcoxon_test(differences: Float[np.ndarray, " n"]) -> float:
 
 
 def bootstrap_test(resampled: Float[np.ndarray, " R"]) -> float:
-    """Two-sided p of a difference from its resamples: twice the smaller of the shares of them on either side of 0.
+    """The two-sided p of a difference: twice the smaller of the shares of its resamples on either side of 0.
 
     This inverts the percentile interval (Efron and Tibshirani 1993, section 16.4); at least 2 / (R + 1).
     """
@@ -57,7 +58,7 @@ def bootstrap_test(resampled: Float[np.ndarray, " R"]) -> float:
 
 
 def holm(p: Float[np.ndarray, " m"]) -> Float[np.ndarray, " m"]:
-    """p adjusted for the chance of any false alarm (Holm 1979), which SciPy lacks. NaN is no test and stays NaN."""
+    """p adjusted by Holm (1979) for the family-wise error rate, which SciPy lacks. NaN (no test) stays NaN."""
     result, tested = np.full(len(p), np.nan), np.flatnonzero(np.isfinite(p))
     order = tested[np.argsort(p[tested], kind="stable")]
     factors = len(order) - np.arange(len(order))
@@ -66,7 +67,7 @@ def holm(p: Float[np.ndarray, " m"]) -> Float[np.ndarray, " m"]:
 
 
 def benjamini_hochberg(p: Float[np.ndarray, " m"]) -> Float[np.ndarray, " m"]:
-    """p adjusted for the share of false alarms (Benjamini and Hochberg 1995). NaN is no test and stays NaN."""
+    """p adjusted by Benjamini and Hochberg (1995) for the false discovery rate. NaN (no test) stays NaN."""
     result, tested = np.full(len(p), np.nan), np.isfinite(p)
     result[tested] = scipy.stats.false_discovery_control(p[tested])
     return result

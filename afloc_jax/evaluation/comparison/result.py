@@ -1,4 +1,4 @@
-"""The result of a comparison, as comparison.json, .csv and .md hold it."""
+"""The result of a comparison: comparison.json, .csv and .md."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from afloc_jax.settings import Json
 
 @dataclass(frozen=True)
 class Row:
-    """One line: a metric of A and of B, and A minus B with its test."""
+    """One row: a metric of A and of B, and A minus B with its test."""
 
     metric: str
     category: str
@@ -31,7 +31,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Unmatched:
-    """The scores of one side without a partner: how many, and the first of them."""
+    """The scores of one side without a partner: their number, and the first of them."""
 
     count: int
     examples: Sequence[str]
@@ -43,13 +43,13 @@ class Comparison:
 
     Attributes:
         a, b: the folders.
-        matched: number of scores that both have.
-        unmatched: for "a" and "b", the scores that the other side lacks.
-        notes: what a reader should know before trusting the differences.
-        bootstrap: how intervals were made, see `Bootstrap.to_dict`.
-        permutations: of the tests that flip signs.
-        rows: of each metric, the mean over categories and each category.
-        provenance: for "a" and "b", where the numbers come from.
+        matched: the number of scores that both have.
+        unmatched: for "a" and "b", the scores that the other side does not have.
+        notes: differences between the evaluations that affect the comparison.
+        bootstrap: how intervals were computed, see `Bootstrap.to_dict`.
+        permutations: the number of permutations of sign-flip tests.
+        rows: for each metric the mean over categories and each category.
+        provenance: for "a" and "b", the provenance of the result.
     """
 
     a: str
@@ -68,7 +68,7 @@ class Comparison:
         return content
 
     def to_markdown(self) -> str:
-        """The comparison as a table that reads well in plain text."""
+        """The content of comparison.md: a table that is readable as plain text."""
         lines = [
             "# Comparison",
             "",

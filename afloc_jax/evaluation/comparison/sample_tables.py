@@ -1,4 +1,4 @@
-"""per_sample.csv of any evaluation, read back: what `afloc compare` pairs."""
+"""Reading of per_sample.csv of any evaluation, for `afloc compare`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ NOTED = ("protocol", "compatible", "framing", "prompt_set", "aggregation", "marg
 
 
 class Key(NamedTuple):
-    """The key by which the scores of two evaluations are paired; as text, it names the score in a message."""
+    """The key by which the scores of two evaluations are paired. Its text names the score in messages."""
 
     id: str
     category: str
@@ -23,7 +23,7 @@ class Key(NamedTuple):
     threshold: str = ""
 
     def __str__(self) -> str:
-        """The parts that are not empty; none of them is text of a report."""
+        """The parts that are not empty, none of which is report text."""
         return " / ".join(part for part in self if part)
 
 
@@ -37,14 +37,15 @@ class Decision(NamedTuple):
 
 @dataclass(frozen=True)
 class SampleTable:
-    """per_sample.csv of one folder, and what its summary.json tells of it, where there is one.
+    """The content of per_sample.csv of one folder, with facts from its summary.json if there is one.
 
     Attributes:
+        folder: the result folder.
         patients: the patient of each id.
-        scores: a score per sample, metric and threshold (localisation, retrieval, robustness); or
-        decisions: a decision per sample and class (classification). One of the two is empty.
-        settings: those that a reader should know to differ.
-        mask_thresholds: of each class, the threshold that validation data gave.
+        scores: a score per sample, metric and threshold (localisation, retrieval, robustness), else empty.
+        decisions: a decision per sample and class (classification), else empty.
+        settings: settings that are noted if they differ.
+        mask_thresholds: for each class the threshold chosen on validation data.
         provenance: weights, data and versions.
     """
 

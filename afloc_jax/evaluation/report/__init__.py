@@ -1,1 +1,1 @@
-"""The kit of the page: charts, numbers, templates."""
+"""Shared parts of the report page: charts, numbers, templates."""

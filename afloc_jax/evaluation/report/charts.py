@@ -1,4 +1,4 @@
-"""Charts as inline SVG. Colours come from the page's style sheet (classes), so that they follow light and dark."""
+"""Charts as inline SVG. Colours are classes of the page's style sheet, so that they suit light and dark mode."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -9,13 +9,13 @@ import numpy as np
 
 from afloc_jax.evaluation.statistics.interval import Interval
 
-SIZE, SMALL = (520, 250), (350, 190)  # width and height; letters keep their size when a chart is small
-LANE = 7  # between the marks of a row: intervals lie beside each other, not on each other
+SIZE, SMALL = (520, 250), (350, 190)  # width and height; letters have the same size in both
+LANE = 7  # distance of the marks of a row, so that intervals do not overlap
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 14, 34
 
 
 class Line(TypedDict):
-    """A line over training steps; `kind` is its class in the style sheet, "raw" ones are drawn faintly."""
+    """A line over training steps. `kind` is its CSS class; lines of class "raw" are faint."""
 
     name: str
     kind: str
@@ -24,7 +24,7 @@ class Line(TypedDict):
 
 
 class Row(TypedDict):
-    """A row of an interval chart: the model's value, and (kind, value) of the others."""
+    """A row of an interval chart: the value of the model, and (kind, value) of other systems."""
 
     name: str
     model: Interval
@@ -33,7 +33,7 @@ class Row(TypedDict):
 
 
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """About `count` round numbers (1, 2, 2.5 or 5 times a power of ten) that lie within [low, high]."""
+    """About `count` round numbers (1, 2, 2.5 or 5 times a power of ten) within [low, high]."""
     if not high > low:
         return [low]
     raw = (high - low) / max(count - 1, 1)
@@ -44,7 +44,7 @@ def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def smooth(values: np.ndarray, window: int) -> np.ndarray:
-    """Centred running mean that shortens its window at the ends; NaN points count for nothing."""
+    """A centred running mean whose window is shorter at the ends. NaN points are ignored."""
     finite = np.isfinite(values)
     kernel = np.ones(window)
     total = np.convolve(np.where(finite, values, 0.0), kernel, mode="full")
@@ -55,9 +55,9 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
 
 
 def curve_chart(series: Sequence[Line], label: str, floor: float | None = None, small: bool = False) -> str:
-    """Lines over training steps; `label` describes the chart to screen readers.
+    """A chart of lines over training steps. `label` describes it for screen readers.
 
-    `floor` is the lower end of the y axis, None takes it from the data. Small charts stand three in a row.
+    `floor` is the lower end of the y axis; None takes it from the data. Small charts are shown three in a row.
     """
     width, height = SMALL if small else SIZE
     points = [
@@ -69,7 +69,7 @@ def curve_chart(series: Sequence[Line], label: str, floor: float | None = None, 
     if not points:
         return ""
     x_low, x_high = min(p[0] for p in points), max(p[0] for p in points)
-    # The first steps of a run may be far above the rest; a scale over all but the highest 1 % keeps the curve readable.
+    # The first steps may be far above the others, so the scale ignores the highest 1 % of the values.
     heights = np.array([p[1] for p in points])
     y_low, y_high = float(heights.min()), float(np.quantile(heights, 0.99))
     y_low = y_low if floor is None else min(floor, y_low)
@@ -104,10 +104,10 @@ def curve_chart(series: Sequence[Line], label: str, floor: float | None = None, 
 
 
 def interval_chart(rows: Sequence[Row], label: str, high: float | None = None) -> str:
-    """One row per category: the model's mean with its interval, and the others as marks with theirs, fainter.
+    """A chart with one row per category: the model's mean with its interval, and fainter those of other systems.
 
-    `label` describes the chart to screen readers. Negative values move the left end of the scale below 0. Where
-    `high` is None, the right end comes from the data.
+    `label` describes the chart for screen readers. The scale begins below 0 if there are negative values. It ends at
+    `high`, or where None, at the largest value.
     """
     values = [
         v
@@ -136,7 +136,7 @@ def interval_chart(rows: Sequence[Row], label: str, high: float | None = None) -
 
 
 def axis_ticks(low: float, high: float, x: Callable[[float], float], bottom: float) -> list[str]:
-    """Lines down to `bottom` with their numbers below, at round values of a horizontal scale."""
+    """Grid lines down to `bottom`, with numbers below, at round values of a horizontal scale."""
     parts = []
     for tick in nice_ticks(low, high):
         parts.append(f'<line class="grid" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="4" y2="{bottom}"/>')
@@ -157,7 +157,7 @@ def _interval_row(row: Row, y: float, x: Callable[[float], float], names_width: 
 
 
 def mark(kind: str, value: Interval, y: float, x: Callable[[float], float]) -> list[str]:
-    """A mean with its whisker; nothing where there is no mean."""
+    """The mark of a mean with its whisker; nothing without a mean."""
     mean, lower, upper = value.mean, value.lower, value.upper
     if not math.isfinite(mean):
         return []

@@ -19,7 +19,7 @@ SIDE, LEFT, BOTTOM, EDGE = 200, 30, 26, 8  # a square and its margins
 
 @dataclass(frozen=True)
 class Cell:
-    """A value in a table: the number, its limits, and both as a small plot."""
+    """A cell of a table: the number, its limits, and both as a small chart."""
 
     number: str
     limits: str
@@ -27,14 +27,14 @@ class Cell:
 
 
 def cell(value: Interval, low: float = 0.0, reference: float | None = None) -> Cell:
-    """The cell of a value on a scale from `low` to 1; `reference` is what chance gives."""
+    """The cell of a value on a scale from `low` to 1. `reference` is the chance level."""
     return Cell(number(value.mean), interval(value), Markup(interval_cell(value, low, reference)))
 
 
 def interval_cell(value: Interval, low: float = 0.0, reference: float | None = None) -> str:
-    """A mean with its interval on a scale from `low` to 1, all of them alike down a column of a table.
+    """A small chart of a mean with its interval, on a scale from `low` to 1; empty without a mean.
 
-    `reference` is drawn as a line across: what chance gives. Empty without a mean.
+    `reference`, the chance level, is drawn as a vertical line.
     """
     if not math.isfinite(value.mean):
         return ""
@@ -53,8 +53,8 @@ def interval_cell(value: Interval, low: float = 0.0, reference: float | None = N
 
 
 def roc_chart(false_positives: Sequence[float], true_positives: Sequence[float], label: str) -> str:
-    """True positive rate over false positive rate, and the diagonal that chance gives."""
-    # Steps closer than half a pixel cannot be seen: they would only make the page heavy.
+    """A chart of the true positive rate over the false positive rate, with the diagonal of chance."""
+    # Steps of less than half a pixel are invisible and would only enlarge the page.
     points = [f"{_x(a):.0f} {_y(b):.0f}" for a, b in zip(false_positives, true_positives, strict=True)]
     kept = [point for i, point in enumerate(points) if i == 0 or point != points[i - 1]]
     curve = f'<path class="line train" d="M{"L".join(kept)}"/>'
@@ -62,9 +62,9 @@ def roc_chart(false_positives: Sequence[float], true_positives: Sequence[float],
 
 
 def reliability_chart(table: Sequence[ReliabilityBin], label: str) -> str:
-    """Observed share over mean probability of each bin with Wilson's 95 % interval; on the diagonal is calibrated.
+    """A chart of the observed share over the mean probability of each bin, with Wilson's 95 % intervals.
 
-    The area of a dot is the bin's share of the records.
+    Calibrated bins lie on the diagonal. The area of a dot is the bin's share of the records.
     """
     total = sum(row.n for row in table)
     parts = []
@@ -83,14 +83,14 @@ def reliability_chart(table: Sequence[ReliabilityBin], label: str) -> str:
 
 
 def wilson(share: float, n: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's score interval of a proportion (1927)."""
+    """Wilson's score interval (1927) of a proportion `share` of `n`."""
     centre, spread = share + z * z / (2 * n), z * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     return float((centre - spread) / (1 + z * z / n)), float((centre + spread) / (1 + z * z / n))
 
 
 @dataclass(frozen=True)
 class SpreadRow:
-    """A class: its name, the mean over its phrases (NaN: none), and the value of each phrase."""
+    """A class: its name, the mean over its phrases (NaN for none), and the value of each phrase."""
 
     name: str
     mean: float
@@ -98,9 +98,9 @@ class SpreadRow:
 
 
 def spread_chart(rows: Sequence[SpreadRow], label: str, high: float | None = None) -> str:
-    """One row per class: a mark for every phrase, the range as a line, and the mean as a strong stroke.
+    """A chart with one row per class: a mark for every phrase, the range as a line, and the mean as a thick stroke.
 
-    `label` describes the chart to screen readers. Where `high` is None, the right end comes from the data.
+    `label` describes the chart for screen readers. The scale ends at `high`, or where None, at the largest value.
     """
     values = [value for row in rows for value in row.phrases.values()]
     if not values:

@@ -1,4 +1,4 @@
-"""The curves of a training run, from metrics.jsonl."""
+"""The training curves of a run, from metrics.jsonl."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ class Curve:
 
 
 def read_metrics(path: Path) -> list[Logged]:
-    """The rows that a run logged; none without the file."""
+    """The lines of metrics.jsonl; none without the file."""
     if not path.is_file():
         return []
     rows = []
@@ -36,12 +36,12 @@ def read_metrics(path: Path) -> list[Logged]:
         try:
             rows.append(json.loads(line))
         except ValueError:
-            continue  # the last line of a run that was killed may be half a line
+            continue  # the last line of a killed run may be incomplete
     return rows
 
 
 def curves(rows: Sequence[Logged]) -> list[Curve]:
-    """Losses and other rows as charts, each with its title and last values."""
+    """The charts of losses and other values, each with its title and last values."""
     wanted = [("loss", "Total loss"), *((f"loss/{level}", f"{level.capitalize()} level") for level in LEVELS)]
     wanted += [("learning_rate", "Learning rate"), ("grad_norm", "Gradient norm")]
     wanted += [("examples_per_second", "Pairs per second")]
@@ -69,7 +69,7 @@ def curves(rows: Sequence[Logged]) -> list[Curve]:
 
 
 def _series(rows: Sequence[Logged], key: str, split: str) -> tuple[np.ndarray, np.ndarray]:
-    # A resumed run logs some steps twice: the later line counts.
+    # A resumed run may log a step twice; the later line is used.
     own = [row for row in rows if row.get("split") == split and key in row and "step" in row]
     found = {float(row["step"] or 0): row[key] for row in own}
     steps = sorted(found)

@@ -1,1 +1,1 @@
-"""Retrieval: images for a report and reports for an image."""
+"""Retrieval of images for a report and of reports for an image."""

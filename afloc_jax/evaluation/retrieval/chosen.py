@@ -1,4 +1,4 @@
-"""The records that take part in a retrieval: all with a report, or as many of each class."""
+"""The records of a retrieval: all with a report, or the same number of each class."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,15 +19,15 @@ MOST_CLASSES = 5  # taken for retrieval by class, where none are named
 
 @dataclass(frozen=True)
 class Chosen:
-    """The records that take part.
+    """The records of a retrieval.
 
     Attributes:
-        ids, patients: id and patient of each.
-        rows: [n] their rows in the source.
-        groups: [n] an item is relevant for a query of the same group.
-        names: the categories that scores are averaged in; one for retrieval by pairs.
-        category: [n] index into `names`.
-        sha256: hash of what was chosen.
+        ids, patients: the id and the patient of each record.
+        rows: [n] the row of each record in the source.
+        groups: [n] the group of each record; an item is relevant for a query of the same group.
+        names: the categories in which scores are averaged; only one for retrieval by pairs.
+        category: [n] the index of each record into `names`.
+        sha256: the hash of the records.
     """
 
     ids: list[str]
@@ -40,12 +40,12 @@ class Chosen:
 
     @cached_property
     def relevant(self) -> Bool[np.ndarray, "n n"]:
-        """Whether an item (column) is relevant for a query (row)."""
+        """Whether each item (column) is relevant for each query (row)."""
         return np.asarray(self.groups[:, None] == self.groups[None, :])
 
 
 def choose_pairs(source: Records) -> Chosen:
-    """All records with a report; the group of a record is its text. Raises UserError for fewer than two."""
+    """All records with a report; the group of a record is its text. Raises UserError if there are fewer than two."""
     ids, patients, rows, texts = [], [], [], []
     for row in range(len(source)):
         record = source[row]
@@ -62,9 +62,10 @@ def choose_pairs(source: Records) -> Chosen:
 
 
 def choose_classes(source: Records, settings: RetrievalSettings) -> Chosen:
-    """The same number of records of each class, with that class alone; the group of a record is its class.
+    """The same number of records of each class, which show that class alone; the group of a record is its class.
 
-    Where the settings name no class: the five with the most such records. Raises UserError for too few records.
+    If the settings name no class, the five classes with the most such records are used. Raises UserError if there are
+    too few records.
     """
     records, per_class = read_labelled(source, (), settings.labels, settings.unlisted), settings.per_class
     single = records.exclusive()

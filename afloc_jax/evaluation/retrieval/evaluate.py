@@ -1,8 +1,8 @@
 """Retrieval between images and reports: R@K and P@K in both directions, by pairs and by class.
 
-By pairs, a report belongs to its own image (and to every image whose report reads the same). By class, the protocol of
-ConVIRT (arXiv 2010.00747) and GLoRIA (doi 10.1109/ICCV48922.2021.00391): as many records of each of five classes, 200
-in the paper, each with exactly one of the classes; an item is relevant when its class is that of the query.
+By pairs, a report is relevant for its own image and for images with the same report. By class, the protocol is that of
+ConVIRT (arXiv 2010.00747) and GLoRIA (doi 10.1109/ICCV48922.2021.00391): the same number of records of each of five
+classes (200 in the paper), each with exactly one of the classes. An item is relevant if its class is that of the query.
 """
 
 import os
@@ -34,10 +34,11 @@ def evaluate_dataset(models: Models, out: str | os.PathLike[str], settings: Retr
 def evaluate_retrieval(
     model: Model, source: Records, out: str | os.PathLike[str], settings: RetrievalSettings | None = None
 ) -> Retrieval:
-    """Find reports for images and images for reports; write per_sample.csv, summary.json and summary.md into `out`.
+    """Retrieves reports for images and images for reports; writes per_sample.csv, summary.json and summary.md to `out`.
 
-    Similarity is the cosine of the global image embedding and the report embedding. By class, where the settings name
-    none: the five with the most records of that class alone. Raises UserError for no report or too few records.
+    The similarity is the cosine of the global image embedding and the report embedding. By class, if the settings name
+    no class, the five classes with the most records of that class alone are used. Raises UserError if there is no
+    report, or too few records.
     """
     settings = settings or RetrievalSettings()
     chosen = choose_classes(source, settings) if settings.by_class else choose_pairs(source)
@@ -77,10 +78,11 @@ def _similarity(model: Model, source: Records, chosen: Chosen, settings: Retriev
 def retrieval_scores(
     similarity: Float[np.ndarray, "Q N"], relevant: Bool[np.ndarray, "Q N"], tops: Sequence[int]
 ) -> dict[str, Float[np.ndarray, "Q K"]]:
-    """Per query and K: `recall` (1 if any of the K most similar items is relevant) and `precision` (their share).
+    """The `recall` of each query at each K (1 if any of the K most similar items is relevant), and the `precision`.
 
-    Of equally similar items irrelevant ones come first, so that an embedding which has collapsed to a point retrieves
-    nothing. NaN for a query without any relevant item.
+    The precision is the share of relevant items among the K most similar ones. Of equally similar items the irrelevant
+    ones are ranked first, so that a model whose embeddings are all equal retrieves nothing. NaN for a query without a
+    relevant item.
     """
     items = similarity.shape[1]
     order = np.lexsort((relevant, -similarity), axis=1)
@@ -92,7 +94,7 @@ def retrieval_scores(
 
 
 def chance(relevant: Bool[np.ndarray, "Q N"], top: int) -> dict[str, float]:
-    """Recall and precision at `top` of a random order: hypergeometric, averaged over queries."""
+    """The expected recall and precision at `top` of a random order (hypergeometric), averaged over queries."""
     items, many = relevant.shape[1], relevant.sum(axis=1)
     drawn = min(top, items)
     missed = np.ones(len(relevant))
@@ -102,6 +104,6 @@ def chance(relevant: Bool[np.ndarray, "Q N"], top: int) -> dict[str, float]:
 
 
 def _rows(metric: Metric, values: Float[np.ndarray, " n"], chosen: Chosen) -> Iterator[ScoreRow]:
-    """Rows of per_sample.csv."""
+    """The rows of per_sample.csv."""
     for name, patient, category, value in zip(chosen.ids, chosen.patients, chosen.category, values, strict=True):
         yield (name, patient, chosen.names[category], metric.key, "", float(value), "")

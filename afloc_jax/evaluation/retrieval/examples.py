@@ -1,4 +1,4 @@
-"""What some reports retrieve, kept for the page: examples.json and examples.npz."""
+"""The images that some reports retrieve, for the page: examples.json and examples.npz."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -16,7 +16,7 @@ QUERIES, RETRIEVED = 6, 5
 
 @dataclass(frozen=True)
 class Item:
-    """An image that was retrieved: what it shows, its number among the pictures, and whether it is relevant."""
+    """A retrieved image: its labels, its index among the pictures, and whether it is relevant."""
 
     id: str
     labels: list[str]
@@ -36,9 +36,9 @@ class Query:
 
 
 def choose_queries(similarity: Float[np.ndarray, "Q N"], relevant: Bool[np.ndarray, "Q N"]) -> Int[np.ndarray, " k"]:
-    """Queries from the best to the worst in even steps, by average precision; those without a relevant item are out.
+    """Evenly spaced queries from the best to the worst, by average precision, without those without a relevant item.
 
-    Of equally similar items irrelevant ones come first, as in `retrieval_scores`.
+    Of equally similar items the irrelevant ones are ranked first, as in `retrieval_scores`.
     """
     order = np.lexsort((relevant, -similarity), axis=1)
     hits = np.take_along_axis(relevant, order, axis=1)
@@ -58,7 +58,7 @@ def write_retrieved(
     similarity: Float[np.ndarray, "n n"],
     relevant: Bool[np.ndarray, "n n"],
 ) -> None:
-    """Write for some reports (rows of `similarity`) their own image and the images (columns) that they retrieve."""
+    """Writes, for some reports (rows of `similarity`), their own image and the images (columns) that they retrieve."""
     images: list[np.ndarray] = []
 
     def picture(i: int) -> tuple[str, list[str], int]:
@@ -76,7 +76,7 @@ def write_retrieved(
 
 
 def read_retrieved(folder: Path) -> Iterator[tuple[Query, UInt8[np.ndarray, "n S S"]]]:
-    """Each query with all pictures; none where an evaluation left no examples."""
+    """The queries, each with all pictures; none if the evaluation has no examples."""
     described, arrays = read_pictures(folder)
     for query in described:
         items = [Item(**item) for item in query["retrieved"]]

@@ -26,22 +26,22 @@ class Metric:
 
     @property
     def key(self) -> str:
-        """Its key in summary.json and per_sample.csv: "recall@5 image_to_text"."""
+        """The key in summary.json and per_sample.csv, such as "recall@5 image_to_text"."""
         return f"{self.kind}@{self.top} {self.direction}"
 
     @property
     def short(self) -> str:
-        """Its name where the direction is clear: "R@5"."""
+        """The name without the direction, such as "R@5"."""
         return f"{KINDS[self.kind]}@{self.top}"
 
     @property
     def title(self) -> str:
-        """Its name in summary.md and in the model card: "R@5, image to text"."""
+        """The name in summary.md and in the model card, such as "R@5, image to text"."""
         return f"{self.short}, {self.direction.replace('_', ' ')}"
 
     @property
     def heading(self) -> str:
-        """Its name on the page: "R@5, image to report"."""
+        """The name on the page, such as "R@5, image to report"."""
         return f"{self.short}, {DIRECTIONS[self.direction]}"
 
 

@@ -9,7 +9,7 @@ from afloc_jax.evaluation.retrieval.metrics import Metric
 
 @dataclass(frozen=True)
 class BesideChance(ByCategory):
-    """A metric beside its value for a random order."""
+    """A metric with its expected value for a random order."""
 
     chance: float
 
@@ -19,10 +19,10 @@ class Retrieval(Result):
     """R@K and P@K of a data set.
 
     Attributes:
-        by_class: whether an item is relevant by its class instead of by its pair.
-        n: number of images and reports.
-        n_per_category: by class, the records of each class; by pairs, all in one category.
-        metrics: by key, see `metrics.Metric`.
+        by_class: whether items are relevant by class and not by pair.
+        n: the number of images and reports.
+        n_per_category: by class, the number of records of each class; by pairs, all in one category.
+        metrics: metrics by key, see `metrics.Metric`.
     """
 
     by_class: bool

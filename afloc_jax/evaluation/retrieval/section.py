@@ -1,4 +1,4 @@
-"""Retrieval on the page: R@K and P@K beside chance, and images that some reports retrieve."""
+"""The section on retrieval of the page: R@K and P@K with chance levels, and images that some reports retrieve."""
 
 from afloc_jax.evaluation.retrieval.examples import read_retrieved
 from afloc_jax.evaluation.retrieval.metrics import DIRECTIONS, Metric
@@ -8,7 +8,7 @@ from afloc_jax.files import Path
 
 
 def section(folder: Path, summary: JsonObject) -> Section:
-    """What the page shows of one evaluation."""
+    """The section of one evaluation, for section.html.jinja."""
     result = Retrieval.read(summary)
     metrics = {Metric.of_key(key): values for key, values in result.metrics.items()}
     rows: dict[str, list[BesideChance]] = {}
@@ -20,7 +20,7 @@ def section(folder: Path, summary: JsonObject) -> Section:
     headline = "precision" if result.by_class else "recall"
     return Section(
         kicker="Retrieval of images and reports",
-        lede=(f"Asked for {wanted}, among {result.n:,} pairs of", "."),
+        lede=(f"The model retrieved {wanted}, among {result.n:,} pairs of", "."),
         headline=[
             Figure(
                 metric.heading,

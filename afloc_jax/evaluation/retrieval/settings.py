@@ -12,12 +12,13 @@ class RetrievalSettings(LabelledSettings):
     """A data set of images and reports.
 
     Attributes:
-        by_class, per_class: by class instead of by pairs, and records of each class.
-        tops: the K of R@K and P@K.
+        by_class: whether items are relevant by class and not by pair.
+        per_class: the number of records of each class.
+        tops: the values of K in R@K and P@K.
     """
 
     task: ClassVar[str] = "retrieval"
 
-    by_class: bool = setting(False, help="retrieval: relevant is what has the class of the query (5 x 200)")
+    by_class: bool = setting(False, help="items are relevant if they have the class of the query (5 x 200)")
     per_class: int = setting(200, NOT_NEGATIVE, help="records of each class", metavar="N")
     tops: tuple[int, ...] = (1, 5, 10)

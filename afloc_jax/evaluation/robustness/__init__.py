@@ -1,1 +1,1 @@
-"""Robustness to wording: the scores of a class with several prompts."""
+"""Robustness to wording: the spread of the scores of a class over several prompts."""

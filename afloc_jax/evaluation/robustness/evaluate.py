@@ -1,8 +1,8 @@
-"""Prompt robustness: how far a model's scores spread over several phrases for the same finding.
+"""Prompt robustness: the spread of a model's scores over several phrases for the same class.
 
-For every finding with paraphrases: the AUC of its presence, paraphrase against "no <class>.", and the IoU of its heat
-maps (mean over samples and thresholds, scored as in localisation). A model that understands the finding rather than one
-wording has a small spread.
+Two metrics are computed for every class with paraphrases: the AUC of its presence, with the paraphrase against
+"no <class>.", and the IoU of its heat maps (mean over samples and thresholds, scored as in localisation). The spread is
+small if the scores do not depend on the wording.
 """
 
 import operator
@@ -41,7 +41,7 @@ Phrases = Mapping[str, Sequence[str]]
 
 @dataclass(frozen=True)
 class Measured:
-    """A metric: its spread in each class, the means of the spreads over classes, and rows of per_sample.csv."""
+    """One metric: its spread in each class, the means of spreads over classes, and rows of per_sample.csv."""
 
     classes: Mapping[str, Spread]
     overall: Mapping[str, Interval]
@@ -57,10 +57,10 @@ def evaluate_dataset(models: Models, out: str | os.PathLike[str], settings: Robu
 def evaluate_robustness(
     model: Model, source: Records, out: str | os.PathLike[str], settings: RobustnessSettings | None = None
 ) -> Robustness:
-    """Score every paraphrase; write per_sample.csv, summary.json and summary.md into `out`.
+    """Scores every paraphrase; writes per_sample.csv, summary.json and summary.md to `out`.
 
-    Every phrase of the prompt set is a prompt of its own; classes with one phrase are left out, and named. With a table
-    of labels, or without annotated places, there is no IoU. Raises UserError if no class with paraphrases occurs.
+    Every phrase of the prompt set is a separate prompt. Classes with one phrase are left out and named. With a table of
+    labels, or without masks and boxes, there is no IoU. Raises UserError if no class with paraphrases occurs.
     """
     settings = settings or RobustnessSettings()
     given = settings.prompt_set
@@ -79,7 +79,7 @@ def evaluate_robustness(
         placed = {name: texts for name, texts in phrases.items() if name in places}
         measured["iou"] = _localize(model, source, places, placed, settings)
     if not measured:
-        records.contrasted()  # says why there is no AUC
+        records.contrasted()  # its error says why there is no AUC
         raise UserError("no class of this data set can be told apart, and none is annotated: nothing to evaluate")
     result = Robustness(
         settings.account(model, source, records.sha256),
@@ -100,18 +100,19 @@ def evaluate_robustness(
     return result
 
 
-# Replicates of all classes are [C, K] from the same draws, K the most phrases that a class has, NaN where it has fewer.
+# Replicates of all classes are [C, K] from the same draws. K is the largest number of phrases of a class; missing ones
+# are NaN.
 
 
 def spread(values: Float[np.ndarray, "*R K"]) -> Float[np.ndarray, "*R 5"]:
-    """`SPREADS` over the last axis; the deviation is that of the paraphrases (K - 1 in its denominator)."""
+    """The `SPREADS` over the last axis. The standard deviation has K - 1 in its denominator."""
     lowest, highest = values.min(axis=-1), values.max(axis=-1)
     parts = [values.mean(axis=-1), values.std(axis=-1, ddof=1), lowest, highest, highest - lowest]
     return np.stack(parts, axis=-1)
 
 
 def _measured(replicates: Replicates, phrases: Phrases, bootstrap: Bootstrap, rows: Sequence[ScoreRow]) -> Measured:
-    """The spread of each class with every phrase, and the mean of the spreads over classes."""
+    """The spread of each class with the value of every phrase, and the means of spreads over classes."""
     classes = {}
     for c, (name, texts) in enumerate(phrases.items()):
         of_class = replicates.map(operator.itemgetter((..., c, slice(len(texts)))))
@@ -130,7 +131,7 @@ def _intervals(spreads: Replicates, bootstrap: Bootstrap) -> dict[str, Interval]
 
 
 def _padded(values: Float[np.ndarray, "*R k"], width: int) -> Float[np.ndarray, "*R K"]:
-    """Columns of NaN behind the values, so that classes with fewer phrases stand beside the others."""
+    """The values padded by columns of NaN to the largest number of phrases."""
     return np.concatenate([values, np.full((*values.shape[:-1], width - values.shape[-1]), np.nan)], axis=-1)
 
 
@@ -165,7 +166,7 @@ def _classify(
 def paraphrase_probabilities(
     model: Model, images: Float[np.ndarray, "n D"], texts: Sequence[str], negative: Sequence[str], compatible: bool
 ) -> Float[np.ndarray, "n K"]:
-    """Probability of a class in each image: each phrase alone against the mean of the negative ones."""
+    """The probability of a class in each image, for each phrase against the mean of the negative phrases."""
     reports = np.asarray(model.embed_texts([*texts, *negative], compatible=compatible).report)
     present = class_scores(images, [report[None] for report in reports[: len(texts)]])
     absent = class_scores(images, [reports[len(texts) :]])
@@ -173,7 +174,7 @@ def paraphrase_probabilities(
 
 
 def _aucs(scored: Sequence[tuple[Float[np.ndarray, " n"], Float[np.ndarray, "_ _"]]]) -> Statistic:
-    """The AUC of every phrase, from the labels of every class and the probabilities of the records that have one."""
+    """The statistic of the AUC of every phrase, from the labels and the probabilities of each class."""
     most = max(probabilities.shape[1] for _, probabilities in scored)
 
     def statistic(weights: Weights) -> np.ndarray:
@@ -192,7 +193,7 @@ def _aucs(scored: Sequence[tuple[Float[np.ndarray, " n"], Float[np.ndarray, "_ _
 
 
 def _places(source: Records, phrases: Phrases) -> dict[str, list[tuple[int, int]]]:
-    """The annotated findings of each class: row, and number in the record."""
+    """The annotated findings of each class: the row of the record, and the index of the finding in it."""
     places: dict[str, list[tuple[int, int]]] = {}
     for row in range(len(source)):
         for number, finding in enumerate(source[row].findings):
@@ -229,7 +230,7 @@ def _localize(
 def overlaps_of_phrases(
     model: Model, source: Records, places: Sequence[tuple[int, int]], texts: Sequence[str], compatible: bool
 ) -> Float[np.ndarray, "n K"]:
-    """IoU, mean over the protocol's thresholds, of findings (row, number in the record) with each phrase as prompt."""
+    """The IoU (mean over thresholds) of findings, each with every phrase as prompt. `places`: see `_places`."""
     options, drawing = ProtocolOptions(compatible=compatible), Drawing(compatible)
     table = np.full((len(places), len(texts)), np.nan)
     starts = range(0, len(places), model.batch_size)
@@ -247,5 +248,5 @@ def overlaps_of_phrases(
 
 
 def _rows(sample: tuple[str, str, str], metric: str, values: Float[np.ndarray, " K"]) -> list[ScoreRow]:
-    """Rows of per_sample.csv: the value of every phrase."""
+    """The rows of per_sample.csv: the value of every phrase."""
     return [(*sample, f"{metric} {k}", "", float(value), "") for k, value in enumerate(values)]

@@ -1,4 +1,4 @@
-"""The metrics of robustness: what is scored, and how it spreads over phrases."""
+"""The metrics of robustness, and the measures of their spread over phrases."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from afloc_jax.evaluation.task import CardTable
 
 @dataclass(frozen=True)
 class Metric:
-    """A score of every phrase of a class; `high` is the end of its scale on the page, None: from the data."""
+    """A score of each phrase of a class. `high` is the end of its scale on the page; None for the largest value."""
 
     name: str
     title: str
@@ -22,8 +22,8 @@ HEADLINE = {
     "deviation": "standard deviation of the phrases of a class, mean over classes",
     "range": "highest less lowest of the phrases of a class, mean over classes",
 }
-"""The spreads in the head of the page and in the model card, and what they say."""
+"""The spreads at the top of the page and in the model card, with their explanations."""
 CARD = CardTable(
-    "The same findings asked in several ways: mean of the ways, standard deviation, range; mean over classes",
+    "The same findings with several phrases: mean, standard deviation and range over phrases; mean over classes",
     {f"{metric.name} {part}": f"{metric.title} {part}" for metric in METRICS for part in HEADLINE},
 )

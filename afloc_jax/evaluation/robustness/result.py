@@ -1,4 +1,4 @@
-"""The result of an evaluation of wording: summary.json and summary.md."""
+"""The result of robustness to wording: summary.json and summary.md."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from afloc_jax.evaluation.statistics.interval import Interval
 
 @dataclass(frozen=True)
 class Spread:
-    """A metric of a class over its phrases (the fields are `SPREADS`), and its value for every phrase."""
+    """The spread of a metric of a class over its phrases (see `SPREADS`), and its value for every phrase."""
 
     mean: Interval
     deviation: Interval
@@ -31,11 +31,11 @@ class Robustness(Result):
     """The spread of the scores of each class over its phrases.
 
     Attributes:
-        n: records.
+        n: the number of records.
         paraphrases: the phrases of each class.
-        left_out_classes: classes without a metric, and why.
-        spread: by metric and class.
-        metrics: means over classes, by "metric spread": "auc range".
+        left_out_classes: classes without a metric, with the reason.
+        spread: the spread by metric and class.
+        metrics: means over classes, with keys "<metric> <spread>" such as "auc range".
     """
 
     n: int
@@ -53,7 +53,7 @@ class Robustness(Result):
         lines = [
             "# Prompt robustness",
             "",
-            f"{self.n} records. Scores of the same finding asked in several ways: mean over the ways, their standard "
+            f"{self.n} records. Scores of the same finding with several phrases: mean over phrases, standard "
             f"deviation, lowest, highest, range. Value [{self.account.interval}].",
         ]
         lines += [f"Left out: {name} ({why})." for name, why in self.left_out_classes.items()]

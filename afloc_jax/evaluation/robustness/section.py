@@ -1,4 +1,4 @@
-"""Robustness to wording on the page: the spread over phrases by class, and every phrase with its intervals."""
+"""The section on robustness of the page: the spread over phrases by class, and every phrase with its intervals."""
 
 import math
 from collections.abc import Mapping
@@ -13,12 +13,12 @@ from afloc_jax.files import Path
 
 
 def section(folder: Path, summary: JsonObject) -> Section:
-    """What the page shows of one evaluation."""
+    """The section of one evaluation, for section.html.jinja."""
     result = Robustness.read(summary)
     metrics = [metric for metric in METRICS if metric.name in result.spread]
     return Section(
         kicker="Robustness to wording",
-        lede=(f"The same {len(result.paraphrases)} findings asked in several ways, on {result.n:,} images of", "."),
+        lede=(f"The same {len(result.paraphrases)} findings with several phrases, on {result.n:,} images of", "."),
         headline=[
             Figure(f"{metric.title}, {part}", about, result.metrics[f"{metric.name} {part}"].overall)
             for metric in metrics

@@ -8,6 +8,6 @@ from afloc_jax.evaluation.settings import PromptedSettings
 
 @dataclass(frozen=True)
 class RobustnessSettings(PromptedSettings):
-    """A data set and a prompt set, each phrase of which is a prompt of its own; the default has ten of each class."""
+    """A data set and a prompt set, each phrase of which is a separate prompt. The default has ten phrases per class."""
 
     task: ClassVar[str] = "robustness"

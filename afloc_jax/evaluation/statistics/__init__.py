@@ -3,4 +3,4 @@
 from typing import Literal
 
 IntervalKind = Literal["percentile", "bca"]
-Unit = Literal["sample", "patient"]  # what a resample draws: samples, or patients with all their samples
+Unit = Literal["sample", "patient"]  # the unit of resampling: samples, or patients with all their samples

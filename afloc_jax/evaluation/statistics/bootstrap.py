@@ -1,9 +1,9 @@
 """Bootstrap intervals of means and of any statistic of weighted samples, all columns and resamples at once.
 
 A resample draws as many units as there are, with replacement. A unit is a sample, or all samples of one cluster (a
-patient), which are drawn together because they resemble each other. How often each unit was drawn is its weight: every
-resample of every column of means is one matrix product, and any other statistic is a function of weights. The same
-seed gives the same draws for two systems on the same samples: the difference of what they give is a paired difference.
+patient), which are drawn together because they are correlated. The weight of a unit is how often it was drawn. All
+resamples of all columns of means are then one matrix product, and any other statistic is a function of weights. The
+same seed gives the same draws for two systems on the same samples, so that differences between them are paired.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,21 +20,21 @@ from afloc_jax.evaluation.statistics.jackknife import LeftOut, Weights
 from afloc_jax.settings import Json, Settings, at_least, setting
 
 Statistic: TypeAlias = Callable[[Weights], np.ndarray]
-"""Weights [R, n] -> a statistic [R, *m] of each row; it may use of them what `LeftOut` answers."""
+"""A function from weights [R, n] to a statistic [R, *m] of each row. It may use the operations of `LeftOut` only."""
 
 RESAMPLES = 1000
-BLOCK = 4_000_000  # draws held at a time: bounds the memory, whatever the number of samples
+BLOCK = 4_000_000  # most weights in memory at a time
 
 
 @dataclass(frozen=True)
 class Replicates:
-    """A statistic (an array, or one number) on the data, and on the resamples that its intervals are made from.
+    """A statistic (an array, or one number) on the data, and on the resamples for its intervals.
 
     Attributes:
         point: [*m] the statistic on the data.
         resampled: [R, *m] the statistic on every resample.
-        left_out: for each group that units are drawn within, [U, *m]: the statistic without each unit in turn
-            (jackknife). BCa intervals need it; without them it is empty.
+        left_out: for each stratum [U, *m], the statistic without each unit in turn (jackknife), for BCa intervals;
+            else empty.
     """
 
     point: np.ndarray
@@ -42,11 +42,11 @@ class Replicates:
     left_out: tuple[np.ndarray, ...] = ()
 
     def map(self, function: Callable[[np.ndarray], np.ndarray]) -> "Replicates":
-        """`function` of the statistic; it must act on the trailing axes *m alone."""
+        """`function` applied to the statistic; it must act on the trailing axes *m alone."""
         return Replicates(function(self.point), function(self.resampled), tuple(map(function, self.left_out)))
 
     def __getitem__(self, index: int | slice) -> "Replicates":
-        """The element or column `index` of the last axis."""
+        """The elements `index` of the last axis."""
         return self.map(lambda values: values[..., index])
 
     def __sub__(self, other: "Replicates") -> "Replicates":
@@ -55,11 +55,11 @@ class Replicates:
         return Replicates(self.point - other.point, self.resampled - other.resampled, left_out)
 
     def mean_over(self, axis: int) -> "Replicates":
-        """The mean over one of the last axes (counted from the end), undefined values left out."""
+        """The mean over a trailing axis (counted from the end), without undefined values."""
         return self.map(lambda values: mean_of_finite(values, axis=axis))
 
     def interval(self, method: IntervalKind = "percentile") -> Interval:
-        """The interval of one number ([R] resamples). Raises `ValueError` for BCa without `left_out`."""
+        """The interval of a single number ([R] resamples). Raises ValueError for BCa without `left_out`."""
         if method == "bca":
             lower, upper = bca_limits(self.point, self.resampled, self.left_out)
         else:
@@ -69,13 +69,13 @@ class Replicates:
 
 @dataclass(frozen=True)
 class Bootstrap(Settings, section="bootstrap"):
-    """The way in which intervals are made.
+    """The settings of bootstrap intervals.
 
     Attributes:
-        resamples: number of resamples.
-        seed: seed of the draws.
-        interval: kind of interval.
-        unit: what a resample draws: samples, or patients with all their samples.
+        resamples: the number of resamples.
+        seed: the seed of the draws.
+        interval: the kind of interval.
+        unit: the unit of resampling: samples, or patients with all their samples.
     """
 
     resamples: int = setting(RESAMPLES, at_least(1, "an interval needs at least 1"))
@@ -84,7 +84,7 @@ class Bootstrap(Settings, section="bootstrap"):
     unit: Unit = "sample"
 
     def clusters(self, names: Sequence[str]) -> np.ndarray | None:
-        """The clusters to draw; None draws samples. Raises UserError where a sample does not name its `unit`."""
+        """The clusters to draw, or None to draw samples. Raises UserError if a sample does not name its `unit`."""
         if self.unit == "sample":
             return None
         missing = sum(not name for name in names)
@@ -108,16 +108,20 @@ class Bootstrap(Settings, section="bootstrap"):
         *,
         stratified: bool = True,
     ) -> Replicates:
-        """Means [C, M] of every column of `values` [n, M] in every category, on the data and on the resamples.
+        """The means [C, M] of every column of `values` [n, M] in every category, on the data and on the resamples.
 
-        `category` [n] is the index of each sample's category, in [0, categories). NaN values are left out of a mean, in
-        a resample as in the data. The same seed gives the same draws, whatever the columns are. The means without each
-        unit, which BCa needs, follow from sums, at the cost of one resample per unit and category instead of n passes.
+        Args:
+            values: scores; NaN values are left out of a mean, in a resample as in the data.
+            category: the index of each sample's category, in [0, categories).
+            categories: C, the number of categories.
+            clusters: the cluster of each sample; None draws samples.
+            stratified: whether samples are drawn within each category. Every category then keeps its size, so that no
+                resample misses a rare one. Otherwise samples are drawn from the complete table, as in the release, and
+                a category that a resample misses is NaN. Clusters are always drawn from the complete table, because a
+                patient may have findings of several categories.
 
-        Stratified draws keep the size of every category, so that no resample takes the mean over categories without a
-        rare one. Otherwise samples are drawn from the complete table, as in the release; a category that a resample
-        misses is NaN. Clusters are always drawn from the complete table: one patient may have findings of several
-        categories.
+        The same seed gives the same draws for any columns. The means without each unit, for BCa, are computed from
+        sums, so that they cost as much as one resample per unit and category.
         """
         values = np.asarray(values, np.float64)
         category = np.asarray(category)
@@ -154,10 +158,10 @@ class Bootstrap(Settings, section="bootstrap"):
     def resample(
         self, statistic: Statistic, samples: int, clusters: Shaped[np.ndarray, " n"] | None = None
     ) -> Replicates:
-        """Any statistic of weighted samples: on the data (weights of 1), and on resamples of samples or of clusters.
+        """Any statistic of weighted samples, on the data (weights of 1) and on resamples of samples or of clusters.
 
-        For BCa `statistic` gets the weights of the jackknife as well: `LeftOut`, which stands for a matrix and answers
-        `@`, `sum(axis=1)` and `[:, columns]`, as the metrics of discrimination.py use it.
+        For BCa `statistic` is also called with the weights of the jackknife, a `LeftOut`, which supports `@`,
+        `sum(axis=1)` and `[:, columns]`, the operations that the metrics of discrimination.py use.
         """
         unit = cluster_index(clusters, samples)
         units = int(unit.max(initial=-1)) + 1
@@ -168,16 +172,16 @@ class Bootstrap(Settings, section="bootstrap"):
         return Replicates(point, resampled, (statistic(LeftOut(unit, units)),) if self.leave_out else ())
 
     def limits_of(self, replicates: Replicates) -> Interval:
-        """The interval of one number."""
+        """The interval of a single number."""
         return replicates.interval(self.interval)
 
     def to_dict(self) -> dict[str, Json]:
-        """The settings as summary.json holds them."""
+        """The settings in summary.json."""
         return {**self.plain(), "confidence": CONFIDENCE}
 
 
 def _weighted_means(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """[R, M] means over the finite ones of `values` [n, M], for every row of `weights` [R, n]."""
+    """The weighted means [R, M] of the finite `values` [n, M], for every row of `weights` [R, n]."""
     finite = np.isfinite(values)
     total = weights @ np.where(finite, values, 0.0)
     count = weights @ finite.astype(np.float64)
@@ -185,14 +189,14 @@ def _weighted_means(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def _draw_counts(rng: np.random.Generator, samples: int, resamples: int) -> Float[np.ndarray, "R n"]:
-    """The number of times that each resample draws each sample: rows are multinomial counts, their sum is `samples`."""
+    """How often each resample draws each sample: rows are multinomial counts with the sum `samples`."""
     drawn = rng.integers(0, samples, (resamples, samples))
     flat = (drawn + samples * np.arange(resamples)[:, None]).ravel()
     return np.bincount(flat, minlength=resamples * samples).reshape(resamples, samples).astype(np.float64)
 
 
 def cluster_index(clusters: Shaped[np.ndarray, "..."] | None, samples: int) -> Int[np.ndarray, " n"]:
-    """The number of each sample's cluster, in order of appearance; without clusters every sample is its own."""
+    """The index of each sample's cluster, in order of appearance; without clusters every sample is its own."""
     if clusters is None:
         return np.arange(samples)
     clusters = np.asarray(clusters)
@@ -205,7 +209,7 @@ def cluster_index(clusters: Shaped[np.ndarray, "..."] | None, samples: int) -> I
 def _blocks(
     rng: np.random.Generator, units: int, samples: int, resamples: int
 ) -> Iterator[tuple[slice, Float[np.ndarray, "r U"]]]:
-    """Slices of the resamples with the counts [r, units] of their draws; no block holds more than `BLOCK` weights."""
+    """Slices of the resamples with the counts of their draws [r, units], in blocks of at most `BLOCK` weights."""
     step = max(1, BLOCK // max(units, samples, 1))
     for start in range(0, resamples if units else 0, step):
         count = min(step, resamples - start)
@@ -213,7 +217,7 @@ def _blocks(
 
 
 def _means_without(values: Float[np.ndarray, "n M"], unit: Int[np.ndarray, " n"], units: int) -> np.ndarray:
-    """[U, M] means over the finite values that do not belong to each unit."""
+    """The means [U, M] of the finite values without those of each unit."""
     finite, without = np.isfinite(values), LeftOut(unit, units)
     total, count = without @ np.where(finite, values, 0.0), without @ finite
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)

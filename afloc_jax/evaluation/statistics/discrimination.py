@@ -1,8 +1,8 @@
 """Metrics of binary and multi-class classification, on weighted samples: AUC, F1, MCC, calibration, thresholds.
 
-Every function takes weights [R, n], one row per resample (bootstrap.py), and returns one value per row; without
-weights, one value for the data. `LeftOut` weights, those of a jackknife, cost what one resample costs. Scikit-learn's
-metrics, with which the tests compare, take one row of weights at a time and know no jackknife.
+Every function takes weights [R, n], one row per resample (bootstrap.py), and returns one value per row. Without
+weights it returns one value for the data. `LeftOut` weights (the jackknife) cost as much as one resample.
+Scikit-learn's metrics, with which the tests compare, take one row of weights at a time and have no jackknife.
 """
 
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ Values: TypeAlias = Float[np.ndarray, " n"]
 PerRow: TypeAlias = Float[np.ndarray, " R"]
 PerUnit: TypeAlias = Float[np.ndarray, " U"]
 
-BINS = 10  # in the reliability table
+BINS = 10  # bins of the reliability table
 DECISION_METRICS = ("f1", "accuracy", "mcc", "balanced_accuracy", "sensitivity", "specificity")
 
 
 def auc(labels: Labels, scores: Values, weights: Weights | None = None) -> PerRow:
-    """Area under the ROC curve: the chance that a positive scores above a negative, ties counting half.
+    """The area under the ROC curve: the probability that a positive scores above a negative, with ties counting half.
 
-    Mann and Whitney 1947; NaN where a resample holds no positive or no negative.
+    Source: Mann and Whitney 1947. NaN if a resample has no positive or no negative.
     """
     labels = np.asarray(labels, bool)
     weights = _weights(weights, len(labels))
@@ -33,9 +33,9 @@ def auc(labels: Labels, scores: Values, weights: Weights | None = None) -> PerRo
         return _auc_without(labels, np.asarray(scores), weights)
     order = np.argsort(scores, kind="stable")
     ranked = np.asarray(scores)[order]
-    starts = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))  # where a run of equal scores begins
+    starts = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))  # start of each run of equal scores
     ranked_weights, positive_ranked = weights[:, order], labels[order]
-    if len(starts) == len(order):  # no ties: only the places of positives matter
+    if len(starts) == len(order):  # without ties only the positions of positives matter
         below = np.cumsum(ranked_weights * ~positive_ranked, axis=1)
         positive, negatives = ranked_weights[:, positive_ranked], below[:, -1]
         below = below[:, positive_ranked]
@@ -48,26 +48,26 @@ def auc(labels: Labels, scores: Values, weights: Weights | None = None) -> PerRo
 
 
 def roc_curve(labels: Labels, scores: Values) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
-    """False and true positive rates from (0, 0) to (1, 1), a point per distinct score, the highest score first.
+    """The false and true positive rates from (0, 0) to (1, 1), one point per distinct score, the highest score first.
 
-    Empty without a positive or without a negative.
+    They are empty without positives or without negatives.
     """
     labels = np.asarray(labels, bool)
     if labels.all() or not labels.any():
         return np.zeros(0), np.zeros(0)
     order = np.argsort(-np.asarray(scores, np.float64), kind="stable")
     ranked = np.asarray(scores)[order]
-    last = np.flatnonzero(np.concatenate([ranked[1:] != ranked[:-1], [True]]))  # where a run of equal scores ends
+    last = np.flatnonzero(np.concatenate([ranked[1:] != ranked[:-1], [True]]))  # end of each run of equal scores
     rates = [np.cumsum(kind[order])[last] / kind.sum() for kind in (~labels, labels)]
     false, true = (np.concatenate([[0.0], rate]) for rate in rates)
     return false, true
 
 
 def decisions(labels: Labels, predicted: Labels, weights: Weights | None = None) -> dict[str, PerRow]:
-    """The `DECISION_METRICS` of yes-or-no predictions.
+    """The `DECISION_METRICS` of binary predictions.
 
-    F1 and MCC are 0 where their denominator is 0. Sensitivity and specificity are NaN without positives or negatives;
-    balanced accuracy is the mean of those that exist.
+    F1 and MCC are 0 if their denominator is 0. Sensitivity is NaN without positives, specificity without negatives;
+    balanced accuracy is the mean of those that are defined.
     """
     labels, predicted = np.asarray(labels, bool), np.asarray(predicted, bool)
     cells = np.stack([labels & predicted, labels & ~predicted, ~labels & predicted, ~labels & ~predicted], axis=1)
@@ -88,10 +88,10 @@ def decisions(labels: Labels, predicted: Labels, weights: Weights | None = None)
 def multiclass_decisions(
     labels: Int[np.ndarray, " n"], predicted: Int[np.ndarray, " n"], classes: int, weights: Weights | None = None
 ) -> dict[str, PerRow]:
-    """Accuracy, balanced accuracy, macro F1 and MCC of one class per sample.
+    """Accuracy, balanced accuracy, macro F1 and MCC of predictions of one class per sample.
 
-    Balanced accuracy is the mean recall of the classes that occur; macro F1 the mean over classes that occur or are
-    predicted; MCC as Gorodkin 2004, 0 where its denominator is 0.
+    Balanced accuracy is the mean recall of the classes that occur. Macro F1 is the mean over classes that occur or are
+    predicted. MCC is that of Gorodkin (2004), and 0 if its denominator is 0.
     """
     cell = np.asarray(labels) * classes + np.asarray(predicted)
     one_hot = np.eye(classes * classes)[cell]
@@ -109,15 +109,15 @@ def multiclass_decisions(
 
 
 def brier(labels: Labels, probabilities: Values, weights: Weights | None = None) -> PerRow:
-    """Mean squared distance of the probability from the outcome (Brier 1950)."""
+    """The mean squared difference of probability and label (Brier 1950)."""
     weights = _weights(weights, len(labels))
     return _ratio(weights @ (probabilities - np.asarray(labels, np.float64)) ** 2, weights.sum(axis=1))
 
 
 def calibration_error(labels: Labels, probabilities: Values, weights: Weights | None = None) -> PerRow:
-    """Expected calibration error: |observed share - mean probability| over bins of equal width, by their samples.
+    """The expected calibration error (Naeini, Cooper and Hauskrecht 2015).
 
-    Naeini, Cooper and Hauskrecht 2015.
+    It is the mean of |observed share - mean probability| over bins of equal width, weighted by their samples.
     """
     weights = _weights(weights, len(labels))
     inside = np.eye(BINS)[_bin(probabilities)]
@@ -137,9 +137,10 @@ class ReliabilityBin:
 
 
 def reliability(labels: Labels, probabilities: Values) -> list[ReliabilityBin]:
-    """The reliability table: a row for each of `BINS` bins of equal width.
+    """The reliability table, with a row for each of `BINS` bins of equal width.
 
-    A bin holds its lower limit and not its upper one; the last holds 1 as well. An empty bin has no mean and no share.
+    A bin includes its lower limit but not its upper one; the last bin includes 1. An empty bin has no mean and no
+    share.
     """
     table = []
     outcomes, probabilities = np.asarray(labels, np.float64), np.asarray(probabilities)
@@ -153,9 +154,9 @@ def reliability(labels: Labels, probabilities: Values) -> list[ReliabilityBin]:
 
 
 def best_threshold(labels: Labels, scores: Values) -> float:
-    """The threshold with the highest F1, where scores from the threshold on are called positive.
+    """The threshold with the highest F1, if scores from the threshold on are positive; the lowest of several.
 
-    The lowest of several. NaN without a positive sample: then no threshold is better than another.
+    NaN without a positive sample, because then no threshold is better than another.
     """
     labels = np.asarray(labels, bool)
     if not labels.any():
@@ -170,16 +171,17 @@ def best_threshold(labels: Labels, scores: Values) -> float:
 
 @dataclass(frozen=True)
 class DeLong:
-    """AUCs of K systems on the same samples and their covariance."""
+    """The AUCs of K systems on the same samples, and their covariance."""
 
     aucs: Float[np.ndarray, " K"]
     covariance: Float[np.ndarray, "K K"]
 
 
 def delong(labels: Labels, scores: Float[np.ndarray, "K n"]) -> DeLong:
-    """DeLong, DeLong and Clarke-Pearson 1988 (doi 10.2307/2531595), by midranks (Sun and Xu 2014).
+    """AUCs and their covariance by DeLong, DeLong and Clarke-Pearson 1988 (doi 10.2307/2531595), by midranks.
 
-    Raises `ValueError` with fewer than two positives or two negatives, where the variance is not defined.
+    Midranks are those of Sun and Xu (2014). Raises ValueError with fewer than two positives or two negatives, because
+    the variance is undefined then.
     """
     labels, scores = np.asarray(labels, bool), np.atleast_2d(np.asarray(scores, np.float64))
     m, n = int(labels.sum()), int((~labels).sum())
@@ -192,12 +194,12 @@ def delong(labels: Labels, scores: Float[np.ndarray, "K n"]) -> DeLong:
 
 
 def _placements(labels: Labels, scores: Float[np.ndarray, "K n"]) -> tuple[np.ndarray, np.ndarray]:
-    """How many negatives each positive scores above, and how many positives each negative scores below; ties half.
+    """The number of negatives below each positive [K, positives], and of positives above each negative [K, negatives].
 
-    Both are midranks among all samples less midranks among the samples of their own kind. [K, positives] and
-    [K, negatives], in the order of `scores`.
+    Ties count half. Both are differences of midranks among all samples and among samples of the same label, in the
+    order of `scores`.
     """
-    from scipy.stats import rankdata  # the import takes as long as scoring a thousand maps, which need no ranks
+    from scipy.stats import rankdata  # imported late: it is slow, and localisation does not need it
 
     positive, negative = scores[:, labels], scores[:, ~labels]
     ranks = rankdata(np.concatenate([positive, negative], axis=1), axis=1)
@@ -207,14 +209,14 @@ def _placements(labels: Labels, scores: Float[np.ndarray, "K n"]) -> tuple[np.nd
 
 
 def _auc_without(labels: Labels, scores: Values, weights: LeftOut) -> PerUnit:
-    """AUC without each unit, exact, in O(n log n).
+    """The exact AUC without each unit, in O(n log n).
 
-    With w(i) the pairs of sample i in which the positive scores higher, W the sum of w over the positives, and V(u)
-    the pairs within unit u,
+    Call a pair of a positive and a negative won if the positive scores higher (a tie counts half). With w(i) the number
+    of won pairs of sample i, W the sum of w over the positives, and V(u) the number of won pairs within unit u,
 
         AUC without u = (W - sum of w over u + V(u)) / (positives left * negatives left).
 
-    A pair within the unit is subtracted twice, once for either sample; V(u) adds it once.
+    The sum over u subtracts a pair within the unit twice, once for each of its samples; V(u) adds it once.
     """
     positives, negatives = weights @ labels, weights @ ~labels
     if labels.all() or not labels.any():
@@ -226,13 +228,13 @@ def _auc_without(labels: Labels, scores: Values, weights: LeftOut) -> PerUnit:
 
 
 def _wins_within(labels: Labels, scores: Values, weights: LeftOut) -> PerUnit:
-    """For each unit, its pairs of a positive and a negative in which the positive scores higher; ties count half."""
+    """The number of won pairs V(u) within each unit, see `_auc_without`."""
     order = np.lexsort((scores, weights.unit))
     unit, ranked, positive = weights.unit[order], scores[order], labels[order]
     starts = np.flatnonzero(np.concatenate([[True], (unit[1:] != unit[:-1]) | (ranked[1:] != ranked[:-1])]))
     positives, negatives = (np.add.reduceat(kind.astype(np.float64), starts) for kind in (positive, ~positive))
     own = weights.of_units(~labels)
-    earlier = (np.cumsum(own) - own)[unit[starts]]  # negatives of the units before this one
+    earlier = (np.cumsum(own) - own)[unit[starts]]  # negatives in the units before this one
     below = np.cumsum(negatives) - negatives / 2 - earlier
     return np.bincount(unit[starts], positives * below, weights.units)
 

@@ -1,7 +1,7 @@
-"""A number with its confidence interval, and the two ways to take the limits from a bootstrap.
+"""A number with its confidence interval, and the two methods that compute limits from a bootstrap.
 
-Percentile limits, or BCa (bias-corrected and accelerated; Efron 1987, doi 10.1080/01621459.1987.10478410). They equal
-those of `scipy.stats.bootstrap`, which knows neither clusters nor strata, and whose jackknife takes O(n^2).
+The limits are percentiles, or BCa (bias-corrected and accelerated; Efron 1987, doi 10.1080/01621459.1987.10478410).
+They equal those of `scipy.stats.bootstrap`, which has neither clusters nor strata, and whose jackknife takes O(n^2).
 """
 
 import warnings
@@ -16,20 +16,20 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Interval:
-    """A value on the data (mostly a mean) and the limits of its confidence interval; NaN where nothing was scored."""
+    """A value on the data (mostly a mean) and the limits of its confidence interval; NaN if nothing was scored."""
 
     mean: float
     lower: float
     upper: float
 
     def __str__(self) -> str:
-        """The text of a table's cell: `0.812 [0.790, 0.833]`, or `-` where the number is undefined."""
+        """The text of a table's cell, such as `0.812 [0.790, 0.833]`, or `-` if the number is undefined."""
         mean, lower, upper = (f"{v:.3f}" if np.isfinite(v) else "-" for v in (self.mean, self.lower, self.upper))
         return mean if mean == "-" else f"{mean} [{lower}, {upper}]"
 
 
 def mean_of_finite(values: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:
-    """The mean of the finite values; NaN (without NumPy's warning) where there is none."""
+    """The mean of the finite values; NaN (without NumPy's warning) if there is none."""
     finite = np.isfinite(values)
     count = finite.sum(axis=axis)
     total = np.where(finite, values, 0.0).sum(axis=axis)
@@ -37,7 +37,7 @@ def mean_of_finite(values: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarra
 
 
 def limits(resampled: Float[np.ndarray, "R *m"]) -> tuple[np.ndarray, np.ndarray]:
-    """Percentile limits over the first axis; resamples in which nothing was scored (NaN) are left out."""
+    """The percentile limits over the first axis. Resamples in which nothing was scored (NaN) are left out."""
     tail = 100 * (1 - CONFIDENCE) / 2
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)  # NaN is the right answer there
@@ -50,16 +50,16 @@ def bca_limits(
     resampled: Float[np.ndarray, "R *m"],
     left_out: tuple[Float[np.ndarray, "_ *m"], ...],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """BCa limits over the first axis: percentiles shifted for the bias and the skewness of the statistic.
+    """The BCa limits over the first axis: percentiles shifted for the bias and the skewness of the statistic.
 
     With z_t the normal quantile of a tail t (0.025 and 0.975), a limit is the quantile of the resamples at
 
         Phi(z0 + (z0 + z_t) / (1 - a (z0 + z_t))).
 
-    z0, the bias, is the normal quantile of the share of resamples below the value on the data; ties count half. a, the
-    acceleration, comes from the jackknife, groups taken together (Efron and Tibshirani 1993, chapters 14 and 22.5).
-    Undefined resamples are left out. Where nothing varies, both limits are the value. Where the value lies outside all
-    resamples, z0 is infinite, and the limits are percentiles.
+    The bias z0 is the normal quantile of the share of resamples below the value on the data, with ties counting half.
+    The acceleration a is computed by the jackknife over all strata (Efron and Tibshirani 1993, chapters 14 and 22.5).
+    Undefined resamples are left out. If all resamples are equal, both limits are the value. If the value lies outside
+    all resamples, z0 is infinite, and the limits are percentiles. Raises ValueError without `left_out`.
     """
     if not left_out:
         raise ValueError("BCa limits need the statistic without each unit; draw with Bootstrap(interval='bca')")
@@ -83,7 +83,7 @@ def bca_limits(
 
 
 def _acceleration(left_out: list[Float[np.ndarray, "_ *m"]]) -> Float[np.ndarray, "*m"]:
-    """A sixth of the skewness of the jackknife's influences; 0 where nothing varies."""
+    """The acceleration: a sixth of the skewness of the jackknife's influences; 0 if they are all equal."""
     cubes, squares = np.zeros(()), np.zeros(())
     for part in left_out:
         units = len(part)

@@ -1,4 +1,4 @@
-"""The weights of the jackknife, never written out: every sample but those of one unit, for each unit in turn."""
+"""The weights of the jackknife, without their matrix: all samples but those of one unit, for each unit in turn."""
 
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -11,29 +11,29 @@ from jaxtyping import Float, Int, Shaped
 class LeftOut:
     """Weights [U, n] of which row u is 0 for the samples of unit u and 1 for all others.
 
-    A matrix of U x n numbers would make a jackknife O(n^2). But a statistic needs only sums of it, and the sum without
-    a unit is the sum of all samples less the unit's own: O(n). So this object stands where statistics take weights.
-    `weights @ table`, `weights.sum(axis=1)` and `weights[:, columns]` mean what they mean for the matrix; NumPy refuses
-    all else.
+    With a matrix of U x n numbers a jackknife would take O(n^2). However, statistics need only weighted sums, and the
+    sum without a unit is the sum of all samples minus that of the unit, which takes O(n). Statistics therefore get this
+    object as weights. `weights @ table`, `weights.sum(axis=1)` and `weights[:, columns]` give the same results as for
+    the matrix; NumPy refuses all other operations.
 
     Attributes:
-        unit: [n] the unit of each sample, in [0, units). Of a unit without samples nothing is left out.
-        units: number of units.
+        unit: [n] the unit of each sample, in [0, units). A unit may have no samples.
+        units: the number of units.
     """
 
     unit: Int[np.ndarray, " n"]
     units: int
-    __array_ufunc__ = None  # no elementwise arithmetic: it would write the matrix out
+    __array_ufunc__ = None  # elementwise arithmetic is refused, as it would need the matrix
 
     def of_units(self, values: Shaped[np.ndarray, "n *m"]) -> Float[np.ndarray, "U *m"]:
-        """Sums of `values` over the samples of each unit."""
+        """The sums of `values` over the samples of each unit."""
         values = np.asarray(values, np.float64)
         sums = np.zeros((self.units, *values.shape[1:]))
         np.add.at(sums, self.unit, values)
         return sums
 
     def __matmul__(self, values: Shaped[np.ndarray, "n *m"]) -> Float[np.ndarray, "U *m"]:
-        """Sums of `values` over the samples that are left."""
+        """The sums of `values` over the samples that are left."""
         return np.asarray(np.asarray(values, np.float64).sum(axis=0) - self.of_units(values))
 
     def sum(self, axis: int) -> Float[np.ndarray, " U"]:
@@ -43,7 +43,7 @@ class LeftOut:
         return self @ np.ones(len(self.unit))
 
     def __getitem__(self, index: tuple[slice, np.ndarray]) -> "LeftOut":
-        """`[:, columns]`: some of the samples, all units."""
+        """The weights of the samples `columns`, as `weights[:, columns]`."""
         rows, columns = index
         if rows != slice(None):
             raise IndexError("a jackknife is over all units; choose samples alone: weights[:, columns]")
@@ -51,4 +51,4 @@ class LeftOut:
 
 
 Weights: TypeAlias = Float[np.ndarray, "R n"] | LeftOut
-"""One row of weights for each resample, or those of a jackknife."""
+"""One row of weights for each resample, or the weights of a jackknife."""

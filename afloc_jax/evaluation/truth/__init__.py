@@ -1,1 +1,1 @@
-"""Input files: places of findings, heat maps of any system, images."""
+"""Input files: truth files, heat maps of any system, images."""

@@ -9,11 +9,11 @@ from afloc_jax.settings import Json
 from data_pipelines.regions import decode_segmentation
 
 RleTable: TypeAlias = Mapping[str, Mapping[str, Mapping[str, Json]]]
-"""Image -> class -> run lengths."""
+"""Run lengths by image and class."""
 
 
 def is_rle_file(content: Json) -> TypeGuard[RleTable]:
-    """Whether a file is of this format."""
+    """Whether a file has this format."""
     if not (isinstance(content, dict) and content):
         return False
     images = [image.values() for image in content.values() if isinstance(image, dict) and image]
@@ -22,7 +22,7 @@ def is_rle_file(content: Json) -> TypeGuard[RleTable]:
 
 
 def read_rle_table(name: str, content: RleTable, drawing: Drawing) -> list[Truth]:
-    """One sample per image and class; a class without a pixel is a negative."""
+    """One sample per image and class; a class with an empty mask is a negative."""
     truths = []
     for image, classes in content.items():
         for category, rle in classes.items():
@@ -39,7 +39,7 @@ def read_rle_table(name: str, content: RleTable, drawing: Drawing) -> list[Truth
 
 
 def size_of_rle(rle: Mapping[str, Json], where: str) -> dict[str, Json]:
-    """Height and width that an RLE is for. Raises `UserError` if it does not say."""
+    """The height and width of an RLE. Raises UserError if they are missing or malformed."""
     size = rle["size"]
     if not (isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) for side in size)):
         raise UserError(f"{where}: field `size` must be [height, width]")

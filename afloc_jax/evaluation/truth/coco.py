@@ -1,4 +1,4 @@
-"""COCO JSON as MS-CXR ships it: images, annotations with a bbox or a segmentation, categories."""
+"""MS-CXR's COCO JSON: images, annotations with a bbox or a segmentation, categories."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,12 +14,12 @@ PARTS = ("images", "annotations", "categories")
 
 
 def is_coco(content: Json) -> bool:
-    """Whether a file is of this format."""
+    """Whether a file has this format."""
     return isinstance(content, dict) and content.keys() >= set(PARTS)
 
 
 def read_coco(name: str, content: Json, drawing: Drawing) -> list[Truth]:
-    """One sample per image, phrase and category, of all its annotations. Raises UserError for a malformed entry."""
+    """One sample per image, phrase and category, with all its annotations. Raises UserError for a malformed entry."""
     listed, annotations, classes = (get_field(content, part, list, name) for part in PARTS)
     images = {_id(image, "id", f"{name}, image {n}"): image for n, image in enumerate(listed)}
     categories = {
@@ -51,13 +51,13 @@ def read_coco(name: str, content: Json, drawing: Drawing) -> list[Truth]:
 
 
 def _id(entry: Json, name: str, where: str) -> int | str:
-    """An id: an integer or text."""
+    """An id, which is an integer or a text."""
     value = entry.get(name) if isinstance(entry, Mapping) else None
     return value if isinstance(value, str) else get_field(entry, name, int, where)
 
 
 def _patient(value: Json, where: str) -> str:
-    """A pseudonym, also one that is written as a number; empty where there is none."""
+    """The pseudonym of a patient, which may be a number in the file; empty if there is none."""
     if value is not None and (not isinstance(value, (str, int)) or isinstance(value, bool)):
         raise UserError(f"{where}: field `patient` must be text or a whole number")
     return "" if value is None else str(value).strip()
@@ -66,7 +66,7 @@ def _patient(value: Json, where: str) -> str:
 def _add_region(
     mask: np.ndarray, annotation: Mapping[str, Json], geometry: Geometry, drawing: Drawing, where: str
 ) -> None:
-    """Add the place of an annotation to the mask of its sample."""
+    """Adds the region of an annotation to the mask of its sample."""
     box = _box(annotation.get("bbox"), where)
     segmentation = annotation.get("segmentation")
     if segmentation and not (box is not None and (drawing.boxes or _repeats_box(segmentation, box))):
@@ -81,7 +81,7 @@ def _add_region(
 
 
 def _box(box: Json, where: str) -> list[float] | None:
-    """x, y, width and height of an annotation that has a box."""
+    """The x, y, width and height of an annotation, or None if it has no box."""
     if box is None:
         return None
     numbers = [side for side in box if isinstance(side, (int, float))] if isinstance(box, list) else []
@@ -92,7 +92,7 @@ def _box(box: Json, where: str) -> list[float] | None:
 
 
 def _repeats_box(segmentation: Json, box: Sequence[float]) -> bool:
-    """Whether a polygon is nothing but the box itself: then the box, in the published rounding, is the truth."""
+    """Whether a polygon is the box itself. The truth is then the box, with the published rounding."""
     if not (isinstance(segmentation, list) and len(segmentation) == 1):
         return False
     try:

@@ -1,4 +1,4 @@
-"""Files of heat maps, keyed by image and phrase, brought to the square that is scored."""
+"""Files of heat maps with keys of image and phrase, and their mapping to the scored square."""
 
 import zipfile
 import zlib
@@ -13,11 +13,11 @@ from afloc_jax.evaluation.truth.sample import Truth, negative
 from afloc_jax.files import Path
 from data_pipelines.images import Geometry
 
-_UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)  # what numpy raises for a bad archive
+_UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)  # exceptions of NumPy for a bad archive
 
 
 class HeatmapFile:
-    """An .npz of heat maps, keyed as `Truth.key`; maps are read one at a time."""
+    """An .npz of heat maps with the keys of `Truth.key`. Maps are read one at a time."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -46,7 +46,7 @@ class HeatmapFile:
         return len(self._keys)
 
     def check(self, truths: Sequence[Truth]) -> None:
-        """Raise `UserError` unless there is a map for every sample."""
+        """Raises UserError unless there is a map for every sample."""
         missing = [truth for truth in truths if truth.key not in self._keys]
         if missing:
             first = ", ".join(f"{truth.id} ({truth.category})" for truth in missing[:3])
@@ -56,9 +56,9 @@ class HeatmapFile:
             )
 
     def negatives(self, truths: Sequence[Truth]) -> list[Truth]:
-        """Samples of the classes of `truths` on images that the truth does not list: images without any finding.
+        """Negative samples of the classes of `truths`, on images that the truth does not list.
 
-        This is how CheXlocalize writes its truth: only images with a finding have an entry.
+        CheXlocalize's truth lists only images with a finding.
         """
         known = {truth.image for truth in truths}
         size = truths[0].mask.shape[0]
@@ -67,7 +67,7 @@ class HeatmapFile:
         return [negative(image, name, size) for image, name in parts if name and image not in known]
 
     def maps(self, truths: Sequence[Truth]) -> Iterator[Float[np.ndarray, "S S"]]:
-        """The map of each sample on its square, in order. Raises `UserError` for a map of another shape."""
+        """The map of each sample on the square, in order. Raises UserError for a map of another shape."""
         for truth in truths:
             try:
                 heatmap = self._file[self._keys[truth.key]]
@@ -77,9 +77,10 @@ class HeatmapFile:
 
 
 def map_to_square(heatmap: np.ndarray, truth: Truth, where: str = "heat maps") -> Float[np.ndarray, "S S"]:
-    """A map that is the square already is returned as it is; one of the original size is scaled and padded.
+    """The map on the square: a map of the square as it is, one of the original size scaled and padded.
 
-    The padding, where there is no image, takes the map's minimum: it neither wins the pointing game nor is predicted.
+    The padding gets the minimum of the map, so that it neither wins the pointing game nor is predicted. Raises
+    UserError for a map of another shape or type.
     """
     size = truth.mask.shape[0]
     if heatmap.dtype.kind not in "fiub":

@@ -1,4 +1,4 @@
-"""The images that a truth file names, found in a folder: the report of `afloc score` shows maps on them."""
+"""The images that a truth file names, for the report of `afloc score`."""
 
 import numpy as np
 from jaxtyping import UInt8
@@ -12,20 +12,20 @@ SUFFIXES = ("", *IMAGE_SUFFIXES)
 
 
 class Pictures:
-    """A folder of images, by the names that a truth file gives them.
+    """A folder of images, found by the names of a truth file.
 
-    A name is a path below the folder, with or without its suffix, or as CheXlocalize writes it: patient, study and view
-    joined by "_" instead of "/".
+    A name is a path below the folder, with or without its suffix, or in the form of CheXlocalize: patient, study and
+    view joined by "_" instead of "/".
     """
 
     def __init__(self, folder: str | Path) -> None:
-        """Raises UsageError where there is no such folder."""
+        """Raises UsageError if there is no such folder."""
         self.folder = Path(folder)
         if not self.folder.is_dir():
             raise UsageError(f"--images {folder}: no such folder")
 
     def square(self, truth: Truth) -> UInt8[np.ndarray, "S S"]:
-        """The padded square of a sample's image. Raises UserError if it is not there, or not of the truth's size."""
+        """The padded square of a sample's image. Raises UserError if it is missing, or not of the truth's size."""
         path = self._find(truth.image)
         pixels = read_image(path)
         if truth.height and pixels.shape != (truth.height, truth.width):

@@ -1,7 +1,7 @@
-"""Places of findings from a file: COCO JSON as in MS-CXR, RLE JSON as in CheXlocalize, or a table of mask files.
+"""Reading of truth files: COCO JSON of MS-CXR, RLE JSON of CheXlocalize, or a table of mask files.
 
-Everything is brought to the padded square on which scores are taken. Sample ids name an image and a count, never the
-phrase: phrases are taken from reports and must not appear in a message.
+Masks and boxes are mapped to the padded square that is scored. Sample ids consist of the image and a number, never of
+the phrase, because phrases are quoted from reports and must not appear in messages.
 """
 
 from afloc_jax.errors import UserError
@@ -16,7 +16,7 @@ DEFAULT = Drawing()
 
 
 def read_truth(path: str | Path, drawing: Drawing = DEFAULT, *, negatives: bool = False) -> list[Truth]:
-    """Read a truth file of any format; the content decides which. Samples come in the order of the file.
+    """The samples of a truth file, in the order of the file. The format follows from the content.
 
     Boxes are scaled by one factor, shifted by the padding and floored, as published. A box thinner than a pixel of the
     square keeps one pixel; in compatible mode it vanishes, as in the release. A `segmentation` (RLE or polygon) is used

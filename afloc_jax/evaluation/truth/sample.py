@@ -1,4 +1,4 @@
-"""One sample of a truth file, and how its place is drawn on the padded square that is scored."""
+"""One sample of a truth file, and how its mask is drawn on the padded square that is scored."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,17 +20,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """One sample: an image, a phrase and the places that it describes.
+    """One sample: an image, a phrase and the mask of the finding.
 
     Attributes:
-        id: unique, safe to print.
-        label_text: the phrase (prompt); may be report text.
-        category: the class the sample is averaged in.
-        mask: 0 outside; inside, how many boxes of the phrase cover the pixel (1 for masks without boxes).
-        image: path or id of the image as the truth file gives it.
-        height, width: of the original image; 0 where unknown (heat maps must then come as squares).
-        present: whether the image shows the finding at all; a negative has an empty mask.
-        patient: pseudonym of the patient; empty where unknown.
+        id: a unique id, which contains no report text and may be printed.
+        label_text: the phrase (prompt), which may be report text.
+        category: the class in which the sample is averaged.
+        mask: the number of boxes of the phrase that cover each pixel; 0 and 1 for masks without boxes.
+        image: the path or id of the image in the truth file.
+        height, width: the size of the original image; 0 if unknown (heat maps must then be squares).
+        present: whether the image shows the finding; a negative has an empty mask.
+        patient: the pseudonym of the patient; empty if unknown.
     """
 
     id: str
@@ -45,7 +45,7 @@ class Truth:
 
     @property
     def key(self) -> str:
-        """The key of this sample's map in a file of heat maps: image and phrase in lower case, a tab between."""
+        """The key of this sample in a file of heat maps: the image, a tab, and the phrase in lower case."""
         return f"{self.image}\t{self.label_text.lower()}"
 
 
@@ -62,7 +62,7 @@ def empty_mask(size: int) -> np.ndarray:
 
 
 def boxes_of(mask: UInt8[np.ndarray, "S S"]) -> UInt8[np.ndarray, "S S"]:
-    """How many of the boxes around the connected parts of a mask cover each pixel. A mask of one box stays as it is."""
+    """The number of boxes around connected regions of a mask that cover each pixel; a mask of one box is kept."""
     boxes = np.zeros_like(mask)
     for x, y, width, height in boxes_from_map(mask, 0.5):
         boxes[y : y + height, x : x + width] += 1
@@ -71,12 +71,12 @@ def boxes_of(mask: UInt8[np.ndarray, "S S"]) -> UInt8[np.ndarray, "S S"]:
 
 @dataclass(frozen=True)
 class Drawing:
-    """How places are drawn on the padded square.
+    """How masks and boxes are drawn on the padded square.
 
     Attributes:
-        compatible: as in the release: small places may vanish.
-        boxes: boxes instead of masks: where an annotation has both, its own; else those around the connected parts.
-        size: side of the square, pixels.
+        compatible: whether to draw as the release does, where small regions may vanish.
+        boxes: whether to draw boxes instead of masks: the annotated boxes, or else those around connected regions.
+        size: the side of the square in pixels.
     """
 
     compatible: bool = False
@@ -121,7 +121,7 @@ class Drawing:
         return place
 
     def geometry(self, image: Mapping[str, Json], where: str) -> Geometry:
-        """How an original image of an entry's `height` and `width` lies on the square. Raises UserError."""
+        """The geometry of an image from an entry's `height` and `width`. Raises UserError for an invalid size."""
         height, width = (get_field(image, side, int, where) for side in ("height", "width"))
         if min(height, width) < 1 or height * width > LARGEST_PIXELS:
             raise UserError(f"{where}: its size is {width} x {height}; expected 1 to {LARGEST_PIXELS:,} pixels")
@@ -129,7 +129,7 @@ class Drawing:
 
 
 def get_field(record: "Json | Mapping[str, Json]", name: str, kind: type[T], where: str) -> T:
-    """A field of an entry. Raises UserError where it is missing or of another type."""
+    """A field of an entry. Raises UserError if it is missing or of another type."""
     value = record.get(name) if isinstance(record, Mapping) else None
     if not isinstance(value, kind) or isinstance(value, bool):
         raise UserError(f"{where}: field `{name}` is missing or of the wrong type")

@@ -11,7 +11,7 @@ from data_pipelines.images import Geometry, read_mask
 
 
 def read_table(path: Path, drawing: Drawing) -> list[Truth]:
-    """One sample per image and phrase; several masks of one are united."""
+    """One sample per image and phrase. Several masks of a sample are united."""
     masks: dict[tuple[str, str, str], list[Path]] = {}
     patients: dict[str, str] = {}
     for number, row in enumerate(_rows(path), 2):
