@@ -136,7 +136,7 @@ class PromptedSettings(LabelledSettings):
 
     prompts: str | PromptSet | None = setting(
         None,
-        help="phrases of each class: a JSON file (docs/classification.md) or the name of a built-in set such as chest; "
+        help="phrases of each class: a JSON file (docs/classification.md) or the name of a built-in set such as chest "
         "(default: the phrases of the validation records; for robustness ten per class)",
         metavar="FILE",
     )
