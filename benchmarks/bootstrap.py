@@ -1,10 +1,10 @@
-"""Seconds of 1,000 resamples of 10,000 samples: means and AUC, percentile and BCa, and scipy.stats.bootstrap beside.
+"""Time of 1,000 bootstrap resamples of 10,000 samples: means and AUC, percentile and BCa, and scipy.stats.bootstrap.
 
     python -m benchmarks.bootstrap [--samples 10000] [--resamples 1000] [--categories 8] [--repeats 5] [--scipy]
 
-`mean` has one category and one column, `table` the columns and categories of a localisation table, `patients` draws
-clusters of four samples. Prints medians and one JSON line. `--scipy` adds scipy's own bootstrap of a mean (its BCa
-holds samples x samples numbers: 800 MB at 10,000).
+`mean` has one category and one column, `table` has the columns and categories of a localisation table, and `patients`
+draws clusters of four samples. The program prints medians and one JSON line. `--scipy` adds SciPy's bootstrap of a mean
+(its BCa needs samples x samples numbers, 800 MB for 10,000).
 """
 
 import argparse

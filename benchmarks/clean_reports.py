@@ -1,9 +1,9 @@
-"""What cleaning does to a collection of real reports: sentences kept and left out, with the reasons.
+"""Statistics of the cleaning of real reports: sentences that are kept and left out, with the reasons.
 
     python -m benchmarks.clean_reports --raw NLMCXR_reports.tgz
 
-Reads the XML reports of Open-i (an archive or a folder). Whatever is left out is listed: it holds no letter, so
-nothing of a report is shown.
+The program reads the XML reports of Open-i (an archive or a folder). It lists the sentences that are left out: they
+have no letter, so no report text is shown.
 """
 
 import argparse

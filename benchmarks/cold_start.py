@@ -1,11 +1,11 @@
-"""From nothing to one answer: load a model folder, localise one phrase on one picture; ours against the torch export.
+"""Cold start: the time to load a model folder and localise one phrase in one image, compared with the torch export.
 
     python -m benchmarks.cold_start runs/demo/model chest.png [--prompt TEXT] [--repeats 7]
 
-Each answer comes from a fresh process, from picture file and text to the heat map; they take turns, so that other work
-on the machine meets all. Ours answers twice: "first" compiles everything, as the first process on a machine does;
-"later" finds what `afloc_jax.compiled` kept, as every other `afloc` command does. Prints median and range of wall and
-CPU seconds and one JSON line. Files are in memory (one run of each comes before).
+Each measurement is a new process, from the image file and the text to the heat map. The sides alternate, so that other
+work on the machine affects all of them. Ours is measured twice: "first" compiles everything, as the first process on a
+machine; "later" reads compiled programs from the cache (`afloc_jax.compiled`), as later commands do. The program prints
+the median and range of wall and CPU seconds and one JSON line. Files are cached by a run of each side before.
 """
 
 import argparse
@@ -39,7 +39,7 @@ with torch.inference_mode():
 
 
 def measure(code: str, folder: Path, image: Path, prompt: str, environment: dict[str, str]) -> tuple[float, float]:
-    """Wall and CPU seconds of a fresh process, imports included."""
+    """The wall and CPU seconds of a new process, with its imports."""
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     command = [sys.executable, "-c", code, str(folder), str(image), prompt]
     subprocess.run(command, check=True, env=os.environ | environment, stdout=subprocess.DEVNULL)

@@ -1,11 +1,11 @@
-"""What the demo's network reaches when it is trained WITH the masks: the ceiling of annotation-free training.
+"""The scores of the demo's network if it is trained WITH masks: a ceiling for annotation-free training.
 
     python -m benchmarks.demo_ceiling --out runs/ceiling [--seconds 600] [--seed 1]
 
-The same towers, optimiser, batch size and phantoms as configs/demo.py, for at most the same time; only the objective
-differs. Every step draws a finding per image and asks for its phrase; the presence map, a soft step of the cosine
-whose slope and middle are learned too, is fitted to the mask, averaged over each region, with cross entropy and soft
-Dice. The result is saved as a model folder, slope and middle included, and scored by the same evaluation as the demo.
+Towers, optimiser, batch size and phantoms are those of configs/demo.py, for at most the same time; only the objective
+differs. Every step draws a finding per image and uses its phrase as the prompt. The presence map, a soft step of the
+cosine with a learned slope and middle, is fitted to the mask, averaged over each region, by cross entropy and soft
+Dice. The result is saved as a model folder, with slope and middle, and is scored by the evaluation of the demo.
 """
 
 import argparse
@@ -104,7 +104,7 @@ def main() -> None:
 
 
 def _annotated(source, model, max_tokens, tokenizer):
-    """Images with a finding, the tokens of all their phrases, and their masks averaged over each region."""
+    """The images with a finding, the tokens of their phrases, and their masks averaged over each region."""
     records = [record for record in (source[i] for i in range(len(source))) if record.findings]
     images = np.stack([record.image for record in records])
     slots, count = jnp.zeros((1, 4), jnp.int32), jnp.ones(1, jnp.int32)

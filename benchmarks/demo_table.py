@@ -1,8 +1,8 @@
-"""The two tables of the demo in docs/results.md: several seeds of configs/demo.py beside baselines and the ceiling.
+"""The two tables of the demo in docs/results.md: several seeds of configs/demo.py, with baselines and the ceiling.
 
     python -m benchmarks.demo_table runs/demo runs/demo2 runs/demo3 --ceiling runs/ceiling
 
-Reads what the runs and `benchmarks.demo_ceiling` wrote; computes nothing but means over the runs.
+The program reads the files of the runs and of `benchmarks.demo_ceiling`, and computes only means over the runs.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""Do PyTorch, ONNX Runtime and StableHLO give our numbers? Exports a trained model and compares on real images.
+"""Agreement of exports in PyTorch, ONNX Runtime and StableHLO with our outputs, on real images.
 
     python -m benchmarks.export_agreement runs/demo/model --images FOLDER [--count 20]
 
-Every image is asked with a prompt of its own. Prints the largest difference of each output relative to the output's
-largest value, by format, and one JSON line. Exit status 1 if any is above 1e-4.
+Every image has a prompt of its own. For each format the program prints the largest difference of each output, relative
+to the output's largest value, and one JSON line. The exit status is 1 if any difference is above 1e-4.
 """
 
 import argparse
@@ -42,7 +42,7 @@ PROMPTS = [
 
 
 def read_images(folder: Path, side: int, count: int) -> np.ndarray:
-    """The first `count` readable pictures of a folder, in order of their names, as squares [B, side, side] uint8."""
+    """The first `count` readable images of a folder, in the order of their names, as squares [B, side, side] uint8."""
     squares: list[np.ndarray] = []
     for path in sorted(folder.iterdir()):
         if len(squares) < count and path.is_file():
@@ -54,7 +54,7 @@ def read_images(folder: Path, side: int, count: int) -> np.ndarray:
 
 
 def run(format: str, folder: Path, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Named outputs of an export."""
+    """The named outputs of an export."""
     if format == "torch-module":
         with torch.inference_mode():
             levels = afloc_torch.load(folder)(**{name: torch.from_numpy(array) for name, array in inputs.items()})

@@ -1,4 +1,4 @@
-"""A quarter of an hour with a GPU: its matrix rate, the loss, the step and 300 steps of training, in that order.
+"""All measurements on a GPU within minutes: its matrix rate, the loss, the step and 300 steps of training.
 
     python -m benchmarks.gpu_card --out FOLDER [--minutes 9] [--phantoms FILE.npz] [--skip TEXT ...]
     JAX_PLATFORMS=cpu python -m benchmarks.gpu_card --out FOLDER --tiny     a rehearsal without a card
@@ -8,11 +8,11 @@ loss   value and gradients of all three levels at 128 and 64 pairs: ours, and th
 step   the whole training step at 128 and 64, and one round at 1,024 with encoders computed again by blocks
 train  300 steps of configs/afloc.py on phantoms, batches made beforehand (benchmarks/gpu_phantoms.py)
 
-FOLDER gets every result as soon as it is known: results.jsonl, results.txt, losses.jsonl and the ends of the processes'
-error output, errors.txt. Each part has a process and time limits of its own; one that fails says so in a line. Parts
-that only compile do so while others wait or compile; while one is measured all others are stopped (SIGSTOP), and the
-card is its own. Sides that need the card's memory to get ready are alive two at a time, at 1,024 pairs alone. A `share`
-is useful products of the loss a second (gpu_loss.py counts them), of the best measured product of this card.
+Every result is written to FOLDER as soon as it is known: results.jsonl, results.txt, losses.jsonl, and the end of each
+process's error output in errors.txt. Each part has its own process and time limits; a part that fails is reported in
+one line. Parts compile at the same time, but while one is measured, all others are stopped (SIGSTOP). At most two parts
+that need the card's memory for their preparation run at a time, and only one at 1,024 pairs. A `share` is the rate of
+useful products of the loss (see gpu_loss.py), relative to the best measured product of this card.
 """
 
 import argparse
@@ -38,7 +38,7 @@ GRACE = 1.0  # seconds for kernels of stopped processes to end
 
 @dataclass(frozen=True)
 class Job:
-    """One process. It gets ready, waits for its turn, measures and ends."""
+    """One process, which prepares, waits for its turn, measures and ends."""
 
     name: str
     worker: str  # a function of gpu_workers.py
@@ -60,7 +60,7 @@ SAVED = ("loss.low_rank=true", "training.remat=blocks")
 
 
 def jobs() -> list[Job]:
-    """The most important first."""
+    """All jobs, the most important first."""
     found = [Job("rate jax", "rate_jax", limit=40), Job("rate torch", "rate_torch", card=True, limit=40)]
     for batch in (128, 64):
         found += [
@@ -86,7 +86,7 @@ TORCH = ("eager", "compiled")
 
 
 class Running:
-    """A started job: its lines, and whether it is ready, failed or done."""
+    """A started job: its output lines, and whether it is ready, failed or done."""
 
     def __init__(self, job: Job, arguments: argparse.Namespace, folder: Path):
         self.job, self.began, self.ready, self.ended = job, time.monotonic(), False, False
@@ -143,7 +143,7 @@ class Running:
 
 
 class Card:
-    """The order of the jobs, and the results."""
+    """Runs the jobs in order and collects their results."""
 
     def __init__(self, arguments: argparse.Namespace, folder: Path):
         self.arguments, self.folder, self.began = arguments, folder, time.monotonic()

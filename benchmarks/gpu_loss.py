@@ -1,4 +1,4 @@
-"""How much of a GPU's measured bfloat16 matrix rate the local losses reach, value and gradients together.
+"""The share of a GPU's measured bfloat16 matrix rate that the local losses reach, value and gradients together.
 
     python -m benchmarks.gpu_loss [--batch 128 512 1024] [--rows word sentence] [--repeats 7] [--out loss.json]
     JAX_PLATFORMS=cpu python -m benchmarks.gpu_loss --batch 4 --size 256 --regions 49 25 --repeats 2     a rehearsal
@@ -36,7 +36,7 @@ def timed(run: Callable[[], object]) -> float:
 
 
 def matrix_product(size: int, chain: int) -> tuple[Callable[[], object], float]:
-    """A program of `chain` products of two size x size matrices in bfloat16, and its FLOPs."""
+    """A program of `chain` products of two bfloat16 matrices [size, size], and its FLOPs."""
     import jax
     import jax.numpy as jnp
 
@@ -53,7 +53,7 @@ def matrix_product(size: int, chain: int) -> tuple[Callable[[], object], float]:
 
 
 def local_loss(row: str, batch: int, regions: int) -> tuple[Callable[[], object], float]:
-    """Value and gradients of one level's loss, and its FLOPs by hand."""
+    """A program of the value and gradients of one level's loss, and its FLOPs counted by hand."""
     import jax
     import jax.numpy as jnp
 

@@ -1,9 +1,9 @@
-"""Phantoms and the batches of some hundred steps, as training makes them, in one file for gpu_card.py.
+"""One file with phantoms and the training batches of some hundred steps, for gpu_card.py.
 
     python -m benchmarks.gpu_phantoms phantoms.npz [--pairs 1024] [--batch 128] [--steps 300]
 
-A lent card has none of the data packages, and little time: images are JPEG (quality 92, to travel), batches are tokens
-and indices of images.
+A machine with a GPU may have none of the data packages, and little time. Images are therefore JPEG (quality 92), and
+batches are tokens and indices of images.
 """
 
 import argparse

@@ -1,6 +1,6 @@
-"""The training step of this program and of plain PyTorch, side by side: what gpu_step.py and gpu_card.py measure.
+"""The training steps of this program and of plain PyTorch that gpu_step.py and gpu_card.py measure.
 
-Nothing here needs the data packages, so that it runs where only JAX and PyTorch are installed.
+This file needs none of the data packages, so that it runs where only JAX and PyTorch are installed.
 """
 
 import argparse
@@ -90,7 +90,7 @@ def write_weights(config, path: Path) -> None:
 
 
 class Side(NamedTuple):
-    """One way to train, compiled where it can be before it has its weights."""
+    """One implementation of training, compiled, where possible, before it has weights."""
 
     start: Callable[[], None]  # loads the weights
     step: Callable[[], float]  # the loss

@@ -7,13 +7,13 @@ ours      the step of launch.py: value, gradients, clipping, Adam
 eager     ResNet, Hugging Face's BERT and the published loss (a loop over captions), autocast to bfloat16, fused Adam
 compiled  the same, with torch.compile over both towers and over the loss of a caption
 
-`eager checkpointed` and `compiled checkpointed` keep nothing of a caption's loss and compute it again backwards, as a
-careful user would whose batch does not fit; with `--set training.remat=blocks` all sides compute the encoders' blocks
-again too. Dropout is off on all sides. One set of weights and one batch, made here
-by seed, go to all sides through a file, and the losses of the first step must agree. Batches lie on the device; a step
-ends when its loss has been read. A round gives each side in turn a process and the card to itself: two steps to warm
-up, then `--steps` timed ones, of which the median counts; the table has the median of rounds and their range. Memory is
-the device allocator's peak (`memory_stats`, `max_memory_allocated`). A side without enough memory says so in its row.
+`eager checkpointed` and `compiled checkpointed` keep nothing of a caption's loss and compute it again in the backward
+pass, as for a batch that does not fit. With `--set training.remat=blocks` all sides also compute the encoders' blocks
+again. Dropout is off on all sides. All sides get the same weights and the same batch, made from a seed, through a file,
+and their losses of the first step must agree. Batches lie on the device; a step ends when its loss is read. In each
+round every side has a process and the card to itself: two warm-up steps, then `--steps` timed steps, of which the
+median is taken. The table has the median and the range over rounds. Memory is the device allocator's peak
+(`memory_stats`, `max_memory_allocated`). A side without enough memory is marked in its row.
 """
 
 import argparse
@@ -37,7 +37,7 @@ TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}  # allowed of the first loss
 
 
 def work(arguments: argparse.Namespace) -> None:
-    """A worker process: a JSON line with the first loss, the seconds of each timed step and the peak."""
+    """The worker process: it prints a JSON line with the first loss, the seconds of each timed step and the peak."""
     config = configuration(arguments, arguments.batch[0])
     if arguments.worker == "weights":
         return write_weights(config, arguments.weights)
@@ -74,7 +74,7 @@ def run_worker(arguments: argparse.Namespace, batch: int, weights: Path, worker:
 
 
 def measure(arguments: argparse.Namespace, batch: int) -> dict[str, dict]:
-    """Rows of all sides at one batch size. Raises SystemExit where first losses differ: it is not the same model."""
+    """The rows of all sides at one batch size. Raises SystemExit if first losses differ, as the models then differ."""
     found: dict[str, list[dict]] = {side: [] for side in arguments.sides}
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "weights.safetensors"

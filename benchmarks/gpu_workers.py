@@ -1,6 +1,6 @@
-"""What the processes of gpu_card.py do: get ready, say so, wait for a line, measure, print results, end.
+"""The processes of gpu_card.py. They prepare, report that they are ready, wait for a line, measure and print results.
 
-Each worker gets ready before its first `yield`, and yields results (dicts) afterwards. Not for use by hand.
+Each worker prepares before its first `yield`, and yields results (dicts) afterwards. It is not meant to be run by hand.
 """
 
 import argparse

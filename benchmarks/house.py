@@ -1,11 +1,11 @@
-"""The house measured: types that say nothing, long files, circles of imports, sentences without a subject, long lines.
+"""Measures of the code: loose types, long files, import cycles, docstrings without a subject, long lines of Markdown.
 
     python -m benchmarks.house [--tree CHECKOUT] [--names]
 
-`Any` and `object` are counted where they are written in types: annotations of arguments, results and variables, type
-aliases, casts, and strings within those. A file counts as lengthy above 400 lines. A circle is a set of files (or of
-folders, each taken as one) of which every one imports every other, over however many steps; imports under TYPE_CHECKING
-and inside functions count. --names lists places.
+`Any` and `object` are counted where they occur in types: annotations of arguments, results and variables, type aliases,
+casts, and strings within those. A file is long above 400 lines. A cycle is a set of files (or of folders) that all
+import each other, directly or indirectly; imports under TYPE_CHECKING and inside functions count. --names lists all
+places.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def python_files(root: Path, tops: tuple[str, ...] = CODE) -> list[Path]:
 
 
 def written_types(tree: ast.AST) -> Iterator[ast.expr]:
-    """Every expression that stands where a type is written; none within another."""
+    """All expressions in places of types; none of them lies within another."""
     for node in ast.walk(tree):
         if isinstance(node, ast.arg | ast.AnnAssign) and node.annotation is not None:
             yield node.annotation

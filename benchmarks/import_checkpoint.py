@@ -2,9 +2,9 @@
 
     python -m benchmarks.import_checkpoint [--folder DIR] [--repeats 3]
 
-Writes a checkpoint as the release's trainer does (ResNet-50 and BERT-base, random values, prefix `afloc.`, about
-540 MB) with PyTorch, then imports it in fresh processes of their own, start of Python and imports included. Memory is
-the peak that the kernel recorded for that process, mapped pages of the file counted.
+The program writes a checkpoint like the release's trainer (ResNet-50 and BERT-base, random values, prefix `afloc.`,
+about 540 MB) with PyTorch, and imports it in new processes, whose start is included. Memory is the peak that the kernel
+recorded for the process, with mapped pages of the file.
 """
 
 import argparse
@@ -49,13 +49,13 @@ def main() -> None:
 
 
 def run(*arguments: object) -> str:
-    """This program in a process of its own; what it printed."""
+    """The output of this program in a new process."""
     command = [sys.executable, __file__, *map(str, arguments)]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def write_checkpoint(folder: Path) -> None:
-    """The checkpoint, and a tokenizer folder of as many entries as its text encoder has embeddings."""
+    """Writes the checkpoint, and a tokenizer folder with as many entries as its text encoder has embeddings."""
     import torch
 
     from afloc_jax.models.settings import ModelSettings, TextSettings

@@ -1,4 +1,4 @@
-"""How fast batches come: records to images, sampled sentences and tokens, on one core.
+"""The speed of the input pipeline on one core: records to images, sampled sentences and tokens.
 
     taskset -c 0 python -m benchmarks.input_pipeline [--raw ../shared/data/cxr_pairs --vocabulary ../shared/data/vocab]
 
@@ -27,7 +27,7 @@ ROWS = 370_000
 
 
 class Repeated:
-    """Records that come again until there are `rows` of them."""
+    """Records that are repeated until there are `rows` of them."""
 
     def __init__(self, source: RecordSource, rows: int):
         self._source, self._rows = source, rows

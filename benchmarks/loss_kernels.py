@@ -1,4 +1,4 @@
-"""What one chip needs for the local loss of its own pairs, kernels against XLA, compiled for a TPU that is not there.
+"""Memory of one chip for the local loss of its pairs, by kernels or by XLA, compiled for a TPU that is not at hand.
 
     python -m benchmarks.loss_kernels --topology v5e:4x4 --kernel pallas --regions 1444 --width 512
 

@@ -1,4 +1,4 @@
-"""How far the ring on eight devices is from the definition in float64, level by level and for each type of its inputs.
+"""Errors of the ring on eight devices against the definition in float64, for each level and each type of inputs.
 
     python -m benchmarks.loss_precision [--batch 16] [--width 768] [--side 19]
 
@@ -43,7 +43,7 @@ SIDES: dict[LevelName, tuple[str, str]] = {  # for each level the field of the i
 
 
 def random_levels(batch: int, width: int, side: int, spread: float) -> tuple[ImageLevels, TextLevels]:
-    """float64 features whose products have the standard deviation `spread`."""
+    """Random float64 features whose products have the standard deviation `spread`."""
     rng = np.random.default_rng(0)
     scale = (spread / width**0.5) ** 0.5
 
@@ -64,7 +64,7 @@ def cast(tree: Any, dtype: Any) -> Any:
 def loss_and_gradients(
     level: LevelName, implementation: Literal["ring", "definition"], image: ImageLevels, text: TextLevels
 ) -> tuple[np.ndarray, ...]:
-    """Loss of one level and its gradients with respect to the image and the text of that level, as float64 arrays."""
+    """The loss of one level and its gradients with respect to image and text, as float64 arrays."""
     weights = LevelWeights(**{name: float(name == level) for name in LEVELS})
     settings = LossSettings(implementation=implementation, weights=weights)
     mesh = build_mesh() if implementation == "ring" else None
@@ -82,7 +82,7 @@ def loss_and_gradients(
 
 
 def errors(level: LevelName, name: str, levels: tuple[ImageLevels, TextLevels]) -> list[float]:
-    """Relative errors: of the loss, of the image's gradient, of the text's gradient."""
+    """The relative errors of the loss, of the image's gradient and of the text's gradient."""
     with jax.enable_x64(name == "float64"):
         of_maps, other = TYPES[name]
         image, text = cast(levels, other)

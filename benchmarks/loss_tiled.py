@@ -45,7 +45,7 @@ OURS = ("tiled", "low rank")
 
 
 def caption_lengths(reports: Path, vocabulary: Path, batch: int) -> dict[str, list[int]]:
-    """Valid words and sentences of `batch` reports drawn by seed, counted as training counts them."""
+    """The numbers of valid words and sentences of `batch` random reports, counted as in training."""
     from data_pipelines.reports import clean_report
     from data_pipelines.tokens import load_tokenizer, tokenize
 
@@ -139,7 +139,7 @@ def resident_mib() -> float:
 
 
 def work(side: str, row: str, counts: list[int]) -> None:
-    """A worker process: the memory of one run, then one timed run for every line that it reads."""
+    """The worker process: it prints the memory of one run, then times one run for every line that it reads."""
     if side in OURS:
         run = our_side(row, counts, low_rank=side == "low rank" and row == "word")
     else:
@@ -159,7 +159,7 @@ def work(side: str, row: str, counts: list[int]) -> None:
 
 
 def gradients_mib(row: str, batch: int, side: str) -> float:
-    """MiB of the gradients of regions and units; with low rank of features, projection and units."""
+    """The MiB of the gradients of regions and units, or, with low rank, of features, projection and units."""
     numbers = batch * (ROWS[row] + MAX_TOKENS) * WIDTH
     if row == "word" and side == "low rank":
         numbers += FEATURES * WIDTH - batch * ROWS[row] * (WIDTH - FEATURES)
@@ -167,7 +167,7 @@ def gradients_mib(row: str, batch: int, side: str) -> float:
 
 
 def measure(row: str, counts: list[int], repeats: int, sides: list[str]) -> dict:
-    """All sides of one row, taking turns."""
+    """Measures all sides of one row in turn."""
     command = [sys.executable, __file__, "--counts", json.dumps(counts), "--row", row]
     command += ["--regions", *map(str, ROWS.values()), "--worker"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}

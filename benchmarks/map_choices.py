@@ -1,10 +1,10 @@
-"""How the heat maps of trained models fare when they are drawn in other ways, without training anything anew.
+"""Scores of the heat maps of trained models with other settings of `localization`, without training again.
 
     python -m benchmarks.map_choices runs/demo/model runs/demo2/model [--count 400] [--directory data]
 
-Every model is asked for the findings of the same phantoms, none of which it was trained or is tested on, and its maps
-are drawn in each way of `WAYS`: how `localization` in configs/demo.py was chosen. Prints the mean pointing game and IoU
-over categories of every model, then the means of all models by category.
+Every model localises the findings of the same phantoms, which are in none of its splits, with each of the settings in
+`WAYS`. `localization` in configs/demo.py was chosen in this way. The program prints the mean pointing game and IoU over
+categories of every model, then the means of all models by category.
 """
 
 import argparse
@@ -33,7 +33,7 @@ WAYS: dict[str, dict[str, Json]] = {
 
 
 def by_category(scores: Scores, values: np.ndarray) -> np.ndarray:
-    """The mean of every category, [categories]."""
+    """The mean of each category [categories]."""
     members = [scores.category_index == number for number in range(len(scores.categories))]
     return np.array([np.nanmean(values[member]) for member in members])
 

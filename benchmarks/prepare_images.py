@@ -1,10 +1,10 @@
-"""How fast raw images become records, and whether memory stays flat.
+"""Speed and memory of preparing raw images.
 
     python -m benchmarks.prepare_images --count 300 [--format jpg] [--workers 2]
 
-Generates `--distinct` images of 2,500 x 3,000 with the noise of a detector and names `--count` rows after them (hard
-links: the disk is not the limit). Prepares them as `afloc prepare pairs` does. Prints images a second, the CPU time of
-an image, and the memory of the process in the first and the last quarter.
+The program generates `--distinct` images of 2,500 x 3,000 pixels with detector noise, links them to `--count` rows, and
+prepares them like `afloc prepare pairs`. It prints the images per second, the CPU time per image, and the memory of the
+process in the first and the last quarter.
 """
 
 import argparse
@@ -24,7 +24,7 @@ HEIGHT, WIDTH = 3000, 2500
 
 
 def radiograph(seed: int) -> np.ndarray:
-    """[3000, 2500] uint8: smooth shapes and noise, which compress about as a radiograph does."""
+    """An image [3000, 2500] uint8 of smooth shapes and noise, which compresses about as well as a radiograph."""
     rng = np.random.default_rng(seed)
     shapes = rng.normal(128, 50, (HEIGHT // 50, WIDTH // 50)).astype(np.float32)
     smooth = cv2.resize(shapes, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
@@ -32,7 +32,7 @@ def radiograph(seed: int) -> np.ndarray:
 
 
 def make_folder(folder: Path, count: int, distinct: int, suffix: str) -> float:
-    """Images and pairs.csv; returns the mean size of a file in megabytes."""
+    """Writes images and pairs.csv; returns the mean size of a file in megabytes."""
     (folder / "images").mkdir(parents=True)
     for number in range(min(count, distinct)):
         cv2.imwrite(str(folder / "images" / f"{number}.{suffix}"), radiograph(number))
@@ -45,7 +45,7 @@ def make_folder(folder: Path, count: int, distinct: int, suffix: str) -> float:
 
 
 class Memory(threading.Thread):
-    """Resident memory of this process, sampled while the build runs."""
+    """The resident memory of this process, sampled while the build runs."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)

@@ -1,15 +1,15 @@
-"""Shows that a change of the code changed no number: training, evaluation and scoring run, every result hashed.
+"""Checks that a change of the code changed no number: it runs training, evaluation and scoring and hashes all results.
 
     python -m benchmarks.same_numbers --data DIR [--tree CHECKOUT] [--json FILE] [--against FILE] [--new METRIC]
     python -m benchmarks.same_numbers --data DIR --tree OLD --halfway FOLDER     a workdir that stops half way, a model
     python -m benchmarks.same_numbers --data DIR --tree NEW --resume FOLDER      does NEW go on to the same weights?
 
-Everything goes through the doors that users have (launch.py, `afloc`), so this program runs on any checkout
-(--tree, by default its own). Prints a line a case: SHA-256 of the arrays of model.safetensors (names, shapes, bytes),
-of the numbers in metrics.jsonl, of the metrics in summary.json and of per_sample.csv. Exit status 1: a number differs
-from those of --against, or a run failed. Numbers move with the processor and with the versions of JAX and XLA: compare
-on one machine. Each run has one core, because reductions are split by the number of cores. About 8 minutes of one idle
-core on an empty --data, and 4 where the programs are compiled already.
+The program uses only public commands (launch.py, `afloc`), so it can check any checkout (--tree, by default its own).
+For each case it prints a line with the SHA-256 of the arrays of model.safetensors (names, shapes, bytes), of the
+numbers in metrics.jsonl, of the metrics in summary.json and of per_sample.csv. The exit status is 1 if a number differs
+from --against or a run failed. Numbers depend on the processor and on the versions of JAX and XLA, so compare on one
+machine. Each run has one core, because reductions are split by the number of cores. It takes about 8 minutes of one
+idle core on an empty --data, and 4 if the programs are compiled already.
 """
 
 import argparse
@@ -90,11 +90,11 @@ HALFWAY = (200, 60)  # steps of the run that is stopped, and the first step afte
 
 
 class Failed(Exception):
-    """A command of the tree ended with another status than it should."""
+    """A command of the tree ended with an unexpected exit status."""
 
 
 class Tree:
-    """A checkout, and how its commands are called."""
+    """A checkout, with functions that call its commands."""
 
     def __init__(self, root: Path, data: Path, new: Collection[str] = ()) -> None:
         self.root, self.data, self.new = root.resolve(), data.resolve(), new

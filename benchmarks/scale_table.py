@@ -1,9 +1,10 @@
-"""The table of docs/scale.md: one `afloc compile` per row, each in a process of its own.
+"""The memory table of docs/scale.md: one `afloc compile` per row, each in a process of its own.
 
     python -m benchmarks.scale_table --out rows.jsonl v5e:4x4=1024 v5e:16x16=16384 v5e:16x16=32768,training.remat=blocks
 
-A row is TOPOLOGY=GLOBAL_BATCH, then settings that it changes; `--set` changes them for all rows. Rows that the file
-holds already are not compiled again. Prints the table of all rows in the file. Needs pip install "jax[tpu]", no TPU.
+A row is TOPOLOGY=GLOBAL_BATCH, followed by changed settings; `--set` changes settings of all rows. Rows that are in the
+file already are not compiled again. The program prints the table of all rows in the file. It needs pip install
+"jax[tpu]", but no TPU.
 """
 
 import argparse

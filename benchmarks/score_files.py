@@ -75,7 +75,7 @@ def run_lengths(mask: np.ndarray) -> RunLengths:
 
 
 def heatmap(rng: np.random.Generator, number: int, box: list[float], height: int, width: int) -> np.ndarray:
-    """The box, blurred and noisy; number 5 is constant, 7 has ties."""
+    """The map of a box, blurred and noisy; number 5 is constant, and number 7 has ties."""
     made = np.zeros((height, width), np.float32)
     x, y, w, h = (round(side) for side in box)
     made[y : y + h, x : x + w] = 1

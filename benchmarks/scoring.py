@@ -1,10 +1,10 @@
-"""How long does scoring a data set of MS-CXR's size take on one core?
+"""The time of scoring a data set of MS-CXR's size on one core.
 
     python -m benchmarks.scoring [--samples 1162]
 
-Draws boxes and 224 x 224 maps, writes them as a user would hand them in, and runs `afloc score` (five thresholds, 1,000
-resamples) in a process of its own bound to one core. Prints the seconds from start to exit, files and imports
-included, and one JSON line.
+The program draws boxes and maps of 224 x 224, writes them as truth and heat map files, and runs `afloc score` (five
+thresholds, 1,000 resamples) in a process bound to one core. It prints the seconds from start to exit, with files and
+imports, and one JSON line.
 """
 
 import argparse
@@ -24,7 +24,7 @@ HEIGHT, WIDTH = 3056, 2544  # a common size of MIMIC-CXR
 
 
 def write_inputs(folder: Path, samples: int) -> None:
-    """truth.json and maps.npz: one box and one map of noise a sample."""
+    """Writes truth.json and maps.npz, with one box and one noise map per sample."""
     rng = np.random.default_rng(0)
     images, annotations = [], []
     maps: dict[str, Any] = {}

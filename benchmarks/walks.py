@@ -1,4 +1,4 @@
-"""Four walks through the house: the files and rooms entered by an image, a pair, a config and a truth file.
+"""The files and folders that four commands enter, for an image, a pair, a config and a truth file.
 
     python -m benchmarks.walks [--repository CHECKOUT] [--json FILE]
 
@@ -7,9 +7,9 @@ pair      `launch.py`: from a folder of images and reports to two steps of train
 config    `launch.py --dry_run`: from a config file to a traced step
 truth     `afloc score`: from a truth file and heat maps to scores
 
-Each walk is a process of its own at a tiny size, with a profiler that notes the file of every function that is called
-(not those of imports). A room is a folder. A change of room counts each time a function of one room calls one of
-another: fewer means less to and fro. The doors are public commands, so any checkout can be walked, this one by default.
+Each command runs at a tiny size in a process of its own, with a profiler that notes the file of every function called
+(imports excluded). A room is a folder. A change of room is a call from a function of one room to one of another. Only
+public commands are used, so any checkout can be measured; by default it is this one.
 """
 
 import argparse
@@ -79,7 +79,7 @@ json.dump({"status": status, "files": sorted(files), "changes": changes[0]}, ope
 
 
 def walk(repository: Path, command: list[str]) -> dict:
-    """Files entered by a command, in a process of its own. Raises RuntimeError where the command fails."""
+    """The files entered by a command, in a process of its own. Raises RuntimeError if the command fails."""
     with tempfile.NamedTemporaryFile(suffix=".json") as answer:
         environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "false"}
         run = subprocess.run(
@@ -95,7 +95,7 @@ def walk(repository: Path, command: list[str]) -> dict:
 
 
 def make_pairs(folder: Path, count: int = 64) -> None:
-    """A raw folder of small images and a table of reports."""
+    """Writes a raw folder of small images and a table of reports."""
     random = np.random.default_rng(0)
     rows = ["image,text"]
     for number in range(count):
@@ -108,7 +108,7 @@ def make_pairs(folder: Path, count: int = 64) -> None:
 
 
 def make_truth(folder: Path) -> None:
-    """A COCO truth file of two boxes, and a heat map for each."""
+    """Writes a COCO truth file of two boxes, and a heat map for each."""
     images = [{"id": n, "path": f"{n}.png", "width": 224, "height": 224} for n in (1, 2)]
     boxes = [
         {"id": n, "image_id": n, "bbox": [40, 40, 80, 60], "category_id": 1, "label_text": "effusion"} for n in (1, 2)

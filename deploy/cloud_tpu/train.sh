@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A training run on a Cloud TPU slice, with gcloud: make the slice, install, run the same command on every worker.
+# A training run on a Cloud TPU slice by gcloud: it creates the slice, installs, and runs the command on every worker.
 #
 #     REPOSITORY=https://host/afloc_jax.git deploy/cloud_tpu/train.sh NAME ZONE v5litepod-16 \
 #         --config=configs/afloc.py --workdir=/shared/run \
@@ -10,8 +10,8 @@
 #     RUNTIME     software version of the slice, which has to fit the accelerator (default: v2-alpha-tpuv5-lite)
 #     SETUP       a command for every worker before anything else, such as the one that mounts /shared
 #
-# A spot slice that was taken away is made anew by the same command, and the run goes on from its last checkpoint.
-# --workdir and the data are absolute paths on storage that every worker mounts (Filestore, or a bucket by gcsfuse).
+# The same command creates a preempted spot slice again, and the run continues from its last checkpoint. --workdir and
+# the data must be absolute paths on storage that every worker mounts (Filestore, or a bucket by gcsfuse).
 set -euo pipefail
 if [ "$#" -lt 4 ] || [ -z "${REPOSITORY:-}" ]; then
     sed -n '2,/^set /s/^# \{0,1\}//p' "$0" >&2
