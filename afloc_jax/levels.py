@@ -1,7 +1,7 @@
-"""The vocabulary of the program: three levels, one dataclass per side.
+"""The three levels of images and texts, with one dataclass for each side.
 
-A report gives units at three levels (words, sentences, the report); an image gives features at three levels
-(a shallow map, a deep map, one vector). Level meets level:
+A report gives units at three levels (words, sentences, the report). An image gives features at three levels (a shallow
+map, a deep map, a global vector). Each level of the text is contrasted with one of the image:
 
     level       image side            text side
     word        ImageLevels.shallow   TextLevels.words

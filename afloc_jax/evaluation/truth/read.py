@@ -20,15 +20,16 @@ def read_truth(path: str | Path, drawing: Drawing = DEFAULT, *, negatives: bool 
 
     Boxes are scaled by one factor, shifted by the padding and floored, as published. A box thinner than a pixel of the
     square keeps one pixel; in compatible mode it vanishes, as in the release. A `segmentation` (RLE or polygon) is used
-    instead of the box unless it only repeats it. Masks cover the pixels of the square that they cover by half or more,
-    and one too small for that keeps what it covers most; compatible: as the release resized them, see `Drawing.place`.
+    instead of the box, unless it only repeats the box. A mask contains the pixels of the square of which at least half
+    is covered; a smaller mask keeps the pixels that it covers most. In compatible mode masks are resized as by the
+    release, see `Drawing.place`.
 
     A table is CSV with the columns image, mask and finding, and optionally prompt and patient. Masks are found beside
     the table or in its folder `masks`; a row without a mask is a negative. COCO JSON may give an image a `patient`.
 
     `negatives` keeps the entries that say that a finding is absent (RLE JSON and tables).
 
-    Raises `UserError` naming the entry that is missing, malformed or contradictory.
+    Raises UserError that names the missing, malformed or contradictory entry.
     """
     path = Path(path)
     if path.suffix.lower() == ".csv":

@@ -84,19 +84,20 @@ class Drawing:
     size: int = IMAGE_SIZE
 
     def add_box(self, mask: UInt8[np.ndarray, "S S"], box: Sequence[float], geometry: Geometry) -> int:
-        """Add 1 to the pixels that a box (x, y, width, height in original pixels) covers; how many they are.
+        """Adds 1 to the pixels that a box (x, y, width, height in original pixels) covers; returns their number.
 
-        A box thinner than a pixel keeps one; compatible: it vanishes.
+        A box thinner than a pixel keeps one pixel; with `compatible` it vanishes.
         """
         covered = mask[geometry.box_pixels(box, thinnest=0 if self.compatible else 1)]
         covered += 1
         return int(covered.size)
 
     def place(self, mask: np.ndarray, geometry: Geometry, touched: bool = False) -> UInt8[np.ndarray, "S S"]:
-        """The place of a mask [height, width] of 0 and 1.
+        """The mask [height, width] of 0 and 1, drawn on the square.
 
-        Compatible: the release's area interpolation of CheXlocalize's masks rounds to whole numbers, so a pixel needs
-        more than half; those of COVID Rural stay fractions, so a touched pixel is inside (`touched`).
+        With `compatible` it is drawn as by the release. Its area interpolation of CheXlocalize's masks rounds to
+        integers, so more than half of a pixel must be covered. Its masks of COVID Rural stay fractions, so that all
+        touched pixels are inside (`touched`).
         """
         if self.compatible:
             square = geometry.to_square(mask.astype(np.float32 if touched else np.uint8)) > 1e-5
@@ -105,12 +106,12 @@ class Drawing:
         return boxes_of(square.astype(np.uint8)) if self.boxes else square.astype(np.uint8)
 
     def of_finding(self, record: Record, finding: Finding) -> UInt8[np.ndarray, "S S"]:
-        """The place of a finding of a record: 0 outside; inside, how many of its boxes cover the pixel (1 for masks).
+        """The mask of a finding of a record: the number of its boxes that cover each pixel (0 and 1 for masks).
 
-        Annotated boxes are drawn anew, each for itself: the stored mask is their union, which no longer says where they
-        overlap or touch. They are stored as float32, so a corner within 1e-7 of a pixel's edge may fall on its other
-        side. Masks were brought to the square when the record was made, half covered is inside; the release's rules for
-        masks need the original ones.
+        Annotated boxes are drawn again, each separately, because the stored mask is their union, which does not show
+        where they overlap or touch. They are stored as float32, so a corner within 1e-7 of a pixel's edge may fall on
+        its other side. Masks were mapped to the square when the record was made, by the rule that half of a pixel must
+        be covered; the release's rules would need the original masks.
         """
         stored = (np.asarray(finding.mask) > 0).astype(np.uint8)
         if not len(finding.boxes):
