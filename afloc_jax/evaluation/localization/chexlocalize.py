@@ -223,4 +223,4 @@ def _scores(samples: Samples, options: ProtocolOptions, validation: Samples | No
 
 
 OPTIONS = ProtocolOptions(margin=0, protocol="chexlocalize")  # whole square; thresholds from validation data
-PROTOCOL = LocalizationProtocol("chexlocalize", "CheXlocalize", _scores, OPTIONS, tuned=True, negatives=True)
+PROTOCOL = LocalizationProtocol("chexlocalize", _scores, OPTIONS, tuned=True, negatives=True)

@@ -25,7 +25,6 @@ class LocalizationProtocol:
 
     Attributes:
         name: the value of `--protocol`.
-        title: the name on the page.
         scores: a function (samples, options, validation samples or None) -> `Scores`.
         options: thresholds, margin, and whether truth, prompts and scores are those of the release.
         tuned: whether thresholds are chosen on validation samples, which `scores` then needs.
@@ -34,7 +33,6 @@ class LocalizationProtocol:
     """
 
     name: str
-    title: str
     scores: Callable[[Samples, ProtocolOptions, Samples | None], Scores]
     options: ProtocolOptions = field(default_factory=ProtocolOptions)
     tuned: bool = False

@@ -25,10 +25,8 @@ def _map_scores(samples: Samples, options: ProtocolOptions, validation: Samples 
     return score(samples.truths, samples.heatmaps, options)
 
 
-AFLOC = LocalizationProtocol("afloc", "AFLoc", _map_scores)
-GROUNDING = LocalizationProtocol(
-    "grounding", "Phrase grounding (BioViL)", _map_scores, ProtocolOptions(margin=0, protocol="grounding"), boxes=True
-)
+AFLOC = LocalizationProtocol("afloc", _map_scores)
+GROUNDING = LocalizationProtocol("grounding", _map_scores, ProtocolOptions(margin=0, protocol="grounding"), boxes=True)
 PROTOCOLS = {protocol.name: protocol for protocol in (AFLOC, chexlocalize.PROTOCOL, GROUNDING)}
 
 
