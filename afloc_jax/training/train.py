@@ -1,6 +1,7 @@
 """Training from top to bottom: config, data, model and optimiser, restore, loop, evaluate, report."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import jax
 from tokenizers import Tokenizer
@@ -121,27 +122,30 @@ def _train_model(given: RunConfig, folder: Path) -> int:
         say(f"{stop.received.name}: saved at step {progress.step}; run the same command to go on")
         return stop.exit_status
 
-    # --- Best weights
-    saved, best_step = checkpoints.restore_best(loop.state.to_saved())
-    checkpoints.close()
-    best = fetch({"params": saved["params"], "batch_stats": saved["batch_stats"]})
-    if jax.process_index() == 0:
-        recipe: dict[str, Json] = {
-            "loss": config.loss.plain(),
-            "optimizer": config.optimizer.plain(),
-            "training": config.training.plain(),
-            "best step": best_step,
-            "steps": progress.step,
-            "device": account["device"],
-            "code": account["code"],
-        }
-        card: dict[str, Json] = {
-            "data": {"data set": config.data.dataset, "training pairs": len(data.training)},
-            "recipe": recipe,
-        }
-        save_model(folder / workdir.MODEL, best, config, data.tokenizer, card)
-        write_json(folder / workdir.FINISHED, dataclasses.asdict(progress.finished(best_step)))
+    _save_best(loop, account)
     return 0
+
+
+def _save_best(loop: Loop, account: Mapping[str, Json]) -> None:
+    """Writes `model/`, with the weights of the best checkpoint, and finished.json."""
+    config, data, progress = loop.assembly.config, loop.data, loop.progress
+    saved, best_step = loop.checkpoints.restore_best(loop.state.to_saved())
+    loop.checkpoints.close()
+    best = fetch({"params": saved["params"], "batch_stats": saved["batch_stats"]})
+    if jax.process_index() != 0:
+        return
+    recipe: dict[str, Json] = {
+        "loss": config.loss.plain(),
+        "optimizer": config.optimizer.plain(),
+        "training": config.training.plain(),
+        "best step": best_step,
+        "steps": progress.step,
+        "device": account["device"],
+        "code": account["code"],
+    }
+    about: dict[str, Json] = {"data set": config.data.dataset, "training pairs": len(data.training)}
+    save_model(loop.workdir / workdir.MODEL, best, config, data.tokenizer, {"data": about, "recipe": recipe})
+    write_json(loop.workdir / workdir.FINISHED, dataclasses.asdict(progress.finished(best_step)))
 
 
 def _restored(checkpoints: Checkpoints, first: TrainState) -> tuple[TrainState, Progress]:
