@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.ndimage
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int, Shaped
 
 from afloc_jax.interpolation import resize, strided_cells, tiles
 from afloc_jax.levels import TextLevels
@@ -62,7 +62,7 @@ class HeatmapSettings(Settings, section="localization"):
         return (chosen[..., None] * texts.sentences).sum(axis=1) / chosen.sum(axis=1, keepdims=True).clip(1)
 
     def map(
-        self, regions: Float[AnyArray, "*b h w D"], text: Float[AnyArray, "*b D"], size: int, input_size: int
+        self, regions: Float[AnyArray, "*#b h w D"], text: Float[AnyArray, "*#b D"], size: int, input_size: int
     ) -> Float[Array, "*b size size"]:
         """Un-normalised heat maps of side `size`. `input_size` is the side of the network's input in pixels."""
         if self.similarity == "presence":
@@ -73,7 +73,7 @@ class HeatmapSettings(Settings, section="localization"):
         return upsample(cells, size, input_size if self.cells == "receptive_field" else None)
 
 
-def similarity_map(regions: Float[AnyArray, "*b h w D"], text: Float[AnyArray, "*b D"]) -> Float[Array, "*b h w"]:
+def similarity_map(regions: Float[AnyArray, "*#b h w D"], text: Float[AnyArray, "*#b D"]) -> Float[Array, "*b h w"]:
     """The dot product of every region with the query (as published, not the cosine). Leading axes broadcast.
 
     Raises ValueError where the widths differ.
@@ -84,8 +84,8 @@ def similarity_map(regions: Float[AnyArray, "*b h w D"], text: Float[AnyArray, "
 
 
 def presence_map(
-    regions: Float[AnyArray, "*b h w D"],
-    text: Float[AnyArray, "*b D"],
+    regions: Float[AnyArray, "*#b h w D"],
+    text: Float[AnyArray, "*#b D"],
     sharpness: float,
     threshold: float,
     growth: float = 0.0,
@@ -118,7 +118,7 @@ def scaled_sigma(cells: int, sigma: float = SIGMA, reference_cells: int = 19) ->
 
 
 @lru_cache(maxsize=64)
-def _gaussian_matrix(cells: int, sigma: float) -> np.ndarray:
+def _gaussian_matrix(cells: int, sigma: float) -> Float[np.ndarray, "cells cells"]:
     # Filtering the identity gives the matrix of the filter, with reflected borders and truncation at 4 sigma.
     matrix = scipy.ndimage.gaussian_filter1d(np.eye(cells), sigma, axis=0) if sigma > 0 else np.eye(cells)
     matrix.setflags(write=False)
@@ -126,7 +126,7 @@ def _gaussian_matrix(cells: int, sigma: float) -> np.ndarray:
 
 
 @lru_cache(maxsize=64)
-def _bilinear_matrix(cells: int, size: int, input_size: int | None = None) -> np.ndarray:
+def _bilinear_matrix(cells: int, size: int, input_size: int | None = None) -> Float[np.ndarray, "size cells"]:
     if input_size is None:
         matrix = tiles(cells, size)
     else:
@@ -138,7 +138,9 @@ def _bilinear_matrix(cells: int, size: int, input_size: int | None = None) -> np
     return matrix
 
 
-def _separable(map: Float[AnyArray, "*b h w"], rows: np.ndarray, columns: np.ndarray) -> Float[Array, "*b H W"]:
+def _separable(
+    map: Float[AnyArray, "*b h w"], rows: Float[np.ndarray, "H h"], columns: Float[np.ndarray, "W w"]
+) -> Float[Array, "*b H W"]:
     map = jnp.asarray(map)
     if not jnp.issubdtype(map.dtype, jnp.floating) or map.dtype.itemsize < 4:
         map = map.astype(jnp.float32)  # bfloat16 would round the filter's weights
@@ -185,10 +187,12 @@ def normalise(map: Float[AnyArray, "*b h w"], low: float = 0.0, high: float = 1.
     return (map - smallest) / (span + (span == 0)) * (high - low) + low
 
 
-def boxes_from_map(map01: np.ndarray, threshold: float, minimum_pixels: int = 1) -> np.ndarray:
+def boxes_from_map(
+    map01: Shaped[np.ndarray, "H W"], threshold: float, minimum_pixels: int = 1
+) -> Int[np.ndarray, "K 4"]:
     """Boxes around the connected regions of `map01 > threshold`, the largest region first.
 
-    The result is [K, 4] int: x, y, width, height. The threshold applies to the map as it is (see `normalise`). Pixels
+    The result is x, y, width, height. The threshold applies to the map as it is (see `normalise`). Pixels
     that share a side are connected; pixels that share only a corner are not. Regions of fewer than `minimum_pixels`
     are left out. Raises ValueError unless the map is [H, W].
     """

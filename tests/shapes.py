@@ -17,7 +17,17 @@ import numpy as np
 from beartype import BeartypeConf, beartype
 from jaxtyping import AbstractArray, Array, install_import_hook
 
-PACKAGES = ("afloc_jax.losses", "afloc_jax.levels", "afloc_jax.vectors", "afloc_jax.interpolation")
+PACKAGES = (
+    "afloc_jax.losses",
+    "afloc_jax.levels",
+    "afloc_jax.vectors",
+    "afloc_jax.interpolation",
+    "afloc_jax.heatmaps",
+    "afloc_jax.models",
+    "afloc_jax.inference",
+    "afloc_jax.evaluation",
+    "afloc_jax.training",
+)
 # A number where a float is annotated may be an int, as the type checkers of editors and mypy have it.
 _check = beartype(conf=BeartypeConf(is_pep484_tower=True))
 

@@ -157,7 +157,7 @@ def test_boxes_surround_connected_parts_largest_first():
     assert heatmaps.boxes_from_map(np.full((10, 12), np.nan), 0.3).shape == (0, 4)
 
 
-def test_wrong_shapes_and_values_are_refused():
+def test_wrong_shapes_and_values_are_refused(unchecked):
     with pytest.raises(ValueError, match="8 wide and the text 9"):
         heatmaps.similarity_map(np.zeros((2, 2, 8)), np.zeros(9))
     with pytest.raises(ValueError, match="sigma is -1"):

@@ -5,6 +5,7 @@ from typing import TypeVar
 
 import jax
 import numpy as np
+from jaxtyping import Shaped
 
 from afloc_jax.levels import ImageLevels, TextLevels
 
@@ -18,7 +19,7 @@ def chunks(total: int, most: int) -> Iterator[tuple[slice, int, int]]:
         yield slice(start, start + count), count, min(most, 1 << (count - 1).bit_length())
 
 
-def pad(array: np.ndarray, size: int) -> np.ndarray:
+def pad(array: Shaped[np.ndarray, "n *s"], size: int) -> Shaped[np.ndarray, "{size} *s"]:
     """Pads to `size` rows by repeating the last row. Rows of zeros could lead to divisions by a norm of zero."""
     return np.concatenate([array, np.repeat(array[-1:], size - len(array), axis=0)])
 

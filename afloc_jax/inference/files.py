@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 import cv2
 import numpy as np
+from jaxtyping import UInt8
 from tqdm import tqdm
 
 from afloc_jax.errors import UsageError, UserError
@@ -170,9 +171,11 @@ def output_names(images: Sequence[AnyPath]) -> dict[Path, str]:
     return names
 
 
-def readable(paths: Collection[Path], size: int, failed: list[str]) -> Iterator[list[tuple[Path, np.ndarray]]]:
+def readable(
+    paths: Collection[Path], size: int, failed: list[str]
+) -> Iterator[list[tuple[Path, UInt8[np.ndarray, "_ _"]]]]:
     """Batches of decoded images. The error of an unreadable image is printed on stderr and appended to `failed`."""
-    batch: list[tuple[Path, np.ndarray]] = []
+    batch: list[tuple[Path, UInt8[np.ndarray, "_ _"]]] = []
     with tqdm(paths, unit="image", disable=None) as progress:
         for path in progress:
             try:
@@ -187,7 +190,9 @@ def readable(paths: Collection[Path], size: int, failed: list[str]) -> Iterator[
             yield batch
 
 
-def _write_localization(out: Path, name: str, pixels: np.ndarray, found: Localization, square: bool) -> dict[str, Json]:
+def _write_localization(
+    out: Path, name: str, pixels: UInt8[np.ndarray, "H W"], found: Localization, square: bool
+) -> dict[str, Json]:
     heatmap, picture = found.heatmap, pixels
     if square:
         heatmap, picture = found.square, to_square(pixels, found.square.shape[0])[0]

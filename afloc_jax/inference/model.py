@@ -10,7 +10,7 @@ from typing import Any, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, Float, Int, PyTree, UInt8
 from tokenizers import Tokenizer
 
 from afloc_jax import heatmaps, models
@@ -47,11 +47,11 @@ class Localization:
         square: [S, S] float32, the un-normalised map of the zero-padded square, which the published release scores.
     """
 
-    heatmap: np.ndarray
-    boxes: np.ndarray
+    heatmap: Float[np.ndarray, "H W"]
+    boxes: Int[np.ndarray, "K 4"]
     similarity: float
     prompt: str
-    square: np.ndarray
+    square: Float[np.ndarray, "S S"]
 
 
 class Model:
@@ -67,7 +67,7 @@ class Model:
         tokenizer: Tokenizer,
         *,
         batch_size: int = 32,
-        weights_file: np.ndarray | None = None,
+        weights_file: UInt8[np.ndarray, " bytes"] | None = None,
     ):
         """Puts the variables on the default device. Nothing is compiled yet.
 
@@ -111,7 +111,7 @@ class Model:
         """The three levels of B prompts after cleaning, as float32 NumPy arrays."""
         return self._embed_clean_texts(self.read_prompts(texts, compatible=compatible))
 
-    def embed_squares(self, squares: np.ndarray) -> ImageLevels:
+    def embed_squares(self, squares: UInt8[np.ndarray, "B S S"]) -> ImageLevels:
         """The three levels of padded squares [B, S, S] uint8, as float32 NumPy arrays."""
         squares = np.asarray(squares)
         if squares.ndim != 3 or squares.dtype != np.uint8:
@@ -180,8 +180,8 @@ class Model:
                 ]
 
     def heatmaps_of_squares(
-        self, images: np.ndarray, prompts: Sequence[str], *, compatible: bool = False
-    ) -> np.ndarray:
+        self, images: UInt8[np.ndarray, "B S S"], prompts: Sequence[str], *, compatible: bool = False
+    ) -> Float[np.ndarray, "B S S"]:
         """Un-normalised heat maps of squares, for one prompt per image, as the evaluation scores them.
 
         Args:
@@ -197,8 +197,13 @@ class Model:
         return self.heatmaps_of_pairs(images, np.arange(len(images)), prompts, compatible=compatible)
 
     def heatmaps_of_pairs(
-        self, images: np.ndarray, rows: np.ndarray, prompts: Sequence[str], *, compatible: bool = False
-    ) -> np.ndarray:
+        self,
+        images: UInt8[np.ndarray, "B S S"],
+        rows: Int[np.ndarray, " P"],
+        prompts: Sequence[str],
+        *,
+        compatible: bool = False,
+    ) -> Float[np.ndarray, "P S S"]:
         """Un-normalised heat maps of P prompts: prompt p in image `rows[p]`.
 
         Every image and every distinct prompt is encoded once. See `heatmaps_of_squares`.
@@ -221,7 +226,7 @@ class Model:
         *,
         framing: Framing = "pad",
         aggregation: str = "mean",
-    ) -> np.ndarray:
+    ) -> Float[np.ndarray, "I C"]:
         """The zero-shot probability of each class in each image, with the rules of the published release.
 
         The score of a set of prompts aggregates their dot products with the global image embedding. Each class has one
@@ -248,12 +253,12 @@ class Model:
 
     def classify_embedded(
         self,
-        embeddings: np.ndarray,
+        embeddings: Float[np.ndarray, "B D"],
         classes: Sequence[str],
         prompt_set: PromptSet,
         compatible: bool = False,
         aggregation: str = "mean",
-    ) -> np.ndarray:
+    ) -> Float[np.ndarray, "B C"]:
         """`classify` for global image embeddings [B, D]. Returns [B, classes] float32."""
         sides = [side for name in classes for side in prompt_set.prompts(name)]
         reports = self.embed_texts([text for side in sides for text in side], compatible=compatible).report
@@ -264,7 +269,7 @@ class Model:
 
     # Parts
 
-    def _squares(self, images: Sequence[ImageInput]) -> tuple[np.ndarray, list[Geometry]]:
+    def _squares(self, images: Sequence[ImageInput]) -> tuple[UInt8[np.ndarray, "B S S"], list[Geometry]]:
         pairs = [to_square(image, self.image_size) for image in images]
         return np.stack([square for square, _ in pairs]), [geometry for _, geometry in pairs]
 
@@ -286,12 +291,16 @@ class Model:
             ]
         )
 
-    def _queries(self, texts: TextLevels) -> np.ndarray:
+    def _queries(self, texts: TextLevels) -> Float[np.ndarray, "B D"]:
         return np.asarray(self.heatmap_settings.query(texts))
 
     def _maps(
-        self, squares: np.ndarray, image_of: np.ndarray, queries: np.ndarray, text_of: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+        self,
+        squares: UInt8[np.ndarray, "B S S"],
+        image_of: Int[np.ndarray, " P"],
+        queries: Float[np.ndarray, "T D"],
+        text_of: Int[np.ndarray, " P"],
+    ) -> tuple[Float[np.ndarray, "P S S"], Float[np.ndarray, "B D"]]:
         """Heat maps [P, S, S] of P pairs of an image and a text, and the global embeddings [B, D] of the images.
 
         The deep maps stay on the device; only heat maps are copied back.
@@ -327,7 +336,9 @@ def initial_variables(architecture: ModelSettings, seed: int) -> model_folder.Va
     return jax.jit(models.initial_variables, static_argnums=0)(build(architecture), jax.random.key(seed))
 
 
-def to_square(image: ImageInput, size: int, framing: Framing = "pad") -> tuple[np.ndarray, Geometry]:
+def to_square(
+    image: ImageInput, size: int, framing: Framing = "pad"
+) -> tuple[UInt8[np.ndarray, "{size} {size}"], Geometry]:
     """The square [size, size] uint8 of a file or grey array, and the geometry that maps the padded square back."""
     if isinstance(image, str | os.PathLike):
         image = read_image(os.fspath(image))
@@ -342,26 +353,26 @@ def to_square(image: ImageInput, size: int, framing: Framing = "pad") -> tuple[n
 
 @functools.partial(jax.jit, static_argnames=("side", "settings", "input_size"))
 def _heatmaps(
-    deep: jax.Array,
-    images: jax.Array,
-    queries: jax.Array,
+    deep: Float[Array, "B h w D"],
+    images: Int[Array, " P"],
+    queries: Float[Array, "P D"],
     side: int,
     settings: heatmaps.HeatmapSettings,
     input_size: int,
-) -> jax.Array:
+) -> Float[Array, "P {side} {side}"]:
     """Heat maps [P, side, side] of the regions deep[images] [P, h, w, D] and the queries [P, D]."""
     return settings.map(deep[images].astype(jnp.float32), queries, side, input_size)
 
 
 def _localization(
-    square: np.ndarray, geometry: Geometry, threshold: float, similarity: float, prompt: str
+    square: Float[np.ndarray, "S S"], geometry: Geometry, threshold: float, similarity: float, prompt: str
 ) -> Localization:
     heatmap = np.asarray(geometry.map_to_original(square), np.float32)
     boxes = heatmaps.boxes_from_map(np.asarray(heatmaps.normalise(heatmap, -1.0, 1.0)), threshold)
     return Localization(heatmap, boxes, similarity, prompt, square)
 
 
-def _cosine(a: heatmaps.AnyArray, b: heatmaps.AnyArray) -> float:
+def _cosine(a: Float[heatmaps.AnyArray, " D"], b: Float[heatmaps.AnyArray, " D"]) -> float:
     norms = float(np.linalg.norm(a) * np.linalg.norm(b))
     return float(a @ b) / norms if norms else 0.0
 

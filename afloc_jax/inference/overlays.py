@@ -4,6 +4,7 @@ import base64
 
 import cv2
 import numpy as np
+from jaxtyping import Float, Int, Shaped, UInt8
 
 from data_pipelines.images import encode_png
 
@@ -13,7 +14,7 @@ COLORMAP = cv2.COLORMAP_INFERNO
 OPACITY = 0.72  # at the maximum of the map; at its minimum it is 0, so that anatomy stays visible
 
 
-def unit_scale(heatmap: np.ndarray) -> np.ndarray:
+def unit_scale(heatmap: Float[np.ndarray, "H W"]) -> Float[np.ndarray, "H W"]:
     """The map [H, W] scaled to [0, 1] by its own minimum and maximum. A constant map becomes zeros."""
     low, high = float(heatmap.min()), float(heatmap.max())
     if not high > low:
@@ -21,7 +22,7 @@ def unit_scale(heatmap: np.ndarray) -> np.ndarray:
     return ((heatmap - low) / (high - low)).astype(np.float32)
 
 
-def overlay(image: np.ndarray, heatmap: np.ndarray) -> np.ndarray:
+def overlay(image: UInt8[np.ndarray, "H W"], heatmap: Float[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
     """A heat map blended into a grey image.
 
     Args:
@@ -40,7 +41,7 @@ def overlay(image: np.ndarray, heatmap: np.ndarray) -> np.ndarray:
     return np.clip(grey * (1 - alpha) + colours * alpha + 0.5, 0, 255).astype(np.uint8)
 
 
-def draw_boxes(picture: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+def draw_boxes(picture: UInt8[np.ndarray, "H W 3"], boxes: Int[np.ndarray, "K 4"]) -> UInt8[np.ndarray, "H W 3"]:
     """A copy of a BGR picture with boxes [K, 4] (x, y, width, height in pixels) drawn on it."""
     picture = picture.copy()
     thickness = max(1, round(max(picture.shape[:2]) / 400))
@@ -50,7 +51,7 @@ def draw_boxes(picture: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     return picture
 
 
-def outline_path(mask: np.ndarray) -> str:
+def outline_path(mask: Shaped[np.ndarray, "H W"]) -> str:
     """The border of a mask [H, W] as an SVG path in pixels. Holes are separate rings; an empty mask gives ""."""
     contours, _ = cv2.findContours(np.ascontiguousarray(mask, np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     rings = []
@@ -60,12 +61,12 @@ def outline_path(mask: np.ndarray) -> str:
     return "".join(rings)
 
 
-def png_uri(picture: np.ndarray) -> str:
+def png_uri(picture: UInt8[np.ndarray, "H W *C"]) -> str:
     """A picture as a data URI of a PNG, which keeps every value; see `jpeg_uri`."""
     return "data:image/png;base64," + base64.b64encode(encode_png(picture)).decode()
 
 
-def jpeg_uri(picture: np.ndarray, quality: int = 88) -> str:
+def jpeg_uri(picture: UInt8[np.ndarray, "H W *C"], quality: int = 88) -> str:
     """A picture as a data URI of a JPEG, so that a page needs no other file."""
     done, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not done:

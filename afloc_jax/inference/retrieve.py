@@ -86,7 +86,7 @@ def retrieve_files(
 
 
 def _ranked(
-    direction: str, queries: Sequence[str], items: Sequence[str], similarity: np.ndarray, top: int
+    direction: str, queries: Sequence[str], items: Sequence[str], similarity: Float[np.ndarray, "Q N"], top: int
 ) -> list[Match]:
     best = np.argsort(-similarity, axis=1, kind="stable")[:, :top]
     return [
@@ -102,7 +102,7 @@ def cosine_similarity(images: Float[np.ndarray, "I D"], texts: Float[np.ndarray,
     It is computed in float64. In the precision of the model (`vectors.unit_norm`) more similarities would be tied.
     """
 
-    def unit(vectors: np.ndarray) -> np.ndarray:
+    def unit(vectors: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N D"]:
         vectors = np.asarray(vectors, np.float64)
         return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 

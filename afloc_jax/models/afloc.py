@@ -43,7 +43,9 @@ class ImageEncoder(nn.Module):
         if settings.freeze:
             features = lax.stop_gradient(features)
 
-        def project(name: str, features: Array, use_bias: bool, dtype: DTypeLike) -> Array:
+        def project(
+            name: str, features: Float[Array, "B *S C"], use_bias: bool, dtype: DTypeLike
+        ) -> Float[Array, "B *S D"]:
             dense = nn.Dense(
                 self.projection_dim,
                 use_bias=use_bias,

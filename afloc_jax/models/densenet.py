@@ -34,7 +34,9 @@ class DenseLayer(nn.Module):
     layers: Layers
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B H W C"], *, train: bool = False) -> Float[Array, "B H W C+growth"]:
+    def __call__(
+        self, x: Float[Array, "B H W C"], *, train: bool = False
+    ) -> Float[Array, "B H W C+{self.structure.growth}"]:
         conv, norm = partial(self.layers.convolution, kernel_init=kaiming_normal_fan_in), self.layers.norm
         growth = self.structure.growth
         y = jax.nn.relu(norm(name="norm1")(x, train=train))

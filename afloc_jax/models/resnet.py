@@ -143,7 +143,7 @@ class ResNet(nn.Module):
             deep = deep + context
         return Features(shallow, deep, whole)
 
-    def _from_above(self, maps: list[Float[Array, "B h w C"]]) -> Float[Array, "B H W C"]:
+    def _from_above(self, maps: list[Float[Array, "B _ _ _"]]) -> Float[Array, "B H W C"]:
         """The sum of the stages after the deep one, each projected to its width and upsampled to its size."""
         width = maps[self.structure.deep_stage - 1].shape[-1]
         total: Any = 0.0  # a Python number, so that the sum keeps the precision of the maps

@@ -8,7 +8,7 @@ from types import MappingProxyType
 import jax
 import jax.numpy as jnp
 from flax import traverse_util
-from jaxtyping import PRNGKeyArray, PyTree
+from jaxtyping import Array, PRNGKeyArray, PyTree, UInt8
 
 from afloc_jax.levels import TokenBatch
 from afloc_jax.models.afloc import AFLoc, ImageEncoder, TextEncoder
@@ -26,7 +26,7 @@ def initial_variables(model: AFLoc, key: PRNGKeyArray) -> PyTree:
     return model.init(key, *_smallest_inputs())
 
 
-def _smallest_inputs() -> tuple[jax.Array, TokenBatch]:
+def _smallest_inputs() -> tuple[UInt8[Array, "B S S"], TokenBatch]:
     slots, count = jnp.zeros((1, 3), jnp.int32), jnp.ones(1, jnp.int32)
     return jnp.zeros((1, 32, 32), jnp.uint8), TokenBatch(slots, slots, slots, count, count)
 

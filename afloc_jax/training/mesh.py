@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, PyTree, Shaped
 
 from afloc_jax.errors import UsageError
 
@@ -151,7 +151,7 @@ def pad_batch(batch: "Batch", multiple: int) -> "Batch":
     if not missing:
         return batch
 
-    def padded(rows: np.ndarray, value: int = 0) -> np.ndarray:
+    def padded(rows: Shaped[np.ndarray, "n *s"], value: int = 0) -> Shaped[np.ndarray, "N *s"]:
         return np.concatenate([rows, np.full((missing, *rows.shape[1:]), value, rows.dtype)])
 
     return {

@@ -67,7 +67,7 @@ def test_a_divisor_of_the_side_averages_blocks():
         (np.zeros((2, 3, 3), np.int32), "int32"),
     ],
 )
-def test_images_of_the_wrong_kind_are_refused(image, message):
+def test_images_of_the_wrong_kind_are_refused(image, message, unchecked):
     with pytest.raises(UsageError, match=message):
         prepare_image(image, 3)
 

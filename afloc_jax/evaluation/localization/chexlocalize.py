@@ -73,7 +73,7 @@ class Measured:
         return np.array([truth.category for truth in self.truths])
 
 
-def confidence_of(heatmap: np.ndarray) -> float:
+def confidence_of(heatmap: Float[np.ndarray, "H W"]) -> float:
     """The confidence of a map, in [0, 1]: its maximum, clipped to [0, 2] and halved."""
     low, high = CONFIDENCE_RANGE
     return (min(max(float(np.max(heatmap)), low), high) - low) / (high - low)
@@ -95,7 +95,9 @@ def measure(samples: Samples, compatible: bool) -> Measured:
     return Measured(tuple(samples.truths), *(np.array(column) for column in zip(*rows, strict=True)))
 
 
-def _gated(iou: np.ndarray, accepted: np.ndarray, truth_pixels: np.ndarray) -> np.ndarray:
+def _gated(
+    iou: Float[np.ndarray, " n"], accepted: Bool[np.ndarray, " n"], truth_pixels: Int[np.ndarray, " n"]
+) -> Float[np.ndarray, " n"]:
     """The IoU [n] if rejected samples predict nothing: 0 for positives, NaN for negatives."""
     return np.where(accepted, iou, np.where(truth_pixels > 0, 0.0, np.nan))
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
+from jaxtyping import Shaped
 
 from afloc_jax.evaluation.files import json_of, write_pictures
 from afloc_jax.evaluation.localization.options import ProtocolOptions
@@ -45,7 +46,7 @@ def write_examples(
     write_pictures(out, arrays, json_of(described))
 
 
-def _peak(heatmap: np.ndarray, options: ProtocolOptions) -> list[int]:
+def _peak(heatmap: Shaped[np.ndarray, "S S"], options: ProtocolOptions) -> list[int]:
     """The position x, y of the maximum within the scored region."""
     region = options.scored_region(heatmap)
     margin = (heatmap.shape[0] - region.shape[0]) // 2

@@ -59,7 +59,7 @@ class Comparison:
         return np.where(scored & self.inside.any(), values, np.nan)
 
 
-def overlaps(scaled: np.ndarray, inside: np.ndarray, thresholds: Sequence[float]) -> Overlap:
+def overlaps(scaled: Float[np.ndarray, "s s"], inside: Bool[np.ndarray, "s s"], thresholds: Sequence[float]) -> Overlap:
     """The overlap at all thresholds, in one pass. Pixels with `scaled` above (>) a threshold are predicted."""
     # The number of thresholds below each pixel: a pixel is predicted at threshold k if its number exceeds k.
     passed = np.searchsorted(thresholds, scaled, side="left")
@@ -72,7 +72,9 @@ def overlaps(scaled: np.ndarray, inside: np.ndarray, thresholds: Sequence[float]
         return Overlap(hit / (predicted + truth - hit), 2 * hit / (predicted + truth), predicted)
 
 
-def contrast_to_noise(heatmap: np.ndarray, inside: np.ndarray, outside: np.ndarray) -> float:
+def contrast_to_noise(
+    heatmap: Float[np.ndarray, "s s"], inside: Bool[np.ndarray, "s s"], outside: Bool[np.ndarray, "s s"]
+) -> float:
     """(mean inside - mean outside) / sqrt(variance inside + variance outside), signed; 0 if both variances are 0.
 
     It does not depend on an offset or a positive factor of the map. NaN if no pixel is inside, or none outside.
@@ -84,7 +86,7 @@ def contrast_to_noise(heatmap: np.ndarray, inside: np.ndarray, outside: np.ndarr
     return float((within.mean() - without.mean()) / noise) if noise > 0 else 0.0
 
 
-def pointing_game(heatmap: np.ndarray, inside: np.ndarray) -> float:
+def pointing_game(heatmap: Float[np.ndarray, "s s"], inside: Bool[np.ndarray, "s s"]) -> float:
     """1 if the maximum of the map lies inside the mask, else 0; NaN if the mask is empty.
 
     If several pixels have the maximum, the result is the share of them that lies inside.

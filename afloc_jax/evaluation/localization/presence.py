@@ -51,16 +51,19 @@ class PresenceScores(Scores):
 
 
 def presence_values(
-    iou: np.ndarray, dice: np.ndarray, hit: np.ndarray, true_positive: np.ndarray
-) -> dict[str, np.ndarray]:
+    iou: Float[np.ndarray, " n"],
+    dice: Float[np.ndarray, " n"],
+    hit: Float[np.ndarray, " n"],
+    true_positive: Bool[np.ndarray, " n"],
+) -> dict[str, Float[np.ndarray, " n"]]:
     """The metrics in the order of tables, each [n]: IoU over all, IoU over true positives, Dice, hit."""
     return {"iou": iou, "iou_true_positive": np.where(true_positive, iou, np.nan), "dice": dice, "pointing": hit}
 
 
 def _aucs(
-    confidence: np.ndarray,
-    present: np.ndarray,
-    members: Sequence[np.ndarray],
+    confidence: Float[np.ndarray, " n"],
+    present: Bool[np.ndarray, " n"],
+    members: Sequence[Int[np.ndarray, " _"]],
     bootstrap: Bootstrap,
     clusters: np.ndarray | None,
 ) -> Replicates:
@@ -80,7 +83,9 @@ def _aucs(
     return Replicates(point, np.stack(drawn, axis=1), tuple(part for part in left_out if len(part)))
 
 
-def _stratified_auc(confidence: np.ndarray, present: np.ndarray, bootstrap: Bootstrap) -> Float[np.ndarray, " R"]:
+def _stratified_auc(
+    confidence: Float[np.ndarray, " n"], present: Bool[np.ndarray, " n"], bootstrap: Bootstrap
+) -> Float[np.ndarray, " R"]:
     if present.all() or not present.any():
         return np.full(bootstrap.resamples, np.nan)
     rng = np.random.default_rng(bootstrap.seed)

@@ -174,7 +174,7 @@ def score_sample(
     return SampleScore(values, pair.overlap.predicted, int(np.count_nonzero(pair.inside)))
 
 
-def check_map(truth: Truth, heatmap: np.ndarray) -> np.ndarray:
+def check_map(truth: Truth, heatmap: np.ndarray) -> Shaped[np.ndarray, "S S"]:
     """The map as an array. Raises UserError unless it is a finite square of real numbers of its mask's shape."""
     heatmap = np.asarray(heatmap)
     if heatmap.shape != truth.mask.shape or heatmap.ndim != 2 or heatmap.shape[0] != heatmap.shape[1]:

@@ -6,6 +6,7 @@ from html import escape
 from typing import NotRequired, TypedDict
 
 import numpy as np
+from jaxtyping import Float
 
 from afloc_jax.evaluation.statistics.interval import Interval
 
@@ -43,7 +44,7 @@ def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [round(i * step, 12) for i in range(first, last + 1)]
 
 
-def smooth(values: np.ndarray, window: int) -> np.ndarray:
+def smooth(values: Float[np.ndarray, " n"], window: int) -> Float[np.ndarray, " n"]:
     """A centred running mean whose window is shorter at the ends. NaN points are ignored."""
     finite = np.isfinite(values)
     kernel = np.ones(window)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 from afloc_jax.evaluation.statistics.jackknife import LeftOut, Weights
 
@@ -245,7 +245,9 @@ def _weights(weights: Weights | None, samples: int) -> Weights:
     return np.ones((1, samples)) if weights is None else np.asarray(weights, np.float64)
 
 
-def _ratio(numerator: np.ndarray, denominator: np.ndarray, otherwise: float = np.nan) -> np.ndarray:
+def _ratio(
+    numerator: Shaped[np.ndarray, "*s"], denominator: Shaped[np.ndarray, "*s"], otherwise: float = np.nan
+) -> Float[np.ndarray, "*s"]:
     safe = np.where(denominator > 0, denominator, 1.0)
     return np.where(denominator > 0, numerator / safe, otherwise)
 

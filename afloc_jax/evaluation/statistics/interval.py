@@ -28,7 +28,7 @@ class Interval:
         return mean if mean == "-" else f"{mean} [{lower}, {upper}]"
 
 
-def mean_of_finite(values: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:
+def mean_of_finite(values: Float[np.ndarray, "*n"], axis: int | tuple[int, ...]) -> Float[np.ndarray, "*m"]:
     """The mean of the finite values; NaN (without NumPy's warning) if there is none."""
     finite = np.isfinite(values)
     count = finite.sum(axis=axis)

@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Shaped, UInt8
 
 from afloc_jax.errors import UserError
 from afloc_jax.heatmaps import boxes_from_map
@@ -55,7 +55,7 @@ def negative(image: str, category: str, size: int = IMAGE_SIZE, height: int = 0,
 
 
 @lru_cache
-def empty_mask(size: int) -> np.ndarray:
+def empty_mask(size: int) -> UInt8[np.ndarray, "size size"]:
     mask = np.zeros((size, size), np.uint8)
     mask.setflags(write=False)
     return mask
@@ -92,7 +92,9 @@ class Drawing:
         covered += 1
         return int(covered.size)
 
-    def place(self, mask: np.ndarray, geometry: Geometry, touched: bool = False) -> UInt8[np.ndarray, "S S"]:
+    def place(
+        self, mask: Shaped[np.ndarray, "H W"], geometry: Geometry, touched: bool = False
+    ) -> UInt8[np.ndarray, "S S"]:
         """The mask [height, width] of 0 and 1, drawn on the square.
 
         With `compatible` it is drawn as by the release. Its area interpolation of CheXlocalize's masks rounds to

@@ -252,7 +252,7 @@ def test_charts_survive_one_point_nan_and_nothing():
     assert not re.search(r"nan|inf", chart.split("<text")[0])
 
 
-def test_a_flat_map_leaves_the_image_as_it_is_and_the_peak_is_brightest():
+def test_a_flat_map_leaves_the_image_as_it_is_and_the_peak_is_brightest(unchecked):
     image = np.full((20, 30), 100, np.uint8)
     np.testing.assert_array_equal(overlay(image, np.full((20, 30), 7.0)), 100)
     heat = np.zeros((20, 30))
