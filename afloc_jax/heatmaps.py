@@ -77,6 +77,10 @@ def similarity_map(regions: Float[AnyArray, "*#b h w D"], text: Float[AnyArray, 
     """The dot product of every region with the query (as published, not the cosine). Leading axes broadcast.
 
     Raises ValueError where the widths differ.
+
+    >>> regions = np.array([[[1.0, 0.0], [0.0, 2.0]]])  # one row of two regions
+    >>> similarity_map(regions, np.array([0.5, 1.0]))
+    Array([[0.5, 2. ]], dtype=float32)
     """
     if regions.shape[-1] != text.shape[-1]:
         raise ValueError(f"regions are {regions.shape[-1]} wide and the text {text.shape[-1]}; they must be equal")
@@ -181,6 +185,10 @@ def normalise(map: Float[AnyArray, "*b h w"], low: float = 0.0, high: float = 1.
     """The map scaled to [low, high] by its minimum and maximum over the last two axes. A constant map becomes `low`.
 
     Takes and returns JAX or NumPy arrays; NumPy arrays stay on the host in their precision.
+
+    >>> normalise(np.array([[2.0, 4.0], [6.0, 4.0]]), -1, 1)
+    array([[-1.,  0.],
+           [ 1.,  0.]])
     """
     smallest = map.min(axis=(-2, -1), keepdims=True)
     span = map.max(axis=(-2, -1), keepdims=True) - smallest
@@ -195,6 +203,13 @@ def boxes_from_map(
     The result is x, y, width, height. The threshold applies to the map as it is (see `normalise`). Pixels
     that share a side are connected; pixels that share only a corner are not. Regions of fewer than `minimum_pixels`
     are left out. Raises ValueError unless the map is [H, W].
+
+    >>> heatmap = np.zeros((4, 6))
+    >>> heatmap[1:3, 1:4] = 0.9
+    >>> heatmap[0, 5] = 0.7
+    >>> boxes_from_map(heatmap, threshold=0.5)
+    array([[1, 1, 3, 2],
+           [5, 0, 1, 1]])
     """
     map01 = np.asarray(map01)
     if map01.ndim != 2:

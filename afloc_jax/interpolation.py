@@ -20,7 +20,13 @@ def resize(
 
 
 def linear_matrix(positions: Float[np.ndarray, " T"], size: int) -> Float[np.ndarray, "T size"]:
-    """The float64 matrix that reads a signal of `size` samples at fractional `positions`, clamped to its ends."""
+    """The float64 matrix that reads a signal of `size` samples at fractional `positions`, clamped to its ends.
+
+    >>> linear_matrix(np.array([0.0, 0.25, 7.0]), 3)
+    array([[1.  , 0.  , 0.  ],
+           [0.75, 0.25, 0.  ],
+           [0.  , 0.  , 1.  ]])
+    """
     positions = np.clip(positions, 0, size - 1)
     left = np.minimum(np.floor(positions).astype(int), max(size - 2, 0))
     right = np.minimum(left + 1, size - 1)
@@ -32,12 +38,25 @@ def linear_matrix(positions: Float[np.ndarray, " T"], size: int) -> Float[np.nda
 
 
 def aligned_corners(size: int, target: int) -> Float[np.ndarray, "target size"]:
-    """The matrix from `size` to `target` points with the same first and last point (PyTorch's `align_corners=True`)."""
+    """The matrix from `size` to `target` points with the same first and last point (PyTorch's `align_corners=True`).
+
+    >>> aligned_corners(2, 3)
+    array([[1. , 0. ],
+           [0.5, 0.5],
+           [0. , 1. ]])
+    """
     return linear_matrix(np.linspace(0.0, size - 1.0, target), size)
 
 
 def tiles(cells: int, target: int) -> Float[np.ndarray, "target cells"]:
-    """The matrix from `cells` to `target` equal tiles of a line (PyTorch's `align_corners=False`, not antialiased)."""
+    """The matrix from `cells` to `target` equal tiles of a line (PyTorch's `align_corners=False`, not antialiased).
+
+    >>> tiles(2, 4)
+    array([[1.  , 0.  ],
+           [0.75, 0.25],
+           [0.25, 0.75],
+           [0.  , 1.  ]])
+    """
     return linear_matrix((np.arange(target) + 0.5) * cells / target - 0.5, cells)
 
 

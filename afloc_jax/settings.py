@@ -77,6 +77,19 @@ class Settings:
 
     Raises:
         UsageError: (from the constructor) a value is wrong. The message names the key, its value and what is allowed.
+
+    >>> @dataclass(frozen=True)
+    ... class Filter(Settings, section="filter"):
+    ...     sigma: float = setting(1.5, NOT_NEGATIVE)
+    ...     border: Literal["reflect", "zero"] = "reflect"
+    >>> Filter.read({"sigma": 2})
+    Filter(sigma=2.0, border='reflect')
+    >>> Filter.read({"sigm": 2})
+    Traceback (most recent call last):
+    afloc_jax.errors.UsageError: filter.sigm: unknown key; did you mean sigma?
+    >>> Filter(sigma=-1)
+    Traceback (most recent call last):
+    afloc_jax.errors.UsageError: filter.sigma = -1.0: must be 0 or greater
     """
 
     section: ClassVar[str] = ""

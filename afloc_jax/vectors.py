@@ -15,6 +15,11 @@ def norm(vectors: Float[Array, "*S D"]) -> Float[Array, "*S"]:
 
 
 def unit_norm(vectors: Float[Array, "*S D"]) -> Float[Array, "*S D"]:
-    """The vectors divided by their norm, in their precision. A zero vector stays zero, with gradient 0."""
+    """The vectors divided by their norm, in their precision. A zero vector stays zero, with gradient 0.
+
+    >>> unit_norm(jnp.array([[3.0, 4.0], [0.0, 0.0]]))
+    Array([[0.6, 0.8],
+           [0. , 0. ]], dtype=float32)
+    """
     length = norm(vectors.astype(jnp.promote_types(vectors.dtype, jnp.float32)))[..., None]
     return (vectors / jnp.where(length > 0, length, 1)).astype(vectors.dtype)

@@ -103,6 +103,12 @@ class Geometry:
     The longest side is scaled to `side`. The other side is scaled by the same factor and floored. Zeros fill the rest;
     of an odd number of rows or columns the smaller half is at the top or left. Coordinates are continuous: pixel
     (row r, column c) covers [c, c+1] x [r, r+1], so the corners of the image are (0, 0) and (width, height).
+
+    >>> geometry = Geometry(height=100, width=200, side=50)
+    >>> geometry.inner_height, geometry.top  # 25 rows of image below 12 rows of padding
+    (25, 12)
+    >>> geometry.box_to_square([20, 10, 40, 20])  # x, y, width, height
+    array([ 5, 14, 10,  5])
     """
 
     height: int

@@ -114,7 +114,13 @@ class Polygon:
 
 @dataclass(frozen=True)
 class CocoRuns:
-    """COCO's RLE: {"size": [height, width], "counts": text or list}, run lengths of 0 and 1 in turn, by columns."""
+    """COCO's RLE: {"size": [height, width], "counts": text or list}, run lengths of 0 and 1 in turn, by columns.
+
+    >>> CocoRuns({"size": [3, 4], "counts": [4, 2, 6]}).mask(3, 4).astype(int)
+    array([[0, 0, 0, 0],
+           [0, 1, 0, 0],
+           [0, 1, 0, 0]])
+    """
 
     rle: dict[str, Any]
 
@@ -154,6 +160,11 @@ class GapRuns:
     """SIIM-ACR's run lengths "gap length gap length ...", by columns.
 
     A gap is the number of pixels between the end of the run before and the start of this run.
+
+    >>> GapRuns("1 2 2 1").mask(3, 3).astype(int)
+    array([[0, 0, 0],
+           [1, 0, 0],
+           [1, 1, 0]])
     """
 
     text: str

@@ -70,11 +70,14 @@ class CleanReport:
 
 
 def sections(text: str) -> dict[str, str]:
-    """Splits a report at its headings ("FINDINGS:", "IMPRESSION:", ...), each at the start of a line.
+    r"""Splits a report at its headings ("FINDINGS:", "IMPRESSION:", ...), each at the start of a line.
 
     Returns:
         Heading in a normal form (lower case; "findings", "impression", "indication", ...) -> text below it. Text before
         the first heading has the key "". The texts of a repeated heading are joined by a newline.
+
+    >>> sections("FINDINGS: The heart is enlarged.\nIMPRESSION: No pneumothorax.")
+    {'findings': 'The heart is enlarged.', 'impression': 'No pneumothorax.'}
     """
     result: dict[str, str] = {}
     name, begin = "", 0
@@ -98,6 +101,9 @@ def clean_report(findings: str, impression: str = "", *, compatible: bool = Fals
     soon as its number of words so far is exactly 5.
 
     A report without any content has no sentences. Builders drop it, as the release does.
+
+    >>> clean_report(findings="Heart is enlarged. No pneumothorax.", impression="No pneumothorax.")
+    CleanReport(sentences=['no pneumothorax', 'heart is enlarged'], impression_count=1)
     """
     if compatible:
         kept = _release_sentences(findings)
@@ -117,6 +123,9 @@ def clean_prompt(text: str, *, compatible: bool = False) -> str:
 
     With `compatible` it is cleaned as by the release, which drops one-word sentences and joins sentences by a space.
     Raises UserError if nothing is left.
+
+    >>> clean_prompt("Small LEFT effusion.  No pneumothorax.")
+    'small left effusion. no pneumothorax'
     """
     sentences = _release_sentences(text, stop=None) if compatible else split_sentences(text)
     if not sentences:
@@ -128,7 +137,11 @@ def clean_prompt(text: str, *, compatible: bool = False) -> str:
 
 
 def split_sentences(text: str) -> list[str]:
-    """The cleaned sentences of a text in their order. Pieces without a letter are left out."""
+    r"""The cleaned sentences of a text in their order. Pieces without a letter are left out.
+
+    >>> split_sentences("1. Small left effusion, approx. 1.5 cm.\n2. No pneumothorax.")
+    ['small left effusion approx 1.5 cm', 'no pneumothorax']
+    """
     return [cleaned for _, cleaned in _pieces(text) if _has_letter(cleaned)]
 
 

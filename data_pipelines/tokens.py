@@ -127,6 +127,13 @@ def tokenize(tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int, *, com
             A report with an unknown word then loses its last word in the local loss.
 
     Raises UserError if `max_tokens` is below 3.
+
+    >>> tokenizer = learn_tokenizer(["small left effusion. no pneumothorax"])
+    >>> tokens = tokenize(tokenizer, ["no effusion. small"], max_tokens=8)
+    >>> tokens["word_ids"].tolist(), tokens["word_count"].tolist()  # [CLS] no effusion . small [SEP], two of padding
+    ([[0, 1, 2, 3, 4, 5, -1, -1]], [5])
+    >>> tokens["sentence_ids"].tolist(), tokens["sentence_count"].tolist()  # of words: the period belongs to none
+    ([[0, 1, 1, -1, 2, 3, -1, -1]], [3])
     """
     if max_tokens < 3:
         raise UserError(f"max_tokens is {max_tokens}; [CLS], one piece and [SEP] need at least 3")

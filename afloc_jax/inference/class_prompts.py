@@ -57,6 +57,12 @@ class PromptSet:
         fallback: the positive phrase of a class that is not in `classes`; field {class}.
         multiclass: whether every image has exactly one of the classes (such as a tissue). Probabilities are then a
             softmax over the classes.
+
+    >>> PromptSet().prompts("edema")
+    (['Findings suggesting edema.'], ['no edema. '])
+    >>> lists = {"edema": {"severity": ["mild", "severe"], "subtype": ["pulmonary edema"]}}
+    >>> PromptSet(classes=lists).prompts("Pulmonary_Edema")
+    (['mild pulmonary edema', 'severe pulmonary edema'], ['no Pulmonary Edema. '])
     """
 
     name: str = ""

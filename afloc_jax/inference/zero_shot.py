@@ -32,6 +32,10 @@ def class_scores(
 
     Raises:
         UsageError: the aggregation is unknown.
+
+    >>> image, phrases = np.array([[1.0, 0.0]]), np.array([[1.0, 0.0], [0.0, 1.0]])
+    >>> class_scores(image, [phrases], "mean"), class_scores(image, [phrases], "max")
+    (array([[0.5]]), array([[1.]]))
     """
     if aggregation not in AGGREGATIONS:
         raise UsageError(f"unknown aggregation {aggregation!r}; there are {', '.join(AGGREGATIONS)}")
@@ -43,7 +47,11 @@ def class_scores(
 def contrast_probabilities(
     positive: Float[np.ndarray, "I C"], negative: Float[np.ndarray, "I C"]
 ) -> Float[np.ndarray, "I C"]:
-    """The probability of each class on its own: the softmax of its positive and its negative score."""
+    """The probability of each class on its own: the softmax of its positive and its negative score.
+
+    >>> contrast_probabilities(positive=np.array([[2.0, 1.0]]), negative=np.array([[0.0, 1.0]])).round(3)
+    array([[0.881, 0.5  ]])
+    """
     return np.asarray(softmax(np.stack([positive, negative], axis=-1), axis=-1)[..., 0])
 
 

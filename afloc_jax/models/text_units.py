@@ -26,7 +26,13 @@ def combine_layers(states: Sequence[Float[Array, "B L D"]], last_layers: int, me
 def merge_segments(
     units: Float[Array, "B L D"], segment_ids: Int[Array, "B L"]
 ) -> tuple[Float[Array, "B L D"], Float[Array, "B L"]]:
-    """The sum of the units of each segment, and their number. Segments without a unit are 0; id -1 is ignored."""
+    """The sum of the units of each segment, and their number. Segments without a unit are 0; id -1 is ignored.
+
+    >>> pieces, word_ids = jnp.array([[[1.0], [2.0], [4.0], [8.0]]]), jnp.array([[0, 1, 1, -1]])
+    >>> words, counts = merge_segments(pieces, word_ids)
+    >>> words[0, :, 0].tolist(), counts[0].tolist()
+    ([1.0, 6.0, 0.0, 0.0], [1.0, 2.0, 0.0, 0.0])
+    """
     belongs = jax.nn.one_hot(segment_ids, units.shape[1], dtype=units.dtype)  # [B, unit, segment]
     total = jnp.einsum("bls,bld->bsd", belongs, units, precision=lax.Precision.HIGHEST)
     return total, belongs.sum(axis=1)

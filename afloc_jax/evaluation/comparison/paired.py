@@ -18,6 +18,9 @@ def sign_flip_test(contributions: Float[np.ndarray, " n"], permutations: int = P
 
     `scipy.stats.permutation_test` gives the same p up to sampling noise (tests). It is not used, because it has no
     tolerance for rounding in exact tests and draws other signs, so that p would change.
+
+    >>> sign_flip_test(np.array([0.1, 0.2, 0.1, 0.3]))  # 2 of the 16 ways to sign them sum to as much
+    0.125
     """
     contributions = np.asarray(contributions, np.float64)
     n = len(contributions)
@@ -58,7 +61,11 @@ def bootstrap_test(resampled: Float[np.ndarray, " R"]) -> float:
 
 
 def holm(p: Float[np.ndarray, " m"]) -> Float[np.ndarray, " m"]:
-    """p adjusted by Holm (1979) for the family-wise error rate, which SciPy lacks. NaN (no test) stays NaN."""
+    """p adjusted by Holm (1979) for the family-wise error rate, which SciPy lacks. NaN (no test) stays NaN.
+
+    >>> holm(np.array([0.01, 0.04, 0.03, np.nan]))
+    array([0.03, 0.06, 0.06,  nan])
+    """
     result, tested = np.full(len(p), np.nan), np.flatnonzero(np.isfinite(p))
     order = tested[np.argsort(p[tested], kind="stable")]
     factors = len(order) - np.arange(len(order))

@@ -60,7 +60,13 @@ class Comparison:
 
 
 def overlaps(scaled: Float[np.ndarray, "s s"], inside: Bool[np.ndarray, "s s"], thresholds: Sequence[float]) -> Overlap:
-    """The overlap at all thresholds, in one pass. Pixels with `scaled` above (>) a threshold are predicted."""
+    """The overlap at all thresholds, in one pass. Pixels with `scaled` above (>) a threshold are predicted.
+
+    >>> scaled, inside = np.array([[0.9, 0.6], [0.2, -0.5]]), np.array([[True, False], [True, False]])
+    >>> overlap = overlaps(scaled, inside, [0.0, 0.5])
+    >>> overlap.predicted, overlap.iou.round(3), overlap.dice
+    (array([3, 2]), array([0.667, 0.333]), array([0.8, 0.5]))
+    """
     # The number of thresholds below each pixel: a pixel is predicted at threshold k if its number exceeds k.
     passed = np.searchsorted(thresholds, scaled, side="left")
     bins = len(thresholds) + 1
@@ -90,6 +96,10 @@ def pointing_game(heatmap: Float[np.ndarray, "s s"], inside: Bool[np.ndarray, "s
     """1 if the maximum of the map lies inside the mask, else 0; NaN if the mask is empty.
 
     If several pixels have the maximum, the result is the share of them that lies inside.
+
+    >>> inside = np.array([[True, False], [True, False]])
+    >>> pointing_game(np.array([[0.9, 0.6], [0.2, 0.0]]), inside), pointing_game(np.ones((2, 2)), inside)
+    (1.0, 0.5)
     """
     return float(inside[heatmap == heatmap.max()].mean()) if inside.any() else float("nan")
 

@@ -76,6 +76,11 @@ class Bootstrap(Settings, section="bootstrap"):
         seed: the seed of the draws.
         interval: the kind of interval.
         unit: the unit of resampling: samples, or patients with all their samples.
+
+    >>> dice = np.array([[0.1], [0.4], [0.35], [0.8]])  # four samples of one category
+    >>> means = Bootstrap(resamples=1000).means(dice, np.zeros(4, int), categories=1)
+    >>> print(means[0].mean_over(-1).interval())
+    0.412 [0.175, 0.688]
     """
 
     resamples: int = setting(RESAMPLES, at_least(1, "an interval needs at least 1"))

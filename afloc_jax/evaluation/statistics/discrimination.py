@@ -26,6 +26,9 @@ def auc(labels: Labels, scores: Values, weights: Weights | None = None) -> PerRo
     """The area under the ROC curve: the probability that a positive scores above a negative, with ties counting half.
 
     Source: Mann and Whitney 1947. NaN if a resample has no positive or no negative.
+
+    >>> auc(np.array([False, False, True, True]), np.array([0.1, 0.4, 0.35, 0.8]))
+    array([0.75])
     """
     labels = np.asarray(labels, bool)
     weights = _weights(weights, len(labels))
