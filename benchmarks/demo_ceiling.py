@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from afloc_jax.evaluation.report.numbers import part_of
 from afloc_jax.evaluation.run import evaluate_dataset
 from afloc_jax.levels import TokenBatch
 from afloc_jax.models import build
@@ -93,13 +94,17 @@ def main() -> None:
             break
     seconds = time.perf_counter() - start
 
-    fitted = {f"presence_{name}": float(params[name]) for name in step_of_cosine}  # the map is the one that was fitted
-    localization = dataclasses.replace(localization, presence_growth=0.0, **fitted)
+    # The map is the one that was fitted.
+    sharpness, threshold = float(params["sharpness"]), float(params["threshold"])
+    localization = dataclasses.replace(
+        localization, presence_growth=0.0, presence_sharpness=sharpness, presence_threshold=threshold
+    )
     config = dataclasses.replace(config, localization=localization)
     save_model(arguments.out / "model", {"params": params["model"], "batch_stats": batch_stats}, config, tokenizer)
     (entry,) = config.evaluation.entries
     summary = evaluate_dataset(arguments.out / "model", arguments.out / "evaluation", entry.task, entry.settings)
-    scores = {name: metric["overall"]["mean"] for name, metric in summary["metrics"].items()}
+    metrics = part_of(summary, "metrics")
+    scores = {name: part_of(metrics, name, "overall")["mean"] for name in metrics}
     print(json.dumps({"steps": number + 1, "seconds": seconds, "grid": grid, **scores}))
 
 
@@ -123,7 +128,10 @@ def _annotated(source, model, max_tokens, tokenizer):
 
 def _batch(images, prompts, masks, rows, rng):
     chosen = [int(rng.integers(len(masks[row]))) for row in rows]
-    tokens = {key: np.stack([prompts[row][key][k] for row, k in zip(rows, chosen, strict=True)]) for key in prompts[0]}
+    tokens = {
+        key: jnp.asarray(np.stack([prompts[row][key][k] for row, k in zip(rows, chosen, strict=True)]))
+        for key in prompts[0]
+    }
     target = np.stack([masks[row][k] for row, k in zip(rows, chosen, strict=True)])
     return images[rows], TokenBatch(**tokens), target
 

@@ -73,7 +73,8 @@ def main() -> None:
     squares = read_images(given.images, source.image_size, min(given.count, len(PROMPTS)))
     prompts = tuple(PROMPTS[: len(squares)])
     read = source.model.read_prompts(prompts)
-    inputs = {"image": squares, **tokenize(source.tokenizer, read, source.max_tokens)}
+    tokens = tokenize(source.tokenizer, read, source.max_tokens)
+    inputs = {"image": squares, **{name: np.asarray(array) for name, array in tokens.items()}}
     ours = our_outputs(source, squares, prompts)
     print(f"{len(squares)} images, {len(prompts)} prompts")
     result: dict[str, dict[str, float]] = {}

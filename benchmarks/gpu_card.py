@@ -101,15 +101,17 @@ class Running:
         # JAX would take three quarters of the card at once, and no more.
         memory = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.95"}
         environment = os.environ | memory | job.environment
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.errors.open("w")}
         self.process = subprocess.Popen(
-            command, cwd=REPOSITORY, env=environment, text=True, start_new_session=True, **pipes
-        )
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors.open("w"), text=True,
+            cwd=REPOSITORY, env=environment, start_new_session=True,
+        )  # fmt: skip
+        assert self.process.stdin and self.process.stdout
+        self.commands, self.answers = self.process.stdin, self.process.stdout
         self.lines: queue.Queue[str | None] = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
-        for line in self.process.stdout:
+        for line in self.answers:
             if line.startswith(MARK):
                 self.lines.put(line.removeprefix(MARK).strip())
         self.lines.put(None)
@@ -212,8 +214,8 @@ class Card:
         facts = {"ready_seconds": round(time.monotonic() - which.began, 1), "card_mib_in_use": used}
         until = time.monotonic() + min(which.job.limit, max(self.left(), 1))
         try:
-            which.process.stdin.write(f"{until - time.monotonic()}\n")
-            which.process.stdin.flush()
+            which.commands.write(f"{until - time.monotonic()}\n")
+            which.commands.flush()
             while (line := which.lines.get(timeout=max(until - time.monotonic(), 0))) not in (None, END):
                 found = json.loads(line)
                 self.say(f"{which.job.name}{found.pop('part', '')}", **found, **facts)

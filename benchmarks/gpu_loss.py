@@ -73,9 +73,10 @@ def local_loss(row: str, batch: int, regions: int) -> tuple[Callable[[], object]
 
     @jax.jit
     def value_and_gradients(image, text, counts):
-        return jax.value_and_grad(lambda *pair: sum(contrast(local_similarity(*pair, counts, settings))), (0, 1))(
-            image, text
-        )
+        def total(image, text):
+            return sum(contrast(local_similarity(image, text, counts, settings)), start=0.0)
+
+        return jax.value_and_grad(total, (0, 1))(image, text)
 
     valid = jnp.asarray(counts, jnp.int32)
     flops = 2.0 * PRODUCTS * batch * int(counts.sum()) * regions * width

@@ -42,12 +42,10 @@ def main() -> None:
             seed=config.seed,
         ).iterate()
         batches = list(itertools.islice(stream, arguments.steps))
-    tokens = {
-        name: np.stack([batch[name] for batch in batches]).astype(np.int32) for name in batches[0] if name != "image"
-    }
-    np.savez_compressed(
-        arguments.out, jpeg=np.concatenate(files), ends=np.cumsum([len(file) for file in files]), **tokens
-    )
+    arrays = {"jpeg": np.concatenate(files), "ends": np.cumsum([len(file) for file in files])}
+    by_name = [{name: np.asarray(array) for name, array in batch.items() if name != "image"} for batch in batches]
+    arrays |= {name: np.stack([batch[name] for batch in by_name]).astype(np.int32) for name in by_name[0]}
+    np.savez_compressed(arguments.out, allow_pickle=False, **arrays)
 
 
 if __name__ == "__main__":

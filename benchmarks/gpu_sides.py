@@ -216,7 +216,7 @@ def torch_side(config, weights: Path, compiled: bool, checkpointed: bool) -> Sid
 
     def start() -> None:
         model.load_state_dict(load_file(weights), strict=True)
-        model.train().to(device, memory_format=torch.channels_last)
+        model.train().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload] # torch has no such type
         held["images"], held["texts"] = images, texts
         if config.training.remat == "blocks":
             save_blocks(images, texts, compiled)

@@ -147,8 +147,12 @@ def main() -> None:
         return work(arguments)
     batches = {batch: measure(arguments, batch) for batch in arguments.batch}
     print_table(batches)
-    facts = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "set": [list(pair) for pair in arguments.set]}
-    facts |= {"versions": {name: version(name) for name in ("jax", "torch", "transformers")}, "batches": batches}
+    facts = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "set": [list(pair) for pair in arguments.set],
+        "versions": {name: version(name) for name in ("jax", "torch", "transformers")},
+        "batches": batches,
+    }
     if arguments.out:
         arguments.out.write_text(json.dumps(facts, indent=1))
 

@@ -91,7 +91,8 @@ def gib(number: int | None) -> float | None:
 
 def products(tiny: bool) -> list[tuple[int, int, int]]:
     shapes = [(size, size, size) for size in SQUARES] + list(SHAPES)
-    return [tuple(max(length // 64, 8) for length in shape) for shape in shapes] if tiny else shapes
+    least = [(max(m // 64, 8), max(k // 64, 8), max(n // 64, 8)) for m, k, n in shapes]
+    return least if tiny else shapes
 
 
 def rates(arguments: argparse.Namespace, product: Callable, wait: Callable) -> Results:
@@ -108,9 +109,12 @@ def rates(arguments: argparse.Namespace, product: Callable, wait: Callable) -> R
             wait(last)
 
         taken = sorted(timed(many) / chain for _ in range(7))
-        facts = {"tflops": round(flops / taken[3] / 1e12, 1), "seconds": round(taken[3], 7)}
-        facts |= {"range_tflops": [round(flops / taken[i] / 1e12, 1) for i in (6, 0)]}
-        yield {"part": f", {m} x {k} x {n}"} | facts
+        yield {
+            "part": f", {m} x {k} x {n}",
+            "tflops": round(flops / taken[3] / 1e12, 1),
+            "seconds": round(taken[3], 7),
+            "range_tflops": [round(flops / taken[i] / 1e12, 1) for i in (6, 0)],
+        }
 
 
 def versions() -> dict:
@@ -214,9 +218,8 @@ def loss_ours(arguments: argparse.Namespace) -> Results:
     del features, arrays
     began = time.perf_counter()
     program = jax.jit(jax.value_and_grad(total)).lower(given).compile()
-    facts = {"compile_seconds": round(time.perf_counter() - began, 1)}
-    memory = program.memory_analysis()
-    facts |= {"temporary_gib": gib(memory.temp_size_in_bytes) if memory else None}
+    seconds, memory = round(time.perf_counter() - began, 1), program.memory_analysis()
+    facts = {"compile_seconds": seconds, "temporary_gib": gib(memory.temp_size_in_bytes) if memory else None}
     yield {}
     found = {}
 
@@ -310,7 +313,7 @@ def train(arguments: argparse.Namespace) -> Results:
     program, state_of, place = our_program(config)
     data = np.load(arguments.phantoms)
     parts = np.split(data["jpeg"], data["ends"][:-1])
-    images = np.stack([cv2.imdecode(part, cv2.IMREAD_GRAYSCALE) for part in parts])
+    images = np.stack([np.asarray(cv2.imdecode(part, cv2.IMREAD_GRAYSCALE)) for part in parts])
     tokens = {name: data[name].astype(np.int32) for name in data.files if name not in ("jpeg", "ends", "index")}
     if arguments.tiny:
         images = images[:, :192:4, :192:4]

@@ -12,11 +12,12 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from data_pipelines.batches import training_batches, training_tokenizer
+from data_pipelines.batches import BatchSource, training_batches, training_tokenizer
 from data_pipelines.prepared import open_source
 from data_pipelines.reading import Pair, RecordSource
 from data_pipelines.records import Record
@@ -60,6 +61,11 @@ def open_records(directory: Path, raw: Path | None) -> RecordSource:
     return open_source("phantom", directory, "train", builder={"train": 512, "validation": 0, "test": 0})
 
 
+def rows_of(batches: BatchSource, steps: int) -> int:
+    """Rows of the first batches, which are made for it."""
+    return sum(len(batches.batch_at(step)["index"]) for step in range(steps))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--raw", type=Path, help="folder with pairs.csv; without it: phantoms")
@@ -85,7 +91,7 @@ def main() -> None:
         ):
             settings = DataSettings(augment=augmented)
             batches = training_batches(records, settings, tokenizer, batch_size=given.batch_size, seed=1)
-            measure(name, lambda batches=batches: sum(len(batches.batch_at(s)["index"]) for s in range(given.steps)))
+            measure(name, partial(rows_of, batches, given.steps))
 
 
 if __name__ == "__main__":

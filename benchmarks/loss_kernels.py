@@ -47,11 +47,12 @@ def main() -> None:
     images = given.images
     inputs = like(images, given.regions, given.width), like(images, given.units, given.width)
     compiled = jax.jit(jax.value_and_grad(total, (0, 1))).lower(*inputs, like(images, dtype="int32")).compile()
-    memory = compiled.memory_analysis()
+    memory, program = compiled.memory_analysis(), compiled.as_text()
+    assert memory and program, "the TPU compiler gives both"
     result = {
         "temporary_bytes": memory.temp_size_in_bytes,
         "argument_bytes": memory.argument_size_in_bytes,
-        "kernels": compiled.as_text().count('custom_call_target="tpu_custom_call"'),
+        "kernels": program.count('custom_call_target="tpu_custom_call"'),
         "jax": version("jax"),
         "libtpu": version("libtpu"),
         "date": datetime.now(UTC).date().isoformat(),

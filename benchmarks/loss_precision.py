@@ -11,6 +11,7 @@ error is the norm of the difference over the norm of the gradient. Attention tak
 """
 
 import argparse
+import dataclasses
 import os
 import platform
 from datetime import UTC, datetime
@@ -47,10 +48,11 @@ def random_levels(batch: int, width: int, side: int, spread: float) -> tuple[Ima
     rng = np.random.default_rng(0)
     scale = (spread / width**0.5) ** 0.5
 
-    def draw(*shape: int) -> np.ndarray:
+    def draw(*shape: int) -> Any:
         return scale * rng.standard_normal((batch, *shape, width))
 
-    words, sentences = rng.integers(1, 61, batch), rng.integers(1, 9, batch)
+    words: Any = rng.integers(1, 61, batch)
+    sentences: Any = rng.integers(1, 9, batch)
     image = ImageLevels(draw(2 * side, 2 * side), draw(side, side), draw())
     return image, TextLevels(draw(60), draw(8), draw(), words.astype(np.int32), sentences.astype(np.int32))
 
@@ -73,7 +75,7 @@ def loss_and_gradients(
     image_field, text_field = SIDES[level]
 
     def loss(regions: Any, units: Any) -> Any:
-        changed = image.replace(**{image_field: regions}), text.replace(**{text_field: units})
+        changed = dataclasses.replace(image, **{image_field: regions}), dataclasses.replace(text, **{text_field: units})
         return contrastive_losses(*changed, settings, mesh=mesh).total
 
     inputs = getattr(image, image_field), getattr(text, text_field)

@@ -20,6 +20,7 @@ and one JSON line.
 import argparse
 import ctypes
 import gc
+import io
 import json
 import platform
 import resource
@@ -53,7 +54,8 @@ def caption_lengths(reports: Path, vocabulary: Path, batch: int) -> dict[str, li
     with tarfile.open(reports) as archive:
         for member in archive:
             if member.name.endswith(".xml"):
-                parts = ElementTree.fromstring(archive.extractfile(member).read()).iter("AbstractText")
+                with archive.extractfile(member) or io.BytesIO() as file:
+                    parts = ElementTree.fromstring(file.read()).iter("AbstractText")
                 found = {part.get("Label"): part.text or "" for part in parts}
                 report = clean_report(found.get("FINDINGS", ""), found.get("IMPRESSION", ""))
                 texts.append(". ".join(report.sentences))
@@ -114,11 +116,12 @@ def our_side(row: str, counts: list[int], low_rank: bool):
 
     def loss(differentiable, counts):
         if not low_rank:
-            return sum(contrast(local_similarity(*differentiable, counts, settings)))
+            regions, units = differentiable
+            return sum(contrast(local_similarity(regions, units, counts, settings)), start=0.0)
         features, kernel, units = differentiable
         projection, units, norms = reduce_rank(kernel, units)
         grouped = grouped_similarity(features[None], units[None], counts[None], settings, norms[None], projection)
-        return sum(contrast(grouped[0]))
+        return sum(contrast(grouped[0]), start=0.0)
 
     features, projection, units = map(jnp.asarray, inputs(row, len(counts)))
     differentiable = (features, projection, units) if low_rank else (features @ projection, units)
@@ -170,21 +173,22 @@ def measure(row: str, counts: list[int], repeats: int, sides: list[str]) -> dict
     """Measures all sides of one row in turn."""
     command = [sys.executable, __file__, "--counts", json.dumps(counts), "--row", row]
     command += ["--regions", *map(str, ROWS.values()), "--worker"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     workers, result = {}, {}
     for side in sides:
-        workers[side] = subprocess.Popen([*command, side], **pipes)
-        result[side] = json.loads(workers[side].stdout.readline())
-    times = {side: [] for side in sides}
+        worker = subprocess.Popen([*command, side], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert worker.stdin and worker.stdout
+        workers[side] = worker, worker.stdin, worker.stdout
+        result[side] = json.loads(worker.stdout.readline())
+    times: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}
     for repeat in range(repeats):
         print(f"{row} level, {len(counts)} pairs: round {repeat + 1} of {repeats}", file=sys.stderr)
-        for side, worker in workers.items():
-            worker.stdin.write("\n")
-            worker.stdin.flush()
-            times[side].append(json.loads(worker.stdout.readline()))
+        for side, (_, commands, answers) in workers.items():
+            commands.write("\n")
+            commands.flush()
+            times[side].append(json.loads(answers.readline()))
     gradients = {side: gradients_mib(row, len(counts), side) for side in sides}
-    for side, worker in workers.items():
-        worker.stdin.close()
+    for side, (worker, commands, _) in workers.items():
+        commands.close()
         worker.wait()
         wall, cpu = np.array(times[side]).T
         growth = result[side]["peak_mib"] - result[side]["before_mib"]

@@ -18,6 +18,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from afloc_jax.settings import Json
 from data_pipelines.prepared import prepare
 
 HEIGHT, WIDTH = 3000, 2500
@@ -72,7 +73,7 @@ def main() -> None:
         before = resource.getrusage(resource.RUSAGE_SELF)
         started = time.perf_counter()
         memory.start()
-        builder = {"fractions": {"train": 1.0}}
+        builder: dict[str, Json] = {"fractions": {"train": 1.0}}
         prepared = prepare("pairs", Path(directory) / "out", raw=raw, builder=builder, workers=given.workers)
         wall = time.perf_counter() - started
         memory.stopped.set()

@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from afloc_jax.settings import Json
+
 RunLengths = dict[str, list[int] | str]
 
 
@@ -18,7 +20,8 @@ def write_score_files(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     classes = ("Pneumothorax", "Pleural Effusion", "Edema")
     rng = np.random.default_rng(7)
-    images, annotations = [], []
+    images: list[dict[str, Json]] = []
+    annotations: list[dict[str, Json]] = []
     maps: dict[str, Any] = {}
     for number in range(24):
         height, width = (int(side) for side in rng.integers(200, 400, 2))

@@ -89,4 +89,5 @@ def grouped_similarity(
         regions, units, counts = group
         return local_similarity(regions.astype(wide), units.astype(wide), counts, settings)
 
-    return jax.lax.map(one_group, (regions, units, counts))
+    similarity: Array = jax.lax.map(one_group, (regions, units, counts))
+    return similarity

@@ -74,7 +74,8 @@ class Ring(NamedTuple):
     @property
     def size(self) -> int:
         """Devices that share a contrast group."""
-        return self.mesh.shape[RING]
+        size: int = self.mesh.shape[RING]
+        return size
 
 
 def fits_around(group: int, share: int) -> bool:
@@ -303,7 +304,7 @@ def _local_rows(settings: LossSettings) -> Rows:
             return following, lax.dynamic_update_index_in_dim(rows, block, source, axis=2)
 
         _, rows = lax.fori_loop(0, ring.size, step, (text, rows))
-        return rows.reshape(groups, k, ring.group)
+        return jnp.reshape(rows, (groups, k, ring.group))
 
     def backward(
         regions: Array, texts: tuple[Array, Array], counts: Array, d_rows: Array, ring: Ring

@@ -228,7 +228,8 @@ def tile_rows(
             text = captions.tile(index)
             r, _ = pooling.forward(image, text, settings)
             pooled, _ = _pooled(r, text, settings)
-            return jax.lax.dynamic_update_index_in_dim(similarity, pooled, index, axis=2)
+            similarity = jax.lax.dynamic_update_index_in_dim(similarity, pooled, index, axis=2)
+            return similarity
 
         empty = jnp.zeros((groups, images, bins, slots), captions.norms.dtype)
         by_slot = jax.lax.fori_loop(0, captions.used, one_bin, empty).reshape(groups, images, -1)
@@ -305,8 +306,10 @@ def tile_gradients(
 
 
 def _at(array: Array, index: Int[Array, ""], axis: int) -> Array:
-    return jax.lax.dynamic_index_in_dim(array, index, axis, keepdims=False)
+    found: Array = jax.lax.dynamic_index_in_dim(array, index, axis, keepdims=False)
+    return found
 
 
 def _add_at(total: Float[Array, "g p bins ..."], part: Float[Array, "g p ..."], index: Int[Array, ""]) -> Array:
-    return jax.lax.dynamic_update_index_in_dim(total, _at(total, index, 2) + part, index, axis=2)
+    total = jax.lax.dynamic_update_index_in_dim(total, _at(total, index, 2) + part, index, axis=2)
+    return total

@@ -100,7 +100,8 @@ def _chunked_loss(regions: Float[Array, "B N D"], chunks: _Chunks, settings: Los
     def add(index: Array, loss: Array) -> Array:
         return loss + _chunk_loss(regions, *_at(chunks, index), settings)
 
-    return jax.lax.fori_loop(0, chunks.used, add, jnp.zeros((), regions.dtype))
+    loss: Array = jax.lax.fori_loop(0, chunks.used, add, jnp.zeros((), regions.dtype))
+    return loss
 
 
 def _chunked_loss_forward(regions: Array, chunks: _Chunks, settings: LossSettings) -> tuple[Array, PyTree]:
@@ -154,4 +155,4 @@ def grouped_unit_contrast(
 
     losses, totals = jax.lax.map(one_group, (regions, units, counts, weights))
     total = totals.sum()
-    return (losses * totals).sum() / jnp.where(total > 0, total, 1)
+    return jnp.sum(losses * totals) / jnp.where(total > 0, total, 1)

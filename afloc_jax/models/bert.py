@@ -111,7 +111,8 @@ class BertLayer(nn.Module):
 
         hidden = ACTIVATIONS[settings.hidden_act](dense(settings.intermediate_size, name="intermediate")(x))
         x = norm(name="output_norm")(x + drop()(dense(settings.hidden_size, name="output")(hidden)))
-        return checkpoint_name(x, "block")
+        block: Array = checkpoint_name(x, "block")
+        return block
 
 
 class Pooler(nn.Module):

@@ -106,7 +106,8 @@ class ResidualBlock(nn.Module):
         if self.stride != 1 or x.shape[-1] != out:
             x = conv(out, stride=self.stride, name="downsample_conv")(x)
             x = norm(name="downsample_bn")(x, train=train)
-        return checkpoint_name(jax.nn.relu(x + y), "block")
+        block: Array = checkpoint_name(jax.nn.relu(x + y), "block")
+        return block
 
 
 class ResNet(nn.Module):
@@ -146,13 +147,13 @@ class ResNet(nn.Module):
     def _from_above(self, maps: list[Float[Array, "B _ _ _"]]) -> Float[Array, "B H W C"]:
         """The sum of the stages after the deep one, each projected to its width and upsampled to its size."""
         width = maps[self.structure.deep_stage - 1].shape[-1]
-        total: Any = 0.0  # a Python number, so that the sum keeps the precision of the maps
+        total: Array | float = 0.0  # a Python number, so that the sum keeps the precision of the maps
         for stage in range(len(maps), self.structure.deep_stage, -1):
             # The sum starts at zero, so that the deep map first learns from local evidence.
             lateral = self.layers.convolution(width, kernel_init=nn.initializers.zeros, name=f"lateral{stage}")
             above = lateral(maps[stage - 1])
             total = upsample(above + total, maps[stage - 2].shape[1])
-        return total
+        return jnp.asarray(total)
 
 
 def upsample(x: Float[Array, "B h h C"], side: int) -> Float[Array, "B H H C"]:

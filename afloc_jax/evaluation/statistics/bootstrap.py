@@ -79,7 +79,7 @@ class Bootstrap(Settings, section="bootstrap"):
 
     >>> dice = np.array([[0.1], [0.4], [0.35], [0.8]])  # four samples of one category
     >>> means = Bootstrap(resamples=1000).means(dice, np.zeros(4, int), categories=1)
-    >>> print(means[0].mean_over(-1).interval())
+    >>> print(means[0][0].interval())
     0.412 [0.175, 0.688]
     """
 

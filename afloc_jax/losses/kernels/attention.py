@@ -231,7 +231,7 @@ def forward_call(
     """log sum_t exp(temp2 r_t) of the caption of each unit. Bins that are not in use hold undefined numbers."""
     blocks, grid, image, texts, row, rows = _grid(regions, text, images)
     units, width = text.units.shape[2:]
-    return pl.pallas_call(
+    relevance: Array = pl.pallas_call(
         functools.partial(_forward_kernel, settings=settings, blocks=blocks),
         out_shape=rows,
         grid_spec=pltpu.PrefetchScalarGridSpec(
@@ -246,6 +246,7 @@ def forward_call(
         interpret=interpret,
         name="local_similarity_forward",
     )(first[None], regions, text.units, text.rows, text.same)
+    return relevance
 
 
 def backward_call(
@@ -267,7 +268,7 @@ def backward_call(
     units, width = text.units.shape[2:]
     wide = rows.dtype
     in_hbm = pl.BlockSpec(memory_space=pl.ANY)
-    return pl.pallas_call(
+    gradients: tuple[Array, Array, Array] = pl.pallas_call(
         functools.partial(_backward_kernel, settings=settings, blocks=blocks),
         out_shape=(
             jax.ShapeDtypeStruct(d_regions.shape, d_regions.dtype),
@@ -294,3 +295,4 @@ def backward_call(
         interpret=interpret,
         name="local_similarity_backward",
     )(first[None], regions, text.units, text.rows, text.same, d_pooled, d_regions, d_units)
+    return gradients

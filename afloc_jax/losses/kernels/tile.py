@@ -82,7 +82,7 @@ def caption_sum(slot_values: Float[Array, "slots n"], same: Float[Array, "slots 
 def block_of(regions_ref: Ref, block: int, blocks: Blocks) -> Float[Array, "n D"]:
     """One block of regions, with zeros beyond the last region, where VMEM holds undefined numbers, possibly NaN."""
     start = block * blocks.size
-    regions = regions_ref[pl.ds(start, blocks.size), :]
+    regions: Array = regions_ref[pl.ds(start, blocks.size), :]
     if start + blocks.size <= blocks.regions:
         return regions
     there = lax.broadcasted_iota(jnp.int32, regions.shape, 0) < blocks.regions - start
