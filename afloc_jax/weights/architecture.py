@@ -96,7 +96,7 @@ def bert_fields(shapes: Shapes, config: Mapping[str, Json]) -> FoundBert:
     fields["num_attention_heads"] = heads = _HEADS.get(width, max(1, width // 64))
     return FoundBert(
         fields,
-        f"{heads} attention head{'s' * (heads > 1)}, as usual for a hidden size of {width} (no config.json said it)",
+        f"{heads} attention head{'s' * (heads > 1)}, as usual for a hidden size of {width} (no config.json states it)",
     )
 
 

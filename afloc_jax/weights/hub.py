@@ -47,7 +47,7 @@ def find_on_hub(name: str, files: Sequence[str]) -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = type(error).__name__
         raise UserError(
-            f"{name}: no such file or folder here, not in the Hugging Face cache, and not to be had from the hub "
+            f"{name}: no such file or folder here, not in the Hugging Face cache, and not available from the hub "
             f"({reason}); give a folder, or run `hf download {name}` where there is a network"
         ) from None
     raise UserError(f"{name}: the hub has neither {' nor '.join(files)} for it; give another model")

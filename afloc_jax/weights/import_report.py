@@ -45,7 +45,7 @@ def consequences(missing: Sequence[str]) -> list[str]:
     told = []
     absent = {tower for tower in TOWERS if sum(name.startswith(tower) for name in missing) > 2}
     if absent or "img_encoder.local_embedder.weight" in missing:
-        told.append("to be trained before use: image and text do not meet yet")
+        told.append("must be trained before use: image and text have not been trained together")
     elif _SHALLOW in missing:
         told.append(
             "not trained: shallow level. Heat maps come from the deep map and are not affected; similarities of words "

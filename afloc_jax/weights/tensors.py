@@ -98,7 +98,7 @@ def unpickle(data: bytes, persistent: Callable[[Value], Value], file_size: int) 
     """The value of a pickle with a `Tensor` for each tensor in it.
 
     Args:
-        data: the whole pickle.
+        data: the bytes of the pickle.
         persistent: returns the `Storage` of a persistent id.
         file_size: bytes of the file; no tensor may be larger.
 

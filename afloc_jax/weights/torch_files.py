@@ -190,7 +190,7 @@ def _next_pickle(file: _MappedFile, persistent: Callable[[Value], Value] | None)
 
 
 def _no_storage(identity: Value) -> NoReturn:
-    raise UnreadableFile("a tensor stands where none belongs")
+    raise UnreadableFile("a tensor in an unexpected place")
 
 
 # Safetensors

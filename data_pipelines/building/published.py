@@ -70,7 +70,7 @@ class PublishedBuilder(FolderBuilder, skip_registration=True):  # type: ignore[c
         kept = assign_splits(items, self.fractions, self.seed, self.workers, without_patient, drop)
         twice = [name for name, count in Counter(item.id for item in kept).items() if count > 1]
         if twice:
-            names = f"{len(twice):,} images stand twice in its tables ({listed(twice)})"
+            names = f"{len(twice):,} images occur twice in its tables ({listed(twice)})"
             raise UserError(f"{self.raw}: {names}; remove one of the rows, or the table that repeats them")
         self.account.dropped.update({"also in an evaluation split": len(items) - len(kept)} if kept != items else {})
         return kept

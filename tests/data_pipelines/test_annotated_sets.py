@@ -146,7 +146,7 @@ def test_nih_images_that_are_missing_are_named_and_all_of_them_listed(tmp_path, 
     nih(tmp_path / "raw")
     rows = [[names[1], "Edema", 0, 1, "058Y", "M", "PA", 2682, 2749, 0.143, 0.143, ""]] * 2
     rows_file(tmp_path / "raw" / "Data_Entry_2017.csv", NIH_HEADER, rows)
-    assert f"1 images stand twice in its tables ({names[1]})" in refused(tmp_path, "nih", partial=True)
+    assert f"1 images occur twice in its tables ({names[1]})" in refused(tmp_path, "nih", partial=True)
 
 
 def test_nih_refuses_unknown_labels_and_patients_in_both_lists(tmp_path):

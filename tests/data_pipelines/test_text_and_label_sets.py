@@ -136,7 +136,7 @@ def test_leaks_of_an_official_split_stop_the_build_or_cost_training_rows(tmp_pat
     (raw / "train" / "radiology" / "captions.txt").write_text("".join(f"ROCO_{n}\tChest film.\n" for n in (1, 2, 3)))
     assert build(tmp_path, "roco", leaks="drop")[1]["splits"] == account["splits"]
     (raw / "train" / "radiology" / "captions.txt").write_text("".join(f"ROCO_{n}\tChest film.\n" for n in (2, 2)))
-    assert "1 images stand twice" in refused(tmp_path, "roco", leaks="drop")
+    assert "1 images occur twice" in refused(tmp_path, "roco", leaks="drop")
 
 
 def test_chexpert_labels_keep_uncertainty_and_paths_may_begin_with_the_release(tmp_path):

@@ -54,7 +54,7 @@ class Classification(Result):
             f"{words}: {', '.join(names)}."
             for words, names in (
                 ("Left out, since no record is known to lack them", self.never_known_absent),
-                ("Asked by the rule alone, since the prompt set does not list them", self.asked_without_phrases),
+                ("With the fallback phrase, since the prompt set does not list them", self.asked_without_phrases),
             )
             if names
         ]

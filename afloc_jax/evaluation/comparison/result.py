@@ -75,7 +75,7 @@ class Comparison:
             f"A: `{self.a}`",
             f"B: `{self.b}`",
             "",
-            f"{self.matched} scores of both meet. Without a partner: {self.unmatched['a'].count} of A, "
+            f"{self.matched} scores are paired. Without a partner: {self.unmatched['a'].count} of A, "
             f"{self.unmatched['b'].count} of B.",
         ]
         for name, keys in self.unmatched.items():

@@ -91,7 +91,7 @@ def measure(samples: Samples, compatible: bool) -> Measured:
         saturated = raw.max() > CONFIDENCE_RANGE[1]
         rows.append((confidence_of(raw), iou, dice, hit, predicted, int(inside.sum()), raw.size, saturated))
     if not rows:
-        raise UserError("there is no sample to score: the truth holds none")
+        raise UserError("there is no sample to score: the truth has none")
     return Measured(tuple(samples.truths), *(np.array(column) for column in zip(*rows, strict=True)))
 
 

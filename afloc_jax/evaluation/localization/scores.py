@@ -199,7 +199,7 @@ def score(truths: Sequence[Truth], heatmaps: Iterable[np.ndarray], options: Prot
     """
     options = options or ProtocolOptions()
     if not truths:
-        raise UserError("there is no sample to score: the truth holds none")
+        raise UserError("there is no sample to score: the truth has none")
     samples = [
         score_sample(truth.mask, check_map(truth, heatmap), options)
         for truth, heatmap in zip(truths, heatmaps, strict=True)

@@ -80,7 +80,9 @@ def evaluate_robustness(
         measured["iou"] = _localize(model, source, places, placed, settings)
     if not measured:
         records.contrasted()  # its error says why there is no AUC
-        raise UserError("no class of this data set can be told apart, and none is annotated: nothing to evaluate")
+        raise UserError(
+            "no class of this data set has positives and negatives, and none has masks or boxes: nothing to evaluate"
+        )
     result = Robustness(
         settings.account(model, source, records.sha256),
         n=len(records),
