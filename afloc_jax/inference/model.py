@@ -116,12 +116,7 @@ class Model:
         squares = np.asarray(squares)
         if squares.ndim != 3 or squares.dtype != np.uint8:
             raise UsageError(f"images must be uint8 [B, S, S], got {squares.dtype} {list(squares.shape)}")
-        return concatenate(
-            [
-                trim(_encode(self._network, "encode_image", self.variables, pad(squares[rows], size)), count)
-                for rows, count, size in chunks(len(squares), self.batch_size)
-            ]
-        )
+        return self._encoded("encode_image", squares, len(squares))
 
     def read_prompts(self, prompts: Sequence[str], *, compatible: bool = False) -> list[str]:
         """The prompts after cleaning. Raises UserError for a prompt without a word."""
@@ -275,21 +270,16 @@ class Model:
 
     def _embed_clean_texts(self, texts: Sequence[str]) -> TextLevels:
         tokens = tokenize(self.tokenizer, list(texts), self.config.prompts.max_tokens)
-        arrays = {name: np.asarray(array) for name, array in tokens.items()}
-        return concatenate(
-            [
-                trim(
-                    _encode(
-                        self._network,
-                        "encode_text",
-                        self.variables,
-                        TokenBatch(**{name: jnp.asarray(pad(array[rows], size)) for name, array in arrays.items()}),
-                    ),
-                    count,
-                )
-                for rows, count, size in chunks(len(texts), self.batch_size)
-            ]
-        )
+        arrays: dict[str, PyTree] = {**tokens}
+        return self._encoded("encode_text", TokenBatch(**arrays), len(texts))
+
+    def _encoded(self, method: str, inputs: PyTree, count: int) -> Any:
+        """The levels of `count` inputs, batch by batch, as NumPy arrays."""
+        parts = []
+        for rows, some, size in chunks(count, self.batch_size):
+            batch = jax.tree.map(lambda array, rows=rows, size=size: pad(array[rows], size), inputs)
+            parts.append(trim(_encode(self._network, method, self.variables, batch), some))
+        return concatenate(parts)
 
     def _queries(self, texts: TextLevels) -> Float[np.ndarray, "B D"]:
         return np.asarray(self.heatmap_settings.query(texts))
