@@ -46,7 +46,7 @@ def add(command: Parser) -> None:
         "--images",
         type=path,
         metavar="DIR",
-        help="folder of the images, by the names of the truth file: the report shows its examples on them",
+        help="folder of the images named in the truth file; the report draws its examples over them",
     )
     command.add_argument("--out", type=path, required=True, metavar="DIR", help="folder to write")
     for option in OPTIONS:

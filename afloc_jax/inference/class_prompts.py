@@ -85,7 +85,9 @@ class PromptSet:
             self.prompts(name)
 
     def prompts(self, name: str) -> tuple[list[str], list[str]]:
-        """The positive and negative prompts of a class, such as "pneumonia"; "No finding" is contrasted with "finding".
+        """The positive and negative prompts of a class, such as "pneumonia".
+
+        The negative prompt of "No finding" is "finding", unless the prompt file gives others.
 
         Raises UsageError: the name is empty, there is no phrase, or a key is unknown.
         """

@@ -63,7 +63,7 @@ def _represented(path: ArrayPath, settings: ModelSettings) -> list[ArrayPath]:
     paths = [path]
     for position, module in enumerate(path):
         others = settings.image.structure.stands_for(module)
-        if module == "layer_0":  # the only one traced of BERT
+        if module == "layer_0":  # BERT's layers have equal shapes, so only the first is traced
             others = [f"layer_{layer}" for layer in range(1, settings.text.structure.num_hidden_layers)]
         paths += [(*path[:position], other, *path[position + 1 :]) for other in others]
     return paths

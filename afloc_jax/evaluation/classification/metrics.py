@@ -88,7 +88,7 @@ MULTICLASS = ("auc", "accuracy", "balanced_accuracy", "f1", "mcc")  # metrics of
 HEADLINE = ("auc", "f1", "balanced_accuracy", "mcc", "ece")  # metrics at the top of the page and in the model card
 MAIN = HEADLINE[:-1]  # metrics in the main table
 CARD = CardTable("Zero-shot classification, mean over classes", {name: BY_NAME[name].card for name in HEADLINE})
-NATURAL_THRESHOLD = 0.5  # where a softmax over two gives both the same
+NATURAL_THRESHOLD = 0.5  # a softmax over two prompts gives 0.5 when their scores are equal
 
 
 def chance_of(metric: Metric, multiclass: bool) -> float | None:

@@ -21,7 +21,7 @@ from afloc_jax.evaluation.task import Figure, JsonObject, Section
 from afloc_jax.files import Path
 
 Example: TypeAlias = tuple[Mistake, UInt8[np.ndarray, "S S"], Bool[np.ndarray, "S S"]]
-"""A mistake, its image, and the place of a finding that was missed."""
+"""A mistake, its image, and the mask of a missed finding."""
 MOST_PHRASES = 12  # listed of each class
 
 
