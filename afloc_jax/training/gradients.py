@@ -60,12 +60,9 @@ def token_batch(batch: Batch) -> TokenBatch:
     return TokenBatch(**{field: batch[field] for field in TokenBatch.__dataclass_fields__})
 
 
-def build_gradient(model: AFLoc, config: RunConfig, mesh: Mesh) -> GradientFunction:
-    """A function `gradient(params, batch_stats, batch, dropout key) -> Result`, to be called under jit.
-
-    Frozen parameters are constants: their gradient is 0, and no backward pass is computed for them.
-    """
-    low_rank, micro = config.loss.low_rank, config.training.micro_batch
+def _encoder(model: AFLoc, config: RunConfig, mesh: Mesh) -> Callable[..., tuple[_Embeddings, PyTree[Array]]]:
+    """A function `encode(params, batch_stats, batch, dropout key) -> (embeddings, batch statistics)`."""
+    low_rank = config.loss.low_rank
 
     def encode(
         params: PyTree[Array], batch_stats: PyTree[Array], batch: Batch, key: PRNGKeyArray
@@ -89,6 +86,16 @@ def build_gradient(model: AFLoc, config: RunConfig, mesh: Mesh) -> GradientFunct
     policy = REMAT_POLICIES[config.training.remat]
     if policy is not None:
         encode = jax.checkpoint(encode, policy=policy)
+    return encode
+
+
+def build_gradient(model: AFLoc, config: RunConfig, mesh: Mesh) -> GradientFunction:
+    """A function `gradient(params, batch_stats, batch, dropout key) -> Result`, to be called under jit.
+
+    Frozen parameters are constants: their gradient is 0, and no backward pass is computed for them.
+    """
+    low_rank, micro = config.loss.low_rank, config.training.micro_batch
+    encode = _encoder(model, config, mesh)
 
     def losses(embeddings: _Embeddings, params: PyTree[Array], batch: Batch) -> ContrastiveLosses:
         factors = (embeddings.shallow, gather(_kernel(params), mesh)) if low_rank else None
