@@ -73,6 +73,7 @@ def get_config() -> ConfigDict:
     # auto (ring on several devices, else tiled)|ring|tiled|definition: all give the same numbers
     loss.implementation = "auto"
     loss.kernel = "xla"  # xla|pallas (TPU kernels; slowly interpreted elsewhere): computes the tiles of ring and tiled
+    loss.tile_memory = "auto"  # MiB of a device's memory for a tile of the local losses; auto: what suits the device
     loss.low_rank = False  # word level in the width of the shallow features (512, not 768): same loss, less work
 
     config.optimizer = optimizer = ConfigDict()

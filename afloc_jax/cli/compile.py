@@ -6,14 +6,16 @@ from typing import TYPE_CHECKING
 
 from afloc_jax.cli.arguments import count, path, setting
 from afloc_jax.cli.parser import Parser
+from afloc_jax.training.topology import KINDS
 
 if TYPE_CHECKING:  # importing it would start JAX
     from afloc_jax.training.ahead_of_time import MemoryReport
 
 EXAMPLE = (
     "afloc compile --config configs/afloc.py --topology v5e:16x16 --global_batch 16384\n\n"
-    'TPU topologies need the TPU compiler (pip install "jax[tpu]") but no TPU; cpu:N needs neither.\n'
-    "A v4 chip counts as two devices. "
+    'TPU topologies need the TPU compiler (pip install "jax[tpu]") but no TPU, those of GPUs the GPU compiler (pip '
+    'install "jax[cuda13]") but no GPU; cpu:N needs neither.\n'
+    "A v4 chip counts as two devices. h100:8 is one host of eight cards, h100:4x8 four of them. "
     "The exit status is 1 if the run does not fit.\n\n"
     "largest buffers: arrays of the compiled program by size; they need not all exist at once."
 )
@@ -21,9 +23,7 @@ EXAMPLE = (
 
 def add(command: Parser) -> None:
     command.add_argument("--config", type=path, required=True, metavar="FILE", help="config file, as for launch.py")
-    command.add_argument(
-        "--topology", required=True, metavar="KIND:SHAPE", help="v5e:16x16, v6e:16x16, v5p:8x8x8, v4:4x4x4, cpu:8"
-    )
+    command.add_argument("--topology", required=True, metavar="KIND:SHAPE", help=KINDS)
     size = command.add_mutually_exclusive_group()
     size.add_argument(
         "--global_batch", type=count, default=0, metavar="B", help="pairs on all chips (default: that of the config)"
@@ -83,6 +83,16 @@ def _described(report: "MemoryReport", too_large: int | None) -> str:
         f"{'fits' if report.fits else 'DOES NOT FIT'}, {gib(report.peak_bytes_per_chip)}{limit} a chip",
         f"arguments {gib(report.argument_bytes_per_chip)}, temporary {gib(report.temporary_bytes_per_chip)}",
     ]
+    for level, tile in report.tiles.items():
+        lines.append(f"{level}s: tiles of {tile.images} images x {tile.units} units")
+    if report.launches_per_step is not None:
+        units = ", ".join(f"{tile.mean_units} {level}s" for level, tile in report.tiles.items())
+        lines.append(
+            f"launches a step: {report.launches_per_step:,} kernels, copies and collectives, at {units} a caption"
+        )
+        lines.append(
+            "limit: what JAX takes of a card when it starts; cuDNN's workspaces and NCCL's buffers are not counted"
+        )
     if report.collectives:
         lines.append("collectives: " + ", ".join(f"{name} {count}" for name, count in report.collectives.items()))
     if report.largest_buffers:

@@ -74,19 +74,22 @@ def contrastive_losses(
     for name in LEVELS:
         if not settings.weights.of(name):
             continue
-        level = _level(name, image, text, settings.low_rank)
-        if settings.contrast_unit == "unit" and name != "report":
-            image_to_text[name] = jnp.zeros(())
-            text_to_image[name] = _unit_loss(level, group, settings, sample_weights)
-        elif implementation == "ring":
-            assert mesh is not None  # or _implementation would have raised
-            losses = _ring_losses(name, level, ring.Ring.of(mesh, len(level.counts), group), settings, sample_weights)
-            image_to_text[name], text_to_image[name] = losses
-        else:
-            similarity = _similarity(name, level, group, settings, implementation)
-            weights = None if sample_weights is None else _grouped(sample_weights, group)
-            losses = contrast(similarity, weights, _grouped(level.counts > 0, group))
-            image_to_text[name], text_to_image[name] = losses
+        with jax.named_scope(name):  # compiled programs name it: `afloc compile` counts the loops of each level
+            level = _level(name, image, text, settings.low_rank)
+            if settings.contrast_unit == "unit" and name != "report":
+                image_to_text[name] = jnp.zeros(())
+                text_to_image[name] = _unit_loss(level, group, settings, sample_weights)
+            elif implementation == "ring":
+                assert mesh is not None  # or _implementation would have raised
+                losses = _ring_losses(
+                    name, level, ring.Ring.of(mesh, len(level.counts), group), settings, sample_weights
+                )
+                image_to_text[name], text_to_image[name] = losses
+            else:
+                similarity = _similarity(name, level, group, settings, implementation, mesh)
+                weights = None if sample_weights is None else _grouped(sample_weights, group)
+                losses = contrast(similarity, weights, _grouped(level.counts > 0, group))
+                image_to_text[name], text_to_image[name] = losses
     levels = {name: image_to_text[name] + text_to_image[name] for name in image_to_text}
     total = sum((settings.weights.of(name) * loss for name, loss in levels.items()), start=jnp.zeros(()))
     return ContrastiveLosses(total=total, levels=levels, image_to_text=image_to_text, text_to_image=text_to_image)
@@ -123,7 +126,9 @@ def _level(name: LevelName, image: ImageLevels, text: TextLevels, low_rank: bool
     return _Level(regions, units, norm(_wide(units)), counts)
 
 
-def _similarity(name: LevelName, level: _Level, group: int, settings: LossSettings, implementation: str) -> Array:
+def _similarity(
+    name: LevelName, level: _Level, group: int, settings: LossSettings, implementation: str, mesh: Mesh | None
+) -> Array:
     """Similarities [G, K, K] of G contrast groups of K pairs."""
     regions, units, norms, counts = (_grouped(array, group) for array in level[:4])
     if name == "report":
@@ -131,7 +136,8 @@ def _similarity(name: LevelName, level: _Level, group: int, settings: LossSettin
         return similarity(regions[:, :, 0], units[:, :, 0], settings.contrast_temperature)
     if implementation == "definition":
         return definition.grouped_similarity(regions, units, counts, settings)
-    return tiled.grouped_similarity(regions, units, counts, settings, norms, level.projection)
+    platform = None if mesh is None else mesh.devices.flat[0].platform
+    return tiled.grouped_similarity(regions, units, counts, settings, norms, level.projection, platform=platform)
 
 
 def _ring_losses(

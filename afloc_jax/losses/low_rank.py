@@ -61,7 +61,9 @@ def pull_back(
     if projection is None:
         return d_regions, None
     wide = d_regions.dtype
-    d_regions = d_regions.astype(features.dtype)
     kept, summed = tuple(range(apart)), tuple(range(apart, features.ndim - 1))
+    d_regions = d_regions.astype(features.dtype)
     d_projection = lax.dot_general(features, d_regions, ((summed, summed), (kept, kept)), preferred_element_type=wide)
-    return d_regions @ projection.T.astype(features.dtype), d_projection
+    # Without a barrier XLA may merge a transpose that follows into the product, and its CPU compiler (jaxlib 0.10.2)
+    # does not know the result in bfloat16.
+    return d_regions @ projection.T.astype(features.dtype), lax.optimization_barrier(d_projection)

@@ -33,6 +33,7 @@ class Captions(NamedTuple):
     units: Float[Array, "g I T D"]
     norms: Float[Array, "g I T"]  # norms of the units, for the cosines; in at least float32
     counts: Int[Array, "g I"]  # the number of valid units, at least 1; they come first
+    first_slot: Int[Array, "g I"] | None = None  # from `first_fit`, where the captions have been placed already
 
 
 @flax.struct.dataclass
@@ -52,8 +53,8 @@ def bin_slots(length: int, units: int) -> int:
     return max(-(-length // SLOT), units // SLOT)
 
 
-def pack(counts: Int[Array, " I"], length: int, slots: int) -> Packing:
-    """Packs I captions into bins of `slots` slots by first-fit decreasing (see the top of this file).
+def first_fit(counts: Int[Array, " I"], length: int, slots: int) -> Int[Array, " I"]:
+    """Each caption's first slot in the flattened [bins * slots], by first-fit decreasing (see the top of this file).
 
     Args:
         counts: the valid units of each caption, from 1 to `length`.
@@ -62,16 +63,34 @@ def pack(counts: Int[Array, " I"], length: int, slots: int) -> Packing:
     """
     captions = counts.shape[0]
     longest = -(-length // SLOT)
-    bins = -(-captions // (slots // longest))
+    bins = _bins(captions, longest, slots)
     needs = -(-counts // SLOT)
-    order = jnp.argsort(-needs)
+    earlier = jnp.arange(captions) < jnp.arange(captions)[:, None]
+    # Which caption of its need each one is.
+    rank = jnp.sum(earlier & (needs == needs[:, None]), axis=1, dtype=needs.dtype)
 
-    def first_fit(filled: Int[Array, " bins"], need: Int[Array, ""]) -> tuple[Array, Array]:
-        chosen = jnp.argmax(filled + need <= slots)
-        return filled.at[chosen].add(need), chosen * slots + filled[chosen]
+    # All captions of one need are placed at once: each bin takes as many of them as it has room for, the first bin
+    # first. That is what first-fit does with them one by one, in `longest` steps instead of I.
+    def place(step: Int[Array, ""], carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        filled, first_slot = carry
+        need = (longest - step).astype(needs.dtype)
+        room = (slots - filled) // need  # [bins], in captions
+        until = jnp.cumsum(room, dtype=needs.dtype)
+        chosen = jnp.sum(until <= rank[:, None], axis=1, dtype=needs.dtype)  # [I]
+        start = chosen * slots + filled[chosen] + (rank - until[chosen] + room[chosen]) * need
+        taken = jnp.clip(jnp.sum(needs == need, dtype=needs.dtype) - until + room, 0, room)
+        return filled + taken * need, jnp.where(needs == need, start, first_slot)
 
-    filled, starts = jax.lax.scan(first_fit, jnp.zeros(bins, needs.dtype), needs[order])
-    first_slot = jnp.zeros_like(starts).at[order].set(starts)
+    nothing = jnp.zeros(bins, needs.dtype), jnp.zeros(captions, needs.dtype)
+    first_slot: Array
+    _, first_slot = jax.lax.fori_loop(0, longest, place, nothing)
+    return first_slot
+
+
+def pack(counts: Int[Array, " I"], length: int, slots: int, first_slot: Int[Array, " I"]) -> Packing:
+    """Where every unit lies, with the captions' places from `first_fit` of the same counts, length and slots."""
+    captions, longest, needs = counts.shape[0], -(-length // SLOT), -(-counts // SLOT)
+    bins = _bins(captions, longest, slots)
 
     # Invert the assignment: for every slot of the bins, find its caption and which of the caption's slots it is
     # (`part`). Empty slots get an additional caption, index I, which has no units.
@@ -89,8 +108,13 @@ def pack(counts: Int[Array, " I"], length: int, slots: int) -> Packing:
         caption=caption.reshape(bins, slots),
         first_slot=first_slot,
         place=jnp.where(jnp.arange(length) < counts[:, None], unit_place, -1),
-        used=(filled > 0).sum(),
+        used=first_slot.max() // slots + 1,
     )
+
+
+def _bins(captions: int, longest: int, slots: int) -> int:
+    """As many as can be needed (see the top of this file)."""
+    return -(-captions // (slots // longest))
 
 
 def packed(packing: Packing, units: Shaped[Array, "I T *D"]) -> Shaped[Array, "bins U *D"]:

@@ -1,10 +1,10 @@
 """The relevance r of each text unit to an image, computed for one tile, with its gradient written out.
 
-A tile [g, p, U, N] holds p images of each of g contrast groups against the U text units of one bin. Arrays over both
-units and regions exist for one tile at a time only. Each pooling is a pair of functions:
+A tile [g, p, U, m, N] holds m images of each of p devices and g contrast groups against the U text units of one bin.
+Arrays over both units and regions exist for one tile at a time only. Each pooling is a pair of functions:
 
-    forward(regions, text, settings)                       -> relevance r [g, p, U], and what backward needs
-    backward(regions, text, saved, d_relevance, settings)  -> gradients of regions, units and unit norms
+    forward(images, text, settings)                       -> relevance r [g, p, U, m], and what backward needs
+    backward(images, text, saved, d_relevance, settings)  -> gradients of regions, units and unit norms
 
 definition.py has the formulas. Products of features are computed in the features' precision and summed in at least
 float32; everything else is at least float32.
@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import flax.struct
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.lax import Precision
 from jaxtyping import Array, Bool, Float, PyTree
 
@@ -28,19 +29,40 @@ from afloc_jax.vectors import norm
 
 
 @flax.struct.dataclass
+class TileImages:
+    """The images of one tile.
+
+    Regions beyond the first `count` fill up the array. They are zeros, so that products with them are 0, and what is
+    computed for them is left out of every sum and maximum over regions.
+    """
+
+    regions: Float[Array, "g p m N D"]
+    total: Float[Array, "g p m D"]  # the sum of an image's regions
+    count: int = flax.struct.field(pytree_node=False)
+
+
+@flax.struct.dataclass
+class Slots:
+    """Which slots hold what, of one bin or of several."""
+
+    valid: Bool[Array, "g slots SLOT"]  # there is a unit
+    same: Bool[Array, "g slots slots"]  # two slots hold parts of the same caption
+
+
+@flax.struct.dataclass
 class TileText:
     """The captions of one bin of each group (see packing.py); U = slots * SLOT units."""
 
     units: Float[Array, "g U D"]
     norms: Float[Array, "g U"]
-    valid: Bool[Array, "g slots SLOT"]
-    same: Bool[Array, "g slots slots"]  # whether two slots hold parts of the same caption
+    slots: Slots
 
 
 class Gradients(NamedTuple):
-    """The gradients of one tile. Those of the text are kept per image; tiled.py sums them after its loops."""
+    """The gradients of one tile. Those of the text are kept per device; tiled.py sums them after its loops."""
 
-    regions: Float[Array, "g p N D"]
+    regions: Float[Array, "g p m N D"]
+    total: Float[Array, "g p m D"]  # that of the sum of an image's regions: every region gets it
     units: Float[Array, "g p U D"]
     norms: Float[Array, "g p U"]
 
@@ -48,8 +70,8 @@ class Gradients(NamedTuple):
 class RegionPooling(NamedTuple):
     """The forward and backward pass of a pooling."""
 
-    forward: Callable[[Array, TileText, LossSettings], tuple[Float[Array, "g p U"], PyTree]]
-    backward: Callable[[Array, TileText, PyTree, Float[Array, "g p U"], LossSettings], Gradients]
+    forward: Callable[[TileImages, TileText, LossSettings], tuple[Float[Array, "g p U m"], PyTree]]
+    backward: Callable[[TileImages, TileText, PyTree, Float[Array, "g p U m"], LossSettings], Gradients]
 
 
 def product(equation: str, left: Array, right: Array, precision: Precision | None = None) -> Array:
@@ -58,61 +80,94 @@ def product(equation: str, left: Array, right: Array, precision: Precision | Non
     return jnp.einsum(equation, left, right, preferred_element_type=wide, precision=precision)
 
 
-def caption_max(slot_values: Float[Array, "g p slots *N"], text: TileText) -> Float[Array, "g p slots *N"]:
+def per_image(
+    equation: str, left: Float[Array, "g p U m A"], regions: Float[Array, "g p m N D"]
+) -> Float[Array, "g p U m C"]:
+    """A product of each image's own; said with the image in front, because XLA then copies nothing on GPUs."""
+    return jnp.moveaxis(product(equation, jnp.moveaxis(left, 3, 2), regions), 2, 3)
+
+
+def caption_max(slot_values: Float[Array, "g p slots *N"], slots: Slots) -> Float[Array, "g p slots *N"]:
     """For each slot the largest value among the slots of its caption."""
-    same = text.same.reshape(text.same.shape[0], 1, *text.same.shape[1:], *[1] * (slot_values.ndim - 3))
+    same = slots.same.reshape(slots.same.shape[0], 1, *slots.same.shape[1:], *[1] * (slot_values.ndim - 3))
     candidates = (jnp.where(same[:, :, :, t], slot_values[:, :, None, t], -jnp.inf) for t in range(same.shape[3]))
     return functools.reduce(jnp.maximum, candidates)
 
 
-def caption_sum(slot_values: Float[Array, "g p slots *N"], text: TileText) -> Float[Array, "g p slots *N"]:
+def caption_sum(slot_values: Float[Array, "g p slots *N"], slots: Slots) -> Float[Array, "g p slots *N"]:
     """For each slot the sum over the slots of its caption."""
     # A product with a 0/1 matrix; full precision keeps it a plain sum on accelerators too.
     return jnp.einsum(
-        "gst,gpt...->gps...", text.same.astype(slot_values.dtype), slot_values, precision=Precision.HIGHEST
+        "gst,gpt...->gps...", slots.same.astype(slot_values.dtype), slot_values, precision=Precision.HIGHEST
     )
 
 
-def in_slots(tile: Float[Array, "g p U *N"], text: TileText) -> Float[Array, "g p slots SLOT *N"]:
-    return tile.reshape(*tile.shape[:2], *text.valid.shape[1:], *tile.shape[3:])
+def in_slots(tile: Float[Array, "g p U *N"], slots: Slots) -> Float[Array, "g p slots SLOT *N"]:
+    return tile.reshape(*tile.shape[:2], *slots.valid.shape[1:], *tile.shape[3:])
 
 
-def text_softmax(scores: Float[Array, "g p U N"], text: TileText) -> Float[Array, "g p U N"]:
-    """Softmax over the units of each caption, for every region. Places without a unit get 0."""
-    scores = jnp.where(text.valid[:, None, :, :, None], in_slots(scores, text), -jnp.inf)
-    largest = caption_max(scores.max(axis=3), text)[:, :, :, None]
-    weights = jnp.exp(scores - jnp.where(largest > -jnp.inf, largest, 0))
-    total = caption_sum(weights.sum(axis=3), text)[:, :, :, None]
-    p = weights / jnp.where(total > 0, total, 1)
-    return p.reshape(*p.shape[:2], -1, p.shape[-1])
+def present(slots: Slots, trailing: int) -> Bool[Array, "g 1 slots SLOT *ones"]:
+    """The places that hold a unit, with `trailing` axes of length 1 behind."""
+    return slots.valid.reshape(slots.valid.shape[0], 1, *slots.valid.shape[1:], *[1] * trailing)
+
+
+def text_softmax(
+    scores: Float[Array, "g p U *N"], slots: Slots
+) -> tuple[Float[Array, "g p U *N"], Float[Array, "g p slots *N"]]:
+    """Softmax over the units of each caption, and the log-sum-exp of the caption in each slot [g, p, slots, *N].
+
+    Places without a unit get 0 in both.
+    """
+    by_slot = jnp.where(present(slots, scores.ndim - 3), in_slots(scores, slots), -jnp.inf)
+    largest = caption_max(by_slot.max(axis=3), slots)
+    largest = jnp.where(largest > -jnp.inf, largest, 0)  # empty slots
+    weights = jnp.exp(by_slot - largest[:, :, :, None])
+    total = caption_sum(weights.sum(axis=3), slots)
+    total = jnp.where(total > 0, total, 1)  # empty slots
+    p = weights / total[:, :, :, None]
+    return p.reshape(scores.shape), largest + jnp.log(total)
 
 
 def _attention_forward(
-    regions: Float[Array, "g p N D"], text: TileText, settings: LossSettings
-) -> tuple[Float[Array, "g p U"], PyTree]:
+    images: TileImages, text: TileText, settings: LossSettings
+) -> tuple[Float[Array, "g p U m"], PyTree]:
     """The published relevance without a normalised softmax over regions, for one tile.
 
         s_un = w_u . C_n        p_un = softmax of s_un over the units u of a caption
         e_un = exp(temp1 (p_un - max_n p_un))        v_u = sum_n e_un C_n        r_u = cos(w_u, v_u)
 
-    The published attention is e_un / sum_n e_un. The cosine does not depend on the scale of v, so the division is left
-    out, and the clamp of the cosine's denominator is multiplied by sum_n e_un instead. The largest e_un is 1, so that v
-    neither overflows nor vanishes at any temperature.
+    The published attention is e_un / sum_n e_un. The cosine does not depend on the scale of e_un, so the division is
+    left out, and the clamp of the cosine's denominator is multiplied by sum_n e_un instead. A scale of
+    exp(temp1 max_n p_un) leaves e_un = exp(temp1 p_un), which is near 1 for most regions. What is rounded to the
+    regions' precision and multiplied with them is then g_un = e_un - 1 alone:
+
+        v_u = sum_n C_n + sum_n g_un C_n        sum_n e_un = N + sum_n g_un
+
+    Where that could overflow, at high temperatures, g_un is e_un as first defined, and v has no first term.
     """
-    s = product("gud,gpnd->gpun", text.units, regions)
-    p = text_softmax(s, text)
-    e = jnp.exp(settings.attention_temperature * (p - p.max(axis=-1, keepdims=True)))
-    v = product("gpun,gpnd->gpud", e.astype(regions.dtype), regions)
+    regions, temperature = images.regions, settings.attention_temperature
+    # Left alone, XLA may lay the scores out otherwise and transpose them, which on a GPU takes as long as a product.
+    s = with_layout_constraint(product("gud,gpmnd->gpumn", text.units, regions), Layout((0, 1, 2, 3, 4)))
+    p, _ = text_softmax(s, text.slots)
+    start: Array | int
+    if _near_one(settings):
+        g, start, count = jnp.exp(temperature * p) - 1, images.total[:, :, None], images.count
+    else:
+        largest = p[..., : images.count].max(axis=-1, keepdims=True)
+        g, start, count = jnp.exp(temperature * jnp.minimum(p - largest, 0)), 0, 0
+    g = g.astype(regions.dtype)
+    v = start + per_image("gpmun,gpmnd->gpmud", g, regions)
+    total = count + g[..., : images.count].sum(axis=-1, dtype=v.dtype)
+    smallest = SMALLEST_NORM_PRODUCT * total  # the published clamp is on the normalised mean
     v_squared = jnp.sum(v**2, axis=-1)
-    norm_product = text.norms[:, None] * jnp.sqrt(v_squared)
-    smallest = SMALLEST_NORM_PRODUCT * e.sum(axis=-1)  # the published clamp is on the normalised mean
+    norm_product = text.norms[:, None, :, None] * jnp.sqrt(v_squared)
     denominator = jnp.maximum(norm_product, smallest)
-    r = jnp.sum(text.units[:, None] * v, axis=-1) / denominator
-    return r, (p, e, v, v_squared, denominator, norm_product > smallest, r)
+    r = jnp.sum(text.units[:, None, :, None] * v, axis=-1) / denominator
+    return r, (p, g, v, v_squared, denominator, norm_product > smallest, r)
 
 
 def _attention_backward(
-    regions: Float[Array, "g p N D"], text: TileText, saved: PyTree, d_r: Float[Array, "g p U"], settings: LossSettings
+    images: TileImages, text: TileText, saved: PyTree, d_r: Float[Array, "g p U m"], settings: LossSettings
 ) -> Gradients:
     """The gradient of `_attention_forward`, from dr_u. With r = (w . v) / (|w| |v|) for every unit u:
 
@@ -126,46 +181,53 @@ def _attention_backward(
     Where the denominator is clamped, r does not depend on the norms but on sum_n e_n, which scales the clamp:
     d(sum e) = -dr r 1e-8 / denominator is then added to every de_n.
     """
-    p, e, v, v_squared, denominator, free, r = saved
+    p, g, v, v_squared, denominator, free, r = saved
+    regions = images.regions
     d_dot = (d_r / denominator)[..., None]
-    units = jnp.broadcast_to(text.units[:, None], v.shape)
+    units = jnp.broadcast_to(text.units[:, None, :, None], v.shape)
     d_v = d_dot * units + jnp.where(free, -d_r * r / jnp.where(free, v_squared, 1), 0)[..., None] * v
-    d_norms = jnp.where(free, -d_r * r / jnp.where(free, text.norms[:, None], 1), 0)
+    d_norms = jnp.where(free, -d_r * r / jnp.where(free, text.norms[:, None, :, None], 1), 0)
     d_sum = jnp.where(free, 0, -d_r * r / denominator * SMALLEST_NORM_PRODUCT)
     d_v = d_v.astype(regions.dtype)
-    d_e = d_sum[..., None] + product("gpud,gpnd->gpun", d_v, regions)
-    p_d_p = settings.attention_temperature * p * e * d_e
-    within = caption_sum(in_slots(p_d_p, text).sum(axis=3), text)[:, :, :, None]  # [g, p, slots, 1, N]
-    d_s = (p_d_p - (in_slots(p, text) * within).reshape(p.shape)).astype(regions.dtype)
+    weight = settings.attention_temperature * p * (g + 1 if _near_one(settings) else g)
+    p_d_p = weight * per_image("gpmud,gpmnd->gpmun", d_v, regions) + weight * d_sum[..., None]
+    within = caption_sum(in_slots(p_d_p, text.slots).sum(axis=3), text.slots)[:, :, :, None]  # [g, p, slots, 1, m, N]
+    d_s = (p_d_p - (in_slots(p, text.slots) * within).reshape(p.shape)).astype(regions.dtype)
     # One product of twice the length instead of two: the result, as large as the image, is written once.
     d_regions = product(
-        "gpun,gpud->gpnd",
-        jnp.concatenate([d_s, e.astype(regions.dtype)], axis=2),
+        "gpumn,gpumd->gpmnd",
+        jnp.concatenate([d_s, g], axis=2),
         jnp.concatenate([units, d_v], axis=2),
     )
-    d_units = product("gpun,gpnd->gpud", d_s, regions) + d_dot * v
-    return Gradients(d_regions, d_units, d_norms)
+    d_units = product("gpumn,gpmnd->gpud", d_s, regions) + (d_dot * v).sum(axis=3)
+    d_total = d_v.sum(axis=2, dtype=v.dtype) if _near_one(settings) else jnp.zeros_like(images.total)
+    return Gradients(d_regions, d_total, d_units, d_norms.sum(axis=3))
+
+
+def _near_one(settings: LossSettings) -> bool:
+    """Whether exp(temp1 p) may be taken without the maximum of p, and the square of its sum over regions."""
+    return settings.attention_temperature <= 20
 
 
 def _logsumexp_forward(
-    regions: Float[Array, "g p N D"], text: TileText, settings: LossSettings
-) -> tuple[Float[Array, "g p U"], PyTree]:
+    images: TileImages, text: TileText, settings: LossSettings
+) -> tuple[Float[Array, "g p U m"], PyTree]:
     """r = (1/k) log mean_n exp(k c_n), c_n = cos(C_n, w)."""
-    k = settings.region_sharpness
+    k, regions = settings.region_sharpness, images.regions
     wide = regions.astype(text.norms.dtype)
-    norms = norm(wide)[:, :, None]  # [g, p, 1, N]
-    norm_product = text.norms[:, None, :, None] * norms
+    norms = norm(wide)[:, :, None]  # [g, p, 1, m, N]
+    norm_product = text.norms[:, None, :, None, None] * norms
     denominator = jnp.maximum(norm_product, SMALLEST_NORM_PRODUCT)
-    c = product("gud,gpnd->gpun", text.units, regions) / denominator
-    largest = c.max(axis=-1, keepdims=True)
+    c = product("gud,gpmnd->gpumn", text.units, regions) / denominator
+    largest = c[..., : images.count].max(axis=-1, keepdims=True)
     e = jnp.exp(k * (c - largest))
-    mean = e.mean(axis=-1)
-    r = largest[..., 0] + jnp.log(mean) / k
-    return r, (wide, norms, c, e / (mean[..., None] * c.shape[-1]), denominator, norm_product > SMALLEST_NORM_PRODUCT)
+    total = e[..., : images.count].sum(axis=-1, keepdims=True)
+    r = (largest + jnp.log(total / images.count) / k)[..., 0]
+    return r, (wide, norms, c, e / total, denominator, norm_product > SMALLEST_NORM_PRODUCT)
 
 
 def _logsumexp_backward(
-    regions: Float[Array, "g p N D"], text: TileText, saved: PyTree, d_r: Float[Array, "g p U"], settings: LossSettings
+    images: TileImages, text: TileText, saved: PyTree, d_r: Float[Array, "g p U m"], settings: LossSettings
 ) -> Gradients:
     """The gradient of `_logsumexp_forward`, from dr_u. With c_n = (w . C_n) / (|w| |C_n|) for every unit u:
 
@@ -175,13 +237,15 @@ def _logsumexp_backward(
     The norms of the regions are computed here, so d|C_n| C_n / |C_n| is part of the regions' gradient.
     """
     wide, norms, c, a, denominator, free = saved
+    regions = images.regions
     d_c = d_r[..., None] * a
     d_s = (d_c / denominator).astype(regions.dtype)
     d_scale = jnp.where(free, -d_c * c, 0)  # gradient of each norm, times that norm
-    d_norms = d_scale.sum(axis=-1) / jnp.where(text.norms > 0, text.norms, 1)[:, None]
-    d_region_norms = (d_scale.sum(axis=-2) / jnp.where(norms > 0, norms, 1)[:, :, 0] ** 2)[..., None]
-    d_regions = product("gpun,gud->gpnd", d_s, text.units) + d_region_norms * wide
-    return Gradients(d_regions, product("gpun,gpnd->gpud", d_s, regions), d_norms)
+    d_norms = d_scale.sum(axis=(-2, -1)) / jnp.where(text.norms > 0, text.norms, 1)[:, None]
+    d_region_norms = (d_scale.sum(axis=2) / jnp.where(norms > 0, norms, 1)[:, :, 0] ** 2)[..., None]
+    d_regions = product("gpumn,gud->gpmnd", d_s, text.units) + d_region_norms * wide
+    d_units = product("gpumn,gpmnd->gpud", d_s, regions)
+    return Gradients(d_regions, jnp.zeros_like(images.total), d_units, d_norms)
 
 
 REGION_POOLINGS = {

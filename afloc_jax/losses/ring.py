@@ -89,8 +89,8 @@ class Rows(NamedTuple):
     A device of b pairs holds k = min(b, K) images of each of g = b / k groups.
 
     `forward(images, texts, counts, ring)` returns the rows [g, k, K].
-    `backward(images, texts, counts, d_rows, ring)` returns the gradients of `images` (in their precision or a wider
-    one) and of `texts`.
+    `backward(images, texts, counts, rows, d_rows, ring)` returns the gradients of `images` (in their precision or a
+    wider one) and of `texts`, from the rows and their gradient.
     """
 
     forward: Callable[..., Float[Array, "g k K"]]
@@ -122,7 +122,7 @@ def local_losses(
         weights: the weight of each pair in the means, constants without a gradient; by default all 1.
         projection: the regions are `regions @ projection`; the same on every device (see low_rank.py).
     """
-    rows = _local_rows(settings)
+    rows = _local_rows(settings, ring.mesh.devices.flat[0].platform)
     return _losses(rows, ring, regions, (units, norms), counts, _share(counts, weights, norms.dtype), projection)
 
 
@@ -202,7 +202,7 @@ def _backward(
         column_share, column_sum = (_gathered(array.reshape(-1, k), ring)[:, None] for array in (share, column_sum))
         by_column = d_column * column_share * (jnp.exp(similarity - column_sum) - mine)
         d_images, d_texts = rows.backward(
-            project(images, projection), texts, jnp.maximum(counts, 1), by_row + by_column, ring
+            project(images, projection), texts, jnp.maximum(counts, 1), similarity, by_row + by_column, ring
         )
         d_images, d_projection = pull_back(images, projection, d_images)
         d_projection = jax.tree.map(lambda own: lax.psum(own, (GROUP, RING)), d_projection)
@@ -272,7 +272,9 @@ def _report_rows(temperature: float) -> Rows:
     def forward(images: Array, reports: Array, counts: Array, ring: Ring) -> Array:
         return similarity(*grouped(images, reports, ring))
 
-    def backward(images: Array, reports: Array, counts: Array, d_rows: Array, ring: Ring) -> tuple[Array, Array]:
+    def backward(
+        images: Array, reports: Array, counts: Array, rows: Array, d_rows: Array, ring: Ring
+    ) -> tuple[Array, Array]:
         _, vjp = jax.vjp(similarity, *grouped(images, reports, ring))
         d_images, d_reports = vjp(d_rows)
         if ring.size > 1:
@@ -283,13 +285,15 @@ def _report_rows(temperature: float) -> Rows:
 
 
 @functools.lru_cache(maxsize=32)
-def _local_rows(settings: LossSettings) -> Rows:
+def _local_rows(settings: LossSettings, platform: str) -> Rows:
     """Rows of `definition.local_similarity`, computed by tiled.py for the captions of one device at a time."""
 
     def grouped(regions: Array, texts: tuple[Array, Array], counts: Array, ring: Ring) -> tuple[Array, Captions]:
         k = min(len(counts), ring.group)
         regions, units, norms, counts = (a.reshape(-1, k, *a.shape[1:]) for a in (regions, *texts, counts))
-        return regions[:, None], Captions(units.astype(regions.dtype), norms, counts)  # tiled.py: [g, p = 1, J, N, D]
+        text = Captions(units.astype(regions.dtype), norms, counts)
+        text = text if settings.kernel == "pallas" else tiled.placed(text, platform)
+        return regions[:, None], text  # tiled.py: [g, p = 1, J, N, D]
 
     def forward(regions: Array, texts: tuple[Array, Array], counts: Array, ring: Ring) -> Array:
         regions, text = grouped(regions, texts, counts, ring)
@@ -299,7 +303,7 @@ def _local_rows(settings: LossSettings) -> Rows:
         def step(number: Array, carry: tuple[Captions, Array]) -> tuple[Captions, Array]:
             text, rows = carry
             following = _pass_on(text, ring)  # before the tiles, so that sending and computing overlap
-            block = tiled.tile_rows(regions, text, settings)[:, 0]
+            block = tiled.tile_rows(regions, text, settings, platform)[:, 0]
             source = (_place(ring) - number) % ring.size
             return following, lax.dynamic_update_index_in_dim(rows, block, source, axis=2)
 
@@ -307,20 +311,22 @@ def _local_rows(settings: LossSettings) -> Rows:
         return jnp.reshape(rows, (groups, k, ring.group))
 
     def backward(
-        regions: Array, texts: tuple[Array, Array], counts: Array, d_rows: Array, ring: Ring
+        regions: Array, texts: tuple[Array, Array], counts: Array, rows: Array, d_rows: Array, ring: Ring
     ) -> tuple[Array, tuple[Array, Array]]:
         shape = regions.shape
         regions, text = grouped(regions, texts, counts, ring)
         groups, _, k = regions.shape[:3]
-        d_rows = d_rows.reshape(groups, 1, k, ring.size, k)
+        rows, d_rows = (array.reshape(groups, 1, k, ring.size, k) for array in (rows, d_rows))
         wide = texts[1].dtype
 
         def step(number: Array, carry: PyTree) -> PyTree:
             text, d_regions, d_text = carry
             following, travelled = _pass_on(text, ring), _pass_on(d_text, ring)
             source = (_place(ring) - number) % ring.size
-            d_block = lax.dynamic_index_in_dim(d_rows, source, axis=3, keepdims=False)
-            here = tiled.tile_gradients(regions, text, d_block, settings, start=d_regions)
+            block, d_block = (
+                lax.dynamic_index_in_dim(array, source, axis=3, keepdims=False) for array in (rows, d_rows)
+            )
+            here = tiled.tile_gradients(regions, text, block, d_block, settings, platform, start=d_regions)
             return following, here.regions, jax.tree.map(jnp.add, travelled, (here.units, here.norms))
 
         nothing = (jnp.zeros(text.units.shape, wide), jnp.zeros(text.norms.shape, wide))

@@ -1,19 +1,20 @@
 """The local similarity of definition.py and its gradient, in tiles: memory for one tile instead of B x B x T x N.
 
-A tile is one image against one bin of packed captions. packing.py makes the bins; region_pooling.py computes a tile, or
-kernels/ where `settings.kernel` is "pallas". Where the batch is sharded, a tile has one image per device, so that every
-device works on images of its own. With r_t the relevance of unit t of caption i to image b,
+A tile is m images of each device against one bin of packed captions. tile_size.py says how many images and units suit
+the device; packing.py makes the bins; region_pooling.py computes a tile, or kernels/ where `settings.kernel` is
+"pallas". Where the batch is sharded, every device works on images of its own. With r_t the relevance of unit t of
+caption i to image b,
 
     S[b, i] = temp3 log sum_t exp(temp2 r_t)
     dr_t = dS[b, i] temp3 temp2 exp(temp2 r_t) / sum_t exp(temp2 r_t)
 
 The forward pass keeps S [B, B] and nothing of the tiles. The backward pass (a custom VJP) receives dS, computes r of
-each tile again, and pulls dr back to regions, units and norms. The outer loop runs over images, the inner one over the
-bins in use. The gradient of an image is complete after the inner loop; that of the text is carried through the outer
-one.
+each tile again, and pulls dr back to regions, units and norms. The outer loop runs over images, m at a time, the inner
+one over the bins in use. The gradient of an image is complete after the inner loop; that of the text is carried through
+the outer one.
 
-Axes: g contrast groups at once, p images at once (one per device), J images one after the other, I captions of T units,
-N regions, bins of U units. The regions have F channels, and D with their projection (F = D without low_rank.py).
+Axes: g contrast groups at once, p devices that share them, J images of each device, I captions of T units, N regions,
+bins of U units. The regions have F channels, and D with their projection (F = D without low_rank.py).
 """
 
 import functools
@@ -22,20 +23,19 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
 from afloc_jax.losses import kernels
 from afloc_jax.losses.low_rank import project, pull_back
-from afloc_jax.losses.packing import Captions, Packing, bin_slots, pack, packed, unpacked
-from afloc_jax.losses.region_pooling import REGION_POOLINGS, TileText, caption_max, caption_sum, in_slots
+from afloc_jax.losses.packing import Captions, Packing, bin_slots, first_fit, pack, packed, unpacked
+from afloc_jax.losses.region_pooling import REGION_POOLINGS, Slots, TileText, in_slots, present, text_softmax
 from afloc_jax.losses.settings import PUBLISHED, LossSettings
+from afloc_jax.losses.tile_size import tile_size, tile_units
 from afloc_jax.vectors import norm
-
-TILE_UNITS = 96  # text units of a tile; more where the longest caption does not fit
 
 
 class TileGradients(NamedTuple):
-    """Gradients of regions, text and projection. That of the projection is kept for each of the p images at once."""
+    """Gradients of regions, text and projection. That of the projection is kept for each of the p devices."""
 
     regions: Float[Array, "g p J N F"]
     units: Float[Array, "g I T D"]
@@ -44,10 +44,11 @@ class TileGradients(NamedTuple):
 
 
 class Tiling(NamedTuple):
-    """How many contrast groups, and how many images of each, are computed at once."""
+    """How many contrast groups are computed at once, how many devices share each of them, and their kind."""
 
     groups: int
-    images: int
+    devices: int
+    platform: str
 
 
 def local_similarity(
@@ -68,6 +69,7 @@ def grouped_similarity(
     unit_norms: Float[Array, "G I T"] | None = None,
     projection: Float[Array, "F D"] | None = None,
     devices: int | None = None,
+    platform: str | None = None,
 ) -> Float[Array, "G B I"]:
     """`local_similarity` within each of G contrast groups.
 
@@ -79,11 +81,12 @@ def grouped_similarity(
         counts: the number of valid units of each caption.
         settings: `config.loss`.
         unit_norms: the norms that the cosines use; by default those of `units` (see low_rank.py).
-        projection: the regions are `regions @ projection`, made for one image at a time (see low_rank.py).
-        devices: how many devices share the batch; by default those of the mesh in context, or all. As many images are
-            computed at once, taken from equally spaced places of the batch, so that each device holds one of them
-            where jit shards the batch. The text is gathered before the loops and its gradient summed after them.
+        projection: the regions are `regions @ projection`, made for one tile at a time (see low_rank.py).
+        devices: how many devices share the batch; by default those of the mesh in context, or all. So many images, or a
+            multiple, are computed at once, taken from equally spaced places of the batch, so that each device holds its
+            own where jit shards the batch. The text is gathered before the loops and its gradient summed after them.
             Kernels always use one device, because jit cannot split them.
+        platform: the kind of these devices, for the size of tiles; by default that of JAX's default backend.
     """
     groups, images = regions.shape[:2]
     mesh = jax.sharding.get_abstract_mesh()
@@ -92,7 +95,7 @@ def grouped_similarity(
     elif devices is None:
         devices = jax.device_count() if mesh.empty else mesh.size
     at_once = math.gcd(groups, devices)
-    tiling = Tiling(at_once, math.gcd(images, devices // at_once))
+    tiling = Tiling(at_once, math.gcd(images, devices // at_once), platform or jax.default_backend())
     if unit_norms is None:
         unit_norms = norm(units.astype(jnp.promote_types(units.dtype, jnp.float32)))
     text = Captions(units, unit_norms, jnp.maximum(counts, 1))
@@ -105,7 +108,7 @@ def _grouped_similarity(
 ) -> Float[Array, "G B I"]:
     def forward(step: tuple[Array, Captions]) -> Array:
         regions, captions = step
-        return tile_rows(regions, captions, settings, projection)
+        return tile_rows(regions, captions, settings, tiling.platform, projection)
 
     steps = _split(regions, tiling), _captions_by_step(text, regions, tiling)
     similarity = jax.lax.map(forward, steps)  # [G / g, g, p, B / p, I]
@@ -115,22 +118,25 @@ def _grouped_similarity(
 def _similarity_forward(
     regions: Array, text: Captions, projection: Array | None, settings: LossSettings, tiling: Tiling
 ) -> tuple[Array, PyTree]:
-    return _grouped_similarity(regions, text, projection, settings, tiling), (regions, text, projection)
+    similarity = _grouped_similarity(regions, text, projection, settings, tiling)
+    return similarity, (regions, text, projection, similarity)
 
 
 def _similarity_backward(
     settings: LossSettings, tiling: Tiling, saved: PyTree, d_similarity: Float[Array, "G B I"]
 ) -> tuple[Array, Captions, Array | None]:
-    regions, text, projection = saved
+    regions, text, projection, similarity = saved
 
     def backward(d_projection: Array | None, step: PyTree) -> tuple[Array | None, PyTree]:
-        regions, d_similarity, captions = step
-        here = tile_gradients(regions, captions, d_similarity, settings, projection)
+        regions, similarity, d_similarity, captions = step
+        here = tile_gradients(regions, captions, similarity, d_similarity, settings, tiling.platform, projection)
         return jax.tree.map(jnp.add, d_projection, here.projection), (here.regions, here.units, here.norms)
 
-    step = _split(regions, tiling), _split(d_similarity, tiling), _captions_by_step(text, regions, tiling)
-    # One gradient for each image computed at once, as for the text in tile_gradients; None without a projection.
-    nothing = jax.tree.map(lambda array: jnp.zeros((*tiling, *array.shape), array.dtype), projection)
+    by_image = (_split(array, tiling) for array in (regions, similarity, d_similarity))
+    step = *by_image, _captions_by_step(text, regions, tiling)
+    # One gradient for each device, as for the text in tile_gradients; None without a projection.
+    apart = tiling.groups, tiling.devices
+    nothing = jax.tree.map(lambda array: jnp.zeros((*apart, *array.shape), array.dtype), projection)
     d_projection, gradients = jax.lax.scan(backward, nothing, step)
     d_regions, d_units, d_norms = (
         jnp.moveaxis(gradient, 0, 1).reshape(array.shape).astype(array.dtype)
@@ -158,7 +164,7 @@ def _captions_by_step(text: Captions, regions: Array, tiling: Tiling) -> Caption
 def _split(array: Array, tiling: Tiling) -> Array:
     """[G, B, ...] -> [G / g, g, p, B / p, ...]."""
     array = _by_step(array, tiling)
-    return array.reshape(*array.shape[:2], tiling.images, -1, *array.shape[3:])
+    return array.reshape(*array.shape[:2], tiling.devices, -1, *array.shape[3:])
 
 
 class _Packed(NamedTuple):
@@ -170,85 +176,101 @@ class _Packed(NamedTuple):
     used: Int[Array, ""]
 
     @classmethod
-    def make(cls, text: Captions) -> "_Packed":
-        length = text.units.shape[2]
-        slots = bin_slots(length, TILE_UNITS)
-        packing = jax.vmap(lambda counts: pack(counts, length, slots))(text.counts)
+    def make(cls, text: Captions, platform: str) -> "_Packed":
+        text, length = placed(text, platform), text.units.shape[2]
+        slots = bin_slots(length, tile_units(platform, length))
+        packing = jax.vmap(lambda counts, first: pack(counts, length, slots, first))(text.counts, text.first_slot)
         in_bins = jax.vmap(packed)
         return cls(packing, in_bins(packing, text.units), in_bins(packing, text.norms), packing.used.max())
 
     def tile(self, index: Int[Array, ""]) -> TileText:
         """The captions of one bin."""
+        slots = _slots(_at(self.packing.caption, index, 1), _at(self.packing.valid, index, 1))
+        return TileText(_at(self.units, index, 1), _at(self.norms, index, 1), slots)
 
-        caption = _at(self.packing.caption, index, 1)
-        same = caption[:, :, None] == caption[:, None, :]
-        return TileText(_at(self.units, index, 1), _at(self.norms, index, 1), _at(self.packing.valid, index, 1), same)
+    def pooled(self, r: Float[Array, "g p bins U m"], settings: LossSettings) -> Float[Array, "g p I m"]:
+        """log sum_t exp(temp2 r_t) over the units of each caption."""
+        groups, bins = self.packing.caption.shape[:2]
+        by_bin = jnp.moveaxis(r, 2, 1)  # [g, bins, p, U, m]
+        flat = (array.reshape(-1, *array.shape[2:]) for array in (by_bin, self.packing.caption, self.packing.valid))
+        r, caption, valid = flat
+        _, pooled = text_softmax(settings.pooling_temperature * r, _slots(caption, valid))  # [g * bins, p, slots, m]
+        by_slot = jnp.moveaxis(pooled.reshape(groups, bins, *pooled.shape[1:]), 1, 2)
+        by_slot = by_slot.reshape(groups, r.shape[1], -1, r.shape[3])
+        return jnp.take_along_axis(by_slot, self.packing.first_slot[:, None, :, None], axis=2)
 
 
-def _pooled(
-    r: Float[Array, "g p U"], text: TileText, settings: LossSettings
-) -> tuple[Float[Array, "g p slots"], Float[Array, "g p U"]]:
-    """Pools the relevance over the units of each caption.
+def _slots(caption: Int[Array, "g slots"], valid: Bool[Array, "g slots SLOT"]) -> Slots:
+    return Slots(valid, caption[:, :, None] == caption[:, None, :])
 
-    Returns log sum_t exp(temp2 r_t) of the caption in each slot, and each unit's share of that sum,
-    exp(temp2 r_t) / sum_t exp(temp2 r_t). Slots without a caption get 0.
-    """
-    scaled = jnp.where(text.valid[:, None], in_slots(settings.pooling_temperature * r, text), -jnp.inf)
-    largest = caption_max(scaled.max(axis=3), text)
-    largest = jnp.where(largest > -jnp.inf, largest, 0)
-    weights = jnp.exp(scaled - largest[..., None])
-    total = caption_sum(weights.sum(axis=3), text)
-    total = jnp.where(total > 0, total, 1)  # empty slots
-    return largest + jnp.log(total), (weights / total[..., None]).reshape(r.shape)
+
+def placed(text: Captions, platform: str) -> Captions:
+    """The captions with their places in bins. A ring does this once, before the captions travel: it is a loop."""
+    if text.first_slot is not None:
+        return text
+    length = text.units.shape[2]
+    slots = bin_slots(length, tile_units(platform, length))
+    return text._replace(first_slot=jax.vmap(lambda counts: first_fit(counts, length, slots))(text.counts))
+
+
+def _filled_up(array: Shaped[Array, "g p J *N"], images: int) -> Shaped[Array, "g p K *N"]:
+    """J images, and as many of zeros as are missing from the last tile."""
+    missing = -array.shape[2] % images
+    return jnp.pad(array, [(0, missing if axis == 2 else 0) for axis in range(array.ndim)]) if missing else array
 
 
 def tile_rows(
     regions: Float[Array, "g p J N F"],
     text: Captions,
     settings: LossSettings,
+    platform: str,
     projection: Float[Array, "F D"] | None = None,
 ) -> Float[Array, "g p J I"]:
     """Similarities S of all images with all captions of their group, one tile at a time.
 
-    The units must be in the precision of the regions. p must be 1 for kernels. With a `projection` an image's regions
-    are made when the outer loop reaches it. Kernels take many images in one call, so for them the regions of all J are
-    made first.
+    The units must be in the precision of the regions. p must be 1 for kernels. `platform` is the kind of device. With a
+    `projection` the regions of images are made when the outer loop reaches them. Kernels take many images in one call,
+    so for them the regions of all J are made first.
     """
     if settings.kernel == "pallas":
         return kernels.tile_rows(project(regions[:, 0], projection), text, settings)[:, None]
-    captions = _Packed.make(text)
-    groups, images = regions.shape[:2]
-    bins, slots = captions.packing.caption.shape[1:]
+    count = regions.shape[2]
+    size = tile_size(settings, platform, count, regions.shape[3], text.units.shape[2])
+    captions, regions = _Packed.make(text, platform), _filled_up(regions, size.images)
+    groups, devices = regions.shape[:2]
+    bins, units = captions.norms.shape[1:]
     pooling = REGION_POOLINGS[settings.region_pooling]
 
-    def one_image(_: None, index: Array) -> tuple[None, Array]:
-        image = project(_at(regions, index, 2), projection)  # [g, p, N, D]
+    def some_images(_: None, first: Array) -> tuple[None, Array]:
+        images = size.tile(project(_from(regions, first, size.images), projection), captions.norms.dtype)
 
-        def one_bin(index: Array, similarity: Array) -> Array:
-            text = captions.tile(index)
-            r, _ = pooling.forward(image, text, settings)
-            pooled, _ = _pooled(r, text, settings)
-            similarity = jax.lax.dynamic_update_index_in_dim(similarity, pooled, index, axis=2)
-            return similarity
+        def one_bin(index: Array, relevance: Array) -> Array:
+            r, _ = pooling.forward(images, captions.tile(index), settings)
+            relevance = jax.lax.dynamic_update_index_in_dim(relevance, r, index, axis=2)
+            return relevance
 
-        empty = jnp.zeros((groups, images, bins, slots), captions.norms.dtype)
-        by_slot = jax.lax.fori_loop(0, captions.used, one_bin, empty).reshape(groups, images, -1)
-        return None, jnp.take_along_axis(by_slot, captions.packing.first_slot[:, None], axis=2)
+        empty = jnp.zeros((groups, devices, bins, units, size.images), captions.norms.dtype)
+        relevance = jax.lax.fori_loop(0, captions.used, one_bin, empty)
+        return None, captions.pooled(relevance, settings)
 
-    _, similarity = jax.lax.scan(one_image, None, jnp.arange(regions.shape[2]))  # [J, g, p, I]
-    return settings.contrast_temperature * jnp.moveaxis(similarity, 0, 2)
+    _, similarity = jax.lax.scan(some_images, None, jnp.arange(0, regions.shape[2], size.images))  # [.., g, p, I, m]
+    similarity = jnp.transpose(similarity, (1, 2, 0, 4, 3)).reshape(groups, devices, -1, similarity.shape[3])
+    return settings.contrast_temperature * similarity[:, :, :count]
 
 
 def tile_gradients(
     regions: Float[Array, "g p J N F"],
     text: Captions,
+    similarity: Float[Array, "g p J I"],
     d_similarity: Float[Array, "g p J I"],
     settings: LossSettings,
+    platform: str,
     projection: Float[Array, "F D"] | None = None,
     start: Float[Array, "g p J N F"] | None = None,
 ) -> TileGradients:
-    """Gradients of `tile_rows` with respect to its arrays, from that of its result, `d_similarity`.
+    """Gradients of `tile_rows` with respect to its arrays, from its result and the gradient of that.
 
+    A similarity that is -inf has been left out of the loss, and its gradient is 0.
     Those of the text have the precision of the norms. `start` may be given where there is no projection: the gradient
     of the regions is then added to it, in the precision of `start`.
     """
@@ -259,54 +281,73 @@ def tile_gradients(
         d_regions, d_projection = pull_back(regions[:, 0], projection, d_made, apart=1)
         d_projection = None if d_projection is None else d_projection[:, None]
         return TileGradients(d_regions[:, None], d_units, d_norms, d_projection)
-    captions = _Packed.make(text)
-    groups, images = regions.shape[:2]
+    count = regions.shape[2]
+    size = tile_size(settings, platform, count, regions.shape[3], text.units.shape[2])
+    captions, regions = _Packed.make(text, platform), _filled_up(regions, size.images)
+    d_regions = jnp.zeros(regions.shape, regions.dtype) if start is None else _filled_up(start, size.images)
+    groups, devices = regions.shape[:2]
     pooling, wide = REGION_POOLINGS[settings.region_pooling], captions.norms.dtype
+    # dr = dS temp3 temp2 exp(temp2 r - S / temp3), with 0 for units that are not there.
+    scale = settings.contrast_temperature
+    d_scaled = settings.pooling_temperature * scale * d_similarity
+    logarithm = jnp.where(similarity > -jnp.inf, similarity, jnp.inf) / scale
     # Empty slots belong to caption I (see Packing), whose gradient is 0.
-    d_pooled = jnp.pad(settings.contrast_temperature * d_similarity, ((0, 0),) * 3 + ((0, 1),))
+    pooled = jnp.pad(jnp.stack([d_scaled, logarithm]), ((0, 0),) * 4 + ((0, 1),))  # [2, g, p, J, I + 1]
+    pooled = jax.vmap(lambda array: _filled_up(array, size.images))(pooled)
 
-    def one_image(carry: PyTree, index: Array) -> tuple[PyTree, None]:
+    def some_images(carry: PyTree, first: Array) -> tuple[PyTree, None]:
         d_all, d_projection, *d_text = carry
-        own, d_image = _at(regions, index, 2), _at(d_pooled, index, 2)
-        image = project(own, projection)
+        own = _from(regions, first, size.images)
+        of_images = jax.lax.dynamic_slice_in_dim(pooled, first, size.images, axis=3)
+        by_slot = jnp.take_along_axis(  # [2, g, p, bins * slots, m]
+            jnp.swapaxes(of_images, 3, 4), captions.packing.caption.reshape(1, groups, 1, -1, 1), axis=3
+        ).reshape(2, groups, devices, *captions.packing.caption.shape[1:], size.images)
+        images = size.tile(project(own, projection), wide)
 
-        def one_bin(index: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-            d_regions, d_units, d_norms = carry
+        def one_bin(index: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
+            d_regions, d_total, d_units, d_norms = carry
             text = captions.tile(index)
-            r, saved = pooling.forward(image, text, settings)
-            _, share = _pooled(r, text, settings)
-            caption = _at(captions.packing.caption, index, 1)
-            d_slots = jnp.take_along_axis(d_image, caption[:, None], axis=2)  # [g, p, slots]
-            d_r = (in_slots(share, text) * d_slots[..., None]).reshape(r.shape) * settings.pooling_temperature
-            d_tile = pooling.backward(image, text, saved, d_r, settings)
+            r, saved = pooling.forward(images, text, settings)
+            d_slots, logarithm = _at(by_slot, index, 3)[:, :, :, :, None]  # [g, p, slots, 1, m]
+            d_r = d_slots * jnp.exp(settings.pooling_temperature * in_slots(r, text.slots) - logarithm)
+            d_r = jnp.where(present(text.slots, 1), d_r, 0).reshape(r.shape)
+            d_tile = pooling.backward(images, text, saved, d_r, settings)
             return (
                 d_regions + d_tile.regions,
+                d_total + d_tile.total,
                 _add_at(d_units, d_tile.units, index),
                 _add_at(d_norms, d_tile.norms, index),
             )
 
-        so_far = _at(d_all, index, 2).astype(wide)
-        so_far = so_far if projection is None else jnp.zeros(image.shape, wide)
-        d_regions, *d_text = jax.lax.fori_loop(0, captions.used, one_bin, (so_far, *d_text))
+        so_far = jnp.zeros(images.regions.shape, wide)
+        if projection is None:
+            so_far = size.filled_up(_from(d_all, first, size.images).astype(wide))
+        nothing = jnp.zeros(images.total.shape, wide)
+        d_regions, d_total, *d_text = jax.lax.fori_loop(0, captions.used, one_bin, (so_far, nothing, *d_text))
+        d_regions = d_regions[:, :, :, : images.count] + d_total[:, :, :, None]
         d_own, d_here = pull_back(own, projection, d_regions, apart=2)
-        d_all = jax.lax.dynamic_update_index_in_dim(d_all, d_own.astype(d_all.dtype), index, axis=2)
+        d_all = jax.lax.dynamic_update_slice_in_dim(d_all, d_own.astype(d_all.dtype), first, axis=2)
         return (d_all, jax.tree.map(jnp.add, d_projection, d_here), *d_text), None
 
-    # The gradients of text and projection are kept for each of the p images at once, which lie on different devices:
-    # they are summed over devices once, after the loop, and not in every tile.
+    # The gradients of text and projection are kept for each of the p devices: they are summed over devices once, after
+    # the loop, and not in every tile.
     d_shared = jax.tree.map(
-        lambda array: jnp.zeros((groups, images, *array.shape), wide),
+        lambda array: jnp.zeros((groups, devices, *array.shape), wide),
         (projection, *(array[0] for array in (captions.units, captions.norms))),
     )
-    d_regions = jnp.zeros(regions.shape, regions.dtype) if start is None else start
-    totals, _ = jax.lax.scan(one_image, (d_regions, *d_shared), jnp.arange(regions.shape[2]))
+    totals, _ = jax.lax.scan(some_images, (d_regions, *d_shared), jnp.arange(0, regions.shape[2], size.images))
     d_regions, d_projection, *d_text_totals = totals
     d_units, d_norms = (jax.vmap(unpacked)(captions.packing, total.sum(axis=1)) for total in d_text_totals)
-    return TileGradients(d_regions, d_units, d_norms, d_projection)
+    return TileGradients(d_regions[:, :, :count], d_units, d_norms, d_projection)
 
 
 def _at(array: Array, index: Int[Array, ""], axis: int) -> Array:
     found: Array = jax.lax.dynamic_index_in_dim(array, index, axis, keepdims=False)
+    return found
+
+
+def _from(array: Shaped[Array, "g p J *N"], first: Int[Array, ""], images: int) -> Shaped[Array, "g p m *N"]:
+    found: Array = jax.lax.dynamic_slice_in_dim(array, first, images, axis=2)
     return found
 
 

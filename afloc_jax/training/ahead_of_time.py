@@ -1,8 +1,9 @@
 """The training step compiled for devices that are not at hand, to see whether a run fits their memory.
 
-TPU topologies are compiled by the TPU compiler of `jax[tpu]`, which needs no TPU. `cpu:N` is compiled by the CPU
-compiler of this machine, split over N devices. The program is the one that launch.py would run: the same model, loss,
-optimiser and shardings. Call `topology.prepare_platform` before importing JAX, and so before importing this module.
+TPU topologies are compiled by the TPU compiler of `jax[tpu]`, which needs no TPU, those of GPUs by the compiler of
+`jax[cuda13]`, which needs no GPU. `cpu:N` is compiled by the CPU compiler of this machine, split over N devices. The
+program is the one that launch.py would run: the same model, loss, optimiser and shardings. Call
+`topology.prepare_platform` before importing JAX, and so before importing this module.
 """
 
 import bisect
@@ -18,17 +19,22 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.stages import Lowered
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.losses import contrastive_losses
+from afloc_jax.losses.packing import SLOT, bin_slots
 from afloc_jax.losses.ring import fits_around
+from afloc_jax.losses.tile_size import tile_size
 from afloc_jax.settings import Json
 from afloc_jax.training.assembly import Assembly, assemble
 from afloc_jax.training.buffers import Buffer, largest_buffers
+from afloc_jax.training.gpu_cards import CARDS
 from afloc_jax.training.gradients import token_batch
+from afloc_jax.training.launches import launches
 from afloc_jax.training.mesh import batch_sharding, build_mesh, replicated
 from afloc_jax.training.settings import RunConfig
+from afloc_jax.training.topology import hosts_and_cards
 
 Part = Literal["step", "loss"]
 
@@ -44,6 +50,23 @@ _BYTES = {"K": 2**10, "M": 2**20, "G": GIB}
 RESOLUTION = 1 / 32  # the relative precision of the search for the largest batch
 
 
+# Words and sentences of a caption, for the loops over bins: the mean of MIMIC-CXR's training reports is about this.
+MEAN_UNITS = {"word": 36, "sentence": 6}
+
+
+@dataclasses.dataclass(frozen=True)
+class Tile:
+    """What a device computes at once of a local level.
+
+    `bins` is how many tiles `images` images need for all captions that come by at once, if each has `mean_units` units.
+    """
+
+    images: int
+    units: int
+    mean_units: int
+    bins: int
+
+
 @dataclasses.dataclass(frozen=True)
 class MemoryReport:
     """The memory and work of a compiled program on each chip.
@@ -57,6 +80,9 @@ class MemoryReport:
         collectives: name -> number of instructions in the program; one inside a loop counts once.
         kernels: number of instructions that call a Pallas kernel; one inside a loop counts once.
         largest_buffers: see buffers.py.
+        tiles: of the word and the sentence level (losses/tile_size.py); empty where there are none.
+        launches_per_step: on GPUs, the kernels, copies and collectives that a step starts, loops multiplied out. Loops
+            over bins of captions are counted at the mean length that `tiles` states.
     """
 
     topology: str
@@ -73,10 +99,16 @@ class MemoryReport:
     collectives: dict[str, int] = dataclasses.field(default_factory=dict)
     kernels: int | None = None
     largest_buffers: Sequence[Buffer] = ()
+    tiles: dict[str, Tile] = dataclasses.field(default_factory=dict)
+    launches_per_step: int | None = None
 
     def to_json(self) -> dict[str, Json]:
         """The report as `afloc compile --json` prints it."""
-        return {**vars(self), "largest_buffers": [buffer.to_json() for buffer in self.largest_buffers]}
+        return {
+            **vars(self),
+            "largest_buffers": [buffer.to_json() for buffer in self.largest_buffers],
+            "tiles": {level: vars(tile) for level, tile in self.tiles.items()},
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,14 +134,27 @@ def topology_devices(topology: str) -> list[jax.Device]:
         if len(devices) < int(shape):
             raise UserError(f"--topology {topology}: JAX started with {len(devices)} devices; use a new process")
         return devices[: int(shape)]
+    card = CARDS.get(kind)
+    needed, extra = ("GPU", "cuda13") if card else ("TPU", "tpu")
     try:
-        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
+        if card:
+            shape = hosts_and_cards(topology)
+            found = topologies.get_topology_desc(platform="cuda", topology=shape, target_config=card.description())
+        else:
+            found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
     except Exception as error:
         first = (str(error).splitlines() or [""])[0]
         raise UserError(
-            f"--topology {topology}: no such topology, or no TPU compiler ({first}); "
-            'the compiler comes with pip install "jax[tpu]" and needs no TPU'
+            f"--topology {topology}: no such topology, or no {needed} compiler ({first}); "
+            f'the compiler comes with pip install "jax[{extra}]" and needs no {needed}'
         ) from error
+    return list(found.devices)
+
+
+def memory_limit(topology: str) -> int | None:
+    """The bytes of a device that programs may use; None for cpu."""
+    kind = topology.partition(":")[0]
+    return CARDS[kind].usable() if kind in CARDS else HBM_BYTES.get(kind)
 
 
 def compile_step(config: RunConfig, topology: str, part: Part = "step") -> MemoryReport:
@@ -127,10 +172,12 @@ def compile_step(config: RunConfig, topology: str, part: Part = "step") -> Memor
     if batch % len(devices):
         raise UsageError(f"a global batch of {batch} does not divide over {len(devices)} chips")
     config.check_batch(len(devices))
-    limit = HBM_BYTES.get(topology.partition(":")[0])
-    report = functools.partial(MemoryReport, topology, part, len(devices), batch, limit)
+    limit = memory_limit(topology)
+    assembly = assemble(config, build_mesh(devices, config.training.fsdp))
+    tiles = tiles_of_levels(assembly)
+    report = functools.partial(MemoryReport, topology, part, len(devices), batch, limit, tiles=tiles)
     try:
-        compiled = _lower(config, devices, part).compile()
+        compiled = _lower(assembly, part).compile()
     except UserError:  # a wrong setting, named by the code that it belongs to
         raise
     except Exception as error:
@@ -153,6 +200,7 @@ def compile_step(config: RunConfig, topology: str, part: Part = "step") -> Memor
         collectives=dict(Counter(_COLLECTIVE.findall(program))),
         kernels=len(_KERNEL.findall(program)),
         largest_buffers=largest_buffers(program),
+        launches_per_step=_launches(program, tiles) if topology.partition(":")[0] in CARDS else None,
     )
 
 
@@ -165,7 +213,7 @@ def largest_batch(config: RunConfig, topology: str, part: Part = "step") -> Larg
         UsageError: the topology has no memory limit, or the settings allow no batch.
         UserError: see `compile_step`.
     """
-    if topology.partition(":")[0] not in HBM_BYTES:
+    if memory_limit(topology) is None:
         raise UsageError(
             f"--topology {topology}: has no limit that a batch could be too large for; give --global_batch"
         )
@@ -210,20 +258,47 @@ def allowed_batches(config: RunConfig, chips: int, most: int = 2**20) -> list[in
     return batches
 
 
-def _lower(config: RunConfig, devices: Sequence[jax.Device], part: Part) -> Lowered:
-    assembly = assemble(config, build_mesh(devices, config.training.fsdp))
+def tiles_of_levels(assembly: Assembly) -> dict[str, Tile]:
+    """The tiles of the local levels; empty where the loss is not computed in tiles of XLA's."""
+    loss, mesh = assembly.config.loss, assembly.mesh
+    if loss.kernel == "pallas" or loss.contrast_unit == "unit" or loss.implementation == "definition":
+        return {}
+    image, text = _embeddings_like(assembly)
+    here = min(assembly.config.training.batch_size // mesh.size, loss.contrast_group or len(text.report))
+    platform = mesh.devices.flat[0].platform
+    shapes = {"word": (image.shallow, text.words), "sentence": (image.deep, text.sentences)}
+    found = {}
+    for level, (regions, units) in shapes.items():
+        size = tile_size(loss, platform, here, math.prod(regions.shape[1:-1]), units.shape[1])
+        slots, length = bin_slots(units.shape[1], size.units), MEAN_UNITS[level]
+        found[level] = Tile(size.images, slots * SLOT, length, -(-here * -(-length // SLOT) // slots))
+    return found
+
+
+def _launches(program: str, tiles: dict[str, Tile]) -> int:
+    """Loops over bins, the only ones of unknown length, are taken to run as often as captions of mean length need."""
+    return round(launches(program, lambda origin: next((t.bins for level, t in tiles.items() if level in origin), 1)))
+
+
+def _embeddings_like(assembly: Assembly) -> tuple[PyTree, PyTree]:
+    """Shapes and types of what the model returns for a batch: the levels of images and of texts."""
+    embed = functools.partial(assembly.model.apply, with_factors=assembly.config.loss.low_rank)
+    image, text = jax.eval_shape(
+        lambda variables, batch: embed(variables, batch["image"], token_batch(batch)),
+        assembly.variables_like,
+        assembly.batch_like(),
+    )
+    return image, text
+
+
+def _lower(assembly: Assembly, part: Part) -> Lowered:
     return assembly.lower() if part == "step" else _lower_loss(assembly)
 
 
 def _lower_loss(assembly: Assembly) -> Lowered:
     """The losses and their gradients, as a function of embeddings of the shapes that the model returns."""
     settings, mesh = assembly.config.loss, assembly.mesh
-    embed = functools.partial(assembly.model.apply, with_factors=settings.low_rank)
-    image, text = jax.eval_shape(
-        lambda variables, batch: embed(variables, batch["image"], token_batch(batch)),
-        assembly.variables_like,
-        assembly.batch_like(),
-    )
+    image, text = _embeddings_like(assembly)
     if settings.low_rank:  # the loss reads the factors of the shallow map; a run never computes the map itself
         image = image.replace(shallow=None)
     leaves, tree = jax.tree.flatten((image, text))

@@ -4,7 +4,9 @@ import os
 import re
 
 from afloc_jax.errors import UsageError
+from afloc_jax.training.gpu_cards import CARDS
 
+KINDS = f"v5e:16x16, v6e:16x16, v5p:8x8x8, v4:4x4x4, {':8, '.join(CARDS)}:8, h100:4x8 (hosts x cards) or cpu:8"
 _ACCELERATORS = {"v5e": "v5litepod-16", "v6e": "v6e-16", "v5p": "v5p-16", "v4": "v4-16"}
 
 
@@ -19,14 +21,27 @@ def prepare_platform(topology: str) -> None:
     if kind == "cpu":
         if not shape.isdigit() or int(shape) < 1:
             raise UsageError(f"--topology {topology}: write cpu:N with the number of devices, e.g. cpu:8")
-        given = os.environ.get("XLA_FLAGS", "")
-        os.environ["XLA_FLAGS"] = f"{given} --xla_force_host_platform_device_count={shape}".strip()
+        _add_xla_flags(f"--xla_force_host_platform_device_count={shape}")
+        return
+    if kind in CARDS and re.fullmatch(r"([1-9]\d*x)?[1-9]\d*", shape):
+        # There is no card on which candidates for a product could be timed.
+        _add_xla_flags("--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false")
         return
     if kind not in _ACCELERATORS or not re.fullmatch(r"\d+(x\d+){1,2}", shape):
-        raise UsageError(f"--topology {topology}: write v5e:16x16, v6e:16x16, v5p:8x8x8, v4:4x4x4 or cpu:8")
+        raise UsageError(f"--topology {topology}: write {KINDS}")
     # Otherwise the TPU library would query the cloud's metadata server.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", _ACCELERATORS[kind])
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     # No TPU is used, so several such processes may run at once, also beside one that uses a TPU.
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "true")
+
+
+def hosts_and_cards(topology: str) -> str:
+    """The shape of a topology of GPUs as PJRT takes it, "1 x hosts x cards of a host": h100:8 is 1x1x8."""
+    shape = topology.partition(":")[2]
+    return f"1x{shape}" if "x" in shape else f"1x1x{shape}"
+
+
+def _add_xla_flags(flags: str) -> None:
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()

@@ -17,19 +17,20 @@ from cases import (
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from afloc_jax.errors import UsageError
-from afloc_jax.losses import contrastive_losses, definition, region_pooling, tiled
+from afloc_jax.losses import contrastive_losses, definition, region_pooling, tile_size, tiled
 from afloc_jax.losses.low_rank import reduce_rank
 from afloc_jax.losses.settings import PUBLISHED, LossSettings
 
 POOLINGS = ["attention", "logsumexp"]
 
 
-def both(case, settings=PUBLISHED, devices=1):
+def both(case, settings=PUBLISHED, devices=1, platform=None):
     """`(parts, gradients)` of the tiled implementation and of the definition."""
     regions, units, counts = case
 
     def tiles(regions, units):
-        return tiled.grouped_similarity(regions[None], units[None], counts[None], settings, devices=devices)[0]
+        groups = regions[None], units[None], counts[None]
+        return tiled.grouped_similarity(*groups, settings, devices=devices, platform=platform)[0]
 
     def formula(regions, units):
         return definition.local_similarity(regions, units, counts, settings)
@@ -55,6 +56,19 @@ def test_value_and_gradients_are_those_of_the_definition(pooling, regions, units
     assert_all_close(gradients, expected_gradients, atol=1e-10, rtol=0)
     for caption, count in zip(gradients[1], counts, strict=True):
         assert not caption[count:].any(), "padding must get no gradient"
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(("pooling", "temperature"), [("attention", 4.0), ("attention", 30.0), ("logsumexp", 4.0)])
+@pytest.mark.parametrize(("memory", "devices", "images"), [("auto", 1, 14), (1, 1, 3), (1, 2, 3), (2, 2, 4)])
+def test_tiles_of_several_images_give_the_same(pooling, temperature, memory, devices, images, monkeypatch):
+    monkeypatch.setattr(tile_size, "BYTES", 2**20 // (256 * 13 * 3))  # a MiB holds three images
+    settings = LossSettings(attention_temperature=temperature, region_pooling=pooling, tile_memory=memory)
+    assert tile_size.tile_size(settings, "gpu", 14 // devices, 13, 40).images == images
+    case = random_case(14, 13, 40, 8, [40, 1, 17, 8, 9, 33, 2, 3, 25, 40, 16, 7, 12, 5])
+    (parts, gradients), (expected, expected_gradients) = both(case, settings, devices, "gpu")
+    assert_all_close(parts, expected, rtol=1e-12, atol=1e-12)
+    assert_all_close(gradients, expected_gradients, atol=1e-10, rtol=0)
 
 
 def test_float32_agrees_to_1e_5():

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from afloc_jax.cli import main
-from afloc_jax.errors import UsageError
+from afloc_jax.errors import UsageError, UserError
 from afloc_jax.training import ahead_of_time
 from afloc_jax.training.buffers import Buffer
 from afloc_jax.training.settings import RunConfig
@@ -39,6 +39,12 @@ def test_a_run_on_four_devices_is_described():
     assert report["chips"] == 4 and report["global_batch"] == 16 and report["fits"] is True
     assert report["limit_bytes_per_chip"] is None
     assert report["peak_bytes_per_chip"] >= report["argument_bytes_per_chip"] + report["temporary_bytes_per_chip"] > 0
+    assert report["launches_per_step"] is None  # of GPUs
+    # Regions of the two maps are 8 x 8 and 4 x 4; a tile of a CPU is a MiB.
+    assert {level: (tile["images"], tile["units"]) for level, tile in report["tiles"].items()} == {
+        "word": (4, 96),
+        "sentence": (4, 96),
+    }
     # Two rings of the local levels, forward and backward; batch statistics and gradients are added up.
     assert report["collectives"]["collective-permute"] >= 4
     assert report["collectives"]["all-reduce"] > 0
@@ -55,6 +61,51 @@ def test_the_losses_alone_take_embeddings_and_hold_less():
     results = part["peak_bytes_per_chip"] - part["argument_bytes_per_chip"] - part["temporary_bytes_per_chip"]
     assert results < 1.1 * part["argument_bytes_per_chip"]
     assert part["temporary_bytes_per_chip"] < whole["temporary_bytes_per_chip"]
+
+
+GPU_COMPILER = pytest.mark.skipif(
+    not importlib.util.find_spec("jax_cuda13_plugin"), reason='needs the GPU compiler: pip install "jax[cuda13]"'
+)
+
+
+@GPU_COMPILER
+def test_cards_that_are_not_there_get_their_tiles_and_a_count_of_launches():
+    command = ("--global_batch", "16", "--set", "loss.low_rank=true", "--part", "loss", "--json")
+    one, two = (json.loads(compiled("--topology", topology, *command).stdout) for topology in ("h100:1", "h100:2"))
+    assert one["limit_bytes_per_chip"] == int(0.75 * 84942979072) and one["fits"]
+    assert one["tiles"]["word"] == {"images": 16, "units": 256, "mean_units": 36, "bins": 3}
+    assert two["tiles"]["word"]["images"] == 8
+    assert two["collectives"]["collective-permute"] >= 4
+    # Kernels of a tile's two passes, for three and one bins; two steps of the ring.
+    assert 100 < one["launches_per_step"] < two["launches_per_step"] < 2 * one["launches_per_step"]
+
+
+@GPU_COMPILER
+def test_cards_of_several_hosts_belong_to_as_many_processes():
+    code = (
+        "from afloc_jax.training.topology import prepare_platform; prepare_platform('h100:2x4');"
+        "from afloc_jax.training.ahead_of_time import topology_devices;"
+        "print([device.process_index for device in topology_devices('h100:2x4')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == [0] * 4 + [1] * 4
+
+
+def test_the_gpu_compiler_is_named_where_it_is_missing(monkeypatch):
+    def missing(**_):
+        raise RuntimeError("no cuda here")
+
+    monkeypatch.setattr(ahead_of_time.topologies, "get_topology_desc", missing)
+    with pytest.raises(UserError, match=r'no GPU compiler \(no cuda here\).*pip install "jax\[cuda13\]"'):
+        ahead_of_time.topology_devices("h100:8")
+
+
+def test_what_jax_takes_of_a_card_is_what_fits(monkeypatch):
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
+    assert ahead_of_time.memory_limit("a100:8") == 0.75 * 85100068864
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")
+    assert ahead_of_time.memory_limit("a100:8") == 0.5 * 85100068864
+    assert ahead_of_time.memory_limit("cpu:8") is None
 
 
 @pytest.mark.slow
@@ -118,7 +169,9 @@ def test_a_batch_that_does_not_divide_is_refused():
     [
         (["--topology", "cpu:none"], "write cpu:N"),
         (["--topology", "v5e:16"], "write v5e:16x16"),
-        (["--topology", "h100:8"], "write v5e:16x16"),
+        (["--topology", "h900:8"], "write v5e:16x16"),
+        (["--topology", "h100:8x"], "h100:4x8 (hosts x cards)"),
+        (["--topology", "a100:0"], "write v5e:16x16"),
         (["--topology", "cpu:8", "--set", "loss.sharpness=3"], "config.loss.sharpness: unknown key"),
         (["--topology", "cpu:8", "--global_batch", "1"], "training.batch_size = 1"),
         (["--topology", "cpu:2", "--largest"], "--topology cpu:2: has no limit"),
@@ -146,7 +199,8 @@ def test_a_refusal_for_want_of_memory_says_how_much_is_missing(words, monkeypatc
             raise RuntimeError(f"RESOURCE_EXHAUSTED: {words}")
 
     monkeypatch.setattr(ahead_of_time, "topology_devices", lambda topology: [None] * 16)
-    monkeypatch.setattr(ahead_of_time, "_lower", lambda config, devices, part: Lowered())
+    for name, stand_in in (("build_mesh", None), ("assemble", None), ("tiles_of_levels", {}), ("_lower", Lowered())):
+        monkeypatch.setattr(ahead_of_time, name, lambda *_, stand_in=stand_in: stand_in)
     report = ahead_of_time.compile_step(RunConfig(), "v5e:4x4").to_json()
     assert report["fits"] is False
     assert report["peak_bytes_per_chip"] == int(20.25 * 2**30)

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, PyTree
 from afloc_jax.errors import UsageError
 from afloc_jax.losses.kernels import attention
 from afloc_jax.losses.kernels.tile import HIDDEN, LANES, ROWS
-from afloc_jax.losses.packing import SLOT, Captions, Packing, bin_slots, pack, packed, unpacked
+from afloc_jax.losses.packing import SLOT, Captions, Packing, bin_slots, first_fit, pack, packed, unpacked
 from afloc_jax.losses.settings import LossSettings
 
 IMAGES = 8  # most images of one kernel call, whose result is [g, IMAGES, bins, 1, U]
@@ -114,7 +114,7 @@ def _prepared(
             f"of {length} units take {need / 2**20:.0f} MiB of a core's memory, more than "
             f"{attention.VMEM_LIMIT / 2**20:.0f}; set it to 'xla'"
         )
-    packing = jax.vmap(lambda counts: pack(counts, length, slots))(text.counts)
+    packing = jax.vmap(lambda counts: pack(counts, length, slots, first_fit(counts, length, slots)))(text.counts)
     in_bins = jax.vmap(packed)
     groups, bins = packing.caption.shape[:2]
     valid = packing.valid.reshape(groups, bins, -1)

@@ -1,0 +1,76 @@
+"""How many images and text units a tile takes on a kind of device, within a stated memory.
+
+A tile of m images, U units and N regions is the largest thing the loss holds. Its arrays [U, m, N] (scores, softmax,
+weights, their gradients) and its part of the regions' gradient take about BYTES for every unit, image and region.
+"""
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from afloc_jax.losses.packing import SLOT
+from afloc_jax.losses.region_pooling import TileImages
+from afloc_jax.losses.settings import LossSettings
+
+BYTES = 14  # in bfloat16, of the program compiled for an H100: its temporaries grow by so much (docs/scale.md)
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What suits a kind of device."""
+
+    units: int
+    memory: int  # MiB
+    multiple: int = 1  # to which regions are filled up
+
+
+# Two CPU cores are busy with one image, and a small tile stays in their cache. A GPU needs kernels of 10 microseconds
+# and more, and its matrix products need a multiple of 8 (docs/scale.md has the tiles tried on one). No TPU has run this
+# yet: it gets the tile of a CPU.
+KINDS = {"cpu": _Kind(96, 1), "gpu": _Kind(256, 1024, multiple=8), "tpu": _Kind(96, 1)}
+
+
+@dataclass(frozen=True)
+class TileSize:
+    """Images of each device and text units in a tile."""
+
+    images: int
+    units: int
+    multiple: int = 1
+
+    def tile(self, regions: Float[Array, "g p m N D"], wide: DTypeLike) -> TileImages:
+        """The images; their sums are taken in the type `wide`."""
+        return TileImages(self.filled_up(regions), regions.sum(axis=3, dtype=wide), regions.shape[3])
+
+    def filled_up(self, regions: Float[Array, "g p m N D"]) -> Float[Array, "g p m M D"]:
+        """Regions of zeros behind the others, where the device wants a multiple of some number."""
+        missing = -regions.shape[3] % self.multiple
+        return jnp.pad(regions, [(0, missing if axis == 3 else 0) for axis in range(5)]) if missing else regions
+
+
+def _kind(platform: str) -> _Kind:
+    return KINDS.get(platform, KINDS["gpu"])
+
+
+def tile_units(platform: str, longest: int) -> int:
+    """The text units of a tile, which holds the longest caption."""
+    return max(_kind(platform).units, -(-longest // SLOT) * SLOT)
+
+
+def tile_size(settings: LossSettings, platform: str, images: int, regions: int, longest: int) -> TileSize:
+    """The tile of a level.
+
+    Args:
+        platform: of the devices that the loss is compiled for; one that is not known is sized as a GPU.
+        images: of each device and contrast group.
+        regions: of an image.
+        longest: slots of the longest caption, which a tile has to hold.
+    """
+    kind = _kind(platform)
+    memory = (kind.memory if settings.tile_memory == "auto" else settings.tile_memory) * 2**20
+    units = tile_units(platform, longest)
+    at_most = max(1, memory // (BYTES * units * regions))
+    passes = -(-images // at_most)
+    return TileSize(-(-images // passes), units, kind.multiple)
