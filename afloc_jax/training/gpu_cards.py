@@ -12,7 +12,7 @@ class Card:
     """A kind of GPU. Sizes are bytes."""
 
     name: str
-    capability: tuple[int, int]  # of CUDA
+    capability: tuple[int, int]  # CUDA compute capability
     cores: int
     units_per_core: int
     threads_per_core: int

@@ -39,7 +39,7 @@ def test_a_run_on_four_devices_is_described():
     assert report["chips"] == 4 and report["global_batch"] == 16 and report["fits"] is True
     assert report["limit_bytes_per_chip"] is None
     assert report["peak_bytes_per_chip"] >= report["argument_bytes_per_chip"] + report["temporary_bytes_per_chip"] > 0
-    assert report["launches_per_step"] is None  # of GPUs
+    assert report["launches_per_step"] is None  # counted for GPUs
     # Regions of the two maps are 8 x 8 and 4 x 4; a tile of a CPU is a MiB.
     assert {level: (tile["images"], tile["units"]) for level, tile in report["tiles"].items()} == {
         "word": (4, 96),

@@ -169,7 +169,7 @@ def test_a_plateau_is_counted_on_where_a_run_was_stopped(config, tmp_path, monke
     """No loss counts as better than the first: the rate drops after the third validation, stopped before and after."""
     monkeypatch.setattr(loops, "Plateau", partial(Plateau, patience=1, threshold=1.0))
     config.optimizer.update(schedule="plateau", decay=0.5)
-    config.training.epochs = 4  # of three steps and a validation each
+    config.training.epochs = 4  # three steps and a validation each
     through, stopped = tmp_path / "through", tmp_path / "stopped"
     assert train(config, through) == 0
     for batch, step in ((8, 7), (3, 10)):  # two validations and six steps come before; then one, and two steps
