@@ -6,7 +6,9 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from signal import Signals
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +25,7 @@ from afloc_jax.training.failures import NonFiniteError, StopSignal
 from afloc_jax.training.mesh import SharedNumber, pad_batch, place_batch
 from afloc_jax.training.metrics import Writers
 from afloc_jax.training.optimizer import Plateau
+from afloc_jax.training.processes import say
 from afloc_jax.training.step import LossMetrics, StepMetrics, TrainState
 from afloc_jax.training.workdir import NONFINITE, Finished
 from data_pipelines.batches import Batch, training_batches, validation_batches
@@ -90,12 +93,12 @@ class Loop:
         # Metrics of dispatched steps. They are read one step late, so that the device never waits for the loop.
         self._unchecked: deque[tuple[int, StepMetrics, NDArray[np.int64]]] = deque()
         self._clock = _Clock()
-        leads = jax.process_index() == 0
+        self._next: _Placed | None = None  # the batch that lies on the devices already
         self._bar = tqdm(
             total=self.assembly.total_steps,
             initial=self.progress.step,
             unit="step",
-            disable=None if leads else True,
+            disable=None if jax.process_index() == 0 else True,  # None: on anything but a terminal
         )
 
     def run(self, stop: StopSignal) -> bool:
@@ -131,18 +134,23 @@ class Loop:
         return jax.process_count() == 1 and stop.received is not None
 
     def _step(self, batches: Iterator[Batch]) -> None:
-        """Dispatches a training step and reads the metrics of the one before."""
-        with self._clock.waiting():
-            batch = next(batches)
-        self.state, metrics = self.assembly.train_step(self.state, place_batch(batch, self.assembly.mesh))
-        self._unchecked.append((self.progress.step, metrics, np.asarray(batch["index"])))
+        """Dispatches a training step, moves the next batch to the devices, and reads the metrics of the step before."""
+        batch = self._next or self._fetch(batches)
+        self.state, metrics = self.assembly.train_step(self.state, batch.arrays)
+        self._unchecked.append((self.progress.step, metrics, batch.index))
         self.progress.step += 1
+        self._next = self._fetch(batches) if self.progress.step < self.assembly.total_steps else None
         self._check(keep=1)
         self._clock.count()
         self._bar.update()
         every = self._config.training.log_every
         if self.progress.step % every == 0 or self.progress.step == self.assembly.total_steps:
             self._log(metrics)
+
+    def _fetch(self, batches: Iterator[Batch]) -> "_Placed":
+        with self._clock.waiting():
+            batch = next(batches)
+        return _Placed(place_batch(batch, self.assembly.mesh), np.asarray(batch["index"]))
 
     def _batches(self) -> Iterator[Batch]:
         config, data = self._config, self.data
@@ -172,11 +180,21 @@ class Loop:
         values = metrics.named()
         timing = self._clock.read(self._config.training.batch_size)
         self.progress.seconds += timing.pop("seconds")
-        self.writers.write(self.progress.step, "train", {**values, **timing})
+        self.writers.write(self.progress.step, "train", {**values, **timing, **_device_memory()})
         shown = {"loss": f"{values['loss']:.3f}"}
         if "input_wait_fraction" in timing:
             shown["input_wait"] = f"{timing['input_wait_fraction']:.0%}"
         self._bar.set_postfix(shown, refresh=False)
+        if self._bar.disable:  # a log file gets a line instead of a bar that redraws itself
+            say(self._line(values["loss"], timing))
+
+    def _line(self, loss: float, timing: dict[str, float]) -> str:
+        step, total = self.progress.step, self.assembly.total_steps
+        line = f"step {step} of {total}, loss {loss:.3f}"
+        if "step_seconds" in timing:
+            left = timedelta(seconds=round((total - step) * timing["step_seconds"]))
+            line += f", {timing['examples_per_second']:.1f} examples/s, {left} left"
+        return line
 
     def _validate(self, stop: StopSignal) -> bool:
         """Computes the validation loss and updates early stopping and plateau. False when a signal interrupts it."""
@@ -250,6 +268,20 @@ def _process() -> dict[str, int]:
     return {"process_index": jax.process_index(), "process_count": jax.process_count()}
 
 
+def _device_memory() -> dict[str, float]:
+    """The most bytes in use so far on a device of this process; empty where the device does not count them (CPU)."""
+    found = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in jax.local_devices()]
+    counted = [most for most in found if most is not None]
+    return {"device_peak_bytes": max(counted)} if counted else {}
+
+
+class _Placed(NamedTuple):
+    """A batch on the devices, and which records it is made of."""
+
+    arrays: dict[str, jax.Array]
+    index: NDArray[np.int64]
+
+
 class _Clock:
     """The time of each log interval and the share of it spent waiting for data.
 
@@ -285,6 +317,10 @@ class _Clock:
     def read(self, batch_size: int) -> dict[str, float]:
         """The rates of the interval, which ends here; only `seconds` where no step has been timed yet."""
         seconds, steps = time.perf_counter() - self._began - self._apart, self._steps
-        rates = {"examples_per_second": steps * batch_size / seconds, "input_wait_fraction": self._waited / seconds}
+        rates = {
+            "examples_per_second": steps * batch_size / seconds,
+            "input_wait_fraction": self._waited / seconds,
+            "step_seconds": seconds / max(steps, 1),
+        }
         self._restart()
         return {"seconds": seconds, **(rates if steps > 0 else {})}

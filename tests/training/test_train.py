@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import time
 from functools import partial
@@ -132,7 +133,7 @@ def test_a_run_stopped_by_sigterm_goes_on_bit_for_bit(finished, config, tmp_path
     assert expected.keys() == found.keys() and len(found) > 50
     for name in expected:
         np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
-    timing = {"examples_per_second", "input_wait_fraction"}
+    timing = {"examples_per_second", "input_wait_fraction", "step_seconds"}
     for ours, theirs in zip(*(read_metrics(run / "metrics.jsonl") for run in (tmp_path, finished)), strict=True):
         assert {k: ours[k] for k in ours.keys() - timing} == {k: theirs[k] for k in theirs.keys() - timing}
 
@@ -226,10 +227,29 @@ def test_the_log_shows_how_long_steps_wait_for_their_batch(config, tmp_path, mon
     monkeypatch.setattr(loops.tqdm, "set_postfix", lambda self, told, refresh: shown.append(told))
     config.training.update(steps=3)
     assert train(config, tmp_path) == 0
-    line = [line for line in read_metrics(tmp_path / "metrics.jsonl") if line["split"] == "train"][-1]
-    waited = line["input_wait_fraction"] * config.training.batch_size / line["examples_per_second"]
-    assert 0.25 <= waited < 1
-    assert shown[-1]["input_wait"] == f"{line['input_wait_fraction']:.0%}"
+    # The first step compiles and is not timed. The second waits for the batch of the third, after which there is none.
+    line = [line for line in read_metrics(tmp_path / "metrics.jsonl") if line["split"] == "train"][1]
+    assert 0.25 <= line["input_wait_fraction"] * line["step_seconds"] < 1
+    assert line["examples_per_second"] * line["step_seconds"] == pytest.approx(config.training.batch_size)
+    assert shown[1]["input_wait"] == f"{line['input_wait_fraction']:.0%}"
+
+
+def test_the_next_batch_is_on_the_devices_before_a_step_is_waited_for(config, tmp_path, monkeypatch):
+    events, place, check = [], loops.place_batch, loops.Loop._check
+    monkeypatch.setattr(loops, "place_batch", lambda *given: (events.append("batch placed"), place(*given))[1])
+    monkeypatch.setattr(loops.Loop, "_check", lambda self, keep: (events.append("metrics read"), check(self, keep))[1])
+    config.training.update(steps=3, log_every=10)
+    assert train(config, tmp_path) == 0
+    assert events[:6] == ["batch placed"] * 2 + ["metrics read", "batch placed"] + ["metrics read"] * 2
+
+
+def test_a_log_file_gets_a_line_every_log_step(config, tmp_path, capsys):
+    config.training.update(steps=3)
+    assert train(config, tmp_path) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("step ")]
+    assert re.fullmatch(r"step 1 of 3, loss \d+\.\d{3}", lines[0]), "nothing has been timed yet"
+    assert re.fullmatch(r"step 2 of 3, loss \d+\.\d{3}, \d+\.\d examples/s, \d:\d\d:\d\d left", lines[1])
+    assert lines[2].endswith(" 0:00:00 left") and len(lines) == 3
 
 
 def test_a_damaged_last_checkpoint_costs_steps_but_not_the_run(finished, config, tmp_path, monkeypatch, capsys):
