@@ -93,10 +93,12 @@ def run(values: flags.FlagValues) -> int:
 
         launcher = Path(__file__).resolve()
         return run_sweep(Path(values.sweep), values.config, workdir, values.dry_run, launcher, values.debug)
-    if values.distributed:
-        from afloc_jax.training.processes import join
+    from afloc_jax.training.processes import check_alone, join
 
+    if values.distributed:
         join(values.coordinator, values.processes, values.process)
+    else:
+        check_alone(os.environ)
     from afloc_jax.training.settings import RunConfig
     from afloc_jax.training.train import train
 

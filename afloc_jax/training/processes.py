@@ -67,6 +67,24 @@ def _number(environment: Mapping[str, str], name: str) -> int | None:
     return int(text)
 
 
+def check_alone(environment: Mapping[str, str]) -> None:
+    """Refuses a process that its surroundings started as one of several; call it where --distributed is not given.
+
+    Raises:
+        UsageError: srun, JAX's own variable or the list of hosts of a TPU slice says so.
+    """
+    counts = {
+        "SLURM_STEP_NUM_TASKS": _number(environment, "SLURM_STEP_NUM_TASKS"),
+        "JAX_NUM_PROCESSES": _number(environment, "JAX_NUM_PROCESSES"),
+        "TPU_WORKER_HOSTNAMES": len(environment.get("TPU_WORKER_HOSTNAMES", "").split(",")),
+    }
+    for name, count in counts.items():
+        if count is not None and count > 1:
+            raise UsageError(
+                f"this is one of {count} processes ({name}), and each would train a model of its own: add --distributed"
+            )
+
+
 def join(coordinator: str | None, processes: int | None, process: int | None) -> None:
     """Connects to the other processes; JAX sees the devices of all of them afterwards.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from afloc_jax.errors import UsageError
-from afloc_jax.training.processes import Rendezvous, rendezvous
+from afloc_jax.training.processes import Rendezvous, check_alone, rendezvous
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -151,3 +151,19 @@ def test_nothing_to_find_the_others_by_is_a_wrong_call(tmp_path):
         text=True, timeout=90, check=False,
     )  # fmt: skip
     assert done.returncode == 2 and "--coordinator=HOST:PORT" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("SLURM_STEP_NUM_TASKS", "8"), ("JAX_NUM_PROCESSES", "8"), ("TPU_WORKER_HOSTNAMES", ",".join("abcdefgh"))],
+)
+def test_one_of_several_processes_that_forgot_to_say_so_is_refused(variable, value):
+    with pytest.raises(UsageError, match=rf"one of 8 processes \({variable}\).*add --distributed"):
+        check_alone({variable: value})
+
+
+@pytest.mark.parametrize(
+    "environment", [{}, {"SLURM_STEP_NUM_TASKS": "1", "SLURM_NTASKS": "8"}, {"TPU_WORKER_HOSTNAMES": "localhost"}]
+)
+def test_a_process_that_is_alone_may_train(environment):
+    check_alone(environment)
