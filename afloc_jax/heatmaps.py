@@ -62,8 +62,8 @@ class HeatmapSettings(Settings, section="localization"):
         return (chosen[..., None] * texts.sentences).sum(axis=1) / chosen.sum(axis=1, keepdims=True).clip(1)
 
     def map(
-        self, regions: Float[AnyArray, "*#b h w D"], text: Float[AnyArray, "*#b D"], size: int, input_size: int
-    ) -> Float[Array, "*b size size"]:
+        self, regions: Float[AnyArray, "*b h w D"], text: Float[AnyArray, "*c D"], size: int, input_size: int
+    ) -> Float[Array, "*d size size"]:
         """Un-normalised heat maps of side `size`. `input_size` is the side of the network's input in pixels."""
         if self.similarity == "presence":
             cells = presence_map(regions, text, self.presence_sharpness, self.presence_threshold, self.presence_growth)
@@ -73,7 +73,7 @@ class HeatmapSettings(Settings, section="localization"):
         return upsample(cells, size, input_size if self.cells == "receptive_field" else None)
 
 
-def similarity_map(regions: Float[AnyArray, "*#b h w D"], text: Float[AnyArray, "*#b D"]) -> Float[Array, "*b h w"]:
+def similarity_map(regions: Float[AnyArray, "*b h w D"], text: Float[AnyArray, "*c D"]) -> Float[Array, "*d h w"]:
     """The dot product of every region with the query (as published, not the cosine). Leading axes broadcast.
 
     Raises ValueError where the widths differ.
@@ -88,12 +88,12 @@ def similarity_map(regions: Float[AnyArray, "*#b h w D"], text: Float[AnyArray, 
 
 
 def presence_map(
-    regions: Float[AnyArray, "*#b h w D"],
-    text: Float[AnyArray, "*#b D"],
+    regions: Float[AnyArray, "*b h w D"],
+    text: Float[AnyArray, "*c D"],
     sharpness: float,
     threshold: float,
     growth: float = 0.0,
-) -> Float[Array, "*b h w"]:
+) -> Float[Array, "*d h w"]:
     """A soft step of the cosine c of every region with the query, in (0, 1). It is not part of the published recipe.
 
         map = 1 / (1 + exp(-sharpness (c - step)))        step = threshold - growth log2(e / 0.01)

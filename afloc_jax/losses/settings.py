@@ -11,7 +11,8 @@ from afloc_jax.settings import NOT_NEGATIVE, POSITIVE, Rule, Settings, setting
 # temperature neither sum underflows or overflows in float32: exp(-2 temp2), the value for r = -1, is at least 1e-35,
 # and exp(+-temp1 / 2) lies between 1e-9 and 1e9, so that the square of its sum over regions is safe as well.
 LARGEST_KERNEL_TEMPERATURE = 40.0
-TILE_MEMORY = Rule(lambda given: given == "auto" or given > 0, '"auto" or a number of MiB above 0')
+# A string, because a flag of launch.py keeps the type of the value in the config.
+TILE_MEMORY = Rule(lambda given: given == "auto" or (given.isdecimal() and int(given) > 0), '"auto" or MiB, as "512"')
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,8 @@ class LossSettings(Settings, section="loss"):
         implementation: "definition", "tiled" or "ring" (over the devices of a mesh). All give the same numbers. "auto"
             takes "ring" on several devices and "tiled" on one.
         kernel: what computes the tiles: "xla", or "pallas" (losses/kernels, for TPUs). Both give the same numbers.
-        tile_memory: the memory that a tile of the word or sentence level may take on a device, in MiB. "auto" takes
-            what suits the kind of device (tile_size.py).
+        tile_memory: the memory that a tile of the word or sentence level may take on a device: "auto" for what suits
+            the kind of device (tile_size.py), or MiB, such as "512".
         low_rank: whether the word level is computed in the width of the shallow features (low_rank.py). It gives the
             same numbers.
         weights: the weight of each level in the total.
@@ -67,7 +68,7 @@ class LossSettings(Settings, section="loss"):
     contrast_group: int = setting(0, Rule(lambda pairs: pairs == 0 or pairs > 1, "0 (the whole batch) or at least 2"))
     implementation: Literal["auto", "definition", "tiled", "ring"] = "auto"
     kernel: Literal["xla", "pallas"] = "xla"
-    tile_memory: Literal["auto"] | int = setting("auto", TILE_MEMORY)
+    tile_memory: str = setting("auto", TILE_MEMORY)
     low_rank: bool = False
     weights: LevelWeights = LevelWeights()
 

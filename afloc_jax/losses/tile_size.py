@@ -69,7 +69,7 @@ def tile_size(settings: LossSettings, platform: str, images: int, regions: int, 
         longest: slots of the longest caption, which a tile has to hold.
     """
     kind = _kind(platform)
-    memory = (kind.memory if settings.tile_memory == "auto" else settings.tile_memory) * 2**20
+    memory = (kind.memory if settings.tile_memory == "auto" else int(settings.tile_memory)) * 2**20
     units = tile_units(platform, longest)
     at_most = max(1, memory // (BYTES * units * regions))
     passes = -(-images // at_most)

@@ -83,7 +83,12 @@ def check_workdir(config: RunConfig, workdir: Path) -> None:
         other = json.loads(path.read_text())
     except ValueError as error:
         raise UsageError(f"{path}: not readable as JSON; restore it or choose another --workdir") from error
-    found = differences(config.plain(), other)
+    defaults = flatten_dict(RunConfig().plain(), sep=".")
+    found = {  # a setting that came after the workdir was made had its default there
+        key: (ours, theirs)
+        for key, (ours, theirs) in differences(config.plain(), other).items()
+        if theirs is not None or key not in defaults or ours != defaults[key]
+    }
     if found:
         named = list(found.items())[:_NAMED_DIFFERENCES]
         listed = "; ".join(f"{key}: there {theirs!r}, now {ours!r}" for key, (ours, theirs) in named)

@@ -110,6 +110,8 @@ def test_all_equal_features_give_the_loss_of_guessing(implementation):
         ({"contrast_group": 1}, r"loss\.contrast_group = 1: must be 0 \(the whole batch\) or at least 2"),
         ({"contrast_groups": 2}, r"loss\.contrast_groups: unknown key; did you mean contrast_group"),
         ({"implementation": "fast"}, "'fast': must be one of auto, definition, tiled, ring"),
+        ({"tile_memory": "0"}, "loss.tile_memory = '0': must be \"auto\" or MiB"),
+        ({"tile_memory": "large"}, "loss.tile_memory = 'large': must be \"auto\" or MiB"),
         ({"implementation": "definition", "low_rank": True}, "low_rank = True: needs loss.implementation = 'tiled'"),
         ({"region_pooling": "max"}, "'max': must be one of attention, logsumexp"),
         ({"contrast_unit": "unit", "region_pooling": "logsumexp", "low_rank": True}, "contrast_unit = 'caption'"),

@@ -1,5 +1,7 @@
 """Properties of captions packed into bins, against a plain loop of first-fit decreasing."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,12 @@ from hypothesis import strategies as st
 from afloc_jax.losses import packing as packing_module
 from afloc_jax.losses.packing import SLOT, bin_slots, packed, unpacked
 
-pack = jax.jit(packing_module.pack, static_argnums=(1, 2))
+
+@partial(jax.jit, static_argnums=(1, 2))
+def pack(counts, length, slots):
+    return packing_module.pack(counts, length, slots, packing_module.first_fit(counts, length, slots))
+
+
 round_trip = jax.jit(lambda packing, units: unpacked(packing, packed(packing, units)))
 
 

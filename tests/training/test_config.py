@@ -9,7 +9,7 @@ from afloc_jax.errors import UsageError
 from afloc_jax.files import Path
 from afloc_jax.settings import plain
 from afloc_jax.training.settings import RunConfig
-from afloc_jax.training.workdir import claim_workdir, differences
+from afloc_jax.training.workdir import check_workdir, claim_workdir, differences
 from configs.afloc import get_config
 from configs.mimic_cxr import get_config as mimic_cxr_config
 from configs.resolved import get_config as resolved_config
@@ -138,7 +138,17 @@ def test_resolving_and_reading_back_gives_the_same_config(tmp_path):
 def test_a_config_of_an_earlier_version_is_the_same_config():
     """config.json of 35475ad, of a tiny run: the same command goes on in its working directory."""
     written = json.loads((Path(__file__).parent / "config_35475ad.json").read_text())
-    assert RunConfig.from_config(tiny_config()).plain() == written
+    assert RunConfig.from_config(written) == RunConfig.from_config(tiny_config())
+
+
+def test_a_workdir_of_an_earlier_version_goes_on_unless_a_later_setting_is_changed(tmp_path):
+    """loss.tile_memory came after 35475ad."""
+    (tmp_path / "config.json").write_text((Path(__file__).parent / "config_35475ad.json").read_text())
+    config = tiny_config()
+    check_workdir(RunConfig.from_config(config), Path(tmp_path))
+    config.loss.tile_memory = "64"
+    with pytest.raises(UsageError, match=r"another config \(loss\.tile_memory: there None, now '64'\)"):
+        check_workdir(RunConfig.from_config(config), Path(tmp_path))
 
 
 def test_a_workdir_of_another_config_is_refused_with_the_keys_that_differ(tmp_path):

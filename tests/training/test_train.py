@@ -117,7 +117,7 @@ def test_a_finished_run_says_so(finished, config, capsys):
 def test_a_run_stopped_by_sigterm_goes_on_bit_for_bit(finished, config, tmp_path, monkeypatch, capsys):
     handler = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
-        signal_at(patch, batch=1)
+        signal_at(patch, batch=2)
         assert train(config, tmp_path) == 128 + signal.SIGTERM
     assert "SIGTERM: saved at step 2; run the same command to go on" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) is handler
@@ -173,7 +173,7 @@ def test_a_plateau_is_counted_on_where_a_run_was_stopped(config, tmp_path, monke
     config.training.epochs = 4  # three steps and a validation each
     through, stopped = tmp_path / "through", tmp_path / "stopped"
     assert train(config, through) == 0
-    for batch, step in ((8, 7), (3, 10)):  # two validations and six steps come before; then one, and two steps
+    for batch, step in ((9, 7), (4, 10)):  # a batch is placed one step ahead; validations place theirs too
         with monkeypatch.context() as patch:
             signal_at(patch, batch=batch)
             assert train(config, stopped) == 128 + signal.SIGTERM
@@ -197,7 +197,7 @@ def test_a_run_with_a_split_state_stops_and_goes_on_split_or_whole(config, tmp_p
     for workdir, fsdp in ((same, 4), (other, 2)):
         config.training.fsdp = 4
         with monkeypatch.context() as patch:
-            signal_at(patch, batch=1)
+            signal_at(patch, batch=2)
             assert train(config, workdir) == 128 + signal.SIGTERM
         config.training.fsdp = fsdp
         assert train(config, workdir) == 0
@@ -254,7 +254,7 @@ def test_a_log_file_gets_a_line_every_log_step(config, tmp_path, capsys):
 
 def test_a_damaged_last_checkpoint_costs_steps_but_not_the_run(finished, config, tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
-        signal_at(patch, batch=5)  # one of those before it is for validation
+        signal_at(patch, batch=6)  # in step 5; one of those before it is for validation
         train(config, tmp_path)
     assert Checkpoints(tmp_path / "checkpoints", 2).steps() == [3, 5]
     path = next((tmp_path / "checkpoints/5/state/d").iterdir())

@@ -46,7 +46,7 @@ def test_an_image_backbone_and_a_bert_make_a_start_in_any_order(tmp_path, weight
     assert set(report.missing) == {f"img_encoder.{name}" for name in projections}
     assert "fc.weight" in report.left_out
     assert ("cls_projection_head.weight" in report.left_out) == bool(prefix)
-    assert any("to be trained before use" in note for note in report.notes)
+    assert any("must be trained before use" in note for note in report.notes)
     assert afloc_jax.load(tmp_path / "one").embed_texts(["small effusion"]).report.shape == (1, 32)
 
 
