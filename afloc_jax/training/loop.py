@@ -137,7 +137,7 @@ class Loop:
         """Dispatches a training step, moves the next batch to the devices, and reads the metrics of the step before."""
         batch = self._next or self._fetch(batches)
         self.state, metrics = self.assembly.train_step(self.state, batch.arrays)
-        self._unchecked.append((self.progress.step, metrics, batch.index))
+        self._unchecked.append((self.progress.step, metrics, batch.rows))
         self.progress.step += 1
         self._next = self._fetch(batches) if self.progress.step < self.assembly.total_steps else None
         self._check(keep=1)
@@ -279,7 +279,7 @@ class _Placed(NamedTuple):
     """A batch on the devices, and which records it is made of."""
 
     arrays: dict[str, jax.Array]
-    index: NDArray[np.int64]
+    rows: NDArray[np.int64]  # of the source
 
 
 class _Clock:
