@@ -28,6 +28,7 @@ MAY_CHANGE = (
     "training.log_every",
     "training.keep_best",
     "training.fsdp",
+    "loss.tile_memory",
     "evaluation",
 )
 _NAMED_DIFFERENCES = 8

@@ -142,12 +142,15 @@ def test_a_config_of_an_earlier_version_is_the_same_config():
 
 
 def test_a_workdir_of_an_earlier_version_goes_on_unless_a_later_setting_is_changed(tmp_path):
-    """loss.tile_memory came after 35475ad."""
-    (tmp_path / "config.json").write_text((Path(__file__).parent / "config_35475ad.json").read_text())
+    """As if loss.low_rank had come after 35475ad, as loss.tile_memory has."""
+    written = json.loads((Path(__file__).parent / "config_35475ad.json").read_text())
+    assert written["loss"].pop("low_rank") is False and "tile_memory" not in written["loss"]
+    (tmp_path / "config.json").write_text(json.dumps(written))
     config = tiny_config()
+    config.loss.tile_memory = "64"  # changes nothing but speed
     check_workdir(RunConfig.from_config(config), Path(tmp_path))
-    config.loss.tile_memory = "64"
-    with pytest.raises(UsageError, match=r"another config \(loss\.tile_memory: there None, now '64'\)"):
+    config.loss.low_rank = True
+    with pytest.raises(UsageError, match=r"another config \(loss\.low_rank: there None, now True\)"):
         check_workdir(RunConfig.from_config(config), Path(tmp_path))
 
 
