@@ -7,12 +7,17 @@ import cv2
 import numpy as np
 import pytest
 
+from benchmarks import house
 from tests import links
 from tests.inference.conftest import folder  # noqa: F401 (a fixture)
 
 
 def test_every_link_of_the_docs_leads_to_a_file_and_a_heading():
     assert list(links.broken(links.ROOT)) == []
+
+
+def test_no_line_of_the_docs_is_longer_than_120_characters():
+    assert house.long_lines(links.ROOT) == []
 
 
 @pytest.mark.parametrize(
