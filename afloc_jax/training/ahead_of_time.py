@@ -50,7 +50,7 @@ _BYTES = {"K": 2**10, "M": 2**20, "G": GIB}
 RESOLUTION = 1 / 32  # the relative precision of the search for the largest batch
 
 
-# Words and sentences of a caption, for the loops over bins: the mean of MIMIC-CXR's training reports is about this.
+# Words and sentences of a caption, for the loops over bins: the assumption of docs/scale.md, not a measurement.
 MEAN_UNITS = {"word": 36, "sentence": 6}
 
 

@@ -1,6 +1,7 @@
 """GPUs that `afloc compile` knows: what XLA's compiler asks of a card, so that none is needed.
 
-The numbers are those of XLA's own descriptions (openxla/xla, xla/backends/gpu/target_config/specs/, October 2026).
+The numbers are those of XLA's own descriptions, read in November 2026 (openxla/xla,
+xla/backends/gpu/target_config/specs/).
 """
 
 import os

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from afloc_jax.levels import ImageLevels, TextLevels
-from afloc_jax.losses import definition, tiled
+from afloc_jax.losses import definition, packing, tiled
 from afloc_jax.losses.contrast import contrast
 from afloc_jax.losses.low_rank import reduce_rank
 from afloc_jax.losses.settings import LossSettings
@@ -116,3 +116,23 @@ def assert_low_rank_gives_the_projected_loss(case, settings, devices=None):
     expected, expected_gradients = contrast_gradients(projected, *inputs)
     assert_all_close(parts, expected, rtol=1e-12)
     assert_all_close(gradients, expected_gradients, atol=1e-10)
+
+
+@partial(jax.jit, static_argnums=(1, 2))
+def pack(counts, length, slots):
+    """Captions in bins, placed and packed."""
+    return packing.pack(counts, length, slots, packing.first_fit(counts, length, slots))
+
+
+def first_fit_decreasing(counts, slots):
+    """The first slot of every caption, placed one by one, and how many slots of each bin are filled."""
+    needs = [-(-int(count) // packing.SLOT) for count in counts]
+    filled, starts = [], {}
+    for caption in sorted(range(len(needs)), key=lambda caption: -needs[caption]):
+        fitting = [number for number, taken in enumerate(filled) if taken + needs[caption] <= slots]
+        if not fitting:
+            filled.append(0)
+        chosen = fitting[0] if fitting else len(filled) - 1
+        starts[caption] = chosen * slots + filled[chosen]
+        filled[chosen] += needs[caption]
+    return [starts[caption] for caption in range(len(needs))], filled

@@ -1,19 +1,12 @@
 """Captions in bins: all units there once, no caption split over bins, few bins."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import first_fit_decreasing, pack
 
-from afloc_jax.losses import packing as packing_module
 from afloc_jax.losses.packing import SLOT, bin_slots, packed, unpacked
-
-
-@partial(jax.jit, static_argnums=(1, 2))
-def pack(counts, length, slots):
-    return packing_module.pack(counts, length, slots, packing_module.first_fit(counts, length, slots))
 
 
 @pytest.mark.parametrize(
@@ -44,22 +37,11 @@ def test_short_captions_use_few_bins():
     assert packing.used == 2  # 22 slots in bins of 13
 
 
-def first_fit_decreasing(counts, slots):
-    """The first slot of every caption, placed one by one."""
-    needs = [-(-count // SLOT) for count in counts]
-    filled, starts = [0] * len(counts), {}
-    for caption in sorted(range(len(counts)), key=lambda caption: -needs[caption]):
-        chosen = next(number for number, taken in enumerate(filled) if taken + needs[caption] <= slots)
-        starts[caption] = chosen * slots + filled[chosen]
-        filled[chosen] += needs[caption]
-    return [starts[caption] for caption in range(len(counts))], sum(taken > 0 for taken in filled)
-
-
 @pytest.mark.parametrize("slots", [13, 16, 32, 64])
 def test_captions_lie_where_first_fit_decreasing_puts_them(slots):
     rng = np.random.default_rng(slots)
     for captions in (1, 7, 128):
         counts = np.clip(rng.normal(36, 25, captions).astype(int), 1, 97)
         packing = pack(jnp.array(counts), 97, slots)
-        first_slot, used = first_fit_decreasing(counts, slots)
-        assert packing.first_slot.tolist() == first_slot and packing.used == used
+        first_slot, filled = first_fit_decreasing(counts, slots)
+        assert packing.first_slot.tolist() == first_slot and packing.used == len(filled)
