@@ -6,7 +6,9 @@ its files match its manifest. The last sealed step and the best ones by validati
 """
 
 import os
+import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -60,7 +62,8 @@ def damage(checkpoint: os.PathLike[str]) -> str:
 class Checkpoints:
     """The checkpoints of a run, in `folder`/<step>.
 
-    A save runs in the background; `poll` seals it when it is done. Call `close` at the end: it waits and seals.
+    A save copies the state into the memory of the host; a thread then writes and seals the copy, while training goes
+    on. A save waits only for the one before. Call `close` at the end: it waits until the last one is committed.
     """
 
     def __init__(self, folder: os.PathLike[str], keep_best: int) -> None:
@@ -73,7 +76,9 @@ class Checkpoints:
         self.folder = Path(folder).absolute()  # Orbax insists on absolute paths
         self.keep_best = keep_best
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._unsealed: tuple[int, float | None] | None = None
+        self._saving: tuple[int, Future[float]] | None = None  # the step, and the seconds until it was sealed
+        self._committed = 0
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._manager: ocp.CheckpointManager | None = None
 
     def _open(self) -> ocp.CheckpointManager:
@@ -100,48 +105,66 @@ class Checkpoints:
 
     def save(self, state: PyTree[Array], step: int, progress: Numbers, validation_loss: float | None) -> None:
         """Starts to save `state` and `progress` as `step`. A step that exists already is left as it is."""
-        self.seal()
+        self.commit()
         if step in self.steps():
             return
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress))
+        say(f"checkpoint of step {step}: saving in the background")
+        began = time.perf_counter()
         self._open().save(step, args=items)
-        self._unsealed = (step, validation_loss)
-        if jax.process_count() > 1:  # all processes must delete the same steps at the same moment
-            self.seal()
+        self._saving = step, self._thread.submit(self._seal, step, validation_loss, began)
 
-    def poll(self) -> None:
-        """Seals the save in the background if it has finished; returns at once otherwise."""
-        if self._unsealed and self._manager and not self._manager.is_saving_in_progress():
-            self.seal()
-
-    def seal(self) -> None:
-        """Waits for the save in the background, writes its manifest, and deletes the steps that are not kept."""
-        if self._unsealed is None:
-            return
-        step, loss = self._unsealed
-        manager = self._open()
-        manager.wait_until_finished()
-        self._unsealed = None
+    def _seal(self, step: int, validation_loss: float | None, began: float) -> float:
+        """Waits for Orbax and writes the manifest. Returns the seconds since `began`. It runs in the thread."""
+        self._open().wait_until_finished()
         folder = self.folder / str(step)
         if jax.process_index() == 0:
-            write_json(folder / MANIFEST, {"step": step, "validation_loss": loss, "files": _hashes(folder)})
+            write_json(folder / MANIFEST, {"step": step, "validation_loss": validation_loss, "files": _hashes(folder)})
+        return time.perf_counter() - began
+
+    def sealed(self) -> int:
+        """The last step that this process has sealed; 0 if there is none. Raises the error of a save that failed."""
+        if self._saving and self._saving[1].done():
+            self._saving[1].result()
+            return self._saving[0]
+        return self._committed
+
+    def poll(self, sealed: int) -> None:
+        """Commits the save in the background if all processes have sealed it; returns at once otherwise.
+
+        Args:
+            sealed: the smallest `sealed()` of all processes, or an earlier value of it. It must be the same on all,
+                because they delete the same steps at the same moment.
+        """
+        if self._saving and self._saving[0] == sealed:
+            self.commit()
+
+    def commit(self) -> None:
+        """Waits until the save in the background is sealed, and deletes the steps that are not kept."""
+        if self._saving is None:
+            return
+        step, saving = self._saving
+        self._saving = None
+        seconds = saving.result()
+        self._committed = step
         meet(f"sealed {step}")
+        say(f"checkpoint of step {step}: committed after {seconds:.1f} s")
         keep = {step, *self._by_loss()[: self.keep_best]}
         for other in self.steps():
             if other not in keep:
-                manager.delete(other)
+                self._open().delete(other)
 
     def enter_loss(self, step: int, validation_loss: float | None) -> None:
         """Writes the validation loss of a step that was saved before its validation."""
-        self.seal()
+        self.commit()
         if jax.process_index() == 0:
             path = self.folder / str(step) / MANIFEST
             write_json(path, read_json(path) | {"validation_loss": validation_loss})
         meet(f"entered {step}")
 
     def close(self) -> None:
-        """Finishes the save in the background, seals it, and closes the folder."""
-        self.seal()
+        """Waits until the save in the background is committed, and closes the folder."""
+        self.commit()
         if self._manager is not None:
             self._manager.close()
             self._manager = None

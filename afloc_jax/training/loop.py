@@ -90,6 +90,7 @@ class Loop:
     def __post_init__(self) -> None:
         self._config = self.assembly.config
         self._signal = SharedNumber(self.assembly.mesh)
+        self._sealed = SharedNumber(self.assembly.mesh)  # of negative steps, whose maximum is the earliest step
         # Metrics of dispatched steps. They are read one step late, so that the device never waits for the loop.
         self._unchecked: deque[tuple[int, StepMetrics, NDArray[np.int64]]] = deque()
         self._clock = _Clock()
@@ -119,7 +120,7 @@ class Loop:
                 self.checkpoints.enter_loss(progress.step, progress.last_loss)
             while progress.step < self.assembly.total_steps and not progress.stopped_early:
                 self._step(batches)
-                self.checkpoints.poll()
+                self.checkpoints.poll(-self._sealed(-self.checkpoints.sealed()))
                 with self._clock.apart():
                     validated = self._is_validation_step() and self._validate(stop)
                 stopping = self._stops(stop)

@@ -17,6 +17,7 @@ from typing import NoReturn
 import jax
 from jax.experimental import multihost_utils
 from orbax.checkpoint.multihost import get_barrier_sync_fn
+from tqdm import tqdm
 
 from afloc_jax.errors import UsageError
 
@@ -104,9 +105,9 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
 
 
 def say(message: str) -> None:
-    """Prints a line on stderr, once for all processes."""
+    """Prints a line on stderr, once for all processes. A progress bar stays below it."""
     if jax.process_index() == 0:
-        print(message, file=sys.stderr)
+        tqdm.write(message, file=sys.stderr)
 
 
 def meet(name: str) -> None:

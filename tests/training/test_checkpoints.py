@@ -2,12 +2,14 @@
 
 import json
 import shutil
+import threading
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from afloc_jax.errors import UserError
+from afloc_jax.training import checkpoints as module
 from afloc_jax.training.checkpoints import Checkpoints, damage
 
 
@@ -115,3 +117,29 @@ def test_saving_goes_on_after_a_restore(folder):
     assert Checkpoints(folder, 2).steps() == [2, 5]
     manifest = json.loads((folder / "5" / "manifest.json").read_text())
     assert manifest["validation_loss"] == 0.5 and len(manifest["files"]) > 5
+
+
+def test_a_save_returns_before_it_is_written_and_says_when_it_is(tmp_path, monkeypatch, capsys):
+    may_write, hashes = threading.Event(), module._hashes
+    monkeypatch.setattr(module, "_hashes", lambda folder: (may_write.wait(60), hashes(folder))[1])
+    checkpoints = Checkpoints(tmp_path, 1)
+    checkpoints.save(state(1), 1, {"step": 1}, 0.5)
+    checkpoints.poll(checkpoints.sealed())
+    assert checkpoints.sealed() == 0 and not (tmp_path / "1" / "manifest.json").exists()
+    assert capsys.readouterr().err == "checkpoint of step 1: saving in the background\n"
+    may_write.set()
+    checkpoints.close()
+    assert checkpoints.sealed() == 1 and not damage(tmp_path / "1")
+    assert "checkpoint of step 1: committed after " in capsys.readouterr().err
+
+
+def test_a_write_that_fails_is_raised_by_the_next_poll(tmp_path, monkeypatch):
+    def full(folder):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "_hashes", full)
+    checkpoints = Checkpoints(tmp_path, 1)
+    checkpoints.save(state(1), 1, {"step": 1}, 0.5)
+    with pytest.raises(OSError, match="No space left"):
+        while not checkpoints.sealed():
+            pass

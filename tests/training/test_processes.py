@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from afloc_jax.training.checkpoints import damage
 from afloc_jax.training.mesh import WHOLE_BELOW
 from afloc_jax.weights.folder import load_model
 from data_pipelines.prepared import prepare
@@ -64,7 +65,11 @@ def compare(counts, directory, tmp_path, *overrides):
 
 
 def test_two_processes_give_the_losses_of_one(directory, tmp_path):
-    compare((1, 2), directory, tmp_path)
+    """A checkpoint is saved after every step, and committed by both processes at the same later one."""
+    compare((1, 2), directory, tmp_path, "--config.training.checkpoint_every=1", "--config.training.keep_best=1")
+    for count in ("1", "2"):
+        assert [path.name for path in (tmp_path / count / "checkpoints").iterdir()] == ["4"]
+        assert not damage(tmp_path / count / "checkpoints" / "4")
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import threading
 import time
 from functools import partial
 
@@ -16,6 +17,7 @@ from ml_collections import ConfigDict
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.evaluation.report.training import read_metrics
 from afloc_jax.training import assembly, start
+from afloc_jax.training import checkpoints as checkpointing
 from afloc_jax.training import loop as loops
 from afloc_jax.training import mesh as meshes
 from afloc_jax.training import train as training
@@ -250,6 +252,30 @@ def test_a_log_file_gets_a_line_every_log_step(config, tmp_path, capsys):
     assert re.fullmatch(r"step 1 of 3, loss \d+\.\d{3}", lines[0]), "nothing has been timed yet"
     assert re.fullmatch(r"step 2 of 3, loss \d+\.\d{3}, \d+\.\d examples/s, \d:\d\d:\d\d left", lines[1])
     assert lines[2].endswith(" 0:00:00 left") and len(lines) == 3
+
+
+def test_steps_go_on_while_a_checkpoint_is_written_and_a_signal_waits_for_it(config, tmp_path, monkeypatch, capsys):
+    """The checkpoint of step 1 is written only after step 2; that of step 3, which a signal asks for, only slowly."""
+    two_steps, hashes, waited = threading.Event(), checkpointing._hashes, []
+
+    def slow(folder):
+        if folder.name == "1":
+            waited.append(two_steps.wait(60))
+        else:
+            time.sleep(0.5)
+        return hashes(folder)
+
+    monkeypatch.setattr(checkpointing, "_hashes", slow)
+    monkeypatch.setattr(
+        loops.Loop, "_check", lambda self, keep: two_steps.set() if keep and self.progress.step == 2 else None
+    )
+    config.training.update(validate_every=10, checkpoint_every=1)
+    signal_at(monkeypatch, batch=3)
+    assert train(config, tmp_path) == 128 + signal.SIGTERM
+    said = [line for line in capsys.readouterr().err.splitlines() if "checkpoint" in line or "SIGTERM" in line]
+    assert waited == [True]
+    assert said[-1].startswith("SIGTERM: saved at step 3") and said[-2].startswith("checkpoint of step 3: committed")
+    assert not checkpointing.damage(tmp_path / "checkpoints/3")
 
 
 def test_a_damaged_last_checkpoint_costs_steps_but_not_the_run(finished, config, tmp_path, monkeypatch, capsys):
