@@ -42,6 +42,7 @@ def parse(arguments: list[str]) -> flags.FlagValues:
     text("workdir", None, "Working directory: the folder of all files of the run. The same folder resumes.")
     text("sweep", None, "Sweep file, a generator of overrides, e.g. configs/sweeps/levels.py.")
     switch("dry_run", False, "Check the config (and print the table of a sweep), then stop.")
+    text("profile", None, "START:STOP: trace the steps START to STOP - 1, from 0, into WORKDIR/profile, for XProf.")
     switch("distributed", False, "Run as one of several processes, which connect first.")
     text("coordinator", None, "Host:port of process 0, if no cluster provides it.")
     number("processes", None, "Number of processes, if no cluster provides it.")
@@ -87,6 +88,8 @@ def _check_paths(arguments: list[str]) -> None:
 def run(values: flags.FlagValues) -> int:
     """Trains or sweeps according to the flags; returns the exit status."""
     workdir = user_path(values.workdir, "--workdir")
+    if values.sweep and values.profile:
+        raise UsageError(f"--profile={values.profile}: traces one run, not a sweep; leave out one of the two")
     # Imported late: JAX takes seconds to start, and a sweep must leave the devices to its runs.
     if values.sweep:
         from afloc_jax.training.sweep import run_sweep
@@ -94,7 +97,9 @@ def run(values: flags.FlagValues) -> int:
         launcher = Path(__file__).resolve()
         return run_sweep(Path(values.sweep), values.config, workdir, values.dry_run, launcher, values.debug)
     from afloc_jax.training.processes import check_alone, join
+    from afloc_jax.training.tracing import StepRange
 
+    profile = StepRange.parse(values.profile) if values.profile is not None else None
     if values.distributed:
         join(values.coordinator, values.processes, values.process)
     else:
@@ -102,7 +107,7 @@ def run(values: flags.FlagValues) -> int:
     from afloc_jax.training.settings import RunConfig
     from afloc_jax.training.train import train
 
-    status = train(RunConfig.from_config(values.config), workdir, values.dry_run)
+    status = train(RunConfig.from_config(values.config), workdir, values.dry_run, profile)
     if values.distributed:
         from afloc_jax.training.processes import wait_for_all
 

@@ -59,6 +59,12 @@ def damage(checkpoint: os.PathLike[str]) -> str:
     return ""
 
 
+def last_sealed(folder: Path) -> int:
+    """The newest step in the folder of a run's checkpoints that has a manifest; 0 where there is none."""
+    found = folder.iterdir() if folder.is_dir() else ()
+    return max((int(path.name) for path in found if path.name.isdigit() and (path / MANIFEST).exists()), default=0)
+
+
 class Checkpoints:
     """The checkpoints of a run, in `folder`/<step>.
 

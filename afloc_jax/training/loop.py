@@ -27,6 +27,7 @@ from afloc_jax.training.metrics import Writers
 from afloc_jax.training.optimizer import Plateau
 from afloc_jax.training.processes import say
 from afloc_jax.training.step import LossMetrics, StepMetrics, TrainState
+from afloc_jax.training.tracing import StepRange, Trace
 from afloc_jax.training.workdir import NONFINITE, Finished
 from data_pipelines.batches import Batch, training_batches, validation_batches
 from data_pipelines.reading import RecordSource
@@ -77,7 +78,10 @@ class Data:
 
 @dataclasses.dataclass
 class Loop:
-    """A training run. `run` updates `state` and `progress`, which afterwards are those of the last step."""
+    """A training run. `run` updates `state` and `progress`, which afterwards are those of the last step.
+
+    `profile` names steps to trace.
+    """
 
     assembly: Assembly
     data: Data
@@ -86,6 +90,7 @@ class Loop:
     writers: Writers
     state: TrainState
     progress: Progress
+    profile: StepRange | None = None
 
     def __post_init__(self) -> None:
         self._config = self.assembly.config
@@ -94,6 +99,7 @@ class Loop:
         # Metrics of dispatched steps. They are read one step late, so that the device never waits for the loop.
         self._unchecked: deque[tuple[int, StepMetrics, NDArray[np.int64]]] = deque()
         self._clock = _Clock()
+        self._trace = Trace(self.profile, self.workdir)
         self._next: _Placed | None = None  # the batch that lies on the devices already
         self._bar = tqdm(
             total=self.assembly.total_steps,
@@ -112,7 +118,7 @@ class Loop:
             NonFiniteError: a loss or gradient is not finite; the state before that step is in `workdir/nonfinite`.
         """
         progress, batches = self.progress, self._batches()
-        with self._bar:
+        with self._bar, self._trace:
             if self._is_validation_step() and progress.validated_step < progress.step:
                 # The run resumes after a signal that interrupted this validation, whose step was saved before.
                 if not self._validate(stop):
@@ -136,9 +142,15 @@ class Loop:
 
     def _step(self, batches: Iterator[Batch]) -> None:
         """Dispatches a training step, moves the next batch to the devices, and reads the metrics of the step before."""
+        step = self.progress.step
+        if self._trace.turns_at(step):
+            with self._clock.apart():
+                self._check(keep=0)
+                self._trace.turn(step)
         batch = self._next or self._fetch(batches)
-        self.state, metrics = self.assembly.train_step(self.state, batch.arrays)
-        self._unchecked.append((self.progress.step, metrics, batch.rows))
+        with self._trace.enter_step(step):
+            self.state, metrics = self.assembly.train_step(self.state, batch.arrays)
+        self._unchecked.append((step, metrics, batch.rows))
         self.progress.step += 1
         self._next = self._fetch(batches) if self.progress.step < self.assembly.total_steps else None
         self._check(keep=1)

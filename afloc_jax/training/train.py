@@ -12,7 +12,7 @@ from afloc_jax.provenance import hash_of, provenance
 from afloc_jax.settings import Json
 from afloc_jax.training import start, workdir
 from afloc_jax.training.assembly import assemble
-from afloc_jax.training.checkpoints import Checkpoints
+from afloc_jax.training.checkpoints import Checkpoints, last_sealed
 from afloc_jax.training.failures import StopSignal, explain
 from afloc_jax.training.loop import Data, Loop, Progress
 from afloc_jax.training.mesh import build_mesh, fetch
@@ -20,6 +20,7 @@ from afloc_jax.training.metrics import Resumed, Writers
 from afloc_jax.training.processes import say
 from afloc_jax.training.settings import RunConfig
 from afloc_jax.training.step import TrainState
+from afloc_jax.training.tracing import StepRange
 from afloc_jax.weights.folder import save_model
 from data_pipelines import tokens
 from data_pipelines.batches import training_tokenizer
@@ -27,13 +28,14 @@ from data_pipelines.prepared import check_source, open_source
 from data_pipelines.reading import RecordSource
 
 
-def train(config: RunConfig, folder: Path, dry_run: bool = False) -> int:
+def train(config: RunConfig, folder: Path, dry_run: bool = False, profile: StepRange | None = None) -> int:
     """Trains, saves the best weights as a model folder, evaluates, and writes the report. The same call again resumes.
 
     Args:
         config: the config of the run.
         folder: the working directory, which holds all files of the run (see the README).
         dry_run: only check the config, and the names and shapes in `init_from`.
+        profile: steps to trace, which must not have been done yet.
 
     Returns:
         Exit status: 0 finished, 128 + signal number when a signal stopped the run after saving.
@@ -51,8 +53,10 @@ def train(config: RunConfig, folder: Path, dry_run: bool = False) -> int:
         return 0
     workdir.check_workdir(config, folder)
     finished = workdir.read_finished(folder)
+    if finished is not None and profile:
+        profile.check(finished.steps, finished.steps)
     if finished is None:
-        status = _train_model(config, folder)
+        status = _train_model(config, folder, profile)
         if status:
             return status
     elif finished.evaluation == config.evaluation.plain():
@@ -71,7 +75,7 @@ def train(config: RunConfig, folder: Path, dry_run: bool = False) -> int:
     return 0
 
 
-def _train_model(given: RunConfig, folder: Path) -> int:
+def _train_model(given: RunConfig, folder: Path, profile: StepRange | None) -> int:
     """Trains to the end, from the last checkpoint or from the start, and writes `model/` and finished.json."""
     # --- Data
     sources = start.foreign_sources(given)
@@ -90,6 +94,8 @@ def _train_model(given: RunConfig, folder: Path) -> int:
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, builder=builder))
     config = start.with_vocabulary(config, data.tokenizer)
     run = assemble(config, build_mesh(fsdp=config.training.fsdp), _steps_per_epoch(config, len(data.training)))
+    if profile:
+        profile.check(last_sealed(folder / workdir.CHECKPOINTS), run.total_steps)
     run.trace()  # the network and the loss may refuse the config: that must happen before any file is written
     variables = start.first_variables(config)
     if sources:
@@ -111,7 +117,7 @@ def _train_model(given: RunConfig, folder: Path) -> int:
     # --- Loop
     resumed = Resumed(folder, progress.step, progress.validated_step)
     writers = Writers(resumed, active=jax.process_index() == 0)
-    loop = Loop(run, data, folder, checkpoints, writers, state, progress)
+    loop = Loop(run, data, folder, checkpoints, writers, state, progress, profile)
     with StopSignal() as stop:
         try:
             stopped = loop.run(stop)

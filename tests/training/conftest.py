@@ -14,6 +14,7 @@ from afloc_jax.training.config import override
 from afloc_jax.training.loop import Data
 from afloc_jax.training.mesh import build_mesh
 from afloc_jax.training.settings import RunConfig
+from afloc_jax.training.tracing import StepRange
 from configs.afloc import get_config
 from data_pipelines.batches import training_batches, training_tokenizer
 from data_pipelines.records import Record
@@ -86,9 +87,9 @@ def config() -> ConfigDict:
     return tiny_config()
 
 
-def train(config: ConfigDict, workdir, dry_run: bool = False) -> int:
+def train(config: ConfigDict, workdir, dry_run: bool = False, profile: StepRange | None = None) -> int:
     """What launch.py does with a config file and a folder."""
-    return training.train(RunConfig.from_config(config), Path(workdir), dry_run)
+    return training.train(RunConfig.from_config(config), Path(workdir), dry_run, profile)
 
 
 def changed(config: ConfigDict, changes) -> ConfigDict:
