@@ -72,7 +72,7 @@ def get_config() -> ConfigDict:
     loss.contrast_group = 0  # pairs contrasted with each other (published: 64); 0: the whole global batch
     # auto (ring on several devices, else tiled)|ring|tiled|definition: all give the same numbers
     loss.implementation = "auto"
-    loss.kernel = "xla"  # xla|pallas (TPU kernels; slowly interpreted elsewhere): computes the tiles of ring and tiled
+    loss.kernel = "xla"  # xla|pallas (TPU kernels)|triton (GPU kernels; both slowly interpreted elsewhere): tiles
     loss.tile_memory = "auto"  # MiB of a device's memory for a tile of the local losses; auto: what suits the device
     loss.low_rank = False  # word level in the width of the shallow features (512, not 768): same loss, less work
 

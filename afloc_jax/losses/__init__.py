@@ -102,8 +102,10 @@ def _implementation(settings: LossSettings, mesh: Mesh | None) -> str:
         chosen = "ring" if devices > 1 and settings.contrast_unit == "caption" else "tiled"
     if chosen == "ring" and mesh is None:
         raise UsageError("loss.implementation = 'ring': needs the mesh that the batch is split over")
-    if settings.kernel == "pallas" and chosen == "tiled" and devices > 1:
-        raise UsageError(f"loss.kernel = 'pallas': on {devices} devices needs loss.implementation = 'ring' (or 'auto')")
+    if settings.kernel != "xla" and chosen == "tiled" and devices > 1:
+        raise UsageError(
+            f"loss.kernel = {settings.kernel!r}: on {devices} devices needs loss.implementation = 'ring' (or 'auto')"
+        )
     return chosen
 
 

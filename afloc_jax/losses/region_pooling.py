@@ -24,7 +24,7 @@ from jax.lax import Precision
 from jaxtyping import Array, Bool, Float, PyTree
 
 from afloc_jax.losses.definition import SMALLEST_NORM_PRODUCT
-from afloc_jax.losses.settings import LossSettings
+from afloc_jax.losses.settings import NEAR_ONE_TEMPERATURE, LossSettings
 from afloc_jax.vectors import norm
 
 
@@ -72,6 +72,11 @@ class RegionPooling(NamedTuple):
 
     forward: Callable[[TileImages, TileText, LossSettings], tuple[Float[Array, "g p U m"], PyTree]]
     backward: Callable[[TileImages, TileText, PyTree, Float[Array, "g p U m"], LossSettings], Gradients]
+    # The relevance alone, where it costs something to keep what backward needs.
+    alone: Callable[[TileImages, TileText, LossSettings], Float[Array, "g p U m"]] | None = None
+
+    def relevance(self, images: TileImages, text: TileText, settings: LossSettings) -> Float[Array, "g p U m"]:
+        return self.alone(images, text, settings) if self.alone else self.forward(images, text, settings)[0]
 
 
 def product(equation: str, left: Array, right: Array, precision: Precision | None = None) -> Array:
@@ -206,7 +211,7 @@ def _attention_backward(
 
 def _near_one(settings: LossSettings) -> bool:
     """Whether exp(temp1 p) may be taken without the maximum of p, and the square of its sum over regions."""
-    return settings.attention_temperature <= 20
+    return settings.attention_temperature <= NEAR_ONE_TEMPERATURE
 
 
 def _logsumexp_forward(

@@ -11,6 +11,8 @@ from afloc_jax.settings import NOT_NEGATIVE, POSITIVE, Rule, Settings, setting
 # temperature neither sum underflows or overflows in float32: exp(-2 temp2), the value for r = -1, is at least 1e-35,
 # and exp(+-temp1 / 2) lies between 1e-9 and 1e9, so that the square of its sum over regions is safe as well.
 LARGEST_KERNEL_TEMPERATURE = 40.0
+# Up to here exp(temp1 p), and the square of its sum over regions, may be taken in float32 without the maximum of p.
+NEAR_ONE_TEMPERATURE = 20.0
 # A string, because a flag of launch.py keeps the type of the value in the config.
 TILE_MEMORY = Rule(lambda given: given == "auto" or (given.isdecimal() and int(given) > 0), '"auto" or MiB, as "512"')
 
@@ -51,7 +53,8 @@ class LossSettings(Settings, section="loss"):
         contrast_group: the number of pairs contrasted with each other; 0 stands for all pairs of the batch.
         implementation: "definition", "tiled" or "ring" (over the devices of a mesh). All give the same numbers. "auto"
             takes "ring" on several devices and "tiled" on one.
-        kernel: what computes the tiles: "xla", or "pallas" (losses/kernels, for TPUs). Both give the same numbers.
+        kernel: what computes the tiles: "xla", "pallas" (losses/kernels, for TPUs) or "triton" (losses/kernels, for
+            GPUs). All give the same numbers.
         tile_memory: the memory that a tile of the word or sentence level may take on a device: "auto" for what suits
             the kind of device (tile_size.py), or MiB, such as "512".
         low_rank: whether the word level is computed in the width of the shallow features (low_rank.py). It gives the
@@ -67,7 +70,7 @@ class LossSettings(Settings, section="loss"):
     contrast_unit: Literal["caption", "unit"] = "caption"
     contrast_group: int = setting(0, Rule(lambda pairs: pairs == 0 or pairs > 1, "0 (the whole batch) or at least 2"))
     implementation: Literal["auto", "definition", "tiled", "ring"] = "auto"
-    kernel: Literal["xla", "pallas"] = "xla"
+    kernel: Literal["xla", "pallas", "triton"] = "xla"
     tile_memory: str = setting("auto", TILE_MEMORY)
     low_rank: bool = False
     weights: LevelWeights = LevelWeights()
@@ -85,22 +88,26 @@ class LossSettings(Settings, section="loss"):
             raise UsageError("loss.low_rank = True: needs loss.contrast_unit = 'caption'")
         if self.low_rank and self.implementation == "definition":
             raise UsageError("loss.low_rank = True: needs loss.implementation = 'tiled' or 'ring', not 'definition'")
-        if self.kernel == "pallas":
+        if self.kernel != "xla":
             self._check_kernel()
 
     def _check_kernel(self) -> None:
+        name = f"loss.kernel = {self.kernel!r}"
         if self.implementation == "definition":
-            raise UsageError("loss.kernel = 'pallas': needs loss.implementation = 'tiled' or 'ring', not 'definition'")
+            raise UsageError(f"{name}: needs loss.implementation = 'tiled' or 'ring', not 'definition'")
         if self.region_pooling != "attention":
             raise UsageError(
-                f"loss.kernel = 'pallas': computes loss.region_pooling = 'attention', not {self.region_pooling!r}; "
+                f"{name}: computes loss.region_pooling = 'attention', not {self.region_pooling!r}; "
                 "set loss.kernel to 'xla'"
             )
-        for name in ("attention_temperature", "pooling_temperature"):
-            if getattr(self, name) > LARGEST_KERNEL_TEMPERATURE:
+        largest = {"attention_temperature": NEAR_ONE_TEMPERATURE}
+        if self.kernel == "pallas":
+            largest = dict.fromkeys(("attention_temperature", "pooling_temperature"), LARGEST_KERNEL_TEMPERATURE)
+        for temperature, most in largest.items():
+            given: float = getattr(self, temperature)
+            if given > most:
                 raise UsageError(
-                    f"loss.kernel = 'pallas': needs loss.{name} of at most {LARGEST_KERNEL_TEMPERATURE:g}, "
-                    f"not {getattr(self, name):g}; set loss.kernel to 'xla'"
+                    f"{name}: needs loss.{temperature} of at most {most:g}, not {given:g}; set loss.kernel to 'xla'"
                 )
 
     def group_size(self, batch: int) -> int:

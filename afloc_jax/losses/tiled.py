@@ -2,8 +2,8 @@
 
 A tile is m images of each device against one bin of packed captions. tile_size.py says how many images and units suit
 the device; packing.py makes the bins; region_pooling.py computes a tile, or kernels/ where `settings.kernel` is
-"pallas". Where the batch is sharded, every device works on images of its own. With r_t the relevance of unit t of
-caption i to image b,
+"pallas" or "triton". Where the batch is sharded, every device works on images of its own. With r_t the relevance of
+unit t of caption i to image b,
 
     S[b, i] = temp3 log sum_t exp(temp2 r_t)
     dr_t = dS[b, i] temp3 temp2 exp(temp2 r_t) / sum_t exp(temp2 r_t)
@@ -25,10 +25,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
+from afloc_jax.errors import UsageError
 from afloc_jax.losses import kernels
 from afloc_jax.losses.low_rank import project, pull_back
 from afloc_jax.losses.packing import Captions, Packing, bin_slots, first_fit, pack, packed, unpacked
-from afloc_jax.losses.region_pooling import REGION_POOLINGS, Slots, TileText, in_slots, present, text_softmax
+from afloc_jax.losses.region_pooling import (
+    REGION_POOLINGS,
+    RegionPooling,
+    Slots,
+    TileText,
+    in_slots,
+    present,
+    text_softmax,
+)
 from afloc_jax.losses.settings import PUBLISHED, LossSettings
 from afloc_jax.losses.tile_size import tile_size, tile_units
 from afloc_jax.vectors import norm
@@ -90,7 +99,7 @@ def grouped_similarity(
     """
     groups, images = regions.shape[:2]
     mesh = jax.sharding.get_abstract_mesh()
-    if settings.kernel == "pallas":
+    if settings.kernel != "xla":
         devices = 1
     elif devices is None:
         devices = jax.device_count() if mesh.empty else mesh.size
@@ -239,13 +248,13 @@ def tile_rows(
     captions, regions = _Packed.make(text, platform), _filled_up(regions, size.images)
     groups, devices = regions.shape[:2]
     bins, units = captions.norms.shape[1:]
-    pooling = REGION_POOLINGS[settings.region_pooling]
+    pooling = _pooling(settings, platform)
 
     def some_images(_: None, first: Array) -> tuple[None, Array]:
         images = size.tile(project(_from(regions, first, size.images), projection), captions.norms.dtype)
 
         def one_bin(index: Array, relevance: Array) -> Array:
-            r, _ = pooling.forward(images, captions.tile(index), settings)
+            r = pooling.relevance(images, captions.tile(index), settings)
             relevance = jax.lax.dynamic_update_index_in_dim(relevance, r, index, axis=2)
             return relevance
 
@@ -286,7 +295,7 @@ def tile_gradients(
     captions, regions = _Packed.make(text, platform), _filled_up(regions, size.images)
     d_regions = jnp.zeros(regions.shape, regions.dtype) if start is None else _filled_up(start, size.images)
     groups, devices = regions.shape[:2]
-    pooling, wide = REGION_POOLINGS[settings.region_pooling], captions.norms.dtype
+    pooling, wide = _pooling(settings, platform), captions.norms.dtype
     # dr = dS temp3 temp2 exp(temp2 r - S / temp3), with 0 for units that are not there.
     scale = settings.contrast_temperature
     d_scaled = settings.pooling_temperature * scale * d_similarity
@@ -339,6 +348,16 @@ def tile_gradients(
     d_regions, d_projection, *d_text_totals = totals
     d_units, d_norms = (jax.vmap(unpacked)(captions.packing, total.sum(axis=1)) for total in d_text_totals)
     return TileGradients(d_regions[:, :, :count], d_units, d_norms, d_projection)
+
+
+def _pooling(settings: LossSettings, platform: str) -> RegionPooling:
+    if settings.kernel != "triton":
+        return REGION_POOLINGS[settings.region_pooling]
+    if platform == "tpu":
+        raise UsageError("loss.kernel = 'triton': is for GPUs; set it to 'xla' on TPUs")
+    from afloc_jax.losses.kernels import triton  # only here: JAX says that this part of it will go one day
+
+    return triton.POOLING
 
 
 def _at(array: Array, index: Int[Array, ""], axis: int) -> Array:

@@ -173,7 +173,7 @@ def test_the_entry_point_picks_the_kernels_when_told_and_xla_when_not():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"kernel": "triton"}, "loss.kernel = 'triton': must be one of xla, pallas"),
+        ({"kernel": "cuda"}, "loss.kernel = 'cuda': must be one of xla, pallas, triton"),
         ({"region_pooling": "logsumexp"}, "not 'logsumexp'; set loss.kernel to 'xla'"),
         ({"pooling_temperature": 50.0}, "loss.pooling_temperature of at most 40, not 50"),
         ({"attention_temperature": 100.0}, "loss.attention_temperature of at most 40, not 100"),

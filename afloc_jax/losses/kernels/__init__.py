@@ -1,4 +1,4 @@
-"""`tile_rows` and `tile_gradients` of tiled.py by TPU kernels (Pallas), for `loss.kernel = "pallas"`.
+"""`tile_rows` and `tile_gradients` of tiled.py by TPU kernels (Pallas), for `loss.kernel = "pallas"` (GPUs: triton.py).
 
 On a TPU the kernels of attention.py are compiled. On other devices they are interpreted: that gives the same numbers,
 but slowly, and is meant for tests. The choice is made when a program is lowered, so compiling ahead of time for a TPU
