@@ -18,7 +18,7 @@ from ml_collections import config_flags
 
 from afloc_jax.compiled import keep_compiled
 from afloc_jax.errors import UsageError
-from afloc_jax.files import user_path
+from afloc_jax.files import bucket_path
 
 
 def parse(arguments: list[str]) -> flags.FlagValues:
@@ -87,7 +87,7 @@ def _check_paths(arguments: list[str]) -> None:
 
 def run(values: flags.FlagValues) -> int:
     """Trains or sweeps according to the flags; returns the exit status."""
-    workdir = user_path(values.workdir, "--workdir")
+    workdir = bucket_path(values.workdir, "--workdir")
     if values.sweep and values.profile:
         raise UsageError(f"--profile={values.profile}: traces one run, not a sweep; leave out one of the two")
     # Imported late: JAX takes seconds to start, and a sweep must leave the devices to its runs.

@@ -1,10 +1,12 @@
 """The path type, and files that are written completely or not at all.
 
 Working directories, checkpoints, model folders, records and results are read and written through `Path` of this module
-alone. It is etils' path type, which can also address remote storage.
+alone. It is etils' path type, which can also address buckets (gs://). Working directories and model folders may lie
+there (see `buckets`); all else lies on this machine.
 """
 
 import csv
+import functools
 import glob
 import hashlib
 import io
@@ -19,6 +21,7 @@ from typing import Any, TypeAlias
 
 from etils.epath import Path as Path
 
+from afloc_jax import buckets
 from afloc_jax.errors import UsageError, UserError
 
 AnyPath: TypeAlias = str | os.PathLike[str]
@@ -27,20 +30,43 @@ _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:/")
 
 
 def user_path(path: AnyPath, name: str = "") -> Path:
-    """A path from the user, checked before anything is read or written.
+    """A path from the user on this machine, checked before anything is read or written.
 
     Args:
         path: the path; "~" is expanded.
-        name: the name of the flag or key in errors, such as "--workdir" or "config.data.directory".
+        name: the name of the flag or key in errors, such as "--raw" or "config.data.directory".
 
     Raises:
-        UsageError: the path is on remote storage, which has not been tested yet.
+        UsageError: the path is on remote storage.
     """
     text = os.fspath(path)
     if _SCHEME.match(text):
         shown = f"{name} = {text}" if name else text
         raise UsageError(f"{shown}: remote storage is not supported yet; give a folder of this machine")
     return Path(text).expanduser()
+
+
+def bucket_path(path: AnyPath, name: str = "") -> Path:
+    """A path from the user on this machine or in a bucket. Working directories and model folders may lie in both.
+
+    Raises:
+        UsageError: the path is on other remote storage, names no bucket, or the package for buckets is not installed.
+    """
+    text = os.fspath(path)
+    if not buckets.is_bucket(text):
+        return user_path(path, name)
+    try:
+        if not text.removeprefix(buckets.PREFIX).split("/")[0]:
+            raise UsageError("names no bucket; write gs://BUCKET/FOLDER")
+        buckets.make_ready()
+    except UsageError as error:
+        raise UsageError(f"{name} = {text}: {error}" if name else f"{text}: {error}") from None
+    return Path(text)
+
+
+def absolute(path: AnyPath) -> Path:
+    """The absolute path. Those of buckets are absolute already, which etils' `absolute` and `resolve` do not know."""
+    return Path(path) if buckets.is_bucket(path) else Path(os.path.abspath(path))
 
 
 def matching(folder: str | os.PathLike[str], pattern: str) -> list[Path]:
@@ -54,10 +80,13 @@ def matching(folder: str | os.PathLike[str], pattern: str) -> list[Path]:
 def write_whole(path: AnyPath, content: str | bytes) -> None:
     """Writes a file (text as UTF-8) under a temporary name in its folder and renames it.
 
-    A reader sees either the old file or the complete new one. Where writing fails, the temporary file is deleted.
-    Raises OSError.
+    A reader sees either the old file or the complete new one. Where writing fails, the temporary file is deleted. In a
+    bucket objects appear complete by themselves. Raises OSError.
     """
     target = Path(path)
+    if buckets.is_bucket(target):
+        target.write_bytes(content.encode() if isinstance(content, str) else content)
+        return
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".writing")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -90,9 +119,23 @@ def _cell(value: Any) -> Any:
 
 
 @contextmanager
-def replacing_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder that replaces `folder` when the block ends, and is deleted when the block raises."""
-    folder = Path(os.path.abspath(folder))
+def replacing_folder(folder: Path, marker: str) -> Iterator[Path]:
+    """A temporary folder of this machine that replaces `folder` when the block ends.
+
+    Args:
+        folder: the folder to replace, which is left as it is when the block raises.
+        marker: the file without which readers refuse the folder. In a bucket it is removed first and written last.
+
+    Raises:
+        UserError: the bucket does not exist or may not be written.
+    """
+    if buckets.is_bucket(folder):
+        buckets.check(os.fspath(folder), writable=True)
+        with tempfile.TemporaryDirectory(prefix="afloc_") as made:
+            yield Path(made)
+            buckets.upload_folder(made, os.fspath(folder), marker)
+        return
+    folder = absolute(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     for leftover in matching(folder.parent, f".{glob.escape(folder.name)}.writing-*"):  # left by a killed process
         shutil.rmtree(leftover, ignore_errors=True)
@@ -110,6 +153,58 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
             os.replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """A hash of every file below a folder, by relative path. Raises OSError.
+
+    On this machine it is the SHA-256 in hexadecimal; in a bucket what the bucket states, see `buckets.Stored`.
+    """
+    if buckets.is_bucket(folder):
+        return {name: stored.digest for name, stored in buckets.listing(os.fspath(folder)).items()}
+    files = sorted(path.relative_to(folder).as_posix() for path in _files(folder))
+    return {name: sha256_of(folder / name) for name in files}
+
+
+def hash_of(path: AnyPath, like: str) -> str:
+    """The hash of a file, of the kind of another one that `hashes` gave. Raises OSError."""
+    if ":" not in like:
+        return sha256_of(path)
+    with Path(path).open("rb") as file:
+        return buckets.digest_of(file, like)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for path in folder.iterdir():  # etils has no rglob
+        if path.is_dir():
+            yield from _files(path)
+        else:
+            yield path
+
+
+def fetched(folder: AnyPath) -> Path:
+    """The folder itself on this machine; for one in a bucket a copy, which is deleted when the process ends.
+
+    A second call copies only what has changed. Raises UserError where the bucket cannot be read.
+    """
+    if not buckets.is_bucket(folder):
+        return Path(folder)
+    source = os.fspath(folder)
+    buckets.check(source)
+    found = buckets.listing(source)
+    names = json.dumps([source, *found])  # a copy holds the files of the folder and no others
+    copy = Path(_scratch().name) / hashlib.sha256(names.encode()).hexdigest()
+    copy.mkdir(exist_ok=True)
+    for name, stored in found.items():
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        if not buckets.is_intact(copy / name, stored):
+            buckets.download(f"{source}/{name}", copy / name, stored)
+    return copy
+
+
+@functools.cache
+def _scratch() -> "tempfile.TemporaryDirectory[str]":
+    return tempfile.TemporaryDirectory(prefix="afloc_fetched_")
 
 
 def read_json(path: AnyPath, remedy: str = "") -> Any:

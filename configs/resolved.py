@@ -4,9 +4,10 @@ python launch.py --config=configs/resolved.py:runs/demo/config.json --workdir=ru
 """
 
 import json
-from pathlib import Path
 
 from ml_collections import ConfigDict
+
+from afloc_jax.files import bucket_path
 
 
 def get_config(path: str = "") -> ConfigDict:
@@ -22,4 +23,4 @@ def get_config(path: str = "") -> ConfigDict:
             return section
         return tuple(convert(item) for item in value) if isinstance(value, list) else value
 
-    return convert(json.loads(Path(path).read_text()))
+    return convert(json.loads(bucket_path(path).read_text()))

@@ -54,7 +54,7 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
         raise UserError(f"no tokenizer in {path}: expected tokenizer.json or vocab.txt (one token per line)")
     try:
         if file.suffix == ".json":
-            tokenizer = Tokenizer.from_file(str(file))
+            tokenizer = Tokenizer.from_str(file.read_text(encoding="utf-8"))
         else:
             tokenizer = _from_vocabulary(file.read_text(encoding="utf-8").rstrip("\n").split("\n"))
     except Exception as error:  # the library raises bare Exception for malformed JSON
@@ -105,7 +105,7 @@ def save_tokenizer(tokenizer: Tokenizer, folder: str | os.PathLike[str]) -> None
     pieces = sorted(vocabulary, key=lambda piece: vocabulary[piece])
     if [vocabulary[piece] for piece in pieces] == list(range(len(pieces))):  # a vocab.txt cannot express gaps
         (target / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
-    tokenizer.save(str(target / "tokenizer.json"))
+    (target / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
     config: dict[str, Json] = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 512}
     strip_accents = getattr(tokenizer.normalizer, "strip_accents", None)
     config |= {} if strip_accents is None else {"strip_accents": strip_accents}

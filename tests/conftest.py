@@ -29,6 +29,26 @@ os.environ["XDG_CACHE_HOME"] = _CACHE.name
 SHARED = Path(os.environ.get("AFLOC_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
 
+@pytest.fixture(scope="session")
+def emulator():
+    """The environment of a local stand-in for Google Cloud Storage, see tests/emulator.py."""
+    for package in ("gcsfs", "gcp_storage_emulator"):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is missing: pip install -r requirements-dev.txt")
+    from tests.emulator import serving
+
+    with serving() as environment:
+        yield environment
+
+
+@pytest.fixture
+def bucket(emulator, request, monkeypatch):
+    """A folder of a bucket for one test: gs://bucket/<name of the test>."""
+    for name, value in emulator.items():
+        monkeypatch.setenv(name, value)
+    return f"gs://bucket/{re.sub('[^a-zA-Z0-9_]', '-', request.node.name)}"
+
+
 @pytest.fixture
 def unchecked():
     """Shapes are not checked, for a test that hands in wrong ones to see them refused in words."""

@@ -76,11 +76,11 @@ def test_a_folder_is_replaced_whole_whatever_its_name_and_what_a_killed_run_left
     folder.mkdir(parents=True)
     (folder / "old").write_text("")
     (folder.parent / ".m[2].writing-killed").mkdir()
-    with pytest.raises(ValueError), replacing_folder(Path(folder)) as temporary:
+    with pytest.raises(ValueError), replacing_folder(Path(folder), marker="new") as temporary:
         (temporary / "new").write_text("")
         raise ValueError
     assert [path.name for path in folder.iterdir()] == ["old"]
-    with replacing_folder(Path(folder)) as temporary:
+    with replacing_folder(Path(folder), marker="new") as temporary:
         (temporary / "new").write_text("")
     assert [path.name for path in folder.iterdir()] == ["new"]
     assert [path.name for path in folder.parent.iterdir()] == ["m[2]"]

@@ -13,7 +13,7 @@ Arguments = argparse.ArgumentParser | argparse._ArgumentGroup
 
 
 def add_model_and_images(command: argparse.ArgumentParser) -> None:
-    command.add_argument("model", type=path, metavar="MODEL", help="model folder")
+    command.add_argument("model", type=path_or_bucket, metavar="MODEL", help="model folder")
     command.add_argument("images", type=path, nargs="+", metavar="IMAGE", help="PNG, JPEG or DICOM, 8 or 16 bit")
 
 
@@ -35,11 +35,21 @@ def add_compatible(command: argparse.ArgumentParser) -> None:
 
 
 def path(text: str) -> "Path":
-    """The path of a file or folder on the command line."""
+    """The path of a file or folder of this machine on the command line."""
     from afloc_jax.files import user_path  # imported late: etils takes a tenth of a second
 
     try:
         return user_path(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def path_or_bucket(text: str) -> "Path":
+    """The path of a model folder or a working directory on the command line, which may lie in a bucket."""
+    from afloc_jax.files import bucket_path
+
+    try:
+        return bucket_path(text)
     except UsageError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

@@ -2,7 +2,7 @@
 
 from argparse import Namespace
 
-from afloc_jax.cli.arguments import path
+from afloc_jax.cli.arguments import path, path_or_bucket
 from afloc_jax.cli.parser import Parser
 from afloc_jax.cli.settings import given_options, options_of
 from afloc_jax.evaluation.settings import TaskSettings
@@ -13,8 +13,8 @@ EXAMPLE = "afloc compare scores_a scores_b --out comparison"
 
 
 def add(command: Parser) -> None:
-    command.add_argument("a", type=path, metavar="A", help="result folder with per_sample.csv")
-    command.add_argument("b", type=path, metavar="B", help="another result folder of the same task")
+    command.add_argument("a", type=path_or_bucket, metavar="A", help="result folder with per_sample.csv")
+    command.add_argument("b", type=path_or_bucket, metavar="B", help="another result folder of the same task")
     command.add_argument(
         "--out",
         type=path,

@@ -2,7 +2,7 @@
 
 from argparse import Namespace
 
-from afloc_jax.cli.arguments import path
+from afloc_jax.cli.arguments import path_or_bucket
 from afloc_jax.cli.parser import Parser
 from afloc_jax.export.formats import FORMATS
 
@@ -16,8 +16,8 @@ EXAMPLE = (
 
 
 def add(command: Parser) -> None:
-    command.add_argument("model", type=path, metavar="MODEL", help="model folder")
-    command.add_argument("destination", type=path, metavar="DEST", help="folder to write")
+    command.add_argument("model", type=path_or_bucket, metavar="MODEL", help="model folder")
+    command.add_argument("destination", type=path_or_bucket, metavar="DEST", help="folder to write")
     command.add_argument("--format", required=True, metavar="FORMAT", help="one of those listed below")
 
 

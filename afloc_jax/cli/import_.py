@@ -2,7 +2,7 @@
 
 from argparse import Namespace
 
-from afloc_jax.cli.arguments import path
+from afloc_jax.cli.arguments import path_or_bucket
 from afloc_jax.cli.parser import Parser
 
 EXAMPLE = (
@@ -16,7 +16,7 @@ EXAMPLE = (
 
 def add(command: Parser) -> None:
     command.add_argument("sources", nargs="+", metavar="SOURCE", help="file, folder or hub name; its kind is detected")
-    command.add_argument("model", type=path, metavar="MODEL", help="model folder to write")
+    command.add_argument("model", type=path_or_bucket, metavar="MODEL", help="model folder to write")
     command.add_argument(
         "--tokenizer", metavar="DIR", help="folder with vocab.txt or tokenizer.json, if no source has one"
     )

@@ -2,7 +2,7 @@
 
 from argparse import Namespace
 
-from afloc_jax.cli.arguments import path
+from afloc_jax.cli.arguments import path_or_bucket
 from afloc_jax.cli.parser import Parser
 
 EXAMPLE = "afloc report runs/demo"
@@ -10,7 +10,7 @@ EXAMPLE = "afloc report runs/demo"
 
 def add(command: Parser) -> None:
     command.add_argument(
-        "workdir", type=path, metavar="WORKDIR", help="working directory of a run, or folder of results"
+        "workdir", type=path_or_bucket, metavar="WORKDIR", help="working directory of a run, or folder of results"
     )
 
 

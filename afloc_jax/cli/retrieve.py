@@ -3,7 +3,7 @@
 import sys
 from argparse import Namespace
 
-from afloc_jax.cli.arguments import add_compatible, count, path
+from afloc_jax.cli.arguments import add_compatible, count, path, path_or_bucket
 from afloc_jax.cli.parser import Parser
 
 EXAMPLE = (
@@ -13,7 +13,7 @@ EXAMPLE = (
 
 
 def add(command: Parser) -> None:
-    command.add_argument("model", type=path, metavar="MODEL", help="model folder")
+    command.add_argument("model", type=path_or_bucket, metavar="MODEL", help="model folder")
     command.add_argument("--images", type=path, required=True, metavar="DIR", help="folder of images, or one image")
     command.add_argument(
         "--query", action="append", default=[], metavar="TEXT", help="find images for this text; repeatable"

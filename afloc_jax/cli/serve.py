@@ -3,7 +3,7 @@
 import argparse
 from argparse import Namespace
 
-from afloc_jax.cli.arguments import path
+from afloc_jax.cli.arguments import path_or_bucket
 from afloc_jax.cli.parser import Parser
 
 EXAMPLE = (
@@ -16,7 +16,7 @@ EXAMPLE = (
 
 
 def add(command: Parser) -> None:
-    command.add_argument("model", type=path, metavar="MODEL", help="model folder")
+    command.add_argument("model", type=path_or_bucket, metavar="MODEL", help="model folder")
     command.add_argument("--port", type=_port, default=8000, help="port; 0 takes a free one (default: %(default)s)")
     command.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from tokenizers import Tokenizer
 
-from afloc_jax.files import AnyPath, Path, write_json
+from afloc_jax.files import AnyPath, Path, fetched, write_json
 from afloc_jax.inference.model import Model
 from afloc_jax.models import build
 from afloc_jax.models.settings import BACKBONES, ModelSettings
@@ -66,7 +66,7 @@ class Source:
 
 def read_source(folder: AnyPath) -> Source:
     """Reads a model folder. Raises `afloc_jax.weights.folder.ModelFolderError` if it is unusable."""
-    return Source(Path(folder), *load_model(folder))
+    return Source(fetched(folder), *load_model(folder))
 
 
 def describe(source: Source) -> dict[str, Json]:

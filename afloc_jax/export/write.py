@@ -7,7 +7,7 @@ from afloc_jax.errors import UsageError, UserError
 from afloc_jax.export.check import write_check
 from afloc_jax.export.formats import FORMATS, Format
 from afloc_jax.export.source import read_source
-from afloc_jax.files import AnyPath, Path, replacing_folder, user_path, write_json
+from afloc_jax.files import AnyPath, Path, absolute, bucket_path, replacing_folder, write_json
 from afloc_jax.weights.folder import weights_hash
 
 MARKER = "export.json"
@@ -29,7 +29,7 @@ def export_model(model_folder: AnyPath, destination: AnyPath, format: str) -> Pa
             cannot express the model.
         UserError: the model folder is unusable, or a package is missing; the message says how to install it.
     """
-    model_folder, destination = user_path(model_folder), user_path(destination)
+    model_folder, destination = bucket_path(model_folder), bucket_path(destination)
     if format not in FORMATS:
         raise UsageError(f"format {format!r} is not known: choose one of {', '.join(FORMATS)}")
     chosen = FORMATS[format]
@@ -37,7 +37,7 @@ def export_model(model_folder: AnyPath, destination: AnyPath, format: str) -> Pa
     _check_packages(format, chosen)
     exporter = importlib.import_module(f"{__package__}.{chosen.module}")
     source = read_source(model_folder)
-    with replacing_folder(destination) as temporary:
+    with replacing_folder(destination, marker=MARKER) as temporary:
         exporter.write(source, temporary)
         write_check(source, temporary, chosen.check)
         marker = {
@@ -51,7 +51,7 @@ def export_model(model_folder: AnyPath, destination: AnyPath, format: str) -> Pa
 
 
 def _check_destination(model_folder: Path, destination: Path) -> None:
-    model, target = model_folder.resolve(), destination.resolve()
+    model, target = absolute(model_folder), absolute(destination)
     if target == model or model in target.parents:
         raise UsageError(f"{destination}: lies in the model folder {model_folder}; export to a folder beside it")
     if target in model.parents:

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 
 from afloc_jax import heatmaps, models
 from afloc_jax.errors import UsageError, UserError
+from afloc_jax.files import fetched
 from afloc_jax.inference.batching import chunks, concatenate, pad, trim
 from afloc_jax.inference.class_prompts import ClassPhrases, PromptSet
 from afloc_jax.inference.zero_shot import class_probabilities, class_scores, contrast_probabilities
@@ -316,7 +317,7 @@ def load(folder: str | os.PathLike[str], *, batch_size: int = 32) -> Model:
     """Loads a model folder. Raises `afloc_jax.weights.folder.ModelFolderError` if it is unusable."""
     config, variables, tokenizer = model_folder.load_model(folder)
     # A memory map stays that of the loaded file when another one replaces it, and is read only if the hash is needed.
-    weights_file = np.memmap(os.path.join(folder, model_folder.WEIGHTS), np.uint8, mode="r")
+    weights_file = np.memmap(fetched(folder) / model_folder.WEIGHTS, np.uint8, mode="r")
     return Model(config, variables, tokenizer, batch_size=batch_size, weights_file=weights_file)
 
 

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 
 from afloc_jax.errors import UsageError, UserError
-from afloc_jax.files import AnyPath, user_path
+from afloc_jax.files import AnyPath, absolute, bucket_path
 
 LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
@@ -29,7 +29,7 @@ def serve(folder: AnyPath, host: str = "127.0.0.1", port: int = 8000, *, debug: 
         UsageError: starlette or uvicorn is not installed.
         UserError: the model folder is unusable, or the port is in use.
     """
-    place = user_path(folder)
+    place = bucket_path(folder)
     missing = [package for package in ("starlette", "uvicorn") if importlib.util.find_spec(package) is None]
     if missing:
         raise UsageError(f"serve needs {' and '.join(missing)}; run: pip install -r requirements-serve.txt")
@@ -48,7 +48,7 @@ def serve(folder: AnyPath, host: str = "127.0.0.1", port: int = 8000, *, debug: 
         local = is_loopback(listener.getsockname()[0])
         app = make_app(
             model,
-            name=model.config.name or place.absolute().name,
+            name=model.config.name or absolute(place).name,
             hosts=(*LOCAL_NAMES, host.lower()) if local else ("*",),
             debug=debug,
         )

@@ -1,4 +1,4 @@
-"""Checkpoints with checksums: Orbax writes them, and a manifest of SHA-256 hashes seals them.
+"""Checkpoints with checksums: Orbax writes them, and a manifest of hashes seals them.
 
 Orbax restores damaged files without an error and accepts any folder with a number for a name. Each committed step
 therefore gets a `manifest.json` with the hashes of its files and its validation loss, and a step is restored only if
@@ -7,7 +7,6 @@ its files match its manifest. The last sealed step and the best ones by validati
 
 import os
 import time
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -16,7 +15,7 @@ import orbax.checkpoint as ocp
 from jaxtyping import Array, PyTree
 
 from afloc_jax.errors import UserError
-from afloc_jax.files import Path, read_json, sha256_of, write_json
+from afloc_jax.files import Path, absolute, hash_of, hashes, read_json, write_json
 from afloc_jax.training.processes import meet, say
 
 MANIFEST = "manifest.json"
@@ -24,19 +23,9 @@ Numbers = dict[str, Any]
 """The numbers that a checkpoint holds beside the state."""
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """All files under a folder. (epath has no rglob, because it would be slow on remote storage.)"""
-    for path in folder.iterdir():
-        if path.is_dir():
-            yield from _files(path)
-        else:
-            yield path
-
-
 def _hashes(folder: Path) -> dict[str, str]:
-    """The SHA-256 of every file under `folder` except the manifest, by relative path."""
-    files = sorted(path.relative_to(folder).as_posix() for path in _files(folder) if path.name != MANIFEST)
-    return {name: sha256_of(folder / name) for name in files}
+    """The hash of every file under `folder` except the manifest, by relative path."""
+    return {name: hash for name, hash in hashes(folder).items() if name != MANIFEST}
 
 
 def damage(checkpoint: os.PathLike[str]) -> str:
@@ -45,8 +34,8 @@ def damage(checkpoint: os.PathLike[str]) -> str:
     if not (folder / MANIFEST).exists():
         return "was never completed"
     try:
-        expected = read_json(folder / MANIFEST)["files"]
-    except (UserError, KeyError, TypeError):
+        expected = {name: str(hash) for name, hash in read_json(folder / MANIFEST)["files"].items()}
+    except (UserError, KeyError, TypeError, AttributeError):
         return "has an unreadable manifest"
     found = _hashes(folder)
     for name in sorted({*expected, *found}):
@@ -54,7 +43,8 @@ def damage(checkpoint: os.PathLike[str]) -> str:
             return f"lacks {name}"
         if name not in expected:
             return f"holds a file that does not belong there, {name}"
-        if found[name] != expected[name]:
+        # A checkpoint that was copied to a bucket or from one has hashes of another kind.
+        if found[name] != expected[name] and hash_of(folder / name, expected[name]) != expected[name]:
             return f"is damaged in {name}"
     return ""
 
@@ -79,7 +69,7 @@ class Checkpoints:
             folder: where the checkpoints of the run lie.
             keep_best: how many of the best by validation loss are kept beside the last one.
         """
-        self.folder = Path(folder).absolute()  # Orbax insists on absolute paths
+        self.folder = absolute(folder)  # Orbax insists on absolute paths
         self.keep_best = keep_best
         self.folder.mkdir(parents=True, exist_ok=True)
         self._saving: tuple[int, Future[float]] | None = None  # the step, and the seconds until it was sealed
@@ -95,6 +85,8 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps that have a folder, sealed or not, in order."""
+        if not self.folder.is_dir():  # a bucket has no empty folders
+            return []
         return sorted(int(path.name) for path in self.folder.iterdir() if path.is_dir() and path.name.isdigit())
 
     def _loss(self, step: int) -> float | None:
@@ -219,4 +211,4 @@ class Checkpoints:
 def save_once(folder: os.PathLike[str], state: PyTree[Array]) -> None:
     """Writes a state without a manifest to `folder`, replacing an older one, and waits until it is written."""
     with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(Path(folder).absolute(), state, force=True)
+        checkpointer.save(absolute(folder), state, force=True)

@@ -246,6 +246,7 @@ class Loop:
 
     def _save(self, validation_loss: float | None) -> None:
         self._check(keep=0)
+        self.writers.flush()
         progress = dataclasses.asdict(self.progress)
         self.checkpoints.save(self.state.to_saved(), self.progress.step, progress, validation_loss)
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from afloc_jax.errors import UsageError
 from afloc_jax.evaluation.tasks import EvaluationSettings
-from afloc_jax.files import user_path
+from afloc_jax.files import bucket_path, user_path
 from afloc_jax.heatmaps import HeatmapSettings
 from afloc_jax.losses.settings import LossSettings
 from afloc_jax.models.convolution import statistics_groups
@@ -95,7 +95,9 @@ class RunConfig(Settings):
         starts = (self.init_from,) if isinstance(self.init_from, str) else self.init_from
         if len(starts) != 1 and not all(starts):
             raise UsageError(f"init_from = {self.init_from!r}: must be a path or a tuple of paths")
-        paths = [("init_from", path) for path in starts]
+        if len(starts) == 1:  # a model folder may lie in a bucket
+            bucket_path(starts[0], "init_from")
+        paths = [("init_from", path) for path in starts if len(starts) > 1]
         paths += [("model.text.tokenizer", self.model.text.tokenizer)]
         for number, entry in enumerate(self.evaluation.entries):
             dataset = f"evaluation.datasets[{number}]"

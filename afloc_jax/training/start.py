@@ -14,8 +14,9 @@ from flax import traverse_util
 from jaxtyping import Array, PyTree
 from tokenizers import Tokenizer
 
+from afloc_jax.buckets import is_bucket
 from afloc_jax.errors import UsageError
-from afloc_jax.files import Path
+from afloc_jax.files import Path, bucket_path
 from afloc_jax.models import build, initial_variables
 from afloc_jax.models.bert import BertSettings
 from afloc_jax.models.settings import ModelSettings
@@ -42,7 +43,9 @@ def model_folder(config: RunConfig) -> Path | None:
     """
     if not config.init_from or not isinstance(config.init_from, str):
         return None
-    path = Path(config.init_from)
+    path = bucket_path(config.init_from)
+    if is_bucket(path):  # foreign sources are read on this machine alone
+        return path
     return path if path.is_dir() and ("format_version" in folder_config(path) or not _has_weights(path)) else None
 
 

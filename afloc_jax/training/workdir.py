@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from flax.traverse_util import flatten_dict
 
+from afloc_jax import buckets
 from afloc_jax.errors import UsageError
 from afloc_jax.files import Path, read_json, write_json
 from afloc_jax.settings import Json
@@ -76,6 +77,8 @@ def check_workdir(config: RunConfig, workdir: Path) -> None:
         UsageError: the workdir belongs to another config (the error names the keys), or its config.json is unreadable.
     """
     path = workdir / CONFIG
+    if buckets.is_bucket(workdir):
+        buckets.check(str(workdir))
     if workdir.exists() and not workdir.is_dir():
         raise UsageError(f"--workdir={workdir}: is a file, not a folder; choose another")
     if not path.exists():
@@ -112,7 +115,13 @@ def claim_workdir(config: RunConfig, workdir: Path) -> None:
 
 
 def make_folder(workdir: Path) -> None:
-    """Creates the working directory. Raises UsageError where that is not possible."""
+    """Creates the working directory. Raises UsageError where that is not possible, UserError for a bucket.
+
+    Buckets have no folders, so there the right to write is checked.
+    """
+    if buckets.is_bucket(workdir):
+        buckets.check(str(workdir), writable=True)
+        return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError, PermissionError) as error:

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
+from afloc_jax import buckets
 from afloc_jax.errors import UsageError, UserError
-from afloc_jax.files import AnyPath, Path, read_json, user_path
+from afloc_jax.files import AnyPath, Path, bucket_path, read_json
 from afloc_jax.heatmaps import HeatmapSettings
 from afloc_jax.models.settings import ModelSettings
 from afloc_jax.settings import POSITIVE, Json, Rule, Settings, at_least, plain, setting
@@ -142,8 +143,10 @@ def read_config(folder: AnyPath) -> FolderConfig:
 
 def read_stored(folder: AnyPath) -> dict[str, Json]:
     """The content of config.json, unparsed, after a check of its format version and keys."""
-    place = user_path(folder)
+    place = bucket_path(folder)
     path = place / CONFIG
+    if buckets.is_bucket(place):
+        buckets.check(str(place))
     if not place.is_dir():
         raise ModelFolderError(f"{folder}: no such model folder; give the folder that holds {CONFIG} and the weights")
     if not path.is_file():

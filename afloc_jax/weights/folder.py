@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 
 from afloc_jax.errors import UserError
-from afloc_jax.files import AnyPath, Path, replacing_folder, sha256_of, user_path, write_json, write_whole
+from afloc_jax.files import AnyPath, bucket_path, fetched, replacing_folder, sha256_of, write_json, write_whole
 from afloc_jax.settings import Json, plain
 from afloc_jax.weights import torch_names
 from afloc_jax.weights.card import render_card
@@ -80,7 +80,7 @@ def save_state(folder: AnyPath, state: Mapping[str, np.ndarray], config: FolderC
         name: np.ascontiguousarray(value, np.int64 if name.endswith("num_batches_tracked") else np.float32)
         for name, value in state.items()
     }
-    with replacing_folder(user_path(folder)) as temporary:
+    with replacing_folder(bucket_path(folder), marker=CONFIG) as temporary:
         save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
         os.chmod(temporary / WEIGHTS, 0o644)  # the library creates files that only their owner may read
         save_tokenizer(tokenizer, temporary)
@@ -96,7 +96,8 @@ def load_model(folder: AnyPath) -> ModelFolder:
         ModelFolderError: a file is missing or damaged, the format is newer than this code, a setting is wrong, or
             tensors do not fit the architecture.
     """
-    place, config = user_path(folder), read_config(folder)
+    config = read_config(folder)
+    place = fetched(bucket_path(folder))
     weights = place / WEIGHTS
     if not weights.is_file():
         raise ModelFolderError(f"{place}: {WEIGHTS} is missing; copy the whole model folder")
@@ -113,7 +114,7 @@ def load_model(folder: AnyPath) -> ModelFolder:
 
 def update_card(folder: AnyPath, card: Mapping[str, Any]) -> None:
     """Merges facts, such as results, into the model card, and writes README.md and config.json again."""
-    place = user_path(folder)
+    place = bucket_path(folder)
     stored = read_stored(place)
     known = stored.get("card")
     stored["card"] = {**(known if isinstance(known, dict) else {}), **plain(card)}
@@ -123,7 +124,7 @@ def update_card(folder: AnyPath, card: Mapping[str, Any]) -> None:
 
 def weights_hash(folder: AnyPath) -> str:
     """The SHA-256 of model.safetensors in hexadecimal, which identifies the weights behind a result."""
-    return sha256_of(Path(folder) / WEIGHTS)
+    return sha256_of(fetched(folder) / WEIGHTS)
 
 
 def _preprocessor(preprocessing: Preprocessing) -> dict[str, Json]:

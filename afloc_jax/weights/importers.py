@@ -15,7 +15,7 @@ from flax import traverse_util
 from tokenizers import Tokenizer
 
 from afloc_jax.errors import UsageError, UserError
-from afloc_jax.files import AnyPath, Path, user_path
+from afloc_jax.files import AnyPath, Path, bucket_path, user_path
 from afloc_jax.models import build, initial_variables
 from afloc_jax.models.bert import BertSettings
 from afloc_jax.models.settings import ModelSettings
@@ -52,7 +52,7 @@ def import_model(
         UserError: a source cannot be read or holds nothing for the model, parts are missing or do not fit together,
             there is no tokenizer, or `folder` exists and is not a model folder.
     """
-    folder = user_path(folder)
+    folder = bucket_path(folder)
     check_destination(folder)
     found = read_sources(sources)
     place = _tokenizer_folder(tokenizer) if tokenizer else None

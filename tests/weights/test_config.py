@@ -118,4 +118,4 @@ def test_a_run_stores_what_a_folder_is_read_with(tmp_path):
 
 def test_remote_storage_is_refused():
     with pytest.raises(UsageError, match="remote storage is not supported yet"):
-        read_config("gs://bucket/model")
+        read_config("s3://bucket/model")

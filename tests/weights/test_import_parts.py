@@ -50,6 +50,17 @@ def test_an_image_backbone_and_a_bert_make_a_start_in_any_order(tmp_path, weight
     assert afloc_jax.load(tmp_path / "one").embed_texts(["small effusion"]).report.shape == (1, 32)
 
 
+def test_a_start_is_imported_into_a_bucket_and_replaced_there(tmp_path, bucket):
+    image, _ = backbone_file(tmp_path / "resnet18.pth")
+    text, _ = bert_folder(tmp_path / "Clinical", "model.safetensors", False, "", heads=False)
+    for seed in (1, 2):
+        import_model([image, text], f"{bucket}/model", seed=seed)
+        assert read_config(f"{bucket}/model").seed == seed
+    assert afloc_jax.load(f"{bucket}/model").embed_texts(["small effusion"]).report.shape == (1, 32)
+    with pytest.raises(UserError, match="remote storage is not supported"):  # foreign sources lie on this machine
+        import_model([f"{bucket}/model", text], tmp_path / "model")
+
+
 @pytest.mark.parametrize(
     "file, prefix, wrap",
     [

@@ -1,0 +1,152 @@
+"""Google Cloud Storage: what paths that begin with gs:// need beyond the path type of `files`.
+
+`files.Path` reads and writes single objects of a bucket by gcsfs. An object appears complete or not at all, but a
+bucket has no renames and no folders. A folder is therefore written file by file, and one file, without which its
+readers refuse the folder, is removed first and written last: the commit marker.
+"""
+
+import base64
+import functools
+import hashlib
+import importlib.util
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO
+
+from afloc_jax.errors import UsageError, UserError
+
+if TYPE_CHECKING:
+    import google_crc32c
+    from gcsfs import GCSFileSystem
+
+PREFIX = "gs://"
+_BLOCK = 2**22  # bytes of a file that are read at once
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a bucket states of an object, without reading it.
+
+    Attributes:
+        size: its bytes.
+        digest: "md5:" or "crc32c:" and the checksum in base64. An object that was put together from parts has no MD5.
+    """
+
+    size: int
+    digest: str
+
+
+def is_bucket(path: str | os.PathLike[str]) -> bool:
+    """Whether a path lies in a bucket."""
+    return os.fspath(path).startswith(PREFIX)
+
+
+@functools.cache
+def make_ready() -> None:
+    """Sets gcsfs up for `files.Path`, before the first use of a bucket. Raises UsageError where it is not installed."""
+    # Otherwise the path type would need TensorFlow wherever that is installed.
+    os.environ["EPATH_USE_TF"] = "false"
+    # Otherwise gcsfs asks a second service for the kind of each bucket, and warns where it may not.
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    if importlib.util.find_spec("gcsfs") is None:
+        raise UsageError("gs:// needs the package gcsfs; run: pip install -r requirements-gcs.txt")
+    import fsspec.config
+
+    # Orbax writes to the bucket by a library of its own, which a cached list of files would not show.
+    fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
+
+
+def file_system() -> "GCSFileSystem":
+    """The file system that `files.Path` uses."""
+    make_ready()
+    import fsspec
+
+    return fsspec.filesystem("gcs", finalize_on_close=True)
+
+
+def check(path: str, *, writable: bool = False) -> None:
+    """Raises UserError of one line where the bucket of `path` does not exist, or may not be read (or written)."""
+    bucket, _, prefix = path.removeprefix(PREFIX).partition("/")
+    doing = "read"
+    try:
+        file_system().call("GET", "b/{}/o", bucket, prefix=prefix, maxResults=1)
+        if writable:
+            doing = "written"
+            probe = f"{path}/.writable"
+            file_system().pipe_file(probe, b"")
+            file_system().rm_file(probe)
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no bucket {bucket}; create it, or correct its name") from None
+    except Exception as error:  # gcsfs raises errors of several libraries
+        raise UserError(f"{path}: may not be {doing} ({_first_line(error)}); check your credentials") from None
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
+
+
+def listing(folder: str) -> dict[str, Stored]:
+    """All objects below a folder of a bucket, by relative path. Raises OSError."""
+    root = folder.removeprefix(PREFIX).rstrip("/") + "/"
+    found: Mapping[str, Mapping[str, str]] = file_system().find(root, detail=True)
+    return {
+        name.removeprefix(root): Stored(int(about["size"]), _digest(about))
+        for name, about in sorted(found.items())
+        if about["type"] == "file" and not name.endswith("/")
+    }
+
+
+def _digest(about: Mapping[str, str]) -> str:
+    # Not the CRC32C where there is a choice: it is the same for all files of Orbax that end with their own.
+    return f"md5:{about['md5Hash']}" if "md5Hash" in about else f"crc32c:{about['crc32c']}"
+
+
+def digest_of(file: BinaryIO, like: str) -> str:
+    """The digest of a file, of the kind of another one. Raises OSError, or UsageError where gcsfs is not installed."""
+    kind = like.partition(":")[0]
+    checksum = hashlib.md5(usedforsecurity=False) if kind == "md5" else _crc32c()
+    while block := file.read(_BLOCK):
+        checksum.update(block)
+    return f"{kind}:{base64.b64encode(checksum.digest()).decode()}"
+
+
+def _crc32c() -> "google_crc32c.Checksum":
+    make_ready()
+    import google_crc32c  # installed with gcsfs
+
+    return google_crc32c.Checksum()
+
+
+def is_intact(path: str | os.PathLike[str], stored: Stored) -> bool:
+    """Whether a file of this machine has the size and the digest of an object."""
+    if not os.path.isfile(path) or os.path.getsize(path) != stored.size:
+        return False
+    with open(path, "rb") as file:
+        return digest_of(file, stored.digest) == stored.digest
+
+
+def download(source: str, target: str | os.PathLike[str], stored: Stored) -> None:
+    """Copies an object to a file, which appears complete and checked or not at all. Raises OSError, UserError."""
+    temporary = f"{os.fspath(target)}.copying"
+    file_system().get_file(source, temporary)
+    if not is_intact(temporary, stored):
+        os.unlink(temporary)
+        raise UserError(f"{source}: arrived damaged, or changed while it was copied; run the same command again")
+    os.replace(temporary, target)
+
+
+def upload_folder(source: str | os.PathLike[str], folder: str, marker: str) -> None:
+    """Replaces a folder of a bucket by one of this machine. Its file `marker` is removed first and written last."""
+    bucket, old = file_system(), listing(folder)
+    if marker in old:
+        bucket.rm_file(f"{folder}/{marker}")
+    names = [
+        os.path.relpath(os.path.join(place, name), source).replace(os.sep, "/")
+        for place, _, found in os.walk(source)
+        for name in found
+    ]
+    for name in (name for name in old if name not in names):
+        bucket.rm_file(f"{folder}/{name}")
+    for name in sorted(names, key=lambda name: (name == marker, name)):
+        bucket.put_file(os.path.join(source, name), f"{folder}/{name}")
