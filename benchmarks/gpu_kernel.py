@@ -75,11 +75,11 @@ def compiled_loss(given: argparse.Namespace, kernel: str) -> dict[str, object]:
     memory, program = compiled.memory_analysis(), compiled.as_text()
     assert memory and program, "the GPU compiler gives both"
     tile = tile_size(settings, "gpu", given.images, given.regions, given.units)
-    bins = -(-given.images * -(-MEAN_WORDS // SLOT) // (tile.units // SLOT))
+    tiles = -(-given.images * -(-MEAN_WORDS // SLOT) // (tile.bins * tile.units // SLOT))
     return {
         "kernel": kernel,
-        "tile": [tile.images, tile.units],
-        "launches": round(launches(program, lambda _: bins)),
+        "tile": [tile.images, tile.bins * tile.units],
+        "launches": round(launches(program, lambda _: tiles)),
         "temporary_bytes": memory.temp_size_in_bytes,
     }
 

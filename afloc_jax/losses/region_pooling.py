@@ -51,17 +51,18 @@ class Slots:
 
 @flax.struct.dataclass
 class TileText:
-    """The captions of one bin of each group (see packing.py); U = slots * SLOT units."""
+    """The captions of one bin of each group (see packing.py), or of several; U = slots * SLOT units."""
 
     units: Float[Array, "g U D"]
     norms: Float[Array, "g U"]
     slots: Slots
+    bins: int = flax.struct.field(pytree_node=False, default=1)
 
 
 class Gradients(NamedTuple):
     """The gradients of one tile. Those of the text are kept per device; tiled.py sums them after its loops."""
 
-    regions: Float[Array, "g p m N D"]
+    regions: tuple[Float[Array, "g p m N D"], ...]  # parts, for the caller to add up
     total: Float[Array, "g p m D"]  # that of the sum of an image's regions: every region gets it
     units: Float[Array, "g p U D"]
     norms: Float[Array, "g p U"]
@@ -206,7 +207,7 @@ def _attention_backward(
     )
     d_units = product("gpumn,gpmnd->gpud", d_s, regions) + (d_dot * v).sum(axis=3)
     d_total = d_v.sum(axis=2, dtype=v.dtype) if _near_one(settings) else jnp.zeros_like(images.total)
-    return Gradients(d_regions, d_total, d_units, d_norms.sum(axis=3))
+    return Gradients((d_regions,), d_total, d_units, d_norms.sum(axis=3))
 
 
 def _near_one(settings: LossSettings) -> bool:
@@ -250,7 +251,7 @@ def _logsumexp_backward(
     d_region_norms = (d_scale.sum(axis=2) / jnp.where(norms > 0, norms, 1)[:, :, 0] ** 2)[..., None]
     d_regions = product("gpumn,gud->gpmnd", d_s, text.units) + d_region_norms * wide
     d_units = product("gpumn,gpmnd->gpud", d_s, regions)
-    return Gradients(d_regions, jnp.zeros_like(images.total), d_units, d_norms)
+    return Gradients((d_regions,), jnp.zeros_like(images.total), d_units, d_norms)
 
 
 REGION_POOLINGS = {

@@ -292,7 +292,7 @@ def _local_rows(settings: LossSettings, platform: str) -> Rows:
         k = min(len(counts), ring.group)
         regions, units, norms, counts = (a.reshape(-1, k, *a.shape[1:]) for a in (regions, *texts, counts))
         text = Captions(units.astype(regions.dtype), norms, counts)
-        text = text if settings.kernel == "pallas" else tiled.placed(text, platform)
+        text = text if settings.kernel == "pallas" else tiled.placed(text, settings, platform)
         return regions[:, None], text  # tiled.py: [g, p = 1, J, N, D]
 
     def forward(regions: Array, texts: tuple[Array, Array], counts: Array, ring: Ring) -> Array:

@@ -26,21 +26,26 @@ class _Kind:
     units: int
     memory: int  # MiB
     multiple: int = 1  # to which regions are filled up
+    bins: int = 1
 
 
 # Two CPU cores are busy with one image, and a small tile stays in their cache. A GPU needs kernels of 10 microseconds
 # and more, and its matrix products need a multiple of 8 (docs/scale.md has the tiles tried on one). No TPU has run this
 # yet: it gets the tile of a CPU.
 KINDS = {"cpu": _Kind(96, 1), "gpu": _Kind(256, 1024, multiple=8), "tpu": _Kind(96, 1)}
+# For loss.kernel = "triton", on any device: a bin is what a block of its kernels holds. With more bins in a tile, the
+# gradient of the regions, as large as half of the scores of a bin, is read and written less often.
+TRITON = _Kind(128, 1024, multiple=8, bins=8)
 
 
 @dataclass(frozen=True)
 class TileSize:
-    """Images of each device and text units in a tile."""
+    """Images of each device, units of a bin, and bins at most in a tile."""
 
     images: int
     units: int
     multiple: int = 1
+    bins: int = 1
 
     def tile(self, regions: Float[Array, "g p m N D"], wide: DTypeLike) -> TileImages:
         """The images; their sums are taken in the type `wide`."""
@@ -52,13 +57,14 @@ class TileSize:
         return jnp.pad(regions, [(0, missing if axis == 3 else 0) for axis in range(5)]) if missing else regions
 
 
-def _kind(platform: str) -> _Kind:
-    return KINDS.get(platform, KINDS["gpu"])
+def _kind(settings: LossSettings, platform: str) -> _Kind:
+    return TRITON if settings.kernel == "triton" else KINDS.get(platform, KINDS["gpu"])
 
 
-def tile_units(platform: str, longest: int) -> int:
-    """The text units of a tile, which holds the longest caption."""
-    return max(_kind(platform).units, -(-longest // SLOT) * SLOT)
+def tile_units(settings: LossSettings, platform: str, longest: int) -> int:
+    """The text units of a bin, which holds the longest caption; a power of 2 for "triton"."""
+    units = max(_kind(settings, platform).units, -(-longest // SLOT) * SLOT)
+    return 2 ** (units - 1).bit_length() if settings.kernel == "triton" else units
 
 
 def tile_size(settings: LossSettings, platform: str, images: int, regions: int, longest: int) -> TileSize:
@@ -70,9 +76,9 @@ def tile_size(settings: LossSettings, platform: str, images: int, regions: int, 
         regions: of an image.
         longest: slots of the longest caption, which a tile has to hold.
     """
-    kind = _kind(platform)
+    kind = _kind(settings, platform)
     memory = (kind.memory if settings.tile_memory == "auto" else int(settings.tile_memory)) * 2**20
-    units = tile_units(platform, longest)
-    at_most = max(1, memory // (BYTES * units * regions))
+    units = tile_units(settings, platform, longest)
+    at_most = max(1, memory // (BYTES * units * kind.bins * regions))
     passes = -(-images // at_most)
-    return TileSize(-(-images // passes), units, kind.multiple)
+    return TileSize(-(-images // passes), units, kind.multiple, kind.bins)

@@ -17,6 +17,7 @@ Axes: g contrast groups at once, p devices that share them, J images of each dev
 bins of U units. The regions have F channels, and D with their projection (F = D without low_rank.py).
 """
 
+import dataclasses
 import functools
 import math
 from typing import NamedTuple
@@ -177,25 +178,45 @@ def _split(array: Array, tiling: Tiling) -> Array:
 
 
 class _Packed(NamedTuple):
-    """The packed captions of g groups. `used` is the largest number of bins in use by any of them."""
+    """The packed captions of g groups, of which a tile takes `at_once` bins."""
 
     packing: Packing
     units: Float[Array, "g bins U D"]
     norms: Float[Array, "g bins U"]
-    used: Int[Array, ""]
+    tiles: Int[Array, ""]  # as many as hold the bins in use by any group
+    at_once: int
 
     @classmethod
-    def make(cls, text: Captions, platform: str) -> "_Packed":
-        text, length = placed(text, platform), text.units.shape[2]
-        slots = bin_slots(length, tile_units(platform, length))
+    def make(cls, text: Captions, settings: LossSettings, platform: str, at_once: int) -> "_Packed":
+        text, length = placed(text, settings, platform), text.units.shape[2]
+        slots = bin_slots(length, tile_units(settings, platform, length))
         packing = jax.vmap(lambda counts, first: pack(counts, length, slots, first))(text.counts, text.first_slot)
-        in_bins = jax.vmap(packed)
-        return cls(packing, in_bins(packing, text.units), in_bins(packing, text.norms), packing.used.max())
+        at_once = min(at_once, packing.caption.shape[1])
+        if missing := -packing.caption.shape[1] % at_once:  # empty bins
+            packing = dataclasses.replace(
+                packing,
+                source=jnp.pad(packing.source, ((0, 0), (0, missing), (0, 0), (0, 0))),
+                valid=jnp.pad(packing.valid, ((0, 0), (0, missing), (0, 0), (0, 0))),
+                caption=jnp.pad(packing.caption, ((0, 0), (0, missing), (0, 0)), constant_values=text.counts.shape[1]),
+            )
+        in_bins, tiles = jax.vmap(packed), -(-packing.used.max() // at_once)
+        return cls(packing, in_bins(packing, text.units), in_bins(packing, text.norms), tiles, at_once)
 
     def tile(self, index: Int[Array, ""]) -> TileText:
-        """The captions of one bin."""
-        slots = _slots(_at(self.packing.caption, index, 1), _at(self.packing.valid, index, 1))
-        return TileText(_at(self.units, index, 1), _at(self.norms, index, 1), slots)
+        """The captions of one tile."""
+        valid, caption = (self.part(array, index, 1) for array in (self.packing.valid, self.packing.caption))
+        units, norms = (self.part(array, index, 1) for array in (self.units, self.norms))
+        return TileText(units, norms, _slots(caption, valid), self.at_once)
+
+    def part(self, by_bin: Array, index: Int[Array, ""], axis: int) -> Array:
+        """What a tile takes of an array [.., bins, U, ..]: [.., at_once * U, ..]."""
+        found = jax.lax.dynamic_slice_in_dim(by_bin, index * self.at_once, self.at_once, axis)
+        return found.reshape(*found.shape[:axis], -1, *found.shape[axis + 2 :])
+
+    def update(self, by_bin: Array, part: Array, index: Int[Array, ""], axis: int) -> Array:
+        """The array with another part."""
+        part = part.reshape(*part.shape[:axis], self.at_once, -1, *part.shape[axis + 1 :])
+        return jax.lax.dynamic_update_slice_in_dim(by_bin, part, index * self.at_once, axis)
 
     def pooled(self, r: Float[Array, "g p bins U m"], settings: LossSettings) -> Float[Array, "g p I m"]:
         """log sum_t exp(temp2 r_t) over the units of each caption."""
@@ -213,12 +234,12 @@ def _slots(caption: Int[Array, "g slots"], valid: Bool[Array, "g slots SLOT"]) -
     return Slots(valid, caption[:, :, None] == caption[:, None, :])
 
 
-def placed(text: Captions, platform: str) -> Captions:
+def placed(text: Captions, settings: LossSettings, platform: str) -> Captions:
     """The captions with their places in bins. A ring does this once, before the captions travel: it is a loop."""
     if text.first_slot is not None:
         return text
     length = text.units.shape[2]
-    slots = bin_slots(length, tile_units(platform, length))
+    slots = bin_slots(length, tile_units(settings, platform, length))
     return text._replace(first_slot=jax.vmap(lambda counts: first_fit(counts, length, slots))(text.counts))
 
 
@@ -245,7 +266,7 @@ def tile_rows(
         return kernels.tile_rows(project(regions[:, 0], projection), text, settings)[:, None]
     count = regions.shape[2]
     size = tile_size(settings, platform, count, regions.shape[3], text.units.shape[2])
-    captions, regions = _Packed.make(text, platform), _filled_up(regions, size.images)
+    captions, regions = _Packed.make(text, settings, platform, size.bins), _filled_up(regions, size.images)
     groups, devices = regions.shape[:2]
     bins, units = captions.norms.shape[1:]
     pooling = _pooling(settings, platform)
@@ -253,13 +274,12 @@ def tile_rows(
     def some_images(_: None, first: Array) -> tuple[None, Array]:
         images = size.tile(project(_from(regions, first, size.images), projection), captions.norms.dtype)
 
-        def one_bin(index: Array, relevance: Array) -> Array:
+        def one_tile(index: Array, relevance: Array) -> Array:
             r = pooling.relevance(images, captions.tile(index), settings)
-            relevance = jax.lax.dynamic_update_index_in_dim(relevance, r, index, axis=2)
-            return relevance
+            return captions.update(relevance, r, index, axis=2)
 
         empty = jnp.zeros((groups, devices, bins, units, size.images), captions.norms.dtype)
-        relevance = jax.lax.fori_loop(0, captions.used, one_bin, empty)
+        relevance = jax.lax.fori_loop(0, captions.tiles, one_tile, empty)
         return None, captions.pooled(relevance, settings)
 
     _, similarity = jax.lax.scan(some_images, None, jnp.arange(0, regions.shape[2], size.images))  # [.., g, p, I, m]
@@ -292,7 +312,7 @@ def tile_gradients(
         return TileGradients(d_regions[:, None], d_units, d_norms, d_projection)
     count = regions.shape[2]
     size = tile_size(settings, platform, count, regions.shape[3], text.units.shape[2])
-    captions, regions = _Packed.make(text, platform), _filled_up(regions, size.images)
+    captions, regions = _Packed.make(text, settings, platform, size.bins), _filled_up(regions, size.images)
     d_regions = jnp.zeros(regions.shape, regions.dtype) if start is None else _filled_up(start, size.images)
     groups, devices = regions.shape[:2]
     pooling, wide = _pooling(settings, platform), captions.norms.dtype
@@ -313,26 +333,27 @@ def tile_gradients(
         ).reshape(2, groups, devices, *captions.packing.caption.shape[1:], size.images)
         images = size.tile(project(own, projection), wide)
 
-        def one_bin(index: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
+        def one_tile(index: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
             d_regions, d_total, d_units, d_norms = carry
             text = captions.tile(index)
             r, saved = pooling.forward(images, text, settings)
-            d_slots, logarithm = _at(by_slot, index, 3)[:, :, :, :, None]  # [g, p, slots, 1, m]
+            d_slots, logarithm = captions.part(by_slot, index, 3)[:, :, :, :, None]  # [g, p, slots, 1, m]
             d_r = d_slots * jnp.exp(settings.pooling_temperature * in_slots(r, text.slots) - logarithm)
             d_r = jnp.where(present(text.slots, 1), d_r, 0).reshape(r.shape)
             d_tile = pooling.backward(images, text, saved, d_r, settings)
             return (
-                d_regions + d_tile.regions,
+                # In this order XLA lets each product add to the total in place on GPUs.
+                functools.reduce(lambda total, part: part + total, d_tile.regions, d_regions),
                 d_total + d_tile.total,
-                _add_at(d_units, d_tile.units, index),
-                _add_at(d_norms, d_tile.norms, index),
+                captions.update(d_units, captions.part(d_units, index, 2) + d_tile.units, index, 2),
+                captions.update(d_norms, captions.part(d_norms, index, 2) + d_tile.norms, index, 2),
             )
 
         so_far = jnp.zeros(images.regions.shape, wide)
         if projection is None:
             so_far = size.filled_up(_from(d_all, first, size.images).astype(wide))
         nothing = jnp.zeros(images.total.shape, wide)
-        d_regions, d_total, *d_text = jax.lax.fori_loop(0, captions.used, one_bin, (so_far, nothing, *d_text))
+        d_regions, d_total, *d_text = jax.lax.fori_loop(0, captions.tiles, one_tile, (so_far, nothing, *d_text))
         d_regions = d_regions[:, :, :, : images.count] + d_total[:, :, :, None]
         d_own, d_here = pull_back(own, projection, d_regions, apart=2)
         d_all = jax.lax.dynamic_update_slice_in_dim(d_all, d_own.astype(d_all.dtype), first, axis=2)
@@ -360,16 +381,6 @@ def _pooling(settings: LossSettings, platform: str) -> RegionPooling:
     return triton.POOLING
 
 
-def _at(array: Array, index: Int[Array, ""], axis: int) -> Array:
-    found: Array = jax.lax.dynamic_index_in_dim(array, index, axis, keepdims=False)
-    return found
-
-
 def _from(array: Shaped[Array, "g p J *N"], first: Int[Array, ""], images: int) -> Shaped[Array, "g p m *N"]:
     found: Array = jax.lax.dynamic_slice_in_dim(array, first, images, axis=2)
     return found
-
-
-def _add_at(total: Float[Array, "g p bins ..."], part: Float[Array, "g p ..."], index: Int[Array, ""]) -> Array:
-    total = jax.lax.dynamic_update_index_in_dim(total, _at(total, index, 2) + part, index, axis=2)
-    return total

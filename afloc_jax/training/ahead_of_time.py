@@ -271,6 +271,7 @@ def tiles_of_levels(assembly: Assembly) -> dict[str, Tile]:
     for level, (regions, units) in shapes.items():
         size = tile_size(loss, platform, here, math.prod(regions.shape[1:-1]), units.shape[1])
         slots, length = bin_slots(units.shape[1], size.units), MEAN_UNITS[level]
+        slots *= size.bins
         found[level] = Tile(size.images, slots * SLOT, length, -(-here * -(-length // SLOT) // slots))
     return found
 

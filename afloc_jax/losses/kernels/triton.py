@@ -30,50 +30,41 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from afloc_jax.losses.definition import SMALLEST_NORM_PRODUCT
 from afloc_jax.losses.packing import SLOT
-from afloc_jax.losses.region_pooling import Gradients, RegionPooling, Slots, TileImages, TileText, product
+from afloc_jax.losses.region_pooling import Gradients, RegionPooling, TileImages, TileText, product
 from afloc_jax.losses.settings import LossSettings
 
 Ref: TypeAlias = Any  # a block of memory that a kernel reads and writes; JAX has no public type for one
 
-BLOCK = 64 * 256  # scores of a block: without spills for 256 threads (`python -m benchmarks.gpu_kernel`)
+BLOCK = 128 * 128  # scores of a block: without spills for 256 threads (`python -m benchmarks.gpu_kernel`)
 DEPTH = 64  # features of a step of a product
 SMALLEST = 16  # regions or units of a block: no less than the matrix units take
 PARAMETERS = plgpu.CompilerParams(num_warps=8, num_stages=3)
+SAFE = 40.0
 HIDDEN = -1e30  # the score of padding
 
 
 class Captions(NamedTuple):
-    """Which units of a bin belong together."""
+    """Which units of each bin belong together."""
 
-    valid: Bool[Array, "g U"]
-    number: Int[Array, "g slots"]  # which caption of the bin lies in a slot; -1 for none
-    captions: Int[Array, "g 1"]  # how many there are
+    valid: Bool[Array, "g bins*U"]
+    number: Int[Array, "g bins*slots"]  # which caption of its bin lies in a slot; -1 for none
+    captions: Int[Array, "g bins"]  # how many there are
 
     @classmethod
-    def of(cls, slots: Slots) -> "Captions":
-        first = jnp.argmax(slots.same, axis=2)  # [g, slots]: the first slot of the same caption
-        filled = slots.valid.any(axis=2)
-        leads = (first == jnp.arange(first.shape[1])) & filled
-        number = (leads[:, None] & (jnp.arange(first.shape[1]) < first[:, :, None])).sum(axis=2, dtype=jnp.int32)
+    def of(cls, text: TileText) -> "Captions":
+        valid, slots = text.slots.valid, text.slots.same.shape[1] // text.bins
+        place = jnp.arange(text.bins * slots)
+        by_bin = len(valid), text.bins, slots
+        first = jnp.argmax(text.slots.same, axis=2)  # [g, bins * slots]: the first slot of the same caption
+        filled = valid.any(axis=2).reshape(by_bin)
+        leads = (first == place).reshape(by_bin) & filled
+        before = place[:slots] < (first - place // slots * slots).reshape(by_bin)[..., None]
+        number = (leads[:, :, None] & before).sum(axis=3, dtype=jnp.int32)
         return cls(
-            slots.valid.reshape(len(first), -1),
-            jnp.where(filled, number, -1),
-            leads.sum(axis=1, keepdims=True, dtype=jnp.int32),
+            valid.reshape(len(valid), -1),
+            jnp.where(filled, number, -1).reshape(len(valid), -1),
+            leads.sum(axis=2, dtype=jnp.int32),
         )
-
-
-def _filled_up(text: TileText) -> TileText:
-    """The bin with empty slots behind the others, up to a power of 2."""
-    units = max(SMALLEST, pl.next_power_of_2(text.units.shape[1]))
-    more, slots = units - text.units.shape[1], (units - text.units.shape[1]) // SLOT
-    return TileText(
-        jnp.pad(text.units, ((0, 0), (0, more), (0, 0))),
-        jnp.pad(text.norms, ((0, 0), (0, more))),
-        Slots(
-            jnp.pad(text.slots.valid, ((0, 0), (0, slots), (0, 0))),
-            jnp.pad(text.slots.same, ((0, 0), (0, slots), (0, slots))),
-        ),
-    )
 
 
 # --- The kernels: a block of regions of one image against the units of one bin ---
@@ -107,10 +98,11 @@ def _by_slot(scores: Float[Array, "n U"]) -> Float[Array, "n slots SLOT"]:
 
 
 def _by_caption(
-    reduce: Callable[..., Array], slot_values: Float[Array, "n slots"], captions: tuple[Ref, Ref], least: float
-) -> Float[Array, "n slots"]:
-    """For each slot the sum or maximum over the slots of its caption, and `least` where there is none."""
-    number, count = captions[0][...][None], captions[1][0]
+    reduce: Callable[..., Array], slot_values: Float[Array, "n slots"], number: Int[Array, " slots"], count: Array,
+    least: float,
+) -> Float[Array, "n slots"]:  # fmt: skip
+    """For each slot the sum or maximum over the slots of its caption, and `least` for captions from `count` on."""
+    number = number[None]
 
     def one(caption: Array, found: Array) -> Array:
         here = number == caption
@@ -133,16 +125,19 @@ def _weights(
     there: int,  # regions before those that fill up
     temperature: float,
 ) -> None:
-    captions, wide, before = (number_ref, count_ref), sum_ref.dtype, pl.program_id(1) * regions_ref.shape[0]
+    number, count, wide = number_ref[...], count_ref[0], sum_ref.dtype
+    before = pl.program_id(1) * regions_ref.shape[0]
     left = regions - before
     s = _scores(regions_ref, units_ref, left, wide)
+    # The maxima of captions are needed only where exp(s) could overflow or all of a caption's vanish.
+    far = jnp.where(jnp.abs(s).max() > SAFE, count, 0)
     scores = _by_slot(jnp.where(valid_ref[...][None], s, HIDDEN))
-    largest = _by_caption(jnp.max, scores.max(axis=2), captions, HIDDEN)
+    largest = _by_caption(jnp.max, scores.max(axis=2), number, far, HIDDEN)
     largest = jnp.where(largest > HIDDEN, largest, 0)  # empty slots
     weights = jnp.exp(scores - largest[:, :, None])
-    total = _by_caption(jnp.sum, weights.sum(axis=2), captions, 0)
+    total = _by_caption(jnp.sum, weights.sum(axis=2), number, count, 0)
     total = jnp.where(total > 0, total, 1)  # empty slots
-    p = (weights / total[:, :, None]).reshape(s.shape)
+    p = (weights * (1 / total)[:, :, None]).reshape(s.shape)
     g = jnp.where(_there(g_ref, there - before), jnp.exp(temperature * p) - 1, 0).astype(g_ref.dtype)
     for ref in p_ref:
         _store(ref, p, left)
@@ -168,7 +163,7 @@ def _d_scores(
     d_e = _scores(regions_ref, d_v_ref, left, wide) + d_sum_ref[...][None]
     g, p = (plgpu.load(ref, mask=_there(ref, left), other=0).astype(wide) for ref in (g_ref, p_ref))
     p_d_p = _by_slot(temperature * p * (g + 1) * d_e)
-    within = _by_caption(jnp.sum, p_d_p.sum(axis=2), (number_ref, count_ref), 0)
+    within = _by_caption(jnp.sum, p_d_p.sum(axis=2), number_ref[...], count_ref[0], 0)
     _store(d_s_ref, (p_d_p - _by_slot(p) * within[:, :, None]).reshape(d_e.shape), left)
 
 
@@ -176,10 +171,10 @@ def _d_scores(
 
 
 class _Tile(NamedTuple):
-    """Images against one bin, as the kernels take them: one axis for groups, devices and images."""
+    """Images against bins as the kernels take them: groups, devices and images are one axis, bins and units one."""
 
     regions: Float[Array, "images N D"]
-    units: Float[Array, "g U D"]
+    units: Float[Array, "g bins*U D"]
     captions: Captions
     there: int  # regions before those that fill up
     wide: DTypeLike
@@ -188,39 +183,43 @@ class _Tile(NamedTuple):
     def of(cls, images: TileImages, text: TileText) -> "_Tile":
         """The tile, with features filled up to a multiple of DEPTH."""
         regions, units = _deep(images.regions), _deep(text.units)
-        return cls(
-            regions.reshape(-1, *regions.shape[3:]), units, Captions.of(text.slots), images.count, text.norms.dtype
-        )
+        return cls(regions.reshape(-1, *regions.shape[3:]), units, Captions.of(text), images.count, text.norms.dtype)
 
     def call(
-        self, kernel: Callable[..., None], more: list[Array], whole: list[Array], outputs: int, settings: LossSettings
+        self,
+        kernel: Callable[..., None],
+        scores: list[Array],
+        others: list[Array],
+        outputs: int,
+        settings: LossSettings,
     ) -> list[Array]:
-        """Runs a kernel for every image and block of regions.
+        """Runs a kernel for every image, bin and block of regions.
 
         Args:
-            kernel: takes a block of the regions and of `more`; `whole` and the captions; then what it writes.
-            more: arrays [images, N, ..].
-            whole: arrays of which a block takes all that an image, or its group, has.
-            outputs: the number of arrays [images, N, U] to write, in the precision of the regions. `_weights` writes
-                its sums [images, blocks, U] before them.
+            kernel: takes blocks of the regions, of `scores`, `others` and the captions, and those it writes.
+            scores: arrays [images, N, bins * U].
+            others: arrays [images or g, bins * U, ..].
+            outputs: how many arrays like `scores` it writes, in the precision of the regions. `_weights` writes its
+                sums [images, blocks, bins * U] before them.
         """
-        (images, regions, _), units = self.regions.shape, self.captions.valid.shape[1]
+        (images, regions, width), bins = self.regions.shape, self.captions.captions.shape[1]
+        units = self.units.shape[1] // bins
         size = max(SMALLEST, BLOCK // units)
         blocks = -(-regions // size)
 
-        def of_block(array: Array | jax.ShapeDtypeStruct) -> pl.BlockSpec:
-            return pl.BlockSpec((None, size, array.shape[2]), lambda image, block: (image, block, 0))
+        def of_bin(array: Array) -> pl.BlockSpec:
+            shared, (_, length, *rest) = images // array.shape[0], array.shape
+            zeros = [0] * len(rest)
+            return pl.BlockSpec((None, length // bins, *rest), lambda bin, block, image: (image // shared, bin, *zeros))
 
-        def of_image(array: Array) -> pl.BlockSpec:
-            shared, (_, *shape) = images // array.shape[0], array.shape
-            return pl.BlockSpec((None, *shape), lambda image, block: (image // shared, *[0] * len(shape)))
-
-        rows, whole = [self.regions, *more], [*whole, self.captions.number, self.captions.captions]
-        shapes = [jax.ShapeDtypeStruct((images, regions, units), self.regions.dtype)] * outputs
-        written = [of_block(shape) for shape in shapes]
+        of_regions = pl.BlockSpec((None, size, width), lambda bin, block, image: (image, block, 0))
+        of_scores = pl.BlockSpec((None, size, units), lambda bin, block, image: (image, block, bin))
+        others = [*others, self.captions.number, self.captions.captions]
+        shapes = [jax.ShapeDtypeStruct((images, regions, bins * units), self.regions.dtype)] * outputs
+        written = [of_scores] * outputs
         if kernel is _weights:
-            shapes.insert(0, jax.ShapeDtypeStruct((images, blocks, units), self.wide))
-            written.insert(0, pl.BlockSpec((None, None, units), lambda image, block: (image, block, 0)))
+            shapes.insert(0, jax.ShapeDtypeStruct((images, blocks, bins * units), self.wide))
+            written.insert(0, pl.BlockSpec((None, None, units), lambda bin, block, image: (image, block, bin)))
 
         def run(*inputs: Array, interpret: bool) -> list[Array]:
             found: list[Array] = pl.pallas_call(
@@ -228,8 +227,8 @@ class _Tile(NamedTuple):
                     kernel, regions=regions, there=self.there, temperature=settings.attention_temperature
                 ),
                 out_shape=shapes,
-                grid=(images, blocks),
-                in_specs=[of_block(array) for array in rows] + [of_image(array) for array in whole],
+                grid=(bins, blocks, images),  # neighbours share a block of regions
+                in_specs=[of_regions, *[of_scores] * len(scores), *map(of_bin, others)],
                 out_specs=written,
                 compiler_params=PARAMETERS,
                 interpret=interpret,
@@ -238,7 +237,7 @@ class _Tile(NamedTuple):
             return found
 
         compiled, interpreted = (functools.partial(run, interpret=interpret) for interpret in (False, True))
-        found: list[Array] = lax.platform_dependent(*rows, *whole, cuda=compiled, default=interpreted)
+        found: list[Array] = lax.platform_dependent(self.regions, *scores, *others, cuda=compiled, default=interpreted)
         return found
 
 
@@ -254,7 +253,6 @@ def _forward(
     images: TileImages, text: TileText, settings: LossSettings, keep: bool
 ) -> tuple[Float[Array, "g p U m"], PyTree]:
     """`region_pooling._attention_forward`; what the backward pass needs is kept only where told."""
-    used, text = text.units.shape[1], _filled_up(text)
     tile, shape = _Tile.of(images, text), images.regions.shape
     sums, *kept = tile.call(_weights, [], [tile.units, tile.captions.valid], 2 if keep else 1, settings)
     g, *p = (array.reshape(*shape[:4], -1) for array in kept)  # [g, p, m, N, U]
@@ -265,7 +263,7 @@ def _forward(
     smallest = SMALLEST_NORM_PRODUCT * total
     denominator = jnp.maximum(norm_product, smallest)
     r = jnp.sum(text.units[:, None, None] * v, axis=-1) / denominator
-    return jnp.swapaxes(r, 2, 3)[:, :, :used], (g, p, v, v_squared, denominator, norm_product > smallest, r)
+    return jnp.swapaxes(r, 2, 3), (g, p, v, v_squared, denominator, norm_product > smallest, r)
 
 
 def _backward(
@@ -273,20 +271,19 @@ def _backward(
 ) -> Gradients:
     """`region_pooling._attention_backward`."""
     g, (p,), v, v_squared, denominator, free, r = saved
-    used, text, regions = text.units.shape[1], _filled_up(text), images.regions
-    d_r = jnp.pad(jnp.swapaxes(d_r, 2, 3), [*[(0, 0)] * 3, (0, r.shape[3] - used)])
+    regions, d_r = images.regions, jnp.swapaxes(d_r, 2, 3)
     d_dot, through = (d_r / denominator)[..., None], -d_r * r
     d_v = d_dot * text.units[:, None, None] + jnp.where(free, through / jnp.where(free, v_squared, 1), 0)[..., None] * v
     d_v = d_v.astype(regions.dtype)
     d_norms = jnp.where(free, through / jnp.where(free, text.norms[:, None, None], 1), 0)
     d_sum = jnp.where(free, 0, through / denominator * SMALLEST_NORM_PRODUCT)
-    tile = _Tile.of(images, text)
-    inputs = [array.reshape(-1, *array.shape[3:]) for array in (g, p, _deep(d_v), d_sum)]
-    (d_s,) = tile.call(_d_scores, inputs[:2], inputs[2:], 1, settings)
+    g_p_v_sum = [array.reshape(-1, *array.shape[3:]) for array in (g, p, _deep(d_v), d_sum)]
+    (d_s,) = _Tile.of(images, text).call(_d_scores, g_p_v_sum[:2], g_p_v_sum[2:], 1, settings)
     d_s = d_s.reshape(g.shape)
-    d_regions = product("gpmnu,gud->gpmnd", d_s, text.units) + product("gpmnu,gpmud->gpmnd", g, d_v)
+    # Left apart, each is added to what other tiles gave by the product itself.
+    d_regions = product("gpmnu,gpmud->gpmnd", g, d_v), product("gpmnu,gud->gpmnd", d_s, text.units)
     d_units = product("gpmnu,gpmnd->gpud", d_s, regions) + (d_dot * v).sum(axis=2)
-    return Gradients(d_regions, d_v.sum(axis=3, dtype=v.dtype), d_units[:, :, :used], d_norms.sum(axis=2)[:, :, :used])
+    return Gradients(d_regions, d_v.sum(axis=3, dtype=v.dtype), d_units, d_norms.sum(axis=2))
 
 
 def _relevance(images: TileImages, text: TileText, settings: LossSettings) -> Float[Array, "g p U m"]:
