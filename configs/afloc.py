@@ -25,6 +25,7 @@ def get_config() -> ConfigDict:
     config.data = data = ConfigDict()
     data.dataset = "pairs"  # builder in data_pipelines/builders
     data.directory = "data"  # folder of prepared records; they are built there first if `raw` is given
+    data.cache = ""  # folder of this machine to which records are copied once if `directory` is in a bucket, gs://
     data.raw = ""  # folder of raw files; empty: records must be prepared already (phantom needs none)
     data.builder = ConfigDict()  # keyword arguments of the builder, e.g. sizes and split fractions
     data.train_split = "train"
@@ -115,7 +116,7 @@ def get_config() -> ConfigDict:
 
     config.evaluation = evaluation = ConfigDict()
     # Data sets that the trained model is evaluated on: ConfigDicts with these keys (docs/training.md explains them).
-    # Required: name, directory. Optional: raw, builder, split, validation_split, title, compatible, bootstrap,
+    # Required: name, directory. Optional: raw, cache, builder, split, validation_split, title, compatible, bootstrap,
     # interval, unit. Localisation: protocol, class_prompt, prior_split, thresholds, margin. Other tasks
     # (classification, retrieval, robustness): task, classes, prompts, aggregation, framing, labels, unlisted,
     # by_class, per_class, tops.

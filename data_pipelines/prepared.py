@@ -12,12 +12,15 @@ import os
 import pathlib
 from dataclasses import dataclass
 
-from afloc_jax.errors import UserError
+from afloc_jax.buckets import check as check_bucket
+from afloc_jax.buckets import is_bucket
+from afloc_jax.errors import UsageError, UserError
 from afloc_jax.files import Path, matching, read_json, user_path, write_whole
 from afloc_jax.settings import Json
 from data_pipelines.building.account import BuildReport
 from data_pipelines.building.build import Arguments, Call, build, clear, lock
 from data_pipelines.building.expected_files import IncompleteDataError
+from data_pipelines.cache import copied
 from data_pipelines.reading import RecordSource
 
 _INPUTS = "inputs.json"
@@ -50,19 +53,23 @@ def open_source(
     *,
     raw: str | os.PathLike[str] = "",
     builder: Arguments | None = None,
+    cache: str | os.PathLike[str] = "",
 ) -> RecordSource:
     """The records of one split of a data set, which is prepared first if needed and possible.
 
     Args:
         dataset: the name of a builder in data_pipelines/builders (`phantom`, `pairs`, `masks`, ...).
-        directory: the folder of prepared records.
+        directory: the folder of prepared records; in a bucket they are prepared already.
         split: `train`, `validation` or `test`.
         raw: the folder of raw files; empty if the records are prepared already (`phantom` needs none).
         builder: keyword arguments of the builder, which also select among prepared folders.
+        cache: the folder of this machine to which records in a bucket are copied.
 
     Raises UserError if there are neither prepared records nor raw files, or no such split.
     """
-    call = Call.of(dataset, directory, raw, builder)
+    call = Call.of(dataset, directory, raw, builder, cache)
+    if is_bucket(call.directory):
+        return RecordSource(copied(_find(call), cache), split)
     folder = _prepared(call)[0] if call.raw or not call.needs_raw else _find(call)
     return RecordSource(folder, split)
 
@@ -73,10 +80,11 @@ def check_source(
     *,
     raw: str | os.PathLike[str] = "",
     builder: Arguments | None = None,
+    cache: str | os.PathLike[str] = "",
 ) -> None:
     """Raises the errors of `open_source` for a wrong name, a wrong argument or missing records. Builds nothing."""
-    call = Call.of(dataset, directory, raw, builder)
-    if call.raw or not call.needs_raw:
+    call = Call.of(dataset, directory, raw, builder, cache)
+    if not is_bucket(call.directory) and (call.raw or not call.needs_raw):
         call.check()
     else:
         _find(call)
@@ -145,6 +153,10 @@ def _prepared(call: Call, workers: int = 0, beam: str | None = None) -> tuple[Pa
 def _find(call: Call) -> Path:
     """The prepared folder for a call. Without arguments any folder of the data set fits, preferably of this version."""
     dataset, directory = call.dataset, call.directory
+    if is_bucket(directory):
+        check_bucket(os.fspath(directory))
+        if call.raw:
+            raise UsageError(f"{directory}: records in a bucket are prepared already; give no raw files")
     candidates = [path.parent for path in matching(directory, f"{dataset}-*-*/{_INPUTS}")]
     if not call.arguments:
         version = call.inputs["version"]
@@ -154,7 +166,9 @@ def _find(call: Call) -> Path:
         candidates = [path for path in candidates if path.name.startswith(stem)]
     if not candidates:
         what = f"no prepared records of {dataset!r} with these builder arguments and of this version in {directory}"
-        raise UserError(f"{what}; run: afloc prepare {dataset} --raw FOLDER --out {directory}")
+        remedy = f"run: afloc prepare {dataset} --raw FOLDER --out "
+        remedy += "DATA, and copy DATA there" if is_bucket(directory) else str(directory)
+        raise UserError(f"{what}; {remedy}")
     if len(candidates) > 1:
         names = ", ".join(path.name for path in candidates)
         raise UserError(

@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from afloc_jax.files import user_path
+from afloc_jax.buckets import is_bucket
+from afloc_jax.errors import UsageError
+from afloc_jax.files import AnyPath, Path, bucket_path, user_path
 from afloc_jax.settings import NOT_EMPTY, NOT_NEGATIVE, Json, Settings, at_least, setting
 from data_pipelines.constants import IMAGE_SIZE
 
@@ -17,7 +19,8 @@ class DataSettings(Settings, section="data"):
 
     Attributes:
         dataset: the name of the builder, one of the folders in data_pipelines/builders.
-        directory: the folder of prepared records.
+        directory: the folder of prepared records, on this machine or in a bucket.
+        cache: the folder of this machine to which records in a bucket are copied, see `data_pipelines.cache`.
         raw: the folder of raw files; empty if the records are prepared already, or drawn (`phantom`).
         builder: keyword arguments of the builder, which checks them.
         train_split, validation_split: the splits for training and validation.
@@ -29,6 +32,7 @@ class DataSettings(Settings, section="data"):
 
     dataset: str = setting("pairs", NOT_EMPTY)
     directory: str = setting("data", NOT_EMPTY)
+    cache: str = ""
     raw: str = ""
     builder: Mapping[str, Json] = setting({})
     train_split: str = setting("train", NOT_EMPTY)
@@ -39,7 +43,8 @@ class DataSettings(Settings, section="data"):
     workers: int = setting(0, NOT_NEGATIVE)
 
     def check(self) -> None:
-        for key in ("directory", "raw"):
+        records_path(self.directory, self.cache, self.name_of("directory"), "--config.data.cache")
+        for key in ("cache", "raw"):
             user_path(getattr(self, key), self.name_of(key))
 
     @property
@@ -47,3 +52,26 @@ class DataSettings(Settings, section="data"):
         """The side of the stored square in pixels, from the builder's arguments or its default."""
         side = self.builder.get("image_size", IMAGE_SIZE)
         return side if isinstance(side, int) else IMAGE_SIZE
+
+
+def records_path(directory: AnyPath, cache: AnyPath, name: str, flag: str) -> Path:
+    """The path of a folder of prepared records, checked before anything is read.
+
+    Args:
+        directory: the folder, on this machine or in a bucket.
+        cache: the folder of this machine to which records of a bucket are copied; empty for none.
+        name: the name of the setting in errors.
+        flag: how the user sets the cache, such as "--config.data.cache".
+
+    Raises:
+        UsageError: the folder is in a bucket and there is no cache, or a path is on other remote storage.
+    """
+    if not is_bucket(directory):
+        return user_path(directory, name)
+    path = bucket_path(directory, name)
+    if not cache:
+        raise UsageError(
+            f"{name} = {path}: records cannot be read at random from a bucket; add {flag}=DIR, a folder of this "
+            "machine to which they are copied once"
+        )
+    return path

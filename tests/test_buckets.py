@@ -85,6 +85,12 @@ def test_a_model_folder_that_cannot_be_read_is_one_line(bucket, place, words, im
     ends(["export", place, str(tmp_path / "o"), "--format", "safetensors"], capsys, 1, words)
 
 
+def test_records_in_a_bucket_are_refused_without_a_cache(folder, bucket, tmp_path, capsys):  # noqa: F811
+    call = ["evaluate", str(folder), "--dataset", "phantom", "--data", f"{bucket}/data", "--out", str(tmp_path / "o")]
+    ends(call, capsys, 2, f"{bucket}/data: records cannot be read at random from a bucket; add --cache=DIR, a folder")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("place", "words"),
     [("gs://no-bucket/m", "there is no bucket no-bucket"), ("gs://read-only/m", "may not be written (reader@example")],

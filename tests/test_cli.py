@@ -75,7 +75,7 @@ def test_flags_are_spelled_with_underscores_or_with_hyphens():
         ["export", "m", "s3://bucket/o", "--format", "onnx"],
         ["import", "a.pth", "s3://bucket/m"],
         ["serve", "s3://bucket/m"],
-        ["evaluate", "m", "--dataset", "phantom", "--data", "gs://bucket/d", "--out", "o"],
+        ["evaluate", "m", "--dataset", "phantom", "--data", "s3://bucket/d", "--out", "o"],
         ["score", "--truth", "gs://bucket/t.json", "--heatmaps", "m.npz", "--out", "o"],
         ["compare", "a", "s3://bucket/b"],
         ["report", "s3://bucket/run"],

@@ -5,7 +5,7 @@ The options of a task are the fields of its settings. An option that several tas
 
 from argparse import Namespace
 
-from afloc_jax.cli.arguments import path, path_or_bucket
+from afloc_jax.cli.arguments import path_or_bucket
 from afloc_jax.cli.parser import Parser
 from afloc_jax.cli.printing import print_summary
 from afloc_jax.cli.settings import Option, given_options, options_of
@@ -21,7 +21,7 @@ EXAMPLE = (
 def add(command: Parser) -> None:
     command.add_argument("model", type=path_or_bucket, metavar="MODEL", help="model folder")
     command.add_argument("--dataset", required=True, metavar="NAME", help="data set (builder): phantom, masks, ...")
-    command.add_argument("--data", type=path, required=True, metavar="DIR", help="folder of prepared records")
+    command.add_argument("--data", type=path_or_bucket, required=True, metavar="DIR", help="folder of prepared records")
     command.add_argument("--out", type=path_or_bucket, required=True, metavar="DIR", help="folder to write")
     command.add_argument("--task", choices=TASKS, default=DEFAULT, help="task to evaluate (default: %(default)s)")
     groups = {tuple(TASKS): command.add_argument_group("options of every task")}

@@ -25,7 +25,7 @@ class TaskSettings(Settings):
     """A data set and how it is evaluated.
 
     Attributes:
-        name, directory, raw, builder, split: see `data_pipelines.prepared.open_source`.
+        name, directory, raw, builder, cache, split: see `data_pipelines.prepared.open_source`.
         title: the name of the data set on the page, and of its result folder.
         compatible: whether to reproduce the published release.
         bootstrap, interval, unit: the number of resamples, the kind of interval and the unit of resampling, see
@@ -40,6 +40,7 @@ class TaskSettings(Settings):
         help="argument of the builder, such as test=300; repeatable; each choice of arguments has records of its own",
         metavar="KEY=VALUE",
     )
+    cache: str = setting("", help="folder to which records in a bucket (gs://) are copied once", metavar="DIR")
     split: str = setting("test", help="split that is scored")
     title: str = setting(
         "",
@@ -62,11 +63,11 @@ class TaskSettings(Settings):
         """One split of the data set."""
         from data_pipelines.prepared import open_source
 
-        return open_source(self.name, self.directory, split, raw=self.raw, builder=self.builder)
+        return open_source(self.name, self.directory, split, raw=self.raw, builder=self.builder, cache=self.cache)
 
     def recorded(self) -> dict[str, Json]:
-        """The settings in summary.json; an evaluation with the same ones is not repeated."""
-        return self.plain()
+        """The settings in summary.json; an evaluation with the same ones is not repeated. The cache changes nothing."""
+        return {key: value for key, value in self.plain().items() if key != "cache"}
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class LabelledSettings(TaskSettings):
         """The settings with the same keys for all tasks of this kind; keys that a task does not read have defaults."""
         unread: dict[str, Json] = {"validation_split": "validation", "aggregation": "mean", "by_class": False}
         unread |= {"per_class": 200, "tops": [1, 5, 10]}
-        own = {key: value for key, value in self.plain().items() if key not in ("prompts", "interval", "unit")}
+        own = {key: value for key, value in super().recorded().items() if key not in ("prompts", "interval", "unit")}
         prompts = None if self.prompt_set is None else _hash(self.prompt_set)
         about: dict[str, Json] = {"task": self.task, "framing": self.framed, "prompts_sha256": prompts}
         return {**unread, **own, **about, "bootstrap": self.resampling.to_dict()}

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import jax
 import jax.numpy as jnp
 
+from afloc_jax.buckets import is_bucket
 from afloc_jax.errors import UsageError
 from afloc_jax.evaluation.tasks import EvaluationSettings
 from afloc_jax.files import bucket_path, user_path
@@ -18,10 +19,10 @@ from afloc_jax.heatmaps import HeatmapSettings
 from afloc_jax.losses.settings import LossSettings
 from afloc_jax.models.convolution import statistics_groups
 from afloc_jax.models.settings import ModelSettings
-from afloc_jax.settings import NOT_EMPTY, NOT_NEGATIVE, POSITIVE, Json, Settings, at_least, one_of, setting
+from afloc_jax.settings import NOT_EMPTY, NOT_NEGATIVE, POSITIVE, Json, Settings, at_least, one_of, plain, setting
 from afloc_jax.training.mesh import check_fsdp
 from afloc_jax.training.optimizer import OptimizerSettings
-from data_pipelines.settings import DataSettings
+from data_pipelines.settings import DataSettings, records_path
 
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -87,7 +88,7 @@ class RunConfig(Settings):
         Raises:
             UsageError: names the first wrong key, its value and what is allowed.
         """
-        return cls.read(config, prefix="config.")
+        return cls.read(_with_one_cache(plain(config)), prefix="config.")
 
     def check(self) -> None:
         if not self.init_from:  # its weights may bring settings of the text encoder
@@ -101,7 +102,9 @@ class RunConfig(Settings):
         paths += [("model.text.tokenizer", self.model.text.tokenizer)]
         for number, entry in enumerate(self.evaluation.entries):
             dataset = f"evaluation.datasets[{number}]"
-            paths += [(f"{dataset}.directory", entry.settings.directory), (f"{dataset}.raw", entry.settings.raw)]
+            own = entry.settings
+            records_path(own.directory, own.cache, f"{dataset}.directory", "--config.data.cache")
+            paths += [(f"{dataset}.cache", own.cache), (f"{dataset}.raw", own.raw)]
         for name, path in paths:
             user_path(path, name)
         if self.loss.low_rank:  # it needs a shallow map that is a plain product of features and a projection
@@ -128,3 +131,14 @@ class RunConfig(Settings):
         except UsageError as error:
             raise UsageError(f"config.{error}") from None
         check_fsdp(self.training.fsdp, devices)
+
+
+def _with_one_cache(config: dict[str, Json]) -> dict[str, Json]:
+    """The config, in which evaluated data sets in a bucket that name no cache take that of the training data."""
+    data, evaluation = config.get("data"), config.get("evaluation")
+    datasets = evaluation.get("datasets") if isinstance(evaluation, dict) else None
+    if isinstance(data, dict) and isinstance(datasets, list):
+        for entry in datasets:
+            if isinstance(entry, dict) and is_bucket(str(entry.get("directory"))):
+                entry.setdefault("cache", data.get("cache", ""))
+    return config

@@ -169,9 +169,10 @@ def _restored(checkpoints: Checkpoints, first: TrainState) -> tuple[TrainState, 
 
 def _open_data(config: RunConfig, folder: Path) -> Data:
     """Opens the training and validation split, and checks the data of the evaluation."""
+    where = config.data
     training, validation = (
-        open_source(config.data.dataset, config.data.directory, split, raw=config.data.raw, builder=config.data.builder)
-        for split in (config.data.train_split, config.data.validation_split)
+        open_source(where.dataset, where.directory, split, raw=where.raw, builder=where.builder, cache=where.cache)
+        for split in (where.train_split, where.validation_split)
     )
     if jax.process_index() == 0:  # it evaluates; the training data come first, because they may be evaluated too
         check_evaluation(config)
@@ -187,7 +188,7 @@ def check_evaluation(config: RunConfig) -> None:
     for entry in config.evaluation.entries:
         dataset = entry.settings
         try:
-            check_source(dataset.name, dataset.directory, raw=dataset.raw, builder=dataset.builder)
+            check_source(dataset.name, dataset.directory, raw=dataset.raw, builder=dataset.builder, cache=dataset.cache)
         except UserError as error:
             raise type(error)(f"config.evaluation.datasets, {dataset.name}: {error}") from None
 

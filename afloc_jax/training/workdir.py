@@ -23,6 +23,7 @@ CHECKPOINTS, MODEL, TOKENIZER, NONFINITE = "checkpoints", "model", "tokenizer", 
 # last one changes rounding, as another number of devices does.
 MAY_CHANGE = (
     "data.directory",
+    "data.cache",
     "data.raw",
     "data.workers",
     "model.text.tokenizer",  # the working directory has a copy of its own after the first run

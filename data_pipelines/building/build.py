@@ -16,11 +16,12 @@ from pathlib import Path as PackagePath
 import tensorflow_datasets as tfds
 
 from afloc_jax.errors import UsageError, UserError, chain, is_no_space
-from afloc_jax.files import Path, matching, user_path, write_whole
+from afloc_jax.files import AnyPath, Path, matching, user_path, write_whole
 from afloc_jax.settings import Json, plain
 from data_pipelines.building.account import REPORT, Account, BuildReport
 from data_pipelines.building.arguments import arguments_of
 from data_pipelines.building.beam import pipeline_options
+from data_pipelines.settings import records_path
 
 Arguments = Mapping[str, Json]  # keyword arguments of a builder
 
@@ -42,13 +43,20 @@ class Call:
 
     @classmethod
     def of(
-        cls, dataset: str, directory: str | os.PathLike[str], raw: str | os.PathLike[str], builder: Arguments | None
+        cls,
+        dataset: str,
+        directory: AnyPath,
+        raw: AnyPath,
+        builder: Arguments | None,
+        cache: AnyPath | None = None,
     ) -> "Call":
-        """The call for the arguments of `prepared.open_source`.
+        """The call for the arguments of `prepared.open_source`. Without `cache`, a bucket is refused.
 
         Raises UsageError for an unknown data set or remote storage.
         """
-        folder = user_path(directory, "directory of records")
+        name = "directory of records"
+        user_path(cache or "", "--cache")
+        folder = user_path(directory, name) if cache is None else records_path(directory, cache, name, "--cache")
         files = str(user_path(raw, "raw folder")) if raw else ""
         arguments = json.loads(json.dumps(plain(builder or {}), sort_keys=True, default=str))
         known = sorted(path.parent.name for path in _BUILDERS.glob("*/*_dataset_builder.py"))

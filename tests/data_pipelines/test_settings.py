@@ -21,7 +21,7 @@ def test_the_defaults_are_those_of_the_published_config():
         ({"train_split": ""}, "data.train_split = ''"),
         ({"builder": "frontal"}, "data.builder = 'frontal': must be a mapping"),
         ({"augment": 1}, "data.augment = 1: must be of type bool"),
-        ({"directory": "gs://bucket/data"}, "data.directory = gs://bucket/data: remote storage is not supported yet"),
+        ({"directory": "s3://bucket/data"}, "data.directory = s3://bucket/data: remote storage is not supported yet"),
         ({"raw": "s3://bucket/raw"}, "data.raw = s3://bucket/raw: remote storage is not supported yet"),
         ({"directry": "a"}, "data.directry: unknown key; did you mean directory?"),
     ],

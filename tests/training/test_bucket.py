@@ -17,6 +17,7 @@ from afloc_jax.training.checkpoints import MANIFEST, Checkpoints
 from afloc_jax.training.workdir import read_finished
 from afloc_jax.weights.folder import load_model
 from configs.resolved import get_config as resolved_config
+from data_pipelines.prepared import prepare
 from tests.training.conftest import train
 from tests.training.test_checkpoints import state
 
@@ -56,10 +57,13 @@ def test_a_run_in_a_bucket_is_that_on_this_machine_and_starts_another(config, me
     assert finished is not None and finished.steps == 6
 
 
-def test_a_killed_run_goes_on_from_its_last_sealed_checkpoint(bucket, emulator, tmp_path):
+def test_a_killed_run_goes_on_from_its_last_sealed_checkpoint(bucket, tmp_path):
+    """Its records lie in the bucket, too."""
+    records = prepare("phantom", tmp_path / "data", builder={"train": 32, "validation": 8, "test": 8, "seed": 0}).folder
+    buckets.upload_folder(records, f"{bucket}/data/{records.name}", marker="")
     command = [sys.executable, str(ROOT / "launch.py"), PHANTOMS, f"--workdir={bucket}"]
-    command += [f"--config.data.directory={tmp_path}", "--config.training.steps=10", "--config.training.log_every=1"]
-    command += ["--config.training.checkpoint_every=2"]
+    command += [f"--config.data.directory={bucket}/data", f"--config.data.cache={tmp_path / 'cache'}"]
+    command += [f"--config.training.{key}" for key in ("steps=10", "log_every=1", "checkpoint_every=2")]
     environment = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
     run = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     sealed = bucket_path(f"{bucket}/checkpoints/2/{MANIFEST}")

@@ -108,12 +108,13 @@ def test_mimic_cxr_departs_from_afloc_in_its_data_alone_and_is_scored_where_its_
 
 
 REMOTE = [
-    ("data.directory", "gs://bucket/data"),
+    ("data.directory", "s3://bucket/data"),
+    ("data.cache", "gs://bucket/cache"),
     ("data.raw", "s3://bucket/raw"),
     ("init_from", "s3://bucket/model"),
     ("init_from", ("resnet50.pth", "gs://bucket/bert")),
     ("model.text.tokenizer", "gs://bucket/tokenizer"),
-    ("evaluation.datasets", (ConfigDict({"name": "masks", "directory": "gs://bucket/masks"}),)),
+    ("evaluation.datasets", (ConfigDict({"name": "masks", "directory": "s3://bucket/masks"}),)),
 ]
 
 

@@ -69,4 +69,4 @@ class LocalizationSettings(TaskSettings):
     def recorded(self) -> dict[str, Json]:
         """The settings with the thresholds that were used."""
         thresholds = self.scored_thresholds
-        return {**self.plain(), "thresholds": None if thresholds is None else list(thresholds)}
+        return {**super().recorded(), "thresholds": None if thresholds is None else list(thresholds)}
