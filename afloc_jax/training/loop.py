@@ -22,9 +22,11 @@ from afloc_jax.files import Path, write_json
 from afloc_jax.training.assembly import Assembly
 from afloc_jax.training.checkpoints import Checkpoints, save_once
 from afloc_jax.training.failures import NonFiniteError, StopSignal
+from afloc_jax.training.flops import step_flops
 from afloc_jax.training.mesh import SharedNumber, pad_batch, place_batch
 from afloc_jax.training.metrics import Writers
 from afloc_jax.training.optimizer import Plateau
+from afloc_jax.training.peak_rates import peak_rate
 from afloc_jax.training.processes import say
 from afloc_jax.training.step import LossMetrics, StepMetrics, TrainState
 from afloc_jax.training.tracing import StepRange, Trace
@@ -98,6 +100,8 @@ class Loop:
         self._sealed = SharedNumber(self.assembly.mesh)  # of negative steps, whose maximum is the earliest step
         # Metrics of dispatched steps. They are read one step late, so that the device never waits for the loop.
         self._unchecked: deque[tuple[int, StepMetrics, NDArray[np.int64]]] = deque()
+        self._flops = step_flops(self._config, self.data.training[0].image.shape[0])
+        self._peak = peak_rate(self.assembly.mesh.devices.flat)
         self._clock = _Clock()
         self._trace = Trace(self.profile, self.workdir)
         self._next: _Placed | None = None  # the batch that lies on the devices already
@@ -154,7 +158,7 @@ class Loop:
         self.progress.step += 1
         self._next = self._fetch(batches) if self.progress.step < self.assembly.total_steps else None
         self._check(keep=1)
-        self._clock.count()
+        self._clock.count(self._flops.total(self._config.training.batch_size, batch.words, batch.sentences))
         self._bar.update()
         every = self._config.training.log_every
         if self.progress.step % every == 0 or self.progress.step == self.assembly.total_steps:
@@ -163,7 +167,8 @@ class Loop:
     def _fetch(self, batches: Iterator[Batch]) -> "_Placed":
         with self._clock.waiting():
             batch = next(batches)
-        return _Placed(place_batch(batch, self.assembly.mesh), np.asarray(batch["index"]))
+        words, sentences = (jax.process_count() * int(batch[key].sum()) for key in ("word_count", "sentence_count"))
+        return _Placed(place_batch(batch, self.assembly.mesh), np.asarray(batch["index"]), words, sentences)
 
     def _batches(self) -> Iterator[Batch]:
         config, data = self._config, self.data
@@ -192,6 +197,8 @@ class Loop:
         self._check(keep=0)
         values = metrics.named()
         timing = self._clock.read(self._config.training.batch_size)
+        if self._peak is not None and "flops_per_second" in timing:
+            timing["mfu"] = timing["flops_per_second"] / self._peak
         self.progress.seconds += timing.pop("seconds")
         self.writers.write(self.progress.step, "train", {**values, **timing, **_device_memory()})
         shown = {"loss": f"{values['loss']:.3f}"}
@@ -207,6 +214,8 @@ class Loop:
         if "step_seconds" in timing:
             left = timedelta(seconds=round((total - step) * timing["step_seconds"]))
             line += f", {timing['examples_per_second']:.1f} examples/s, {left} left"
+        if "mfu" in timing:
+            line += f", {timing['mfu']:.1%} of peak"
         return line
 
     def _validate(self, stop: StopSignal) -> bool:
@@ -290,10 +299,15 @@ def _device_memory() -> dict[str, float]:
 
 
 class _Placed(NamedTuple):
-    """A batch on the devices, and which records it is made of."""
+    """A batch on the devices, and which records it is made of.
+
+    `words` and `sentences` are those of the global batch, if the other processes have as many as this one.
+    """
 
     arrays: dict[str, jax.Array]
     rows: NDArray[np.int64]  # of the source
+    words: int
+    sentences: int
 
 
 class _Clock:
@@ -303,7 +317,8 @@ class _Clock:
     """
 
     def __init__(self) -> None:
-        self._steps, self._waited, self._apart, self._began = -1, 0.0, 0.0, time.perf_counter()
+        self._restart()
+        self._steps = -1
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -319,14 +334,15 @@ class _Clock:
         yield
         self._apart += time.perf_counter() - began
 
-    def count(self) -> None:
-        """Counts a dispatched step."""
+    def count(self, flops: float) -> None:
+        """Counts a dispatched step and its work."""
         self._steps += 1
+        self._flops += flops
         if self._steps == 0:
             self._restart()
 
     def _restart(self) -> None:
-        self._steps, self._waited, self._apart, self._began = 0, 0.0, 0.0, time.perf_counter()
+        self._steps, self._flops, self._waited, self._apart, self._began = 0, 0.0, 0.0, 0.0, time.perf_counter()
 
     def read(self, batch_size: int) -> dict[str, float]:
         """The rates of the interval, which ends here; only `seconds` where no step has been timed yet."""
@@ -335,6 +351,7 @@ class _Clock:
             "examples_per_second": steps * batch_size / seconds,
             "input_wait_fraction": self._waited / seconds,
             "step_seconds": seconds / max(steps, 1),
+            "flops_per_second": self._flops / seconds,
         }
         self._restart()
         return {"seconds": seconds, **(rates if steps > 0 else {})}

@@ -16,13 +16,14 @@ from ml_collections import ConfigDict
 
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.evaluation.report.training import read_metrics
-from afloc_jax.training import assembly, start
+from afloc_jax.training import assembly, peak_rates, start
 from afloc_jax.training import checkpoints as checkpointing
 from afloc_jax.training import loop as loops
 from afloc_jax.training import mesh as meshes
 from afloc_jax.training import train as training
 from afloc_jax.training.checkpoints import Checkpoints
 from afloc_jax.training.failures import NonFiniteError
+from afloc_jax.training.flops import step_flops
 from afloc_jax.training.optimizer import Plateau
 from afloc_jax.training.settings import RunConfig
 from afloc_jax.training.step import LossMetrics
@@ -135,7 +136,7 @@ def test_a_run_stopped_by_sigterm_goes_on_bit_for_bit(finished, config, tmp_path
     assert expected.keys() == found.keys() and len(found) > 50
     for name in expected:
         np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
-    timing = {"examples_per_second", "input_wait_fraction", "step_seconds"}
+    timing = {"examples_per_second", "input_wait_fraction", "step_seconds", "flops_per_second"}
     for ours, theirs in zip(*(read_metrics(run / "metrics.jsonl") for run in (tmp_path, finished)), strict=True):
         assert {k: ours[k] for k in ours.keys() - timing} == {k: theirs[k] for k in theirs.keys() - timing}
 
@@ -243,6 +244,25 @@ def test_the_next_batch_is_on_the_devices_before_a_step_is_waited_for(config, tm
     config.training.update(steps=3, log_every=10)
     assert train(config, tmp_path) == 0
     assert events[:6] == ["batch placed"] * 2 + ["metrics read", "batch placed"] + ["metrics read"] * 2
+
+
+def test_the_share_of_peak_is_the_counted_work_over_the_rate_of_known_devices(config, tmp_path, monkeypatch, capsys):
+    config.training.update(steps=3)
+    assert train(config, tmp_path / "cpu") == 0
+    assert not any("mfu" in line for line in read_metrics(tmp_path / "cpu/metrics.jsonl"))
+    assert "of peak" not in capsys.readouterr().err
+    monkeypatch.setitem(peak_rates.PEAK_RATES, jax.devices()[0].device_kind, 1e9)
+    assert train(config, tmp_path / "known") == 0
+    lines = [line for line in read_metrics(tmp_path / "known/metrics.jsonl") if line["split"] == "train"]
+    assert "mfu" not in lines[0]  # nothing has been timed yet
+    tokenizer = load_tokenizer(tmp_path / "known/tokenizer")
+    work = step_flops(train_config(config, tmp_path / "known"), 32)
+    for number, line in enumerate(lines[1:], start=1):
+        batch = batches_of(memory_split(), config, tokenizer).batch_at(number)
+        flops = work.total(8, batch["word_count"].sum(), batch["sentence_count"].sum())
+        assert line["flops_per_second"] * line["step_seconds"] == pytest.approx(flops)
+        assert line["mfu"] == pytest.approx(line["flops_per_second"] / (1e9 * jax.device_count()))
+    assert f"left, {lines[2]['mfu']:.1%} of peak" in capsys.readouterr().err
 
 
 def test_a_log_file_gets_a_line_every_log_step(config, tmp_path, capsys):
