@@ -1,25 +1,27 @@
 #!/usr/bin/env bash
 # A training run on a Cloud TPU slice by gcloud: it creates the slice, installs, and runs the command on every worker.
 #
-#     REPOSITORY=https://host/afloc_jax.git deploy/cloud_tpu/train.sh NAME ZONE v5litepod-16 \
-#         --config=configs/afloc.py --workdir=/shared/run \
-#         --config.data.directory=/shared/data --config.data.dataset=mimic_cxr
+#     IMAGE=REGION-docker.pkg.dev/PROJECT/REPOSITORY/afloc_jax:tpu deploy/cloud_tpu/train.sh NAME ZONE v5litepod-16 \
+#         --config=configs/afloc.py --workdir=gs://BUCKET/run --config.data.dataset=mimic_cxr \
+#         --config.data.directory=gs://BUCKET/data --config.data.cache=/shared/cache
 #
-#     REPOSITORY  required: a git repository that the workers can fetch
+#     IMAGE       an image from deploy/docker/tpu.Dockerfile; its container sees /shared of the worker
+#     REPOSITORY  instead of IMAGE: a git repository that the workers can fetch and install
 #     REVISION    branch, tag or whole commit hash of it (default: main)
 #     RUNTIME     software version of the slice, which has to fit the accelerator (default: v2-alpha-tpuv5-lite)
 #     SETUP       a command for every worker before anything else, such as the one that mounts /shared
 #
-# The same command creates a preempted spot slice again, and the run continues from its last checkpoint. --workdir and
-# the data must be absolute paths on storage that every worker mounts (Filestore, or a bucket by gcsfuse).
+# The same command creates a preempted spot slice again, and the run continues from its last checkpoint. --workdir must
+# be in a bucket (gs://), or an absolute path on storage that every worker mounts as /shared (Filestore); so must the
+# data, which are copied from a bucket to the cache of every worker.
 set -euo pipefail
-if [ "$#" -lt 4 ] || [ -z "${REPOSITORY:-}" ]; then
+if [ "$#" -lt 4 ] || [ -z "${REPOSITORY:-}${IMAGE:-}" ]; then
     sed -n '2,/^set /s/^# \{0,1\}//p' "$0" >&2
     exit 2
 fi
 name=$1 zone=$2 accelerator=$3
 shift 3
-repository=$(printf %q "$REPOSITORY") revision=$(printf %q "${REVISION:-main}")
+repository=$(printf %q "${REPOSITORY:-}") revision=$(printf %q "${REVISION:-main}") image=$(printf %q "${IMAGE:-}")
 version=${RUNTIME:-v2-alpha-tpuv5-lite}
 
 everywhere() {
@@ -37,6 +39,13 @@ fi
 if [ -n "${SETUP:-}" ]; then
     everywhere "$SETUP"
 fi
+if [ -n "${IMAGE:-}" ]; then
+    everywhere "gcloud auth configure-docker --quiet ${image%%/*} && sudo HOME=\$HOME docker pull --quiet $image"
+    # Host network and devices, as Cloud TPU needs them in a container.
+    everywhere "sudo docker run --rm --privileged --network=host --volume=/shared:/shared $image \
+        python launch.py $(printf '%q ' "$@") --distributed"
+    exit
+fi
 everywhere "test -d afloc_jax/.git || git init --quiet afloc_jax
     cd afloc_jax && git fetch --quiet $repository $revision && git checkout --quiet --detach FETCH_HEAD"
 # Some runtimes have Python 3.10, and 3.11 is needed: there uv, from PyPI, fetches one.
@@ -48,5 +57,5 @@ everywhere "cd afloc_jax || exit 1
             python3 -m pip install --quiet --user uv && python3 -m uv venv --quiet --clear --seed --python 3.11 .venv
         } || { echo \"no Python 3.11 or newer: \$(python3 --version), and none could be made; see above\" >&2; exit 1; }
     fi
-    .venv/bin/pip install --quiet -r requirements.txt 'jax[tpu]>=0.10.2,<0.13'"
+    .venv/bin/pip install --quiet -r requirements.txt -r requirements-gcs.txt 'jax[tpu]>=0.10.2,<0.13'"
 everywhere "cd afloc_jax && .venv/bin/python launch.py $(printf '%q ' "$@") --distributed"

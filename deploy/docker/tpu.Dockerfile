@@ -1,0 +1,20 @@
+# The image for Cloud TPUs. Build it in the repository, push it, and name it in the files beside this folder:
+#
+#     docker build --file deploy/docker/tpu.Dockerfile --tag REGISTRY/afloc_jax:tpu .
+#
+# libtpu comes with JAX, as a wheel, which is all that a host needs.
+FROM python:3.12-slim
+
+WORKDIR /afloc_jax
+COPY requirements.txt requirements-gcs.txt ./
+RUN pip install --no-cache-dir -r requirements.txt -r requirements-gcs.txt "jax[tpu]>=0.10.2,<0.13"
+
+COPY pyproject.toml requirements*.txt README.md LICENSE launch.py ./
+COPY afloc_jax afloc_jax
+COPY data_pipelines data_pipelines
+COPY configs configs
+# The check of a config puts the whole run together: a broken image shows here, where there is no TPU, not on a cluster.
+RUN pip install --no-cache-dir --no-deps --editable . \
+    && JAX_PLATFORMS=cpu python launch.py --config=configs/demo.py --workdir=/tmp/demo --dry_run
+
+CMD ["python", "launch.py", "--help"]
