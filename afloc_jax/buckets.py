@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from gcsfs import GCSFileSystem
 
 PREFIX = "gs://"
+WRITING = ".writing"  # in a folder that is being written; a killed process leaves it
 _BLOCK = 2**22  # bytes of a file that are read at once
 
 
@@ -137,8 +138,12 @@ def download(source: str, target: str | os.PathLike[str], stored: Stored) -> Non
 
 
 def upload_folder(source: str | os.PathLike[str], folder: str, marker: str) -> None:
-    """Replaces a folder of a bucket by one of this machine. Its file `marker` is removed first and written last."""
+    """Replaces a folder of a bucket by one of this machine. Its file `marker` is removed first and written last.
+
+    While it lasts, the folder has an empty object `WRITING`.
+    """
     bucket, old = file_system(), listing(folder)
+    bucket.pipe_file(f"{folder}/{WRITING}", b"")
     if marker in old:
         bucket.rm_file(f"{folder}/{marker}")
     names = [
@@ -146,7 +151,8 @@ def upload_folder(source: str | os.PathLike[str], folder: str, marker: str) -> N
         for place, _, found in os.walk(source)
         for name in found
     ]
-    for name in (name for name in old if name not in names):
+    for name in (name for name in old if name not in (*names, WRITING)):
         bucket.rm_file(f"{folder}/{name}")
     for name in sorted(names, key=lambda name: (name == marker, name)):
         bucket.put_file(os.path.join(source, name), f"{folder}/{name}")
+    bucket.rm_file(f"{folder}/{WRITING}")

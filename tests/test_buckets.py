@@ -117,19 +117,17 @@ def test_a_folder_is_not_read_while_it_is_written_and_a_failure_leaves_it_incomp
 
     put, seen = buckets.file_system().put_file, []
 
-    def killed_at_the_third(source, place):
+    def killed_at_the_second(source, place):
         seen.append((os.path.basename(place), sorted(buckets.listing(bucket))))
         if len(seen) == 2:
             raise KeyboardInterrupt
         put(source, place)
 
-    monkeypatch.setattr(buckets.file_system(), "put_file", killed_at_the_third)
+    monkeypatch.setattr(buckets.file_system(), "put_file", killed_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         write({"config.json": "2", "weights": "new", "card": "new"})
-    assert seen == [
-        ("card", ["weights"]),
-        ("weights", ["card", "weights"]),
-    ]  # without the marker, and without old files
+    # The marker and the old vocabulary are gone from the start.
+    assert seen == [("card", [".writing", "weights"]), ("weights", [".writing", "card", "weights"])]
     monkeypatch.undo()
 
 
@@ -168,6 +166,11 @@ def test_exports_and_imports_are_written_to_a_bucket_and_read_from_it(model, buc
     marker = read_json(f"{bucket}/export/export.json")
     assert marker["weights_sha256"] == afloc_jax.load(f"{bucket}/export").weights_sha256
     assert main(["export", model, f"{bucket}/export", "--format", "safetensors"]) == 0  # an export may be replaced
+    bucket_path(f"{bucket}/export/export.json").unlink()
+    ends(["export", model, f"{bucket}/export", "--format", "safetensors"], capsys, 2, "holds files that are no export")
+    write_json(f"{bucket}/export/.writing", 0)  # as a killed export leaves it
+    assert main(["export", model, f"{bucket}/export", "--format", "safetensors"]) == 0
+    assert ".writing" not in buckets.listing(f"{bucket}/export")
     ends(["export", model, f"{model}/export", "--format", "safetensors"], capsys, 2, "lies in the model folder")
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from flax import traverse_util
 from tokenizers import Tokenizer
 
+from afloc_jax.buckets import WRITING
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.files import AnyPath, Path, bucket_path, user_path
 from afloc_jax.models import build, initial_variables
@@ -215,6 +216,8 @@ def check_destination(folder: Path) -> None:
     Raises:
         UsageError: `folder` is a file, or a folder with other content.
     """
+    if (folder / WRITING).is_file():  # an import into a bucket was killed
+        return
     if folder.is_file() or (
         folder.is_dir() and any(folder.iterdir()) and "format_version" not in folder_config(folder)
     ):

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from afloc_jax.files import bucket_path
 from afloc_jax.training.checkpoints import damage
 from afloc_jax.training.mesh import WHOLE_BELOW
 from afloc_jax.weights.folder import load_model
@@ -70,6 +71,15 @@ def test_two_processes_give_the_losses_of_one(directory, tmp_path):
     for count in ("1", "2"):
         assert [path.name for path in (tmp_path / count / "checkpoints").iterdir()] == ["4"]
         assert not damage(tmp_path / count / "checkpoints" / "4")
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_working_directory_in_a_bucket(directory, bucket):
+    workdirs = bucket_path(bucket)
+    compare((1, 2), directory, workdirs, "--config.training.checkpoint_every=1", "--config.training.keep_best=1")
+    for count in ("1", "2"):
+        assert [path.name for path in (workdirs / count / "checkpoints").iterdir()] == ["4"]
+        assert not damage(workdirs / count / "checkpoints" / "4")
 
 
 @pytest.mark.slow

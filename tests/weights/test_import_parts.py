@@ -22,6 +22,7 @@ from safetensors.numpy import load_file
 
 import afloc_jax
 from afloc_jax.errors import UserError
+from afloc_jax.files import Path, write_json
 from afloc_jax.weights import architecture, importers, sources
 from afloc_jax.weights.draft import Draft
 from afloc_jax.weights.folder import read_config
@@ -56,6 +57,11 @@ def test_a_start_is_imported_into_a_bucket_and_replaced_there(tmp_path, bucket):
     for seed in (1, 2):
         import_model([image, text], f"{bucket}/model", seed=seed)
         assert read_config(f"{bucket}/model").seed == seed
+    Path(f"{bucket}/model/config.json").unlink()
+    with pytest.raises(UserError, match="exists and is not a model folder"):
+        import_model([image, text], f"{bucket}/model")
+    write_json(f"{bucket}/model/.writing", 0)  # as a killed import leaves it
+    import_model([image, text], f"{bucket}/model")
     assert afloc_jax.load(f"{bucket}/model").embed_texts(["small effusion"]).report.shape == (1, 32)
     with pytest.raises(UserError, match="remote storage is not supported"):  # foreign sources lie on this machine
         import_model([f"{bucket}/model", text], tmp_path / "model")
