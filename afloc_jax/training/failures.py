@@ -38,7 +38,8 @@ def explain(error: BaseException) -> str:
             "on from the last checkpoint (--debug shows where this one waited for it)"
         )
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else 'no message'} (--debug shows where)"
+    told = lines[0].split(" [tensorstore_spec=")[0] if lines else "no message"  # what follows takes kilobytes
+    return f"{type(error).__name__}: {told} (--debug shows where)"
 
 
 @contextmanager

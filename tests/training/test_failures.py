@@ -27,4 +27,6 @@ def test_a_full_disk_is_recognised_behind_a_librarys_error():
 def test_other_failures_keep_their_first_line_and_users_errors_all_of_it():
     assert explain(wrapped(KeyError("k"))) == "RuntimeError: a library's own words (--debug shows where)"
     assert explain(UsageError("two\n  lines")) == "two lines"
+    written = explain(ValueError("Error writing gs://b/d: forbidden [tensorstore_spec='{}']"))
+    assert written == "ValueError: Error writing gs://b/d: forbidden (--debug shows where)"
     assert "batch_size" in explain(MemoryError())
