@@ -109,9 +109,9 @@ def run(values: flags.FlagValues) -> int:
 
     status = train(RunConfig.from_config(values.config), workdir, values.dry_run, profile)
     if values.distributed:
-        from afloc_jax.training.processes import wait_for_all
+        from afloc_jax.evaluation.sharing import wait_for_all
 
-        wait_for_all()
+        wait_for_all("all done")  # the wait of JAX at exit would end the others after 300 s
     return status
 
 

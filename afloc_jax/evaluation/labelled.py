@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.evaluation.files import read_csv
+from afloc_jax.evaluation.sharing import gathered, is_own
 from afloc_jax.files import Path
 from afloc_jax.inference.class_prompts import class_key, find_class
 from afloc_jax.inference.model import Model
@@ -263,11 +264,15 @@ def embed_records(
     With the framing "crop" the middle is cut out of the part of the stored square that shows the image. Raises
     UserError for an embedding that is not finite.
     """
-    parts = []
-    for start in tqdm(range(0, len(rows), model.batch_size), desc=name, unit="batch", disable=None):
+    parts: list[np.ndarray | None] = []
+    starts = range(0, len(rows), model.batch_size)
+    for number, start in enumerate(tqdm(starts, desc=name, unit="batch", disable=None)):
+        if not is_own(number):
+            parts.append(None)
+            continue
         squares = [_framed(source[int(row)], framing) for row in rows[start : start + model.batch_size]]
         parts.append(np.asarray(model.embed_squares(np.stack(squares)).whole))
-    embeddings = np.concatenate(parts)
+    embeddings = np.concatenate(gathered(parts))
     if not np.isfinite(embeddings).all():
         raise UserError("an image embedding holds NaN or infinity: the weights are damaged or the training diverged")
     return embeddings

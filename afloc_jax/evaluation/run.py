@@ -4,11 +4,15 @@ import itertools
 import json
 import math
 import re
+import tempfile
 from collections.abc import Collection, Mapping
+
+import jax
 
 from afloc_jax.errors import UserError
 from afloc_jax.evaluation.report.numbers import interval_of, part_of, read_object
 from afloc_jax.evaluation.settings import TaskSettings
+from afloc_jax.evaluation.sharing import of_first
 from afloc_jax.evaluation.task import JsonObject, Models, Task
 from afloc_jax.evaluation.tasks import TASKS, EvaluationSettings, task_of
 from afloc_jax.files import Path
@@ -25,8 +29,11 @@ def evaluate_dataset(model: str | Path, out: str | Path, task: Task, settings: T
 def evaluate_datasets(evaluation: EvaluationSettings, workdir: str | Path) -> dict[str, JsonObject]:
     """Evaluates `workdir/model` on every data set of a config, at the end of training.
 
-    Results of the same weights and settings are kept. The results are added to the model card. Returns the content of
-    each summary.json by the name of its folder under `workdir/evaluation`.
+    Results of the same weights and settings are kept. The results are added to the model card. With several processes
+    all must call this: they share the batches, and process 0 writes the results.
+
+    Returns:
+        The content of each summary.json by the name of its folder under `workdir/evaluation`.
     """
     workdir = Path(workdir)
     if not evaluation.datasets:
@@ -34,12 +41,17 @@ def evaluate_datasets(evaluation: EvaluationSettings, workdir: str | Path) -> di
     weights = weights_hash(workdir / "model")
     models = Models(lambda: load(workdir / "model"))
     summaries: dict[str, JsonObject] = {}
-    for entry in evaluation.entries:
-        recorded = entry.settings.recorded()
-        name = _folder_name(recorded, taken=summaries)
-        out = workdir / "evaluation" / name
-        done = _finished(out, weights, recorded)
-        summaries[name] = entry.task.evaluate(models, out, entry.settings) if done is None else done
+    first = jax.process_index() == 0
+    with tempfile.TemporaryDirectory() as unread:  # what processes other than the first write
+        for entry in evaluation.entries:
+            recorded = entry.settings.recorded()
+            name = _folder_name(recorded, taken=summaries)
+            out = workdir / "evaluation" / name
+            done = of_first(_finished(out, weights, recorded))
+            own = out if first else Path(unread) / name
+            summaries[name] = entry.task.evaluate(models, own, entry.settings) if done is None else done
+    if not first:
+        return summaries
     kept = ("task", "n", "metrics")
     results = {name: {key: summary[key] for key in kept if key in summary} for name, summary in summaries.items()}
     update_card(workdir / "model", {"results": results, "tables": card_tables(results)})

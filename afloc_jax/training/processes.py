@@ -16,13 +16,9 @@ from typing import NoReturn
 
 import jax
 from jax.experimental import multihost_utils
-from orbax.checkpoint.multihost import get_barrier_sync_fn
 from tqdm import tqdm
 
 from afloc_jax.errors import UsageError
-
-# Process 0 evaluates while the others wait for it. JAX's own wait at exit would end all of them after 300 s.
-EVALUATION_MILLISECONDS = 7 * 24 * 3600 * 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,11 +110,6 @@ def meet(name: str) -> None:
     """Waits until every process is here; `name` is the same on all of them."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
-
-
-def wait_for_all() -> None:
-    """Waits until every process has called this. It uses no device."""
-    get_barrier_sync_fn()(key="all done", timeout_ms=EVALUATION_MILLISECONDS)
 
 
 def abandon(status: int) -> NoReturn:

@@ -7,6 +7,7 @@ import jax
 from tokenizers import Tokenizer
 
 from afloc_jax.errors import UsageError, UserError
+from afloc_jax.evaluation.sharing import wait_for_all
 from afloc_jax.files import Path, write_json
 from afloc_jax.provenance import hash_of, provenance
 from afloc_jax.settings import Json
@@ -64,9 +65,11 @@ def train(config: RunConfig, folder: Path, dry_run: bool = False, profile: StepR
         return 0
 
     # --- Evaluate and report
+    wait_for_all("model saved")
     if jax.process_index() == 0:
         workdir.claim_workdir(config, folder)  # the evaluation may have changed
-        _evaluate_and_report(config, folder)
+    _evaluate_and_report(config, folder)
+    if jax.process_index() == 0:
         finished = workdir.read_finished(folder)
         assert finished is not None  # this process wrote it, or read it above
         finished = dataclasses.replace(finished, evaluation=config.evaluation.plain())
@@ -174,8 +177,7 @@ def _open_data(config: RunConfig, folder: Path) -> Data:
         open_source(where.dataset, where.directory, split, raw=where.raw, builder=where.builder, cache=where.cache)
         for split in (where.train_split, where.validation_split)
     )
-    if jax.process_index() == 0:  # it evaluates; the training data come first, because they may be evaluated too
-        check_evaluation(config)
+    check_evaluation(config)  # the training data come first, because they may be evaluated too
     return Data(training, validation, _tokenizer(config, folder, training))
 
 
@@ -220,14 +222,15 @@ def _steps_per_epoch(config: RunConfig, pairs: int) -> int:
 
 
 def _evaluate_and_report(config: RunConfig, folder: Path) -> None:
-    """Evaluates the saved model and writes the report page."""
+    """Evaluates the saved model, all processes together, and writes the report page."""
     # Imported here, so that training starts without the packages that only the evaluation needs.
     from afloc_jax.evaluation.page import write_report
     from afloc_jax.evaluation.run import evaluate_datasets
 
     try:
         evaluate_datasets(config.evaluation, folder)
-        write_report(folder)
+        if jax.process_index() == 0:
+            write_report(folder)
     except Exception as error:
         raise UserError(
             f"the trained model is safe in {folder}/{workdir.MODEL}, but its evaluation failed: {explain(error)}; "

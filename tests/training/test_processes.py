@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -29,17 +30,17 @@ def directory(tmp_path_factory):
     return directory
 
 
-def launched(processes, directory, workdir, *overrides):
-    """The metrics of a run of launch.py on that many processes."""
+def launched(processes, directory, workdir, *overrides, config=ROOT / "tests/training/phantom_config.py", devices=0):
+    """The metrics of a run of launch.py on that many processes, each with `devices` or its share of eight."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={8 // processes}",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices or 8 // processes}",
         "PYTHONPATH": str(ROOT),
     }
-    command = [sys.executable, str(ROOT / "launch.py"), f"--config={ROOT}/tests/training/phantom_config.py"]
+    command = [sys.executable, str(ROOT / "launch.py"), f"--config={config}"]
     command += [f"--workdir={workdir}", f"--config.data.directory={directory}", *overrides]
     running = []
     for number in range(processes):
@@ -94,3 +95,40 @@ def test_a_state_split_over_two_processes_gives_the_losses_of_one(directory, tmp
     one, two = (load_model(tmp_path / count / "model")[1]["params"] for count in ("1", "2"))
     jax.tree.map(lambda leaf, other: np.testing.assert_allclose(leaf, other, atol=1e-3), one, two)
     assert max(leaf.size for leaf in jax.tree.leaves(two)) >= WHOLE_BELOW
+
+
+EVALUATED = """
+from ml_collections import ConfigDict
+from tests.training.phantom_config import get_config as without
+
+def get_config():
+    config = without()
+    builder = ConfigDict({{**config.data.builder, "test": 40}})
+    entry = {{"name": "phantom", "directory": {directory!r}, "builder": builder, "bootstrap": 50}}
+    tasks = [{{"task": name}} for name in ("classification", "retrieval", "robustness")]
+    localizations = [{{}}, {{"protocol": "chexlocalize"}}]
+    config.evaluation.datasets = tuple(ConfigDict(entry | more) for more in localizations + tasks)
+    return config
+"""
+
+
+@pytest.mark.slow
+def test_an_evaluation_that_two_processes_share_gives_the_numbers_of_one(directory, tmp_path):
+    """Every task, on the same trained model, with two batches: 40 images are more than the 32 of one."""
+    launched(1, directory, tmp_path / "1")
+    shutil.copytree(tmp_path / "1", tmp_path / "2")
+    config = tmp_path / "evaluated.py"
+    config.write_text(EVALUATED.format(directory=str(directory)))
+    for count in (1, 2):
+        launched(count, directory, tmp_path / str(count), config=config, devices=1)
+    one, two = (tmp_path / count / "evaluation" for count in ("1", "2"))
+    names = sorted(path.relative_to(one) for path in one.rglob("*") if path.is_file())
+    assert len([name for name in names if name.name == "summary.json"]) == 5
+    for name in names:
+        assert (two / name).is_file()
+        if name.name == "summary.json":
+            ours, theirs = (json.loads((folder / name).read_text()) for folder in (one, two))
+            assert ours["metrics"] == theirs["metrics"] and ours["n"] == theirs["n"]
+        elif name.suffix == ".csv":
+            assert (one / name).read_bytes() == (two / name).read_bytes()
+    assert (tmp_path / "2/report/index.html").is_file()

@@ -30,6 +30,7 @@ from afloc_jax.evaluation.localization.options import ProtocolOptions
 from afloc_jax.evaluation.localization.presence import PresenceScores, PresenceTable, presence_table, presence_values
 from afloc_jax.evaluation.localization.protocol import LocalizationProtocol, Samples
 from afloc_jax.evaluation.localization.scores import Facts, Outcome, check_map
+from afloc_jax.evaluation.sharing import gathered
 from afloc_jax.evaluation.statistics.bootstrap import Bootstrap
 from afloc_jax.evaluation.statistics.interval import mean_of_finite
 from afloc_jax.evaluation.task import JsonObject
@@ -81,15 +82,20 @@ def confidence_of(heatmap: Float[np.ndarray, "H W"]) -> float:
 
 def measure(samples: Samples, compatible: bool) -> Measured:
     """Measures all samples, reading every map once. Raises UserError for a map that cannot be scored."""
-    rows = []
-    for truth, heatmap in zip(samples.truths, samples.heatmaps, strict=True):
+
+    def row(
+        truth: Truth, heatmap: np.ndarray
+    ) -> tuple[float, np.ndarray, np.ndarray, float, np.ndarray, int, int, bool]:
         raw = np.asarray(check_map(truth, heatmap), np.float64)
         inside = truth.mask > 0
         iou, dice, predicted = overlaps(np.asarray(normalise(raw)), inside, MASK_THRESHOLDS)
         first = compatible and inside.any()
         hit = float(inside.flat[np.argmax(raw)]) if first else pointing_game(raw, inside)
-        saturated = raw.max() > CONFIDENCE_RANGE[1]
-        rows.append((confidence_of(raw), iou, dice, hit, predicted, int(inside.sum()), raw.size, saturated))
+        saturated = bool(raw.max() > CONFIDENCE_RANGE[1])
+        return confidence_of(raw), iou, dice, hit, predicted, int(inside.sum()), raw.size, saturated
+
+    pairs = zip(samples.truths, samples.heatmaps, strict=True)
+    rows = gathered([None if heatmap is None else row(truth, heatmap) for truth, heatmap in pairs])
     if not rows:
         raise UserError("there is no sample to score: the truth has none")
     return Measured(tuple(samples.truths), *(np.array(column) for column in zip(*rows, strict=True)))

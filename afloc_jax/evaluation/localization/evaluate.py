@@ -17,6 +17,7 @@ from afloc_jax.evaluation.localization.scores import Scores
 from afloc_jax.evaluation.localization.settings import LocalizationSettings
 from afloc_jax.evaluation.localization.summary import summarise, write_results
 from afloc_jax.evaluation.results import evaluation_provenance
+from afloc_jax.evaluation.sharing import is_own, own_items
 from afloc_jax.evaluation.task import JsonObject, Models
 from afloc_jax.files import Path
 from afloc_jax.inference.model import Model
@@ -62,20 +63,20 @@ def evaluate(
     truths = scored.truths
     bootstrap.clusters([truth.patient for truth in truths])  # fails early if a sample has no patient
 
-    def scores_of(maps_of: Callable[[Part], Iterable[np.ndarray]], name: str) -> Scores:
+    def scores_of(maps_of: Callable[[Part], Iterable[np.ndarray | None]], name: str) -> Scores:
         samples = []
         for part in parts:
             maps = tqdm(maps_of(part), total=len(part.truths), desc=name, unit="map", disable=None)
             samples.append(Samples(part.truths, maps))
         return protocol.score(*samples)
 
-    def maps_of(system: Model) -> Callable[[Part], Iterable[np.ndarray]]:
+    def maps_of(system: Model) -> Callable[[Part], Iterable[np.ndarray | None]]:
         return lambda part: _heatmaps(system, part, protocol.compatible)
 
     scores = scores_of(maps_of(model), settings.title or "model")
     make_prior, prior_from = prior_maps(prior_source, truths[0].mask.shape[0])
     baselines = {
-        "location_prior": scores_of(lambda part: make_prior(part.truths), "location prior"),
+        "location_prior": scores_of(lambda part: own_items(make_prior(part.truths)), "location prior"),
         "untrained": scores_of(maps_of(untrained or model.untrained()), "untrained model"),
     }
     provenance = evaluation_provenance(model, source, scored.sha256)
@@ -123,12 +124,18 @@ def open_prior(settings: LocalizationSettings) -> Records | None:
         return None  # evaluation data without a training split
 
 
-def _heatmaps(model: Model, part: Part, compatible: bool) -> Iterator[np.ndarray]:
-    """The maps of all samples in order. Each image is read and encoded once, as its samples are consecutive."""
+def _heatmaps(model: Model, part: Part, compatible: bool) -> Iterator[np.ndarray | None]:
+    """The maps of all samples in order, or None for batches of other processes.
+
+    Each image is read and encoded once, as its samples are consecutive.
+    """
     images = np.unique(part.rows)
-    for start in range(0, len(images), model.batch_size):
+    for number, start in enumerate(range(0, len(images), model.batch_size)):
         chosen = images[start : start + model.batch_size]
         samples = np.flatnonzero((part.rows >= chosen[0]) & (part.rows <= chosen[-1]))
+        if not is_own(number):
+            yield from [None] * len(samples)
+            continue
         squares = np.stack([part.source[int(row)].image for row in chosen])
         position = np.searchsorted(chosen, part.rows[samples])
         prompts = [part.truths[int(i)].label_text for i in samples]

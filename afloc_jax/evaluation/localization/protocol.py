@@ -13,10 +13,13 @@ from afloc_jax.evaluation.truth.sample import Drawing, Truth
 
 @dataclass(frozen=True)
 class Samples:
-    """Truths with one heat map each, in the same order. Maps may come from a generator, and are read once."""
+    """Truths with one heat map each, in the same order. Maps may come from a generator, and are read once.
+
+    A map is None if another process scores the sample (sharing.py).
+    """
 
     truths: Sequence[Truth]
-    heatmaps: Iterable[np.ndarray]
+    heatmaps: Iterable[np.ndarray | None]
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from afloc_jax.errors import UserError
 from afloc_jax.evaluation.files import json_of
 from afloc_jax.evaluation.localization.metrics import METRICS, Comparison
 from afloc_jax.evaluation.localization.options import ProtocolOptions
+from afloc_jax.evaluation.sharing import gathered
 from afloc_jax.evaluation.statistics.bootstrap import Bootstrap
 from afloc_jax.evaluation.task import JsonObject
 from afloc_jax.evaluation.truth.sample import Truth
@@ -192,18 +193,23 @@ def check_map(truth: Truth, heatmap: np.ndarray) -> Shaped[np.ndarray, "S S"]:
     return heatmap
 
 
-def score(truths: Sequence[Truth], heatmaps: Iterable[np.ndarray], options: ProtocolOptions | None = None) -> Scores:
+def score(
+    truths: Sequence[Truth], heatmaps: Iterable[np.ndarray | None], options: ProtocolOptions | None = None
+) -> Scores:
     """The scores of one heat map per truth, in the same order. Maps may come from a generator and are read one by one.
+
+    None stands for the map of a sample that another process scores.
 
     Raises UserError for a map that is not a finite square of its mask's shape, ValueError if the numbers differ.
     """
     options = options or ProtocolOptions()
     if not truths:
         raise UserError("there is no sample to score: the truth has none")
-    samples = [
-        score_sample(truth.mask, check_map(truth, heatmap), options)
+    own = [
+        None if heatmap is None else score_sample(truth.mask, check_map(truth, heatmap), options)
         for truth, heatmap in zip(truths, heatmaps, strict=True)
     ]
+    samples = gathered(own)
     return Scores(
         truths=tuple(truths),
         options=options,

@@ -23,6 +23,7 @@ from afloc_jax.evaluation.results import PER_SAMPLE_COLUMNS, Overall, ScoreRow
 from afloc_jax.evaluation.robustness.metrics import SPREADS
 from afloc_jax.evaluation.robustness.result import Robustness, Spread
 from afloc_jax.evaluation.robustness.settings import RobustnessSettings
+from afloc_jax.evaluation.sharing import gathered, is_own
 from afloc_jax.evaluation.statistics import discrimination
 from afloc_jax.evaluation.statistics.bootstrap import Bootstrap, Replicates, Statistic
 from afloc_jax.evaluation.statistics.interval import Interval, mean_of_finite
@@ -234,19 +235,24 @@ def overlaps_of_phrases(
 ) -> Float[np.ndarray, "n K"]:
     """The IoU (mean over thresholds) of findings, each with every phrase as prompt. `places`: see `_places`."""
     options, drawing = ProtocolOptions(compatible=compatible), Drawing(compatible)
-    table = np.full((len(places), len(texts)), np.nan)
+    tables: list[np.ndarray | None] = []
     starts = range(0, len(places), model.batch_size)
-    for start in tqdm(starts, desc=texts[0], unit="batch", disable=None):
+    for number, start in enumerate(tqdm(starts, desc=texts[0], unit="batch", disable=None)):
+        if not is_own(number):
+            tables.append(None)
+            continue
         records = [source[row] for row, _ in places[start : start + model.batch_size]]
         squares = np.stack([record.image for record in records])
         of_text, of_image = np.divmod(np.arange(len(texts) * len(records)), len(records))
         prompts = [texts[k] for k in of_text]
+        table = np.full((len(records), len(texts)), np.nan)
         maps = model.heatmaps_of_pairs(squares, of_image, prompts, compatible=compatible)
         for heatmap, i, k in zip(maps, of_image, of_text, strict=True):
             place = drawing.of_finding(records[i], records[i].findings[places[start + i][1]])
             iou = score_sample(place, heatmap, options)["iou"]
-            table[start + i, k] = mean_of_finite(iou, axis=0)
-    return table
+            table[i, k] = mean_of_finite(iou, axis=0)
+        tables.append(table)
+    return np.concatenate([np.empty((0, len(texts))), *gathered(tables)])
 
 
 def _rows(sample: tuple[str, str, str], metric: str, values: Float[np.ndarray, " K"]) -> list[ScoreRow]:
