@@ -14,6 +14,7 @@ from afloc_jax.levels import ImageLevels, TextLevels, TokenBatch
 from afloc_jax.models.backbone import Features, Structure
 from afloc_jax.models.bert import Bert
 from afloc_jax.models.convolution import Layers
+from afloc_jax.models.parameters import Dense
 from afloc_jax.models.settings import BACKBONES, ImageSettings, ModelSettings, TextSettings
 from afloc_jax.models.text_units import sentence_context, text_levels
 from afloc_jax.vectors import unit_norm
@@ -46,7 +47,7 @@ class ImageEncoder(nn.Module):
         def project(
             name: str, features: Float[Array, "B *S C"], use_bias: bool, dtype: DTypeLike
         ) -> Float[Array, "B *S D"]:
-            dense = nn.Dense(
+            dense = Dense(
                 self.projection_dim,
                 use_bias=use_bias,
                 dtype=dtype,
@@ -81,7 +82,7 @@ class TextEncoder(nn.Module):
     param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, tokens: TokenBatch, *, train: bool = False) -> TextLevels:
+    def __call__(self, tokens: TokenBatch, *, train: bool = False, slots: int | None = None) -> TextLevels:
         settings = self.settings
         bert = Bert(settings.structure, self.dtype, self.param_dtype, name="bert")
         if settings.context == "sentence":
@@ -97,6 +98,7 @@ class TextEncoder(nn.Module):
             last_layers=settings.last_layers,
             merge_layers=settings.merge_layers,
             merge_pieces=settings.merge_pieces,
+            slots=slots,
         )
 
 
@@ -139,9 +141,9 @@ class AFLoc(nn.Module):
             )
         return levels
 
-    def encode_text(self, tokens: TokenBatch, *, train: bool = False) -> TextLevels:
-        """The levels of B texts."""
-        levels = self.text_encoder(tokens, train=train)
+    def encode_text(self, tokens: TokenBatch, *, train: bool = False, slots: int | None = None) -> TextLevels:
+        """The levels of B texts. `slots` is the number of their token slots where empty ones at the end were cut."""
+        levels = self.text_encoder(tokens, train=train, slots=slots)
         if self.settings.normalize:
             levels = dataclasses.replace(
                 levels,

@@ -15,6 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from afloc_jax.errors import UsageError
+from afloc_jax.models.parameters import Dense, Embed, LayerNorm, Parameters
 from afloc_jax.settings import BELOW_ONE, NOT_NEGATIVE, POSITIVE, Json, Rule, Settings, setting
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -115,7 +116,7 @@ class BertLayer(nn.Module):
         return block
 
 
-class Pooler(nn.Module):
+class Pooler(Parameters):
     """The parameters of BertModel's pooler. AFLoc does not use them; with them checkpoints stay complete."""
 
     settings: BertSettings
@@ -163,7 +164,7 @@ class Bert(nn.Module):
                 f"{settings.max_position_embeddings}: lower data.max_tokens or take a longer text encoder"
             )
         embed = partial(
-            nn.Embed,
+            Embed,
             features=settings.hidden_size,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
@@ -187,16 +188,16 @@ class Bert(nn.Module):
 
 def _layers(
     settings: BertSettings, dtype: DTypeLike, param_dtype: DTypeLike, train: bool
-) -> tuple[Callable[..., nn.Dense], Callable[..., nn.LayerNorm], Callable[..., nn.Dropout]]:
+) -> tuple[Callable[..., Dense], Callable[..., LayerNorm], Callable[..., nn.Dropout]]:
     """The constructors of dense, layer-norm and dropout layers that all parts of BERT use."""
     dense = partial(
-        nn.Dense,
+        Dense,
         dtype=dtype,
         param_dtype=param_dtype,
         kernel_init=nn.initializers.normal(settings.initializer_range),
     )
     norm = partial(
-        nn.LayerNorm, epsilon=settings.layer_norm_eps, dtype=dtype, param_dtype=param_dtype, use_fast_variance=False
+        LayerNorm, epsilon=settings.layer_norm_eps, dtype=dtype, param_dtype=param_dtype, use_fast_variance=False
     )
     drop = partial(nn.Dropout, rate=settings.hidden_dropout_prob, deterministic=not train)
     return dense, norm, drop

@@ -11,13 +11,14 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from afloc_jax.errors import UsageError
+from afloc_jax.models.parameters import Parameters
 
 # PyTorch's kaiming_normal_(mode="fan_out", nonlinearity="relu"), and the default initialisation of its layers.
 kaiming_normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 kaiming_normal_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
-class Convolution(nn.Module):
+class Convolution(Parameters):
     """A square convolution without bias, zero-padded by `(kernel - 1) // 2` on every side (as in PyTorch, not SAME).
 
     An image of one channel counts as replicated over the input channels of the kernel. The kernel is then summed over
@@ -55,7 +56,7 @@ class Convolution(nn.Module):
         )
 
 
-class BatchNorm(nn.Module):
+class BatchNorm(Parameters):
     """Batch normalisation with PyTorch's running statistics (Ioffe & Szegedy, arXiv 1502.03167).
 
     The batch is normalised by its biased variance, but the running variance is updated by the unbiased one. Under jit

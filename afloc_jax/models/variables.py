@@ -12,6 +12,7 @@ from jaxtyping import Array, PRNGKeyArray, PyTree, UInt8
 
 from afloc_jax.levels import TokenBatch
 from afloc_jax.models.afloc import AFLoc, ImageEncoder, TextEncoder
+from afloc_jax.models.parameters import SHAPES
 from afloc_jax.models.settings import ModelSettings
 
 ArrayPath = tuple[str, ...]
@@ -31,6 +32,10 @@ def _smallest_inputs() -> tuple[UInt8[Array, "B S S"], TokenBatch]:
     return jnp.zeros((1, 32, 32), jnp.uint8), TokenBatch(slots, slots, slots, count, count)
 
 
+def _shape_keys() -> dict[str, PRNGKeyArray]:
+    return {"params": jax.random.key(0), SHAPES: jax.random.key(0)}
+
+
 @functools.lru_cache(maxsize=32)
 def variable_shapes(settings: ModelSettings) -> Mapping[ArrayPath, tuple[int, ...]]:
     """The shape of every array of a model.
@@ -40,13 +45,10 @@ def variable_shapes(settings: ModelSettings) -> Mapping[ArrayPath, tuple[int, ..
     """
     image, text = settings.image, settings.text
     one_layer = dataclasses.replace(text, bert={**text.bert, "num_hidden_layers": 1}, last_layers=1)
-    pixels, tokens = _smallest_inputs()
-    key = jax.random.key(0)
+    image_encoder = ImageEncoder(image, image.structure.brief(), settings.projection_dim)
     towers = {
-        "image_encoder": jax.eval_shape(
-            ImageEncoder(image, image.structure.brief(), settings.projection_dim).init, key, pixels
-        ),
-        "text_encoder": jax.eval_shape(TextEncoder(one_layer).init, key, tokens),
+        "image_encoder": jax.eval_shape(lambda: image_encoder.init(_shape_keys(), _smallest_inputs()[0])),
+        "text_encoder": jax.eval_shape(lambda: TextEncoder(one_layer).init(_shape_keys(), _smallest_inputs()[1])),
     }
     shapes = {
         (collection, tower, *path): leaf.shape
