@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
+import cv2
 import numpy as np
 from flax import traverse_util
 from flax.core import unfreeze
@@ -148,9 +149,11 @@ def from_torch(state_dict: Mapping[str, np.ndarray], model: ModelSettings) -> di
         {name: np.shape(array) for name, array in given.items()},
         {row.name: row.shape for row in rows},
     )
-    with ThreadPoolExecutor() as threads:  # NumPy releases the interpreter's lock while it copies half a GB
-        arrays = threads.map(lambda row: _aligned(row.from_torch(np.asarray(given[row.name]))), rows)
-    return traverse_util.unflatten_dict(dict(zip((row.path for row in rows), arrays, strict=True)))
+    arrays = [np.asarray(given[row.name]) for row in rows]
+    copies = [_aligned_like(row, array) for row, array in zip(rows, arrays, strict=True)]
+    with ThreadPoolExecutor() as threads:  # the interpreter's lock is released while half a GB is copied
+        list(threads.map(_copy, rows, arrays, copies))
+    return traverse_util.unflatten_dict(dict(zip((row.path for row in rows), copies, strict=True)))
 
 
 @functools.lru_cache(maxsize=32)
@@ -180,14 +183,26 @@ def _entry(path: ArrayPath, shape: Sequence[int], names: Sequence[tuple[re.Patte
     return Entry(path, name, entry.to_torch(np.broadcast_to(np.float32(0), shape)).shape, layout)
 
 
-def _aligned(array: np.ndarray) -> np.ndarray:
-    """A contiguous copy that starts at a multiple of 64 bytes, so that JAX on a CPU uses it without another copy."""
+def _copy(row: Entry, array: np.ndarray, target: np.ndarray) -> None:
+    """Copies an array in PyTorch's layout to one in ours."""
+    if row.layout == "same" or array.dtype != np.float32:
+        np.copyto(target, row.from_torch(array), casting="unsafe")
+        return
+    # The first axis becomes the last. OpenCV does it ten times as fast as NumPy, which reads across memory.
+    matrix = array.reshape(len(array), -1)
+    if array.shape[2:] in ((), (1, 1)):
+        cv2.transpose(matrix, target.reshape(-1, len(array)))
+    else:
+        np.copyto(target, cv2.transpose(matrix).reshape(*array.shape[1:], -1).transpose(1, 2, 0, 3))
+
+
+def _aligned_like(row: Entry, array: np.ndarray) -> np.ndarray:
+    """Memory for the copy, at a multiple of 64 bytes, so that JAX on a CPU uses it without another copy."""
     dtype = np.dtype(np.float64 if array.dtype == np.float64 else np.float32)
-    memory = np.empty(array.size * dtype.itemsize + _ALIGNMENT, np.uint8)
+    size = array.size * dtype.itemsize
+    memory = np.empty(size + _ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % _ALIGNMENT
-    copy = memory[start : start + array.size * dtype.itemsize].view(dtype).reshape(array.shape)
-    np.copyto(copy, array, casting="unsafe")
-    return copy
+    return memory[start : start + size].view(dtype).reshape(_our_shape(row))
 
 
 def _our_shape(row: Entry) -> tuple[int, ...]:
