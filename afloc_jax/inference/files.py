@@ -3,6 +3,7 @@
 An unreadable image is reported, and the other images are processed. Every file is written completely or not at all.
 """
 
+import functools
 import io
 import sys
 from collections.abc import Collection, Iterator, Sequence
@@ -14,8 +15,10 @@ from tqdm import tqdm
 
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.files import AnyPath, Path, csv_text, user_path, write_json, write_whole
+from afloc_jax.inference.batching import in_threads
 from afloc_jax.inference.class_prompts import read_prompt_set
-from afloc_jax.inference.model import Localization, load, to_square
+from afloc_jax.inference.localization import Localization
+from afloc_jax.inference.model import load, to_square
 from afloc_jax.inference.overlays import draw_boxes, overlay
 from afloc_jax.inference.zero_shot import framing_of
 from afloc_jax.settings import Json
@@ -64,10 +67,10 @@ def localize_files(
     for batch in readable(names, loaded.batch_size, failed):
         found = loaded.localize_each([pixels for _, pixels in batch], prompts, threshold, compatible)
         for (path, pixels), of_image in zip(batch, found, strict=True):
+            write = functools.partial(_write_localization, folder, names[path], pixels, square)
             written: list[Json] = [
-                _write_localization(folder, f"{names[path]}.{k}", pixels, result, square)
-                | {"given": prompts[k], "threshold": threshold}
-                for k, result in enumerate(of_image)
+                {**files, "given": prompt, "threshold": threshold}
+                for files, prompt in zip(in_threads(write, list(enumerate(of_image))), prompts, strict=True)
             ]
             height, width = pixels.shape
             entries.append({"image": str(path), "height": height, "width": width, "prompts": written})
@@ -175,24 +178,33 @@ def readable(
     paths: Collection[Path], size: int, failed: list[str]
 ) -> Iterator[list[tuple[Path, UInt8[np.ndarray, "_ _"]]]]:
     """Batches of decoded images. The error of an unreadable image is printed on stderr and appended to `failed`."""
-    batch: list[tuple[Path, UInt8[np.ndarray, "_ _"]]] = []
-    with tqdm(paths, unit="image", disable=None) as progress:
-        for path in progress:
-            try:
-                batch.append((path, read_image(path)))
-            except ImageError as error:
-                failed.append(str(error))
-                progress.write(f"afloc: {error}", file=sys.stderr)
-            if len(batch) == size:
+    ordered = list(paths)
+    with tqdm(total=len(ordered), unit="image", disable=None) as progress:
+        for start in range(0, len(ordered), size):
+            batch: list[tuple[Path, UInt8[np.ndarray, "_ _"]]] = []
+            part = ordered[start : start + size]
+            for path, pixels in zip(part, in_threads(_read, part), strict=True):
+                if isinstance(pixels, ImageError):
+                    failed.append(str(pixels))
+                    progress.write(f"afloc: {pixels}", file=sys.stderr)
+                else:
+                    batch.append((path, pixels))
+            if batch:
                 yield batch
-                batch = []
-        if batch:
-            yield batch
+            progress.update(len(part))
+
+
+def _read(path: Path) -> UInt8[np.ndarray, "H W"] | ImageError:
+    try:
+        return read_image(path)
+    except ImageError as error:
+        return error
 
 
 def _write_localization(
-    out: Path, name: str, pixels: UInt8[np.ndarray, "H W"], found: Localization, square: bool
+    out: Path, stem: str, pixels: UInt8[np.ndarray, "H W"], square: bool, numbered: tuple[int, Localization]
 ) -> dict[str, Json]:
+    name, found = f"{stem}.{numbered[0]}", numbered[1]
     heatmap, picture = found.heatmap, pixels
     if square:
         heatmap, picture = found.square, to_square(pixels, found.square.shape[0])[0]

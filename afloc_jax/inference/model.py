@@ -1,11 +1,10 @@
 """The `Model` class: a trained model that embeds, localises and classifies."""
 
-import dataclasses
 import functools
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, get_args
+from typing import NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +15,9 @@ from tokenizers import Tokenizer
 from afloc_jax import heatmaps, models
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.files import fetched
-from afloc_jax.inference.batching import chunks, concatenate, pad, trim
+from afloc_jax.inference.batching import chunks, concatenate, in_threads, own_slots, pad, trim
 from afloc_jax.inference.class_prompts import ClassPhrases, PromptSet
+from afloc_jax.inference.localization import Localization
 from afloc_jax.inference.zero_shot import class_probabilities, class_scores, contrast_probabilities
 from afloc_jax.levels import ImageLevels, TextLevels, TokenBatch
 from afloc_jax.models import AFLoc, build
@@ -30,35 +30,21 @@ from data_pipelines.reports import clean_prompt
 from data_pipelines.tokens import tokenize
 
 ImageInput = str | os.PathLike[str] | np.ndarray
+_REMEMBERED_PROMPTS = 4096  # of each model, 6 kB each
 
 
-@dataclasses.dataclass(frozen=True)
-class Localization:
-    """The localisation of one prompt in one image.
+class PromptVectors(NamedTuple):
+    """What a task needs of T prompts."""
 
-    Attributes:
-        heatmap: [H, W] float32 at the image's original size, finite. Values are un-normalised similarities (in [0, 1]
-            for a model whose `localization.similarity` is "presence"), so that two prompts on one image can be
-            compared.
-        boxes: [K, 4] int: x, y, width, height in original pixels. There is one box per connected region in which the
-            map, scaled to [-1, 1] by its own minimum and maximum, exceeds the threshold; the largest region comes
-            first.
-        similarity: the cosine of the global image embedding and the prompt's embedding, in [-1, 1].
-        prompt: the prompt after cleaning.
-        square: [S, S] float32, the un-normalised map of the zero-padded square, which the published release scores.
-    """
-
-    heatmap: Float[np.ndarray, "H W"]
-    boxes: Int[np.ndarray, "K 4"]
-    similarity: float
-    prompt: str
-    square: Float[np.ndarray, "S S"]
+    reports: Float[np.ndarray, "T D"]  # embeddings of whole prompts, for similarities and classes
+    queries: Float[np.ndarray, "T D"]  # of heat maps, see `HeatmapSettings.query`
 
 
 class Model:
     """Both towers with their tokenizer, compiled once per batch size.
 
     Batches are padded to a power of two up to `batch_size`, so that few shapes are compiled for any number of images.
+    Every prompt is encoded once, and its vectors are kept.
     """
 
     def __init__(
@@ -84,6 +70,8 @@ class Model:
         self.batch_size = batch_size
         self.heatmap_settings = config.localization
         self._weights_file = weights_file
+        # (prompt level, cleaned prompt) -> a row of each array of `PromptVectors`
+        self._known_prompts: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
         self.variables = jax.device_put(variables)
         self._network = build(config.architecture, dtype=jnp.float32)
 
@@ -117,7 +105,10 @@ class Model:
         squares = np.asarray(squares)
         if squares.ndim != 3 or squares.dtype != np.uint8:
             raise UsageError(f"images must be uint8 [B, S, S], got {squares.dtype} {list(squares.shape)}")
-        return self._encoded("encode_image", squares, len(squares))
+        parts = []
+        for rows, count, size in chunks(len(squares), self.batch_size):
+            parts.append(trim(_encode_images(self._network, self.variables, pad(squares[rows], size)), count))
+        return concatenate(parts)
 
     def read_prompts(self, prompts: Sequence[str], *, compatible: bool = False) -> list[str]:
         """The prompts after cleaning. Raises UserError for a prompt without a word."""
@@ -161,16 +152,15 @@ class Model:
         """`localize`, one image at a time, for maps at original size that do not all fit into memory."""
         _check_call(images, prompts, threshold)
         read = self.read_prompts(prompts, compatible=compatible)
-        texts = self._embed_clean_texts(read)
-        reports, queries = texts.report, self._queries(texts)
+        reports, queries = self._prompt_vectors(read)
         for start in range(0, len(images), self.batch_size):
             squares, geometries = self._squares(images[start : start + self.batch_size])
             image_of, text_of = np.divmod(np.arange(len(squares) * len(read)), len(read))
             maps, embeddings = self._maps(squares, image_of, queries, text_of)
             for i, geometry in enumerate(geometries):
                 yield [
-                    _localization(
-                        maps[i * len(read) + k], geometry, threshold, _cosine(embeddings[i], reports[k]), read[k]
+                    Localization(
+                        maps[i * len(read) + k], _cosine(embeddings[i], reports[k]), read[k], geometry, threshold
                     )
                     for k in range(len(read))
                 ]
@@ -210,7 +200,7 @@ class Model:
         read = self.read_prompts(prompts, compatible=compatible)
         distinct = sorted(set(read))
         position = {text: i for i, text in enumerate(distinct)}
-        queries = self._queries(self._embed_clean_texts(distinct))
+        queries = self._prompt_vectors(distinct).queries
         return self._maps(images, np.asarray(rows), queries, np.array([position[text] for text in read]))[0]
 
     def classify(
@@ -243,8 +233,7 @@ class Model:
         """
         _check_call(images, classes, 0.0)
         prompt_set = prompts if isinstance(prompts, PromptSet) else PromptSet(classes=prompts or {})
-        squares = np.stack([to_square(image, self.image_size, framing)[0] for image in images])
-        embeddings = np.asarray(self.embed_squares(squares).whole)
+        embeddings = np.asarray(self.embed_squares(self._squares(images, framing)[0]).whole)
         return self.classify_embedded(embeddings, classes, prompt_set, compatible, aggregation)
 
     def classify_embedded(
@@ -257,29 +246,42 @@ class Model:
     ) -> Float[np.ndarray, "B C"]:
         """`classify` for global image embeddings [B, D]. Returns [B, classes] float32."""
         sides = [side for name in classes for side in prompt_set.prompts(name)]
-        reports = self.embed_texts([text for side in sides for text in side], compatible=compatible).report
-        parts = np.split(np.asarray(reports), np.cumsum([len(side) for side in sides])[:-1])
+        read = self.read_prompts([text for side in sides for text in side], compatible=compatible)
+        parts = np.split(self._prompt_vectors(read).reports, np.cumsum([len(side) for side in sides])[:-1])
         positive, negative = (class_scores(embeddings, parts[side::2], aggregation) for side in (0, 1))
         found = class_probabilities(positive) if prompt_set.multiclass else contrast_probabilities(positive, negative)
         return found.astype(np.float32)
 
     # Parts
 
-    def _squares(self, images: Sequence[ImageInput]) -> tuple[UInt8[np.ndarray, "B S S"], list[Geometry]]:
-        pairs = [to_square(image, self.image_size) for image in images]
+    def _squares(
+        self, images: Sequence[ImageInput], framing: Framing = "pad"
+    ) -> tuple[UInt8[np.ndarray, "B S S"], list[Geometry]]:
+        pairs = in_threads(functools.partial(to_square, size=self.image_size, framing=framing), images)
         return np.stack([square for square, _ in pairs]), [geometry for _, geometry in pairs]
 
-    def _embed_clean_texts(self, texts: Sequence[str]) -> TextLevels:
-        tokens = tokenize(self.tokenizer, list(texts), self.config.prompts.max_tokens)
-        arrays: dict[str, PyTree] = {**tokens}
-        return self._encoded("encode_text", TokenBatch(**arrays), len(texts))
+    def _prompt_vectors(self, texts: Sequence[str]) -> PromptVectors:
+        """The vectors of cleaned prompts. Only those that are not known yet are encoded."""
+        level = self.heatmap_settings.prompt_level
+        known = {text: self._known_prompts[level, text] for text in texts if (level, text) in self._known_prompts}
+        new = [text for text in dict.fromkeys(texts) if text not in known]
+        if new:
+            levels = self._embed_clean_texts(new)
+            known.update(zip(new, zip(np.asarray(levels.report), self._queries(levels), strict=True), strict=True))
+            if len(self._known_prompts) + len(new) > _REMEMBERED_PROMPTS:
+                self._known_prompts = {}
+            self._known_prompts.update(((level, text), known[text]) for text in new)
+        reports, queries = zip(*(known[text] for text in texts), strict=True)
+        return PromptVectors(np.stack(reports), np.stack(queries))
 
-    def _encoded(self, method: str, inputs: PyTree, count: int) -> Any:
-        """The levels of `count` inputs, batch by batch, as NumPy arrays."""
-        parts = []
-        for rows, some, size in chunks(count, self.batch_size):
-            batch = jax.tree.map(lambda array, rows=rows, size=size: pad(array[rows], size), inputs)
-            parts.append(trim(_encode(self._network, method, self.variables, batch), some))
+    def _embed_clean_texts(self, texts: Sequence[str]) -> TextLevels:
+        slots, parts = self.config.prompts.max_tokens, []
+        tokens = tokenize(self.tokenizer, list(texts), slots)
+        arrays: dict[str, PyTree] = {**tokens}
+        for rows, some, size in chunks(len(texts), self.batch_size):
+            part = rows, slice(own_slots(tokens["word_ids"][rows]))
+            cut: dict[str, PyTree] = {name: pad(array[part[: array.ndim]], size) for name, array in arrays.items()}
+            parts.append(trim(_encode_texts(self._network, self.variables, TokenBatch(**cut), slots), some))
         return concatenate(parts)
 
     def _queries(self, texts: TextLevels) -> Float[np.ndarray, "B D"]:
@@ -300,7 +302,7 @@ class Model:
         maps = np.empty((len(image_of), side, side), np.float32)
         embeddings = []
         for rows, count, size in chunks(len(squares), self.batch_size):
-            levels = _encode(self._network, "encode_image", self.variables, pad(squares[rows], size))
+            levels = _encode_images(self._network, self.variables, pad(squares[rows], size))
             embeddings.append(np.asarray(levels.whole)[:count])
             pairs = np.flatnonzero((image_of >= rows.start) & (image_of < rows.stop))
             for part, many, padded in chunks(len(pairs), self.batch_size):
@@ -355,25 +357,23 @@ def _heatmaps(
     return settings.map(deep[images].astype(jnp.float32), queries, side, input_size)
 
 
-def _localization(
-    square: Float[np.ndarray, "S S"], geometry: Geometry, threshold: float, similarity: float, prompt: str
-) -> Localization:
-    heatmap = np.asarray(geometry.map_to_original(square), np.float32)
-    boxes = heatmaps.boxes_from_map(np.asarray(heatmaps.normalise(heatmap, -1.0, 1.0)), threshold)
-    return Localization(heatmap, boxes, similarity, prompt, square)
-
-
 def _cosine(a: Float[heatmaps.AnyArray, " D"], b: Float[heatmaps.AnyArray, " D"]) -> float:
     norms = float(np.linalg.norm(a) * np.linalg.norm(b))
     return float(a @ b) / norms if norms else 0.0
 
 
 # The network is static and hashable, so models of one architecture (trained and untrained) share compiled programs.
-@functools.partial(jax.jit, static_argnames=("network", "method"))
-def _encode(network: AFLoc, method: str, variables: PyTree, inputs: PyTree) -> Any:
-    # By default accelerators multiply in a lower precision; maps must agree to the fourth digit between devices.
+# By default accelerators multiply in a lower precision; maps must agree to the fourth digit between devices.
+@functools.partial(jax.jit, static_argnames="network")
+def _encode_images(network: AFLoc, variables: PyTree, squares: UInt8[Array, "B S S"]) -> PyTree:
     with jax.default_matmul_precision("float32"):
-        return network.apply(variables, inputs, method=method)
+        return network.apply(variables, squares, method="encode_image")
+
+
+@functools.partial(jax.jit, static_argnames=("network", "slots"))
+def _encode_texts(network: AFLoc, variables: PyTree, tokens: TokenBatch, slots: int) -> PyTree:
+    with jax.default_matmul_precision("float32"):
+        return network.apply(variables, tokens, slots=slots, method="encode_text")
 
 
 def _check_call(images: Sequence[ImageInput], texts: Sequence[str], threshold: float) -> None:

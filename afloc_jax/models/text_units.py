@@ -80,18 +80,24 @@ def text_levels(
     last_layers: int = 4,
     merge_layers: str = "sum",
     merge_pieces: str = "sum",
+    slots: int | None = None,
 ) -> TextLevels:
     """Words, sentences and report of each text.
 
     Layers are combined before pieces are merged. Both operations are linear, so their order does not matter, and one
-    merge is cheaper than `last_layers` merges. As published, the report is the mean over ALL L slots, empty ones
-    included: this scale changes an un-normalised dot product, but not a cosine.
+    merge is cheaper than `last_layers` merges. As published, the report is the mean over ALL slots, empty ones
+    included: this scale changes an un-normalised dot product, but not a cosine. Texts that were cut to the L slots that
+    they fill get the levels of texts of `slots`, of which the rest is empty.
     """
     pieces = combine_layers(states, last_layers, merge_layers)
     words = words_from_pieces(pieces, tokens.word_ids, merge_pieces)
+    sentences = sentences_from_words(words, tokens.sentence_ids)
+    if slots is not None:
+        empty = ((0, 0), (0, slots - words.shape[1]), (0, 0))
+        words, sentences = jnp.pad(words, empty), jnp.pad(sentences, empty)
     return TextLevels(
         words=words,
-        sentences=sentences_from_words(words, tokens.sentence_ids),
+        sentences=sentences,
         report=words.mean(axis=1),
         word_count=tokens.word_count,
         sentence_count=tokens.sentence_count,

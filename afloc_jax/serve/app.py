@@ -29,7 +29,8 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from afloc_jax.errors import UsageError, UserError
-from afloc_jax.inference.model import Localization, Model
+from afloc_jax.inference.localization import Localization
+from afloc_jax.inference.model import Model
 from afloc_jax.inference.overlays import OPACITY, colour_scale, png_uri, unit_scale
 from afloc_jax.settings import Json
 from data_pipelines.images import decode_image

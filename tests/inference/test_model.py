@@ -1,5 +1,6 @@
 """Loading, localising and classifying, against the published release and plain NumPy, SciPy and PyTorch."""
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -13,16 +14,20 @@ import torch
 from PIL import Image
 
 import afloc_jax
+from afloc_jax import heatmaps
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.heatmaps import HeatmapSettings
 from afloc_jax.inference import model as model_module
 from afloc_jax.inference.class_prompts import PromptSet
+from afloc_jax.inference.localization import Localization
 from afloc_jax.inference.model import Model
+from afloc_jax.levels import TokenBatch
+from afloc_jax.models import build
 from afloc_jax.weights import torch_names
 from afloc_jax.weights.config import FolderConfig
 from afloc_jax.weights.folder import load_model
 from configs.afloc import get_config
-from data_pipelines.images import crop_to_square
+from data_pipelines.images import Geometry, crop_to_square
 from data_pipelines.tokens import load_tokenizer, tokenize
 
 PROMPTS = ["small left pleural effusion", "right upper lobe nodule. no edema", "Pneumonia"]
@@ -107,12 +112,68 @@ def test_an_image_gives_the_same_map_alone_and_in_company(model, pictures):
 
 def test_many_batch_sizes_compile_few_shapes(folder, pictures):
     model = afloc_jax.load(folder, batch_size=4)
-    model_module._encode.clear_cache()
+    model_module._encode_images.clear_cache()
     for count in (1, 2, 3, 4, 5):
         assert model.embed_images(pictures[:count]).whole.shape == (count, 32)
-    assert model_module._encode._cache_size() == 3  # 1, 2, 4
+    assert model_module._encode_images._cache_size() == 3  # 1, 2, 4
     model.untrained().embed_images(pictures)
-    assert model_module._encode._cache_size() == 3  # the same network
+    assert model_module._encode_images._cache_size() == 3  # the same network
+
+
+def test_a_prompt_is_encoded_once_and_in_few_slots(folder, pictures, monkeypatch):
+    model, encode, seen = afloc_jax.load(folder), model_module._encode_texts, []
+
+    def counted(network, variables, tokens, slots):
+        seen.append(tokens.token_ids.shape)
+        return encode(network, variables, tokens, slots)
+
+    monkeypatch.setattr(model_module, "_encode_texts", counted)
+    first = model.localize(pictures[:1], PROMPTS)[0]
+    assert seen == [(4, 16)]  # three prompts of up to 8 tokens; `max_tokens` is 24
+    again = model.localize(pictures[:1], ["Right upper lobe nodule. No edema", PROMPTS[0]])[0]
+    model.heatmaps_of_squares(np.zeros((1, 64, 64), np.uint8), PROMPTS[2:])
+    assert len(seen) == 1
+    np.testing.assert_array_equal(again[0].square, first[1].square)
+    assert again[1].similarity == first[0].similarity
+    model.classify(pictures[:1], ["edema"])
+    model.classify(pictures[:1], ["edema"])
+    assert seen[1:] == [(2, 16)]
+    monkeypatch.setattr(model, "heatmap_settings", HeatmapSettings(prompt_level="sentence"))
+    model.localize(pictures[:1], PROMPTS)
+    assert len(seen) == 3  # another query of the same prompts
+
+
+def test_no_more_prompts_are_remembered_than_is_said(folder, monkeypatch):
+    monkeypatch.setattr(model_module, "_REMEMBERED_PROMPTS", 2)
+    model = afloc_jax.load(folder)
+    texts = ["edema", "nodule", "effusion"]
+    each = [model._prompt_vectors([text]).reports[0] for text in texts]
+    assert [text for _, text in model._known_prompts] == ["effusion"]
+    np.testing.assert_allclose(model._prompt_vectors(texts[::-1]).reports, each[::-1], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("context", ["report", "sentence"])
+def test_cut_slots_change_no_level(folder, normalize, context):
+    config, variables, tokenizer = load_model(folder)
+    text = dataclasses.replace(config.architecture.text, context=context)
+    architecture = dataclasses.replace(config.architecture, normalize=normalize, text=text)
+    model = Model(dataclasses.replace(config, architecture=architecture), variables, tokenizer)
+    found = model.embed_texts(PROMPTS)
+    tokens = TokenBatch(**tokenize(tokenizer, model.read_prompts(PROMPTS), 24))
+    expected = build(architecture).apply(variables, tokens, method="encode_text")
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, expected)
+    assert found.words.shape == (3, 24, 32)
+
+
+def test_boxes_are_those_of_the_normalised_map_and_are_computed_when_they_are_read(model, pictures):
+    for threshold in (-0.6, 0.0, 0.3, 0.8):
+        for result in model.localize(pictures[:3], PROMPTS[:1], threshold):
+            assert not {"heatmap", "boxes"} & vars(result[0]).keys()
+            scaled = heatmaps.normalise(result[0].heatmap.astype(np.float64), -1, 1)
+            np.testing.assert_array_equal(result[0].boxes, heatmaps.boxes_from_map(scaled, threshold))
+    flat = Localization(np.ones((8, 8), np.float32), 0.0, "nothing", Geometry(20, 10, 8), -0.9)
+    assert flat.boxes.shape == (0, 4)
 
 
 def test_files_and_arrays_of_the_same_pixels_agree(model, pictures, tmp_path):

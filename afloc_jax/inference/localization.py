@@ -1,0 +1,52 @@
+"""The localisation of a prompt in an image: its map and boxes, in the square and at the image's original size."""
+
+import dataclasses
+import functools
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from afloc_jax import heatmaps
+from data_pipelines.images import Geometry
+
+
+@dataclasses.dataclass(frozen=True)
+class Localization:
+    """The localisation of one prompt in one image.
+
+    The map at original size takes 30 MB of a full-size film, and longer than its part of the network. So `heatmap` and
+    `boxes` are computed when they are first read.
+
+    Attributes:
+        square: [S, S] float32, the un-normalised map of the zero-padded square, which the published release scores.
+        similarity: the cosine of the global image embedding and the prompt's embedding, in [-1, 1].
+        prompt: the prompt after cleaning.
+        geometry: where the image lies in the square.
+        threshold: `boxes` enclose the values above it on the map scaled to [-1, 1].
+    """
+
+    square: Float[np.ndarray, "S S"]
+    similarity: float
+    prompt: str
+    geometry: Geometry
+    threshold: float
+
+    @functools.cached_property
+    def heatmap(self) -> Float[np.ndarray, "H W"]:
+        """The map [H, W] float32 at the image's original size, finite.
+
+        Values are un-normalised similarities (in [0, 1] for a model whose `localization.similarity` is "presence"), so
+        that two prompts on one image can be compared.
+        """
+        return np.asarray(self.geometry.map_to_original(self.square), np.float32)
+
+    @functools.cached_property
+    def boxes(self) -> Int[np.ndarray, "K 4"]:
+        """[K, 4] int: x, y, width, height in original pixels.
+
+        There is one box per connected region in which the map, scaled to [-1, 1] by its own minimum and maximum,
+        exceeds the threshold; the largest region comes first.
+        """
+        lowest, highest = float(self.heatmap.min()), float(self.heatmap.max())
+        # The threshold is scaled instead of the map, which would need three more arrays of its size.
+        return heatmaps.boxes_from_map(self.heatmap, lowest + (self.threshold + 1) / 2 * (highest - lowest))
