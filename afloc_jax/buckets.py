@@ -24,6 +24,9 @@ PREFIX = "gs://"
 WRITING = ".writing"  # in a folder that is being written; a killed process leaves it
 _BLOCK = 2**22  # bytes of a file that are read at once
 
+# Otherwise the path type would use TensorFlow where that is installed, which its first use decides for good.
+os.environ["EPATH_USE_TF"] = "false"
+
 
 @dataclass(frozen=True)
 class Stored:
@@ -46,8 +49,6 @@ def is_bucket(path: str | os.PathLike[str]) -> bool:
 @functools.cache
 def make_ready() -> None:
     """Sets gcsfs up for `files.Path`, before the first use of a bucket. Raises UsageError where it is not installed."""
-    # Otherwise the path type would need TensorFlow wherever that is installed.
-    os.environ["EPATH_USE_TF"] = "false"
     # Otherwise gcsfs asks a second service for the kind of each bucket, and warns where it may not.
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     if importlib.util.find_spec("gcsfs") is None:

@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import os
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -70,6 +72,13 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatc
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"^--workdir = gs://b/r: gs:// needs .* pip install -r requirements-gcs.txt$"):
         bucket_path("gs://b/r", "--workdir")
+
+
+def test_gcsfs_is_used_where_tensorflow_is_installed_too(bucket, tmp_path):
+    (tmp_path / "tensorflow.py").write_text("raise SystemExit('imported')")
+    code = f"from afloc_jax.files import Path, bucket_path; Path('.').exists(); bucket_path('{bucket}').exists()"
+    path = os.pathsep.join([str(tmp_path), os.getcwd()])
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": path})
 
 
 @pytest.mark.parametrize(
