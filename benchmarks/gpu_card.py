@@ -4,7 +4,8 @@
     JAX_PLATFORMS=cpu python -m benchmarks.gpu_card --out FOLDER --tiny     a rehearsal without a card
 
 rate   bfloat16 products: square ones, and those of the loss's shapes; by JAX and by PyTorch
-loss   value and gradients of all three levels at 128 and 64 pairs: ours, and the published formula in PyTorch
+loss   value and gradients of all three levels at 128 and 64 pairs: ours, by XLA and by the GPU kernels, with the norm
+       of the gradients; and the published formula in PyTorch
 step   the whole training step at 128 and 64, and one round at 1,024 with encoders computed again by blocks
 train  300 steps of configs/afloc.py on phantoms, batches made beforehand (benchmarks/gpu_phantoms.py)
 
@@ -56,6 +57,7 @@ class Job:
 
 
 LOW_RANK = ("loss.low_rank=true",)
+KERNELS = "loss.kernel=triton"
 SAVED = ("loss.low_rank=true", "training.remat=blocks")
 
 
@@ -65,6 +67,7 @@ def jobs() -> list[Job]:
     for batch in (128, 64):
         found += [
             Job(f"loss {batch}: ours, low rank", "loss_ours", batch, settings=LOW_RANK),
+            Job(f"loss {batch}: ours, low rank, kernels", "loss_ours", batch, settings=(*LOW_RANK, KERNELS)),
             Job(f"loss {batch}: ours", "loss_ours", batch),
             Job(f"loss {batch}: eager", "loss_torch", batch, "eager", card=True),
             Job(f"loss {batch}: compiled", "loss_torch", batch, "compiled", card=True),

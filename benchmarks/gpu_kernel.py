@@ -40,7 +40,7 @@ def main() -> None:
     facts = {"date": datetime.now(UTC).date().isoformat(), "jax": version("jax")}
     with tempfile.TemporaryDirectory() as folder:
         prepare_platform(given.topology)  # before anything imports JAX
-        os.environ["XLA_FLAGS"] += f" --xla_dump_to={folder}"
+        os.environ["XLA_FLAGS"] += f" --xla_dump_to={folder} --xla_dump_emitter_re=.*"
         for kernel in given.kernel:
             loss = compiled_loss(given, kernel)
             for found in kernels(Path(folder), CARDS[given.topology.partition(":")[0]]) if kernel == "triton" else []:
@@ -51,7 +51,8 @@ def main() -> None:
 def compiled_loss(given: argparse.Namespace, kernel: str) -> dict[str, object]:
     import jax
     import jax.numpy as jnp
-    from jax.sharding import SingleDeviceSharding
+    import numpy as np
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec, use_abstract_mesh
 
     from afloc_jax.losses.packing import SLOT
     from afloc_jax.losses.settings import LossSettings
@@ -61,7 +62,8 @@ def compiled_loss(given: argparse.Namespace, kernel: str) -> dict[str, object]:
     from afloc_jax.training.launches import launches
 
     settings = LossSettings(kernel=kernel)
-    sharding = SingleDeviceSharding(ahead_of_time.topology_devices(given.topology)[0])
+    mesh = Mesh(np.array(ahead_of_time.topology_devices(given.topology)[:1]), ("card",))
+    sharding = NamedSharding(mesh, PartitionSpec())
 
     def total(regions, units, norms, counts):
         arrays = (array[None] for array in (regions, units, counts))
@@ -71,7 +73,8 @@ def compiled_loss(given: argparse.Namespace, kernel: str) -> dict[str, object]:
         return jax.ShapeDtypeStruct((given.images, *shape), jnp.dtype(dtype), sharding=sharding)
 
     inputs = like(given.regions, given.width, dtype=given.precision), like(given.units, given.width), like(given.units)
-    compiled = jax.jit(jax.value_and_grad(total, (0, 1, 2))).lower(*inputs, like(dtype="int32")).compile()
+    with use_abstract_mesh(mesh.abstract_mesh):  # from it newer JAX takes the kind of card
+        compiled = jax.jit(jax.value_and_grad(total, (0, 1, 2))).lower(*inputs, like(dtype="int32")).compile()
     memory, program = compiled.memory_analysis(), compiled.as_text()
     assert memory and program, "the GPU compiler gives both"
     tile = tile_size(settings, "gpu", given.images, given.regions, given.units)
@@ -86,13 +89,12 @@ def compiled_loss(given: argparse.Namespace, kernel: str) -> dict[str, object]:
 
 def kernels(folder: Path, card: Card) -> list[dict[str, object]]:
     """What ptxas and XLA say of each of our kernels in a folder of `--xla_dump_to`."""
-    ptxas = shutil.which("ptxas") or next(
-        (str(path) for entry in sys.path for path in Path(entry).glob("nvidia/*/bin/ptxas")), None
-    )
+    wheels = (str(path) for entry in sys.path for path in Path(entry).glob("nvidia/*/bin/ptxas"))
+    ptxas = next(wheels, shutil.which("ptxas"))
     if ptxas is None:
         sys.exit('no ptxas: pip install "jax[cuda13]"')
     launched = re.findall(
-        r"(local_\w+) grid: \[(\d+), (\d+), \d+\] threads: \[(\d+), .*shared_memory: (\d+) bytes",
+        r"(local_\w+) grid: \[(\d+), (\d+), (\d+)\] threads: \[(\d+), .*shared_memory: (\d+) bytes",
         "".join(path.read_text() for path in folder.glob("*thunk_sequence.txt")),
     )
     found = []
@@ -109,12 +111,12 @@ def kernels(folder: Path, card: Card) -> list[dict[str, object]]:
             int(re.findall(pattern, said)[-1])
             for pattern in (r"Used (\d+) registers", r"(\d+) bytes spill stores", r"(\d+) bytes spill loads")
         )
-        name, images, blocks, threads, shared = next(each for each in launched if each[0] == entry[1])
+        name, *grid, threads, shared = next(each for each in launched if each[0] == entry[1])
         fit = min(REGISTERS // (-(-registers // 8) * 8 * int(threads)), card.shared_memory_per_core // int(shared))
         found.append(
             {
                 "kernel": name,
-                "grid": [int(images), int(blocks)],
+                "grid": [int(size) for size in grid],  # bins, blocks of regions, images
                 "threads": int(threads),
                 "registers": registers,
                 "spill_stores": stores,

@@ -7,6 +7,7 @@ program is the one that launch.py would run: the same model, loss, optimiser and
 """
 
 import bisect
+import contextlib
 import dataclasses
 import functools
 import math
@@ -293,7 +294,10 @@ def _embeddings_like(assembly: Assembly) -> tuple[PyTree, PyTree]:
 
 
 def _lower(assembly: Assembly, part: Part) -> Lowered:
-    return assembly.lower() if part == "step" else _lower_loss(assembly)
+    # From 0.11 on JAX takes the kind of card for Triton's kernels from a mesh in context. A ring brings its own.
+    alone = assembly.config.loss.kernel == "triton" and assembly.mesh.size == 1
+    with jax.sharding.use_abstract_mesh(assembly.mesh.abstract_mesh) if alone else contextlib.nullcontext():
+        return assembly.lower() if part == "step" else _lower_loss(assembly)
 
 
 def _lower_loss(assembly: Assembly) -> Lowered:

@@ -81,6 +81,19 @@ def test_cards_that_are_not_there_get_their_tiles_and_a_count_of_launches():
 
 
 @GPU_COMPILER
+@pytest.mark.slow
+def test_the_kernels_of_the_loss_compile_for_gpus():
+    """Tiled on one card, in a ring on two; a tile has up to eight bins of 128 units."""
+    command = ("--global_batch", "16", "--set", "loss.low_rank=true", "--part", "loss", "--json")
+    for topology, permutes in (("h100:1", 0), ("h100:2", 4)):
+        done = compiled("--topology", topology, *command, "--set", "loss.kernel=triton")
+        assert done.returncode == 0, done.stderr
+        report = json.loads(done.stdout)
+        assert report["tiles"]["word"]["units"] == 1024 and report["fits"]
+        assert report["collectives"].get("collective-permute", 0) >= permutes
+
+
+@GPU_COMPILER
 def test_cards_of_several_hosts_belong_to_as_many_processes():
     code = (
         "from afloc_jax.training.topology import prepare_platform; prepare_platform('h100:2x4');"

@@ -8,9 +8,10 @@ units of a caption while it is in registers:
     _d_scores    de = C dv^T      reads p and g                      writes ds = temp1 (p e de - p sum_u p e de)
 
 The other products (v = g^T C, dC = ds W + g dv, dW = ds^T C) have nothing to fuse with; XLA hands them to the library
-of the card. So a tile takes two products forward and six in the gradient pass, and none twice. To keep g on the chip
-instead, a block would have to hold v [U, D] in float32. That fills its registers at U = 64, below the longest caption.
-With half of D in a block, or a gradient kernel for each of C and W, a third to a half of the products is done again.
+of the card. So a tile takes two products forward and six in the gradient pass, and a pass does none of them twice. To
+keep g on the chip instead, a block would have to hold v [U, D] in float32. At D = 512 that fills all its registers with
+128 units, which the longest caption needs. With half of D in a block, and a gradient kernel for each of C and W, two
+products forward become three, and six in the gradient pass nine or ten.
 
 Arrays are [images, N, U], unlike region_pooling.py's [U, N]: a slot then lies in the registers of four neighbouring
 threads, and its sum and maximum need no shared memory. Elsewhere than on a GPU the kernels are interpreted, for tests.
@@ -39,7 +40,7 @@ BLOCK = 128 * 128  # scores of a block: without spills for 256 threads (`python 
 DEPTH = 64  # features of a step of a product
 SMALLEST = 16  # regions or units of a block: no less than the matrix units take
 PARAMETERS = plgpu.CompilerParams(num_warps=8, num_stages=3)
-SAFE = 40.0
+SAFE = 40.0  # scores between minus this and this need no maximum before the exponential
 HIDDEN = -1e30  # the score of padding
 
 
