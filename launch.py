@@ -19,6 +19,7 @@ from ml_collections import config_flags
 from afloc_jax.compiled import keep_compiled
 from afloc_jax.errors import UsageError
 from afloc_jax.files import bucket_path
+from afloc_jax.training.xla_flags import set_flags
 
 
 def parse(arguments: list[str]) -> flags.FlagValues:
@@ -122,6 +123,7 @@ def main(arguments: list[str]) -> int:
     logging.set_verbosity(logging.INFO if debug else logging.ERROR)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if debug else "2")
     keep_compiled()
+    set_flags(os.environ)
     try:
         return run(parse(arguments))
     except (Exception, KeyboardInterrupt) as error:

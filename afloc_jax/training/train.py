@@ -22,6 +22,7 @@ from afloc_jax.training.processes import say
 from afloc_jax.training.settings import RunConfig
 from afloc_jax.training.step import TrainState
 from afloc_jax.training.tracing import StepRange
+from afloc_jax.training.xla_flags import described
 from afloc_jax.weights.folder import save_model
 from data_pipelines import tokens
 from data_pipelines.batches import training_tokenizer
@@ -118,6 +119,7 @@ def _train_model(given: RunConfig, folder: Path, profile: StepRange | None) -> i
         say(f"{folder}: going on from step {progress.step} of {run.total_steps}")
 
     # --- Loop
+    say(described(_compilation_cache()))
     resumed = Resumed(folder, progress.step, progress.validated_step)
     writers = Writers(resumed, active=jax.process_index() == 0)
     loop = Loop(run, data, folder, checkpoints, writers, state, progress, profile)
@@ -155,6 +157,13 @@ def _save_best(loop: Loop, account: Mapping[str, Json]) -> None:
     about: dict[str, Json] = {"data set": config.data.dataset, "training pairs": len(data.training)}
     save_model(loop.workdir / workdir.MODEL, best, config, data.tokenizer, {"data": about, "recipe": recipe})
     write_json(loop.workdir / workdir.FINISHED, dataclasses.asdict(progress.finished(best_step)))
+
+
+def _compilation_cache() -> str | None:
+    """The folder where JAX keeps compiled programs; None where it keeps none."""
+    values = jax.config.values
+    folder: str | None = values["jax_compilation_cache_dir"] if values["jax_enable_compilation_cache"] else None
+    return folder
 
 
 def _restored(checkpoints: Checkpoints, first: TrainState) -> tuple[TrainState, Progress]:

@@ -106,7 +106,9 @@ def test_the_whole_job_from_raw_files_to_a_model_folder(raw, tmp_path, capsys):
     (tmp_path / "config.py").write_text(CONFIG.format(data=str(tmp_path / "data"), raw=str(raw)))
     command = ["launch.py", f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path / 'run'}"]
     assert launch.main([*command, "--config.data.builder.seed=3"]) == 0
-    assert "finished after 6 steps" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "finished after 6 steps" in said
+    assert re.search(r"^compiled programs are kept in .+; XLA_FLAGS: ", said, re.MULTILINE)
     for name in ("config.json", "metrics.jsonl", "model/model.safetensors", "report/index.html", "checkpoints/6"):
         assert (tmp_path / "run" / name).exists(), name
     assert json.loads((tmp_path / "run/config.json").read_text())["data"]["builder"] == {"image_size": 32, "seed": 3}

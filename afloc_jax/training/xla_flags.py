@@ -1,0 +1,52 @@
+"""Flags of XLA's compiler that launch.py sets for the platform in use. They are set before JAX is imported.
+
+- GPUs: the latency-hiding scheduler, which places other work between the start and the end of a collective.
+- TPUs: none. libtpu accepts flags for asynchronous collectives, but its programs do not change (docs/scale.md).
+- CPUs: none.
+"""
+
+import importlib.util
+import os
+from collections.abc import Mapping, MutableMapping
+from importlib.metadata import version
+from pathlib import Path
+
+GPU_FLAGS = ("--xla_gpu_enable_latency_hiding_scheduler=true",)
+
+# XLA ends a process whose XLA_FLAGS it does not know. Flags are therefore set only for versions that have been seen to
+# accept them.
+ACCEPTED_BY = ("0.10.2", "0.11.2", "0.12.0.1")
+_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
+_DRIVER = Path("/proc/driver/nvidia/version")
+
+
+def set_flags(environment: MutableMapping[str, str], jaxlib: str = "") -> None:
+    """Adds the flags to XLA_FLAGS, except those that are already there with a value of the user.
+
+    Args:
+        environment: the variables to read and change.
+        jaxlib: the version of jaxlib, by default the installed one.
+    """
+    if (jaxlib or version("jaxlib")) not in ACCEPTED_BY or not _uses_gpu(environment):
+        return
+    given = environment.get("XLA_FLAGS", "")
+    names = {flag.partition("=")[0] for flag in given.split()}
+    added = [flag for flag in GPU_FLAGS if flag.partition("=")[0] not in names]
+    if added:
+        environment["XLA_FLAGS"] = " ".join([*given.split(), *added])
+
+
+def _uses_gpu(environment: Mapping[str, str]) -> bool:
+    """Whether JAX will run on NVIDIA GPUs: by its variable, or else because plugin, driver and a visible card exist."""
+    platforms = environment.get("JAX_PLATFORMS", "")
+    if platforms:
+        return platforms.split(",")[0] in ("cuda", "gpu")
+    if environment.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1"):
+        return False
+    return _DRIVER.exists() and any(importlib.util.find_spec(name) for name in _PLUGINS)
+
+
+def described(cache: str | None, environment: Mapping[str, str] = os.environ) -> str:
+    """The line of the log on how programs are compiled. `cache` is the folder of JAX's cache of compiled programs."""
+    kept = f"compiled programs are kept in {cache}" if cache else "compiled programs are not kept"
+    return f"{kept}; XLA_FLAGS: {environment.get('XLA_FLAGS') or 'none'}"
