@@ -6,6 +6,12 @@ Without --raw the built-in phantoms are used. Prints examples per second of CPU 
 uses the machine) and per second of wall time, for each part and for all of it: medians of five runs. Batches come from
 the few records as they are, and from as many rows as MIMIC-CXR has (the same records again and again): Grain's shuffle
 takes 50 us to find a row among 512 and 3 us among 370,000.
+
+    python -m benchmarks.input_pipeline --step_seconds 0.132 --cards 1 8
+
+instead prints the share of the time that a loop waits for input, as `input_wait_fraction` of metrics.jsonl, where each
+step takes that time on the devices of one host and --batch_size pairs for each card. The loop sleeps in the place of a
+step. Batches come from two threads of one process, on all cores that this process may use.
 """
 
 import argparse
@@ -52,7 +58,20 @@ def measure(name: str, work: Callable[[], int], repeats: int = 5) -> None:
         count = work()
         wall.append(count / (time.perf_counter() - started[0]))
         cpu.append(count / (time.process_time() - started[1]))
-    print(f"{name:46s} {np.median(cpu):10,.0f} / s CPU {np.median(wall):10,.0f} / s wall")
+    print(f"{name:60s} {np.median(cpu):10,.0f} / s CPU {np.median(wall):10,.0f} / s wall")
+
+
+def waiting_share(batches: BatchSource, step_seconds: float, steps: int) -> float:
+    """The share of the time of `steps` steps that a loop waits for batches, after four steps to fill the buffer."""
+    stream, waited, began = batches.iterate(), 0.0, 0.0
+    for step in range(steps + 4):
+        if step == 4:
+            waited, began = 0.0, time.perf_counter()
+        asked = time.perf_counter()
+        next(stream)
+        waited += time.perf_counter() - asked
+        time.sleep(step_seconds)
+    return waited / (time.perf_counter() - began)
 
 
 def open_records(directory: Path, raw: Path | None) -> RecordSource:
@@ -72,10 +91,26 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=Path, help="folder with vocab.txt; without it: learned from the reports")
     parser.add_argument("--batch_size", type=int, default=128)
     parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--step_seconds", type=float, default=0.0, help="time of a step, for the share of waiting")
+    parser.add_argument("--cards", type=int, nargs="+", default=[1], help="cards of the host, for that share")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         source = open_records(Path(directory), given.raw)
         tokenizer = training_tokenizer(source, given.vocabulary or "")
+        many = Repeated(source, ROWS)
+        choices = {
+            "": DataSettings(),
+            " with augmentation": DataSettings(augment=True),
+            " with augmentation on the device": DataSettings(augment=True, augment_on="device"),
+        }
+        if given.step_seconds:
+            for cards in given.cards:
+                for name, settings in choices.items():
+                    size = cards * given.batch_size
+                    batches = training_batches(many, settings, tokenizer, batch_size=size, seed=1)
+                    share = waiting_share(batches, given.step_seconds, given.steps)
+                    print(f"{cards} cards, steps of {given.step_seconds} s{name}: {share:.2%} of the time waiting")
+            return
         texts = [". ".join(record.sentences) for record in source if record.sentences]
         words = np.mean([len(text.split()) for text in texts])
         print(f"{len(source)} records, {words:.0f} words a report, batches of {given.batch_size}")
@@ -83,15 +118,11 @@ def main() -> None:
         measure("tokenize whole reports", lambda: len(tokenize(tokenizer, texts, 97)["word_count"]))
         long = [" ".join((text.replace(".", "") + " normal" * 40).split()[:40]) for text in texts]
         measure("tokenize reports of 40 words", lambda: len(tokenize(tokenizer, long, 97)["word_count"]))
-        many = Repeated(source, ROWS)
-        for name, records, augmented in (
-            ("batches", source, False),
-            (f"batches of {ROWS:,} rows", many, False),
-            (f"batches of {ROWS:,} rows with augmentation", many, True),
-        ):
-            settings = DataSettings(augment=augmented)
-            batches = training_batches(records, settings, tokenizer, batch_size=given.batch_size, seed=1)
-            measure(name, partial(rows_of, batches, given.steps))
+        batches = training_batches(source, DataSettings(), tokenizer, batch_size=given.batch_size, seed=1)
+        measure("batches", partial(rows_of, batches, given.steps))
+        for name, settings in choices.items():
+            batches = training_batches(many, settings, tokenizer, batch_size=given.batch_size, seed=1)
+            measure(f"batches of {ROWS:,} rows{name}", partial(rows_of, batches, given.steps))
 
 
 if __name__ == "__main__":

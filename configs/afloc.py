@@ -33,6 +33,7 @@ def get_config() -> ConfigDict:
     # subset: random non-empty subset in random order; impression: all of the impression, sampled findings; all
     data.sentences = "subset"
     data.augment = False  # True: small random shifts, scales and exposures (never flips: reports name sides)
+    data.augment_on = "host"  # host|device (in the training step, where a core cannot augment fast enough)
     data.max_tokens = 97  # token slots per report; longer reports are cut
     data.workers = 0  # Grain worker processes; 0 reads in threads of this process
 

@@ -6,16 +6,16 @@ of P makes the p-th part of each batch.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, NotRequired
 
 import grain
 import numpy as np
 from absl import flags
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float32, Float64, Int64, UInt8
 from tokenizers import Tokenizer
 
 from afloc_jax.errors import UsageError, UserError
-from data_pipelines.augment import augment
+from data_pipelines.augment import augment, draw
 from data_pipelines.reading import Pair, Records
 from data_pipelines.records import Record
 from data_pipelines.settings import DataSettings, SentenceSampling
@@ -30,9 +30,11 @@ class Batch(TokenArrays):
 
     image: UInt8[np.ndarray, "B S S"]  # the padded square, one channel
     index: Int64[np.ndarray, " B"]  # row of the record in its source; -1 in rows that pad a validation batch
+    # Numbers by which the training step augments each image, with `data.augment_on = "device"`.
+    augmentation: NotRequired[Float32[np.ndarray, "B 6"]]
 
 
-_KEYS = ("image", *TokenArrays.__annotations__, "index")
+_KEYS = ("image", *TokenArrays.__annotations__, "index", "augmentation")
 
 
 def training_batches(
@@ -67,8 +69,8 @@ def training_batches(
     if batch_size > len(source):
         raise UserError(f"training.batch_size is {batch_size}, but there are only {len(source)} training records")
     epoch = len(source) // batch_size * batch_size
-    draw = _Draw(data.sentences, data.augment)
-    dataset = grain.MapDataset.source(_Rows(source)).seed(seed).shuffle()[:epoch].repeat().random_map(draw)
+    drawn = _Draw(data.sentences, data.augment, data.augment_on == "device")
+    dataset = grain.MapDataset.source(_Rows(source)).seed(seed).shuffle()[:epoch].repeat().random_map(drawn)
     collate = _Collate(tokenizer, data.max_tokens)
     batches = dataset.batch(batch_size // process_count, batch_fn=collate)[process_index::process_count]
     return BatchSource(batches, workers=data.workers, steps_per_epoch=epoch // batch_size)
@@ -148,7 +150,8 @@ class BatchSource:
         per_worker = grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=2)
         for shared in batches.to_iter_dataset(options).mp_prefetch(per_worker):
             # Copied, because the workers' shared memory is reused; in the documented order of keys.
-            yield Batch(**{name: np.array(shared[name]) for name in _KEYS})  # type: ignore[typeddict-item]
+            keys = [name for name in _KEYS if name in shared]
+            yield Batch(**{name: np.array(shared[name]) for name in keys})  # type: ignore[typeddict-item]
 
     def __iter__(self) -> Iterator[Batch]:
         return self.iterate(0)
@@ -182,6 +185,7 @@ class _Drawn(NamedTuple):
     row: int  # number of the record in its source
     image: UInt8[np.ndarray, "S S"]
     sentences: list[str]
+    augmentation: Float64[np.ndarray, " 6"] | None = None  # what the training step has to do with the image
 
 
 class _Rows:
@@ -201,14 +205,18 @@ class _Rows:
 class _Draw:
     """Draws image and text of a record. Its random numbers depend on the position in the stream."""
 
-    def __init__(self, mode: SentenceSampling, augmented: bool):
-        self._mode, self._augmented = mode, augmented
+    def __init__(self, mode: SentenceSampling, augmented: bool, on_device: bool):
+        self._mode, self._augmented, self._on_device = mode, augmented, on_device
 
     def __call__(self, row: tuple[int, Pair | Record], rng: np.random.Generator) -> _Drawn:
         index, record = row
         chosen = sample_sentences(record.sentences, record.impression_count, self._mode, rng)
-        image = augment(record.image, rng) if self._augmented else record.image
-        return _Drawn(index, image, chosen)
+        if not self._augmented:
+            return _Drawn(index, record.image, chosen)
+        numbers = draw(rng)
+        if self._on_device:
+            return _Drawn(index, record.image, chosen, numbers)
+        return _Drawn(index, augment(record.image, numbers), chosen)
 
 
 class _Collate:
@@ -218,8 +226,12 @@ class _Collate:
         self._tokenize = SentenceTokenizer(tokenizer, max_tokens)
 
     def __call__(self, rows: Sequence[_Drawn]) -> Batch:
-        indices, images, reports = zip(*rows, strict=True)
-        return {"image": np.stack(images), **self._tokenize(reports), "index": np.array(indices, np.int64)}
+        indices, images, reports, numbers = zip(*rows, strict=True)
+        index = np.array(indices, np.int64)
+        batch: Batch = {"image": np.stack(images), **self._tokenize(reports), "index": index}
+        if numbers[0] is not None:
+            batch["augmentation"] = np.array(numbers, np.float32)
+        return batch
 
 
 class _ValidationBatches:

@@ -26,6 +26,7 @@ class DataSettings(Settings, section="data"):
         train_split, validation_split: the splits for training and validation.
         sentences: how sentences of a report are sampled, see `data_pipelines.batches.sample_sentences`.
         augment: whether training images are augmented, see `data_pipelines.augment`.
+        augment_on: the "host" that makes batches, or the "device", inside the training step.
         max_tokens: token slots per report; longer reports are cut.
         workers: worker processes that make batches; 0 for threads of this process.
     """
@@ -39,6 +40,7 @@ class DataSettings(Settings, section="data"):
     validation_split: str = setting("validation", NOT_EMPTY)
     sentences: SentenceSampling = "subset"
     augment: bool = False
+    augment_on: Literal["host", "device"] = "host"
     max_tokens: int = setting(97, at_least(3, "[CLS], a word, [SEP]"))
     workers: int = setting(0, NOT_NEGATIVE)
 

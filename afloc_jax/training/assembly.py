@@ -24,6 +24,7 @@ from afloc_jax.training.step import (
     build_validation_step,
     new_state,
 )
+from data_pipelines.augment import NUMBERS
 
 _ASSUMED_STEPS_PER_EPOCH = 1000  # used where no data are open; no shape depends on it
 
@@ -80,6 +81,9 @@ class Assembly:
             **dict.fromkeys(("word_count", "sentence_count"), (pairs,)),
         }
         arrays = {"image": ((pairs, side, side), jnp.uint8), **{name: (shapes[name], jnp.int32) for name in shapes}}
+        data = self.config.data
+        if data.augment and data.augment_on == "device":
+            arrays["augmentation"] = ((pairs, NUMBERS), jnp.float32)
         sharding = batch_sharding(self.mesh)
         return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for name, (shape, dtype) in arrays.items()}
 

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from afloc_jax.levels import LevelName
 from afloc_jax.losses import contrastive_losses
 from afloc_jax.models import AFLoc
+from afloc_jax.training.augment import augment
 from afloc_jax.training.gradients import Batch, build_gradient, token_batch
 from afloc_jax.training.mesh import constrain, replicated
 from afloc_jax.training.optimizer import LearningRate
@@ -126,6 +127,9 @@ def build_train_step(
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
         dropout = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        if "augmentation" in batch:  # data.augment_on = "device"
+            image = augment(batch["image"], batch["augmentation"], mesh)
+            batch = {name: array for name, array in batch.items() if name != "augmentation"} | {"image": image}
         losses, batch_stats, gradient = gradient_of(state.params, state.batch_stats, batch, dropout)
         grad_norm = optax.tree.norm(gradient)
         learning_rate = schedule(state.step) * state.learning_rate_scale

@@ -7,7 +7,7 @@ import pytest
 from raw_folders import radiograph
 
 from afloc_jax.errors import UsageError, UserError
-from data_pipelines.augment import augment
+from data_pipelines.augment import Limits, augment, draw
 from data_pipelines.batches import (
     sample_sentences,
     training_batches,
@@ -60,9 +60,9 @@ def tokenizer(source):
     return training_tokenizer(source)
 
 
-def assert_equal(first, second):
-    assert tuple(first) == tuple(second) == KEYS
-    for key in KEYS:
+def assert_equal(first, second, keys=KEYS):
+    assert tuple(first) == tuple(second) == keys
+    for key in keys:
         np.testing.assert_array_equal(first[key], second[key], err_msg=key)
 
 
@@ -81,15 +81,23 @@ def test_batches_have_the_documented_form(source, tokenizer):
         np.testing.assert_array_equal(batch["image"][row], source[index].image)
 
 
-@pytest.mark.parametrize("mode", ["subset", "impression", "all"])
-def test_any_number_of_processes_makes_the_same_global_batch(source, tokenizer, mode):
-    drawn = {"sentences": mode, "augment": True}
+@pytest.mark.parametrize(
+    ("mode", "place", "keys"),
+    [
+        ("subset", "host", KEYS),
+        ("impression", "host", KEYS),
+        ("all", "host", KEYS),
+        ("subset", "device", (*KEYS, "augmentation")),
+    ],
+)
+def test_any_number_of_processes_makes_the_same_global_batch(source, tokenizer, mode, place, keys):
+    drawn = {"sentences": mode, "augment": True, "augment_on": place}
     whole = training(source, tokenizer, **drawn)
     for step in (0, 3, 4, 11, 1000):
         for count in (2, 4):
             parts = [training(source, tokenizer, process=p, count=count, **drawn).batch_at(step) for p in range(count)]
-            joined = {key: np.concatenate([part[key] for part in parts]) for key in KEYS}
-            assert_equal(joined, whole.batch_at(step))
+            joined = {key: np.concatenate([part[key] for part in parts]) for key in keys}
+            assert_equal(joined, whole.batch_at(step), keys)
 
 
 def test_going_on_from_a_step_equals_never_having_stopped(source, tokenizer):
@@ -99,6 +107,23 @@ def test_going_on_from_a_step_equals_never_having_stopped(source, tokenizer):
     for step in range(9, 14):
         assert_equal(next(resumed), first[step])
     assert_equal(training(source, tokenizer).batch_at(2), first[2])
+
+
+def test_images_for_the_device_come_as_stored_with_the_numbers_that_the_host_would_take(source, tokenizer):
+    host = training(source, tokenizer, augment=True).batch_at(5)
+    device = training(source, tokenizer, augment=True, augment_on="device")
+    batch = device.batch_at(5)
+    assert batch["augmentation"].shape == (8, 6) and batch["augmentation"].dtype == np.float32
+    for row, index in enumerate(batch["index"]):
+        np.testing.assert_array_equal(batch["image"][row], source[index].image)
+        changed = augment(source[index].image, batch["augmentation"][row].astype(np.float64))
+        assert np.abs(changed.astype(int) - host["image"][row]).max() <= 1  # the numbers are sent as float32
+    for key in KEYS[1:]:
+        np.testing.assert_array_equal(batch[key], host[key], err_msg=key)
+    stream = device.iterate(5)
+    for step in (5, 6):
+        assert_equal(next(stream), device.batch_at(step), (*KEYS, "augmentation"))
+    assert "augmentation" not in training(source, tokenizer, augment_on="device").batch_at(0)  # `augment` is off
 
 
 def test_an_epoch_holds_distinct_records_in_a_new_order_each_time(source, tokenizer):
@@ -175,13 +200,13 @@ def test_augmentation_is_gentle_and_keeps_left_and_right():
     side = 64
     image = np.zeros((side, side), np.uint8)
     image[20:30, 8:18] = 200  # a mark on the left, in the upper half
-    images = [augment(image, np.random.default_rng(seed)) for seed in range(100)]
+    images = [augment(image, draw(np.random.default_rng(seed))) for seed in range(100)]
     for changed in images:
         assert changed.shape == image.shape and changed.dtype == np.uint8
         rows, columns = np.nonzero(changed > changed.min() + 60)
         assert abs(rows.mean() - 24.5) < 9 and abs(columns.mean() - 12.5) < 9
     assert len({changed.tobytes() for changed in images}) == 100
-    still = augment(image, np.random.default_rng(0), shift=0, scale=0, rotate=0, brightness=0, contrast=0)
+    still = augment(image, np.ones(6), Limits(shift=0, scale=0, rotate=0, brightness=0, contrast=0))
     np.testing.assert_array_equal(still, image)
 
 
@@ -190,8 +215,9 @@ def test_augmentation_changes_the_grey_values_as_its_formula_says():
     image = np.random.default_rng(3).integers(0, 256, (32, 32), dtype=np.uint8)
     clipped = 0
     for seed in range(50):
-        changed = augment(image, np.random.default_rng(seed), shift=0, scale=0, rotate=0, brightness=0.3, contrast=0.5)
-        _, _, dark, gain, _, _ = np.random.default_rng(seed).uniform(-1, 1, 6)
+        numbers = np.random.default_rng(seed).uniform(-1, 1, 6)
+        changed = augment(image, numbers, Limits(shift=0, scale=0, rotate=0, brightness=0.3, contrast=0.5))
+        _, _, dark, gain, _, _ = numbers
         exact = (image - image.mean()) * (1 + 0.5 * gain) + image.mean() + 255 * 0.3 * dark
         assert np.abs(changed - np.clip(exact, 0, 255)).max() < 0.501
         clipped += (exact < -1).any() and (exact > 256).any()
@@ -207,7 +233,8 @@ def test_worker_processes_give_the_same_batches(tmp_path):
     builder = {"fractions": {"train": 1.0}, "image_size": 32}
     source = open_source("pairs", tmp_path, "train", raw=tmp_path / "raw", builder=builder)
     tokenizer = training_tokenizer(source)
-    expected = training(source, tokenizer, 4)
-    stream = training(source, tokenizer, 4, workers=2).iterate(2)
-    for step in range(2, 6):
-        assert_equal(next(stream), expected.batch_at(step))
+    for drawn, keys in (({}, KEYS), ({"augment": True, "augment_on": "device"}, (*KEYS, "augmentation"))):
+        expected = training(source, tokenizer, 4, **drawn)
+        stream = training(source, tokenizer, 4, workers=2, **drawn).iterate(2)
+        for step in range(2, 6):
+            assert_equal(next(stream), expected.batch_at(step), keys)
