@@ -7,11 +7,11 @@ uses the machine) and per second of wall time, for each part and for all of it: 
 the few records as they are, and from as many rows as MIMIC-CXR has (the same records again and again): Grain's shuffle
 takes 50 us to find a row among 512 and 3 us among 370,000.
 
-    python -m benchmarks.input_pipeline --step_seconds 0.132 --cards 1 8
+    python -m benchmarks.input_pipeline --step_seconds 0.132 --cards 1 8 [--workers 2]
 
 instead prints the share of the time that a loop waits for input, as `input_wait_fraction` of metrics.jsonl, where each
 step takes that time on the devices of one host and --batch_size pairs for each card. The loop sleeps in the place of a
-step. Batches come from two threads of one process, on all cores that this process may use.
+step. Batches come from two threads of one process, or from worker processes, on all cores that this process may use.
 """
 
 import argparse
@@ -92,16 +92,18 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=128)
     parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--step_seconds", type=float, default=0.0, help="time of a step, for the share of waiting")
+    parser.add_argument("--workers", type=int, default=0, help="worker processes, for that share")
     parser.add_argument("--cards", type=int, nargs="+", default=[1], help="cards of the host, for that share")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         source = open_records(Path(directory), given.raw)
         tokenizer = training_tokenizer(source, given.vocabulary or "")
         many = Repeated(source, ROWS)
+        workers = given.workers
         choices = {
-            "": DataSettings(),
-            " with augmentation": DataSettings(augment=True),
-            " with augmentation on the device": DataSettings(augment=True, augment_on="device"),
+            "": DataSettings(workers=workers),
+            " with augmentation": DataSettings(augment=True, workers=workers),
+            " with augmentation on the device": DataSettings(augment=True, augment_on="device", workers=workers),
         }
         if given.step_seconds:
             for cards in given.cards:
