@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--units", type=int, default=97)
     parser.add_argument("--precision", choices=("bfloat16", "float32"), default="bfloat16")
+    parser.add_argument("--block", type=int, default=128, help="regions of a kernel's block, against a bin's units")
     given = parser.parse_args()
     facts = {"date": datetime.now(UTC).date().isoformat(), "jax": version("jax")}
     with tempfile.TemporaryDirectory() as folder:
@@ -54,14 +55,16 @@ def compiled_loss(given: argparse.Namespace, kernel: str) -> dict[str, object]:
     import numpy as np
     from jax.sharding import Mesh, NamedSharding, PartitionSpec, use_abstract_mesh
 
+    from afloc_jax.losses.kernels import triton
     from afloc_jax.losses.packing import SLOT
     from afloc_jax.losses.settings import LossSettings
-    from afloc_jax.losses.tile_size import tile_size
+    from afloc_jax.losses.tile_size import tile_size, tile_units
     from afloc_jax.losses.tiled import grouped_similarity
     from afloc_jax.training import ahead_of_time
     from afloc_jax.training.launches import launches
 
     settings = LossSettings(kernel=kernel)
+    triton.BLOCK = given.block * tile_units(settings, "gpu", given.units)
     mesh = Mesh(np.array(ahead_of_time.topology_devices(given.topology)[:1]), ("card",))
     sharding = NamedSharding(mesh, PartitionSpec())
 
