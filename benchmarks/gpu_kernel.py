@@ -19,6 +19,7 @@ import tempfile
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 from afloc_jax.training.gpu_cards import CARDS, Card
 from afloc_jax.training.topology import prepare_platform
@@ -49,7 +50,7 @@ def main() -> None:
             print(json.dumps(vars(given) | loss | facts), flush=True)
 
 
-def compiled_loss(given: argparse.Namespace, kernel: str) -> dict[str, object]:
+def compiled_loss(given: argparse.Namespace, kernel: Literal["xla", "triton"]) -> dict[str, object]:
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -69,8 +70,8 @@ def compiled_loss(given: argparse.Namespace, kernel: str) -> dict[str, object]:
     sharding = NamedSharding(mesh, PartitionSpec())
 
     def total(regions, units, norms, counts):
-        arrays = (array[None] for array in (regions, units, counts))
-        return grouped_similarity(*arrays, settings, norms[None], devices=1, platform="gpu").sum()
+        groups = regions[None], units[None], counts[None]
+        return grouped_similarity(*groups, settings, norms[None], devices=1, platform="gpu").sum()
 
     def like(*shape, dtype="float32"):
         return jax.ShapeDtypeStruct((given.images, *shape), jnp.dtype(dtype), sharding=sharding)
