@@ -1,7 +1,7 @@
 """Captions of different lengths packed into bins of one fixed size, so that little is spent on padding under jit.
 
-A bin has `slots` slots of `SLOT` units, together U = slots * SLOT units. A caption of c units fills ceil(c / SLOT)
-consecutive slots of one bin and shares the bin with other captions. Every bin has the same shape, so one compiled tile
+A bin has `slots` slots of S units, together U = slots * S units. A caption of c units fills ceil(c / S) consecutive
+slots of one bin and shares the bin with other captions. Every bin has the same shape, so one compiled tile
 serves any mixture of lengths. The number of bins in use is a traced value: short captions mean fewer bins, not more
 padding. With slots of 4 units, bins of 4 slots and captions A, B, C of 9, 6 and 3 units:
 
@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-# Units of a slot. A caption wastes about half a slot; a float32 register of a TPU has 8 rows.
+# Units of a slot, unless the kind of device has another (tile_size.py). A caption wastes about half a slot.
 SLOT = 8
 
 
@@ -40,31 +40,32 @@ class Captions(NamedTuple):
 class Packing:
     """Where every unit of I captions lies among `bins` bins of `slots` slots. Made by `pack`."""
 
-    source: Int[Array, "bins slots SLOT"]  # index of the unit in the flattened [I * T] captions
-    valid: Bool[Array, "bins slots SLOT"]  # False where no unit lies; `source` is then 0
+    source: Int[Array, "bins slots S"]  # index of the unit in the flattened [I * T] captions
+    valid: Bool[Array, "bins slots S"]  # False where no unit lies; `source` is then 0
     caption: Int[Array, "bins slots"]  # index of the caption in each slot; I for an empty slot
     first_slot: Int[Array, " I"]  # each caption's first slot in the flattened [bins * slots]
     place: Int[Array, "I T"]  # each unit's index in the flattened [bins * U]; -1 for units that are not valid
     used: Int[Array, ""]  # the number of bins that hold a caption; they come first
 
 
-def bin_slots(length: int, units: int) -> int:
+def bin_slots(length: int, units: int, slot: int = SLOT) -> int:
     """The slots of a bin of at most `units` units, or of more where a caption of `length` units needs them."""
-    return max(-(-length // SLOT), units // SLOT)
+    return max(-(-length // slot), units // slot)
 
 
-def first_fit(counts: Int[Array, " I"], length: int, slots: int) -> Int[Array, " I"]:
+def first_fit(counts: Int[Array, " I"], length: int, slots: int, slot: int = SLOT) -> Int[Array, " I"]:
     """Each caption's first slot in the flattened [bins * slots], by first-fit decreasing (see the top of this file).
 
     Args:
         counts: the valid units of each caption, from 1 to `length`.
         length: T, the padded length of a caption; static.
-        slots: slots of a bin, at least ceil(length / SLOT) (see `bin_slots`); static.
+        slots: slots of a bin, at least ceil(length / slot) (see `bin_slots`); static.
+        slot: units of a slot; static.
     """
     captions = counts.shape[0]
-    longest = -(-length // SLOT)
+    longest = -(-length // slot)
     bins = _bins(captions, longest, slots)
-    needs = -(-counts // SLOT)
+    needs = -(-counts // slot)
     earlier = jnp.arange(captions) < jnp.arange(captions)[:, None]
     # Which caption of its need each one is.
     rank = jnp.sum(earlier & (needs == needs[:, None]), axis=1, dtype=needs.dtype)
@@ -87,9 +88,9 @@ def first_fit(counts: Int[Array, " I"], length: int, slots: int) -> Int[Array, "
     return first_slot
 
 
-def pack(counts: Int[Array, " I"], length: int, slots: int, first_slot: Int[Array, " I"]) -> Packing:
-    """Where every unit lies, with the captions' places from `first_fit` of the same counts, length and slots."""
-    captions, longest, needs = counts.shape[0], -(-length // SLOT), -(-counts // SLOT)
+def pack(counts: Int[Array, " I"], length: int, slots: int, first_slot: Int[Array, " I"], slot: int = SLOT) -> Packing:
+    """Where every unit lies, with the captions' places from `first_fit` of the same counts, length, slots and slot."""
+    captions, longest, needs = counts.shape[0], -(-length // slot), -(-counts // slot)
     bins = _bins(captions, longest, slots)
 
     # Invert the assignment: for every slot of the bins, find its caption and which of the caption's slots it is
@@ -98,13 +99,13 @@ def pack(counts: Int[Array, " I"], length: int, slots: int, first_slot: Int[Arra
     places = jnp.where(parts < needs[:, None], first_slot[:, None] + parts, bins * slots)  # [I, longest]
     caption = jnp.full(bins * slots, captions).at[places].set(jnp.arange(captions)[:, None], mode="drop")
     part = jnp.zeros(bins * slots, counts.dtype).at[places].set(parts, mode="drop")
-    unit = part[:, None] * SLOT + jnp.arange(SLOT)  # [bins * slots, SLOT]
+    unit = part[:, None] * slot + jnp.arange(slot)  # [bins * slots, S]
     valid = unit < jnp.append(counts, 0)[caption][:, None]
     source = jnp.where(valid, caption[:, None] * length + unit, 0)
-    unit_place = first_slot[:, None] * SLOT + jnp.arange(length)
+    unit_place = first_slot[:, None] * slot + jnp.arange(length)
     return Packing(
-        source=source.reshape(bins, slots, SLOT),
-        valid=valid.reshape(bins, slots, SLOT),
+        source=source.reshape(bins, slots, slot),
+        valid=valid.reshape(bins, slots, slot),
         caption=caption.reshape(bins, slots),
         first_slot=first_slot,
         place=jnp.where(jnp.arange(length) < counts[:, None], unit_place, -1),
@@ -118,7 +119,7 @@ def _bins(captions: int, longest: int, slots: int) -> int:
 
 
 def packed(packing: Packing, units: Shaped[Array, "I T *D"]) -> Shaped[Array, "bins U *D"]:
-    """The units in the order of the bins, U = slots * SLOT. Places that are not `valid` hold a copy of some unit."""
+    """The units in the order of the bins, U = slots * S. Places that are not `valid` hold a copy of some unit."""
     flat = units.reshape(-1, *units.shape[2:])
     return flat[packing.source.reshape(packing.source.shape[0], -1)]
 

@@ -45,13 +45,13 @@ class TileImages:
 class Slots:
     """Which slots hold what, of one bin or of several."""
 
-    valid: Bool[Array, "g slots SLOT"]  # there is a unit
+    valid: Bool[Array, "g slots S"]  # there is a unit
     same: Bool[Array, "g slots slots"]  # two slots hold parts of the same caption
 
 
 @flax.struct.dataclass
 class TileText:
-    """The captions of one bin of each group (see packing.py), or of several; U = slots * SLOT units."""
+    """The captions of one bin of each group (see packing.py), or of several; U = slots * S units."""
 
     units: Float[Array, "g U D"]
     norms: Float[Array, "g U"]
@@ -75,6 +75,8 @@ class RegionPooling(NamedTuple):
     backward: Callable[[TileImages, TileText, PyTree, Float[Array, "g p U m"], LossSettings], Gradients]
     # The relevance alone, where it costs something to keep what backward needs.
     alone: Callable[[TileImages, TileText, LossSettings], Float[Array, "g p U m"]] | None = None
+    # Whether the units of a tile, and their gradient, are in the order of tpu_tile.slots_last.
+    slots_last: bool = False
 
     def relevance(self, images: TileImages, text: TileText, settings: LossSettings) -> Float[Array, "g p U m"]:
         return self.alone(images, text, settings) if self.alone else self.forward(images, text, settings)[0]
@@ -108,11 +110,11 @@ def caption_sum(slot_values: Float[Array, "g p slots *N"], slots: Slots) -> Floa
     )
 
 
-def in_slots(tile: Float[Array, "g p U *N"], slots: Slots) -> Float[Array, "g p slots SLOT *N"]:
+def in_slots(tile: Float[Array, "g p U *N"], slots: Slots) -> Float[Array, "g p slots S *N"]:
     return tile.reshape(*tile.shape[:2], *slots.valid.shape[1:], *tile.shape[3:])
 
 
-def present(slots: Slots, trailing: int) -> Bool[Array, "g 1 slots SLOT *ones"]:
+def present(slots: Slots, trailing: int) -> Bool[Array, "g 1 slots S *ones"]:
     """The places that hold a unit, with `trailing` axes of length 1 behind."""
     return slots.valid.reshape(slots.valid.shape[0], 1, *slots.valid.shape[1:], *[1] * trailing)
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from afloc_jax.losses.packing import SLOT
+from afloc_jax.losses.packing import SLOT, bin_slots
 from afloc_jax.losses.region_pooling import TileImages
 from afloc_jax.losses.settings import LossSettings
 
@@ -27,12 +27,14 @@ class _Kind:
     memory: int  # MiB
     multiple: int = 1  # to which regions are filled up
     bins: int = 1
+    slot: int = SLOT
 
 
 # Two CPU cores are busy with one image, and a small tile stays in their cache. A GPU needs kernels of 10 microseconds
-# and more, and its matrix products need a multiple of 8 (docs/scale.md has the tiles tried on one). No TPU has run this
-# yet: it gets the tile of a CPU.
-KINDS = {"cpu": _Kind(96, 1), "gpu": _Kind(256, 1024, multiple=8), "tpu": _Kind(96, 1)}
+# and more, and its matrix products need a multiple of 8 (docs/scale.md has the tiles tried on one). The
+# tile of a TPU is the best of those tried by its compiler's schedule (docs/scale.md): 128 slots fill the lanes of a
+# register (tpu_tile.py), 16 rows of bfloat16 its sublanes, and four images its matrix units. None has run this yet.
+KINDS = {"cpu": _Kind(96, 1), "gpu": _Kind(256, 1024, multiple=8), "tpu": _Kind(512, 48, multiple=16, slot=4)}
 # For loss.kernel = "triton", on any device: a bin is what a block of its kernels holds. With more bins in a tile, the
 # gradient of the regions, as large as half of the scores of a bin, is read and written less often.
 TRITON = _Kind(128, 1024, multiple=8, bins=8)
@@ -63,8 +65,15 @@ def _kind(settings: LossSettings, platform: str) -> _Kind:
 
 def tile_units(settings: LossSettings, platform: str, longest: int) -> int:
     """The text units of a bin, which holds the longest caption; a power of 2 for "triton"."""
-    units = max(_kind(settings, platform).units, -(-longest // SLOT) * SLOT)
+    kind = _kind(settings, platform)
+    units = max(kind.units, -(-longest // kind.slot) * kind.slot)
     return 2 ** (units - 1).bit_length() if settings.kernel == "triton" else units
+
+
+def slots_of_bin(settings: LossSettings, platform: str, longest: int) -> tuple[int, int]:
+    """The slots of a bin, and the units of a slot."""
+    slot = _kind(settings, platform).slot
+    return bin_slots(longest, tile_units(settings, platform, longest), slot), slot
 
 
 def tile_size(settings: LossSettings, platform: str, images: int, regions: int, longest: int) -> TileSize:

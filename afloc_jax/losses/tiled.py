@@ -29,7 +29,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 from afloc_jax.errors import UsageError
 from afloc_jax.losses import kernels
 from afloc_jax.losses.low_rank import project, pull_back
-from afloc_jax.losses.packing import Captions, Packing, bin_slots, first_fit, pack, packed, unpacked
+from afloc_jax.losses.packing import Captions, Packing, first_fit, pack, packed, unpacked
 from afloc_jax.losses.region_pooling import (
     REGION_POOLINGS,
     RegionPooling,
@@ -40,7 +40,8 @@ from afloc_jax.losses.region_pooling import (
     text_softmax,
 )
 from afloc_jax.losses.settings import PUBLISHED, LossSettings
-from afloc_jax.losses.tile_size import tile_size, tile_units
+from afloc_jax.losses.tile_size import slots_of_bin, tile_size
+from afloc_jax.losses.tpu_tile import pooling_for_tpu, slots_first, slots_last
 from afloc_jax.vectors import norm
 
 
@@ -189,8 +190,8 @@ class _Packed(NamedTuple):
     @classmethod
     def make(cls, text: Captions, settings: LossSettings, platform: str, at_once: int) -> "_Packed":
         text, length = placed(text, settings, platform), text.units.shape[2]
-        slots = bin_slots(length, tile_units(settings, platform, length))
-        packing = jax.vmap(lambda counts, first: pack(counts, length, slots, first))(text.counts, text.first_slot)
+        slots, slot = slots_of_bin(settings, platform, length)
+        packing = jax.vmap(lambda counts, first: pack(counts, length, slots, first, slot))(text.counts, text.first_slot)
         at_once = min(at_once, packing.caption.shape[1])
         if missing := -packing.caption.shape[1] % at_once:  # empty bins
             packing = dataclasses.replace(
@@ -200,7 +201,10 @@ class _Packed(NamedTuple):
                 caption=jnp.pad(packing.caption, ((0, 0), (0, missing), (0, 0)), constant_values=text.counts.shape[1]),
             )
         in_bins, tiles = jax.vmap(packed), -(-packing.used.max() // at_once)
-        return cls(packing, in_bins(packing, text.units), in_bins(packing, text.norms), tiles, at_once)
+        units = in_bins(packing, text.units)
+        if _pooling(settings, platform).slots_last:
+            units = slots_last(units, slot, axis=2)
+        return cls(packing, units, in_bins(packing, text.norms), tiles, at_once)
 
     def tile(self, index: Int[Array, ""]) -> TileText:
         """The captions of one tile."""
@@ -230,7 +234,7 @@ class _Packed(NamedTuple):
         return jnp.take_along_axis(by_slot, self.packing.first_slot[:, None, :, None], axis=2)
 
 
-def _slots(caption: Int[Array, "g slots"], valid: Bool[Array, "g slots SLOT"]) -> Slots:
+def _slots(caption: Int[Array, "g slots"], valid: Bool[Array, "g slots S"]) -> Slots:
     return Slots(valid, caption[:, :, None] == caption[:, None, :])
 
 
@@ -239,8 +243,8 @@ def placed(text: Captions, settings: LossSettings, platform: str) -> Captions:
     if text.first_slot is not None:
         return text
     length = text.units.shape[2]
-    slots = bin_slots(length, tile_units(settings, platform, length))
-    return text._replace(first_slot=jax.vmap(lambda counts: first_fit(counts, length, slots))(text.counts))
+    slots, slot = slots_of_bin(settings, platform, length)
+    return text._replace(first_slot=jax.vmap(lambda counts: first_fit(counts, length, slots, slot))(text.counts))
 
 
 def _filled_up(array: Shaped[Array, "g p J *N"], images: int) -> Shaped[Array, "g p K *N"]:
@@ -367,13 +371,16 @@ def tile_gradients(
     )
     totals, _ = jax.lax.scan(some_images, (d_regions, *d_shared), jnp.arange(0, regions.shape[2], size.images))
     d_regions, d_projection, *d_text_totals = totals
-    d_units, d_norms = (jax.vmap(unpacked)(captions.packing, total.sum(axis=1)) for total in d_text_totals)
+    d_text_totals = [total.sum(axis=1) for total in d_text_totals]
+    if pooling.slots_last:
+        d_text_totals[0] = slots_first(d_text_totals[0], captions.packing.valid.shape[3], axis=2)
+    d_units, d_norms = (jax.vmap(unpacked)(captions.packing, total) for total in d_text_totals)
     return TileGradients(d_regions[:, :, :count], d_units, d_norms, d_projection)
 
 
 def _pooling(settings: LossSettings, platform: str) -> RegionPooling:
     if settings.kernel != "triton":
-        return REGION_POOLINGS[settings.region_pooling]
+        return pooling_for_tpu(settings) if platform == "tpu" else REGION_POOLINGS[settings.region_pooling]
     if platform == "tpu":
         raise UsageError("loss.kernel = 'triton': is for GPUs; set it to 'xla' on TPUs")
     from afloc_jax.losses.kernels import triton  # only here: JAX says that this part of it will go one day

@@ -24,9 +24,8 @@ from jaxtyping import Array, PyTree
 
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.losses import contrastive_losses
-from afloc_jax.losses.packing import SLOT, bin_slots
 from afloc_jax.losses.ring import fits_around
-from afloc_jax.losses.tile_size import tile_size
+from afloc_jax.losses.tile_size import slots_of_bin, tile_size
 from afloc_jax.settings import Json
 from afloc_jax.training.assembly import Assembly, assemble
 from afloc_jax.training.buffers import Buffer, largest_buffers
@@ -271,9 +270,9 @@ def tiles_of_levels(assembly: Assembly) -> dict[str, Tile]:
     found = {}
     for level, (regions, units) in shapes.items():
         size = tile_size(loss, platform, here, math.prod(regions.shape[1:-1]), units.shape[1])
-        slots, length = bin_slots(units.shape[1], size.units), MEAN_UNITS[level]
+        (slots, slot), length = slots_of_bin(loss, platform, units.shape[1]), MEAN_UNITS[level]
         slots *= size.bins
-        found[level] = Tile(size.images, slots * SLOT, length, -(-here * -(-length // SLOT) // slots))
+        found[level] = Tile(size.images, slots * slot, length, -(-here * -(-length // slot) // slots))
     return found
 
 

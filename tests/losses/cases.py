@@ -59,7 +59,7 @@ def contrast_gradients(similarity, *inputs):
     return parts, gradients
 
 
-def assert_near_the_float64_definition(case, settings, of_loss, of_gradient):
+def assert_near_the_float64_definition(case, settings, of_loss, of_gradient, platform=None):
     """Tiles of a case as it comes, against the definition in float64 on the same numbers.
 
     Relative difference of the losses, and of each gradient to its largest value.
@@ -67,7 +67,8 @@ def assert_near_the_float64_definition(case, settings, of_loss, of_gradient):
     *inputs, counts = case
 
     def tiles(regions, units):
-        return tiled.grouped_similarity(regions[None], units[None], counts[None], settings, devices=1)[0]
+        given = regions[None], units[None], counts[None]
+        return tiled.grouped_similarity(*given, settings, devices=1, platform=platform)[0]
 
     parts, gradients = contrast_gradients(tiles, *inputs)
     with jax.enable_x64(True):

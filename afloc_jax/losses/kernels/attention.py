@@ -45,7 +45,7 @@ class TileText(NamedTuple):
     # Row 0: norms of the units. Row 1: what is added to scores, 0 for a unit and HIDDEN for padding. Others: unused.
     rows: Float[Array, "g bins ROWS U"]
     same: Float[Array, "g bins slots slots"]  # 1 where two slots hold parts of one caption, else 0
-    used: Int[Array, ""]  # the number of bins in use, which come first
+    used: Int[Array, ""] | int  # the number of bins in use, which come first; an int makes the grid static
 
 
 def vmem_bytes(regions: int, width: int, units: int, itemsize: int, total_itemsize: int) -> int:
@@ -169,7 +169,7 @@ class _Grid(NamedTuple):
     """Grid and block specifications of both calls. Index maps take (core, group, image, bin, first)."""
 
     blocks: tile.Blocks
-    grid: tuple[int, int, int, Int[Array, ""]]
+    grid: tuple[int, int, int, Int[Array, ""] | int]
     image: pl.BlockSpec
     texts: list[pl.BlockSpec]
     row: pl.BlockSpec
