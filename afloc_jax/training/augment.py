@@ -8,11 +8,12 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Int32, UInt8
 
 from afloc_jax.training.mesh import batch_axes
 from data_pipelines.augment import GENTLE, Limits
 
+_PARTS = 2**16  # of a pixel
 _AT_ONCE = 64  # images; each takes 16 bytes per pixel while it is changed
 
 
@@ -39,30 +40,39 @@ def _augment_one(image: UInt8[Array, "S S"], numbers: Float[Array, " 6"], limits
     zoom, turn, dark, gain, right, down = numbers
     center, size, angle = (side - 1) / 2, 1 + limits.scale * zoom, jnp.deg2rad(limits.rotate * turn)
     # The place in the image of each pixel of the result: shift back, then turn and scale back about the centre.
-    x = (jnp.arange(side) - center - limits.shift * side * right)[None, :]
-    y = (jnp.arange(side) - center - limits.shift * side * down)[:, None]
+    from_center = jnp.arange(side) - center
+    x, y = limits.shift * side * right, limits.shift * side * down
     cosine, sine = jnp.cos(angle) / size, jnp.sin(angle) / size
-    moved = jnp.round(_bilinear(image, sine * x + cosine * y + center, cosine * x - sine * y + center))
+    along, across = _fixed(cosine * from_center), _fixed(sine * from_center)
+    rows = along[:, None] + across[None, :] + _fixed(center - sine * x - cosine * y)
+    columns = along[None, :] - across[:, None] + _fixed(center - cosine * x + sine * y)
+    moved = jnp.round(_bilinear(image, rows, columns))
     slope, mean = 1 + limits.contrast * gain, moved.mean()
     changed = slope * (moved - mean) + mean + 255 * limits.brightness * dark
     return jnp.clip(jnp.round(changed), 0, 255).astype(jnp.uint8)
 
 
+def _fixed(places: Float[Array, "*N"]) -> Int32[Array, "*N"]:
+    """In whole parts of a pixel. Sums of them are exact: XLA computes a place twice, for its pixel and for its weights,
+    and with floats rounds it otherwise, so that a place next to a whole number gets the weights of the pixel beside it.
+    """
+    return jnp.round(places * _PARTS).astype(jnp.int32)
+
+
 def _bilinear(
-    image: UInt8[Array, "S S"], rows: Float[Array, "S S"], columns: Float[Array, "S S"]
+    image: UInt8[Array, "S S"], rows: Int32[Array, "S S"], columns: Int32[Array, "S S"]
 ) -> Float[Array, "S S"]:
-    """Greys at fractional places; the image is 0 outside.
+    """Greys at places from `_fixed`; the image is 0 outside.
 
     The four neighbours of a place are packed into one number. One gather then does the work of four.
     """
     side = image.shape[0]
     padded = jnp.pad(image, ((1, 2), (1, 2))).astype(jnp.uint32)
     packed = padded[:-1, :-1] | padded[:-1, 1:] << 8 | padded[1:, :-1] << 16 | padded[1:, 1:] << 24
-    rows, columns = jnp.clip(rows, -1, side), jnp.clip(columns, -1, side)
-    top, left = jnp.floor(rows), jnp.floor(columns)
-    found = packed[top.astype(jnp.int32) + 1, left.astype(jnp.int32) + 1]
-    corners = [((found >> bits) & 255).astype(rows.dtype) for bits in (0, 8, 16, 24)]
-    down, right = rows - top, columns - left
+    rows, columns = (jnp.clip(places, -_PARTS, side * _PARTS) for places in (rows, columns))
+    found = packed[rows // _PARTS + 1, columns // _PARTS + 1]
+    corners = [((found >> bits) & 255).astype(jnp.float32) for bits in (0, 8, 16, 24)]
+    down, right = rows % _PARTS / _PARTS, columns % _PARTS / _PARTS
     above = corners[0] * (1 - right) + corners[1] * right
     below = corners[2] * (1 - right) + corners[3] * right
     return above * (1 - down) + below * down

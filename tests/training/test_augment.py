@@ -34,8 +34,8 @@ def test_the_same_numbers_give_the_pixels_of_the_host(side, limits):
     numbers = np.stack([host.draw(rng) for _ in images])
     numbers[::7] = np.sign(numbers[::7])  # the limits themselves
     difference = np.abs(on_device(images, numbers, limits).astype(int) - on_host(images, numbers, limits))
-    # OpenCV rounds coordinates to a part of a pixel. One on a tie may go either way, and in noise that is another grey.
-    assert np.mean(difference > 3) < 1e-4 and difference.mean() < 0.01
+    worst = np.argwhere(difference > 3)
+    assert difference.max() <= 3 and difference.mean() < 0.01, f"{len(worst)} far off, at {worst[:9].tolist()}"
 
 
 def test_nothing_changes_where_nothing_is_asked_for():
