@@ -37,7 +37,7 @@ from afloc_jax.errors import UserError
 from afloc_jax.training.topology import prepare_platform
 from benchmarks.gpu_loss import LEVELS
 
-FLOP_PER_CYCLE = {"v5e": 131_072, "v6e": 524_288}  # of a core, bfloat16: ../docs/scale.md
+FLOP_PER_CYCLE = {"v5e": 131_072, "v6e": 524_288}  # of a core, in bfloat16 products
 PRODUCTS = {"forward": 2, "both": 6}
 LONGEST, SEED = 97, 0
 HIGHEST_SHARE = 0.95

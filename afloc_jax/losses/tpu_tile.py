@@ -106,10 +106,10 @@ def _backward(
     d_norms = jnp.where(free, -d_r * r / jnp.where(free, norms, 1), 0)
     d_sum = jnp.where(free, 0, -d_r * r / denominator * SMALLEST_NORM_PRODUCT)
     d_v, d_total = optimization_barrier((d_v.astype(narrow), d_v.astype(narrow).sum(axis=3, dtype=wide)))
-    weight = settings.attention_temperature * jnp.concatenate(p, axis=4).astype(wide) * (g.astype(wide) + 1)
+    weight = settings.attention_temperature * jnp.concatenate(p, axis=4) * (g.astype(wide) + 1)
     d_e = product("gpmud,gpmnd->gpmnu", d_v, regions) + d_sum[..., None, :]
     p_d_p = optimization_barrier(weight * d_e)
-    of_slots = functools.reduce(operator.add, (part.astype(wide) for part in _parts(p_d_p, slot)))
+    of_slots = functools.reduce(operator.add, _parts(p_d_p, slot))
     within = optimization_barrier(_caption_sum(of_slots, text.slots, narrow))
     parts = zip(_parts(p_d_p, slot), p, strict=True)
     d_s = optimization_barrier(jnp.concatenate([(d - share * within).astype(narrow) for d, share in parts], axis=4))
