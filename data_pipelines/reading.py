@@ -118,6 +118,7 @@ def _record(example: bytes) -> Record:
         texts("findings/prompt"),
         features.values("findings/mask"),
         texts("findings/annotator"),
+        texts("findings/runs") or [""] * len(features.values("findings/mask")),  # version 1.2.0 has none
     )
     return Record(
         id=texts("id")[0],
@@ -129,8 +130,8 @@ def _record(example: bytes) -> Record:
         height=numbers("original_height")[0],
         width=numbers("original_width")[0],
         findings=[
-            Finding(label, prompt, png, tuple(drawn.get(number, ())), annotator)
-            for number, (label, prompt, png, annotator) in enumerate(zip(*columns, strict=True))
+            Finding(label, prompt, png, tuple(drawn.get(number, ())), annotator, runs)
+            for number, (label, prompt, png, annotator, runs) in enumerate(zip(*columns, strict=True))
         ],
         study=texts("study")[0],
         labels=dict(zip(texts("labels/name"), numbers("labels/value"), strict=True)),

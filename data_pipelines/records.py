@@ -33,6 +33,8 @@ class Finding:
         png: PNG bytes of the mask in the padded square, 0 / 255.
         boxes: (x, y, width, height) in pixels of the original image; empty where the data set has no boxes.
         annotator: a pseudonym of the annotator; empty where the data set does not name annotators.
+        runs: the mask in pixels of the original image, as COCO's compressed run lengths; empty where the finding is
+            boxes alone, where the square is the original, and in records of earlier versions.
     """
 
     label: str
@@ -40,6 +42,7 @@ class Finding:
     png: bytes = field(repr=False)
     boxes: tuple[tuple[float, ...], ...] = ()
     annotator: str = ""
+    runs: str = field(default="", repr=False)
 
     @property
     def mask(self) -> Bool[np.ndarray, "S S"]:
@@ -86,7 +89,8 @@ class Record:
             "sections": [{"name": name, "text": text} for name, text in self.sections.items()],
             "labels": [{"name": name, "value": value} for name, value in self.labels.items()],
             "findings": [
-                {"label": f.label, "prompt": f.prompt, "mask": f.png, "annotator": f.annotator} for f in findings
+                {"label": f.label, "prompt": f.prompt, "mask": f.png, "annotator": f.annotator, "runs": f.runs}
+                for f in findings
             ],
             "boxes": np.array(boxes, np.float32).reshape(-1, 4),
             "box_findings": [number for number, finding in enumerate(findings) for _ in finding.boxes],
@@ -118,6 +122,7 @@ def record_features() -> "tfds.features.FeaturesDict":
                     "prompt": text(),
                     "mask": tfds.features.Scalar(dtype=np.object_),  # PNG bytes, image_size x image_size, 0 / 255
                     "annotator": text(),
+                    "runs": text(),  # run lengths of the mask on the original image; empty if it is boxes alone
                 }
             ),
             # (x, y, width, height) of all findings in original pixels, and the index of the finding of each.

@@ -180,6 +180,11 @@ class GapRuns:
         return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width, order="F")
 
 
+def run_lengths(mask: Bool[np.ndarray, "H W"]) -> str:
+    """The mask as COCO's compressed run lengths, the `counts` of a `CocoRuns`."""
+    return str(coco_mask.encode(np.asfortranarray(mask, np.uint8))["counts"], "ascii")
+
+
 def _runs_of_text(text: str) -> list[int]:
     """COCO's compressed run lengths: base 32, lowest digit first; from the fourth on, less the last but one."""
     runs: list[int] = []

@@ -7,7 +7,7 @@ import numpy as np
 from data_pipelines.building.items import AnnotatedFinding, Item, pseudonym
 from data_pipelines.images import Geometry, ImageError, encode_png, read_image
 from data_pipelines.records import Finding, Record
-from data_pipelines.regions import Box, MaskFile, RelativeBox
+from data_pipelines.regions import Box, MaskFile, RelativeBox, run_lengths
 from data_pipelines.slides import read_slide
 
 
@@ -56,4 +56,5 @@ def _finding(finding: AnnotatedFinding, geometry: Geometry) -> Finding:
     else:
         square = geometry.mask_to_square(united)
     xywh = tuple(box.xywh for box in boxes)
-    return Finding(finding.label, finding.prompt, encode_png(square), xywh, finding.annotator)
+    runs = "" if len(boxes) == len(regions) else run_lengths(united)
+    return Finding(finding.label, finding.prompt, encode_png(square), xywh, finding.annotator, runs)

@@ -42,7 +42,7 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=
     An unusable image is reported and left out.
     """
 
-    VERSION = tfds.core.Version("1.2.0")  # part of the name of a prepared folder: increase it when records change
+    VERSION = tfds.core.Version("1.3.0")  # part of the name of a prepared folder: increase it when records change
     FOLDERS: ClassVar[tuple[str, ...]] = ()  # arguments that name another folder of images than the raw folder
 
     def __init__(

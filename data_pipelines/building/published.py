@@ -54,6 +54,11 @@ class PublishedBuilder(FolderBuilder, skip_registration=True):  # type: ignore[c
     def cases(self) -> Iterator[Item]:
         """The images of the raw folder. Images that are filtered out are counted by `drop`."""
 
+    def unnamed(self, cases: Sequence[Item]) -> list[Item]:
+        """Further images of the raw folder, which the tables do not name because they show no finding."""
+        del cases
+        return []
+
     def files(self) -> Sequence[Files]:
         """The files that the raw folder must hold."""
         return self.FILES
@@ -64,7 +69,9 @@ class PublishedBuilder(FolderBuilder, skip_registration=True):  # type: ignore[c
         self._counts = check_files(self.raw, self.files(), self.partial)
         items = list(self.cases())
         self.account.rows += len(items)
-        items = self._present(items)
+        unnamed = self.unnamed(items)
+        self.account.rows += len(unnamed)
+        items = [*self._present(items), *unnamed]
         without_patient = any(not item.patient for item in items)
         drop = self.leaks == "drop"
         kept = assign_splits(items, self.fractions, self.seed, self.workers, without_patient, drop)

@@ -55,6 +55,35 @@ def test_masks_are_findings_and_empty_ones_are_none(tmp_path):
     assert first.view == "frontal" and first.patient != second.patient and first.study
 
 
+def test_images_that_the_mask_files_do_not_list_are_records_without_a_finding(tmp_path):
+    tree(tmp_path)
+    for number, folder in enumerate(("val/patient64555", "test/patient64777", "train/patient00001")):
+        image_file(tmp_path / "raw" / "CheXpert" / folder / "study1" / "view2_lateral.jpg", 20 + number)
+    records, account = build(tmp_path, "chexlocalize")
+    assert account["splits"] == {
+        VALIDATION: "validation",
+        "patient64555_study1_view2_lateral": "validation",
+        TEST: "test",
+        "patient64777_study1_view2_lateral": "test",
+    }
+    healthy = records["patient64555_study1_view2_lateral"]
+    assert healthy.findings == [] and healthy.view == "lateral" and healthy.patient and healthy.study
+
+
+def test_images_of_a_part_without_its_mask_file_are_not_taken_for_healthy(tmp_path):
+    tree(tmp_path)
+    (tmp_path / "raw" / "CheXlocalize" / "gt_segmentations_test.json").unlink()
+    assert build(tmp_path, "chexlocalize")[1]["splits"] == {VALIDATION: "validation"}
+
+
+def test_records_keep_the_masks_in_original_pixels(tmp_path):
+    masks = tree(tmp_path)
+    records, _ = build(tmp_path, "chexlocalize")
+    (finding,) = records[VALIDATION].findings
+    original = coco_mask.decode({"size": [40, 30], "counts": finding.runs})
+    np.testing.assert_array_equal(original, masks["effusion"])
+
+
 def test_masks_that_do_not_fit_are_rejected_by_image(tmp_path):
     tree(tmp_path)
     path = tmp_path / "raw" / "CheXlocalize" / "gt_segmentations_val.json"
@@ -108,3 +137,4 @@ def test_the_published_sample_is_read(tmp_path, shared_data):
         for finding in record.findings:
             full = coco_mask.decode({**truth[record.id][finding.label]}).astype(bool)
             np.testing.assert_array_equal(finding.mask, record.geometry.mask_to_square(full))
+            assert finding.runs == truth[record.id][finding.label]["counts"]

@@ -15,6 +15,7 @@ import pytest
 import tensorflow_datasets as tfds
 from published import image_file, json_file
 from raw_folders import SECRET, pairs_folder
+from tensorflow_datasets.proto import tf_example_pb2
 
 from afloc_jax.errors import UsageError, UserError
 from data_pipelines import reading
@@ -249,6 +250,17 @@ class DecodedByTfds:
             labels={text(name): int(value) for name, value in zip(labels["name"], labels["value"], strict=True)},
             sections={text(name): text(value) for name, value in zip(sections["name"], sections["text"], strict=True)},
         )
+
+
+def test_records_of_version_1_2_have_no_masks_in_original_pixels(tmp_path):
+    """They were written before the records had run lengths, and stay readable."""
+    source = open_source("phantom", tmp_path, "test", builder={"train": 1, "validation": 1, "test": 12})
+    for index in range(len(source)):
+        older = tf_example_pb2.Example.FromString(source._example(index))
+        older.features.feature.pop("findings/runs", None)
+        record = reading._record(older.SerializeToString())
+        assert record.findings == source[index].findings
+        assert {finding.runs for finding in record.findings} <= {""}
 
 
 def test_records_and_batches_are_those_that_tfds_decodes(tmp_path):

@@ -1,6 +1,8 @@
 """CheXlocalize: pixel masks of radiologists for the validation and test images of CheXpert. See docs/datasets."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
 
 from afloc_jax.errors import UserError
 from afloc_jax.files import read_json
@@ -15,7 +17,7 @@ _ABOUT = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", "Study")
 
 
 class Builder(PublishedBuilder):
-    """The images of gt_segmentations_{val,test}.json, with one mask per class."""
+    """The images of both parts. gt_segmentations_{val,test}.json lists those with a finding, with a mask per class."""
 
     FILES = (
         Files("**/gt_segmentations_val.json", "masks of the radiologists, RLE", 1, part=True),
@@ -26,28 +28,51 @@ class Builder(PublishedBuilder):
 
     def cases(self) -> Iterator[Item]:
         """The images of the mask files, validation first."""
-        paths = sorted(self.raw.glob("**/patient*/study*/view*.jpg"))
-        images = {"_".join((*path.parts[-3:-1], path.stem)): path for path in paths}
-        labels = self._labels()
         for short, split in _SPLITS.items():
-            for path in sorted(self.raw.glob(f"**/gt_segmentations_{short}.json")):
+            for path in self._mask_files(short):
                 content = read_json(path)
                 if not isinstance(content, dict):
                     raise UserError(f"{path} must map images to classes and masks")
                 for key, classes in content.items():
                     if not (isinstance(classes, dict) and all(isinstance(rle, dict) for rle in classes.values())):
                         raise UserError(f"{path.name}, image {key}: must map classes to masks (size, counts)")
-                    patient, study, view = (key.split("_", 2) + ["", ""])[:3]
-                    image = images.get(key, self.raw / patient / study / f"{view}.jpg")
-                    item = Item(key, image, patient, "lateral" if "lateral" in view else "frontal", split)
-                    item.study = f"{patient}/{study}"
-                    item.labels = labels.get(key, {})
+                    item = self._item(key, split)
                     for name, rle in classes.items():
                         region = CocoRuns(rle)
                         if not region.empty:  # an absent class has an empty mask
                             item.add(name, self.prompt_for(name), region)
                     yield item
 
+    def unnamed(self, cases: Sequence[Item]) -> list[Item]:
+        """The images of a part that its mask file does not list: they show none of its classes."""
+        listed = {item.id for item in cases}
+        parts = {short: split for short, split in _SPLITS.items() if self._mask_files(short)}
+        found = []
+        for key, path in self._images.items():
+            folder = path.parts[-4]
+            split = parts.get("val" if folder.startswith("val") else folder)
+            if split and key not in listed:
+                found.append(self._item(key, split))
+        return found
+
+    def _item(self, key: str, split: str) -> Item:
+        patient, study, view = (key.split("_", 2) + ["", ""])[:3]
+        image = self._images.get(key, self.raw / patient / study / f"{view}.jpg")
+        item = Item(key, image, patient, "lateral" if "lateral" in view else "frontal", split)
+        item.study = f"{patient}/{study}"
+        item.labels = self._labels.get(key, {})
+        return item
+
+    def _mask_files(self, short: str) -> list[Path]:
+        return sorted(self.raw.glob(f"**/gt_segmentations_{short}.json"))
+
+    @cached_property
+    def _images(self) -> dict[str, Path]:
+        """The images of both parts by the name that the mask files give them."""
+        paths = sorted(self.raw.glob("**/patient*/study*/view*.jpg"))
+        return {"_".join((*path.parts[-3:-1], path.stem)): path for path in paths}
+
+    @cached_property
     def _labels(self) -> dict[str, dict[str, int]]:
         """The labels of each image, from the tables shipped with the images; empty without them."""
         labels = {}
