@@ -15,7 +15,7 @@ slot, then a sum over the slots that `same` assigns to the same caption.
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import flax.struct
 import jax.numpy as jnp
@@ -80,6 +80,66 @@ class RegionPooling(NamedTuple):
 
     def relevance(self, images: TileImages, text: TileText, settings: LossSettings) -> Float[Array, "g p U m"]:
         return self.alone(images, text, settings) if self.alone else self.forward(images, text, settings)[0]
+
+
+class CosineGradient(NamedTuple):
+    """The gradients of `AttendedCosine.r`."""
+
+    units: Float[Array, "*S D"]  # for each image; the caller adds them up
+    norms: Float[Array, "*S"]
+    v: Float[Array, "*S D"]
+    total: Float[Array, "*S"]
+
+
+@flax.struct.dataclass
+class AttendedCosine:
+    """The relevance r_u = cos(w_u, v_u) for v_u = sum_n e_un C_n, and what its gradient needs.
+
+    *S are the axes of units and images in whatever order the tile has them.
+    """
+
+    r: Float[Array, "*S"]
+    v: Float[Array, "*S D"]
+    v_squared: Float[Array, "*S"]
+    denominator: Float[Array, "*S"]
+    free: Bool[Array, "*S"]  # the denominator is not clamped
+
+    @classmethod
+    def of(
+        cls,
+        units: Float[Array, "*#S D"],
+        norms: Float[Array, "*#S"],
+        v: Float[Array, "*S D"],
+        total: Callable[[Float[Array, "*S"]], Float[Array, "*S"]],
+    ) -> Self:
+        """`total` gives sum_n e_un, or less where |w_u| |v_u|, its argument, is not clamped."""
+        v_squared = jnp.sum(v**2, axis=-1)
+        norm_product = norms * jnp.sqrt(v_squared)
+        smallest = SMALLEST_NORM_PRODUCT * total(norm_product)  # the published clamp is on the normalised mean
+        denominator = jnp.maximum(norm_product, smallest)
+        r = jnp.sum(units * v, axis=-1) / denominator
+        return cls(r, v, v_squared, denominator, norm_product > smallest)
+
+    def gradient(
+        self, units: Float[Array, "*#S D"], norms: Float[Array, "*#S"], d_r: Float[Array, "*S"]
+    ) -> CosineGradient:
+        """From dr_u, with r = (w . v) / (|w| |v|) for every unit u:
+
+            dw = dr v / (|w| |v|)        dv = dr (w / (|w| |v|) - r v / |v|^2)
+            d|w| = -dr r / |w|           norms are inputs of their own (see low_rank.py)
+
+        Where the denominator is clamped, r does not depend on the norms but on sum_n e_n, which scales the clamp:
+        d(sum e) = -dr r 1e-8 / denominator.
+        """
+        free, through = self.free, -d_r * self.r
+        d_dot = (d_r / self.denominator)[..., None]
+        along_v = jnp.where(free, through / jnp.where(free, self.v_squared, 1), 0)
+        return CosineGradient(
+            units=d_dot * self.v,
+            norms=jnp.where(free, through / jnp.where(free, norms, 1), 0),
+            v=d_dot * units + along_v[..., None] * self.v,
+            total=jnp.where(free, 0, through / self.denominator * SMALLEST_NORM_PRODUCT),
+        )
 
 
 def product(equation: str, left: Array, right: Array, precision: Precision | None = None) -> Array:
@@ -166,39 +226,30 @@ def _attention_forward(
     g = g.astype(regions.dtype)
     v = start + per_image("gpmun,gpmnd->gpmud", g, regions)
     total = count + g[..., : images.count].sum(axis=-1, dtype=v.dtype)
-    smallest = SMALLEST_NORM_PRODUCT * total  # the published clamp is on the normalised mean
-    v_squared = jnp.sum(v**2, axis=-1)
-    norm_product = text.norms[:, None, :, None] * jnp.sqrt(v_squared)
-    denominator = jnp.maximum(norm_product, smallest)
-    r = jnp.sum(text.units[:, None, :, None] * v, axis=-1) / denominator
-    return r, (p, g, v, v_squared, denominator, norm_product > smallest, r)
+    cosine = AttendedCosine.of(text.units[:, None, :, None], text.norms[:, None, :, None], v, lambda _: total)
+    return cosine.r, (p, g, cosine)
 
 
 def _attention_backward(
     images: TileImages, text: TileText, saved: PyTree, d_r: Float[Array, "g p U m"], settings: LossSettings
 ) -> Gradients:
-    """The gradient of `_attention_forward`, from dr_u. With r = (w . v) / (|w| |v|) for every unit u:
+    """The gradient of `_attention_forward`, from dr_u. For every unit u:
 
-        dv = dr (w / (|w| |v|) - r v / |v|^2)           the gradient of the cosine
-        de_n = dv . C_n                                 through v = sum_n e_n C_n
+        de_n = dv . C_n + d(sum e)                      through v = sum_n e_n C_n and the clamp
         ds_n = temp1 (p e de - p sum_u p e de)          through e = exp(temp1 p) and the softmax p over units of s
         dC_n = sum_u (e_un dv_u + ds_un w_u)            C enters through v and through s
         dw = dr v / (|w| |v|) + sum_n ds_n C_n          w enters through the cosine and through s
-        d|w| = -dr r / |w|                              norms are inputs of their own (see low_rank.py)
 
-    Where the denominator is clamped, r does not depend on the norms but on sum_n e_n, which scales the clamp:
-    d(sum e) = -dr r 1e-8 / denominator is then added to every de_n.
+    `AttendedCosine.gradient` gives dv, d(sum e), d|w| and the first part of dw.
     """
-    p, g, v, v_squared, denominator, free, r = saved
-    regions = images.regions
-    d_dot = (d_r / denominator)[..., None]
-    units = jnp.broadcast_to(text.units[:, None, :, None], v.shape)
-    d_v = d_dot * units + jnp.where(free, -d_r * r / jnp.where(free, v_squared, 1), 0)[..., None] * v
-    d_norms = jnp.where(free, -d_r * r / jnp.where(free, text.norms[:, None, :, None], 1), 0)
-    d_sum = jnp.where(free, 0, -d_r * r / denominator * SMALLEST_NORM_PRODUCT)
-    d_v = d_v.astype(regions.dtype)
+    cosine: AttendedCosine
+    p, g, cosine = saved
+    regions, wide = images.regions, cosine.v.dtype
+    units = jnp.broadcast_to(text.units[:, None, :, None], cosine.v.shape)
+    through_cosine = cosine.gradient(units, text.norms[:, None, :, None], d_r)
+    d_v = through_cosine.v.astype(regions.dtype)
     weight = settings.attention_temperature * p * (g + 1 if _near_one(settings) else g)
-    p_d_p = weight * per_image("gpmud,gpmnd->gpmun", d_v, regions) + weight * d_sum[..., None]
+    p_d_p = weight * per_image("gpmud,gpmnd->gpmun", d_v, regions) + weight * through_cosine.total[..., None]
     within = caption_sum(in_slots(p_d_p, text.slots).sum(axis=3), text.slots)[:, :, :, None]  # [g, p, slots, 1, m, N]
     d_s = (p_d_p - (in_slots(p, text.slots) * within).reshape(p.shape)).astype(regions.dtype)
     # One product of twice the length instead of two: the result, as large as the image, is written once.
@@ -207,9 +258,9 @@ def _attention_backward(
         jnp.concatenate([d_s, g], axis=2),
         jnp.concatenate([units, d_v], axis=2),
     )
-    d_units = product("gpumn,gpmnd->gpud", d_s, regions) + (d_dot * v).sum(axis=3)
-    d_total = d_v.sum(axis=2, dtype=v.dtype) if _near_one(settings) else jnp.zeros_like(images.total)
-    return Gradients((d_regions,), d_total, d_units, d_norms.sum(axis=3))
+    d_units = product("gpumn,gpmnd->gpud", d_s, regions) + through_cosine.units.sum(axis=3)
+    d_total = d_v.sum(axis=2, dtype=wide) if _near_one(settings) else jnp.zeros_like(images.total)
+    return Gradients((d_regions,), d_total, d_units, through_cosine.norms.sum(axis=3))
 
 
 def _near_one(settings: LossSettings) -> bool:

@@ -28,6 +28,7 @@ from jaxtyping import Array, Bool, Float, PyTree, Shaped
 from afloc_jax.losses.definition import SMALLEST_NORM_PRODUCT
 from afloc_jax.losses.region_pooling import (
     REGION_POOLINGS,
+    AttendedCosine,
     Gradients,
     RegionPooling,
     Slots,
@@ -64,28 +65,21 @@ def _forward(
     p, g = optimization_barrier((shares if keep else [], g))
     v = images.total[:, :, :, None] + product("gpmnu,gpmnd->gpmud", g, regions)
     norms = slots_last(text.norms, slot, axis=1)[:, None, None]  # [g, 1, 1, U]
-    v_squared = jnp.sum(v**2, axis=4)
-    norm_product = norms * jnp.sqrt(v_squared)
-    # The published clamp is on the normalised mean, so it needs sum_n e_n, which lies between N and N exp(temp1). Only
-    # where that leaves open whether a unit is clamped, or says that it is, the sum is computed.
+    # The clamp needs sum_n e_n, which lies between N and N exp(temp1). Only where that leaves open whether a unit is
+    # clamped, or says that it is, the sum is computed.
     certain = SMALLEST_NORM_PRODUCT * images.count * jnp.exp(jnp.asarray(temperature, wide))
-    smallest = SMALLEST_NORM_PRODUCT * lax.cond(
-        jnp.all(norm_product > certain),
-        lambda g: jnp.full(norm_product.shape, images.count, wide),
-        lambda g: images.count + g[:, :, :, : images.count].sum(axis=3, dtype=wide),
-        g,
-    )
-    denominator = jnp.maximum(norm_product, smallest)
-    r = jnp.sum(text.units[:, None, None] * v, axis=4) / denominator
-    return jnp.swapaxes(slots_first(r, slot, axis=3), 2, 3), (
-        p,
-        g,
-        v,
-        v_squared,
-        denominator,
-        norm_product > smallest,
-        r,
-    )
+
+    def enough(norm_product: Array) -> Array:
+        found: Array = lax.cond(
+            jnp.all(norm_product > certain),
+            lambda g: jnp.full(norm_product.shape, images.count, wide),
+            lambda g: images.count + g[:, :, :, : images.count].sum(axis=3, dtype=wide),
+            g,
+        )
+        return found
+
+    cosine = AttendedCosine.of(text.units[:, None, None], norms, v, enough)
+    return jnp.swapaxes(slots_first(cosine.r, slot, axis=3), 2, 3), (p, g, cosine)
 
 
 def _relevance(images: TileImages, text: TileText, settings: LossSettings) -> Float[Array, "g p U m"]:
@@ -95,19 +89,18 @@ def _relevance(images: TileImages, text: TileText, settings: LossSettings) -> Fl
 def _backward(
     images: TileImages, text: TileText, saved: PyTree, d_r: Float[Array, "g p U m"], settings: LossSettings
 ) -> Gradients:
-    p, g, v, v_squared, denominator, free, r = saved
+    cosine: AttendedCosine
+    p, g, cosine = saved
     regions, slot = images.regions, text.slots.valid.shape[2]
     narrow, wide = regions.dtype, text.norms.dtype
     norms = slots_last(text.norms, slot, axis=1)[:, None, None]
     d_r = slots_last(jnp.swapaxes(d_r, 2, 3), slot, axis=3)  # [g, p, m, U]
-    d_dot = (d_r / denominator)[..., None]
-    of_units = jnp.broadcast_to(text.units[:, None, None], v.shape)
-    d_v = d_dot * of_units + jnp.where(free, -d_r * r / jnp.where(free, v_squared, 1), 0)[..., None] * v
-    d_norms = jnp.where(free, -d_r * r / jnp.where(free, norms, 1), 0)
-    d_sum = jnp.where(free, 0, -d_r * r / denominator * SMALLEST_NORM_PRODUCT)
-    d_v, d_total = optimization_barrier((d_v.astype(narrow), d_v.astype(narrow).sum(axis=3, dtype=wide)))
+    of_units = jnp.broadcast_to(text.units[:, None, None], cosine.v.shape)
+    through_cosine = cosine.gradient(of_units, norms, d_r)
+    d_v = through_cosine.v.astype(narrow)
+    d_v, d_total = optimization_barrier((d_v, d_v.sum(axis=3, dtype=wide)))
     weight = settings.attention_temperature * jnp.concatenate(p, axis=4) * (g.astype(wide) + 1)
-    d_e = product("gpmud,gpmnd->gpmnu", d_v, regions) + d_sum[..., None, :]
+    d_e = product("gpmud,gpmnd->gpmnu", d_v, regions) + through_cosine.total[..., None, :]
     p_d_p = optimization_barrier(weight * d_e)
     of_slots = functools.reduce(operator.add, _parts(p_d_p, slot))
     within = optimization_barrier(_caption_sum(of_slots, text.slots, narrow))
@@ -118,13 +111,13 @@ def _backward(
         jnp.concatenate([d_s, g], axis=4),
         jnp.concatenate([of_units, d_v], axis=3),
     )
-    d_units = product("gpmnu,gpmnd->gpud", d_s, regions) + (d_dot * v).sum(axis=2)
+    d_units = product("gpmnu,gpmnd->gpud", d_s, regions) + through_cosine.units.sum(axis=2)
     # What a tile adds is written in the precision of the products; it is summed over tiles in the wide one.
     return Gradients(
         (d_regions.astype(narrow),),
         d_total,
         d_units.astype(narrow),
-        slots_first(d_norms.sum(axis=2), slot, axis=2),
+        slots_first(through_cosine.norms.sum(axis=2), slot, axis=2),
     )
 
 

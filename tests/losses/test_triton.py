@@ -18,8 +18,7 @@ from cases import (
 from test_ring import BATCH, SENTENCES, WORDS, assert_ring_takes_low_rank_features, losses_and_gradients
 
 from afloc_jax.errors import UsageError
-from afloc_jax.losses import contrastive_losses, definition, tile_size, tiled
-from afloc_jax.losses.kernels import triton
+from afloc_jax.losses import contrastive_losses, definition, region_pooling, tile_size, tiled
 from afloc_jax.losses.settings import NEAR_ONE_TEMPERATURE, LossSettings
 from afloc_jax.training.mesh import build_mesh
 
@@ -89,7 +88,7 @@ def test_the_sharpest_attention_does_not_overflow():
 
 @pytest.mark.usefixtures("float64")
 def test_degenerate_features_have_the_definitions_finite_gradients(monkeypatch):
-    for module in (definition, triton):  # a clamp that ordinary features meet, about half of them
+    for module in (definition, region_pooling):  # a clamp that ordinary features meet, about half of them
         monkeypatch.setattr(module, "SMALLEST_NORM_PRODUCT", 3.0)
     regions, units, counts = random_case(5, 6, 9, 4, [9, 1, 3, 0, 5])
     regions = regions.at[0].set(0).at[1].set(regions[1, 0]).at[2, 3].set(0)  # black image, flat image, one dead region

@@ -29,9 +29,8 @@ from jax.experimental.pallas import triton as plgpu
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from afloc_jax.losses.definition import SMALLEST_NORM_PRODUCT
 from afloc_jax.losses.packing import SLOT
-from afloc_jax.losses.region_pooling import Gradients, RegionPooling, TileImages, TileText, product
+from afloc_jax.losses.region_pooling import AttendedCosine, Gradients, RegionPooling, TileImages, TileText, product
 from afloc_jax.losses.settings import LossSettings
 
 Ref: TypeAlias = Any  # a block of memory that a kernel reads and writes; JAX has no public type for one
@@ -259,32 +258,26 @@ def _forward(
     g, *p = (array.reshape(*shape[:4], -1) for array in kept)  # [g, p, m, N, U]
     v = images.total[:, :, :, None] + product("gpmnu,gpmnd->gpmud", g, images.regions)
     total = images.count + sums.sum(axis=1).reshape(v.shape[:-1])
-    v_squared = jnp.sum(v**2, axis=-1)
-    norm_product = text.norms[:, None, None] * jnp.sqrt(v_squared)
-    smallest = SMALLEST_NORM_PRODUCT * total
-    denominator = jnp.maximum(norm_product, smallest)
-    r = jnp.sum(text.units[:, None, None] * v, axis=-1) / denominator
-    return jnp.swapaxes(r, 2, 3), (g, p, v, v_squared, denominator, norm_product > smallest, r)
+    cosine = AttendedCosine.of(text.units[:, None, None], text.norms[:, None, None], v, lambda _: total)
+    return jnp.swapaxes(cosine.r, 2, 3), (g, p, cosine)
 
 
 def _backward(
     images: TileImages, text: TileText, saved: PyTree, d_r: Float[Array, "g p U m"], settings: LossSettings
 ) -> Gradients:
     """`region_pooling._attention_backward`."""
-    g, (p,), v, v_squared, denominator, free, r = saved
-    regions, d_r = images.regions, jnp.swapaxes(d_r, 2, 3)
-    d_dot, through = (d_r / denominator)[..., None], -d_r * r
-    d_v = d_dot * text.units[:, None, None] + jnp.where(free, through / jnp.where(free, v_squared, 1), 0)[..., None] * v
-    d_v = d_v.astype(regions.dtype)
-    d_norms = jnp.where(free, through / jnp.where(free, text.norms[:, None, None], 1), 0)
-    d_sum = jnp.where(free, 0, through / denominator * SMALLEST_NORM_PRODUCT)
-    g_p_v_sum = [array.reshape(-1, *array.shape[3:]) for array in (g, p, _deep(d_v), d_sum)]
+    cosine: AttendedCosine
+    g, (p,), cosine = saved
+    regions, wide = images.regions, cosine.v.dtype
+    through_cosine = cosine.gradient(text.units[:, None, None], text.norms[:, None, None], jnp.swapaxes(d_r, 2, 3))
+    d_v = through_cosine.v.astype(regions.dtype)
+    g_p_v_sum = [array.reshape(-1, *array.shape[3:]) for array in (g, p, _deep(d_v), through_cosine.total)]
     (d_s,) = _Tile.of(images, text).call(_d_scores, g_p_v_sum[:2], g_p_v_sum[2:], 1, settings)
     d_s = d_s.reshape(g.shape)
     # Left apart, each is added to what other tiles gave by the product itself.
     d_regions = product("gpmnu,gpmud->gpmnd", g, d_v), product("gpmnu,gud->gpmnd", d_s, text.units)
-    d_units = product("gpmnu,gpmnd->gpud", d_s, regions) + (d_dot * v).sum(axis=2)
-    return Gradients(d_regions, d_v.sum(axis=3, dtype=v.dtype), d_units, d_norms.sum(axis=2))
+    d_units = product("gpmnu,gpmnd->gpud", d_s, regions) + through_cosine.units.sum(axis=2)
+    return Gradients(d_regions, d_v.sum(axis=3, dtype=wide), d_units, through_cosine.norms.sum(axis=2))
 
 
 def _relevance(images: TileImages, text: TileText, settings: LossSettings) -> Float[Array, "g p U m"]:
