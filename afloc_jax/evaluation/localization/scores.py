@@ -123,6 +123,22 @@ class Scores:
         counts = np.bincount(self.category_index[chosen], minlength=len(self.categories))
         return dict(zip(self.categories, counts.tolist(), strict=True))
 
+    def on(self, truths: Sequence[Truth]) -> "Scores":
+        """The scores on `truths`: these samples, then further ones without the finding, on which nothing is predicted.
+
+        A negative on which nothing is predicted has no score.
+        """
+        more = len(truths) - len(self.truths)
+        if not more:
+            return self
+        return Scores(
+            tuple(truths),
+            self.options,
+            {name: _longer(values, more, np.nan) for name, values in self.values.items()},
+            _longer(self.predicted_pixels, more, 0),
+            _longer(self.truth_pixels, more, 0),
+        )
+
     def thresholded(self, metric: str) -> bool:
         """Whether a metric has one value per threshold."""
         return self[metric].ndim == 2
@@ -158,6 +174,11 @@ class Scores:
         content |= {"empty_predictions_are": counted}
         content |= {"thresholds": list(self.options.thresholds), "margin": self.options.margin}
         return Facts(content, remarks)
+
+
+def _longer(values: Shaped[np.ndarray, "n *K"], more: int, value: float) -> Shaped[np.ndarray, "m *K"]:
+    """The values with `more` rows of `value` after them."""
+    return np.pad(values, [(0, more)] + [(0, 0)] * (values.ndim - 1), constant_values=value)
 
 
 def score_sample(

@@ -1,10 +1,12 @@
 """Scores of predicted masks and points instead of heat maps: radiologists' benchmark, Grad-CAM masks, segmentations.
 
 The definitions are those of CheXlocalize, in the original pixels of each image: IoU over all images where truth or
-prediction is not empty, IoU over true positives, and the hit rate of the most representative point. An image or class
-without a prediction counts as an empty prediction. A mask has no most representative point: its hit rate is the share
-of its pixels inside the truth, or, in compatible mode, whether its first pixel (row by row) is inside, which is the
-result of the data set's code for a map of 0 and 1.
+prediction is not empty, IoU over true positives, and the hit rate of the most representative point. Images of either
+file count: an image or class that one of them lacks has an empty mask there, so that a prediction on an image that the
+truth does not list is a false positive. Classes of which the truth file has no entry are left out.
+
+A mask has no most representative point: its hit rate is the share of its pixels inside the truth, or, in compatible
+mode, whether its first pixel (row by row) is inside, which is the result of the data set's code for a map of 0 and 1.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +19,7 @@ from afloc_jax.errors import UserError
 from afloc_jax.evaluation.localization.options import ProtocolOptions
 from afloc_jax.evaluation.localization.presence import PresenceScores, presence_values
 from afloc_jax.evaluation.truth.chexlocalize import is_rle_file, size_of_rle
-from afloc_jax.evaluation.truth.sample import Truth, get_field
+from afloc_jax.evaluation.truth.sample import Truth, get_field, negative
 from afloc_jax.files import Path, read_json
 from afloc_jax.settings import Json
 from data_pipelines.images import LARGEST_PIXELS, ImageError
@@ -33,7 +35,8 @@ def score_segmentations(
     """The scores of predicted masks (RLE JSON) or points ({image: {class: [[x, y], ...]}}) against RLE truth.
 
     Args:
-        truths: the samples, in the order of the scores; images that the truth file lacks are negatives.
+        truths: the samples; images that the truth file lacks are negatives. Samples that only the predictions name
+            come after them, as negatives.
         truth_file: CheXlocalize's RLE JSON.
         predicted_file: the predictions. Points are in original pixels, x to the right; a point inside is a hit.
         options: see `chexlocalize.OPTIONS`.
@@ -49,10 +52,15 @@ def score_segmentations(
     content = read_json(predicted_path)
     points = _is_point_table(content)
     predicted = _table(predicted_path, points)
-    keys = [(t.image, t.category.lower()) for t in truths]
-    if not set(keys) & set(predicted):
+    known = {key_of(sample) for sample in truths}
+    if not known & set(predicted):
         raise UserError(f"{predicted_path}: no image and class in common with {truth_path.name}")
+    names = {sample.category.lower(): sample.category for sample in truths}
+    unlisted = [key for key in predicted if key[1] in names and key not in known and key not in truth]
+    size = truths[0].mask.shape[0]
+    samples = [*truths, *(negative(image, names[name], size) for image, name in unlisted)]
     rows = []
+    keys = [key_of(sample) for sample in samples]
     for key in keys:
         where = f"{predicted_path.name}, image {key[0]}, class {key[1]}"
         true = _checked(truth.get(key), f"{truth_path.name}, image {key[0]}, class {key[1]}")
@@ -67,12 +75,17 @@ def score_segmentations(
         dice = 2 * common / (true_pixels + pixels)
     values = presence_values(iou, dice, hit, (true_pixels > 0) & (pixels > 0))
     return PresenceScores(
-        truths=tuple(truths),
+        truths=tuple(samples),
         options=options,
         values={"pointing": hit} if points else values,
         predicted_pixels=pixels[:, None],
         truth_pixels=true_pixels,
     )
+
+
+def key_of(sample: Truth) -> tuple[str, str]:
+    """The image of a sample and its class in lower case."""
+    return sample.image, sample.category.lower()
 
 
 def _table(path: Path, points: bool) -> Table:

@@ -48,10 +48,19 @@ class MetricTable:
 
 @dataclass(frozen=True)
 class Baseline:
-    """Another system on the same samples: its metrics, and the paired differences to it."""
+    """Another system on the same samples: its metrics, and the paired differences to it.
+
+    Attributes:
+        metrics: the table of each metric.
+        difference: the system's metrics minus these.
+        n_per_category: the number of samples of each category; more than the system's if this baseline's file has
+            predictions on further images.
+        made_from: a description.
+    """
 
     metrics: Mapping[str, MetricTable]
     difference: Mapping[str, MetricTable]
+    n_per_category: Mapping[str, int]
     made_from: str = ""
 
     def to_json(self) -> JsonObject:
@@ -111,24 +120,26 @@ class Summary:
             f"{self.n} samples in {len(self.n_per_category)} categories. Mean [95 % {self.bootstrap.interval} "
             f"bootstrap interval, {self.bootstrap.resamples} resamples of {self.bootstrap.unit}s].",
             "",
-            *self._table(self.metrics),
+            *_table(self.metrics, self.n_per_category),
             "",
             *self.facts.remarks,
         ]
         for name, baseline in self.baselines.items():
-            lines += ["", f"## Baseline: {name}", "", *self._table(baseline.metrics)]
-            lines += ["", "Difference to it on the same samples (paired):", "", *self._table(baseline.difference)]
+            counts = baseline.n_per_category
+            lines += ["", f"## Baseline: {name}", "", *_table(baseline.metrics, counts)]
+            lines += ["", "Difference to it on the same samples (paired):", "", *_table(baseline.difference, counts)]
         return "\n".join(lines) + "\n"
 
-    def _table(self, metrics: Mapping[str, MetricTable]) -> list[str]:
-        titles = [BY_NAME[metric].title for metric in metrics]
-        lines = [f"| | n | {' | '.join(titles)} |", "|---|---|" + "---|" * len(metrics)]
-        rows = [("**all categories**", self.n, [table.overall for table in metrics.values()])]
-        for name, n in self.n_per_category.items():
-            rows.append((name, n, [table.per_category[name] for table in metrics.values()]))
-        for name, count, intervals in rows:
-            lines.append(f"| {name.replace('|', '/')} | {count} | {' | '.join(map(str, intervals))} |")
-        return lines
+
+def _table(metrics: Mapping[str, MetricTable], counts: Mapping[str, int]) -> list[str]:
+    titles = [BY_NAME[metric].title for metric in metrics]
+    lines = [f"| | n | {' | '.join(titles)} |", "|---|---|" + "---|" * len(metrics)]
+    rows = [("**all categories**", sum(counts.values()), [table.overall for table in metrics.values()])]
+    for name, n in counts.items():
+        rows.append((name, n, [table.per_category[name] for table in metrics.values()]))
+    for name, count, intervals in rows:
+        lines.append(f"| {name.replace('|', '/')} | {count} | {' | '.join(map(str, intervals))} |")
+    return lines
 
 
 class Resampled:
@@ -200,6 +211,11 @@ class Resampled:
         """The tables of all metrics."""
         return {metric: self.table(metric) for metric in self.scores.metrics}
 
+    def on(self, other: Scores) -> "Resampled":
+        """These scores on the samples of `other`, see `Scores.on`."""
+        wider = self.scores.on(other.truths)
+        return self if wider is self.scores else Resampled(wider, self.bootstrap)
+
     def minus(self, other: "Resampled") -> dict[str, MetricTable]:
         """The paired differences of the metrics that both have, with 95 % limits.
 
@@ -233,26 +249,36 @@ def summarise(
     Args:
         scores: the scores of the system.
         bootstrap: how intervals are computed.
-        baselines: scores of other systems on the same samples, by name.
+        baselines: scores of other systems on the same samples, by name. They may end with further negatives, on which
+            this system predicts nothing; its own tables leave them out.
         made_from: descriptions of baselines, by name.
         about: further entries of summary.json.
     """
     own = Resampled(scores, bootstrap)
     others = {name: Resampled(other, bootstrap) for name, other in (baselines or {}).items()}
-    counts = scores.by_category(np.ones(len(scores.truths), bool))
     return Summary(
         protocol=scores.options.protocol,
         compatible=scores.options.compatible,
-        n_per_category=counts,
+        n_per_category=_counts(scores),
         facts=scores.facts(bootstrap),
         bootstrap=bootstrap,
         metrics=own.tables(),
         baselines={
-            name: Baseline(other.tables(), own.minus(other), (made_from or {}).get(name, ""))
+            name: Baseline(
+                other.tables(),
+                own.on(other.scores).minus(other),
+                _counts(other.scores),
+                (made_from or {}).get(name, ""),
+            )
             for name, other in others.items()
         },
         about=about or {},
     )
+
+
+def _counts(scores: Scores) -> dict[str, int]:
+    """The number of samples of each category."""
+    return scores.by_category(np.ones(len(scores.truths), bool))
 
 
 PER_SAMPLE_COLUMNS = ("id", "image", "label_text", "category", "metric", "threshold", "value", "note", "patient")

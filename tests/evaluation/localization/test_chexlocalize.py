@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -320,6 +321,58 @@ def test_what_the_benchmark_lacks_counts_as_predicted_empty(sample_files, tmp_pa
     (tmp_path / "small.json").write_text(json.dumps({first: {"Cardiomegaly": smaller}}))
     with pytest.raises(UserError, match=r"class cardiomegaly: its mask is for \[2, 2\]"):
         score_segmentations(read_truth(sample_files[0]), sample_files[0], tmp_path / "small.json", PROTOCOL.options)
+
+
+@pytest.mark.parametrize("compatible", [False, True])
+def test_predictions_on_images_that_the_truth_does_not_list_give_the_official_numbers(goldens, tmp_path, compatible):
+    folder = goldens / "chexlocalize_synthetic"
+    expected = json.loads((folder / "expected.json").read_text())
+    assert main([
+        "score", "--protocol", "chexlocalize", "--truth", str(folder / "gt_segmentations.json"), "--segmentations",
+        str(folder / "segmentations.json"), "--out", str(tmp_path), *(["--compatible"] if compatible else []),
+    ]) == 0  # fmt: skip
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    with open(tmp_path / "per_sample.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for metric in ("iou", "iou_true_positive"):
+        means = summary["metrics"][metric]["per_category"]
+        assert {name: round(table["mean"], 6) for name, table in means.items()} == expected[metric]
+        scored = Counter(row["category"] for row in rows if row["metric"] == metric and row["value"])
+        assert scored == expected[f"{metric}_n"]
+    assert len({row["image"] for row in rows}) > expected["listed_images"]
+
+
+def write_masks(path, table):
+    """An RLE JSON of {image: {class: mask}}."""
+
+    def rle(mask):
+        encoded = coco_mask.encode(np.asfortranarray(mask, np.uint8))
+        return {"size": list(encoded["size"]), "counts": encoded["counts"].decode()}
+
+    content = {image: {name: rle(mask) for name, mask in classes.items()} for image, classes in table.items()}
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_a_benchmark_pays_for_false_alarms_on_images_that_neither_the_truth_nor_the_system_lists(tmp_path):
+    disc, none = np.eye(30) > 0, np.zeros((30, 30), bool)
+    truth = write_masks(
+        tmp_path / "truth.json", {"a": {"Edema": disc, "Mass": none}, "b": {"Edema": none, "Mass": disc}}
+    )
+    perfect = {"a": {"Edema": disc}, "b": {"Mass": disc}}
+    system = write_masks(tmp_path / "system.json", {**perfect, "c": {"Edema": disc}})
+    reader = {**perfect, "c": {"Edema": none}, "d": {"Edema": disc, "Gout": disc}, "e": {"Mass": disc, "Edema": disc}}
+    reader = write_masks(tmp_path / "reader.json", reader)
+    settings = LocalizationSettings(protocol="chexlocalize", bootstrap=20)
+    summary = score_files(truth, None, tmp_path / "out", settings, segmentations=system, benchmarks=[reader])
+    assert summary["n_per_category"] == {"Edema": 3, "Mass": 2}
+    assert sum(summary["outcomes"]["false positives"].values()) == 1
+    own, other = summary["metrics"]["iou"], summary["baselines"]["reader"]["metrics"]["iou"]
+    assert own["per_category"]["Edema"]["mean"] == 1 / 2  # a; c is a false alarm
+    assert other["per_category"]["Edema"]["mean"] == 1 / 3 and other["per_category"]["Mass"]["mean"] == 1 / 2
+    difference = summary["baselines"]["reader"]["difference"]["iou"]["per_category"]
+    assert difference["Edema"]["mean"] == pytest.approx(1 / 6) and difference["Mass"]["mean"] == 1 / 2
+    assert "| Edema | 5 |" in (tmp_path / "out" / "summary.md").read_text()  # a, b, c, d, e
 
 
 def test_a_point_inside_is_a_hit_and_a_missing_point_a_miss(sample_files, tmp_path):
