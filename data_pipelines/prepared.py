@@ -19,6 +19,7 @@ from afloc_jax.files import Path, matching, read_json, user_path, write_whole
 from afloc_jax.settings import Json
 from data_pipelines.building.account import BuildReport
 from data_pipelines.building.build import Arguments, Call, build, clear, lock
+from data_pipelines.building.exclusion import exclusion_lists
 from data_pipelines.building.expected_files import IncompleteDataError
 from data_pipelines.cache import copied
 from data_pipelines.reading import RecordSource
@@ -30,7 +31,7 @@ _HASH_LENGTH = 10
 Fingerprint = list[tuple[str, int, int]]
 """The relative path, size and time of change (nanoseconds) of each file."""
 Files = Fingerprint | tuple[Fingerprint, dict[str, Fingerprint]]
-"""The files of the raw folder, and those of other folders by the builder argument that names the folder."""
+"""The files of the raw folder, and those outside of it by the builder argument that names them or their folder."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,7 @@ def _hash(value: "Json | Files") -> str:
 
 
 def _files(call: Call) -> Files:
-    """The files that a build reads: those of the raw folder and of folders named by arguments."""
+    """The files that a build reads: those of the raw folder, and those that arguments name."""
     apart = {}
     for name in call.builder_class.FOLDERS:
         if folder := call.arguments.get(name):
@@ -192,6 +193,8 @@ def _files(call: Call) -> Files:
             if not path.is_dir():
                 raise UserError(f"no folder {str(folder)!r}, named by the builder argument {name}")
             apart[name] = _fingerprint(path)
+    if lists := exclusion_lists(call.arguments.get("exclude")):
+        apart["exclude"] = [(str(path), (s := path.stat()).st_size, s.st_mtime_ns) for path in lists]
     own = _fingerprint(call.raw)
     return (own, apart) if apart else own
 

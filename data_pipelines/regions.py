@@ -75,6 +75,15 @@ class Box:
     def xywh(self) -> tuple[float, float, float, float]:
         return self.x, self.y, self.width, self.height
 
+    def resized(self, across: float, down: float) -> "Box":
+        """The box on a copy of its image that is `across` times as wide and `down` times as high."""
+        return Box(self.x * across, self.y * down, self.width * across, self.height * down)
+
+    def reaches_beyond(self, height: int, width: int) -> bool:
+        """Whether a part of the box, rounded to whole pixels, lies outside an image of that size."""
+        right, bottom = self.x + self.width, self.y + self.height
+        return min(round(self.x), round(self.y)) < 0 or round(right) > width or round(bottom) > height
+
 
 @dataclass(frozen=True)
 class RelativeBox:
@@ -144,6 +153,15 @@ class CocoRuns:
     def mask(self, height: int, width: int) -> Bool[np.ndarray, "{height} {width}"]:
         runs = self.runs(height, width)
         return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width, order="F")
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """The width and height of the image that the runs were drawn on; None if malformed, so that `mask` says why."""
+        try:
+            height, width = (int(side) for side in self.rle["size"])
+        except (KeyError, TypeError, ValueError):
+            return None
+        return width, height
 
     @property
     def empty(self) -> bool:

@@ -15,6 +15,14 @@ def add(command: Parser) -> None:
     command.add_argument("--out", type=path, required=True, metavar="DIR", help="folder of prepared records")
     add_builder(command)
     command.add_argument(
+        "--exclude",
+        action="append",
+        type=path,
+        default=[],
+        metavar="FILE",
+        help="patients to leave out: one a line, or a CSV file with a column of patients; repeatable",
+    )
+    command.add_argument(
         "--workers",
         type=count,
         default=0,
@@ -35,6 +43,8 @@ def run(given: Namespace) -> int:
     from data_pipelines.prepared import prepare
 
     builder = dict(given.builder)
+    if given.exclude:
+        builder["exclude"] = [str(file) for file in given.exclude]
     prepared = prepare(given.name, given.out, raw=given.raw, builder=builder, workers=given.workers, beam=given.beam)
     report = prepared.report
     counts = ", ".join(f"{split} {count}" for split, count in report.records.items())
@@ -43,6 +53,11 @@ def run(given: Namespace) -> int:
         print("left out: " + ", ".join(f"{reason} {count}" for reason, count in report.dropped.items()))
     if report.rejected:
         print(f"{len(report.rejected)} images rejected, named in build_report.json there")
+    if report.boxes_outside:
+        boxes, images = sum(report.boxes_outside.values()), len(report.boxes_outside)
+        print(f"{boxes} boxes of {images} images reach beyond them and were cut, named in build_report.json there")
+    for note in report.notes:
+        print(note)
     page = prepared.folder / "overview.html"
     if not (given.no_overview or page.is_file()):
         print_overview(page, given.name, prepared)

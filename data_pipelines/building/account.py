@@ -33,6 +33,9 @@ class BuildReport:
         patients: the number of patients in each split, where they are known.
         dropped: reason -> number of images that were filtered out.
         rejected: images that cannot be used.
+        boxes_outside: id of an image -> number of its boxes that reach beyond it and were cut. A box that lies wholly
+            outside rejects its image.
+        notes: sentences for the user, e.g. about patients who were looked for in vain.
     """
 
     rows: int | None
@@ -40,13 +43,15 @@ class BuildReport:
     patients: dict[str, int] = field(default_factory=dict)
     dropped: dict[str, int] = field(default_factory=dict)
     rejected: tuple[Rejected, ...] = ()
+    boxes_outside: dict[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, folder: Path) -> "BuildReport":
         """The report of a prepared folder."""
         stored = {"rows": None, **read_json(folder / REPORT, "remove the folder and prepare again")}
         rejected = tuple(Rejected(**entry) for entry in stored.pop("rejected", ()))
-        return cls(**stored, rejected=rejected)
+        return cls(**{**stored, "notes": tuple(stored.get("notes", ()))}, rejected=rejected)
 
     def plain(self) -> dict[str, Json]:
         """The content of build_report.json. The same input gives the same report."""
@@ -65,6 +70,8 @@ class Account:
         self.patients: dict[str, set[str]] = defaultdict(set)
         self.rejected: list[Rejected] = []
         self.dropped: Counter[str] = Counter()
+        self.boxes_outside: dict[str, int] = {}
+        self.notes: list[str] = []
 
     def add(self, split: str, records: int, patients: Iterable[str]) -> None:
         """Adds records of a split, with the pseudonyms of their patients."""
@@ -90,4 +97,6 @@ class Account:
             patients={split: len(self.patients[split]) for split in SPLITS if self.patients[split]},
             dropped=dict(sorted(self.dropped.items())),
             rejected=tuple(sorted(self.rejected)),
+            boxes_outside=dict(sorted(self.boxes_outside.items())),
+            notes=tuple(self.notes),
         )

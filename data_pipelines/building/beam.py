@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from afloc_jax.errors import UsageError
 from afloc_jax.files import Path, matching
-from data_pipelines.building.decode import example, rejection
+from data_pipelines.building.decode import boxes_outside, example, rejection
 from data_pipelines.building.items import Item
 from data_pipelines.images import ImageError
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Collection: TypeAlias = "apache_beam.PTransform"
 
-_REJECTED = "rejected"
+_REJECTED, _OUTSIDE = "rejected", "boxes_outside"
 _ITEMS_A_FILE = 256  # items that a worker takes at a time
 
 
@@ -32,8 +32,9 @@ def collection(items: Sequence[Item], image_size: int, seed: int, folder: Path) 
     """A Beam transform that makes the records of the items.
 
     Unusable images give no record. Their ids and the reasons are written to text files in `folder`, which
-    `read_rejected` reads. The items are written there as well, and the job contains only the names of these files: a
-    job with the items would contain report text and be too large. Workers must have access to `folder`.
+    `read_rejected` reads; so are the numbers of boxes outside their image (`read_outside`). The items are written there
+    as well, and the job contains only the names of these files: a job with the items would contain report text and be
+    too large. Workers must have access to `folder`.
     """
     beam = _beam()
     folder.mkdir(parents=True, exist_ok=True)
@@ -41,21 +42,23 @@ def collection(items: Sequence[Item], image_size: int, seed: int, folder: Path) 
     for start in range(0, len(items), _ITEMS_A_FILE):
         files.append(folder / f"items-{start:09d}.pickle")
         files[-1].write_bytes(pickle.dumps(list(enumerate(items[start : start + _ITEMS_A_FILE], start))))
-    rejected = folder / _REJECTED
 
     def records(file: str) -> Iterator[Any]:  # Beam reads these annotations when it runs
         for number, item in pickle.loads(Path(file).read_bytes()):  # trusted: written by this build
             result = example(item, image_size, seed)
             if isinstance(result, ImageError):
                 yield beam.pvalue.TaggedOutput(_REJECTED, json.dumps([item.id, rejection(item, result)]))
-            else:
-                yield number, result.encoded()
+                continue
+            if outside := boxes_outside(result):
+                yield beam.pvalue.TaggedOutput(_OUTSIDE, json.dumps([item.id, outside]))
+            yield number, result.encoded()
 
     class Records(beam.PTransform):  # type: ignore[misc]
         def expand(self, pipeline: Any) -> Any:
             made = pipeline | beam.Create([str(file) for file in files]) | beam.Reshuffle()
-            made = made | beam.FlatMap(records).with_outputs(_REJECTED, main="records")
-            _ = made[_REJECTED] | beam.io.WriteToText(str(rejected))
+            made = made | beam.FlatMap(records).with_outputs(_REJECTED, _OUTSIDE, main="records")
+            for name in (_REJECTED, _OUTSIDE):
+                _ = made[name] | f"write {name}" >> beam.io.WriteToText(str(folder / name))
             return made["records"]
 
     return Records()
@@ -63,10 +66,21 @@ def collection(items: Sequence[Item], image_size: int, seed: int, folder: Path) 
 
 def read_rejected(folder: Path) -> Iterator[tuple[str, str]]:
     """The id and the reason of each unusable image, from the `folder` of a `collection`."""
-    for path in matching(folder, f"{_REJECTED}-*"):
+    for image, reason in _read(folder, _REJECTED):
+        yield image, str(reason)
+
+
+def read_outside(folder: Path) -> Iterator[tuple[str, int]]:
+    """The id of each image with boxes outside of it, and their number, from the `folder` of a `collection`."""
+    for image, outside in _read(folder, _OUTSIDE):
+        yield image, int(outside)
+
+
+def _read(folder: Path, name: str) -> Iterator[tuple[str, str | int]]:
+    for path in matching(folder, f"{name}-*"):
         for line in path.read_text(encoding="utf-8").splitlines():
-            image, reason = json.loads(line)
-            yield image, reason
+            image, about = json.loads(line)
+            yield image, about
 
 
 def _beam(module: str = "") -> ModuleType:

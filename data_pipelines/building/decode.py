@@ -2,10 +2,12 @@
 
 from functools import reduce
 
+import cv2
 import numpy as np
+from jaxtyping import Bool
 
 from data_pipelines.building.items import AnnotatedFinding, Item, pseudonym
-from data_pipelines.images import Geometry, ImageError, encode_png, read_image
+from data_pipelines.images import LARGEST_PIXELS, Geometry, ImageError, encode_png, read_image
 from data_pipelines.records import Finding, Record
 from data_pipelines.regions import Box, MaskFile, RelativeBox, run_lengths
 from data_pipelines.slides import read_slide
@@ -18,7 +20,8 @@ def example(item: Item, image_size: int, seed: int) -> Record | ImageError:
     try:
         image = read_slide(item.image, image_size) if item.slide else read_image(item.image)
         geometry = Geometry(image.shape[0], image.shape[1], image_size)
-        findings = [_finding(finding, geometry) for finding in item.findings]
+        annotated = _annotated(item, geometry)
+        findings = [_finding(finding, geometry, annotated) for finding in item.findings]
     except ImageError as error:
         return error
     return Record(
@@ -42,19 +45,58 @@ def rejection(item: Item, error: ImageError) -> str:
     return str(error).removeprefix(f"{item.image.name}: ")
 
 
-def _finding(finding: AnnotatedFinding, geometry: Geometry) -> Finding:
-    size = (geometry.height, geometry.width)
+def boxes_outside(record: Record) -> int:
+    """The number of boxes of a record that reach beyond its image. Their masks are cut at its border."""
+    boxes = (Box(*box) for finding in record.findings for box in finding.boxes)
+    return sum(box.reaches_beyond(record.height, record.width) for box in boxes)
+
+
+def _annotated(item: Item, image: Geometry) -> Geometry:
+    """The geometry of the image that the regions of an item were drawn on: that of `image`, or of a larger or smaller
+    copy of it, which has the same square.
+
+    Raises ImageError if the two differ by more than a resize that keeps the aspect.
+    """
+    if item.annotated_size is None or not item.findings:
+        return image
+    width, height = item.annotated_size
+    possible = min(width, height) >= 1 and width * height <= LARGEST_PIXELS
+    if not possible or not _is_resized(width, height, image.width, image.height):
+        raise ImageError(
+            f"{item.image.name}: its annotations are for an image of {width} x {height} pixels; this one has "
+            f"{image.width} x {image.height}, which is no plain resize of it"
+        )
+    return Geometry(height, width, image.side)
+
+
+def _is_resized(width: int, height: int, new_width: int, new_height: int) -> bool:
+    """Whether one factor gives both new sides, each rounded to a whole pixel, up or down."""
+    sides = ((width, new_width), (height, new_height))
+    return max((new - 1) / old for old, new in sides) < min((new + 1) / old for old, new in sides)
+
+
+def _on_image(mask: Bool[np.ndarray, "_ _"], image: Geometry) -> Bool[np.ndarray, "_ _"]:
+    """The mask of the annotated image on its resized copy: pixels of which at least half is covered."""
+    if mask.shape == (image.height, image.width):
+        return mask
+    coverage = cv2.resize(mask.astype(np.float32), (image.width, image.height), interpolation=cv2.INTER_AREA)
+    return np.asarray(coverage >= min(0.5, float(coverage.max())))
+
+
+def _finding(finding: AnnotatedFinding, image: Geometry, annotated: Geometry) -> Finding:
+    size = (annotated.height, annotated.width)
     regions = [r.box(*size) if isinstance(r, RelativeBox) else r for r in finding.regions]
-    boxes = [region for region in regions if isinstance(region, Box)]
+    across, down = image.width / annotated.width, image.height / annotated.height
+    boxes = [region.resized(across, down) for region in regions if isinstance(region, Box)]
     masks = [region.mask(*size) for region in regions]
     united = reduce(np.logical_or, masks)
     if not united.any():
         names = ", ".join(region.path.name for region in regions if isinstance(region, MaskFile))
         raise ImageError(f"{names}: the mask is empty" if names else "the mask of a finding is empty")
     if len(boxes) == len(regions):  # only boxes: they are rounded as in the published scores
-        square = reduce(np.logical_or, [box.on_square(geometry) for box in boxes])
+        square = reduce(np.logical_or, [box.on_square(image) for box in boxes])
     else:
-        square = geometry.mask_to_square(united)
+        square = annotated.mask_to_square(united)
     xywh = tuple(box.xywh for box in boxes)
-    runs = "" if len(boxes) == len(regions) else run_lengths(united)
+    runs = "" if len(boxes) == len(regions) else run_lengths(_on_image(united, image))
     return Finding(finding.label, finding.prompt, encode_png(square), xywh, finding.annotator, runs)

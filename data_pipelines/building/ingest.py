@@ -2,7 +2,7 @@
 
 import abc
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
 from itertools import islice
@@ -17,6 +17,7 @@ from data_pipelines.building import beam, shards
 from data_pipelines.building.account import Account
 from data_pipelines.building.arguments import check_choices
 from data_pipelines.building.decode import example
+from data_pipelines.building.exclusion import exclusion_lists, patients_of
 from data_pipelines.building.items import SPLITS, Item, pseudonym
 from data_pipelines.constants import IMAGE_SIZE
 from data_pipelines.images import ImageError
@@ -38,6 +39,7 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=
         workers: threads that decode images (decoders release the interpreter lock); 0 for one per CPU.
         journal: the folder of finished shards, from which an interrupted build continues; None starts a new build.
         beam: whether to build with Apache Beam, on the runner of the download configuration.
+        exclude: files that list patients to leave out, see `exclusion.read_patients`.
 
     An unusable image is reported and left out.
     """
@@ -55,6 +57,7 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=
         workers: int = 0,
         journal: str | Path | None = None,
         beam: bool = False,
+        exclude: Iterable[str] = (),
         **kwargs: Any,
     ):
         self.raw, self.image_size, self.seed = Path(raw), int(image_size), int(seed)
@@ -62,6 +65,7 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=
         self.journal, self.beam = files.Path(journal) if journal else None, bool(beam)
         if not 16 <= self.image_size <= 4096:
             raise UsageError(f"image_size is {image_size}, must lie between 16 and 4096 pixels")
+        self.exclude = exclusion_lists([exclude] if isinstance(exclude, str) else list(exclude))
         self.account = Account(max_bad_fraction)
         check_choices(self)
         super().__init__(**{"file_format": "array_record", **kwargs})
@@ -69,6 +73,23 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=
     @abc.abstractmethod
     def items(self) -> list[Item]:
         """All usable rows of the raw folder with their splits. Dropped rows are counted in `self.account`."""
+
+    def not_excluded(self, items: list[Item]) -> list[Item]:
+        """The items without the patients of the lists in `exclude`. They are counted, and how many of the lists' are
+        in the tables is noted: none if the lists write patients in another way.
+
+        Raises UsageError if no item names a patient.
+        """
+        if not self.exclude:
+            return items
+        excluded, there = patients_of(self.exclude), {item.patient for item in items} - {""}
+        if not there:
+            raise UsageError("--exclude: this data set does not name patients, so none can be left out")
+        kept = [item for item in items if item.patient not in excluded]
+        self.account.dropped.update({"patient of an exclusion list": len(items) - len(kept)} if kept != items else {})
+        found = len(excluded & there)
+        self.account.notes.append(f"exclude: {found:,} of {len(excluded):,} patients of the lists are in the tables")
+        return kept
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(builder=self, features=record_features(), disable_shuffling=True)
@@ -123,6 +144,7 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=
             rejected = dict(beam.read_rejected(self._beam_files / split))
             for image, reason in rejected.items():
                 self.account.reject(image, reason)
+            self.account.boxes_outside.update(beam.read_outside(self._beam_files / split))
             kept = [item for item in items if item.id not in rejected]
             self.account.add(split, len(kept), {pseudonym(item.patient, self.seed) for item in kept} - {""})
         self._beam_files.rmtree(missing_ok=True)

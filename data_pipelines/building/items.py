@@ -37,6 +37,9 @@ class Item:
     study: str = ""  # the identifier of the table, which is never written
     sections: dict[str, str] = field(default_factory=dict)
     labels: dict[str, int] = field(default_factory=dict)  # 1 present, 0 absent, -1 uncertain; unknown ones are missing
+    # Width and height of the image that the regions were drawn on, of which the file may be a resized copy; None where
+    # nothing states them.
+    annotated_size: tuple[int, int] | None = None
     slide: bool = False  # whether the image is a TIFF pyramid, of which one level is read
     fault: str = ""  # the reason of its rejection, if it is known before the image is decoded
 

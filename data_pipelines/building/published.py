@@ -30,7 +30,7 @@ class PublishedBuilder(FolderBuilder, skip_registration=True):  # type: ignore[c
             rows of the training side.
         prompt: the prompt of a class; "{finding}" is replaced by its name in lower case.
         compatible: whether to clean reports as the published release does.
-        raw, image_size, seed, max_bad_fraction, workers, journal, beam: see FolderBuilder.
+        raw, image_size, seed, max_bad_fraction, workers, journal, beam, exclude: see FolderBuilder.
     """
 
     FILES: ClassVar[tuple[Files, ...]] = ()
@@ -71,7 +71,10 @@ class PublishedBuilder(FolderBuilder, skip_registration=True):  # type: ignore[c
         self.account.rows += len(items)
         unnamed = self.unnamed(items)
         self.account.rows += len(unnamed)
-        items = [*self._present(items), *unnamed]
+        for item in items:
+            if item.fault:
+                self.account.reject(item.id, item.fault)
+        items = self.not_excluded([*self._present([item for item in items if not item.fault]), *unnamed])
         without_patient = any(not item.patient for item in items)
         drop = self.leaks == "drop"
         kept = assign_splits(items, self.fractions, self.seed, self.workers, without_patient, drop)

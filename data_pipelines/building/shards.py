@@ -19,7 +19,7 @@ from tqdm import tqdm
 from afloc_jax.errors import UserError
 from afloc_jax.files import Path, read_json, write_whole
 from data_pipelines.building.account import Account
-from data_pipelines.building.decode import rejection
+from data_pipelines.building.decode import boxes_outside, rejection
 from data_pipelines.building.items import Item
 from data_pipelines.images import ImageError
 from data_pipelines.records import Record
@@ -69,6 +69,7 @@ def write(
                 for image, reason in part.content.rejected:
                     account.reject(image, reason)
             account.add(part.split, part.content.records, part.content.patients)
+            account.boxes_outside.update(part.content.boxes_outside)
     published = []
     for split in by_split:
         kept = [(part.path, part.content) for part in parts if part.split == split and part.content]
@@ -86,6 +87,7 @@ class _Content:
     bytes: int = 0
     rejected: list[tuple[str, str]] = field(default_factory=list)  # image, reason
     patients: list[str] = field(default_factory=list)  # pseudonyms
+    boxes_outside: dict[str, int] = field(default_factory=dict)  # image -> boxes that reach beyond it
 
 
 class _Part:
@@ -128,6 +130,8 @@ def _write(
         content.records += 1
         content.bytes += len(data)
         patients.update({result.patient} - {""})
+        if outside := boxes_outside(result):
+            content.boxes_outside[item.id] = outside
     writer.close()
     temporary.replace(part.path)
     content.patients = sorted(patients)

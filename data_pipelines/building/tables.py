@@ -5,12 +5,14 @@ import gzip
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 from xml.etree import ElementTree
 
 from afloc_jax.errors import UserError
+from data_pipelines.images import ImageError
+from data_pipelines.regions import Box
 
 csv.field_size_limit(sys.maxsize)  # a cell may hold a report or a run-length mask
 
@@ -34,6 +36,19 @@ def labels_of(row: dict[str, str], names: Iterable[str], where: str) -> dict[str
             except (KeyError, ValueError):
                 raise UserError(f"{where}, column {name}: a label is none of 1, 0, -1 and an empty cell") from None
     return labels
+
+
+def box_of(row: Mapping[str, str], columns: Sequence[str], where: str) -> Box:
+    """The box in four columns: x, y, width, height. Raises ImageError that names `where` and the column, no cell."""
+    numbers = []
+    for column in columns:
+        try:
+            numbers.append(float(row[column]))
+        except ValueError:
+            raise ImageError(f"{where}, column {column}: not a number") from None
+    if len(numbers) != 4:
+        raise ImageError(f"{where}: a box needs four numbers")
+    return Box(*numbers)
 
 
 _REST = "\0"  # key of the cells beyond the header; no column has this name

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 from published import any_count, box_mask, build, dicom_file, image_file, json_file, refused, rows_file
+from raw_folders import SECRET
 
 from data_pipelines.builders.nih import nih_dataset_builder
 from data_pipelines.builders.nih.nih_dataset_builder import CLASSES
@@ -24,11 +25,11 @@ def labels(record):
 
 def rsna(raw):
     for seed, name in enumerate(("0004cfab", "00436515", "00704310")):
-        dicom_file(raw / "stage_2_train_images" / f"{name}.dcm", seed)
+        dicom_file(raw / "stage_2_train_images" / f"{name}.dcm", seed, 1024, 1024)
     rows = [
         ["0004cfab", "", "", "", "", 0],
-        ["00436515", 4.0, 12.0, 8.0, 10.0, 1],
-        ["00436515", 16.0, 12.0, 8.0, 9.0, 1],
+        ["00436515", 264.0, 152.0, 213.0, 379.0, 1],
+        ["00436515", 562.0, 152.0, 256.0, 453.0, 1],
         ["00704310", "", "", "", "", 0],
     ]
     rows_file(raw / "stage_2_train_labels.csv", "patientId,x,y,width,height,Target", rows)
@@ -43,8 +44,8 @@ def test_rsna_boxes_of_an_image_are_one_finding(tmp_path):
     assert set(account["splits"].values()) == {"test"} and len(records) == 3
     record = records["00436515"]
     assert labels(record) == [("Pneumonia", "Findings suggesting pneumonia.", 2)]
-    assert record.findings[0].boxes == ((4, 12, 8, 10), (16, 12, 8, 9))
-    expected = box_mask(224, 224, (28 + 22, 67, 44, 56), (28 + 89, 67, 44, 50))
+    assert record.findings[0].boxes == ((264, 152, 213, 379), (562, 152, 256, 453))
+    expected = box_mask(224, 224, (57, 33, 46, 82), (122, 33, 56, 99))  # 224 / 1024 pixels a pixel, floored
     np.testing.assert_array_equal(record.findings[0].mask, expected)
     assert record.labels == {"pneumonia": 1, "lung opacity": 1}
     assert records["0004cfab"].labels == {"pneumonia": 0, "no lung opacity / not normal": 1}
@@ -54,10 +55,15 @@ def test_rsna_boxes_of_an_image_are_one_finding(tmp_path):
 def test_rsna_tables_and_counts_are_checked(tmp_path):
     rsna(tmp_path / "raw")
     assert "3 files, the data set has 26,684" in refused(tmp_path, "rsna")
-    rows_file(
-        tmp_path / "raw" / "stage_2_train_labels.csv", "patientId,x,y,width,height,Target", [["a", 1, 2, "?", 4, 1]]
-    )
-    assert "line 2" in refused(tmp_path, "rsna", partial=True)
+    table, header = tmp_path / "raw" / "stage_2_train_labels.csv", "patientId,x,y,width,height,Target"
+    rows = [["0004cfab", 1, 2, SECRET, 4, 1], ["00436515", 1, 2, 3, 4, SECRET], ["00704310", "", "", "", "", 0]]
+    rows_file(table, header, rows)
+    assert "row 2, column width" in refused(tmp_path, "rsna", partial=True)
+    _, account = build(tmp_path, "rsna", max_bad_fraction=1)
+    assert account["records"] == {"test": 1} and account["rejected"] == [
+        {"image": "0004cfab", "reason": "stage_2_train_labels.csv, row 2, column width: not a number"},
+        {"image": "00436515", "reason": "stage_2_train_labels.csv, row 3, column Target: neither 0 nor 1"},
+    ]
 
 
 # --- SIIM ---------------------------------------------------------------------------------------------------------
@@ -98,7 +104,7 @@ NIH_HEADER = (
 def nih(raw):
     names = ["00000001_000.png", "00000001_001.png", "00000002_000.png", "00000013_026.png"]
     for seed, name in enumerate(names):
-        image_file(raw / f"images_00{1 + seed % 2}" / "images" / name, seed)
+        image_file(raw / f"images_00{1 + seed % 2}" / "images" / name, seed, *((1024, 1024) if seed == 3 else (40, 30)))
     found = ["Cardiomegaly", "Cardiomegaly|Emphysema", "No Finding", "Infiltration|Pleural_Thickening"]
     rows = [[name, label, 0, int(name[:8]), "058Y", "M", "PA", 2682, 2749, 0.143, 0.143, ""]
             for name, label in zip(names, found, strict=True)]  # fmt: skip
@@ -211,12 +217,12 @@ def test_vindr_readers_are_united_or_kept_apart_and_labels_are_their_majority(tm
 
 def test_chestx_det_polygons_or_boxes(tmp_path):
     raw = tmp_path / "raw"
-    image_file(raw / "train_data" / "36199.png", 1)
-    image_file(raw / "test_data" / "36346.png", 2)
-    square = [[4, 10], [14, 10], [14, 30], [4, 30]]
+    image_file(raw / "train_data" / "36199.png", 1, 1024, 1024)
+    image_file(raw / "test_data" / "36346.png", 2, 1024, 1024)
+    square = [[128, 256], [448, 256], [448, 768], [128, 768]]
     entry = {"file_name": "36199.png", "syms": ["Effusion", "Effusion", "Diffuse Nodule"],
-             "boxes": [[4, 10, 14, 30], [20, 20, 26, 30], [2, 2, 8, 8]],
-             "polygons": [square, [[20, 20], [26, 20], [26, 30]], [[2, 2], [8, 2], [8, 8]]]}  # fmt: skip
+             "boxes": [[128, 256, 448, 768], [640, 512, 832, 768], [64, 64, 256, 256]],
+             "polygons": [square, [[640, 512], [832, 512], [832, 768]], [[64, 64], [256, 64], [256, 256]]]}  # fmt: skip
     json_file(raw / "ChestX_Det_train.json", [entry])
     json_file(raw / "ChestX_Det_test.json", [{"file_name": "36346.png", "syms": [], "boxes": [], "polygons": []}])
     assert "ChestX_Det_train.json and ChestX_Det_test.json: 2 entries, the data set has 3,578" in refused(
@@ -229,11 +235,16 @@ def test_chestx_det_polygons_or_boxes(tmp_path):
                               ("Diffuse Nodule", "Findings suggesting diffuse nodule.", 0)]  # fmt: skip
     assert record.labels["effusion"] == 1 and sum(record.labels.values()) == 2 and len(record.labels) == 13
     inside = record.findings[0].mask
-    assert inside[SQUARE.top + 100, SQUARE.left + 50] and not inside[SQUARE.top + 100, SQUARE.left + 100]
+    assert inside[56:168, 28:98].all() and inside.sum() < 112 * 70 + 42 * 56 and not inside[100, 110]
     records, _ = build(tmp_path, "chestx_det", regions="boxes")
-    assert records["train/36199.png"].findings[0].boxes == ((4, 10, 10, 20), (20, 20, 6, 10))
+    assert records["train/36199.png"].findings[0].boxes == ((128, 256, 320, 512), (640, 512, 192, 256))
     json_file(raw / "ChestX_Det_test.json", [{"file_name": "36346.png", "syms": ["Mass"], "boxes": [], "polygons": []}])
-    assert "entry 0: not a file name, classes and regions" in refused(tmp_path, "chestx_det", partial=True)
+    wrong = "ChestX_Det_test.json, entry 0, syms and polygons: not as many regions as classes, or malformed"
+    assert f"36346.png: {wrong}" in refused(tmp_path, "chestx_det", partial=True)
+    json_file(raw / "ChestX_Det_test.json", [{"name": SECRET}])
+    records, account = build(tmp_path, "chestx_det", max_bad_fraction=0.5)
+    where = "ChestX_Det_test.json, entry 0"
+    assert account["rejected"] == [{"image": where, "reason": f"{where}, file_name: missing"}] and len(records) == 1
     json_file(raw / "ChestX_Det_test.json", [{"file_name": "36346.png", "syms": ["Mass"], "polygons": [[[1, 2]]]}])
     assert "36346.png: a polygon needs three finite corners" in refused(tmp_path, "chestx_det", partial=True)
 

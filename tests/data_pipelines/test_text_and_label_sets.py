@@ -89,7 +89,15 @@ def test_padchest_gr_boxes_are_shares_of_the_image(tmp_path):
     records, _ = build(tmp_path, "padchest_gr", language="es")
     assert records["x.png"].sentences == ["pequeno derrame izquierdo", "corazon normal"]
     json_file(raw / "grounded_reports_20240819.json", [{"StudyID": "s9", "ImageID": "x.png", "findings": [normal]}])
-    assert "entry 0" in refused(tmp_path, "padchest_gr", partial=True)
+    assert "entry 0: not an image of a study in master_table.csv" in refused(tmp_path, "padchest_gr", partial=True)
+    json_file(raw / "grounded_reports_20240819.json", [
+        {"StudyID": "s1", "ImageID": "x.png", "findings": [{**abnormal, "boxes": [[0.1, 0.5, SECRET, 1]]}]},
+        {"StudyID": "s2", "ImageID": "y.png", "findings": [{**abnormal, "boxes": [[0.5, 0.5, 1.1, 0.75]]}]},
+    ])  # fmt: skip
+    records, account = build(tmp_path, "padchest_gr", max_bad_fraction=0.5)
+    wrong = "grounded_reports_20240819.json, entry 0, findings: not sentences with boxes of four numbers"
+    assert account["rejected"] == [{"image": "x.png", "reason": wrong}] and set(records) == {"y.png"}
+    assert account["boxes_outside"] == {"y.png": 1}, "a share above 1 reaches beyond the image"
     (raw / "master_table.csv").unlink()
     assert "master_table.csv is missing" in refused(tmp_path, "padchest_gr")
 
@@ -116,7 +124,44 @@ def test_roco_captions_are_filtered_by_their_words(tmp_path):
     records, _ = build(tmp_path, "roco", partial=False)
     assert records["ROCO_00015"].sentences == ["chest film", "edema is new"]
     (raw / "test" / "radiology" / "captions.txt").write_text(f"ROCO_00015 {SECRET}")
-    assert "line 1: no tab" in refused(tmp_path, "roco")
+    assert "test/radiology/captions.txt, line 1: no tab" in refused(tmp_path, "roco")
+    records, account = build(tmp_path, "roco", partial=False, max_bad_fraction=0.5)
+    assert len(records) == 3 and [entry["image"] for entry in account["rejected"]] == [
+        "test/radiology/captions.txt, line 1"
+    ]
+
+
+def roco_version_2(raw):
+    """Tables and images of version 2: the archives of images unpack to train/, or to train_images/train/."""
+    captions = {
+        "train": [("ROCOv2_2023_train_000001", "Chest X-ray, with\n effusion. 3 cm."), ("", SECRET)],
+        "valid": [("ROCOv2_2023_valid_000001", "CT of the liver.")],
+        "test": [("ROCOv2_2023_test_000001", "Frontal chest X-ray."), ("ROCOv2_2023_test_000002", "...")],
+    }
+    for number, (part, rows) in enumerate(captions.items()):
+        rows_file(raw / f"{part}_captions.csv", "ID,Caption", rows)
+        for name, _ in rows:
+            folder = raw / "train_images" / "train" if part == "train" else raw / part
+            image_file(folder / f"{name or 'ROCOv2_2023_train_000009'}.jpg", 10 * number + len(name) + len(rows))
+
+
+def test_roco_version_2_is_read_from_its_tables(tmp_path, monkeypatch):
+    raw = tmp_path / "raw"
+    roco_version_2(raw)
+    assert "train_captions.csv has 2 rows, the data set has 59,958" in refused(tmp_path, "roco")
+    records, account = build(tmp_path, "roco", max_bad_fraction=0.5)
+    splits = {"train_000001": "train", "valid_000001": "validation", "test_000001": "test"}
+    assert account["splits"] == {f"ROCOv2_2023_{name}": split for name, split in splits.items()}
+    first = records["ROCOv2_2023_train_000001"]
+    assert first.sentences == ["chest x ray with effusion", "3 cm"] and first.sections["caption"].startswith("Chest X")
+    assert account["rejected"] == [
+        {"image": "train_captions.csv, row 3", "reason": "train_captions.csv, row 3, column ID: empty"}
+    ]
+    assert account["dropped"] == {"caption without a sentence": 1}
+    records, _ = build(tmp_path, "roco", max_bad_fraction=0.5, containing=["chest x-ray"])
+    assert {record.split("_")[2] for record in records} == {"train", "test"}
+    (raw / "valid_captions.csv").unlink()
+    assert "valid_captions.csv is missing" in refused(tmp_path, "roco", partial=True)
 
 
 def test_leaks_of_an_official_split_stop_the_build_or_cost_training_rows(tmp_path):
@@ -209,6 +254,10 @@ def test_cxr_lt_reads_the_labelled_test_table_of_a_task(tmp_path):
     rows_file(folder / "test_labeled_task2.csv", about, [keys])
     assert "lacks the columns Atelectasis, Calcification" in refused(tmp_path, "cxr_lt")
     assert "task is 1" in refused(tmp_path, "cxr_lt", task=1)
+    labels = ",".join(CXR_LT_CLASSES[3])
+    rows_file(folder / "test_labeled_task3.csv", f"{about},{labels}", [[*keys, 1, 0, SECRET, 0, 1]])
+    wrong = "test_labeled_task3.csv, row 2, column Hilum: a label is none of 1, 0, -1 and an empty cell"
+    assert f"d1: {wrong}" in refused(tmp_path, "cxr_lt", task=3, images=str(tmp_path / "jpg"))
 
 
 def idrid(raw, names, source=None):

@@ -1,10 +1,8 @@
 """ChestX-Det: polygons and boxes of radiologists on images of NIH ChestX-ray14. See docs/datasets/chestx_det.md."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Literal
 
-from afloc_jax.errors import UserError
 from afloc_jax.files import read_json
 from data_pipelines.building.expected_files import Files
 from data_pipelines.building.items import Item
@@ -16,6 +14,7 @@ CLASSES = (
     "Fibrosis", "Fracture", "Mass", "Nodule", "Pleural Thickening", "Pneumothorax",
 )  # fmt: skip
 _IMAGES = 3578  # images of both parts
+_SIDE = 1024  # pixels of the images that the regions are drawn on, those of NIH ChestX-ray14
 
 
 class Builder(PublishedBuilder):
@@ -46,15 +45,22 @@ class Builder(PublishedBuilder):
             entries = read_json(table)
             total += len(entries)
             for number, entry in enumerate(entries):
+                where = f"{table.name}, entry {number}"
                 try:
-                    yield self._item(entry, part, images)
+                    name = str(entry["file_name"])
+                except (KeyError, TypeError):
+                    yield Item(where, table, fault=f"{where}, file_name: missing")
+                    continue
+                item = Item(f"{part}/{name}", images.get(name, self.raw / f"{part}_data" / name), split=part)
+                item.annotated_size = (_SIDE, _SIDE)
+                try:
+                    self._annotate(item, entry)
                 except (KeyError, TypeError, ValueError):
-                    raise UserError(f"{table.name}, entry {number}: not a file name, classes and regions") from None
+                    item.fault = f"{where}, syms and {self.regions}: not as many regions as classes, or malformed"
+                yield item
         self.check_count("ChestX_Det_train.json and ChestX_Det_test.json", total, _IMAGES, "entries")
 
-    def _item(self, entry: dict[str, Any], part: str, images: dict[str, Path]) -> Item:
-        name = str(entry["file_name"])
-        item = Item(f"{part}/{name}", images.get(name, self.raw / f"{part}_data" / name), split=part)
+    def _annotate(self, item: Item, entry: dict[str, Any]) -> None:
         item.labels = {label.lower(): int(label in entry["syms"]) for label in CLASSES}
         for label, shape in zip(entry["syms"], entry[self.regions], strict=True):
             region: Region = Polygon(shape)
@@ -62,4 +68,3 @@ class Builder(PublishedBuilder):
                 left, top, right, bottom = (float(value) for value in shape)
                 region = Box(left, top, right - left, bottom - top)
             item.add(label, self.prompt_for(label), region)
-        return item

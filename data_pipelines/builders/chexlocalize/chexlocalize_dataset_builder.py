@@ -39,6 +39,7 @@ class Builder(PublishedBuilder):
                     item = self._item(key, split)
                     for name, rle in classes.items():
                         region = CocoRuns(rle)
+                        item.annotated_size = region.size
                         if not region.empty:  # an absent class has an empty mask
                             item.add(name, self.prompt_for(name), region)
                     yield item

@@ -4,11 +4,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
+from afloc_jax.errors import UserError
 from data_pipelines.building.expected_files import Files, one_file
 from data_pipelines.building.items import Item
 from data_pipelines.building.published import PublishedBuilder
 from data_pipelines.building.tables import labels_of, read_table
 
+TEST_TABLES = "**/test_labeled_task*.csv"
 _KEYS = ("dicom_id", "subject_id", "study_id")
 CLASSES = {
     2: (
@@ -45,9 +47,12 @@ class Builder(PublishedBuilder):
         classes = CLASSES[self.task]
         path = one_file(self.raw, self.files()[0].pattern)
         folder = Path(self.images) if self.images else self.raw
-        for row in read_table(path, _KEYS, "a row per image"):
+        for number, row in enumerate(read_table(path, _KEYS, "a row per image"), start=2):
             patient, study, name = row["subject_id"], row["study_id"], row["dicom_id"]
             image = folder / f"files/p{patient[:2]}/p{patient}/s{study}/{name}.jpg"
             item = Item(name, image, patient, row.get("ViewPosition", ""), study=study)
-            item.labels = labels_of(row, classes, path.name)
+            try:
+                item.labels = labels_of(row, classes, f"{path.name}, row {number}")
+            except UserError as error:
+                item.fault = str(error)
             yield item

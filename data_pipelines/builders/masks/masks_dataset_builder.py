@@ -29,7 +29,7 @@ class Builder(FolderBuilder):
         prompt: the prompt of a finding; "{finding}" is replaced by its name.
         prompts: finding -> prompt, for findings with a prompt of their own.
         fractions: the share of patients in each split.
-        raw, image_size, seed, max_bad_fraction, workers, journal, beam: see FolderBuilder.
+        raw, image_size, seed, max_bad_fraction, workers, journal, beam, exclude: see FolderBuilder.
     """
 
     def __init__(
@@ -78,5 +78,6 @@ class Builder(FolderBuilder):
                 items[row[self.image_column]].add(label, prompt, region)
             else:
                 self.account.dropped["row without image, mask or finding"] += 1
-        assign_splits(list(items.values()), self.fractions, self.seed, self.workers)
-        return list(items.values())
+        kept = self.not_excluded(list(items.values()))
+        assign_splits(kept, self.fractions, self.seed, self.workers)
+        return kept

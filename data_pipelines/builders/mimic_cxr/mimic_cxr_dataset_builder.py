@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Literal
 
 from afloc_jax.errors import UserError
+from data_pipelines.builders.cxr_lt.cxr_lt_dataset_builder import TEST_TABLES
 from data_pipelines.builders.mimic_cxr.sections import report_sections
 from data_pipelines.builders.ms_cxr.annotations import annotated_patients
 from data_pipelines.building.arguments import texts
+from data_pipelines.building.exclusion import patients_of
 from data_pipelines.building.expected_files import Files, one_file
 from data_pipelines.building.items import Item
 from data_pipelines.building.published import PublishedBuilder
@@ -37,6 +39,8 @@ class Builder(PublishedBuilder):
         images: "jpg" (MIMIC-CXR-JPG) or "dicom" (MIMIC-CXR).
         exclude_ms_cxr: whether to leave out all patients with an image in MS-CXR, whose file must then be below the raw
             folder.
+        exclude_cxr_lt: whether to leave out all patients in the test tables of CXR-LT that lie below the raw folder.
+            Without a table the build report says that none was left out.
     """
 
     FILES = (
@@ -55,10 +59,11 @@ class Builder(PublishedBuilder):
         labeler: Literal["chexpert", "negbio"] = "chexpert",
         images: Literal["jpg", "dicom"] = "jpg",
         exclude_ms_cxr: bool = True,
+        exclude_cxr_lt: bool = True,
         **kwargs,
     ):
         self.views, self.labeler, self.images = frozenset(texts("views", views)), labeler, images
-        self.exclude_ms_cxr = bool(exclude_ms_cxr)
+        self.exclude_ms_cxr, self.exclude_cxr_lt = bool(exclude_ms_cxr), bool(exclude_cxr_lt)
         super().__init__(**kwargs)
 
     def cases(self) -> Iterator[Item]:
@@ -70,14 +75,17 @@ class Builder(PublishedBuilder):
         }
         splits = {row["dicom_id"]: row["split"] for row in tables["split"]}
         labels = {row["study_id"]: labels_of(row, CLASSES, self.labeler) for row in tables[self.labeler]}
-        excluded = annotated_patients(self.raw) if self.exclude_ms_cxr else frozenset()
+        of_ms_cxr = annotated_patients(self.raw) if self.exclude_ms_cxr else frozenset()
+        of_cxr_lt = self._patients_of_cxr_lt() if self.exclude_cxr_lt else frozenset()
         read_report = self._report_reader()
         study, parts = "", None  # images of a study are consecutive, so its report is parsed once
         for row in tables["metadata"]:
             if self.views and row["ViewPosition"] not in self.views:
                 self.drop("view not wanted")
-            elif row["subject_id"] in excluded:
+            elif row["subject_id"] in of_ms_cxr:
                 self.drop("patient of MS-CXR")
+            elif row["subject_id"] in of_cxr_lt:
+                self.drop("patient of CXR-LT")
             else:
                 if row["study_id"] != study:
                     study, text = row["study_id"], read_report(f"{self._folder(row)}.txt")
@@ -104,6 +112,15 @@ class Builder(PublishedBuilder):
             self.drop("report without a sentence")
             return None
         return item
+
+    def _patients_of_cxr_lt(self) -> frozenset[str]:
+        tables = sorted(self.raw.glob(TEST_TABLES))
+        if not tables:
+            self.account.notes.append(
+                f"no {TEST_TABLES.removeprefix('**/')} of CXR-LT below the raw folder: its patients are among the "
+                "records; put the tables there, or do not evaluate on CXR-LT"
+            )
+        return patients_of(tables)
 
     @staticmethod
     def _folder(row: dict[str, str]) -> str:

@@ -16,37 +16,59 @@ _PATH = re.compile(r"files/p\d\d/p\d+/s\d+/[^/]+[.]jpg")
 
 @dataclass(frozen=True)
 class Annotation:
-    """One box of one phrase."""
+    """One box of one phrase. An annotation with a `fault` has neither."""
 
     path: str  # files/p10/p10.../s.../....jpg
-    category: str
-    phrase: str = field(repr=False)
-    box: tuple[float, float, float, float]
+    size: tuple[int, int] | None = None  # width and height of the image in pixels, where the file states them
+    category: str = ""
+    phrase: str = field(default="", repr=False)
+    box: tuple[float, float, float, float] = (0, 0, 0, 0)
+    fault: str = ""  # what is wrong with the entry
 
 
 def read_annotations(raw: Path) -> Iterator[Annotation]:
-    """All boxes in the order of the file. Raises UserError that names a malformed entry."""
+    """All boxes in the order of the file.
+
+    Raises UserError for an entry whose image, and so its patient, is not known; it names the entry.
+    """
     path = one_file(raw, FILE)
     content = read_json(path)
     try:
-        images = {image["id"]: image["path"] for image in content["images"]}
+        images = {image["id"]: image for image in content["images"]}
         categories = {category["id"]: category["name"] for category in content["categories"]}
         annotations = content["annotations"]
     except (KeyError, TypeError):
         raise UserError(f"{path} lacks images, annotations or categories; fetch it again") from None
     for number, entry in enumerate(annotations):
+        where = f"{path.name}, annotation {number}"
         try:
-            annotation = _annotation(entry, images, categories)
-        except (KeyError, TypeError, ValueError):
-            raise UserError(f"{path.name}, annotation {number}: not an image, a category, a phrase and a box") from None
-        yield annotation
+            image = images[entry["image_id"]]
+            name = str(image["path"])
+        except (KeyError, TypeError):
+            name = ""
+        if not _PATH.fullmatch(name):
+            raise UserError(f"{where}, image_id: not an image of the file with its path; fetch it again")
+        yield _annotation(name, image, entry, categories, where)
 
 
-def _annotation(entry: dict[str, Any], images: dict, categories: dict) -> Annotation:
-    path, box = images[entry["image_id"]], [float(value) for value in entry["bbox"]]
-    if len(box) != 4 or not _PATH.fullmatch(path) or not isinstance(entry["label_text"], str):
-        raise ValueError
-    return Annotation(path, categories[entry["category_id"]], entry["label_text"], (box[0], box[1], box[2], box[3]))
+def _annotation(
+    name: str, image: dict[str, Any], entry: dict[str, Any], categories: dict[int, str], where: str
+) -> Annotation:
+    key = "width and height"
+    try:
+        stated = image.get("width"), image.get("height")
+        size = None if stated == (None, None) else (int(stated[0] or 0), int(stated[1] or 0))
+        key = "category_id"
+        category = categories[entry[key]]
+        key = "label_text"
+        phrase = entry[key]
+        if not isinstance(phrase, str):
+            raise ValueError
+        key = "bbox"
+        x, y, width, height = (float(value) for value in entry[key])
+    except (KeyError, TypeError, ValueError):
+        return Annotation(name, fault=f"{where}, {key}: missing or malformed")
+    return Annotation(name, size, category, phrase, (x, y, width, height))
 
 
 def annotated_patients(raw: Path) -> frozenset[str]:

@@ -14,6 +14,8 @@ from data_pipelines.regions import Box
 class Builder(PublishedBuilder):
     """One record per image and one finding per phrase, which may have several boxes.
 
+    Images may be resized copies: boxes are scaled from the width and height that the file of boxes states.
+
     Args:
         images: the folder of MIMIC-CXR-JPG that holds files/p10/...; empty for the raw folder.
         prompts: "phrases" for the annotated phrases, or "classes" for prompts from `prompt` and the category.
@@ -35,6 +37,10 @@ class Builder(PublishedBuilder):
             if path not in items:
                 parts = Path(path).parts
                 items[path] = Item(path, folder / path, parts[-3].removeprefix("p"), study=parts[-2].removeprefix("s"))
+            items[path].annotated_size = annotation.size
+            items[path].fault = items[path].fault or annotation.fault
+            if annotation.fault:
+                continue
             prompt = annotation.phrase if self.prompts == "phrases" else self.prompt_for(annotation.category)
             items[path].add(annotation.category, prompt, Box(*annotation.box))
             items[path].labels[annotation.category.lower()] = 1

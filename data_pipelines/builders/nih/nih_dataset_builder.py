@@ -6,13 +6,15 @@ from afloc_jax.errors import UserError
 from data_pipelines.building.expected_files import Files, index_files, one_file
 from data_pipelines.building.items import Item
 from data_pipelines.building.published import PublishedBuilder
-from data_pipelines.building.tables import read_table
+from data_pipelines.building.tables import box_of, read_table
+from data_pipelines.images import ImageError
 from data_pipelines.regions import Box
 
 CLASSES = (
     "Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Effusion", "Emphysema", "Fibrosis", "Hernia",
     "Infiltration", "Mass", "Nodule", "Pleural_Thickening", "Pneumonia", "Pneumothorax",
 )  # fmt: skip
+_SIDE = 1024  # pixels; boxes are drawn on PNG files of this size, not on the original images that the table measures
 _ENTRIES, _BOXES, _TEST, _REST = "Data_Entry_2017*.csv", "BBox_List_2017.csv", "test_list.txt", "train_val_list.txt"
 
 
@@ -49,21 +51,31 @@ class Builder(PublishedBuilder):
             if not present <= {*CLASSES, "No Finding"}:
                 raise UserError(f"{name}: unknown label in Finding Labels; fetch the table of labels again")
             item.labels = {_plain(label): int(label in present) for label in CLASSES}
+            item.annotated_size = (_SIDE, _SIDE)
             for label, box in boxes.get(name, ()):
-                item.add(label, self.prompt_for(_plain(label)), box)
+                if isinstance(box, Box):
+                    item.add(label, self.prompt_for(_plain(label)), box)
+                else:
+                    item.fault = item.fault or box
             yield item
 
-    def _boxes(self) -> dict[str, list[tuple[str, Box]]]:
-        """The boxes of each image. Columns are read by position: the header splits "Bbox [x,y,w,h]" over four."""
-        boxes: dict[str, list[tuple[str, Box]]] = {}
+    def _boxes(self) -> dict[str, list[tuple[str, Box | str]]]:
+        """The boxes of each image with their labels, or what is wrong with the row of a box.
+
+        Columns are read by position: the header splits "Bbox [x,y,w,h]" over four.
+        """
+        boxes: dict[str, list[tuple[str, Box | str]]] = {}
         for number, row in enumerate(read_table(self.raw / _BOXES, ("Image Index",), "a row per box"), start=2):
             cells = list(row.values())
-            try:
-                x, y, width, height = (float(cell) for cell in cells[2:6])
-            except ValueError:
-                raise UserError(f"{_BOXES}, line {number}: a box needs four numbers; fetch it again") from None
             label = "Infiltration" if cells[1] == "Infiltrate" else cells[1]  # the only name in which the tables differ
-            boxes.setdefault(cells[0], []).append((label, Box(x, y, width, height)))
+            box: Box | str
+            try:
+                box = box_of(row, list(row)[2:6], f"{_BOXES}, row {number}")
+            except ImageError as error:
+                box = str(error)
+            if label not in CLASSES:
+                box = f"{_BOXES}, row {number}, column Finding Label: an unknown class"
+            boxes.setdefault(cells[0], []).append((label, box))
         return boxes
 
 

@@ -1,9 +1,11 @@
 """PadChest: radiographs of Hospital San Juan with Spanish reports. See docs/datasets/padchest.md."""
 
 import ast
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
+from data_pipelines.builders.padchest_gr.padchest_gr_dataset_builder import MASTER_TABLE
 from data_pipelines.building.arguments import texts
+from data_pipelines.building.exclusion import patients_of
 from data_pipelines.building.expected_files import Files, index_files, one_file
 from data_pipelines.building.items import Item
 from data_pipelines.building.published import PublishedBuilder
@@ -18,6 +20,8 @@ class Builder(PublishedBuilder):
 
     Args:
         views: values of Projection to keep; empty for all.
+        exclude_padchest_gr: whether to leave out all patients with a study in PadChest-GR, whose images are PadChest's,
+            where its table lies below the raw folder. Without it the build report says that none was left out.
     """
 
     FILES = (
@@ -26,17 +30,28 @@ class Builder(PublishedBuilder):
     )
     FRACTIONS = {"train": 0.9, "validation": 0.05, "test": 0.05}  # noqa: RUF012
 
-    def __init__(self, *, views: Iterable[str] = ("PA", "AP", "AP_horizontal"), **kwargs):
-        self.views = frozenset(texts("views", views))
+    def __init__(
+        self,
+        *,
+        views: Iterable[str] = ("PA", "AP", "AP_horizontal"),
+        exclude_padchest_gr: bool = True,
+        **kwargs,
+    ):
+        self.views, self.exclude_padchest_gr = frozenset(texts("views", views)), bool(exclude_padchest_gr)
         super().__init__(**kwargs)
 
     def cases(self) -> Iterator[Item]:
         """Images of the wanted projections that have a report, in the order of the table."""
         images = index_files(self.raw, [".png"])
-        for row in read_table(one_file(self.raw, _TABLE), _COLUMNS, "a row per image"):
+        rows = read_table(one_file(self.raw, _TABLE), _COLUMNS, "a row per image")
+        excluded = self._patients_of_padchest_gr(rows) if self.exclude_padchest_gr else frozenset()
+        for row in rows:
             name = row["ImageID"]
             if self.views and row["Projection"] not in self.views:
                 self.drop("view not wanted")
+                continue
+            if row["PatientID"] in excluded:
+                self.drop("patient of PadChest-GR")
                 continue
             item = Item(name, images.get(name, self.raw / row["ImageDir"] / name), row["PatientID"], row["Projection"])
             item.study, item.sections = row["StudyID"], {"report": row["Report"]}
@@ -46,6 +61,17 @@ class Builder(PublishedBuilder):
                 yield item
             else:
                 self.drop("report without a sentence")
+
+    def _patients_of_padchest_gr(self, rows: Sequence[dict[str, str]]) -> frozenset[str]:
+        """The patients in PadChest-GR's table, and those of its studies, should the two number patients differently."""
+        tables = sorted(self.raw.glob(f"**/{MASTER_TABLE}"))
+        if not tables:
+            self.account.notes.append(
+                f"no {MASTER_TABLE} of PadChest-GR below the raw folder: its patients are among the records; put the "
+                "table there, or do not evaluate on PadChest-GR"
+            )
+        studies = {row["StudyID"] for table in tables for row in read_table(table, ("StudyID",), "rows of studies")}
+        return patients_of(tables) | {row["PatientID"] for row in rows if row["StudyID"] in studies}
 
 
 def _labels(text: str) -> list[str]:

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from afloc_jax.errors import UserError
 from afloc_jax.files import read_json
 from data_pipelines.building.expected_files import Files, index_files, one_file
 from data_pipelines.building.items import Item
@@ -12,7 +11,7 @@ from data_pipelines.building.splits import split_name
 from data_pipelines.building.tables import read_table
 from data_pipelines.regions import RelativeBox
 
-_REPORTS, _TABLE = "grounded_reports_*.json", "master_table.csv"
+_REPORTS, MASTER_TABLE = "grounded_reports_*.json", "master_table.csv"
 
 
 class Builder(PublishedBuilder):
@@ -24,7 +23,7 @@ class Builder(PublishedBuilder):
 
     FILES = (
         Files(_REPORTS, "sentences and boxes", 1, rows=4555),
-        Files(_TABLE, "official splits", 1, ("StudyID", "PatientID", "split")),
+        Files(MASTER_TABLE, "official splits", 1, ("StudyID", "PatientID", "split")),
         Files("**/*.png", "images, PadChest_GR"),
     )
     FRACTIONS = {"train": 1.0}  # noqa: RUF012
@@ -36,18 +35,23 @@ class Builder(PublishedBuilder):
     def cases(self) -> Iterator[Item]:
         """Studies in the order of the file of reports."""
         images = index_files(self.raw, [".png"])
-        table = read_table(self.raw / _TABLE, ("StudyID", "PatientID", "split"), "rows of studies")
+        table = read_table(self.raw / MASTER_TABLE, ("StudyID", "PatientID", "split"), "rows of studies")
         about = {row["StudyID"]: row for row in table}
         path = one_file(self.raw, _REPORTS)
         for number, entry in enumerate(read_json(path)):
+            where = f"{path.name}, entry {number}"
             try:
                 name, study = entry["ImageID"], entry["StudyID"]
                 row = about[study]
-                item = Item(name, images.get(name, self.raw / "PadChest_GR" / name), row["PatientID"])
-                item.study, item.split = study, split_name(row["split"], f"{_TABLE}, study of {name}")
+            except (KeyError, TypeError):
+                yield Item(where, path, fault=f"{where}: not an image of a study in {MASTER_TABLE}")
+                continue
+            item = Item(name, images.get(name, self.raw / "PadChest_GR" / name), row["PatientID"])
+            item.study, item.split = study, split_name(row["split"], f"{MASTER_TABLE}, study of {name}")
+            try:
                 self._add_sentences(item, entry["findings"])
             except (KeyError, TypeError, ValueError):
-                raise UserError(f"{path.name}, entry {number}: not a study with findings and a split") from None
+                item.fault = f"{where}, findings: not sentences with boxes of four numbers"
             yield item
 
     def _add_sentences(self, item: Item, findings: list[dict[str, Any]]) -> None:

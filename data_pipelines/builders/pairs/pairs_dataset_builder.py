@@ -27,7 +27,7 @@ class Builder(FolderBuilder):
         views: views to keep, ignoring case; empty for all.
         min_sentences: rows with fewer cleaned sentences are dropped.
         compatible: whether to clean text as the published release does.
-        raw, image_size, seed, max_bad_fraction, workers, journal, beam: see FolderBuilder.
+        raw, image_size, seed, max_bad_fraction, workers, journal, beam, exclude: see FolderBuilder.
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class Builder(FolderBuilder):
             item.split = split_name(row.get("split", ""), f"{self.csv}, row {number} below the header")
             item.sentences, item.impression_count = report.sentences, report.impression_count
             items.append(item)
+        items = self.not_excluded(items)
         assign_splits(items, self.fractions, self.seed, self.workers)
         return items
 

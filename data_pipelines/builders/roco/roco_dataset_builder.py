@@ -1,18 +1,26 @@
-"""ROCO: images of articles with their captions. See docs/datasets/roco.md."""
+"""ROCO, versions 1 and 2: images of articles with their captions. See docs/datasets/roco.md."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from afloc_jax.errors import UserError
 from data_pipelines.building.arguments import texts
-from data_pipelines.building.expected_files import Files
+from data_pipelines.building.expected_files import Files, index_files, one_file
 from data_pipelines.building.items import Item
 from data_pipelines.building.published import PublishedBuilder
+from data_pipelines.building.tables import read_table
 
+_PARTS = ("train", "validation", "test")
 _CAPTIONS = "radiology/captions.txt"
+_SECOND = {  # the tables of version 2, with their numbers of rows
+    "train": ("train_captions.csv", 59958),
+    "validation": ("valid_captions.csv", 9904),
+    "test": ("test_captions.csv", 9927),
+}
+_COLUMNS = ("ID", "Caption")
 
 
 class Builder(PublishedBuilder):
-    """Radiology images of the three official parts.
+    """Radiology images of the three official parts, of the version whose tables are in the raw folder.
 
     Args:
         containing: keep captions with at least one of these phrases (ignoring case); empty for all. ROCO contains all
@@ -21,8 +29,12 @@ class Builder(PublishedBuilder):
 
     FILES = tuple(
         Files(f"{part}/{pattern}", purpose)
-        for part in ("train", "validation", "test")
+        for part in _PARTS
         for pattern, purpose in ((_CAPTIONS, "captions"), ("radiology/images/ROCO_*.jpg", "images"))
+    )
+    SECOND = (
+        *(Files(f"**/{name}", "captions of version 2", 1, _COLUMNS, rows=rows) for name, rows in _SECOND.values()),
+        *(Files(f"**/ROCOv2_2023_{name}_*.jpg", "images of version 2") for name in ("train", "valid", "test")),
     )
     FRACTIONS = {"train": 1.0}  # noqa: RUF012
 
@@ -30,9 +42,31 @@ class Builder(PublishedBuilder):
         self.containing = [phrase.lower() for phrase in texts("containing", containing)]
         super().__init__(**kwargs)
 
+    def files(self) -> Sequence[Files]:
+        return self.SECOND if self._is_second else self.FILES
+
     def cases(self) -> Iterator[Item]:
-        """One item per caption, in the order of the files: name, a tab, the caption."""
-        for part in ("train", "validation", "test"):
+        """One item per caption, in the order of the files."""
+        for item, caption in self._second() if self._is_second else self._first():
+            if item.fault:
+                yield item
+            elif self.containing and not any(phrase in caption.lower() for phrase in self.containing):
+                self.drop("other caption")
+            else:
+                item.sections = {"caption": caption.strip()}
+                self.set_report(item, caption)
+                if item.sentences:
+                    yield item
+                else:
+                    self.drop("caption without a sentence")
+
+    @property
+    def _is_second(self) -> bool:
+        return any(self.raw.glob(f"**/{_SECOND['train'][0]}"))
+
+    def _first(self) -> Iterator[tuple[Item, str]]:
+        """The captions of version 1, a line each: name, a tab, the caption."""
+        for part in _PARTS:
             path = self.raw / part / _CAPTIONS
             try:
                 with path.open(encoding="utf-8", newline="\n") as file:
@@ -40,19 +74,23 @@ class Builder(PublishedBuilder):
             except UnicodeDecodeError:
                 raise UserError(f"{path} is not UTF-8 text; fetch it again") from None
             for number, line in enumerate(lines, start=1):
-                if not line.strip():
-                    continue
                 name, tab, caption = line.partition("\t")
-                if not tab:
-                    raise UserError(f"{path}, line {number}: no tab between name and caption; fetch it again")
-                if self.containing and not any(phrase in caption.lower() for phrase in self.containing):
-                    self.drop("other caption")
-                    continue
-                name = name.strip()
-                item = Item(name, self.raw / part / "radiology" / "images" / f"{name}.jpg", split=part)
-                item.sections = {"caption": caption.strip()}
-                self.set_report(item, caption)
-                if item.sentences:
-                    yield item
+                image = self.raw / part / "radiology" / "images" / f"{name.strip()}.jpg"
+                if tab:
+                    yield Item(name.strip(), image, split=part), caption
+                elif line.strip():
+                    where = f"{part}/{_CAPTIONS}, line {number}"
+                    yield Item(where, path, fault=f"{where}: no tab between name and caption"), ""
+
+    def _second(self) -> Iterator[tuple[Item, str]]:
+        """The captions of version 2, from its three tables. Its images are found by name, in whatever folder."""
+        images = index_files(self.raw, [".jpg"])
+        for part, (table, _) in _SECOND.items():
+            path = one_file(self.raw, f"**/{table}")
+            for number, row in enumerate(read_table(path, _COLUMNS, "a row per image"), start=2):
+                name, where = row["ID"], f"{table}, row {number}"
+                if name:
+                    file = f"{name}.jpg"
+                    yield Item(name, images.get(file, self.raw / part / file), split=part), row["Caption"]
                 else:
-                    self.drop("caption without a sentence")
+                    yield Item(where, path, fault=f"{where}, column ID: empty"), ""

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 
-from afloc_jax.errors import UserError
 from data_pipelines.building.expected_files import Files
 from data_pipelines.building.items import Item
 from data_pipelines.building.published import PublishedBuilder
-from data_pipelines.building.tables import read_table
-from data_pipelines.regions import Box
+from data_pipelines.building.tables import box_of, read_table
+from data_pipelines.images import ImageError
 
 _LABELS, _CLASSES = "stage_2_train_labels.csv", "stage_2_detailed_class_info.csv"
+_SIDE = 1024  # pixels of the images that the boxes are drawn on
 _BOX = ("x", "y", "width", "height")
 
 
@@ -26,17 +26,19 @@ class Builder(PublishedBuilder):
         """One item per image, in the order of the table of boxes."""
         items: dict[str, Item] = {}
         for number, row in enumerate(read_table(self.raw / _LABELS, ("patientId",), "a row per box"), start=2):
-            name = row["patientId"]
+            name, where = row["patientId"], f"{_LABELS}, row {number}"
             if name not in items:
                 items[name] = Item(name, self.raw / "stage_2_train_images" / f"{name}.dcm", name)
+                items[name].annotated_size = (_SIDE, _SIDE)
+            if row["Target"] not in ("0", "1"):
+                items[name].fault = f"{where}, column Target: neither 0 nor 1"
+                continue
+            present = int(row["Target"])
             try:
-                present = int(row["Target"])
                 if present:
-                    x, y, width, height = (float(row[column]) for column in _BOX)
-                    items[name].add("Pneumonia", self.prompt_for("Pneumonia"), Box(x, y, width, height))
-            except ValueError:
-                wrong = "Target or the box is not a number; fetch it again"
-                raise UserError(f"{_LABELS}, line {number}: {wrong}") from None
+                    items[name].add("Pneumonia", self.prompt_for("Pneumonia"), box_of(row, _BOX, where))
+            except ImageError as error:
+                items[name].fault = str(error)
             items[name].labels["pneumonia"] = max(present, items[name].labels.get("pneumonia", 0))
         for row in read_table(self.raw / _CLASSES, ("patientId", "class"), "a row per box"):
             if row["patientId"] in items:
