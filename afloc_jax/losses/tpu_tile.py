@@ -57,7 +57,8 @@ def _forward(
     narrow, wide, slot = regions.dtype, text.norms.dtype, text.slots.valid.shape[2]
     s = product("gpmnd,gud->gpmnu", regions, text.units)
     s, largest, smallest = optimization_barrier((s, s.max(axis=3), s.min(axis=3)))
-    exponentials, of_slots = optimization_barrier(_exponentials(s, largest.max(), smallest.min(), text.slots))
+    largest, smallest = jnp.max(jnp.stack([largest, -smallest]), axis=(1, 2, 3, 4)) * jnp.asarray([1, -1], s.dtype)
+    exponentials, of_slots = optimization_barrier(_exponentials(s, largest, smallest, text.slots))
     total = _caption_sum(of_slots, text.slots, narrow)
     inverse = optimization_barrier(1 / jnp.where(total > 0, total, 1))  # empty slots have 0
     shares = [part * inverse for part in exponentials]
