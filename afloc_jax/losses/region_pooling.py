@@ -75,7 +75,7 @@ class RegionPooling(NamedTuple):
     backward: Callable[[TileImages, TileText, PyTree, Float[Array, "g p U m"], LossSettings], Gradients]
     # The relevance alone, where it costs something to keep what backward needs.
     alone: Callable[[TileImages, TileText, LossSettings], Float[Array, "g p U m"]] | None = None
-    # Whether the units of a tile, and their gradient, are in the order of tpu_tile.slots_last.
+    # Whether units, norms, relevances and their gradients are in the order of tpu_tile.slots_last.
     slots_last: bool = False
 
     def relevance(self, images: TileImages, text: TileText, settings: LossSettings) -> Float[Array, "g p U m"]:
@@ -110,12 +110,12 @@ class AttendedCosine:
         units: Float[Array, "*#S D"],
         norms: Float[Array, "*#S"],
         v: Float[Array, "*S D"],
-        total: Callable[[Float[Array, "*S"]], Float[Array, "*S"]],
+        total: Float[Array, "*S"],
     ) -> Self:
-        """`total` gives sum_n e_un, or less where |w_u| |v_u|, its argument, is not clamped."""
+        """`total` is sum_n e_un."""
         v_squared = jnp.sum(v**2, axis=-1)
         norm_product = norms * jnp.sqrt(v_squared)
-        smallest = SMALLEST_NORM_PRODUCT * total(norm_product)  # the published clamp is on the normalised mean
+        smallest = SMALLEST_NORM_PRODUCT * total  # the published clamp is on the normalised mean
         denominator = jnp.maximum(norm_product, smallest)
         r = jnp.sum(units * v, axis=-1) / denominator
         return cls(r, v, v_squared, denominator, norm_product > smallest)
@@ -226,7 +226,7 @@ def _attention_forward(
     g = g.astype(regions.dtype)
     v = start + per_image("gpmun,gpmnd->gpmud", g, regions)
     total = count + g[..., : images.count].sum(axis=-1, dtype=v.dtype)
-    cosine = AttendedCosine.of(text.units[:, None, :, None], text.norms[:, None, :, None], v, lambda _: total)
+    cosine = AttendedCosine.of(text.units[:, None, :, None], text.norms[:, None, :, None], v, total)
     return cosine.r, (p, g, cosine)
 
 

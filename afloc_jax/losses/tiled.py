@@ -35,7 +35,6 @@ from afloc_jax.losses.region_pooling import (
     RegionPooling,
     Slots,
     TileText,
-    in_slots,
     present,
     text_softmax,
 )
@@ -201,10 +200,10 @@ class _Packed(NamedTuple):
                 caption=jnp.pad(packing.caption, ((0, 0), (0, missing), (0, 0)), constant_values=text.counts.shape[1]),
             )
         in_bins, tiles = jax.vmap(packed), -(-packing.used.max() // at_once)
-        units = in_bins(packing, text.units)
+        units, norms = in_bins(packing, text.units), in_bins(packing, text.norms)
         if _pooling(settings, platform).slots_last:
-            units = slots_last(units, slot, axis=2)
-        return cls(packing, units, in_bins(packing, text.norms), tiles, at_once)
+            units, norms = slots_last(units, slot, axis=2), slots_last(norms, slot, axis=2)
+        return cls(packing, units, norms, tiles, at_once)
 
     def tile(self, index: Int[Array, ""]) -> TileText:
         """The captions of one tile."""
@@ -284,6 +283,8 @@ def tile_rows(
 
         empty = jnp.zeros((groups, devices, bins, units, size.images), captions.norms.dtype)
         relevance = jax.lax.fori_loop(0, captions.tiles, one_tile, empty)
+        if pooling.slots_last:
+            relevance = slots_first(relevance, captions.packing.valid.shape[3], axis=3)
         return None, captions.pooled(relevance, settings)
 
     _, similarity = jax.lax.scan(some_images, None, jnp.arange(0, regions.shape[2], size.images))  # [.., g, p, I, m]
@@ -341,9 +342,12 @@ def tile_gradients(
             d_regions, d_total, d_units, d_norms = carry
             text = captions.tile(index)
             r, saved = pooling.forward(images, text, settings)
-            d_slots, logarithm = captions.part(by_slot, index, 3)[:, :, :, :, None]  # [g, p, slots, 1, m]
-            d_r = d_slots * jnp.exp(settings.pooling_temperature * in_slots(r, text.slots) - logarithm)
-            d_r = jnp.where(present(text.slots, 1), d_r, 0).reshape(r.shape)
+            there, d_slots, logarithm = present(text.slots, 1), *captions.part(by_slot, index, 3)[:, :, :, :, None]
+            if pooling.slots_last:  # [g, p, slots, S, m] -> [g, p, S, slots, m]
+                there, d_slots, logarithm = (jnp.swapaxes(array, 2, 3) for array in (there, d_slots, logarithm))
+            by_unit = r.reshape(*r.shape[:2], *there.shape[2:4], r.shape[3])
+            d_r = d_slots * jnp.exp(settings.pooling_temperature * by_unit - logarithm)
+            d_r = jnp.where(there, d_r, 0).reshape(r.shape)
             d_tile = pooling.backward(images, text, saved, d_r, settings)
             return (
                 # In this order XLA lets each product add to the total in place on GPUs.
@@ -373,7 +377,7 @@ def tile_gradients(
     d_regions, d_projection, *d_text_totals = totals
     d_text_totals = [total.sum(axis=1) for total in d_text_totals]
     if pooling.slots_last:
-        d_text_totals[0] = slots_first(d_text_totals[0], captions.packing.valid.shape[3], axis=2)
+        d_text_totals = [slots_first(total, captions.packing.valid.shape[3], axis=2) for total in d_text_totals]
     d_units, d_norms = (jax.vmap(unpacked)(captions.packing, total) for total in d_text_totals)
     return TileGradients(d_regions[:, :, :count], d_units, d_norms, d_projection)
 

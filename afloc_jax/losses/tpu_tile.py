@@ -54,7 +54,7 @@ def _forward(
     images: TileImages, text: TileText, settings: LossSettings, keep: bool = True
 ) -> tuple[Float[Array, "g p U m"], PyTree]:
     regions, temperature = images.regions, settings.attention_temperature
-    narrow, wide, slot = regions.dtype, text.norms.dtype, text.slots.valid.shape[2]
+    narrow, wide = regions.dtype, text.norms.dtype
     s = product("gpmnd,gud->gpmnu", regions, text.units)
     s, largest, smallest = optimization_barrier((s, s.max(axis=3), s.min(axis=3)))
     largest, smallest = jnp.max(jnp.stack([largest, -smallest]), axis=(1, 2, 3, 4)) * jnp.asarray([1, -1], s.dtype)
@@ -62,25 +62,14 @@ def _forward(
     total = _caption_sum(of_slots, text.slots, narrow)
     inverse = optimization_barrier(1 / jnp.where(total > 0, total, 1))  # empty slots have 0
     shares = [part * inverse for part in exponentials]
-    g = jnp.concatenate([(jnp.exp(temperature * share) - 1).astype(narrow) for share in shares], axis=4)
-    p, g = optimization_barrier((shares if keep else [], g))
+    wide_g = [jnp.exp(temperature * share) - 1 for share in shares]
+    g = jnp.concatenate([part.astype(narrow) for part in wide_g], axis=4)
+    g_sum = jnp.concatenate([part.sum(axis=3) for part in wide_g], axis=3)
+    p, g, g_sum = optimization_barrier((shares if keep else [], g, g_sum))
+    behind = g[:, :, :, images.count :].astype(wide).sum(axis=3)  # regions that fill up the array
     v = images.total[:, :, :, None] + product("gpmnu,gpmnd->gpmud", g, regions)
-    norms = slots_last(text.norms, slot, axis=1)[:, None, None]  # [g, 1, 1, U]
-    # The clamp needs sum_n e_n, which lies between N and N exp(temp1). Only where that leaves open whether a unit is
-    # clamped, or says that it is, the sum is computed.
-    certain = SMALLEST_NORM_PRODUCT * images.count * jnp.exp(jnp.asarray(temperature, wide))
-
-    def enough(norm_product: Array) -> Array:
-        found: Array = lax.cond(
-            jnp.all(norm_product > certain),
-            lambda g: jnp.full(norm_product.shape, images.count, wide),
-            lambda g: images.count + g[:, :, :, : images.count].sum(axis=3, dtype=wide),
-            g,
-        )
-        return found
-
-    cosine = AttendedCosine.of(text.units[:, None, None], norms, v, enough)
-    return jnp.swapaxes(slots_first(cosine.r, slot, axis=3), 2, 3), (p, g, cosine)
+    cosine = AttendedCosine.of(text.units[:, None, None], text.norms[:, None, None], v, images.count + g_sum - behind)
+    return jnp.swapaxes(cosine.r, 2, 3), (p, g, cosine)
 
 
 def _relevance(images: TileImages, text: TileText, settings: LossSettings) -> Float[Array, "g p U m"]:
@@ -94,8 +83,7 @@ def _backward(
     p, g, cosine = saved
     regions, slot = images.regions, text.slots.valid.shape[2]
     narrow, wide = regions.dtype, text.norms.dtype
-    norms = slots_last(text.norms, slot, axis=1)[:, None, None]
-    d_r = slots_last(jnp.swapaxes(d_r, 2, 3), slot, axis=3)  # [g, p, m, U]
+    norms, d_r = text.norms[:, None, None], jnp.swapaxes(d_r, 2, 3)  # [g, 1, 1, U], [g, p, m, U]
     of_units = jnp.broadcast_to(text.units[:, None, None], cosine.v.shape)
     through_cosine = cosine.gradient(of_units, norms, d_r)
     d_v = through_cosine.v.astype(narrow)
@@ -118,7 +106,7 @@ def _backward(
         (d_regions.astype(narrow),),
         d_total,
         d_units.astype(narrow),
-        slots_first(through_cosine.norms.sum(axis=2), slot, axis=2),
+        through_cosine.norms.sum(axis=2),
     )
 
 

@@ -258,7 +258,7 @@ def _forward(
     g, *p = (array.reshape(*shape[:4], -1) for array in kept)  # [g, p, m, N, U]
     v = images.total[:, :, :, None] + product("gpmnu,gpmnd->gpmud", g, images.regions)
     total = images.count + sums.sum(axis=1).reshape(v.shape[:-1])
-    cosine = AttendedCosine.of(text.units[:, None, None], text.norms[:, None, None], v, lambda _: total)
+    cosine = AttendedCosine.of(text.units[:, None, None], text.norms[:, None, None], v, total)
     return jnp.swapaxes(cosine.r, 2, 3), (g, p, cosine)
 
 
