@@ -25,7 +25,6 @@ from jax import lax
 from jax.lax import Precision, optimization_barrier
 from jaxtyping import Array, Bool, Float, PyTree, Shaped
 
-from afloc_jax.losses.definition import SMALLEST_NORM_PRODUCT
 from afloc_jax.losses.region_pooling import (
     REGION_POOLINGS,
     AttendedCosine,
