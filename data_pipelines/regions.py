@@ -14,6 +14,7 @@ from jaxtyping import Bool, Integer
 from pycocotools import mask as coco_mask
 
 from afloc_jax.errors import UserError
+from afloc_jax.settings import Json
 from data_pipelines.images import Geometry, ImageError, read_mask
 
 FAR = 1_000_000  # pixels; no radiograph is larger, and drawing code may fail for larger coordinates
@@ -174,6 +175,16 @@ class CocoRuns:
 
 
 @dataclass(frozen=True)
+class United:
+    """The union of several regions."""
+
+    parts: tuple[Region, ...]
+
+    def mask(self, height: int, width: int) -> Bool[np.ndarray, "{height} {width}"]:
+        return np.any([part.mask(height, width) for part in self.parts], axis=0)
+
+
+@dataclass(frozen=True)
 class GapRuns:
     """SIIM-ACR's run lengths "gap length gap length ...", by columns.
 
@@ -236,3 +247,14 @@ def decode_segmentation(segmentation: Any, height: int, width: int, where: str) 
         raise UserError(f"{where}: {error}") from None
     except (TypeError, ValueError):
         raise UserError(f"{where}: its segmentation is neither an RLE nor a list of polygons") from None
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """The region of a COCO annotation, see `decode_segmentation`."""
+
+    content: Json
+    where: str
+
+    def mask(self, height: int, width: int) -> Bool[np.ndarray, "{height} {width}"]:
+        return decode_segmentation(self.content, height, width, self.where) > 0

@@ -9,7 +9,7 @@ from afloc_jax.cli.settings import given_options, options_of
 from afloc_jax.errors import UsageError
 from afloc_jax.evaluation.localization.settings import LocalizationSettings
 
-_READ = ("title", "bootstrap", "interval", "unit", "compatible", "protocol", "thresholds", "margin")
+_READ = ("title", "bootstrap", "interval", "unit", "compatible", "protocol", "thresholds", "margin", "at")
 OPTIONS = options_of(LocalizationSettings, _READ)
 FILES = (
     (

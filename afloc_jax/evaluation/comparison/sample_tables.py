@@ -11,7 +11,7 @@ from afloc_jax.evaluation.task import JsonObject
 from afloc_jax.files import Path
 from afloc_jax.settings import Json
 
-NOTED = ("protocol", "compatible", "framing", "prompt_set", "aggregation", "margin", "thresholds_chosen_on")
+NOTED = ("protocol", "compatible", "framing", "prompt_set", "aggregation", "margin", "at", "thresholds_chosen_on")
 
 
 class Key(NamedTuple):

@@ -1,7 +1,7 @@
 """The CheXlocalize protocol: thresholds of masks and of confidences are chosen on validation data for each class.
 
-Source: Saporta et al., Nature Machine Intelligence 2022 (doi 10.1038/s42256-022-00536-x), as the AFLoc release applies
-it to maps on the padded square:
+Source: Saporta et al., Nature Machine Intelligence 2022 (doi 10.1038/s42256-022-00536-x), and the documentation of its
+code; the confidence is that of the AFLoc release:
 
 1. On validation, per class, the mask threshold of the map scaled to [0, 1] is the one with the best mIoU of positives.
 2. On validation, per class, the confidence threshold is the one with the best mIoU over all samples; below it nothing
@@ -10,16 +10,20 @@ it to maps on the padded square:
    map's maximum is inside the mask.
 
     case                                    default                               compatible
+    pixels that are compared                the square's; `at` the original's     the original's
+    highest mask threshold                  0.7                                   0.8
+    masks that choose the confidence        those at the chosen mask threshold    Otsu's
     lowest confidence threshold             0 (nothing is cut) to 0.8             0.1 to 0.8: maps below 0.1 lose all
     class without a validation positive     the thresholds of all classes         the first of each list
     shared maximum in the hit rate          the share inside                      the first pixel, row by row
-    constant map on validation positives    a miss                                skipped
+    constant map on validation positives    a miss                                skipped for the mask threshold
     masks on the square                     half covered; small ones stay         rounded; small ones may vanish
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
@@ -29,7 +33,7 @@ from afloc_jax.evaluation.localization.metrics import overlaps, pointing_game
 from afloc_jax.evaluation.localization.options import ProtocolOptions
 from afloc_jax.evaluation.localization.presence import PresenceScores, PresenceTable, presence_table, presence_values
 from afloc_jax.evaluation.localization.protocol import LocalizationProtocol, Samples
-from afloc_jax.evaluation.localization.scores import Facts, Outcome, check_map
+from afloc_jax.evaluation.localization.scores import Facts, Outcome, check_map, check_values
 from afloc_jax.evaluation.sharing import gathered
 from afloc_jax.evaluation.statistics.bootstrap import Bootstrap
 from afloc_jax.evaluation.statistics.interval import mean_of_finite
@@ -38,6 +42,7 @@ from afloc_jax.evaluation.truth.sample import Truth
 from afloc_jax.heatmaps import normalise
 
 MASK_THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+OFFICIAL_MASK_THRESHOLDS = (*MASK_THRESHOLDS, 0.8)  # those of compatible scores
 CONFIDENCE_THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 CONFIDENCE_RANGE = (0.0, 2.0)  # range to which the maximum of the raw map is clipped, scaled to [0, 1]
 
@@ -49,14 +54,17 @@ class OperatingPoint:
     mask_threshold: float
     confidence_threshold: float
     mask_miou: float  # over validation positives, with the mask threshold only
-    miou: float  # over all validation samples, with both thresholds
+    miou: float  # over all validation samples, with both thresholds; compatible: of Otsu's masks
     positives: int
     chosen_on: str = "this class"
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The scores of n samples at K mask thresholds, from which thresholds are chosen."""
+    """The scores of n samples at K mask thresholds, from which thresholds are chosen.
+
+    `otsu_iou` is the IoU of Otsu's masks; NaN if scores are not compatible, which do not need it.
+    """
 
     truths: tuple[Truth, ...] = field(repr=False)
     confidence: Float[np.ndarray, " n"]
@@ -66,6 +74,7 @@ class Measured:
     predicted_pixels: Int[np.ndarray, "n K"]
     truth_pixels: Int[np.ndarray, " n"]
     map_pixels: Int[np.ndarray, " n"]
+    otsu_iou: Float[np.ndarray, " n"]
     saturated: Bool[np.ndarray, " n"]
 
     @property
@@ -80,25 +89,57 @@ def confidence_of(heatmap: Float[np.ndarray, "H W"]) -> float:
     return (min(max(float(np.max(heatmap)), low), high) - low) / (high - low)
 
 
-def measure(samples: Samples, compatible: bool) -> Measured:
+def otsu_mask(scaled: Float[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
+    """The pixels above Otsu's threshold of a map scaled to [0, 1], in 8 bits (fractions of a level are cut off).
+
+    A constant map has no pixel above it.
+
+    >>> otsu_mask(np.array([[0.0, 0.1, 0.2], [0.8, 0.9, 1.0]])).astype(int)
+    array([[0, 0, 0],
+           [1, 1, 1]])
+    """
+    levels = (255 * scaled).astype(np.uint8)
+    return np.asarray(levels > cv2.threshold(levels, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)[0])
+
+
+def _placed(
+    truth: Truth, heatmap: np.ndarray, original: bool
+) -> tuple[Float[np.ndarray, "H W"], Bool[np.ndarray, "H W"]]:
+    """The raw map and the mask in the pixels that are compared. Those of the original are many: float32 is enough."""
+    if not original:
+        return np.asarray(check_map(truth, heatmap), np.float64), truth.mask > 0
+    inside = truth.original_mask(np.shape(heatmap))
+    if np.shape(heatmap) != inside.shape:
+        raise UserError(f"heat map of sample {truth.id} has shape {np.shape(heatmap)}, its mask {inside.shape}")
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, which is refused
+        return np.asarray(check_values(truth, check_values(truth, heatmap).astype(np.float32))), inside
+
+
+def _measure_one(
+    truth: Truth, heatmap: np.ndarray, options: ProtocolOptions
+) -> tuple[float, np.ndarray, np.ndarray, float, np.ndarray, int, int, float, bool]:
+    """The scores of one sample in the order of `Measured`."""
+    raw, inside = _placed(truth, heatmap, options.at == "original")
+    scaled = np.asarray(normalise(raw))
+    iou, dice, predicted = overlaps(scaled, inside, _mask_thresholds(options))
+    otsu_iou = float(overlaps(otsu_mask(scaled), inside, [0]).iou[0]) if options.compatible else float("nan")
+    first = options.compatible and inside.any()
+    hit = float(inside.flat[np.argmax(raw)]) if first else pointing_game(raw, inside)
+    saturated = bool(raw.max() > CONFIDENCE_RANGE[1])
+    return confidence_of(raw), iou, dice, hit, predicted, int(inside.sum()), raw.size, otsu_iou, saturated
+
+
+def measure(samples: Samples, options: ProtocolOptions) -> Measured:
     """Measures all samples, reading every map once. Raises UserError for a map that cannot be scored."""
-
-    def row(
-        truth: Truth, heatmap: np.ndarray
-    ) -> tuple[float, np.ndarray, np.ndarray, float, np.ndarray, int, int, bool]:
-        raw = np.asarray(check_map(truth, heatmap), np.float64)
-        inside = truth.mask > 0
-        iou, dice, predicted = overlaps(np.asarray(normalise(raw)), inside, MASK_THRESHOLDS)
-        first = compatible and inside.any()
-        hit = float(inside.flat[np.argmax(raw)]) if first else pointing_game(raw, inside)
-        saturated = bool(raw.max() > CONFIDENCE_RANGE[1])
-        return confidence_of(raw), iou, dice, hit, predicted, int(inside.sum()), raw.size, saturated
-
     pairs = zip(samples.truths, samples.heatmaps, strict=True)
-    rows = gathered([None if heatmap is None else row(truth, heatmap) for truth, heatmap in pairs])
+    rows = gathered([None if heatmap is None else _measure_one(truth, heatmap, options) for truth, heatmap in pairs])
     if not rows:
         raise UserError("there is no sample to score: the truth has none")
     return Measured(tuple(samples.truths), *(np.array(column) for column in zip(*rows, strict=True)))
+
+
+def _mask_thresholds(options: ProtocolOptions) -> tuple[float, ...]:
+    return OFFICIAL_MASK_THRESHOLDS if options.compatible else MASK_THRESHOLDS
 
 
 def _gated(
@@ -108,39 +149,49 @@ def _gated(
     return np.where(accepted, iou, np.where(truth_pixels > 0, 0.0, np.nan))
 
 
-def _choose(measured: Measured, rows: np.ndarray, compatible: bool) -> OperatingPoint:
+def _best(values: Float[np.ndarray, " K"]) -> int:
+    """The index of the first of the largest values; 0 if all are NaN."""
+    return int(np.argmax(np.nan_to_num(values, nan=-1.0)))
+
+
+def _choose(measured: Measured, rows: np.ndarray, options: ProtocolOptions) -> OperatingPoint:
     """The operating point chosen on the samples `rows`; of equally good thresholds the lowest."""
     truth = measured.truth_pixels[rows]
     positive = truth > 0
     iou = measured.iou[rows]
-    if compatible:  # the release leaves out empty predictions
+    if options.compatible:  # empty predictions are left out
         iou_of_positives = np.where(measured.predicted_pixels[rows] > 0, iou, np.nan)[positive]
     else:
         iou_of_positives = iou[positive]
     by_mask = mean_of_finite(iou_of_positives, axis=0)
-    k = int(np.argmax(by_mask))  # without a positive all are NaN, which gives the first
-    candidates = CONFIDENCE_THRESHOLDS if compatible else (0.0, *CONFIDENCE_THRESHOLDS)
+    k = _best(by_mask)
+    candidates = CONFIDENCE_THRESHOLDS if options.compatible else (0.0, *CONFIDENCE_THRESHOLDS)
     confidence = measured.confidence[rows]
-    by_confidence = [mean_of_finite(_gated(iou[:, k], confidence >= c, truth), axis=0) for c in candidates]
-    c = int(np.argmax(by_confidence))
+    iou_of_all = measured.otsu_iou[rows] if options.compatible else iou[:, k]
+    by_confidence = np.array([mean_of_finite(_gated(iou_of_all, confidence >= c, truth), axis=0) for c in candidates])
+    c = _best(by_confidence)
     return OperatingPoint(
-        MASK_THRESHOLDS[k], candidates[c], float(by_mask[k]), float(by_confidence[c]), int(positive.sum())
+        _mask_thresholds(options)[k], candidates[c], float(by_mask[k]), float(by_confidence[c]), int(positive.sum())
     )
 
 
-def tune(validation: Measured, categories: Sequence[str], compatible: bool) -> dict[str, OperatingPoint]:
-    """The operating point of every class. Raises UserError if the validation data have no finding at all."""
+def tune(validation: Measured, categories: Sequence[str], options: ProtocolOptions) -> dict[str, OperatingPoint]:
+    """The operating point of every class. Raises UserError if the validation data have no finding at all.
+
+    A class without a validation positive gets that of all classes, in compatible scores the first of each list.
+    """
     if not (validation.truth_pixels > 0).any():
         raise UserError("the validation data show no finding, so no threshold can be chosen on them")
     everything = np.arange(len(validation.truths))
-    shared = _choose(validation, everything, compatible)
+    shared = _choose(validation, everything, options)
     points = {}
     for name in categories:
-        rows = np.flatnonzero(validation.category == name)
-        point = _choose(validation, rows, compatible) if len(rows) else None
-        if point is None or (not compatible and not point.positives):
+        point = _choose(validation, np.flatnonzero(validation.category == name), options)
+        if not point.positives:
             nan = float("nan")
-            point = OperatingPoint(shared.mask_threshold, shared.confidence_threshold, nan, nan, 0, "all classes")
+            first = (OFFICIAL_MASK_THRESHOLDS[0], CONFIDENCE_THRESHOLDS[0])
+            both = first if options.compatible else (shared.mask_threshold, shared.confidence_threshold)
+            point = OperatingPoint(*both, nan, nan, 0, "first of each list" if options.compatible else "all classes")
         points[name] = point
     return points
 
@@ -181,8 +232,11 @@ class OperatingScores(PresenceScores):
         )
         outcomes = super().facts(bootstrap)
         about: JsonObject = {"operating_points": json_of(self.points), "confidence_saturated": self.saturated}
+        about |= {"at": self.options.at}
         about |= {"presence": presence.to_json()}
-        return Facts({**outcomes.json, **about}, [*outcomes.remarks, *self._remarks(presence)])
+        where = "of the original images" if self.options.at == "original" else "of the padded square"
+        remarks = [*outcomes.remarks, f"Maps and masks are compared in pixels {where}."]
+        return Facts({**outcomes.json, **about}, [*remarks, *self._remarks(presence)])
 
     def _remarks(self, presence: PresenceTable) -> list[str]:
         lines = ["", "Thresholds, chosen on validation data, and presence:", ""]
@@ -203,7 +257,7 @@ def apply(measured: Measured, points: Mapping[str, OperatingPoint], options: Pro
     """Scores of the samples at the operating point of their class."""
     at = [points[truth.category] for truth in measured.truths]
     rows = np.arange(len(at))
-    k = np.array([MASK_THRESHOLDS.index(point.mask_threshold) for point in at])
+    k = np.array([_mask_thresholds(options).index(point.mask_threshold) for point in at])
     accepted = measured.confidence >= np.array([point.confidence_threshold for point in at])
     predicted = np.where(accepted, measured.predicted_pixels[rows, k], 0)
     iou, dice = (_gated(table[rows, k], accepted, measured.truth_pixels) for table in (measured.iou, measured.dice))
@@ -226,9 +280,9 @@ def apply(measured: Measured, points: Mapping[str, OperatingPoint], options: Pro
 def _scores(samples: Samples, options: ProtocolOptions, validation: Samples | None) -> OperatingScores:
     assert validation is not None  # checked by LocalizationProtocol.score
     categories = sorted({truth.category for truth in samples.truths})
-    points = tune(measure(validation, options.compatible), categories, options.compatible)
-    return apply(measure(samples, options.compatible), points, options)
+    points = tune(measure(validation, options), categories, options)
+    return apply(measure(samples, options), points, options)
 
 
-OPTIONS = ProtocolOptions(margin=0, protocol="chexlocalize")  # whole square; thresholds from validation data
+OPTIONS = ProtocolOptions(margin=0, protocol="chexlocalize")  # the whole image; thresholds from validation data
 PROTOCOL = LocalizationProtocol("chexlocalize", _scores, OPTIONS, tuned=True, negatives=True)

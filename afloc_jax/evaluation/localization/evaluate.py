@@ -19,6 +19,7 @@ from afloc_jax.evaluation.localization.summary import summarise, write_results
 from afloc_jax.evaluation.results import evaluation_provenance
 from afloc_jax.evaluation.sharing import is_own, own_items
 from afloc_jax.evaluation.task import JsonObject, Models
+from afloc_jax.evaluation.truth.heatmap_files import map_to_original
 from afloc_jax.files import Path
 from afloc_jax.inference.model import Model
 from data_pipelines.reading import Records
@@ -66,7 +67,8 @@ def evaluate(
     def scores_of(maps_of: Callable[[Part], Iterable[np.ndarray | None]], name: str) -> Scores:
         samples = []
         for part in parts:
-            maps = tqdm(maps_of(part), total=len(part.truths), desc=name, unit="map", disable=None)
+            maps = _placed(part, maps_of(part)) if protocol.original else maps_of(part)
+            maps = tqdm(maps, total=len(part.truths), desc=name, unit="map", disable=None)
             samples.append(Samples(part.truths, maps))
         return protocol.score(*samples)
 
@@ -122,6 +124,12 @@ def open_prior(settings: LocalizationSettings) -> Records | None:
         return settings.open(settings.prior_split)
     except UserError:
         return None  # evaluation data without a training split
+
+
+def _placed(part: Part, maps: Iterable[np.ndarray | None]) -> Iterator[np.ndarray | None]:
+    """The maps of the squares, one after the other, in pixels of the original images."""
+    for truth, heatmap in zip(part.truths, maps, strict=True):
+        yield None if heatmap is None else map_to_original(np.asarray(heatmap), truth)
 
 
 def _heatmaps(model: Model, part: Part, compatible: bool) -> Iterator[np.ndarray | None]:

@@ -59,21 +59,19 @@ class Comparison:
         return np.where(scored & self.inside.any(), values, np.nan)
 
 
-def overlaps(scaled: Float[np.ndarray, "s s"], inside: Bool[np.ndarray, "s s"], thresholds: Sequence[float]) -> Overlap:
-    """The overlap at all thresholds, in one pass. Pixels with `scaled` above (>) a threshold are predicted.
+def overlaps(
+    scaled: Shaped[np.ndarray, "h w"], inside: Bool[np.ndarray, "h w"], thresholds: Sequence[float]
+) -> Overlap:
+    """The overlap at all thresholds. Pixels with `scaled` above (>) a threshold are predicted.
 
     >>> scaled, inside = np.array([[0.9, 0.6], [0.2, -0.5]]), np.array([[True, False], [True, False]])
     >>> overlap = overlaps(scaled, inside, [0.0, 0.5])
     >>> overlap.predicted, overlap.iou.round(3), overlap.dice
     (array([3, 2]), array([0.667, 0.333]), array([0.8, 0.5]))
     """
-    # The number of thresholds below each pixel: a pixel is predicted at threshold k if its number exceeds k.
-    passed = np.searchsorted(thresholds, scaled, side="left")
-    bins = len(thresholds) + 1
-    everywhere = np.bincount(passed.ravel(), minlength=bins)
-    hits = np.bincount(passed[inside], minlength=bins)
-    predicted, hit = (counts[::-1].cumsum()[::-1][1:] for counts in (everywhere, hits))
-    truth = np.count_nonzero(inside)
+    within = scaled[inside]
+    predicted, hit = (np.array([np.count_nonzero(part > t) for t in thresholds]) for part in (scaled, within))
+    truth = within.size
     with np.errstate(invalid="ignore"):
         return Overlap(hit / (predicted + truth - hit), 2 * hit / (predicted + truth), predicted)
 
@@ -92,7 +90,7 @@ def contrast_to_noise(
     return float((within.mean() - without.mean()) / noise) if noise > 0 else 0.0
 
 
-def pointing_game(heatmap: Float[np.ndarray, "s s"], inside: Bool[np.ndarray, "s s"]) -> float:
+def pointing_game(heatmap: Float[np.ndarray, "h w"], inside: Bool[np.ndarray, "h w"]) -> float:
     """1 if the maximum of the map lies inside the mask, else 0; NaN if the mask is empty.
 
     If several pixels have the maximum, the result is the share of them that lies inside.

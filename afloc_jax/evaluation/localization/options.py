@@ -1,6 +1,7 @@
 """The options of a protocol: thresholds, the unscored border, and whether the release's defects are reproduced."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Shaped
@@ -17,12 +18,14 @@ class ProtocolOptions:
         margin: the unscored border in pixels of a 224 x 224 map, scaled to the size of the map; 0 scores all of it.
         compatible: whether to reproduce the release with its defects (see `scores`).
         protocol: the name of the protocol, for tables.
+        at: the pixels that are compared: those of the padded "square", or those of the "original" image.
     """
 
     thresholds: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5)
     margin: int = 14
     compatible: bool = False
     protocol: str = "afloc"
+    at: Literal["square", "original"] = "square"
 
     def __post_init__(self) -> None:
         ascending = all(a < b for a, b in zip(self.thresholds, self.thresholds[1:], strict=False))

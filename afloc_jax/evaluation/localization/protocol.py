@@ -15,6 +15,8 @@ from afloc_jax.evaluation.truth.sample import Drawing, Truth
 class Samples:
     """Truths with one heat map each, in the same order. Maps may come from a generator, and are read once.
 
+    A map is that of the padded square, or for scores in original pixels that of the original image.
+
     A map is None if another process scores the sample (sharing.py).
     """
 
@@ -48,9 +50,14 @@ class LocalizationProtocol:
         return self.options.compatible
 
     @property
+    def original(self) -> bool:
+        """Whether the pixels of the original image are compared."""
+        return self.options.at == "original"
+
+    @property
     def drawing(self) -> Drawing:
         """How masks are drawn."""
-        return Drawing(self.compatible, self.boxes)
+        return Drawing(self.compatible, self.boxes, original=self.original)
 
     def score(self, samples: Samples, validation: Samples | None = None) -> Scores:
         """The scores of all samples. Raises UsageError if the protocol needs validation samples and gets none."""

@@ -12,6 +12,7 @@ that maps that are not cosines can be scored.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 from afloc_jax.errors import UsageError
 from afloc_jax.evaluation.localization import chexlocalize
@@ -31,12 +32,19 @@ PROTOCOLS = {protocol.name: protocol for protocol in (AFLOC, chexlocalize.PROTOC
 
 
 def get_protocol(
-    name: str, thresholds: Sequence[float] | None = None, margin: int | None = None, compatible: bool = False
+    name: str,
+    thresholds: Sequence[float] | None = None,
+    margin: int | None = None,
+    compatible: bool = False,
+    at: Literal["square", "original"] | None = None,
 ) -> LocalizationProtocol:
     """The protocol of a name, with its own thresholds (on the scaled map) and margin (pixels of 224) where None.
 
-    Raises UsageError for an unknown protocol, for values that `ProtocolOptions` refuses, and for thresholds or a margin
-    of a protocol that chooses its thresholds on validation data.
+    A protocol that chooses its thresholds on validation data compares the pixels of the square, or with `at` those of
+    the original image, which is the default if `compatible`. Other protocols are defined on the square.
+
+    Raises UsageError for an unknown protocol, for values that `ProtocolOptions` refuses, for thresholds or a margin of
+    a protocol that chooses its thresholds on validation data, and for original pixels in another protocol.
     """
     if name not in PROTOCOLS:
         raise UsageError(f"unknown protocol {name!r}; this program knows {', '.join(PROTOCOLS)}")
@@ -46,10 +54,13 @@ def get_protocol(
             f"protocol {name} scores the whole image at thresholds that validation data choose; "
             "leave --thresholds and --margin out"
         )
+    if not protocol.tuned and at == "original":
+        raise UsageError(f"protocol {name} is defined on the padded square; --at original is for protocol chexlocalize")
+    at = at or ("original" if protocol.tuned and compatible else "square")
     own = protocol.options
     thresholds, margin = own.thresholds if thresholds is None else thresholds, own.margin if margin is None else margin
     try:
-        options = replace(own, thresholds=tuple(thresholds), margin=margin, compatible=compatible)
+        options = replace(own, thresholds=tuple(thresholds), margin=margin, compatible=compatible, at=at)
     except ValueError as error:
         raise UsageError(str(error)) from None
     return replace(protocol, options=options)

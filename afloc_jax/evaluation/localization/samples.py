@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
@@ -16,6 +17,17 @@ from afloc_jax.inference.class_prompts import find_class
 from data_pipelines.constants import CLASS_PROMPT
 from data_pipelines.reading import Records
 from data_pipelines.records import ABSENT
+from data_pipelines.regions import United
+
+
+class About(NamedTuple):
+    """What is known of the image of a row. Height and width are 0 where the square is compared."""
+
+    id: str
+    patient: str
+    labels: Mapping[str, int]
+    height: int = 0
+    width: int = 0
 
 
 @dataclass(frozen=True)
@@ -27,14 +39,14 @@ class Part:
         truths: one sample per finding of every record, with its place; in a protocol with negatives one per image and
             class.
         rows: [n] the row in the source of each.
-        about: of every row its id, patient and labels.
+        about: of every row its id, patient, labels, and the height and width of its image if they are compared.
         sha256: over ids, images, prompts, masks and boxes.
     """
 
     source: Records
     truths: Sequence[Truth]
     rows: Int[np.ndarray, " n"]
-    about: list[tuple[str, str, Mapping[str, int]]] = field(repr=False)
+    about: list["About"] = field(repr=False)
     sha256: str
 
     @property
@@ -47,15 +59,17 @@ def read_truths(source: Records, drawing: Drawing) -> Part:
     """Reads the truths of all records. Raises UserError if none has a finding."""
     truths: list[Truth] = []
     rows: list[int] = []
-    about: list[tuple[str, str, Mapping[str, int]]] = []
+    about: list[About] = []
     digest = hashlib.sha256()
     for row in range(len(source)):
         record = source[row]
-        about.append((record.id, record.patient, record.labels))
+        size = (record.height, record.width) if drawing.original else (0, 0)
+        about.append(About(record.id, record.patient, record.labels, *size))
         for k, finding in enumerate(record.findings):
             place = drawing.of_finding(record, finding)
-            sample = Truth(f"{record.id}#{k}", finding.prompt, finding.label, place, record.id, patient=record.patient)
-            truths.append(sample)
+            sample_id, region = f"{record.id}#{k}", drawing.region_of_finding(record, finding)
+            sample = Truth(sample_id, finding.prompt, finding.label, place, record.id, *size, patient=record.patient)
+            truths.append(replace(sample, region=region))
             rows.append(row)
             digest.update(f"{record.id}\t{finding.label}\t{finding.prompt}\t".encode())
             digest.update(np.packbits(np.asarray(finding.mask) > 0).tobytes())
@@ -73,33 +87,41 @@ def parts_of(
 
     With negatives every image is a sample of every class of all splits, with the prompt `class_prompt`. An image
     without a mask or box of a class is a negative, unless its label says that the class is present or uncertain; then
-    it is not a sample of that class.
+    it is not a sample of that class. (In compatible scores it is: labels are not read.)
     """
     read = [read_truths(source, protocol.drawing) for source in sources]
     if not protocol.negatives:
         return read
     classes = sorted(set().union(*(part.classes for part in read)))
-    return [_every_class(part, classes, class_prompt) for part in read]
+    return [_every_class(part, classes, class_prompt, protocol.compatible) for part in read]
 
 
-def _every_class(annotated: Part, classes: Sequence[str], class_prompt: str) -> Part:
+def _every_class(annotated: Part, classes: Sequence[str], class_prompt: str, compatible: bool) -> Part:
     """A sample for every image and class; the findings of one class are united."""
-    places: dict[tuple[int, str], np.ndarray] = {}
+    places: dict[tuple[int, str], Truth] = {}
     for truth, row in zip(annotated.truths, annotated.rows.tolist(), strict=True):
         key = (row, truth.category)
-        places[key] = np.maximum(places[key], truth.mask) if key in places else truth.mask
+        places[key] = _united(places[key], truth) if key in places else truth
     size = annotated.truths[0].mask.shape[0]
     samples, rows = [], []
-    for row, (image, patient, labels) in enumerate(annotated.about):
+    for row, (image, patient, labels, height, width) in enumerate(annotated.about):
         for name in classes:
             place, listed = places.get((row, name)), find_class(name, labels)
-            if place is None and listed is not None and labels[listed] != ABSENT:
+            if place is None and listed is not None and labels[listed] != ABSENT and not compatible:
                 continue
             prompt = class_prompt.replace("{finding}", name)
-            sample = replace(negative(image, name, size), label_text=prompt, patient=patient)
-            samples.append(sample if place is None else replace(sample, mask=place, present=True))
+            sample = replace(negative(image, name, size, height, width), label_text=prompt, patient=patient)
+            if place is not None:
+                sample = replace(sample, mask=place.mask, region=place.region, present=True)
+            samples.append(sample)
             rows.append(row)
     return replace(annotated, truths=samples, rows=np.array(rows))
+
+
+def _united(one: Truth, other: Truth) -> Truth:
+    """The first sample with the findings of both."""
+    regions = tuple(region for region in (one.region, other.region) if region is not None)
+    return replace(one, mask=np.maximum(one.mask, other.mask), region=United(regions) if regions else None)
 
 
 def prior_maps(

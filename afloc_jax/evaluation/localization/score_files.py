@@ -58,7 +58,7 @@ def score_files(
     truths = _read(truth, protocol)
     files: dict[str, AnyPath] = {"truth": truth}
     maps: HeatmapFile | None = None
-    unused = 0
+    unused = missing = 0
     scores: Scores
     if segmentations is not None:
         files["segmentations"] = segmentations
@@ -66,7 +66,8 @@ def score_files(
     elif heatmaps is not None:
         files["heatmaps"], maps = heatmaps, HeatmapFile(heatmaps)
         samples = _samples(protocol, truths, maps, "scoring")
-        unused = len(maps) - len({sample.key for sample in samples.truths})
+        missing = sum(not maps.has(sample) for sample in samples.truths)
+        unused = len(maps) + missing - len({sample.key for sample in samples.truths})
         tuning = None
         if validation is not None:
             files |= {"validation_truth": validation[0], "validation_heatmaps": validation[1]}
@@ -81,7 +82,8 @@ def score_files(
     provenance: JsonObject = {"code": f"afloc_jax {afloc_jax.__version__}"}
     provenance |= {name: {"file": Path(path).name, "sha256": sha256_of(path)} for name, path in files.items()}
     provenance |= {"device": f"cpu, numpy {np.__version__} float64"}
-    about: JsonObject = {"unused_heatmaps": unused, "title": settings.title, "provenance": provenance}
+    about: JsonObject = {"missing_heatmaps": missing} if missing else {}
+    about |= {"unused_heatmaps": unused, "title": settings.title, "provenance": provenance}
     summary = summarise(scores, settings.resampling, others, about=about)
     write_results(out, scores, summary)
     return summary.to_json()
@@ -127,8 +129,15 @@ def _check_call(
 
 
 def _samples(protocol: LocalizationProtocol, truths: list[Truth], maps: HeatmapFile, what: str) -> Samples:
-    """The truths with their maps. With negatives, images that only the file of maps names are added."""
+    """The truths with their maps. With negatives, images that only the file of maps names are added.
+
+    In compatible scores with negatives a missing map predicts nothing, and thresholds are chosen without its sample.
+    """
+    some = protocol.negatives and protocol.compatible
+    maps.check(truths, some)
     if protocol.negatives:
         truths = truths + maps.negatives(truths)
-    maps.check(truths)
-    return Samples(truths, tqdm(maps.maps(truths), total=len(truths), desc=what, unit="map", disable=None))
+    if some and what == "validation":
+        truths = [truth for truth in truths if maps.has(truth)]
+    found = maps.maps(truths, protocol.original)
+    return Samples(truths, tqdm(found, total=len(truths), desc=what, unit="map", disable=None))

@@ -204,6 +204,11 @@ def check_map(truth: Truth, heatmap: np.ndarray) -> Shaped[np.ndarray, "S S"]:
             f"heat map of sample {truth.id} has shape {heatmap.shape}, its mask {truth.mask.shape}: "
             "both must be the same square"
         )
+    return check_values(truth, heatmap)
+
+
+def check_values(truth: Truth, heatmap: Shaped[np.ndarray, "H W"]) -> Shaped[np.ndarray, "H W"]:
+    """The map. Raises UserError unless it holds finite real numbers."""
     if heatmap.dtype.kind not in "fiub":
         raise UserError(f"heat map of sample {truth.id} has type {heatmap.dtype}: it must hold real numbers")
     wrong = heatmap.size - np.count_nonzero(np.isfinite(heatmap))

@@ -90,6 +90,8 @@ def section(folder: Path, summary: JsonObject) -> Section:
             "published_metrics": [BY_NAME[name] for name in PUBLISHED],
             "presence": read(PresenceTable, presence) if presence else None,
             "operating_points": part_of(summary, "operating_points"),
+            "at": summary.get("at"),
+            "compatible": summary.get("compatible"),
             "failures": worst_samples(folder / "per_sample.csv", FAILURES),
             "gallery": _gallery(folder),
             "scale": overlays.colour_scale(),

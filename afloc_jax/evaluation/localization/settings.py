@@ -1,7 +1,7 @@
 """The settings of localisation."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from afloc_jax.evaluation.settings import TaskSettings
 from afloc_jax.settings import NOT_NEGATIVE, Json, setting
@@ -24,6 +24,8 @@ class LocalizationSettings(TaskSettings):
         validation_split: the split on which a protocol chooses its thresholds.
         class_prompt: the prompt of a class in a protocol with negatives; "{finding}" is replaced by its name.
         prior_split: the split whose masks make the location prior; "" for the other evaluation images.
+        at: whether chexlocalize compares pixels of the "square" or the "original"; None for "original" if `compatible`,
+            else for "square".
     """
 
     validation_split: str = setting(
@@ -48,16 +50,21 @@ class LocalizationSettings(TaskSettings):
         help="unscored border in pixels of 224, of afloc and grounding (default: 14 for afloc, 0 for grounding)",
         metavar="PIXELS",
     )
+    at: Literal["square", "original"] | None = setting(
+        None,
+        help="pixels that chexlocalize compares: those of the padded square or of the original image (default: square; "
+        "original with --compatible)",
+    )
 
     @property
     def scoring(self) -> "LocalizationProtocol":
         """The protocol with these thresholds and this margin. Raises UsageError if it does not allow them."""
         from afloc_jax.evaluation.localization.protocols import get_protocol
 
-        return get_protocol(self.protocol, self.scored_thresholds, self.margin, self.compatible)
+        return get_protocol(self.protocol, self.scored_thresholds, self.margin, self.compatible, self.at)
 
     def check(self) -> None:
-        """Raises UsageError if the protocol is unknown or does not allow these thresholds and this margin."""
+        """Raises UsageError if the protocol is unknown or does not allow these thresholds, margin and pixels."""
         _ = self.scoring
 
     @property
@@ -67,6 +74,10 @@ class LocalizationSettings(TaskSettings):
         return own if self.thresholds is None else self.thresholds
 
     def recorded(self) -> dict[str, Json]:
-        """The settings with the thresholds that were used."""
+        """The settings with the thresholds and the pixels that were used. Those of the square are not said, because
+        earlier evaluations, which need not be repeated, knew no others."""
         thresholds = self.scored_thresholds
-        return {**super().recorded(), "thresholds": None if thresholds is None else list(thresholds)}
+        used: dict[str, Json] = {"thresholds": None if thresholds is None else list(thresholds)}
+        if self.scoring.original:
+            used["at"] = "original"
+        return {key: value for key, value in super().recorded().items() if key != "at"} | used

@@ -6,7 +6,7 @@ from typing import TypeAlias, TypeGuard
 from afloc_jax.errors import UserError
 from afloc_jax.evaluation.truth.sample import Drawing, Truth, negative
 from afloc_jax.settings import Json
-from data_pipelines.regions import decode_segmentation
+from data_pipelines.regions import CocoRuns, decode_segmentation
 
 RleTable: TypeAlias = Mapping[str, Mapping[str, Mapping[str, Json]]]
 """Run lengths by image and class."""
@@ -31,8 +31,9 @@ def read_rle_table(name: str, content: RleTable, drawing: Drawing) -> list[Truth
             mask = decode_segmentation(rle, geometry.height, geometry.width, where)
             if mask.any():
                 square = drawing.place(mask, geometry)
-                sample_id = f"{image}#{category}"
-                truths.append(Truth(sample_id, category, category, square, image, geometry.height, geometry.width))
+                sample_id, size = f"{image}#{category}", (geometry.height, geometry.width)
+                region = CocoRuns(dict(rle)) if drawing.original else None
+                truths.append(Truth(sample_id, category, category, square, image, *size, region=region))
             else:
                 truths.append(negative(image, category, drawing.size, geometry.height, geometry.width))
     return truths

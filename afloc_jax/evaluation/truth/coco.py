@@ -1,6 +1,7 @@
 """MS-CXR's COCO JSON: images, annotations with a bbox or a segmentation, categories."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -8,7 +9,7 @@ from afloc_jax.errors import UserError
 from afloc_jax.evaluation.truth.sample import Drawing, Truth, boxes_of, get_field
 from afloc_jax.settings import Json
 from data_pipelines.images import LARGEST_PIXELS, Geometry
-from data_pipelines.regions import decode_segmentation
+from data_pipelines.regions import Box, Region, Segmentation, United, decode_segmentation
 
 PARTS = ("images", "annotations", "categories")
 
@@ -27,6 +28,7 @@ def read_coco(name: str, content: Json, drawing: Drawing) -> list[Truth]:
         for n, entry in enumerate(classes)
     }
     samples: dict[tuple[str, str, str], Truth] = {}
+    regions: dict[tuple[str, str, str], list[Region]] = {}
     per_image: dict[str, int] = {}
     for position, annotation in enumerate(annotations):
         where = f"{name}, annotation {annotation.get('id', position) if isinstance(annotation, dict) else position}"
@@ -46,8 +48,10 @@ def read_coco(name: str, content: Json, drawing: Drawing) -> list[Truth]:
             sample_id, mask = f"{path}#{per_image[path]}", np.zeros((drawing.size, drawing.size), np.uint8)
             about = (path, geometry.height, geometry.width)
             samples[key] = Truth(sample_id, text, category, mask, *about, patient=patient)
-        _add_region(samples[key].mask, annotation, geometry, drawing, where)
-    return list(samples.values())
+        regions.setdefault(key, []).append(_add_region(samples[key].mask, annotation, geometry, drawing, where))
+    if not drawing.original:
+        return list(samples.values())
+    return [replace(sample, region=United(tuple(regions[key]))) for key, sample in samples.items()]
 
 
 def _id(entry: Json, name: str, where: str) -> int | str:
@@ -65,19 +69,20 @@ def _patient(value: Json, where: str) -> str:
 
 def _add_region(
     mask: np.ndarray, annotation: Mapping[str, Json], geometry: Geometry, drawing: Drawing, where: str
-) -> None:
-    """Adds the region of an annotation to the mask of its sample."""
+) -> Region:
+    """Adds the region of an annotation to the mask of its sample, and returns it."""
     box = _box(annotation.get("bbox"), where)
     segmentation = annotation.get("segmentation")
     if segmentation and not (box is not None and (drawing.boxes or _repeats_box(segmentation, box))):
         region = decode_segmentation(segmentation, geometry.height, geometry.width, where)
         region = geometry.mask_to_square(region).astype(np.uint8)
         mask += boxes_of(region) if drawing.boxes else region
-    elif box is not None:
-        if not drawing.add_box(mask, box, geometry) and not drawing.compatible:
-            raise UserError(f"{where}: its box lies outside its image of {geometry.width} x {geometry.height} pixels")
-    else:
+        return Segmentation(segmentation, where)
+    if box is None:
         raise UserError(f"{where}: it has neither a bbox nor a segmentation")
+    if not drawing.add_box(mask, box, geometry) and not drawing.compatible:
+        raise UserError(f"{where}: its box lies outside its image of {geometry.width} x {geometry.height} pixels")
+    return Box(*box)
 
 
 def _box(box: Json, where: str) -> list[float] | None:

@@ -1,4 +1,4 @@
-"""Files of heat maps with keys of image and phrase, and their mapping to the scored square."""
+"""Files of heat maps with keys of image and phrase, and their mapping to the scored square or original image."""
 
 import zipfile
 import zlib
@@ -45,10 +45,14 @@ class HeatmapFile:
     def __len__(self) -> int:
         return len(self._keys)
 
-    def check(self, truths: Sequence[Truth]) -> None:
-        """Raises UserError unless there is a map for every sample."""
-        missing = [truth for truth in truths if truth.key not in self._keys]
-        if missing:
+    def has(self, truth: Truth) -> bool:
+        """Whether there is a map of the sample."""
+        return truth.key in self._keys
+
+    def check(self, truths: Sequence[Truth], some: bool = False) -> None:
+        """Raises UserError unless there is a map for every sample, or with `some` for at least one."""
+        missing = [truth for truth in truths if not self.has(truth)]
+        if missing and not (some and len(missing) < len(truths)):
             first = ", ".join(f"{truth.id} ({truth.category})" for truth in missing[:3])
             raise UserError(
                 f"{self.path}: no heat map for {len(missing)} of {len(truths)} samples, first: {first}; "
@@ -66,14 +70,18 @@ class HeatmapFile:
         parts = [(image, classes.get(text.lower())) for image, _, text in (key.partition("\t") for key in self._keys)]
         return [negative(image, name, size) for image, name in parts if name and image not in known]
 
-    def maps(self, truths: Sequence[Truth]) -> Iterator[Float[np.ndarray, "S S"]]:
-        """The map of each sample on the square, in order. Raises UserError for a map of another shape."""
+    def maps(self, truths: Sequence[Truth], original: bool = False) -> Iterator[Float[np.ndarray, "rows columns"]]:
+        """The map of each sample on the square, or on the original image, in order.
+
+        A sample without a map gets zeros, which predict nothing. Raises UserError for a map of another shape.
+        """
+        place = map_to_original if original else map_to_square
         for truth in truths:
             try:
-                heatmap = self._file[self._keys[truth.key]]
+                heatmap = self._file[self._keys[truth.key]] if self.has(truth) else np.zeros(truth.mask.shape)
             except _UNREADABLE:
                 raise UserError(f"{self.path}: the map of {truth.id} is damaged or not an array of numbers") from None
-            yield map_to_square(heatmap, truth, str(self.path))
+            yield place(heatmap, truth, str(self.path))
 
 
 def map_to_square(heatmap: np.ndarray, truth: Truth, where: str = "heat maps") -> Float[np.ndarray, "S S"]:
@@ -83,17 +91,41 @@ def map_to_square(heatmap: np.ndarray, truth: Truth, where: str = "heat maps") -
     UserError for a map of another shape or type.
     """
     size = truth.mask.shape[0]
-    if heatmap.dtype.kind not in "fiub":
-        raise UserError(f"{where}: the map of {truth.id} has type {heatmap.dtype}; it must hold real numbers")
+    truth = _checked(heatmap, truth, where)
     if heatmap.shape == (size, size):
         return heatmap
-    if not truth.present and not truth.height and heatmap.ndim == 2 and heatmap.size:  # on an image of unknown size
-        truth = replace(truth, height=heatmap.shape[0], width=heatmap.shape[1])
-    if not truth.height or heatmap.shape != (truth.height, truth.width):
-        own = f" or {(truth.height, truth.width)}, the image's own size" if truth.height else ""
-        raise UserError(f"{where}: the map of {truth.id} has shape {heatmap.shape}; expected {(size, size)}{own}")
     geometry = Geometry(truth.height, truth.width, size)
     heatmap = heatmap.astype(np.float32)
     square = np.full((size, size), heatmap.min(), np.float32)
     geometry.inner(square)[...] = geometry.inner(geometry.to_square(heatmap))
     return square
+
+
+def map_to_original(heatmap: np.ndarray, truth: Truth, where: str = "heat maps") -> Float[np.ndarray, "H W"]:
+    """The map in original pixels: one of the original size as it is, one of the square without padding and enlarged.
+
+    On an image of unknown size the map stays as it is. Raises UserError for a map of another shape or type.
+    """
+    size = truth.mask.shape[0]
+    truth = _checked(heatmap, truth, where)
+    if not truth.height or heatmap.shape == (truth.height, truth.width):
+        return heatmap
+    return Geometry(truth.height, truth.width, size).map_to_original(heatmap)
+
+
+def _checked(heatmap: np.ndarray, truth: Truth, where: str) -> Truth:
+    """The sample; a negative on an image of unknown size gets the size of its map, unless that is the square's.
+
+    Raises UserError unless the map has the shape of the square or of the image.
+    """
+    square = truth.mask.shape
+    if heatmap.dtype.kind not in "fiub":
+        raise UserError(f"{where}: the map of {truth.id} has type {heatmap.dtype}; it must hold real numbers")
+    if heatmap.shape == square:
+        return truth
+    if not truth.present and not truth.height and heatmap.ndim == 2 and heatmap.size:
+        return replace(truth, height=heatmap.shape[0], width=heatmap.shape[1])
+    if not truth.height or heatmap.shape != (truth.height, truth.width):
+        own = f" or {(truth.height, truth.width)}, the image's own size" if truth.height else ""
+        raise UserError(f"{where}: the map of {truth.id} has shape {heatmap.shape}; expected {square}{own}")
+    return truth

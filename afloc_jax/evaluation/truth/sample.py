@@ -6,14 +6,15 @@ from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
-from jaxtyping import Shaped, UInt8
+from jaxtyping import Bool, Shaped, UInt8
 
 from afloc_jax.errors import UserError
 from afloc_jax.heatmaps import boxes_from_map
 from afloc_jax.settings import Json
 from data_pipelines.constants import IMAGE_SIZE
-from data_pipelines.images import LARGEST_PIXELS, Geometry
+from data_pipelines.images import LARGEST_PIXELS, Geometry, ImageError
 from data_pipelines.records import Finding, Record
+from data_pipelines.regions import Box, CocoRuns, Region, United
 
 T = TypeVar("T")
 
@@ -31,6 +32,7 @@ class Truth:
         height, width: the size of the original image; 0 if unknown (heat maps must then be squares).
         present: whether the image shows the finding; a negative has an empty mask.
         patient: the pseudonym of the patient; empty if unknown.
+        region: the finding in original pixels, which is drawn when it is needed; None if it is not scored there.
     """
 
     id: str
@@ -42,6 +44,22 @@ class Truth:
     width: int = 0
     present: bool = True
     patient: str = ""
+    region: Region | None = field(default=None, repr=False)
+
+    def original_mask(self, shape: tuple[int, ...]) -> Bool[np.ndarray, "H W"]:
+        """The finding in pixels of the original image, [height, width].
+
+        `shape` is the shape of its map, which an image of unknown size has. Raises UserError if the mask does not fit.
+        """
+        height, width = (self.height, self.width) if self.height else shape[:2]
+        if not self.present:
+            return np.zeros((height, width), bool)
+        if self.region is None:
+            return np.asarray(self.mask > 0)
+        try:
+            return self.region.mask(height, width)
+        except ImageError as error:
+            raise UserError(f"{self.id}: {error}") from None
 
     @property
     def key(self) -> str:
@@ -77,11 +95,13 @@ class Drawing:
         compatible: whether to draw as the release does, where small regions may vanish.
         boxes: whether to draw boxes instead of masks: the annotated boxes, or else those around connected regions.
         size: the side of the square in pixels.
+        original: whether samples keep their finding in original pixels as well (`Truth.region`).
     """
 
     compatible: bool = False
     boxes: bool = False
     size: int = IMAGE_SIZE
+    original: bool = False
 
     def add_box(self, mask: UInt8[np.ndarray, "S S"], box: Sequence[float], geometry: Geometry) -> int:
         """Adds 1 to the pixels that a box (x, y, width, height in original pixels) covers; returns their number.
@@ -122,6 +142,23 @@ class Drawing:
         for box in finding.boxes:
             self.add_box(place, box, record.geometry)
         return place
+
+    def region_of_finding(self, record: Record, finding: Finding) -> Region | None:
+        """The finding of a record in original pixels; None if the square is the original, or if it is not wanted.
+
+        Raises UserError for a record that does not have it.
+        """
+        size = [record.height, record.width] if self.original else []
+        if not size or size == [*record.image.shape]:
+            return None
+        if finding.runs:
+            return CocoRuns({"size": size, "counts": finding.runs})
+        if not len(finding.boxes):
+            raise UserError(
+                f"record {record.id} has no mask in original pixels, because an earlier version prepared it; remove "
+                "the prepared records and prepare them again, or score --at square"
+            )
+        return United(tuple(Box(*box) for box in finding.boxes))
 
     def geometry(self, image: Mapping[str, Json], where: str) -> Geometry:
         """The geometry of an image from an entry's `height` and `width`. Raises UserError for an invalid size."""

@@ -8,6 +8,7 @@ from afloc_jax.errors import UserError
 from afloc_jax.evaluation.truth.sample import Drawing, Truth, empty_mask
 from afloc_jax.files import Path
 from data_pipelines.images import Geometry, read_mask
+from data_pipelines.regions import MaskFile, United
 
 
 def read_table(path: Path, drawing: Drawing) -> list[Truth]:
@@ -38,7 +39,8 @@ def read_table(path: Path, drawing: Drawing) -> list[Truth]:
         else:
             square = empty_mask(drawing.size)
         about = (image, height, width, present, patients[image])
-        truths.append(Truth(f"{image}#{per_image[image]}", text, category, square, *about))
+        region = United(tuple(MaskFile(file) for file in files)) if present and drawing.original else None
+        truths.append(Truth(f"{image}#{per_image[image]}", text, category, square, *about, region=region))
     return truths
 
 

@@ -63,9 +63,13 @@ def as_samples(table):
 def test_thresholds_and_scores_equal_plain_loops(seed, compatible):
     validation, test = split(seed), split(seed + 50, n=31)
     scores = get_protocol("chexlocalize", compatible=compatible).score(as_samples(test), as_samples(validation))
-    candidates = CONFIDENCE_THRESHOLDS if compatible else (0.0, *CONFIDENCE_THRESHOLDS)
     for name, point in scores.points.items():
-        expected = reference.operating_point([s for s in validation if s[0] == name], candidates)
+        own = [one for one in validation if one[0] == name]
+        if compatible:
+            masks, maps = ({k: {name: one[part]} for k, one in enumerate(own)} for part in (1, 2))
+            expected = reference.official_point(name, masks, maps)
+        else:
+            expected = reference.operating_point(own, (0.0, *CONFIDENCE_THRESHOLDS))
         assert (point.mask_threshold, point.confidence_threshold) == expected
     for n, one in enumerate(test):
         point = scores.points[one[0]]
