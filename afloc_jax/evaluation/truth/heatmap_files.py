@@ -60,15 +60,20 @@ class HeatmapFile:
             )
 
     def negatives(self, truths: Sequence[Truth]) -> list[Truth]:
-        """Negative samples of the classes of `truths`, on images that the truth does not list.
+        """Negative samples of the classes of `truths`: images and classes that have a map and no truth.
 
         CheXlocalize's truth lists only images with a finding.
         """
-        known = {truth.image for truth in truths}
+        listed = {(truth.image, truth.category.lower()) for truth in truths}
+        sizes = {truth.image: (truth.height, truth.width) for truth in truths}
         size = truths[0].mask.shape[0]
         classes = {truth.category.lower(): truth.category for truth in truths}
-        parts = [(image, classes.get(text.lower())) for image, _, text in (key.partition("\t") for key in self._keys)]
-        return [negative(image, name, size) for image, name in parts if name and image not in known]
+        parts = [(image, text.lower()) for image, _, text in (key.partition("\t") for key in self._keys)]
+        return [
+            negative(image, classes[text], size, *sizes.get(image, (0, 0)))
+            for image, text in parts
+            if text in classes and (image, text) not in listed
+        ]
 
     def maps(self, truths: Sequence[Truth], original: bool = False) -> Iterator[Float[np.ndarray, "rows columns"]]:
         """The map of each sample on the square, or on the original image, in order.

@@ -120,6 +120,10 @@ def test_compatible_scores_of_heat_maps_are_those_of_the_official_procedure(fold
                 del of_images[name]
             write(path, split, table, of_images, squares if split == "test" else (), set(table) - set(of_images))
     assert set(maps) - set(truth), "some images must have no finding"
+    if missing:  # nor need a listed image list every class
+        listed = next(masks for masks in list(truth.values())[3:] if not masks["Edema"].any())
+        del listed["Edema"]
+        write(path, "test", truth, maps, squares, set(truth) - set(maps))
     summary = call(path, "--compatible")
     assert summary["at"] == "original"
     for name in CLASSES:
