@@ -166,7 +166,7 @@ def _typed(value: Any, wanted: Any, name: str) -> Any:
     if origin in (Union, types.UnionType):
         return _typed_union(value, arguments, name)
     if origin is Literal:
-        if value not in arguments or isinstance(value, bool):
+        if not any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in arguments):
             raise UsageError(f"{name} = {value!r}: must be one of {', '.join(map(str, arguments))}")
         return value
     if origin is tuple:

@@ -68,7 +68,7 @@ def jobs() -> list[Job]:
         found += [
             Job(f"loss {batch}: ours, low rank", "loss_ours", batch, settings=LOW_RANK),
             Job(f"loss {batch}: ours, low rank, kernels", "loss_ours", batch, settings=(*LOW_RANK, KERNELS)),
-            Job(f"loss {batch}: ours", "loss_ours", batch),
+            Job(f"loss {batch}: ours", "loss_ours", batch, settings=("loss.low_rank=false",)),
             Job(f"loss {batch}: eager", "loss_torch", batch, "eager", card=True),
             Job(f"loss {batch}: compiled", "loss_torch", batch, "compiled", card=True),
         ]

@@ -199,7 +199,8 @@ def loss_ours(arguments: argparse.Namespace) -> Results:
 
     config = configuration(arguments, arguments.batch)
     arrays, counts = embeddings(config)
-    flops, low_rank = useful_flops(arrays, counts, config.loss.low_rank), config.loss.low_rank
+    low_rank = config.loss.is_low_rank
+    flops = useful_flops(arrays, counts, low_rank)
     dtype = jnp.dtype(config.training.precision)
     valid = [jnp.asarray(count, jnp.int32) for count in counts.values()]
 

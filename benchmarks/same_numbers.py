@@ -60,6 +60,7 @@ def get_config():
     )
     config.model.text.last_layers = 1
     config.optimizer.lr = 1e-3
+    config.loss.low_rank = False  # what trees before "auto" did; it changes rounding, and so the hashes
     config.training.update(batch_size=8, steps=10, precision="float32", log_every=1, keep_best=1, validate_every=5)
     return config
 '''

@@ -19,6 +19,7 @@ class Oven(Settings, section="kitchen.oven"):
     degrees: float = setting(180.0, POSITIVE)
     shelves: tuple[int, ...] = (1, 2)
     fan: bool = False
+    light: Literal["auto", True, False] = "auto"
     limit: float | None = None
 
     def check(self) -> None:
@@ -51,6 +52,7 @@ def test_what_is_missing_takes_the_default_and_nothing_else_changes():
         ({"zzz": 2}, r"kitchen\.zzz: unknown key; known: name, seats, oven, extras"),
         ({"oven": 3}, r"kitchen\.oven = 3: must be a section"),
         ({"extras": 3}, r"kitchen\.extras = 3: must be a mapping"),
+        ({"oven": {"light": 1}}, r"kitchen\.oven\.light = 1: must be one of auto, True, False"),
         ({"oven": {"heat": "Gas"}}, r"kitchen\.oven\.heat = 'Gas': must be one of gas, coal"),
         ({"oven": {"degrees": float("nan")}}, r"kitchen\.oven\.degrees = nan: must be a finite number"),
         ({"oven": {"degrees": -1}}, r"kitchen\.oven\.degrees = -1\.0: must be greater than 0"),
@@ -79,7 +81,7 @@ def test_settings_come_back_from_their_plain_form():
     assert kitchen.plain() == {
         "name": "small",
         "seats": 4,
-        "oven": {"heat": "gas", "degrees": 180.0, "shelves": [3], "fan": False, "limit": 2.0},
+        "oven": {"heat": "gas", "degrees": 180.0, "shelves": [3], "fan": False, "light": "auto", "limit": 2.0},
         "extras": {"a": [1, 0.5]},
     }
     assert Kitchen.read(kitchen.plain()).plain() == kitchen.plain()

@@ -40,7 +40,7 @@ def add(command: Parser) -> None:
         type=setting,
         default=[],
         metavar="KEY=VALUE",
-        help="change a value of the config, such as loss.low_rank=true; repeatable",
+        help="change a value of the config, such as loss.low_rank=false; repeatable",
     )
     command.add_argument(
         "--part",
@@ -83,6 +83,8 @@ def _described(report: "MemoryReport", too_large: int | None) -> str:
         f"{'fits' if report.fits else 'DOES NOT FIT'}, {gib(report.peak_bytes_per_chip)}{limit} a chip",
         f"arguments {gib(report.argument_bytes_per_chip)}, temporary {gib(report.temporary_bytes_per_chip)}",
     ]
+    if report.low_rank:
+        lines.append(str(report.low_rank))
     for level, tile in report.tiles.items():
         lines.append(f"{level}s: tiles of {tile.images} images x {tile.units} units")
     if report.launches_per_step is not None:

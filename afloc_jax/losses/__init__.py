@@ -56,8 +56,8 @@ def contrastive_losses(
     that of the batch without them. Losses are float32, or float64 for float64 inputs. definition.py has the formulas.
 
     Args:
-        image: the features of the images. With `settings.low_rank` they need `shallow_factors`, and the shallow map
-            itself is not read.
+        image: the features of the images. With `settings.is_low_rank` they need `shallow_factors`, and the shallow
+            map itself is not read.
         text: the embeddings of the reports, in the order of the images.
         settings: `config.loss`.
         sample_weights: the published `weight_matrix` of the cross entropies.
@@ -75,7 +75,7 @@ def contrastive_losses(
         if not settings.weights.of(name):
             continue
         with jax.named_scope(name):  # compiled programs name it: `afloc compile` counts the loops of each level
-            level = _level(name, image, text, settings.low_rank)
+            level = _level(name, image, text, settings.is_low_rank)
             if settings.contrast_unit == "unit" and name != "report":
                 image_to_text[name] = jnp.zeros(())
                 text_to_image[name] = _unit_loss(level, group, settings, sample_weights)

@@ -58,7 +58,8 @@ class LossSettings(Settings, section="loss"):
         tile_memory: the memory that a tile of the word or sentence level may take on a device: "auto" for what suits
             the kind of device (tile_size.py), or MiB, such as "512".
         low_rank: whether the word level is computed in the width of the shallow features (low_rank.py). It gives the
-            same numbers.
+            same numbers. "auto" stands for on wherever that is possible and less work. Only the config of a run knows
+            the model, so it settles this (training/settings.py); a loss that is called with "auto" leaves it off.
         weights: the weight of each level in the total.
     """
 
@@ -72,8 +73,13 @@ class LossSettings(Settings, section="loss"):
     implementation: Literal["auto", "definition", "tiled", "ring"] = "auto"
     kernel: Literal["xla", "pallas", "triton"] = "xla"
     tile_memory: str = setting("auto", TILE_MEMORY)
-    low_rank: bool = False
+    low_rank: Literal["auto", True, False] = "auto"
     weights: LevelWeights = LevelWeights()
+
+    def __post_init__(self) -> None:
+        spelled = {"true": True, "false": False}  # as a command line may hand them on
+        object.__setattr__(self, "low_rank", spelled.get(str(self.low_rank).lower(), self.low_rank))
+        super().__post_init__()
 
     def check(self) -> None:
         by_unit = self.contrast_unit == "unit"
@@ -84,12 +90,23 @@ class LossSettings(Settings, section="loss"):
             )
         if by_unit and self.implementation == "ring":
             raise UsageError("loss.implementation = 'ring': needs loss.contrast_unit = 'caption'; set it to 'tiled'")
-        if by_unit and self.low_rank:
-            raise UsageError("loss.low_rank = True: needs loss.contrast_unit = 'caption'")
-        if self.low_rank and self.implementation == "definition":
-            raise UsageError("loss.low_rank = True: needs loss.implementation = 'tiled' or 'ring', not 'definition'")
+        if self.low_rank is True and (needs := self.low_rank_needs()):
+            raise UsageError(f"loss.low_rank = True: {needs}")
         if self.kernel != "xla":
             self._check_kernel()
+
+    @property
+    def is_low_rank(self) -> bool:
+        """Whether the word level is computed in the width of the shallow features: False for "auto", see above."""
+        return self.low_rank is True
+
+    def low_rank_needs(self) -> str:
+        """The setting that has to change before `low_rank` can be on, as "needs ..."; empty if none has to."""
+        if self.contrast_unit == "unit":
+            return "needs loss.contrast_unit = 'caption'"
+        if self.implementation == "definition":
+            return "needs loss.implementation = 'tiled' or 'ring', not 'definition'"
+        return ""
 
     def _check_kernel(self) -> None:
         name = f"loss.kernel = {self.kernel!r}"

@@ -33,7 +33,7 @@ from afloc_jax.training.gpu_cards import CARDS
 from afloc_jax.training.gradients import token_batch
 from afloc_jax.training.launches import launches
 from afloc_jax.training.mesh import batch_sharding, build_mesh, replicated
-from afloc_jax.training.settings import RunConfig
+from afloc_jax.training.settings import LowRank, RunConfig
 from afloc_jax.training.topology import hosts_and_cards
 
 Part = Literal["step", "loss"]
@@ -81,6 +81,7 @@ class MemoryReport:
         kernels: number of instructions that call a Pallas kernel; one inside a loop counts once.
         largest_buffers: see buffers.py.
         tiles: of the word and the sentence level (losses/tile_size.py); empty where there are none.
+        low_rank: whether the word level is computed in the width of the shallow features, and why.
         launches_per_step: on GPUs, the kernels, copies and collectives that a step starts, loops multiplied out. Loops
             over bins of captions are counted at the mean length that `tiles` states.
     """
@@ -100,6 +101,7 @@ class MemoryReport:
     kernels: int | None = None
     largest_buffers: Sequence[Buffer] = ()
     tiles: dict[str, Tile] = dataclasses.field(default_factory=dict)
+    low_rank: LowRank | None = None
     launches_per_step: int | None = None
 
     def to_json(self) -> dict[str, Json]:
@@ -108,6 +110,7 @@ class MemoryReport:
             **vars(self),
             "largest_buffers": [buffer.to_json() for buffer in self.largest_buffers],
             "tiles": {level: vars(tile) for level, tile in self.tiles.items()},
+            "low_rank": None if self.low_rank is None else vars(self.low_rank),
         }
 
 
@@ -175,7 +178,9 @@ def compile_step(config: RunConfig, topology: str, part: Part = "step") -> Memor
     limit = memory_limit(topology)
     assembly = assemble(config, build_mesh(devices, config.training.fsdp))
     tiles = tiles_of_levels(assembly)
-    report = functools.partial(MemoryReport, topology, part, len(devices), batch, limit, tiles=tiles)
+    report = functools.partial(
+        MemoryReport, topology, part, len(devices), batch, limit, tiles=tiles, low_rank=assembly.low_rank
+    )
     try:
         compiled = _lower(assembly, part).compile()
     except UserError:  # a wrong setting, named by the code that it belongs to
@@ -283,7 +288,7 @@ def _launches(program: str, tiles: dict[str, Tile]) -> int:
 
 def _embeddings_like(assembly: Assembly) -> tuple[PyTree, PyTree]:
     """Shapes and types of what the model returns for a batch: the levels of images and of texts."""
-    embed = functools.partial(assembly.model.apply, with_factors=assembly.config.loss.low_rank)
+    embed = functools.partial(assembly.model.apply, with_factors=assembly.config.loss.is_low_rank)
     image, text = jax.eval_shape(
         lambda variables, batch: embed(variables, batch["image"], token_batch(batch)),
         assembly.variables_like,
@@ -303,7 +308,7 @@ def _lower_loss(assembly: Assembly) -> Lowered:
     """The losses and their gradients, as a function of embeddings of the shapes that the model returns."""
     settings, mesh = assembly.config.loss, assembly.mesh
     image, text = _embeddings_like(assembly)
-    if settings.low_rank:  # the loss reads the factors of the shallow map; a run never computes the map itself
+    if settings.is_low_rank:  # the loss reads the factors of the shallow map; a run never computes the map itself
         image = image.replace(shallow=None)
     leaves, tree = jax.tree.flatten((image, text))
     floats = [jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves]

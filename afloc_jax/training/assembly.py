@@ -15,7 +15,7 @@ from afloc_jax.models import AFLoc, build, initial_variables, trainable
 from afloc_jax.training.failures import explained
 from afloc_jax.training.mesh import batch_sharding, place_state, state_sharding
 from afloc_jax.training.optimizer import build_optimizer, build_schedule, freeze
-from afloc_jax.training.settings import PRECISIONS, RunConfig
+from afloc_jax.training.settings import PRECISIONS, LowRank, RunConfig
 from afloc_jax.training.step import (
     TrainState,
     TrainStep,
@@ -34,7 +34,9 @@ class Assembly:
     """The parts that a run computes with.
 
     Attributes:
-        config: the run's config, with the text encoder and the vocabulary size of the model.
+        config: the run's config, with the text encoder and the vocabulary size of the model; `loss.low_rank` is
+            True or False.
+        low_rank: what `loss.low_rank` was settled to, and why.
         mesh: the devices.
         steps_per_epoch: training steps of an epoch.
         total_steps: training steps of the run.
@@ -45,6 +47,7 @@ class Assembly:
     """
 
     config: RunConfig
+    low_rank: LowRank
     mesh: Mesh
     steps_per_epoch: int
     total_steps: int
@@ -113,11 +116,15 @@ def assemble(config: RunConfig, mesh: Mesh, steps_per_epoch: int = _ASSUMED_STEP
     """
     model = build(config.model, dtype=PRECISIONS[config.training.precision])
     variables = jax.eval_shape(functools.partial(initial_variables, model), jax.random.key(0))
+    features: int = variables["params"]["image_encoder"]["project_shallow"]["kernel"].shape[0]
+    low_rank = config.low_rank(features)
+    config = dataclasses.replace(config, loss=dataclasses.replace(config.loss, low_rank=low_rank.on))
     optimizer = freeze(build_optimizer(config.optimizer), trainable(variables["params"], config.model))
     total_steps = config.training.total_steps(steps_per_epoch)
     schedule = build_schedule(config.optimizer, steps_per_epoch, total_steps)
     return Assembly(
         config,
+        low_rank,
         mesh,
         steps_per_epoch,
         total_steps,

@@ -48,7 +48,7 @@ class StepFlops:
 def step_flops(config: RunConfig, side: int) -> StepFlops:
     """The FLOPs of a step of `config`, whose text encoder and vocabulary are known, on images of `side` pixels."""
     loss, slots, width = config.loss, config.data.max_tokens, config.model.projection_dim
-    encoders, regions = _encoders(config.model, side, slots, loss.low_rank)
+    encoders, regions = _encoders(config.model, side, slots, loss.is_low_rank)
     group = loss.group_size(config.training.batch_size)
     of_product = _FORWARD_AND_BACKWARD * 2 * group
     products = 2 if loss.region_pooling == "attention" else 1
@@ -57,7 +57,7 @@ def step_flops(config: RunConfig, side: int) -> StepFlops:
     pair = encoders
     if loss.weights.report:
         pair += of_product * width
-    if loss.low_rank and loss.weights.word:  # what low_rank.py computes for every image and every slot
+    if loss.is_low_rank and loss.weights.word:  # what low_rank.py computes for every image and every slot
         pair += _FORWARD_AND_BACKWARD * 2 * features * (shallow * features + slots * width)
     return StepFlops(
         pair=pair,

@@ -62,7 +62,7 @@ def token_batch(batch: Batch) -> TokenBatch:
 
 def _encoder(model: AFLoc, config: RunConfig, mesh: Mesh) -> Callable[..., tuple[_Embeddings, PyTree[Array]]]:
     """A function `encode(params, batch_stats, batch, dropout key) -> (embeddings, batch statistics)`."""
-    low_rank = config.loss.low_rank
+    low_rank = config.loss.is_low_rank
 
     def encode(
         params: PyTree[Array], batch_stats: PyTree[Array], batch: Batch, key: PRNGKeyArray
@@ -94,7 +94,7 @@ def build_gradient(model: AFLoc, config: RunConfig, mesh: Mesh) -> GradientFunct
 
     Frozen parameters are constants: their gradient is 0, and no backward pass is computed for them.
     """
-    low_rank, micro = config.loss.low_rank, config.training.micro_batch
+    low_rank, micro = config.loss.is_low_rank, config.training.micro_batch
     encode = _encoder(model, config, mesh)
 
     def losses(embeddings: _Embeddings, params: PyTree[Array], batch: Batch) -> ContrastiveLosses:

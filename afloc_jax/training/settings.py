@@ -61,6 +61,17 @@ class TrainingSettings(Settings, section="training"):
 
 
 @dataclass(frozen=True)
+class LowRank:
+    """Whether the word level is computed in the width of the shallow features (losses/low_rank.py), and why."""
+
+    on: bool
+    why: str
+
+    def __str__(self) -> str:
+        return f"loss.low_rank is {'on' if self.on else 'off'}: {self.why}"
+
+
+@dataclass(frozen=True)
 class RunConfig(Settings):
     """The config of a run.
 
@@ -107,13 +118,29 @@ class RunConfig(Settings):
             paths += [(f"{dataset}.cache", own.cache), (f"{dataset}.raw", own.raw)]
         for name, path in paths:
             user_path(path, name)
-        if self.loss.low_rank:  # it needs a shallow map that is a plain product of features and a projection
-            for key, switched_on in (
-                ("model.image.center", self.model.image.center),
-                ("model.normalize", self.model.normalize),
-            ):
-                if switched_on:
-                    raise UsageError(f"loss.low_rank = True: needs {key} = False")
+        if self.loss.low_rank is True and (needs := self._low_rank_needs()):
+            raise UsageError(f"loss.low_rank = True: {needs}")
+
+    def low_rank(self, features: int) -> LowRank:
+        """What `loss.low_rank` stands for, where the shallow map has so many features before its projection."""
+        width = self.model.projection_dim
+        if self.loss.low_rank != "auto":
+            return LowRank(self.loss.low_rank, "the config says so")
+        if not self.loss.weights.word:
+            return LowRank(False, "the word level has no weight")
+        if needs := self._low_rank_needs():
+            return LowRank(False, f"it {needs}")
+        if features >= width:
+            return LowRank(False, f"the shallow map has {features} features, not fewer than the shared width {width}")
+        return LowRank(True, f"words are compared in {features} dimensions instead of {width}")
+
+    def _low_rank_needs(self) -> str:
+        """As `LossSettings.low_rank_needs`: the shallow map has to be a plain product of features and a projection."""
+        if self.model.image.center:
+            return "needs model.image.center = False"
+        if self.model.normalize:
+            return "needs model.normalize = False"
+        return self.loss.low_rank_needs()
 
     def check_batch(self, devices: int = 1) -> None:
         """Raises UsageError where the batch does not divide into its groups or over the devices.

@@ -162,7 +162,7 @@ def build_validation_step(model: AFLoc, config: RunConfig, mesh: Mesh) -> Valida
 
     def validation_step(params: PyTree[Array], batch_stats: PyTree[Array], batch: Batch) -> LossMetrics:
         variables = {"params": params, "batch_stats": batch_stats}
-        image, text = model.bind(variables)(batch["image"], token_batch(batch), with_factors=config.loss.low_rank)
+        image, text = model.bind(variables)(batch["image"], token_batch(batch), with_factors=config.loss.is_low_rank)
         losses = contrastive_losses(image, text, config.loss, mesh=mesh)
         return LossMetrics(losses.total, losses.levels)
 

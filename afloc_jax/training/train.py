@@ -50,7 +50,9 @@ def train(config: RunConfig, folder: Path, dry_run: bool = False, profile: StepR
     config.check_batch(jax.device_count())
     if dry_run:
         adopted = start.adopt(config, start.foreign_sources(config))
-        assemble(adopted, build_mesh(fsdp=config.training.fsdp)).trace()
+        run = assemble(adopted, build_mesh(fsdp=config.training.fsdp))
+        run.trace()
+        say(str(run.low_rank))
         say(f"{config.name}: the config is valid")
         return 0
     workdir.check_workdir(config, folder)
@@ -119,6 +121,7 @@ def _train_model(given: RunConfig, folder: Path, profile: StepRange | None) -> i
         say(f"{folder}: going on from step {progress.step} of {run.total_steps}")
 
     # --- Loop
+    say(str(run.low_rank))
     say(described(_compilation_cache()))
     resumed = Resumed(folder, progress.step, progress.validated_step)
     writers = Writers(resumed, active=jax.process_index() == 0)

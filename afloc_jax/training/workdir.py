@@ -19,8 +19,8 @@ METRICS = "metrics.jsonl"
 CHECKPOINTS, MODEL, TOKENIZER, NONFINITE = "checkpoints", "model", "tokenizer", "nonfinite"
 
 # Keys that a rerun in the same working directory may change: where files lie, what is logged and kept, what is
-# evaluated, and over how many devices the state is split. None of them changes the trained parameters, except that the
-# last one changes rounding, as another number of devices does.
+# evaluated, how the loss is computed, and over how many devices the state is split. None of them changes the trained
+# parameters, except that training.fsdp and loss.low_rank change rounding, as another number of devices does.
 MAY_CHANGE = (
     "data.directory",
     "data.cache",
@@ -31,6 +31,7 @@ MAY_CHANGE = (
     "training.keep_best",
     "training.fsdp",
     "loss.tile_memory",
+    "loss.low_rank",
     "evaluation",
 )
 _NAMED_DIFFERENCES = 8

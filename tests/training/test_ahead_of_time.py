@@ -13,7 +13,7 @@ from afloc_jax.cli import main
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.training import ahead_of_time
 from afloc_jax.training.buffers import Buffer
-from afloc_jax.training.settings import RunConfig
+from afloc_jax.training.settings import LowRank, RunConfig
 from configs.afloc import get_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,6 +38,7 @@ def test_a_run_on_four_devices_is_described():
     report = json.loads(done.stdout)
     assert report["chips"] == 4 and report["global_batch"] == 16 and report["fits"] is True
     assert report["limit_bytes_per_chip"] is None
+    assert report["low_rank"] == {"on": True, "why": "the config says so"}
     assert report["peak_bytes_per_chip"] >= report["argument_bytes_per_chip"] + report["temporary_bytes_per_chip"] > 0
     assert report["launches_per_step"] is None  # counted for GPUs
     # Regions of the two maps are 8 x 8 and 4 x 4; a tile of a CPU is a MiB.
@@ -54,8 +55,9 @@ def test_a_run_on_four_devices_is_described():
 
 
 def test_the_losses_alone_take_embeddings_and_hold_less():
-    command = ("--topology", "cpu:2", "--global_batch", "16", "--set", "loss.low_rank=true", "--json")
+    command = ("--topology", "cpu:2", "--global_batch", "16", "--json")
     part, whole = (json.loads(compiled(*command, "--part", part).stdout) for part in ("loss", "step"))
+    assert part["low_rank"] == {"on": True, "why": "words are compared in 4 dimensions instead of 16"}  # by default
     assert part["part"] == "loss" and part["collectives"]["collective-permute"] >= 4
     # What comes out are gradients of what goes in; the projected map, which no loss of low rank takes, is neither.
     results = part["peak_bytes_per_chip"] - part["argument_bytes_per_chip"] - part["temporary_bytes_per_chip"]
@@ -156,6 +158,7 @@ def test_the_plain_report_names_the_largest_buffers(capsys, monkeypatch):
         **dict.fromkeys(("peak_bytes_per_chip", "argument_bytes_per_chip", "temporary_bytes_per_chip"), 2**30),
         collectives={"all-reduce": 5},
         largest_buffers=[buffer] * 9,
+        low_rank=LowRank(False, "the word level has no weight"),
     )
     monkeypatch.setattr(os, "environ", dict(os.environ))
     found = ahead_of_time.LargestBatch(report, too_large=4096)
@@ -164,6 +167,7 @@ def test_the_plain_report_names_the_largest_buffers(capsys, monkeypatch):
     assert capsys.readouterr().out.splitlines() == [
         "v5e:4x4, 16 chips, global batch 2048: fits, 1.00 GiB of 16.00 GiB a chip",
         "arguments 1.00 GiB, temporary 1.00 GiB",
+        "loss.low_rank is off: the word level has no weight",
         "collectives: all-reduce 5",
         "largest buffers:",
         *["     181.00 MiB  f32[64,1444,512], 2 places, from shard_map/dot"] * 5,

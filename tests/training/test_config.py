@@ -2,15 +2,20 @@
 
 import json
 
+import jax
 import pytest
 from ml_collections import ConfigDict
 
 from afloc_jax.errors import UsageError
 from afloc_jax.files import Path
 from afloc_jax.settings import plain
+from afloc_jax.training.assembly import assemble
+from afloc_jax.training.config import override
+from afloc_jax.training.mesh import build_mesh
 from afloc_jax.training.settings import RunConfig
 from afloc_jax.training.workdir import check_workdir, claim_workdir, differences
 from configs.afloc import get_config
+from configs.demo import get_config as demo_config
 from configs.mimic_cxr import get_config as mimic_cxr_config
 from configs.resolved import get_config as resolved_config
 from tests.training.conftest import tiny_config
@@ -23,6 +28,8 @@ WRONG = [
     ("optimizer.b2", 1.0, "config.optimizer.b2 = 1.0: must be at least 0 and below 1"),
     ("optimizer.schedule", "step", "must be one of exponential, cosine, plateau, constant"),
     ("loss.attention_temperature", 0.0, "config.loss.attention_temperature = 0.0: must be greater than 0"),
+    ("loss.low_rank", "fast", "config.loss.low_rank = 'fast': must be one of auto, True, False"),
+    ("loss.low_rank", 1, "config.loss.low_rank = 1: must be one of auto, True, False"),
     ("loss.weights.word", -1.0, "config.loss.weights.word = -1.0: must be 0 or greater"),
     ("loss.weights", ConfigDict({"report": 0.0, "sentence": 0.0, "word": 0.0}), "nothing to learn from"),
     (
@@ -83,6 +90,50 @@ def test_the_low_rank_word_level_needs_a_plain_projection():
         RunConfig.from_config(config)
 
 
+@pytest.mark.parametrize(("get", "on"), [(get_config, True), (mimic_cxr_config, True), (demo_config, False)])
+def test_auto_takes_the_word_level_of_low_rank_where_the_published_network_is_trained(get, on):
+    config = RunConfig.from_config(get())
+    run = assemble(config, build_mesh(jax.devices()[:1]))
+    assert config.loss.low_rank == "auto" and run.config.loss.low_rank is on
+    assert run.config.loss.is_low_rank is run.low_rank.on is on
+    told = "loss.low_rank is on: words are compared in 512 dimensions instead of 768"
+    assert str(run.low_rank) == (told if on else "loss.low_rank is off: the word level has no weight")
+
+
+BY_UNIT = {"loss.region_pooling": "logsumexp", "loss.contrast_unit": "unit"}
+OFF = [
+    ({"loss.implementation": "definition"}, "it needs loss.implementation = 'tiled' or 'ring', not 'definition'"),
+    (BY_UNIT, "it needs loss.contrast_unit = 'caption'"),
+    ({"loss.weights.word": 0.0}, "the word level has no weight"),
+    ({"model.image.center": True}, "it needs model.image.center = False"),
+    ({"model.normalize": True}, "it needs model.normalize = False"),
+]
+
+
+@pytest.mark.parametrize(("changes", "why"), OFF, ids=[next(reversed(changes)) for changes, _ in OFF])
+def test_auto_leaves_low_rank_off_where_it_cannot_be(changes, why):
+    config = get_config()
+    for key, value in changes.items():
+        override(config, key, value)
+    found = RunConfig.from_config(config).low_rank(512)
+    assert not found.on and found.why == why
+
+
+@pytest.mark.parametrize(("features", "on"), [(767, True), (768, False), (1024, False)])
+def test_auto_takes_low_rank_only_where_the_projection_widens(features, on):
+    found = RunConfig().low_rank(features)
+    assert found.on is on
+    assert on or found.why == f"the shallow map has {features} features, not fewer than the shared width 768"
+
+
+@pytest.mark.parametrize(("given", "stored"), [(True, True), ("true", True), ("True", True), ("false", False)])
+def test_low_rank_may_be_stated_as_a_boolean_or_its_name(given, stored):
+    config = run_config("loss.low_rank", given)
+    assert config.loss.low_rank is stored
+    assert config.low_rank(2048).on is stored  # no rule of "auto" applies; the loss itself refuses what is impossible
+    assert json.dumps(config.plain()["loss"]["low_rank"]) == str(given).lower()
+
+
 def test_the_published_config_file_states_every_setting_and_the_defaults():
     """One truth: what configs/afloc.py comments on is what a key that is left out amounts to."""
     stated = get_config()
@@ -139,19 +190,24 @@ def test_resolving_and_reading_back_gives_the_same_config(tmp_path):
 def test_a_config_of_an_earlier_version_is_the_same_config():
     """config.json of 35475ad, of a tiny run: the same command goes on in its working directory."""
     written = json.loads((Path(__file__).parent / "config_35475ad.json").read_text())
-    assert RunConfig.from_config(written) == RunConfig.from_config(tiny_config())
+    config = tiny_config()
+    config.loss.low_rank = False  # what it was before "auto"
+    assert RunConfig.from_config(written) == RunConfig.from_config(config)
 
 
 def test_a_workdir_of_an_earlier_version_goes_on_unless_a_later_setting_is_changed(tmp_path):
-    """As if loss.low_rank had come after 35475ad, as loss.tile_memory has."""
+    """data.augment_on and loss.tile_memory came after 35475ad; loss.low_rank was False there and is "auto" now."""
     written = json.loads((Path(__file__).parent / "config_35475ad.json").read_text())
-    assert written["loss"].pop("low_rank") is False and "tile_memory" not in written["loss"]
+    assert "augment_on" not in written["data"] and "tile_memory" not in written["loss"]
+    assert written["loss"]["low_rank"] is False
     (tmp_path / "config.json").write_text(json.dumps(written))
     config = tiny_config()
     config.loss.tile_memory = "64"  # changes nothing but speed
-    check_workdir(RunConfig.from_config(config), Path(tmp_path))
-    config.loss.low_rank = True
-    with pytest.raises(UsageError, match=r"another config \(loss\.low_rank: there None, now True\)"):
+    for low_rank in ("auto", True, False):  # changes rounding
+        config.loss.low_rank = low_rank
+        check_workdir(RunConfig.from_config(config), Path(tmp_path))
+    config.data.augment_on = "device"
+    with pytest.raises(UsageError, match=r"another config \(data\.augment_on: there None, now 'device'\)"):
         check_workdir(RunConfig.from_config(config), Path(tmp_path))
 
 

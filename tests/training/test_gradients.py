@@ -65,6 +65,17 @@ def test_a_gradient_in_chunks_reaches_the_kernel_of_a_low_rank_word_level():
     assert float(np.abs(kernel).max()) > 0
 
 
+@pytest.mark.parametrize(
+    ("devices", "changes"), [(1, {}), (2, {"training.micro_batch": 4, "model.image.statistics_group": 2})]
+)
+def test_what_auto_takes_is_the_same_loss_with_the_same_gradients(devices, changes):
+    """Tiled on one device, in a ring on two."""
+    assert assembled(changed(tiny_config(), changes), devices)[0].config.loss.low_rank is True
+    expected, _ = gradient(devices, **changes, **{"loss.low_rank": False})
+    found, _ = gradient(devices, **changes)
+    assert_same(found, expected)
+
+
 def test_chunks_without_statistics_of_their_own_differ_by_the_batch_norm():
     """What the module says of batch statistics is so: in chunks they are those of each chunk."""
     expected, _ = gradient(devices=1)

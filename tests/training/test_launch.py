@@ -11,6 +11,7 @@ import cv2
 import pytest
 
 import launch
+from afloc_jax.training.settings import RunConfig
 from tests.training.conftest import SENTENCES, records
 
 ROOT = Path(launch.__file__).parent
@@ -53,6 +54,34 @@ def test_flags_are_taken_with_hyphens_while_values_and_keys_of_the_config_stay_a
     assert values.dry_run and values.workdir == "my-runs/a-b_c" and values.coordinator == "a-b:1"
     assert (values.config.training.batch_size, values.config.name) == (16, "a-b_c")
     assert not launch.parse(["launch.py", config, *flags, "--no" + spelled[2:]]).dry_run
+
+
+OWN = """
+from configs import afloc
+def get_config():
+    config = afloc.get_config()
+    config.loss.low_rank = True  # as a config file could say before "auto"
+    return config
+"""
+
+
+@pytest.mark.parametrize(
+    ("flags", "value"),
+    [
+        ([], None),
+        (["--config.loss.low_rank=true"], True),
+        (["--config.loss.low_rank=False"], False),
+        (["--config.loss.low_rank=auto"], "auto"),
+        (["--config.loss.low_rank"], True),  # as a flag of a boolean may be written
+        (["--noconfig.loss.low_rank"], False),
+    ],
+    ids=str,
+)
+def test_low_rank_takes_a_boolean_or_auto_over_either(flags, value, tmp_path):
+    (tmp_path / "own.py").write_text(OWN)
+    for config, stated in ((AFLOC, "auto"), (f"--config={tmp_path / 'own.py'}", True)):
+        values = launch.parse(["launch.py", config, "--workdir=w", *flags])
+        assert repr(RunConfig.from_config(values.config).loss.low_rank) == repr(value if flags else stated)
 
 
 def test_a_config_file_that_raises_is_a_wrong_call(tmp_path, capsys):

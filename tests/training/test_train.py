@@ -141,6 +141,28 @@ def test_a_run_stopped_by_sigterm_goes_on_bit_for_bit(finished, config, tmp_path
         assert {k: ours[k] for k in ours.keys() - timing} == {k: theirs[k] for k in theirs.keys() - timing}
 
 
+def test_a_workdir_from_before_auto_goes_on_with_the_word_level_of_low_rank(config, tmp_path, monkeypatch, capsys):
+    """To the same numbers but for rounding, and the log says so. config.json holds a boolean there."""
+    through, resumed = tmp_path / "through", tmp_path / "resumed"
+    config.loss.low_rank = False
+    assert train(config, through) == 0
+    assert "loss.low_rank is off: the config says so" in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        signal_at(patch, batch=2)
+        assert train(config, resumed) == 128 + signal.SIGTERM
+    assert json.loads((resumed / "config.json").read_text())["loss"]["low_rank"] is False
+    assert train(tiny_config(), resumed) == 0
+    said = capsys.readouterr().err
+    assert "going on from step 2 of 6" in said
+    assert "loss.low_rank is on: words are compared in 4 dimensions instead of 16" in said
+    assert json.loads((resumed / "config.json").read_text())["loss"]["low_rank"] == "auto"
+
+    lines = [read_metrics(run / "metrics.jsonl") for run in (through, resumed)]
+    assert [line["step"] for line in lines[0]] == [line["step"] for line in lines[1]]
+    np.testing.assert_allclose(*([line["loss"] for line in run] for run in lines), rtol=1e-5)
+    np.testing.assert_allclose(*([line.get("loss/word") for line in run] for run in lines), rtol=1e-5)
+
+
 def test_a_validation_cut_short_by_a_signal_is_made_up_for(config, memory, tmp_path, monkeypatch, capsys):
     """The first and the last one; with a rate that validation losses lower, so that a lost one would change weights."""
     memory["validation"].extend(records(8, seed=3))  # two batches: the signal comes between them
@@ -256,7 +278,7 @@ def test_the_share_of_peak_is_the_counted_work_over_the_rate_of_known_devices(co
     lines = [line for line in read_metrics(tmp_path / "known/metrics.jsonl") if line["split"] == "train"]
     assert "mfu" not in lines[0]  # nothing has been timed yet
     tokenizer = load_tokenizer(tmp_path / "known/tokenizer")
-    work = step_flops(train_config(config, tmp_path / "known"), 32)
+    work = step_flops(assembly.assemble(train_config(config, tmp_path / "known"), meshes.build_mesh()).config, 32)
     for number, line in enumerate(lines[1:], start=1):
         batch = batches_of(memory_split(), config, tokenizer).batch_at(number)
         flops = work.total(8, batch["word_count"].sum(), batch["sentence_count"].sum())
@@ -359,11 +381,17 @@ def test_a_validation_loss_that_is_not_finite_stops_the_run(config, tmp_path, mo
         ("loss.contrast_group", 4, ""),
     ],
 )
-def test_what_only_the_network_refuses_is_refused_before_anything_is_written(config, tmp_path, key, value, message):
+def test_what_only_the_network_refuses_is_refused_before_anything_is_written(
+    config, tmp_path, capsys, key, value, message
+):
     """So that the mended command finds no working directory of another config."""
     changed(config, {key: value})
     if not message:
         assert train(config, tmp_path, dry_run=True) == 0
+        assert capsys.readouterr().err.splitlines() == [
+            "loss.low_rank is on: words are compared in 4 dimensions instead of 16",
+            "tiny: the config is valid",
+        ]
         return
     for dry_run in (True, False):
         with pytest.raises(UsageError, match=message) as caught:
