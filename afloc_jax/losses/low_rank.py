@@ -12,11 +12,16 @@ no matrix.
 X R^T is as large as X, and so is its gradient. tiled.py makes both for one image at a time and pulls the gradient back
 to X and R at once, so that neither exists for all images of the batch. ring.py makes them once for all images of a
 device and uses them in every step: making them takes as many operations as the forward pass of F / 2 words.
+
+The gradient of a QR decomposition divides by the diagonal of R. If a feature is always 0, weight decay shrinks its row
+of K to nothing, and the gradient of that row would be rounding errors divided by nothing, or NaN. These errors come
+from the rows that follow it in the decomposition. Small rows are therefore decomposed last, in the order of their
+length, and none is shorter than 1e-12 of the longest. A kernel without small rows is decomposed as it is.
 """
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from afloc_jax.errors import UsageError
 from afloc_jax.vectors import norm
@@ -29,8 +34,8 @@ def reduce_rank(
 
     `features @ projection` and the returned units have the same local similarity as `features @ kernel` and the units
     passed in, if the cosines use `unit_norms`. `tiled.grouped_similarity` and `ring.local_losses` take them so. The
-    projection is R^T, in at least float32. The kernel must have full rank; its gradient flows through the QR
-    decomposition. Raises UsageError where F > D, because nothing is saved then.
+    projection is R^T, in at least float32. Rows of the kernel may be 0; the others must be independent, because its
+    gradient flows through the QR decomposition. Raises UsageError where F > D, because nothing is saved then.
     """
     if kernel.shape[0] > kernel.shape[1]:
         raise UsageError(
@@ -38,8 +43,23 @@ def reduce_rank(
             "rank is saved only where a projection widens, so switch it off"
         )
     wide = jnp.promote_types(units.dtype, jnp.float32)
-    q, r = jnp.linalg.qr(kernel.T.astype(wide))
-    return r.T, units @ q.astype(units.dtype), norm(units.astype(wide))
+    kernel, order = _small_rows_last(kernel.astype(wide))
+    q, r = jnp.linalg.qr(kernel.T)
+    return r.T[jnp.argsort(order)], units @ q.astype(units.dtype), norm(units.astype(wide))
+
+
+def _small_rows_last(kernel: Float[Array, "F D"]) -> tuple[Float[Array, "F D"], Int[Array, " F"]]:
+    """The rows of the kernel in the order that the decomposition needs, lengthened where they are almost 0; the order.
+
+    Rows of at least 1 / 100 of the largest norm come first and keep their order.
+    """
+    norms = lax.stop_gradient(norm(kernel))
+    largest = norms.max()
+    order = jnp.argsort(jnp.where(norms < largest / 100, -norms, -largest), stable=True)
+    least = 1e-12 * jnp.where(largest > 0, largest, 1)
+    features, width = kernel.shape
+    missing = jnp.where(norms < least, least, 0)[:, None] * jnp.eye(features, width, dtype=kernel.dtype)
+    return (kernel + missing)[order], order
 
 
 def project(features: Float[Array, "*B N F"], projection: Float[Array, "F D"] | None) -> Float[Array, "*B N D"]:

@@ -106,7 +106,7 @@ def low_rank_similarity(counts, settings, devices=None):
     return similarity
 
 
-def assert_low_rank_gives_the_projected_loss(case, settings, devices=None):
+def assert_low_rank_gives_the_projected_loss(case, settings, devices=None, rtol=1e-12):
     """Value and gradients of features, projection and units, against the definition on the projected features."""
     *inputs, counts = case
 
@@ -115,7 +115,7 @@ def assert_low_rank_gives_the_projected_loss(case, settings, devices=None):
 
     parts, gradients = contrast_gradients(low_rank_similarity(counts, settings, devices), *inputs)
     expected, expected_gradients = contrast_gradients(projected, *inputs)
-    assert_all_close(parts, expected, rtol=1e-12)
+    assert_all_close(parts, expected, rtol=rtol)
     assert_all_close(gradients, expected_gradients, atol=1e-10)
 
 

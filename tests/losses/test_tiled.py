@@ -151,6 +151,21 @@ def test_low_rank_features_give_the_loss_of_projected_ones(pooling, regions, fea
     assert_low_rank_gives_the_projected_loss(case, LossSettings(region_pooling=pooling), devices)
 
 
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("small", [0.05, 1e-3, 1e-9, 1e-40, 0.0])
+def test_rows_of_the_projection_that_have_shrunk_to_nothing_keep_exact_gradients(small):
+    """Weight decay does this to features that are always 0; a zero row is taken as one of 1e-12 of the longest."""
+    features, kernel, units, counts = low_rank_case([[9, 1, 4, 7]], 6, 5, 8)
+    case = features, kernel * jnp.array([1, small, 1, small / 7, 1])[:, None], units, counts
+    assert_low_rank_gives_the_projected_loss(case, PUBLISHED, rtol=1e-11)
+
+
+def test_a_kernel_without_small_rows_is_decomposed_as_it_is():
+    kernel = jax.random.normal(jax.random.key(0), (5, 8))
+    projection, _, _ = reduce_rank(kernel, jnp.ones((1, 3, 8)))
+    np.testing.assert_array_equal(projection, jnp.linalg.qr(kernel.T)[1].T)
+
+
 def test_a_projection_that_narrows_is_refused():
     with pytest.raises(UsageError, match="5 features and is projected to 3"):
         reduce_rank(jnp.ones((5, 3)), jnp.ones((4, 9, 3)))
