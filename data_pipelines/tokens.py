@@ -97,6 +97,20 @@ def learn_tokenizer(texts: Iterable[str], vocabulary_size: int = LEARNED_VOCABUL
     return _from_vocabulary([*SPECIAL_TOKENS, *rest], strip_accents=False)
 
 
+def unseen_pieces(tokenizer: Tokenizer, reports: Iterable[Sequence[str]]) -> frozenset[str]:
+    """The pieces of the vocabulary that the tokenizer gives for no word of the reports, each a list of sentences.
+
+    Special tokens, and the period that joins sentences, count as seen.
+
+    >>> tokenizer = learn_tokenizer(["left effusion"])
+    >>> sorted(unseen_pieces(tokenizer, [["left"]]) & {"left", "effusion"})
+    ['effusion']
+    """
+    words = sorted({word for sentences in reports for sentence in sentences for word in sentence.split()})
+    seen = {piece for encoding in tokenizer.encode_batch(words, add_special_tokens=False) for piece in encoding.tokens}
+    return frozenset(tokenizer.get_vocab()) - seen - {*SPECIAL_TOKENS, _SEPARATOR}
+
+
 def save_tokenizer(tokenizer: Tokenizer, folder: str | os.PathLike[str]) -> None:
     """Writes tokenizer.json, vocab.txt and tokenizer_config.json, which `transformers.AutoTokenizer` reads."""
     target = Path(folder)

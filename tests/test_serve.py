@@ -118,6 +118,19 @@ def test_probabilities_are_those_of_classify(page, model, tmp_path):  # noqa: F8
     assert [entry["probability"] for entry in answer["classes"]] == pytest.approx(expected.tolist(), abs=1e-6)
 
 
+def test_what_the_model_does_not_understand_is_told_to_the_page(page, tmp_path):
+    data = write_image("jpeg", tmp_path / "a").read_bytes()
+    prompts = ["nodule", "small \u0436\u0443\u043a", "small left effusion " * 9]
+    answer = page.post("/localize", params={"prompt": prompts}, content=data).json()
+    assert [found["unknown_words"] for found in answer["prompts"]] == [[], ["\u0436\u0443\u043a"], []]
+    assert [found["truncated"] for found in answer["prompts"]] == [False, False, True]
+    answer = page.post("/classify", params={"class": ["pneumonia", "\u0436\u0443\u043a"]}, content=data).json()
+    assert [found["unknown_words"] for found in answer["classes"]] == [[], ["\u0436\u0443\u043a"]]
+    assert not any(found["truncated"] for found in answer["classes"])
+    shown = page.get("/").text
+    assert "The model does not know" in shown and 'id="classes-note"' in shown
+
+
 @pytest.mark.parametrize(
     ("address", "body", "words"),
     [

@@ -34,6 +34,15 @@ def add_compatible(command: argparse.ArgumentParser) -> None:
     )
 
 
+def add_strict(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--strict",
+        action="store_true",
+        help="refuse prompts with words that the model does not know, that are empty after cleaning, or whose end it "
+        "does not read (default: they are named on stderr and in the JSON file)",
+    )
+
+
 def path(text: str) -> "Path":
     """The path of a file or folder of this machine on the command line."""
     from afloc_jax.files import user_path  # imported late: etils takes a tenth of a second

@@ -2,7 +2,7 @@
 
 from argparse import Namespace
 
-from afloc_jax.cli.arguments import add_compatible, add_model_and_images, path
+from afloc_jax.cli.arguments import add_compatible, add_model_and_images, add_strict, path
 from afloc_jax.cli.parser import Parser
 from afloc_jax.cli.printing import finish_images
 from afloc_jax.cli.settings import given_options, options_of
@@ -28,12 +28,13 @@ def add(command: Parser) -> None:
         "--out", type=path, required=True, metavar="FILE.csv", help="one row per image; FILE.json: model and prompts"
     )
     add_compatible(command)
+    add_strict(command)
 
 
 def run(given: Namespace) -> int:
     from afloc_jax.inference.files import classify_files
 
     options = {"classes": None, **given_options(given, OPTIONS)}
-    how = {"prompts": given.prompts, "compatible": given.compatible, **options}
+    how = {"prompts": given.prompts, "compatible": given.compatible, "strict": given.strict, **options}
     done, failed = classify_files(given.model, given.images, out=given.out, **how)
     return finish_images(done, failed, given.out)

@@ -2,7 +2,7 @@
 
 from argparse import Namespace
 
-from afloc_jax.cli.arguments import add_compatible, add_model_and_images, path, threshold
+from afloc_jax.cli.arguments import add_compatible, add_model_and_images, add_strict, path, threshold
 from afloc_jax.cli.parser import Parser
 from afloc_jax.cli.printing import finish_images
 
@@ -32,6 +32,7 @@ def add(command: Parser) -> None:
         help="write maps at the original size of the image, or of the zero-padded square, as the published release",
     )
     add_compatible(command)
+    add_strict(command)
 
 
 def run(given: Namespace) -> int:
@@ -45,5 +46,6 @@ def run(given: Namespace) -> int:
         threshold=given.threshold,
         square=given.map == "square",
         compatible=given.compatible,
+        strict=given.strict,
     )
     return finish_images(done, failed, given.out)

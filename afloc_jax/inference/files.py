@@ -3,6 +3,7 @@
 An unreadable image is reported, and the other images are processed. Every file is written completely or not at all.
 """
 
+import dataclasses
 import functools
 import io
 import sys
@@ -20,6 +21,7 @@ from afloc_jax.inference.class_prompts import read_prompt_set
 from afloc_jax.inference.localization import Localization
 from afloc_jax.inference.model import load, to_square
 from afloc_jax.inference.overlays import draw_boxes, overlay
+from afloc_jax.inference.prompt_reading import report_readings
 from afloc_jax.inference.zero_shot import framing_of
 from afloc_jax.settings import Json
 from data_pipelines.constants import Framing
@@ -36,8 +38,12 @@ def localize_files(
     threshold: float = 0.3,
     square: bool = False,
     compatible: bool = False,
+    strict: bool = False,
 ) -> tuple[int, list[str]]:
     """Writes a heat map and an overlay for every image and prompt, and localize.json.
+
+    Prompts that are empty after cleaning, have unknown words or do not fit are named there and on stderr; an empty one
+    among others has no files.
 
     The files of image `a.png` and prompt k are `a.k.heatmap.npy` and `a.k.overlay.png`. Images with the same stem get
     as many folder names in front as make them distinct (`left_a.0.heatmap.npy`). A path given twice is processed once.
@@ -50,27 +56,33 @@ def localize_files(
         threshold: boxes enclose the values above it on the map scaled to [-1, 1].
         square: write maps of the padded square instead of maps at original size.
         compatible: clean prompts as the published release does.
+        strict: refuse prompts that the model does not understand as a whole.
 
     Returns:
         The number of images processed, and the error messages of the others.
 
     Raises:
-        UsageError: a prompt is empty, or `out` is a file.
+        UsageError: all prompts are empty after cleaning, or with `strict` one has a fault, or `out` is a file.
         UserError: the model folder is unusable.
     """
-    check_prompts(prompts, compatible)  # before the model is loaded, which takes seconds
+    not_empty(prompts, compatible)  # before the model is loaded, which takes seconds
     folder = make_folder(user_path(out, "--out"))
     names = output_names(images)
     loaded = load(model)
+    readings = loaded.examine(prompts, compatible=compatible)
+    report_readings(readings, strict)
+    asked = [k for k, reading in enumerate(readings) if reading.text]
     entries: list[Json] = []
     failed: list[str] = []
     for batch in readable(names, loaded.batch_size, failed):
-        found = loaded.localize_each([pixels for _, pixels in batch], prompts, threshold, compatible)
+        pictures = [pixels for _, pixels in batch]
+        found = loaded.localize_each(pictures, [prompts[k] for k in asked], threshold, compatible)
         for (path, pixels), of_image in zip(batch, found, strict=True):
             write = functools.partial(_write_localization, folder, names[path], pixels, square)
+            files = dict(zip(asked, in_threads(write, list(zip(asked, of_image, strict=True))), strict=True))
             written: list[Json] = [
-                {**files, "given": prompt, "threshold": threshold}
-                for files, prompt in zip(in_threads(write, list(enumerate(of_image))), prompts, strict=True)
+                {"prompt": "", **files.get(k, {}), "given": reading.given, "threshold": threshold, **reading.plain}
+                for k, reading in enumerate(readings)
             ]
             height, width = pixels.shape
             entries.append({"image": str(path), "height": height, "width": width, "prompts": written})
@@ -95,8 +107,12 @@ def classify_files(
     compatible: bool = False,
     framing: Framing | None = None,
     aggregation: str = "mean",
+    strict: bool = False,
 ) -> tuple[int, list[str]]:
     """Writes a CSV with a row per image and a column per class, and a JSON file of that name with model and prompts.
+
+    Phrases that are empty after cleaning, have unknown words or do not fit are named there and on stderr; an empty one
+    among others of its class is left out.
 
     Args:
         model: the model folder.
@@ -107,21 +123,22 @@ def classify_files(
         compatible: clean prompts as the published release does.
         framing: "pad" or "crop", see `Model.classify`. None stands for "crop" if `compatible`, else for "pad".
         aggregation: "mean" or "max", see `Model.classify`.
+        strict: refuse phrases that the model does not understand as a whole.
 
     Returns:
         The number of images processed, and the error messages of the others.
 
     Raises:
-        UsageError: there is no class, or the prompt set is unusable.
+        UsageError: there is no class, or the prompt set is unusable, or with `strict` a phrase has a fault.
         UserError: the model folder is unusable.
     """
     prompt_set, framing = read_prompt_set(prompts), framing_of(framing, compatible)
     classes = list(classes or prompt_set.classes)
     if not classes:
         raise UsageError("no class to look for; give --class NAME or --prompts FILE")
-    for name in classes:
-        positive, negative = prompt_set.prompts(name)
-        check_prompts([*positive, *negative], compatible)
+    phrases = {name: prompt_set.prompts(name) for name in classes}
+    kept = {name: [not_empty(side, compatible) for side in sides] for name, sides in phrases.items()}
+    used = {name: dict(zip(("positive", "negative"), sides, strict=True)) for name, sides in kept.items()}
     target = user_path(out, "--out")
     if target.is_dir():
         raise UsageError(f"--out {target} is a folder; give the name of a CSV file")
@@ -129,6 +146,11 @@ def classify_files(
         raise UsageError(f"--out {target}: how it was made goes into a .json beside the table; name a .csv")
     make_folder(target.parent)
     loaded = load(model)
+    every = dict.fromkeys(phrase for sides in phrases.values() for side in sides for phrase in side)
+    readings = loaded.examine([*every], compatible=compatible)
+    report_readings(readings, strict)
+    if any(not reading.text for reading in readings):
+        prompt_set = dataclasses.replace(prompt_set, classes=used)
     failed: list[str] = []
     rows: list[list[str]] = []
     for batch in readable(distinct(images), loaded.batch_size, failed):
@@ -144,6 +166,9 @@ def classify_files(
         "prompt_set": prompt_set.name,
         "prompts": prompt_set.listing(classes),
         "multiclass": prompt_set.multiclass,
+        "unknown_words": {reading.given: [*reading.unknown_words] for reading in readings if reading.unknown_words},
+        "truncated": [reading.given for reading in readings if reading.truncated],
+        "empty": [reading.given for reading in readings if not reading.text],
         "failed": failed,
     }
     write_json(target.with_suffix(".json"), content)
@@ -225,11 +250,22 @@ def _write_localization(
 
 def check_prompts(prompts: Sequence[str], compatible: bool) -> None:
     """Raises UsageError for a prompt without a word."""
-    try:
-        for prompt in prompts:
+    for prompt in prompts:
+        not_empty([prompt], compatible)
+
+
+def not_empty(prompts: Sequence[str], compatible: bool) -> list[str]:
+    """The prompts that have a word after cleaning. Raises UsageError if none has."""
+    kept, why = [], ""
+    for prompt in prompts:
+        try:
             clean_prompt(prompt, compatible=compatible)
-    except UserError as error:
-        raise UsageError(str(error)) from None
+            kept.append(prompt)
+        except UserError as error:
+            why = why or str(error)
+    if why and not kept:
+        raise UsageError(why)
+    return kept
 
 
 def make_folder(folder: Path) -> Path:

@@ -23,6 +23,8 @@ class Localization:
         prompt: the prompt after cleaning.
         geometry: where the image lies in the square.
         threshold: `boxes` enclose the values above it on the map scaled to [-1, 1].
+        unknown_words: words of the prompt that the model does not know, see `inference.prompt_reading`.
+        truncated: whether the end of the prompt does not fit into the model's token slots and was not read.
     """
 
     square: Float[np.ndarray, "S S"]
@@ -30,6 +32,8 @@ class Localization:
     prompt: str
     geometry: Geometry
     threshold: float
+    unknown_words: tuple[str, ...] = ()
+    truncated: bool = False
 
     @functools.cached_property
     def heatmap(self) -> Float[np.ndarray, "H W"]:

@@ -18,6 +18,7 @@ from afloc_jax.files import fetched
 from afloc_jax.inference.batching import chunks, concatenate, in_threads, own_slots, pad, trim
 from afloc_jax.inference.class_prompts import ClassPhrases, PromptSet
 from afloc_jax.inference.localization import Localization
+from afloc_jax.inference.prompt_reading import PromptReading, read_prompt
 from afloc_jax.inference.zero_shot import class_probabilities, class_scores, contrast_probabilities
 from afloc_jax.levels import ImageLevels, TextLevels, TokenBatch
 from afloc_jax.models import AFLoc, build
@@ -116,6 +117,11 @@ class Model:
             raise UsageError("prompts must be a list of texts, not one text")
         return [clean_prompt(prompt, compatible=compatible) for prompt in prompts]
 
+    def examine(self, prompts: Sequence[str], *, compatible: bool = False) -> list[PromptReading]:
+        """How the model reads each prompt: the text after cleaning, unknown words, and whether its end is cut off."""
+        how = self.tokenizer, self.config.prompts.max_tokens, self.config.unseen_pieces
+        return [read_prompt(prompt, *how, compatible=compatible) for prompt in prompts]
+
     # Tasks
 
     def localize(
@@ -152,6 +158,7 @@ class Model:
         """`localize`, one image at a time, for maps at original size that do not all fit into memory."""
         _check_call(images, prompts, threshold)
         read = self.read_prompts(prompts, compatible=compatible)
+        readings = self.examine(prompts, compatible=compatible)
         reports, queries = self._prompt_vectors(read)
         for start in range(0, len(images), self.batch_size):
             squares, geometries = self._squares(images[start : start + self.batch_size])
@@ -160,9 +167,15 @@ class Model:
             for i, geometry in enumerate(geometries):
                 yield [
                     Localization(
-                        maps[i * len(read) + k], _cosine(embeddings[i], reports[k]), read[k], geometry, threshold
+                        maps[i * len(read) + k],
+                        _cosine(embeddings[i], reports[k]),
+                        reading.text,
+                        geometry,
+                        threshold,
+                        reading.unknown_words,
+                        reading.truncated,
                     )
-                    for k in range(len(read))
+                    for k, reading in enumerate(readings)
                 ]
 
     def heatmaps_of_squares(

@@ -29,6 +29,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from afloc_jax.errors import UsageError, UserError
+from afloc_jax.inference.class_prompts import PromptSet
 from afloc_jax.inference.localization import Localization
 from afloc_jax.inference.model import Model
 from afloc_jax.inference.overlays import OPACITY, colour_scale, png_uri, unit_scale
@@ -164,6 +165,8 @@ def _described(found: Localization) -> dict[str, Json]:
         "lowest": float(found.heatmap.min()),
         "highest": float(found.heatmap.max()),
         "heatmap": png_uri(np.rint(255 * _shown(unit_scale(found.heatmap))).astype(np.uint8)),
+        "unknown_words": [*found.unknown_words],
+        "truncated": found.truncated,
     }
 
 
@@ -171,7 +174,19 @@ def _classify(model: Model, pixels: np.ndarray, request: Request) -> dict[str, J
     names = _texts(request, "class")
     model.read_prompts(names)  # refuses an empty name
     probabilities = model.classify([pixels], names)[0]
-    return {"classes": [{"class": n, "probability": float(p)} for n, p in zip(names, probabilities, strict=True)]}
+    return {
+        "classes": [
+            {"class": name, "probability": float(p), **_understood(model, name)}
+            for name, p in zip(names, probabilities, strict=True)
+        ]
+    }
+
+
+def _understood(model: Model, name: str) -> dict[str, Json]:
+    """The unknown words of the phrases of a class, and whether the end of one is not read."""
+    readings = model.examine([phrase for side in PromptSet().prompts(name) for phrase in side])
+    unknown = dict.fromkeys(word for reading in readings for word in reading.unknown_words)
+    return {"unknown_words": [*unknown], "truncated": any(reading.truncated for reading in readings)}
 
 
 def _texts(request: Request, key: str) -> list[str]:

@@ -4,6 +4,10 @@ const state = { file: null, picture: null, width: 0, height: 0, rows: [] };
 const colours = settings.colours.map(hex => [1, 3, 5].map(at => parseInt(hex.slice(at, at + 2), 16)));
 const LISTED = 12;  // boxes in the table; all of them are drawn and saved
 const number = (value, digits = 2) => value.toFixed(digits).replace("-", "−");
+// What the model does not understand of a phrase; "" if it knows all of it.
+const strange = ({ unknown_words: words, truncated }) => [
+  words.length ? `The model does not know ${words.map(word => `“${word}”`).join(", ")}.` : "",
+  truncated ? "The end is too long and is not read." : ""].filter(Boolean).join(" ");
 const make = (tag, properties = {}, ...children) => {
   const element = Object.assign(document.createElement(tag), properties);
   element.append(...children);
@@ -62,6 +66,7 @@ function openFile(file) {
   Object.assign(state, { file, picture: null });  // the old picture goes at once: it must not stand under a new name
   state.rows.forEach(forget);
   $("probabilities").hidden = $("view").hidden = true;
+  $("classes-note").textContent = "";
   $("hint").textContent = file.name;
   $("size").textContent = "";
   draw();
@@ -248,6 +253,7 @@ function draw() {
       "similarity ", make("b", { textContent: number(each.found.similarity, 3) }), `, ${counted(each.boxes)}`);
     if (each.found.prompt !== each.input.value.trim())
       each.note.append(make("br"), `read as “${each.found.prompt}”`);
+    if (strange(each.found)) each.note.append(make("br"), make("span", { className: "warning", textContent: strange(each.found) }));
     each.note.hidden = false;
   }
   $("save").disabled = $("export").disabled = !row;
@@ -298,7 +304,8 @@ function savePicture() {
 }
 function saveNumbers() {
   const prompts = state.rows.filter(row => row.found).map(row => ({ given: row.input.value, prompt: row.found.prompt,
-    similarity: row.found.similarity, lowest: row.found.lowest, highest: row.found.highest, boxes: row.boxes }));
+    unknown_words: row.found.unknown_words,
+    truncated: row.found.truncated, similarity: row.found.similarity, lowest: row.found.lowest, highest: row.found.highest, boxes: row.boxes }));
   const content = { model: settings.model, image: state.file.name, width: state.width, height: state.height,
     threshold: threshold(), prompts };
   download(new Blob([JSON.stringify(content, null, 2) + "\n"], { type: "application/json" }), `${stem()}.json`);
@@ -317,6 +324,8 @@ function classify() {
       return make("tr", {}, make("th", { scope: "row", textContent: name }),
         make("td", { className: "bar" }, make("span", {}, bar)), make("td", { textContent: number(probability) }));
     }));
+    $("classes-note").textContent = content.classes.filter(strange).map(found =>
+      `${found.class}: ${strange(found)}`).join(" ");
     $("probabilities").hidden = false;
   });
 }

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.evaluation.sharing import wait_for_all
-from afloc_jax.files import Path, write_json
+from afloc_jax.files import Path, fetched, write_json
 from afloc_jax.provenance import hash_of, provenance
 from afloc_jax.settings import Json
 from afloc_jax.training import start, workdir
@@ -23,7 +23,7 @@ from afloc_jax.training.settings import RunConfig
 from afloc_jax.training.step import TrainState
 from afloc_jax.training.tracing import StepRange
 from afloc_jax.training.xla_flags import described
-from afloc_jax.weights.folder import save_model
+from afloc_jax.weights.folder import read_unseen, save_model, write_unseen
 from data_pipelines import tokens
 from data_pipelines.batches import training_tokenizer
 from data_pipelines.prepared import check_source, open_source
@@ -113,6 +113,7 @@ def _train_model(given: RunConfig, folder: Path, profile: StepRange | None) -> i
         workdir.make_folder(folder)
         if not (folder / workdir.CONFIG).exists():
             tokens.save_tokenizer(data.tokenizer, folder / workdir.TOKENIZER)
+            write_unseen(folder / workdir.TOKENIZER, _unseen_pieces(config, data))
         workdir.claim_workdir(given, folder)
         write_json(folder / workdir.RUN, account)
     checkpoints = Checkpoints(folder / workdir.CHECKPOINTS, config.training.keep_best)
@@ -158,8 +159,24 @@ def _save_best(loop: Loop, account: Mapping[str, Json]) -> None:
         "code": account["code"],
     }
     about: dict[str, Json] = {"data set": config.data.dataset, "training pairs": len(data.training)}
-    save_model(loop.workdir / workdir.MODEL, best, config, data.tokenizer, {"data": about, "recipe": recipe})
+    unseen = read_unseen(loop.workdir / workdir.TOKENIZER)
+    save_model(loop.workdir / workdir.MODEL, best, config, data.tokenizer, {"data": about, "recipe": recipe}, unseen)
     write_json(loop.workdir / workdir.FINISHED, dataclasses.asdict(progress.finished(best_step)))
+
+
+def _unseen_pieces(config: RunConfig, data: Data) -> frozenset[str] | None:
+    """The pieces of a learned vocabulary that neither the training reports hold nor those of the model it started from.
+
+    None for the vocabulary of a text encoder that was trained elsewhere, on texts that are not known here.
+    """
+    if config.model.text.tokenizer:
+        return None
+    started_from = start.model_folder(config)
+    before = read_unseen(fetched(started_from)) if started_from else frozenset(data.tokenizer.get_vocab())
+    if before is None:
+        return None
+    reports = (data.training[row].sentences for row in range(len(data.training)))
+    return before & tokens.unseen_pieces(data.tokenizer, reports)
 
 
 def _compilation_cache() -> str | None:

@@ -84,6 +84,8 @@ class FolderConfig:
         prompts: how prompts are tokenized.
         localization: how embeddings become a heat map.
         card: facts for the model card, see `afloc_jax.weights.card.render_card`.
+        unseen_pieces: pieces of the vocabulary that no training report held; None if that is not known. A file of
+            their own stores them.
     """
 
     name: str = "afloc"
@@ -93,6 +95,7 @@ class FolderConfig:
     prompts: PromptRules = PromptRules()
     localization: HeatmapSettings = dataclasses.field(default_factory=HeatmapSettings)
     card: Mapping[str, Json] = dataclasses.field(default_factory=dict)
+    unseen_pieces: frozenset[str] | None = dataclasses.field(default=None, repr=False)
 
     @classmethod
     def of_run(cls, run: Run, card: Mapping[str, Json]) -> "FolderConfig":
@@ -112,7 +115,7 @@ class FolderConfig:
 
     def stored(self) -> dict[str, Json]:
         """The content of config.json. `architecture` and `localization` have sorted keys, as in earlier versions."""
-        content = {key: plain(value) for key, value in vars(self).items()}
+        content = {key: plain(value) for key, value in vars(self).items() if key != "unseen_pieces"}
         for key in ("architecture", "localization"):
             content[key] = json.loads(json.dumps(content[key], sort_keys=True))
         return {"format_version": FORMAT_VERSION, **content}

@@ -3,12 +3,14 @@
     config.json               architecture, preprocessing, prompt rules, format version, facts for the card
     model.safetensors         float32 tensors in PyTorch names and layouts, for load_state_dict
     vocab.txt ...             tokenizer files
+    unseen_pieces.txt         entries of the vocabulary that no training report held, one a line; where that is known
     preprocessor_config.json  the image geometry, in the field names of Hugging Face's image processors
     README.md                 the model card
 
 A folder holds only JSON, tensors, text and a vocabulary: nothing in it is executed when it is loaded.
 """
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -19,7 +21,7 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 
 from afloc_jax.errors import UserError
-from afloc_jax.files import AnyPath, bucket_path, fetched, replacing_folder, sha256_of, write_json, write_whole
+from afloc_jax.files import AnyPath, Path, bucket_path, fetched, replacing_folder, sha256_of, write_json, write_whole
 from afloc_jax.settings import Json, plain
 from afloc_jax.weights import torch_names
 from afloc_jax.weights.card import render_card
@@ -37,6 +39,7 @@ from afloc_jax.weights.torch_files import read_safetensors
 from data_pipelines.tokens import load_tokenizer, save_tokenizer
 
 WEIGHTS, CARD, PREPROCESSOR = "model.safetensors", "README.md", "preprocessor_config.json"
+UNSEEN = "unseen_pieces.txt"
 
 Variables = Mapping[str, PyTree]
 """`params` and `batch_stats` of a model."""
@@ -56,6 +59,7 @@ def save_model(
     run: Run,
     tokenizer: Tokenizer,
     card: Mapping[str, Json] | None = None,
+    unseen: frozenset[str] | None = None,
 ) -> None:
     """Writes a model folder, complete or not at all. It replaces an older folder of that name.
 
@@ -65,8 +69,9 @@ def save_model(
         run: the config of the run, of which the architecture and the rules for images and prompts are stored.
         tokenizer: the tokenizer, see `data_pipelines.tokens.load_tokenizer`.
         card: facts for the model card, see `afloc_jax.weights.card.render_card`.
+        unseen: pieces of the vocabulary that no training report held; None if that is not known.
     """
-    config = FolderConfig.of_run(run, card or {})
+    config = dataclasses.replace(FolderConfig.of_run(run, card or {}), unseen_pieces=unseen)
     save_state(folder, torch_names.to_torch(variables, config.architecture), config, tokenizer)
 
 
@@ -84,6 +89,7 @@ def save_state(folder: AnyPath, state: Mapping[str, np.ndarray], config: FolderC
         save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
         os.chmod(temporary / WEIGHTS, 0o644)  # the library creates files that only their owner may read
         save_tokenizer(tokenizer, temporary)
+        write_unseen(temporary, config.unseen_pieces)
         write_json(temporary / PREPROCESSOR, _preprocessor(config.preprocessing))
         write_json(temporary / CONFIG, config.stored())
         write_whole(temporary / CARD, render_card(config))
@@ -109,7 +115,23 @@ def load_model(folder: AnyPath) -> ModelFolder:
         variables = torch_names.from_torch(state, config.architecture)
     except UserError as error:
         raise ModelFolderError(f"{weights} does not fit the architecture in {CONFIG}: {error}") from None
+    config = dataclasses.replace(config, unseen_pieces=read_unseen(place))
     return ModelFolder(config, variables, load_tokenizer(place))
+
+
+def write_unseen(place: Path, unseen: frozenset[str] | None) -> None:
+    """Writes the pieces of the vocabulary that no training report held, beside the tokenizer, where they are known."""
+    if unseen is not None:
+        write_whole(place / UNSEEN, "".join(f"{piece}\n" for piece in sorted(unseen)))
+
+
+def read_unseen(place: Path) -> frozenset[str] | None:
+    """The pieces of the vocabulary that no training report held; None where a model folder does not say."""
+    file = place / UNSEEN
+    try:
+        return frozenset(file.read_text(encoding="utf-8").split("\n")) - {""} if file.is_file() else None
+    except (OSError, UnicodeDecodeError):
+        raise ModelFolderError(f"{file} cannot be read; copy the folder again") from None
 
 
 def update_card(folder: AnyPath, card: Mapping[str, Any]) -> None:

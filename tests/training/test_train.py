@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import threading
 import time
@@ -14,6 +15,7 @@ import orbax.checkpoint as ocp
 import pytest
 from ml_collections import ConfigDict
 
+import afloc_jax
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.evaluation.report.training import read_metrics
 from afloc_jax.training import assembly, peak_rates, start
@@ -107,6 +109,27 @@ def test_the_model_folder_holds_the_best_weights(finished):
     assert facts["best_step"] == 6  # so the newest checkpoint is the best
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables["params"]):
         np.testing.assert_array_equal(leaf, arrays["['params']" + jax.tree_util.keystr(path)])
+
+
+def test_the_model_folder_says_which_pieces_no_training_report_held(finished, config, tmp_path):
+    pieces = (finished / "model" / "unseen_pieces.txt").read_text().split()
+    assert (finished / "tokenizer" / "unseen_pieces.txt").read_text().split() == pieces == sorted(pieces)
+    vocabulary = set(load_model(finished / "model").tokenizer.get_vocab())
+    words = {word for record in memory_split() for sentence in record.sentences for word in sentence.split()}
+    assert set(pieces) < vocabulary and not words & set(pieces), "words of the reports are pieces of their own"
+    model = afloc_jax.load(finished / "model")
+    known, unknown = sorted(words)[0], "zebra"
+    assert [reading.unknown_words for reading in model.examine([known, f"{known} {unknown}"])] == [(), (unknown,)]
+
+    data = training.Data(memory_split(), [], load_model(finished / "model").tokenizer)
+    config.init_from = str(finished / "model")
+    assert training._unseen_pieces(RunConfig.from_config(config), data) == frozenset(pieces)
+    shutil.copytree(finished / "model", tmp_path / "older")
+    (tmp_path / "older" / "unseen_pieces.txt").unlink()
+    config.init_from = str(tmp_path / "older")
+    assert training._unseen_pieces(RunConfig.from_config(config), data) is None, "what it was trained on is not known"
+    config.init_from, config.model.text.tokenizer = "", "somewhere"
+    assert training._unseen_pieces(RunConfig.from_config(config), data) is None, "an encoder trained elsewhere"
 
 
 def test_a_finished_run_says_so(finished, config, capsys):
