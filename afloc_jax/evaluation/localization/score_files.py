@@ -1,6 +1,7 @@
 """Scores of files of heat maps, for `afloc score`."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from tqdm import tqdm
@@ -40,7 +41,8 @@ def score_files(
         heatmaps: an .npz of heat maps; None if `segmentations` are scored.
         out: the folder of results.
         settings: protocol, intervals and title; the data set that they name is not read.
-        images: the folder of images for the examples of the report; without it the maps are shown on black.
+        images: the folder of images for the examples of the report; without it the maps are shown on black. In original
+            pixels it also tells the sizes of images that the truth does not list.
         validation: truth file and heat maps on which thresholds are chosen (needed by "chexlocalize").
         segmentations: predicted masks or points instead of heat maps ("chexlocalize").
         benchmarks: files of masks or points that are scored on the same samples, each with the paired difference.
@@ -65,13 +67,14 @@ def score_files(
         scores = score_segmentations(truths, truth, segmentations, protocol.options)
     elif heatmaps is not None:
         files["heatmaps"], maps = heatmaps, HeatmapFile(heatmaps)
-        samples = _samples(protocol, truths, maps, "scoring")
+        samples = _samples(protocol, truths, maps, pictures, "scoring")
         missing = sum(not maps.has(sample) for sample in samples.truths)
         unused = len(maps) + missing - len({sample.key for sample in samples.truths})
         tuning = None
         if validation is not None:
             files |= {"validation_truth": validation[0], "validation_heatmaps": validation[1]}
-            tuning = _samples(protocol, _read(validation[0], protocol), HeatmapFile(validation[1]), "validation")
+            tuned_on = _read(validation[0], protocol)
+            tuning = _samples(protocol, tuned_on, HeatmapFile(validation[1]), pictures, "validation")
         scores = protocol.score(samples, tuning)
     others = {Path(path).stem: score_segmentations(scores.truths, truth, path, protocol.options) for path in benchmarks}
     files |= {f"benchmark {Path(path).stem}": path for path in benchmarks}
@@ -128,16 +131,33 @@ def _check_call(
         raise UsageError("two benchmark files have the same name; rename one")
 
 
-def _samples(protocol: LocalizationProtocol, truths: list[Truth], maps: HeatmapFile, what: str) -> Samples:
+def _samples(
+    protocol: LocalizationProtocol, truths: list[Truth], maps: HeatmapFile, pictures: Pictures | None, what: str
+) -> Samples:
     """The truths with their maps. With negatives, images that only the file of maps names are added.
+
+    In original pixels the pictures tell the size of those images.
 
     In compatible scores with negatives a missing map predicts nothing, and thresholds are chosen without its sample.
     """
     some = protocol.negatives and protocol.compatible
     maps.check(truths, some)
     if protocol.negatives:
-        truths = truths + maps.negatives(truths)
+        unlisted = maps.negatives(truths)
+        if protocol.original and pictures is not None:
+            unlisted = _with_sizes(unlisted, pictures)
+        truths = truths + unlisted
     if some and what == "validation":
         truths = [truth for truth in truths if maps.has(truth)]
     found = maps.maps(truths, protocol.original)
     return Samples(truths, tqdm(found, total=len(truths), desc=what, unit="map", disable=None))
+
+
+def _with_sizes(samples: list[Truth], pictures: Pictures) -> list[Truth]:
+    """The samples with the sizes of their images, where the truth does not tell them and the folder has the image."""
+    unknown = dict.fromkeys(sample.image for sample in samples if not sample.height)
+    sizes = {image: pictures.size(image) for image in unknown}
+    return [
+        replace(sample, height=sizes[sample.image][0], width=sizes[sample.image][1]) if not sample.height else sample
+        for sample in samples
+    ]

@@ -27,6 +27,10 @@ class Pictures:
     def square(self, truth: Truth) -> UInt8[np.ndarray, "S S"]:
         """The padded square of a sample's image. Raises UserError if it is missing, or not of the truth's size."""
         path = self._find(truth.image)
+        if path is None:
+            raise UserError(
+                f"--images {self.folder}: no image {truth.image} (with or without a suffix such as .png) is in it"
+            )
         pixels = read_image(path)
         if truth.height and pixels.shape != (truth.height, truth.width):
             raise UserError(
@@ -35,10 +39,18 @@ class Pictures:
             )
         return Geometry(pixels.shape[0], pixels.shape[1], truth.mask.shape[0]).to_square(pixels)
 
-    def _find(self, name: str) -> Path:
+    def size(self, name: str) -> tuple[int, int]:
+        """The height and width of an image in pixels, 0 if it is not in the folder. Raises ImageError if unreadable."""
+        path = self._find(name)
+        if path is None:
+            return 0, 0
+        height, width = read_image(path).shape
+        return height, width
+
+    def _find(self, name: str) -> Path | None:
         for stem in (name, name.replace("_", "/", 2)):
             for suffix in SUFFIXES:
                 path = self.folder / f"{stem}{suffix}"
                 if path.is_file():
                     return path
-        raise UserError(f"--images {self.folder}: no image {name} (with or without a suffix such as .png) is in it")
+        return None

@@ -167,6 +167,27 @@ def test_default_scores_at_original_size_are_those_of_plain_loops(folder):
     assert square["metrics"]["iou"]["overall"]["mean"] != summary["metrics"]["iou"]["overall"]["mean"]
 
 
+def test_pictures_tell_the_size_of_images_that_the_truth_does_not_list(folder):
+    """Their maps of the square then lose the padding, whose large values are no confidence."""
+    path, _, (truth, maps, _) = folder
+    name = next(image for image in maps if image not in truth)
+    geometry = Geometry(*maps[name]["Edema"].shape)
+    padded = np.full((224, 224), 9.0, np.float32)
+    geometry.inner(padded)[...] = cv2.GaussianBlur(np.random.default_rng(3).random((224, 224)), (0, 0), 9)[
+        : geometry.inner_height, : geometry.inner_width
+    ]
+    placed = reference.in_original_pixels(padded, geometry.height, geometry.width)
+    (path / "pictures").mkdir()
+    for image, of_image in maps.items():  # the validation images are not there: their maps have the original size
+        cv2.imwrite(str(path / "pictures" / f"{image}.png"), np.zeros(of_image["Edema"].shape, np.uint8))
+    confidences = []
+    for heatmap, options in ((padded, ["--images", str(path / "pictures")]), (placed, []), (padded, [])):
+        write(path, "test", truth, {**maps, name: {**maps[name], "Edema": heatmap}})
+        summary = call(path, "--compatible", *options)
+        confidences.append((summary["confidence_saturated"], summary["metrics"]["iou"]["overall"]["mean"]))
+    assert confidences[0] == confidences[1] and confidences[2][0] == confidences[0][0] + 1
+
+
 @pytest.mark.parametrize("protocol", ["afloc", "grounding"])
 def test_protocols_of_the_square_refuse_original_pixels_in_one_line(folder, capsys, protocol):
     path, *_ = folder
