@@ -1,6 +1,7 @@
 """Annotations on resized images, boxes outside their image, and publishers' real tables on made-up images."""
 
 import csv
+import json
 import os
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from published import box_mask, build, image_file, json_file, refused, rows_file
 from raw_folders import SECRET
 from test_annotated_sets import NIH_HEADER
 
+from afloc_jax.cli import main
 from data_pipelines.building.decode import example
 from data_pipelines.building.items import Item
 from data_pipelines.images import ImageError
@@ -113,7 +115,7 @@ def test_polygons_of_a_resized_image_cover_the_same_part_of_the_square(tmp_path)
     assert masks[0].any()
 
 
-def test_boxes_that_reach_beyond_their_image_are_counted_by_image(tmp_path):
+def test_boxes_that_reach_beyond_their_image_are_counted_by_image(tmp_path, capsys):
     raw = tmp_path / "raw"
     boxes = {
         "inside": [0, 0, 2544, 3056],
@@ -128,6 +130,10 @@ def test_boxes_that_reach_beyond_their_image_are_counted_by_image(tmp_path):
     assert prepared.report.boxes_outside == {PATH.format("left"): 1, PATH.format("right"): 1}
     (rejected,) = prepared.report.rejected
     assert rejected.image == PATH.format("outside") and "outside its image of 2544 x 3056" in rejected.reason
+    call = ["prepare", "ms_cxr", "--raw", str(raw), "--out", str(tmp_path / "out"), "--no_overview"]
+    assert main([*call, "--builder=partial=true", "--builder=max_bad_fraction=0.2"]) == 0
+    said = capsys.readouterr().out
+    assert "2 boxes of 2 images reach beyond them and were cut, named in build_report.json there" in said
     again = prepare("ms_cxr", tmp_path / "out", raw=raw, builder={"partial": True, "max_bad_fraction": 0.2})
     assert not again.built and again.report == prepared.report
 
@@ -172,3 +178,29 @@ def test_nih_real_table_of_boxes_fits_images_of_half_its_size(tmp_path):
     np.testing.assert_allclose(made, expected, rtol=1e-6)
     labels = {finding.label for record in records.values() for finding in record.findings}
     assert "Infiltration" in labels and "Infiltrate" not in labels and len(labels) == 8
+
+
+@pytest.mark.skipif(not TABLES.is_dir(), reason="SKIPPED: set AFLOC_SHARED to the folder of shared data")
+def test_chestx_det_real_annotations_fit_images_of_a_quarter_of_their_size(tmp_path):
+    """The publisher's test part: 553 entries with 1,734 boxes, on black images of 256 x 256 pixels."""
+    raw = tmp_path / "raw"
+    (raw / "test_data").mkdir(parents=True)
+    entries = json.loads((TABLES / "chestx_det" / "ChestX_Det_test.json").read_text())
+    json_file(raw / "ChestX_Det_test.json", entries)
+    json_file(raw / "ChestX_Det_train.json", [])
+    data = cv2.imencode(".png", np.zeros((256, 256), np.uint8))[1].tobytes()
+    for entry in entries:
+        (raw / "test_data" / entry["file_name"]).write_bytes(data)
+    (raw / "train_data").mkdir()
+    (raw / "train_data" / "unused.png").write_bytes(data)
+    records, account = build(tmp_path, "chestx_det", image_size=64, regions="boxes")
+    assert account["records"] == {"test": 553} and account["rejected"] == [] and account["boxes_outside"] == {}
+    for entry in entries:
+        corners = np.array(entry["boxes"], float).reshape(-1, 4) / 4
+        expected = sorted((x, y, right - x, bottom - y) for x, y, right, bottom in corners)
+        made = sorted(box for f in records[f"test/{entry['file_name']}"].findings for box in f.boxes)
+        np.testing.assert_allclose(np.array(made).reshape(-1, 4), np.array(expected).reshape(-1, 4), rtol=1e-6)
+    polygons, _ = build(tmp_path, "chestx_det", image_size=64)
+    assert sum(len(record.findings) for record in polygons.values()) == len(
+        {(entry["file_name"], name) for entry in entries for name in entry["syms"]}
+    )

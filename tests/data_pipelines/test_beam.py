@@ -2,6 +2,7 @@
 
 import pytest
 from raw_folders import SECRET, pairs_folder
+from test_annotated_sizes import PATH, ms_cxr, ms_cxr_images
 from test_shards import BUILDER, content
 
 from afloc_jax.errors import UsageError, UserError
@@ -22,6 +23,18 @@ def test_the_direct_runner_gives_identical_records_and_the_same_account(tmp_path
     assert content(tmp_path / "beam") == content(tmp_path / "threads")  # the account included
     left = {path.name.split("-")[0] for path in next((tmp_path / "beam").glob("pairs-*/pairs/*")).iterdir()}
     assert left == {"dataset_info.json", "features.json", "pairs"}, "neither items nor names of broken images stay"
+
+
+def test_boxes_outside_are_counted_by_beam_too(tmp_path):
+    pytest.importorskip("apache_beam", reason="SKIPPED: Apache Beam is not installed; see requirements-beam.txt")
+    raw = tmp_path / "raw"
+    boxes = {"a": [0, 0, 20, 20], "b": [20, 20, 20, 30], "c": [200, 0, 5, 5]}
+    ms_cxr(raw, boxes, width=30, height=40)
+    ms_cxr_images(raw, boxes, 40, 30)
+    call = {"raw": raw, "builder": {"partial": True, "max_bad_fraction": 0.5}}
+    threads = prepare("ms_cxr", tmp_path / "threads", **call)
+    assert threads.report.boxes_outside == {PATH.format("b"): 1} and len(threads.report.rejected) == 1
+    assert prepare("ms_cxr", tmp_path / "beam", beam="--runner=DirectRunner", **call).report == threads.report
 
 
 def test_the_job_holds_names_of_files_and_no_report(tmp_path):
