@@ -63,6 +63,7 @@ def compiled_loss(given: argparse.Namespace, kernel: Literal["xla", "triton"]) -
     from afloc_jax.losses.tiled import grouped_similarity
     from afloc_jax.training import ahead_of_time
     from afloc_jax.training.launches import launches
+    from afloc_jax.training.program_text import read
 
     settings = LossSettings(kernel=kernel)
     triton.BLOCK = given.block * tile_units(settings, "gpu", given.units)
@@ -86,7 +87,7 @@ def compiled_loss(given: argparse.Namespace, kernel: Literal["xla", "triton"]) -
     return {
         "kernel": kernel,
         "tile": [tile.images, tile.bins * tile.units],
-        "launches": round(launches(program, lambda _: tiles)),
+        "launches": round(launches(read(program), lambda _: tiles)),
         "temporary_bytes": memory.temp_size_in_bytes,
     }
 

@@ -97,6 +97,11 @@ def _described(report: "MemoryReport", too_large: int | None) -> str:
         )
     if report.collectives:
         lines.append("collectives: " + ", ".join(f"{name} {count}" for name, count in report.collectives.items()))
+    if (ring := report.ring_permutes) and ring.total:
+        lines.append(
+            f"the ring's permutes: {ring.total}, {ring.asynchronous} of them asynchronous, {ring.over_products} with "
+            "matrix products between start and done"
+        )
     if report.largest_buffers:
         lines.append("largest buffers:")
     for buffer in report.largest_buffers[:5]:

@@ -33,6 +33,8 @@ from afloc_jax.training.gpu_cards import CARDS
 from afloc_jax.training.gradients import token_batch
 from afloc_jax.training.launches import launches
 from afloc_jax.training.mesh import batch_sharding, build_mesh, replicated
+from afloc_jax.training.permutes import RingPermutes, ring_permutes
+from afloc_jax.training.program_text import Program, read
 from afloc_jax.training.settings import LowRank, RunConfig
 from afloc_jax.training.topology import hosts_and_cards
 
@@ -78,6 +80,7 @@ class MemoryReport:
         flops_per_chip, bytes_accessed_per_chip: as the compiler counts them. It counts the body of a loop once, and
             takes the numbers of a kernel from the kernel's own cost estimate.
         collectives: name -> number of instructions in the program; one inside a loop counts once.
+        ring_permutes: see permutes.py.
         kernels: number of instructions that call a Pallas kernel; one inside a loop counts once.
         largest_buffers: see buffers.py.
         tiles: of the word and the sentence level (losses/tile_size.py); empty where there are none.
@@ -98,6 +101,7 @@ class MemoryReport:
     flops_per_chip: float | None = None
     bytes_accessed_per_chip: float | None = None
     collectives: dict[str, int] = dataclasses.field(default_factory=dict)
+    ring_permutes: RingPermutes | None = None
     kernels: int | None = None
     largest_buffers: Sequence[Buffer] = ()
     tiles: dict[str, Tile] = dataclasses.field(default_factory=dict)
@@ -108,6 +112,7 @@ class MemoryReport:
         """The report as `afloc compile --json` prints it."""
         return {
             **vars(self),
+            "ring_permutes": vars(self.ring_permutes) if self.ring_permutes else None,
             "largest_buffers": [buffer.to_json() for buffer in self.largest_buffers],
             "tiles": {level: vars(tile) for level, tile in self.tiles.items()},
             "low_rank": None if self.low_rank is None else vars(self.low_rank),
@@ -169,13 +174,14 @@ def compile_step(config: RunConfig, topology: str, part: Part = "step") -> Memor
         part: "step" for the training step, "loss" for the losses and their gradients with respect to embeddings.
 
     Raises:
-        UserError: the batch does not divide over the chips, or the compiler fails for another reason than memory.
+        UserError: the batch does not divide over the chips, the compiler fails for another reason than memory, or the
+            environment names no fraction of a card.
     """
+    limit = memory_limit(topology)
     devices, batch = topology_devices(topology), config.training.batch_size
     if batch % len(devices):
         raise UsageError(f"a global batch of {batch} does not divide over {len(devices)} chips")
     config.check_batch(len(devices))
-    limit = memory_limit(topology)
     assembly = assemble(config, build_mesh(devices, config.training.fsdp))
     tiles = tiles_of_levels(assembly)
     report = functools.partial(
@@ -190,8 +196,9 @@ def compile_step(config: RunConfig, topology: str, part: Part = "step") -> Memor
             raise UserError(f"the compiler refused: {(str(error).splitlines() or [''])[0]}") from error
         needed = int(float(used[1] or used[3]) * _BYTES[used[2] or used[4]])
         return report(fits=False, peak_bytes_per_chip=needed)
-    memory, cost, program = compiled.memory_analysis(), compiled.cost_analysis() or {}, compiled.as_text()
-    assert memory is not None and program is not None  # all compilers used here give both
+    memory, cost, text = compiled.memory_analysis(), compiled.cost_analysis() or {}, compiled.as_text()
+    assert memory is not None and text is not None  # all compilers used here give both
+    program = read(text)
     arguments, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
     # Donated arguments share their memory with outputs (`alias`); the other outputs need memory of their own.
     peak = arguments + temporary + memory.output_size_in_bytes - memory.alias_size_in_bytes
@@ -202,8 +209,9 @@ def compile_step(config: RunConfig, topology: str, part: Part = "step") -> Memor
         temporary_bytes_per_chip=temporary,
         flops_per_chip=cost.get("flops"),
         bytes_accessed_per_chip=cost.get("bytes accessed"),
-        collectives=dict(Counter(_COLLECTIVE.findall(program))),
-        kernels=len(_KERNEL.findall(program)),
+        collectives=dict(Counter(_COLLECTIVE.findall(text))),
+        ring_permutes=ring_permutes(program),
+        kernels=len(_KERNEL.findall(text)),
         largest_buffers=largest_buffers(program),
         launches_per_step=_launches(program, tiles) if topology.partition(":")[0] in CARDS else None,
     )
@@ -281,7 +289,7 @@ def tiles_of_levels(assembly: Assembly) -> dict[str, Tile]:
     return found
 
 
-def _launches(program: str, tiles: dict[str, Tile]) -> int:
+def _launches(program: Program, tiles: dict[str, Tile]) -> int:
     """Loops over bins, the only ones of unknown length, are taken to run as often as captions of mean length need."""
     return round(launches(program, lambda origin: next((t.bins for level, t in tiles.items() if level in origin), 1)))
 

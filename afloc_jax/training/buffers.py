@@ -1,4 +1,4 @@
-"""The largest arrays of a compiled program, parsed from its HLO text."""
+"""The largest arrays of a compiled program."""
 
 import dataclasses
 import math
@@ -6,14 +6,10 @@ import re
 from collections import Counter
 
 from afloc_jax.settings import Json
+from afloc_jax.training.program_text import Program
 
-_COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.-]+) \(.*\) -> .* \{$")
-# Groups: result, operation, rest of the line. A result is an array, or a tuple of arrays in parentheses.
-_INSTRUCTION = re.compile(r"^ +(?:ROOT )?%?[\w.-]+ = (\(.*?\)|\S+) ([a-z][\w-]*)\((.*)$")
 _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](?:\{([^}]*)\})?")
 _TILE = re.compile(r"T\(([\d,]+)\)")
-_CALLED = re.compile(r" calls=%?([\w.-]+)")
-_ORIGIN = re.compile(r'op_name="([^"]*)"')
 # Results of these operations are no new arrays: they refer to existing ones.
 _NO_BUFFER = {"bitcast", "conditional", "get-tuple-element", "optimization-barrier", "tuple", "while"}
 _ORIGINS = 3  # how many origins are listed for each kind of array
@@ -59,28 +55,26 @@ class Buffer:
         }
 
 
-def largest_buffers(program: str, most: int = 10) -> list[Buffer]:
-    """The `most` largest kinds of arrays in a compiled program's HLO text, largest first.
+def largest_buffers(program: Program, most: int = 10) -> list[Buffer]:
+    """The `most` largest kinds of arrays in a compiled program, largest first.
 
     Values inside a fusion, and arrays in another memory space than the device's main memory, are left out.
     """
     kinds: dict[tuple[str, str], _Kind] = {}
-    inside = set(_fusions(program))
-    computation, entry = "", False
-    for line in program.splitlines():
-        if start := _COMPUTATION.match(line):
-            computation, entry = start[1], line.startswith("ENTRY")
-        elif computation not in inside and (instruction := _INSTRUCTION.match(line)):
-            result, operation, rest = instruction.groups()
-            if operation in _NO_BUFFER or operation.endswith("-done") or (operation == "parameter" and not entry):
+    inside = _fusions(program)
+    for name, instructions in program.computations.items():
+        for each in () if name in inside else instructions:
+            operation = each.operation
+            argument = operation == "parameter" and name != program.entry
+            if operation in _NO_BUFFER or operation.endswith("-done") or argument:
                 continue
-            arrays = {(found[1], found[2]): found for found in _ARRAY.finditer(result) if "S(" not in (found[3] or "")}
-            origin = _ORIGIN.search(rest)
-            for key, found in arrays.items():
+            found = _ARRAY.finditer(each.result)
+            arrays = {(array[1], array[2]): array for array in found if "S(" not in (array[3] or "")}
+            for key, array in arrays.items():
                 kind = kinds.setdefault(key, _Kind(0))
-                kind.size = max(kind.size, _bytes(*found.groups()))
+                kind.size = max(kind.size, _bytes(*array.groups()))
                 kind.places += 1
-                kind.origins[origin[1] if origin else operation] += 1
+                kind.origins[each.origin or operation] += 1
     largest = sorted(kinds.items(), key=lambda item: -item[1].size)[:most]
     return [
         Buffer(dtype, _sizes(shape), kind.size, kind.places, [name for name, _ in kind.origins.most_common(_ORIGINS)])
@@ -88,12 +82,10 @@ def largest_buffers(program: str, most: int = 10) -> list[Buffer]:
     ]
 
 
-def _fusions(program: str) -> list[str]:
+def _fusions(program: Program) -> set[str]:
     """The names of fused computations: only their last result is written to memory."""
-    fusions = (
-        match[3] for line in program.splitlines() if (match := _INSTRUCTION.match(line)) and match[2] == "fusion"
-    )
-    return [called[1] for rest in fusions if (called := _CALLED.search(rest))]
+    instructions = (each for computation in program.computations.values() for each in computation)
+    return {name for each in instructions if each.operation == "fusion" for name in each.called}
 
 
 def _sizes(text: str) -> list[int]:

@@ -7,6 +7,10 @@ xla/backends/gpu/target_config/specs/).
 import os
 from dataclasses import dataclass
 
+from afloc_jax.errors import UserError
+
+FRACTION = "XLA_PYTHON_CLIENT_MEM_FRACTION"
+
 
 @dataclass(frozen=True)
 class Card:
@@ -54,8 +58,17 @@ class Card:
         )
 
     def usable(self) -> int:
-        """The bytes that JAX takes for programs when it starts."""
-        return int(self.memory * float(os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.75")))
+        """The bytes that JAX takes for programs when it starts. Raises UserError where its variable is no fraction."""
+        given = os.environ.get(FRACTION) or "0.75"  # as JAX reads it: set to "" it is not set
+        try:
+            fraction = float(given)
+        except ValueError:
+            fraction = 0.0
+        if not 0 < fraction <= 1:
+            raise UserError(
+                f"{FRACTION}={given}: must be a number above 0 and up to 1, the part of a card for programs"
+            )
+        return int(self.memory * fraction)
 
 
 _HOPPER = (132, 128, 2048, 233472, 232448, 50 * 2**20)

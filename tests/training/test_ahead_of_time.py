@@ -118,9 +118,24 @@ def test_the_gpu_compiler_is_named_where_it_is_missing(monkeypatch):
 def test_what_jax_takes_of_a_card_is_what_fits(monkeypatch):
     monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
     assert ahead_of_time.memory_limit("a100:8") == 0.75 * 85100068864
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "")
+    assert ahead_of_time.memory_limit("a100:8") == 0.75 * 85100068864
     monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")
     assert ahead_of_time.memory_limit("a100:8") == 0.5 * 85100068864
     assert ahead_of_time.memory_limit("cpu:8") is None
+
+
+@pytest.mark.parametrize("fraction", ["much", "0", "-0.5", "1.01", "nan", "inf", "75%"])
+@pytest.mark.parametrize("size", [["--global_batch", "8"], ["--largest"]])
+def test_a_fraction_of_a_card_that_is_none_is_refused_in_one_line(fraction, size, capsys, monkeypatch):
+    monkeypatch.setattr(os, "environ", os.environ | {"XLA_PYTHON_CLIENT_MEM_FRACTION": fraction})
+    assert main(["compile", "--config", str(ROOT / "configs/afloc.py"), "--topology", "h100:1", *size]) == 1
+    out, error = capsys.readouterr()
+    assert (out, error) == (
+        "",
+        f"afloc: XLA_PYTHON_CLIENT_MEM_FRACTION={fraction}: must be a number above 0 and up to 1, "
+        "the part of a card for programs\n",
+    )
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from afloc_jax.training.buffers import largest_buffers
+from afloc_jax.training.program_text import read
 
 
 def test_the_largest_arrays_of_a_program_come_first_with_what_made_them():
@@ -18,7 +19,7 @@ def test_the_largest_arrays_of_a_program_come_first_with_what_made_them():
         return jax.lax.fori_loop(0, 3, add, points)
 
     program = jax.jit(total).lower(jax.ShapeDtypeStruct((300, 20), np.float32)).compile().as_text()
-    first, second = largest_buffers(program, most=2)
+    first, second = largest_buffers(read(program), most=2)
     assert (first.dtype, first.shape, first.bytes) == ("f32", [300, 300], 4 * 300 * 300)
     assert any("dot_general" in origin for origin in first.origins)
     assert (second.shape, second.bytes) == ([300, 20], 4 * 300 * 20)
@@ -41,7 +42,8 @@ def test_the_largest_arrays_of_a_program_come_first_with_what_made_them():
 )
 def test_bytes_are_those_of_padded_tiles(array, size):
     """As `argument_size_in_bytes` of libtpu 0.0.42.1, v5e, for a program of this one argument."""
-    (kind,) = largest_buffers(f'ENTRY %main (x: f32[]) -> f32[] {{\n  %x.1 = {array} parameter(0), op_name="x"\n}}')
+    program = f'ENTRY %main (x: f32[]) -> f32[] {{\n  %x.1 = {array} parameter(0), op_name="x"\n}}'
+    (kind,) = largest_buffers(read(program))
     assert kind.bytes == size
 
 
@@ -67,7 +69,7 @@ ENTRY %main.3 (x.1: bf16[1000,512]) -> bf16[1000,512] {
   %while.1 = (s32[]{:T(128)}, bf16[1000,512]{1,0:T(8,128)(2,1)}) while(%tuple.1), condition=%until, body=%body
 }
 """
-    found = [(kind.dtype, kind.shape, kind.places, kind.origins) for kind in largest_buffers(program)]
+    found = [(kind.dtype, kind.shape, kind.places, kind.origins) for kind in largest_buffers(read(program))]
     assert found == [
         ("bf16", [1000, 512], 1, ["x"]),
         ("f32", [40, 50], 1, ["fusion"]),

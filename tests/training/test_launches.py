@@ -1,6 +1,7 @@
 """Kernels of a GPU program, loops multiplied out, on programs small enough to count by hand."""
 
 from afloc_jax.training.launches import launches
+from afloc_jax.training.program_text import read
 
 PROGRAM = """HloModule jit_f, entry_computation_layout={(f32[8])->f32[8]}
 
@@ -41,4 +42,4 @@ ENTRY %main (p: f32[8]) -> f32[8] {
 
 def test_loops_calls_and_branches_are_counted_as_often_as_they_run():
     """Three rounds of a copy and a loop of two kernels; a call of one; the longer branch, of two; one collective."""
-    assert launches(PROGRAM, lambda origin: {"jit(f)/jvp(word)/while": 5}[origin]) == 3 * (1 + 5 * 2) + 1 + 2 + 1
+    assert launches(read(PROGRAM), lambda origin: {"jit(f)/jvp(word)/while": 5}[origin]) == 3 * (1 + 5 * 2) + 1 + 2 + 1
