@@ -254,9 +254,21 @@ def _place(ring: Ring) -> Int[Array, ""] | int:
     return lax.axis_index(RING) if ring.size > 1 else 0
 
 
-def _pass_on(tree: PyTree, ring: Ring) -> PyTree:
+def _pass_on(tree: PyTree, ring: Ring, platform: str) -> PyTree:
     """Sends `tree` to the next device of the ring; returns what the device before it sent."""
-    return lax.ppermute(tree, RING, [(device, (device + 1) % ring.size) for device in range(ring.size)])
+    send = functools.partial(
+        lax.ppermute, axis_name=RING, perm=[(device, (device + 1) % ring.size) for device in range(ring.size)]
+    )
+    if platform != "tpu":
+        return send(tree)
+    # The TPU compiler has at most five sends on the way at once: a sixth starts only when the tile is done. Arrays of
+    # one shape and type are therefore sent as one. The GPU compiler makes one send of all arrays by itself.
+    leaves, form = jax.tree.flatten(tree)
+    alike: dict[tuple[tuple[int, ...], jnp.dtype], list[Array]] = {}
+    for leaf in leaves:
+        alike.setdefault((leaf.shape, leaf.dtype), []).append(leaf)
+    sent = {kind: iter(send(jnp.stack(arrays))) for kind, arrays in alike.items()}
+    return jax.tree.unflatten(form, [next(sent[leaf.shape, leaf.dtype]) for leaf in leaves])
 
 
 @functools.lru_cache(maxsize=32)
@@ -302,7 +314,7 @@ def _local_rows(settings: LossSettings, platform: str) -> Rows:
 
         def step(number: Array, carry: tuple[Captions, Array]) -> tuple[Captions, Array]:
             text, rows = carry
-            following = _pass_on(text, ring)  # before the tiles, so that sending and computing overlap
+            following = _pass_on(text, ring, platform)  # before the tiles, so that sending and computing overlap
             block = tiled.tile_rows(regions, text, settings, platform)[:, 0]
             source = (_place(ring) - number) % ring.size
             return following, lax.dynamic_update_index_in_dim(rows, block, source, axis=2)
@@ -321,7 +333,7 @@ def _local_rows(settings: LossSettings, platform: str) -> Rows:
 
         def step(number: Array, carry: PyTree) -> PyTree:
             text, d_regions, d_text = carry
-            following, travelled = _pass_on(text, ring), _pass_on(d_text, ring)
+            following, travelled = _pass_on((text, d_text), ring, platform)
             source = (_place(ring) - number) % ring.size
             block, d_block = (
                 lax.dynamic_index_in_dim(array, source, axis=3, keepdims=False) for array in (rows, d_rows)
@@ -333,7 +345,7 @@ def _local_rows(settings: LossSettings, platform: str) -> Rows:
         start = text, jnp.zeros(regions.shape, wide), nothing
         _, d_regions, d_text = lax.fori_loop(0, ring.size, step, start)
         # The captions are back on their device; their gradients are one step behind.
-        d_units, d_norms = _pass_on(d_text, ring)
+        d_units, d_norms = _pass_on(d_text, ring, platform)
         d_texts = d_units.reshape(texts[0].shape).astype(texts[0].dtype), d_norms.reshape(texts[1].shape)
         return d_regions.reshape(shape), d_texts
 

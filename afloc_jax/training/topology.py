@@ -5,6 +5,7 @@ import re
 
 from afloc_jax.errors import UsageError
 from afloc_jax.training.gpu_cards import CARDS
+from afloc_jax.training.xla_flags import add_gpu_flags
 
 KINDS = f"v5e:16x16, v6e:16x16, v5p:8x8x8, v4:4x4x4, {':8, '.join(CARDS)}:8, h100:4x8 (hosts x cards) or cpu:8"
 _ACCELERATORS = {"v5e": "v5litepod-16", "v6e": "v6e-16", "v5p": "v5p-16", "v4": "v4-16"}
@@ -24,6 +25,7 @@ def prepare_platform(topology: str) -> None:
         _add_xla_flags(f"--xla_force_host_platform_device_count={shape}")
         return
     if kind in CARDS and re.fullmatch(r"([1-9]\d*x)?[1-9]\d*", shape):
+        add_gpu_flags(os.environ)  # as launch.py does, so that the program is the one that runs
         # There is no card on which candidates for a product could be timed.
         _add_xla_flags("--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false")
         return

@@ -1,6 +1,10 @@
-"""Flags of XLA's compiler that launch.py sets for the platform in use. They are set before JAX is imported.
+"""Flags of XLA's compiler that launch.py sets for the platform in use, and `afloc compile` for the cards of a topology.
 
-- GPUs: the latency-hiding scheduler, which places other work between the start and the end of a collective.
+They are set before JAX is imported.
+
+- GPUs: the latency-hiding scheduler, which places other work between the start and the end of a collective; and one
+  message for all that a device sends to the next one of a ring (by default up to 30 MiB), because of two messages on
+  their way the scheduler lets one wait until the other has arrived.
 - TPUs: none. libtpu accepts flags for asynchronous collectives, but its programs do not change (docs/scale.md).
 - CPUs: none.
 """
@@ -11,7 +15,10 @@ from collections.abc import Mapping, MutableMapping
 from importlib.metadata import version
 from pathlib import Path
 
-GPU_FLAGS = ("--xla_gpu_enable_latency_hiding_scheduler=true",)
+GPU_FLAGS = (
+    "--xla_gpu_enable_latency_hiding_scheduler=true",
+    f"--xla_gpu_collective_permute_combine_threshold_bytes={2**30}",
+)
 
 # XLA ends a process whose XLA_FLAGS it does not know. Flags are therefore set only for versions that have been seen to
 # accept them.
@@ -21,13 +28,19 @@ _DRIVER = Path("/proc/driver/nvidia/version")
 
 
 def set_flags(environment: MutableMapping[str, str], jaxlib: str = "") -> None:
-    """Adds the flags to XLA_FLAGS, except those that are already there with a value of the user.
+    """Adds the flags of the platform in use to XLA_FLAGS of `environment`. `jaxlib`: see `add_gpu_flags`."""
+    if _uses_gpu(environment):
+        add_gpu_flags(environment, jaxlib)
+
+
+def add_gpu_flags(environment: MutableMapping[str, str], jaxlib: str = "") -> None:
+    """Adds the flags of GPUs to XLA_FLAGS, except those that are already there with a value of the user.
 
     Args:
         environment: the variables to read and change.
         jaxlib: the version of jaxlib, by default the installed one.
     """
-    if (jaxlib or version("jaxlib")) not in ACCEPTED_BY or not _uses_gpu(environment):
+    if (jaxlib or version("jaxlib")) not in ACCEPTED_BY:
         return
     given = environment.get("XLA_FLAGS", "")
     names = {flag.partition("=")[0] for flag in given.split()}

@@ -10,7 +10,7 @@ from cases import assert_all_close, random_levels
 from jax.sharding import Mesh
 
 from afloc_jax.errors import UsageError
-from afloc_jax.losses import LossSettings, contrastive_losses
+from afloc_jax.losses import LossSettings, contrastive_losses, ring
 from afloc_jax.losses.ring import Ring
 from afloc_jax.training.mesh import batch_sharding, build_mesh
 
@@ -170,6 +170,26 @@ def test_text_travels_and_image_features_stay():
     assert "collective-permute" in compiled
     gathered = re.findall(r"= \w+\[([\d,]*)\][^=]*all-gather(?:-start)?\(", compiled)
     assert all(np.prod([int(size) for size in shape.split(",")]) <= BATCH for shape in gathered)
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_ring_of_tpus_has_few_sends_and_the_numbers_of_the_definition(monkeypatch):
+    """Units, norms and whole numbers are a send each; in the backward pass the gradients travel with their likes."""
+    rows = ring._local_rows
+    monkeypatch.setattr(ring, "_local_rows", lambda settings, _: rows(settings, "tpu"))
+    image, text = random_levels(BATCH, WORDS, SENTENCES, dtype=np.float64)
+    mesh, options = build_mesh(), {"weights": {"report": 0, "sentence": 0, "word": 1}}
+    found = losses_and_gradients("ring", image, text, mesh, **options)
+    expected = losses_and_gradients("definition", image, text, None, **options)
+    assert_all_close(found[0], expected[0], rtol=1e-12)
+    assert_all_close(found[1], expected[1], rtol=0, atol=1e-10)
+
+    def loss(words):
+        return contrastive_losses(image, text.replace(words=words), LossSettings(**options), mesh=mesh).total
+
+    program = jax.jit(jax.grad(loss)).lower(text.words).as_text()
+    # 3 forward, 3 backward, 2 home.
+    assert program.count("stablehlo.collective_permute") == 3 + 3 + 2
 
 
 @pytest.mark.parametrize("low_rank", [False, True])

@@ -49,6 +49,7 @@ def test_a_run_on_four_devices_is_described():
     # Two rings of the local levels, forward and backward; batch statistics and gradients are added up.
     assert report["collectives"]["collective-permute"] >= 4
     assert report["collectives"]["all-reduce"] > 0
+    assert report["ring_permutes"]["total"] >= 4 and report["ring_permutes"]["asynchronous"] == 0  # a CPU waits
     buffers = report["largest_buffers"]
     assert [kind["bytes"] for kind in buffers] == sorted((kind["bytes"] for kind in buffers), reverse=True)
     assert 0 < buffers[0]["bytes"] <= report["peak_bytes_per_chip"]
@@ -77,7 +78,9 @@ def test_cards_that_are_not_there_get_their_tiles_and_a_count_of_launches():
     assert one["limit_bytes_per_chip"] == int(0.75 * 84942979072) and one["fits"]
     assert one["tiles"]["word"] == {"images": 16, "units": 256, "mean_units": 36, "bins": 3}
     assert two["tiles"]["word"]["images"] == 8
-    assert two["collectives"]["collective-permute"] >= 4
+    # Two levels each way around the ring, each a message over the products of a tile, and the gradients' way home.
+    assert two["ring_permutes"] == {"total": 5, "asynchronous": 5, "over_products": 5}
+    assert one["ring_permutes"] == {"total": 0, "asynchronous": 0, "over_products": 0}
     # Kernels of a tile's two passes, for three and one bins; two steps of the ring.
     assert 100 < one["launches_per_step"] < two["launches_per_step"] < 2 * one["launches_per_step"]
 
@@ -290,12 +293,31 @@ def test_settings_that_no_batch_meets_are_said():
         ahead_of_time.allowed_batches(RunConfig.from_config(config), 16)
 
 
+TPU_COMPILER = pytest.mark.skipif(
+    not importlib.util.find_spec("libtpu"),
+    reason='SKIPPED: no TPU compiler; pip install "jax[tpu]", or name its folder in PYTHONPATH',
+)
+
+
+@TPU_COMPILER
+@pytest.mark.slow
+def test_a_ring_of_tpus_sends_while_a_tile_is_computed():
+    """Units, norms and whole numbers of two levels, both ways; the gradients of units in the loop, and all home."""
+    command = ("--topology", "v5e:2x2", "--global_batch", "32", "--part", "loss", "--json")
+    settings = ("--set", "loss.low_rank=true", "--set", "training.precision=bfloat16")
+    done = compiled(*command, *settings)
+    assert done.returncode == 0, done.stderr
+    permutes = 2 * (3 + 4 + 2)
+    assert json.loads(done.stdout)["ring_permutes"] == dict.fromkeys(
+        ("total", "asynchronous", "over_products"), permutes
+    )
+
+
+@TPU_COMPILER
 @pytest.mark.slow
 @pytest.mark.parametrize("topology", ["v5e:4x4", "v5p:4x4x1", "v6e:4x4"])
 def test_the_kernels_of_the_loss_compile_for_a_tpu(topology):
     """At full size, forward and backward, word and sentence level, in the ring: four calls."""
-    if importlib.util.find_spec("libtpu") is None:
-        pytest.skip('SKIPPED: no TPU compiler; pip install "jax[tpu]", or name its folder in PYTHONPATH')
     command = [sys.executable, "-m", "afloc_jax", "compile", "--config", "configs/afloc.py", "--part", "loss", "--json"]
     command += ["--set", "loss.kernel=pallas", "--set", "loss.low_rank=true", "--topology", topology]
     environment = {key: value for key, value in os.environ.items() if key not in ("XLA_FLAGS", "JAX_PLATFORMS")}

@@ -7,9 +7,11 @@ import sys
 import pytest
 
 from afloc_jax.training import xla_flags
+from afloc_jax.training.topology import prepare_platform
 from afloc_jax.training.xla_flags import ACCEPTED_BY, GPU_FLAGS, described, set_flags
 
 SCHEDULER = "--xla_gpu_enable_latency_hiding_scheduler"
+ALL = " ".join(GPU_FLAGS)
 
 
 def flags(environment, jaxlib=ACCEPTED_BY[0]):
@@ -19,13 +21,14 @@ def flags(environment, jaxlib=ACCEPTED_BY[0]):
 
 
 @pytest.mark.parametrize("platforms", ["cuda", "gpu", "cuda,cpu"])
-def test_gpus_get_the_scheduler(platforms):
-    assert flags({"JAX_PLATFORMS": platforms}) == f"{SCHEDULER}=true"
+def test_gpus_get_the_scheduler_and_one_message_a_hop(platforms):
+    one_message = "--xla_gpu_collective_permute_combine_threshold_bytes=1073741824"
+    assert flags({"JAX_PLATFORMS": platforms}) == f"{SCHEDULER}=true {one_message}"
 
 
 def test_flags_of_the_user_win_and_stay():
-    assert flags({"JAX_PLATFORMS": "cuda", "XLA_FLAGS": f"{SCHEDULER}=false"}) == f"{SCHEDULER}=false"
-    assert flags({"JAX_PLATFORMS": "cuda", "XLA_FLAGS": "--xla_a=1  --xla_b"}) == f"--xla_a=1 --xla_b {SCHEDULER}=true"
+    assert flags({"JAX_PLATFORMS": "cuda", "XLA_FLAGS": f"{SCHEDULER}=false"}) == f"{SCHEDULER}=false {GPU_FLAGS[1]}"
+    assert flags({"JAX_PLATFORMS": "cuda", "XLA_FLAGS": "--xla_a=1  --xla_b"}) == f"--xla_a=1 --xla_b {ALL}"
 
 
 @pytest.mark.parametrize("platforms", ["cpu", "tpu", "cpu,cuda", "rocm"])
@@ -43,9 +46,9 @@ def test_without_a_platform_plugin_driver_and_visible_card_decide(monkeypatch, t
     monkeypatch.setattr(xla_flags, "_PLUGINS", ("json",))
     assert flags({}) is None  # no driver
     (tmp_path / "version").touch()
-    assert flags({}) == f"{SCHEDULER}=true"
+    assert flags({}) == ALL
     assert flags({"CUDA_VISIBLE_DEVICES": ""}) is None and flags({"CUDA_VISIBLE_DEVICES": "-1"}) is None
-    assert flags({"CUDA_VISIBLE_DEVICES": "0,1"}) == f"{SCHEDULER}=true"
+    assert flags({"CUDA_VISIBLE_DEVICES": "0,1"}) == ALL
     monkeypatch.setattr(xla_flags, "_PLUGINS", ("no_such_plugin",))
     assert flags({}) is None
 
@@ -63,3 +66,12 @@ def test_this_jax_accepts_the_flags_and_would_end_at_others():
 def test_the_log_names_the_cache_and_the_flags():
     assert described("/cache", {"XLA_FLAGS": "--xla_a"}) == "compiled programs are kept in /cache; XLA_FLAGS: --xla_a"
     assert described(None, {}) == "compiled programs are not kept; XLA_FLAGS: none"
+
+
+@pytest.mark.parametrize(("topology", "added"), [("h100:8", GPU_FLAGS), ("v5e:4x4", ()), ("cpu:2", ())])
+def test_what_is_compiled_ahead_of_time_has_the_flags_that_launch_sets(topology, added, monkeypatch):
+    monkeypatch.setattr(os, "environ", {"XLA_FLAGS": "--xla_a=1"})
+    monkeypatch.setattr(xla_flags, "version", lambda _: ACCEPTED_BY[0])
+    prepare_platform(topology)
+    given = os.environ["XLA_FLAGS"].split()
+    assert given[0] == "--xla_a=1" and tuple(flag for flag in given if flag in GPU_FLAGS) == added
