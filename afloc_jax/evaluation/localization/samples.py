@@ -40,13 +40,13 @@ class Part:
             class.
         rows: [n] the row in the source of each.
         about: of every row its id, patient, labels, and the height and width of its image if they are compared.
-        sha256: over ids, images, prompts, masks and boxes.
+        sha256: over ids, images, prompts, masks and boxes, and masks in original pixels where those are compared.
     """
 
     source: Records
     truths: Sequence[Truth]
     rows: Int[np.ndarray, " n"]
-    about: list["About"] = field(repr=False)
+    about: list[About] = field(repr=False)
     sha256: str
 
     @property
@@ -74,6 +74,7 @@ def read_truths(source: Records, drawing: Drawing) -> Part:
             digest.update(f"{record.id}\t{finding.label}\t{finding.prompt}\t".encode())
             digest.update(np.packbits(np.asarray(finding.mask) > 0).tobytes())
             digest.update(np.array(finding.boxes, np.float32).tobytes())
+            digest.update(finding.runs.encode() if drawing.original else b"")
         digest.update(np.ascontiguousarray(record.image).tobytes() if record.findings else b"")
     if not truths:
         raise UserError("this data set has no annotated finding, so there is nothing to score; choose another split")

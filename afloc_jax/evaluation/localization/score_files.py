@@ -1,6 +1,6 @@
 """Scores of files of heat maps, for `afloc score`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -82,14 +82,18 @@ def score_files(
         remove_examples(Path(out))  # examples of an earlier call in the same folder
     else:
         write_examples(Path(out), scores, *_pictures(scores, maps, pictures))
-    provenance: JsonObject = {"code": f"afloc_jax {afloc_jax.__version__}"}
-    provenance |= {name: {"file": Path(path).name, "sha256": sha256_of(path)} for name, path in files.items()}
-    provenance |= {"device": f"cpu, numpy {np.__version__} float64"}
     about: JsonObject = {"missing_heatmaps": missing} if missing else {}
-    about |= {"unused_heatmaps": unused, "title": settings.title, "provenance": provenance}
+    about |= {"unused_heatmaps": unused, "title": settings.title}
+    about |= {"provenance": _provenance(files, "float32" if protocol.original and maps is not None else "float64")}
     summary = summarise(scores, settings.resampling, others, about=about)
     write_results(out, scores, summary)
     return summary.to_json()
+
+
+def _provenance(files: Mapping[str, AnyPath], precision: str) -> JsonObject:
+    """The program and the input files by their part in the scores."""
+    read: JsonObject = {name: {"file": Path(path).name, "sha256": sha256_of(path)} for name, path in files.items()}
+    return {"code": f"afloc_jax {afloc_jax.__version__}", **read, "device": f"cpu, numpy {np.__version__} {precision}"}
 
 
 def _read(path: AnyPath, protocol: LocalizationProtocol) -> list[Truth]:
@@ -134,11 +138,10 @@ def _check_call(
 def _samples(
     protocol: LocalizationProtocol, truths: list[Truth], maps: HeatmapFile, pictures: Pictures | None, what: str
 ) -> Samples:
-    """The truths with their maps. With negatives, images that only the file of maps names are added.
+    """The truths with their maps. With negatives, images and classes that only the file of maps names are added.
 
-    In original pixels the pictures tell the size of those images.
-
-    In compatible scores with negatives a missing map predicts nothing, and thresholds are chosen without its sample.
+    In original pixels the pictures tell the size of those images. In compatible scores with negatives a missing map
+    predicts nothing, and thresholds are chosen without its sample.
     """
     some = protocol.negatives and protocol.compatible
     maps.check(truths, some)
