@@ -15,7 +15,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from afloc_jax.errors import UsageError
-from afloc_jax.models.parameters import Dense, Embed, LayerNorm, Parameters
+from afloc_jax.models.normalization import LayerNorm, recomputed
+from afloc_jax.models.parameters import Dense, Embed, Parameters
 from afloc_jax.settings import BELOW_ONE, NOT_NEGATIVE, POSITIVE, Json, Rule, Settings, setting
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -95,22 +96,25 @@ class BertLayer(nn.Module):
             for name in ("query", "key", "value")
         )
         drop_attention = train and settings.attention_probs_dropout_prob > 0
-        context = nn.dot_product_attention(
-            query,
-            key,
-            value,
-            mask=attend[:, None],  # [B, head, query, key]
-            broadcast_dropout=False,
-            dropout_rng=self.make_rng("dropout") if drop_attention else None,
-            dropout_rate=settings.attention_probs_dropout_prob,
-            deterministic=not drop_attention,
-            dtype=self.dtype,
-            # A softmax of logits in reduced precision would lose too much accuracy.
-            force_fp32_for_softmax=jnp.finfo(self.dtype).bits < 32,
-        ).reshape(x.shape)
+        with jax.named_scope("attention"):
+            weights = nn.dot_product_attention_weights(
+                query,
+                key,
+                mask=attend[:, None],  # [B, head, query, key]
+                broadcast_dropout=False,
+                dropout_rng=self.make_rng("dropout") if drop_attention else None,
+                dropout_rate=settings.attention_probs_dropout_prob,
+                deterministic=not drop_attention,
+                dtype=self.dtype,
+                # A softmax of logits in reduced precision would lose too much accuracy.
+                force_fp32_for_softmax=jnp.finfo(self.dtype).bits < 32,
+            )
+            # In the precision of the values: a product of mixed precisions is computed in the higher one.
+            context = jnp.einsum("bhqk,bkhd->bqhd", weights.astype(self.dtype), value).reshape(x.shape)
         x = norm(name="attention_norm")(x + drop()(dense(settings.hidden_size, name="attention_output")(context)))
 
-        hidden = ACTIVATIONS[settings.hidden_act](dense(settings.intermediate_size, name="intermediate")(x))
+        inner = dense(settings.intermediate_size, name="intermediate")(x)
+        hidden = recomputed(ACTIVATIONS[settings.hidden_act], inner)
         x = norm(name="output_norm")(x + drop()(dense(settings.hidden_size, name="output")(hidden)))
         block: Array = checkpoint_name(x, "block")
         return block
@@ -166,16 +170,16 @@ class Bert(nn.Module):
         embed = partial(
             Embed,
             features=settings.hidden_size,
-            dtype=self.dtype,
             param_dtype=self.param_dtype,
             embedding_init=nn.initializers.normal(settings.initializer_range),
         )
         _, norm, drop = _layers(settings, self.dtype, self.param_dtype, train)
-        words = embed(settings.vocab_size, name="word_embeddings")(token_ids)
+        # Rows are rounded after they are read: the gradient of a table then adds up in the precision of the table.
+        words = embed(settings.vocab_size, name="word_embeddings")(token_ids).astype(self.dtype)
         rows = jnp.arange(slots) if positions is None else positions
-        places = embed(settings.max_position_embeddings, name="position_embeddings")(rows)
+        places = embed(settings.max_position_embeddings, name="position_embeddings")(rows).astype(self.dtype)
         token_type = embed(settings.type_vocab_size, name="token_type_embeddings")(jnp.zeros((), jnp.int32))
-        x = drop()(norm(name="embeddings_norm")(words + token_type + places))
+        x = drop()(norm(name="embeddings_norm")(words + token_type.astype(self.dtype) + places))
 
         attend = attend.reshape(*attend.shape[:1], -1, slots)
         states = [x]
@@ -196,8 +200,6 @@ def _layers(
         param_dtype=param_dtype,
         kernel_init=nn.initializers.normal(settings.initializer_range),
     )
-    norm = partial(
-        LayerNorm, epsilon=settings.layer_norm_eps, dtype=dtype, param_dtype=param_dtype, use_fast_variance=False
-    )
+    norm = partial(LayerNorm, epsilon=settings.layer_norm_eps, dtype=dtype, param_dtype=param_dtype)
     drop = partial(nn.Dropout, rate=settings.hidden_dropout_prob, deterministic=not train)
     return dense, norm, drop

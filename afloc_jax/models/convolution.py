@@ -1,16 +1,18 @@
-"""Convolution and batch normalisation with the numerical conventions of PyTorch."""
+"""Convolution and pooling with the numerical conventions of PyTorch, and the layers of an image network."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int8
 
-from afloc_jax.errors import UsageError
+from afloc_jax.models.normalization import BatchNorm
 from afloc_jax.models.parameters import Parameters
 
 # PyTorch's kaiming_normal_(mode="fan_out", nonlinearity="relu"), and the default initialisation of its layers.
@@ -56,67 +58,69 @@ class Convolution(Parameters):
         )
 
 
-class BatchNorm(Parameters):
-    """Batch normalisation with PyTorch's running statistics (Ioffe & Szegedy, arXiv 1502.03167).
+@jax.custom_vjp
+def max_pool(x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
+    """The maximum of each 3x3 window at stride 2; the border is padded with -inf (as in PyTorch).
 
-    The batch is normalised by its biased variance, but the running variance is updated by the unbiased one. Under jit
-    with a sharded batch the statistics are those of the global batch. Statistics are in at least float32.
-
-    With `statistics_group` g, each g images of the batch, in order, have statistics of their own, as each device had in
-    the published run. The running statistics are updated by the mean over the groups.
+    The gradient goes to the first maximum of a window, as in PyTorch. On GPUs the forward pass keeps its place, because
+    XLA's own gradient searches every window again there, and adds to memory place by place.
     """
-
-    scale_init: nn.initializers.Initializer = nn.initializers.ones
-    momentum: float = 0.1  # weight of the new batch, as in PyTorch; Flax's momentum is one minus this
-    epsilon: float = 1e-5
-    statistics_group: int = 0  # images of a group; 0 for the whole batch
-    dtype: DTypeLike = jnp.float32
-    param_dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B H W C"], *, train: bool = False) -> Float[Array, "B H W C"]:
-        channels = x.shape[-1]
-        scale = self.param("scale", self.scale_init, (channels,), self.param_dtype)
-        bias = self.param("bias", nn.initializers.zeros, (channels,), self.param_dtype)
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), self.param_dtype)
-        running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), self.param_dtype)
-        x = x.astype(jnp.promote_types(x.dtype, self.param_dtype))
-
-        if not train:
-            mean, var = running_mean.value, running_var.value
-            return ((x - mean) * (scale * lax.rsqrt(var + self.epsilon)) + bias).astype(self.dtype)
-
-        # A batch smaller than a group is one group: initialisation runs on a single image.
-        group, batch = self.statistics_group, x.shape[0]
-        groups = statistics_groups(group, batch) if group < batch else 1
-        # No group axis for a single group: on CPUs XLA is slower with a fifth axis, even one of length 1.
-        grouped = x if groups == 1 else x.reshape(groups, -1, *x.shape[1:])
-        over = tuple(range(x.ndim - 1)) if groups == 1 else tuple(range(1, x.ndim))
-        mean = grouped.mean(axis=over, keepdims=groups > 1)
-        # The derivative of the variance with respect to the mean is 0, so its gradient may be stopped. Two passes are
-        # exact where the mean is large compared with the deviations.
-        var = jnp.square(grouped - lax.stop_gradient(mean)).mean(axis=over, keepdims=groups > 1)
-        if not self.is_initializing():
-            count = x.size // channels // groups
-            unbiased = var * (count / max(count - 1, 1))
-            for running, new in ((running_mean, mean), (running_var, unbiased)):
-                new = lax.stop_gradient(new).reshape(groups, channels).mean(axis=0)
-                running.value += self.momentum * (new - running.value)
-        y = (grouped - mean) * (scale * lax.rsqrt(var + self.epsilon)) + bias
-        return y.reshape(x.shape).astype(self.dtype)
+    return _max_pool(x)
 
 
-def statistics_groups(group: int, batch: int) -> int:
-    """The number of groups of `group` images with batch statistics of their own; 0 stands for the whole batch.
+def _max_pool(x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
+    pooled: Array = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+    return pooled
 
-    Raises UsageError where `group` does not divide the batch.
-    """
-    if group and batch % group:
-        raise UsageError(
-            f"model.image.statistics_group = {group}: must be 0 (the whole batch) or a divisor of the batch, "
-            f"{batch} images"
-        )
-    return batch // group if group else 1
+
+def _max_pool_forward(x: Float[Array, "B H W C"]) -> tuple[Array, tuple[Array, Array]]:
+    pooled, place = lax.platform_dependent(x, cuda=max_and_place, default=lambda x: (_max_pool(x), _no_place(x)))
+    return pooled, (place, x)
+
+
+def _max_pool_backward(saved: tuple[Array, Array], d_pooled: Float[Array, "B h w C"]) -> tuple[Array]:
+    def xlas(place: Array, x: Array, d_pooled: Array) -> Array:
+        d_x: Array = jax.vjp(_max_pool, x)[1](d_pooled)[0]
+        return d_x
+
+    return (lax.platform_dependent(*saved, d_pooled, cuda=spread, default=xlas),)
+
+
+def _no_place(x: Float[Array, "B H W C"]) -> Int8[Array, "B h w C"]:
+    batch, height, width, channels = x.shape
+    return jnp.zeros((batch, -(-height // 2), -(-width // 2), channels), jnp.int8)
+
+
+def max_and_place(x: Float[Array, "B H W C"]) -> tuple[Float[Array, "B h w C"], Int8[Array, "B h w C"]]:
+    """The maximum of each window, and the place of the first one in it, counted row by row."""
+    padded = lax.pad(x, jnp.array(-jnp.inf, x.dtype), ((0, 0, 0), (1, 1, 0), (1, 1, 0), (0, 0, 0)))
+    place = _no_place(x)
+    batch, rows, columns, channels = place.shape
+    pooled = jnp.full(place.shape, -jnp.inf, x.dtype)
+    for index, (row, column) in enumerate(np.ndindex(3, 3)):
+        end = batch, row + 2 * rows - 1, column + 2 * columns - 1, channels
+        value = lax.slice(padded, (0, row, column, 0), end, (1, 2, 2, 1))
+        place = jnp.where(value > pooled, jnp.int8(index), place)
+        pooled = jnp.maximum(pooled, value)  # keeps NaN
+    return pooled, place
+
+
+def spread(
+    place: Int8[Array, "B h w C"], x: Float[Array, "B H W C"], d_pooled: Float[Array, "B h w C"]
+) -> Float[Array, "B H W C"]:
+    """The gradient of each window at the place of its maximum in x, of which only the shape is read."""
+    wide = d_pooled.astype(jnp.promote_types(x.dtype, jnp.float32))
+    d_x = jnp.zeros(x.shape, wide.dtype)
+    (height, width), (rows, columns) = x.shape[1:3], place.shape[1:3]
+    for index, (row, column) in enumerate(np.ndindex(3, 3)):
+        here = jnp.where(place == index, wide, 0)
+        # Where padding is negative, it cuts off what fell on the border.
+        down, across = (row - 1, height - row - 2 * rows + 2, 1), (column - 1, width - column - 2 * columns + 2, 1)
+        d_x += lax.pad(here, jnp.zeros((), wide.dtype), ((0, 0, 0), down, across, (0, 0, 0)))
+    return d_x.astype(x.dtype)
+
+
+max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
 @dataclass(frozen=True)

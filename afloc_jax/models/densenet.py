@@ -4,13 +4,12 @@ from dataclasses import dataclass
 from functools import partial
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from afloc_jax.models.backbone import Backbone, Family, Features, Shapes, Structure, count_parts
-from afloc_jax.models.convolution import Layers, kaiming_normal_fan_in
+from afloc_jax.models.convolution import Layers, kaiming_normal_fan_in, max_pool
 from afloc_jax.settings import POSITIVE, setting
 
 
@@ -39,9 +38,9 @@ class DenseLayer(nn.Module):
     ) -> Float[Array, "B H W C+{self.structure.growth}"]:
         conv, norm = partial(self.layers.convolution, kernel_init=kaiming_normal_fan_in), self.layers.norm
         growth = self.structure.growth
-        y = jax.nn.relu(norm(name="norm1")(x, train=train))
+        y = norm(relu=True, name="norm1")(x, train=train)
         y = conv(self.structure.bottleneck * growth, name="conv1")(y)
-        y = jax.nn.relu(norm(name="norm2")(y, train=train))
+        y = norm(relu=True, name="norm2")(y, train=train)
         y = conv(growth, 3, name="conv2")(y)
         return jnp.concatenate([x, checkpoint_name(y, "block")], axis=-1)
 
@@ -64,8 +63,8 @@ class DenseNet(nn.Module):
         structure = self.structure
         conv, norm = partial(self.layers.convolution, kernel_init=kaiming_normal_fan_in), self.layers.norm
         x = conv(structure.stem_width, 7, 2, input_channels=3, name="conv0")(x)
-        x = jax.nn.relu(norm(name="norm0")(x, train=train))
-        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        x = norm(relu=True, name="norm0")(x, train=train)
+        x = max_pool(x)
 
         maps = []
         for block, layers in enumerate(structure.blocks, start=1):
@@ -73,7 +72,7 @@ class DenseNet(nn.Module):
                 name = f"denseblock{block}_denselayer{layer}"
                 x = DenseLayer(structure, self.layers, name=name)(x, train=train)
             last = block == len(structure.blocks)
-            x = jax.nn.relu(norm(name="norm5" if last else f"transition{block}_norm")(x, train=train))
+            x = norm(relu=True, name="norm5" if last else f"transition{block}_norm")(x, train=train)
             maps.append(x)
             if not last:
                 x = conv(x.shape[-1] // 2, name=f"transition{block}_conv")(x)

@@ -34,9 +34,5 @@ class Dense(Parameters, nn.Dense):
     """Flax's linear layer."""
 
 
-class LayerNorm(Parameters, nn.LayerNorm):
-    """Flax's layer norm."""
-
-
 class Embed(Parameters, nn.Embed):
     """Flax's table of embeddings."""

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from afloc_jax.errors import UsageError
 from afloc_jax.interpolation import strided_cells
 from afloc_jax.models.backbone import Backbone, Family, Features, Shapes, Structure, count_parts
-from afloc_jax.models.convolution import Layers
+from afloc_jax.models.convolution import Layers, max_pool
 from afloc_jax.settings import BELOW_ONE, POSITIVE, Rule, setting
 
 _EACH_POSITIVE = Rule(
@@ -92,15 +92,15 @@ class ResidualBlock(nn.Module):
         if structure.bottleneck:
             inner, out = self.width * structure.group_width // 64 * structure.groups, self.width * 4
             y = conv(inner, name="conv1")(x)
-            y = jax.nn.relu(norm(name="bn1")(y, train=train))
+            y = norm(relu=True, name="bn1")(y, train=train)
             y = conv(inner, 3, self.stride, groups=structure.groups, name="conv2")(y)
-            y = jax.nn.relu(norm(name="bn2")(y, train=train))
+            y = norm(relu=True, name="bn2")(y, train=train)
             y = conv(out, name="conv3")(y)
             y = norm(scale_init=last_scale, name="bn3")(y, train=train)
         else:
             out = self.width
             y = conv(out, 3, self.stride, name="conv1")(x)
-            y = jax.nn.relu(norm(name="bn1")(y, train=train))
+            y = norm(relu=True, name="bn1")(y, train=train)
             y = conv(out, 3, name="conv2")(y)
             y = norm(scale_init=last_scale, name="bn2")(y, train=train)
         if self.stride != 1 or x.shape[-1] != out:
@@ -122,9 +122,9 @@ class ResNet(nn.Module):
         structure, layers = self.structure, self.layers
         stride = structure.stem_stride // 2 if structure.stem_pool else structure.stem_stride
         stem = layers.convolution(structure.stem_width, structure.stem_kernel, stride, input_channels=3, name="conv1")
-        x = jax.nn.relu(layers.norm(name="bn1")(stem(x), train=train))
+        x = layers.norm(relu=True, name="bn1")(stem(x), train=train)
         if structure.stem_pool:
-            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))  # pads with -inf, as PyTorch
+            x = max_pool(x)
 
         maps = []
         for stage, (blocks, width, stride) in enumerate(

@@ -17,7 +17,7 @@ from afloc_jax.evaluation.tasks import EvaluationSettings
 from afloc_jax.files import bucket_path, user_path
 from afloc_jax.heatmaps import HeatmapSettings
 from afloc_jax.losses.settings import LossSettings
-from afloc_jax.models.convolution import statistics_groups
+from afloc_jax.models.normalization import statistics_groups
 from afloc_jax.models.settings import ModelSettings
 from afloc_jax.settings import NOT_EMPTY, NOT_NEGATIVE, POSITIVE, Json, Settings, at_least, one_of, plain, setting
 from afloc_jax.training.mesh import check_fsdp

@@ -12,8 +12,9 @@ from afloc_jax.errors import UsageError
 from afloc_jax.models import build
 from afloc_jax.models.afloc import ImageEncoder
 from afloc_jax.models.backbone import Backbone
-from afloc_jax.models.convolution import BatchNorm, Convolution
+from afloc_jax.models.convolution import Convolution
 from afloc_jax.models.densenet import DENSENET, DenseNetStructure
+from afloc_jax.models.normalization import BatchNorm
 from afloc_jax.models.resnet import RESNET, ResNetStructure
 from afloc_jax.models.settings import BACKBONES, ImageSettings, ModelSettings, TextSettings
 from afloc_jax.weights.torch_names import from_torch, table, to_torch

@@ -1,5 +1,6 @@
 """The text encoder against Hugging Face's BertModel with the same weights."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -10,7 +11,7 @@ import torch
 from transformers import BertConfig, BertModel
 
 from afloc_jax.errors import UsageError
-from afloc_jax.models.bert import Bert
+from afloc_jax.models.bert import Bert, BertSettings
 from afloc_jax.models.settings import ModelSettings
 from afloc_jax.weights.torch_names import from_torch, table
 from configs.afloc import get_config
@@ -125,6 +126,23 @@ def test_bfloat16_stays_near_float32():
     half = jax.jit(Bert(settings, jnp.bfloat16).apply)({"params": params}, ids, attend)[-1]
     assert half.dtype == jnp.bfloat16
     assert np.abs(np.asarray(half, np.float32) - full)[attend].max() < 0.05 * np.abs(full).max()
+
+
+def test_the_gradient_of_a_table_in_bfloat16_adds_up_in_float32():
+    """4,096 times the same word: its gradient is the sum of 4,096 small ones, at which bfloat16 would stop early."""
+    settings = replace(BertSettings(**FIELDS), num_hidden_layers=1)
+    ids, attend = np.ones((512, 8), np.int32), np.ones((512, 8), bool)
+    direction = np.random.default_rng(0).standard_normal(settings.hidden_size).astype(np.float32)
+    gradients = []
+    for dtype in (jnp.float32, jnp.bfloat16):
+        module = Bert(settings, dtype)
+        params = Bert(settings).init(jax.random.key(0), ids[:1], attend[:1])["params"]
+
+        def loss(params, module=module):
+            return (module.apply({"params": params}, ids, attend)[0] * direction).sum()
+
+        gradients.append(jax.jit(jax.grad(loss))(params)["word_embeddings"]["embedding"][1])
+    np.testing.assert_allclose(gradients[1], gradients[0], rtol=0.05, atol=0.05 * np.abs(gradients[0]).max())
 
 
 def test_more_slots_than_positions_is_refused():
