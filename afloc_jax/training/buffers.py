@@ -82,6 +82,12 @@ def largest_buffers(program: Program, most: int = 10) -> list[Buffer]:
     ]
 
 
+def memory_bytes(result: str, everywhere: bool = False) -> int:
+    """The bytes of a result's arrays in the device's main memory, or `everywhere`."""
+    arrays = _ARRAY.finditer(result)
+    return sum(_bytes(*array.groups()) for array in arrays if everywhere or "S(" not in (array[3] or ""))
+
+
 def _fusions(program: Program) -> set[str]:
     """The names of fused computations: only their last result is written to memory."""
     instructions = (each for computation in program.computations.values() for each in computation)

@@ -60,7 +60,7 @@ def token_batch(batch: Batch) -> TokenBatch:
     return TokenBatch(**{field: batch[field] for field in TokenBatch.__dataclass_fields__})
 
 
-def _encoder(model: AFLoc, config: RunConfig, mesh: Mesh) -> Callable[..., tuple[_Embeddings, PyTree[Array]]]:
+def build_encoder(model: AFLoc, config: RunConfig, mesh: Mesh) -> Callable[..., tuple[_Embeddings, PyTree[Array]]]:
     """A function `encode(params, batch_stats, batch, dropout key) -> (embeddings, batch statistics)`."""
     low_rank = config.loss.is_low_rank
 
@@ -95,7 +95,7 @@ def build_gradient(model: AFLoc, config: RunConfig, mesh: Mesh) -> GradientFunct
     Frozen parameters are constants: their gradient is 0, and no backward pass is computed for them.
     """
     low_rank, micro = config.loss.is_low_rank, config.training.micro_batch
-    encode = _encoder(model, config, mesh)
+    encode = build_encoder(model, config, mesh)
 
     def losses(embeddings: _Embeddings, params: PyTree[Array], batch: Batch) -> ContrastiveLosses:
         factors = (embeddings.shallow, gather(_kernel(params), mesh)) if low_rank else None

@@ -36,6 +36,11 @@ class Instruction:
         return found[1] if found else ""
 
     @property
+    def operands(self) -> list[str]:
+        """The names of all operands, whose list has no parenthesis in it."""
+        return _OPERAND.findall(self.rest.partition(")")[0])
+
+    @property
     def origin(self) -> str:
         """The operation of the traced program that it comes from, a parameter's name for an argument, or ""."""
         found = _ORIGIN.search(self.rest)

@@ -25,7 +25,7 @@ def encoders(changes):
     """The FLOPs of one pair in the encoders: ours, and XLA's count of the program of their values and gradient."""
     config = RunConfig.from_config(changed(get_config(), {"training.batch_size": 2} | ONLY_REPORTS | changes))
     run = assemble(config, build_mesh(jax.devices()[:1]))
-    encode = gradients._encoder(run.model, config, run.mesh)
+    encode = gradients.build_encoder(run.model, config, run.mesh)
 
     def gradient(params, batch_stats, batch):
         key = jax.random.key(0)
