@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -234,7 +235,12 @@ def test_a_refusal_for_want_of_memory_says_how_much_is_missing(words, monkeypatc
             raise RuntimeError(f"RESOURCE_EXHAUSTED: {words}")
 
     monkeypatch.setattr(ahead_of_time, "topology_devices", lambda topology: [None] * 16)
-    for name, stand_in in (("build_mesh", None), ("assemble", None), ("tiles_of_levels", {}), ("_lower", Lowered())):
+    for name, stand_in in (
+        ("build_mesh", None),
+        ("assemble", SimpleNamespace(low_rank=None)),
+        ("tiles_of_levels", {}),
+        ("_lower", Lowered()),
+    ):
         monkeypatch.setattr(ahead_of_time, name, lambda *_, stand_in=stand_in: stand_in)
     report = ahead_of_time.compile_step(RunConfig(), "v5e:4x4").to_json()
     assert report["fits"] is False
