@@ -12,7 +12,7 @@ from afloc_jax.heatmaps import HeatmapSettings
 from afloc_jax.inference.zero_shot import class_probabilities
 from afloc_jax.interpolation import linear_matrix
 from afloc_jax.losses.contrast import contrast
-from afloc_jax.models.convolution import BatchNorm
+from afloc_jax.models.normalization import BatchNorm
 from afloc_jax.models.text_units import sentences_from_words
 from afloc_jax.training.optimizer import OptimizerSettings, build_schedule
 from afloc_jax.vectors import norm
@@ -31,7 +31,9 @@ PLANTED = {
         np.ones((1, 3, 2)), np.zeros((2, 3), int)
     ),
     # Flax wraps the methods of modules.
-    "afloc_jax.models.convolution.BatchNorm.__call__": lambda: BatchNorm().init(jax.random.key(0), np.ones((2, 3, 4))),
+    "afloc_jax.models.normalization.BatchNorm.__call__": lambda: BatchNorm().init(
+        jax.random.key(0), np.ones((2, 3, 4))
+    ),
     "afloc_jax.inference.zero_shot.class_probabilities": lambda: class_probabilities(np.ones(3)),
     "afloc_jax.evaluation.localization.metrics.overlaps": lambda: overlaps(
         np.ones((2, 2)), np.ones((3, 3), bool), [0.5]

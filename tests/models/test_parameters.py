@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from flax.errors import ScopeParamNotFoundError
 
-from afloc_jax.models.parameters import SHAPES, Dense, Embed, LayerNorm
+from afloc_jax.models.normalization import LayerNorm
+from afloc_jax.models.parameters import SHAPES, Dense, Embed
 
 X = jnp.ones((2, 3))
 
