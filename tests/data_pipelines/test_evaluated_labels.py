@@ -105,11 +105,11 @@ def test_evaluate_scores_the_labels_of_every_image_and_not_the_boxes_alone(tmp_p
     names = [f"0000000{n}_000.png" for n in range(8)]
     found = ["Mass|Edema", "No Finding", "Effusion", "Edema", "Mass", "No Finding", "Effusion|Edema", "Mass"]
     for seed, name in enumerate(names):
-        image_file(raw / "images_001" / "images" / name, seed)
+        image_file(raw / "images_001" / "images" / name, seed, 40, 40)  # square, as the publisher's
     rows = [[name, label, 0, seed, "058Y", "M", "PA", 2682, 2749, 0.143, 0.143, ""]
             for seed, (name, label) in enumerate(zip(names, found, strict=True))]  # fmt: skip
     rows_file(raw / "Data_Entry_2017.csv", NIH_HEADER, rows)
-    box = [names[4], "Mass", 2.5, 8.25, 10, 12, "", "", ""]
+    box = [names[4], "Mass", 64, 211.2, 256, 307.2, "", "", ""]  # of 1,024 pixels
     rows_file(raw / "BBox_List_2017.csv", "Image Index,Finding Label,Bbox [x,y,w,h],,,", [box])
     (raw / "train_val_list.txt").write_text("")
     (raw / "test_list.txt").write_text("\n".join(names))

@@ -17,7 +17,7 @@ X = jnp.ones((2, 3))
     ("ours", "theirs", "given"),
     [
         (Dense(4), nn.Dense(4), X),
-        (LayerNorm(), nn.LayerNorm(), X),
+        (LayerNorm(1e-6), nn.LayerNorm(), X),
         (Embed(5, 4), nn.Embed(5, 4), jnp.array([1, 2])),
     ],
 )
