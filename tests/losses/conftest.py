@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 
-@pytest.fixture(autouse=True, scope="package")
+@pytest.fixture(autouse=True, scope="module")  # "package" would last for the session
 def quick_compilation():
     """These tests compile much and run little."""
     before = jax.config.read("jax_disable_most_optimizations")
