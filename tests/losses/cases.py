@@ -10,7 +10,7 @@ from afloc_jax.levels import ImageLevels, TextLevels
 from afloc_jax.losses import definition, packing, tiled
 from afloc_jax.losses.contrast import contrast
 from afloc_jax.losses.low_rank import reduce_rank
-from afloc_jax.losses.settings import LossSettings
+from afloc_jax.losses.settings import PUBLISHED, LossSettings
 
 PUBLISHED_CASES = ["local_small", "local_odd", "local_temps"]
 
@@ -36,6 +36,20 @@ def random_case(images, regions, units, width, counts, dtype=np.float64, seed=0)
     )
 
 
+def degenerate_case():
+    regions, units, counts = random_case(5, 6, 9, 4, [9, 1, 3, 0, 5])
+    regions = regions.at[0].set(0).at[1].set(regions[1, 0]).at[2, 3].set(0)  # black image, flat image, one dead region
+    regions = regions.at[4].multiply(1e-6)  # norms below the clamp of the cosine, but not zero
+    units = units.at[0, 2].set(0).at[4].set(1).at[2].multiply(1e-4)  # a zero unit, equal units, a faint caption
+    return regions, units, counts
+
+
+def sharp_case():
+    """Units that one region alone stands for, and (equal ones) units whose p is small everywhere; float32."""
+    regions, units, counts = random_case(4, 150, 30, 8, [30, 2, 9, 1], np.float32)
+    return 3 * regions, units.at[0].set(units[0, 0]), counts
+
+
 def random_levels(batch, words, sentences, width=8, dtype=np.float32, seed=0):
     """A batch of both towers' outputs, with `words` and `sentences` as unit counts."""
     rng = np.random.default_rng(seed)
@@ -57,6 +71,43 @@ def contrast_gradients(similarity, *inputs):
 
     (_, parts), gradients = jax.jit(jax.value_and_grad(loss, tuple(range(len(inputs))), has_aux=True))(*inputs)
     return parts, gradients
+
+
+def both(case, settings=PUBLISHED, devices=1, platform=None):
+    """`(parts, gradients)` of the tiled implementation and of the definition."""
+    regions, units, counts = case
+
+    def tiles(regions, units):
+        groups = regions[None], units[None], counts[None]
+        return tiled.grouped_similarity(*groups, settings, devices=devices, platform=platform)[0]
+
+    def formula(regions, units):
+        return definition.local_similarity(regions, units, counts, settings)
+
+    return contrast_gradients(tiles, regions, units), contrast_gradients(formula, regions, units)
+
+
+def assert_is_the_definition(case, settings=PUBLISHED, devices=1, platform=None, rtol=1e-12):
+    """Value and gradients of a float64 case."""
+    (parts, gradients), (expected, expected_gradients) = both(case, settings, devices, platform)
+    assert_all_close(parts, expected, rtol=rtol, atol=1e-12)
+    assert_all_close(gradients, expected_gradients, atol=1e-10, rtol=0)
+    for caption, count in zip(gradients[1], case[2], strict=True):
+        assert not caption[max(count, 1) :].any(), "padding must get no gradient"
+
+
+def assert_float32_agrees_to_1e_5(case, settings=PUBLISHED, devices=1, platform=None):
+    (parts, gradients), (expected, expected_gradients) = both(case, settings, devices, platform)
+    assert_all_close(parts, expected, rtol=1e-5)
+    assert_all_close(gradients, expected_gradients, atol=1e-5)
+
+
+def assert_degenerate_features_have_finite_gradients(settings=PUBLISHED, devices=1, platform=None):
+    """Those of the definition, in float64."""
+    (parts, gradients), (expected, expected_gradients) = both(degenerate_case(), settings, devices, platform)
+    assert all(np.isfinite(array).all() for array in (*parts, *gradients))
+    assert_all_close(parts, expected, rtol=1e-12)
+    assert_all_close(gradients, expected_gradients, rtol=1e-9, atol=1e-9)
 
 
 def assert_near_the_float64_definition(case, settings, of_loss, of_gradient, platform=None):

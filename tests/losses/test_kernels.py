@@ -6,15 +6,20 @@ import numpy as np
 import pytest
 from cases import (
     assert_all_close,
+    assert_degenerate_features_have_finite_gradients,
+    assert_float32_agrees_to_1e_5,
+    assert_is_the_definition,
     assert_low_rank_gives_the_projected_loss,
     assert_near_the_float64_definition,
+    both,
     contrast_gradients,
     low_rank_case,
     random_case,
     random_levels,
+    sharp_case,
 )
 from jax.experimental.pallas import tpu as pltpu
-from test_ring import BATCH, SENTENCES, WORDS, assert_ring_takes_low_rank_features, losses_and_gradients
+from ring_cases import assert_ring_takes_kernels, assert_ring_takes_low_rank_features
 
 from afloc_jax.errors import UsageError
 from afloc_jax.losses import contrastive_losses, definition, kernels, tiled
@@ -23,19 +28,6 @@ from afloc_jax.losses.settings import LARGEST_KERNEL_TEMPERATURE, LossSettings
 from afloc_jax.training.mesh import build_mesh
 
 PALLAS = LossSettings(kernel="pallas")
-
-
-def both(case, settings=PALLAS):
-    """`(parts, gradients)` of the kernels and of the definition."""
-    regions, units, counts = case
-
-    def fused(regions, units):
-        return tiled.local_similarity(regions, units, counts, settings)
-
-    def formula(regions, units):
-        return definition.local_similarity(regions, units, counts, settings)
-
-    return contrast_gradients(fused, regions, units), contrast_gradients(formula, regions, units)
 
 
 @pytest.mark.usefixtures("float64")
@@ -50,29 +42,20 @@ def both(case, settings=PALLAS):
     ],
 )
 def test_value_and_gradients_are_those_of_the_definition(regions, units, width, counts):
-    case = random_case(len(counts), regions, units, width, counts)
-    (parts, gradients), (expected, expected_gradients) = both(case)
-    assert_all_close(parts, expected, rtol=1e-12, atol=1e-12)
-    assert_all_close(gradients, expected_gradients, atol=1e-10, rtol=0)
-    for caption, count in zip(gradients[1], counts, strict=True):
-        assert not caption[max(count, 1) :].any(), "padding must get no gradient"
+    assert_is_the_definition(random_case(len(counts), regions, units, width, counts), PALLAS)
 
 
 @pytest.mark.usefixtures("float64")
 def test_regions_are_worked_on_in_blocks(monkeypatch):
     """300 regions in blocks of 128: two whole ones, and one of which 44 rows are there."""
     monkeypatch.setattr(tile, "BLOCK_REGIONS", 128)
-    case = random_case(3, 300, 9, 8, [9, 1, 4])
-    (parts, gradients), (expected, expected_gradients) = both(case)
+    (parts, gradients), (expected, expected_gradients) = both(random_case(3, 300, 9, 8, [9, 1, 4]), PALLAS)
     assert_all_close(parts, expected, rtol=1e-12)
     assert_all_close(gradients, expected_gradients, atol=1e-10, rtol=0)
 
 
 def test_float32_agrees_to_1e_5():
-    case = random_case(5, 30, 20, 16, [20, 3, 11, 1, 8], np.float32)
-    (parts, gradients), (expected, expected_gradients) = both(case)
-    assert_all_close(parts, expected, rtol=1e-5)
-    assert_all_close(gradients, expected_gradients, atol=1e-5)
+    assert_float32_agrees_to_1e_5(random_case(5, 30, 20, 16, [20, 3, 11, 1, 8], np.float32), PALLAS)
 
 
 @pytest.mark.parametrize(("kernel", "rtol"), [("pallas", 4e-3), ("xla", 4e-4)])
@@ -95,37 +78,28 @@ def test_bfloat16_features_come_near_the_definition_in_float32(kernel, rtol):
 
 
 def test_the_sharpest_attention_neither_overflows_nor_vanishes():
-    """At the bound, in float32: units that one region alone stands for, and (equal ones) none."""
-    regions, units, counts = random_case(4, 150, 30, 8, [30, 2, 9, 1], np.float32)
-    case = 3 * regions, units.at[0].set(units[0, 0]), counts
+    """At the bound."""
     sharpest = LossSettings(attention_temperature=LARGEST_KERNEL_TEMPERATURE, kernel="pallas")
-    assert_near_the_float64_definition(case, sharpest, 1e-5, 1e-4)
+    assert_near_the_float64_definition(sharp_case(), sharpest, 1e-5, 1e-4)
 
 
 def test_large_features_do_not_overflow():
     regions, units, counts = random_case(3, 6, 9, 8, [9, 2, 5], np.float32)
-    (parts, gradients), (expected, _) = both((100 * regions, 100 * units, counts))
+    (parts, gradients), (expected, _) = both((100 * regions, 100 * units, counts), PALLAS)
     assert_all_close(parts, expected, rtol=1e-5)
     assert all(np.isfinite(gradient).all() for gradient in gradients)
 
 
 @pytest.mark.usefixtures("float64")
 def test_degenerate_features_have_the_definitions_finite_gradients():
-    regions, units, counts = random_case(5, 6, 9, 4, [9, 1, 3, 0, 5])
-    regions = regions.at[0].set(0).at[1].set(regions[1, 0]).at[2, 3].set(0)  # black image, flat image, one dead region
-    regions = regions.at[4].multiply(1e-6)  # norms below the clamp of the cosine, but not zero
-    units = units.at[0, 2].set(0).at[4].set(1).at[2].multiply(1e-4)  # a zero unit, equal units, a faint caption
-    (parts, gradients), (expected, expected_gradients) = both((regions, units, counts))
-    assert all(np.isfinite(array).all() for array in (*parts, *gradients))
-    assert_all_close(parts, expected, rtol=1e-12)
-    assert_all_close(gradients, expected_gradients, rtol=1e-9, atol=1e-9)
+    assert_degenerate_features_have_finite_gradients(PALLAS)
 
 
 @pytest.mark.usefixtures("float64")
 def test_the_clamp_of_the_cosine_has_the_definitions_gradient(monkeypatch):
     for module in (definition, tile):  # a clamp that ordinary features meet, about half of them
         monkeypatch.setattr(module, "SMALLEST_NORM_PRODUCT", 3.0)
-    (parts, gradients), (expected, expected_gradients) = both(random_case(3, 6, 9, 4, [9, 2, 5]))
+    (parts, gradients), (expected, expected_gradients) = both(random_case(3, 6, 9, 4, [9, 2, 5]), PALLAS)
     assert_all_close(parts, expected, rtol=1e-12)
     assert_all_close(gradients, expected_gradients, atol=1e-10)
 
@@ -142,15 +116,7 @@ def test_low_rank_features_give_the_loss_of_projected_ones():
 @pytest.mark.parametrize("group", [0, 2])
 def test_the_ring_takes_the_kernels(group):
     """Rings of all devices and of two, and groups that one device holds alone; captions are missing."""
-    words, sentences = list(WORDS), list(SENTENCES)
-    for empty in (0, 7):
-        words[empty] = sentences[empty] = 0
-    image, text = random_levels(BATCH, words, sentences, dtype=np.float64)
-    options = {"contrast_group": group, "weights": {"report": 0, "sentence": 0.5, "word": 2}}
-    found = losses_and_gradients("ring", image, text, build_mesh(), kernel="pallas", **options)
-    expected = losses_and_gradients("definition", image, text, None, **options)
-    assert_all_close(found[0], expected[0], rtol=1e-12)
-    assert_all_close(found[1], expected[1], rtol=0, atol=1e-10)
+    assert_ring_takes_kernels("pallas", group, empty=[0, 7])
 
 
 @pytest.mark.skipif(jax.device_count() < 8, reason="SKIPPED: needs eight devices, see tests/conftest.py")
@@ -204,6 +170,7 @@ def test_the_gradient_of_the_text_waits_for_its_copies(counts, monkeypatch):
     strict = pltpu.InterpretParams(dma_execution_mode="on_wait", uninitialized_memory="nan")
     monkeypatch.setattr(kernels, "_on_platform", lambda run, *arguments: run(*arguments, interpret=strict))
     # 128 regions: this interpreter wants arrays of whole blocks.
-    (parts, gradients), (expected, expected_gradients) = both(random_case(8, 128, max(counts), 8, counts, np.float32))
+    case = random_case(8, 128, max(counts), 8, counts, np.float32)
+    (parts, gradients), (expected, expected_gradients) = both(case, PALLAS)
     assert_all_close(parts, expected, rtol=1e-5)
     assert_all_close(gradients, expected_gradients, atol=2e-5, rtol=0)

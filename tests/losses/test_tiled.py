@@ -6,13 +6,18 @@ import numpy as np
 import pytest
 from cases import (
     assert_all_close,
+    assert_degenerate_features_have_finite_gradients,
+    assert_float32_agrees_to_1e_5,
+    assert_is_the_definition,
     assert_low_rank_gives_the_projected_loss,
     assert_near_the_float64_definition,
+    both,
     contrast_gradients,
     low_rank_case,
     low_rank_similarity,
     random_case,
     random_levels,
+    sharp_case,
 )
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
@@ -22,20 +27,6 @@ from afloc_jax.losses.low_rank import reduce_rank
 from afloc_jax.losses.settings import PUBLISHED, LossSettings
 
 POOLINGS = ["attention", "logsumexp"]
-
-
-def both(case, settings=PUBLISHED, devices=1, platform=None):
-    """`(parts, gradients)` of the tiled implementation and of the definition."""
-    regions, units, counts = case
-
-    def tiles(regions, units):
-        groups = regions[None], units[None], counts[None]
-        return tiled.grouped_similarity(*groups, settings, devices=devices, platform=platform)[0]
-
-    def formula(regions, units):
-        return definition.local_similarity(regions, units, counts, settings)
-
-    return contrast_gradients(tiles, regions, units), contrast_gradients(formula, regions, units)
 
 
 @pytest.mark.usefixtures("float64")
@@ -51,11 +42,7 @@ def both(case, settings=PUBLISHED, devices=1, platform=None):
 )
 def test_value_and_gradients_are_those_of_the_definition(pooling, regions, units, width, counts, devices):
     case = random_case(len(counts), regions, units, width, counts)
-    (parts, gradients), (expected, expected_gradients) = both(case, LossSettings(region_pooling=pooling), devices)
-    assert_all_close(parts, expected, rtol=1e-12, atol=1e-12)
-    assert_all_close(gradients, expected_gradients, atol=1e-10, rtol=0)
-    for caption, count in zip(gradients[1], counts, strict=True):
-        assert not caption[count:].any(), "padding must get no gradient"
+    assert_is_the_definition(case, LossSettings(region_pooling=pooling), devices)
 
 
 @pytest.mark.usefixtures("float64")
@@ -66,16 +53,11 @@ def test_tiles_of_several_images_give_the_same(pooling, temperature, memory, dev
     settings = LossSettings(attention_temperature=temperature, region_pooling=pooling, tile_memory=memory)
     assert tile_size.tile_size(settings, "gpu", 14 // devices, 13, 40).images == images
     case = random_case(14, 13, 40, 8, [40, 1, 17, 8, 9, 33, 2, 3, 25, 40, 16, 7, 12, 5])
-    (parts, gradients), (expected, expected_gradients) = both(case, settings, devices, "gpu")
-    assert_all_close(parts, expected, rtol=1e-12, atol=1e-12)
-    assert_all_close(gradients, expected_gradients, atol=1e-10, rtol=0)
+    assert_is_the_definition(case, settings, devices, "gpu")
 
 
 def test_float32_agrees_to_1e_5():
-    case = random_case(5, 30, 20, 16, [20, 3, 11, 1, 8], np.float32)
-    (parts, gradients), (expected, expected_gradients) = both(case)
-    assert_all_close(parts, expected, rtol=1e-5)
-    assert_all_close(gradients, expected_gradients, atol=1e-5)
+    assert_float32_agrees_to_1e_5(random_case(5, 30, 20, 16, [20, 3, 11, 1, 8], np.float32))
 
 
 @pytest.mark.parametrize("of_text", [jnp.bfloat16, np.float32])
@@ -94,11 +76,8 @@ def test_bfloat16_features_keep_float32_losses(of_text):
 
 @pytest.mark.parametrize("temperature", [100.0, 1000.0])
 def test_sharp_attention_neither_overflows_nor_vanishes(temperature):
-    """In float32: units that one region alone stands for, and (equal ones) units whose p is small everywhere."""
-    regions, units, counts = random_case(4, 150, 30, 8, [30, 2, 9, 1], np.float32)
-    case = 3 * regions, units.at[0].set(units[0, 0]), counts
     settings = LossSettings(attention_temperature=temperature)
-    assert_near_the_float64_definition(case, settings, 1e-7 * temperature, 1e-5 * temperature)
+    assert_near_the_float64_definition(sharp_case(), settings, 1e-7 * temperature, 1e-5 * temperature)
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
@@ -113,15 +92,7 @@ def test_large_features_do_not_overflow(pooling):
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_degenerate_features_have_the_definitions_finite_gradients(pooling):
-    regions, units, counts = random_case(5, 6, 9, 4, [9, 1, 3, 0, 5])
-    regions = regions.at[0].set(0).at[1].set(regions[1, 0]).at[2, 3].set(0)  # black image, flat image, one dead region
-    regions = regions.at[4].multiply(1e-6)  # norms below the clamp of the cosine, but not zero
-    units = units.at[0, 2].set(0).at[4].set(1).at[2].multiply(1e-4)  # a zero unit, equal units, a faint caption
-    settings = LossSettings(region_pooling=pooling)
-    (parts, gradients), (expected, expected_gradients) = both((regions, units, counts), settings)
-    assert all(np.isfinite(array).all() for array in (*parts, *gradients))
-    assert_all_close(parts, expected, rtol=1e-12)
-    assert_all_close(gradients, expected_gradients, rtol=1e-9, atol=1e-9)
+    assert_degenerate_features_have_finite_gradients(LossSettings(region_pooling=pooling))
 
 
 @pytest.mark.usefixtures("float64")

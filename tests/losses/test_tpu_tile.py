@@ -3,8 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import assert_all_close, assert_near_the_float64_definition, random_case
-from test_tiled import both
+from cases import assert_all_close, assert_is_the_definition, assert_near_the_float64_definition, both, random_case
 
 from afloc_jax.losses import tpu_tile
 from afloc_jax.losses.settings import PUBLISHED
@@ -25,11 +24,7 @@ LENGTHS = [97, 20, 41, 96, 8, 9, 33, 1, 64, 97, 50, 3]
 )
 def test_value_and_gradients_are_those_of_the_definition(regions, units, width, counts, devices, spread):
     found, *case = random_case(len(counts), regions, units, width, counts)
-    (parts, gradients), (expected, expected_gradients) = both((found * spread, *case), PUBLISHED, devices, "tpu")
-    assert_all_close(parts, expected, rtol=1e-11, atol=1e-12)
-    assert_all_close(gradients, expected_gradients, atol=1e-10, rtol=0)
-    for caption, count in zip(gradients[1], counts, strict=True):
-        assert not caption[count:].any(), "padding must get no gradient"
+    assert_is_the_definition((found * spread, *case), devices=devices, platform="tpu", rtol=1e-11)
 
 
 @pytest.mark.parametrize(("dtype", "of_loss", "of_gradient"), [("float32", 1e-5, 1e-4), ("bfloat16", 4e-4, 0.02)])

@@ -8,14 +8,18 @@ import numpy as np
 import pytest
 from cases import (
     assert_all_close,
+    assert_degenerate_features_have_finite_gradients,
+    assert_float32_agrees_to_1e_5,
+    assert_is_the_definition,
     assert_low_rank_gives_the_projected_loss,
     assert_near_the_float64_definition,
-    contrast_gradients,
+    both,
     low_rank_case,
     random_case,
     random_levels,
+    sharp_case,
 )
-from test_ring import BATCH, SENTENCES, WORDS, assert_ring_takes_low_rank_features, losses_and_gradients
+from ring_cases import assert_ring_takes_kernels, assert_ring_takes_low_rank_features
 
 from afloc_jax.errors import UsageError
 from afloc_jax.losses import contrastive_losses, definition, region_pooling, tile_size, tiled
@@ -23,20 +27,7 @@ from afloc_jax.losses.settings import NEAR_ONE_TEMPERATURE, LossSettings
 from afloc_jax.training.mesh import build_mesh
 
 TRITON = LossSettings(kernel="triton")
-
-
-def both(case, settings=TRITON):
-    """`(parts, gradients)` of the kernels, in tiles as on a GPU, and of the definition."""
-    regions, units, counts = case
-
-    def fused(regions, units):
-        arrays = (array[None] for array in (regions, units, counts))
-        return tiled.grouped_similarity(*arrays, settings, platform="gpu")[0]
-
-    def formula(regions, units):
-        return definition.local_similarity(regions, units, counts, settings)
-
-    return contrast_gradients(fused, regions, units), contrast_gradients(formula, regions, units)
+ON_GPU = {"settings": TRITON, "platform": "gpu"}
 
 
 @pytest.mark.usefixtures("float64")
@@ -51,19 +42,11 @@ def both(case, settings=TRITON):
 )
 def test_value_and_gradients_are_those_of_the_definition(regions, units, width, counts, monkeypatch):
     monkeypatch.setattr(tile_size, "TRITON", dataclasses.replace(tile_size.TRITON, bins=5))
-    case = random_case(len(counts), regions, units, width, counts)
-    (parts, gradients), (expected, expected_gradients) = both(case)
-    assert_all_close(parts, expected, rtol=1e-12, atol=1e-12)
-    assert_all_close(gradients, expected_gradients, atol=1e-10, rtol=0)
-    for caption, count in zip(gradients[1], counts, strict=True):
-        assert not caption[max(count, 1) :].any(), "padding must get no gradient"
+    assert_is_the_definition(random_case(len(counts), regions, units, width, counts), **ON_GPU)
 
 
 def test_float32_agrees_to_1e_5():
-    case = random_case(5, 67, 20, 16, [20, 3, 11, 1, 8], np.float32)
-    (parts, gradients), (expected, expected_gradients) = both(case)
-    assert_all_close(parts, expected, rtol=1e-5)
-    assert_all_close(gradients, expected_gradients, atol=1e-5)
+    assert_float32_agrees_to_1e_5(random_case(5, 67, 20, 16, [20, 3, 11, 1, 8], np.float32), **ON_GPU)
 
 
 def test_bfloat16_features_come_as_near_to_the_definition_as_by_xla():
@@ -75,27 +58,22 @@ def test_bfloat16_features_come_as_near_to_the_definition_as_by_xla():
 def test_scores_far_apart_do_not_vanish():
     """Captions of one bin whose scores differ by thousands: each has its own maximum."""
     regions, units, counts = random_case(3, 70, 9, 8, [9, 2, 5], np.float32)
-    (parts, gradients), (expected, _) = both((100 * regions, units * jnp.array([100, 1, 0.01])[:, None, None], counts))
+    case = 100 * regions, units * jnp.array([100, 1, 0.01])[:, None, None], counts
+    (parts, gradients), (expected, _) = both(case, **ON_GPU)
     assert_all_close(parts, expected, rtol=1e-5)
     assert all(np.isfinite(gradient).all() for gradient in gradients)
 
 
 def test_the_sharpest_attention_does_not_overflow():
-    regions, units, counts = random_case(4, 150, 30, 8, [30, 2, 9, 1], np.float32)
     sharpest = LossSettings(attention_temperature=NEAR_ONE_TEMPERATURE, kernel="triton")
-    assert_near_the_float64_definition((3 * regions, units.at[0].set(units[0, 0]), counts), sharpest, 1e-5, 1e-4)
+    assert_near_the_float64_definition(sharp_case(), sharpest, 1e-5, 1e-4)
 
 
 @pytest.mark.usefixtures("float64")
 def test_degenerate_features_have_the_definitions_finite_gradients(monkeypatch):
     for module in (definition, region_pooling):  # a clamp that ordinary features meet, about half of them
         monkeypatch.setattr(module, "SMALLEST_NORM_PRODUCT", 3.0)
-    regions, units, counts = random_case(5, 6, 9, 4, [9, 1, 3, 0, 5])
-    regions = regions.at[0].set(0).at[1].set(regions[1, 0]).at[2, 3].set(0)  # black image, flat image, one dead region
-    units = units.at[0, 2].set(0).at[4].set(1).at[2].multiply(1e-4)  # a zero unit, equal units, a faint caption
-    (parts, gradients), (expected, expected_gradients) = both((regions, units, counts))
-    assert_all_close(parts, expected, rtol=1e-12)
-    assert_all_close(gradients, expected_gradients, rtol=1e-9, atol=1e-9)
+    assert_degenerate_features_have_finite_gradients(**ON_GPU)
 
 
 @pytest.mark.usefixtures("float64")
@@ -108,14 +86,8 @@ def test_low_rank_features_give_the_loss_of_projected_ones():
 @pytest.mark.usefixtures("float64")
 @pytest.mark.slow
 def test_the_ring_takes_the_kernels():
-    """Rings of two devices; a caption is missing."""
-    words, sentences = [0, *WORDS[1:]], [0, *SENTENCES[1:]]
-    image, text = random_levels(BATCH, words, sentences, dtype=np.float64)
-    options = {"contrast_group": 2, "weights": {"report": 0, "sentence": 0.5, "word": 2}}
-    found = losses_and_gradients("ring", image, text, build_mesh(), kernel="triton", **options)
-    expected = losses_and_gradients("definition", image, text, None, **options)
-    assert_all_close(found[0], expected[0], rtol=1e-12)
-    assert_all_close(found[1], expected[1], rtol=0, atol=1e-10)
+    """Rings of two devices."""
+    assert_ring_takes_kernels("triton", group=2, empty=[0])
     assert_ring_takes_low_rank_features(devices=8, contrast_group=8, kernel="triton")
 
 
