@@ -1,15 +1,21 @@
 """A run small enough to train in seconds: synthetic records in memory, a tiny network, a small BERT."""
 
+import os
+import signal
+
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from ml_collections import ConfigDict
 
 from afloc_jax.files import Path
 from afloc_jax.settings import plain
+from afloc_jax.training import loop as loops
 from afloc_jax.training import start
 from afloc_jax.training import train as training
 from afloc_jax.training.assembly import Assembly, assemble
+from afloc_jax.training.checkpoints import Checkpoints
 from afloc_jax.training.config import override
 from afloc_jax.training.loop import Data
 from afloc_jax.training.mesh import build_mesh
@@ -18,6 +24,7 @@ from afloc_jax.training.tracing import StepRange
 from configs.afloc import get_config
 from data_pipelines.batches import training_batches, training_tokenizer
 from data_pipelines.records import Record
+from data_pipelines.tokens import load_tokenizer
 
 SENTENCES = (
     "small left pleural effusion",
@@ -114,3 +121,44 @@ def memory(monkeypatch):
     splits = {"train": records(24, seed=1), "validation": records(8, seed=2)}
     monkeypatch.setattr(training, "open_source", lambda name, directory, split, **_: splits[split])
     return splits
+
+
+def arrays(folder):
+    """Every array that Orbax wrote to `folder`, by path in its tree, read without knowing its structure."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        tree = checkpointer.restore(folder.absolute())
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def last_arrays(workdir):
+    step = Checkpoints(workdir / "checkpoints", 1).steps()[-1]
+    return arrays(workdir / "checkpoints" / str(step) / "state")
+
+
+def train_config(config, workdir):
+    """The config with the vocabulary size that the run in `workdir` gave it."""
+    return start.with_vocabulary(RunConfig.from_config(config), load_tokenizer(workdir / "tokenizer"))
+
+
+def signal_at(monkeypatch, batch, number=signal.SIGTERM):
+    """The process gets a signal as it places its batch number `batch`, counted from 0."""
+    place = loops.place_batch
+    count = iter(range(1000))
+
+    def placing(arrays, mesh):
+        if next(count) == batch:
+            os.kill(os.getpid(), number)
+        return place(arrays, mesh)
+
+    monkeypatch.setattr(loops, "place_batch", placing)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """An uninterrupted run of the tiny config."""
+    with pytest.MonkeyPatch.context() as patch:
+        splits = {"train": records(24, seed=1), "validation": records(8, seed=2)}
+        patch.setattr(training, "open_source", lambda name, directory, split, **_: splits[split])
+        workdir = tmp_path_factory.mktemp("finished")
+        assert train(tiny_config(), workdir) == 0
+    return workdir

@@ -1,0 +1,180 @@
+"""Runs that are stopped and go on: by a signal, in a validation, split over devices, from a damaged checkpoint."""
+
+import json
+import signal
+import threading
+import time
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+
+from afloc_jax.evaluation.report.training import read_metrics
+from afloc_jax.training import checkpoints as checkpointing
+from afloc_jax.training import loop as loops
+from afloc_jax.training import mesh as meshes
+from afloc_jax.training.checkpoints import Checkpoints
+from afloc_jax.training.optimizer import Plateau
+from afloc_jax.weights.folder import load_model
+from tests.training.conftest import last_arrays, records, signal_at, tiny_config, train
+
+pytestmark = pytest.mark.usefixtures("memory")
+
+
+def test_a_run_stopped_by_sigterm_goes_on_bit_for_bit(finished, config, tmp_path, monkeypatch, capsys):
+    handler = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        signal_at(patch, batch=2)
+        assert train(config, tmp_path) == 128 + signal.SIGTERM
+    assert "SIGTERM: saved at step 2; run the same command to go on" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is handler
+    assert not (tmp_path / "model").exists() and not (tmp_path / "finished.json").exists()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write(
+            '{"step": 3, "split": "train", "loss": 0.0}\n{"step": 4, "spl'
+        )  # left by a run that was killed later
+    assert train(config, tmp_path) == 0
+    assert "going on from step 2 of 6" in capsys.readouterr().err
+
+    expected, found = last_arrays(finished), last_arrays(tmp_path)
+    assert expected.keys() == found.keys() and len(found) > 50
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+    timing = {"examples_per_second", "input_wait_fraction", "step_seconds", "flops_per_second"}
+    for ours, theirs in zip(*(read_metrics(run / "metrics.jsonl") for run in (tmp_path, finished)), strict=True):
+        assert {k: ours[k] for k in ours.keys() - timing} == {k: theirs[k] for k in theirs.keys() - timing}
+
+
+def test_a_validation_cut_short_by_a_signal_is_made_up_for(config, memory, tmp_path, monkeypatch, capsys):
+    """The first and the last one; with a rate that validation losses lower, so that a lost one would change weights."""
+    memory["validation"].extend(records(8, seed=3))  # two batches: the signal comes between them
+    config.optimizer.update(schedule="plateau", decay=0.5)
+    through, cut = tmp_path / "through", tmp_path / "cut"
+    assert train(config, through) == 0
+    for batch, step in ((3, 3), (5, 6)):  # resumed, two of validation and three of training come before
+        with monkeypatch.context() as patch:
+            signal_at(patch, batch=batch)
+            assert train(config, cut) == 128 + signal.SIGTERM
+        assert f"SIGTERM: saved at step {step}" in capsys.readouterr().err
+        assert Checkpoints(cut / "checkpoints", 2)._loss(step) is None
+    assert train(config, cut) == 0
+
+    expected, found = (read_metrics(run / "metrics.jsonl") for run in (through, cut))
+    assert [(line["step"], line["split"], line["loss"]) for line in found] == [
+        (line["step"], line["split"], line["loss"]) for line in expected
+    ]
+    for key in ("best_step", "best_validation_loss", "final_validation_loss"):
+        facts = [json.loads((run / "finished.json").read_text())[key] for run in (through, cut)]
+        assert facts[0] == facts[1] is not None
+    for step in (3, 6):
+        losses = [Checkpoints(run / "checkpoints", 2)._loss(step) for run in (through, cut)]
+        assert losses[0] == losses[1] is not None
+    ours, theirs = (load_model(run / "model")[1]["params"] for run in (cut, through))
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def test_a_plateau_is_counted_on_where_a_run_was_stopped(config, tmp_path, monkeypatch):
+    """No loss counts as better than the first: the rate drops after the third validation, stopped before and after."""
+    monkeypatch.setattr(loops, "Plateau", partial(Plateau, patience=1, threshold=1.0))
+    config.optimizer.update(schedule="plateau", decay=0.5)
+    config.training.epochs = 4  # three steps and a validation each
+    through, stopped = tmp_path / "through", tmp_path / "stopped"
+    assert train(config, through) == 0
+    for batch, step in ((9, 7), (4, 10)):  # a batch is placed one step ahead; validations place theirs too
+        with monkeypatch.context() as patch:
+            signal_at(patch, batch=batch)
+            assert train(config, stopped) == 128 + signal.SIGTERM
+        assert Checkpoints(stopped / "checkpoints", 2).steps()[-1] == step
+    assert train(config, stopped) == 0
+
+    rates = [line["learning_rate"] for line in read_metrics(stopped / "metrics.jsonl") if line["split"] == "train"]
+    np.testing.assert_allclose(rates, [1e-3] * 9 + [5e-4] * 3)
+    expected, found = last_arrays(through), last_arrays(stopped)
+    assert expected.keys() == found.keys()
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+
+
+def test_a_workdir_from_before_auto_goes_on_with_the_word_level_of_low_rank(config, tmp_path, monkeypatch, capsys):
+    """To the same numbers but for rounding, and the log says so. config.json holds a boolean there."""
+    through, resumed = tmp_path / "through", tmp_path / "resumed"
+    config.loss.low_rank = False
+    assert train(config, through) == 0
+    assert "loss.low_rank is off: the config says so" in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        signal_at(patch, batch=2)
+        assert train(config, resumed) == 128 + signal.SIGTERM
+    assert json.loads((resumed / "config.json").read_text())["loss"]["low_rank"] is False
+    assert train(tiny_config(), resumed) == 0
+    said = capsys.readouterr().err
+    assert "going on from step 2 of 6" in said
+    assert "loss.low_rank is on: words are compared in 4 dimensions instead of 16" in said
+    assert json.loads((resumed / "config.json").read_text())["loss"]["low_rank"] == "auto"
+
+    lines = [read_metrics(run / "metrics.jsonl") for run in (through, resumed)]
+    assert [line["step"] for line in lines[0]] == [line["step"] for line in lines[1]]
+    np.testing.assert_allclose(*([line["loss"] for line in run] for run in lines), rtol=1e-5)
+    np.testing.assert_allclose(*([line.get("loss/word") for line in run] for run in lines), rtol=1e-5)
+
+
+def test_a_run_with_a_split_state_stops_and_goes_on_split_or_whole(config, tmp_path, monkeypatch, capsys):
+    """Bit for bit on the same parts; within rounding on others; the model folder is whole."""
+    monkeypatch.setattr(meshes, "WHOLE_BELOW", 256)
+    config.training.fsdp = 4
+    whole, same, other = (tmp_path / name for name in ("whole", "same", "other"))
+    assert train(config, whole) == 0
+    for workdir, fsdp in ((same, 4), (other, 2)):
+        config.training.fsdp = 4
+        with monkeypatch.context() as patch:
+            signal_at(patch, batch=2)
+            assert train(config, workdir) == 128 + signal.SIGTERM
+        config.training.fsdp = fsdp
+        assert train(config, workdir) == 0
+        assert "going on from step 2 of 6" in capsys.readouterr().err
+    expected, repeated, changed = last_arrays(whole), last_arrays(same), last_arrays(other)
+    for name in expected:
+        np.testing.assert_array_equal(repeated[name], expected[name], err_msg=name)
+    lines = [read_metrics(run / "metrics.jsonl") for run in (whole, other)]
+    np.testing.assert_allclose(*([line["loss"] for line in run] for run in lines), rtol=1e-5)
+    assert any((changed[name] != expected[name]).any() for name in expected)  # other parts add up in another order
+    for path, leaf in jax.tree_util.tree_leaves_with_path(load_model(whole / "model")[1]["params"]):
+        np.testing.assert_array_equal(leaf, expected["['params']" + jax.tree_util.keystr(path)])
+
+
+def test_steps_go_on_while_a_checkpoint_is_written_and_a_signal_waits_for_it(config, tmp_path, monkeypatch, capsys):
+    """The checkpoint of step 1 is written only after step 2; that of step 3, which a signal asks for, only slowly."""
+    two_steps, hashes, waited = threading.Event(), checkpointing._hashes, []
+
+    def slow(folder):
+        if folder.name == "1":
+            waited.append(two_steps.wait(60))
+        else:
+            time.sleep(0.5)
+        return hashes(folder)
+
+    monkeypatch.setattr(checkpointing, "_hashes", slow)
+    monkeypatch.setattr(
+        loops.Loop, "_check", lambda self, keep: two_steps.set() if keep and self.progress.step == 2 else None
+    )
+    config.training.update(validate_every=10, checkpoint_every=1)
+    signal_at(monkeypatch, batch=3)
+    assert train(config, tmp_path) == 128 + signal.SIGTERM
+    said = [line for line in capsys.readouterr().err.splitlines() if "checkpoint" in line or "SIGTERM" in line]
+    assert waited == [True]
+    assert said[-1].startswith("SIGTERM: saved at step 3") and said[-2].startswith("checkpoint of step 3: committed")
+    assert not checkpointing.damage(tmp_path / "checkpoints/3")
+
+
+def test_a_damaged_last_checkpoint_costs_steps_but_not_the_run(finished, config, tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        signal_at(patch, batch=6)  # in step 5; one of those before it is for validation
+        train(config, tmp_path)
+    assert Checkpoints(tmp_path / "checkpoints", 2).steps() == [3, 5]
+    path = next((tmp_path / "checkpoints/5/state/d").iterdir())
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    assert train(config, tmp_path) == 0
+    assert "going on from step 3" in capsys.readouterr().err
+    expected, found = last_arrays(finished), last_arrays(tmp_path)
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
