@@ -8,6 +8,8 @@ from jaxtyping import Shaped
 
 from data_pipelines.constants import IMAGE_SIZE
 
+Pixels = Literal["square", "original"]  # of the padded square, of the original image
+
 
 @dataclass(frozen=True)
 class ProtocolOptions:
@@ -25,7 +27,7 @@ class ProtocolOptions:
     margin: int = 14
     compatible: bool = False
     protocol: str = "afloc"
-    at: Literal["square", "original"] = "square"
+    at: Pixels = "square"
 
     def __post_init__(self) -> None:
         ascending = all(a < b for a, b in zip(self.thresholds, self.thresholds[1:], strict=False))

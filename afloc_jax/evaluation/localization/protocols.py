@@ -12,11 +12,10 @@ that maps that are not cosines can be scored.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
 
 from afloc_jax.errors import UsageError
 from afloc_jax.evaluation.localization import chexlocalize
-from afloc_jax.evaluation.localization.options import ProtocolOptions
+from afloc_jax.evaluation.localization.options import Pixels, ProtocolOptions
 from afloc_jax.evaluation.localization.protocol import LocalizationProtocol, Samples
 from afloc_jax.evaluation.localization.scores import Scores, score
 
@@ -36,7 +35,7 @@ def get_protocol(
     thresholds: Sequence[float] | None = None,
     margin: int | None = None,
     compatible: bool = False,
-    at: Literal["square", "original"] | None = None,
+    at: Pixels | None = None,
 ) -> LocalizationProtocol:
     """The protocol of a name, with its own thresholds (on the scaled map) and margin (pixels of 224) where None.
 

@@ -52,7 +52,7 @@ def score_segmentations(
     content = read_json(predicted_path)
     points = _is_point_table(content)
     predicted = _table(predicted_path, points)
-    known = {key_of(sample) for sample in truths}
+    known = {sample.image_and_class for sample in truths}
     if not known & set(predicted):
         raise UserError(f"{predicted_path}: no image and class in common with {truth_path.name}")
     names = {sample.category.lower(): sample.category for sample in truths}
@@ -60,7 +60,7 @@ def score_segmentations(
     size = truths[0].mask.shape[0]
     samples = [*truths, *(negative(image, names[name], size) for image, name in unlisted)]
     rows = []
-    keys = [key_of(sample) for sample in samples]
+    keys = [sample.image_and_class for sample in samples]
     for key in keys:
         where = f"{predicted_path.name}, image {key[0]}, class {key[1]}"
         true = _checked(truth.get(key), f"{truth_path.name}, image {key[0]}, class {key[1]}")
@@ -81,11 +81,6 @@ def score_segmentations(
         predicted_pixels=pixels[:, None],
         truth_pixels=true_pixels,
     )
-
-
-def key_of(sample: Truth) -> tuple[str, str]:
-    """The image of a sample and its class in lower case."""
-    return sample.image, sample.category.lower()
 
 
 def _table(path: Path, points: bool) -> Table:

@@ -1,8 +1,9 @@
 """The settings of localisation."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
+from afloc_jax.evaluation.localization.options import Pixels
 from afloc_jax.evaluation.settings import TaskSettings
 from afloc_jax.settings import NOT_NEGATIVE, Json, setting
 from data_pipelines.constants import CLASS_PROMPT
@@ -50,7 +51,7 @@ class LocalizationSettings(TaskSettings):
         help="unscored border in pixels of 224, of afloc and grounding (default: 14 for afloc, 0 for grounding)",
         metavar="PIXELS",
     )
-    at: Literal["square", "original"] | None = setting(
+    at: Pixels | None = setting(
         None,
         help="pixels that chexlocalize compares: those of the padded square or of the original image (default: square; "
         "original with --compatible)",

@@ -64,7 +64,7 @@ class HeatmapFile:
 
         CheXlocalize's truth lists only images with a finding.
         """
-        listed = {(truth.image, truth.category.lower()) for truth in truths}
+        listed = {truth.image_and_class for truth in truths}
         sizes = {truth.image: (truth.height, truth.width) for truth in truths}
         size = truths[0].mask.shape[0]
         classes = {truth.category.lower(): truth.category for truth in truths}

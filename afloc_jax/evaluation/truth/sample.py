@@ -66,6 +66,11 @@ class Truth:
         """The key of this sample in a file of heat maps: the image, a tab, and the phrase in lower case."""
         return f"{self.image}\t{self.label_text.lower()}"
 
+    @property
+    def image_and_class(self) -> tuple[str, str]:
+        """The image of this sample and its class in lower case, by which files of masks name it."""
+        return self.image, self.category.lower()
+
 
 def negative(image: str, category: str, size: int = IMAGE_SIZE, height: int = 0, width: int = 0) -> Truth:
     """A sample whose image does not show the finding. All negatives of one size share their empty mask."""
