@@ -8,6 +8,8 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+# Tests compile much and run little. JAX_DISABLE_MOST_OPTIMIZATIONS=0 pytest tests the programs that users run.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import hypothesis
 import jaxtyping
@@ -22,11 +24,22 @@ hypothesis.settings.register_profile("bounded", max_examples=40, deadline=None, 
 hypothesis.settings.register_profile("search", max_examples=3000, deadline=None, print_blob=True)
 hypothesis.settings.load_profile("bounded")
 
-# Commands keep what they compile: those of one test run share it, and the user's own cache stays as it is.
-_CACHE = tempfile.TemporaryDirectory()
-os.environ["XDG_CACHE_HOME"] = _CACHE.name
+# What is compiled is kept for the tests and commands of one test run. The processes of `pytest -n` share it. The user's
+# own cache stays as it is.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _CACHE = tempfile.TemporaryDirectory()
+    os.environ["XDG_CACHE_HOME"] = _CACHE.name
 
 SHARED = Path(os.environ.get("AFLOC_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once():
+    """Tests read programs that others have compiled."""
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", os.path.join(os.environ["XDG_CACHE_HOME"], "tests"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
 @pytest.fixture(scope="session")

@@ -35,15 +35,6 @@ SENTENCES = (
 )
 
 
-@pytest.fixture(scope="session", autouse=True)
-def compiled_once(tmp_path_factory):
-    """Compiled programs are shared between the tests of a session."""
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
-    yield
-    jax.config.update("jax_compilation_cache_dir", None)
-
-
 class Records(list):
     """Records in memory; `content_hash` as a prepared source has it."""
 
