@@ -35,22 +35,19 @@ def checkpoints(bucket):
     return found
 
 
-def test_a_run_in_a_bucket_is_that_on_this_machine_and_starts_another(config, memory, bucket, tmp_path, capsys):
-    assert train(config, tmp_path / "run") == 0
+def test_a_run_in_a_bucket_is_that_on_this_machine_and_starts_another(finished, config, memory, bucket, capsys):
     assert train(config, bucket_path(f"{bucket}/run")) == 0
-    here, there = (load_model(f"{place}/run/model").variables["params"] for place in (tmp_path, bucket))
+    here, there = (load_model(f"{run}/model").variables["params"] for run in (finished, f"{bucket}/run"))
     np.testing.assert_equal(there, here)
-    lines = [read_metrics(Path(f"{place}/run/metrics.jsonl")) for place in (tmp_path, bucket)]
+    lines = [read_metrics(Path(f"{run}/metrics.jsonl")) for run in (finished, f"{bucket}/run")]
     assert [line["loss"] for line in lines[0]] == [line["loss"] for line in lines[1]]
     written = {name.split(".out.")[0] for name in buckets.listing(f"{bucket}/run") if not name.startswith("check")}
     assert {"config.json", "metrics.jsonl", "events", "model/model.safetensors", "report/index.html"} <= written
     assert train(config, bucket_path(f"{bucket}/run")) == 0
     assert f"{bucket}/run: already finished after 6 steps" in capsys.readouterr().err
 
-    assert (
-        resolved_config(f"{bucket}/run/config.json").to_dict()
-        == resolved_config(f"{tmp_path}/run/config.json").to_dict()
-    )
+    ours, theirs = (resolved_config(f"{run}/config.json").to_dict() for run in (finished, f"{bucket}/run"))
+    assert ours == theirs
     config.init_from = f"{bucket}/run/model"
     assert train(config, bucket_path(f"{bucket}/second")) == 0
     finished = read_finished(bucket_path(f"{bucket}/second"))

@@ -1,5 +1,7 @@
 """The gradient encoded in chunks, or with less kept for the backward pass, against the one-shot gradient."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,7 @@ from afloc_jax.training.start import first_variables
 from tests.training.conftest import assembled, batches_of, changed, tiny_config
 
 
+@functools.cache
 def gradient(devices=2, program=False, **changes):
     """`(Result, compiled program)` of the tiny run's first batch of eight pairs in float64, without dropout.
 

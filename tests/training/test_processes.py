@@ -66,17 +66,10 @@ def compare(counts, directory, tmp_path, *overrides):
             np.testing.assert_allclose(run[split], expected, rtol=1e-5)  # rounding, grown over four steps
 
 
-def test_two_processes_give_the_losses_of_one(directory, tmp_path):
+@pytest.mark.parametrize("place", ["folder", pytest.param("bucket", marks=pytest.mark.slow)])
+def test_two_processes_give_the_losses_of_one(place, directory, tmp_path, request):
     """A checkpoint is saved after every step, and committed by both processes at the same later one."""
-    compare((1, 2), directory, tmp_path, "--config.training.checkpoint_every=1", "--config.training.keep_best=1")
-    for count in ("1", "2"):
-        assert [path.name for path in (tmp_path / count / "checkpoints").iterdir()] == ["4"]
-        assert not damage(tmp_path / count / "checkpoints" / "4")
-
-
-@pytest.mark.slow
-def test_two_processes_share_a_working_directory_in_a_bucket(directory, bucket):
-    workdirs = bucket_path(bucket)
+    workdirs = tmp_path if place == "folder" else bucket_path(request.getfixturevalue("bucket"))
     compare((1, 2), directory, workdirs, "--config.training.checkpoint_every=1", "--config.training.keep_best=1")
     for count in ("1", "2"):
         assert [path.name for path in (workdirs / count / "checkpoints").iterdir()] == ["4"]
