@@ -1,14 +1,11 @@
 """The options of a protocol: thresholds, the unscored border, and whether the release's defects are reproduced."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Shaped
 
-from data_pipelines.constants import IMAGE_SIZE
-
-Pixels = Literal["square", "original"]  # of the padded square, of the original image
+from data_pipelines.constants import IMAGE_SIZE, Pixels
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ from dataclasses import replace
 
 from afloc_jax.errors import UsageError
 from afloc_jax.evaluation.localization import chexlocalize
-from afloc_jax.evaluation.localization.options import Pixels, ProtocolOptions
+from afloc_jax.evaluation.localization.options import ProtocolOptions
 from afloc_jax.evaluation.localization.protocol import LocalizationProtocol, Samples
 from afloc_jax.evaluation.localization.scores import Scores, score
+from data_pipelines.constants import Pixels
 
 
 def _map_scores(samples: Samples, options: ProtocolOptions, validation: Samples | None) -> Scores:

@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from afloc_jax.evaluation.localization.options import Pixels
 from afloc_jax.evaluation.settings import TaskSettings
 from afloc_jax.settings import NOT_NEGATIVE, Json, setting
-from data_pipelines.constants import CLASS_PROMPT
+from data_pipelines.constants import CLASS_PROMPT, Pixels
 
 if TYPE_CHECKING:
     from afloc_jax.evaluation.localization.protocol import LocalizationProtocol
