@@ -31,7 +31,10 @@ def get_config() -> ConfigDict:
     data.train_split = "train"
     data.validation_split = "validation"
     # subset: random non-empty subset in random order; impression: all of the impression, sampled findings; all
+    # release_subset, release_impression: modes 1 and 2 of the release, see data_pipelines/batches.py
     data.sentences = "subset"
+    data.validation_sentences = "all"  # all|sampled (as in training, anew at each validation: published)
+    data.validation_drop_last = False  # True (published): leave out validation records that do not fill a batch
     data.augment = False  # True: small random shifts, scales and exposures (never flips: reports name sides)
     data.augment_on = "host"  # host|device (in the training step, where a core cannot augment fast enough)
     data.max_tokens = 97  # token slots per report; longer reports are cut
@@ -72,6 +75,8 @@ def get_config() -> ConfigDict:
     loss.region_sharpness = 10.0  # sharpness of that soft maximum
     loss.contrast_unit = "caption"  # caption|unit (each unit has to find its own image: not published)
     loss.contrast_group = 0  # pairs contrasted with each other (published: 64); 0: the whole global batch
+    # batch|length (published: the batch is sorted by caption length, longest first, before it is split into groups)
+    loss.contrast_group_order = "batch"
     # auto (ring on several devices, else tiled)|ring|tiled|definition: all give the same numbers
     loss.implementation = "auto"
     loss.kernel = "xla"  # xla|pallas (TPU kernels)|triton (GPU kernels; both slowly interpreted elsewhere): tiles

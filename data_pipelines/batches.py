@@ -6,6 +6,7 @@ of P makes the p-th part of each batch.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, NotRequired
 
 import grain
@@ -82,6 +83,8 @@ def validation_batches(
     tokenizer: Tokenizer,
     *,
     batch_size: int,
+    seed: int = 0,
+    step: int = 0,
     process_index: int = 0,
     process_count: int = 1,
 ) -> "BatchSource":
@@ -90,12 +93,29 @@ def validation_batches(
     Every batch has `batch_size` rows. Where the records do not fill all batches, they are distributed evenly, because a
     last batch of three pairs would have almost no negatives. Padding rows follow in each batch: black image, empty
     text, `word_count` and `sentence_count` 0, `index` -1. Losses must leave them out.
+
+    With `data.validation_sentences = "sampled"` each report gives the sentences that it draws at this `step` of the run
+    with this `seed`. With `data.validation_drop_last` all batches are full, and the records left over are not seen.
+
+    Raises:
+        UsageError: the number of processes does not divide the batch size.
+        UserError: there is no record, or none is seen.
     """
     _check_processes(batch_size, process_count)
     if not len(source):
         raise UserError("there is no validation record")
-    collate = _Collate(tokenizer, data.max_tokens)
-    batches = _ValidationBatches(_Rows(source), collate, batch_size, process_index, process_count)
+    if data.validation_drop_last and len(source) < batch_size:
+        raise UserError(
+            f"data.validation_drop_last: {len(source)} validation records do not fill a batch of {batch_size}"
+        )
+    collate, rows = _Collate(tokenizer, data.max_tokens), _Rows(source)
+    mode: SentenceSampling = data.sentences if data.validation_sentences == "sampled" else "all"
+    steps = len(rows) // batch_size if data.validation_drop_last else -(-len(rows) // batch_size)
+    seen = steps * batch_size if data.validation_drop_last else len(rows)
+    bounds = [seen * number // steps for number in range(steps + 1)]
+    share = batch_size // process_count
+    mine = slice(process_index * share, (process_index + 1) * share)
+    batches = _ValidationBatches(rows, collate, batch_size, bounds, mine, _Sampling(mode, seed, step))
     return BatchSource(grain.MapDataset.source(batches), workers=0, steps_per_epoch=len(batches), endless=False)
 
 
@@ -165,18 +185,28 @@ def sample_sentences(
     Args:
         sentences: all sentences of the report, those of the impression first.
         impression_count: the number of sentences of the impression.
-        mode: "subset": a random number of sentences, at least one, in random order (mode 1 of the published system);
-            "impression": all of the impression, then a random subset of the findings (mode 2); "all": all in order.
+        mode: one of
+
+            all                 all, in order
+            subset              a random number of sentences, at least one, in random order
+            impression          all of the impression, then a random subset of the findings, which may be empty
+            release_subset      mode 1 of the published release: as subset, but never all, except of a single sentence
+            release_impression  mode 2 of the published release: at least one of the findings in random order, if there
+                                are any, then all of the impression
         rng: the random generator, which is advanced.
     """
     if mode == "all" or not sentences:
         return list(sentences)
-    kept = list(sentences[:impression_count]) if mode == "impression" else []
+    kept = list(sentences[:impression_count]) if mode.endswith("impression") else []
     rest = sentences[len(kept) :]
     if not rest:
         return kept
-    count = int(rng.integers(0 if kept else 1, len(rest), endpoint=True))
-    return kept + [rest[index] for index in rng.permutation(len(rest))[:count]]
+    fewest = 0 if kept and mode == "impression" else 1
+    # The release draws the number by numpy.random.randint(1, n), which never gives n.
+    most = max(1, len(rest) - 1) if mode == "release_subset" else len(rest)
+    count = int(rng.integers(fewest, most, endpoint=True))
+    drawn = [rest[index] for index in rng.permutation(len(rest))[:count]]
+    return drawn + kept if mode == "release_impression" else kept + drawn
 
 
 class _Drawn(NamedTuple):
@@ -234,24 +264,37 @@ class _Collate:
         return batch
 
 
+class _Sampling(NamedTuple):
+    """How the sentences of validation reports are drawn: a function of the record, the seed and the step of the run."""
+
+    mode: SentenceSampling
+    seed: int
+    step: int
+
+    def __call__(self, number: int, record: Pair | Record) -> list[str]:
+        rng = np.random.default_rng((self.seed, self.step, number))
+        return sample_sentences(record.sentences, record.impression_count, self.mode, rng)
+
+
+@dataclass(frozen=True)
 class _ValidationBatches:
     """The padded batches of `validation_batches`, by step."""
 
-    def __init__(self, rows: _Rows, collate: _Collate, batch_size: int, process_index: int, process_count: int):
-        self._rows, self._collate, self._batch_size = rows, collate, batch_size
-        share = batch_size // process_count
-        self._process = slice(process_index * share, (process_index + 1) * share)
-        steps = -(-len(rows) // batch_size)
-        self._bounds = [len(rows) * step // steps for step in range(steps + 1)]
+    rows: _Rows
+    collate: _Collate
+    batch_size: int
+    bounds: list[int]  # the first record of each batch, and the end of the last one
+    mine: slice  # the rows of a batch that this process makes
+    sampling: _Sampling
 
     def __len__(self) -> int:
-        return len(self._bounds) - 1
+        return len(self.bounds) - 1
 
     def __getitem__(self, step: int) -> Batch:
-        numbers = [*range(self._bounds[step], self._bounds[step + 1])]
-        mine = [*numbers, *[-1] * (self._batch_size - len(numbers))][self._process]
-        side = self._rows[0][1].image.shape[0]
-        batch = self._collate([self._row(number, side) for number in mine])
+        numbers = [*range(self.bounds[step], self.bounds[step + 1])]
+        mine = [*numbers, *[-1] * (self.batch_size - len(numbers))][self.mine]
+        side = self.rows[0][1].image.shape[0]
+        batch = self.collate([self._row(number, side) for number in mine])
         padding = batch["index"] < 0
         batch["word_count"][padding] = batch["sentence_count"][padding] = 0
         return batch
@@ -259,5 +302,5 @@ class _ValidationBatches:
     def _row(self, number: int, side: int) -> _Drawn:
         if number < 0:
             return _Drawn(-1, np.zeros((side, side), np.uint8), [])
-        index, record = self._rows[number]
-        return _Drawn(index, record.image, record.sentences)
+        index, record = self.rows[number]
+        return _Drawn(index, record.image, self.sampling(number, record))

@@ -10,7 +10,7 @@ from afloc_jax.files import AnyPath, Path, bucket_path, user_path
 from afloc_jax.settings import NOT_EMPTY, NOT_NEGATIVE, Json, Settings, at_least, setting
 from data_pipelines.constants import IMAGE_SIZE
 
-SentenceSampling = Literal["subset", "impression", "all"]
+SentenceSampling = Literal["subset", "impression", "all", "release_subset", "release_impression"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,9 @@ class DataSettings(Settings, section="data"):
         builder: keyword arguments of the builder, which checks them.
         train_split, validation_split: the splits for training and validation.
         sentences: how sentences of a report are sampled, see `data_pipelines.batches.sample_sentences`.
+        validation_sentences: "all" sentences of each validation report, or "sampled" ones as in training, drawn anew at
+            each validation.
+        validation_drop_last: whether the validation records that do not fill a batch are left out.
         augment: whether training images are augmented, see `data_pipelines.augment`.
         augment_on: the "host" that makes batches, or the "device", inside the training step.
         max_tokens: token slots per report; longer reports are cut.
@@ -39,6 +42,8 @@ class DataSettings(Settings, section="data"):
     train_split: str = setting("train", NOT_EMPTY)
     validation_split: str = setting("validation", NOT_EMPTY)
     sentences: SentenceSampling = "subset"
+    validation_sentences: Literal["all", "sampled"] = "all"
+    validation_drop_last: bool = False
     augment: bool = False
     augment_on: Literal["host", "device"] = "host"
     max_tokens: int = setting(97, at_least(3, "[CLS], a word, [SEP]"))

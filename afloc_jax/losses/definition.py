@@ -16,6 +16,18 @@ from afloc_jax.vectors import norm
 SMALLEST_NORM_PRODUCT = 1e-8  # published clamp of a cosine's denominator
 
 
+def length_order(token_ids: Int[Array, "B L"]) -> Int[Array, " B"]:
+    """The published order of a batch before it is split into contrast groups: the rows, longest caption first.
+
+    The length of a caption is its number of tokens, [CLS] and [SEP] included; padding has id 0. Captions of the same
+    length keep their order. (The release does not say which of them it takes first.)
+
+    >>> length_order(jnp.array([[7, 8, 0], [7, 5, 8], [7, 8, 0], [7, 4, 8]])).tolist()
+    [1, 3, 0, 2]
+    """
+    return jnp.argsort(-jnp.count_nonzero(token_ids, axis=1), stable=True)
+
+
 def cosine(dot: Float[Array, "*S"], norm_product: Float[Array, "*S"]) -> Float[Array, "*S"]:
     """Cosine similarity from a dot product and the product of the two norms."""
     return dot / jnp.maximum(norm_product, SMALLEST_NORM_PRODUCT)

@@ -51,6 +51,9 @@ class LossSettings(Settings, section="loss"):
         contrast_unit: what is contrasted with the images: the whole "caption" (published), or every single "unit" of
             it (unit_contrast.py). The pooling temperature is not used with "unit".
         contrast_group: the number of pairs contrasted with each other; 0 stands for all pairs of the batch.
+        contrast_group_order: the order in which a batch is split into groups: that of the "batch", or by "length",
+            longest caption first (published; `definition.length_order`). The training step puts the pairs in this order
+            before they are encoded, so groups of batch statistics follow it too; a loss takes them as they come.
         implementation: "definition", "tiled" or "ring" (over the devices of a mesh). All give the same numbers. "auto"
             takes "ring" on several devices and "tiled" on one.
         kernel: what computes the tiles: "xla", "pallas" (losses/kernels, for TPUs) or "triton" (losses/kernels, for
@@ -70,6 +73,7 @@ class LossSettings(Settings, section="loss"):
     region_sharpness: float = setting(10.0, POSITIVE)
     contrast_unit: Literal["caption", "unit"] = "caption"
     contrast_group: int = setting(0, Rule(lambda pairs: pairs == 0 or pairs > 1, "0 (the whole batch) or at least 2"))
+    contrast_group_order: Literal["batch", "length"] = "batch"
     implementation: Literal["auto", "definition", "tiled", "ring"] = "auto"
     kernel: Literal["xla", "pallas", "triton"] = "xla"
     tile_memory: str = setting("auto", TILE_MEMORY)

@@ -25,7 +25,8 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from afloc_jax.errors import UsageError
 from afloc_jax.levels import ImageLevels, TextLevels, TokenBatch
-from afloc_jax.losses import ContrastiveLosses, contrastive_losses
+from afloc_jax.losses import ContrastiveLosses, LossSettings, contrastive_losses
+from afloc_jax.losses.definition import length_order
 from afloc_jax.models import AFLoc, trainable
 from afloc_jax.training.mesh import batch_axes, constrain, gather
 from afloc_jax.training.settings import REMAT_POLICIES, RunConfig
@@ -58,6 +59,17 @@ GradientFunction = Callable[[PyTree[Array], PyTree[Array], Batch, PRNGKeyArray],
 def token_batch(batch: Batch) -> TokenBatch:
     """The text side of a batch (docs/architecture.md)."""
     return TokenBatch(**{field: batch[field] for field in TokenBatch.__dataclass_fields__})
+
+
+def in_group_order(batch: Batch, settings: LossSettings, mesh: Mesh) -> Batch:
+    """The batch in the order in which it is split into groups, see `loss.contrast_group_order`.
+
+    Pairs move between devices as pixels and token ids: their features would be a hundred times larger.
+    """
+    if settings.contrast_group_order == "batch":
+        return batch
+    order = length_order(batch["token_ids"])
+    return {name: _placed(array[order], mesh, PartitionSpec(batch_axes(mesh))) for name, array in batch.items()}
 
 
 def build_encoder(model: AFLoc, config: RunConfig, mesh: Mesh) -> Callable[..., tuple[_Embeddings, PyTree[Array]]]:
@@ -143,7 +155,12 @@ def build_gradient(model: AFLoc, config: RunConfig, mesh: Mesh) -> GradientFunct
         gradient, _ = jax.lax.scan(add, constrain(start, mesh), (parts, keys, d_parts))
         return Result(found, jax.tree.map(lambda leaf: leaf.mean(axis=0), updated), gradient)
 
-    return cached if micro else one_shot
+    compute = cached if micro else one_shot
+
+    def gradient(params: PyTree[Array], batch_stats: PyTree[Array], batch: Batch, key: PRNGKeyArray) -> Result:
+        return compute(params, batch_stats, in_group_order(batch, config.loss, mesh), key)
+
+    return gradient
 
 
 def _kernel(params: PyTree[Array]) -> Array:

@@ -16,7 +16,7 @@ from afloc_jax.levels import LevelName
 from afloc_jax.losses import contrastive_losses
 from afloc_jax.models import AFLoc
 from afloc_jax.training.augment import augment
-from afloc_jax.training.gradients import Batch, build_gradient, token_batch
+from afloc_jax.training.gradients import Batch, build_gradient, in_group_order, token_batch
 from afloc_jax.training.mesh import constrain, replicated
 from afloc_jax.training.optimizer import LearningRate
 from afloc_jax.training.settings import RunConfig
@@ -162,6 +162,7 @@ def build_validation_step(model: AFLoc, config: RunConfig, mesh: Mesh) -> Valida
 
     def validation_step(params: PyTree[Array], batch_stats: PyTree[Array], batch: Batch) -> LossMetrics:
         variables = {"params": params, "batch_stats": batch_stats}
+        batch = in_group_order(batch, config.loss, mesh)
         image, text = model.bind(variables)(batch["image"], token_batch(batch), with_factors=config.loss.is_low_rank)
         losses = contrastive_losses(image, text, config.loss, mesh=mesh)
         return LossMetrics(losses.total, losses.levels)

@@ -206,6 +206,12 @@ def _open_data(config: RunConfig, folder: Path) -> Data:
         open_source(where.dataset, where.directory, split, raw=where.raw, builder=where.builder, cache=where.cache)
         for split in (where.train_split, where.validation_split)
     )
+    batch = config.training.batch_size
+    if where.validation_drop_last and len(validation) < batch:
+        raise UsageError(
+            f"config.data.validation_drop_last: the {len(validation)} pairs of split {where.validation_split!r} do not "
+            f"fill a batch of {batch}; set it to False, or lower config.training.batch_size"
+        )
     check_evaluation(config)  # the training data come first, because they may be evaluated too
     return Data(training, validation, _tokenizer(config, folder, training))
 

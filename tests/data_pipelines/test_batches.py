@@ -45,9 +45,9 @@ def training(source, tokenizer, batch_size=8, *, seed=1, process=0, count=1, **d
     return training_batches(source, settings, tokenizer, batch_size=batch_size, seed=seed, **processes)
 
 
-def validation(source, tokenizer, batch_size=16, *, process=0, count=1):
-    processes = {"process_index": process, "process_count": count}
-    return validation_batches(source, DataSettings(max_tokens=32), tokenizer, batch_size=batch_size, **processes)
+def validation(source, tokenizer, batch_size=16, *, seed=0, step=0, process=0, count=1, **data):
+    drawn = {"seed": seed, "step": step, "process_index": process, "process_count": count}
+    return validation_batches(source, DataSettings(max_tokens=32, **data), tokenizer, batch_size=batch_size, **drawn)
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +183,31 @@ def test_validation_sees_every_record_once_with_all_sentences(source, tokenizer)
         assert_equal({key: np.concatenate([part[step][key] for part in parts]) for key in KEYS}, batch)
     with pytest.raises(IndexError):
         batches.batch_at(3)
+
+
+def test_validation_as_published_draws_subsets_anew_and_drops_the_last_batch(source, tokenizer):
+    """37 records in batches of 16: the last five are not seen, and no row is padding."""
+    published = {
+        "sentences": "release_subset", "validation_sentences": "sampled", "validation_drop_last": True
+    }  # fmt: skip
+    first = list(validation(source, tokenizer, **published, seed=1, step=300))
+    assert [batch["index"].tolist() for batch in first] == [[*range(16)], [*range(16, 32)]]
+    counts = np.concatenate([batch["sentence_count"] for batch in first]) - 1
+    longest = np.array([max(1, len(record.sentences) - 1) for record in source[:32]])
+    assert (counts >= 1).all() and (counts <= longest).all() and (counts < longest).any()
+    again, later, other = (
+        list(validation(source, tokenizer, **published, seed=seed, step=step))
+        for seed, step in ((1, 300), (1, 600), (2, 300))
+    )
+    for batch, same in zip(first, again, strict=True):
+        assert_equal(batch, same)
+    for drawn in (later, other):
+        assert any((batch["token_ids"] != one["token_ids"]).any() for batch, one in zip(first, drawn, strict=True))
+    parts = [list(validation(source, tokenizer, **published, seed=1, step=300, process=p, count=2)) for p in range(2)]
+    for step, batch in enumerate(first):
+        assert_equal({key: np.concatenate([part[step][key] for part in parts]) for key in KEYS}, batch)
+    with pytest.raises(UserError, match="37 validation records do not fill a batch of 64"):
+        validation(source, tokenizer, 64, **published)
 
 
 def test_impossible_requests_are_refused(source, tokenizer):

@@ -1,5 +1,6 @@
 """Every key and value is checked before any work, and a working directory belongs to one config."""
 
+import functools
 import json
 
 import jax
@@ -17,6 +18,7 @@ from afloc_jax.training.workdir import check_workdir, claim_workdir, differences
 from configs.afloc import get_config
 from configs.demo import get_config as demo_config
 from configs.mimic_cxr import get_config as mimic_cxr_config
+from configs.published import get_config as published_config
 from configs.resolved import get_config as resolved_config
 from tests.training.conftest import tiny_config
 
@@ -156,6 +158,29 @@ def test_mimic_cxr_departs_from_afloc_in_its_data_alone_and_is_scored_where_its_
     scored = RunConfig.from_config(config).plain()["evaluation"]["datasets"]
     assert [entry["name"] for entry in scored] == ["ms_cxr", "rsna"]
     assert {entry["directory"] for entry in scored} == {"elsewhere"}
+
+
+def test_published_departs_from_afloc_where_the_release_does_and_nowhere_else():
+    """docs/training.md has a row for each of these."""
+    config = RunConfig.from_config(published_config())
+    config.check_batch(2)
+    departs = {"data.sentences": "release_subset", "data.validation_sentences": "sampled"}
+    departs |= {"data.validation_drop_last": True, "model.image.statistics_group": 64, "loss.contrast_group": 64}
+    departs |= {"loss.contrast_group_order": "length", "training.early_stopping": 0, "name": "published"}
+    assert departures(config) == departs
+    adamw = RunConfig.from_config(published_config("adamw"))
+    assert departures(adamw) == departs | {"optimizer.name": "adamw", "optimizer.b1": 0.9}
+    assert adamw.optimizer.b2 == 0.999
+    with pytest.raises(UsageError, match=r"published\.py:lion: the release offers adam, adamw"):
+        published_config("lion")
+
+
+def departures(config):
+    """Dotted key -> value, where the config differs from configs/afloc.py."""
+    found = {}
+    for key in differences(config.plain(), RunConfig().plain()):
+        found[key] = functools.reduce(lambda section, name: section[name], key.split("."), config.plain())
+    return found
 
 
 REMOTE = [

@@ -150,6 +150,13 @@ def test_the_whole_job_from_raw_files_to_a_model_folder(raw, tmp_path, capsys):
     assert re.search(r"belongs to another config \(data\.builder\.seed: there 3, now None\)", capsys.readouterr().err)
 
 
+@pytest.mark.parametrize("offer", ["", ":adamw"])
+def test_the_published_config_is_valid_with_both_optimisers_of_the_release(offer, tmp_path, capsys):
+    file = ROOT / "configs" / "published.py"
+    assert launch.main(["launch.py", f"--config={file}{offer}", f"--workdir={tmp_path / 'run'}", "--dry_run"]) == 0
+    assert "published: the config is valid" in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
 def test_missing_raw_files_are_named(tmp_path, capsys):
     (tmp_path / "config.py").write_text(CONFIG.format(data=str(tmp_path / "data"), raw=str(tmp_path / "nowhere")))
     assert launch.main(["launch.py", f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path / 'run'}"]) == 1
