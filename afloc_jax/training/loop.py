@@ -177,9 +177,17 @@ class Loop:
         return batches.iterate(self.progress.step)
 
     def _validation_batches(self) -> Iterator[Batch]:
-        data, config, size, seed = self.data, self._config, self._config.training.batch_size, self._config.seed
-        given, step = (data.validation, config.data, data.tokenizer), self.progress.step
-        return iter(validation_batches(*given, batch_size=size, seed=seed, step=step, **_process()))
+        config, data = self._config, self.data
+        batches = validation_batches(
+            data.validation,
+            config.data,
+            data.tokenizer,
+            batch_size=config.training.batch_size,
+            seed=config.seed,
+            step=self.progress.step,
+            **_process(),
+        )
+        return iter(batches)
 
     def _is_validation_step(self) -> bool:
         every = self._config.training.validate_every or self.assembly.steps_per_epoch
