@@ -10,7 +10,16 @@ from dataclasses import dataclass
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from afloc_jax.errors import UserError
-from afloc_jax.evaluation.report.numbers import hashes, interval, number, part_of, read_object, short_hash, signed
+from afloc_jax.evaluation.report.numbers import (
+    hashes,
+    interval,
+    number,
+    on_few,
+    part_of,
+    read_object,
+    short_hash,
+    signed,
+)
 from afloc_jax.evaluation.report.small_charts import cell
 from afloc_jax.evaluation.report.training import Logged, curves, read_metrics
 from afloc_jax.evaluation.task import JsonObject, Section
@@ -58,6 +67,7 @@ def write_report(workdir: str | Path) -> Path:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": number, "interval": interval, "signed": signed, "cell": cell}
+    environment.filters["few"] = on_few
     environment.filters |= {"jpeg": overlays.jpeg_uri, "outline": overlays.outline_path}
     page = environment.get_template("report/template.html.jinja").render(
         name=config.get("name") or (evaluations[0].title if evaluations else workdir.name),

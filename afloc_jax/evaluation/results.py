@@ -4,11 +4,12 @@ import dataclasses
 import math
 import typing
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self, TypeAlias
 
 from afloc_jax.evaluation.files import json_of, json_text, write_folder
 from afloc_jax.evaluation.statistics.bootstrap import Bootstrap, Replicates
+from afloc_jax.evaluation.statistics.coverage import FewPositives, remark_on_few
 from afloc_jax.evaluation.statistics.interval import Interval
 from afloc_jax.files import AnyPath, csv_text
 from afloc_jax.inference.model import Model
@@ -35,10 +36,12 @@ class ByCategory(Overall):
     per_category: Mapping[str, Interval]
 
     @staticmethod
-    def mean_of(replicates: Replicates, names: Sequence[str], bootstrap: Bootstrap) -> "ByCategory":
-        """The intervals of replicates [C], one number per category, and of their mean."""
-        parts = {name: bootstrap.limits_of(replicates[c]) for c, name in enumerate(names)}
-        return ByCategory(bootstrap.limits_of(replicates.mean_over(-1)), parts)
+    def mean_of(
+        replicates: Replicates, names: Sequence[str], bootstrap: Bootstrap, of_auc: bool = False
+    ) -> "ByCategory":
+        """The intervals of replicates [C], one number per category, and of their mean. `of_auc`: see `limits_of`."""
+        parts = {name: bootstrap.limits_of(replicates[c], of_auc) for c, name in enumerate(names)}
+        return ByCategory(bootstrap.limits_of(replicates.mean_over(-1), of_auc), parts)
 
 
 @dataclass(frozen=True)
@@ -67,18 +70,33 @@ class Account:
     def interval(self) -> str:
         """The description of intervals for readers."""
         how = self.bootstrap
-        return f"95 % {how['interval']} interval, {how['resamples']} resamples by {how['unit']}"
+        auc = " (AUC: BCa)" if how.get("auc_interval", how["interval"]) != how["interval"] else ""
+        return f"95 % {how['interval']} interval{auc}, {how['resamples']} resamples by {how['unit']}"
 
 
 @dataclass(frozen=True)
 class Result:
-    """The base of results. Tasks add fields, which are keys of summary.json."""
+    """The base of results. Tasks add fields, which are keys of summary.json.
+
+    `few_positives` has the classes with few positives, and what their intervals cover.
+    """
 
     account: Account
+    few_positives: Mapping[str, FewPositives] = field(kw_only=True, default_factory=dict)
+
+    @property
+    def remark_on_few(self) -> list[str]:
+        """The sentence on classes with few positives, if there are any."""
+        remark = remark_on_few(self.few_positives, self.account.bootstrap["unit"])
+        return [remark] if remark else []
+
+    def marked(self, name: str) -> str:
+        """The name of a class in a Markdown table, with a star if it has few positives."""
+        return name.replace("|", "/") + "*" * (name in self.few_positives)
 
     def to_json(self) -> dict[str, Json]:
         """The content of summary.json."""
-        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "account"}
+        own = {part.name: getattr(self, part.name) for part in dataclasses.fields(self) if part.name != "account"}
         content: dict[str, Json] = json_of({**vars(self.account), **own})
         return content
 

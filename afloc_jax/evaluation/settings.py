@@ -15,7 +15,7 @@ from data_pipelines.constants import Framing
 
 if TYPE_CHECKING:
     from afloc_jax.evaluation.results import Account
-    from afloc_jax.evaluation.statistics.bootstrap import Bootstrap
+    from afloc_jax.evaluation.statistics.bootstrap import Bootstrap, Units
     from afloc_jax.inference.model import Model
     from data_pipelines.reading import Records, RecordSource
 
@@ -48,8 +48,10 @@ class TaskSettings(Settings):
         "MS-CXR, COVID Rural or Fundus",
     )
     bootstrap: int = setting(1000, at_least(1, "resamples make an interval"), help="number of bootstrap resamples")
-    interval: IntervalKind = setting("percentile", help="kind of bootstrap interval")
-    unit: Unit = setting("sample", help="unit of resampling")
+    interval: IntervalKind = setting("auto", help="kind of bootstrap interval; auto: BCa for AUC, else percentile")
+    unit: Unit = setting(
+        "auto", help="unit of resampling and tests; auto: patients if samples share one, else images, else samples"
+    )
     compatible: bool = setting(False, help="reproduce the numbers of the published release, with its defects")
 
     @property
@@ -57,7 +59,8 @@ class TaskSettings(Settings):
         """The settings of bootstrap intervals."""
         from afloc_jax.evaluation.statistics.bootstrap import Bootstrap
 
-        return Bootstrap(self.bootstrap, interval=self.interval, unit=self.unit)
+        chosen = Bootstrap(self.bootstrap, interval=self.interval, unit=self.unit)
+        return chosen.as_released() if self.compatible else chosen
 
     def open(self, split: str) -> "RecordSource":
         """One split of the data set."""
@@ -116,8 +119,8 @@ class LabelledSettings(TaskSettings):
         about: dict[str, Json] = {"task": self.task, "framing": self.framed, "prompts_sha256": prompts}
         return {**unread, **own, **about, "bootstrap": self.resampling.to_dict()}
 
-    def account(self, model: "Model", source: "Records", data_sha256: str) -> "Account":
-        """The account of an evaluation with these settings."""
+    def account(self, model: "Model", source: "Records", data_sha256: str, units: "Units") -> "Account":
+        """The account of an evaluation with these settings, which drew `units`."""
         from afloc_jax.evaluation.results import Account, evaluation_provenance
 
         return Account(
@@ -125,7 +128,7 @@ class LabelledSettings(TaskSettings):
             title=self.title,
             compatible=self.compatible,
             framing=self.framed,
-            bootstrap=self.resampling.to_dict(),
+            bootstrap=self.resampling.to_dict(units),
             settings=self.recorded(),
             provenance=evaluation_provenance(model, source, data_sha256),
         )

@@ -317,7 +317,8 @@ def test_wording_of_a_class_that_no_record_lacks_is_scored_where_it_is_annotated
 
 def test_the_mean_over_classes_is_drawn_with_the_classes(model, source, tmp_path):  # noqa: F811
     ways = PromptSet(classes={"edema": ["edema", "left edema", "right edema"], "nodule": ["nodule", "a nodule"]})
-    settings = RobustnessSettings(bootstrap=60, prompts=ways, classes=["edema", "nodule"])
+    how = {"interval": "percentile", "unit": "sample"}
+    settings = RobustnessSettings(bootstrap=60, prompts=ways, classes=["edema", "nodule"], **how)
     summary = evaluate_robustness(model, source, tmp_path, settings).to_json()
     rows = lines(tmp_path / "per_sample.csv")
     ids = [record.id for record in source]

@@ -26,6 +26,7 @@ from afloc_jax.evaluation.classification.settings import ClassificationSettings
 from afloc_jax.evaluation.labelled import NO_FINDING, LabelledRecords, embed_records, own_phrases, read_labelled
 from afloc_jax.evaluation.results import ByCategory
 from afloc_jax.evaluation.statistics.bootstrap import Bootstrap, Replicates, Statistic
+from afloc_jax.evaluation.statistics.coverage import few_positives
 from afloc_jax.evaluation.statistics.discrimination import ReliabilityBin, reliability
 from afloc_jax.evaluation.task import JsonObject, Models
 from afloc_jax.files import Path
@@ -98,20 +99,21 @@ def evaluate_classification(
     records = read_labelled(source, settings.classes, settings.labels, settings.unlisted)
     records, only_present = (_one_class_each(records), []) if prompt_set.multiclass else records.contrasted()
     bootstrap, classes = settings.resampling, list(records.classes)
-    clusters = bootstrap.clusters(records.patients)
+    units = bootstrap.units(records.patients, records.ids)
     probabilities = _probabilities(model, source, records, queried)
     if prompt_set.multiclass:
         decided = _choose_one(records, probabilities)
     else:
         decided = _decide(model, records, probabilities, validation, queried)
-    replicates = bootstrap.resample(decided.statistic, len(records), clusters)
+    replicates = bootstrap.resample(decided.statistic, len(records), units.clusters)
     result = Classification(
-        settings.account(model, source, records.sha256),
+        settings.account(model, source, records.sha256, units),
         multiclass=prompt_set.multiclass,
         n=len(records),
         n_left_out=records.left_out,
         n_per_category={name: int(np.isfinite(records.labels[:, c]).sum()) for c, name in enumerate(classes)},
         positives={name: int(np.nansum(records.labels[:, c])) for c, name in enumerate(classes)},
+        few_positives=few_positives({name: units.number(records.labels[:, c] == 1) for c, name in enumerate(classes)}),
         never_known_absent=only_present,
         metrics=_intervals(replicates, classes, bootstrap, prompt_set.multiclass),
         thresholds=dict(zip(classes, decided.thresholds.tolist(), strict=True)),
@@ -133,10 +135,11 @@ def _intervals(
 ) -> dict[str, ByCategory]:
     """The metrics of replicates [C, M], or with `multiclass` [1 + C, M], all classes first."""
     if not multiclass:
-        return {m.name: ByCategory.mean_of(replicates[i], classes, bootstrap) for i, m in enumerate(METRICS)}
+        means = {m.name: (replicates[i], m.name == "auc") for i, m in enumerate(METRICS)}
+        return {name: ByCategory.mean_of(of, classes, bootstrap, auc) for name, (of, auc) in means.items()}
     metrics = {}
     for i, name in enumerate(MULTICLASS):
-        overall, *each = (bootstrap.limits_of(replicates[i][c]) for c in range(1 + len(classes)))
+        overall, *each = (bootstrap.limits_of(replicates[i][c], name == "auc") for c in range(1 + len(classes)))
         metrics[name] = ByCategory(overall, dict(zip(classes, each, strict=True)))
     return metrics
 

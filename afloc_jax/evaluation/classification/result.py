@@ -66,6 +66,7 @@ class Classification(Result):
             f"Value [{self.account.interval}].",
             f"Thresholds chosen on: {self.thresholds_chosen_on}.",
             *remarks,
+            *self.remark_on_few,
             "",
             f"| | positive / known | {' | '.join(name.replace('_', ' ') for name in self.metrics)} | threshold |",
             "|---|---|" + "---|" * (len(metrics) + 1),
@@ -75,7 +76,7 @@ class Classification(Result):
             threshold = self.thresholds[name]
             cells = [str(values.per_category[name]) for values in metrics]
             cells.append("" if math.isnan(threshold) else f"{threshold:.4g}")
-            lines.append(f"| {name.replace('|', '/')} | {self.positives[name]} / {known} | {' | '.join(cells)} |")
+            lines.append(f"| {self.marked(name)} | {self.positives[name]} / {known} | {' | '.join(cells)} |")
         lines += ["", "## Reliability", "", "Mean probability and observed share of the records in each tenth.", ""]
         lines += ["| class | probability | n | mean probability | observed |", "|---|---|---|---|---|"]
         for name, table in self.reliability.items():

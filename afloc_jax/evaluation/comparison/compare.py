@@ -7,8 +7,9 @@ robustness (a score per sample and metric), or classification (a decision per sa
 import math
 import operator
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
 import numpy as np
 import scipy.stats
@@ -23,6 +24,9 @@ from afloc_jax.evaluation.statistics.bootstrap import Bootstrap, Replicates
 from afloc_jax.evaluation.statistics.interval import mean_of_finite
 from afloc_jax.evaluation.statistics.jackknife import Weights
 from afloc_jax.files import Path
+
+Drawn: TypeAlias = Mapping[tuple[str, str], str]
+"""The unit of each sample: of its id and category, or of its id and "" in classification."""
 
 OVERALL = "all categories"
 LISTED = 20  # most keys without a partner in comparison.json
@@ -39,9 +43,10 @@ def compare(
     Samples are paired by id, category, metric and threshold. A metric with thresholds is first averaged over them for
     each sample. Every metric has a row per category and one for the mean over categories (`OVERALL`).
 
-    The interval is a paired bootstrap. `p` is that of a sign-flip permutation test of the mean difference; for the AUC
-    of one class of DeLong's test (of a paired bootstrap if patients are resampled), for the mean AUC of a paired
-    bootstrap. Holm and Benjamini-Hochberg adjust the rows of categories together, and the overall rows together.
+    The interval is a paired bootstrap; a difference of AUCs is nearly symmetric and has percentiles by default. `p` is
+    that of a sign-flip permutation test of the mean difference; for the AUC of one class of DeLong's test (of a paired
+    bootstrap if patients are resampled), for the mean AUC of a paired bootstrap. Holm and Benjamini-Hochberg adjust the
+    rows of categories together, and the overall rows together.
 
     Raises UserError if a folder has no usable scores, the kinds of scores or the labels differ, or no sample is in
     both.
@@ -59,6 +64,11 @@ def compare(
         raise UserError(
             f"no sample of {first.folder} is in {second.folder}, so there is nothing to compare; for example {example}"
         )
+    # All classes of an image are one sample of classification.
+    samples = list(dict.fromkeys((key.id, key.category if first.scores else "") for key in common))
+    patients, images = ([names[of] for of, _ in samples] for names in (first.patients, first.images))
+    units = bootstrap.units(patients, images)
+    drawn = None if units.clusters is None else dict(zip(samples, units.clusters.tolist(), strict=True))
     compare_kind = _compare_scores if first.scores else _compare_decisions
     result = Comparison(
         str(a),
@@ -66,9 +76,9 @@ def compare(
         len(common),
         {name: Unmatched(len(keys), [str(key) for key in keys[:LISTED]]) for name, keys in lonely.items()},
         _notes(first, second),
-        bootstrap.to_dict(),
+        bootstrap.to_dict(units),
         paired.PERMUTATIONS,
-        _corrected(compare_kind(first, second, common, bootstrap)),
+        _corrected(compare_kind(first, second, common, bootstrap, drawn)),
         {"a": first.provenance, "b": second.provenance},
     )
     if out is not None:
@@ -79,7 +89,9 @@ def compare(
 # Scores per sample
 
 
-def _compare_scores(first: SampleTable, second: SampleTable, common: Sequence[Key], bootstrap: Bootstrap) -> list[Row]:
+def _compare_scores(
+    first: SampleTable, second: SampleTable, common: Sequence[Key], bootstrap: Bootstrap, drawn: Drawn | None
+) -> list[Row]:
     rows = []
     for metric in dict.fromkeys(key.metric for key in common):
         pairs: dict[tuple[str, str], list[tuple[float, float]]] = {}
@@ -93,7 +105,7 @@ def _compare_scores(first: SampleTable, second: SampleTable, common: Sequence[Ke
         a, b = np.stack(list(scored.values()), axis=1)
         names = list(dict.fromkeys(category for _, category in scored))
         index = np.array([names.index(category) for _, category in scored])
-        clusters = bootstrap.clusters([first.patients[name] for name, _ in scored])
+        clusters = None if drawn is None else np.array([drawn[sample] for sample in scored])
         rows += _mean_rows(metric, a, b, index, names, clusters, bootstrap)
     if not rows:
         raise UserError("the samples in common have no score in both folders, so there is nothing to compare")
@@ -144,6 +156,7 @@ def _mean_rows(
                 "permutation",
                 paired.sign_flip_test(contributions, seed=bootstrap.seed),
                 p_wilcoxon=paired.wilcoxon_test(plain),
+                units=len(contributions),
             )
         )
     return rows
@@ -153,7 +166,7 @@ def _mean_rows(
 
 
 def _compare_decisions(
-    first: SampleTable, second: SampleTable, common: Sequence[Key], bootstrap: Bootstrap
+    first: SampleTable, second: SampleTable, common: Sequence[Key], bootstrap: Bootstrap, drawn: Drawn | None
 ) -> list[Row]:
     common = [k for k in common if not math.isnan(first.decisions[k].label + second.decisions[k].label)]
     for key in common:
@@ -172,13 +185,13 @@ def _compare_decisions(
         for side, samples in enumerate((first, second)):
             decision = samples.decisions[key]
             scores[side, i, c], right[side, i, c] = decision.probability, decision.predicted == labels[i, c]
-    clusters = bootstrap.clusters([first.patients[name] for name in ids])
+    clusters = None if drawn is None else np.array([drawn[name, ""] for name in ids])
     rows = _auc_rows(labels, scores, names, clusters, bootstrap)
     known_i, known_c = np.nonzero(np.isfinite(labels))
-    drawn = (np.array(ids) if clusters is None else clusters)[known_i]  # an image's classes are drawn together
+    unit_of = (np.array(ids) if clusters is None else clusters)[known_i]  # an image's classes are drawn together
     for metric, values in (("accuracy", right), ("brier", (scores - labels) ** 2)):
         a, b = values[:, known_i, known_c]
-        rows += _mean_rows(metric, a, b, known_c, names, drawn, bootstrap)
+        rows += _mean_rows(metric, a, b, known_c, names, unit_of, bootstrap)
     return rows
 
 
@@ -207,6 +220,8 @@ def _auc_rows(
         of_class = aucs.map(operator.itemgetter((..., c, slice(None))))
         row = _auc_row(name, int(known[:, c].sum()), of_class, bootstrap)
         truth, both = labels[known[:, c], c] == 1, scores[:, known[:, c], c]
+        positive = (np.arange(len(labels)) if clusters is None else clusters)[labels[:, c] == 1]
+        row = replace(row, units=len(np.unique(positive)))
         rows.append(row if clusters is not None else _with_delong(row, truth, both))
     return rows
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 
 from afloc_jax.evaluation.files import json_of, json_text, write_folder
+from afloc_jax.evaluation.statistics.coverage import FEW, few_positives, remark_on_few
 from afloc_jax.evaluation.statistics.interval import Interval
 from afloc_jax.files import Path, csv_text
 from afloc_jax.settings import Json
@@ -12,7 +13,10 @@ from afloc_jax.settings import Json
 
 @dataclass(frozen=True)
 class Row:
-    """One row: a metric of A and of B, and A minus B with its test."""
+    """One row: a metric of A and of B, and A minus B with its test.
+
+    `units` is the number of drawn units, of an AUC the number of those with a positive (0 for the mean over classes).
+    """
 
     metric: str
     category: str
@@ -27,6 +31,7 @@ class Row:
     p_holm: float = float("nan")
     p_bh: float = float("nan")
     p_wilcoxon: float = float("nan")
+    units: int = 0
 
 
 @dataclass(frozen=True)
@@ -92,11 +97,16 @@ class Comparison:
             "|---|---|---|---|---|---|---|---|---|---|---|",
         ]
         for row in self.rows:
-            cells = [row.metric, row.category.replace("|", "/"), str(row.n), _short(row.a), _short(row.b)]
+            cells = [row.metric, row.category.replace("|", "/"), f"{row.n}{'*' * (0 < row.units < FEW)}"]
+            cells += [_short(row.a), _short(row.b)]
             cells += [str(Interval(row.difference, row.lower, row.upper)), row.test]
             cells += [_short(p) for p in (row.p, row.p_holm, row.p_bh, row.p_wilcoxon)]
             lines.append(f"| {' | '.join(cells)} |")
-        return "\n".join(lines) + "\n"
+        fewest: dict[str, int] = {}
+        for row in self.rows:
+            fewest[row.category] = min(row.units or FEW, fewest.get(row.category, FEW))
+        remark = remark_on_few(few_positives(fewest), self.bootstrap["unit"])
+        return "\n".join([*lines, *(["", remark] if remark else [])]) + "\n"
 
     def write(self, out: Path) -> None:
         """Write comparison.csv, .json and .md. Raises UserError when they cannot be written."""

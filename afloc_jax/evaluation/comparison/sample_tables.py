@@ -41,7 +41,7 @@ class SampleTable:
 
     Attributes:
         folder: the result folder.
-        patients: the patient of each id.
+        patients, images: the patient and the image of each id.
         scores: a score per sample, metric and threshold (localisation, retrieval, robustness), else empty.
         decisions: a decision per sample and class (classification), else empty.
         settings: settings that are noted if they differ.
@@ -51,6 +51,7 @@ class SampleTable:
 
     folder: Path
     patients: Mapping[str, str]
+    images: Mapping[str, str]
     scores: Mapping[Key, float]
     decisions: Mapping[Key, Decision]
     settings: Mapping[str, Json]
@@ -88,12 +89,14 @@ def read_samples(folder: Path) -> SampleTable:
     if not lines:
         raise UserError(f"{path}: holds no sample")
     patients = {line["id"]: line.get("patient") or "" for line in lines}
+    # A finding of a record has the id of the record, "#" and its number.
+    images = {line["id"]: line.get("image") or line["id"].rpartition("#")[0] or line["id"] for line in lines}
     summary = _summary(folder)
     settings = {key: summary[key] for key in NOTED if key in summary}
     points = part_of(summary, "operating_points")
     thresholds = {name: part_of(points, name).get("mask_threshold") for name in points}
     return SampleTable(
-        folder, patients, scores, decisions, settings, thresholds, provenance=part_of(summary, "provenance")
+        folder, patients, images, scores, decisions, settings, thresholds, provenance=part_of(summary, "provenance")
     )
 
 

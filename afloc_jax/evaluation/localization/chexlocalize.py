@@ -228,7 +228,7 @@ class OperatingScores(PresenceScores):
             self.category_index,
             self.categories,
             bootstrap,
-            bootstrap.clusters(self.patients),
+            bootstrap.units(self.patients, self.images).clusters,
         )
         outcomes = super().facts(bootstrap)
         about: JsonObject = {"operating_points": json_of(self.points), "confidence_saturated": self.saturated}

@@ -62,7 +62,8 @@ def evaluate(
     parts = parts_of(protocol, sources, settings.class_prompt)
     scored = parts[0]
     truths = scored.truths
-    bootstrap.clusters([truth.patient for truth in truths])  # fails early if a sample has no patient
+    # This fails early if a sample has no patient.
+    bootstrap.units([truth.patient for truth in truths], [truth.image for truth in truths])
 
     def scores_of(maps_of: Callable[[Part], Iterable[np.ndarray | None]], name: str) -> Scores:
         samples = []

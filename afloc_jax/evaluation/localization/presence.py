@@ -77,7 +77,7 @@ def _aucs(
     point = statistic(np.ones((1, len(present))))[0]
     drawn = [_stratified_auc(confidence[rows], present[rows], bootstrap) for rows in members]
     left_out = []
-    if bootstrap.leave_out:
+    if bootstrap.kind(of_auc=True) == "bca":
         without = statistic(LeftOut(np.arange(len(present)), len(present)))  # each sample in turn
         left_out = [without[rows[present[rows] == side]] for rows in members for side in (True, False)]
     return Replicates(point, np.stack(drawn, axis=1), tuple(part for part in left_out if len(part)))
@@ -165,7 +165,7 @@ def presence_table(
         per_category[name] = Presence(
             positives=int(yes.sum()),
             negatives=int(no.sum()),
-            auc=bootstrap.limits_of(aucs[index]),
+            auc=bootstrap.limits_of(aucs[index], of_auc=True),
             sensitivity=_mean(accepted[yes]),
             specificity=_mean(~accepted[no]),
             false_positive_area=_mean(area[no]),
@@ -179,7 +179,7 @@ def presence_table(
     overall = Presence(
         positives=int(present.sum()),
         negatives=int((~present).sum()),
-        auc=bootstrap.limits_of(aucs.mean_over(-1)),
+        auc=bootstrap.limits_of(aucs.mean_over(-1), of_auc=True),
         **{rate: mean_of(rate) for rate in RATES},
     )
     return PresenceTable(overall, per_category)

@@ -118,6 +118,11 @@ class Scores:
         """The patient of each sample; empty where unknown."""
         return [truth.patient for truth in self.truths]
 
+    @property
+    def images(self) -> list[str]:
+        """The image of each sample; its id where the truth names no image."""
+        return [truth.image or truth.id for truth in self.truths]
+
     def by_category(self, chosen: Bool[np.ndarray, " n"]) -> dict[str, int]:
         """The number of chosen samples in each category."""
         counts = np.bincount(self.category_index[chosen], minlength=len(self.categories))

@@ -1,6 +1,6 @@
 """The section on localisation of the page: tables with baselines and published numbers, example maps, failures."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -73,7 +73,7 @@ def section(folder: Path, summary: JsonObject) -> Section:
     as_there = (summary.get("protocol"), summary.get("margin"), summary.get("thresholds"))
     if as_there != (AFLOC.name, paper.margin, list(paper.thresholds)):
         data_set, published = "", {}
-    presence = part_of(summary, "presence")
+    presence, few = part_of(summary, "presence"), part_of(summary, "few_positives")
     return Section(
         kicker="Annotation-free localisation",
         lede=("The model localised phrases in the images of", f", with {summary.get('n') or 0:,} samples in all."),
@@ -84,7 +84,7 @@ def section(folder: Path, summary: JsonObject) -> Section:
             "systems": systems,  # the model first
             "categories": categories,
             "thresholds": list(part_of(metrics, "iou", "per_threshold")),
-            "charts": [(metric.title, Markup(_category_chart(systems, metric, categories))) for metric in present],
+            "charts": [(metric.title, Markup(_category_chart(systems, metric, categories, few))) for metric in present],
             "published": published,  # system -> metric -> published mean
             "published_on": data_set,
             "published_metrics": [BY_NAME[name] for name in PUBLISHED],
@@ -106,10 +106,10 @@ def _figure(systems: Sequence[System], metric: Metric) -> Figure:
     return Figure(metric.title, metric.about, systems[0].value(metric.name), others)
 
 
-def _category_chart(systems: Sequence[System], metric: Metric, categories: Sequence[str]) -> str:
+def _category_chart(systems: Sequence[System], metric: Metric, categories: Sequence[str], few: Collection[str]) -> str:
     rows: list[Row] = [
         {
-            "name": category or "all categories",
+            "name": f"{category}{'*' * (category in few)}" if category else "all categories",
             "strong": category is None,
             "model": systems[0].value(metric.name, category),
             "others": [(other.kind, other.value(metric.name, category)) for other in systems[1:]],

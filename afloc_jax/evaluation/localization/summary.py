@@ -4,12 +4,13 @@ Scores are averaged over the samples of a category, then over categories, then o
 compute intervals as the release does:
 
     case                          default                              compatible
+    units that are drawn          patients, images or samples          samples
     samples are drawn             within each category                 from the whole table
     overall limits                percentiles of the overall mean      mean of the categories' limits (wider)
     skipped at one threshold      never skipped                        0 in the sample's mean over thresholds
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,7 +19,8 @@ from afloc_jax.errors import UsageError
 from afloc_jax.evaluation.files import json_of, json_text, write_folder
 from afloc_jax.evaluation.localization.metrics import BY_NAME
 from afloc_jax.evaluation.localization.scores import Facts, Scores
-from afloc_jax.evaluation.statistics.bootstrap import Bootstrap, Replicates
+from afloc_jax.evaluation.statistics.bootstrap import Bootstrap, Replicates, Units
+from afloc_jax.evaluation.statistics.coverage import FewPositives, few_positives, remark_on_few
 from afloc_jax.evaluation.statistics.interval import Interval, limits, mean_of_finite
 from afloc_jax.evaluation.task import JsonObject
 from afloc_jax.files import AnyPath, csv_text
@@ -81,6 +83,8 @@ class Summary:
         n_per_category: the number of samples of each category.
         facts: the protocol's results beside its metrics.
         bootstrap: how intervals were computed.
+        units: the units that were drawn.
+        few_positives: the categories with few positives, and what their intervals cover.
         metrics: the table of each metric.
         baselines: baselines by name.
         about: further entries of summary.json: title, settings, provenance and others.
@@ -91,6 +95,8 @@ class Summary:
     n_per_category: Mapping[str, int]
     facts: Facts
     bootstrap: Bootstrap
+    units: Units
+    few_positives: Mapping[str, FewPositives]
     metrics: Mapping[str, MetricTable]
     baselines: Mapping[str, Baseline] = field(default_factory=dict)
     about: JsonObject = field(default_factory=dict)
@@ -102,11 +108,12 @@ class Summary:
 
     def to_json(self) -> JsonObject:
         """The content of summary.json, with None where nothing was scored."""
-        stratified = self.bootstrap.unit == "sample" and not self.compatible
+        stratified = self.units.clusters is None and not self.compatible
         drawn = "within each category" if stratified else "from the whole table"
         content: JsonObject = {"protocol": self.protocol, "compatible": self.compatible, "n": self.n}
         content |= {"n_per_category": dict(self.n_per_category), **self.facts.json}
-        content |= {"bootstrap": {**self.bootstrap.to_dict(), "drawn": drawn}}
+        content |= {"bootstrap": {**self.bootstrap.to_dict(self.units), "drawn": drawn}}
+        content |= {"few_positives": json_of(self.few_positives)}
         content |= {"metrics": {name: table.to_json() for name, table in self.metrics.items()}}
         if self.baselines:
             content |= {"baselines": {name: baseline.to_json() for name, baseline in self.baselines.items()}}
@@ -117,26 +124,28 @@ class Summary:
         lines = [
             f"# Localisation, protocol {self.protocol}{' (compatible)' if self.compatible else ''}",
             "",
-            f"{self.n} samples in {len(self.n_per_category)} categories. Mean [95 % {self.bootstrap.interval} "
-            f"bootstrap interval, {self.bootstrap.resamples} resamples of {self.bootstrap.unit}s].",
+            f"{self.n} samples in {len(self.n_per_category)} categories. Mean [95 % {self.bootstrap.kind()} "
+            f"bootstrap interval, {self.bootstrap.resamples} resamples of {self.units.name}s].",
             "",
-            *_table(self.metrics, self.n_per_category),
+            *_table(self.metrics, self.n_per_category, self.few_positives),
             "",
+            *filter(None, [remark_on_few(self.few_positives, self.units.name)]),
             *self.facts.remarks,
         ]
         for name, baseline in self.baselines.items():
             counts = baseline.n_per_category
-            lines += ["", f"## Baseline: {name}", "", *_table(baseline.metrics, counts)]
-            lines += ["", "Difference to it on the same samples (paired):", "", *_table(baseline.difference, counts)]
+            tables = [_table(part, counts, self.few_positives) for part in (baseline.metrics, baseline.difference)]
+            lines += ["", f"## Baseline: {name}", "", *tables[0]]
+            lines += ["", "Difference to it on the same samples (paired):", "", *tables[1]]
         return "\n".join(lines) + "\n"
 
 
-def _table(metrics: Mapping[str, MetricTable], counts: Mapping[str, int]) -> list[str]:
+def _table(metrics: Mapping[str, MetricTable], counts: Mapping[str, int], few: Collection[str]) -> list[str]:
     titles = [BY_NAME[metric].title for metric in metrics]
     lines = [f"| | n | {' | '.join(titles)} |", "|---|---|" + "---|" * len(metrics)]
     rows = [("**all categories**", sum(counts.values()), [table.overall for table in metrics.values()])]
     for name, n in counts.items():
-        rows.append((name, n, [table.per_category[name] for table in metrics.values()]))
+        rows.append((name + "*" * (name in few), n, [table.per_category[name] for table in metrics.values()]))
     for name, count, intervals in rows:
         lines.append(f"| {name.replace('|', '/')} | {count} | {' | '.join(map(str, intervals))} |")
     return lines
@@ -146,10 +155,12 @@ class Resampled:
     """Scores with their resamples. Each metric is resampled only once."""
 
     def __init__(self, scores: Scores, bootstrap: Bootstrap) -> None:
-        self.scores, self.bootstrap = scores, bootstrap
+        self.scores, self.bootstrap = scores, bootstrap.as_released() if scores.options.compatible else bootstrap
         self._found: dict[str, tuple[Replicates, Replicates]] = {}
-        if scores.options.compatible and (bootstrap.interval, bootstrap.unit) != ("percentile", "sample"):
+        how = (self.bootstrap.interval, self.bootstrap.unit)
+        if scores.options.compatible and how != ("percentile", "sample"):
             raise UsageError("compatible intervals are the release's: percentiles of resampled samples; leave one out")
+        self.units = self.bootstrap.units(scores.patients, scores.images)
 
     def means(self, metric: str) -> tuple[Replicates, Replicates]:
         """The resampled category means per threshold [C, K] and over thresholds [C]."""
@@ -167,7 +178,7 @@ class Resampled:
             np.concatenate([columns, of_release], axis=1) if release else columns,
             scores.category_index,
             len(scores.categories),
-            self.bootstrap.clusters(scores.patients),
+            self.units.clusters,
             stratified=not scores.options.compatible,
         )
         per_threshold = means[: columns.shape[1]]
@@ -210,6 +221,13 @@ class Resampled:
     def tables(self) -> dict[str, MetricTable]:
         """The tables of all metrics."""
         return {metric: self.table(metric) for metric in self.scores.metrics}
+
+    @property
+    def few_positives(self) -> dict[str, FewPositives]:
+        """The categories with few positives, and what their intervals cover."""
+        present = np.array([truth.present for truth in self.scores.truths])
+        of = {name: self.scores.category_index == c for c, name in enumerate(self.scores.categories)}
+        return few_positives({name: self.units.number(chosen & present) for name, chosen in of.items()})
 
     def on(self, other: Scores) -> "Resampled":
         """These scores on the samples of `other`, see `Scores.on`."""
@@ -260,8 +278,10 @@ def summarise(
         protocol=scores.options.protocol,
         compatible=scores.options.compatible,
         n_per_category=_counts(scores),
-        facts=scores.facts(bootstrap),
-        bootstrap=bootstrap,
+        facts=scores.facts(own.bootstrap),
+        bootstrap=own.bootstrap,
+        units=own.units,
+        few_positives=own.few_positives,
         metrics=own.tables(),
         baselines={
             name: Baseline(

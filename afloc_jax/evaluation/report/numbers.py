@@ -3,6 +3,7 @@
 import math
 
 from afloc_jax.errors import UserError
+from afloc_jax.evaluation.statistics.coverage import FewPositives, remark_on_few
 from afloc_jax.evaluation.statistics.interval import Interval
 from afloc_jax.evaluation.task import JsonObject
 from afloc_jax.files import Path, read_json
@@ -25,6 +26,14 @@ def signed(value: float | None) -> str:
 def interval(value: Interval) -> str:
     """The text of the limits of an interval; empty if there are none."""
     return f"{number(value.lower)} to {number(value.upper)}" if math.isfinite(value.lower) else ""
+
+
+def on_few(summary: JsonObject) -> str:
+    """The sentence on the classes with few positives of an evaluation; empty if there are none."""
+    entries = part_of(summary, "few_positives")
+    few = {name: part_of(entries, name) for name in entries}
+    marked = {name: FewPositives(int(str(one["units"])), float(str(one["covers"]))) for name, one in few.items()}
+    return remark_on_few(marked, part_of(summary, "bootstrap").get("unit"))
 
 
 def hashes(provenance: JsonObject, data: str) -> list[tuple[str, str]]:

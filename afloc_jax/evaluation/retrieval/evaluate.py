@@ -18,6 +18,7 @@ from afloc_jax.evaluation.retrieval.examples import write_retrieved
 from afloc_jax.evaluation.retrieval.metrics import DIRECTIONS, Metric
 from afloc_jax.evaluation.retrieval.result import BesideChance, Retrieval
 from afloc_jax.evaluation.retrieval.settings import RetrievalSettings
+from afloc_jax.evaluation.statistics.coverage import few_positives
 from afloc_jax.evaluation.task import JsonObject, Models
 from afloc_jax.files import Path
 from afloc_jax.inference.model import Model
@@ -43,13 +44,13 @@ def evaluate_retrieval(
     settings = settings or RetrievalSettings()
     chosen = choose_classes(source, settings) if settings.by_class else choose_pairs(source)
     bootstrap, relevant = settings.resampling, chosen.relevant
-    clusters = bootstrap.clusters(chosen.patients)
+    units = bootstrap.units(chosen.patients, chosen.ids)
     similarity = _similarity(model, source, chosen, settings)
     metrics: dict[str, BesideChance] = {}
     rows: list[ScoreRow] = []
     for direction, matrix in zip(DIRECTIONS, (similarity, similarity.T), strict=True):
         for kind, values in retrieval_scores(matrix, relevant, settings.tops).items():
-            replicates = bootstrap.means(values, chosen.category, len(chosen.names), clusters)
+            replicates = bootstrap.means(values, chosen.category, len(chosen.names), units.clusters)
             for k, top in enumerate(settings.tops):
                 metric = Metric(kind, top, direction)
                 of_chance = chance(relevant, top)[kind]
@@ -57,10 +58,11 @@ def evaluate_retrieval(
                 metrics[metric.key] = BesideChance(means.overall, means.per_category, of_chance)
                 rows += _rows(metric, values[:, k], chosen)
     result = Retrieval(
-        settings.account(model, source, chosen.sha256),
+        settings.account(model, source, chosen.sha256, units),
         by_class=settings.by_class,
         n=len(chosen.ids),
         n_per_category={name: int((chosen.category == c).sum()) for c, name in enumerate(chosen.names)},
+        few_positives=few_positives({name: units.number(chosen.category == c) for c, name in enumerate(chosen.names)}),
         metrics=metrics,
     )
     write_retrieved(Path(out), source, chosen.rows, similarity.T, relevant)

@@ -42,8 +42,9 @@ class Retrieval(Result):
             f"{self.n} images and their reports; square: {self.account.framing}. R@K: share of queries with a relevant "
             "item among the K most similar; P@K: share of relevant items among them.",
             f"Value [{self.account.interval}]; chance: a random order.",
+            *self.remark_on_few,
             "",
-            f"| | all | chance |{''.join(f' {name} |' for name in self.classes)}",
+            f"| | all | chance |{''.join(f' {self.marked(name)} |' for name in self.classes)}",
             "|---|---|---|" + "---|" * len(self.classes),
         ]
         for key, values in self.metrics.items():

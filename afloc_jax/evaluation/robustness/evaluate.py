@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from tqdm import tqdm
 
 from afloc_jax.errors import UserError
@@ -25,7 +25,8 @@ from afloc_jax.evaluation.robustness.result import Robustness, Spread
 from afloc_jax.evaluation.robustness.settings import RobustnessSettings
 from afloc_jax.evaluation.sharing import gathered, is_own
 from afloc_jax.evaluation.statistics import discrimination
-from afloc_jax.evaluation.statistics.bootstrap import Bootstrap, Replicates, Statistic
+from afloc_jax.evaluation.statistics.bootstrap import Bootstrap, Replicates, Statistic, Units
+from afloc_jax.evaluation.statistics.coverage import few_positives
 from afloc_jax.evaluation.statistics.interval import Interval, mean_of_finite
 from afloc_jax.evaluation.statistics.jackknife import Weights
 from afloc_jax.evaluation.task import JsonObject, Models
@@ -42,11 +43,16 @@ Phrases = Mapping[str, Sequence[str]]
 
 @dataclass(frozen=True)
 class Measured:
-    """One metric: its spread in each class, the means of spreads over classes, and rows of per_sample.csv."""
+    """One metric: its spread in each class, the means of spreads over classes, rows of per_sample.csv, its units.
+
+    `positives` has the number of positive units of each class.
+    """
 
     classes: Mapping[str, Spread]
     overall: Mapping[str, Interval]
     rows: Sequence[ScoreRow]
+    units: Units
+    positives: Mapping[str, int]
 
 
 def evaluate_dataset(models: Models, out: str | os.PathLike[str], settings: RobustnessSettings) -> JsonObject:
@@ -84,8 +90,11 @@ def evaluate_robustness(
         raise UserError(
             "no class of this data set has positives and negatives, and none has masks or boxes: nothing to evaluate"
         )
+    # Samples of the AUC are images; those of the IoU are findings, of which an image may have several.
+    *_, units = sorted((values.units for values in measured.values()), key=lambda units: units.name != "sample")
     result = Robustness(
-        settings.account(model, source, records.sha256),
+        settings.account(model, source, records.sha256, units),
+        few_positives=few_positives({name: n for values in measured.values() for name, n in values.positives.items()}),
         n=len(records),
         paraphrases=phrases,
         left_out_classes={
@@ -114,23 +123,32 @@ def spread(values: Float[np.ndarray, "*R K"]) -> Float[np.ndarray, "*R 5"]:
     return np.stack(parts, axis=-1)
 
 
-def _measured(replicates: Replicates, phrases: Phrases, bootstrap: Bootstrap, rows: Sequence[ScoreRow]) -> Measured:
+def _measured(
+    replicates: Replicates,
+    phrases: Phrases,
+    bootstrap: Bootstrap,
+    rows: Sequence[ScoreRow],
+    units: Units,
+    positive: Sequence[Bool[np.ndarray, " n"]],
+    of_auc: bool = False,
+) -> Measured:
     """The spread of each class with the value of every phrase, and the means of spreads over classes."""
     classes = {}
     for c, (name, texts) in enumerate(phrases.items()):
         of_class = replicates.map(operator.itemgetter((..., c, slice(len(texts)))))
-        values = {text: bootstrap.limits_of(of_class[k]) for k, text in enumerate(texts)}
-        classes[name] = Spread(**_intervals(of_class.map(spread), bootstrap), per_paraphrase=values)
+        values = {text: bootstrap.limits_of(of_class[k], of_auc) for k, text in enumerate(texts)}
+        classes[name] = Spread(**_intervals(of_class.map(spread), bootstrap, of_auc), per_paraphrase=values)
 
     def over_classes(values: np.ndarray) -> np.ndarray:
         spreads = [spread(values[..., c, : len(texts)]) for c, texts in enumerate(phrases.values())]
         return mean_of_finite(np.stack(spreads, axis=-1), axis=-1)
 
-    return Measured(classes, _intervals(replicates.map(over_classes), bootstrap), rows)
+    positives = {name: units.number(chosen) for name, chosen in zip(phrases, positive, strict=True)}
+    return Measured(classes, _intervals(replicates.map(over_classes), bootstrap, of_auc), rows, units, positives)
 
 
-def _intervals(spreads: Replicates, bootstrap: Bootstrap) -> dict[str, Interval]:
-    return {part: bootstrap.limits_of(spreads[i]) for i, part in enumerate(SPREADS)}
+def _intervals(spreads: Replicates, bootstrap: Bootstrap, of_auc: bool) -> dict[str, Interval]:
+    return {part: bootstrap.limits_of(spreads[i], of_auc) for i, part in enumerate(SPREADS)}
 
 
 def _padded(values: Float[np.ndarray, "*R k"], width: int) -> Float[np.ndarray, "*R K"]:
@@ -151,7 +169,7 @@ def _classify(
 ) -> Measured:
     images = embed_records(model, source, records.rows, settings.framed)
     bootstrap = settings.resampling
-    clusters = bootstrap.clusters(records.patients)
+    units = bootstrap.units(records.patients, records.ids)
     scored: list[tuple[np.ndarray, np.ndarray]] = []
     rows: list[ScoreRow] = []
     for name, texts in phrases.items():
@@ -162,8 +180,8 @@ def _classify(
         scored.append((labels, probabilities))
         for i, values in zip(np.flatnonzero(known), probabilities, strict=True):
             rows += _rows((records.ids[i], records.patients[i], name), "probability", values)
-    replicates = bootstrap.resample(_aucs(scored), len(records), clusters)
-    return _measured(replicates, phrases, bootstrap, rows)
+    replicates = bootstrap.resample(_aucs(scored), len(records), units.clusters)
+    return _measured(replicates, phrases, bootstrap, rows, units, [labels == 1 for labels, _ in scored], of_auc=True)
 
 
 def paraphrase_probabilities(
@@ -216,18 +234,20 @@ def _localize(
     bootstrap, most = settings.resampling, max(map(len, phrases.values()))
     tables: list[np.ndarray] = []
     rows: list[ScoreRow] = []
+    images: list[str] = []
     patients: list[str] = []
     for name, texts in phrases.items():
         table = overlaps_of_phrases(model, source, places[name], texts, settings.compatible)
         tables.append(_padded(table, most))
         for (row, number), values in zip(places[name], table, strict=True):
             record = source[row]
+            images.append(record.id)
             patients.append(record.patient)
             rows += _rows((f"{record.id}#{number}", patients[-1], name), "iou", values)
     category = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
-    clusters = bootstrap.clusters(patients)
-    replicates = bootstrap.means(np.concatenate(tables), category, len(tables), clusters)
-    return _measured(replicates, phrases, bootstrap, rows)
+    units = bootstrap.units(patients, images)
+    replicates = bootstrap.means(np.concatenate(tables), category, len(tables), units.clusters)
+    return _measured(replicates, phrases, bootstrap, rows, units, [category == c for c in range(len(tables))])
 
 
 def overlaps_of_phrases(

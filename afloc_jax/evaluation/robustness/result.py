@@ -56,6 +56,7 @@ class Robustness(Result):
             f"{self.n} records. Scores of the same finding with several phrases: mean over phrases, standard "
             f"deviation, lowest, highest, range. Value [{self.account.interval}].",
         ]
+        lines += self.remark_on_few
         lines += [f"Left out: {name} ({why})." for name, why in self.left_out_classes.items()]
         for metric in METRICS:
             if metric.name not in self.spread:
@@ -65,7 +66,7 @@ class Robustness(Result):
             for name, spread in self.spread[metric.name].items():
                 cells = [str(getattr(spread, part)) for part in SPREADS]
                 order = spread.ranked()
-                lines.append(f"| {name} | {len(order)} | {' | '.join(cells)} | {order[0]} | {order[-1]} |")
+                lines.append(f"| {self.marked(name)} | {len(order)} | {' | '.join(cells)} | {order[0]} | {order[-1]} |")
             cells = [str(self.metrics[f"{metric.name} {part}"].overall) for part in SPREADS]
             lines.append(f"| **mean over classes** | | {' | '.join(cells)} | | |")
         return "\n".join(lines) + "\n"

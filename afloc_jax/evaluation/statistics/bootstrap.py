@@ -7,11 +7,11 @@ same seed gives the same draws for two systems on the same samples, so that diff
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 
 from afloc_jax.errors import UserError
 from afloc_jax.evaluation.statistics import IntervalKind, Unit
@@ -58,7 +58,7 @@ class Replicates:
         """The mean over a trailing axis (counted from the end), without undefined values."""
         return self.map(lambda values: mean_of_finite(values, axis=axis))
 
-    def interval(self, method: IntervalKind = "percentile") -> Interval:
+    def interval(self, method: Literal["percentile", "bca"] = "percentile") -> Interval:
         """The interval of a single number ([R] resamples). Raises ValueError for BCa without `left_out`."""
         if method == "bca":
             lower, upper = bca_limits(self.point, self.resampled, self.left_out)
@@ -68,14 +68,26 @@ class Replicates:
 
 
 @dataclass(frozen=True)
+class Units:
+    """The units that a bootstrap draws: their name, and the unit of each sample (None if samples are drawn)."""
+
+    name: Unit
+    clusters: np.ndarray | None
+
+    def number(self, chosen: Bool[np.ndarray, " n"]) -> int:
+        """The number of units with a chosen sample."""
+        return int(chosen.sum()) if self.clusters is None else len(np.unique(self.clusters[chosen]))
+
+
+@dataclass(frozen=True)
 class Bootstrap(Settings, section="bootstrap"):
     """The settings of bootstrap intervals.
 
     Attributes:
         resamples: the number of resamples.
         seed: the seed of the draws.
-        interval: the kind of interval.
-        unit: the unit of resampling: samples, or patients with all their samples.
+        interval: the kind of interval, see `IntervalKind`.
+        unit: the unit of resampling, see `Unit`.
 
     >>> dice = np.array([[0.1], [0.4], [0.35], [0.8]])  # four samples of one category
     >>> means = Bootstrap(resamples=1000).means(dice, np.zeros(4, int), categories=1)
@@ -85,24 +97,44 @@ class Bootstrap(Settings, section="bootstrap"):
 
     resamples: int = setting(RESAMPLES, at_least(1, "an interval needs at least 1"))
     seed: int = 0
-    interval: IntervalKind = "percentile"
-    unit: Unit = "sample"
+    interval: IntervalKind = "auto"
+    unit: Unit = "auto"
 
-    def clusters(self, names: Sequence[str]) -> np.ndarray | None:
-        """The clusters to draw, or None to draw samples. Raises UserError if a sample does not name its `unit`."""
-        if self.unit == "sample":
-            return None
+    def units(self, patients: Sequence[str], images: Sequence[str]) -> Units:
+        """The units to draw, from the patient (empty if unknown) and the image of each sample.
+
+        With "auto" a sample without a patient belongs to its image. Raises UserError if a sample does not name the
+        `unit` that these settings state.
+        """
+        if self.unit == "auto":
+            shared = [name for name in patients if name]
+            if len(set(shared)) < len(shared):
+                both = zip(patients, images, strict=True)
+                names = [f"patient {patient}" if patient else f"image {image}" for patient, image in both]
+                return Units("patient", np.asarray(names))
+            unit: Unit = "image" if len(set(images)) < len(images) else "sample"
+        else:
+            unit = self.unit
+        if unit == "sample":
+            return Units(unit, None)
+        names = list(patients if unit == "patient" else images)
         missing = sum(not name for name in names)
         if missing:
             raise UserError(
-                f"{missing} of {len(names)} samples name no {self.unit}; draw samples instead, or add the {self.unit}s"
+                f"{missing} of {len(names)} samples name no {unit}; draw samples instead, or add the {unit}s"
             )
-        return np.asarray(names)
+        return Units(unit, np.asarray(names))
 
-    @property
-    def leave_out(self) -> bool:
-        """Whether the intervals need the jackknife."""
-        return self.interval == "bca"
+    def as_released(self) -> "Bootstrap":
+        """These settings with the release's choice, percentiles of samples, where they are "auto"."""
+        interval: IntervalKind = "percentile" if self.interval == "auto" else self.interval
+        return replace(self, interval=interval, unit="sample" if self.unit == "auto" else self.unit)
+
+    def kind(self, of_auc: bool = False) -> Literal["percentile", "bca"]:
+        """The kind of interval of an AUC, or of any other number."""
+        if self.interval == "auto":
+            return "bca" if of_auc else "percentile"
+        return self.interval
 
     def means(
         self,
@@ -153,7 +185,7 @@ class Bootstrap(Settings, section="bootstrap"):
             for block, counts in _blocks(rng, units, len(rows), self.resamples):
                 for index in group:
                     resampled[block, index] = _weighted_means(counts[:, unit_of[index]], values[members[index]])
-            if self.leave_out:
+            if self.kind() == "bca":
                 without = np.repeat(point[None], units, axis=0)
                 for index in group:
                     without[:, index] = _means_without(values[members[index]], unit_of[index], units)
@@ -174,15 +206,20 @@ class Bootstrap(Settings, section="bootstrap"):
         resampled = np.full((self.resamples, *point.shape), np.nan)
         for block, counts in _blocks(np.random.default_rng(self.seed), units, samples, self.resamples):
             resampled[block] = statistic(counts[:, unit])
-        return Replicates(point, resampled, (statistic(LeftOut(unit, units)),) if self.leave_out else ())
+        return Replicates(
+            point, resampled, (statistic(LeftOut(unit, units)),) if self.kind(of_auc=True) == "bca" else ()
+        )
 
-    def limits_of(self, replicates: Replicates) -> Interval:
-        """The interval of a single number."""
-        return replicates.interval(self.interval)
+    def limits_of(self, replicates: Replicates, of_auc: bool = False) -> Interval:
+        """The interval of a single number. `of_auc`: whether it is an AUC, or made of AUCs of one system."""
+        return replicates.interval(self.kind(of_auc))
 
-    def to_dict(self) -> dict[str, Json]:
-        """The settings in summary.json."""
-        return {**self.plain(), "confidence": CONFIDENCE}
+    def to_dict(self, units: Units | None = None) -> dict[str, Json]:
+        """The settings in summary.json: as given, or, with the drawn units, as they were used."""
+        used: dict[str, Json] = {}
+        if units is not None:
+            used = {"interval": self.kind(), "auc_interval": self.kind(of_auc=True), "unit": units.name}
+        return {**self.plain(), **used, "confidence": CONFIDENCE}
 
 
 def _weighted_means(weights: np.ndarray, values: np.ndarray) -> np.ndarray:

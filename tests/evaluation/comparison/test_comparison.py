@@ -107,8 +107,11 @@ def test_patients_drawn_together_widen_the_interval_of_twins(tmp_path):
     twins = np.repeat(half, 2)[:, None]
     a = write_values(tmp_path / "a", twins, ("",))
     b = write_values(tmp_path / "b", np.zeros((80, 1)), ("",))
-    by_sample = by(compare(a, b, None, QUICK), "iou", OVERALL)
+    by_sample = by(compare(a, b, None, Bootstrap(300, unit="sample")), "iou", OVERALL)
     by_patient = by(compare(a, b, None, Bootstrap(300, unit="patient")), "iou", OVERALL)
+    default = compare(a, b, None, QUICK)
+    assert by(default, "iou", OVERALL) == by_patient and default.bootstrap["unit"] == "patient"
+    assert (by_sample.units, by_patient.units) == (80, 40)
     assert by_patient.upper - by_patient.lower > 1.2 * (by_sample.upper - by_sample.lower)
     assert by_patient.p > by_sample.p
 
@@ -118,7 +121,7 @@ def test_probabilities_are_compared_by_auc_accuracy_and_brier(tmp_path):
     labels = rng.random((80, 2)) < 0.4
     scores = [np.round(np.clip(w * labels + (1 - w) * rng.random((80, 2)), 0, 1), 3) for w in (0.5, 0.1)]
     a, b = (write_probabilities(tmp_path / name, labels, s) for name, s in zip("ab", scores, strict=True))
-    result = compare(a, b, None, QUICK)
+    result = compare(a, b, None, Bootstrap(300, unit="sample"))
     for c, name in enumerate("ab"):
         row = by(result, "auc", name)
         expected = [metrics.roc_auc_score(labels[:, c], s[:, c]) for s in scores]
@@ -128,7 +131,7 @@ def test_probabilities_are_compared_by_auc_accuracy_and_brier(tmp_path):
         right = [metrics.accuracy_score(labels[:, c], s[:, c] >= 0.5) for s in scores]
         assert by(result, "accuracy", name).a == pytest.approx(right[0])
     assert by(result, "auc", OVERALL).test == "bootstrap"
-    assert by(compare(a, b, None, Bootstrap(300, unit="patient")), "auc", "a").test == "bootstrap"
+    assert by(compare(a, b, None, QUICK), "auc", "a").test == "bootstrap"  # patients share images
 
 
 def test_samples_without_a_partner_are_named(two, tmp_path, capsys):

@@ -172,7 +172,15 @@ def test_presence_drawn_by_patient_equals_plain_resampling_of_patients():
     patients = rng.integers(0, 9, 40).astype(str)
     areas = np.zeros(40)
     table = presence_table(
-        confidence, present, present, areas, areas, category, ["a", "b"], Bootstrap(30, seed=2), patients
+        confidence,
+        present,
+        present,
+        areas,
+        areas,
+        category,
+        ["a", "b"],
+        Bootstrap(30, seed=2, interval="percentile"),
+        patients,
     )
     names, means = list(dict.fromkeys(patients)), []
     for picked in np.random.default_rng(2).integers(0, len(names), (30, len(names))):
@@ -207,8 +215,9 @@ def test_presence_has_the_bca_limits_that_plain_jackknife_and_draws_give():
     limits = bca_limits(np.mean(aucs), np.mean(draws, axis=0), tuple(left_out))
     found = table.overall.auc
     np.testing.assert_allclose([found.lower, found.upper], limits, atol=1e-12)
-    plain = presence_table(confidence, present, present, areas, areas, category, ["a", "b"], Bootstrap(400))
-    assert plain.overall.auc.lower != found.lower
+    columns = (confidence, present, present, areas, areas, category, ["a", "b"])
+    assert presence_table(*columns, Bootstrap(400)) == table  # the default
+    assert presence_table(*columns, Bootstrap(400, interval="percentile")).overall.auc.lower != found.lower
 
 
 def test_systems_with_other_operating_points_meet_sample_by_sample(tmp_path):

@@ -105,7 +105,7 @@ def test_files_have_the_documented_form(goldens, golden_maps, tmp_path):
     }
     values = [float(row["value"]) for row in rows if row["metric"] == "iou" and row["category"] == "Edema"]
     assert np.mean(values) == pytest.approx(written["metrics"]["iou"]["per_category"]["Edema"]["mean"])
-    assert "| Edema | 4 | 0.692 [" in (out / "summary.md").read_text()
+    assert "| Edema* | 4 | 0.692 [" in (out / "summary.md").read_text()
     assert len(written["provenance"]["heatmaps"]["sha256"]) == 64
 
 

@@ -132,7 +132,7 @@ def test_a_benchmark_pays_for_false_alarms_on_images_that_neither_the_truth_nor_
     assert other["per_category"]["Edema"]["mean"] == 1 / 3 and other["per_category"]["Mass"]["mean"] == 1 / 2
     difference = summary["baselines"]["reader"]["difference"]["iou"]["per_category"]
     assert difference["Edema"]["mean"] == pytest.approx(1 / 6) and difference["Mass"]["mean"] == 1 / 2
-    assert "| Edema | 5 |" in (tmp_path / "out" / "summary.md").read_text()  # a, b, c, d, e
+    assert "| Edema* | 5 |" in (tmp_path / "out" / "summary.md").read_text()  # a, b, c, d, e
 
 
 def test_a_point_inside_is_a_hit_and_a_missing_point_a_miss(sample_files, tmp_path):
