@@ -231,7 +231,7 @@ def test_classify_writes_a_row_per_image_and_a_column_per_class(folder, images, 
     assert main([*call[:2], str(images / "broken.png"), "--class", "edema", "--out", str(out)]) == 1
 
 
-def test_prepare_then_evaluate_scores_the_model_and_both_baselines(folder, tmp_path, capsys):  # noqa: F811
+def test_prepare_then_evaluate_scores_the_model_and_all_baselines(folder, tmp_path, capsys):  # noqa: F811
     sizes = [flag for size in ("train=6", "validation=1", "test=4") for flag in ("--builder", size)]
     data, out = tmp_path / "data", tmp_path / "scores"
     assert main(["prepare", "phantom", "--out", str(data), *sizes]) == 0
@@ -241,7 +241,8 @@ def test_prepare_then_evaluate_scores_the_model_and_both_baselines(folder, tmp_p
     files = {"per_sample.csv", "summary.json", "summary.md", "examples.npz", "examples.json", "report"}
     assert files == set(names(out))
     summary = json.loads((out / "summary.json").read_text())
-    assert set(summary["baselines"]) == {"location_prior", "untrained"}
+    names_of = ["location_prior", "prompt_prior", "shuffled_image", "class_name", "untrained"]
+    assert list(summary["baselines"]) == names_of
     assert "training masks" in summary["baselines"]["location_prior"]["from"]
     assert summary["provenance"]["weights_sha256"] == afloc_jax.load(folder).weights_sha256
     # tiny weights are untrained ones of the same seed: the difference to the untrained model is exactly 0

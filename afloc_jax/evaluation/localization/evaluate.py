@@ -1,7 +1,10 @@
-"""Localisation scores of a model on a data set, with two baselines on the same samples, and examples for the report.
+"""Localisation scores of a model on a data set, with baselines on the same samples, and examples for the report.
 
-The location prior, the mean training mask of a category, shows how far the usual location of a finding leads without
-the image. The untrained network shows the effect of smoothing and architecture alone.
+location_prior   the mean mask of the category: how far the usual location of a finding leads without the image
+prompt_prior     the mean mask of the prompt: how far the words lead that say where it is
+shuffled_image   the model's map of another image for the same prompt: how much of a map comes from its image
+class_name       the model's map for the name of the class alone: how much it owes to words about place and size
+untrained        the network before training: the effect of smoothing and architecture alone
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -10,9 +13,10 @@ import numpy as np
 from tqdm import tqdm
 
 from afloc_jax.errors import UsageError, UserError
+from afloc_jax.evaluation.localization.baselines import LEAST
 from afloc_jax.evaluation.localization.examples import write_examples
 from afloc_jax.evaluation.localization.protocol import Samples
-from afloc_jax.evaluation.localization.samples import Part, parts_of, prior_maps
+from afloc_jax.evaluation.localization.samples import Part, named_by_class, partners, parts_of, priors_of
 from afloc_jax.evaluation.localization.scores import Scores
 from afloc_jax.evaluation.localization.settings import LocalizationSettings
 from afloc_jax.evaluation.localization.summary import summarise, write_results
@@ -21,8 +25,10 @@ from afloc_jax.evaluation.sharing import is_own, own_items
 from afloc_jax.evaluation.task import JsonObject, Models
 from afloc_jax.evaluation.truth.heatmap_files import map_to_original
 from afloc_jax.files import Path
+from afloc_jax.inference.class_prompts import class_key
 from afloc_jax.inference.model import Model
 from data_pipelines.reading import Records
+from data_pipelines.reports import clean_prompt
 
 
 def evaluate(
@@ -43,9 +49,9 @@ def evaluate(
         out: the folder of results.
         settings: protocol, prompts and intervals.
         validation_source: the records on which a tuned protocol chooses its thresholds.
-        prior_source: the records whose masks make the location prior (the training split). Without it, or if it has no
-            masks, the prior of each sample is the mean mask of the other evaluation images.
-        untrained: the second baseline, by default `model.untrained()`.
+        prior_source: the records whose masks make the priors (the training split). Without it, or if it has no masks,
+            the priors of each sample are mean masks of the evaluation images of other patients.
+        untrained: the model of the last baseline, by default `model.untrained()`.
 
     Returns:
         The content of summary.json.
@@ -65,29 +71,42 @@ def evaluate(
     # This fails early if a sample has no patient.
     bootstrap.units([truth.patient for truth in truths], [truth.image for truth in truths])
 
-    def scores_of(maps_of: Callable[[Part], Iterable[np.ndarray | None]], name: str) -> Scores:
+    def scores_of(maps_of: Callable[[Part], Iterable[np.ndarray | None]], name: str, by_class: bool = False) -> Scores:
         samples = []
-        for part in parts:
+        for part in map(named_by_class, parts) if by_class else parts:
             maps = _placed(part, maps_of(part)) if protocol.original else maps_of(part)
             maps = tqdm(maps, total=len(part.truths), desc=name, unit="map", disable=None)
             samples.append(Samples(part.truths, maps))
         return protocol.score(*samples)
 
-    def maps_of(system: Model) -> Callable[[Part], Iterable[np.ndarray | None]]:
-        return lambda part: _heatmaps(system, part, protocol.compatible)
+    def maps_of(system: Model, shuffled: bool = False) -> Callable[[Part], Iterable[np.ndarray | None]]:
+        return lambda part: _heatmaps(system, part, protocol.compatible, shuffled)
 
     scores = scores_of(maps_of(model), settings.title or "model")
-    make_prior, prior_from = prior_maps(prior_source, truths[0].mask.shape[0])
-    baselines = {
-        "location_prior": scores_of(lambda part: own_items(make_prior(part.truths)), "location prior"),
-        "untrained": scores_of(maps_of(untrained or model.untrained()), "untrained model"),
+    priors = priors_of(prior_source, [truth for part in parts for truth in part.truths])
+    rare = priors.rare(truths)
+    made_from = {
+        "location_prior": priors.about("the category"),
+        "prompt_prior": priors.about("the same prompt") + _on_rare(rare, len(truths)),
+        "shuffled_image": "the model's map of another image (of another patient, if any) for the prompt",
+        "class_name": "the model's map for the name of the class, against all findings of the class",
     }
+    baselines = {
+        "location_prior": scores_of(lambda part: own_items(priors.maps(part.truths)), "location prior"),
+        "prompt_prior": scores_of(lambda part: own_items(priors.maps(part.truths, by_prompt=True)), "prompt prior"),
+    }
+    if all(len(np.unique(part.rows)) > 1 for part in parts):
+        baselines["shuffled_image"] = scores_of(maps_of(model, shuffled=True), "another image")
+    if all(_has_words(truth.category, protocol.compatible) for part in parts for truth in part.truths):
+        baselines["class_name"] = scores_of(maps_of(model), "class name", by_class=True)
+    baselines["untrained"] = scores_of(maps_of(untrained or model.untrained()), "untrained model")
     provenance = evaluation_provenance(model, source, scored.sha256)
     summary = summarise(
         scores,
         bootstrap,
         baselines,
-        made_from={"location_prior": prior_from},
+        made_from=made_from,
+        rare_prompts={"prompt_prior": rare},
         about={"title": settings.title, "settings": settings.recorded(), "provenance": provenance},
     )
 
@@ -133,19 +152,34 @@ def _placed(part: Part, maps: Iterable[np.ndarray | None]) -> Iterator[np.ndarra
         yield None if heatmap is None else map_to_original(np.asarray(heatmap), truth)
 
 
-def _heatmaps(model: Model, part: Part, compatible: bool) -> Iterator[np.ndarray | None]:
-    """The maps of all samples in order, or None for batches of other processes.
+def _on_rare(rare: int, samples: int) -> str:
+    """The end of the description of the prompt prior; empty if every prompt is seen often enough."""
+    why = f"whose prompt is seen fewer than {LEAST} times"
+    return f"; that of the category for {rare:,} of {samples:,} samples, {why}" if rare else ""
+
+
+def _has_words(category: str, compatible: bool) -> bool:
+    """Whether the name of a class can be a prompt."""
+    try:
+        return bool(clean_prompt(class_key(category), compatible=compatible))
+    except UserError:
+        return False
+
+
+def _heatmaps(model: Model, part: Part, compatible: bool, shuffled: bool = False) -> Iterator[np.ndarray | None]:
+    """The maps of all samples in order, or None for batches of other processes. `shuffled`: each of another image.
 
     Each image is read and encoded once, as its samples are consecutive.
     """
     images = np.unique(part.rows)
+    shown = partners(part.rows, part.about) if shuffled else {row: row for row in images.tolist()}
     for number, start in enumerate(range(0, len(images), model.batch_size)):
         chosen = images[start : start + model.batch_size]
         samples = np.flatnonzero((part.rows >= chosen[0]) & (part.rows <= chosen[-1]))
         if not is_own(number):
             yield from [None] * len(samples)
             continue
-        squares = np.stack([part.source[int(row)].image for row in chosen])
+        squares = np.stack([part.source[shown[int(row)]].image for row in chosen])
         position = np.searchsorted(chosen, part.rows[samples])
         prompts = [part.truths[int(i)].label_text for i in samples]
         yield from model.heatmaps_of_pairs(squares, position, prompts, compatible=compatible)

@@ -1,19 +1,18 @@
-"""Samples of prepared records: the truths that a protocol scores, and the location prior of a training split."""
+"""Samples of prepared records: the truths that a protocol scores, and those of the baselines."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 
 from afloc_jax.errors import UserError
-from afloc_jax.evaluation.localization.baselines import leave_one_out_prior, location_prior, prior_heatmaps
+from afloc_jax.evaluation.localization.baselines import LeftOutPriors, Priors, TrainingPriors
 from afloc_jax.evaluation.localization.protocol import LocalizationProtocol
 from afloc_jax.evaluation.truth.sample import Drawing, Truth, negative
-from afloc_jax.inference.class_prompts import find_class
+from afloc_jax.inference.class_prompts import class_key, find_class
 from data_pipelines.constants import CLASS_PROMPT
 from data_pipelines.reading import Records
 from data_pipelines.records import ABSENT
@@ -125,29 +124,40 @@ def _united(one: Truth, other: Truth) -> Truth:
     return replace(one, mask=np.maximum(one.mask, other.mask), region=United(regions) if regions else None)
 
 
-def prior_maps(
-    prior_source: Records | None, size: int
-) -> tuple[Callable[[Sequence[Truth]], Iterable[np.ndarray]], str]:
-    """A function from truths to the maps of the location prior, and a description of the prior.
+def priors_of(prior_source: Records | None, truths: Sequence[Truth]) -> Priors:
+    """The priors of samples: from the masks of training records, else from the other samples."""
+    if prior_source is not None:
+        trained = TrainingPriors(prior_source, truths)
+        if trained.usable:
+            return trained
+    return LeftOutPriors(truths)
 
-    Without training masks, the prior of each sample is the mean mask of the other images.
+
+def partners(rows: Int[np.ndarray, " n"], about: Sequence[About], seed: int = 0) -> dict[int, int]:
+    """For the row of each image with a sample the row of another one, of another patient where there is one.
+
+    Empty if there is a single image.
     """
-    places: dict[str, list[tuple[int, int]]] = {}
-    prior_source = [] if prior_source is None else prior_source
-    for row in range(len(prior_source)):
-        for k, finding in enumerate(prior_source[row].findings):
-            places.setdefault(finding.label, []).append((row, k))
-    if not places:
-        return leave_one_out_prior, "mean mask of the category in the other evaluation images"
-    shape = (size, size)
+    images = np.unique(rows).tolist()
+    rng, found = np.random.default_rng(seed), dict[int, int]()
+    for position, row in enumerate(images):
+        if len(images) == 1:
+            break
+        first, patient = int(rng.integers(1, len(images))), about[row].patient
+        others = (images[(position + first + step) % len(images)] for step in range(len(images)))
+        elsewhere = (o for o in others if o != row and (not patient or about[o].patient != patient))
+        found[row] = next(elsewhere, images[(position + first) % len(images)])
+    return found
 
-    def masks(category: str) -> Iterator[np.ndarray]:  # one at a time, because training sets are large
-        for row, k in places[category]:
-            mask = np.asarray(prior_source[row].findings[k].mask)
-            if mask.shape != shape:
-                raise UserError(f"training masks are {mask.shape}, evaluation masks {shape}; prepare both at one size")
-            yield mask
 
-    priors = location_prior({category: masks(category) for category in places})
-    count = sum(len(group) for group in places.values())
-    return partial(prior_heatmaps, priors), f"mean mask of the category in {count:,} training masks"
+def named_by_class(part: Part) -> Part:
+    """The samples with the name of their class as prompt, and with all findings of that class in the image."""
+    places: dict[tuple[int, str], Truth] = {}
+    keys = list(zip(part.rows.tolist(), (truth.category for truth in part.truths), strict=True))
+    for key, truth in zip(keys, part.truths, strict=True):
+        places[key] = _united(places[key], truth) if key in places else truth
+    truths = [
+        replace(truth, label_text=class_key(truth.category), mask=places[key].mask, region=places[key].region)
+        for key, truth in zip(keys, part.truths, strict=True)
+    ]
+    return replace(part, truths=truths)

@@ -22,7 +22,13 @@ from afloc_jax.evaluation.task import Figure, JsonObject, Section
 from afloc_jax.files import Path
 from afloc_jax.inference import overlays
 
-BASELINES = {"location_prior": ("prior", "Location prior"), "untrained": ("untrained", "Untrained model")}
+BASELINES = {
+    "location_prior": ("prior", "Location prior"),
+    "prompt_prior": ("prompt", "Prompt prior"),
+    "shuffled_image": ("shuffled", "Another image"),
+    "class_name": ("named", "Class name alone"),
+    "untrained": ("untrained", "Untrained model"),
+}
 FAILURES = 15  # failures listed for each evaluation
 
 Picture: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray, JsonObject]
@@ -95,6 +101,11 @@ def section(folder: Path, summary: JsonObject) -> Section:
             "failures": worst_samples(folder / "per_sample.csv", FAILURES),
             "gallery": _gallery(folder),
             "scale": overlays.colour_scale(),
+            "made_from": {
+                BASELINES[name][1]: part_of(summary, "baselines", name)["from"]
+                for name in part_of(summary, "baselines")
+                if name in BASELINES and "from" in part_of(summary, "baselines", name)
+            },
         },
         data="images and masks",
     )

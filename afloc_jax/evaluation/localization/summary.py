@@ -58,12 +58,14 @@ class Baseline:
         n_per_category: the number of samples of each category; more than the system's if this baseline's file has
             predictions on further images.
         made_from: a description.
+        rare_prompts: of a prior by prompt the number of samples that get that of their category; None for others.
     """
 
     metrics: Mapping[str, MetricTable]
     difference: Mapping[str, MetricTable]
     n_per_category: Mapping[str, int]
     made_from: str = ""
+    rare_prompts: int | None = None
 
     def to_json(self) -> JsonObject:
         """Its entry of summary.json."""
@@ -71,6 +73,7 @@ class Baseline:
             "metrics": {name: table.to_json() for name, table in self.metrics.items()},
             "difference": {name: table.to_json() for name, table in self.difference.items()},
         }
+        content |= {} if self.rare_prompts is None else {"samples_of_rare_prompts": self.rare_prompts}
         return {**content, "from": self.made_from} if self.made_from else content
 
 
@@ -135,7 +138,8 @@ class Summary:
         for name, baseline in self.baselines.items():
             counts = baseline.n_per_category
             tables = [_table(part, counts, self.few_positives) for part in (baseline.metrics, baseline.difference)]
-            lines += ["", f"## Baseline: {name}", "", *tables[0]]
+            described = [f"{baseline.made_from[0].upper()}{baseline.made_from[1:]}.", ""] if baseline.made_from else []
+            lines += ["", f"## Baseline: {name}", "", *described, *tables[0]]
             lines += ["", "Difference to it on the same samples (paired):", "", *tables[1]]
         return "\n".join(lines) + "\n"
 
@@ -260,6 +264,7 @@ def summarise(
     baselines: Mapping[str, Scores] | None = None,
     *,
     made_from: Mapping[str, str] | None = None,
+    rare_prompts: Mapping[str, int] | None = None,
     about: JsonObject | None = None,
 ) -> Summary:
     """The metrics of scores and, on the same samples, of baselines, with their intervals and paired differences.
@@ -270,6 +275,7 @@ def summarise(
         baselines: scores of other systems on the same samples, by name. They may end with further negatives, on which
             this system predicts nothing; its own tables leave them out.
         made_from: descriptions of baselines, by name.
+        rare_prompts: see `Baseline`, by name.
         about: further entries of summary.json.
     """
     own = Resampled(scores, bootstrap)
@@ -289,6 +295,7 @@ def summarise(
                 own.on(other.scores).minus(other),
                 _counts(other.scores),
                 (made_from or {}).get(name, ""),
+                (rare_prompts or {}).get(name),
             )
             for name, other in others.items()
         },

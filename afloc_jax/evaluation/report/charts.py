@@ -170,6 +170,8 @@ def mark(kind: str, value: Interval, y: float, x: Callable[[float], float]) -> l
     a = x(mean)
     shapes = {
         "prior": f"M{a:.1f} {y - 5:.1f}l5 5l-5 5l-5 -5z",  # a diamond
+        "prompt": f"M{a:.1f} {y - 5:.1f}l5 5l-5 5l-5 -5z",  # a hollow diamond
+        "shuffled": f"M{a:.1f} {y - 4.5:.1f}l5 9h-10z",  # a triangle
         "benchmark": f"M{a - 4:.1f} {y - 4:.1f}h8v8h-8z",  # a square
         "untrained": f"M{a - 4:.1f} {y - 4:.1f}l8 8m0 -8l-8 8",  # a cross
     }

@@ -75,6 +75,19 @@ def test_a_model_that_knows_the_place_beats_both_baselines_on_the_same_samples(w
     assert {"code", "device", "versions", "data_sha256", "created"} <= set(summary["provenance"])
 
 
+def test_the_map_of_another_image_and_the_name_of_the_class_stand_beside_the_scores(workdir):
+    """The reader finds nothing in another image, and looks into the corner if the prompt names no place."""
+    baselines = json.loads((workdir / "evaluation" / "discs" / "summary.json").read_text())["baselines"]
+    assert list(baselines) == ["location_prior", "prompt_prior", "shuffled_image", "class_name", "untrained"]
+    for name in ("shuffled_image", "class_name"):
+        assert baselines[name]["metrics"]["pointing"]["overall"]["mean"] < 0.2
+        assert baselines[name]["difference"]["pointing"]["overall"]["lower"] > 0.5
+    # no prompt is seen five times, and no edema in training: the priors are the same
+    assert baselines["prompt_prior"]["samples_of_rare_prompts"] == 19
+    assert "for 19 of 19 samples, whose prompt is seen fewer than 5 times" in baselines["prompt_prior"]["from"]
+    assert baselines["prompt_prior"]["metrics"] == baselines["location_prior"]["metrics"]
+
+
 def test_the_prior_baseline_is_the_mean_mask_of_the_training_split(tmp_path):
     summary = evaluate(Reader(), SOURCE, tmp_path, QUICK, prior_source=TRAIN)
     mean = np.mean([r.findings[0].mask for r in TRAIN], axis=0)
@@ -95,7 +108,8 @@ def test_each_image_is_encoded_once_however_many_findings_it_has(tmp_path):
     reader = Reader()
     evaluate(reader, SOURCE, tmp_path, QUICK)
     examples = len(json.loads((tmp_path / "examples.json").read_text()))
-    assert reader.images_seen - examples == sum(bool(r.findings) for r in SOURCE)
+    # in each of three rounds: with their own prompts, those of another image, and the names of classes
+    assert reader.images_seen - examples == 3 * sum(bool(r.findings) for r in SOURCE)
 
 
 def test_examples_are_the_best_median_and_worst_by_overlap():
