@@ -26,6 +26,7 @@ from afloc_jax.errors import UserError
 from afloc_jax.serve import app as application
 from afloc_jax.serve.app import make_app, make_page
 from afloc_jax.serve.server import LOCAL_NAMES, is_loopback, listen
+from afloc_jax.weights.config import FolderConfig
 from data_pipelines.images import read_image
 from tests.data_pipelines.test_images import dicom_file
 from tests.inference.conftest import folder, model  # noqa: F401 (fixtures)
@@ -200,7 +201,7 @@ def test_a_defect_is_told_without_what_was_asked(capfd, tmp_path):
 
     body = write_image("jpeg", tmp_path / "a").read_bytes()
     for debug in (False, True):
-        broken = client(SimpleNamespace(localize=localize), debug=debug)
+        broken = client(SimpleNamespace(localize=localize, config=FolderConfig()), debug=debug)
         answer = broken.post("/localize", params={"prompt": "secret"}, content=body)
         assert answer.status_code == 500
         assert "RuntimeError" in answer.json()["error"] and "secret" not in answer.text
@@ -220,7 +221,9 @@ def test_the_page_answers_while_the_model_works_on_one_image_at_a_time(model, tm
         return model.localize(*call)
 
     async def run():
-        transport = httpx2.ASGITransport(make_app(SimpleNamespace(localize=localize), name="slow"))
+        transport = httpx2.ASGITransport(
+            make_app(SimpleNamespace(localize=localize, config=FolderConfig()), name="slow")
+        )
         async with httpx2.AsyncClient(transport=transport, base_url=HERE) as http:
             done = []
 

@@ -28,6 +28,7 @@ from afloc_jax.files import Path, write_whole
 from afloc_jax.inference import overlays
 from afloc_jax.settings import Json
 from afloc_jax.weights.card import flatten
+from data_pipelines.what_images import DRAWN, images_of, only_drawings
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ def write_report(workdir: str | Path) -> Path:
         name=config.get("name") or (evaluations[0].title if evaluations else workdir.name),
         trained=bool(config or rows),
         facts=_facts(workdir, config, rows, evaluations),
+        images=_images(config, evaluations),
         curves=curves(rows),
         evaluations=evaluations,
         settings=flatten(config),
@@ -81,6 +83,21 @@ def write_report(workdir: str | Path) -> Path:
     target.parent.mkdir(exist_ok=True)
     write_whole(target, page)
     return target
+
+
+def _images(config: JsonObject, evaluations: Sequence[Evaluation]) -> list[str]:
+    """What the images of the page are, in its first lines."""
+    trained_on = part_of(config, "data").get("dataset")
+    lines = [f"Training images: {images_of(str(trained_on))}."] if trained_on else []
+    for evaluation in evaluations:
+        name = part_of(evaluation.summary, "settings").get("name")
+        file = part_of(evaluation.provenance, "truth").get("file", "its truth file")
+        kind = images_of(str(name)) if name else f"those that {file} names; what they show is not stated there"
+        lines.append(f"Images of {evaluation.title}: {kind}.")
+        before = evaluation.provenance.get("trained_on")
+        if name != DRAWN and isinstance(before, list) and only_drawings([str(one) for one in before]):
+            lines.append("The model was trained on drawings (phantoms) alone, and on no image of a patient.")
+    return list(dict.fromkeys(lines))
 
 
 def _evaluation(folder: Path) -> Evaluation:

@@ -137,5 +137,6 @@ def evaluation_provenance(model: Model, source: Records, data_sha256: str) -> di
         weights_sha256=model.weights_sha256,
         data_sha256=data_sha256,
         records=getattr(source, "content_hash", ""),
+        trained_on=list(getattr(model.config, "trained_on", ())) or None,
         config_sha256=hash_of(model.config.architecture.plain()),
     )

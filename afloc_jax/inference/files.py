@@ -19,7 +19,7 @@ from afloc_jax.files import AnyPath, Path, csv_text, user_path, write_json, writ
 from afloc_jax.inference.batching import in_threads
 from afloc_jax.inference.class_prompts import read_prompt_set
 from afloc_jax.inference.localization import Localization
-from afloc_jax.inference.model import load, to_square
+from afloc_jax.inference.model import Model, load, to_square
 from afloc_jax.inference.overlays import draw_boxes, overlay
 from afloc_jax.inference.prompt_reading import report_readings
 from afloc_jax.inference.zero_shot import framing_of
@@ -27,6 +27,7 @@ from afloc_jax.settings import Json
 from data_pipelines.constants import Framing
 from data_pipelines.images import ImageError, read_image
 from data_pipelines.reports import clean_prompt
+from data_pipelines.what_images import warning_on_drawings
 
 
 def localize_files(
@@ -73,6 +74,7 @@ def localize_files(
     report_readings(readings, strict)
     asked = [k for k, reading in enumerate(readings) if reading.text]
     entries: list[Json] = []
+    warned = 0
     failed: list[str] = []
     for batch in readable(names, loaded.batch_size, failed):
         pictures = [pixels for _, pixels in batch]
@@ -85,15 +87,19 @@ def localize_files(
                 for k, reading in enumerate(readings)
             ]
             height, width = pixels.shape
-            entries.append({"image": str(path), "height": height, "width": width, "prompts": written})
+            entry: dict[str, Json] = {"image": str(path), "height": height, "width": width, "prompts": written}
+            warning = warning_on_drawings(loaded.config.trained_on, height, width)
+            warned += bool(warning)
+            entries.append({**entry, "warning": warning} if warning else entry)
     content = {
-        "model": {"folder": str(model), "weights_sha256": loaded.weights_sha256},
+        "model": _described(model, loaded),
         "map": "square" if square else "original",
         "compatible": compatible,
         "images": entries,
         "failed": failed,
     }
     write_json(folder / "localize.json", content)
+    _warn(warned, len(entries))
     return len(entries), failed
 
 
@@ -153,13 +159,16 @@ def classify_files(
         prompt_set = dataclasses.replace(prompt_set, classes=used)
     failed: list[str] = []
     rows: list[list[str]] = []
+    not_drawn: list[str] = []  # images of other kinds, if the model has seen drawings alone
     for batch in readable(distinct(images), loaded.batch_size, failed):
         pixels = [image for _, image in batch]
         scores = loaded.classify(pixels, classes, prompt_set, compatible, framing=framing, aggregation=aggregation)
+        warnings = [warning_on_drawings(loaded.config.trained_on, *image.shape) for image in pixels]
+        not_drawn += [str(path) for (path, _), warning in zip(batch, warnings, strict=True) if warning]
         rows += [[str(path), *(f"{p:.6f}" for p in row)] for (path, _), row in zip(batch, scores, strict=True)]
     write_whole(target, csv_text(["image", *classes], rows))
     content = {
-        "model": {"folder": str(model), "weights_sha256": loaded.weights_sha256},
+        "model": _described(model, loaded),
         "framing": framing,
         "aggregation": aggregation,
         "compatible": compatible,
@@ -171,8 +180,28 @@ def classify_files(
         "empty": [reading.given for reading in readings if not reading.text],
         "failed": failed,
     }
+    if not_drawn:
+        content["trained_on_drawings_but_these_are_none"] = not_drawn
     write_json(target.with_suffix(".json"), content)
+    _warn(len(not_drawn), len(rows))
     return len(rows), failed
+
+
+def _described(folder: AnyPath, model: Model) -> dict[str, Json]:
+    """The model in the JSON files."""
+    trained_on: list[Json] = [*model.config.trained_on]
+    return {"folder": str(folder), "weights_sha256": model.weights_sha256, "trained_on": trained_on}
+
+
+def _warn(warned: int, images: int) -> None:
+    """Says on stderr that images are none of the drawings that a model was trained on."""
+    if warned:
+        print(
+            "afloc: warning: the model was trained on drawings of chests (phantoms) alone, and "
+            f"{warned} of {images} images {'are' if warned > 1 else 'is'} none: on images of patients its maps, boxes "
+            "and numbers mean nothing",
+            file=sys.stderr,
+        )
 
 
 def distinct(images: Sequence[AnyPath]) -> list[Path]:

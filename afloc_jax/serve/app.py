@@ -35,6 +35,7 @@ from afloc_jax.inference.model import Model
 from afloc_jax.inference.overlays import OPACITY, colour_scale, png_uri, unit_scale
 from afloc_jax.settings import Json
 from data_pipelines.images import decode_image
+from data_pipelines.what_images import only_drawings, warning_on_drawings
 
 LARGEST_BODY = 128 << 20  # bytes; a mammogram of 30 million 16-bit pixels has 60 million bytes
 LONGEST_SIDE = 1024  # pixels; larger pictures and maps are scaled down before they are sent
@@ -79,6 +80,7 @@ def make_app(
     """
     settings: dict[str, Json] = {
         "model": name,
+        "drawings": only_drawings(model.config.trained_on),
         "colours": [*colour_scale(256)],
         "opacity": OPACITY,
         "threshold": THRESHOLD,
@@ -139,7 +141,8 @@ def _decode_and(work: Work, model: Model, data: bytes, request: Request) -> dict
 
 def _picture(model: Model, pixels: np.ndarray, request: Request) -> dict[str, Json]:
     height, width = pixels.shape
-    return {"width": width, "height": height, "picture": png_uri(_shown(pixels))}
+    warning = warning_on_drawings(model.config.trained_on, height, width)
+    return {"width": width, "height": height, "picture": png_uri(_shown(pixels)), "warning": warning}
 
 
 def _localize(model: Model, pixels: np.ndarray, request: Request) -> dict[str, Json]:

@@ -66,7 +66,7 @@ function openFile(file) {
   Object.assign(state, { file, picture: null });  // the old picture goes at once: it must not stand under a new name
   state.rows.forEach(forget);
   $("probabilities").hidden = $("view").hidden = true;
-  $("classes-note").textContent = "";
+  $("classes-note").textContent = $("no-drawing").textContent = "";
   $("hint").textContent = file.name;
   $("size").textContent = "";
   draw();
@@ -107,6 +107,7 @@ async function take(content, signal) {
   Object.assign(state, { picture, width: content.width, height: content.height });
   Object.assign($("canvas"), { width: picture.width, height: picture.height });
   $("boxes").setAttribute("viewBox", `0 0 ${content.width} ${content.height}`);
+  $("no-drawing").textContent = content.warning && `${sentence(content.warning)}.`;
   $("view").hidden = false;
   $("stage").classList.add("full");
   $("size").textContent = `${content.width} × ${content.height} pixels` +
@@ -333,6 +334,7 @@ function classify() {
 // Hands
 
 $("model").textContent = settings.model;
+$("drawings").hidden = !settings.drawings;
 document.title = `afloc: ${settings.model}`;
 $("opacity").value = settings.opacity;
 $("threshold").value = settings.threshold;

@@ -24,6 +24,7 @@ from afloc_jax.training.config import load_module, override
 from afloc_jax.training.failures import StopSignal
 from afloc_jax.training.settings import RunConfig
 from afloc_jax.training.workdir import FINISHED, check_workdir, make_folder
+from data_pipelines.what_images import images_of
 
 # The table is sorted by the main metric of the paper, averaged over data sets, or by validation loss without it.
 MAIN_METRIC = "iou"
@@ -232,8 +233,9 @@ def write_tables(runs: Sequence[Run], workdir: Path, failed: Mapping[str, int]) 
         for row in rows
     ]
     write_whole(workdir / "sweep.csv", csv_text(columns, cells))
+    images = "; ".join(dict.fromkeys(images_of(run.config.data.dataset) for run in runs))
     page = Environment(autoescape=True).from_string(_PAGE)
-    write_whole(workdir / "sweep.html", page.render(title=workdir.name, columns=columns, rows=cells))
+    write_whole(workdir / "sweep.html", page.render(title=workdir.name, columns=columns, rows=cells, images=images))
 
 
 def _text_table(columns: Sequence[str], rows: Sequence[Sequence[Json]]) -> str:
@@ -257,6 +259,7 @@ td.number { text-align: right; font-variant-numeric: tabular-nums } th::after { 
 tbody tr:hover { background: #f7fafc } td.failed { color: #b3261e }
 </style>
 <h1>Sweep {{ title }}</h1>
+<p>Training images: {{ images }}.</p>
 <p>{{ rows | length }} runs, the best first. Click on a heading to sort by that column, again to reverse the order.</p>
 <table><thead><tr>{% for column in columns %}<th scope="col" tabindex="0">{{ column }}</th>{% endfor %}</tr></thead>
 <tbody>

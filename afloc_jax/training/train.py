@@ -23,6 +23,7 @@ from afloc_jax.training.settings import RunConfig
 from afloc_jax.training.step import TrainState
 from afloc_jax.training.tracing import StepRange
 from afloc_jax.training.xla_flags import described
+from afloc_jax.weights.config import read_config
 from afloc_jax.weights.folder import read_unseen, save_model, write_unseen
 from data_pipelines import tokens
 from data_pipelines.batches import training_tokenizer
@@ -160,8 +161,18 @@ def _save_best(loop: Loop, account: Mapping[str, Json]) -> None:
     }
     about: dict[str, Json] = {"data set": config.data.dataset, "training pairs": len(data.training)}
     unseen = read_unseen(loop.workdir / workdir.TOKENIZER)
-    save_model(loop.workdir / workdir.MODEL, best, config, data.tokenizer, {"data": about, "recipe": recipe}, unseen)
+    card: dict[str, Json] = {"data": about, "recipe": recipe}
+    before = _trained_before(config)
+    save_model(loop.workdir / workdir.MODEL, best, config, data.tokenizer, card, unseen, before)
     write_json(loop.workdir / workdir.FINISHED, dataclasses.asdict(progress.finished(best_step)))
+
+
+def _trained_before(config: RunConfig) -> tuple[str, ...]:
+    """What the weights that a run starts from were trained on; empty where it starts at random."""
+    if not config.init_from:
+        return ()
+    folder = start.model_folder(config)
+    return (read_config(folder).trained_on if folder else ()) or ("unknown",)
 
 
 def _unseen_pieces(config: RunConfig, data: Data) -> frozenset[str] | None:

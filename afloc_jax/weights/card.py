@@ -8,6 +8,7 @@ from jinja2 import Environment, StrictUndefined
 
 from afloc_jax.settings import Json, plain
 from afloc_jax.weights.config import FolderConfig
+from data_pipelines.what_images import only_drawings
 
 INTENDED_USE = (
     "Research on localisation without annotations: heat maps for free-text phrases on chest radiographs and similar "
@@ -20,6 +21,12 @@ LIMITS = (
     "Small findings are localised worst: the softmax over all regions is dominated by background.",
     "Scores are valid for the population, devices and wording of the data above; others need their own evaluation.",
 )
+
+DRAWINGS = (
+    "The model was trained on drawings of chests that this program makes (phantoms), and on no image of a patient. On "
+    "radiographs its maps and scores are those of chance."
+)
+USE_OF_DRAWINGS = "Trying the program on drawings. Not for radiographs or other images of patients."
 
 _TEMPLATE = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
 
@@ -36,6 +43,10 @@ tags:
 
 # {{ name }}
 
+{% if drawings %}
+**{{ drawings }}**
+
+{% endif %}
 An image encoder ({{ architecture.image.backbone }}) and a text encoder (BERT), trained contrastively on pairs of images
 and reports without location annotations, at three levels: words with a shallow map, sentences with a deep map, the
 report with the global image vector. The heat map of a phrase comes from the deep map.
@@ -115,15 +126,17 @@ def render_card(config: FolderConfig) -> str:
     data = card.get("data", "Not stated by the run that wrote this folder.")
     if isinstance(data, Mapping):
         data = "\n".join(f"- {key}: {value}" for key, value in data.items())
+    drawn = only_drawings(config.trained_on)
     return _CARD.render(
         name=config.name,
+        drawings=DRAWINGS if drawn else "",
         architecture=config.architecture,
         preprocessing=config.preprocessing,
         prompts=config.prompts,
         data=data,
         recipe=flatten(card.get("recipe", {})),
         tables=card.get("tables", ()),
-        intended_use=card.get("intended_use", INTENDED_USE),
+        intended_use=card.get("intended_use", USE_OF_DRAWINGS if drawn else INTENDED_USE),
         limits=card.get("limits", LIMITS),
         licence_id=card.get("licence_id", "other"),
         licence=card.get(

@@ -83,6 +83,8 @@ class FolderConfig:
         preprocessing: how images are prepared.
         prompts: how prompts are tokenized.
         localization: how embeddings become a heat map.
+        trained_on: the data sets that the weights were trained on, with those of the model that training started from;
+            empty if that is not known.
         card: facts for the model card, see `afloc_jax.weights.card.render_card`.
         unseen_pieces: pieces of the vocabulary that no training report held; None if that is not known. A file of
             their own stores them.
@@ -94,6 +96,7 @@ class FolderConfig:
     preprocessing: Preprocessing = Preprocessing()
     prompts: PromptRules = PromptRules()
     localization: HeatmapSettings = dataclasses.field(default_factory=HeatmapSettings)
+    trained_on: tuple[str, ...] = ()
     card: Mapping[str, Json] = dataclasses.field(default_factory=dict)
     unseen_pieces: frozenset[str] | None = dataclasses.field(default=None, repr=False)
 
@@ -110,12 +113,15 @@ class FolderConfig:
             preprocessing=Preprocessing.read({"image_size": data.builder.get("image_size", IMAGE_SIZE)}),
             prompts=PromptRules(data.max_tokens),
             localization=HeatmapSettings.read(plain(run.localization)),
+            trained_on=(data.dataset,) if data.dataset else (),
             card=plain(card),
         )
 
     def stored(self) -> dict[str, Json]:
         """The content of config.json. `architecture` and `localization` have sorted keys, as in earlier versions."""
         content = {key: plain(value) for key, value in vars(self).items() if key != "unseen_pieces"}
+        if not self.trained_on:  # not known, as in folders of earlier versions
+            del content["trained_on"]
         for key in ("architecture", "localization"):
             content[key] = json.loads(json.dumps(content[key], sort_keys=True))
         return {"format_version": FORMAT_VERSION, **content}
@@ -138,6 +144,7 @@ def read_config(folder: AnyPath) -> FolderConfig:
             preprocessing=Preprocessing.read(_section(stored, "preprocessing")),
             prompts=PromptRules.read(_section(stored, "prompts")),
             localization=HeatmapSettings.read(_section(stored, "localization")),
+            trained_on=_trained_on(stored),
             card=_section(stored, "card"),
         )
     except UsageError as error:
@@ -173,6 +180,18 @@ def _section(stored: Mapping[str, Json], key: str) -> Mapping[str, Json]:
     if not isinstance(section, Mapping):
         raise UsageError(f"{key} = {section!r}: must be a section, a mapping of names to values")
     return section
+
+
+def _trained_on(stored: Mapping[str, Json]) -> tuple[str, ...]:
+    """The data sets of `trained_on`; in folders of earlier versions that of the card."""
+    given = stored.get("trained_on")
+    if given is None:
+        data = _section(stored, "card").get("data")
+        named = data.get("data set") if isinstance(data, dict) else None
+        return (named,) if isinstance(named, str) else ()
+    if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
+        raise UsageError(f"trained_on = {given!r}: must be a list of names of data sets")
+    return tuple(str(name) for name in given)
 
 
 def _whole_number(seed: Json) -> int:

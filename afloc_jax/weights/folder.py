@@ -12,7 +12,7 @@ A folder holds only JSON, tensors, text and a vocabulary: nothing in it is execu
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -60,6 +60,7 @@ def save_model(
     tokenizer: Tokenizer,
     card: Mapping[str, Json] | None = None,
     unseen: frozenset[str] | None = None,
+    before: Sequence[str] = (),
 ) -> None:
     """Writes a model folder, complete or not at all. It replaces an older folder of that name.
 
@@ -70,8 +71,11 @@ def save_model(
         tokenizer: the tokenizer, see `data_pipelines.tokens.load_tokenizer`.
         card: facts for the model card, see `afloc_jax.weights.card.render_card`.
         unseen: pieces of the vocabulary that no training report held; None if that is not known.
+        before: what the weights that the run started from were trained on.
     """
-    config = dataclasses.replace(FolderConfig.of_run(run, card or {}), unseen_pieces=unseen)
+    config = FolderConfig.of_run(run, card or {})
+    trained_on = tuple(dict.fromkeys([*before, *config.trained_on]))
+    config = dataclasses.replace(config, unseen_pieces=unseen, trained_on=trained_on)
     save_state(folder, torch_names.to_torch(variables, config.architecture), config, tokenizer)
 
 

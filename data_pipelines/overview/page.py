@@ -16,6 +16,7 @@ from data_pipelines.building.account import BuildReport
 from data_pipelines.overview.measure import LONG_REPORT, Distribution, Overview, distribution, measure
 from data_pipelines.reading import Records
 from data_pipelines.records import Record
+from data_pipelines.what_images import IMAGES
 
 PICTURES = 40
 _SIDE = 224  # side of a picture on the page, pixels
@@ -44,6 +45,7 @@ def write_overview(
     )
     page = environment.get_template("page.html.jinja").render(
         title=title,
+        images=IMAGES.get(title, ""),
         overview=overview,
         report=report,
         total=sum(overview.records.values()),
