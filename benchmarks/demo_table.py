@@ -1,8 +1,10 @@
-"""The three tables of the demo in docs/results.md: several seeds of configs/demo.py, with baselines and the ceiling.
+"""The tables of the demo in docs/results.md: several seeds of configs/demo.py, with baselines and supervised training.
 
-    python -m benchmarks.demo_table runs/demo runs/demo2 runs/demo3 --ceiling runs/ceiling
+    python -m benchmarks.demo_table runs/demo runs/demo2 runs/demo3 [--ceiling runs/ceiling]
 
-The program reads the files of the runs and of `benchmarks.demo_ceiling`, and computes only means over the runs.
+The program reads the files of the runs and of `benchmarks.demo_ceiling`, and computes only means over the runs. The
+supervised run is called a ceiling only if it was trained until it stopped improving, and if its pointing game and IoU
+are at least the model's mean in every class.
 """
 
 import argparse
@@ -11,6 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
+BASELINES = {
+    "location_prior": "location prior",
+    "prompt_prior": "prompt prior",
+    "shuffled_image": "another image",
+    "class_name": "class name alone",
+    "untrained": "untrained",
+}
 MEASURES = {"pointing": "pointing game", "iou": "IoU", "dice": "Dice", "cnr": "CNR"}
 
 
@@ -25,52 +34,57 @@ def row(cells: list[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+def mean_of(summary: dict, measure: str, category: str | None = None) -> float:
+    """A mean of a summary, or of one of its baselines."""
+    table = summary["metrics"].get(measure, {})
+    part = table.get("overall") if category is None else table.get("per_category", {}).get(category)
+    return float("nan") if part is None or part["mean"] is None else part["mean"]
+
+
+def is_ceiling(supervised: dict, stopped: bool, runs: list[dict]) -> bool:
+    """Whether a supervised run bounds the model: it stopped improving, and no class of the model is better."""
+    classes = runs[0]["metrics"]["iou"]["per_category"]
+    pairs = [(measure, name) for measure in ("pointing", "iou") for name in classes]
+    ours = [np.mean([mean_of(run, *pair) for run in runs]) for pair in pairs]
+    return stopped and all(mean_of(supervised, *pair) >= own for pair, own in zip(pairs, ours, strict=True))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, metavar="WORKDIR")
-    parser.add_argument("--ceiling", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--ceiling", type=Path, metavar="FOLDER", help="folder that benchmarks.demo_ceiling wrote")
     given = parser.parse_args()
-    runs, ceiling = [summary_of(folder) for folder in given.runs], summary_of(given.ceiling)
-    prior, untrained = (runs[0]["baselines"][name]["metrics"] for name in ("location_prior", "untrained"))
+    runs = [summary_of(folder) for folder in given.runs]
+    others = {title: runs[0]["baselines"][name] for name, title in BASELINES.items() if name in runs[0]["baselines"]}
+    if given.ceiling:
+        supervised, about = summary_of(given.ceiling), given.ceiling / "supervised.json"
+        stopped = about.is_file() and json.loads(about.read_text())["stopped_improving"]
+        others["ceiling" if is_ceiling(supervised, stopped, runs) else "supervised, no ceiling"] = supervised
 
     seeds = [f"seed {json.loads((folder / 'config.json').read_text())['seed']}" for folder in given.runs]
     print(row(["", *seeds, "mean"]))
     print(row(["---"] * (len(seeds) + 2)))
-    beside = []
     for key, name in MEASURES.items():
         overall = [run["metrics"][key]["overall"] for run in runs]
-        mean, top = np.mean([one["mean"] for one in overall]), ceiling["metrics"][key]["overall"]["mean"]
         cells = [f"{one['mean']:.3f} [{one['lower']:.3f}, {one['upper']:.3f}]" for one in overall]
-        others = [mean, prior[key]["overall"]["mean"], untrained[key]["overall"]["mean"], top]
-        print(row([name, *cells, f"{mean:.3f}"]))
-        beside.append([name, *(f"{value:.3f}" for value in others), f"{mean / top:.2f}"])
+        print(row([name, *cells, f"{np.mean([one['mean'] for one in overall]):.3f}"]))
     seconds = [json.loads((folder / "finished.json").read_text())["training_seconds"] for folder in given.runs]
     print(row(["training", *(f"{value:.0f} s" for value in seconds), ""]))
 
-    print("\n" + row(["", "mean", "location prior", f"untrained ({seeds[0]})", "ceiling", "mean / ceiling"]))
-    print(row(["---"] * 6))
-    print(*(row(cells) for cells in beside), sep="\n")
+    print(f"\nBaselines of {seeds[0]}; intervals draw {runs[0]['bootstrap']['unit']}s.\n")
+    print(row(["", *MEASURES.values()]))
+    print(row(["---"] * (len(MEASURES) + 1)))
+    print(row(["model, mean", *(f"{np.mean([mean_of(run, key) for run in runs]):.3f}" for key in MEASURES)]))
+    for title, other in others.items():
+        print(row([title, *(f"{mean_of(other, key):.3f}" for key in MEASURES)]))
 
-    print(
-        "\n"
-        + row(
-            [
-                "category",
-                *(f"{MEASURES[key]}{of}" for key in ("pointing", "iou") for of in ("", ", prior", ", ceiling")),
-            ]
-        )
-    )
-    print(row(["---"] * 7))
-    for category in runs[0]["metrics"]["iou"]["per_category"]:
-        cells = [category]
-        for key in ("pointing", "iou"):
-            value, below, above = (
-                [source[key]["per_category"][category]["mean"] for source in sources]
-                for sources in ([run["metrics"] for run in runs], [prior], [ceiling["metrics"]])
-            )
-            each = " / ".join(f"{one:.3f}" for one in value)
-            cells += [f"{np.mean(value):.3f} ({each})", f"{below[0]:.3f}", f"{above[0]:.3f}"]
-        print(row(cells))
+    for key in ("pointing", "iou"):
+        print("\n" + row([MEASURES[key], "model, mean (each seed)", *others]))
+        print(row(["---"] * (len(others) + 2)))
+        for category in runs[0]["metrics"]["iou"]["per_category"]:
+            own = [mean_of(run, key, category) for run in runs]
+            cells = [f"{np.mean(own):.3f} ({' / '.join(f'{one:.3f}' for one in own)})"]
+            print(row([category, *cells, *(f"{mean_of(other, key, category):.3f}" for other in others.values())]))
 
 
 if __name__ == "__main__":
