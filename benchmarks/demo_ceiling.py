@@ -132,7 +132,12 @@ def main() -> None:
     summary = evaluate_dataset(arguments.out / "model", arguments.out / "evaluation", entry.task, entry.settings)
     metrics = part_of(summary, "metrics")
     scores = {name: part_of(metrics, name, "overall")["mean"] for name in metrics}
-    about = {"stopped_improving": cuts > CUTS, "steps": number, "seconds": seconds, "validation_loss": lowest}
+    about = {
+        "stopped_improving": cuts > CUTS,
+        "steps": number,
+        "seconds": seconds,
+        "validation_loss": None if np.isinf(lowest) else lowest,
+    }
     (arguments.out / FILE).write_text(json.dumps(about) + "\n")
     print(json.dumps({**about, "grid": grid, **scores}))
 

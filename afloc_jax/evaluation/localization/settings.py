@@ -23,7 +23,7 @@ class LocalizationSettings(TaskSettings):
         thresholds, margin: None for those of the protocol, or of `THRESHOLDS_OF_BUILDER`.
         validation_split: the split on which a protocol chooses its thresholds.
         class_prompt: the prompt of a class in a protocol with negatives; "{finding}" is replaced by its name.
-        prior_split: the split whose masks make the location prior; "" for the other evaluation images.
+        prior_split: the split whose masks make the priors; "" for the other evaluation images.
         at: whether chexlocalize compares pixels of the "square" or the "original"; None for "original" if `compatible`,
             else for "square".
     """
@@ -34,9 +34,7 @@ class LocalizationSettings(TaskSettings):
     class_prompt: str = setting(
         CLASS_PROMPT, help="prompt of a class in chexlocalize; {finding} stands for its name", metavar="TEXT"
     )
-    prior_split: str = setting(
-        "train", help='split whose masks make the location prior; "" for the other evaluation images'
-    )
+    prior_split: str = setting("train", help='split whose masks make the priors; "" for the other evaluation images')
     protocol: str = setting("afloc", help="protocol of the scores: afloc, chexlocalize or grounding", metavar="NAME")
     thresholds: tuple[float, ...] | None = setting(
         None,
