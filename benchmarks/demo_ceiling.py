@@ -71,9 +71,9 @@ def main() -> None:
     params = {"model": variables["params"], **jax.tree.map(jnp.float32, step_of_cosine)}
     optimizer = build_optimizer(config.optimizer)
     peak = build_schedule(config.optimizer, len(source) // batch_size, given.training.steps)
-    highest = float(max(peak(number) for number in range(given.training.steps)))
+    highest = max(float(peak(jnp.asarray(number))) for number in range(given.training.steps))
 
-    def loss_of(params, batch_stats, number, image, tokens, target, train=True):
+    def loss_of(params, batch_stats, number, image, tokens, target, *, train=True):
         variables = {"params": params["model"], "batch_stats": batch_stats}
         rngs = {"dropout": jax.random.fold_in(jax.random.key(arguments.seed), number)}
         if train:
