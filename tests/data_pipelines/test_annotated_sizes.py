@@ -200,7 +200,9 @@ def test_chestx_det_real_annotations_fit_images_of_a_quarter_of_their_size(tmp_p
         expected = sorted((x, y, right - x, bottom - y) for x, y, right, bottom in corners)
         made = sorted(box for f in records[f"test/{entry['file_name']}"].findings for box in f.boxes)
         np.testing.assert_allclose(np.array(made).reshape(-1, 4), np.array(expected).reshape(-1, 4), rtol=1e-6)
+    some = entries[::5]
+    json_file(raw / "ChestX_Det_test.json", some)
     polygons, _ = build(tmp_path, "chestx_det", image_size=64)
     assert sum(len(record.findings) for record in polygons.values()) == len(
-        {(entry["file_name"], name) for entry in entries for name in entry["syms"]}
+        {(entry["file_name"], name) for entry in some for name in entry["syms"]}
     )

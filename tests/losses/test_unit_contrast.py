@@ -14,6 +14,10 @@ from afloc_jax.losses import contrastive_losses
 from afloc_jax.losses.settings import LossSettings
 from afloc_jax.losses.unit_contrast import grouped_unit_contrast, unit_contrast
 
+# Traced as in training; eagerly, each of their operations would be compiled by itself.
+unit_contrast = jax.jit(unit_contrast, static_argnames="settings")
+grouped_unit_contrast = jax.jit(grouped_unit_contrast, static_argnames="settings")
+
 SETTINGS = LossSettings(
     contrast_temperature=20.0, region_pooling="logsumexp", region_sharpness=15.0, contrast_unit="unit"
 )
@@ -93,7 +97,8 @@ def test_groups_contrast_only_among_themselves(float64):
 def test_the_entry_point_uses_it_for_the_local_levels_only():
     image, text = random_levels(4, [3, 4, 2, 5], [2, 3, 2, 2])
     weights = {"report": 0.5, "sentence": 2.0, "word": 0.0}
-    losses = contrastive_losses(image, text, dataclasses.replace(SETTINGS, weights=weights))
+    settings = dataclasses.replace(SETTINGS, weights=weights)
+    losses = jax.jit(contrastive_losses, static_argnames="settings")(image, text, settings)
     regions = image.deep.reshape(4, -1, image.deep.shape[-1])
     expected, _ = unit_contrast(regions, text.sentences, text.sentence_count, SETTINGS)
     np.testing.assert_allclose(losses.levels["sentence"], expected, rtol=1e-6)
