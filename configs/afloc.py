@@ -1,17 +1,15 @@
-r"""The published architecture, objective and optimiser: ResNet-50 + BERT-base, batch 128, five epochs of pairs.
+r"""The published network and objective, with our data and groups: ResNet-50 + BERT-base, batch 128, five epochs.
 
 All other configs start from this one and state only what differs. Run:
 
     python launch.py --config=configs/afloc.py --config.data.raw=FOLDER --workdir=runs/afloc
 
 The builder `pairs` reads FOLDER. For other data: --config.data.dataset=NAME --config.data.directory=DATA.
-Three defaults are not those of the published run: the towers start at random with a learned vocabulary (published:
-ImageNet and Bio_ClinicalBERT), all pairs of a batch are contrasted, and batch statistics are those of the batch
-(published: 64 pairs each, half a batch per device). With all three as published:
+Where this departs from the published release, a comment says so, and docs/training.md why. The training of the release
+is configs/published.py. From its initial weights, but otherwise as here:
 
-    python launch.py --config=configs/afloc.py --config.data.raw=FOLDER --workdir=runs/published \
-        --config.init_from="('resnet50.pth', 'Bio_ClinicalBERT/')" \
-        --config.loss.contrast_group=64 --config.model.image.statistics_group=64
+    python launch.py --config=configs/afloc.py --config.data.raw=FOLDER --workdir=runs/afloc \
+        --config.init_from="('resnet50.pth', 'Bio_ClinicalBERT/')"
 """
 
 from ml_collections import ConfigDict, FieldReference
@@ -28,6 +26,9 @@ def get_config() -> ConfigDict:
     data.cache = ""  # folder of this machine to which records are copied once if `directory` is in a bucket, gs://
     data.raw = ""  # folder of raw files; empty: records must be prepared already (phantom needs none)
     data.builder = ConfigDict()  # keyword arguments of the builder, e.g. sizes and split fractions
+    data.grey = "luma"  # luma|cv2 (grey values as cv2.imread(path, 0), which the release reads): how files become grey
+    data.equalize = "none"  # none|release (of pixels that are not 0, its option)|cv2: histogram equalisation of images
+    data.cleaning = "default"  # default|release (no one-word sentence, no decimal): rules that clean reports
     data.train_split = "train"
     data.validation_split = "validation"
     # subset: random non-empty subset in random order; impression: all of the impression, sampled findings; all
@@ -111,7 +112,7 @@ def get_config() -> ConfigDict:
     training.validate_every = 0  # steps; 0: at the end of each epoch
     training.keep_best = 5  # checkpoints kept by validation loss, in addition to the last one
     training.checkpoint_every = 0  # steps between checkpoints; 0: at each validation only
-    training.early_stopping = 10  # validations without improvement; 0: never
+    training.early_stopping = 10  # validations without improvement (the release states 10, attaches none); 0: never
 
     config.localization = localization = ConfigDict()
     localization.sigma = 1.5  # width of the Gaussian that smooths heat maps, in cells of a 19 x 19 grid

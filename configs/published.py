@@ -29,6 +29,9 @@ def get_config(optimizer: str = "adam") -> ConfigDict:
     config.seed = 1
 
     data = config.data
+    data.grey = "cv2"
+    data.equalize = "none"  # its option, which its config does not name: "release"
+    data.cleaning = "release"
     data.sentences = "release_subset"  # mode 1, which the release trains with; mode 2: "release_impression"
     data.validation_sentences = "sampled"
     data.validation_drop_last = True

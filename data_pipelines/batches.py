@@ -72,7 +72,7 @@ def training_batches(
     epoch = len(source) // batch_size * batch_size
     drawn = _Draw(data.sentences, data.augment, data.augment_on == "device")
     dataset = grain.MapDataset.source(_Rows(source)).seed(seed).shuffle()[:epoch].repeat().random_map(drawn)
-    collate = _Collate(tokenizer, data.max_tokens)
+    collate = _Collate(tokenizer, data)
     batches = dataset.batch(batch_size // process_count, batch_fn=collate)[process_index::process_count]
     return BatchSource(batches, workers=data.workers, steps_per_epoch=epoch // batch_size)
 
@@ -108,7 +108,7 @@ def validation_batches(
         raise UserError(
             f"data.validation_drop_last: {len(source)} validation records do not fill a batch of {batch_size}"
         )
-    collate, rows = _Collate(tokenizer, data.max_tokens), _Rows(source)
+    collate, rows = _Collate(tokenizer, data), _Rows(source)
     mode: SentenceSampling = data.sentences if data.validation_sentences == "sampled" else "all"
     steps = len(rows) // batch_size if data.validation_drop_last else -(-len(rows) // batch_size)
     seen = steps * batch_size if data.validation_drop_last else len(rows)
@@ -252,8 +252,8 @@ class _Draw:
 class _Collate:
     """Makes a batch from rows; all texts of the batch are tokenized together."""
 
-    def __init__(self, tokenizer: Tokenizer, max_tokens: int):
-        self._tokenize = SentenceTokenizer(tokenizer, max_tokens)
+    def __init__(self, tokenizer: Tokenizer, data: DataSettings):
+        self._tokenize = SentenceTokenizer(tokenizer, data.max_tokens, data.cleaning == "release")
 
     def __call__(self, rows: Sequence[_Drawn]) -> Batch:
         indices, images, reports, numbers = zip(*rows, strict=True)

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from PIL import Image, ImageOps
 
 from afloc_jax.errors import UserError
-from data_pipelines.constants import IMAGE_SIZE
+from data_pipelines.constants import IMAGE_SIZE, Equalization, GreyRule
 
 SMALLEST_SIDE = 8  # pixels; anything smaller is a broken export, not a radiograph
 LARGEST_PIXELS = 170_000_000  # below Pillow's limit for decompression bombs; large mammograms have 30 million pixels
@@ -28,12 +28,16 @@ class ImageError(UserError):
     """An unusable image file. The message names the file and the reason."""
 
 
-def read_image(path: str | Path) -> UInt8[np.ndarray, "H W"]:
+def read_image(path: str | Path, rule: GreyRule = "luma") -> UInt8[np.ndarray, "H W"]:
     """Decodes a PNG, JPEG, TIFF, BMP or DICOM file completely.
 
-    Colour becomes luma (Rec. 601) and an alpha channel is ignored, as the published preprocessing does; EXIF
-    orientation is applied. Pixels deeper than 8 bits are scaled linearly from the image's own minimum and maximum to
-    0..255. DICOM needs the `pydicom` package; windows and modality tables are applied, MONOCHROME1 is inverted.
+    Colour becomes luma (Rec. 601) and an alpha channel is ignored; EXIF orientation is applied. Pixels deeper than 8
+    bits are scaled linearly from the image's own minimum and maximum to 0..255. DICOM needs the `pydicom` package;
+    windows and modality tables are applied, MONOCHROME1 is inverted.
+
+    With the rule "cv2" the pixels are those of `cv2.imread(path, 0)`, as in the release: grey values of colour files
+    differ in few pixels, mostly by a level or two, and of deeper pixels the high byte is kept. OpenCV reads no DICOM
+    file; those are read as above.
 
     Returns:
         [height, width] uint8, bright = dense.
@@ -42,15 +46,17 @@ def read_image(path: str | Path) -> UInt8[np.ndarray, "H W"]:
         ImageError: the file is missing, empty, truncated, not an image, or smaller than 8 x 8 pixels.
     """
     path = Path(path)
-    return decode_image(_read_bytes(path), path.name)
+    return decode_image(_read_bytes(path), path.name, rule)
 
 
-def decode_image(data: bytes, name: str) -> UInt8[np.ndarray, "H W"]:
+def decode_image(data: bytes, name: str, rule: GreyRule = "luma") -> UInt8[np.ndarray, "H W"]:
     """`read_image` for the bytes of a file. `name` is used in errors and to recognise DICOM without a header."""
     if not data:
         raise ImageError(f"{name}: the file is empty")
     if data[128:132] == b"DICM" or name.lower().endswith(_DICOM_SUFFIXES):
         pixels = _decode_dicom(data, name)
+    elif rule == "cv2":
+        pixels = _decode_by_opencv(data, name)
     else:
         pixels = grey(_decode_picture(data, name))
     height, width = pixels.shape
@@ -88,6 +94,25 @@ def read_mask(path: str | Path, value: int | range | None = None) -> Bool[np.nda
     else:
         hit = array > 0 if value is None else array == value
     return np.asarray(hit.any(axis=-1) if hit.ndim == 3 else hit, np.bool_)
+
+
+def equalized(image: UInt8[np.ndarray, "H W"], how: Equalization) -> UInt8[np.ndarray, "H W"]:
+    """The image after histogram equalisation.
+
+    - "cv2": `cv2.equalizeHist`, as in MIMIC-CXR-JPG.
+    - "release": grey values become their share of the pixels that are not 0, times 255, rounded down. The shares are
+      those of 256 bins between the least and the largest of these pixels, interpolated between the middles of bins
+      (scikit-image's `equalize_hist` with such a mask). An image of zeros stays as it is.
+    """
+    if how == "cv2":
+        return np.asarray(cv2.equalizeHist(image), np.uint8)
+    seen = image[image != 0] / 255.0 if how == "release" else image[:0]
+    if not seen.size:
+        return image
+    counts, edges = np.histogram(seen, bins=256)
+    shares = np.interp(np.arange(256) / 255.0, (edges[:-1] + edges[1:]) / 2, counts.cumsum() / seen.size)
+    table = (255 * shares).astype(np.uint8)
+    return np.asarray(table[image])
 
 
 def encode_png(image: UInt8[np.ndarray, "H W *channels"] | Bool[np.ndarray, "H W"]) -> bytes:
@@ -257,6 +282,17 @@ def grey(picture: Image.Image) -> UInt8[np.ndarray, "H W"]:
     if picture.mode in ("I", "F") or picture.mode.startswith("I;"):
         return _to_bytes(np.asarray(picture).astype(np.float64))
     return np.asarray(picture.convert("RGB").convert("L"))
+
+
+def _decode_by_opencv(data: bytes, name: str) -> UInt8[np.ndarray, "H W"]:
+    _decode_picture(data, name)  # refuses what OpenCV reads in part without a word
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+    except cv2.error:
+        pixels = None
+    if pixels is None:
+        raise ImageError(f"{name}: OpenCV, which reads grey values as the release does, cannot read this file")
+    return np.asarray(pixels, np.uint8)
 
 
 def _to_bytes(pixels: Float64[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:

@@ -55,6 +55,7 @@ def open_source(
     raw: str | os.PathLike[str] = "",
     builder: Arguments | None = None,
     cache: str | os.PathLike[str] = "",
+    reading: Arguments | None = None,
 ) -> RecordSource:
     """The records of one split of a data set, which is prepared first if needed and possible.
 
@@ -65,10 +66,12 @@ def open_source(
         raw: the folder of raw files; empty if the records are prepared already (`phantom` needs none).
         builder: keyword arguments of the builder, which also select among prepared folders.
         cache: the folder of this machine to which records in a bucket are copied.
+        reading: further arguments of the builder, which say how files are read. Those that a builder without files or
+            reports does not have are left out.
 
     Raises UserError if there are neither prepared records nor raw files, or no such split.
     """
-    call = Call.of(dataset, directory, raw, builder, cache)
+    call = Call.of(dataset, directory, raw, builder, cache, reading)
     if is_bucket(call.directory):
         return RecordSource(copied(_find(call), cache), split)
     folder = _prepared(call)[0] if call.raw or not call.needs_raw else _find(call)
@@ -82,9 +85,10 @@ def check_source(
     raw: str | os.PathLike[str] = "",
     builder: Arguments | None = None,
     cache: str | os.PathLike[str] = "",
+    reading: Arguments | None = None,
 ) -> None:
     """Raises the errors of `open_source` for a wrong name, a wrong argument or missing records. Builds nothing."""
-    call = Call.of(dataset, directory, raw, builder, cache)
+    call = Call.of(dataset, directory, raw, builder, cache, reading)
     if not is_bucket(call.directory) and (call.raw or not call.needs_raw):
         call.check()
     else:
@@ -152,7 +156,8 @@ def _prepared(call: Call, workers: int = 0, beam: str | None = None) -> tuple[Pa
 
 
 def _find(call: Call) -> Path:
-    """The prepared folder for a call. Without arguments any folder of the data set fits, preferably of this version."""
+    """The prepared folder for a call. Without arguments any folder of the data set fits, preferably of this version,
+    and with the default rule of grey values."""
     dataset, directory = call.dataset, call.directory
     if is_bucket(directory):
         check_bucket(os.fspath(directory))
@@ -161,7 +166,9 @@ def _find(call: Call) -> Path:
     candidates = [path.parent for path in matching(directory, f"{dataset}-*-*/{_INPUTS}")]
     if not call.arguments:
         version = call.inputs["version"]
-        candidates = [path for path in candidates if read_json(path / _INPUTS).get("version") == version] or candidates
+        inputs = {path: read_json(path / _INPUTS) for path in candidates}
+        candidates = [path for path in candidates if inputs[path].get("version") == version] or candidates
+        candidates = [path for path in candidates if "grey" not in inputs[path].get("arguments", {})] or candidates
     else:
         stem = f"{dataset}-{_hash(call.content)}-"
         candidates = [path for path in candidates if path.name.startswith(stem)]
@@ -169,6 +176,7 @@ def _find(call: Call) -> Path:
         what = f"no prepared records of {dataset!r} with these builder arguments and of this version in {directory}"
         remedy = f"run: afloc prepare {dataset} --raw FOLDER --out "
         remedy += "DATA, and copy DATA there" if is_bucket(directory) else str(directory)
+        remedy += "".join(f" --builder {name}={value}" for name, value in call.arguments.items())
         raise UserError(f"{what}; {remedy}")
     if len(candidates) > 1:
         names = ", ".join(path.name for path in candidates)

@@ -96,9 +96,9 @@ def clean_report(findings: str, impression: str = "", *, compatible: bool = Fals
 
     By default the sentences of the impression come first, then those sentences of the findings that do not repeat them.
 
-    With `compatible`, `findings` is all text that the release trains on (with the impression, if any, first), and
-    `impression` only gives the number of leading sentences that belong to the impression. The release ends a report as
-    soon as its number of words so far is exactly 5.
+    With `compatible`, `findings` is all text that the release trains on, in its order, and `impression` only gives the
+    number of sentences that belong to the impression. The release ends a report as soon as its number of words so far
+    is exactly 5.
 
     A report without any content has no sentences. Builders drop it, as the release does.
 
@@ -113,9 +113,17 @@ def clean_report(findings: str, impression: str = "", *, compatible: bool = Fals
 
 
 def clean_sections(findings: str, impression: str, compatible: bool) -> CleanReport:
-    """`clean_report` for two sections. The release trains on one text in which the impression comes first."""
-    text = f"{impression} {findings}".strip() if compatible else findings
-    return clean_report(text, impression, compatible=compatible)
+    """`clean_report` for two sections.
+
+    With `compatible` they are cleaned as one text that ends with the impression, because the release takes the last
+    sentences of a report for its impression. These then come first, as in every record.
+    """
+    if not compatible:
+        return clean_report(findings, impression)
+    report = clean_report(f"{findings} {impression}".strip(), impression, compatible=True)
+    findings_count = len(report.sentences) - report.impression_count
+    sentences = [*report.sentences[findings_count:], *report.sentences[:findings_count]]
+    return CleanReport(sentences, report.impression_count)
 
 
 def clean_prompt(text: str, *, compatible: bool = False) -> str:

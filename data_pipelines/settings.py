@@ -8,7 +8,7 @@ from afloc_jax.buckets import is_bucket
 from afloc_jax.errors import UsageError
 from afloc_jax.files import AnyPath, Path, bucket_path, user_path
 from afloc_jax.settings import NOT_EMPTY, NOT_NEGATIVE, Json, Settings, at_least, setting
-from data_pipelines.constants import IMAGE_SIZE
+from data_pipelines.constants import IMAGE_SIZE, Equalization, GreyRule
 
 SentenceSampling = Literal["subset", "impression", "all", "release_subset", "release_impression"]
 
@@ -23,6 +23,10 @@ class DataSettings(Settings, section="data"):
         cache: the folder of this machine to which records in a bucket are copied, see `data_pipelines.cache`.
         raw: the folder of raw files; empty if the records are prepared already, or drawn (`phantom`).
         builder: keyword arguments of the builder, which checks them.
+        grey: how image files become grey, see `data_pipelines.images.read_image`.
+        equalize: histogram equalisation of images, see `data_pipelines.images.equalized`.
+        cleaning: whether reports are cleaned, and their words counted, by our rules ("default") or by those of the
+            "release", see `data_pipelines.reports.clean_report` and `data_pipelines.tokens.tokenize`.
         train_split, validation_split: the splits for training and validation.
         sentences: how sentences of a report are sampled, see `data_pipelines.batches.sample_sentences`.
         validation_sentences: "all" sentences of each validation report, or "sampled" ones as in training, drawn anew at
@@ -39,6 +43,9 @@ class DataSettings(Settings, section="data"):
     cache: str = ""
     raw: str = ""
     builder: Mapping[str, Json] = setting({})
+    grey: GreyRule = "luma"
+    equalize: Equalization = "none"
+    cleaning: Literal["default", "release"] = "default"
     train_split: str = setting("train", NOT_EMPTY)
     validation_split: str = setting("validation", NOT_EMPTY)
     sentences: SentenceSampling = "subset"
@@ -53,6 +60,13 @@ class DataSettings(Settings, section="data"):
         records_path(self.directory, self.cache, self.name_of("directory"), "--config.data.cache")
         for key in ("cache", "raw"):
             user_path(getattr(self, key), self.name_of(key))
+
+    @property
+    def reading(self) -> dict[str, Json]:
+        """The arguments that say how a builder reads files; those with default values are left out."""
+        stated = {"grey": (self.grey, "luma"), "equalize": (self.equalize, "none")}
+        reading: dict[str, Json] = {name: value for name, (value, default) in stated.items() if value != default}
+        return reading | ({"compatible": True} if self.cleaning == "release" else {})
 
     @property
     def image_size(self) -> int:

@@ -164,11 +164,11 @@ class SentenceTokenizer:
     """`tokenize` with a cache of sentences, for reports whose sentences repeat.
 
     WordPiece splits one word at a time and a period is a word. The pieces of a report are therefore those of its
-    sentences, with periods between them.
+    sentences, with periods between them. `compatible` is that of `tokenize`.
     """
 
-    def __init__(self, tokenizer: Tokenizer, max_tokens: int):
-        self._tokenizer, self._max_tokens = tokenizer, max_tokens
+    def __init__(self, tokenizer: Tokenizer, max_tokens: int, compatible: bool = False):
+        self._tokenizer, self._max_tokens, self._compatible = tokenizer, max_tokens, compatible
         # Sentence -> its piece ids, and for each piece whether it is a period that separates sentences.
         self._known: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
@@ -192,7 +192,7 @@ class SentenceTokenizer:
                 array[rows[kept], slots[kept]] = np.concatenate(flat)[kept]
         token_ids[:, 0] = pieces.cls
         token_ids[np.arange(len(reports)), np.minimum(lengths, self._max_tokens - 2) + 1] = pieces.sep
-        return _segments(token_ids, period, pieces, compatible=False)
+        return _segments(token_ids, period, pieces, self._compatible)
 
     def _lookup(self, sentences: set[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         known = {sentence: self._known[sentence] for sentence in sentences if sentence in self._known}
@@ -203,7 +203,8 @@ class SentenceTokenizer:
         pieces = _pieces(self._tokenizer)
         token_ids = _pad(encodings, 2 + max(len(encoding.ids) for encoding in encodings), pieces)
         period = token_ids == pieces.period
-        _unmark_decimal_points(self._tokenizer, missing, period)
+        if not self._compatible:
+            _unmark_decimal_points(self._tokenizer, missing, period)
         for row, (sentence, encoding) in enumerate(zip(missing, encodings, strict=True)):
             used = slice(1, 1 + len(encoding.ids))
             known[sentence] = token_ids[row, used].copy(), period[row, used].copy()

@@ -4,10 +4,13 @@ Every field is a key of an entry of `config.evaluation.datasets`. A field with a
 evaluate`.
 """
 
+import functools
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from afloc_jax.errors import UserError
 from afloc_jax.evaluation.statistics import IntervalKind, Unit
 from afloc_jax.inference.class_prompts import PromptSet, read_prompt_set
 from afloc_jax.settings import Json, Settings, at_least, setting
@@ -62,11 +65,30 @@ class TaskSettings(Settings):
         chosen = Bootstrap(self.bootstrap, interval=self.interval, unit=self.unit)
         return chosen.as_released() if self.compatible else chosen
 
+    @property
+    def reading(self) -> dict[str, Json]:
+        """How files are to be read, as arguments of the builder; empty for the builder's defaults."""
+        return {}
+
     def open(self, split: str) -> "RecordSource":
-        """One split of the data set."""
+        """One split of the data set. Without raw files, records that were read otherwise are taken with a warning."""
         from data_pipelines.prepared import open_source
 
-        return open_source(self.name, self.directory, split, raw=self.raw, builder=self.builder, cache=self.cache)
+        where = functools.partial(
+            open_source, self.name, self.directory, split, raw=self.raw, builder=self.builder, cache=self.cache
+        )
+        try:
+            return where(reading=self.reading)
+        except UserError:
+            if self.raw or not self.reading:
+                raise
+        source = where()
+        _warn(
+            f"{self.name}: --compatible reads grey values as cv2.imread(path, 0), but these records were read by the "
+            "default rule, which differs in colour files and deep pixels; to have those, add --raw FOLDER or run: "
+            f"afloc prepare {self.name} --raw FOLDER --out {self.directory} --builder grey=cv2"
+        )
+        return source
 
     def recorded(self) -> dict[str, Json]:
         """The settings in summary.json; an evaluation with the same ones is not repeated. The cache changes nothing."""
@@ -153,6 +175,11 @@ class PromptedSettings(LabelledSettings):
     def check(self) -> None:
         """Raises UsageError if the prompt set cannot be read."""
         _ = self.prompt_set
+
+
+@functools.cache  # once for all splits
+def _warn(message: str) -> None:
+    print(f"afloc: {message}", file=sys.stderr)
 
 
 def _hash(prompts: PromptSet) -> str:

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from tokenizers import Tokenizer
 
+from afloc_jax.errors import UsageError
 from afloc_jax.files import AnyPath, Path, fetched, write_json
 from afloc_jax.inference.model import Model
 from afloc_jax.models import build
@@ -98,7 +99,15 @@ def describe(source: Source) -> dict[str, Json]:
 
 
 def write_inputs_reader(source: Source, folder: Path) -> None:
-    """Writes config.json, the tokenizer, and the Python file that turns images and prompts into inputs."""
+    """Writes config.json, the tokenizer, and the Python file that turns images and prompts into inputs.
+
+    Raises UsageError for a model that reads equalised images, which that file does not make.
+    """
+    if (how := source.config.preprocessing.equalize) != "none":
+        raise UsageError(
+            f"{source.folder}: it was trained with data.equalize = {how!r}, and the reader of images in this export "
+            "does not equalise; --format safetensors or afloc-ckpt exports the weights alone"
+        )
     write_json(folder / "config.json", describe(source))
     save_tokenizer(source.tokenizer, folder)
     copy_file("afloc_inputs.py", folder)

@@ -19,12 +19,13 @@ from afloc_jax.files import AnyPath, Path, csv_text, user_path, write_json, writ
 from afloc_jax.inference.batching import in_threads
 from afloc_jax.inference.class_prompts import read_prompt_set
 from afloc_jax.inference.localization import Localization
-from afloc_jax.inference.model import Model, load, to_square
+from afloc_jax.inference.model import Model, load
 from afloc_jax.inference.overlays import draw_boxes, overlay
 from afloc_jax.inference.prompt_reading import report_readings
+from afloc_jax.inference.squares import to_square
 from afloc_jax.inference.zero_shot import framing_of
 from afloc_jax.settings import Json
-from data_pipelines.constants import Framing
+from data_pipelines.constants import Framing, GreyRule
 from data_pipelines.images import ImageError, read_image
 from data_pipelines.reports import clean_prompt
 from data_pipelines.what_images import warning_on_drawings
@@ -56,7 +57,7 @@ def localize_files(
         out: the output folder, created if needed.
         threshold: boxes enclose the values above it on the map scaled to [-1, 1].
         square: write maps of the padded square instead of maps at original size.
-        compatible: clean prompts as the published release does.
+        compatible: clean prompts, and read grey values, as the published release does.
         strict: refuse prompts that the model does not understand as a whole.
 
     Returns:
@@ -76,7 +77,7 @@ def localize_files(
     entries: list[Json] = []
     warned = 0
     failed: list[str] = []
-    for batch in readable(names, loaded.batch_size, failed):
+    for batch in readable(names, loaded.batch_size, failed, loaded.grey_rule(compatible)):
         pictures = [pixels for _, pixels in batch]
         found = loaded.localize_each(pictures, [prompts[k] for k in asked], threshold, compatible)
         for (path, pixels), of_image in zip(batch, found, strict=True):
@@ -160,7 +161,7 @@ def classify_files(
     failed: list[str] = []
     rows: list[list[str]] = []
     not_drawn: list[str] = []  # images of other kinds, if the model has seen drawings alone
-    for batch in readable(distinct(images), loaded.batch_size, failed):
+    for batch in readable(distinct(images), loaded.batch_size, failed, loaded.grey_rule()):
         pixels = [image for _, image in batch]
         scores = loaded.classify(pixels, classes, prompt_set, compatible, framing=framing, aggregation=aggregation)
         warnings = [warning_on_drawings(loaded.config.trained_on, *image.shape) for image in pixels]
@@ -229,7 +230,7 @@ def output_names(images: Sequence[AnyPath]) -> dict[Path, str]:
 
 
 def readable(
-    paths: Collection[Path], size: int, failed: list[str]
+    paths: Collection[Path], size: int, failed: list[str], rule: GreyRule = "luma"
 ) -> Iterator[list[tuple[Path, UInt8[np.ndarray, "_ _"]]]]:
     """Batches of decoded images. The error of an unreadable image is printed on stderr and appended to `failed`."""
     ordered = list(paths)
@@ -237,7 +238,7 @@ def readable(
         for start in range(0, len(ordered), size):
             batch: list[tuple[Path, UInt8[np.ndarray, "_ _"]]] = []
             part = ordered[start : start + size]
-            for path, pixels in zip(part, in_threads(_read, part), strict=True):
+            for path, pixels in zip(part, in_threads(functools.partial(_read, rule=rule), part), strict=True):
                 if isinstance(pixels, ImageError):
                     failed.append(str(pixels))
                     progress.write(f"afloc: {pixels}", file=sys.stderr)
@@ -248,9 +249,9 @@ def readable(
             progress.update(len(part))
 
 
-def _read(path: Path) -> UInt8[np.ndarray, "H W"] | ImageError:
+def _read(path: Path, rule: GreyRule) -> UInt8[np.ndarray, "H W"] | ImageError:
     try:
-        return read_image(path)
+        return read_image(path, rule)
     except ImageError as error:
         return error
 

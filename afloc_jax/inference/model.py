@@ -4,7 +4,7 @@ import functools
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,18 +19,18 @@ from afloc_jax.inference.batching import chunks, concatenate, in_threads, own_sl
 from afloc_jax.inference.class_prompts import ClassPhrases, PromptSet
 from afloc_jax.inference.localization import Localization
 from afloc_jax.inference.prompt_reading import PromptReading, read_prompt
+from afloc_jax.inference.squares import ImageInput, to_square
 from afloc_jax.inference.zero_shot import class_probabilities, class_scores, contrast_probabilities
 from afloc_jax.levels import ImageLevels, TextLevels, TokenBatch
 from afloc_jax.models import AFLoc, build
 from afloc_jax.models.settings import ModelSettings
 from afloc_jax.weights import folder as model_folder
 from afloc_jax.weights.config import FolderConfig
-from data_pipelines.constants import Framing
-from data_pipelines.images import Geometry, crop_to_square, read_image
+from data_pipelines.constants import Framing, GreyRule
+from data_pipelines.images import Geometry
 from data_pipelines.reports import clean_prompt
 from data_pipelines.tokens import tokenize
 
-ImageInput = str | os.PathLike[str] | np.ndarray
 _REMEMBERED_PROMPTS = 4096  # of each model, 6 kB each
 
 
@@ -86,6 +86,10 @@ class Model:
         """The side of the padded square in pixels."""
         return self.config.preprocessing.image_size
 
+    def grey_rule(self, compatible: bool = False) -> GreyRule:
+        """How image files become grey: as in training, or with `compatible` as in the published release."""
+        return "cv2" if compatible else self.config.preprocessing.grey
+
     def untrained(self) -> "Model":
         """A model of the same architecture with the random initial parameters of a run with its seed."""
         variables = initial_variables(self.config.architecture, self.config.seed)
@@ -137,7 +141,7 @@ class Model:
             images: files (PNG, JPEG, DICOM) or grey uint8 arrays [H, W].
             prompts: phrases, such as "small left pleural effusion".
             threshold: boxes enclose the values above it on the map scaled to [-1, 1]; within (-1, 1).
-            compatible: clean prompts as the published release does.
+            compatible: clean prompts, and read grey values of files, as the published release does.
 
         Returns:
             One list per image with one `Localization` per prompt.
@@ -161,7 +165,7 @@ class Model:
         readings = self.examine(prompts, compatible=compatible)
         reports, queries = self._prompt_vectors(read)
         for start in range(0, len(images), self.batch_size):
-            squares, geometries = self._squares(images[start : start + self.batch_size])
+            squares, geometries = self._squares(images[start : start + self.batch_size], compatible=compatible)
             image_of, text_of = np.divmod(np.arange(len(squares) * len(read)), len(read))
             maps, embeddings = self._maps(squares, image_of, queries, text_of)
             for i, geometry in enumerate(geometries):
@@ -236,7 +240,7 @@ class Model:
             images: files or grey uint8 arrays [H, W].
             classes: names of classes, such as "pneumonia".
             prompts: a prompt set, or its classes (see `afloc_jax.inference.class_prompts`).
-            compatible: clean prompts as the published release does.
+            compatible: clean prompts as the published release does. (Its classification reads files with Pillow.)
             framing: "pad" fits the image into the square, padded by zeros; "crop" scales the short side to the
                 square and cuts out the middle.
             aggregation: "mean" or "max" of the scores of the prompts of a class, see `zero_shot`.
@@ -268,9 +272,11 @@ class Model:
     # Parts
 
     def _squares(
-        self, images: Sequence[ImageInput], framing: Framing = "pad"
+        self, images: Sequence[ImageInput], framing: Framing = "pad", compatible: bool = False
     ) -> tuple[UInt8[np.ndarray, "B S S"], list[Geometry]]:
-        pairs = in_threads(functools.partial(to_square, size=self.image_size, framing=framing), images)
+        rule, equalize = self.grey_rule(compatible), self.config.preprocessing.equalize
+        square = functools.partial(to_square, size=self.image_size, framing=framing, rule=rule, equalize=equalize)
+        pairs = in_threads(square, images)
         return np.stack([square for square, _ in pairs]), [geometry for _, geometry in pairs]
 
     def _prompt_vectors(self, texts: Sequence[str]) -> PromptVectors:
@@ -340,21 +346,6 @@ def initial_variables(architecture: ModelSettings, seed: int) -> model_folder.Va
     """Random variables of an architecture, the same for the same seed."""
     # jit removes the forward pass, which Flax traces for shapes only; the random values remain.
     return jax.jit(models.initial_variables, static_argnums=0)(build(architecture), jax.random.key(seed))
-
-
-def to_square(
-    image: ImageInput, size: int, framing: Framing = "pad"
-) -> tuple[UInt8[np.ndarray, "{size} {size}"], Geometry]:
-    """The square [size, size] uint8 of a file or grey array, and the geometry that maps the padded square back."""
-    if isinstance(image, str | os.PathLike):
-        image = read_image(os.fspath(image))
-    image = np.asarray(image)
-    if image.ndim != 2 or image.dtype != np.uint8:
-        raise UsageError(f"an image array must be grey uint8 [H, W], got {image.dtype} {list(image.shape)}")
-    geometry = Geometry(image.shape[0], image.shape[1], size)
-    if framing not in get_args(Framing):
-        raise UsageError(f"unknown framing {framing!r}; there are {', '.join(get_args(Framing))}")
-    return crop_to_square(image, size) if framing == "crop" else geometry.to_square(image), geometry
 
 
 @functools.partial(jax.jit, static_argnames=("side", "settings", "input_size"))

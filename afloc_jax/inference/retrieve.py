@@ -68,7 +68,7 @@ def retrieve_files(
     failed: list[str] = []
     names: list[Path] = []
     embedded = []
-    for batch in readable(paths, loaded.batch_size, failed):
+    for batch in readable(paths, loaded.batch_size, failed, loaded.grey_rule()):
         names += [path for path, _ in batch]
         embedded.append(np.asarray(loaded.embed_images([pixels for _, pixels in batch]).whole))
     if not names:

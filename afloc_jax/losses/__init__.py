@@ -60,7 +60,7 @@ def contrastive_losses(
             map itself is not read.
         text: the embeddings of the reports, in the order of the images.
         settings: `config.loss`.
-        sample_weights: the published `weight_matrix` of the cross entropies.
+        sample_weights: weights of the pairs in the cross entropies. (The release's `weight_matrix` has no effect.)
         mesh: the devices that the batch is split over; "ring" needs it.
 
     Raises:

@@ -37,7 +37,8 @@ class LevelWeights(Settings, section="loss.weights"):
 
 @dataclass(frozen=True)
 class LossSettings(Settings, section="loss"):
-    """How images are compared with captions, and which pairs are contrasted. The defaults are the published recipe.
+    """How images are compared with captions, and which pairs are contrasted. The defaults are the published losses,
+    over the whole batch.
 
     Attributes:
         attention_temperature: temp1, the sharpness of the softmax over regions.

@@ -2,7 +2,7 @@
 
 Each section is a settings class of the package that reads it, and checks itself. This file declares the sections of
 training and checks the rules that concern several sections. A key that a config file does not state takes its default,
-which is the published recipe.
+as in configs/afloc.py.
 """
 
 from collections.abc import Callable, Mapping

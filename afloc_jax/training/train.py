@@ -1,6 +1,7 @@
 """Training from top to bottom: config, data, model and optimiser, restore, loop, evaluate, report."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 
 import jax
@@ -213,9 +214,11 @@ def _restored(checkpoints: Checkpoints, first: TrainState) -> tuple[TrainState, 
 def _open_data(config: RunConfig, folder: Path) -> Data:
     """Opens the training and validation split, and checks the data of the evaluation."""
     where = config.data
+    opened = functools.partial(
+        open_source, raw=where.raw, builder=where.builder, cache=where.cache, reading=where.reading
+    )
     training, validation = (
-        open_source(where.dataset, where.directory, split, raw=where.raw, builder=where.builder, cache=where.cache)
-        for split in (where.train_split, where.validation_split)
+        opened(where.dataset, where.directory, split) for split in (where.train_split, where.validation_split)
     )
     batch = config.training.batch_size
     if where.validation_drop_last and len(validation) < batch:

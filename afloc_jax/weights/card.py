@@ -94,7 +94,8 @@ Not evaluated yet: `afloc evaluate MODEL --dataset NAME --data DIR --out DIR`.
 
 ## Preprocessing
 
-One channel, longest side to {{ preprocessing.image_size }} pixels (area interpolation), zero-padded to a square, scaled
+One channel, {% if preprocessing.equalize != "none" %}equalised histogram ({{ preprocessing.equalize }}), {% endif -%}
+longest side to {{ preprocessing.image_size }} pixels (area interpolation), zero-padded to a square, scaled
 to [-1, 1]; resized to {{ architecture.image.input_size }} pixels inside the model. Prompts are lower-cased and cut
 after {{ prompts.max_tokens }} tokens.
 

@@ -12,7 +12,7 @@ from afloc_jax.files import AnyPath, Path, bucket_path, read_json
 from afloc_jax.heatmaps import HeatmapSettings
 from afloc_jax.models.settings import ModelSettings
 from afloc_jax.settings import POSITIVE, Json, Rule, Settings, at_least, plain, setting
-from data_pipelines.constants import IMAGE_SIZE
+from data_pipelines.constants import IMAGE_SIZE, Equalization, GreyRule
 from data_pipelines.settings import DataSettings
 
 CONFIG = "config.json"
@@ -43,20 +43,30 @@ class Run(Protocol):
 
 @dataclass(frozen=True)
 class Preprocessing(Settings, section="preprocessing"):
-    """How an image becomes the square that the model reads. Only `image_size` can be chosen.
+    """How an image becomes the square that the model reads. Size, grey values and equalisation can be chosen.
 
     Attributes:
         image_size: the side of the square in pixels.
+        grey, equalize: how files become grey and their histogram is equalised, as in training.
         geometry: "pad": the longest side is scaled to `image_size` by area interpolation, and zeros fill the square.
         channels: 1, grey values.
         mean, std: both 0.5: (x - mean) / std maps pixels from [0, 1] to [-1, 1].
     """
 
     image_size: int = setting(IMAGE_SIZE, POSITIVE)
+    grey: GreyRule = "luma"
+    equalize: Equalization = "none"
     geometry: Literal["pad"] = "pad"
     channels: Literal[1] = 1
     mean: float = setting(0.5, _HALF)
     std: float = setting(0.5, _HALF)
+
+    def plain(self) -> dict[str, Json]:
+        """As JSON values. What earlier versions did not have is left out where it is the default."""
+        unchanged = [
+            name for name, default in (("grey", "luma"), ("equalize", "none")) if getattr(self, name) == default
+        ]
+        return {name: value for name, value in super().plain().items() if name not in unchanged}
 
 
 @dataclass(frozen=True)
@@ -104,13 +114,15 @@ class FolderConfig:
     def of_run(cls, run: Run, card: Mapping[str, Json]) -> "FolderConfig":
         """The config of the model folder that a run writes."""
         data, architecture = DataSettings.read(plain(run.data)), ModelSettings.read(plain(run.model))
+        read = {**data.reading, **data.builder}
+        how: dict[str, Json] = {name: read[name] for name in ("grey", "equalize") if name in read}
         # The folder has its own tokenizer; a path on the training machine must not be published with the weights.
         text = dataclasses.replace(architecture.text, tokenizer="")
         return cls(
             name=run.name,
             seed=run.seed,
             architecture=dataclasses.replace(architecture, text=text),
-            preprocessing=Preprocessing.read({"image_size": data.builder.get("image_size", IMAGE_SIZE)}),
+            preprocessing=Preprocessing.read({**how, "image_size": data.builder.get("image_size", IMAGE_SIZE)}),
             prompts=PromptRules(data.max_tokens),
             localization=HeatmapSettings.read(plain(run.localization)),
             trained_on=(data.dataset,) if data.dataset else (),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from afloc_jax.errors import UsageError
 from afloc_jax.files import Path, matching
-from data_pipelines.building.decode import boxes_outside, example, rejection
+from data_pipelines.building.decode import Decoding, boxes_outside, example, rejection
 from data_pipelines.building.items import Item
 from data_pipelines.images import ImageError
 
@@ -28,7 +28,7 @@ def pipeline_options(text: str) -> "apache_beam.options.pipeline_options.Pipelin
     return _beam("options.pipeline_options").PipelineOptions(shlex.split(text))
 
 
-def collection(items: Sequence[Item], image_size: int, seed: int, folder: Path) -> Collection:
+def collection(items: Sequence[Item], how: Decoding, folder: Path) -> Collection:
     """A Beam transform that makes the records of the items.
 
     Unusable images give no record. Their ids and the reasons are written to text files in `folder`, which
@@ -45,7 +45,7 @@ def collection(items: Sequence[Item], image_size: int, seed: int, folder: Path) 
 
     def records(file: str) -> Iterator[Any]:  # Beam reads these annotations when it runs
         for number, item in pickle.loads(Path(file).read_bytes()):  # trusted: written by this build
-            result = example(item, image_size, seed)
+            result = example(item, how)
             if isinstance(result, ImageError):
                 yield beam.pvalue.TaggedOutput(_REJECTED, json.dumps([item.id, rejection(item, result)]))
                 continue

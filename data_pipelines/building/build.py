@@ -49,6 +49,7 @@ class Call:
         raw: AnyPath,
         builder: Arguments | None,
         cache: AnyPath | None = None,
+        reading: Arguments | None = None,
     ) -> "Call":
         """The call for the arguments of `prepared.open_source`. Without `cache`, a bucket is refused.
 
@@ -63,6 +64,9 @@ class Call:
         if dataset not in known:
             raise UsageError(f"unknown data set {dataset!r}; there are {', '.join(known)}")
         module = importlib.import_module(f"data_pipelines.builders.{dataset}.{dataset}_dataset_builder")
+        # Drawn images are grey, and a data set without reports has none to clean.
+        unread = {"grey", "compatible"} - set(arguments_of(module.Builder))
+        arguments = {name: value for name, value in (reading or {}).items() if name not in unread} | arguments
         return cls(dataset, folder, files, arguments, module.Builder)
 
     @property
@@ -79,6 +83,8 @@ class Call:
     def content(self) -> dict[str, Json]:
         """The inputs without the arguments that change no record."""
         kept = {name: value for name, value in self.arguments.items() if name not in _NOT_CONTENT}
+        if kept.get("compatible"):  # until 27 November 2026 such reports were cleaned with their impression first
+            kept["compatible"] = "findings first"
         return {**self.inputs, "arguments": kept}
 
     def check(self) -> None:

@@ -1,5 +1,6 @@
 """Records from items: the image and its regions are decoded, checked and mapped to the square."""
 
+from dataclasses import dataclass
 from functools import reduce
 
 import cv2
@@ -7,19 +8,31 @@ import numpy as np
 from jaxtyping import Bool
 
 from data_pipelines.building.items import AnnotatedFinding, Item, pseudonym
-from data_pipelines.images import LARGEST_PIXELS, Geometry, ImageError, encode_png, read_image
+from data_pipelines.constants import Equalization, GreyRule
+from data_pipelines.images import LARGEST_PIXELS, Geometry, ImageError, encode_png, equalized, read_image
 from data_pipelines.records import Finding, Record
 from data_pipelines.regions import Box, MaskFile, RelativeBox, run_lengths
 from data_pipelines.slides import read_slide
 
 
-def example(item: Item, image_size: int, seed: int) -> Record | ImageError:
+@dataclass(frozen=True)
+class Decoding:
+    """How all items of a build are decoded: arguments of `ingest.FolderBuilder`. Levels of slides are always luma."""
+
+    image_size: int
+    seed: int
+    grey: GreyRule = "luma"
+    equalize: Equalization = "none"
+
+
+def example(item: Item, how: Decoding) -> Record | ImageError:
     """The record of an item. An ImageError is returned, not raised, so that it passes between threads as a value."""
     if item.fault:
         return ImageError(item.fault)
     try:
-        image = read_slide(item.image, image_size) if item.slide else read_image(item.image)
-        geometry = Geometry(image.shape[0], image.shape[1], image_size)
+        image = read_slide(item.image, how.image_size) if item.slide else read_image(item.image, how.grey)
+        image = equalized(image, how.equalize)
+        geometry = Geometry(image.shape[0], image.shape[1], how.image_size)
         annotated = _annotated(item, geometry)
         findings = [_finding(finding, geometry, annotated) for finding in item.findings]
     except ImageError as error:
@@ -29,12 +42,12 @@ def example(item: Item, image_size: int, seed: int) -> Record | ImageError:
         image=geometry.to_square(image),
         sentences=item.sentences,
         impression_count=item.impression_count,
-        patient=pseudonym(item.patient, seed),
+        patient=pseudonym(item.patient, how.seed),
         view=item.view,
         height=geometry.height,
         width=geometry.width,
         findings=findings,
-        study=pseudonym(item.study, seed),
+        study=pseudonym(item.study, how.seed),
         labels=item.labels,
         sections=item.sections,
     )

@@ -16,10 +16,10 @@ from afloc_jax.errors import UsageError, UserError
 from data_pipelines.building import beam, shards
 from data_pipelines.building.account import Account
 from data_pipelines.building.arguments import check_choices
-from data_pipelines.building.decode import example
+from data_pipelines.building.decode import Decoding, example
 from data_pipelines.building.exclusion import exclusion_lists, patients_of
 from data_pipelines.building.items import SPLITS, Item, pseudonym
-from data_pipelines.constants import IMAGE_SIZE
+from data_pipelines.constants import IMAGE_SIZE, Equalization, GreyRule
 from data_pipelines.images import ImageError
 from data_pipelines.records import Record, record_features
 
@@ -34,6 +34,8 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=
         raw: the folder of raw files. It must be local, because data sets are searched recursively and read in parts,
             which `afloc_jax.files.Path` does not support.
         image_size: the side of the stored square in pixels.
+        grey: how files become grey, see `images.read_image`.
+        equalize: histogram equalisation of whole images, see `images.equalized`.
         seed: the seed of splits and pseudonyms.
         max_bad_fraction: the share of unusable images above which the build stops.
         workers: threads that decode images (decoders release the interpreter lock); 0 for one per CPU.
@@ -52,6 +54,8 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=
         *,
         raw: str | Path,
         image_size: int = IMAGE_SIZE,
+        grey: GreyRule = "luma",
+        equalize: Equalization = "none",
         seed: int = 0,
         max_bad_fraction: float = 0.05,
         workers: int = 0,
@@ -61,6 +65,7 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=
         **kwargs: Any,
     ):
         self.raw, self.image_size, self.seed = Path(raw), int(image_size), int(seed)
+        self.grey, self.equalize = grey, equalize
         self.workers = int(workers) if workers > 0 else os.cpu_count() or 1
         self.journal, self.beam = files.Path(journal) if journal else None, bool(beam)
         if not 16 <= self.image_size <= 4096:
@@ -106,7 +111,7 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=
         with ThreadPoolExecutor(self.workers) as pool:
 
             def examples(items: Sequence[Item]) -> Iterator[tuple[Item, Record | ImageError]]:
-                make = partial(example, image_size=self.image_size, seed=self.seed)
+                make = partial(example, how=self._decoding)
                 return in_order(pool, make, items, ahead=2 * self.workers)
 
             journal = self.journal or files.Path(self.data_dir) / "shards"
@@ -131,7 +136,11 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=
 
     def _generate_examples(self, split: str, items: Sequence[Item]) -> beam.Collection:
         """The Beam collection of a split's records."""
-        return beam.collection(items, self.image_size, self.seed, self._beam_files / split)
+        return beam.collection(items, self._decoding, self._beam_files / split)
+
+    @property
+    def _decoding(self) -> Decoding:
+        return Decoding(self.image_size, self.seed, self.grey, self.equalize)
 
     @property
     def _beam_files(self) -> files.Path:

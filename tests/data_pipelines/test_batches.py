@@ -1,5 +1,6 @@
 """The batch of a step is a function of the step."""
 
+import dataclasses
 from collections import Counter
 
 import numpy as np
@@ -208,6 +209,15 @@ def test_validation_as_published_draws_subsets_anew_and_drops_the_last_batch(sou
         assert_equal({key: np.concatenate([part[step][key] for part in parts]) for key in KEYS}, batch)
     with pytest.raises(UserError, match="37 validation records do not fill a batch of 64"):
         validation(source, tokenizer, 64, **published)
+
+
+def test_words_are_counted_as_in_the_release_where_reports_are_cleaned_by_it(source, tokenizer):
+    strange = [dataclasses.replace(record, sentences=["alpha \u2603 number 1"]) for record in source[:8]]
+    default, release = (
+        training(strange, tokenizer, cleaning=rules).batch_at(0)["word_count"] for rules in ("default", "release")
+    )
+    assert (tokenize(tokenizer, ["alpha \u2603"], 8)["token_ids"] == tokenizer.token_to_id("[UNK]")).any()
+    assert default.tolist() == [5] * 8 and release.tolist() == [4] * 8
 
 
 def test_impossible_requests_are_refused(source, tokenizer):

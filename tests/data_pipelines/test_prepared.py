@@ -135,10 +135,10 @@ _SLOW_BUILD = """
 import sys, time
 from data_pipelines.building import decode
 read = decode.read_image
-def slow(path):
+def slow(path, rule):
     print("reading", flush=True)
     time.sleep(30)
-    return read(path)
+    return read(path, rule)
 decode.read_image = slow
 from data_pipelines.prepared import prepare
 prepare("pairs", sys.argv[1], raw=sys.argv[2], builder={"fractions": {"train": 1.0}})

@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 
 from afloc_jax.errors import UserError
-from data_pipelines.reports import clean_prompt, clean_report, fold, rejected_sentences, sections, split_sentences
+from data_pipelines.reports import (
+    clean_prompt,
+    clean_report,
+    clean_sections,
+    fold,
+    rejected_sentences,
+    sections,
+    split_sentences,
+)
 
 
 def test_compatible_cleaning_equals_the_release_on_every_reference_report(goldens):
@@ -163,6 +171,20 @@ def test_sections_are_split_at_their_headings():
         "impression": "Normal.\nSame.",
     }
     assert sections("") == {}
+
+
+def test_the_release_reads_the_impression_last_and_records_have_it_first():
+    """Its reports end with the impression. The rule that cuts them after exactly five words sees the findings first."""
+    report = clean_sections("Heart is normal. No effusion is seen", "No acute disease. No edema.", compatible=True)
+    # The missing period joins the last finding to the first sentence of the impression, as there.
+    assert report.sentences == ["no effusion is seen no acute disease", "no edema", "heart is normal"]
+    assert report.impression_count == 2
+    cut = clean_sections("Both lungs are clear today. No effusion.", "No acute disease.", compatible=True)
+    assert (cut.sentences, cut.impression_count) == (["both lungs are clear today"], 1)
+    alone = clean_sections("", "No acute disease. Heart is normal.", compatible=True)
+    assert (alone.sentences, alone.impression_count) == (["no acute disease", "heart is normal"], 2)
+    ours = clean_sections("Heart is normal. No effusion is seen", "No acute disease.", compatible=False)
+    assert ours.sentences == ["no acute disease", "heart is normal", "no effusion is seen"]
 
 
 def test_prompts_are_refused_when_nothing_is_left():

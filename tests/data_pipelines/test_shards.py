@@ -28,11 +28,11 @@ def counted(monkeypatch, stop_after: int | None = None) -> list[str]:
     """Names of the images that are decoded from now on; the build is interrupted before one more than `stop_after`."""
     names, read = [], decode.read_image
 
-    def read_and_count(path):
+    def read_and_count(path, rule):
         if stop_after is not None and len(names) >= stop_after:
             raise KeyboardInterrupt
         names.append(Path(path).name)
-        return read(path)
+        return read(path, rule)
 
     monkeypatch.setattr(decode, "read_image", read_and_count)
     return names
@@ -166,12 +166,12 @@ from data_pipelines.building import decode, shards
 from data_pipelines.builders.pairs.pairs_dataset_builder import Builder
 shards._SMALLEST = 5
 read, names = decode.read_image, []
-def slow(path):
+def slow(path, rule):
     names.append(path)
     if len(names) > 12:
         print("twelve", flush=True, file=sys.stderr)
         time.sleep(30)
-    return read(path)
+    return read(path, rule)
 decode.read_image = slow
 from data_pipelines.prepared import prepare
 prepare("pairs", sys.argv[1], raw=sys.argv[2], builder={"fractions": {"train": 1.0}}, workers=1)

@@ -24,7 +24,7 @@ from afloc_jax.export.copied import afloc_inputs, afloc_torch
 from afloc_jax.export.formats import FORMATS
 from afloc_jax.export.source import COPIED, read_source
 from afloc_jax.export.write import export_model
-from afloc_jax.inference.model import to_square
+from afloc_jax.inference.squares import to_square
 from afloc_jax.models.settings import ModelSettings
 from afloc_jax.weights import torch_names
 from afloc_jax.weights.folder import load_model, save_model

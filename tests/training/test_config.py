@@ -161,13 +161,17 @@ def test_mimic_cxr_departs_from_afloc_in_its_data_alone_and_is_scored_where_its_
 
 
 def test_published_departs_from_afloc_where_the_release_does_and_nowhere_else():
-    """docs/training.md has a row for each of these."""
+    """docs/training.md has a row for each of these, and nothing of this is hidden in another section."""
     config = RunConfig.from_config(published_config())
     config.check_batch(2)
     departs = {"data.sentences": "release_subset", "data.validation_sentences": "sampled"}
     departs |= {"data.validation_drop_last": True, "model.image.statistics_group": 64, "loss.contrast_group": 64}
     departs |= {"loss.contrast_group_order": "length", "training.early_stopping": 0, "name": "published"}
+    departs |= {"data.grey": "cv2", "data.cleaning": "release"}
     assert departures(config) == departs
+    table = (Path(__file__).parents[2] / "docs" / "training.md").read_text().split("## As published")[1]
+    for key in departs.keys() - {"name"}:
+        assert f"| `{key}` |" in table.split("## ")[0], key
     adamw = RunConfig.from_config(published_config("adamw"))
     assert departures(adamw) == departs | {"optimizer.name": "adamw", "optimizer.b1": 0.9}
     assert adamw.optimizer.b2 == 0.999

@@ -157,6 +157,35 @@ def test_the_published_config_is_valid_with_both_optimisers_of_the_release(offer
     assert "published: the config is valid" in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
+PUBLISHED = """
+from configs.published import get_config as published
+from tests.training.conftest import tiny_config
+def get_config():
+    config = published()
+    tiny = tiny_config()
+    config.model, config.data.max_tokens = tiny.model, tiny.data.max_tokens
+    config.model.image.statistics_group, config.loss.contrast_group = 4, 4
+    config.data.dataset, config.data.directory = "phantom", {data!r}
+    config.data.builder = dict(train=16, validation=13, test=1)
+    config.training.update(batch_size=8, steps=2, precision="float32", log_every=1)
+    return config
+"""
+
+
+def test_two_steps_as_published_on_the_built_in_data(tmp_path, capsys):
+    """Every choice of configs/published.py, with a small network, groups of 4 of 8 pairs, and 13 validation records."""
+    (tmp_path / "config.py").write_text(PUBLISHED.format(data=str(tmp_path / "data")))
+    command = ["launch.py", f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path / 'run'}"]
+    assert launch.main(command) == 0
+    assert "finished after 2 steps" in capsys.readouterr().err
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["split"], line["step"]) for line in lines] == [("train", 1), ("train", 2), ("validation", 2)]
+    assert all(0 < line["loss/word"] < 10 for line in lines)
+    assert json.loads((tmp_path / "run/model/config.json").read_text())["preprocessing"]["grey"] == "cv2"
+    assert launch.main([*command[:2], f"--workdir={tmp_path / 'more'}", "--config.training.batch_size=16"]) == 2
+    assert "the 13 pairs of split 'validation' do not fill a batch of 16" in capsys.readouterr().err
+
+
 def test_missing_raw_files_are_named(tmp_path, capsys):
     (tmp_path / "config.py").write_text(CONFIG.format(data=str(tmp_path / "data"), raw=str(tmp_path / "nowhere")))
     assert launch.main(["launch.py", f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path / 'run'}"]) == 1

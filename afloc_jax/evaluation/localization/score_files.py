@@ -55,7 +55,7 @@ def score_files(
     """
     settings = settings or LocalizationSettings()
     protocol = settings.scoring
-    pictures = Pictures(images) if images is not None else None
+    pictures = None if images is None else Pictures(images, "cv2" if protocol.compatible else "luma")
     _check_call(protocol, heatmaps, validation, segmentations, benchmarks)
     truths = _read(truth, protocol)
     files: dict[str, AnyPath] = {"truth": truth}

@@ -61,6 +61,11 @@ class LocalizationSettings(TaskSettings):
 
         return get_protocol(self.protocol, self.scored_thresholds, self.margin, self.compatible, self.at)
 
+    @property
+    def reading(self) -> dict[str, Json]:
+        """Compatible scores read grey values as the release's localisation does."""
+        return {"grey": "cv2"} if self.compatible else {}
+
     def check(self) -> None:
         """Raises UsageError if the protocol is unknown or does not allow these thresholds, margin and pixels."""
         _ = self.scoring

@@ -6,6 +6,7 @@ from jaxtyping import UInt8
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.evaluation.truth.sample import Truth
 from afloc_jax.files import Path
+from data_pipelines.constants import GreyRule
 from data_pipelines.images import IMAGE_SUFFIXES, Geometry, read_image
 
 SUFFIXES = ("", *IMAGE_SUFFIXES)
@@ -18,9 +19,9 @@ class Pictures:
     view joined by "_" instead of "/".
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        """Raises UsageError if there is no such folder."""
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, rule: GreyRule = "luma") -> None:
+        """The folder, whose files become grey by `rule`. Raises UsageError if there is no such folder."""
+        self.folder, self._rule = Path(folder), rule
         if not self.folder.is_dir():
             raise UsageError(f"--images {folder}: no such folder")
 
@@ -31,7 +32,7 @@ class Pictures:
             raise UserError(
                 f"--images {self.folder}: no image {truth.image} (with or without a suffix such as .png) is in it"
             )
-        pixels = read_image(path)
+        pixels = read_image(path, self._rule)
         if truth.height and pixels.shape != (truth.height, truth.width):
             raise UserError(
                 f"{path}: {pixels.shape[1]} x {pixels.shape[0]} pixels, the truth file says {truth.width} x "
@@ -44,7 +45,7 @@ class Pictures:
         path = self._find(name)
         if path is None:
             return 0, 0
-        height, width = read_image(path).shape
+        height, width = read_image(path, self._rule).shape
         return height, width
 
     def _find(self, name: str) -> Path | None:

@@ -142,7 +142,7 @@ def test_data_without_findings_and_unknown_settings_are_told(tmp_path):
 def test_data_sets_of_a_config_are_evaluated_once_and_enter_the_model_card(tmp_path, monkeypatch):
     calls = []
 
-    def open_source(name, directory, split, *, raw="", builder=None, cache=""):
+    def open_source(name, directory, split, *, raw="", builder=None, cache="", reading=None):
         calls.append((name, split))
         if split == "train":
             raise UserError("no split 'train'")
