@@ -4,7 +4,8 @@ r"""Training on the frontal views of MIMIC-CXR, evaluation on MS-CXR and RSNA Pn
 
 DATA holds the records of `mimic_cxr`, `ms_cxr` and `rsna` from `afloc prepare`. docs/training.md has all commands, from
 the downloads to the table of results. As in configs/afloc.py, the whole batch is contrasted and the towers start at
-random. As published, from ImageNet and Bio_ClinicalBERT and in groups of 64:
+random. From ImageNet and Bio_ClinicalBERT and in groups of 64, as published (all of the release's training is
+configs/published.py):
 
     python launch.py --config=configs/mimic_cxr.py --config.data.directory=DATA --workdir=runs/mimic_cxr \
         --config.init_from="('resnet50.pth', 'Bio_ClinicalBERT/')" \
