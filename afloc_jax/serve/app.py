@@ -136,7 +136,7 @@ def make_page(settings: Mapping[str, Json]) -> str:
 
 def _decode_and(work: Work, model: Model, data: bytes, request: Request) -> dict[str, Json]:
     dicom = request.headers.get("content-type", "").startswith("application/dicom")
-    return work(model, decode_image(data, "image.dcm" if dicom else "image", model.grey_rule()), request)
+    return work(model, decode_image(data, "image.dcm" if dicom else "image", model.config.preprocessing.grey), request)
 
 
 def _picture(model: Model, pixels: np.ndarray, request: Request) -> dict[str, Json]:
