@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from afloc_jax.cli import main
-from afloc_jax.errors import UsageError
+from afloc_jax.errors import UsageError, UserError
+from afloc_jax.evaluation.localization import score_files
 from afloc_jax.evaluation.localization.settings import LocalizationSettings
 from afloc_jax.evaluation.truth.pictures import Pictures
 from afloc_jax.export.source import read_source, write_inputs_reader
@@ -84,6 +85,16 @@ def test_score_shows_pictures_as_it_was_asked_to_read_them(film):
     for rule in ("luma", "cv2"):
         square = Pictures(film.parent, rule).square(truth)
         np.testing.assert_array_equal(square[:, 10:80], read_image(film, rule))
+
+
+def test_score_reads_the_pictures_as_the_release_where_it_is_compatible(film, monkeypatch):
+    rules = []
+    monkeypatch.setattr(score_files, "Pictures", lambda folder, rule: rules.append(rule))
+    for compatible in (True, False):
+        with pytest.raises(UserError, match=r"gone\.json"):
+            settings = LocalizationSettings(compatible=compatible)
+            score_files.score_files("gone.json", "gone.npz", film.parent / "out", settings, images=film.parent)
+    assert rules == ["cv2", "luma"]
 
 
 def test_compatible_evaluation_takes_records_read_as_in_the_release_and_says_when_there_are_none(tmp_path, capsys):
