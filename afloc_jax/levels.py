@@ -12,7 +12,7 @@ map, a deep map, a global vector). Each level of the text is contrasted with one
 from typing import Literal, get_args
 
 import flax.struct
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt32
 
 LevelName = Literal["report", "sentence", "word"]
 LEVELS: tuple[LevelName, ...] = get_args(LevelName)
@@ -33,6 +33,17 @@ class ImageLevels:
 
 
 @flax.struct.dataclass
+class TextHashes:
+    """Hashes of 64 bits of the texts as drawn, each as two numbers: equal texts have equal hashes.
+
+    Made by `data_pipelines.hashes.text_hashes`.
+    """
+
+    report: UInt32[Array, "*G B 2"]
+    sentences: UInt32[Array, "*G B S 2"]  # 0, 0 where a report has no further sentence
+
+
+@flax.struct.dataclass
 class TextLevels:
     """The output of a text encoder. `word_count` and `sentence_count` are the numbers of valid units, which come first.
 
@@ -44,6 +55,7 @@ class TextLevels:
     report: Float[Array, "B D"]
     word_count: Int[Array, " B"]
     sentence_count: Int[Array, " B"]
+    hashes: TextHashes | None = None  # for the losses: which reports are twins
 
 
 @flax.struct.dataclass

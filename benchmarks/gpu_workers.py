@@ -202,13 +202,13 @@ def loss_ours(arguments: argparse.Namespace) -> Results:
     low_rank = config.loss.is_low_rank
     flops = useful_flops(arrays, counts, low_rank)
     dtype = jnp.dtype(config.training.precision)
-    valid = [jnp.asarray(count, jnp.int32) for count in counts.values()]
+    valid = jnp.asarray(counts["word"], jnp.int32), jnp.asarray(counts["sentence"], jnp.int32)
 
     def total(given):
         *maps, deep, whole, words, sentences, report = given
         factors = (maps[0], maps[1]) if low_rank else None
         image = ImageLevels(maps[0], deep, whole, factors)
-        return contrastive_losses(image, TextLevels(words, sentences, report, *valid), config.loss).total
+        return contrastive_losses(image, TextLevels(words, sentences, report, *valid, None), config.loss).total
 
     def square(maps):
         return maps.astype(dtype).reshape(len(maps), int(maps.shape[1] ** 0.5), -1, maps.shape[2])

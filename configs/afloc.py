@@ -78,6 +78,8 @@ def get_config() -> ConfigDict:
     loss.contrast_group = 0  # pairs contrasted with each other (published: 64); 0: the whole global batch
     # batch|length (published: the batch is sorted by caption length, longest first, before it is split into groups)
     loss.contrast_group_order = "batch"
+    # pairs of a group with the same text are: negative (of each other: published)|mask (neither)|share (both right)
+    loss.twins = "negative"
     # auto (ring on several devices, else tiled)|ring|tiled|definition: all give the same numbers
     loss.implementation = "auto"
     loss.kernel = "xla"  # xla|pallas (TPU kernels)|triton (GPU kernels; both slowly interpreted elsewhere): tiles

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 
 from afloc_jax.errors import UsageError, UserError
 from data_pipelines.augment import augment, draw
+from data_pipelines.hashes import HashArrays, text_hashes
 from data_pipelines.reading import Pair, Records
 from data_pipelines.records import Record
 from data_pipelines.settings import DataSettings, SentenceSampling
@@ -26,7 +27,7 @@ _READ_THREADS = 2  # batches made at the same time; reading and tokenizing mostl
 _PREFETCH = 4  # finished batches kept ahead
 
 
-class Batch(TokenArrays):
+class Batch(TokenArrays, HashArrays):
     """A batch, the only thing passed from data to training: B rows of one process, images of S x S pixels."""
 
     image: UInt8[np.ndarray, "B S S"]  # the padded square, one channel
@@ -35,7 +36,7 @@ class Batch(TokenArrays):
     augmentation: NotRequired[Float32[np.ndarray, "B 6"]]
 
 
-_KEYS = ("image", *TokenArrays.__annotations__, "index", "augmentation")
+_KEYS = ("image", *TokenArrays.__annotations__, *HashArrays.__annotations__, "index", "augmentation")
 
 
 def training_batches(
@@ -254,11 +255,12 @@ class _Collate:
 
     def __init__(self, tokenizer: Tokenizer, data: DataSettings):
         self._tokenize = SentenceTokenizer(tokenizer, data.max_tokens, data.cleaning == "release")
+        self._max_tokens = data.max_tokens
 
     def __call__(self, rows: Sequence[_Drawn]) -> Batch:
         indices, images, reports, numbers = zip(*rows, strict=True)
-        index = np.array(indices, np.int64)
-        batch: Batch = {"image": np.stack(images), **self._tokenize(reports), "index": index}
+        texts, hashes = self._tokenize(reports), text_hashes(reports, self._max_tokens)
+        batch: Batch = {"image": np.stack(images), **texts, **hashes, "index": np.array(indices, np.int64)}
         if numbers[0] is not None:
             batch["augmentation"] = np.array(numbers, np.float32)
         return batch

@@ -11,7 +11,7 @@ from afloc_jax.evaluation.localization.metrics import overlaps
 from afloc_jax.heatmaps import HeatmapSettings
 from afloc_jax.inference.zero_shot import class_probabilities
 from afloc_jax.interpolation import linear_matrix
-from afloc_jax.losses.contrast import contrast
+from afloc_jax.losses.definition import contrast
 from afloc_jax.models.normalization import BatchNorm
 from afloc_jax.models.text_units import sentences_from_words
 from afloc_jax.training.optimizer import OptimizerSettings, build_schedule
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(not shapes.enabled(), reason="AFLOC_CHECK_SHAPES
 
 # A call with a wrong shape in every package, by the name of the function that has to notice it.
 PLANTED = {
-    "afloc_jax.losses.contrast.contrast": lambda: contrast(np.ones((2, 3)), np.ones(3)),
+    "afloc_jax.losses.definition.contrast": lambda: contrast(np.ones((2, 3)), np.ones(3)),
     "afloc_jax.vectors.norm": lambda: norm(np.float32(1)),
     "afloc_jax.interpolation.linear_matrix": lambda: linear_matrix(np.arange(4.0)[None], 4),
     "afloc_jax.heatmaps.HeatmapSettings.map": lambda: HeatmapSettings().map(np.ones((2, 2, 3)), np.ones(4), 8, 8),

@@ -11,9 +11,10 @@ from jaxtyping import Array, Float, Int
 from afloc_jax.errors import UsageError
 from afloc_jax.levels import LEVELS, ImageLevels, LevelName, TextLevels
 from afloc_jax.losses import definition, ring, tiled
-from afloc_jax.losses.contrast import contrast
+from afloc_jax.losses.definition import contrast
 from afloc_jax.losses.low_rank import reduce_rank
 from afloc_jax.losses.settings import LossSettings
+from afloc_jax.losses.twins import Twins, find_twins
 from afloc_jax.losses.unit_contrast import grouped_unit_contrast
 from afloc_jax.vectors import norm
 
@@ -25,12 +26,15 @@ class ContrastiveLosses:
     """The loss of a batch and its parts; levels that are switched off are absent.
 
     `levels[name]` is unweighted: `image_to_text[name] + text_to_image[name]`. `total` is their weighted sum.
+    `twins` is the share of twins among the pairs of pairs that are contrasted, by kind of level ("report", "local"); it
+    is empty where the texts come without hashes.
     """
 
     total: Float[Array, ""]
     levels: dict[LevelName, Float[Array, ""]]
     image_to_text: dict[LevelName, Float[Array, ""]]
     text_to_image: dict[LevelName, Float[Array, ""]]
+    twins: dict[str, Float[Array, ""]]
 
 
 class _Level(NamedTuple):
@@ -58,7 +62,8 @@ def contrastive_losses(
     Args:
         image: the features of the images. With `settings.is_low_rank` they need `shallow_factors`, and the shallow
             map itself is not read.
-        text: the embeddings of the reports, in the order of the images.
+        text: the embeddings of the reports, in the order of the images. Their `hashes` say which are twins; where
+            `settings.twins` is not "negative" they are needed.
         settings: `config.loss`.
         sample_weights: weights of the pairs in the cross entropies. (The release's `weight_matrix` has no effect.)
         mesh: the devices that the batch is split over; "ring" needs it.
@@ -68,6 +73,11 @@ def contrastive_losses(
     """
     implementation = _implementation(settings, mesh)
     group = settings.group_size(image.whole.shape[0])
+    around: ring.Ring | None = None
+    if implementation == "ring":
+        assert mesh is not None  # or _implementation would have raised
+        around = ring.Ring.of(mesh, len(image.whole), group)
+    twins = _twins(text, group, settings, around)
 
     image_to_text: dict[LevelName, Array] = {}
     text_to_image: dict[LevelName, Array] = {}
@@ -76,23 +86,32 @@ def contrastive_losses(
             continue
         with jax.named_scope(name):  # compiled programs name it: `afloc compile` counts the loops of each level
             level = _level(name, image, text, settings.is_low_rank)
+            alike = None if settings.twins == "negative" else twins.pairs["report" if name == "report" else "local"]
             if settings.contrast_unit == "unit" and name != "report":
                 image_to_text[name] = jnp.zeros(())
-                text_to_image[name] = _unit_loss(level, group, settings, sample_weights)
-            elif implementation == "ring":
-                assert mesh is not None  # or _implementation would have raised
-                losses = _ring_losses(
-                    name, level, ring.Ring.of(mesh, len(level.counts), group), settings, sample_weights
-                )
+                text_to_image[name] = _unit_loss(level, group, settings, sample_weights, alike)
+            elif around:
+                losses = _ring_losses(name, level, around, settings, sample_weights, alike)
                 image_to_text[name], text_to_image[name] = losses
             else:
                 similarity = _similarity(name, level, group, settings, implementation, mesh)
-                weights = None if sample_weights is None else _grouped(sample_weights, group)
-                losses = contrast(similarity, weights, _grouped(level.counts > 0, group))
+                weights, alike = (
+                    None if array is None else _grouped(array, group) for array in (sample_weights, alike)
+                )
+                losses = contrast(similarity, weights, _grouped(level.counts > 0, group), alike, settings.twins)
                 image_to_text[name], text_to_image[name] = losses
     levels = {name: image_to_text[name] + text_to_image[name] for name in image_to_text}
     total = sum((settings.weights.of(name) * loss for name, loss in levels.items()), start=jnp.zeros(()))
-    return ContrastiveLosses(total=total, levels=levels, image_to_text=image_to_text, text_to_image=text_to_image)
+    return ContrastiveLosses(total, levels, image_to_text, text_to_image, twins.shares)
+
+
+def _twins(text: TextLevels, group: int, settings: LossSettings, around: ring.Ring | None) -> Twins:
+    """The twins of the batch; no kind without hashes."""
+    if text.hashes is None:
+        if settings.twins != "negative":
+            raise UsageError(f"loss.twins = {settings.twins!r}: needs the hashes of the texts (TextLevels.hashes)")
+        return Twins({}, {})
+    return find_twins(text.hashes, text.word_count > 0, group, around)
 
 
 def _implementation(settings: LossSettings, mesh: Mesh | None) -> str:
@@ -143,17 +162,23 @@ def _similarity(
 
 
 def _ring_losses(
-    name: LevelName, level: _Level, around: ring.Ring, settings: LossSettings, weights: Array | None
+    name: LevelName,
+    level: _Level,
+    around: ring.Ring,
+    settings: LossSettings,
+    weights: Array | None,
+    twins: Array | None,
 ) -> tuple[Array, Array]:
     if name == "report":
-        return ring.report_losses(level.regions[:, 0], level.units[:, 0], level.counts, around, settings, weights)
-    return ring.local_losses(*level[:4], around, settings, weights, level.projection)
+        sides = level.regions[:, 0], level.units[:, 0]
+        return ring.report_losses(*sides, level.counts, around, settings, weights, twins)
+    return ring.local_losses(*level[:4], around, settings, weights, level.projection, twins)
 
 
-def _unit_loss(level: _Level, group: int, settings: LossSettings, weights: Array | None) -> Array:
+def _unit_loss(level: _Level, group: int, settings: LossSettings, weights: Array | None, twins: Array | None) -> Array:
     regions, units, _, counts = (_grouped(array, group) for array in level[:4])
-    weights = None if weights is None else _grouped(weights, group)
-    return grouped_unit_contrast(regions, units, counts, settings, weights)
+    weights, twins = (None if array is None else _grouped(array, group) for array in (weights, twins))
+    return grouped_unit_contrast(regions, units, counts, settings, weights, twins)
 
 
 def _grouped(array: Array, group: int) -> Array:

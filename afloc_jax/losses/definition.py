@@ -4,13 +4,16 @@ Sources: AFLoc (arXiv 2401.02044), equations of the report-level and local contr
 (ICCV 2021). Arrays of size B x B x T x N are held in memory, so this is for small batches, tests and reading.
 
 Notation: image b has N regions C_b, caption i has T_i valid text units W_i (words or sentences), width D.
+
+Twins, which are not part of the published losses: two captions of a batch with the same text. At the report level they
+are identical as drawn; at the other levels they share a sentence.
 """
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from afloc_jax.losses.settings import PUBLISHED, LossSettings
+from afloc_jax.losses.settings import PUBLISHED, LossSettings, Twins
 from afloc_jax.vectors import norm
 
 SMALLEST_NORM_PRODUCT = 1e-8  # published clamp of a cosine's denominator
@@ -103,3 +106,73 @@ def grouped_similarity(
 
     similarity: Array = jax.lax.map(one_group, (regions, units, counts))
     return similarity
+
+
+def identical(left: UInt32[Array, "*G B 2"], right: UInt32[Array, "*G I 2"]) -> Bool[Array, "*G B I"]:
+    """Whether two texts are equal, from their hashes."""
+    return _equal(left[..., :, None, :], right[..., None, :, :])
+
+
+def share_a_sentence(left: UInt32[Array, "*G B S 2"], right: UInt32[Array, "*G I S 2"]) -> Bool[Array, "*G B I"]:
+    """Whether two reports have a sentence in common, from the hashes of their sentences."""
+    there = left.any(axis=-1)[..., :, None, :, None]
+    equal = _equal(left[..., :, None, :, None, :], right[..., None, :, None, :, :])  # [*G, B, I, S, S]
+    return (there & equal).any(axis=(-2, -1))
+
+
+def _equal(left: UInt32[Array, "*#S 2"], right: UInt32[Array, "*#S 2"]) -> Bool[Array, "*S"]:
+    return (left[..., 0] == right[..., 0]) & (left[..., 1] == right[..., 1])
+
+
+def contrast(
+    similarity: Float[Array, "*G B B"],
+    weights: Float[Array, "*G B"] | None = None,
+    included: Bool[Array, "*G B"] | None = None,
+    twins: Bool[Array, "*G B B"] | None = None,
+    treatment: Twins = "negative",
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Both contrastive cross entropies over a square of similarities, `(image_to_text, text_to_image)`.
+
+    `similarity[..., b, i]` compares image b with caption i of the same contrast group; the true pairs are on the
+    diagonal. With q_i = weights_i / sum of weights over all pairs of all groups,
+
+        image_to_text = sum_i q_i (log sum_j exp S_ij - S_ii)
+        text_to_image = sum_j q_j (log sum_i exp S_ij - S_jj)
+
+    `weights` is the published `weight_matrix` (by default all 1).
+
+    A pair that is not `included` is neither an example nor a negative for the others: the losses are those of the batch
+    without it. They are 0 where no pair is included.
+
+    `twins[..., i, j]`, symmetric, says that pairs i and j have the same text. By `treatment` they are
+
+        "negative"   of each other, as published: `twins` is not read
+        "mask"       neither: for twins i and j other than themselves, S_ij and S_ji leave the sums over j and over i
+        "share"      both right: with n_i the number of twins of i, itself among them, S_ii becomes the mean of S_ij
+                     over the n_i twins j, and S_jj the mean of S_ij over the n_j twins i
+
+    >>> found = contrast(jnp.array([[9.0, 0.0], [0.0, 9.0]]))  # every image has picked its caption
+    >>> guessed = contrast(jnp.zeros((2, 2)))  # log 2: one of two at random
+    >>> [[round(float(loss), 3) for loss in losses] for losses in (found, guessed)]
+    [[0.0, 0.0], [0.693, 0.693]]
+    """
+    if included is None:
+        included = jnp.ones(similarity.shape[:-1], bool)
+    share = jnp.where(included, 1 if weights is None else weights, 0).astype(similarity.dtype)
+    total = share.sum()
+    share = share / jnp.where(total > 0, total, 1)
+    # A pair that is left out sees only itself, so its cross entropy is finite; its share in the mean is 0.
+    own = jnp.eye(similarity.shape[-1], dtype=bool)
+    seen = included[..., :, None] & included[..., None, :]
+    if twins is not None and treatment == "mask":
+        seen = seen & ~twins
+    # -inf is safe: the diagonal keeps each log-sum-exp finite, and the gradient at -inf is exactly 0.
+    similarity = jnp.where(seen | own, similarity, -jnp.inf)
+    right_caption = right_image = jnp.diagonal(similarity, axis1=-2, axis2=-1)
+    if twins is not None and treatment == "share":
+        right = own | (twins & seen)
+        picked, number = jnp.where(right, similarity, 0), right.sum(axis=-1)
+        right_caption, right_image = picked.sum(axis=-1) / number, picked.sum(axis=-2) / number
+    image_to_text = jax.nn.logsumexp(similarity, axis=-1) - right_caption
+    text_to_image = jax.nn.logsumexp(similarity, axis=-2) - right_image
+    return (share * image_to_text).sum(), (share * text_to_image).sum()

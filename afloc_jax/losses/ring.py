@@ -16,10 +16,11 @@ Backward pass: the saved S and its row and column sums give the gradient of ever
     dS_ij = dL1 q_i (softmax_j S_ij - [i = j]) + dL2 q_j (softmax_i S_ij - [i = j])
 
 with dL1, dL2 the gradients of the two losses, softmax_j along a row, softmax_i along a column, and [i = j] 1 for a true
-pair and else 0. The captions go around the ring once more and each tile is computed again. The gradient of the images
-is summed on their device. The gradient of the captions travels one step behind them: a device adds its part to what
-the device before it has summed for the same captions. After R steps the captions are back, and one more step brings
-their gradient back.
+pair and else 0. (Where twins share, it is 1 / n_i for the n_i twins j of i in the first term, and 1 / n_j in the
+second; see `definition.contrast`.) The captions go around the ring once more and each tile is computed again. The
+gradient of the images is summed on their device. The gradient of the captions travels one step behind them: a device
+adds its part to what the device before it has summed for the same captions. After R steps the captions are back, and
+one more step brings their gradient back.
 
 Nothing is differentiated through a collective: the forward and the backward pass are one `shard_map` each, under one
 custom VJP. A group of at most b pairs lies on one device and needs no ring; K = batch is one ring of all devices.
@@ -34,13 +35,13 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import AxisType, Mesh, PartitionSpec
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
 from afloc_jax.errors import UsageError
 from afloc_jax.losses import definition, tiled
 from afloc_jax.losses.low_rank import project, pull_back
 from afloc_jax.losses.packing import Captions
-from afloc_jax.losses.settings import LossSettings
+from afloc_jax.losses.settings import LossSettings, Twins
 
 GROUP, RING = "group", "ring"
 PAIRS = PartitionSpec((GROUP, RING))  # arrays of pairs, split in order over all devices
@@ -106,8 +107,9 @@ def local_losses(
     settings: LossSettings,
     weights: Float[Array, " B"] | None = None,
     projection: Float[Array, "F D"] | None = None,
+    twins: Bool[Array, "B K"] | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Both cross entropies of the word or sentence level, those of `contrast.contrast` over each whole group.
+    """Both cross entropies of the word or sentence level, those of `definition.contrast` over each whole group.
 
     Regions may be bfloat16. The units are then rounded to bfloat16 for products and for sending. Products are summed in
     float32; softmax, norms, log-sum-exp and the units' gradient are float32 (float64 for float64 inputs).
@@ -121,9 +123,11 @@ def local_losses(
         settings: `config.loss`.
         weights: the weight of each pair in the means, constants without a gradient; by default all 1.
         projection: the regions are `regions @ projection`; the same on every device (see low_rank.py).
+        twins: which pairs of its group have the text of each pair (`twin_pairs`), where `settings.twins` reads them.
     """
     rows = _local_rows(settings, ring.mesh.devices.flat[0].platform)
-    return _losses(rows, ring, regions, (units, norms), counts, _share(counts, weights, norms.dtype), projection)
+    share = _share(counts, weights, norms.dtype)
+    return _losses(rows, ring, settings.twins, regions, (units, norms), counts, share, twins, projection)
 
 
 def report_losses(
@@ -133,12 +137,13 @@ def report_losses(
     ring: Ring,
     settings: LossSettings,
     weights: Float[Array, " B"] | None = None,
+    twins: Bool[Array, "B K"] | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Both cross entropies of the report level. All devices gather all reports: one vector each is little to send."""
     wide = jnp.promote_types(images.dtype, jnp.float32)
     rows = _report_rows(settings.contrast_temperature)
     share = _share(counts, weights, wide)
-    return _losses(rows, ring, images.astype(wide), reports.astype(wide), counts, share, None)
+    return _losses(rows, ring, settings.twins, images.astype(wide), reports.astype(wide), counts, share, twins, None)
 
 
 def _share(counts: Int[Array, " B"], weights: Float[Array, " B"] | None, dtype: DTypeLike) -> Float[Array, " B"]:
@@ -151,22 +156,32 @@ def _share(counts: Int[Array, " B"], weights: Float[Array, " B"] | None, dtype: 
 _Losses = tuple[Float[Array, ""], Float[Array, ""]]  # image to text, text to image
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _losses(
-    rows: Rows, ring: Ring, images: Array, texts: PyTree, counts: Array, share: Array, projection: Array | None
-) -> _Losses:
-    return _forward(rows, ring, images, texts, counts, share, projection)[0]
+    rows: Rows, ring: Ring, treatment: Twins, images: Array, texts: PyTree, counts: Array, share: Array,
+    twins: Array | None, projection: Array | None,
+) -> _Losses:  # fmt: skip
+    return _forward(rows, ring, treatment, images, texts, counts, share, twins, projection)[0]
 
 
 def _forward(
-    rows: Rows, ring: Ring, images: Array, texts: PyTree, counts: Array, share: Array, projection: Array | None
-) -> tuple[_Losses, PyTree]:
+    rows: Rows, ring: Ring, treatment: Twins, images: Array, texts: PyTree, counts: Array, share: Array,
+    twins: Array | None, projection: Array | None,
+) -> tuple[_Losses, PyTree]:  # fmt: skip
     def on_device(
-        images: Array, texts: PyTree, counts: Array, share: Array, projection: Array | None
+        images: Array, texts: PyTree, counts: Array, share: Array, twins: Array | None, projection: Array | None
     ) -> tuple[_Losses, tuple[Array, Array, Array]]:
         images = project(images, projection)
-        similarity = _hide(rows.forward(images, texts, jnp.maximum(counts, 1), ring), counts > 0, ring)
+        similarity = rows.forward(images, texts, jnp.maximum(counts, 1), ring)
+        masked = twins if treatment == "mask" else None
+        similarity = jnp.where(_seen(counts > 0, ring, masked) | _own_pair(similarity, ring), similarity, -jnp.inf)
         pair = jnp.take_along_axis(similarity, _own_column(similarity, ring), axis=2)[..., 0]  # [g, k]
+        own_pair = pair
+        if treatment == "share":
+            right, number = _right(counts > 0, ring, twins)
+            picked = jnp.where(right, similarity, 0)
+            pair = picked.sum(axis=2) / number
+            own_pair = _own(lax.psum(picked.sum(axis=1), RING), pair.shape[1], ring) / number
         row_sum = jax.nn.logsumexp(similarity, axis=2)
         # The log-sum-exp of the columns takes two collectives of K numbers: the maximum of each column, which is finite
         # because a column holds its own pair, and the sum of exp(S - maximum).
@@ -174,8 +189,8 @@ def _forward(
         column_sum = largest + jnp.log(lax.psum(jnp.exp(similarity - largest[:, None]).sum(axis=1), RING))
         own_column_sum = _own(column_sum, pair.shape[1], ring)
         by_row, by_column = (
-            lax.psum((share.reshape(pair.shape) * (sums - pair)).sum(), (GROUP, RING))
-            for sums in (row_sum, own_column_sum)
+            lax.psum((share.reshape(pair.shape) * difference).sum(), (GROUP, RING))
+            for difference in (row_sum - pair, own_column_sum - own_pair)
         )
         return (by_row, by_column), (
             similarity.reshape(-1, ring.group),
@@ -183,24 +198,28 @@ def _forward(
             own_column_sum.reshape(-1),
         )
 
-    run = _sharded(on_device, ring, 4, (PartitionSpec(), PAIRS), replicated=1)
-    losses, saved = run(images, texts, counts, share, projection)
-    return losses, (images, texts, counts, share, *saved, projection)
+    run = sharded(on_device, ring, 5, (PartitionSpec(), PAIRS), replicated=1)
+    losses, saved = run(images, texts, counts, share, twins, projection)
+    # What a mask hides is -inf in the saved similarities.
+    return losses, (images, texts, counts, share, twins if treatment == "share" else None, *saved, projection)
 
 
 def _backward(
-    rows: Rows, ring: Ring, saved: PyTree, d_losses: _Losses
-) -> tuple[Array, PyTree, None, Array, Array | None]:
+    rows: Rows, ring: Ring, treatment: Twins, saved: PyTree, d_losses: _Losses
+) -> tuple[Array, PyTree, None, Array, None, Array | None]:
     def on_device(
-        images: Array, texts: PyTree, counts: Array, share: Array, similarity: Array, row_sum: Array, column_sum: Array,
-        projection: Array | None, d_row: Array, d_column: Array,
+        images: Array, texts: PyTree, counts: Array, share: Array, twins: Array | None, similarity: Array,
+        row_sum: Array, column_sum: Array, projection: Array | None, d_row: Array, d_column: Array,
     ) -> tuple[Array, PyTree, Array | None]:  # fmt: skip
         k = min(len(counts), ring.group)
         similarity = similarity.reshape(-1, k, ring.group)
-        mine = jax.nn.one_hot(_own_column(similarity, ring)[..., 0], ring.group, dtype=similarity.dtype)
+        mine = own = _own_pair(similarity, ring).astype(similarity.dtype)
+        if twins is not None:
+            right, number = _right(counts > 0, ring, twins)
+            mine, own = right / number[..., None], right / gathered(number, ring)[:, None]
         by_row = (d_row * share).reshape(-1, k, 1) * (jnp.exp(similarity - row_sum.reshape(-1, k, 1)) - mine)
-        column_share, column_sum = (_gathered(array.reshape(-1, k), ring)[:, None] for array in (share, column_sum))
-        by_column = d_column * column_share * (jnp.exp(similarity - column_sum) - mine)
+        column_share, column_sum = (gathered(array.reshape(-1, k), ring)[:, None] for array in (share, column_sum))
+        by_column = d_column * column_share * (jnp.exp(similarity - column_sum) - own)
         d_images, d_texts = rows.backward(
             project(images, projection), texts, jnp.maximum(counts, 1), similarity, by_row + by_column, ring
         )
@@ -208,15 +227,15 @@ def _backward(
         d_projection = jax.tree.map(lambda own: lax.psum(own, (GROUP, RING)), d_projection)
         return d_images.astype(images.dtype), d_texts, d_projection
 
-    run = _sharded(on_device, ring, 7, (PAIRS, PAIRS, PartitionSpec()), replicated=3)
+    run = sharded(on_device, ring, 8, (PAIRS, PAIRS, PartitionSpec()), replicated=3)
     d_images, d_texts, d_projection = run(*saved, *d_losses)
-    return d_images, d_texts, None, jnp.zeros_like(saved[3]), d_projection
+    return d_images, d_texts, None, jnp.zeros_like(saved[3]), None, d_projection
 
 
 _losses.defvjp(_forward, _backward)
 
 
-def _sharded(
+def sharded(
     function: Callable[..., PyTree], ring: Ring, split: int, out_specs: PyTree, replicated: int = 0
 ) -> Callable[..., PyTree]:
     """`function` on every device. Its first `split` arguments are sharded, the next `replicated` ones replicated."""
@@ -225,31 +244,45 @@ def _sharded(
     return jax.shard_map(function, mesh=ring.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 
-def _hide(rows: Float[Array, "g k K"], included: Bool[Array, " b"], ring: Ring) -> Float[Array, "g k K"]:
-    """-inf where the image or the caption is left out. A pair's own place is kept, so that all sums are finite."""
-    included = included.reshape(rows.shape[:2])
-    seen = included[:, :, None] & _gathered(included, ring)[:, None]
-    own = jnp.arange(ring.group) == _own_column(rows, ring)
-    return jnp.where(seen | own, rows, -jnp.inf)
+def _seen(included: Bool[Array, " b"], ring: Ring, masked: Bool[Array, "b K"] | None = None) -> Bool[Array, "g k K"]:
+    """Where neither the image nor the caption is left out, and the pair is not masked."""
+    included = included.reshape(-1, min(len(included), ring.group))
+    seen = included[:, :, None] & gathered(included, ring)[:, None]
+    return seen if masked is None else seen & ~masked.reshape(seen.shape)
 
 
-def _own_column(rows: Float[Array, "g k K"], ring: Ring) -> Int[Array, "g k 1"]:
+def _right(
+    included: Bool[Array, " b"], ring: Ring, twins: Bool[Array, "b K"] | None
+) -> tuple[Bool[Array, "g k K"], Int[Array, "g k"]]:
+    """Each pair's own place and those of its twins, and how many they are."""
+    seen = _seen(included, ring)
+    own = _own_pair(seen, ring)
+    right = own if twins is None else own | (seen & twins.reshape(seen.shape))
+    return right, right.sum(axis=2)
+
+
+def _own_pair(rows: Shaped[Array, "g k K"], ring: Ring) -> Bool[Array, "g k K"]:
+    """Each pair's own place."""
+    return jnp.arange(ring.group) == _own_column(rows, ring)
+
+
+def _own_column(rows: Shaped[Array, "g k K"], ring: Ring) -> Int[Array, "g k 1"]:
     """The column of S of each of this device's pairs, its place in the group."""
     k = rows.shape[1]
-    return jnp.broadcast_to(_place(ring) * k + jnp.arange(k), rows.shape[:2])[..., None]
+    return jnp.broadcast_to(place(ring) * k + jnp.arange(k), rows.shape[:2])[..., None]
 
 
 def _own(columns: Float[Array, "g K"], k: int, ring: Ring) -> Float[Array, "g k"]:
     """The columns of this device's pairs."""
-    return lax.dynamic_slice_in_dim(columns, _place(ring) * k, k, axis=1)
+    return lax.dynamic_slice_in_dim(columns, place(ring) * k, k, axis=1)
 
 
-def _gathered(own: Array, ring: Ring) -> Array:
+def gathered(own: Array, ring: Ring) -> Array:
     """[g, k] of this device -> [g, K] of the group."""
     return own if ring.size == 1 else lax.all_gather(own, RING, axis=1, tiled=True)
 
 
-def _place(ring: Ring) -> Int[Array, ""] | int:
+def place(ring: Ring) -> Int[Array, ""] | int:
     """This device's place in its ring."""
     return lax.axis_index(RING) if ring.size > 1 else 0
 
@@ -279,7 +312,7 @@ def _report_rows(temperature: float) -> Rows:
     def grouped(images: Array, reports: Array, ring: Ring) -> tuple[Array, Array]:
         k = min(len(images), ring.group)
         images, reports = (array.reshape(-1, k, array.shape[-1]) for array in (images, reports))
-        return images, _gathered(reports, ring)
+        return images, gathered(reports, ring)
 
     def forward(images: Array, reports: Array, counts: Array, ring: Ring) -> Array:
         return similarity(*grouped(images, reports, ring))
@@ -316,7 +349,7 @@ def _local_rows(settings: LossSettings, platform: str) -> Rows:
             text, rows = carry
             following = _pass_on(text, ring, platform)  # before the tiles, so that sending and computing overlap
             block = tiled.tile_rows(regions, text, settings, platform)[:, 0]
-            source = (_place(ring) - number) % ring.size
+            source = (place(ring) - number) % ring.size
             return following, lax.dynamic_update_index_in_dim(rows, block, source, axis=2)
 
         _, rows = lax.fori_loop(0, ring.size, step, (text, rows))
@@ -334,7 +367,7 @@ def _local_rows(settings: LossSettings, platform: str) -> Rows:
         def step(number: Array, carry: PyTree) -> PyTree:
             text, d_regions, d_text = carry
             following, travelled = _pass_on((text, d_text), ring, platform)
-            source = (_place(ring) - number) % ring.size
+            source = (place(ring) - number) % ring.size
             block, d_block = (
                 lax.dynamic_index_in_dim(array, source, axis=3, keepdims=False) for array in (rows, d_rows)
             )

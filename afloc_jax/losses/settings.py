@@ -13,6 +13,7 @@ from afloc_jax.settings import NOT_NEGATIVE, POSITIVE, Rule, Settings, setting
 LARGEST_KERNEL_TEMPERATURE = 40.0
 # Up to here exp(temp1 p), and the square of its sum over regions, may be taken in float32 without the maximum of p.
 NEAR_ONE_TEMPERATURE = 20.0
+Twins = Literal["negative", "mask", "share"]
 # A string, because a flag of launch.py keeps the type of the value in the config.
 TILE_MEMORY = Rule(lambda given: given == "auto" or (given.isdecimal() and int(given) > 0), '"auto" or MiB, as "512"')
 
@@ -55,6 +56,9 @@ class LossSettings(Settings, section="loss"):
         contrast_group_order: the order in which a batch is split into groups: that of the "batch", or by "length",
             longest caption first (published; `definition.length_order`). The training step puts the pairs in this order
             before they are encoded, so groups of batch statistics follow it too; a loss takes them as they come.
+        twins: what pairs of a group with the same text are for each other: "negative" (published), neither ("mask"), or
+            both right ("share"). At the report level twins have the same text as drawn, at the others they share a
+            sentence; see `definition.contrast`.
         implementation: "definition", "tiled" or "ring" (over the devices of a mesh). All give the same numbers. "auto"
             takes "ring" on several devices and "tiled" on one.
         kernel: what computes the tiles: "xla", "pallas" (losses/kernels, for TPUs) or "triton" (losses/kernels, for
@@ -75,6 +79,7 @@ class LossSettings(Settings, section="loss"):
     contrast_unit: Literal["caption", "unit"] = "caption"
     contrast_group: int = setting(0, Rule(lambda pairs: pairs == 0 or pairs > 1, "0 (the whole batch) or at least 2"))
     contrast_group_order: Literal["batch", "length"] = "batch"
+    twins: Twins = "negative"
     implementation: Literal["auto", "definition", "tiled", "ring"] = "auto"
     kernel: Literal["xla", "pallas", "triton"] = "xla"
     tile_memory: str = setting("auto", TILE_MEMORY)

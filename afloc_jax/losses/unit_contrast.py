@@ -8,6 +8,7 @@ the other sentences then learn little. Here each sentence (or word) has to find 
 
 r [B, U] is the relevance of definition.py with region_pooling = "logsumexp". There is no cross entropy over texts: the
 same sentence ("no pneumothorax") stands in many reports, so the other captions of a batch are no valid negatives.
+Images whose captions share a sentence are negatives of each other unless `loss.twins` says otherwise.
 """
 
 import functools
@@ -29,12 +30,17 @@ def unit_contrast(
     counts: Int[Array, " B"],
     settings: LossSettings,
     weights: Float[Array, " B"] | None = None,
+    twins: Bool[Array, "B B"] | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """The cross entropy of choosing the image of every unit (a weighted mean over units), and the sum of the weights.
 
     The valid units of caption i are 1 .. counts[i] - 1: `[CLS]` is left out. A pair whose caption is empty (count 0) is
     neither an example nor a negative. `weights[i]` weighs every unit of caption i. Both results are 0 where there is no
     valid unit.
+
+    `twins` says which captions share a sentence. With `settings.twins` "mask" the images of the twins of caption i
+    leave the sum over b for its units; with "share" r[i, t] becomes the mean of r[b, t] over the images of its twins
+    and its own (compare `definition.contrast`).
 
     Valid units are packed into chunks, and only chunks that hold any are computed, so the cost follows the counts and
     not the padded length. The backward pass computes each chunk again, so only one chunk [B, CHUNK, N] is in memory.
@@ -60,6 +66,7 @@ def unit_contrast(
         in_chunks(jnp.repeat(jnp.arange(batch), slots)),
         counts > 0,
         -(-jnp.count_nonzero(share) // CHUNK),
+        None if settings.twins == "negative" else twins,
     )
     return _chunked_loss(unit_norm(regions.astype(wide)), chunks, settings) / jnp.where(total > 0, total, 1), total
 
@@ -72,6 +79,7 @@ class _Chunks(NamedTuple):
     caption: Int[Array, "chunks CHUNK"]  # index of the caption that each unit belongs to
     included: Bool[Array, " B"]  # images that serve as negatives
     used: Int[Array, ""]
+    twins: Bool[Array, "B B"] | None  # None where they are negatives
 
 
 def _chunk_loss(
@@ -80,19 +88,26 @@ def _chunk_loss(
     share: Float[Array, " CHUNK"],
     caption: Int[Array, " CHUNK"],
     included: Bool[Array, " B"],
+    twins: Bool[Array, "B B"] | None,
     settings: LossSettings,
 ) -> Float[Array, ""]:
     """The weighted sum of the cross entropies of one chunk of units."""
     logits = settings.contrast_temperature * unit_relevance(regions, units, settings)  # [B, CHUNK]
     own_image = jnp.arange(regions.shape[0])[:, None] == caption
+    seen = included[:, None]
+    if twins is not None and settings.twins == "mask":
+        seen = seen & ~twins[:, caption]
     # -inf is safe: the unit's own image keeps the log-sum-exp finite, and the gradient at -inf is exactly 0.
-    seen = jnp.where(included[:, None] | own_image, logits, -jnp.inf)
-    own = jnp.where(own_image, logits, 0).sum(axis=0)
-    return (share * (jax.nn.logsumexp(seen, axis=0) - own)).sum()
+    of_all = jax.nn.logsumexp(jnp.where(seen | own_image, logits, -jnp.inf), axis=0)
+    right = jnp.where(own_image, logits, 0).sum(axis=0)
+    if twins is not None and settings.twins == "share":
+        images = own_image | (twins[:, caption] & seen)
+        right = jnp.where(images, logits, 0).sum(axis=0) / images.sum(axis=0)
+    return (share * (of_all - right)).sum()
 
 
-def _at(chunks: _Chunks, index: Int[Array, ""]) -> tuple[Array, Array, Array, Array]:
-    return chunks.units[index], chunks.share[index], chunks.caption[index], chunks.included
+def _at(chunks: _Chunks, index: Int[Array, ""]) -> tuple[Array, Array, Array, Array, Array | None]:
+    return chunks.units[index], chunks.share[index], chunks.caption[index], chunks.included, chunks.twins
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -113,10 +128,10 @@ def _chunked_loss_backward(settings: LossSettings, saved: PyTree, d_loss: Array)
 
     def add(index: Array, gradients: PyTree) -> PyTree:
         d_regions, d_units, d_share = gradients
-        units, share, caption, included = _at(chunks, index)
+        units, share, caption, included, twins = _at(chunks, index)
 
         def loss(regions: Array, units: Array, share: Array) -> Array:
-            return _chunk_loss(regions, units, share, caption, included, settings)
+            return _chunk_loss(regions, units, share, caption, included, twins, settings)
 
         _, pull_back = jax.vjp(loss, regions, units, share)
         more, units, share = pull_back(d_loss)
@@ -125,7 +140,7 @@ def _chunked_loss_backward(settings: LossSettings, saved: PyTree, d_loss: Array)
     nothing = jax.tree.map(jnp.zeros_like, (regions, chunks.units, chunks.share))
     d_regions, d_units, d_share = jax.lax.fori_loop(0, chunks.used, add, nothing)
     none: PyTree = None  # integers and booleans have no gradient
-    return d_regions, _Chunks(d_units, d_share, none, none, none)
+    return d_regions, _Chunks(d_units, d_share, none, none, none, none)
 
 
 _chunked_loss.defvjp(_chunked_loss_forward, _chunked_loss_backward)
@@ -146,13 +161,14 @@ def grouped_unit_contrast(
     counts: Int[Array, "G B"],
     settings: LossSettings,
     weights: Float[Array, "G B"] | None = None,
+    twins: Bool[Array, "G B B"] | None = None,
 ) -> Float[Array, ""]:
     """The loss of `unit_contrast` within each contrast group, as the weighted mean over the units of all groups."""
 
     def one_group(group: PyTree) -> tuple[Array, Array]:
-        regions, units, counts, weights = group
-        return unit_contrast(regions, units, counts, settings, weights)
+        regions, units, counts, weights, twins = group
+        return unit_contrast(regions, units, counts, settings, weights, twins)
 
-    losses, totals = jax.lax.map(one_group, (regions, units, counts, weights))
+    losses, totals = jax.lax.map(one_group, (regions, units, counts, weights, twins))
     total = totals.sum()
     return jnp.sum(losses * totals) / jnp.where(total > 0, total, 1)

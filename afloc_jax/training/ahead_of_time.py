@@ -23,6 +23,7 @@ from jax.stages import Lowered
 from jaxtyping import Array, PyTree
 
 from afloc_jax.errors import UsageError, UserError
+from afloc_jax.levels import ImageLevels, TextLevels
 from afloc_jax.losses import contrastive_losses
 from afloc_jax.losses.ring import fits_around
 from afloc_jax.losses.tile_size import slots_of_bin, tile_size
@@ -30,7 +31,7 @@ from afloc_jax.settings import Json
 from afloc_jax.training.assembly import Assembly, assemble
 from afloc_jax.training.buffers import Buffer, largest_buffers
 from afloc_jax.training.gpu_cards import CARDS
-from afloc_jax.training.gradients import token_batch
+from afloc_jax.training.gradients import Batch, hashes_of, token_batch
 from afloc_jax.training.launches import launches
 from afloc_jax.training.mesh import batch_sharding, build_mesh, replicated
 from afloc_jax.training.permutes import RingPermutes, ring_permutes
@@ -296,12 +297,13 @@ def _launches(program: Program, tiles: dict[str, Tile]) -> int:
 
 def _embeddings_like(assembly: Assembly) -> tuple[PyTree, PyTree]:
     """Shapes and types of what the model returns for a batch: the levels of images and of texts."""
-    embed = functools.partial(assembly.model.apply, with_factors=assembly.config.loss.is_low_rank)
-    image, text = jax.eval_shape(
-        lambda variables, batch: embed(variables, batch["image"], token_batch(batch)),
-        assembly.variables_like,
-        assembly.batch_like(),
-    )
+    low_rank = assembly.config.loss.is_low_rank
+
+    def embed(variables: PyTree, batch: Batch) -> tuple[ImageLevels, TextLevels]:
+        image, text = assembly.model.bind(variables)(batch["image"], token_batch(batch), with_factors=low_rank)
+        return image, dataclasses.replace(text, hashes=hashes_of(batch))
+
+    image, text = jax.eval_shape(embed, assembly.variables_like, assembly.batch_like())
     return image, text
 
 

@@ -25,6 +25,7 @@ from afloc_jax.training.step import (
     new_state,
 )
 from data_pipelines.augment import NUMBERS
+from data_pipelines.hashes import hashed_sentences
 
 _ASSUMED_STEPS_PER_EPOCH = 1000  # used where no data are open; no shape depends on it
 
@@ -85,6 +86,8 @@ class Assembly:
         }
         arrays = {"image": ((pairs, side, side), jnp.uint8), **{name: (shapes[name], jnp.int32) for name in shapes}}
         data = self.config.data
+        for name, shape in (("report_hash", (2,)), ("sentence_hashes", (hashed_sentences(slots), 2))):
+            arrays[name] = (pairs, *shape), jnp.uint32
         if data.augment and data.augment_on == "device":
             arrays["augmentation"] = ((pairs, NUMBERS), jnp.float32)
         sharding = batch_sharding(self.mesh)

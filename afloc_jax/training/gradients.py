@@ -24,7 +24,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from afloc_jax.errors import UsageError
-from afloc_jax.levels import ImageLevels, TextLevels, TokenBatch
+from afloc_jax.levels import ImageLevels, TextHashes, TextLevels, TokenBatch
 from afloc_jax.losses import ContrastiveLosses, LossSettings, contrastive_losses
 from afloc_jax.losses.definition import length_order
 from afloc_jax.models import AFLoc, trainable
@@ -72,6 +72,11 @@ def in_group_order(batch: Batch, settings: LossSettings, mesh: Mesh) -> Batch:
     return {name: _placed(array[order], mesh, PartitionSpec(batch_axes(mesh))) for name, array in batch.items()}
 
 
+def hashes_of(batch: Batch) -> TextHashes | None:
+    """The hashes of the texts of a batch; None in one that was made without data_pipelines.batches."""
+    return TextHashes(batch["report_hash"], batch["sentence_hashes"]) if "report_hash" in batch else None
+
+
 def build_encoder(model: AFLoc, config: RunConfig, mesh: Mesh) -> Callable[..., tuple[_Embeddings, PyTree[Array]]]:
     """A function `encode(params, batch_stats, batch, dropout key) -> (embeddings, batch statistics)`."""
     low_rank = config.loss.is_low_rank
@@ -113,7 +118,7 @@ def build_gradient(model: AFLoc, config: RunConfig, mesh: Mesh) -> GradientFunct
         factors = (embeddings.shallow, gather(_kernel(params), mesh)) if low_rank else None
         image = ImageLevels(embeddings.shallow, embeddings.deep, embeddings.whole, factors)
         counts = batch["word_count"], batch["sentence_count"]
-        text = TextLevels(embeddings.words, embeddings.sentences, embeddings.report, *counts)
+        text = TextLevels(embeddings.words, embeddings.sentences, embeddings.report, *counts, hashes_of(batch))
         return contrastive_losses(image, text, config.loss, mesh=mesh)
 
     def one_shot(params: PyTree[Array], batch_stats: PyTree[Array], batch: Batch, key: PRNGKeyArray) -> Result:

@@ -161,7 +161,9 @@ def pad_batch(batch: "Batch", multiple: int) -> "Batch":
         "sentence_ids": padded(batch["sentence_ids"], -1),
         "word_count": padded(batch["word_count"]),
         "sentence_count": padded(batch["sentence_count"]),
-        "index": padded(batch["index"]),
+        "report_hash": padded(batch["report_hash"]),
+        "sentence_hashes": padded(batch["sentence_hashes"]),
+        "index": padded(batch["index"], -1),
     }
 
 

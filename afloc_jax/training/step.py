@@ -16,7 +16,7 @@ from afloc_jax.levels import LevelName
 from afloc_jax.losses import contrastive_losses
 from afloc_jax.models import AFLoc
 from afloc_jax.training.augment import augment
-from afloc_jax.training.gradients import Batch, build_gradient, in_group_order, token_batch
+from afloc_jax.training.gradients import Batch, build_gradient, hashes_of, in_group_order, token_batch
 from afloc_jax.training.mesh import constrain, replicated
 from afloc_jax.training.optimizer import LearningRate
 from afloc_jax.training.settings import RunConfig
@@ -54,14 +54,20 @@ class TrainState:
 
 @flax.struct.dataclass
 class LossMetrics:
-    """The total loss of a batch and the loss of each level that is on, as arrays on the device."""
+    """The total loss of a batch and the loss of each level that is on, as arrays on the device.
+
+    `twins` is the share of twins among the pairs of pairs that are contrasted, see `losses.ContrastiveLosses`.
+    """
 
     loss: Float[Array, ""]
     levels: dict[LevelName, Float[Array, ""]]
+    twins: dict[str, Float[Array, ""]]
 
     def named(self) -> dict[str, float]:
         """The numbers under their names in metrics.jsonl."""
-        return {"loss": float(self.loss), **{f"loss/{level}": float(loss) for level, loss in self.levels.items()}}
+        levels = {f"loss/{level}": float(loss) for level, loss in self.levels.items()}
+        twins = {f"twins/{kind}": float(share) for kind, share in self.twins.items()}
+        return {"loss": float(self.loss)} | levels | twins
 
 
 @flax.struct.dataclass
@@ -148,7 +154,7 @@ def build_train_step(
             stepped,
             dataclasses.replace(state, all_finite=all_finite),
         )
-        metrics = StepMetrics(losses.total, losses.levels, grad_norm, learning_rate, finite)
+        metrics = StepMetrics(losses.total, losses.levels, losses.twins, grad_norm, learning_rate, finite)
         return constrain(state, mesh), metrics
 
     return jax.jit(train_step, donate_argnums=0, out_shardings=(None, replicated(mesh)))
@@ -164,7 +170,8 @@ def build_validation_step(model: AFLoc, config: RunConfig, mesh: Mesh) -> Valida
         variables = {"params": params, "batch_stats": batch_stats}
         batch = in_group_order(batch, config.loss, mesh)
         image, text = model.bind(variables)(batch["image"], token_batch(batch), with_factors=config.loss.is_low_rank)
+        text = dataclasses.replace(text, hashes=hashes_of(batch))
         losses = contrastive_losses(image, text, config.loss, mesh=mesh)
-        return LossMetrics(losses.total, losses.levels)
+        return LossMetrics(losses.total, losses.levels, losses.twins)
 
     return jax.jit(validation_step, out_shardings=replicated(mesh))

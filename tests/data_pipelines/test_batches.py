@@ -19,7 +19,8 @@ from data_pipelines.records import Record
 from data_pipelines.settings import DataSettings
 from data_pipelines.tokens import tokenize
 
-KEYS = ("image", "token_ids", "word_ids", "sentence_ids", "word_count", "sentence_count", "index")
+TEXT = "token_ids", "word_ids", "sentence_ids", "word_count", "sentence_count", "report_hash", "sentence_hashes"
+KEYS = ("image", *TEXT, "index")
 
 
 def records(count: int) -> list[Record]:
@@ -76,6 +77,8 @@ def test_batches_have_the_documented_form(source, tokenizer):
         "sentence_ids": ((8, 32), "int32"),
         "word_count": ((8,), "int32"),
         "sentence_count": ((8,), "int32"),
+        "report_hash": ((8, 2), "uint32"),
+        "sentence_hashes": ((8, 15, 2), "uint32"),
         "index": ((8,), "int64"),
     }
     for row, index in enumerate(batch["index"]):

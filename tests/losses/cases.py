@@ -8,7 +8,7 @@ import numpy as np
 
 from afloc_jax.levels import ImageLevels, TextLevels
 from afloc_jax.losses import definition, packing, tiled
-from afloc_jax.losses.contrast import contrast
+from afloc_jax.losses.definition import contrast
 from afloc_jax.losses.low_rank import reduce_rank
 from afloc_jax.losses.settings import PUBLISHED, LossSettings
 

@@ -22,11 +22,11 @@ def losses_and_gradients(implementation, image, text, mesh=None, sample_weights=
         return losses.total, losses
 
     def step(image, text):
-        counts = text.word_count, text.sentence_count
-        floats = text.replace(word_count=None, sentence_count=None)
+        integers = {name: getattr(text, name) for name in ("word_count", "sentence_count", "hashes")}
+        floats = text.replace(**dict.fromkeys(integers))
 
         def loss(image, floats):
-            return total(image, floats.replace(word_count=counts[0], sentence_count=counts[1]))
+            return total(image, floats.replace(**integers))
 
         (_, losses), gradients = jax.value_and_grad(loss, (0, 1), has_aux=True)(image, floats)
         return losses, gradients

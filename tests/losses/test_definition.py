@@ -7,7 +7,7 @@ import pytest
 from cases import PUBLISHED_CASES, assert_all_close, contrast_gradients, published_case, random_case
 
 from afloc_jax.losses import definition, tiled
-from afloc_jax.losses.contrast import contrast
+from afloc_jax.losses.definition import contrast
 from afloc_jax.losses.settings import LossSettings
 
 pytestmark = pytest.mark.usefixtures("float64")

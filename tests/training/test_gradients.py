@@ -79,6 +79,24 @@ def test_what_auto_takes_is_the_same_loss_with_the_same_gradients(devices, chang
     assert_same(found, expected)
 
 
+@pytest.mark.parametrize("treatment", ["mask", "share"])
+def test_twins_of_other_chunks_are_known(treatment):
+    """In chunks on two devices, against the definition on one; the batch has twins of both kinds.
+
+    Where captions of the same text have the same embedding, sharing them changes no sum: the report level keeps its
+    value.
+    """
+    groups = {"model.image.statistics_group": 2, "loss.low_rank": False}
+    expected, _ = gradient(devices=1, **groups, **{"loss.twins": treatment, "loss.implementation": "definition"})
+    found, _ = gradient(**groups, **{"loss.twins": treatment, "training.micro_batch": 4})
+    assert_same(found, expected)
+    assert min(found.losses.twins.values()) > 0
+    published, _ = gradient(devices=1, **groups, **{"loss.implementation": "definition"})
+    moved = {level: abs(float(loss - found.losses.levels[level])) for level, loss in published.losses.levels.items()}
+    assert min(moved["word"], moved["sentence"]) > 1e-2
+    assert (moved["report"] > 1e-2) if treatment == "mask" else (moved["report"] < 1e-12)
+
+
 def test_chunks_without_statistics_of_their_own_differ_by_the_batch_norm():
     """What the module says of batch statistics is so: in chunks they are those of each chunk."""
     expected, _ = gradient(devices=1)

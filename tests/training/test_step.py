@@ -57,7 +57,7 @@ def test_pairs_that_pad_a_batch_do_not_change_the_validation_loss(eight):
     alone, _ = assembled(tiny_config(), devices=1)
     expected = validated(alone, jax.device_put(jax.device_get(state), jax.devices()[0]), five)
     found = validated(run, state, padded)
-    assert expected.keys() == {"loss", "loss/report", "loss/sentence", "loss/word"}
+    assert expected.keys() == {"loss", "loss/report", "loss/sentence", "loss/word", "twins/local", "twins/report"}
     for key, value in expected.items():
         np.testing.assert_allclose(found[key], value, rtol=1e-5)
 

@@ -111,7 +111,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_does_harm(config, tmp
 
 
 def test_a_validation_loss_that_is_not_finite_stops_the_run(config, tmp_path, monkeypatch):
-    fake = lambda params, statistics, batch: LossMetrics(np.nan, {})  # noqa: E731
+    fake = lambda params, statistics, batch: LossMetrics(np.nan, {}, {})  # noqa: E731
     monkeypatch.setattr(assembly, "build_validation_step", lambda *_: fake)
     with pytest.raises(NonFiniteError, match=r"^validation after step 3: loss nan\. Records of the batch: record2_0, "):
         train(config, tmp_path)
@@ -123,7 +123,7 @@ def test_a_validation_loss_that_is_not_finite_stops_the_run(config, tmp_path, mo
 
 def test_early_stopping_ends_the_run_and_keeps_the_best(config, tmp_path, monkeypatch):
     losses = iter([5.0, 4.0, 4.5, 4.0, 3.0])  # steps 1, 2, ...: two in a row without improvement after step 2
-    fake = lambda params, statistics, batch: LossMetrics(next(losses), {})  # noqa: E731
+    fake = lambda params, statistics, batch: LossMetrics(next(losses), {}, {})  # noqa: E731
     monkeypatch.setattr(assembly, "build_validation_step", lambda *_: fake)
     config.training.update(steps=20, validate_every=1, early_stopping=2, keep_best=1)
     assert train(config, tmp_path) == 0
