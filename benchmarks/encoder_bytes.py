@@ -68,6 +68,7 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=Path("configs/afloc.py"))
     parser.add_argument("--pairs", type=int, default=64, help="of a device")
     parser.add_argument("--set", action="append", type=setting, default=[], metavar="KEY=VALUE")
+    parser.add_argument("--tower", choices=("both", "image", "text"), default="both", help="which is compiled")
     parser.add_argument("--most", type=int, default=10, help="how many moves are listed")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
@@ -83,6 +84,7 @@ def main() -> None:
     report = {
         "topology": given.topology,
         "pairs": given.pairs,
+        "tower": given.tower,
         "settings": dict(given.set),
         "temporary_bytes": memory.temp_size_in_bytes,
         "compiler_bytes": (compiled.cost_analysis() or {}).get("bytes accessed"),
@@ -99,7 +101,7 @@ def main() -> None:
 
 
 def encoders(given: argparse.Namespace) -> "Compiled":
-    """Both towers: embeddings, new batch statistics, and the gradient of the parameters for one of the embeddings."""
+    """The towers asked for: embeddings, batch statistics, and the parameters' gradient for one of the embeddings."""
     import jax
 
     from afloc_jax.training.ahead_of_time import topology_devices
@@ -116,8 +118,15 @@ def encoders(given: argparse.Namespace) -> "Compiled":
     assembly = assemble(config, build_mesh(devices, config.training.fsdp))
     encode, state, key = build_encoder(assembly.model, config, assembly.mesh), assembly.state_like(), jax.random.key(0)
 
-    def both(params, batch_stats, batch, d_embeddings):
-        encoded = jax.vjp(lambda params: encode(params, batch_stats, batch, key), params, has_aux=True)
+    def asked(params, batch_stats, batch):
+        embeddings, updated = encode(params, batch_stats, batch, key)
+        image, text = embeddings[:3], embeddings[3:]
+        if given.tower == "text":
+            return text, None  # the image tower is then dead code, which the compiler leaves out
+        return (image if given.tower == "image" else (image, text)), updated
+
+    def towers(params, batch_stats, batch, d_embeddings):
+        encoded = jax.vjp(lambda params: asked(params, batch_stats, batch), params, has_aux=True)
         embeddings, pull_back, updated = encoded
         return embeddings, updated, pull_back(d_embeddings)
 
@@ -125,9 +134,9 @@ def encoders(given: argparse.Namespace) -> "Compiled":
     placed = batch_sharding(assembly.mesh)
     like = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed),
-        jax.eval_shape(encode, *inputs, key)[0],
+        jax.eval_shape(asked, *inputs)[0],
     )
-    return jax.jit(both).lower(*inputs, like).compile()
+    return jax.jit(towers).lower(*inputs, like).compile()
 
 
 def moves(program: "Program", name: str = "", times: int = 1) -> Iterator[Moved]:
