@@ -42,6 +42,7 @@ def get_config(optimizer: str = "adam") -> ConfigDict:
     config.training.batch_size = 128
     config.loss.contrast_group = 64
     config.loss.contrast_group_order = "length"
+    config.loss.twins = "negative"
     config.model.image.statistics_group = 64
 
     config.optimizer.name = optimizer

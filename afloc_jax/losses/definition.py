@@ -139,7 +139,7 @@ def contrast(
         image_to_text = sum_i q_i (log sum_j exp S_ij - S_ii)
         text_to_image = sum_j q_j (log sum_i exp S_ij - S_jj)
 
-    `weights` is the published `weight_matrix` (by default all 1).
+    `weights` are those of the pairs (by default all 1). (The release's `weight_matrix` has no effect there.)
 
     A pair that is not `included` is neither an example nor a negative for the others: the losses are those of the batch
     without it. They are 0 where no pair is included.
