@@ -7,20 +7,16 @@ a network.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from afloc_jax.errors import UserError
 from afloc_jax.evaluation.report.numbers import (
     hashes,
-    interval,
-    number,
     on_few,
     part_of,
     read_object,
     short_hash,
-    signed,
 )
 from afloc_jax.evaluation.report.small_charts import cell
+from afloc_jax.evaluation.report.templates import environment
 from afloc_jax.evaluation.report.training import Logged, curves, read_metrics
 from afloc_jax.evaluation.task import JsonObject, Section
 from afloc_jax.evaluation.tasks import task_of
@@ -60,17 +56,9 @@ def write_report(workdir: str | Path) -> Path:
             f"{workdir}: no config.json, metrics.jsonl, summary.json or evaluation/ to report on; "
             "give a run's workdir or the folder of an evaluation"
         )
-    environment = Environment(
-        loader=PackageLoader("afloc_jax.evaluation", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": number, "interval": interval, "signed": signed, "cell": cell}
-    environment.filters["few"] = on_few
-    environment.filters |= {"jpeg": overlays.jpeg_uri, "outline": overlays.outline_path}
-    page = environment.get_template("report/template.html.jinja").render(
+    made = environment()
+    made.filters |= {"cell": cell, "few": on_few, "jpeg": overlays.jpeg_uri, "outline": overlays.outline_path}
+    page = made.get_template("report/template.html.jinja").render(
         name=config.get("name") or (evaluations[0].title if evaluations else workdir.name),
         trained=bool(config or rows),
         facts=_facts(workdir, config, rows, evaluations),

@@ -2,7 +2,7 @@
 
 import numpy as np
 import scipy.stats
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 PERMUTATIONS = 10_000
 EXACT_UNITS = 13  # up to this number of units all 2^n signs are tried, fewer than `PERMUTATIONS`
@@ -36,6 +36,30 @@ def sign_flip_test(contributions: Float[np.ndarray, " n"], permutations: int = P
         signs = 1.0 - 2.0 * rng.integers(0, 2, (min(step, permutations - start), n), dtype=np.int8)
         hits += int((np.abs(signs @ contributions) >= observed).sum())
     return (hits + 1) / (permutations + 1)
+
+
+def mcnemar_test(net: Int[np.ndarray, " n"]) -> float:
+    """The exact two-sided p of McNemar's test, by units; NaN without any unit.
+
+    `net` has one number per unit (a sample, or all samples of a patient): the samples that only A has right minus those
+    that only B has right. If the systems do not differ, those of a unit may be exchanged, so that each sign is equally
+    likely. p is the share of all signs with a sum at least as far from 0, computed from binomial distributions: units
+    of equal size have one, and their sums are convolved. Where every unit is one sample, this is McNemar's exact
+    (binomial) test. The square of the sum over the sum of squares is the statistic of Obuchowski (1998, doi
+    10.1002/(SICI)1097-0258(19980715)17:13<1495::AID-SIM863>3.0.CO;2-I), which is the limit for many units.
+
+    >>> mcnemar_test(np.array([1, 1, 1, 1, -1, 0]))  # as scipy.stats.binomtest(4, 5).pvalue
+    0.375
+    """
+    if not len(net):
+        return float("nan")
+    ways = np.ones(1)  # the probability of k samples in favour of A
+    for size, units in zip(*np.unique(np.abs(net[net != 0]), return_counts=True), strict=True):
+        steps = np.zeros(size * units + 1)
+        steps[::size] = scipy.stats.binom.pmf(np.arange(units + 1), units, 0.5)
+        ways = np.convolve(ways, steps)
+    sums = np.abs(2 * np.arange(len(ways)) - (len(ways) - 1))
+    return float(min(1.0, ways[sums >= abs(net.sum())].sum()))
 
 
 def wilcoxon_test(differences: Float[np.ndarray, " n"]) -> float:

@@ -10,12 +10,16 @@ from afloc_jax.evaluation.statistics.interval import Interval
 from afloc_jax.files import Path, csv_text
 from afloc_jax.settings import Json
 
+OVERALL = "all categories"
+
 
 @dataclass(frozen=True)
 class Row:
     """One row: a metric of A and of B, and A minus B with its test.
 
     `units` is the number of drawn units, of an AUC the number of those with a positive (0 for the mean over classes).
+    Of a metric of 0 and 1, `only_a` and `only_b` count the samples in which one side alone has 1, and `p_mcnemar` is
+    that of McNemar's exact test.
     """
 
     metric: str
@@ -32,6 +36,18 @@ class Row:
     p_bh: float = float("nan")
     p_wilcoxon: float = float("nan")
     units: int = 0
+    only_a: int | None = None
+    only_b: int | None = None
+    p_mcnemar: float = float("nan")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The rows of one system (A) minus another (B)."""
+
+    system: str
+    against: str
+    rows: Sequence[Row]
 
 
 @dataclass(frozen=True)
@@ -93,30 +109,47 @@ class Comparison:
             f"resamples by {self.bootstrap['unit']}]. p: the test named; Holm and BH adjust the rows of categories "
             "together and the overall rows together.",
             "",
-            "| metric | category | n | A | B | A - B | test | p | Holm | BH | Wilcoxon |",
-            "|---|---|---|---|---|---|---|---|---|---|---|",
+            *table_of(self.rows),
         ]
-        for row in self.rows:
-            cells = [row.metric, row.category.replace("|", "/"), f"{row.n}{'*' * (0 < row.units < FEW)}"]
-            cells += [_short(row.a), _short(row.b)]
-            cells += [str(Interval(row.difference, row.lower, row.upper)), row.test]
-            cells += [_short(p) for p in (row.p, row.p_holm, row.p_bh, row.p_wilcoxon)]
-            lines.append(f"| {' | '.join(cells)} |")
-        fewest: dict[str, int] = {}
-        for row in self.rows:
-            fewest[row.category] = min(row.units or FEW, fewest.get(row.category, FEW))
-        remark = remark_on_few(few_positives(fewest), self.bootstrap["unit"])
+        remark = remark_on_rows(self.rows, self.bootstrap["unit"])
         return "\n".join([*lines, *(["", remark] if remark else [])]) + "\n"
 
-    def write(self, out: Path) -> None:
-        """Write comparison.csv, .json and .md. Raises UserError when they cannot be written."""
+    def write(self, out: Path, page: str) -> None:
+        """Write comparison.csv, .json, .md and, from `page`, .html. Raises UserError when that fails."""
         columns = [field.name for field in fields(Row)]
         table = csv_text(columns, [list(asdict(row).values()) for row in self.rows])
-        texts = {"csv": table, "md": self.to_markdown(), "json": json_text(self.to_json())}
+        texts = {"csv": table, "md": self.to_markdown(), "json": json_text(self.to_json()), "html": page}
         write_folder(out, {f"comparison.{ending}": text for ending, text in texts.items()})
 
 
-def _short(value: float) -> str:
+def table_of(rows: Sequence[Row]) -> list[str]:
+    """The lines of a Markdown table of rows, with McNemar's test where a row has it."""
+    counted = any(row.only_a is not None for row in rows)
+    heads = ["metric", "category", "n", "A", "B", "A - B", "test", "p", "Holm", "BH", "Wilcoxon"]
+    heads += ["only A", "only B", "McNemar"] if counted else []
+    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    for row in rows:
+        cells = [row.metric, row.category.replace("|", "/"), f"{row.n}{'*' * (0 < row.units < FEW)}"]
+        cells += [short(row.a), short(row.b)]
+        cells += [str(Interval(row.difference, row.lower, row.upper)), row.test]
+        cells += [short(p) for p in (row.p, row.p_holm, row.p_bh, row.p_wilcoxon)]
+        if counted:
+            cells += ["-" if count is None else str(count) for count in (row.only_a, row.only_b)]
+            cells.append(short(row.p_mcnemar))
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def remark_on_rows(rows: Sequence[Row], unit: Json) -> str:
+    """What the intervals of rows of few units cover; empty if there are none."""
+    fewest: dict[str, int] = {}
+    for row in rows:
+        fewest[row.category] = min(row.units or FEW, fewest.get(row.category, FEW))
+    return remark_on_few(few_positives(fewest), unit)
+
+
+def short(value: float) -> str:
+    """A number of a table."""
     if not math.isfinite(value):
         return "-"
     return f"{value:.3f}" if abs(value) >= 0.001 or value == 0 else f"{value:.1e}"

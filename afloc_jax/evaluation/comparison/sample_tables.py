@@ -1,7 +1,7 @@
 """Reading of per_sample.csv of any evaluation, for `afloc compare`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from afloc_jax.errors import UserError
@@ -28,7 +28,7 @@ class Key(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """A row of classification. The label and the prediction are 1 or 0; an unknown label is NaN."""
+    """A row of classification. The label and the prediction are 1 or 0; unknown ones are NaN."""
 
     label: float
     probability: float
@@ -37,10 +37,10 @@ class Decision(NamedTuple):
 
 @dataclass(frozen=True)
 class SampleTable:
-    """The content of per_sample.csv of one folder, with facts from its summary.json if there is one.
+    """The samples of one system: of per_sample.csv in a folder, with facts from its summary.json, or of a table.
 
     Attributes:
-        folder: the result folder.
+        name: the result folder, or the system of a table.
         patients, images: the patient and the image of each id.
         scores: a score per sample, metric and threshold (localisation, retrieval, robustness), else empty.
         decisions: a decision per sample and class (classification), else empty.
@@ -49,14 +49,14 @@ class SampleTable:
         provenance: weights, data and versions.
     """
 
-    folder: Path
+    name: str
     patients: Mapping[str, str]
     images: Mapping[str, str]
     scores: Mapping[Key, float]
     decisions: Mapping[Key, Decision]
-    settings: Mapping[str, Json]
-    mask_thresholds: Mapping[str, Json]
-    provenance: Mapping[str, Json]
+    settings: Mapping[str, Json] = field(default_factory=dict)
+    mask_thresholds: Mapping[str, Json] = field(default_factory=dict)
+    provenance: Mapping[str, Json] = field(default_factory=dict)
 
     @property
     def keys(self) -> Sequence[Key]:
@@ -96,7 +96,14 @@ def read_samples(folder: Path) -> SampleTable:
     points = part_of(summary, "operating_points")
     thresholds = {name: part_of(points, name).get("mask_threshold") for name in points}
     return SampleTable(
-        folder, patients, images, scores, decisions, settings, thresholds, provenance=part_of(summary, "provenance")
+        str(folder),
+        patients,
+        images,
+        scores,
+        decisions,
+        settings,
+        thresholds,
+        provenance=part_of(summary, "provenance"),
     )
 
 

@@ -73,3 +73,35 @@ def test_what_was_not_tested_does_not_count():
     p = np.array([0.02, np.nan, 0.04])
     np.testing.assert_allclose(paired.holm(p), [0.04, np.nan, 0.04])
     np.testing.assert_allclose(paired.benjamini_hochberg(p), [0.04, np.nan, 0.04])
+
+
+def test_mcnemar_of_single_samples_is_the_exact_binomial_test():
+    for only_a, only_b, both in [(9, 2, 30), (1, 0, 0), (0, 7, 4), (5, 5, 1), (60, 31, 400), (700, 612, 10)]:
+        net = np.repeat([1, -1, 0], [only_a, only_b, both])
+        expected = scipy.stats.binomtest(only_a, only_a + only_b).pvalue
+        assert paired.mcnemar_test(net) == pytest.approx(expected, rel=1e-9)
+
+
+def test_mcnemar_of_patients_is_the_share_of_all_exchanges():
+    rng = np.random.default_rng(6)
+    for _ in range(20):
+        net = rng.integers(-3, 5, 10)
+        plain = [abs(np.dot(signs, net)) for signs in itertools.product((1, -1), repeat=10)]
+        assert paired.mcnemar_test(net) == pytest.approx(np.mean(np.array(plain) >= abs(net.sum())))
+
+
+def test_mcnemar_of_many_patients_comes_to_the_statistic_of_obuchowski():
+    net = np.random.default_rng(7).integers(-3, 4, 3000) + (np.arange(3000) % 40 == 0)
+    expected = scipy.stats.chi2.sf(net.sum() ** 2 / (net**2).sum(), 1)
+    assert 0.01 < expected < 0.5 and paired.mcnemar_test(net) == pytest.approx(expected, rel=0.05)
+
+
+def test_mcnemar_without_a_sample_or_a_difference():
+    assert np.isnan(paired.mcnemar_test(np.zeros(0, int))) and paired.mcnemar_test(np.zeros(9, int)) == 1
+
+
+def test_mcnemar_by_patient_keeps_its_level_where_that_of_samples_does_not():
+    rng = np.random.default_rng(8)
+    signs = rng.choice([-1, 1], (400, 30))  # three samples of a patient that always agree
+    assert np.mean([paired.mcnemar_test(3 * row) <= 0.05 for row in signs]) <= 0.06
+    assert np.mean([paired.mcnemar_test(np.repeat(row, 3)) <= 0.05 for row in signs]) > 0.15

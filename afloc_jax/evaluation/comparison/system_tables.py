@@ -1,0 +1,178 @@
+"""Reading of the per-sample tables of other systems: one CSV with a column `system`.
+
+Its columns are system, id, image, patient, category, metric, threshold, value; or label and probability instead of
+metric and value. Others wrote these tables, so every rule is checked, and an error names row and column but no cell.
+"""
+
+import csv
+import io
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from afloc_jax.errors import UserError
+from afloc_jax.evaluation.comparison.sample_tables import Decision, Key, SampleTable
+from afloc_jax.files import Path
+
+NAMES = ("system", "id", "category")
+MAY_LACK = ("image", "patient", "threshold")  # columns that a table need not have
+KINDS = (("metric", "value"), ("label", "probability"))
+KNOWN = (*NAMES, *MAY_LACK, *KINDS[0], *KINDS[1])
+CELL = re.compile(r'(?:"(?:[^"]|"")*"|[^",]*)(?=,|\Z)')  # in double quotes, or without any
+NO_CATEGORY = "no category"  # what rows without a category are called
+
+
+class Line:
+    """A row of the table, with errors that name its place."""
+
+    def __init__(self, path: Path, number: int, cells: Mapping[str, str]) -> None:
+        """The row of this number in the file, as a spreadsheet counts: the header is row 1."""
+        self.path, self.number, self._cells = path, number, cells
+
+    def error(self, column: str, what: str) -> UserError:
+        """The error of a cell."""
+        return UserError(f"{self.path}, row {self.number}, column {column}: {what}")
+
+    def text(self, column: str) -> str:
+        """The text of a cell; empty where the table lacks the column."""
+        return self._cells.get(column, "")
+
+    def name(self, column: str) -> str:
+        """The text of a cell that may not be empty."""
+        if not self.text(column):
+            raise self.error(column, "is empty")
+        return self.text(column)
+
+    def number_in(self, column: str) -> float:
+        """The finite number of a cell."""
+        try:
+            value = float(self.text(column).replace("_", "?"))  # Python would read 1_0 as 10
+        except ValueError:
+            raise self.error(column, "is not a number") from None
+        if not math.isfinite(value):
+            raise self.error(column, "is not a finite number")
+        return value
+
+
+@dataclass(frozen=True)
+class TableFile:
+    """The systems of a CSV file, in their order, and its columns that are not read."""
+
+    systems: Sequence[SampleTable]
+    unread: Sequence[str]
+
+
+@dataclass
+class _System:
+    """The rows of a system so far: its scores or decisions, and the row that each key was in."""
+
+    scores: dict[Key, float] = field(default_factory=dict)
+    decisions: dict[Key, Decision] = field(default_factory=dict)
+    rows: dict[Key, int] = field(default_factory=dict)
+
+
+def read_systems(path: Path) -> TableFile:
+    """The systems of a table. Raises UserError, in one line that names row and column, for what breaks a rule."""
+    columns, lines = _lines(path)
+    scored = {"metric", "value"} <= set(columns)
+    systems: dict[str, _System] = {}
+    patients: dict[str, str] = {}
+    images: dict[str, str] = {}
+    labels: dict[tuple[str, str], float] = {}
+    for line in lines:
+        system = systems.setdefault(line.name("system"), _System())
+        identity, category = line.name("id"), line.text("category") or NO_CATEGORY
+        threshold = line.number_in("threshold") if line.text("threshold") else None
+        if scored:
+            key = Key(identity, category, line.name("metric"), "" if threshold is None else repr(threshold + 0.0))
+            system.scores[key] = line.number_in("value")
+        else:
+            key = Key(identity, category)
+            system.decisions[key] = _decision(line, threshold)
+            if labels.setdefault((identity, category), system.decisions[key].label) != system.decisions[key].label:
+                raise line.error("label", "differs from another row of the same id and category")
+        if system.rows.setdefault(key, line.number) != line.number:
+            what = "system, id, category, metric and threshold" if scored else "system, id and category"
+            raise line.error("id", f"the same {what} as in row {system.rows[key]}; keep one of the two")
+        for column, known in (("patient", patients), ("image", images)):
+            given = line.text(column)
+            if given and known.setdefault(identity, given) != given:
+                raise line.error(column, "differs from another row of the same id")
+    if not systems:
+        raise UserError(f"{path}, row 2: there is no sample below the header")
+    ids = {key.id for system in systems.values() for key in system.rows}
+    patient_of = {name: patients.get(name, "") for name in ids}
+    image_of = {name: images.get(name, name) for name in ids}
+    tables = [SampleTable(name, patient_of, image_of, one.scores, one.decisions) for name, one in systems.items()]
+    return TableFile(tables, [name for name in columns if name not in {*NAMES, *MAY_LACK, *KINDS[not scored]}])
+
+
+def _decision(line: Line, threshold: float | None) -> Decision:
+    if line.text("label") not in ("0", "1", "0.0", "1.0"):
+        raise line.error("label", "is neither 0 nor 1")
+    probability = line.number_in("probability")
+    predicted = float("nan") if threshold is None else float(probability >= threshold)
+    return Decision(float(line.text("label")), probability, predicted)
+
+
+def _lines(path: Path) -> tuple[list[str], Iterator[Line]]:
+    """The columns of a table, and its rows."""
+    try:
+        physical = list(io.StringIO(path.read_bytes().decode("utf-8-sig"), newline=""))
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not a CSV table in UTF-8") from None
+    columns = [name.strip() for name in _cells(path, 1, physical[0] if physical else "", ())]
+    wanted = KINDS[not {"metric", "value"} & set(columns)]
+    missing = [name for name in (*NAMES, *wanted) if name not in columns]
+    if missing:
+        raise UserError(
+            f"{path}, row 1: no column {missing[0]}; a table of systems has the columns system, id, image, patient, "
+            "category, metric, threshold, value, or label, probability instead of metric, value"
+        )
+    twice = next((name for name in KNOWN if columns.count(name) > 1), None)
+    if twice:
+        raise UserError(f"{path}, row 1, column {twice}: comes twice")
+    if set(KINDS[0] + KINDS[1]) <= set(columns):
+        raise UserError(f"{path}, row 1: has metric, value and label, probability; make two tables of it")
+
+    def lines() -> Iterator[Line]:
+        for number, text in enumerate(physical[1:], start=2):
+            cells = _cells(path, number, text, columns) if text.strip() else []
+            if cells and len(cells) != len(columns):
+                last = _shown(columns, min(len(cells), len(columns)) - 1)
+                raise UserError(
+                    f"{path}, row {number}, column {last}: the row has {len(cells)} cells and the header {len(columns)}"
+                )
+            if cells:
+                yield Line(path, number, dict(zip(columns, map(str.strip, cells), strict=True)))
+
+    return columns, lines()
+
+
+def _cells(path: Path, number: int, text: str, columns: Sequence[str]) -> list[str]:
+    """The cells of a row, which is one line: an unbalanced quote cannot swallow the rows below it."""
+    text = text.rstrip("\r\n")
+    column, end = 0, 0
+    while '"' in text:
+        found = CELL.match(text, end)
+        if found is None:
+            raise UserError(
+                f"{path}, row {number}, column {_shown(columns, column)}: the quote of a cell is unbalanced; write a "
+                'cell with a comma or a quote as "...", each quote inside it twice, and no line break'
+            )
+        column, end = column + 1, found.end() + 1
+        if end > len(text):
+            break
+    try:
+        return next(csv.reader([text], strict=True), [])
+    except csv.Error:
+        raise UserError(f"{path}, row {number}: not a row of a CSV table") from None
+
+
+def _shown(columns: Sequence[str], index: int) -> str:
+    """The name of a column that is read, else its number: other headers may be no headers."""
+    known = index < len(columns) and columns[index] in KNOWN
+    return columns[index] if known else str(index + 1)
