@@ -40,12 +40,14 @@ def comparison_page(
     marks = dict(zip([*(one.system for one in differences), differences[0].against], MARKS, strict=False))
     made = environment()
     made.filters |= {"p": lambda value: short(value).replace("-", "–", short(value) == "-")}  # noqa: RUF001
+    metrics = list(dict.fromkeys(row.metric for row in rows))
     return made.get_template("comparison/page.html.jinja").render(
         systems=systems,
         marks=marks,
         table=table,
         differences=differences,
-        charts=[_chart(metric, table, differences, marks) for metric in dict.fromkeys(row.metric for row in rows)],
+        metrics=metrics,
+        charts=[_chart(metric, table, differences, marks) for metric in metrics],
         notes=notes,
         bootstrap=bootstrap,
         remark=remark_on_rows(rows, bootstrap["unit"]),

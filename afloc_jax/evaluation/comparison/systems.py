@@ -100,23 +100,8 @@ def compare_systems(
     """
     bootstrap = bootstrap or Bootstrap()
     paths = [Path(source) for source in sources]
-    tables: list[SampleTable] = []
-    notes: list[str] = []
-    for path in paths:
-        if is_table(path):
-            file = read_systems(path)
-            tables += file.systems
-            if file.unread:
-                notes.append(f"{path.name} has {len(file.unread)} columns that are not read.")
-        else:
-            alike = [other for other in paths if other.name == path.name]
-            tables.append(replace(read_samples(path), name=path.name if len(alike) == 1 else str(path)))
+    tables, notes = _read(paths)
     names = [table.name for table in tables]
-    if len(names) < 2:
-        kind = UserError if is_table(paths[0]) else UsageError
-        raise kind(f"{paths[0]}: holds one system; compare two or more")
-    if len(set(names)) < len(names):
-        raise UserError("two of the sources hold a system of the same name; name each system once")
     if against and against not in names:
         raise UsageError(f"--against {against}: none of the {len(names)} systems has that name")
     common = _common(tables)
@@ -138,7 +123,7 @@ def compare_systems(
         notes,
         bootstrap.to_dict(values.units),
         paired.PERMUTATIONS,
-        {path.name: sha256_of(path) for path in paths if is_table(path)},
+        {str(path): sha256_of(path) for path in paths if is_table(path)},
         means_of(values, names),
         [
             Difference(names[index], names[reference], [next(adjusted) for _ in rows])
@@ -153,6 +138,27 @@ def compare_systems(
 def is_table(path: Path) -> bool:
     """Whether a source is a table of systems, and not a result folder."""
     return bool(path.suffix.lower() == ".csv" or path.is_file())
+
+
+def _read(paths: Sequence[Path]) -> tuple[list[SampleTable], list[str]]:
+    """Two or more systems of the sources, and notes on columns that are not read."""
+    tables: list[SampleTable] = []
+    notes: list[str] = []
+    for path in paths:
+        if is_table(path):
+            file = read_systems(path)
+            tables += file.systems
+            if file.unread:
+                notes.append(f"{path.name} has {len(file.unread)} columns that are not read.")
+        else:
+            alike = [other for other in paths if other.name == path.name]
+            tables.append(replace(read_samples(path), name=path.name if len(alike) == 1 else str(path)))
+    if len(tables) < 2:
+        kind = UserError if is_table(paths[0]) else UsageError
+        raise kind(f"{paths[0]}: holds one system; compare two or more")
+    if len({table.name for table in tables}) < len(tables):
+        raise UserError("two of the sources hold a system of the same name; name each system once")
+    return tables, notes
 
 
 def _common(tables: Sequence[SampleTable]) -> list[Key]:
