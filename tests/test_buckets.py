@@ -167,7 +167,7 @@ def test_commands_use_a_model_folder_in_a_bucket(model, folder, bucket, image, t
     heatmap = np.load(tmp_path / "maps/a.0.heatmap.npy")
     np.testing.assert_array_equal(heatmap, here.localize([image], ["effusion"])[0][0].heatmap)
     written = json.loads((tmp_path / "a.json").read_text())["model"]
-    assert written == {"folder": model, "weights_sha256": here.weights_sha256}
+    assert written == {"folder": model, "weights_sha256": here.weights_sha256, "trained_on": ["pairs"]}
 
 
 def test_exports_and_imports_are_written_to_a_bucket_and_read_from_it(model, bucket, tmp_path, capsys):
