@@ -37,7 +37,8 @@ def comparison_page(
     table = [means[start : start + count] for start in range(0, len(means), count)]
     rows = [row for one in differences for row in one.rows]
     # A chart of differences lacks the system that they are taken from, and needs a mark "model": it comes last.
-    marks = dict(zip([*(one.system for one in differences), differences[0].against], MARKS, strict=False))
+    names = dict.fromkeys([*(one.system for one in differences), differences[0].against])  # a folder with itself: one
+    marks = dict(zip(names, MARKS, strict=False))
     made = environment()
     made.filters |= {"p": lambda value: short(value).replace("-", "–", short(value) == "-")}  # noqa: RUF001
     metrics = list(dict.fromkeys(row.metric for row in rows))
