@@ -64,8 +64,8 @@ class DataSettings(Settings, section="data"):
     @property
     def reading(self) -> dict[str, Json]:
         """The arguments that say how a builder reads files; those with default values are left out."""
-        stated = {"grey": (self.grey, "luma"), "equalize": (self.equalize, "none")}
-        reading: dict[str, Json] = {name: value for name, (value, default) in stated.items() if value != default}
+        stated: dict[str, Json] = {"grey": self.grey, "equalize": self.equalize}
+        reading = {name: value for name, value in stated.items() if value != getattr(DataSettings, name)}
         return reading | ({"compatible": True} if self.cleaning == "release" else {})
 
     @property

@@ -36,7 +36,7 @@ def find_twins(hashes: TextHashes, included: Bool[Array, " B"], group: int, arou
     """
 
     def rows(hashes: TextHashes, included: Bool[Array, " b"]) -> tuple[Array, Array, Array]:
-        """Of the pairs of one device: both kinds [b, K], and the numbers of twins, and of all, among pairs of two."""
+        """Both kinds [b, K] for the pairs of one device, and the numbers of twins, and of all, among pairs of two."""
         k = group if around is None else min(len(included), group)
         own = jax.tree.map(lambda array: array.reshape(-1, k, *array.shape[1:]), (hashes, included))
         # Hashes are few bytes. A loop around the ring would save memory, but its sends could meet other collectives in

@@ -63,9 +63,7 @@ class Preprocessing(Settings, section="preprocessing"):
 
     def plain(self) -> dict[str, Json]:
         """As JSON values. What earlier versions did not have is left out where it is the default."""
-        unchanged = [
-            name for name, default in (("grey", "luma"), ("equalize", "none")) if getattr(self, name) == default
-        ]
+        unchanged = [name for name in ("grey", "equalize") if getattr(self, name) == getattr(Preprocessing, name)]
         return {name: value for name, value in super().plain().items() if name not in unchanged}
 
 

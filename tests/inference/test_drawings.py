@@ -136,7 +136,7 @@ def test_the_page_in_the_browser_warns_too(trained, pictures):
 
 @pytest.mark.parametrize("name", ["phantom", "rsna", ""])
 def test_the_first_lines_of_a_page_say_what_the_images_are(name, tmp_path):
-    """Of a model that was trained on drawings; `afloc score` knows no data set."""
+    """The page of a model that was trained on drawings; `afloc score` knows no data set."""
     interval = {"mean": 0.5, "lower": 0.4, "upper": 0.6}
     table = {"overall": interval, "per_category": {"edema": interval}, "per_threshold": {}}
     provenance = {"trained_on": ["phantom"]} if name else {"truth": {"file": "truth.json", "sha256": "0"}}

@@ -139,10 +139,10 @@ def partners(rows: Int[np.ndarray, " n"], about: Sequence[About], seed: int = 0)
     Empty if there is a single image.
     """
     images = np.unique(rows).tolist()
+    if len(images) < 2:
+        return {}
     rng, found = np.random.default_rng(seed), dict[int, int]()
     for position, row in enumerate(images):
-        if len(images) == 1:
-            break
         first, patient = int(rng.integers(1, len(images))), about[row].patient
         others = (images[(position + first + step) % len(images)] for step in range(len(images)))
         elsewhere = (o for o in others if o != row and (not patient or about[o].patient != patient))
