@@ -25,7 +25,7 @@ from data_pipelines.records import ABSENT, PRESENT, UNCERTAIN, Record
 NO_FINDING = "no finding"
 Unlisted: TypeAlias = Literal["unknown", "absent"]
 """The label of classes that a record does not list."""
-_NORMAL = (NO_FINDING, "normal")  # labels that are not findings
+NORMAL = (NO_FINDING, "normal")  # labels that are not findings
 _VALUES = {"1": PRESENT, "1.0": PRESENT, "0": ABSENT, "0.0": ABSENT, "": UNCERTAIN, "-1": UNCERTAIN, "-1.0": UNCERTAIN}
 
 
@@ -201,7 +201,7 @@ def _entries_of_records(source: Records, unlisted: Unlisted) -> tuple[list[_Entr
 
 def present_classes(record: Record) -> list[str]:
     """The classes that a record shows by its labels and findings, in the form of `class_key`."""
-    return [name for name, value in _stated(record).items() if value == PRESENT and name not in _NORMAL]
+    return [name for name, value in _stated(record).items() if value == PRESENT and name not in NORMAL]
 
 
 def _stated(record: Record) -> dict[str, int]:
@@ -233,7 +233,7 @@ def _with_no_finding(stated: Sequence[dict[str, int]], unlisted: Unlisted) -> li
     known = {name for values in stated for name in values}
     completed = []
     for values in stated:
-        others = [value for name, value in values.items() if name not in _NORMAL]
+        others = [value for name, value in values.items() if name not in NORMAL]
         complete = known <= {*values, NO_FINDING} or unlisted == "absent"
         decided: dict[str, int] = {}
         if PRESENT in others:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from afloc_jax.errors import UsageError
 from afloc_jax.evaluation.classification.settings import ClassificationSettings
+from afloc_jax.evaluation.counterfactual.settings import CounterfactualSettings
 from afloc_jax.evaluation.localization.settings import LocalizationSettings
 from afloc_jax.evaluation.retrieval.settings import RetrievalSettings
 from afloc_jax.evaluation.robustness.settings import RobustnessSettings
@@ -17,6 +18,7 @@ _SETTINGS: dict[str, type[TaskSettings]] = {
     "classification": ClassificationSettings,
     "retrieval": RetrievalSettings,
     "robustness": RobustnessSettings,
+    "counterfactual": CounterfactualSettings,
 }
 TASKS = {name: Task(name, settings) for name, settings in _SETTINGS.items()}
 DEFAULT = next(iter(TASKS))  # the task if an entry, a command or a summary names none

@@ -115,6 +115,10 @@ class Model:
             parts.append(trim(_encode_images(self._network, self.variables, pad(squares[rows], size)), count))
         return concatenate(parts)
 
+    def embed_prompts(self, prompts: Sequence[str], *, compatible: bool = False) -> Float[np.ndarray, "T D"]:
+        """The embeddings of whole prompts after cleaning. They are kept, so that every prompt is encoded once."""
+        return self._prompt_vectors(self.read_prompts(prompts, compatible=compatible)).reports
+
     def read_prompts(self, prompts: Sequence[str], *, compatible: bool = False) -> list[str]:
         """The prompts after cleaning. Raises UserError for a prompt without a word."""
         if isinstance(prompts, str):
