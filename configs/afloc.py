@@ -129,8 +129,8 @@ def get_config() -> ConfigDict:
     # Data sets that the trained model is evaluated on: ConfigDicts with these keys (docs/training.md explains them).
     # Required: name, directory. Optional: raw, cache, builder, split, validation_split, title, compatible, bootstrap,
     # interval, unit. Localisation: protocol, class_prompt, prior_split, thresholds, margin. Other tasks
-    # (classification, retrieval, robustness): task, classes, prompts, aggregation, framing, labels, unlisted,
-    # by_class, per_class, tops.
+    # (classification, retrieval, robustness, counterfactual): task, classes, prompts, aggregation, framing, labels,
+    # unlisted, by_class, per_class, tops.
     evaluation.datasets = ()
     evaluation.bootstrap = 1000  # resamples for confidence intervals
     return config

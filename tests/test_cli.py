@@ -132,7 +132,11 @@ def test_a_wrong_call_exits_2_with_one_line(arguments, words, capsys):
         (["classify", "{}", "{}/a.png", "--prompts", "{}/none.json", "--out", "{}/s.csv"], 2, "No such file"),
         (["evaluate", "{}", "--dataset", "phantom", "--data", "{}", "--out", "{}/o", "--protocol", "x"], 2, "protocol"),
         (["evaluate", "{}", "--dataset", "pairz", "--data", "{}", "--out", "{}/o"], 2, "unknown data set"),
-        ([*EVALUATE, "--class", "edema"], 2, "--class belongs to --task classification or retrieval or robustness"),
+        (
+            [*EVALUATE, "--class", "edema"],
+            2,
+            "--class belongs to --task classification or retrieval or robustness or counterfactual",
+        ),
         ([*EVALUATE, "--task", "retrieval", "--prompts", "chest"], 2, "--prompts belongs to --task classification"),
         (
             [*EVALUATE, "--task", "robustness", "--protocol", "grounding"],

@@ -1,1 +1,1 @@
-"""Evaluation: a package per task (localization, classification, retrieval, robustness), and shared code."""
+"""Evaluation: a package per task (localization, classification, retrieval, robustness, counterfactual), shared code."""

@@ -1,4 +1,4 @@
-"""Records with binary labels of classes, and their embeddings, for classification, retrieval and robustness."""
+"""Records with binary labels of classes, and their embeddings, for all tasks but localisation."""
 
 import hashlib
 import os

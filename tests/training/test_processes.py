@@ -98,7 +98,7 @@ def get_config():
     config = without()
     builder = ConfigDict({{**config.data.builder, "test": 40}})
     entry = {{"name": "phantom", "directory": {directory!r}, "builder": builder, "bootstrap": 50}}
-    tasks = [{{"task": name}} for name in ("classification", "retrieval", "robustness")]
+    tasks = [{{"task": name}} for name in ("classification", "retrieval", "robustness", "counterfactual")]
     localizations = [{{}}, {{"protocol": "chexlocalize"}}]
     config.evaluation.datasets = tuple(ConfigDict(entry | more) for more in localizations + tasks)
     return config
@@ -116,7 +116,7 @@ def test_an_evaluation_that_two_processes_share_gives_the_numbers_of_one(directo
         launched(count, directory, tmp_path / str(count), config=config, devices=1)
     one, two = (tmp_path / count / "evaluation" for count in ("1", "2"))
     names = sorted(path.relative_to(one) for path in one.rglob("*") if path.is_file())
-    assert len([name for name in names if name.name == "summary.json"]) == 5
+    assert len([name for name in names if name.name == "summary.json"]) == 6
     for name in names:
         assert (two / name).is_file()
         if name.name == "summary.json":

@@ -1,7 +1,7 @@
 """Comparison of two result folders on the same samples: paired differences with intervals, tests and corrections.
 
-Only per_sample.csv is compared, so any two evaluations of one kind can be compared: localisation, retrieval and
-robustness (a score per sample and metric), or classification (a decision per sample and class).
+Only per_sample.csv is compared, so any two evaluations of one kind can be compared: localisation, retrieval, robustness
+and counterfactuals (a score per sample and metric), or classification (a decision per sample and class).
 """
 
 import operator

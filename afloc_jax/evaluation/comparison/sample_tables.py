@@ -42,7 +42,7 @@ class SampleTable:
     Attributes:
         name: the result folder, or the system of a table.
         patients, images: the patient and the image of each id.
-        scores: a score per sample, metric and threshold (localisation, retrieval, robustness), else empty.
+        scores: a score per sample, metric and threshold (all tasks but classification), else empty.
         decisions: a decision per sample and class (classification), else empty.
         settings: settings that are noted if they differ.
         mask_thresholds: for each class the threshold chosen on validation data.

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from tqdm import tqdm
 
 from afloc_jax.errors import UserError
+from afloc_jax.evaluation.counterfactual.examples import choose, write_examples
 from afloc_jax.evaluation.counterfactual.metrics import KINDS, METRICS, MOVES, SCORES
 from afloc_jax.evaluation.counterfactual.moves import moves, right_place
 from afloc_jax.evaluation.counterfactual.questions import Question, findings_by_class, questions_of
@@ -36,6 +37,7 @@ from afloc_jax.inference.model import Model
 from data_pipelines.reading import Records
 
 KIND_INDEX = {kind.name: k for k, kind in enumerate(KINDS)}
+MOVE_INDEX = {move.name: m for m, move in enumerate(MOVES)}
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def evaluate_dataset(models: Models, out: Path, settings: CounterfactualSettings
 def evaluate_counterfactuals(
     model: Model, source: Records, out: AnyPath, settings: CounterfactualSettings | None = None
 ) -> Counterfactuals:
-    """Asks every counterfactual; writes per_sample.csv, summary.json and summary.md to `out`.
+    """Asks every counterfactual; writes per_sample.csv, summary.json, summary.md and examples to `out`.
 
     Raises UserError if there is no annotated finding (of the chosen classes), or none has a counterfactual.
     """
@@ -95,7 +97,16 @@ def evaluate_counterfactuals(
         metrics=summarised(table, category, names, bootstrap, units),
     )
     result.write(out, PER_SAMPLE_COLUMNS, _rows(part, chosen, table))
+    position = {k: i for i, k in enumerate(chosen)}
+    moved = [_moved(table.moves[position[question.sample]], question) for question in questions.asked]
+    write_examples(out, model, part, choose(questions.asked, np.array(moved)), settings.compatible)
     return result
+
+
+def _moved(values: Float[np.ndarray, "K M"], question: Question) -> float:
+    """1 if the map of a counterfactual moved as it should, 0 if not: to the right place, or from where it was."""
+    right, stays = (values[KIND_INDEX[question.kind], MOVE_INDEX[name]] for name in ("right_place", "stays"))
+    return float(1 - stays if question.kind == "other_image" else right)
 
 
 def _by_class(asked: Sequence[Question], part: Part, names: Sequence[str]) -> dict[str, int]:

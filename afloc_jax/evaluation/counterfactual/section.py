@@ -1,5 +1,6 @@
 """The section on counterfactuals of the page: for each kind the numbers of every class, with intervals."""
 
+from afloc_jax.evaluation.counterfactual.examples import read_examples
 from afloc_jax.evaluation.counterfactual.metrics import BY_NAME, HEADLINE, KINDS, METRICS, TITLES
 from afloc_jax.evaluation.counterfactual.result import Counterfactuals
 from afloc_jax.evaluation.task import Figure, JsonObject, Section
@@ -23,7 +24,7 @@ def section(folder: Path, summary: JsonObject) -> Section:
             )
             for kind, metric in shown
         ],
-        shown={"result": result, "scored": scored},
+        shown={"result": result, "scored": scored, "examples": list(read_examples(folder)), "titles": TITLES},
     )
 
 

@@ -89,6 +89,9 @@ class Reader:
     def embed_prompts(self, prompts, *, compatible=False):
         return np.stack([self.vector(prompt) for prompt in prompts])
 
+    def heatmaps_of_squares(self, images, prompts, *, compatible=False):
+        return np.stack([self.map(int(image[0, 0]), prompt) for image, prompt in zip(images, prompts, strict=True)])
+
     @staticmethod
     def vector(text: str) -> np.ndarray:
         return np.random.default_rng(list(text.encode())).normal(size=6).astype(np.float32)
@@ -105,6 +108,10 @@ def evaluated(out, reader=None, source=SOURCE, **options):
     with open(out / "per_sample.csv", newline="") as file:
         rows = {(row["id"], row["metric"]): float(row["value"]) for row in csv.DictReader(file)}
     return summary, rows
+
+
+def mean(metrics, key, category="effusion"):
+    return metrics[key]["per_category"][category]["mean"]
 
 
 # What is asked
@@ -251,9 +258,6 @@ def test_a_reader_moves_to_the_right_place_and_a_deaf_one_stays(tmp_path):
     heard = evaluated(tmp_path / "a")[0]["metrics"]
     deaf = evaluated(tmp_path / "b", Reader(deaf=True))[0]["metrics"]
 
-    def mean(metrics, key, category="effusion"):
-        return metrics[key]["per_category"][category]["mean"]
-
     assert mean(heard, "side right_place") == 1.0 and mean(heard, "side stays") == 0.0
     assert mean(heard, "side auc_maximum") == 1.0
     assert mean(heard, "side peak_shift") == pytest.approx((LEFT[0] - RIGHT[0]) / 28)
@@ -288,6 +292,19 @@ def test_a_patient_is_drawn_whole_with_the_prompts_and_their_counterfactuals(tmp
     assert (single["unit"], single["auc_interval"]) == ("sample", "percentile")
 
 
+def test_examples_are_the_first_that_moved_and_the_first_that_did_not(tmp_path):
+    reader = Reader(deaf=True)
+    evaluated(tmp_path, reader)
+    described = json.loads((tmp_path / "examples.json").read_text())
+    sides = {one["moved"]: (one["id"], one["counterfactual"]) for one in described if one["kind"] == "side"}
+    assert sides == {True: ("r1#1", "left effusion"), False: ("r0#0", "small right effusion")}
+    with np.load(tmp_path / "examples.npz") as arrays:
+        for k, one in enumerate(described):
+            index = int(one["id"][1])
+            np.testing.assert_allclose(arrays["heatmaps"][k, 0], reader.map(index, one["prompt"]))
+            assert (arrays["images"][k, 1] == index).all() == (one["kind"] != "other_image")
+
+
 def test_classes_are_chosen_and_unknown_ones_are_refused(tmp_path):
     summary, _ = evaluated(tmp_path, classes=["Nodule"])
     assert summary["n_per_category"] == {"nodule": 3}
@@ -312,4 +329,7 @@ def test_page_and_table_show_every_kind_and_count_what_does_not_apply(tmp_path):
         assert "names both sides (1), is a lateral view (1)" in text and "2 of them true of the image" in text.replace(
             "are true", "true"
         )
+    described = json.loads((tmp_path / "examples.json").read_text())
+    assert {(one["kind"], one["moved"]) for one in described} >= {(kind.name, True) for kind in KINDS}
+    assert page.count("data:image/jpeg") == 2 * len(described) and "<q>small right effusion</q>" in page
     assert "small right effusion" not in (tmp_path / "per_sample.csv").read_text(), "prompts may quote reports"
