@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
+from afloc_jax.cli import main
 from afloc_jax.errors import UserError
 from afloc_jax.evaluation.counterfactual.evaluate import evaluate_counterfactuals
 from afloc_jax.evaluation.counterfactual.metrics import KINDS, METRICS
@@ -19,11 +20,13 @@ from afloc_jax.evaluation.counterfactual.settings import CounterfactualSettings
 from afloc_jax.evaluation.labelled import read_labelled
 from afloc_jax.evaluation.localization.samples import read_truths
 from afloc_jax.evaluation.page import write_report
+from afloc_jax.evaluation.run import card_tables
 from afloc_jax.evaluation.truth.sample import Drawing
 from afloc_jax.models.settings import ModelSettings
 from configs.afloc import get_config
 from data_pipelines.records import Finding, Record
 from tests.evaluation.discs import Checker
+from tests.inference.conftest import folder, model  # noqa: F401 (fixtures)
 
 SIZE = 32  # of which the protocol scores the middle 28
 PLACES = {"left": (22, 16), "right": (9, 16), "upper": (16, 8), "lower": (16, 23)}  # x, y of words
@@ -333,3 +336,41 @@ def test_page_and_table_show_every_kind_and_count_what_does_not_apply(tmp_path):
     assert {(one["kind"], one["moved"]) for one in described} >= {(kind.name, True) for kind in KINDS}
     assert page.count("data:image/jpeg") == 2 * len(described) and "<q>small right effusion</q>" in page
     assert "small right effusion" not in (tmp_path / "per_sample.csv").read_text(), "prompts may quote reports"
+
+
+# A model on phantoms, from the command line
+
+
+def test_a_model_is_asked_from_the_command_line_and_two_results_are_compared(folder, model, tmp_path, capsys):  # noqa: F811
+    sizes = [flag for value in ("train=0", "validation=0", "test=16", "seed=0") for flag in ("--builder", value)]
+    data = str(tmp_path / "data")
+    call = ["evaluate", str(folder), "--task", "counterfactual", "--dataset", "phantom", "--data", data, *sizes]
+    assert main([*call, "--bootstrap", "20", "--out", str(tmp_path / "a")]) == 0
+    summary = json.loads((tmp_path / "a/summary.json").read_text())
+    source = CounterfactualSettings(
+        name="phantom", directory=data, builder={"train": 0, "validation": 0, "test": 16, "seed": 0}
+    ).open("test")
+    assert summary["n"] == sum(len(one.findings) for one in source)
+    out = capsys.readouterr().out
+    assert f"{summary['n']} samples" in out and "other_image auc_similarity" in out
+    with open(tmp_path / "a/per_sample.csv", newline="") as file:
+        rows = {(row["id"], row["metric"]): float(row["value"]) for row in csv.DictReader(file)}
+    whole = {one.id: np.asarray(model.embed_squares(one.image[None]).whole)[0] for one in source}
+    for one in source:
+        for k, shown in enumerate(one.findings):
+            text = np.asarray(model.embed_texts([shown.prompt]).report)[0]
+            cosine = whole[one.id] @ text / np.linalg.norm(whole[one.id]) / np.linalg.norm(text)
+            assert rows[f"{one.id}#{k}", "present similarity"] == pytest.approx(cosine, abs=1e-5)
+            heatmap = model.heatmaps_of_squares(one.image[None], [shown.prompt])[0][14:-14, 14:-14]
+            assert rows[f"{one.id}#{k}", "present maximum"] == pytest.approx(heatmap.max(), abs=1e-4)
+    both = [str(tmp_path / "a")] * 2
+    assert main(["compare", *both, "--out", str(tmp_path / "same"), "--bootstrap", "20"]) == 0
+    assert "0.000 [0.000, 0.000]" in capsys.readouterr().out
+
+
+def test_the_card_has_a_table_of_counterfactuals(tmp_path):
+    summary, _ = evaluated(tmp_path)
+    (table,) = card_tables({"discs": summary})
+    assert table["columns"][:3] == ["data set", "samples", "The other side: to the right place"]
+    overall = summary["metrics"]["side right_place"]["overall"]["mean"]
+    assert table["rows"][0][:2] == ["discs", "7"] and str(table["rows"][0][2]).startswith(f"{overall:.3f}")
