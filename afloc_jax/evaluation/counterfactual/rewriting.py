@@ -68,7 +68,12 @@ class Places:
         if _pattern(self.fixed).search(text):
             return Rewritten(why=f"names a {self.name} that is part of a name or a direction")
         changed = self._words.sub(lambda found: self._opposite[found.group()][1], text)
-        return Rewritten(changed, 1 - min(named))
+        return Rewritten(self._with_articles(changed), 1 - min(named))
+
+    def _with_articles(self, text: str) -> str:
+        """The text with "a" or "an" before words of places, as their first letter needs it."""
+        before = re.compile(rf"\ban? (?={self._words.pattern})")
+        return before.sub(lambda found: "an " if text[found.end()] in "aeiou" else "a ", text)
 
     @cached_property
     def _opposite(self) -> dict[str, tuple[int, str]]:

@@ -38,6 +38,8 @@ def test_the_other_side_is_named_by_every_word_of_a_side(prompt, other, place):
         ("pleural effusion", "names no side"),
         ("cardiomegaly", "names no side"),
         ("leftover contrast", "names no side"),
+        ("positive rt pcr", "names no side"),
+        ("opacities with sparing of the left upper lobe", "names a side that is part of a name or a direction"),
         ("bilateral pleural effusions", "names both sides"),
         ("left greater than right effusions", "names both sides"),
         ("bibasilar atelectasis", "names both sides"),
@@ -61,6 +63,8 @@ def test_a_prompt_without_one_side_has_no_other_side(prompt, why):
         ("bibasilar atelectasis", "biapical atelectasis", 0),
         ("opacity at the lung bases", "opacity at the lung apices", 0),
         ("scarring at the right apex", "scarring at the right base", 1),
+        ("opacities with a lower predominance", "opacities with an upper predominance", 0),
+        ("an apical cap in a unilateral pneumothorax", "a basal cap in a unilateral pneumothorax", 1),
     ],
 )
 def test_the_other_zone_is_named_by_every_word_of_a_zone(prompt, other, place):
@@ -90,6 +94,7 @@ def test_a_prompt_without_one_zone_has_no_other_zone(prompt, why):
         ("There is a small left effusion.", "no small left effusion."),
         ("Findings suggesting pneumonia.", "no pneumonia."),
         ("evidence of an opacity", "no opacity."),
+        ("there is now a widespread opacity", "no widespread opacity."),
         ("the heart is enlarged", "heart is not enlarged"),
         ("there are bilateral effusions", "no bilateral effusions."),
     ],
@@ -105,6 +110,7 @@ def test_a_negation_says_no_or_not(prompt, negated):
         ("lungs are clear", "is negated or normal already"),
         ("small effusion without consolidation", "is negated or normal already"),
         ("Small effusion. Large heart.", "has several sentences"),
+        ("chest radiograph shows an opacity", "has a verb that is not negated by these rules"),
         ("mass that has grown", "has a verb that is not negated by these rules"),
         ("there is", "has a verb that is not negated by these rules"),
     ],
