@@ -30,7 +30,7 @@ class Counterfactuals(Result):
     def left_out(self, kind: str) -> str:
         """The sentence on findings without a counterfactual of a kind; empty if all have one."""
         reasons = [f"{why} ({count:,})" for why, count in self.not_applicable[kind].items()]
-        return f"Not applicable, because the prompt or image: {', '.join(reasons)}." if reasons else ""
+        return f"Not asked where the prompt or image {', '.join(reasons)}." if reasons else ""
 
     def to_markdown(self) -> str:
         lines = [

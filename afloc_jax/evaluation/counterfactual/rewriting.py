@@ -38,7 +38,7 @@ class Places:
         name: "side" or "zone".
         pairs: words of the first place with those of the second.
         both: words that name both places.
-        fixed: words beside which a place is part of a name, or a direction.
+        fixed: words beside which a place has no opposite: names, directions, and what is spared.
 
     >>> SIDES.other("Small LEFT effusion in the left lower lobe").text
     'small right effusion in the right lower lobe'
@@ -66,7 +66,7 @@ class Places:
         if len(named) > 1:
             return Rewritten(why=f"names both {self.name}s")
         if _pattern(self.fixed).search(text):
-            return Rewritten(why=f"names a {self.name} that is part of a name or a direction")
+            return Rewritten(why=f"names a {self.name} that has no opposite")
         changed = self._words.sub(lambda found: self._opposite[found.group()][1], text)
         return Rewritten(self._with_articles(changed), 1 - min(named))
 

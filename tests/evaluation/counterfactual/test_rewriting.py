@@ -39,14 +39,14 @@ def test_the_other_side_is_named_by_every_word_of_a_side(prompt, other, place):
         ("cardiomegaly", "names no side"),
         ("leftover contrast", "names no side"),
         ("positive rt pcr", "names no side"),
-        ("opacities with sparing of the left upper lobe", "names a side that is part of a name or a direction"),
+        ("opacities with sparing of the left upper lobe", "names a side that has no opposite"),
         ("bilateral pleural effusions", "names both sides"),
         ("left greater than right effusions", "names both sides"),
         ("bibasilar atelectasis", "names both sides"),
         ("opacities in the right middle lobe and lingula", "names both sides"),
-        ("enlarged right ventricle", "names a side that is part of a name or a direction"),
-        ("mediastinal shift to the left", "names a side that is part of a name or a direction"),
-        ("fluid in the right minor fissure", "names a side that is part of a name or a direction"),
+        ("enlarged right ventricle", "names a side that has no opposite"),
+        ("mediastinal shift to the left", "names a side that has no opposite"),
+        ("fluid in the right minor fissure", "names a side that has no opposite"),
     ],
 )
 def test_a_prompt_without_one_side_has_no_other_side(prompt, why):
@@ -79,8 +79,8 @@ def test_the_other_zone_is_named_by_every_word_of_a_zone(prompt, other, place):
         ("pleural-based mass", "names no zone"),
         ("superior segment of the lower lobe", "names both zones"),
         ("diffuse opacities, worse in the lower lobes", "names both zones"),
-        ("catheter in the superior vena cava", "names a zone that is part of a name or a direction"),
-        ("heart at the upper limits of normal", "names a zone that is part of a name or a direction"),
+        ("catheter in the superior vena cava", "names a zone that has no opposite"),
+        ("heart at the upper limits of normal", "names a zone that has no opposite"),
     ],
 )
 def test_a_prompt_without_one_zone_has_no_other_zone(prompt, why):
