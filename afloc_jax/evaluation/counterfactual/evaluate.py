@@ -201,18 +201,18 @@ def summarised(
     """
     n, width = len(category), len(MOVES)
     means = bootstrap.means(table.moves.reshape(n, -1), category, len(names), units.clusters)
-    aucs = bootstrap.resample(_aucs(table, category, len(names)), n, units.clusters)
+    areas = bootstrap.resample(aucs(table, category, len(names)), n, units.clusters)
     metrics: dict[str, ByCategory] = {}
     for k, kind in enumerate(KINDS):
         for m, metric in enumerate(METRICS):
             of_auc = m >= width
-            found = aucs[k * len(SCORES) + m - width] if of_auc else means[k * width + m]
+            found = areas[k * len(SCORES) + m - width] if of_auc else means[k * width + m]
             if np.isfinite(found.point).any():
                 metrics[f"{kind.name} {metric.name}"] = ByCategory.mean_of(found, names, bootstrap, of_auc)
     return metrics
 
 
-def _aucs(table: Table, category: Int[np.ndarray, " n"], categories: int) -> Statistic:
+def aucs(table: Table, category: Int[np.ndarray, " n"], categories: int) -> Statistic:
     """The statistic [C, K * 2] of the AUC of each class, kind and score: original pairs are the positives."""
 
     def auc_of(c: int, k: int, score: int, weights: Weights) -> np.ndarray:

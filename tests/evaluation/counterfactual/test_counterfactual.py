@@ -1,6 +1,7 @@
 """Counterfactuals on maps made by hand, on which every answer is known, beside plain NumPy."""
 
 import csv
+import itertools
 import json
 from dataclasses import replace
 from types import SimpleNamespace
@@ -12,8 +13,8 @@ from sklearn import metrics as sklearn_metrics
 
 from afloc_jax.cli import main
 from afloc_jax.errors import UserError
-from afloc_jax.evaluation.counterfactual.evaluate import evaluate_counterfactuals
-from afloc_jax.evaluation.counterfactual.metrics import KINDS, METRICS
+from afloc_jax.evaluation.counterfactual.evaluate import Table, aucs, evaluate_counterfactuals
+from afloc_jax.evaluation.counterfactual.metrics import KINDS, METRICS, MOVES
 from afloc_jax.evaluation.counterfactual.moves import mass_of, moves, peak_of, right_place
 from afloc_jax.evaluation.counterfactual.questions import Question, half_of, is_lateral, lying_in, questions_of
 from afloc_jax.evaluation.counterfactual.settings import CounterfactualSettings
@@ -21,6 +22,7 @@ from afloc_jax.evaluation.labelled import read_labelled
 from afloc_jax.evaluation.localization.samples import read_truths
 from afloc_jax.evaluation.page import write_report
 from afloc_jax.evaluation.run import card_tables
+from afloc_jax.evaluation.statistics.jackknife import LeftOut
 from afloc_jax.evaluation.truth.sample import Drawing
 from afloc_jax.models.settings import ModelSettings
 from configs.afloc import get_config
@@ -306,6 +308,20 @@ def test_examples_are_the_first_that_moved_and_the_first_that_did_not(tmp_path):
             index = int(one["id"][1])
             np.testing.assert_allclose(arrays["heatmaps"][k, 0], reader.map(index, one["prompt"]))
             assert (arrays["images"][k, 1] == index).all() == (one["kind"] != "other_image")
+
+
+def test_aucs_without_a_patient_are_those_of_the_others():
+    """What BCa needs, beside scikit-learn on the samples that are left; n = 14 of 2 classes, 6 patients."""
+    rng = np.random.default_rng(0)
+    patients, category = rng.integers(0, 6, 14), np.arange(14) % 2
+    scores = rng.normal(size=(14, 1 + len(KINDS), 2)).round(1)
+    table = Table(np.empty((14, len(KINDS), len(MOVES))), scores, rng.random((14, len(KINDS))) < 0.8)
+    found = aucs(table, category, 2)(LeftOut(patients, 6))
+    for patient, c, k, s in itertools.product(range(6), range(2), range(len(KINDS)), range(2)):
+        left = (patients != patient) & (category == c) & table.contrasted[:, k]
+        truth = np.repeat([1, 0], left.sum())
+        both = np.concatenate([scores[left, 0, s], scores[left, 1 + k, s]])
+        assert found[patient, c, 2 * k + s] == pytest.approx(sklearn_metrics.roc_auc_score(truth, both))
 
 
 def test_classes_are_chosen_and_unknown_ones_are_refused(tmp_path):
