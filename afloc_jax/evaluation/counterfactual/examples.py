@@ -55,7 +55,7 @@ def write_examples(
     images, maps, truths, examples = [], [], [], []
     for question, moved in chosen:
         truth, row = part.truths[question.sample], int(part.rows[question.sample])
-        prompts = [truth.label_text, question.prompt]
+        prompts = truth.label_text, question.prompt
         both = np.stack([part.source[row].image, part.source[question.row].image])
         images.append(both)
         maps.append(model.heatmaps_of_squares(both, prompts, compatible=compatible))

@@ -60,14 +60,14 @@ def right_place(question: Question, masks: Sequence[Shaped[np.ndarray, "S S"]]) 
     if question.kind == "other_image":
         return None
     if question.half is None:
-        return ~np.any([mask > 0 for mask in masks], axis=0)
+        return np.asarray(~np.any([mask > 0 for mask in masks], axis=0))
     there = lying_in(masks, question.half)
     return question.half if there is None else there
 
 
 def peak_of(heatmap: Float[np.ndarray, "s s"]) -> Float[np.ndarray, "2"]:
     """The row and column of the maximum; the mean position of several equal maxima."""
-    return np.argwhere(heatmap == heatmap.max()).mean(axis=0)
+    return np.asarray(np.argwhere(heatmap == heatmap.max()).mean(axis=0))
 
 
 def mass_of(heatmap: Float[np.ndarray, "s s"]) -> Float[np.ndarray, "s s"]:

@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -379,7 +380,8 @@ def test_a_model_is_asked_from_the_command_line_and_two_results_are_compared(fol
             assert rows[f"{one.id}#{k}", "present similarity"] == pytest.approx(cosine, abs=1e-5)
             heatmap = model.heatmaps_of_squares(one.image[None], [shown.prompt])[0][14:-14, 14:-14]
             assert rows[f"{one.id}#{k}", "present maximum"] == pytest.approx(heatmap.max(), abs=1e-4)
-    both = [str(tmp_path / "a")] * 2
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    both = [str(tmp_path / name) for name in "ab"]
     assert main(["compare", *both, "--out", str(tmp_path / "same"), "--bootstrap", "20"]) == 0
     assert "0.000 [0.000, 0.000]" in capsys.readouterr().out
 
