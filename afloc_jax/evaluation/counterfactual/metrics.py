@@ -41,6 +41,11 @@ class Metric:
     low: float = 0.0
     chance: float | None = None
 
+    def of(self, kind: str) -> str:
+        """The title with the kind before it, such as "The other side: peak stays there"."""
+        own = self.title if self.title.startswith("AUC") else self.title[0].lower() + self.title[1:]
+        return f"{TITLES[kind]}: {own}"
+
 
 METRICS = (
     Metric(
@@ -64,8 +69,9 @@ HEADLINE = (
     ("other_image", "auc_similarity"),
 )
 """The kinds and metrics at the top of the page and in the model card."""
+FOR_READERS = sorted(METRICS, key=lambda metric: metric in MOVES[:3])  # amounts last
 BY_NAME = {metric.name: metric for metric in METRICS}
 CARD = CardTable(
     "Counterfactual prompts and images, mean over classes",
-    {f"{kind} {metric}": f"{TITLES[kind]}: {BY_NAME[metric].title.lower()}" for kind, metric in HEADLINE},
+    {f"{kind} {metric}": BY_NAME[metric].of(kind) for kind, metric in HEADLINE},
 )

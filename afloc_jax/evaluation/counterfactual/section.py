@@ -1,7 +1,7 @@
 """The section on counterfactuals of the page: for each kind the numbers of every class, with intervals."""
 
 from afloc_jax.evaluation.counterfactual.examples import read_examples
-from afloc_jax.evaluation.counterfactual.metrics import BY_NAME, HEADLINE, KINDS, METRICS, TITLES
+from afloc_jax.evaluation.counterfactual.metrics import BY_NAME, FOR_READERS, HEADLINE, KINDS, TITLES
 from afloc_jax.evaluation.counterfactual.result import Counterfactuals
 from afloc_jax.evaluation.task import Figure, JsonObject, Section
 from afloc_jax.files import Path
@@ -10,14 +10,16 @@ from afloc_jax.files import Path
 def section(folder: Path, summary: JsonObject) -> Section:
     """The section of one evaluation, for section.html.jinja."""
     result = Counterfactuals.read(summary)
-    scored = {kind: [metric for metric in METRICS if f"{kind.name} {metric.name}" in result.metrics] for kind in KINDS}
+    scored = {
+        kind: [metric for metric in FOR_READERS if f"{kind.name} {metric.name}" in result.metrics] for kind in KINDS
+    }
     shown = [(kind, metric) for kind, metric in HEADLINE if f"{kind} {metric}" in result.metrics]
     return Section(
         kicker="Counterfactuals",
         lede=(f"{result.n:,} findings were also asked for in other words and in other images, on", "."),
         headline=[
             Figure(
-                f"{TITLES[kind]}: {BY_NAME[metric].title.lower()}",
+                BY_NAME[metric].of(kind),
                 BY_NAME[metric].about,
                 result.metrics[f"{kind} {metric}"].overall,
                 _beside(result, kind, metric),

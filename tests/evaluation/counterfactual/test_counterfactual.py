@@ -389,6 +389,7 @@ def test_a_model_is_asked_from_the_command_line_and_two_results_are_compared(fol
 def test_the_card_has_a_table_of_counterfactuals(tmp_path):
     summary, _ = evaluated(tmp_path)
     (table,) = card_tables({"discs": summary})
+    assert "The negation: AUC, similarity" in table["columns"]
     assert table["columns"][:3] == ["data set", "samples", "The other side: to the right place"]
     overall = summary["metrics"]["side right_place"]["overall"]["mean"]
     assert table["rows"][0][:2] == ["discs", "7"] and str(table["rows"][0][2]).startswith(f"{overall:.3f}")
