@@ -55,6 +55,21 @@ class Table:
     contrasted: Bool[np.ndarray, "n K"]
 
 
+@dataclass(frozen=True)
+class Vectors:
+    """The embeddings [D] of whole images by their row, and of whole prompts."""
+
+    images: Mapping[int, Float[np.ndarray, " D"]]
+    prompts: Mapping[str, Float[np.ndarray, " D"]]
+
+    def cosines(self, rows: Sequence[int], prompts: Sequence[str]) -> Float[np.ndarray, " P"]:
+        """The cosine of each pair; 0 for a zero vector."""
+        a = np.stack([self.images[row] for row in rows])
+        b = np.stack([self.prompts[prompt] for prompt in prompts])
+        norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+        return np.asarray((a * b).sum(axis=1) / np.where(norms > 0, norms, 1))
+
+
 def evaluate_dataset(models: Models, out: Path, settings: CounterfactualSettings) -> JsonObject:
     """`evaluate_counterfactuals` of the data set that the settings name. Raises UsageError, UserError."""
     source = settings.open(settings.split)
@@ -123,7 +138,10 @@ def measure(
     """The values of the chosen samples. Maps are computed batch by batch, each with its counterfactuals."""
     used = sorted({int(part.rows[k]) for k in chosen} | {question.row for question in asked})
     embedded = embed_records(model, part.source, np.array(used), settings.framed)
-    embedding_of = dict(zip(used, embedded, strict=True))
+    # All prompts at once: in whatever batches a process computes its maps, the vectors are the same to the last bit.
+    prompts = sorted({part.truths[k].label_text for k in chosen} | {question.prompt for question in asked})
+    of_prompts = model.embed_prompts(prompts, compatible=settings.compatible)
+    vectors = Vectors(dict(zip(used, embedded, strict=True)), dict(zip(prompts, of_prompts, strict=True)))
     of_sample: dict[int, list[Question]] = {k: [] for k in chosen}
     for question in asked:
         of_sample[question.sample].append(question)
@@ -132,7 +150,7 @@ def measure(
     for number, start in enumerate(tqdm(starts, desc="counterfactuals", unit="batch", disable=None)):
         samples = chosen[start : start + model.batch_size]
         own = is_own(number)
-        tables.append(_measured(model, part, samples, of_sample, embedding_of, settings.compatible) if own else None)
+        tables.append(_measured(model, part, samples, of_sample, vectors, settings.compatible) if own else None)
     found = gathered(tables)
     return Table(
         np.concatenate([one.moves for one in found]),
@@ -146,7 +164,7 @@ def _measured(
     part: Part,
     samples: Sequence[int],
     of_sample: Mapping[int, Sequence[Question]],
-    embedding_of: Mapping[int, Float[np.ndarray, " D"]],
+    vectors: Vectors,
     compatible: bool,
 ) -> Table:
     """The values of one batch."""
@@ -156,9 +174,7 @@ def _measured(
     used = sorted(set(rows))
     squares = np.stack([part.source[row].image for row in used])
     maps = model.heatmaps_of_pairs(squares, np.searchsorted(used, rows), prompts, compatible=compatible)
-    cosines = _cosines(
-        np.stack([embedding_of[row] for row in rows]), model.embed_prompts(prompts, compatible=compatible)
-    )
+    cosines = vectors.cosines(rows, prompts)
     region = ProtocolOptions(compatible=compatible).scored_region
     shape = len(samples), len(KINDS)
     table = Table(
@@ -181,12 +197,6 @@ def _measured(
             table.contrasted[i, kind] = not question.true
             next_pair += 1
     return table
-
-
-def _cosines(images: Float[np.ndarray, "P D"], prompts: Float[np.ndarray, "P D"]) -> Float[np.ndarray, " P"]:
-    """The cosine of each pair; 0 for a zero vector."""
-    norms = np.linalg.norm(images, axis=1) * np.linalg.norm(prompts, axis=1)
-    return np.asarray((images * prompts).sum(axis=1) / np.where(norms > 0, norms, 1))
 
 
 # Numbers with intervals
