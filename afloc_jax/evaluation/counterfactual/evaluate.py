@@ -138,7 +138,8 @@ def measure(
     """The values of the chosen samples. Maps are computed batch by batch, each with its counterfactuals."""
     used = sorted({int(part.rows[k]) for k in chosen} | {question.row for question in asked})
     embedded = embed_records(model, part.source, np.array(used), settings.framed)
-    # All prompts at once: in whatever batches a process computes its maps, the vectors are the same to the last bit.
+    # All prompts at once: in whatever batches a process computes its maps, the vectors are the same to the last bit,
+    # unless the model knows some of them from an earlier task, whose batches were others.
     prompts = sorted({part.truths[k].label_text for k in chosen} | {question.prompt for question in asked})
     of_prompts = model.embed_prompts(prompts, compatible=settings.compatible)
     vectors = Vectors(dict(zip(used, embedded, strict=True)), dict(zip(prompts, of_prompts, strict=True)))
