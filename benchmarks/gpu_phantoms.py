@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 
-def main() -> None:
+def main(given: list[str] | None = None) -> None:
     from configs.afloc import get_config
     from data_pipelines.batches import training_batches, training_tokenizer
     from data_pipelines.prepared import open_source
@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=1024)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--steps", type=int, default=300)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(given)
     config = get_config()
     with config.unlocked():
         config.training.batch_size = arguments.batch
@@ -44,7 +44,7 @@ def main() -> None:
         batches = list(itertools.islice(stream, arguments.steps))
     arrays = {"jpeg": np.concatenate(files), "ends": np.cumsum([len(file) for file in files])}
     by_name = [{name: np.asarray(array) for name, array in batch.items() if name != "image"} for batch in batches]
-    arrays |= {name: np.stack([batch[name] for batch in by_name]).astype(np.int32) for name in by_name[0]}
+    arrays |= {name: np.stack([batch[name] for batch in by_name]) for name in by_name[0]}
     np.savez_compressed(arguments.out, allow_pickle=False, **arrays)
 
 

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data_pipelines.hashes import hashed_sentences
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 WORDS, WORDS_SPREAD, SENTENCE = 36, 15, 6  # typical of a report, as in docs/scale.md
 NO_DROPOUT = ("hidden_dropout_prob", "attention_probs_dropout_prob")
@@ -57,13 +59,18 @@ def random_batch(config, seed: int = 0) -> dict[str, np.ndarray]:
     count = sentence_ids[rows[:, None], np.where(slot <= words[:, None], slot, 0)].max(1)  # sentences
     sentence_ids[rows, words + 1] = count + 1
     tokens = rng.integers(1, config.model.text.structure.vocab_size, (pairs, slots))
+    image = rng.integers(0, 256, (pairs, side, side), dtype=np.uint8)
+    hashes = rng.integers(1, 2**32, (pairs, hashed_sentences(slots) + 1, 2), dtype=np.uint32)  # no two texts are alike
+    hashes[:, 1:][np.arange(hashed_sentences(slots)) > count[:, None]] = 0
     return {
-        "image": rng.integers(0, 256, (pairs, side, side), dtype=np.uint8),
+        "image": image,
         "token_ids": np.where(used, tokens, 0).astype(np.int32),
         "word_ids": np.where(used, slot, -1).astype(np.int32),
         "sentence_ids": sentence_ids.astype(np.int32),
         "word_count": (words + 1).astype(np.int32),
         "sentence_count": (count + 1).astype(np.int32),
+        "report_hash": hashes[:, 0],
+        "sentence_hashes": hashes[:, 1:],
     }
 
 

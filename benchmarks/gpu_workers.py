@@ -26,6 +26,7 @@ from benchmarks.gpu_sides import (
     torch_loss,
     write_weights,
 )  # fmt: skip
+from data_pipelines.hashes import hashed_sentences
 
 PACKAGES = ("jax", "jaxlib", "jax-cuda13-plugin", "flax", "torch", "triton", "transformers", "numpy")
 FEATURES = 512  # channels of the shallow map before its projection (ResNet-50)
@@ -308,6 +309,13 @@ def step(arguments: argparse.Namespace) -> Results:
 # Training
 
 
+def cut_to(slots: int, name: str, array: np.ndarray) -> np.ndarray:
+    """An array of a batch, as it is with so many token slots."""
+    if array.ndim == 1:  # counts
+        return np.minimum(array, slots - 2)
+    return array[:, : hashed_sentences(slots) if name == "sentence_hashes" else slots]
+
+
 def train(arguments: argparse.Namespace) -> Results:
     """Batches are made here from the file's images and tokens, and placed one by one: no input pipeline."""
     import cv2
@@ -318,7 +326,7 @@ def train(arguments: argparse.Namespace) -> Results:
     data = np.load(arguments.phantoms)
     parts = np.split(data["jpeg"], data["ends"][:-1])
     images = np.stack([np.asarray(cv2.imdecode(part, cv2.IMREAD_GRAYSCALE)) for part in parts])
-    tokens = {name: data[name].astype(np.int32) for name in data.files if name not in ("jpeg", "ends", "index")}
+    tokens = {name: data[name] for name in data.files if name not in ("jpeg", "ends", "index")}
     if arguments.tiny:
         images = images[:, :192:4, :192:4]
         tokens["token_ids"] %= config.model.text.structure.vocab_size
@@ -326,10 +334,7 @@ def train(arguments: argparse.Namespace) -> Results:
     rows = slice(0, arguments.batch)
 
     def batch(number: int) -> dict[str, np.ndarray]:
-        cut = {name: array[number][rows] for name, array in tokens.items()}
-        cut = {
-            name: array[:, :slots] if array.ndim == 2 else np.minimum(array, slots - 2) for name, array in cut.items()
-        }
+        cut = {name: cut_to(slots, name, array[number][rows]) for name, array in tokens.items()}
         return cut | {"image": np.ascontiguousarray(images[data["index"][number][rows]])}
 
     yield {}
