@@ -3,8 +3,9 @@
     python -m benchmarks.scale_table --out rows.jsonl v5e:4x4=1024 v5e:16x16=16384 v5e:16x16=32768,training.remat=blocks
 
 A row is TOPOLOGY=GLOBAL_BATCH, followed by changed settings; `--set` changes settings of all rows. Rows that are in the
-file already are not compiled again. The program prints the table of all rows in the file. It needs pip install
-"jax[tpu]", but no TPU.
+file already are not compiled again. The program prints the table of all rows in the file. A row without a result, as
+when the compiler dies, is one line, and the others are compiled; the exit status is then 1. It needs pip install
+"jax[tpu]", but no TPU, and for GPUs "jax[cuda13]", but no GPU.
 """
 
 import argparse
@@ -14,19 +15,22 @@ import sys
 import time
 from pathlib import Path
 
+from benchmarks.tpu_schedule import why
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 GIB = 2**30
 
 
-def compiled(config: str, part: str, topology: str, batch: str, settings: list[str]) -> dict:
+def compiled(config: str, part: str, topology: str, batch: str, settings: list[str]) -> dict | str:
+    """The row, or why there is none."""
     command = [sys.executable, "-m", "afloc_jax", "compile", "--config", config, "--topology", topology]
     command += ["--global_batch", batch, "--part", part, "--json"]
     for setting in settings:
         command += ["--set", setting]
     start = time.perf_counter()
-    done = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     if not done.stdout:
-        raise SystemExit(f"no row from: {' '.join(command[1:])}")
+        return why(done)
     return json.loads(done.stdout) | {"settings": settings, "compile_seconds": round(time.perf_counter() - start)}
 
 
@@ -50,14 +54,15 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
+def main(given: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="*", metavar="TOPOLOGY=BATCH[,KEY=VALUE...]")
     parser.add_argument("--config", default="configs/afloc.py")
     parser.add_argument("--part", choices=("step", "loss"), default="step")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for all rows")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.jsonl")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(given)
+    missing = 0
     done = [json.loads(line) for line in arguments.out.read_text().splitlines()] if arguments.out.exists() else []
     for row in arguments.rows:
         place, *own = row.split(",")
@@ -66,12 +71,18 @@ def main() -> None:
         wanted = (arguments.part, topology, batch, settings)
         if any((r["part"], r["topology"], str(r["global_batch"]), r["settings"]) == wanted for r in done):
             continue
-        done.append(compiled(arguments.config, *wanted))
+        found = compiled(arguments.config, *wanted)
+        if isinstance(found, str):
+            print(f"{row}: no row, {found}", file=sys.stderr, flush=True)
+            missing += 1
+            continue
+        done.append(found)
         with arguments.out.open("a") as file:
             file.write(json.dumps(done[-1]) + "\n")
         print(f"{row}: {done[-1]['compile_seconds']} s", file=sys.stderr, flush=True)
     print(table(done))
+    return 1 if missing else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -74,6 +74,14 @@ def _line(row: dict) -> str:
     return f"{what} {tile}: {row['matrix_cycles']:,} of {row['cycles']:,} cycles, {row['share']:.1%}"
 
 
+def why(failed: subprocess.CompletedProcess[str]) -> str:
+    """Why a process that compiled gave no result, in a line."""
+    if failed.returncode < 0:
+        return f"the compiler died of signal {-failed.returncode}"
+    said = [line for line in failed.stderr.splitlines() if line.strip()] or ["nothing"]
+    return said[-1][:200]
+
+
 def _in_child(given: argparse.Namespace, level: str, implementation: str, which: str) -> dict:
     """The row of a part, from a process of its own: the compiler may abort or crash."""
     row = {"part": f"{level} {implementation}", "level": level, "implementation": implementation, "pass": which}
@@ -87,9 +95,7 @@ def _in_child(given: argparse.Namespace, level: str, implementation: str, which:
     except subprocess.TimeoutExpired:
         return row | nothing | {"not_counted": f"the compiler took more than {given.seconds:g} s"}
     if done.returncode:
-        said = [line for line in done.stderr.splitlines() if line.strip()] or ["nothing"]
-        died = f"the compiler died of signal {-done.returncode}" if done.returncode < 0 else said[-1][:200]
-        return row | nothing | {"not_counted": died}
+        return row | nothing | {"not_counted": why(done)}
     counted = json.loads(done.stdout.splitlines()[-1])
     if "not_counted" not in counted and counted["share"] > HIGHEST_SHARE:
         counted["not_counted"] = f"a share of {counted['share']:.0%} cannot be"
