@@ -20,10 +20,9 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.stages import Lowered
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from afloc_jax.errors import UsageError, UserError
-from afloc_jax.levels import ImageLevels, TextLevels
 from afloc_jax.losses import contrastive_losses
 from afloc_jax.losses.ring import fits_around
 from afloc_jax.losses.tile_size import slots_of_bin, tile_size
@@ -31,7 +30,6 @@ from afloc_jax.settings import Json
 from afloc_jax.training.assembly import Assembly, assemble
 from afloc_jax.training.buffers import Buffer, largest_buffers
 from afloc_jax.training.gpu_cards import CARDS
-from afloc_jax.training.gradients import Batch, hashes_of, token_batch
 from afloc_jax.training.launches import launches
 from afloc_jax.training.mesh import batch_sharding, build_mesh, replicated
 from afloc_jax.training.permutes import RingPermutes, ring_permutes
@@ -277,7 +275,7 @@ def tiles_of_levels(assembly: Assembly) -> dict[str, Tile]:
     loss, mesh = assembly.config.loss, assembly.mesh
     if loss.kernel == "pallas" or loss.contrast_unit == "unit" or loss.implementation == "definition":
         return {}
-    image, text = _embeddings_like(assembly)
+    image, text = assembly.embeddings_like()
     here = min(assembly.config.training.batch_size // mesh.size, loss.contrast_group or len(text.report))
     platform = mesh.devices.flat[0].platform
     shapes = {"word": (image.shallow, text.words), "sentence": (image.deep, text.sentences)}
@@ -295,18 +293,6 @@ def _launches(program: Program, tiles: dict[str, Tile]) -> int:
     return round(launches(program, lambda origin: next((t.bins for level, t in tiles.items() if level in origin), 1)))
 
 
-def _embeddings_like(assembly: Assembly) -> tuple[PyTree, PyTree]:
-    """Shapes and types of what the model returns for a batch: the levels of images and of texts."""
-    low_rank = assembly.config.loss.is_low_rank
-
-    def embed(variables: PyTree, batch: Batch) -> tuple[ImageLevels, TextLevels]:
-        image, text = assembly.model.bind(variables)(batch["image"], token_batch(batch), with_factors=low_rank)
-        return image, dataclasses.replace(text, hashes=hashes_of(batch))
-
-    image, text = jax.eval_shape(embed, assembly.variables_like, assembly.batch_like())
-    return image, text
-
-
 def _lower(assembly: Assembly, part: Part) -> Lowered:
     # From 0.11 on JAX takes the kind of card for Triton's kernels from a mesh in context. A ring brings its own.
     alone = assembly.config.loss.kernel == "triton" and assembly.mesh.size == 1
@@ -317,9 +303,9 @@ def _lower(assembly: Assembly, part: Part) -> Lowered:
 def _lower_loss(assembly: Assembly) -> Lowered:
     """The losses and their gradients, as a function of embeddings of the shapes that the model returns."""
     settings, mesh = assembly.config.loss, assembly.mesh
-    image, text = _embeddings_like(assembly)
+    image, text = assembly.embeddings_like()
     if settings.is_low_rank:  # the loss reads the factors of the shallow map; a run never computes the map itself
-        image = image.replace(shallow=None)
+        image = dataclasses.replace(image, shallow=None)
     leaves, tree = jax.tree.flatten((image, text))
     floats = [jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves]
 

@@ -11,8 +11,10 @@ from jax.sharding import Mesh
 from jax.stages import Lowered
 from jaxtyping import Array, PyTree
 
+from afloc_jax.levels import ImageLevels, TextLevels
 from afloc_jax.models import AFLoc, build, initial_variables, trainable
 from afloc_jax.training.failures import explained
+from afloc_jax.training.gradients import Batch, hashes_of, token_batch
 from afloc_jax.training.mesh import batch_sharding, place_state, state_sharding
 from afloc_jax.training.optimizer import build_optimizer, build_schedule, freeze
 from afloc_jax.training.settings import PRECISIONS, LowRank, RunConfig
@@ -92,6 +94,17 @@ class Assembly:
             arrays["augmentation"] = ((pairs, NUMBERS), jnp.float32)
         sharding = batch_sharding(self.mesh)
         return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for name, (shape, dtype) in arrays.items()}
+
+    def embeddings_like(self) -> tuple[ImageLevels, TextLevels]:
+        """Shapes and types of what the model returns for a batch."""
+
+        def embed(variables: Mapping[str, PyTree], batch: Batch) -> tuple[ImageLevels, TextLevels]:
+            model = self.model.bind(variables)
+            image, text = model(batch["image"], token_batch(batch), with_factors=self.config.loss.is_low_rank)
+            return image, dataclasses.replace(text, hashes=hashes_of(batch))
+
+        like: tuple[ImageLevels, TextLevels] = jax.eval_shape(embed, self.variables_like, self.batch_like())
+        return like
 
     def trace(self) -> None:
         """Traces the training step on shapes alone, without computing anything.

@@ -16,6 +16,7 @@ from afloc_jax.training import start, workdir
 from afloc_jax.training.assembly import assemble
 from afloc_jax.training.checkpoints import Checkpoints, last_sealed
 from afloc_jax.training.failures import StopSignal, explain
+from afloc_jax.training.kernel_check import check_kernel
 from afloc_jax.training.loop import Data, Loop, Progress
 from afloc_jax.training.mesh import build_mesh, fetch
 from afloc_jax.training.metrics import Resumed, Writers
@@ -105,6 +106,7 @@ def _train_model(given: RunConfig, folder: Path, profile: StepRange | None) -> i
     if profile:
         profile.check(last_sealed(folder / workdir.CHECKPOINTS), run.total_steps)
     run.trace()  # the network and the loss may refuse the config: that must happen before any file is written
+    check_kernel(run)
     variables = start.first_variables(config)
     if sources:
         variables, told = start.overlay(variables, sources, config.model)
