@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.stages import Lowered
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.losses import contrastive_losses
@@ -303,9 +303,10 @@ def _lower(assembly: Assembly, part: Part) -> Lowered:
 def _lower_loss(assembly: Assembly) -> Lowered:
     """The losses and their gradients, as a function of embeddings of the shapes that the model returns."""
     settings, mesh = assembly.config.loss, assembly.mesh
+    image: PyTree
     image, text = assembly.embeddings_like()
     if settings.is_low_rank:  # the loss reads the factors of the shallow map; a run never computes the map itself
-        image = dataclasses.replace(image, shallow=None)
+        image = image.replace(shallow=None)
     leaves, tree = jax.tree.flatten((image, text))
     floats = [jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves]
 

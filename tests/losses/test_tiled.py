@@ -56,6 +56,17 @@ def test_tiles_of_several_images_give_the_same(pooling, temperature, memory, dev
     assert_is_the_definition(case, settings, devices, "gpu")
 
 
+@pytest.mark.parametrize(
+    ("platform", "images", "word", "sentence"),
+    [("cpu", 16, (1, 104), (1, 104)), ("gpu", 128, (128, 256), (128, 256)), ("tpu", 64, (4, 512), (16, 512))],
+)
+def test_a_tile_of_the_published_sizes_suits_the_device(platform, images, word, sentence):
+    """Captions of 97 slots, of which a bin holds at least one; as many images as the memory allows."""
+    for regions, expected in ((1444, word), (361, sentence)):
+        size = tile_size.tile_size(PUBLISHED, platform, images, regions, 97)
+        assert (size.images, size.units) == expected
+
+
 def test_float32_agrees_to_1e_5():
     assert_float32_agrees_to_1e_5(random_case(5, 30, 20, 16, [20, 3, 11, 1, 8], np.float32))
 

@@ -185,6 +185,7 @@ def test_the_plain_report_names_the_largest_buffers(capsys, monkeypatch):
         collectives={"all-reduce": 5},
         largest_buffers=[buffer] * 9,
         low_rank=LowRank(False, "the word level has no weight"),
+        tiles={"word": ahead_of_time.Tile(4, 512, 36, 5), "sentence": ahead_of_time.Tile(16, 512, 6, 1)},
     )
     monkeypatch.setattr(os, "environ", dict(os.environ))
     found = ahead_of_time.LargestBatch(report, too_large=4096)
@@ -194,6 +195,8 @@ def test_the_plain_report_names_the_largest_buffers(capsys, monkeypatch):
         "v5e:4x4, 16 chips, global batch 2048: fits, 1.00 GiB of 16.00 GiB a chip",
         "arguments 1.00 GiB, temporary 1.00 GiB",
         "loss.low_rank is off: the word level has no weight",
+        "words: tiles of 4 images x 512 units",
+        "sentences: tiles of 16 images x 512 units",
         "collectives: all-reduce 5",
         "largest buffers:",
         *["     181.00 MiB  f32[64,1444,512], 2 places, from shard_map/dot"] * 5,
@@ -310,6 +313,17 @@ TPU_COMPILER = pytest.mark.skipif(
     not importlib.util.find_spec("libtpu"),
     reason='SKIPPED: no TPU compiler; pip install "jax[tpu]", or name its folder in PYTHONPATH',
 )
+
+
+@TPU_COMPILER
+@pytest.mark.slow
+def test_chips_that_are_not_there_get_their_tiles():
+    done = compiled("--topology", "v5e:4x4", "--global_batch", "64", "--part", "loss", "--json")
+    assert done.returncode == 0, done.stderr
+    tiles = json.loads(done.stdout)["tiles"]
+    assert {level: (tile["images"], tile["units"]) for level, tile in tiles.items()} == dict.fromkeys(
+        ("word", "sentence"), (4, 512)
+    )
 
 
 @TPU_COMPILER
