@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 
 from configs import afloc
 
-PHANTOMS = {"train": 4000, "validation": 128, "test": 300, "seed": 0}
+# Half of the findings are also named alone ("there is edema"), so that the name of a class means something.
+PHANTOMS = {"train": 4000, "validation": 128, "test": 300, "seed": 0, "named": 0.5}
 
 
 def get_config() -> ConfigDict:

@@ -38,13 +38,14 @@ class Phantom:
     view: str  # PA or AP
 
 
-def generate(seed: int, split: str, index: int) -> Phantom:
+def generate(seed: int, split: str, index: int, named: float = 0.0) -> Phantom:
     """Phantom number `index` of a split. The same arguments give exactly the same phantom.
 
+    `named` is the share of findings that the report also names alone, without side, zone and size.
     Raises ValueError for an unknown split or a negative number.
     """
     chest, changes, rngs = draw(seed, split, index)
-    sentences, impression_count = report(changes, rngs["report"])
+    sentences, impression_count = report(changes, rngs["report"], named)
     findings = [DrawnFinding(c.label, prompt(c), c.mask, c.side, c.zone, c.size) for c in changes]
     return Phantom(render(chest, changes, rngs["exposure"]), sentences, impression_count, findings, chest.view)
 

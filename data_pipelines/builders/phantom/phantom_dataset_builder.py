@@ -32,7 +32,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     Args:
         train, validation, test: the number of phantoms in each split; 0 leaves the split out.
-        seed: the seed of the data set; phantom `index` of a split is `generate(seed, split, index)`.
+        seed: the seed of the data set; phantom `index` of a split is `generate(seed, split, index, named)`.
+        named: the share of findings that reports also name alone, without side, zone and size. Images, masks and
+            prompts do not depend on it.
         image_size: 224, the only supported size.
         workers: processes that draw; None for one per CPU.
 
@@ -49,18 +51,22 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         validation: int = 300,
         test: int = 300,
         seed: int = 0,
+        named: float = 0.0,
         image_size: int = IMAGE_SIZE,
         workers: int | None = None,
         **kwargs: Any,
     ):
         self.sizes = {"train": int(train), "validation": int(validation), "test": int(test)}
         self.seed = int(seed)
+        self.named = float(named)
         self.workers = int(workers) if workers is not None else os.cpu_count() or 1
         for name, value in {**self.sizes, "seed": self.seed}.items():
             if value < 0:
                 raise UsageError(f"phantom: {name} is {value}, must not be negative")
         if not any(self.sizes.values()):
             raise UsageError("phantom: train, validation and test are all 0; give at least one split a size")
+        if not 0 <= self.named <= 1:
+            raise UsageError(f"phantom: named is {self.named}, must be a share, from 0 to 1")
         if image_size != IMAGE_SIZE:
             raise UsageError(f"phantom: image_size is {image_size}, but phantoms are drawn at {IMAGE_SIZE} only")
         if self.workers < 1:
@@ -74,8 +80,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                 "use the same arguments, another directory, or remove that folder"
             )
 
-    def _arguments(self) -> dict[str, int]:
-        return {**self.sizes, "seed": self.seed}
+    def _arguments(self) -> dict[str, float]:
+        arguments = {**self.sizes, "seed": self.seed}
+        return {**arguments, "named": self.named} if self.named else arguments  # older folders do not state it
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
@@ -96,7 +103,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         return {name: self._generate_examples(name, pool) for name in SPLITS if self.sizes[name]}
 
     def _generate_examples(self, split: str, pool: ProcessPoolExecutor | None) -> Iterator[tuple[int, Encoded]]:
-        size, done, draw = self.sizes[split], 0, partial(records, self.seed, split)
+        size, done, draw = self.sizes[split], 0, partial(records, self.seed, split, self.named)
         chunks = [range(start, min(start + _CHUNK, size)) for start in range(0, size, _CHUNK)]
         try:
             for numbers, made in in_order(pool, draw, chunks, _AHEAD * self.workers) if pool else ():
@@ -108,5 +115,5 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             yield number, draw([number])[0]
 
 
-def _listed(arguments: dict[str, int]) -> str:
+def _listed(arguments: dict[str, float]) -> str:
     return ", ".join(f"{name}={value}" for name, value in arguments.items()) or "unknown arguments"

@@ -1,7 +1,7 @@
 """Reports of phantoms: sentences on present findings, absent findings and normal anatomy.
 
 Templates are filled with the facts of a finding: {size}, {side}, {zone}, {kind}, {mm}, {lung} (one of two ways to name
-side and zone) and {name} (a synonym of the category). Empty facts are left out.
+side and zone) and {name} (a synonym of the category). Empty facts are left out. Some reports also name a finding without any of its facts.
 """
 
 import numpy as np
@@ -120,6 +120,7 @@ _SENTENCES = {
         "{side} sided infusion port in place",
     ),
 }
+_ALONE = ("{name} is present", "{name} is seen", "evidence of {name}", "presence of {name}")
 _ABSENT = {
     "pleural effusion": (
         "no pleural effusion",
@@ -166,8 +167,17 @@ def describe(change: Change, rng: np.random.Generator) -> str:
     return _fill(_choose(rng, _lookup(_SENTENCES, change)), change, name=name, lung=lung)
 
 
-def report(changes: list[Change], rng: np.random.Generator) -> tuple[list[str], int]:
-    """The sentences of a report, and the number of leading sentences that are the impression."""
+def name_alone(change: Change, rng: np.random.Generator) -> str:
+    """A random sentence that names a finding without side, zone or size."""
+    name = _fill(_choose(rng, (change.label, *_NAMES[change.label])), change)
+    return _choose(rng, _ALONE).format(name=name)
+
+
+def report(changes: list[Change], rng: np.random.Generator, named: float = 0.0) -> tuple[list[str], int]:
+    """The sentences of a report, and the number of leading sentences that are the impression.
+
+    Each finding is also named alone with probability `named`. The other sentences do not depend on it.
+    """
     present = {change.label for change in changes}
     body = [describe(change, rng) for change in changes]
     absent = [label for label in _ABSENT if label not in present]
@@ -182,6 +192,9 @@ def report(changes: list[Change], rng: np.random.Generator) -> tuple[list[str], 
     if rng.random() < 0.6:
         chosen = rng.permutation(len(changes))[: int(rng.integers(1, 3))]
         impression = [_hedge(prompt(changes[i]), rng) for i in chosen] or [_choose(rng, _NOTHING)]
+    for change in changes:
+        if rng.random() < named:
+            body.insert(int(rng.integers(len(body) + 1)), name_alone(change, rng))
     return impression + body, len(impression)
 
 

@@ -9,9 +9,9 @@ from data_pipelines.images import encode_png
 from data_pipelines.records import Encoded, Finding, Record
 
 
-def records(seed: int, split: str, numbers: Iterable[int]) -> list[Encoded]:
+def records(seed: int, split: str, named: float, numbers: Iterable[int]) -> list[Encoded]:
     """The records of the phantoms `numbers` of a split (see data_pipelines.records)."""
-    return [_record(generate(seed, split, number), f"{seed}-{split}-{number}") for number in numbers]
+    return [_record(generate(seed, split, number, named), f"{seed}-{split}-{number}") for number in numbers]
 
 
 def _record(phantom: Phantom, name: str) -> Encoded:
