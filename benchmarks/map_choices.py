@@ -1,17 +1,18 @@
 """Scores of the heat maps of trained models with other settings of `localization`, without training again.
 
-    python -m benchmarks.map_choices runs/demo/model runs/demo2/model [--count 400] [--directory data]
+    python -m benchmarks.map_choices runs/demo/model runs/demo2/model [--count 400] [--by_class] [--directory data]
 
 Every model localises the findings of the same phantoms, which are in none of its splits, with each of the settings in
 `WAYS`. `localization` in configs/demo.py was chosen in this way. The program prints the mean pointing game and IoU over
-categories of every model, then the means of all models by category.
+categories of every model, then the means of all models by category. With `--by_class` the prompt is the name of the
+class, and the truth is all findings of that class in the image.
 """
 
 import argparse
 
 import numpy as np
 
-from afloc_jax.evaluation.localization.samples import read_truths
+from afloc_jax.evaluation.localization.samples import named_by_class, read_truths
 from afloc_jax.evaluation.localization.scores import Scores, score
 from afloc_jax.evaluation.truth.sample import Drawing
 from afloc_jax.heatmaps import HeatmapSettings
@@ -42,11 +43,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", help="model folders that were trained on phantoms")
     parser.add_argument("--count", type=int, default=400, help="phantoms, of which about half show a finding or more")
+    parser.add_argument("--by_class", action="store_true", help="the name of the class as prompt")
     parser.add_argument("--directory", default="data", help="where prepared phantoms lie")
     given = parser.parse_args()
     builder = {"train": 0, "validation": given.count, "test": 0, "seed": SEED}
     source = open_source("phantom", given.directory, "validation", builder=builder)
     annotated = read_truths(source, Drawing())
+    annotated = named_by_class(annotated) if given.by_class else annotated
     truths, rows = annotated.truths, annotated.rows
     images = np.stack([source[row].image for row in range(len(source))])
     prompts = [truth.label_text for truth in truths]

@@ -1,6 +1,7 @@
 """What a user types: wrong calls, help, and the whole job from raw files through launch.py."""
 
 import csv
+import dataclasses
 import json
 import re
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 
 import launch
 from afloc_jax.training.settings import RunConfig
+from configs import demo_published, published
 from tests.training.conftest import SENTENCES, records
 
 ROOT = Path(launch.__file__).parent
@@ -184,6 +186,37 @@ def test_two_steps_as_published_on_the_built_in_data(tmp_path, capsys):
     assert json.loads((tmp_path / "run/model/config.json").read_text())["preprocessing"]["grey"] == "cv2"
     assert launch.main([*command[:2], f"--workdir={tmp_path / 'more'}", "--config.training.batch_size=16"]) == 2
     assert "the 13 pairs of split 'validation' do not fill a batch of 16" in capsys.readouterr().err
+
+
+DEMO_PUBLISHED = """
+from configs.demo_published import get_config as demo_published
+def get_config():
+    config = demo_published()
+    config.data.directory = {data!r}
+    config.data.builder = config.evaluation.datasets[0].builder = dict(train=64, validation=64, test=4)
+    config.model.image.input_size = 32
+    config.model.image.options.update(widths=(4, 8, 8, 8), stem_width=4)
+    config.training.update(epochs=2, log_every=1)
+    return config
+"""
+
+
+def test_two_steps_of_the_published_objective_on_the_phantoms_of_the_demo(tmp_path, capsys):
+    """Its loss, groups, drawing, maps and optimiser are those of configs/published.py, but for the learning rate."""
+    run, release = RunConfig.from_config(demo_published.get_config()), RunConfig.from_config(published.get_config())
+    assert run.loss == release.loss and run.localization == release.localization
+    assert run.optimizer == dataclasses.replace(release.optimizer, lr=1e-3)
+    phantoms = {"dataset": "phantom", "builder": run.data.builder, "max_tokens": 80}
+    assert run.data == dataclasses.replace(release.data, **phantoms)
+    assert run.training.epochs == release.training.epochs and not run.training.steps
+
+    (tmp_path / "config.py").write_text(DEMO_PUBLISHED.format(data=str(tmp_path / "data")))
+    assert launch.main(["launch.py", f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path / 'run'}"]) == 0
+    assert "finished after 2 steps" in capsys.readouterr().err
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    levels = ("report", "sentence", "word")
+    assert all(0 < line[f"loss/{level}"] < 20 for line in lines for level in levels if line["split"] == "train")
+    assert (tmp_path / "run/report/index.html").exists()
 
 
 def test_missing_raw_files_are_named(tmp_path, capsys):

@@ -1,7 +1,8 @@
 """Reports of phantoms: sentences on present findings, absent findings and normal anatomy.
 
 Templates are filled with the facts of a finding: {size}, {side}, {zone}, {kind}, {mm}, {lung} (one of two ways to name
-side and zone) and {name} (a synonym of the category). Empty facts are left out. Some reports also name a finding without any of its facts.
+side and zone) and {name} (a synonym of the category). Empty facts are left out. Some reports also name a finding
+without any of its facts.
 """
 
 import numpy as np
