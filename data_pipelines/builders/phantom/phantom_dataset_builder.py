@@ -81,7 +81,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             )
 
     def _arguments(self) -> dict[str, float]:
-        arguments = {**self.sizes, "seed": self.seed}
+        arguments: dict[str, float] = {**self.sizes, "seed": self.seed}
         return {**arguments, "named": self.named} if self.named else arguments  # older folders do not state it
 
     def _info(self) -> tfds.core.DatasetInfo:
