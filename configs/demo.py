@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from configs import afloc
 
-# Half of the findings are also named alone ("there is edema"), so that the name of a class means something.
+# Half of the findings are also named alone ("evidence of edema"), so that the name of a class means something.
 PHANTOMS = {"train": 4000, "validation": 128, "test": 300, "seed": 0, "named": 0.5}
 
 
