@@ -1,6 +1,6 @@
 """All measurements on a GPU within minutes: its matrix rate, the loss, the step and 300 steps of training.
 
-    python -m benchmarks.gpu_card --out FOLDER [--minutes 9] [--phantoms FILE.npz] [--skip TEXT ...]
+    python -m benchmarks.gpu_card --out FOLDER [--minutes 9] [--phantoms FILE.npz] [--wheels FOLDER] [--skip TEXT ...]
     JAX_PLATFORMS=cpu python -m benchmarks.gpu_card --out FOLDER --tiny     a rehearsal without a card
 
 rate   bfloat16 products: square ones, and those of the loss's shapes; by JAX and by PyTorch
@@ -9,6 +9,7 @@ loss   value and gradients of all three levels at 128 and 64 pairs: ours, by XLA
 step   the whole training step at 128 and 64, and one round at 1,024 with encoders computed again by blocks
 train  300 steps of configs/afloc.py on phantoms, batches made beforehand (benchmarks/gpu_phantoms.py)
 
+A machine that lacks packages and reaches no index gets them from a folder of wheels (`pip download --no-deps`).
 Every result is written to FOLDER as soon as it is known: results.jsonl, results.txt, losses.jsonl, and the end of each
 process's error output in errors.txt. Each part has its own process and time limits; a part that fails is reported in
 one line. Parts compile at the same time, but while one is measured, all others are stopped (SIGSTOP). At most two parts
@@ -257,6 +258,14 @@ class Card:
                     errors.write(f"== {path.stem}\n{path.read_text(errors='replace')[-6000:]}\n")
 
 
+def install(wheels: Path, folder: Path) -> None:
+    """Installs wheels for the processes that start from now on, without what they depend on and without an index."""
+    found = [str(path.resolve()) for path in sorted(wheels.glob("*.whl"))]
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--target", str(folder)]
+    subprocess.run([*pip, *found], check=True)
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
 def memory_in_use() -> int | None:
     """MiB of the card, by all processes."""
     command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
@@ -272,6 +281,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=9.0, help="after which it ends whatever is left")
     parser.add_argument("--processes", type=int, default=max(1, (os.cpu_count() or 2) // 2), help="at a time")
     parser.add_argument("--phantoms", type=Path, metavar="FILE.npz", help="without it nothing is trained")
+    parser.add_argument("--wheels", type=Path, metavar="FOLDER", help="packages to install first, *.whl")
     parser.add_argument("--skip", nargs="+", default=[], metavar="TEXT", help="jobs with it in their name")
     parser.add_argument("--tiny", action="store_true", help="small sizes, for a rehearsal")
     arguments = parser.parse_args()
@@ -280,6 +290,8 @@ def main() -> None:
     chosen = [job for job in jobs() if not any(text in job.name for text in skip)]
     with tempfile.TemporaryDirectory() as folder:
         card = Card(arguments, Path(folder))
+        if arguments.wheels:
+            install(arguments.wheels, Path(folder) / "packages")
         card.run([Job("weights", "weights", first=True, environment={"JAX_PLATFORMS": "cpu"}), *chosen])
 
 

@@ -11,8 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_pipelines.hashes import hashed_sentences
-
 REPOSITORY = Path(__file__).resolve().parents[1]
 WORDS, WORDS_SPREAD, SENTENCE = 36, 15, 6  # typical of a report, as in docs/scale.md
 NO_DROPOUT = ("hidden_dropout_prob", "attention_probs_dropout_prob")
@@ -45,6 +43,8 @@ def configuration(arguments: argparse.Namespace, batch: int, dropout: bool = Fal
 
 def random_batch(config, seed: int = 0) -> dict[str, np.ndarray]:
     """A batch as training makes them (docs/architecture.md), of noise; lengths as of reports, a word a piece."""
+    from data_pipelines.hashes import hashed_sentences  # gpu_card.py imports this file before it installs wheels
+
     rng = np.random.default_rng(seed)
     pairs, slots = config.training.batch_size, config.data.max_tokens
     side = config.data.image_size
