@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from afloc_jax.errors import UserError
 
-FRACTION = "XLA_PYTHON_CLIENT_MEM_FRACTION"
+FRACTIONS = "XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"  # JAX reads both; the second is the older name
 
 
 @dataclass(frozen=True)
@@ -59,15 +59,14 @@ class Card:
 
     def usable(self) -> int:
         """The bytes that JAX takes for programs when it starts. Raises UserError where its variable is no fraction."""
-        given = os.environ.get(FRACTION) or "0.75"  # as JAX reads it: set to "" it is not set
+        # As JAX reads it: set to "" it is not set.
+        name, given = next(((name, given) for name in FRACTIONS if (given := os.environ.get(name))), ("", "0.75"))
         try:
             fraction = float(given)
         except ValueError:
             fraction = 0.0
         if not 0 < fraction <= 1:
-            raise UserError(
-                f"{FRACTION}={given}: must be a number above 0 and up to 1, the part of a card for programs"
-            )
+            raise UserError(f"{name}={given}: must be a number above 0 and up to 1, the part of a card for programs")
         return int(self.memory * fraction)
 
 

@@ -14,6 +14,7 @@ from afloc_jax.cli import main
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.training import ahead_of_time
 from afloc_jax.training.buffers import Buffer
+from afloc_jax.training.gpu_cards import FRACTIONS
 from afloc_jax.training.settings import LowRank, RunConfig
 from configs.afloc import get_config
 
@@ -127,12 +128,15 @@ def test_the_gpu_compiler_is_named_where_it_is_missing(monkeypatch):
 
 
 def test_what_jax_takes_of_a_card_is_what_fits(monkeypatch):
-    monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
+    for name in FRACTIONS:
+        monkeypatch.delenv(name, raising=False)
     assert ahead_of_time.memory_limit("a100:8") == 0.75 * 85100068864
     monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "")
     assert ahead_of_time.memory_limit("a100:8") == 0.75 * 85100068864
     monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")
     assert ahead_of_time.memory_limit("a100:8") == 0.5 * 85100068864
+    monkeypatch.setenv("XLA_CLIENT_MEM_FRACTION", "0.25")
+    assert ahead_of_time.memory_limit("a100:8") == 0.25 * 85100068864
     assert ahead_of_time.memory_limit("cpu:8") is None
 
 
