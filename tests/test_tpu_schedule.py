@@ -1,5 +1,12 @@
 """Reading a compiled program's cycles (benchmarks/tpu_schedule.py); the TPU compiler itself is not needed."""
 
+import json
+import signal
+import subprocess
+
+import pytest
+
+from benchmarks import tpu_schedule
 from benchmarks.tpu_schedule import cycles_of
 
 PROGRAM = """HloModule jit_tile
@@ -40,3 +47,40 @@ def test_the_second_of_two_products_alike_counts_as_the_first():
 
 def test_a_product_without_cycles_is_named():
     assert cycles_of(PROGRAM, {"fast": 3}) == (3, "fusion.2")
+
+
+def parts(monkeypatch, capsys, answer):
+    """The lines of all parts where every child process gives this answer."""
+    monkeypatch.setattr(tpu_schedule.subprocess, "run", answer)
+    monkeypatch.setattr("sys.argv", ["tpu_schedule", "--topology", "v5e:4x4", "--json"])
+    tpu_schedule.main()
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_a_part_that_is_counted_is_an_object_a_line(monkeypatch, capsys):
+    row = {"images": 4, "units": 512, "valid_units": 468.0, "cycles": 100, "matrix_cycles": 60, "share": 0.6}
+    found = parts(monkeypatch, capsys, lambda command, **_: subprocess.CompletedProcess(command, 0, json.dumps(row)))
+    assert len(found) == 8 and found[1]["part"] == "word xla" and found[1]["pass"] == "both"
+    assert all(line.items() >= row.items() and "not_counted" not in line for line in found)
+
+
+def slow(command, timeout, **_):
+    raise subprocess.TimeoutExpired(command, timeout)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda command, **_: subprocess.CompletedProcess(command, -signal.SIGSEGV, "", ""), "died of signal 11"),
+        (
+            lambda command, **_: subprocess.CompletedProcess(command, 1, "", "F0 Unsupported DMA\n\n"),
+            "F0 Unsupported DMA",
+        ),
+        (lambda command, **_: subprocess.CompletedProcess(command, 0, '{"share": 0.96}'), "a share of 96% cannot be"),
+        (slow, "took more than 240 s"),
+    ],
+    ids=["dies", "refuses", "too much", "slow"],
+)
+def test_a_part_that_cannot_be_counted_is_a_line_that_says_why(answer, words, monkeypatch, capsys):
+    found = parts(monkeypatch, capsys, answer)
+    assert len(found) == 8 and all(words in line["not_counted"] for line in found)
