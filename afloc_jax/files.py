@@ -5,27 +5,34 @@ alone. It is etils' path type, which can also address buckets (gs://). Working d
 there (see `buckets`); all else lies on this machine.
 """
 
+import contextlib
 import csv
+import errno
 import functools
 import glob
 import hashlib
 import io
+import itertools
 import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 from etils.epath import Path as Path
 
 from afloc_jax import buckets
 from afloc_jax.errors import UsageError, UserError
+from afloc_jax.settings import Json
 
 AnyPath: TypeAlias = str | os.PathLike[str]
 
+LARGEST_FILE = 1 << 30  # bytes of a file that is read at once
+_MOST_DIGITS = 4300  # of a number that Python converts
+_TEXT_OR_END = re.compile(r'"(?:[^"\\]|\\.)*+"|}')  # of a JSON text: a string, or the end of an object
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:/")
 
 
@@ -118,7 +125,7 @@ def _cell(value: Any) -> Any:
     return repr(float(value)) if isinstance(value, float) else value
 
 
-@contextmanager
+@contextlib.contextmanager
 def replacing_folder(folder: Path, marker: str) -> Iterator[Path]:
     """A temporary folder of this machine that replaces `folder` when the block ends.
 
@@ -207,24 +214,84 @@ def _scratch() -> "tempfile.TemporaryDirectory[str]":
     return tempfile.TemporaryDirectory(prefix="afloc_fetched_")
 
 
+def read_regular(path: AnyPath, most: int = LARGEST_FILE) -> bytes:
+    """The bytes of a file, which is checked before it is opened: reading cannot wait, and takes at most `most` bytes.
+
+    Raises OSError, also for a device, a pipe or a socket, a name that no file can have, and a larger file.
+    """
+    if buckets.is_bucket(path):
+        return Path(path).read_bytes()
+    try:
+        status = os.stat(path)
+    except ValueError:  # NUL or half of a surrogate pair in the name
+        raise OSError(errno.EINVAL, "not a file name") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, os.strerror(errno.EISDIR) if stat.S_ISDIR(status.st_mode) else "not a regular file")
+    if status.st_size > most:
+        raise OSError(errno.EFBIG, f"more than {most:,} bytes")
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        return file.read(status.st_size)
+
+
 def read_json(path: AnyPath, remedy: str = "") -> Any:
-    """The content of a JSON file.
+    """The content of a JSON file in UTF-8. Numbers of more than 4,300 digits become floats.
 
     Args:
         path: the file.
         remedy: the end of the error message, which says what to do, such as "fetch it again".
 
     Raises:
-        UserError: the file cannot be read or is not JSON. The message names the file and the line, never the content.
+        UserError: the file cannot be read, is not JSON, is nested too deeply, or has an object with one key twice. The
+            message names the file and the line, never the content.
     """
     end = f"; {remedy}" if remedy else ""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        text, objects = read_regular(path).decode("utf-8-sig"), _Distinct()
+        try:
+            return json.loads(text, object_pairs_hook=objects)
+        except _RepeatedKeyError:
+            raise UserError(
+                f"{path}: a key comes twice in the object that ends at {objects.place(text)}{end}"
+            ) from None
+        except json.JSONDecodeError:
+            raise
+        except ValueError:  # Python converts no number of that many digits
+            return json.loads(text, object_pairs_hook=_Distinct(), parse_int=_whole_number)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}){end}") from None
+    except RecursionError:
+        raise UserError(f"{path}: not valid JSON for this program, nested too deeply{end}") from None
     except ValueError as error:  # not JSON or not UTF-8; the decoder's own message could quote the content
         line = f" at line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         raise UserError(f"{path}: not valid JSON{line}{end}") from None
+
+
+class _RepeatedKeyError(Exception):
+    """An object has a key twice, of which Python would keep the last value."""
+
+
+class _Distinct:
+    """Makes the objects of a JSON text, in the order of their ends."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+        self.count += 1
+        content = dict(pairs)
+        if len(content) < len(pairs):
+            raise _RepeatedKeyError
+        return content
+
+    def place(self, text: str) -> str:
+        """Where the last object of the text that was made ends."""
+        ends = (token.start() for token in _TEXT_OR_END.finditer(text) if token[0] == "}")
+        before = text[: next(itertools.islice(ends, self.count - 1, None))]
+        return f"line {before.count(chr(10)) + 1}, column {len(before) - before.rfind(chr(10))}"
+
+
+def _whole_number(digits: str) -> int | float:
+    return int(digits) if len(digits) < _MOST_DIGITS else float(digits)
 
 
 def sha256_of(path: AnyPath) -> str:

@@ -17,7 +17,7 @@ from afloc_jax.buckets import is_bucket
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.files import Path, matching, read_json, user_path, write_whole
 from afloc_jax.settings import Json
-from data_pipelines.building.account import BuildReport
+from data_pipelines.building.account import BuildReport, TooManyRejectedError
 from data_pipelines.building.build import Arguments, Call, build, clear, lock
 from data_pipelines.building.exclusion import exclusion_lists
 from data_pipelines.building.expected_files import IncompleteDataError
@@ -129,6 +129,7 @@ def _prepared(call: Call, workers: int = 0, beam: str | None = None) -> tuple[Pa
     if folder.is_dir():
         return folder, False
     missing = directory / f"{call.dataset}.missing.txt"  # the list of all files that the raw folder lacks
+    rejected = directory / f"{call.dataset}.rejected.txt"  # the unusable images of a build that stopped
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with lock(directory / _LOCK):
@@ -140,9 +141,14 @@ def _prepared(call: Call, workers: int = 0, beam: str | None = None) -> tuple[Pa
                 build(call, building, workers, beam)
                 write_whole(building / _INPUTS, json.dumps(call.inputs, indent=2, default=str) + "\n")
                 building.rename(folder)
-                missing.unlink(missing_ok=True)
+                for stale in (missing, rejected):
+                    stale.unlink(missing_ok=True)
                 for old in matching(directory, f".{stem}-*.building"):  # shards of raw files that have changed since
                     old.rmtree(missing_ok=True)
+            except TooManyRejectedError as error:
+                clear(building)
+                write_whole(rejected, "".join(f"{entry.image}: {entry.reason}\n" for entry in error.rejected))
+                raise UserError(f"{error} (which files, a line each: {rejected})") from None
             except IncompleteDataError as error:
                 clear(building)
                 write_whole(missing, "".join(f"{line}\n" for line in error.lacking))

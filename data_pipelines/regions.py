@@ -7,7 +7,7 @@ the row and continues.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Integer
@@ -15,8 +15,9 @@ from pycocotools import mask as coco_mask
 
 from afloc_jax.errors import UserError
 from afloc_jax.settings import Json
-from data_pipelines.images import Geometry, ImageError, read_mask
+from data_pipelines.images import LARGEST_PIXELS, Geometry, ImageError, read_mask
 
+_MOST_SHIFT = 60  # bits of a compressed run length; longer ones take time that grows with the square of their digits
 FAR = 1_000_000  # pixels; no radiograph is larger, and drawing code may fail for larger coordinates
 
 
@@ -113,7 +114,7 @@ class Polygon:
     def mask(self, height: int, width: int) -> Bool[np.ndarray, "{height} {width}"]:
         try:
             corners = np.asarray(self.points, np.float64).reshape(-1, 2)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             corners = np.zeros((0, 2))
         # The C code of pycocotools would take all memory for NaN or very distant corners.
         if len(corners) < 3 or not np.isfinite(corners).all():
@@ -141,28 +142,26 @@ class CocoRuns:
         """
         try:
             size, counts = list(self.rle["size"]), self.rle["counts"]
-            runs = np.array(_runs_of_text(counts) if isinstance(counts, str) else counts)
-            fits = runs.ndim == 1 and runs.dtype.kind == "i" and bool((runs >= 0).all())
+            runs = _runs_of_text(counts) if isinstance(counts, str) else list(counts)
         except (KeyError, TypeError, ValueError):
             raise ImageError("a segmentation is not a valid RLE (size, counts)") from None
         if size != [height, width]:
-            raise ImageError(f"an RLE is for {size} (height, width), its image is [{height}, {width}]")
-        if not fits or runs.sum() != height * width:
+            what = f"{size} (height, width)" if self.size else "no size"
+            raise ImageError(f"an RLE is for {what}, its image is [{height}, {width}]")
+        if height * width > LARGEST_PIXELS or not _fill(runs, height * width):
             raise ImageError("the run lengths of an RLE do not add up to its image")
-        return runs
+        return np.array(runs, np.int64)
 
     def mask(self, height: int, width: int) -> Bool[np.ndarray, "{height} {width}"]:
-        runs = self.runs(height, width)
-        return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width, order="F")
+        return _drawn(self.runs(height, width), height, width)
 
     @property
     def size(self) -> tuple[int, int] | None:
         """The width and height of the image that the runs were drawn on; None if malformed, so that `mask` says why."""
-        try:
-            height, width = (int(side) for side in self.rle["size"])
-        except (KeyError, TypeError, ValueError):
+        size = self.rle.get("size")
+        if not (isinstance(size, list) and len(size) == 2 and all(_is_whole(side) for side in size)):
             return None
-        return width, height
+        return size[1], size[0]
 
     @property
     def empty(self) -> bool:
@@ -170,7 +169,7 @@ class CocoRuns:
         counts: Any = self.rle.get("counts")
         try:
             return sum((_runs_of_text(counts) if isinstance(counts, str) else counts)[1::2]) == 0
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             return False  # malformed: `mask` raises the error
 
 
@@ -200,13 +199,30 @@ class GapRuns:
 
     def mask(self, height: int, width: int) -> Bool[np.ndarray, "{height} {width}"]:
         try:
-            numbers = np.array([int(word) for word in self.text.split()], np.int64)
-        except (ValueError, OverflowError):
+            runs = [int(word) for word in self.text.split()]
+        except ValueError:  # no number, or one of more than 4,300 digits
             raise ImageError("run lengths must be whole numbers") from None
-        if len(numbers) == 0 or len(numbers) % 2 or (numbers < 0).any() or numbers.sum() > height * width:
+        rest = height * width - sum(runs)
+        if not runs or len(runs) % 2 or not _fill([*runs, rest], height * width):
             raise ImageError("run lengths must be pairs of gap and length that fit into the image")
-        runs = np.append(numbers, height * width - numbers.sum())
-        return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width, order="F")
+        return _drawn(np.array([*runs, rest], np.int64), height, width)
+
+
+def _is_whole(number: Json) -> TypeGuard[int]:
+    return isinstance(number, int) and not isinstance(number, bool)
+
+
+def _fill(runs: Sequence[Json], pixels: int) -> bool:
+    """Whether the run lengths are whole numbers that fill an image of that many pixels.
+
+    Python's integers add up without overflow: sums of int64 wrap, and NumPy would then write beyond its array.
+    """
+    whole = [run for run in runs if _is_whole(run)]
+    return len(whole) == len(runs) and min(whole, default=-1) >= 0 and sum(whole) == pixels
+
+
+def _drawn(runs: Integer[np.ndarray, " runs"], height: int, width: int) -> Bool[np.ndarray, "{height} {width}"]:
+    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width, order="F")
 
 
 def run_lengths(mask: Bool[np.ndarray, "H W"]) -> str:
@@ -222,6 +238,8 @@ def _runs_of_text(text: str) -> list[int]:
         digit = ord(character) - 48
         if not 0 <= digit < 64:
             raise ValueError("not a character of a compressed RLE")
+        if shift > _MOST_SHIFT:
+            raise ValueError("a run length of too many digits")
         value |= (digit & 31) << shift
         shift += 5
         if digit & 32:  # more digits follow
@@ -245,7 +263,7 @@ def decode_segmentation(segmentation: Any, height: int, width: int, where: str) 
         return np.logical_or.reduce(parts, axis=0).astype(np.uint8)
     except ImageError as error:
         raise UserError(f"{where}: {error}") from None
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise UserError(f"{where}: its segmentation is neither an RLE nor a list of polygons") from None
 
 

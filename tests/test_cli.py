@@ -128,7 +128,11 @@ def test_a_wrong_call_exits_2_with_one_line(arguments, words, capsys):
         (["classify", "{}", "{}/a.png", "--out", "{}/s.csv"], 2, "no class"),
         (["classify", "{}", "{}/a.png", "--class", "edema", "--out", "{}"], 2, "is a folder"),
         (["classify", "{}", "{}/a.png", "--class", "edema", "--out", "{}/s.json"], 2, "name a .csv"),
-        (["classify", "{}", "{}/a.png", "--prompts", "{}/broken.png", "--out", "{}/s.csv"], 2, "not JSON"),
+        (
+            ["classify", "{}", "{}/a.png", "--prompts", "{}/broken.png", "--out", "{}/s.csv"],
+            2,
+            "not valid JSON at line",
+        ),
         (["classify", "{}", "{}/a.png", "--prompts", "{}/none.json", "--out", "{}/s.csv"], 2, "No such file"),
         (["evaluate", "{}", "--dataset", "phantom", "--data", "{}", "--out", "{}/o", "--protocol", "x"], 2, "protocol"),
         (["evaluate", "{}", "--dataset", "pairz", "--data", "{}", "--out", "{}/o"], 2, "unknown data set"),

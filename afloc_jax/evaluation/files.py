@@ -1,6 +1,5 @@
 """Result files, each written completely or not at all."""
 
-import csv
 import dataclasses
 import io
 import json
@@ -47,21 +46,6 @@ def remove_examples(out: str | os.PathLike[str]) -> None:
     """Removes the examples of an earlier evaluation from a result folder, if any."""
     for name in ("examples.npz", "examples.json"):
         (Path(out) / name).unlink(missing_ok=True)
-
-
-def read_csv(path: Path, remedy: str = "") -> tuple[list[str], list[dict[str, str]]]:
-    """The columns and the rows of a CSV table in UTF-8, with or without a byte order mark.
-
-    Raises:
-        UserError: the file cannot be read; the message names the path and the reason, and ends with `remedy`.
-    """
-    try:
-        reader = csv.DictReader(io.StringIO(path.read_bytes().decode("utf-8-sig"), newline=""))
-        return list(reader.fieldnames or ()), list(reader)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}{remedy}") from None
-    except (UnicodeDecodeError, csv.Error):
-        raise UserError(f"{path}: not a CSV table in UTF-8") from None
 
 
 def json_of(value: Any) -> Any:

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
@@ -12,11 +11,11 @@ from jaxtyping import Bool, Float, Int, UInt8
 from tqdm import tqdm
 
 from afloc_jax.errors import UsageError, UserError
-from afloc_jax.evaluation.files import read_csv
 from afloc_jax.evaluation.sharing import gathered, is_own
 from afloc_jax.files import Path
 from afloc_jax.inference.class_prompts import class_key, find_class
 from afloc_jax.inference.model import Model
+from afloc_jax.tables import read_table
 from data_pipelines.constants import Framing
 from data_pipelines.images import crop_to_square
 from data_pipelines.reading import Records
@@ -287,20 +286,17 @@ def _framed(record: Record, framing: Framing) -> UInt8[np.ndarray, "S S"]:
 def _read_table(path: Path) -> dict[str, dict[str, int]]:
     """The labels of a table: id -> class -> label."""
     try:
-        columns, lines = read_csv(path)
+        table = read_table(path, unique=("id",))
+        rows = table.whole()
     except UserError as error:
         raise UsageError(f"--labels {error}") from None
-    if "id" not in columns or len(columns) < 2:
-        raise UsageError(f"--labels {path}: needs a column id and one per class; it has {', '.join(columns) or 'none'}")
-    repeated = [name for name, count in Counter(line["id"] for line in lines).items() if count > 1]
-    if repeated:
-        raise UsageError(f"--labels {path}: id {repeated[0]!r} is given twice")
-    table: dict[str, dict[str, int]] = {}
-    for number, line in enumerate(lines, start=2):
-        table[line["id"]] = {}
-        for column in (name for name in columns if name != "id"):
-            value = (line[column] or "").strip()
-            if value not in _VALUES:
-                raise UsageError(f"--labels {path}, line {number}: {column} is {value!r}; use 1, 0, or nothing")
-            table[line["id"]][class_key(column)] = _VALUES[value]
-    return table
+    classes = [name for name in table.columns if name != "id"]
+    if "id" not in table.columns or not classes:
+        raise UsageError(f"--labels {path}, row 1: needs a column id and one per class")
+    labels: dict[str, dict[str, int]] = {}
+    for row in rows:
+        wrong = next((name for name in classes if row[name] not in _VALUES), None)
+        if wrong is not None:
+            raise UsageError(f"--labels {row.fault(wrong, 'neither 1 nor 0 nor -1 nor empty')}")
+        labels[row["id"]] = {class_key(name): _VALUES[row[name]] for name in classes}
+    return labels

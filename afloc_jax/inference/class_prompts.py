@@ -11,7 +11,6 @@ The value of a class is a list of positive phrases, or `{"positive": [...], "neg
 """
 
 import itertools
-import json
 import os
 import pathlib
 import string
@@ -19,8 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from afloc_jax.errors import UsageError
-from afloc_jax.settings import Json
+from afloc_jax.errors import UsageError, UserError
 from data_pipelines.constants import CLASS_PROMPT
 
 Phrases: TypeAlias = str | Sequence[str]
@@ -135,7 +133,7 @@ def read_prompt_set(given: str | os.PathLike[str] | None) -> PromptSet:
     Raises:
         UsageError: the file or set does not exist, is not JSON, or has unknown keys or unusable phrases.
     """
-    from afloc_jax.files import Path, user_path  # etils takes a tenth of a second, which --help has not
+    from afloc_jax.files import Path, read_json, user_path  # etils takes a tenth of a second, which --help has not
 
     if given is None:
         return PromptSet()
@@ -143,15 +141,11 @@ def read_prompt_set(given: str | os.PathLike[str] | None) -> PromptSet:
     if os.fspath(given) in SETS and not path.is_file():
         path = Path(FOLDER / f"{given}.json")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_repetition)
-    except FileNotFoundError:
-        raise UsageError(
-            f"--prompts {given}: No such file, and no set of that name; there are {', '.join(SETS)}"
-        ) from None
-    except OSError as error:
-        raise UsageError(f"--prompts {given}: {error.strerror}") from None
-    except ValueError as error:
-        raise UsageError(f"--prompts {given}: not JSON ({error})") from None
+        if not path.exists():
+            raise UsageError(f"--prompts {given}: No such file, and no set of that name; there are {', '.join(SETS)}")
+        content = read_json(path)
+    except UserError as error:
+        raise error if isinstance(error, UsageError) else UsageError(f"--prompts {error}") from None
     if not isinstance(content, dict) or not content:
         raise UsageError(
             f'--prompts {given}: must be an object such as {{"pneumonia": ["pneumonia in the left lung"]}}'
@@ -201,12 +195,3 @@ def find_class(name: str, names: Iterable[str]) -> str | None:
     key = class_key(name)
     same = [key, SYNONYMS.get(key, key), *(other for other, main in SYNONYMS.items() if main == key)]
     return next((by_key[candidate] for candidate in same if candidate in by_key), None)
-
-
-def _without_repetition(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
-    """A JSON object. Raises ValueError where a key is given twice, because json would silently keep the last one."""
-    names = [name for name, _ in pairs]
-    repeated = [name for name in names if names.count(name) > 1]
-    if repeated:
-        raise ValueError(f"{repeated[0]!r} is given twice")
-    return dict(pairs)

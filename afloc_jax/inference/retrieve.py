@@ -11,6 +11,7 @@ from afloc_jax.errors import UsageError, UserError
 from afloc_jax.files import AnyPath, Path, csv_text, user_path, write_whole
 from afloc_jax.inference.files import check_prompts, make_folder, readable
 from afloc_jax.inference.model import load
+from afloc_jax.tables import read_text
 from data_pipelines.images import IMAGE_SUFFIXES
 
 COLUMNS = ("direction", "query", "rank", "similarity", "found")
@@ -123,11 +124,9 @@ def _image_files(images: Path) -> list[Path]:
 
 def _read_lines(path: Path) -> list[str]:
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except OSError as error:
-        raise UsageError(f"--texts {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"--texts {path}: not a text file in UTF-8") from None
+        lines = [line.strip() for line in read_text(path).splitlines()]
+    except UserError as error:
+        raise UsageError(f"--texts {error}") from None
     found = list(dict.fromkeys(line for line in lines if line))
     if not found:
         raise UsageError(f"--texts {path}: holds no text; write one a line")

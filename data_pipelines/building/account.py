@@ -1,10 +1,11 @@
 """The account of a build: how many records it made, and which images it left out and why.
 
-It contains no report text, which is patient data. Images are named by their files, patients by pseudonyms.
+It contains no report text, which is patient data. Images are named by their files, patients by pseudonyms. It stays on
+this machine; errors and logs name rows of tables instead.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 
 from afloc_jax.errors import UsageError, UserError
@@ -21,6 +22,14 @@ class Rejected:
 
     image: str
     reason: str
+
+
+class TooManyRejectedError(UserError):
+    """More images are unusable than the build may leave out. The message names places in tables, `rejected` files."""
+
+    def __init__(self, message: str, rejected: Sequence[Rejected]):
+        super().__init__(message)
+        self.rejected = rejected
 
 
 @dataclass(frozen=True)
@@ -69,6 +78,7 @@ class Account:
         self.records: Counter[str] = Counter()
         self.patients: dict[str, set[str]] = defaultdict(set)
         self.rejected: list[Rejected] = []
+        self._shown: list[str] = []
         self.dropped: Counter[str] = Counter()
         self.boxes_outside: dict[str, int] = {}
         self.notes: list[str] = []
@@ -78,15 +88,19 @@ class Account:
         self.records[split] += records
         self.patients[split].update(patients)
 
-    def reject(self, image: str, reason: str) -> None:
-        """Adds an unusable image. Raises UserError once the share of unusable images exceeds `max_bad_fraction`."""
+    def reject(self, image: str, reason: str, shown: str) -> None:
+        """Adds an unusable image or row. `shown` is what an error says about it: a place in a table and no file name.
+
+        Raises TooManyRejectedError once the share of unusable images exceeds `max_bad_fraction`.
+        """
         self.rejected.append(Rejected(image, reason))
+        self._shown.append(shown)
         if len(self.rejected) > self.max_bad_fraction * self.rows:
-            shown = listed([f"{entry.image}: {entry.reason}" for entry in self.rejected])
-            raise UserError(
+            raise TooManyRejectedError(
                 f"build stopped: {len(self.rejected)} of {self.rows} images are unusable, more than max_bad_fraction="
-                f"{self.max_bad_fraction:g} allows ({shown}); repair or remove them,"
-                " or raise max_bad_fraction"
+                f"{self.max_bad_fraction:g} allows ({listed(self._shown)}); repair or remove them,"
+                " or raise max_bad_fraction",
+                tuple(sorted(self.rejected)),
             )
 
     def report(self) -> BuildReport:

@@ -58,6 +58,16 @@ def rejection(item: Item, error: ImageError) -> str:
     return str(error).removeprefix(f"{item.image.name}: ")
 
 
+def shown(item: Item, reason: str) -> str:
+    """What an error says about the rejection of an item: its place in a table, and no name of a file."""
+    regions = (region for finding in item.findings for region in finding.regions)
+    names = [item.image.name, *(region.path.name for region in regions if isinstance(region, MaskFile))]
+    for name in names:
+        reason = reason.replace(f"{name}: ", "")
+    reason = reason.replace(f" in {item.image.parent}", "")
+    return reason if reason.startswith(item.place) else f"{item.place}: {reason}"
+
+
 def boxes_outside(record: Record) -> int:
     """The number of boxes of a record that reach beyond its image. Their masks are cut at its border."""
     boxes = (Box(*box) for finding in record.findings for box in finding.boxes)

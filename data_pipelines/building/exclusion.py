@@ -6,7 +6,7 @@ from pathlib import Path
 from afloc_jax.errors import UserError
 from afloc_jax.files import user_path
 from afloc_jax.settings import Json
-from data_pipelines.building.tables import read_table
+from afloc_jax.tables import read_table, read_text
 
 COLUMNS = ("patient", "patient_id", "subject_id", "PatientID", "Patient ID")  # of a table, the first that it has
 _TABLES = (".csv", ".csv.gz")
@@ -31,21 +31,17 @@ def read_patients(path: Path) -> frozenset[str]:
     Raises UserError if the file cannot be read, or has no such column or no patient.
     """
     if path.name.lower().endswith(_TABLES):
-        rows = read_table(path, (), "patients to leave out")
-        column = next((name for name in COLUMNS if name in rows[0]), None)
+        table = read_table(path)
+        column = next((name for name in COLUMNS if name in table.columns), None)
         if column is None:
             raise UserError(f"{path} has no column of patients; name one of its columns {', '.join(COLUMNS)}")
-        patients = [row[column] for row in rows]
-        empty = next((number for number, patient in enumerate(patients, start=2) if not patient), None)
+        rows = table.whole("; complete or remove the row")
+        empty = next((row.number for row in rows if not row[column]), None)
         if empty is not None:
             raise UserError(f"{path}, row {empty}, column {column}: no patient; complete or remove the row")
+        patients = [row[column] for row in rows]
     else:
-        try:
-            patients = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path} is not UTF-8 text (byte {error.start}); save it as text in UTF-8") from None
-        except OSError as error:
-            raise UserError(f"{path} cannot be read ({error.strerror})") from None
+        patients = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     if not patients:
         raise UserError(f"{path} names no patient")
     return frozenset(patients)

@@ -3,16 +3,14 @@
 The checks run before any image is decoded. The error for a wrong folder or a partial download names the files.
 """
 
-import csv
-import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from afloc_jax.errors import UserError
 from afloc_jax.files import read_json, sha256_of
+from afloc_jax.tables import read_text, shape_of
 from data_pipelines.building.items import LISTED_IN_ERRORS, listed
-from data_pipelines.building.tables import open_table
 from data_pipelines.images import IMAGE_SUFFIXES
 
 SUMS = "SHA256SUMS.txt"  # a line "<sum>  <path>" per file, shipped by PhysioNet
@@ -84,40 +82,36 @@ def incomplete(raw: Path, problems: Sequence[str]) -> IncompleteDataError:
 
 
 def _problem_of_table(path: Path, files: Files, partial: bool, checksum: str) -> str:
-    try:
-        with open_table(path) as file:
-            header = [name.strip() for name in next(csv.reader(file), [])] if files.columns else []
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error):
-        header = []
+    header, rows = _shape(path, files)
     missing = [column for column in files.columns if column not in header]
     if missing:
         return f"lacks the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}"
     if checksum and sha256_of(path) != checksum:
         return f"differs from its checksum in {SUMS}; fetch it again, or remove {SUMS} if it was cut on purpose"
-    if files.rows is not None and not partial:
-        rows = _rows(path)
-        if rows is not None and rows != files.rows:
-            what = "entries" if path.suffix == ".json" else "rows"
-            return f"has {rows:,} {what}, the data set has {files.rows:,}: it was cut short, or is of another release"
+    if files.rows is not None and not partial and rows is not None and rows != files.rows:
+        what = "entries" if path.suffix == ".json" else "rows"
+        return f"has {rows:,} {what}, the data set has {files.rows:,}: it was cut short, or is of another release"
     return ""
 
 
-def _rows(path: Path) -> int | None:
-    """The rows of a table without its header, or the entries of a JSON list; None if `read_table` will refuse it."""
+def _shape(path: Path, files: Files) -> tuple[list[str], int | None]:
+    """The columns of a table and the number of its rows, or of the entries of a JSON list, where they are checked.
+
+    A file that its builder will refuse has none.
+    """
     try:
-        if path.suffix == ".json":
-            return len(read_json(path))
-        with open_table(path) as file:
-            return max(0, sum(1 for row in csv.reader(file) if row) - 1)
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error, TypeError, UserError):
-        return None
+        if path.suffix == ".json" and files.rows is not None:
+            return [], len(read_json(path))
+        return shape_of(path) if files.columns or files.rows is not None else ([], None)
+    except (TypeError, UserError):
+        return [], None
 
 
 def _checksums(raw: Path) -> dict[Path, str]:
     """Path -> SHA-256, from all lists of checksums in the raw folder and in the two levels of folders below it."""
     sums = {}
     for path in (*raw.glob(SUMS), *raw.glob(f"*/{SUMS}"), *raw.glob(f"*/*/{SUMS}")):
-        for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        for line in read_text(path).split("\n"):
             digest, _, name = line.strip().partition(" ")
             if name and not name.endswith(IMAGE_SUFFIXES):  # hundreds of thousands of images are not checked
                 sums[path.parent / name.strip().removeprefix("*")] = digest.lower()

@@ -2,7 +2,7 @@
 
 import abc
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
 from itertools import islice
@@ -11,12 +11,13 @@ from typing import Any, ClassVar, TypeVar
 
 import tensorflow_datasets as tfds
 
-from afloc_jax import files
+from afloc_jax import files, tables
 from afloc_jax.errors import UsageError, UserError
+from afloc_jax.tables import Row
 from data_pipelines.building import beam, shards
 from data_pipelines.building.account import Account
 from data_pipelines.building.arguments import check_choices
-from data_pipelines.building.decode import Decoding, example
+from data_pipelines.building.decode import Decoding, example, shown
 from data_pipelines.building.exclusion import exclusion_lists, patients_of
 from data_pipelines.building.items import SPLITS, Item, pseudonym
 from data_pipelines.constants import IMAGE_SIZE, Equalization, GreyRule
@@ -72,12 +73,41 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=
             raise UsageError(f"image_size is {image_size}, must lie between 16 and 4096 pixels")
         self.exclude = exclusion_lists([exclude] if isinstance(exclude, str) else list(exclude))
         self.account = Account(max_bad_fraction)
+        self._faults: list[tables.Fault] = []
         check_choices(self)
         super().__init__(**{"file_format": "array_record", **kwargs})
 
     @abc.abstractmethod
     def items(self) -> list[Item]:
         """All usable rows of the raw folder with their splits. Dropped rows are counted in `self.account`."""
+
+    def read_table(
+        self,
+        path: Path,
+        required: Sequence[str],
+        purpose: str,
+        *,
+        unique: Collection[str] = (),
+        names: Collection[str] = (),
+    ) -> Sequence[Row]:
+        """The usable rows of a table, see `tables.read_table`. Rows with a fault are rejected.
+
+        Raises UserError for a missing or doubtful file, and for one without a row.
+        """
+        if not path.is_file():
+            raise UserError(f"no table {path.name} in {path.parent}: {purpose}")
+        table = tables.read_table(path, required, purpose, unique=unique, names=names)
+        if not (table.rows or table.faults):
+            raise UserError(f"{path} has a header but no row")
+        self._faults += table.faults
+        return table.rows
+
+    def _reject_rows(self) -> None:
+        """Rejects the rows with a fault that tables had."""
+        self.account.rows += len(self._faults)
+        for fault in self._faults:
+            self.account.reject(fault.place, fault.reason, str(fault))
+        self._faults = []
 
     def not_excluded(self, items: list[Item]) -> list[Item]:
         """The items without the patients of the lists in `exclude`. They are counted, and how many of the lists' are
@@ -123,6 +153,9 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=
         if not self.raw.is_dir():
             raise UserError(f"no folder {self.raw}; give the folder that holds the raw files")
         items = self.items()
+        self._reject_rows()
+        for number, item in enumerate(items, start=1):
+            item.place = item.place or f"image {number:,}"
         by_split = {name: [item for item in items if item.split == name] for name in SPLITS}
         if not items:
             why = ", ".join(f"{reason}: {count}" for reason, count in self.account.dropped.items())
@@ -151,8 +184,9 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=
         """Fills the account of a Beam build, which equals that of a build with threads."""
         for split, items in self._by_split.items():
             rejected = dict(beam.read_rejected(self._beam_files / split))
-            for image, reason in rejected.items():
-                self.account.reject(image, reason)
+            for item in items:
+                if item.id in rejected:
+                    self.account.reject(item.id, rejected[item.id], shown(item, rejected[item.id]))
             self.account.boxes_outside.update(beam.read_outside(self._beam_files / split))
             kept = [item for item in items if item.id not in rejected]
             self.account.add(split, len(kept), {pseudonym(item.patient, self.seed) for item in kept} - {""})

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from afloc_jax.errors import UserError
+from afloc_jax.tables import Fault
 from data_pipelines.regions import Region
 
 SPLITS = ("train", "validation", "test")
@@ -42,6 +44,11 @@ class Item:
     annotated_size: tuple[int, int] | None = None
     slide: bool = False  # whether the image is a TIFF pyramid, of which one level is read
     fault: str = ""  # the reason of its rejection, if it is known before the image is decoded
+    place: str = ""  # the table and row that name it, which errors show instead of its file
+
+    def reject(self, fault: Fault | UserError | str) -> None:
+        """Marks the item as unusable. The first fault stays."""
+        self.fault = self.fault or str(fault)
 
     def add(self, label: str, prompt: str, region: Region, annotator: str = "") -> None:
         """Adds a region to the finding with this label, prompt (ignoring case) and annotator, created if missing."""

@@ -5,15 +5,15 @@ module and `ingest` handle file checks, missing images, splits, leaks, decoding,
 """
 
 import abc
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from afloc_jax.errors import UserError
+from afloc_jax.tables import fault_of_name
+from data_pipelines.building.decode import shown
 from data_pipelines.building.expected_files import Files, IncompleteDataError, check_files, incomplete
 from data_pipelines.building.ingest import FolderBuilder
-from data_pipelines.building.items import Item, listed
+from data_pipelines.building.items import Item
 from data_pipelines.building.splits import assign_splits, check_fractions
 from data_pipelines.constants import CLASS_PROMPT
 from data_pipelines.reports import clean_sections
@@ -71,19 +71,22 @@ class PublishedBuilder(FolderBuilder, skip_registration=True):  # type: ignore[c
         self.account.rows += len(items)
         unnamed = self.unnamed(items)
         self.account.rows += len(unnamed)
-        for item in items:
+        for number, item in enumerate(items, start=1):
+            item.place = item.place or f"image {number:,}"
+            item.fault = item.fault or fault_of_name(item.id)
             if item.fault:
-                self.account.reject(item.id, item.fault)
+                self.account.reject(item.id, item.fault, shown(item, item.fault))
         items = self.not_excluded([*self._present([item for item in items if not item.fault]), *unnamed])
         without_patient = any(not item.patient for item in items)
         drop = self.leaks == "drop"
         kept = assign_splits(items, self.fractions, self.seed, self.workers, without_patient, drop)
-        twice = [name for name, count in Counter(item.id for item in kept).items() if count > 1]
-        if twice:
-            names = f"{len(twice):,} images occur twice in its tables ({listed(twice)})"
-            raise UserError(f"{self.raw}: {names}; remove one of the rows, or the table that repeats them")
         self.account.dropped.update({"also in an evaluation split": len(items) - len(kept)} if kept != items else {})
-        return kept
+        first: dict[str, Item] = {}
+        for item in kept:
+            if first.setdefault(item.id, item) is not item:
+                reason = f"{item.place}: the same image as {first[item.id].place}"
+                self.account.reject(item.id, reason, reason)
+        return list(first.values())
 
     def lack(self, path: Path | str, reason: str) -> None:
         """Notes a missing file of an image. The build stops and names it, or counts it with `partial`."""
@@ -115,11 +118,9 @@ class PublishedBuilder(FolderBuilder, skip_registration=True):  # type: ignore[c
         """The items whose image exists. Raises IncompleteDataError if files are missing, unless `partial`."""
         missing = [item for item in items if not item.image.is_file()]
         names = [] if self.partial else [str(_below(item.image, self.raw)) for item in missing]
-        lacks = [f"{len(names):,} of {len(items):,} images that its tables name: {listed(names)}"] if names else []
+        lacks = [f"{len(names):,} of {len(items):,} images that its tables name"] if names else []
         if self._lacking:
-            lacks.append(
-                f"{len(self._lacking):,} of the files that belong to its images: {listed(list(self._lacking))}"
-            )
+            lacks.append(f"{len(self._lacking):,} of the files that belong to its images")
         if lacks:
             what = "; and ".join([*lacks, *self._counts])
             hint = "fetch them, or pass --builder partial=true to build what is there"

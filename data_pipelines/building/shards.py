@@ -19,7 +19,7 @@ from tqdm import tqdm
 from afloc_jax.errors import UserError
 from afloc_jax.files import Path, read_json, write_whole
 from data_pipelines.building.account import Account
-from data_pipelines.building.decode import boxes_outside, rejection
+from data_pipelines.building.decode import boxes_outside, rejection, shown
 from data_pipelines.building.items import Item
 from data_pipelines.images import ImageError
 from data_pipelines.records import Record
@@ -66,8 +66,9 @@ def write(
             if part.content is None:
                 part.content = _write(builder, part, examples, account, progress)
             else:
+                known = {item.id: item for item in part.items}
                 for image, reason in part.content.rejected:
-                    account.reject(image, reason)
+                    account.reject(image, reason, shown(known[image], reason))
             account.add(part.split, part.content.records, part.content.patients)
             account.boxes_outside.update(part.content.boxes_outside)
     published = []
@@ -123,7 +124,7 @@ def _write(
         if isinstance(result, ImageError):
             reason = rejection(item, result)
             content.rejected.append((item.id, reason))
-            account.reject(item.id, reason)
+            account.reject(item.id, reason, shown(item, reason))
             continue
         data = builder.info.features.serialize_example(result.encoded())
         writer.write(data)

@@ -11,7 +11,9 @@ from scipy.cluster.hierarchy import DisjointSet
 
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.files import sha256_of
+from afloc_jax.tables import Row
 from data_pipelines.building.items import LISTED_IN_ERRORS, SPLITS, Item, pseudonym
+from data_pipelines.images import ImageError
 
 _SPLIT_NAMES = {name: name for name in SPLITS} | {
     "training": "train",
@@ -23,14 +25,15 @@ _SPLIT_NAMES = {name: name for name in SPLITS} | {
 }
 
 
-def split_name(value: str, where: str) -> str:
-    """The normal form of a cell of a split column ("Val" -> "validation"); empty stays empty.
+def split_of(row: Row) -> str:
+    """The normal form of the cell `split` of a row ("Val" -> "validation"); empty if there is none.
 
-    Raises UserError that names `where` but not the cell, which may be a report or a patient if columns are shifted.
+    Raises ImageError that names the row but not the cell, which may be a report or a patient if columns are shifted.
     """
-    name = value.strip().lower()
+    name = row.get("split", "").lower()
     if name and name not in _SPLIT_NAMES:
-        raise UserError(f"{where}: unknown split in the split column; use {', '.join(SPLITS)} or leave the cell empty")
+        what = f"unknown split; use {', '.join(SPLITS)} or leave the cell empty"
+        raise ImageError(str(row.fault("split", what)))
     return _SPLIT_NAMES.get(name, "")
 
 

@@ -37,6 +37,11 @@ def refused(tmp_path: Path, name: str, **builder: Any) -> str:
     return message
 
 
+def listed(tmp_path: Path, name: str, kind: str = "rejected") -> list[str]:
+    """The lines of the list of files beside the records that a refused build wrote; errors name no file."""
+    return (tmp_path / "out" / f"{name}.{kind}.txt").read_text().splitlines()
+
+
 def any_count(monkeypatch, name: str) -> None:
     """Lets a builder take any number of files and rows, as if its publisher shipped what the test made."""
     builder = importlib.import_module(f"data_pipelines.builders.{name}.{name}_dataset_builder").Builder

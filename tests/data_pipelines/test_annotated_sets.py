@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from published import any_count, box_mask, build, dicom_file, image_file, json_file, refused, rows_file
+from published import any_count, box_mask, build, dicom_file, image_file, json_file, listed, refused, rows_file
 from raw_folders import SECRET
 
 from data_pipelines.builders.nih import nih_dataset_builder
@@ -141,18 +141,26 @@ def test_nih_images_that_are_missing_are_named_and_all_of_them_listed(tmp_path, 
     counted = (*builder.FILES[:-1], replace(builder.FILES[-1], count=4))
     monkeypatch.setattr(builder, "FILES", counted)
     message = refused(tmp_path, "nih")
-    assert (
-        f"lacks 3 of 4 images that its tables name: {names[0]}; {names[2]}; {names[3]}; and **/*_*.png: 1 files"
-        in message
-    )
-    written = (tmp_path / "out" / "nih.missing.txt").read_text().splitlines()
-    assert written == [names[0], names[2], names[3], "**/*_*.png: 1 files, the data set has 4 (images)"]
+    assert "lacks 3 of 4 images that its tables name; and **/*_*.png: 1 files" in message and names[0] not in message
+    assert listed(tmp_path, "nih", "missing") == [
+        names[0],
+        names[2],
+        names[3],
+        "**/*_*.png: 1 files, the data set has 4 (images)",
+    ]
     (tmp_path / "raw" / "train_val_list.txt").write_text(names[0])
-    assert f"image {names[1]} is in neither train_val_list.txt nor test_list.txt" in refused(tmp_path, "nih")
+    wrong = "Data_Entry_2017.csv, row 3, column Image Index: in neither train_val_list.txt nor test_list.txt"
+    assert f"({wrong})" in refused(tmp_path, "nih") and listed(tmp_path, "nih") == [f"{names[1]}: {wrong}"]
     nih(tmp_path / "raw")
     rows = [[names[1], "Edema", 0, 1, "058Y", "M", "PA", 2682, 2749, 0.143, 0.143, ""]] * 2
     rows_file(tmp_path / "raw" / "Data_Entry_2017.csv", NIH_HEADER, rows)
-    assert f"1 images occur twice in its tables ({names[1]})" in refused(tmp_path, "nih", partial=True)
+    wrong = "Data_Entry_2017.csv, row 3, column Image Index: the same as in row 2"
+    assert f"1 of 2 images are unusable, more than max_bad_fraction=0.05 allows ({wrong})" in refused(
+        tmp_path, "nih", partial=True
+    )
+    records, account = build(tmp_path, "nih", max_bad_fraction=0.5, fractions={"train": 1.0})
+    place, _, reason = wrong.rpartition(", ")
+    assert list(records) == [names[1]] and account["rejected"] == [{"image": place, "reason": reason}]
 
 
 def test_nih_refuses_unknown_labels_and_patients_in_both_lists(tmp_path):
@@ -162,7 +170,9 @@ def test_nih_refuses_unknown_labels_and_patients_in_both_lists(tmp_path):
     assert account["splits"][names[0]] == "test", "a patient goes as a whole where the official lists name one image"
     row = [names[0], "Cough", 0, 1, "058Y", "M", "PA", 1, 1, 1, 1, ""]
     rows_file(tmp_path / "raw" / "Data_Entry_2017.csv", NIH_HEADER, [row])
-    assert "unknown label in Finding Labels" in refused(tmp_path, "nih", partial=True)
+    assert "(Data_Entry_2017.csv, row 2, column Finding Labels: an unknown label)" in refused(
+        tmp_path, "nih", partial=True
+    )
 
 
 # --- VinDr --------------------------------------------------------------------------------------------------------
@@ -240,13 +250,16 @@ def test_chestx_det_polygons_or_boxes(tmp_path):
     assert records["train/36199.png"].findings[0].boxes == ((128, 256, 320, 512), (640, 512, 192, 256))
     json_file(raw / "ChestX_Det_test.json", [{"file_name": "36346.png", "syms": ["Mass"], "boxes": [], "polygons": []}])
     wrong = "ChestX_Det_test.json, entry 0, syms and polygons: not as many regions as classes, or malformed"
-    assert f"36346.png: {wrong}" in refused(tmp_path, "chestx_det", partial=True)
+    assert f"({wrong})" in refused(tmp_path, "chestx_det", partial=True)
+    assert listed(tmp_path, "chestx_det") == [f"test/36346.png: {wrong}"]
     json_file(raw / "ChestX_Det_test.json", [{"name": SECRET}])
     records, account = build(tmp_path, "chestx_det", max_bad_fraction=0.5)
     where = "ChestX_Det_test.json, entry 0"
     assert account["rejected"] == [{"image": where, "reason": f"{where}, file_name: missing"}] and len(records) == 1
     json_file(raw / "ChestX_Det_test.json", [{"file_name": "36346.png", "syms": ["Mass"], "polygons": [[[1, 2]]]}])
-    assert "36346.png: a polygon needs three finite corners" in refused(tmp_path, "chestx_det", partial=True)
+    assert "(ChestX_Det_test.json, entry 0: a polygon needs three finite corners or more)" in refused(
+        tmp_path, "chestx_det", partial=True
+    )
 
 
 # --- COVID Rural --------------------------------------------------------------------------------------------------
@@ -267,8 +280,9 @@ def test_covid_rural_masks_hold_0_and_1(tmp_path):
         cv2.imwrite(str(raw / "pngs_masks" / f"{name}.png"), mask.astype(np.uint8))
     cv2.imwrite(str(raw / "pngs_masks" / "COVID-19-AR-1_01-01-2012-XR.png"), mask.astype(np.uint8))
     message = refused(tmp_path, "covid_rural")
-    assert f"lacks 1 of 3 images that its tables name: {Path('jpgs', 'COVID-19-AR-1_01-01-2012-XR.jpg')}" in message
-    assert f"1 of the files that belong to its images: {Path('pngs_masks', names[2] + '.png')}" in message
+    assert "lacks 1 of 3 images that its tables name; and 1 of the files that belong to its images;" in message
+    lost = [str(Path("jpgs", "COVID-19-AR-1_01-01-2012-XR.jpg")), str(Path("pngs_masks", f"{names[2]}.png"))]
+    assert listed(tmp_path, "covid_rural", "missing") == lost and names[2] not in message
     records, account = build(tmp_path, "covid_rural")
     assert set(records) == set(names[:2]) and account["dropped"] == {"mask not there": 1, "image not there": 1}
     assert labels(records[names[0]]) == [("Pneumonia", "Findings suggesting pneumonia.", 0)]

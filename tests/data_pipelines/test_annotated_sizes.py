@@ -60,7 +60,9 @@ def test_an_image_of_another_aspect_is_refused_by_name_with_both_sizes(tmp_path)
     ms_cxr_images(raw, ["i0"], 1528, 1272)
     ms_cxr_images(raw, ["i1"], 512, 512)
     message = refused(tmp_path, "ms_cxr")
-    assert "i1.jpg: its annotations are for an image of 2544 x 3056 pixels; this one has 512 x 512" in message
+    assert (
+        "json, annotation 1: its annotations are for an image of 2544 x 3056 pixels; this one has 512 x 512" in message
+    )
     records, account = build(tmp_path, "ms_cxr", max_bad_fraction=0.5)
     assert list(records) == [PATH.format("i0")] and [entry["image"] for entry in account["rejected"]] == [
         PATH.format("i1")

@@ -8,8 +8,9 @@ import pytest
 from raw_folders import SECRET, pairs_folder, radiograph, write_table
 
 from afloc_jax.errors import UsageError, UserError
+from afloc_jax.tables import Row
 from data_pipelines.building.items import Item
-from data_pipelines.building.splits import assign_splits, split_name
+from data_pipelines.building.splits import assign_splits, split_of
 from data_pipelines.images import Geometry
 from data_pipelines.prepared import open_source, prepare
 
@@ -25,7 +26,7 @@ def refusal(tmp_path, name="pairs", **builder) -> str:
         prepare(name, tmp_path / "prepared", raw=tmp_path / "raw", builder=builder)
     message = str(caught.value)
     assert SECRET.split()[-1] not in message and "\n" not in message
-    left = {path.name for path in (tmp_path / "prepared").glob("*")} - {".prepare.lock"}
+    left = {path.name for path in (tmp_path / "prepared").glob("*")} - {".prepare.lock", f"{name}.rejected.txt"}
     assert not left, "something half-built was left behind"
     return message
 
@@ -102,17 +103,18 @@ def test_unusable_tables_are_refused_with_what_they_lack(tmp_path):
     raw.mkdir()
     assert "no table pairs.csv" in refusal(tmp_path)
     (raw / "pairs.csv").write_text("picture,report\na.png,b\n")
-    assert "lacks the column image; its first line must name the columns" in refusal(tmp_path)
+    assert "row 1: lacks the column image; its first row must name the columns" in refusal(tmp_path)
     (raw / "pairs.csv").write_text("image,report\na.png,b\n")
-    assert "lacks the column text; it has image, report" in refusal(tmp_path)
+    said = refusal(tmp_path)
+    assert "row 1: lacks the column text; its first row must name the columns" in said and "report" not in said
     (raw / "pairs.csv").write_text("image,text\n")
     assert "no row" in refusal(tmp_path)
     (raw / "pairs.csv").write_bytes("image,text\na.png,é\n".encode("latin-1"))
     assert "not UTF-8" in refusal(tmp_path)
     (raw / "pairs.csv").write_text("image,text\na.png,\nb.png, ..\n")
     assert "no usable row" in refusal(tmp_path) and "too few sentences: 2" in refusal(tmp_path)
-    pairs_folder(raw, 4, split=["train", "holdout", "train", "test"])
-    assert "pairs.csv, row 2 below the header: unknown split" in refusal(tmp_path)
+    pairs_folder(raw, 4, split=["train", "holdout", "train", "train"])
+    assert "(pairs.csv, row 3, column split: unknown split; use" in refusal(tmp_path)
     pairs_folder(raw, 4)
     assert "sum to 1" in refusal(tmp_path, fractions={"train": 0.5})
     assert "views" in refusal(tmp_path, views="PA")
@@ -125,15 +127,15 @@ def test_unusable_tables_are_refused_with_what_they_lack(tmp_path):
     [
         (
             "image,text,patient,split\na.png,Roe, no effusion,P1,train\n",
-            "line 2: more cells than",
+            "pairs.csv, row 2, column 4: the row has 5 cells and the header 4",
         ),
         (
             "image,text,patient\na.png,fine,P1\nb.png,Roe, no effusion,P2\n",
-            "line 3: more cells than",
+            "pairs.csv, row 3, column 3: the row has 4 cells and the header 3",
         ),
-        ("a.png,the heart of Roe\nb.png,no effusion\n", "its first line must name the columns"),
-        ("image,text,split\na.png,fine,the heart of Roe\n", "row 1 below the header: unknown split"),
-        ("image,text,text\na.png,fine,the heart of Roe\n", "two columns text"),
+        ("a.png,the heart of Roe\nb.png,no effusion\n", "its first row must name the columns"),
+        ("image,text,split\na.png,fine,the heart of Roe\n", "row 2, column split: unknown split"),
+        ("image,text,text\na.png,fine,the heart of Roe\n", "row 1, column 3: comes twice"),
     ],
 )
 def test_a_table_whose_columns_moved_is_refused_without_showing_a_cell(tmp_path, table, message):
@@ -221,7 +223,8 @@ def test_a_named_split_holds_for_the_whole_patient(tmp_path):
     chain = items_of(tmp_path, ["a", "b", "b"], images=[0, 0, 1], splits=["test", "", "train"])
     with pytest.raises(UserError, match="tied by patient or identical image"):
         assign_splits(chain, {"train": 1.0}, seed=0)
-    assert [split_name(value, "row 1") for value in ("Val", " TRAINING ", "")] == ["validation", "train", ""]
+    cells = [{"split": "Val"}, {"split": "TRAINING"}, {"split": ""}, {}]
+    assert [split_of(Row("t.csv", 2, row)) for row in cells] == ["validation", "train", "", ""]
     with pytest.raises(UsageError, match="unknown split dev"):
         assign_splits(items, {"dev": 1.0}, seed=0)
 
@@ -273,7 +276,8 @@ def test_masks_of_one_finding_are_one_sample(tmp_path):
 def test_a_mask_that_does_not_fit_its_image_is_reported(tmp_path):
     masks_folder(tmp_path / "raw")
     cv2.imwrite(str(tmp_path / "raw" / "masks" / "1a.png"), np.ones((60, 79), np.uint8))
-    assert "1.png: 1a.png: the mask is 79 x 60 pixels, its image 80 x 60" in refusal(tmp_path, "masks")
+    assert "(lesions.csv, row 5: the mask is 79 x 60 pixels, its image 80 x 60)" in refusal(tmp_path, "masks")
+    assert "1.png: 1a.png: the mask is 79 x 60" in (tmp_path / "prepared" / "masks.rejected.txt").read_text()
     cv2.imwrite(str(tmp_path / "raw" / "masks" / "1a.png"), np.zeros((60, 80), np.uint8))
     prepared = prepare("masks", tmp_path / "prepared", raw=tmp_path / "raw", builder={"max_bad_fraction": 0.5})
     assert prepared.report.records == {"test": 2} and prepared.report.rejected[0].reason == "1a.png: the mask is empty"

@@ -3,7 +3,7 @@
 import json
 
 import numpy as np
-from published import any_count, box_mask, build, image_file, json_file, refused, rows_file
+from published import any_count, box_mask, build, image_file, json_file, listed, refused, rows_file
 from pycocotools import mask as coco_mask
 
 from afloc_jax.evaluation.truth.read import read_truth
@@ -92,7 +92,7 @@ def test_masks_that_do_not_fit_are_rejected_by_image(tmp_path):
     for broken, message in (
         ({**entry, "size": [30, 40]}, "an RLE is for [30, 40] (height, width), its image is [40, 30]"),
         ({**entry, "counts": "~~"}, "not a valid RLE"),
-        ({**entry, "counts": None}, f"{VALIDATION}: the run lengths of an RLE do not add up"),
+        ({**entry, "counts": None}, "(gt_segmentations_val.json, image 0: the run lengths of an RLE do not add up"),
         ({**entry, "counts": [1.5, 2]}, "do not add up"),
         ("text", "must map classes to masks"),
         ({"size": [40, 30], "counts": [5, 7]}, "do not add up"),
@@ -116,7 +116,9 @@ def test_what_the_publisher_ships_must_be_there(tmp_path, monkeypatch):
     image_file(tmp_path / "raw" / "CheXpert" / "test" / "patient1" / "study1" / "view1_frontal.jpg", 9)
     (tmp_path / "raw" / "CheXpert" / "test" / "patient64741" / "study1" / "view1_frontal.jpg").unlink()
     message = refused(tmp_path, "chexlocalize")
-    assert "lacks 1 of 2 images" in message and "patient64741/study1/view1_frontal.jpg" in message
+    assert "lacks 1 of 2 images" in message and "patient64741" not in message
+    (lost,) = listed(tmp_path, "chexlocalize", "missing")
+    assert lost.endswith("patient64741/study1/view1_frontal.jpg")
 
 
 def test_the_published_sample_is_read(tmp_path, shared_data):

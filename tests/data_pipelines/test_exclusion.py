@@ -98,7 +98,7 @@ def test_one_text_is_one_list_and_a_data_set_without_patients_is_refused(tmp_pat
     [
         ("a.csv", f"subject_id,note\n1,x\n,{SECRET}\n", "a.csv, row 3, column subject_id: no patient"),
         ("a.csv", f"{SECRET},b\n1,2\n", "a.csv has no column of patients; name one of its columns patient"),
-        ("a.csv", "patient\n", "no row"),
+        ("a.csv", "patient\n", "a.csv names no patient"),
         ("a.txt", "\n \n", "a.txt names no patient"),
         ("a.txt", "p\xff", "a.txt is not UTF-8 text"),
     ],

@@ -3,7 +3,7 @@
 import tarfile
 
 import numpy as np
-from published import build, image_file, refused, rows_file
+from published import build, image_file, listed, refused, rows_file
 from raw_folders import SECRET
 
 from data_pipelines.images import Geometry
@@ -78,7 +78,8 @@ def test_what_is_missing_is_named_before_any_work(tmp_path):
     records, account = build(tmp_path, "open_i")
     assert len(records) == 2 and account["dropped"]["image not there"] == 1
     (tmp_path / "raw" / "ecgen-radiology" / "2.xml").write_text("<eCitation>")
-    assert "2.xml in" in refused(tmp_path, "open_i", partial=True)
+    assert "(image 3: not a readable XML report)" in refused(tmp_path, "open_i", partial=True)
+    assert listed(tmp_path, "open_i") == ["2.xml: not a readable XML report"]
 
 
 def test_the_real_reports_are_read_whole(tmp_path, shared_data):

@@ -6,7 +6,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from data_pipelines.images import Geometry, ImageError
-from data_pipelines.regions import Box, CocoRuns, GapRuns, MaskFile, Polygon, RelativeBox
+from data_pipelines.regions import Box, CocoRuns, GapRuns, MaskFile, Polygon, RelativeBox, run_lengths
 
 HEIGHT, WIDTH = 37, 23
 
@@ -69,6 +69,21 @@ def test_label_images_are_read_by_value(tmp_path):
         MaskFile(tmp_path / "labels.png").mask(HEIGHT + 1, WIDTH)
 
 
+WRAPS = [2**63 - 1, 2**63 - 1, HEIGHT * WIDTH + 2]  # fills the image if their sum wraps at 64 bits
+
+
+def packed(runs):
+    """COCO's compressed form of run lengths of any size, which pycocotools limits to 32 bits."""
+    text = ""
+    for k, run in enumerate(runs):
+        value, more = run - (runs[k - 2] if k > 2 else 0), True
+        while more:
+            digit, value = value & 31, value >> 5
+            more = value != (-1 if digit & 16 else 0)
+            text += chr(digit + 32 * more + 48)
+    return text
+
+
 @pytest.mark.parametrize(
     ("region", "message"),
     [
@@ -86,9 +101,30 @@ def test_label_images_are_read_by_value(tmp_path):
         (GapRuns("1 2 3"), "pairs of gap and length"),
         (GapRuns(""), "pairs of gap and length"),
         (GapRuns(f"{HEIGHT * WIDTH} 1"), "fit into the image"),
-        (GapRuns("99999999999999999999 1"), "whole numbers"),
+        (GapRuns("99999999999999999999 1"), "fit into the image"),
+        (GapRuns("9" * 4301 + " 1"), "whole numbers"),
+        (GapRuns(f"{2**63 - 1} {2**63 - 1} 2 {HEIGHT * WIDTH}"), "fit into the image"),
+        (CocoRuns({"size": [HEIGHT, WIDTH], "counts": WRAPS}), "do not add up"),
+        (CocoRuns({"size": [HEIGHT, WIDTH], "counts": packed(WRAPS)}), "do not add up"),
+        (CocoRuns({"size": [HEIGHT, WIDTH], "counts": "o" * 100_000 + "0"}), "not a valid RLE"),
+        (CocoRuns({"size": [HEIGHT, WIDTH], "counts": [True, HEIGHT * WIDTH - 1]}), "do not add up"),
+        (CocoRuns({"size": [HEIGHT, WIDTH], "counts": [0.0, float(HEIGHT * WIDTH)]}), "do not add up"),
+        (CocoRuns({"size": [HEIGHT, WIDTH], "counts": {}}), "do not add up"),
     ],
 )
 def test_malformed_regions_are_refused(region, message):
     with pytest.raises(ImageError, match=message):
         region.mask(HEIGHT, WIDTH)
+
+
+def test_the_packed_form_of_these_tests_is_that_of_pycocotools():
+    mask = np.random.default_rng(3).random((HEIGHT, WIDTH)) > 0.6
+    runs = CocoRuns({"size": [HEIGHT, WIDTH], "counts": run_lengths(mask)}).runs(HEIGHT, WIDTH).tolist()
+    assert packed(runs) == run_lengths(mask)
+    np.testing.assert_array_equal(CocoRuns({"size": [HEIGHT, WIDTH], "counts": runs}).mask(HEIGHT, WIDTH), mask)
+
+
+def test_run_lengths_of_an_image_that_no_memory_holds_are_refused_before_it_is_taken():
+    huge = {"size": [2**31, 2**31], "counts": [2**62]}
+    with pytest.raises(ImageError, match="do not add up"):
+        CocoRuns(huge).runs(2**31, 2**31)

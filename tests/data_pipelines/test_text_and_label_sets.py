@@ -5,7 +5,7 @@ import csv
 import cv2
 import numpy as np
 import pytest
-from published import box_mask, build, image_file, json_file, refused, rows_file
+from published import box_mask, build, image_file, json_file, listed, refused, rows_file
 from raw_folders import SECRET
 
 from data_pipelines.builders.cxr_lt.cxr_lt_dataset_builder import CLASSES as CXR_LT_CLASSES
@@ -181,7 +181,9 @@ def test_leaks_of_an_official_split_stop_the_build_or_cost_training_rows(tmp_pat
     (raw / "train" / "radiology" / "captions.txt").write_text("".join(f"ROCO_{n}\tChest film.\n" for n in (1, 2, 3)))
     assert build(tmp_path, "roco", leaks="drop")[1]["splits"] == account["splits"]
     (raw / "train" / "radiology" / "captions.txt").write_text("".join(f"ROCO_{n}\tChest film.\n" for n in (2, 2)))
-    assert "1 images occur twice" in refused(tmp_path, "roco", leaks="drop")
+    said = refused(tmp_path, "roco", leaks="drop")
+    assert "captions.txt, line 2: the same image as train/radiology/captions.txt, line 1)" in said
+    assert listed(tmp_path, "roco")[0].startswith("ROCO_2: ") and "ROCO_2" not in said
 
 
 def test_chexpert_labels_keep_uncertainty_and_paths_may_begin_with_the_release(tmp_path):
@@ -226,7 +228,7 @@ def test_chexpert_labels_keep_uncertainty_and_paths_may_begin_with_the_release(t
     assert sorted(account["splits"].values()) == ["train", "validation"] and account["dropped"] == {"not frontal": 1}
     rows[0][5] = "2.0"
     rows_file(raw / "train.csv", header, rows)
-    assert "train.csv, column Atelectasis" in refused(tmp_path, "chexpert", partial=True)
+    assert "(train.csv, row 2, column Atelectasis: a label is none" in refused(tmp_path, "chexpert", partial=True)
     for name in ("test.csv", "test_labels.csv"):
         rows_file(raw / name, header, [valid])
     assert "test.csv and test_labels.csv, which name the same images" in refused(tmp_path, "chexpert", partial=True)
@@ -257,7 +259,7 @@ def test_cxr_lt_reads_the_labelled_test_table_of_a_task(tmp_path):
     labels = ",".join(CXR_LT_CLASSES[3])
     rows_file(folder / "test_labeled_task3.csv", f"{about},{labels}", [[*keys, 1, 0, SECRET, 0, 1]])
     wrong = "test_labeled_task3.csv, row 2, column Hilum: a label is none of 1, 0, -1 and an empty cell"
-    assert f"d1: {wrong}" in refused(tmp_path, "cxr_lt", task=3, images=str(tmp_path / "jpg"))
+    assert f"({wrong})" in refused(tmp_path, "cxr_lt", task=3, images=str(tmp_path / "jpg"))
 
 
 def idrid(raw, names, source=None):

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from published import box_mask, build, image_file, refused, rows_file
+from published import box_mask, build, image_file, listed, refused, rows_file
 from test_slides import slide_file
 
 from data_pipelines.building.tables import read_workbook
@@ -92,15 +92,14 @@ def test_sicapv2_names_what_is_wrong_with_masks_and_tables(tmp_path):
     sicapv2(raw)
     path = raw / "masks" / NAMES[0].replace(".jpg", ".png")
     cv2.imwrite(str(path), box_mask(40, 30, (5, 5, 9, 9)).astype(np.uint8) * 2)
-    assert f"masks/{path.name}: a value is none of 0, 3, 4, 5" in refused(tmp_path, "sicapv2")
+    assert "(Train.xlsx, row 2: a value of its mask is none of 0, 3, 4, 5" in refused(tmp_path, "sicapv2")
     _, account = build(tmp_path, "sicapv2", max_bad_fraction=0.5)
     assert [entry["image"] for entry in account["rejected"]] == [NAMES[0]]
     cv2.imwrite(str(path), np.zeros((40, 30, 3), np.uint8))
     assert "one channel, this one is RGB" in refused(tmp_path, "sicapv2")
     path.unlink()
-    assert f"lacks 1 of the files that belong to its images: masks/{path.stem}.png or .jpg" in refused(
-        tmp_path, "sicapv2"
-    )
+    assert "lacks 1 of the files that belong to its images;" in refused(tmp_path, "sicapv2")
+    assert listed(tmp_path, "sicapv2", "missing") == [f"masks/{path.stem}.png or .jpg"]
     records, account = build(tmp_path, "sicapv2", partial=True)
     assert set(records) == {NAMES[1]} and account["dropped"] == {"mask not there": 1}
     workbook(raw / "partition" / "Test" / "Test.xlsx", [["name"], ["x"]])
@@ -108,7 +107,8 @@ def test_sicapv2_names_what_is_wrong_with_masks_and_tables(tmp_path):
     (raw / "partition" / "Test" / "Test.xlsx").write_text("no")
     assert "not a readable workbook" in refused(tmp_path, "sicapv2")
     workbook(tmp_path / "gaps.xlsx", [["a", "b", "c"], [1, None, "x"]])
-    assert read_workbook(tmp_path / "gaps.xlsx", ["a"]) == [{"a": "1", "b": "", "c": "x"}]
+    (row,) = read_workbook(tmp_path / "gaps.xlsx", ["a"])
+    assert row.place == "gaps.xlsx, row 2" and dict(row) == {"a": "1", "b": "", "c": "x"}
 
 
 # The masks of the publisher hold indices with these colours (tumor, stroma, normal, background).
@@ -153,17 +153,19 @@ def test_wsss4luad_refuses_what_it_cannot_read(tmp_path):
     mask = wsss4luad(raw)
     assert "1 files, the data set has 10,091" in refused(tmp_path, "wsss4luad")
     cv2.imwrite(str(raw / "3.testing" / "mask" / "00.png"), mask + 1)
-    assert "test/00.png: mask/00.png has values other than 0, 1, 2, 3" in refused(tmp_path, "wsss4luad", partial=True)
+    assert "(image 3: its mask has values other than 0, 1, 2, 3)" in refused(tmp_path, "wsss4luad", partial=True)
     _, account = build(tmp_path, "wsss4luad", max_bad_fraction=0.4)
     assert [entry["image"] for entry in account["rejected"]] == ["test/00.png"] and len(account["splits"]) == 2
     cv2.imwrite(str(raw / "3.testing" / "mask" / "00.png"), np.zeros((40, 30, 3), np.uint8))
-    assert "00.png: a mask of classes must have one channel" in refused(tmp_path, "wsss4luad", partial=True)
+    assert "(image 3: a mask of classes must have one channel" in refused(tmp_path, "wsss4luad", partial=True)
     (raw / "3.testing" / "mask" / "00.png").rename(raw / "3.testing" / "mask" / "01.png")
-    assert "lacks 1 of the files that belong to its images: 3.testing/mask/00.png" in refused(tmp_path, "wsss4luad")
+    assert "lacks 1 of the files that belong to its images;" in refused(tmp_path, "wsss4luad")
+    assert listed(tmp_path, "wsss4luad", "missing")[0] == "3.testing/mask/00.png"
     _, account = build(tmp_path, "wsss4luad")
     assert account["dropped"] == {"mask not there": 1} and len(account["splits"]) == 2
     image_file(raw / "1.training" / "unnamed.png", 4)
-    assert "unnamed.png: a training patch must have its labels" in refused(tmp_path, "wsss4luad", partial=True)
+    assert "a training patch must have its labels" in refused(tmp_path, "wsss4luad", partial=True)
+    assert listed(tmp_path, "wsss4luad")[0].startswith("train/unnamed.png: a training patch")
 
 
 # --- DHMC-LUAD ----------------------------------------------------------------------------------------------------
@@ -202,4 +204,6 @@ def test_dhmc_luad_names_missing_and_broken_slides(tmp_path):
     _, account = build(tmp_path, "dhmc_luad", max_bad_fraction=0.5)
     assert account["dropped"] == {"image not there": 1}
     rows_file(raw / "MetaData_Release_1.0.csv", DHMC_HEADER, [["DHMC_0001.tif", "mucinous", "20x", 0.5]])
-    assert "line 2: Class is none of acinar, lepidic" in refused(tmp_path, "dhmc_luad", partial=True)
+    assert "(MetaData_Release_1.0.csv, row 2, column Class: none of acinar, lepidic" in refused(
+        tmp_path, "dhmc_luad", partial=True
+    )

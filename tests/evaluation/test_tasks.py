@@ -81,8 +81,8 @@ def test_a_table_of_labels_leaves_out_what_it_does_not_name(source, tmp_path):
     ("text", "words"),
     [
         ("name,edema\na,1\n", "needs a column id"),
-        ("id,edema\nx,maybe\n", "line 2: edema is 'maybe'"),
-        ("id,edema\nx,1\nx,0\n", "'x' is given twice"),
+        ("id,edema\nx,maybe\n", "row 2, column edema: neither 1 nor 0"),
+        ("id,edema\nx,1\nx,0\n", "row 3, column id: the same as in row 2$"),
         ("id,edema\nunknown,1\n", "no record is named"),
     ],
 )

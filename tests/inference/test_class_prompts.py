@@ -42,9 +42,9 @@ def test_word_lists_fill_the_template_in_every_combination(write):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("[", "not JSON"),
+        ("[", "not valid JSON at line 1"),
         ([], "must be an object"),
-        ('{"edema": ["a"], "edema": ["b"]}', "'edema' is given twice"),
+        ('{"edema": ["a"], "edema": ["b"]}', "a key comes twice in the object that ends at line 1, column 32"),
         ({"edema": ["a"], "Edema": ["b"]}, "same class"),
         ({"classes": {"edema": ["a"]}, "clases": {}}, "unknown key 'clases'"),
         ({"classes": ["edema"]}, "must be an object of class"),

@@ -12,13 +12,13 @@ from markupsafe import Markup
 from afloc_jax.evaluation.classification.examples import Mistake, read_mistakes
 from afloc_jax.evaluation.classification.metrics import BY_NAME, HEADLINE, MAIN, METRICS, Metric, chance_of
 from afloc_jax.evaluation.classification.result import Classification
-from afloc_jax.evaluation.files import read_csv
 from afloc_jax.evaluation.report.numbers import number
 from afloc_jax.evaluation.report.small_charts import Cell, cell, reliability_chart, roc_chart
 from afloc_jax.evaluation.results import ByCategory
 from afloc_jax.evaluation.statistics.discrimination import roc_curve
 from afloc_jax.evaluation.task import Figure, JsonObject, Section
 from afloc_jax.files import Path
+from afloc_jax.tables import read_table
 
 Example: TypeAlias = tuple[Mistake, UInt8[np.ndarray, "S S"], Bool[np.ndarray, "S S"]]
 """A mistake, its image, and the mask of a missed finding."""
@@ -100,7 +100,7 @@ def _curves(path: Path, auc: ByCategory, classes: Sequence[str]) -> list[Curve]:
     if not path.is_file():
         return []
     pairs: dict[str, list[tuple[bool, float]]] = {name: [] for name in classes}
-    for row in read_csv(path)[1]:
+    for row in read_table(path).whole():
         if row["label"]:
             pairs[row["category"]].append((row["label"] == "1", float(row["probability"])))
     curves = []

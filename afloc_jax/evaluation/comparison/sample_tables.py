@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from afloc_jax.errors import UserError
-from afloc_jax.evaluation.files import read_csv
 from afloc_jax.evaluation.report.numbers import part_of, read_object
 from afloc_jax.evaluation.task import JsonObject
 from afloc_jax.files import Path
 from afloc_jax.settings import Json
+from afloc_jax.tables import read_table
 
 NOTED = ("protocol", "compatible", "framing", "prompt_set", "aggregation", "margin", "at", "thresholds_chosen_on")
 
@@ -67,17 +67,20 @@ class SampleTable:
 def read_samples(folder: Path) -> SampleTable:
     """The table of a result folder. Raises UserError for a folder without usable per-sample scores."""
     path = folder / "per_sample.csv"
-    columns, lines = read_csv(path, "; give a folder that an evaluation wrote")
-    scored = {"id", "category", "metric", "value"} <= set(columns)
-    if not scored and not {"id", "category", "label", "probability", "predicted"} <= set(columns):
-        raise UserError(f"{path}: not per-sample scores; it has the columns {', '.join(sorted(columns)) or 'none'}")
+    if not path.is_file():
+        raise UserError(f"{path}: No such file or directory; give a folder that an evaluation wrote")
+    table = read_table(path)
+    lines = table.whole()
+    scored = set(table.columns) >= {"id", "category", "metric", "value"}
+    if not scored and not set(table.columns) >= {"id", "category", "label", "probability", "predicted"}:
+        raise UserError(f"{path}: not per-sample scores; it lacks columns that an evaluation writes")
     scores: dict[Key, float] = {}
     decisions: dict[Key, Decision] = {}
-    for number, line in enumerate(lines, start=2):
+    for line in lines:
         names = (line["metric"] or "", line.get("threshold") or "") if scored else ()
         key = Key(line["id"], line["category"], *names)
         if key in scores or key in decisions:
-            raise UserError(f"{path}, line {number}: {key} comes twice; keep one of the two rows")
+            raise UserError(f"{path}, row {line.number}: {key} comes twice; keep one of the two rows")
         try:
             if scored:
                 scores[key] = _number(line["value"])
@@ -85,7 +88,7 @@ def read_samples(folder: Path) -> SampleTable:
                 values = (float(line["probability"]), float(line["predicted"]))
                 decisions[key] = Decision(_number(line["label"]), *values)
         except (TypeError, ValueError):
-            raise UserError(f"{path}, line {number}: {key} holds no number") from None
+            raise UserError(f"{path}, row {line.number}: {key} holds no number") from None
     if not lines:
         raise UserError(f"{path}: holds no sample")
     patients = {line["id"]: line.get("patient") or "" for line in lines}

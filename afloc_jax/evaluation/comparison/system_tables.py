@@ -4,39 +4,35 @@ Its columns are system, id, image, patient, category, metric, threshold, value; 
 metric and value. Others wrote these tables, so every rule is checked, and an error names row and column but no cell.
 """
 
-import csv
-import io
 import math
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from afloc_jax.errors import UserError
 from afloc_jax.evaluation.comparison.sample_tables import Decision, Key, SampleTable
 from afloc_jax.files import Path
+from afloc_jax.tables import Row, read_table
 
 NAMES = ("system", "id", "category")
 MAY_LACK = ("image", "patient", "threshold")  # columns that a table need not have
 KINDS = (("metric", "value"), ("label", "probability"))
 KNOWN = (*NAMES, *MAY_LACK, *KINDS[0], *KINDS[1])
-CELL = re.compile(r'(?:"(?:[^"]|"")*"|[^",]*)(?=,|\Z)')  # in double quotes, or without any
 NO_CATEGORY = "no category"  # what rows without a category are called
 
 
 class Line:
     """A row of the table, with errors that name its place."""
 
-    def __init__(self, path: Path, number: int, cells: Mapping[str, str]) -> None:
-        """The row of this number in the file, as a spreadsheet counts: the header is row 1."""
-        self.path, self.number, self._cells = path, number, cells
+    def __init__(self, path: Path, row: Row) -> None:
+        self._folder, self._row, self.number = path.parent, row, row.number
 
     def error(self, column: str, what: str) -> UserError:
         """The error of a cell."""
-        return UserError(f"{self.path}, row {self.number}, column {column}: {what}")
+        return UserError(f"{self._folder / str(self._row.fault(column, what))}")
 
     def text(self, column: str) -> str:
         """The text of a cell; empty where the table lacks the column."""
-        return self._cells.get(column, "")
+        return self._row.get(column, "")
 
     def name(self, column: str) -> str:
         """The text of a cell that may not be empty."""
@@ -116,63 +112,16 @@ def _decision(line: Line, threshold: float | None) -> Decision:
     return Decision(float(line.text("label")), probability, predicted)
 
 
-def _lines(path: Path) -> tuple[list[str], Iterator[Line]]:
+def _lines(path: Path) -> tuple[Sequence[str], Iterator[Line]]:
     """The columns of a table, and its rows."""
-    try:
-        physical = list(io.StringIO(path.read_bytes().decode("utf-8-sig"), newline=""))
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not a CSV table in UTF-8") from None
-    columns = [name.strip() for name in _cells(path, 1, physical[0] if physical else "", ())]
-    wanted = KINDS[not {"metric", "value"} & set(columns)]
-    missing = [name for name in (*NAMES, *wanted) if name not in columns]
+    table = read_table(path, known=KNOWN, one_line=True)
+    wanted = KINDS[not {"metric", "value"} & set(table.columns)]
+    missing = [name for name in (*NAMES, *wanted) if name not in table.columns]
     if missing:
         raise UserError(
             f"{path}, row 1: no column {missing[0]}; a table of systems has the columns system, id, image, patient, "
             "category, metric, threshold, value, or label, probability instead of metric, value"
         )
-    twice = next((name for name in KNOWN if columns.count(name) > 1), None)
-    if twice:
-        raise UserError(f"{path}, row 1, column {twice}: comes twice")
-    if set(KINDS[0] + KINDS[1]) <= set(columns):
+    if set(KINDS[0] + KINDS[1]) <= set(table.columns):
         raise UserError(f"{path}, row 1: has metric, value and label, probability; make two tables of it")
-
-    def lines() -> Iterator[Line]:
-        for number, text in enumerate(physical[1:], start=2):
-            cells = _cells(path, number, text, columns) if text.strip() else []
-            if cells and len(cells) != len(columns):
-                last = _shown(columns, min(len(cells), len(columns)) - 1)
-                raise UserError(
-                    f"{path}, row {number}, column {last}: the row has {len(cells)} cells and the header {len(columns)}"
-                )
-            if cells:
-                yield Line(path, number, dict(zip(columns, map(str.strip, cells), strict=True)))
-
-    return columns, lines()
-
-
-def _cells(path: Path, number: int, text: str, columns: Sequence[str]) -> list[str]:
-    """The cells of a row, which is one line: an unbalanced quote cannot swallow the rows below it."""
-    text = text.rstrip("\r\n")
-    column, end = 0, 0
-    while '"' in text:
-        found = CELL.match(text, end)
-        if found is None:
-            raise UserError(
-                f"{path}, row {number}, column {_shown(columns, column)}: the quote of a cell is unbalanced; write a "
-                'cell with a comma or a quote as "...", each quote inside it twice, and no line break'
-            )
-        column, end = column + 1, found.end() + 1
-        if end > len(text):
-            break
-    try:
-        return next(csv.reader([text], strict=True), [])
-    except csv.Error:
-        raise UserError(f"{path}, row {number}: not a row of a CSV table") from None
-
-
-def _shown(columns: Sequence[str], index: int) -> str:
-    """The name of a column that is read, else its number: other headers may be no headers."""
-    known = index < len(columns) and columns[index] in KNOWN
-    return columns[index] if known else str(index + 1)
+    return table.columns, (Line(path, row) for row in table.whole())

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from afloc_jax.evaluation.files import read_csv
 from afloc_jax.evaluation.localization.scores import Outcome
 from afloc_jax.files import Path
+from afloc_jax.tables import read_table
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def worst_samples(path: Path, most: int) -> Failures:
     if not path.is_file():
         return Failures()
     samples: dict[str, Sample] = {}
-    for row in read_csv(path)[1]:
+    for row in read_table(path).whole():
         sample = samples.setdefault(row["id"], Sample(row["id"], row["category"], row["label_text"]))
         # Other parts of a note, such as a threshold, are ignored.
         sample.outcomes.update(Outcome(part) for part in row["note"].split("; ") if part in set(Outcome))

@@ -147,7 +147,7 @@ def _places(points: "Json | Mapping[str, Json]", where: str) -> np.ndarray:
     """The pixels (x, y) in which points lie, [n, 2] int."""
     try:
         places = np.asarray(points or [], np.float64).reshape(-1, 2)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         places = np.array([[np.nan, np.nan]])
     if not (np.abs(places) < LARGEST_PIXELS).all():  # NaN is not
         raise UserError(f"{where}: its points must be [[x, y], ...] in pixels")

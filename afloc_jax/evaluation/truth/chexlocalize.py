@@ -24,9 +24,9 @@ def is_rle_file(content: Json) -> TypeGuard[RleTable]:
 def read_rle_table(name: str, content: RleTable, drawing: Drawing) -> list[Truth]:
     """One sample per image and class; a class with an empty mask is a negative."""
     truths = []
-    for image, classes in content.items():
-        for category, rle in classes.items():
-            where = f"{name}, image {image}, class {category}"
+    for position, (image, classes) in enumerate(content.items()):
+        for number, (category, rle) in enumerate(classes.items()):
+            where = f"{name}, image {position}, class {number}"  # counted from 0; names may be those of patients
             geometry = drawing.geometry(size_of_rle(rle, where), where)
             mask = decode_segmentation(rle, geometry.height, geometry.width, where)
             if mask.any():
@@ -41,7 +41,7 @@ def read_rle_table(name: str, content: RleTable, drawing: Drawing) -> list[Truth
 
 def size_of_rle(rle: Mapping[str, Json], where: str) -> dict[str, Json]:
     """The height and width of an RLE. Raises UserError if they are missing or malformed."""
-    size = rle["size"]
-    if not (isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) for side in size)):
+    size = CocoRuns(dict(rle)).size
+    if size is None:
         raise UserError(f"{where}: field `size` must be [height, width]")
-    return {"height": size[0], "width": size[1]}
+    return {"height": size[1], "width": size[0]}

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+from jaxtyping import UInt8
 
 from afloc_jax.errors import UserError
 from afloc_jax.evaluation.truth.sample import Drawing, Truth, boxes_of, get_field
@@ -11,6 +12,7 @@ from afloc_jax.settings import Json
 from data_pipelines.images import LARGEST_PIXELS, Geometry
 from data_pipelines.regions import Box, Region, Segmentation, United, decode_segmentation
 
+MOST_REGIONS = 255  # of a phrase on one pixel
 PARTS = ("images", "annotations", "categories")
 
 
@@ -23,15 +25,23 @@ def read_coco(name: str, content: Json, drawing: Drawing) -> list[Truth]:
     """One sample per image, phrase and category, with all its annotations. Raises UserError for a malformed entry."""
     listed, annotations, classes = (get_field(content, part, list, name) for part in PARTS)
     images = {_id(image, "id", f"{name}, image {n}"): image for n, image in enumerate(listed)}
+    if len(images) < len(listed):
+        raise UserError(f"{name}: {len(listed) - len(images)} images have the id of another image")
     categories = {
         _id(entry, "id", f"{name}, category {n}"): get_field(entry, "name", str, f"{name}, category {n}")
         for n, entry in enumerate(classes)
     }
+    if len(categories) < len(classes):
+        raise UserError(f"{name}: {len(classes) - len(categories)} categories have the id of another category")
+    seen: dict[int | str, int] = {}
     samples: dict[tuple[str, str, str], Truth] = {}
     regions: dict[tuple[str, str, str], list[Region]] = {}
     per_image: dict[str, int] = {}
     for position, annotation in enumerate(annotations):
-        where = f"{name}, annotation {annotation.get('id', position) if isinstance(annotation, dict) else position}"
+        number = annotation.get("id") if isinstance(annotation, dict) else None
+        where = f"{name}, annotation {position if number is None or not isinstance(number, int) else number}"
+        if isinstance(number, int | str) and seen.setdefault(number, position) != position:
+            raise UserError(f"{where}: its id is that of another annotation, entry {seen[number]} of the file")
         image = images.get(_id(annotation, "image_id", where))
         category = categories.get(_id(annotation, "category_id", where))
         if image is None or category is None:
@@ -76,20 +86,35 @@ def _add_region(
     if segmentation and not (box is not None and (drawing.boxes or _repeats_box(segmentation, box))):
         region = decode_segmentation(segmentation, geometry.height, geometry.width, where)
         region = geometry.mask_to_square(region).astype(np.uint8)
-        mask += boxes_of(region) if drawing.boxes else region
+        _count(mask, boxes_of(region) if drawing.boxes else region, where)
         return Segmentation(segmentation, where)
     if box is None:
         raise UserError(f"{where}: it has neither a bbox nor a segmentation")
-    if not drawing.add_box(mask, box, geometry) and not drawing.compatible:
+    x, y, width, height = box
+    outside = x >= geometry.width or y >= geometry.height or x + width <= 0 or y + height <= 0
+    covered = np.zeros_like(mask)
+    if (not drawing.add_box(covered, box, geometry) or outside) and not drawing.compatible:
         raise UserError(f"{where}: its box lies outside its image of {geometry.width} x {geometry.height} pixels")
+    _count(mask, covered, where)
     return Box(*box)
+
+
+def _count(mask: UInt8[np.ndarray, "S S"], covered: UInt8[np.ndarray, "S S"], where: str) -> None:
+    """Adds the pixels that a region covers to the counts of its sample, which have a byte."""
+    if (mask.astype(np.uint16) + covered).max() > MOST_REGIONS:
+        raise UserError(f"{where}: more than {MOST_REGIONS} regions of its phrase cover one pixel of its image")
+    mask += covered
 
 
 def _box(box: Json, where: str) -> list[float] | None:
     """The x, y, width and height of an annotation, or None if it has no box."""
     if box is None:
         return None
-    numbers = [side for side in box if isinstance(side, (int, float))] if isinstance(box, list) else []
+    numbers = (
+        [side for side in box if isinstance(side, (int, float)) and not isinstance(side, bool)]
+        if isinstance(box, list)
+        else []
+    )
     near = all(abs(side) < LARGEST_PIXELS for side in numbers)
     if not (isinstance(box, list) and len(numbers) == len(box) == 4 and near and min(numbers[2:]) > 0):
         raise UserError(f"{where}: bbox must be [x, y, width, height] with a positive width and height")

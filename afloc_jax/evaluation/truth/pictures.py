@@ -6,6 +6,7 @@ from jaxtyping import UInt8
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.evaluation.truth.sample import Truth
 from afloc_jax.files import Path
+from afloc_jax.tables import fault_of_name
 from data_pipelines.constants import GreyRule
 from data_pipelines.images import IMAGE_SUFFIXES, Geometry, read_image
 
@@ -49,6 +50,8 @@ class Pictures:
         return height, width
 
     def _find(self, name: str) -> Path | None:
+        if fault_of_name(name):
+            return None
         for stem in (name, name.replace("_", "/", 2)):
             for suffix in SUFFIXES:
                 path = self.folder / f"{stem}{suffix}"

@@ -49,13 +49,14 @@ class Builder(PublishedBuilder):
                 try:
                     name = str(entry["file_name"])
                 except (KeyError, TypeError):
-                    yield Item(where, table, fault=f"{where}, file_name: missing")
+                    yield Item(where, table, fault=f"{where}, file_name: missing", place=where)
                     continue
-                item = Item(f"{part}/{name}", images.get(name, self.raw / f"{part}_data" / name), split=part)
+                path = images.get(name, self.raw / f"{part}_data" / name)
+                item = Item(f"{part}/{name}", path, split=part, place=where)
                 item.annotated_size = (_SIDE, _SIDE)
                 try:
                     self._annotate(item, entry)
-                except (KeyError, TypeError, ValueError):
+                except (KeyError, TypeError, ValueError, OverflowError):
                     item.fault = f"{where}, syms and {self.regions}: not as many regions as classes, or malformed"
                 yield item
         self.check_count("ChestX_Det_train.json and ChestX_Det_test.json", total, _IMAGES, "entries")

@@ -6,13 +6,16 @@ from pathlib import Path
 
 from afloc_jax.errors import UserError
 from afloc_jax.files import read_json
+from afloc_jax.tables import Row
 from data_pipelines.building.expected_files import Files, index_files
 from data_pipelines.building.items import Item
 from data_pipelines.building.published import PublishedBuilder
-from data_pipelines.building.tables import labels_of, read_table
+from data_pipelines.building.tables import labels_of
+from data_pipelines.images import ImageError
 from data_pipelines.regions import CocoRuns
 
 _SPLITS = {"val": "validation", "test": "test"}
+_LABELS = ("valid.csv", "val_labels.csv", "test_labels.csv")
 _ABOUT = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", "Study")
 
 
@@ -33,10 +36,12 @@ class Builder(PublishedBuilder):
                 content = read_json(path)
                 if not isinstance(content, dict):
                     raise UserError(f"{path} must map images to classes and masks")
-                for key, classes in content.items():
-                    if not (isinstance(classes, dict) and all(isinstance(rle, dict) for rle in classes.values())):
-                        raise UserError(f"{path.name}, image {key}: must map classes to masks (size, counts)")
+                for number, (key, classes) in enumerate(content.items()):
                     item = self._item(key, split)
+                    item.place = f"{path.name}, image {number}"
+                    if not (isinstance(classes, dict) and all(isinstance(rle, dict) for rle in classes.values())):
+                        item.reject(f"{item.place}: must map classes to masks (size, counts)")
+                        classes = {}
                     for name, rle in classes.items():
                         region = CocoRuns(rle)
                         item.annotated_size = region.size
@@ -61,7 +66,11 @@ class Builder(PublishedBuilder):
         image = self._images.get(key, self.raw / patient / study / f"{view}.jpg")
         item = Item(key, image, patient, "lateral" if "lateral" in view else "frontal", split)
         item.study = f"{patient}/{study}"
-        item.labels = self._labels.get(key, {})
+        try:
+            row = self._rows.get(key)
+            item.labels = labels_of(row, [name for name in row if name not in _ABOUT]) if row else {}
+        except ImageError as error:
+            item.reject(error)
         return item
 
     def _mask_files(self, short: str) -> list[Path]:
@@ -74,13 +83,8 @@ class Builder(PublishedBuilder):
         return {"_".join((*path.parts[-3:-1], path.stem)): path for path in paths}
 
     @cached_property
-    def _labels(self) -> dict[str, dict[str, int]]:
-        """The labels of each image, from the tables shipped with the images; empty without them."""
-        labels = {}
-        for name, path in index_files(self.raw, [".csv"]).items():
-            if name not in ("valid.csv", "val_labels.csv", "test_labels.csv"):
-                continue
-            for row in read_table(path, ("Path",), "a row per image"):
-                classes = [column for column in row if column not in _ABOUT]
-                labels["_".join(row["Path"].removesuffix(".jpg").split("/")[-3:])] = labels_of(row, classes, name)
-        return labels
+    def _rows(self) -> dict[str, Row]:
+        """The row of labels of each image, from the tables shipped with the images; empty without them."""
+        tables = [path for name, path in index_files(self.raw, [".csv"]).items() if name in _LABELS]
+        rows = [row for path in tables for row in self.read_table(path, ("Path",), "a row per image", unique=("Path",))]
+        return {"_".join(row["Path"].removesuffix(".jpg").split("/")[-3:]): row for row in rows}

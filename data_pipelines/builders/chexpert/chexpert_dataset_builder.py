@@ -7,7 +7,8 @@ from data_pipelines.builders.mimic_cxr.mimic_cxr_dataset_builder import CLASSES
 from data_pipelines.building.expected_files import Files
 from data_pipelines.building.items import Item
 from data_pipelines.building.published import PublishedBuilder
-from data_pipelines.building.tables import labels_of, read_table
+from data_pipelines.building.tables import labels_of
+from data_pipelines.images import ImageError
 
 _SPLITS = {"train.csv": "train", "valid.csv": "validation", "test.csv": "test", "test_labels.csv": "test"}
 
@@ -39,8 +40,9 @@ class Builder(PublishedBuilder):
         for table, split in _SPLITS.items():
             if not (self.raw / table).is_file():
                 continue
-            for row in read_table(self.raw / table, ("Path",), "a row per image"):
-                patient, study, name = row["Path"].split("/")[-3:]
+            rows = self.read_table(self.raw / table, ("Path",), "a row per image", unique=("Path",), names=("Path",))
+            for row in rows:
+                patient, study, name = ("/" * 2 + row["Path"]).split("/")[-3:]
                 view = "lateral" if "lateral" in name else "frontal"
                 if self.frontal and view != "frontal":
                     self.drop("not frontal")
@@ -49,5 +51,9 @@ class Builder(PublishedBuilder):
                 if not image.is_file():
                     image = self.raw.joinpath(*row["Path"].split("/")[-4:])
                 item = Item("/".join(image.parts[-4:]), image, patient, row.get("AP/PA") or view, split)
-                item.study, item.labels = f"{patient}/{study}", labels_of(row, CLASSES, table)
+                item.study, item.place = f"{patient}/{study}", row.place
+                try:
+                    item.labels = labels_of(row, CLASSES)
+                except ImageError as error:
+                    item.reject(error)
                 yield item

@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from afloc_jax.errors import UserError
 from data_pipelines.building.expected_files import Files, one_file
 from data_pipelines.building.items import Item
 from data_pipelines.building.published import PublishedBuilder
-from data_pipelines.building.tables import labels_of, read_table
+from data_pipelines.building.tables import labels_of
+from data_pipelines.images import ImageError
 
 TEST_TABLES = "**/test_labeled_task*.csv"
 _KEYS = ("dicom_id", "subject_id", "study_id")
@@ -47,12 +47,12 @@ class Builder(PublishedBuilder):
         classes = CLASSES[self.task]
         path = one_file(self.raw, self.files()[0].pattern)
         folder = Path(self.images) if self.images else self.raw
-        for number, row in enumerate(read_table(path, _KEYS, "a row per image"), start=2):
+        for row in self.read_table(path, _KEYS, "a row per image", unique=("dicom_id",), names=_KEYS):
             patient, study, name = row["subject_id"], row["study_id"], row["dicom_id"]
             image = folder / f"files/p{patient[:2]}/p{patient}/s{study}/{name}.jpg"
-            item = Item(name, image, patient, row.get("ViewPosition", ""), study=study)
+            item = Item(name, image, patient, row.get("ViewPosition", ""), study=study, place=row.place)
             try:
-                item.labels = labels_of(row, classes, f"{path.name}, row {number}")
-            except UserError as error:
-                item.fault = str(error)
+                item.labels = labels_of(row, classes)
+            except ImageError as error:
+                item.reject(error)
             yield item

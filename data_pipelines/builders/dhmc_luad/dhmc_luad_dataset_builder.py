@@ -2,11 +2,9 @@
 
 from collections.abc import Iterator
 
-from afloc_jax.errors import UserError
 from data_pipelines.building.expected_files import Files, index_files, one_file
 from data_pipelines.building.items import Item
 from data_pipelines.building.published import PublishedBuilder
-from data_pipelines.building.tables import read_table
 
 CLASSES = ("acinar", "lepidic", "micropapillary", "papillary", "solid")
 TEXT = "lung adenocarcinoma with a predominantly {pattern} growth pattern"
@@ -22,11 +20,12 @@ class Builder(PublishedBuilder):
         """One item per row. Patients are not published, so each slide counts as a patient."""
         slides = index_files(self.raw, [".tif"])
         table = one_file(self.raw, _TABLE)
-        for number, row in enumerate(read_table(table, _COLUMNS, "a row per slide"), start=2):
+        unique = ("File Name",)
+        for row in self.read_table(table, _COLUMNS, "a row per slide", unique=unique, names=unique):
             name, pattern = row["File Name"], row["Class"].lower()
+            item = Item(name, slides.get(name, self.raw / name), name, slide=True, place=row.place)
             if pattern not in CLASSES:
-                raise UserError(f"{table.name}, line {number}: Class is none of {', '.join(CLASSES)}; fetch it again")
-            item = Item(name, slides.get(name, self.raw / name), name, slide=True)
+                item.reject(row.fault("Class", f"none of {', '.join(CLASSES)}"))
             item.labels = {label: int(label == pattern) for label in CLASSES}
             self.set_report(item, "", TEXT.format(pattern=pattern))
             yield item

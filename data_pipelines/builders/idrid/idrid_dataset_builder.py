@@ -4,11 +4,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from afloc_jax.errors import UserError
+from afloc_jax.tables import Row
 from data_pipelines.building.expected_files import Files, one_file
 from data_pipelines.building.items import Item
 from data_pipelines.building.published import PublishedBuilder
-from data_pipelines.building.tables import read_table
 from data_pipelines.regions import MaskFile
 
 LESIONS = {  # name -> folder, ending of the file name
@@ -86,7 +85,7 @@ class Builder(PublishedBuilder):
                         continue
                 else:
                     item.id = f"{split}/{image.stem}"
-                    self._add_grades(item, grades.get(image.stem))
+                    self._add_grades(item, grades.get(image.stem), split)
                 yield item
 
     def _add_lesions(self, item: Item, split: str, masks: dict[str, set[Path]]) -> None:
@@ -102,18 +101,25 @@ class Builder(PublishedBuilder):
             sentences.append(f"there are {lesion}s" if mask in files else f"no {lesion}s")
         self.set_report(item, ". ".join(sentences))
 
-    def _add_grades(self, item: Item, row: dict[str, str] | None) -> None:
+    def _add_grades(self, item: Item, row: Row | None, split: str) -> None:
         if row is None:
-            raise UserError(f"{item.image.name} has no row in the table of grades; fetch both again")
-        try:
-            grade, edema = int(row["Retinopathy grade"]), int(row["Risk of macular edema"])
-            self.set_report(item, EDEMA[edema], GRADES[grade])
-        except (ValueError, IndexError):
-            raise UserError(f"{item.image.name}: its grades are not 0 to 4 and 0 to 2; fetch the table again") from None
+            item.reject(f"no row in the table of grades of the {split} part")
+            return
+        item.place = row.place
+        grade, edema = (_grade(row[column]) for column in _COLUMNS[1:])
+        if not (0 <= grade < len(GRADES) and 0 <= edema < len(EDEMA)):
+            item.reject(row.fault(" and ".join(_COLUMNS[1:]), "the grades are not 0 to 4 and 0 to 2"))
+            return
+        self.set_report(item, EDEMA[edema], GRADES[grade])
         item.labels = {name: int(number == grade) for number, name in enumerate(GRADES)}
         item.labels["macular edema"] = int(edema > 0)
 
-    def _grades(self, split: str) -> dict[str, dict[str, str]]:
+    def _grades(self, split: str) -> dict[str, Row]:
         name = "Training" if split == "train" else "Testing"
         table = one_file(self.raw, f"{_GRADING}/2. Groundtruths/*{name} Labels.csv")
-        return {row["Image name"]: row for row in read_table(table, _COLUMNS, "a row per image")}
+        rows = self.read_table(table, _COLUMNS, "a row per image", unique=("Image name",))
+        return {row["Image name"]: row for row in rows}
+
+
+def _grade(cell: str) -> int:
+    return int(cell) if cell in tuple("01234") else -1

@@ -10,7 +10,6 @@ from afloc_jax.errors import UserError
 from data_pipelines.building.ingest import FolderBuilder
 from data_pipelines.building.items import Item
 from data_pipelines.building.splits import assign_splits
-from data_pipelines.building.tables import read_table
 from data_pipelines.constants import CLASS_PROMPT
 from data_pipelines.images import IMAGE_SUFFIXES
 from data_pipelines.regions import MaskFile
@@ -56,19 +55,20 @@ class Builder(FolderBuilder):
     def items(self) -> list[Item]:
         """One item per image, in the order of their names."""
         columns = (self.image_column, self.mask_column, self.finding_column)
-        rows = read_table(self.raw / self.csv, columns, _PURPOSE)
+        rows = self.read_table(self.raw / self.csv, columns, _PURPOSE, names=columns[:2])
         folder = self.raw / self.images
         if not folder.is_dir():
             raise UserError(f"no folder {self.images} in {self.raw}; it must hold the images that {self.csv} names")
         table, about = self.raw / self.images_csv, {}
         if self.images_csv and table.is_file():
-            about = {row[self.image_column]: row for row in read_table(table, (self.image_column,), "a row per image")}
+            unique = (self.image_column,)
+            about = {row[unique[0]]: row for row in self.read_table(table, unique, "a row per image", unique=unique)}
         present = {path.name for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES}
         names = sorted(present | {row[self.image_column] for row in rows if row[self.image_column]})
-        items = {
-            name: Item(name, folder / name, about.get(name, {}).get("patient", ""), about.get(name, {}).get("view", ""))
-            for name in names
-        }
+        items = {}
+        for number, name in enumerate(names, start=1):
+            patient, view = (about[name].get(column, "") if name in about else "" for column in ("patient", "view"))
+            items[name] = Item(name, folder / name, patient, view, place=f"image {number:,} by name")
         self.account.rows = len(items)
         for row in rows:
             if row[self.image_column] and row[self.mask_column] and row[self.finding_column]:
@@ -76,6 +76,7 @@ class Builder(FolderBuilder):
                 prompt = self.prompts.get(label, self.prompt.replace("{finding}", label))
                 region = MaskFile(self.raw / self.masks / row[self.mask_column])
                 items[row[self.image_column]].add(label, prompt, region)
+                items[row[self.image_column]].place = row.place
             else:
                 self.account.dropped["row without image, mask or finding"] += 1
         kept = self.not_excluded(list(items.values()))

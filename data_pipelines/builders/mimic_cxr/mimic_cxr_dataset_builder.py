@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from afloc_jax.errors import UserError
+from afloc_jax.files import read_regular
+from afloc_jax.tables import Row
 from data_pipelines.builders.cxr_lt.cxr_lt_dataset_builder import TEST_TABLES
 from data_pipelines.builders.mimic_cxr.sections import report_sections
 from data_pipelines.builders.ms_cxr.annotations import annotated_patients
@@ -15,8 +17,9 @@ from data_pipelines.building.exclusion import patients_of
 from data_pipelines.building.expected_files import Files, one_file
 from data_pipelines.building.items import Item
 from data_pipelines.building.published import PublishedBuilder
-from data_pipelines.building.splits import split_name
-from data_pipelines.building.tables import labels_of, read_table
+from data_pipelines.building.splits import split_of
+from data_pipelines.building.tables import labels_of
+from data_pipelines.images import ImageError
 
 CLASSES = (
     "Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Enlarged Cardiomediastinum", "Fracture", "Lung Lesion",
@@ -24,6 +27,7 @@ CLASSES = (
 )  # fmt: skip
 _REPORTS = "mimic-cxr-reports.zip"
 _REPORT_COUNT = 227835
+_LARGEST_REPORT = 1 << 24  # bytes; the longest one of MIMIC-CXR has a few thousand
 _IMAGE_ROWS, _LABEL_ROWS = 377110, 227827  # eight reports have no labels
 _KEYS = ("dicom_id", "subject_id", "study_id")
 _LABEL_COLUMNS = ("subject_id", "study_id", *CLASSES)
@@ -70,11 +74,17 @@ class Builder(PublishedBuilder):
         """Images of the wanted views in the order of the metadata."""
         files = {name: f"mimic-cxr-2.0.0-{name}.csv*" for name in ("metadata", "split", self.labeler)}
         tables = {
-            name: read_table(one_file(self.raw, pattern), ("study_id",), "a table of MIMIC-CXR-JPG")
+            name: self.read_table(
+                one_file(self.raw, pattern),
+                ("study_id",),
+                "a table of MIMIC-CXR-JPG",
+                unique=("study_id",) if name == self.labeler else ("dicom_id",),
+                names=_KEYS,
+            )
             for name, pattern in files.items()
         }
-        splits = {row["dicom_id"]: row["split"] for row in tables["split"]}
-        labels = {row["study_id"]: labels_of(row, CLASSES, self.labeler) for row in tables[self.labeler]}
+        splits = {row["dicom_id"]: row for row in tables["split"]}
+        labels = {row["study_id"]: row for row in tables[self.labeler]}
         of_ms_cxr = annotated_patients(self.raw) if self.exclude_ms_cxr else frozenset()
         of_cxr_lt = self._patients_of_cxr_lt() if self.exclude_cxr_lt else frozenset()
         read_report = self._report_reader()
@@ -94,16 +104,22 @@ class Builder(PublishedBuilder):
                 if item is not None:
                     yield item
 
-    def _item(self, row: dict[str, str], splits: dict, labels: dict, parts: dict[str, str] | None) -> Item | None:
-        if row["dicom_id"] not in splits:
-            raise UserError(f"image {row['dicom_id']} of the metadata is not in the table of splits; fetch both again")
+    def _item(
+        self, row: Row, splits: dict[str, Row], labels: dict[str, Row], parts: dict[str, str] | None
+    ) -> Item | None:
         if parts is None:
             self.lack(f"{self._folder(row)}.txt", "no report")
             return None
         image = self.raw / self._folder(row) / (row["dicom_id"] + _FORMATS[self.images])
-        split = split_name(splits[row["dicom_id"]], "table of splits")
-        item = Item(row["dicom_id"], image, row["subject_id"], row["ViewPosition"], split)
-        item.study, item.labels, item.sections = row["study_id"], labels.get(row["study_id"], {}), parts
+        item = Item(row["dicom_id"], image, row["subject_id"], row["ViewPosition"], place=row.place)
+        item.study, item.sections = row["study_id"], parts
+        try:
+            item.split = split_of(splits[row["dicom_id"]])
+            item.labels = labels_of(labels[row["study_id"]], CLASSES) if row["study_id"] in labels else {}
+        except KeyError:
+            item.reject(row.fault("dicom_id", "not in the table of splits"))
+        except ImageError as error:
+            item.reject(error)
         findings = parts.get("findings", "")
         if not (findings or parts.get("impression")):
             findings = parts.get("last_paragraph", "")
@@ -123,7 +139,7 @@ class Builder(PublishedBuilder):
         return patients_of(tables)
 
     @staticmethod
-    def _folder(row: dict[str, str]) -> str:
+    def _folder(row: Row) -> str:
         patient = row["subject_id"]
         return f"files/p{patient[:2]}/p{patient}/s{row['study_id']}"
 
@@ -139,9 +155,15 @@ class Builder(PublishedBuilder):
 
             def unpack(name: str) -> str | None:
                 try:
-                    return archive.read(name).decode("utf-8", "replace") if name in names else None
+                    if name not in names:
+                        return None
+                    if archive.getinfo(name).file_size > _LARGEST_REPORT:  # zipfile unpacks no more than that
+                        raise UserError(
+                            f"{self.raw / _REPORTS}: a report of it has more than {_LARGEST_REPORT:,} bytes"
+                        )
+                    return archive.read(name).decode("utf-8", "replace")
                 except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError):
-                    raise UserError(f"{self.raw / _REPORTS} is damaged at {name}; fetch it again") from None
+                    raise UserError(f"{self.raw / _REPORTS} is damaged at one of its reports; fetch it again") from None
 
             return unpack
         roots = [folder for folder in (self.raw / "mimic-cxr-reports", self.raw) if next(_texts(folder), None)]
@@ -151,7 +173,7 @@ class Builder(PublishedBuilder):
 
         def read(name: str) -> str | None:
             path = roots[0] / name
-            return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
+            return read_regular(path, _LARGEST_REPORT).decode("utf-8", "replace") if path.is_file() else None
 
         return read
 

@@ -24,6 +24,7 @@ class Annotation:
     phrase: str = field(default="", repr=False)
     box: tuple[float, float, float, float] = (0, 0, 0, 0)
     fault: str = ""  # what is wrong with the entry
+    place: str = ""  # the file and the number of the entry
 
 
 def read_annotations(raw: Path) -> Iterator[Annotation]:
@@ -35,6 +36,8 @@ def read_annotations(raw: Path) -> Iterator[Annotation]:
     content = read_json(path)
     try:
         images = {image["id"]: image for image in content["images"]}
+        if len(images) < len(content["images"]):
+            raise UserError(f"{path}: two images have the same id; fetch it again")
         categories = {category["id"]: category["name"] for category in content["categories"]}
         annotations = content["annotations"]
     except (KeyError, TypeError):
@@ -66,9 +69,9 @@ def _annotation(
             raise ValueError
         key = "bbox"
         x, y, width, height = (float(value) for value in entry[key])
-    except (KeyError, TypeError, ValueError):
-        return Annotation(name, fault=f"{where}, {key}: missing or malformed")
-    return Annotation(name, size, category, phrase, (x, y, width, height))
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return Annotation(name, fault=f"{where}, {key}: missing or malformed", place=where)
+    return Annotation(name, size, category, phrase, (x, y, width, height), place=where)
 
 
 def annotated_patients(raw: Path) -> frozenset[str]:

@@ -37,8 +37,9 @@ class Builder(PublishedBuilder):
             if path not in items:
                 parts = Path(path).parts
                 items[path] = Item(path, folder / path, parts[-3].removeprefix("p"), study=parts[-2].removeprefix("s"))
+                items[path].place = annotation.place
             items[path].annotated_size = annotation.size
-            items[path].fault = items[path].fault or annotation.fault
+            items[path].reject(annotation.fault)
             if annotation.fault:
                 continue
             prompt = annotation.phrase if self.prompts == "phrases" else self.prompt_for(annotation.category)

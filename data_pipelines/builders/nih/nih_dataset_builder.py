@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
-from afloc_jax.errors import UserError
+from afloc_jax.tables import read_text
 from data_pipelines.building.expected_files import Files, index_files, one_file
 from data_pipelines.building.items import Item
 from data_pipelines.building.published import PublishedBuilder
-from data_pipelines.building.tables import box_of, read_table
+from data_pipelines.building.tables import box_of
 from data_pipelines.images import ImageError
 from data_pipelines.regions import Box
 
@@ -36,27 +36,30 @@ class Builder(PublishedBuilder):
     def cases(self) -> Iterator[Item]:
         """One item per row of the table of labels."""
         images = index_files(self.raw, [".png"])
-        test, rest = (set((self.raw / name).read_text().split()) for name in (_TEST, _REST))
+        test, rest = (set(read_text(self.raw / name).split()) for name in (_TEST, _REST))
         boxes = self._boxes()
-        for row in read_table(one_file(self.raw, _ENTRIES), ("Image Index",), "a row per image"):
+        unique = ("Image Index",)
+        for row in self.read_table(
+            one_file(self.raw, _ENTRIES), unique, "a row per image", unique=unique, names=unique
+        ):
             name = row["Image Index"]
-            if name not in test and name not in rest:
-                if not self.partial:
-                    raise UserError(f"image {name} is in neither {_REST} nor {_TEST}; fetch the two lists again")
+            if name not in test and name not in rest and self.partial:
                 self.drop("in neither official list")
                 continue
             item = Item(name, images.get(name, self.raw / name), row["Patient ID"], row["View Position"])
-            item.split = "test" if name in test else ""
+            item.split, item.place = "test" if name in test else "", row.place
             present = set(row["Finding Labels"].split("|"))
+            if name not in test and name not in rest:
+                item.reject(row.fault("Image Index", f"in neither {_REST} nor {_TEST}"))
             if not present <= {*CLASSES, "No Finding"}:
-                raise UserError(f"{name}: unknown label in Finding Labels; fetch the table of labels again")
+                item.reject(row.fault("Finding Labels", "an unknown label"))
             item.labels = {_plain(label): int(label in present) for label in CLASSES}
             item.annotated_size = (_SIDE, _SIDE)
             for label, box in boxes.get(name, ()):
                 if isinstance(box, Box):
                     item.add(label, self.prompt_for(_plain(label)), box)
                 else:
-                    item.fault = item.fault or box
+                    item.reject(box)
             yield item
 
     def _boxes(self) -> dict[str, list[tuple[str, Box | str]]]:
@@ -65,16 +68,16 @@ class Builder(PublishedBuilder):
         Columns are read by position: the header splits "Bbox [x,y,w,h]" over four.
         """
         boxes: dict[str, list[tuple[str, Box | str]]] = {}
-        for number, row in enumerate(read_table(self.raw / _BOXES, ("Image Index",), "a row per box"), start=2):
+        for row in self.read_table(self.raw / _BOXES, ("Image Index",), "a row per box"):
             cells = list(row.values())
             label = "Infiltration" if cells[1] == "Infiltrate" else cells[1]  # the only name in which the tables differ
             box: Box | str
             try:
-                box = box_of(row, list(row)[2:6], f"{_BOXES}, row {number}")
+                box = box_of(row, list(row)[2:6])
             except ImageError as error:
                 box = str(error)
             if label not in CLASSES:
-                box = f"{_BOXES}, row {number}, column Finding Label: an unknown class"
+                box = str(row.fault("Finding Label", "an unknown class"))
             boxes.setdefault(cells[0], []).append((label, box))
         return boxes
 

@@ -5,12 +5,13 @@ from collections.abc import Iterator
 from xml.etree import ElementTree
 
 from afloc_jax.errors import UserError
+from afloc_jax.files import read_regular
 from data_pipelines.building.expected_files import Files, index_files
 from data_pipelines.building.items import Item
 from data_pipelines.building.published import PublishedBuilder
-from data_pipelines.building.tables import read_table
 
 _PROJECTIONS = "indiana_projections.csv"
+_LARGEST_REPORT = 1 << 24  # bytes of an XML file; real ones have a few thousand
 
 
 class Builder(PublishedBuilder):
@@ -38,9 +39,10 @@ class Builder(PublishedBuilder):
         reports = [path for path in self.raw.rglob("*.xml") if path.stem.isdigit()]
         for path in sorted(reports, key=lambda path: int(path.stem)):
             try:
-                report = ElementTree.parse(path).getroot()
+                report = ElementTree.fromstring(read_regular(path, _LARGEST_REPORT))
             except (ElementTree.ParseError, OSError):
-                raise UserError(f"{path.name} in {path.parent} is not a readable XML report; fetch it again") from None
+                yield Item(path.name, path, fault="not a readable XML report")
+                continue
             parts = {node.get("Label", "").lower(): (node.text or "").strip() for node in report.iter("AbstractText")}
             labels = {(node.text or "").split("/")[0].strip().lower(): 1 for node in report.iter("major")}
             for image in report.iter("parentImage"):
@@ -69,7 +71,7 @@ class Builder(PublishedBuilder):
         # In that table CXR1_1_IM-0001-3001.png is named 1_IM-0001-3001.dcm.png, and CXR10_IM-0002-1001.png is named
         # 10_IM-0002-1001.dcm.png.
         views = {}
-        for row in read_table(table, ("uid", "filename", "projection"), "a row per image"):
+        for row in self.read_table(table, ("uid", "filename", "projection"), "a row per image"):
             name = re.sub(r"[.].*$", "", row["filename"])
             views[f"CXR{name}"] = views[f"CXR{row['uid']}_{name}"] = row["projection"]
         return views

@@ -3,13 +3,13 @@
 import ast
 from collections.abc import Iterable, Iterator, Sequence
 
+from afloc_jax.tables import Row, read_table
 from data_pipelines.builders.padchest_gr.padchest_gr_dataset_builder import MASTER_TABLE
 from data_pipelines.building.arguments import texts
 from data_pipelines.building.exclusion import patients_of
 from data_pipelines.building.expected_files import Files, index_files, one_file
 from data_pipelines.building.items import Item
 from data_pipelines.building.published import PublishedBuilder
-from data_pipelines.building.tables import read_table
 
 _TABLE = "PADCHEST_chest_x_ray_images_labels_160K*.csv*"
 _COLUMNS = ("ImageID", "ImageDir", "StudyID", "PatientID", "Projection", "Report", "Labels")
@@ -43,7 +43,8 @@ class Builder(PublishedBuilder):
     def cases(self) -> Iterator[Item]:
         """Images of the wanted projections that have a report, in the order of the table."""
         images = index_files(self.raw, [".png"])
-        rows = read_table(one_file(self.raw, _TABLE), _COLUMNS, "a row per image")
+        names, unique = ("ImageDir", "ImageID"), ("ImageID",)
+        rows = self.read_table(one_file(self.raw, _TABLE), _COLUMNS, "a row per image", unique=unique, names=names)
         excluded = self._patients_of_padchest_gr(rows) if self.exclude_padchest_gr else frozenset()
         for row in rows:
             name = row["ImageID"]
@@ -54,7 +55,7 @@ class Builder(PublishedBuilder):
                 self.drop("patient of PadChest-GR")
                 continue
             item = Item(name, images.get(name, self.raw / row["ImageDir"] / name), row["PatientID"], row["Projection"])
-            item.study, item.sections = row["StudyID"], {"report": row["Report"]}
+            item.study, item.sections, item.place = row["StudyID"], {"report": row["Report"]}, row.place
             item.labels = dict.fromkeys(_labels(row["Labels"]), 1)
             self.set_report(item, row["Report"])
             if item.sentences and row["Report"] != "nan":
@@ -62,7 +63,7 @@ class Builder(PublishedBuilder):
             else:
                 self.drop("report without a sentence")
 
-    def _patients_of_padchest_gr(self, rows: Sequence[dict[str, str]]) -> frozenset[str]:
+    def _patients_of_padchest_gr(self, rows: Sequence[Row]) -> frozenset[str]:
         """The patients in PadChest-GR's table, and those of its studies, should the two number patients differently."""
         tables = sorted(self.raw.glob(f"**/{MASTER_TABLE}"))
         if not tables:
@@ -70,7 +71,7 @@ class Builder(PublishedBuilder):
                 f"no {MASTER_TABLE} of PadChest-GR below the raw folder: its patients are among the records; put the "
                 "table there, or do not evaluate on PadChest-GR"
             )
-        studies = {row["StudyID"] for table in tables for row in read_table(table, ("StudyID",), "rows of studies")}
+        studies = {row["StudyID"] for table in tables for row in read_table(table, ("StudyID",)).whole()}
         return patients_of(tables) | {row["PatientID"] for row in rows if row["StudyID"] in studies}
 
 
@@ -78,6 +79,6 @@ def _labels(text: str) -> list[str]:
     """The labels of a cell that holds a Python list of texts, stripped. An empty or malformed cell has none."""
     try:
         labels = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
         return []
     return [label.strip().lower() for label in labels or () if isinstance(label, str) and label.strip()]

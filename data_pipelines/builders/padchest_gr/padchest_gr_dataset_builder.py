@@ -7,8 +7,8 @@ from afloc_jax.files import read_json
 from data_pipelines.building.expected_files import Files, index_files, one_file
 from data_pipelines.building.items import Item
 from data_pipelines.building.published import PublishedBuilder
-from data_pipelines.building.splits import split_name
-from data_pipelines.building.tables import read_table
+from data_pipelines.building.splits import split_of
+from data_pipelines.images import ImageError
 from data_pipelines.regions import RelativeBox
 
 _REPORTS, MASTER_TABLE = "grounded_reports_*.json", "master_table.csv"
@@ -35,23 +35,26 @@ class Builder(PublishedBuilder):
     def cases(self) -> Iterator[Item]:
         """Studies in the order of the file of reports."""
         images = index_files(self.raw, [".png"])
-        table = read_table(self.raw / MASTER_TABLE, ("StudyID", "PatientID", "split"), "rows of studies")
+        table = self.read_table(self.raw / MASTER_TABLE, ("StudyID", "PatientID", "split"), "rows of studies")
         about = {row["StudyID"]: row for row in table}
         path = one_file(self.raw, _REPORTS)
         for number, entry in enumerate(read_json(path)):
             where = f"{path.name}, entry {number}"
             try:
-                name, study = entry["ImageID"], entry["StudyID"]
+                name, study = str(entry["ImageID"]), entry["StudyID"]
                 row = about[study]
             except (KeyError, TypeError):
-                yield Item(where, path, fault=f"{where}: not an image of a study in {MASTER_TABLE}")
+                yield Item(where, path, fault=f"{where}: not an image of a study in {MASTER_TABLE}", place=where)
                 continue
-            item = Item(name, images.get(name, self.raw / "PadChest_GR" / name), row["PatientID"])
-            item.study, item.split = study, split_name(row["split"], f"{MASTER_TABLE}, study of {name}")
+            item = Item(name, images.get(name, self.raw / "PadChest_GR" / name), row["PatientID"], place=where)
+            item.study = study
             try:
+                item.split = split_of(row)
                 self._add_sentences(item, entry["findings"])
-            except (KeyError, TypeError, ValueError):
-                item.fault = f"{where}, findings: not sentences with boxes of four numbers"
+            except ImageError as error:
+                item.reject(error)
+            except (KeyError, TypeError, ValueError, OverflowError):
+                item.reject(f"{where}, findings: not sentences with boxes of four numbers")
             yield item
 
     def _add_sentences(self, item: Item, findings: list[dict[str, Any]]) -> None:

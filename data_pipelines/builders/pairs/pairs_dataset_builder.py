@@ -10,8 +10,8 @@ from typing import Any
 from data_pipelines.building.arguments import texts
 from data_pipelines.building.ingest import FolderBuilder
 from data_pipelines.building.items import Item, unique_ids
-from data_pipelines.building.splits import assign_splits, split_name
-from data_pipelines.building.tables import read_table
+from data_pipelines.building.splits import assign_splits, split_of
+from data_pipelines.images import ImageError
 from data_pipelines.reports import CleanReport, clean_sections, sections
 
 _PURPOSE = "a row needs an image and its text (columns image and text, or image and findings and/or impression)"
@@ -49,13 +49,13 @@ class Builder(FolderBuilder):
 
     def items(self) -> list[Item]:
         """The rows that pass the filters, with their splits."""
-        rows = read_table(self.raw / self.csv, ("image",), _PURPOSE)
-        if not {"text", "findings", "impression"} & set(rows[0]):
-            read_table(self.raw / self.csv, ("image", "text"), _PURPOSE)  # raises an error that names the columns
+        rows = self.read_table(self.raw / self.csv, ("image",), _PURPOSE, names=("image",))
+        if rows and not {"text", "findings", "impression"} & set(rows[0]):
+            self.read_table(self.raw / self.csv, ("image", "text"), _PURPOSE)  # raises an error that names the columns
         self.account.rows = len(rows)
         folder = self.raw / self.images if (self.raw / self.images).is_dir() else self.raw
         items = []
-        for number, (row, name) in enumerate(zip(rows, unique_ids(row["image"] for row in rows), strict=True), start=1):
+        for row, name in zip(rows, unique_ids(row["image"] for row in rows), strict=True):
             view = row.get("view", "")
             if self.views and view.lower() not in self.views:
                 self.account.dropped["view not wanted"] += 1
@@ -66,8 +66,11 @@ class Builder(FolderBuilder):
                 continue
             beside = self.raw / row["image"]
             image = beside if row["image"] and beside.is_file() else folder / row["image"]
-            item = Item(name, image, row.get("patient", ""), view)
-            item.split = split_name(row.get("split", ""), f"{self.csv}, row {number} below the header")
+            item = Item(name, image, row.get("patient", ""), view, place=row.place)
+            try:
+                item.split = split_of(row)
+            except ImageError as error:
+                item.reject(error)
             item.sentences, item.impression_count = report.sentences, report.impression_count
             items.append(item)
         items = self.not_excluded(items)

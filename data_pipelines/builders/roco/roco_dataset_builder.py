@@ -2,12 +2,11 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from afloc_jax.errors import UserError
+from afloc_jax.tables import read_text
 from data_pipelines.building.arguments import texts
 from data_pipelines.building.expected_files import Files, index_files, one_file
 from data_pipelines.building.items import Item
 from data_pipelines.building.published import PublishedBuilder
-from data_pipelines.building.tables import read_table
 
 _PARTS = ("train", "validation", "test")
 _CAPTIONS = "radiology/captions.txt"
@@ -68,29 +67,25 @@ class Builder(PublishedBuilder):
         """The captions of version 1, a line each: name, a tab, the caption."""
         for part in _PARTS:
             path = self.raw / part / _CAPTIONS
-            try:
-                with path.open(encoding="utf-8", newline="\n") as file:
-                    lines = list(file)  # a caption may contain other line separators of Unicode
-            except UnicodeDecodeError:
-                raise UserError(f"{path} is not UTF-8 text; fetch it again") from None
+            lines = read_text(path).split("\n")  # a caption may contain other line separators of Unicode
             for number, line in enumerate(lines, start=1):
                 name, tab, caption = line.partition("\t")
                 image = self.raw / part / "radiology" / "images" / f"{name.strip()}.jpg"
+                where = f"{part}/{_CAPTIONS}, line {number}"
                 if tab:
-                    yield Item(name.strip(), image, split=part), caption
+                    yield Item(name.strip(), image, split=part, place=where), caption
                 elif line.strip():
-                    where = f"{part}/{_CAPTIONS}, line {number}"
-                    yield Item(where, path, fault=f"{where}: no tab between name and caption"), ""
+                    yield Item(where, path, fault=f"{where}: no tab between name and caption", place=where), ""
 
     def _second(self) -> Iterator[tuple[Item, str]]:
         """The captions of version 2, from its three tables. Its images are found by name, in whatever folder."""
         images = index_files(self.raw, [".jpg"])
         for part, (table, _) in _SECOND.items():
             path = one_file(self.raw, f"**/{table}")
-            for number, row in enumerate(read_table(path, _COLUMNS, "a row per image"), start=2):
-                name, where = row["ID"], f"{table}, row {number}"
-                if name:
-                    file = f"{name}.jpg"
-                    yield Item(name, images.get(file, self.raw / part / file), split=part), row["Caption"]
-                else:
-                    yield Item(where, path, fault=f"{where}, column ID: empty"), ""
+            for row in self.read_table(path, _COLUMNS, "a row per image", unique=("ID",), names=("ID",)):
+                file = f"{row['ID']}.jpg"
+                item = Item(row["ID"], images.get(file, self.raw / part / file), split=part, place=row.place)
+                if not item.id:
+                    item.id = row.place
+                    item.reject(row.fault("ID", "empty"))
+                yield item, row["Caption"]

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from data_pipelines.building.expected_files import Files
 from data_pipelines.building.items import Item
 from data_pipelines.building.published import PublishedBuilder
-from data_pipelines.building.tables import box_of, read_table
+from data_pipelines.building.tables import box_of
 from data_pipelines.images import ImageError
 
 _LABELS, _CLASSES = "stage_2_train_labels.csv", "stage_2_detailed_class_info.csv"
@@ -25,22 +25,22 @@ class Builder(PublishedBuilder):
     def cases(self) -> Iterator[Item]:
         """One item per image, in the order of the table of boxes."""
         items: dict[str, Item] = {}
-        for number, row in enumerate(read_table(self.raw / _LABELS, ("patientId",), "a row per box"), start=2):
-            name, where = row["patientId"], f"{_LABELS}, row {number}"
+        for row in self.read_table(self.raw / _LABELS, ("patientId",), "a row per box", names=("patientId",)):
+            name = row["patientId"]
             if name not in items:
-                items[name] = Item(name, self.raw / "stage_2_train_images" / f"{name}.dcm", name)
-                items[name].annotated_size = (_SIDE, _SIDE)
+                image = self.raw / "stage_2_train_images" / f"{name}.dcm"
+                items[name] = Item(name, image, name, annotated_size=(_SIDE, _SIDE), place=row.place)
             if row["Target"] not in ("0", "1"):
-                items[name].fault = f"{where}, column Target: neither 0 nor 1"
+                items[name].reject(row.fault("Target", "neither 0 nor 1"))
                 continue
             present = int(row["Target"])
             try:
                 if present:
-                    items[name].add("Pneumonia", self.prompt_for("Pneumonia"), box_of(row, _BOX, where))
+                    items[name].add("Pneumonia", self.prompt_for("Pneumonia"), box_of(row, _BOX))
             except ImageError as error:
-                items[name].fault = str(error)
+                items[name].reject(error)
             items[name].labels["pneumonia"] = max(present, items[name].labels.get("pneumonia", 0))
-        for row in read_table(self.raw / _CLASSES, ("patientId", "class"), "a row per box"):
+        for row in self.read_table(self.raw / _CLASSES, ("patientId", "class"), "a row per box"):
             if row["patientId"] in items:
                 items[row["patientId"]].labels[row["class"].lower()] = 1
         yield from items.values()

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from afloc_jax.errors import UserError
+from afloc_jax.tables import fault_of_name
 from data_pipelines.building.expected_files import Files
 from data_pipelines.building.items import Item
 from data_pipelines.building.published import PublishedBuilder
-from data_pipelines.building.tables import read_workbook
+from data_pipelines.building.tables import labels_of, read_workbook
 from data_pipelines.images import ImageError, read_label_image
 from data_pipelines.regions import MaskFile
 
@@ -42,13 +42,19 @@ class Builder(PublishedBuilder):
     def cases(self) -> Iterator[Item]:
         """One item per row. A slide (the name up to "_Block") counts as a patient."""
         for split, table in _TABLES.items():
-            for number, row in enumerate(read_workbook(self.raw / table, ("image_name", *CLASSES)), start=2):
+            for row in read_workbook(self.raw / table, ("image_name", *CLASSES)):
                 name = row["image_name"]
-                item = Item(name, self.raw / "images" / name, name.partition("_Block")[0], split=split)
+                image = self.raw / "images" / name
+                item = Item(name, image, name.partition("_Block")[0], split=split, place=row.place)
+                item.reject(fault_of_name(name))
                 try:
-                    item.labels = {title: int(float(row[column])) for column, title in CLASSES.items()}
-                except ValueError:
-                    raise UserError(f"{table}, row {number}: a label is not 0 or 1; fetch the table again") from None
+                    labels = labels_of(row, CLASSES)
+                    item.labels = {title: labels[column.lower()] for column, title in CLASSES.items()}
+                except (KeyError, ImageError):
+                    item.reject(row.fault(" and ".join(CLASSES), "a label is neither 0 nor 1"))
+                if item.fault:
+                    yield item
+                    continue
                 self.set_report(item, ". ".join(PHRASES[title] for title, value in item.labels.items() if value))
                 if item.image.is_file() and not item.labels["non-cancerous"]:
                     masks = [self.raw / "masks" / f"{item.image.stem}.{ending}" for ending in ("png", "jpg")]
@@ -59,7 +65,7 @@ class Builder(PublishedBuilder):
                     try:
                         self._add_grades(item, mask)
                     except ImageError as error:
-                        item.fault = str(error)
+                        item.reject(str(error).removeprefix(f"{mask.name}: "))
                 yield item
 
     def _add_grades(self, item: Item, mask: Path) -> None:
@@ -67,7 +73,7 @@ class Builder(PublishedBuilder):
         exact = mask.suffix == ".png"
         counts = np.bincount(read_label_image(mask).ravel(), minlength=256)
         if exact and counts.sum() != counts[[0, *GRADES.values()]].sum():
-            raise ImageError(f"masks/{mask.name}: a value is none of 0, 3, 4, 5, so its grades are not known")
+            raise ImageError("a value of its mask is none of 0, 3, 4, 5, so its grades are not known")
         for label, grade in GRADES.items():
             values = range(grade, grade + 1) if exact else GREYS[label]
             share = counts[values.start : values.stop].sum() / counts.sum()

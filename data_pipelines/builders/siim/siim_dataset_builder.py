@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from data_pipelines.building.expected_files import Files, index_files, one_file
 from data_pipelines.building.items import Item
 from data_pipelines.building.published import PublishedBuilder
-from data_pipelines.building.tables import read_table
 from data_pipelines.regions import GapRuns
 
 _TABLE = "*train*.csv"
@@ -25,10 +24,10 @@ class Builder(PublishedBuilder):
         """One item per image. The mask "-1" stands for no pneumothorax."""
         images = index_files(self.raw, [".dcm"])
         items: dict[str, Item] = {}
-        for row in read_table(one_file(self.raw, _TABLE), _COLUMNS, "a row per mask"):
+        for row in self.read_table(one_file(self.raw, _TABLE), _COLUMNS, "a row per mask", names=("ImageId",)):
             name, runs = row["ImageId"], row["EncodedPixels"]
             if name not in items:
-                items[name] = Item(name, images.get(f"{name}.dcm", self.raw / f"{name}.dcm"))
+                items[name] = Item(name, images.get(f"{name}.dcm", self.raw / f"{name}.dcm"), place=row.place)
                 items[name].labels["pneumothorax"] = 0
             if runs != "-1":
                 items[name].add(_LABEL, self.prompt_for(_LABEL), GapRuns(runs))

@@ -1,14 +1,15 @@
 """VinDr-CXR: boxes of three radiologists per training image, of a consensus per test image. See docs/datasets."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from afloc_jax.errors import UserError
+from afloc_jax.tables import Row
 from data_pipelines.building.expected_files import Files
 from data_pipelines.building.items import Item
 from data_pipelines.building.published import PublishedBuilder
-from data_pipelines.building.tables import read_table
+from data_pipelines.building.tables import box_of
+from data_pipelines.images import ImageError
 from data_pipelines.regions import Box
 
 _CORNERS = ("x_min", "y_min", "x_max", "y_max")
@@ -40,41 +41,41 @@ class Builder(PublishedBuilder):
     def cases(self) -> Iterator[Item]:
         """One item per image, the training part first."""
         for part in ("train", "test"):
-            items = {  # patients are not published, so each image counts as a patient
-                name: Item(name, self.raw / part / f"{name}.dicom", name, split=part, labels=labels)
-                for name, labels in self._labels(part).items()
-            }
-            table = f"annotations_{part}.csv"
-            for number, row in enumerate(self._rows(table), start=2):
-                if row["class_name"] == "No finding":
-                    continue
-                try:
-                    left, top, right, bottom = (float(row[column]) for column in _CORNERS)
-                    item = items[row["image_id"]]
-                except (ValueError, KeyError):
-                    wrong = "unknown image, or a box that is not four numbers"
-                    raise UserError(f"{table}, line {number}: {wrong}") from None
-                reader = row.get("rad_id", "") if self.readers == "separate" else ""
-                label = row["class_name"]
-                item.add(label, self.prompt_for(label), Box(left, top, right - left, bottom - top), reader)
+            items = {item.id: item for item in self._labelled(part)}
+            for row in self._rows(f"annotations_{part}.csv"):
+                item = items.get(row["image_id"])
+                if item is None:
+                    yield Item(row.place, self.raw, place=row.place, fault=str(row.fault("image_id", "unknown image")))
+                elif row["class_name"] != "No finding":
+                    try:
+                        self._add_box(item, row)
+                    except ImageError as error:
+                        item.reject(error)
             yield from items.values()
 
-    def _labels(self, part: str) -> dict[str, dict[str, int]]:
-        """The labels of each image: 1 if more than half of its readers see the class."""
-        votes: dict[str, list[dict[str, str]]] = defaultdict(list)
-        table = f"image_labels_{part}.csv"
-        for row in self._rows(table):
-            votes[row["image_id"]].append(row)
-        labels = {}
-        for name, rows in votes.items():
-            classes = [column for column in rows[0] if column not in _ABOUT]
-            try:
-                share = {column: sum(float(row[column]) for row in rows) / len(rows) for column in classes}
-            except ValueError:
-                raise UserError(f"{table}, image {name}: a label is not a number; fetch the table again") from None
-            named = {_ONE_NAME.get(column.lower(), column.lower()): value for column, value in share.items()}
-            labels[name] = {column: int(value > 0.5) for column, value in named.items()}
-        return labels
+    def _add_box(self, item: Item, row: Row) -> None:
+        box = box_of(row, _CORNERS)  # two corners
+        reader = row.get("rad_id", "") if self.readers == "separate" else ""
+        region = Box(box.x, box.y, box.width - box.x, box.height - box.y)
+        item.add(row["class_name"], self.prompt_for(row["class_name"]), region, reader)
 
-    def _rows(self, table: str) -> list[dict[str, str]]:
-        return read_table(self.raw / "annotations" / table, ("image_id",), "annotations of VinDr-CXR")
+    def _labelled(self, part: str) -> Iterator[Item]:
+        """The images with their labels: 1 if more than half of the readers of an image see the class."""
+        votes: dict[str, list[Row]] = defaultdict(list)
+        for row in self._rows(f"image_labels_{part}.csv"):
+            votes[row["image_id"]].append(row)
+        for name, rows in votes.items():
+            # Patients are not published, so each image counts as a patient.
+            item = Item(name, self.raw / part / f"{name}.dicom", name, split=part, place=rows[0].place)
+            for column in (column for column in rows[0] if column not in _ABOUT):
+                try:
+                    share = sum(float(row[column]) for row in rows) / len(rows)
+                except ValueError:
+                    item.reject(rows[0].fault(column, "here or in another row of the image, a label is not a number"))
+                    break
+                item.labels[_ONE_NAME.get(column.lower(), column.lower())] = int(share > 0.5)
+            yield item
+
+    def _rows(self, table: str) -> Sequence[Row]:
+        path = self.raw / "annotations" / table
+        return self.read_table(path, ("image_id",), "annotations of VinDr-CXR", names=("image_id",))

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from afloc_jax.errors import UserError
 from data_pipelines.building.expected_files import Files
 from data_pipelines.building.items import Item
 from data_pipelines.building.published import PublishedBuilder
@@ -36,9 +35,11 @@ class Builder(PublishedBuilder):
         """Patches, then fields, each in the order of their names."""
         for image in sorted(self.raw.glob("*training/*.png")):
             labels = _LABELS.search(image.name)
-            if labels is None:
-                raise UserError(f"{image.name}: a training patch must have its labels in its name, such as [1, 0, 0]")
             item = Item(f"train/{image.name}", image, split="train")
+            if labels is None:
+                item.reject("a training patch must have its labels in its name, such as [1, 0, 0]")
+                yield item
+                continue
             item.labels = {name: int(value) for name, value in zip(PHRASES, labels.groups(), strict=True)}
             self._add_text(item)
             yield item
@@ -52,14 +53,14 @@ class Builder(PublishedBuilder):
                 try:
                     self._add_tissues(item, mask)
                 except ImageError as error:
-                    item.fault = str(error)
+                    item.reject(str(error).removeprefix(f"{mask.name}: "))
                 yield item
 
     def _add_tissues(self, item: Item, mask: Path) -> None:
         """Adds labels, findings and text for the tissues in the mask."""
         values = set(np.unique(read_label_image(mask)).tolist())
         if not values <= {*range(len(PHRASES)), _BACKGROUND}:
-            raise ImageError(f"mask/{mask.name} has values other than 0, 1, 2, 3; fetch it again")
+            raise ImageError("its mask has values other than 0, 1, 2, 3")
         for value, (name, phrase) in enumerate(PHRASES.items()):
             item.labels[name] = int(value in values)
             if value in values:

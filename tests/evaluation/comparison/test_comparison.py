@@ -156,10 +156,10 @@ def test_what_cannot_be_compared_is_refused(two, tmp_path):
     with pytest.raises(UserError, match="not per-sample scores"):
         compare(a, write(tmp_path / "e", ("x", "y"), [(1, 2)]))
     twice = write(tmp_path / "f", ("id", "category", "metric", "value"), [("s", "a", "iou", 1)] * 2)
-    with pytest.raises(UserError, match="line 3: s / a / iou comes twice"):
+    with pytest.raises(UserError, match="row 3: s / a / iou comes twice"):
         compare(a, twice)
     words = write(tmp_path / "g", ("id", "category", "metric", "value"), [("s", "a", "iou", "high")])
-    with pytest.raises(UserError, match="line 2: s / a / iou holds no number"):
+    with pytest.raises(UserError, match="row 2: s / a / iou holds no number"):
         compare(a, words)
 
 

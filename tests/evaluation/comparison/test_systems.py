@@ -195,7 +195,7 @@ two,CANARY2,edema,0,1
     [
         (GOOD, ",value\n", ",score\n", "row 1: no column value; a table of systems has the columns"),
         (GOOD, "system,", "model,", "row 1: no column system"),
-        (GOOD, "id,image", "image,image", "row 1: no column id"),
+        (GOOD, "id,image", "image,image", "row 1, column image: comes twice"),
         (GOOD, "image,patient", "image,image", "row 1, column image: comes twice"),
         (GOOD_LABELS, "label", "truth", "row 1: no column label"),
         (GOOD, "0.25", "CANARY", "row 3, column value: is not a number"),
@@ -226,8 +226,8 @@ two,CANARY2,edema,0,1
         (GOOD, "two,CANARY", "two,OTHER", "0 scores are shared by all 2 systems, which have 2, 2"),
         (GOOD, GOOD[GOOD.index("two") :], "", "holds one system"),
         (GOOD, GOOD[GOOD.index("one") :], "", "row 2: there is no sample"),
-        (GOOD, GOOD, "", "row 1: no column system"),
-        (GOOD, "CANARY1", "CAN\udcffARY1", "not a CSV table in UTF-8"),
+        (GOOD, GOOD, "", "row 1: has no header; its first row must name the columns"),
+        (GOOD, "CANARY1", "CAN\udcffARY1", "is not UTF-8 text (byte 63)"),
     ],
 )
 def test_a_bad_table_is_one_line_that_names_the_place_and_no_cell(good, old, new, words, tmp_path, capsys):

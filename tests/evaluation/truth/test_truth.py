@@ -166,14 +166,55 @@ def test_a_broken_annotation_is_refused_by_its_number_without_its_phrase(write, 
         ({**COCO, "images": [{**COCO["images"][0], "height": 10**7}]}, "448 x 10000000"),
         ({**COCO, "categories": [{"id": 1}]}, "category 0: field `name`"),
         ({**COCO, "annotations": [None]}, "annotation 0"),
-        ({"a": {"Edema": {"size": [2, 2], "counts": "zz"}}}, "image a, class Edema"),
-        ({"a": {"Edema": {"size": "2", "counts": "zz"}}}, "image a, class Edema"),
+        ({**COCO, "images": [*COCO["images"], COCO["images"][0]]}, "1 images have the id of another image"),
+        ({**COCO, "categories": [*COCO["categories"], COCO["categories"][0]]}, "1 categories have the id of another"),
+        ({**COCO, "annotations": [COCO["annotations"][0]] * 2}, "its id is that of another annotation, entry 0"),
+        (
+            '{"images": [], "categories": [],\n "images": []}',
+            "a key comes twice in the object that ends at line 2, column 14",
+        ),
+        ("[" * 100_000, "nested too deeply"),
+        ({"a": {"Edema": {"size": [100, 200], "counts": [2**63 - 1, 2**63 - 1, 20002]}}}, "do not add up to its image"),
+        ({"a": {"Edema": {"size": [10**9, 10**9], "counts": [10**18]}}}, "its size is 1000000000 x 1000000000"),
+        ({"a": {"Edema": {"size": [2, 2], "counts": "zz"}}}, "image 0, class 0: "),
+        ({"a": {"Edema": {"size": "2", "counts": "zz"}}}, "image 0, class 0: "),
         ({"a": {"Edema": {"size": [2, 2], "counts": [4]}}}, "no annotated finding"),
     ],
 )
 def test_a_broken_file_is_refused_with_a_reason(write, content, message):
     with pytest.raises(UserError, match=message):
         read_truth(write(content))
+
+
+@pytest.mark.parametrize(
+    ("box", "message"),
+    [
+        ([0, -60, 40, 50], "its box lies outside its image of 448 x 300 pixels"),  # in the padding of the square
+        ([448, 0, 5, 5], "its box lies outside"),
+        ([10, 10, 0, 5], "positive width and height"),
+        ([10, 10, -3, 5], "positive width and height"),
+        ([10, float("nan"), 3, 5], "must be"),
+        ([10, 10, float("inf"), 5], "must be"),
+        ([10, 10, 10**400, 5], "must be"),
+        ([10, 10, 3], "must be"),
+        ([True, 10, 3, 5], "must be"),
+    ],
+)
+def test_a_box_that_is_none_or_lies_outside_its_image_is_refused(write, box, message):
+    with pytest.raises(UserError, match=rf"annotation 10: .*{message}"):
+        read_truth(write(changed(0, bbox=box, segmentation=None)))
+
+
+@pytest.mark.parametrize("count", [255, 256])
+def test_a_phrase_may_have_255_regions_on_one_pixel(write, count):
+    """The counts have a byte; the 256th region would wrap to outside."""
+    boxes = [COCO["annotations"][0] | {"id": number, "bbox": [10, 10, 90, 90]} for number in range(count)]
+    path = write(COCO | {"annotations": [{k: v for k, v in box.items() if k != "segmentation"} for box in boxes]})
+    if count == 255:
+        assert read_truth(path)[0].mask.max() == 255
+    else:
+        with pytest.raises(UserError, match="annotation 255: more than 255 regions of its phrase cover one pixel"):
+            read_truth(path)
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -314,11 +355,14 @@ def test_a_row_without_a_mask_is_a_negative(table):
     ("text", "message"),
     [
         ("image,finding\na,Edema\n", "lacks the column mask"),
-        ("image,mask,finding\na,none.png,Edema\n", "line 2: no mask file none.png"),
-        ("image,mask,finding\na,first.png,\n", "line 2: image or finding is empty"),
+        ("image,mask,finding\na,none.png,Edema\n", "row 2, column mask: no such file beside the table"),
+        ("image,mask,finding\na,first.png,\n", "row 2, column finding: is empty"),
         ("image,mask,finding\na,,Edema\n", "no annotated finding"),
-        ('image,mask,finding\na,"first.png,Edema\n', "not valid CSV"),
-        ("image,mask,finding,patient\na,first.png,Edema,p1\na,,Edema,p2\n", "line 3: .* another patient for a$"),
+        ('image,mask,finding\na,"first.png,Edema\n', "row 2, column mask: the quote of a cell is unbalanced"),
+        (
+            "image,mask,finding,patient\na,first.png,Edema,p1\na,,Edema,p2\n",
+            "row 3, column patient: an earlier row names another patient",
+        ),
     ],
 )
 def test_a_broken_table_is_refused_with_a_reason(table, text, message):

@@ -1,0 +1,232 @@
+"""Tables: the strict reader of all CSV files, and the check of cells that name files.
+
+What makes the rest of a file doubtful stops the reading with the number of a row: an unbalanced quote, an end inside a
+quoted cell, a header that is not one, two columns of one name. What is wrong with one row is a fault of that row, and
+the caller decides whether the row is left out or stops. Neither shows a cell. Rows are numbered as by a spreadsheet:
+the header is row 1, and blank rows count.
+"""
+
+import csv
+import gzip
+import io
+import re
+import sys
+import zlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from afloc_jax.errors import UserError
+from afloc_jax.files import AnyPath, Path, read_regular
+
+csv.field_size_limit(sys.maxsize)  # a cell may hold a report or a run-length mask
+
+LARGEST_TABLE = 1 << 30  # bytes of a table, unpacked
+LONGEST_NAME, LONGEST_PATH = 255, 1024  # letters of a file name and of its path below a folder
+_CELL = re.compile(r'(?:"[^"]*+(?:""[^"]*+)*+"|[^",]*)(?=,|\Z)')  # in double quotes, or without any
+_CONTROL = re.compile(r"[\0-\x1f\ud800-\udfff]")  # also halves of surrogate pairs, which JSON can write
+_SWALLOWED = re.compile(r"[\r\n][^\r\n,]*\.[A-Za-z]{3,5},")  # a line of a cell that begins like a row: name.png,...
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with a row: its place, such as "pairs.csv, row 5", and the reason, which names a column."""
+
+    place: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.place}, {self.reason}"
+
+
+class Row(Mapping[str, str]):
+    """The cells of a row by column, stripped of spaces, and its number in the file."""
+
+    __slots__ = ("_cells", "number", "table")
+
+    def __init__(self, table: str, number: int, cells: Mapping[str, str]) -> None:
+        self.table, self.number, self._cells = table, number, cells
+
+    def __getitem__(self, column: str) -> str:
+        return self._cells[column]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._cells)
+
+    def __len__(self) -> int:
+        return len(self._cells)
+
+    @property
+    def place(self) -> str:
+        """The table and the number of the row, which an error may show."""
+        return f"{self.table}, row {self.number}"
+
+    def fault(self, column: str, what: str) -> Fault:
+        """The fault of a cell."""
+        return Fault(self.place, f"column {column}: {what}")
+
+
+@dataclass(frozen=True)
+class Table:
+    """The columns of a table, its usable rows, and the faults of the others."""
+
+    path: Path
+    columns: Sequence[str]
+    rows: Sequence[Row]
+    faults: Sequence[Fault]
+
+    def whole(self, remedy: str = "") -> Sequence[Row]:
+        """The rows of a table of which none may be missing. Raises UserError, with its first fault."""
+        if self.faults:
+            raise UserError(f"{self.path.parent / str(self.faults[0])}{remedy}")
+        return self.rows
+
+
+def read_table(
+    path: AnyPath,
+    required: Sequence[str] = (),
+    purpose: str = "",
+    *,
+    unique: Collection[str] = (),
+    names: Collection[str] = (),
+    known: Collection[str] = (),
+    one_line: bool = False,
+) -> Table:
+    """A CSV file (plain or .gz, UTF-8) with a header.
+
+    A row has a fault if it has too many or too few cells, if a cell in `names` is no file name below a folder, or if
+    the cells in `unique` are together those of an earlier row. Empty cells beyond the last named column are no fault.
+
+    Args:
+        path: the file.
+        required: columns that the header must have.
+        purpose: the end of the error about a missing column, which says what the table is for.
+        unique: columns whose cells together occur once.
+        names: columns that name files.
+        known: further names of columns, which errors may show.
+        one_line: whether a cell may not contain a line break.
+
+    Raises:
+        UserError: the file cannot be read, or what is wrong with it makes its other rows doubtful.
+    """
+    known = {*required, *unique, *names, *known}
+    file = Path(path)
+    records = _records(file, known, one_line)
+    header = next(records, (1, "", []))[2]
+    columns = [name.strip() for name in header]
+    _check_header(file, columns, required, purpose, known)
+    width = max(number for number, name in enumerate(columns, 1) if name)
+    columns = columns[:width]
+    rows, faults, first = list[Row](), list[Fault](), dict[tuple[str, ...], int]()
+    for number, text, cells in records:
+        if names and text and any(_SWALLOWED.search(cell) for cell in cells):
+            raise UserError(f"{file}, row {number}: a quoted cell seems to contain other rows; {_QUOTING}")
+        if not any(cells):
+            continue
+        row = Row(file.name, number, dict(zip(columns, map(str.strip, cells), strict=False)))
+        key = tuple(row.get(name, "") for name in unique)
+        wrong = next((row.fault(name, what) for name in names if (what := fault_of_name(row.get(name, "")))), None)
+        if len(cells) < width or any(cells[width:]):
+            last = _shown(columns, min(len(cells), width) - 1, known)
+            wrong = row.fault(last, f"the row has {len(cells)} cells and the header {width}")
+        elif wrong is None and any(key) and first.setdefault(key, number) != number:
+            wrong = row.fault(" and ".join(unique), f"the same as in row {first[key]}")
+        if wrong is None:
+            rows.append(row)
+        else:
+            faults.append(wrong)
+    return Table(file, columns, rows, faults)
+
+
+def shape_of(path: AnyPath) -> tuple[list[str], int]:
+    """The names of the columns, and the number of rows below them that are not blank. Raises as `read_table`."""
+    records = _records(Path(path), (), one_line=False)
+    columns = [name.strip() for name in next(records, (1, "", []))[2]]
+    return columns, sum(1 for _, _, cells in records if any(cells))
+
+
+def fault_of_name(name: str) -> str:
+    """What is wrong with a text that should name a file below a folder; empty if it does."""
+    if _CONTROL.search(name):
+        return "a control character in a file name"
+    parts = name.split("/")
+    if ".." in parts or name.startswith("/"):
+        return "a file outside its folder"
+    return "a file name that is too long" if len(max(parts, key=len)) > LONGEST_NAME or len(name) > LONGEST_PATH else ""
+
+
+_QUOTING = 'write a cell with a comma, a quote or a line break as "...", and each quote inside it twice'
+_QUOTING_ONE_LINE = 'write a cell with a comma or a quote as "...", each quote inside it twice, and no line break'
+
+
+def read_text(path: AnyPath, most: int = LARGEST_TABLE) -> str:
+    """The text of a UTF-8 file, which may be packed (.gz), without its byte order mark.
+
+    Raises UserError if it cannot be read, is not UTF-8, or has more than `most` bytes.
+    """
+    try:
+        data = read_regular(path, most)
+        if Path(path).suffix == ".gz":
+            data = gzip.GzipFile(fileobj=io.BytesIO(data)).read(most + 1)
+            if len(data) > most:
+                raise UserError(f"{path}: more than {most:,} bytes when unpacked")
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text (byte {error.start}); save it as CSV UTF-8") from None
+    except (OSError, EOFError, zlib.error) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "damaged archive"
+        raise UserError(f"{path}: cannot be read ({reason})") from None
+
+
+def _records(path: Path, known: Collection[str], one_line: bool) -> Iterator[tuple[int, str, list[str]]]:
+    """The number, the text and the cells of each row. Raises UserError for a quote that is unbalanced or misplaced."""
+    lines = list(io.StringIO(read_text(path), newline=""))
+    reader, end, columns = csv.reader(lines, strict=True), 0, list[str]()
+    for number in range(1, len(lines) + 1):
+        start, text, cells = end, "", list[str]()
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error:
+            pass  # its quotes are wrong, as is found below
+        end = reader.line_num
+        if '"' in lines[start]:
+            text = (lines[start] if one_line else "".join(lines[start:end])).rstrip("\r\n")
+            column = _wrong_quote(text)
+            if column >= 0:
+                remedy = _QUOTING_ONE_LINE if one_line else _QUOTING
+                where = f"{path}, row {number}, column {_shown(columns, column, known)}"
+                raise UserError(f"{where}: the quote of a cell is unbalanced; {remedy}")
+        columns = columns or [name.strip() for name in cells]
+        yield number, text, cells
+
+
+def _wrong_quote(text: str) -> int:
+    """The index of the first cell of a row with an unbalanced or misplaced quote; -1 if there is none."""
+    column, end = 0, 0
+    while end <= len(text):
+        found = _CELL.match(text, end)
+        if found is None:
+            return column
+        column, end = column + 1, found.end() + 1
+    return -1
+
+
+def _check_header(
+    path: Path, columns: Sequence[str], required: Sequence[str], purpose: str, known: Collection[str]
+) -> None:
+    """Refuses an unusable header. The first row of a table without one may be a report, which is never shown."""
+    end = f": {purpose}" if purpose else ""
+    missing = [name for name in required if name not in columns]
+    if missing or not any(columns):
+        what = f"lacks the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}" if missing else "has no header"
+        raise UserError(f"{path}, row 1: {what}; its first row must name the columns{end}")
+    for number, name in enumerate(columns):
+        if name and name in columns[:number]:
+            where = f"{path}, row 1, column {_shown(columns, number, known)}"
+            raise UserError(f"{where}: comes twice; rename or remove one")
+
+
+def _shown(columns: Sequence[str], index: int, known: Collection[str]) -> str:
+    """The name of a column that the program knows, else its number: other headers may be no headers."""
+    return columns[index] if 0 <= index < len(columns) and columns[index] in known else str(index + 1)
