@@ -25,5 +25,6 @@ def sweep(config: ConfigDict) -> Iterator[dict[str, Json]]:
     yield {"name": "narrow_view", "model.image.options": {**options, **NARROW_VIEW}}
     yield {"name": "always_context", "model.image.options": {**options, **ALWAYS_CONTEXT}}
     yield {"name": "dot_product", "localization.similarity": "dot"}
+    yield {"name": "not_named", "data.builder": {**config.data.builder.to_dict(), "named": 0.0}}
     yield {"name": "random_subsets", "data.sentences": "subset"}
     yield {"name": "word_level", "loss.weights.word": 0.5}
