@@ -221,16 +221,22 @@ def read_regular(path: AnyPath, most: int = LARGEST_FILE) -> bytes:
     """
     if buckets.is_bucket(path):
         return Path(path).read_bytes()
+    size = check_regular(path)
+    if size > most:
+        raise OSError(errno.EFBIG, f"more than {most:,} bytes")
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        return file.read(size)
+
+
+def check_regular(path: AnyPath) -> int:
+    """The size of a file in bytes. Raises OSError unless it is a regular file, which reading cannot wait for."""
     try:
         status = os.stat(path)
     except ValueError:  # NUL or half of a surrogate pair in the name
         raise OSError(errno.EINVAL, "not a file name") from None
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, os.strerror(errno.EISDIR) if stat.S_ISDIR(status.st_mode) else "not a regular file")
-    if status.st_size > most:
-        raise OSError(errno.EFBIG, f"more than {most:,} bytes")
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        return file.read(status.st_size)
+    return status.st_size
 
 
 def read_json(path: AnyPath, remedy: str = "") -> Any:

@@ -11,15 +11,20 @@ from typing import Any
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Integer, Shaped, UInt8
+from jaxtyping import Bool, Float32, Float64, Integer, Real, Shaped, UInt8
 from numpy.typing import ArrayLike
 from PIL import Image, ImageOps
 
 from afloc_jax.errors import UserError
+from afloc_jax.files import LARGEST_FILE, read_regular
 from data_pipelines.constants import IMAGE_SIZE, Equalization, GreyRule
+from data_pipelines.encoded import is_interlaced_png, is_short_png, unpacks_beyond
 
 SMALLEST_SIDE = 8  # pixels; anything smaller is a broken export, not a radiograph
 LARGEST_PIXELS = 170_000_000  # below Pillow's limit for decompression bombs; large mammograms have 30 million pixels
+MOST_SCANS = 64  # of a progressive JPEG; encoders write about ten
+_SCAN = b"\xff\xda"  # the marker of a scan, which no coded pixels contain
+_FORMATS = ("PNG", "JPEG", "TIFF", "BMP")  # Pillow would start other programs for some of its formats
 _DICOM_SUFFIXES = (".dcm", ".dicom")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", *_DICOM_SUFFIXES)  # what `read_image` takes
 
@@ -43,7 +48,8 @@ def read_image(path: str | Path, rule: GreyRule = "luma") -> UInt8[np.ndarray, "
         [height, width] uint8, bright = dense.
 
     Raises:
-        ImageError: the file is missing, empty, truncated, not an image, or smaller than 8 x 8 pixels.
+        ImageError: the file is missing, empty, truncated, not an image, smaller than 8 x 8 pixels, larger than
+            LARGEST_PIXELS or files.LARGEST_FILE, no regular file, or has pixels that are no finite numbers.
     """
     path = Path(path)
     return decode_image(_read_bytes(path), path.name, rule)
@@ -58,7 +64,7 @@ def decode_image(data: bytes, name: str, rule: GreyRule = "luma") -> UInt8[np.nd
     elif rule == "cv2":
         pixels = _decode_by_opencv(data, name)
     else:
-        pixels = grey(_decode_picture(data, name))
+        pixels = grey(_decode_picture(data, name), name)
     height, width = pixels.shape
     if min(height, width) < SMALLEST_SIDE:
         raise ImageError(f"{name}: {width} x {height} pixels is too small (at least {SMALLEST_SIDE} x {SMALLEST_SIDE})")
@@ -245,7 +251,7 @@ def crop_to_square(image: UInt8[np.ndarray, "H W"], side: int = IMAGE_SIZE) -> U
 
 def _read_bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path)
     except FileNotFoundError:
         raise ImageError(f"{path.name}: no such file in {path.parent}") from None
     except OSError as error:
@@ -257,12 +263,17 @@ def _decode_picture(data: bytes, name: str) -> Image.Image:
     if not data:
         raise ImageError(f"{name}: the file is empty")
     try:
-        with Image.open(io.BytesIO(data)) as picture:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
             if picture.width * picture.height > LARGEST_PIXELS:
                 raise Image.DecompressionBombError
+            if picture.format == "JPEG" and data.count(_SCAN) > MOST_SCANS:
+                raise ImageError(f"{name}: more than {MOST_SCANS} scans, each of which takes time")
             picture.load()  # decodes everything, so that a truncated file fails here and not during training
+            _check_rows(picture, data, name)
             ImageOps.exif_transpose(picture, in_place=True)
             return picture
+    except ImageError:
+        raise
     except Image.DecompressionBombError:
         raise ImageError(f"{name}: more than {LARGEST_PIXELS:,} pixels is too large") from None
     except Image.UnidentifiedImageError:
@@ -271,7 +282,14 @@ def _decode_picture(data: bytes, name: str) -> Image.Image:
         raise ImageError(f"{name}: damaged or truncated ({type(error).__name__}: {error})") from None
 
 
-def grey(picture: Image.Image) -> UInt8[np.ndarray, "H W"]:
+def _check_rows(picture: Image.Image, data: bytes, name: str) -> None:
+    """Raises ImageError for a PNG with fewer rows than it states. Its last row is then black, unless it has passes."""
+    doubtful = picture.format == "PNG" and (is_interlaced_png(data) or not np.asarray(picture)[-1].any())
+    if doubtful and is_short_png(data):
+        raise ImageError(f"{name}: truncated: it has fewer rows than it states")
+
+
+def grey(picture: Image.Image, name: str) -> UInt8[np.ndarray, "H W"]:
     """A decoded picture of any mode as [height, width] uint8, with the rules of `read_image`."""
     if picture.mode == "L":
         return np.asarray(picture)
@@ -280,7 +298,7 @@ def grey(picture: Image.Image) -> UInt8[np.ndarray, "H W"]:
     if picture.mode == "1":
         return np.asarray(picture).astype(np.uint8) * 255
     if picture.mode in ("I", "F") or picture.mode.startswith("I;"):
-        return _to_bytes(np.asarray(picture).astype(np.float64))
+        return _to_bytes(np.asarray(picture), name)
     return np.asarray(picture.convert("RGB").convert("L"))
 
 
@@ -295,13 +313,19 @@ def _decode_by_opencv(data: bytes, name: str) -> UInt8[np.ndarray, "H W"]:
     return np.asarray(pixels, np.uint8)
 
 
-def _to_bytes(pixels: Float64[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
-    """The pixels scaled linearly from their finite minimum and maximum to 0..255. A constant image becomes black."""
-    pixels = np.nan_to_num(pixels, nan=0.0, posinf=0.0, neginf=0.0)
+def _to_bytes(pixels: Real[np.ndarray, "*shape"], name: str) -> UInt8[np.ndarray, "*shape"]:
+    """The pixels scaled linearly from their minimum and maximum to 0..255. A constant image becomes black.
+
+    Rows are scaled one by one, because the whole image in float64 would take eight times its bytes. Raises ImageError
+    for NaN and infinity: they would squeeze the range of the other pixels.
+    """
     low, high = float(pixels.min()), float(pixels.max())
-    if high <= low:
-        return np.zeros(pixels.shape, np.uint8)
-    return np.rint((pixels - low) * (255.0 / (high - low))).astype(np.uint8)
+    if not np.isfinite([low, high]).all():
+        raise ImageError(f"{name}: pixels that are no finite numbers")
+    scaled = np.zeros(pixels.shape, np.uint8)
+    for row, target in zip(pixels, scaled, strict=True) if high > low else ():
+        target[...] = np.rint((row.astype(np.float64) - low) * (255.0 / (high - low)))
+    return scaled
 
 
 def _decode_dicom(data: bytes, name: str) -> UInt8[np.ndarray, "H W"]:
@@ -310,8 +334,12 @@ def _decode_dicom(data: bytes, name: str) -> UInt8[np.ndarray, "H W"]:
         from pydicom.pixels import apply_modality_lut, apply_voi_lut
     except ImportError:
         raise ImageError(f"{name}: reading DICOM needs one more package; run: pip install pydicom") from None
+    if unpacks_beyond(data, LARGEST_FILE):
+        raise ImageError(f"{name}: more than {LARGEST_FILE:,} bytes when unpacked")
     try:
         dataset: Any = pydicom.dcmread(io.BytesIO(data), force=True)
+        if dataset.Rows * dataset.Columns * int(dataset.get("NumberOfFrames") or 1) > LARGEST_PIXELS:
+            raise ValueError(f"more than {LARGEST_PIXELS:,} pixels")
         pixels = dataset.pixel_array
         interpretation = str(dataset.get("PhotometricInterpretation", "MONOCHROME2"))
         padding = dataset.get("PixelPaddingValue")
@@ -321,12 +349,12 @@ def _decode_dicom(data: bytes, name: str) -> UInt8[np.ndarray, "H W"]:
     except Exception as error:  # pydicom and its decoders can raise almost any exception
         raise ImageError(f"{name}: not a readable DICOM image ({type(error).__name__}: {error})") from None
     if pixels.ndim == 3 and pixels.shape[-1] == 3 and not interpretation.startswith("MONOCHROME"):
-        return np.asarray(Image.fromarray(_to_bytes(pixels.astype(np.float64))).convert("L"))
+        return np.asarray(Image.fromarray(_to_bytes(pixels, name)).convert("L"))
     if pixels.ndim != 2:
         raise ImageError(f"{name}: a DICOM image of shape {list(pixels.shape)}; only single frames can be used")
     pixels = pixels.astype(np.float64)
     if interpretation == "MONOCHROME1":
-        pixels = -pixels
+        np.negative(pixels, out=pixels)
     if background is not None and not background.all():
         pixels[background] = pixels[~background].min()  # outside the collimator: black, and not part of the range
-    return _to_bytes(pixels)
+    return _to_bytes(pixels, name)

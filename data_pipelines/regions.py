@@ -165,11 +165,11 @@ class CocoRuns:
 
     @property
     def empty(self) -> bool:
-        """Whether there is only one run, of zeros. Data sets write an absent finding in this way."""
-        counts: Any = self.rle.get("counts")
+        """Whether the runs fill the image with zeros alone. Data sets write an absent finding in this way."""
+        width, height = self.size or (0, 0)
         try:
-            return sum((_runs_of_text(counts) if isinstance(counts, str) else counts)[1::2]) == 0
-        except (ValueError, TypeError, OverflowError):
+            return not self.runs(height, width)[1::2].any()
+        except ImageError:
             return False  # malformed: `mask` raises the error
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, TiffImagePlugin
 
+from afloc_jax.files import check_regular
 from data_pipelines.images import SMALLEST_SIDE, ImageError, grey
 
 LARGEST_LEVEL = 64_000_000  # pixels of a level: 192 MB of colour for each worker of a build
@@ -25,6 +26,7 @@ def read_slide(path: str | Path, side: int) -> UInt8[np.ndarray, "H W"]:
     """
     path = Path(path)
     try:
+        check_regular(path)
         # Image.open would refuse a file because of the size of its first page, which is not decoded here.
         with TiffImagePlugin.TiffImageFile(path) as slide:
             levels = dict(_levels(slide))
@@ -40,7 +42,7 @@ def read_slide(path: str | Path, side: int) -> UInt8[np.ndarray, "H W"]:
                 raise ImageError(f"{path.name}: {width} x {height} pixels is too small")
             slide.seek(page)
             slide.load()
-            return grey(slide)
+            return grey(slide, path.name)
     except ImageError:
         raise
     except FileNotFoundError:

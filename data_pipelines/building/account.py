@@ -44,6 +44,7 @@ class BuildReport:
         rejected: images that cannot be used.
         boxes_outside: id of an image -> number of its boxes that reach beyond it and were cut. A box that lies wholly
             outside rejects its image.
+        flat: ids of images whose pixels all have the same grey value. They are among the records.
         notes: sentences for the user, e.g. about patients who were looked for in vain.
     """
 
@@ -53,6 +54,7 @@ class BuildReport:
     dropped: dict[str, int] = field(default_factory=dict)
     rejected: tuple[Rejected, ...] = ()
     boxes_outside: dict[str, int] = field(default_factory=dict)
+    flat: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     @classmethod
@@ -60,7 +62,8 @@ class BuildReport:
         """The report of a prepared folder."""
         stored = {"rows": None, **read_json(folder / REPORT, "remove the folder and prepare again")}
         rejected = tuple(Rejected(**entry) for entry in stored.pop("rejected", ()))
-        return cls(**{**stored, "notes": tuple(stored.get("notes", ()))}, rejected=rejected)
+        stored |= {name: tuple(stored.get(name, ())) for name in ("flat", "notes")}
+        return cls(**stored, rejected=rejected)
 
     def plain(self) -> dict[str, Json]:
         """The content of build_report.json. The same input gives the same report."""
@@ -81,6 +84,7 @@ class Account:
         self._shown: list[str] = []
         self.dropped: Counter[str] = Counter()
         self.boxes_outside: dict[str, int] = {}
+        self.flat: set[str] = set()
         self.notes: list[str] = []
 
     def add(self, split: str, records: int, patients: Iterable[str]) -> None:
@@ -112,5 +116,6 @@ class Account:
             dropped=dict(sorted(self.dropped.items())),
             rejected=tuple(sorted(self.rejected)),
             boxes_outside=dict(sorted(self.boxes_outside.items())),
+            flat=tuple(sorted(self.flat)),
             notes=tuple(self.notes),
         )

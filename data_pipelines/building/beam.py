@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from afloc_jax.errors import UsageError
 from afloc_jax.files import Path, matching
-from data_pipelines.building.decode import Decoding, boxes_outside, example, rejection
+from data_pipelines.building.decode import Decoding, boxes_outside, example, is_flat, rejection
 from data_pipelines.building.items import Item
 from data_pipelines.images import ImageError
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Collection: TypeAlias = "apache_beam.PTransform"
 
-_REJECTED, _OUTSIDE = "rejected", "boxes_outside"
+_REJECTED, _OUTSIDE, _FLAT = "rejected", "boxes_outside", "flat"
 _ITEMS_A_FILE = 256  # items that a worker takes at a time
 
 
@@ -32,9 +32,9 @@ def collection(items: Sequence[Item], how: Decoding, folder: Path) -> Collection
     """A Beam transform that makes the records of the items.
 
     Unusable images give no record. Their ids and the reasons are written to text files in `folder`, which
-    `read_rejected` reads; so are the numbers of boxes outside their image (`read_outside`). The items are written there
-    as well, and the job contains only the names of these files: a job with the items would contain report text and be
-    too large. Workers must have access to `folder`.
+    `read_rejected` reads; so are the numbers of boxes outside their image (`read_outside`), and flat images
+    (`read_flat`). The items are written there as well, and the job contains only the names of these files: a job with
+    the items would contain report text and be too large. Workers must have access to `folder`.
     """
     beam = _beam()
     folder.mkdir(parents=True, exist_ok=True)
@@ -49,6 +49,8 @@ def collection(items: Sequence[Item], how: Decoding, folder: Path) -> Collection
             if isinstance(result, ImageError):
                 yield beam.pvalue.TaggedOutput(_REJECTED, json.dumps([item.id, rejection(item, result)]))
                 continue
+            if is_flat(result):
+                yield beam.pvalue.TaggedOutput(_FLAT, json.dumps([item.id, ""]))
             if outside := boxes_outside(result):
                 yield beam.pvalue.TaggedOutput(_OUTSIDE, json.dumps([item.id, outside]))
             yield number, result.encoded()
@@ -56,8 +58,8 @@ def collection(items: Sequence[Item], how: Decoding, folder: Path) -> Collection
     class Records(beam.PTransform):  # type: ignore[misc]
         def expand(self, pipeline: Any) -> Any:
             made = pipeline | beam.Create([str(file) for file in files]) | beam.Reshuffle()
-            made = made | beam.FlatMap(records).with_outputs(_REJECTED, _OUTSIDE, main="records")
-            for name in (_REJECTED, _OUTSIDE):
+            made = made | beam.FlatMap(records).with_outputs(_REJECTED, _OUTSIDE, _FLAT, main="records")
+            for name in (_REJECTED, _OUTSIDE, _FLAT):
                 _ = made[name] | f"write {name}" >> beam.io.WriteToText(str(folder / name))
             return made["records"]
 
@@ -74,6 +76,11 @@ def read_outside(folder: Path) -> Iterator[tuple[str, int]]:
     """The id of each image with boxes outside of it, and their number, from the `folder` of a `collection`."""
     for image, outside in _read(folder, _OUTSIDE):
         yield image, int(outside)
+
+
+def read_flat(folder: Path) -> Iterator[str]:
+    """The id of each image of one grey value, from the `folder` of a `collection`."""
+    return (image for image, _ in _read(folder, _FLAT))
 
 
 def _read(folder: Path, name: str) -> Iterator[tuple[str, str | int]]:

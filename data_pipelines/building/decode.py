@@ -5,7 +5,7 @@ from functools import reduce
 
 import cv2
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, UInt8
 
 from data_pipelines.building.items import AnnotatedFinding, Item, pseudonym
 from data_pipelines.constants import Equalization, GreyRule
@@ -35,8 +35,22 @@ def example(item: Item, how: Decoding) -> Record | ImageError:
         geometry = Geometry(image.shape[0], image.shape[1], how.image_size)
         annotated = _annotated(item, geometry)
         findings = [_finding(finding, geometry, annotated) for finding in item.findings]
+        return _record(item, image, geometry, findings, how)
     except ImageError as error:
         return error
+    except Exception as error:  # whatever an image or its annotations are, they cost one record and not the build
+        return ImageError(f"{item.image.name}: cannot be used ({type(error).__name__})")
+
+
+def _record(
+    item: Item, image: UInt8[np.ndarray, "H W"], geometry: Geometry, findings: list[Finding], how: Decoding
+) -> Record:
+    """Raises ImageError for texts that UTF-8 cannot write, such as half of a surrogate pair from JSON."""
+    texts = [item.id, item.view, *item.sentences, *item.sections.values(), *item.labels]
+    try:
+        "".join([*texts, *(part for finding in findings for part in (finding.label, finding.prompt))]).encode()
+    except UnicodeEncodeError:
+        raise ImageError(f"{item.image.name}: a text with letters that do not exist") from None
     return Record(
         id=item.id,
         image=geometry.to_square(image),
@@ -72,6 +86,12 @@ def boxes_outside(record: Record) -> int:
     """The number of boxes of a record that reach beyond its image. Their masks are cut at its border."""
     boxes = (Box(*box) for finding in record.findings for box in finding.boxes)
     return sum(box.reaches_beyond(record.height, record.width) for box in boxes)
+
+
+def is_flat(record: Record) -> bool:
+    """Whether all pixels of a record's image have the same grey value, as in a failed export."""
+    pixels = record.geometry.inner(record.image)
+    return bool(pixels.min() == pixels.max())
 
 
 def _annotated(item: Item, image: Geometry) -> Geometry:

@@ -89,6 +89,7 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=
         *,
         unique: Collection[str] = (),
         names: Collection[str] = (),
+        known: Collection[str] = (),
     ) -> Sequence[Row]:
         """The usable rows of a table, see `tables.read_table`. Rows with a fault are rejected.
 
@@ -96,7 +97,7 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=
         """
         if not path.is_file():
             raise UserError(f"no table {path.name} in {path.parent}: {purpose}")
-        table = tables.read_table(path, required, purpose, unique=unique, names=names)
+        table = tables.read_table(path, required, purpose, unique=unique, names=names, known=known)
         if not (table.rows or table.faults):
             raise UserError(f"{path} has a header but no row")
         self._faults += table.faults
@@ -187,6 +188,7 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=
             for item in items:
                 if item.id in rejected:
                     self.account.reject(item.id, rejected[item.id], shown(item, rejected[item.id]))
+            self.account.flat.update(beam.read_flat(self._beam_files / split))
             self.account.boxes_outside.update(beam.read_outside(self._beam_files / split))
             kept = [item for item in items if item.id not in rejected]
             self.account.add(split, len(kept), {pseudonym(item.patient, self.seed) for item in kept} - {""})

@@ -127,15 +127,15 @@ def test_unusable_tables_are_refused_with_what_they_lack(tmp_path):
     [
         (
             "image,text,patient,split\na.png,Roe, no effusion,P1,train\n",
-            "pairs.csv, row 2, column 4: the row has 5 cells and the header 4",
+            "pairs.csv, row 2, column split: the row has 5 cells and the header 4",
         ),
         (
             "image,text,patient\na.png,fine,P1\nb.png,Roe, no effusion,P2\n",
-            "pairs.csv, row 3, column 3: the row has 4 cells and the header 3",
+            "pairs.csv, row 3, column patient: the row has 4 cells and the header 3",
         ),
         ("a.png,the heart of Roe\nb.png,no effusion\n", "its first row must name the columns"),
         ("image,text,split\na.png,fine,the heart of Roe\n", "row 2, column split: unknown split"),
-        ("image,text,text\na.png,fine,the heart of Roe\n", "row 1, column 3: comes twice"),
+        ("image,text,text\na.png,fine,the heart of Roe\n", "row 1, column text: comes twice"),
     ],
 )
 def test_a_table_whose_columns_moved_is_refused_without_showing_a_cell(tmp_path, table, message):

@@ -92,7 +92,8 @@ def test_masks_that_do_not_fit_are_rejected_by_image(tmp_path):
     for broken, message in (
         ({**entry, "size": [30, 40]}, "an RLE is for [30, 40] (height, width), its image is [40, 30]"),
         ({**entry, "counts": "~~"}, "not a valid RLE"),
-        ({**entry, "counts": None}, "(gt_segmentations_val.json, image 0: the run lengths of an RLE do not add up"),
+        ({**entry, "counts": None}, "(gt_segmentations_val.json, image 0: a segmentation is not a valid RLE"),
+        ({**entry, "counts": [5]}, "(gt_segmentations_val.json, image 0: the run lengths of an RLE do not add up"),
         ({**entry, "counts": [1.5, 2]}, "do not add up"),
         ("text", "must map classes to masks"),
         ({"size": [40, 30], "counts": [5, 7]}, "do not add up"),

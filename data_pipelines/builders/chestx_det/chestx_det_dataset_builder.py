@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, Literal
 
+from afloc_jax.errors import UserError
 from afloc_jax.files import read_json
 from data_pipelines.building.expected_files import Files
 from data_pipelines.building.items import Item
@@ -43,6 +44,8 @@ class Builder(PublishedBuilder):
             images = {path.name: path for path in sorted(self.raw.glob(f"{part}*/**/*.png"))}
             table = self.raw / f"ChestX_Det_{part}.json"
             entries = read_json(table)
+            if not isinstance(entries, list):
+                raise UserError(f"{table}: must be a list of entries; fetch it again")
             total += len(entries)
             for number, entry in enumerate(entries):
                 where = f"{table.name}, entry {number}"
@@ -56,7 +59,7 @@ class Builder(PublishedBuilder):
                 item.annotated_size = (_SIDE, _SIDE)
                 try:
                     self._annotate(item, entry)
-                except (KeyError, TypeError, ValueError, OverflowError):
+                except (KeyError, TypeError, ValueError, OverflowError, AttributeError):
                     item.fault = f"{where}, syms and {self.regions}: not as many regions as classes, or malformed"
                 yield item
         self.check_count("ChestX_Det_train.json and ChestX_Det_test.json", total, _IMAGES, "entries")

@@ -65,7 +65,7 @@ def _annotation(
         category = categories[entry[key]]
         key = "label_text"
         phrase = entry[key]
-        if not isinstance(phrase, str):
+        if not isinstance(phrase, str) or not isinstance(category, str):
             raise ValueError
         key = "bbox"
         x, y, width, height = (float(value) for value in entry[key])

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, Literal
 
+from afloc_jax.errors import UserError
 from afloc_jax.files import read_json
 from data_pipelines.building.expected_files import Files, index_files, one_file
 from data_pipelines.building.items import Item
@@ -38,7 +39,10 @@ class Builder(PublishedBuilder):
         table = self.read_table(self.raw / MASTER_TABLE, ("StudyID", "PatientID", "split"), "rows of studies")
         about = {row["StudyID"]: row for row in table}
         path = one_file(self.raw, _REPORTS)
-        for number, entry in enumerate(read_json(path)):
+        entries = read_json(path)
+        if not isinstance(entries, list):
+            raise UserError(f"{path}: must be a list of entries; fetch it again")
+        for number, entry in enumerate(entries):
             where = f"{path.name}, entry {number}"
             try:
                 name, study = str(entry["ImageID"]), entry["StudyID"]
@@ -53,7 +57,7 @@ class Builder(PublishedBuilder):
                 self._add_sentences(item, entry["findings"])
             except ImageError as error:
                 item.reject(error)
-            except (KeyError, TypeError, ValueError, OverflowError):
+            except (KeyError, TypeError, ValueError, OverflowError, AttributeError):
                 item.reject(f"{where}, findings: not sentences with boxes of four numbers")
             yield item
 

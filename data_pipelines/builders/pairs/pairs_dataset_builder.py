@@ -14,6 +14,7 @@ from data_pipelines.building.splits import assign_splits, split_of
 from data_pipelines.images import ImageError
 from data_pipelines.reports import CleanReport, clean_sections, sections
 
+_COLUMNS = ("image", "text", "findings", "impression", "patient", "split", "view")
 _PURPOSE = "a row needs an image and its text (columns image and text, or image and findings and/or impression)"
 
 
@@ -49,7 +50,7 @@ class Builder(FolderBuilder):
 
     def items(self) -> list[Item]:
         """The rows that pass the filters, with their splits."""
-        rows = self.read_table(self.raw / self.csv, ("image",), _PURPOSE, names=("image",))
+        rows = self.read_table(self.raw / self.csv, ("image",), _PURPOSE, names=("image",), known=_COLUMNS)
         if rows and not {"text", "findings", "impression"} & set(rows[0]):
             self.read_table(self.raw / self.csv, ("image", "text"), _PURPOSE)  # raises an error that names the columns
         self.account.rows = len(rows)
