@@ -44,6 +44,19 @@ class TextHashes:
 
 
 @flax.struct.dataclass
+class MadeCaptions:
+    """The n captions that were made from each report by changing its sentences: hard negatives.
+
+    Sentence s of a made caption, unit s + 1, is sentence s of the report, changed or not. `hashes` has the hashes of a
+    changed sentence as read and in plain words (`data_pipelines.negatives`); 0 where it is not changed.
+    """
+
+    sentences: Float[Array, "*G B n T D"]
+    sentence_count: Int[Array, "*G B n"]
+    hashes: UInt32[Array, "*G B n S 2 2"]
+
+
+@flax.struct.dataclass
 class TextLevels:
     """The output of a text encoder. `word_count` and `sentence_count` are the numbers of valid units, which come first.
 
@@ -56,6 +69,7 @@ class TextLevels:
     word_count: Int[Array, " B"]
     sentence_count: Int[Array, " B"]
     hashes: TextHashes | None = None  # for the losses: which reports are twins
+    made: MadeCaptions | None = None  # for the losses: hard negatives
 
 
 @flax.struct.dataclass

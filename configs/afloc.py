@@ -80,6 +80,9 @@ def get_config() -> ConfigDict:
     loss.contrast_group_order = "batch"
     # pairs of a group with the same text are: negative (of each other: published)|mask (neither)|share (both right)
     loss.twins = "negative"
+    # captions made from each report by rules (other side, denied, affirmed: data_pipelines/negatives.py) that its image
+    # must not match, at the sentence level; 0: none (published). Ours, after NegCLIP, arXiv 2210.01936.
+    loss.hard_negatives = 0
     # auto (ring on several devices, else tiled)|ring|tiled|definition: all give the same numbers
     loss.implementation = "auto"
     loss.kernel = "xla"  # xla|pallas (TPU kernels)|triton (GPU kernels; both slowly interpreted elsewhere): tiles

@@ -12,12 +12,13 @@ from typing import NamedTuple, NotRequired
 import grain
 import numpy as np
 from absl import flags
-from jaxtyping import Float32, Float64, Int64, UInt8
+from jaxtyping import Float32, Float64, Int32, Int64, UInt8, UInt32
 from tokenizers import Tokenizer
 
 from afloc_jax.errors import UsageError, UserError
 from data_pipelines.augment import augment, draw
 from data_pipelines.hashes import HashArrays, text_hashes
+from data_pipelines.negatives import MadeCaption, NegativeArrays, made_captions, negative_arrays
 from data_pipelines.reading import Pair, Records
 from data_pipelines.records import Record
 from data_pipelines.settings import DataSettings, SentenceSampling
@@ -34,9 +35,17 @@ class Batch(TokenArrays, HashArrays):
     index: Int64[np.ndarray, " B"]  # row of the record in its source; -1 in rows that pad a validation batch
     # Numbers by which the training step augments each image, with `data.augment_on = "device"`.
     augmentation: NotRequired[Float32[np.ndarray, "B 6"]]
+    # The captions that are hard negatives, with `loss.hard_negatives`.
+    negative_token_ids: NotRequired[Int32[np.ndarray, "B n L"]]
+    negative_word_ids: NotRequired[Int32[np.ndarray, "B n L"]]
+    negative_sentence_ids: NotRequired[Int32[np.ndarray, "B n L"]]
+    negative_word_count: NotRequired[Int32[np.ndarray, "B n"]]
+    negative_sentence_count: NotRequired[Int32[np.ndarray, "B n"]]
+    negative_hashes: NotRequired[UInt32[np.ndarray, "B n S 2 2"]]
 
 
-_KEYS = ("image", *TokenArrays.__annotations__, *HashArrays.__annotations__, "index", "augmentation")
+_TEXTS = *TokenArrays.__annotations__, *HashArrays.__annotations__
+_KEYS = ("image", *_TEXTS, "index", "augmentation", *NegativeArrays.__annotations__)
 
 
 def training_batches(
@@ -46,6 +55,7 @@ def training_batches(
     *,
     batch_size: int,
     seed: int,
+    hard_negatives: int = 0,
     process_index: int = 0,
     process_count: int = 1,
 ) -> "BatchSource":
@@ -60,7 +70,8 @@ def training_batches(
         data: how records are drawn: sentences, augmentation, token slots, workers.
         tokenizer: the tokenizer of the sentences.
         batch_size: rows of the global batch.
-        seed: the seed of order, sentences and augmentation.
+        seed: the seed of order, sentences, augmentation and hard negatives.
+        hard_negatives: how many captions are made from each drawn one, see `data_pipelines.negatives`.
         process_index, process_count: which part of the rows of the global batch to make.
 
     Raises:
@@ -71,7 +82,7 @@ def training_batches(
     if batch_size > len(source):
         raise UserError(f"training.batch_size is {batch_size}, but there are only {len(source)} training records")
     epoch = len(source) // batch_size * batch_size
-    drawn = _Draw(data.sentences, data.augment, data.augment_on == "device")
+    drawn = _Draw(data.sentences, data.augment, data.augment_on == "device", hard_negatives)
     dataset = grain.MapDataset.source(_Rows(source)).seed(seed).shuffle()[:epoch].repeat().random_map(drawn)
     collate = _Collate(tokenizer, data)
     batches = dataset.batch(batch_size // process_count, batch_fn=collate)[process_index::process_count]
@@ -217,6 +228,7 @@ class _Drawn(NamedTuple):
     image: UInt8[np.ndarray, "S S"]
     sentences: list[str]
     augmentation: Float64[np.ndarray, " 6"] | None = None  # what the training step has to do with the image
+    negatives: Sequence[MadeCaption] = ()
 
 
 class _Rows:
@@ -236,18 +248,18 @@ class _Rows:
 class _Draw:
     """Draws image and text of a record. Its random numbers depend on the position in the stream."""
 
-    def __init__(self, mode: SentenceSampling, augmented: bool, on_device: bool):
-        self._mode, self._augmented, self._on_device = mode, augmented, on_device
+    def __init__(self, mode: SentenceSampling, augmented: bool, on_device: bool, negatives: int):
+        self._mode, self._augmented, self._on_device, self._negatives = mode, augmented, on_device, negatives
 
     def __call__(self, row: tuple[int, Pair | Record], rng: np.random.Generator) -> _Drawn:
         index, record = row
         chosen = sample_sentences(record.sentences, record.impression_count, self._mode, rng)
-        if not self._augmented:
-            return _Drawn(index, record.image, chosen)
-        numbers = draw(rng)
-        if self._on_device:
-            return _Drawn(index, record.image, chosen, numbers)
-        return _Drawn(index, augment(record.image, numbers), chosen)
+        image, numbers = record.image, draw(rng) if self._augmented else None
+        if numbers is not None and not self._on_device:
+            image, numbers = augment(image, numbers), None
+        # Last, so that a run with negatives draws the same sentences and augmentation as one without.
+        negatives = made_captions(chosen, record.sentences, self._negatives, rng) if self._negatives else ()
+        return _Drawn(index, image, chosen, numbers, negatives)
 
 
 class _Collate:
@@ -258,11 +270,13 @@ class _Collate:
         self._max_tokens = data.max_tokens
 
     def __call__(self, rows: Sequence[_Drawn]) -> Batch:
-        indices, images, reports, numbers = zip(*rows, strict=True)
+        indices, images, reports, numbers, negatives = zip(*rows, strict=True)
         texts, hashes = self._tokenize(reports), text_hashes(reports, self._max_tokens)
         batch: Batch = {"image": np.stack(images), **texts, **hashes, "index": np.array(indices, np.int64)}
         if numbers[0] is not None:
             batch["augmentation"] = np.array(numbers, np.float32)
+        if negatives[0]:
+            batch.update(negative_arrays(negatives, self._tokenize, self._max_tokens))  # type: ignore[typeddict-item]
         return batch
 
 

@@ -35,14 +35,14 @@ def text_hashes(reports: Sequence[Sequence[str]], max_tokens: int) -> HashArrays
     most = hashed_sentences(max_tokens)
     whole, parts = np.zeros((len(reports), 2), np.uint32), np.zeros((len(reports), most, 2), np.uint32)
     for row, sentences in enumerate(reports):
-        whole[row] = _hash(". ".join(sentences))
+        whole[row] = hash_of(". ".join(sentences))
         for place, sentence in enumerate(sentences[:most]):
-            parts[row, place] = _hash(sentence)
+            parts[row, place] = hash_of(sentence)
     return HashArrays(report_hash=whole, sentence_hashes=parts)
 
 
 @functools.lru_cache(_REMEMBERED)
-def _hash(text: str) -> tuple[int, int]:
-    """Two numbers below 2^32, never both 0."""
+def hash_of(text: str) -> tuple[int, int]:
+    """The hash of a text: two numbers below 2^32, never both 0."""
     number = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") or 1
     return number >> 32, number & 0xFFFFFFFF

@@ -1,12 +1,13 @@
 """Contrastive losses of the three levels; `contrastive_losses` is the one entry point and picks the implementation."""
 
+import functools
 from typing import NamedTuple
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from afloc_jax.errors import UsageError
 from afloc_jax.levels import LEVELS, ImageLevels, LevelName, TextLevels
@@ -15,7 +16,7 @@ from afloc_jax.losses.definition import contrast
 from afloc_jax.losses.low_rank import reduce_rank
 from afloc_jax.losses.settings import LossSettings
 from afloc_jax.losses.twins import Twins, find_twins
-from afloc_jax.losses.unit_contrast import grouped_unit_contrast
+from afloc_jax.losses.unit_contrast import grouped_unit_contrast, made_contrast
 from afloc_jax.vectors import norm
 
 __all__ = ["ContrastiveLosses", "LossSettings", "contrast", "contrastive_losses"]
@@ -47,6 +48,14 @@ class _Level(NamedTuple):
     projection: Float[Array, "F D"] | None = None  # with low_rank the regions are `regions @ projection`
 
 
+class _Negatives(NamedTuple):
+    """The captions made from each report."""
+
+    units: Float[Array, "B n T D"]
+    counts: Int[Array, "B n"]
+    false: Bool[Array, "B n S"]  # which sentences are hard negatives
+
+
 def contrastive_losses(
     image: ImageLevels,
     text: TextLevels,
@@ -63,7 +72,7 @@ def contrastive_losses(
         image: the features of the images. With `settings.is_low_rank` they need `shallow_factors`, and the shallow
             map itself is not read.
         text: the embeddings of the reports, in the order of the images. Their `hashes` say which are twins; where
-            `settings.twins` is not "negative" they are needed.
+            `settings.twins` is not "negative" they are needed. With `settings.hard_negatives`, `made` is needed too.
         settings: `config.loss`.
         sample_weights: weights of the pairs in the cross entropies. (The release's `weight_matrix` has no effect.)
         mesh: the devices that the batch is split over; "ring" needs it.
@@ -78,6 +87,7 @@ def contrastive_losses(
         assert mesh is not None  # or _implementation would have raised
         around = ring.Ring.of(mesh, len(image.whole), group)
     twins = _twins(text, group, settings, around)
+    negatives = _negatives(text, settings, twins)
 
     image_to_text: dict[LevelName, Array] = {}
     text_to_image: dict[LevelName, Array] = {}
@@ -87,22 +97,40 @@ def contrastive_losses(
         with jax.named_scope(name):  # compiled programs name it: `afloc compile` counts the loops of each level
             level = _level(name, image, text, settings.is_low_rank)
             alike = None if settings.twins == "negative" else twins.pairs["report" if name == "report" else "local"]
+            made = negatives if name == "sentence" else None
             if settings.contrast_unit == "unit" and name != "report":
-                image_to_text[name] = jnp.zeros(())
+                image_to_text[name] = _made_loss(level, made, settings, sample_weights)
                 text_to_image[name] = _unit_loss(level, group, settings, sample_weights, alike)
             elif around:
-                losses = _ring_losses(name, level, around, settings, sample_weights, alike)
+                losses = _ring_losses(
+                    name, level, around, settings, sample_weights, alike, _made_rows(level, made, settings)
+                )
                 image_to_text[name], text_to_image[name] = losses
             else:
                 similarity = _similarity(name, level, group, settings, implementation, mesh)
-                weights, alike = (
-                    None if array is None else _grouped(array, group) for array in (sample_weights, alike)
+                weights, alike, rows = (
+                    None if array is None else _grouped(array, group)
+                    for array in (sample_weights, alike, _made_rows(level, made, settings))
                 )
-                losses = contrast(similarity, weights, _grouped(level.counts > 0, group), alike, settings.twins)
+                losses = contrast(similarity, weights, _grouped(level.counts > 0, group), alike, settings.twins, rows)
                 image_to_text[name], text_to_image[name] = losses
     levels = {name: image_to_text[name] + text_to_image[name] for name in image_to_text}
     total = sum((settings.weights.of(name) * loss for name, loss in levels.items()), start=jnp.zeros(()))
     return ContrastiveLosses(total, levels, image_to_text, text_to_image, twins.shares)
+
+
+def _negatives(text: TextLevels, settings: LossSettings, twins: Twins) -> _Negatives | None:
+    """The hard negatives of the batch. A sentence is one if it was changed, was not cut, and is not stated."""
+    if not settings.hard_negatives:
+        return None
+    if text.made is None or text.made.sentence_count.shape[1] != settings.hard_negatives or twins.stated is None:
+        raise UsageError(
+            f"loss.hard_negatives = {settings.hard_negatives}: needs as many captions made from each report, and the "
+            "hashes of the texts (TextLevels.made and .hashes)"
+        )
+    there = jnp.arange(twins.stated.shape[2]) + 1 < text.made.sentence_count[..., None]
+    false = there & text.made.hashes.any(axis=(-2, -1)) & ~twins.stated
+    return _Negatives(text.made.sentences, text.made.sentence_count, false)
 
 
 def _twins(text: TextLevels, group: int, settings: LossSettings, around: ring.Ring | None) -> Twins:
@@ -111,7 +139,8 @@ def _twins(text: TextLevels, group: int, settings: LossSettings, around: ring.Ri
         if settings.twins != "negative":
             raise UsageError(f"loss.twins = {settings.twins!r}: needs the hashes of the texts (TextLevels.hashes)")
         return Twins({}, {})
-    return find_twins(text.hashes, text.word_count > 0, group, around)
+    made = text.made.hashes if settings.hard_negatives and text.made is not None else None
+    return find_twins(text.hashes, text.word_count > 0, group, around, made)
 
 
 def _implementation(settings: LossSettings, mesh: Mesh | None) -> str:
@@ -168,17 +197,34 @@ def _ring_losses(
     settings: LossSettings,
     weights: Array | None,
     twins: Array | None,
+    made: Array | None,
 ) -> tuple[Array, Array]:
     if name == "report":
         sides = level.regions[:, 0], level.units[:, 0]
         return ring.report_losses(*sides, level.counts, around, settings, weights, twins)
-    return ring.local_losses(*level[:4], around, settings, weights, level.projection, twins)
+    return ring.local_losses(*level[:4], around, settings, weights, level.projection, twins, made)
 
 
 def _unit_loss(level: _Level, group: int, settings: LossSettings, weights: Array | None, twins: Array | None) -> Array:
     regions, units, _, counts = (_grouped(array, group) for array in level[:4])
     weights, twins = (None if array is None else _grouped(array, group) for array in (weights, twins))
     return grouped_unit_contrast(regions, units, counts, settings, weights, twins)
+
+
+def _made_loss(level: _Level, made: _Negatives | None, settings: LossSettings, weights: Array | None) -> Array:
+    if made is None:
+        return jnp.zeros(())
+    sides = level.regions, level.units, level.counts, made.units
+    return made_contrast(*sides, made.false, settings, weights)
+
+
+def _made_rows(level: _Level, made: _Negatives | None, settings: LossSettings) -> Float[Array, "B n"] | None:
+    """The similarities of the images with their made captions. They are B n of B B, so tiles would save little."""
+    if made is None:
+        return None
+    similarity = jax.checkpoint(functools.partial(definition.made_similarity, settings=settings))
+    rows: Array = similarity(level.regions, *made)
+    return rows
 
 
 def _grouped(array: Array, group: int) -> Array:

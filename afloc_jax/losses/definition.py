@@ -7,6 +7,9 @@ Notation: image b has N regions C_b, caption i has T_i valid text units W_i (wor
 
 Twins, which are not part of the published losses: two captions of a batch with the same text. At the report level they
 are identical as drawn; at the other levels they share a sentence.
+
+Hard negatives, which are not either: n captions made from each caption by changing its sentences, so that they are
+false of its image. Only this image is compared with them, at the sentence level.
 """
 
 import jax
@@ -120,6 +123,40 @@ def share_a_sentence(left: UInt32[Array, "*G B S 2"], right: UInt32[Array, "*G I
     return (there & equal).any(axis=(-2, -1))
 
 
+def is_stated(
+    made: UInt32[Array, "*G B n S 2 2"], reports: UInt32[Array, "*G I S 2"], twins: Bool[Array, "*G B I"]
+) -> Bool[Array, "*G B n S"]:
+    """Whether a twin of report b, or report b itself, states what its n captions were made to say.
+
+    A made sentence has two hashes, as read and in plain words; it is stated if either is that of a sentence.
+    """
+    wordings = made.reshape(*made.shape[:-4], -1, 2)
+    equal = _equal(wordings[..., :, None, :, None, :], reports[..., None, :, None, :, :])  # [*G, B, I, n * S * 2, S]
+    stated = (equal.any(axis=-1) & twins[..., None]).any(axis=-2)
+    return stated.reshape(made.shape[:-1]).any(axis=-1)
+
+
+def made_similarity(
+    regions: Float[Array, "B N D"],
+    units: Float[Array, "B n T D"],
+    counts: Int[Array, "B n"],
+    false: Bool[Array, "B n S"],
+    settings: LossSettings = PUBLISHED,
+) -> Float[Array, "B n"]:
+    """`local_similarity` of each image with the captions made from its own, in at least float32.
+
+    `false` says which sentences were changed and are not stated, of those that are there. A caption without any such
+    sentence is no negative: its similarity is -inf.
+    """
+    wide = jnp.promote_types(regions.dtype, jnp.float32)
+
+    def of_image(regions: Array, units: Array, counts: Array) -> Array:
+        return local_similarity(regions[None], units, counts, settings)[0]
+
+    similarity = jax.vmap(of_image)(regions.astype(wide), units.astype(wide), counts)
+    return jnp.where(false.any(axis=-1), similarity, -jnp.inf)
+
+
 def _equal(left: UInt32[Array, "*#S 2"], right: UInt32[Array, "*#S 2"]) -> Bool[Array, "*S"]:
     return (left[..., 0] == right[..., 0]) & (left[..., 1] == right[..., 1])
 
@@ -130,6 +167,7 @@ def contrast(
     included: Bool[Array, "*G B"] | None = None,
     twins: Bool[Array, "*G B B"] | None = None,
     treatment: Twins = "negative",
+    made: Float[Array, "*G B n"] | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Both contrastive cross entropies over a square of similarities, `(image_to_text, text_to_image)`.
 
@@ -150,6 +188,10 @@ def contrast(
         "mask"       neither: for twins i and j other than themselves, S_ij and S_ji leave the sums over j and over i
         "share"      both right: with n_i the number of twins of i, itself among them, S_ii becomes the mean of S_ij
                      over the n_i twins j, and S_jj the mean of S_ij over the n_j twins i
+
+    `made[..., i, m]`, the similarities of image i with the captions made from caption i, join the sum over j:
+
+        image_to_text = sum_i q_i (log (sum_j exp S_ij + sum_m exp made_im) - S_ii)
 
     >>> found = contrast(jnp.array([[9.0, 0.0], [0.0, 9.0]]))  # every image has picked its caption
     >>> guessed = contrast(jnp.zeros((2, 2)))  # log 2: one of two at random
@@ -173,6 +215,7 @@ def contrast(
         right = own | (twins & seen)
         picked, number = jnp.where(right, similarity, 0), right.sum(axis=-1)
         right_caption, right_image = picked.sum(axis=-1) / number, picked.sum(axis=-2) / number
-    image_to_text = jax.nn.logsumexp(similarity, axis=-1) - right_caption
+    captions = similarity if made is None else jnp.concatenate([similarity, made], axis=-1)
+    image_to_text = jax.nn.logsumexp(captions, axis=-1) - right_caption
     text_to_image = jax.nn.logsumexp(similarity, axis=-2) - right_image
     return (share * image_to_text).sum(), (share * text_to_image).sum()

@@ -17,7 +17,8 @@ Backward pass: the saved S and its row and column sums give the gradient of ever
 
 with dL1, dL2 the gradients of the two losses, softmax_j along a row, softmax_i along a column, and [i = j] 1 for a true
 pair and else 0. (Where twins share, it is 1 / n_i for the n_i twins j of i in the first term, and 1 / n_j in the
-second; see `definition.contrast`.) The captions go around the ring once more and each tile is computed again. The
+second; see `definition.contrast`. Hard negatives of image i, with similarities H_im, join the log-sum-exp of its row:
+dH_im = dL1 q_i exp(H_im - that).) The captions go around the ring once more and each tile is computed again. The
 gradient of the images is summed on their device. The gradient of the captions travels one step behind them: a device
 adds its part to what the device before it has summed for the same captions. After R steps the captions are back, and
 one more step brings their gradient back.
@@ -108,6 +109,7 @@ def local_losses(
     weights: Float[Array, " B"] | None = None,
     projection: Float[Array, "F D"] | None = None,
     twins: Bool[Array, "B K"] | None = None,
+    made: Float[Array, "B n"] | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Both cross entropies of the word or sentence level, those of `definition.contrast` over each whole group.
 
@@ -124,10 +126,11 @@ def local_losses(
         weights: the weight of each pair in the means, constants without a gradient; by default all 1.
         projection: the regions are `regions @ projection`; the same on every device (see low_rank.py).
         twins: which pairs of its group have the text of each pair (`twin_pairs`), where `settings.twins` reads them.
+        made: the similarities of each image with its hard negatives (`definition.made_similarity`).
     """
     rows = _local_rows(settings, ring.mesh.devices.flat[0].platform)
     share = _share(counts, weights, norms.dtype)
-    return _losses(rows, ring, settings.twins, regions, (units, norms), counts, share, twins, projection)
+    return _losses(rows, ring, settings.twins, regions, (units, norms), counts, share, twins, made, projection)
 
 
 def report_losses(
@@ -143,7 +146,9 @@ def report_losses(
     wide = jnp.promote_types(images.dtype, jnp.float32)
     rows = _report_rows(settings.contrast_temperature)
     share = _share(counts, weights, wide)
-    return _losses(rows, ring, settings.twins, images.astype(wide), reports.astype(wide), counts, share, twins, None)
+    return _losses(
+        rows, ring, settings.twins, images.astype(wide), reports.astype(wide), counts, share, twins, None, None
+    )
 
 
 def _share(counts: Int[Array, " B"], weights: Float[Array, " B"] | None, dtype: DTypeLike) -> Float[Array, " B"]:
@@ -159,17 +164,23 @@ _Losses = tuple[Float[Array, ""], Float[Array, ""]]  # image to text, text to im
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _losses(
     rows: Rows, ring: Ring, treatment: Twins, images: Array, texts: PyTree, counts: Array, share: Array,
-    twins: Array | None, projection: Array | None,
+    twins: Array | None, made: Array | None, projection: Array | None,
 ) -> _Losses:  # fmt: skip
-    return _forward(rows, ring, treatment, images, texts, counts, share, twins, projection)[0]
+    return _forward(rows, ring, treatment, images, texts, counts, share, twins, made, projection)[0]
 
 
 def _forward(
     rows: Rows, ring: Ring, treatment: Twins, images: Array, texts: PyTree, counts: Array, share: Array,
-    twins: Array | None, projection: Array | None,
+    twins: Array | None, made: Array | None, projection: Array | None,
 ) -> tuple[_Losses, PyTree]:  # fmt: skip
     def on_device(
-        images: Array, texts: PyTree, counts: Array, share: Array, twins: Array | None, projection: Array | None
+        images: Array,
+        texts: PyTree,
+        counts: Array,
+        share: Array,
+        twins: Array | None,
+        made: Array | None,
+        projection: Array | None,
     ) -> tuple[_Losses, tuple[Array, Array, Array]]:
         images = project(images, projection)
         similarity = rows.forward(images, texts, jnp.maximum(counts, 1), ring)
@@ -183,6 +194,8 @@ def _forward(
             pair = picked.sum(axis=2) / number
             own_pair = _own(lax.psum(picked.sum(axis=1), RING), pair.shape[1], ring) / number
         row_sum = jax.nn.logsumexp(similarity, axis=2)
+        if made is not None:
+            row_sum = jnp.logaddexp(row_sum, jax.nn.logsumexp(made, axis=1).reshape(row_sum.shape))
         # The log-sum-exp of the columns takes two collectives of K numbers: the maximum of each column, which is finite
         # because a column holds its own pair, and the sum of exp(S - maximum).
         largest = lax.pmax(similarity.max(axis=1), RING)  # [g, K]
@@ -198,19 +211,20 @@ def _forward(
             own_column_sum.reshape(-1),
         )
 
-    run = sharded(on_device, ring, 5, (PartitionSpec(), PAIRS), replicated=1)
-    losses, saved = run(images, texts, counts, share, twins, projection)
+    run = sharded(on_device, ring, 6, (PartitionSpec(), PAIRS), replicated=1)
+    losses, saved = run(images, texts, counts, share, twins, made, projection)
     # What a mask hides is -inf in the saved similarities.
-    return losses, (images, texts, counts, share, twins if treatment == "share" else None, *saved, projection)
+    return losses, (images, texts, counts, share, twins if treatment == "share" else None, made, *saved, projection)
 
 
 def _backward(
     rows: Rows, ring: Ring, treatment: Twins, saved: PyTree, d_losses: _Losses
-) -> tuple[Array, PyTree, None, Array, None, Array | None]:
+) -> tuple[Array, PyTree, None, Array, None, Array | None, Array | None]:
     def on_device(
-        images: Array, texts: PyTree, counts: Array, share: Array, twins: Array | None, similarity: Array,
-        row_sum: Array, column_sum: Array, projection: Array | None, d_row: Array, d_column: Array,
-    ) -> tuple[Array, PyTree, Array | None]:  # fmt: skip
+        images: Array, texts: PyTree, counts: Array, share: Array, twins: Array | None, made: Array | None,
+        similarity: Array, row_sum: Array, column_sum: Array, projection: Array | None, d_row: Array, d_column: Array,
+    ) -> tuple[Array, PyTree, Array | None, Array | None]:  # fmt: skip
+        d_made = None if made is None else (d_row * share)[:, None] * jnp.exp(made - row_sum[:, None])
         k = min(len(counts), ring.group)
         similarity = similarity.reshape(-1, k, ring.group)
         mine = own = _own_pair(similarity, ring).astype(similarity.dtype)
@@ -225,11 +239,11 @@ def _backward(
         )
         d_images, d_projection = pull_back(images, projection, d_images)
         d_projection = jax.tree.map(lambda own: lax.psum(own, (GROUP, RING)), d_projection)
-        return d_images.astype(images.dtype), d_texts, d_projection
+        return d_images.astype(images.dtype), d_texts, d_made, d_projection
 
-    run = sharded(on_device, ring, 8, (PAIRS, PAIRS, PartitionSpec()), replicated=3)
-    d_images, d_texts, d_projection = run(*saved, *d_losses)
-    return d_images, d_texts, None, jnp.zeros_like(saved[3]), None, d_projection
+    run = sharded(on_device, ring, 9, (PAIRS, PAIRS, PAIRS, PartitionSpec()), replicated=3)
+    d_images, d_texts, d_made, d_projection = run(*saved, *d_losses)
+    return d_images, d_texts, None, jnp.zeros_like(saved[3]), None, d_made, d_projection
 
 
 _losses.defvjp(_forward, _backward)

@@ -59,6 +59,9 @@ class LossSettings(Settings, section="loss"):
         twins: what pairs of a group with the same text are for each other: "negative" (published), neither ("mask"), or
             both right ("share"). At the report level twins have the same text as drawn, at the others they share a
             sentence; see `definition.contrast`.
+        hard_negatives: the number of captions, made from each report by changing its sentences, that are negatives of
+            its image at the sentence level; 0 (published) for none. The kinds of changes are in
+            data_pipelines/negatives.py, the formula in `definition.contrast` and unit_contrast.py.
         implementation: "definition", "tiled" or "ring" (over the devices of a mesh). All give the same numbers. "auto"
             takes "ring" on several devices and "tiled" on one.
         kernel: what computes the tiles: "xla", "pallas" (losses/kernels, for TPUs) or "triton" (losses/kernels, for
@@ -80,6 +83,7 @@ class LossSettings(Settings, section="loss"):
     contrast_group: int = setting(0, Rule(lambda pairs: pairs == 0 or pairs > 1, "0 (the whole batch) or at least 2"))
     contrast_group_order: Literal["batch", "length"] = "batch"
     twins: Twins = "negative"
+    hard_negatives: int = setting(0, NOT_NEGATIVE)
     implementation: Literal["auto", "definition", "tiled", "ring"] = "auto"
     kernel: Literal["xla", "pallas", "triton"] = "xla"
     tile_memory: str = setting("auto", TILE_MEMORY)
@@ -100,6 +104,11 @@ class LossSettings(Settings, section="loss"):
             )
         if by_unit and self.implementation == "ring":
             raise UsageError("loss.implementation = 'ring': needs loss.contrast_unit = 'caption'; set it to 'tiled'")
+        if self.hard_negatives and not self.weights.sentence:
+            raise UsageError(
+                f"loss.hard_negatives = {self.hard_negatives}: are negatives of the sentence level, so they need "
+                "loss.weights.sentence above 0"
+            )
         if self.low_rank is True and (needs := self.low_rank_needs()):
             raise UsageError(f"loss.low_rank = True: {needs}")
         if self.kernel != "xla":

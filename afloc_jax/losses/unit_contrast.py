@@ -9,6 +9,11 @@ the other sentences then learn little. Here each sentence (or word) has to find 
 r [B, U] is the relevance of definition.py with region_pooling = "logsumexp". There is no cross entropy over texts: the
 same sentence ("no pneumothorax") stands in many reports, so the other captions of a batch are no valid negatives.
 Images whose captions share a sentence are negatives of each other unless `loss.twins` says otherwise.
+
+Hard negatives are valid negatives, so with them there is a cross entropy over texts too: given its image, a sentence is
+told from the n sentences made from it, of which those that are stated are left out:
+
+    loss = mean over captions i and their units t of  log(exp l_t + sum_m exp l_tm) - l_t,  l_t = temp3 r[i, t]
 """
 
 import functools
@@ -16,6 +21,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from afloc_jax.losses.settings import LossSettings
@@ -47,10 +53,7 @@ def unit_contrast(
     """
     wide = jnp.promote_types(regions.dtype, jnp.float32)
     batch, slots, width = units.shape
-    slot = jnp.arange(slots)
-    share = ((slot > 0) & (slot < counts[:, None])).astype(wide)
-    if weights is not None:
-        share = share * weights[:, None]
+    share = unit_shares(counts, slots, weights, wide)
     total = share.sum()
 
     packed = jnp.argsort(share.ravel() == 0, stable=True)  # units of weight above 0 come first
@@ -104,6 +107,46 @@ def _chunk_loss(
         images = own_image | (twins[:, caption] & seen)
         right = jnp.where(images, logits, 0).sum(axis=0) / images.sum(axis=0)
     return (share * (of_all - right)).sum()
+
+
+def made_contrast(
+    regions: Float[Array, "B N D"],
+    units: Float[Array, "B T D"],
+    counts: Int[Array, " B"],
+    made: Float[Array, "B n M D"],
+    false: Bool[Array, "B n S"],
+    settings: LossSettings,
+    weights: Float[Array, " B"] | None = None,
+) -> Float[Array, ""]:
+    """The cross entropy of telling every unit from its hard negatives: the same mean as in `unit_contrast`.
+
+    `false` says which sentences of the made captions, units 1 .. S, are negatives. A unit without any adds 0.
+    """
+    wide = jnp.promote_types(regions.dtype, jnp.float32)
+    share, last = unit_shares(counts, units.shape[1], weights, wide), false.shape[2] + 1
+    texts = jnp.concatenate([units[:, None, 1:last], made[:, :, 1:last]], axis=1).astype(wide)  # [B, 1 + n, S, D]
+
+    def of_image(regions: Array, texts: Array) -> Array:
+        return unit_relevance(regions[None], texts, settings)[0]
+
+    flat = unit_norm(texts).reshape(len(texts), -1, texts.shape[-1])
+    # The similarities [B, (1 + n) S, N] are computed again, not kept.
+    relevance: Array = jax.checkpoint(jax.vmap(of_image))(unit_norm(regions.astype(wide)), flat)
+    logits = settings.contrast_temperature * relevance.reshape(texts.shape[:3])
+    seen = jnp.pad(false, ((0, 0), (1, 0), (0, 0)), constant_values=True)  # with the unit itself
+    losses = jax.nn.logsumexp(jnp.where(seen, logits, -jnp.inf), axis=1) - logits[:, 0]
+    total = share.sum()
+    loss: Array = (share[:, 1:last] * losses).sum() / jnp.where(total > 0, total, 1)
+    return loss
+
+
+def unit_shares(
+    counts: Int[Array, " B"], slots: int, weights: Float[Array, " B"] | None, dtype: DTypeLike
+) -> Float[Array, "B T"]:
+    """The weight of every unit: that of its caption, and 0 for `[CLS]` and where there is none."""
+    slot = jnp.arange(slots)
+    share = ((slot > 0) & (slot < counts[:, None])).astype(dtype)
+    return share if weights is None else share * weights[:, None]
 
 
 def _at(chunks: _Chunks, index: Int[Array, ""]) -> tuple[Array, Array, Array, Array, Array | None]:

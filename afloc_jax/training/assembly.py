@@ -14,7 +14,7 @@ from jaxtyping import Array, PyTree
 from afloc_jax.levels import ImageLevels, TextLevels
 from afloc_jax.models import AFLoc, build, initial_variables, trainable
 from afloc_jax.training.failures import explained
-from afloc_jax.training.gradients import Batch, hashes_of, token_batch
+from afloc_jax.training.gradients import Batch, text_sides, token_batch
 from afloc_jax.training.mesh import batch_sharding, place_state, state_sharding
 from afloc_jax.training.optimizer import build_optimizer, build_schedule, freeze
 from afloc_jax.training.settings import PRECISIONS, LowRank, RunConfig
@@ -82,14 +82,18 @@ class Assembly:
     def batch_like(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes, types and shardings of a global batch."""
         pairs, slots, side = self.config.training.batch_size, self.config.data.max_tokens, self.config.data.image_size
+        negatives, sentences = self.config.loss.hard_negatives, hashed_sentences(slots)
         shapes = {
             **dict.fromkeys(("token_ids", "word_ids", "sentence_ids"), (pairs, slots)),
             **dict.fromkeys(("word_count", "sentence_count"), (pairs,)),
         }
         arrays = {"image": ((pairs, side, side), jnp.uint8), **{name: (shapes[name], jnp.int32) for name in shapes}}
         data = self.config.data
-        for name, shape in (("report_hash", (2,)), ("sentence_hashes", (hashed_sentences(slots), 2))):
+        for name, shape in (("report_hash", (2,)), ("sentence_hashes", (sentences, 2))):
             arrays[name] = (pairs, *shape), jnp.uint32
+        if negatives:
+            arrays |= {f"negative_{name}": ((pairs, negatives, *shapes[name][1:]), jnp.int32) for name in shapes}
+            arrays["negative_hashes"] = (pairs, negatives, sentences, 2, 2), jnp.uint32
         if data.augment and data.augment_on == "device":
             arrays["augmentation"] = ((pairs, NUMBERS), jnp.float32)
         sharding = batch_sharding(self.mesh)
@@ -101,7 +105,7 @@ class Assembly:
         def embed(variables: Mapping[str, PyTree], batch: Batch) -> tuple[ImageLevels, TextLevels]:
             model = self.model.bind(variables)
             image, text = model(batch["image"], token_batch(batch), with_factors=self.config.loss.is_low_rank)
-            return image, dataclasses.replace(text, hashes=hashes_of(batch))
+            return image, text_sides(text, batch)
 
         like: tuple[ImageLevels, TextLevels] = jax.eval_shape(embed, self.variables_like, self.batch_like())
         return like

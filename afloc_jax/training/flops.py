@@ -5,10 +5,10 @@ B): a multiply-add is two, the forward and the backward pass are counted, and wh
 not, neither in the encoders (`training.remat`, `training.micro_batch`) nor in the tiles of the loss. The compiler's own
 count would be of no use, because it counts the body of a loop once.
 
-- Encoders: the matrix products and convolutions of one pair, all slots of its text included.
+- Encoders: the matrix products and convolutions of one pair, all slots of its text and of its hard negatives included.
 - A local level: its similarity with the K images of the contrast group needs 2 products of N regions x D for each valid
   unit (1 with `region_pooling="logsumexp"`), and twice as many in the backward pass. D is the width of the shallow
-  features with `low_rank`. Slots without a unit count nothing.
+  features with `low_rank`. Slots without a unit count nothing. Each hard negative is compared with one image more.
 - The report level: one product of width D with each of the K images, and two in the backward pass.
 """
 
@@ -48,9 +48,10 @@ class StepFlops:
 def step_flops(config: RunConfig, side: int) -> StepFlops:
     """The FLOPs of a step of `config`, whose text encoder and vocabulary are known, on images of `side` pixels."""
     loss, slots, width = config.loss, config.data.max_tokens, config.model.projection_dim
-    encoders, regions = _encoders(config.model, side, slots, loss.is_low_rank)
+    encoders, regions = _encoders(config.model, side, slots, loss.is_low_rank, 1 + loss.hard_negatives)
     group = loss.group_size(config.training.batch_size)
     of_product = _FORWARD_AND_BACKWARD * 2 * group
+    of_sentence = _FORWARD_AND_BACKWARD * 2 * (group + loss.hard_negatives)
     products = 2 if loss.region_pooling == "attention" else 1
     shallow, features = regions["shallow"]
     deep, _ = regions["deep"]
@@ -62,13 +63,15 @@ def step_flops(config: RunConfig, side: int) -> StepFlops:
     return StepFlops(
         pair=pair,
         word=of_product * products * shallow * features if loss.weights.word else 0,
-        sentence=of_product * products * deep * width if loss.weights.sentence else 0,
+        sentence=of_sentence * products * deep * width if loss.weights.sentence else 0,
         first_unit=1 if loss.contrast_unit == "unit" else 0,
     )
 
 
 @functools.lru_cache(maxsize=32)
-def _encoders(settings: ModelSettings, side: int, slots: int, low_rank: bool) -> tuple[int, dict[str, tuple[int, int]]]:
+def _encoders(
+    settings: ModelSettings, side: int, slots: int, low_rank: bool, texts: int
+) -> tuple[int, dict[str, tuple[int, int]]]:
     """The FLOPs of one pair in the encoders, and the regions and their width of the two maps that the loss reads.
 
     The gradient of a model is traced, so frozen parts and the first layer have the backward pass that they have in a
@@ -76,7 +79,7 @@ def _encoders(settings: ModelSettings, side: int, slots: int, low_rank: bool) ->
     """
     model = build(settings)
     variables = jax.eval_shape(lambda: initial_variables(model, jax.random.key(0)))
-    batch = jax.eval_shape(lambda: (jnp.zeros((1, side, side), jnp.uint8), _tokens(slots)))
+    batch = jax.eval_shape(lambda: (jnp.zeros((1, side, side), jnp.uint8), _tokens(texts, slots)))
 
     def embed(params: PyTree[Array], rest: PyTree[Array], image: Array, tokens: TokenBatch) -> dict[str, Array]:
         trains = trainable(params, settings)
@@ -107,8 +110,8 @@ def _encoders(settings: ModelSettings, side: int, slots: int, low_rank: bool) ->
     return product_flops(traced.jaxpr), sizes
 
 
-def _tokens(slots: int) -> TokenBatch:
-    ids, count = jnp.zeros((1, slots), jnp.int32), jnp.zeros(1, jnp.int32)
+def _tokens(texts: int, slots: int) -> TokenBatch:
+    ids, count = jnp.zeros((texts, slots), jnp.int32), jnp.zeros(texts, jnp.int32)
     return TokenBatch(ids, ids, ids, count, count)
 
 

@@ -15,6 +15,7 @@ normalisation breaks this: in chunks its statistics are those of each chunk. Bot
 statistics take the mean over chunks. Dropout draws other masks in chunks than in one pass.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -24,7 +25,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from afloc_jax.errors import UsageError
-from afloc_jax.levels import ImageLevels, TextHashes, TextLevels, TokenBatch
+from afloc_jax.levels import ImageLevels, MadeCaptions, TextHashes, TextLevels, TokenBatch
 from afloc_jax.losses import ContrastiveLosses, LossSettings, contrastive_losses
 from afloc_jax.losses.definition import length_order
 from afloc_jax.models import AFLoc, trainable
@@ -51,14 +52,38 @@ class _Embeddings(NamedTuple):
     words: Float[Array, "B L D"]
     sentences: Float[Array, "B L D"]
     report: Float[Array, "B D"]
+    made: Float[Array, "B n T D"] | None  # sentences of hard negatives
 
 
 GradientFunction = Callable[[PyTree[Array], PyTree[Array], Batch, PRNGKeyArray], Result]
 
 
 def token_batch(batch: Batch) -> TokenBatch:
-    """The text side of a batch (docs/architecture.md)."""
-    return TokenBatch(**{field: batch[field] for field in TokenBatch.__dataclass_fields__})
+    """The texts of a batch: its reports, each followed by the captions made from it (`loss.hard_negatives`)."""
+
+    def every(name: str) -> Array:
+        made = batch.get(f"negative_{name}")
+        own = batch[name]
+        if made is None:
+            return own
+        return jnp.concatenate([own[:, None], made], axis=1).reshape(-1, *own.shape[1:])
+
+    return TokenBatch(**{field: every(field) for field in TokenBatch.__dataclass_fields__})
+
+
+def text_sides(text: TextLevels, batch: Batch) -> TextLevels:
+    """The reports of a batch, with all that the losses read of them, from the levels of its texts (`token_batch`)."""
+    made = None
+    if "negative_hashes" in batch:
+        pairs, units = len(batch["word_count"]), batch["negative_hashes"].shape[2] + 1  # those that can be there
+        apart = jax.tree.map(lambda leaf: leaf.reshape(pairs, -1, *leaf.shape[1:]), text)
+        made = _made(apart.sentences[:, 1:, :units], batch)
+        text = jax.tree.map(lambda leaf: leaf[:, 0], apart)
+    return dataclasses.replace(text, hashes=hashes_of(batch), made=made)
+
+
+def _made(sentences: Float[Array, "B n T D"], batch: Batch) -> MadeCaptions:
+    return MadeCaptions(sentences, batch["negative_sentence_count"], batch["negative_hashes"])
 
 
 def in_group_order(batch: Batch, settings: LossSettings, mesh: Mesh) -> Batch:
@@ -97,7 +122,9 @@ def build_encoder(model: AFLoc, config: RunConfig, mesh: Mesh) -> Callable[..., 
             with_factors=low_rank,
         )
         shallow = image.shallow_factors[0] if low_rank else image.shallow
-        embeddings = _Embeddings(shallow, image.deep, image.whole, text.words, text.sentences, text.report)
+        text = text_sides(text, batch)
+        made = None if text.made is None else text.made.sentences
+        embeddings = _Embeddings(shallow, image.deep, image.whole, text.words, text.sentences, text.report, made)
         return embeddings, updates.get("batch_stats", batch_stats)
 
     policy = REMAT_POLICIES[config.training.remat]
@@ -118,7 +145,8 @@ def build_gradient(model: AFLoc, config: RunConfig, mesh: Mesh) -> GradientFunct
         factors = (embeddings.shallow, gather(_kernel(params), mesh)) if low_rank else None
         image = ImageLevels(embeddings.shallow, embeddings.deep, embeddings.whole, factors)
         counts = batch["word_count"], batch["sentence_count"]
-        text = TextLevels(embeddings.words, embeddings.sentences, embeddings.report, *counts, hashes_of(batch))
+        made = None if embeddings.made is None else _made(embeddings.made, batch)
+        text = TextLevels(embeddings.words, embeddings.sentences, embeddings.report, *counts, hashes_of(batch), made)
         return contrastive_losses(image, text, config.loss, mesh=mesh)
 
     def one_shot(params: PyTree[Array], batch_stats: PyTree[Array], batch: Batch, key: PRNGKeyArray) -> Result:

@@ -173,7 +173,15 @@ class Loop:
     def _batches(self) -> Iterator[Batch]:
         config, data = self._config, self.data
         size, seed = config.training.batch_size, config.seed
-        batches = training_batches(data.training, config.data, data.tokenizer, batch_size=size, seed=seed, **_process())
+        batches = training_batches(
+            data.training,
+            config.data,
+            data.tokenizer,
+            batch_size=size,
+            seed=seed,
+            hard_negatives=config.loss.hard_negatives,
+            **_process(),
+        )
         return batches.iterate(self.progress.step)
 
     def _validation_batches(self) -> Iterator[Batch]:

@@ -16,7 +16,7 @@ from afloc_jax.levels import LevelName
 from afloc_jax.losses import contrastive_losses
 from afloc_jax.models import AFLoc
 from afloc_jax.training.augment import augment
-from afloc_jax.training.gradients import Batch, build_gradient, hashes_of, in_group_order, token_batch
+from afloc_jax.training.gradients import Batch, build_gradient, in_group_order, text_sides, token_batch
 from afloc_jax.training.mesh import constrain, replicated
 from afloc_jax.training.optimizer import LearningRate
 from afloc_jax.training.settings import RunConfig
@@ -163,15 +163,17 @@ def build_train_step(
 def build_validation_step(model: AFLoc, config: RunConfig, mesh: Mesh) -> ValidationStep:
     """`validation_step(params, batch_stats, batch) -> metrics`, compiled at its first call.
 
-    It uses the running batch statistics and no dropout. Pairs without a word, which pad a batch, are left out.
+    It uses the running batch statistics, no dropout and no hard negatives. Pairs without a word, which pad a batch, are
+    left out.
     """
+
+    settings = dataclasses.replace(config.loss, hard_negatives=0)
 
     def validation_step(params: PyTree[Array], batch_stats: PyTree[Array], batch: Batch) -> LossMetrics:
         variables = {"params": params, "batch_stats": batch_stats}
-        batch = in_group_order(batch, config.loss, mesh)
-        image, text = model.bind(variables)(batch["image"], token_batch(batch), with_factors=config.loss.is_low_rank)
-        text = dataclasses.replace(text, hashes=hashes_of(batch))
-        losses = contrastive_losses(image, text, config.loss, mesh=mesh)
+        batch = in_group_order(batch, settings, mesh)
+        image, text = model.bind(variables)(batch["image"], token_batch(batch), with_factors=settings.is_low_rank)
+        losses = contrastive_losses(image, text_sides(text, batch), settings, mesh=mesh)
         return LossMetrics(losses.total, losses.levels, losses.twins)
 
     return jax.jit(validation_step, out_shardings=replicated(mesh))

@@ -57,8 +57,9 @@ def records(count: int, seed: int, side: int = 32) -> Records:
 
 def batches_of(source, config, tokenizer):
     """The training batches of a run of this config."""
-    data, size = RunConfig.from_config(plain(config)).data, config.training.batch_size
-    return training_batches(source, data, tokenizer, batch_size=size, seed=config.seed)
+    run = RunConfig.from_config(plain(config))
+    size, negatives = run.training.batch_size, run.loss.hard_negatives
+    return training_batches(source, run.data, tokenizer, batch_size=size, seed=run.seed, hard_negatives=negatives)
 
 
 def tiny_config() -> ConfigDict:

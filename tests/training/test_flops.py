@@ -18,6 +18,7 @@ from afloc_jax.training.settings import RunConfig
 from configs.afloc import get_config
 from tests.training.conftest import changed
 
+TWO_TEXTS = {"loss.hard_negatives": 1, "loss.weights.sentence": 1.0}
 ONLY_REPORTS = {"loss.weights.word": 0.0, "loss.weights.sentence": 0.0}
 
 
@@ -38,7 +39,7 @@ def encoders(changes):
     return step_flops(config, config.data.image_size).pair, lowered.cost_analysis()["flops"] / 2
 
 
-@pytest.mark.parametrize("changes", [{}, {"model.text.freeze": True}, {"model.image.freeze": True}], ids=str)
+@pytest.mark.parametrize("changes", [{}, {"model.text.freeze": True}, {"model.image.freeze": True}, TWO_TEXTS], ids=str)
 def test_the_published_towers_have_the_flops_that_xla_counts(changes):
     """XLA leaves out the products of convolutions with padding, and counts what is no product."""
     ours, theirs = encoders(changes)

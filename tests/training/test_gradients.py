@@ -97,6 +97,23 @@ def test_twins_of_other_chunks_are_known(treatment):
     assert (moved["report"] > 1e-2) if treatment == "mask" else (moved["report"] < 1e-12)
 
 
+@pytest.mark.parametrize(
+    "unit",
+    [{"loss.contrast_group_order": "length"}, {"loss.contrast_unit": "unit", "loss.region_pooling": "logsumexp"}],
+    ids=["captions", "single units"],
+)
+def test_hard_negatives_are_encoded_in_chunks_too(unit):
+    """In chunks on two devices (captions: in a ring), against one device at once (captions: the definition)."""
+    options = {"model.image.statistics_group": 2, "loss.low_rank": False, "loss.hard_negatives": 2, **unit}
+    one = "tiled" if "loss.contrast_unit" in unit else "definition"
+    expected, _ = gradient(devices=1, **options, **{"loss.implementation": one})
+    found, _ = gradient(**options, **{"training.micro_batch": 4})
+    assert_same(found, expected)
+    without, _ = gradient(devices=1, **options | {"loss.hard_negatives": 0, "loss.implementation": one})
+    more = {level: float(loss - without.losses.levels[level]) for level, loss in found.losses.levels.items()}
+    assert more["sentence"] > 0.1 and abs(more["word"]) < 1e-9 and abs(more["report"]) < 1e-9
+
+
 def test_chunks_without_statistics_of_their_own_differ_by_the_batch_norm():
     """What the module says of batch statistics is so: in chunks they are those of each chunk."""
     expected, _ = gradient(devices=1)
