@@ -31,6 +31,7 @@ from afloc_jax.settings import Json
 AnyPath: TypeAlias = str | os.PathLike[str]
 
 LARGEST_FILE = 1 << 30  # bytes of a file that is read at once
+LARGEST_JSON = 1 << 28  # bytes of a JSON file, whose content may take twenty times as much memory
 _MOST_DIGITS = 4300  # of a number that Python converts
 _TEXT_OR_END = re.compile(r'"(?:[^"\\]|\\.)*+"|}')  # of a JSON text: a string, or the end of an object
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:/")
@@ -252,7 +253,7 @@ def read_json(path: AnyPath, remedy: str = "") -> Any:
     """
     end = f"; {remedy}" if remedy else ""
     try:
-        text, objects = read_regular(path).decode("utf-8-sig"), _Distinct()
+        text, objects = read_regular(path, LARGEST_JSON).decode("utf-8-sig"), _Distinct()
         try:
             return json.loads(text, object_pairs_hook=objects)
         except _RepeatedKeyError:

@@ -9,6 +9,7 @@ the header is row 1, and blank rows count.
 import csv
 import gzip
 import io
+import itertools
 import re
 import sys
 import zlib
@@ -20,7 +21,8 @@ from afloc_jax.files import AnyPath, Path, read_regular
 
 csv.field_size_limit(sys.maxsize)  # a cell may hold a report or a run-length mask
 
-LARGEST_TABLE = 1 << 30  # bytes of a table, unpacked
+LARGEST_TABLE = 1 << 29  # bytes of a table, unpacked
+MOST_CELLS = 20_000_000  # of a table; the largest published ones have 6 million
 LONGEST_NAME, LONGEST_PATH = 255, 1024  # letters of a file name and of its path below a folder
 _CELL = re.compile(r'(?:"[^"]*+(?:""[^"]*+)*+"|[^",]*)(?=,|\Z)')  # in double quotes, or without any
 _CONTROL = re.compile(r"[\0-\x1f\ud800-\udfff]")  # also halves of surrogate pairs, which JSON can write
@@ -178,24 +180,36 @@ def read_text(path: AnyPath, most: int = LARGEST_TABLE) -> str:
 
 
 def _records(path: Path, known: Collection[str], one_line: bool) -> Iterator[tuple[int, str, list[str]]]:
-    """The number, the text and the cells of each row. Raises UserError for a quote that is unbalanced or misplaced."""
-    lines = list(io.StringIO(read_text(path), newline=""))
-    reader, end, columns = csv.reader(lines, strict=True), 0, list[str]()
-    for number in range(1, len(lines) + 1):
-        start, text, cells = end, "", list[str]()
+    """The number, the text and the cells of each row.
+
+    Raises UserError for a quote that is unbalanced or misplaced, and for more than MOST_CELLS cells.
+    """
+    taken, count, columns = list[str](), 0, list[str]()  # the lines of the row at hand
+
+    def lines() -> Iterator[str]:
+        for line in io.StringIO(read_text(path), newline=""):
+            taken.append(line)
+            yield line
+
+    reader = csv.reader(lines(), strict=True)
+    for number in itertools.count(1):
+        taken.clear()
+        text, failed = "", False
         try:
             cells = next(reader)
         except StopIteration:
             return
         except csv.Error:
-            pass  # its quotes are wrong, as is found below
-        end = reader.line_num
-        if '"' in lines[start]:
-            text = (lines[start] if one_line else "".join(lines[start:end])).rstrip("\r\n")
+            cells, failed = [], True
+        count += len(cells) + 1
+        if count > MOST_CELLS:
+            raise UserError(f"{path}, row {number}: more than {MOST_CELLS:,} cells in the table; divide it")
+        if failed or '"' in taken[0]:
+            text = (taken[0] if one_line else "".join(taken)).rstrip("\r\n")
             column = _wrong_quote(text)
-            if column >= 0:
+            if failed or column >= 0:
                 remedy = _QUOTING_ONE_LINE if one_line else _QUOTING
-                where = f"{path}, row {number}, column {_shown(columns, column, known)}"
+                where = f"{path}, row {number}, column {_shown(columns, max(column, 0), known)}"
                 raise UserError(f"{where}: the quote of a cell is unbalanced; {remedy}")
         columns = columns or [name.strip() for name in cells]
         yield number, text, cells
@@ -221,8 +235,9 @@ def _check_header(
     if missing or not any(columns):
         what = f"lacks the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}" if missing else "has no header"
         raise UserError(f"{path}, row 1: {what}; its first row must name the columns{end}")
+    first: dict[str, int] = {}
     for number, name in enumerate(columns):
-        if name and name in columns[:number]:
+        if name and first.setdefault(name, number) != number:
             where = f"{path}, row 1, column {_shown(columns, number, known)}"
             raise UserError(f"{where}: comes twice; rename or remove one")
 

@@ -143,9 +143,16 @@ def test_only_regular_files_of_a_bounded_size_are_opened(tmp_path):
     for reader in (read_json, read_table):
         with pytest.raises(UserError, match=r"cannot be read \(not a regular file\)"):
             reader(tmp_path / "pipe")
-    (tmp_path / "bomb.csv.gz").write_bytes(gzip.compress(bytes((1 << 30) + 1), 1))
-    with pytest.raises(UserError, match="more than 1,073,741,824 bytes when unpacked"):
+    (tmp_path / "bomb.csv.gz").write_bytes(gzip.compress(bytes((1 << 29) + 1), 1))
+    with pytest.raises(UserError, match="more than 536,870,912 bytes when unpacked"):
         read_table(tmp_path / "bomb.csv.gz")
+
+
+def test_a_table_of_too_many_cells_stops_before_it_takes_memory(table, monkeypatch):
+    monkeypatch.setattr("afloc_jax.tables.MOST_CELLS", 11)
+    assert len(table(f"{HEADER}a.png,x,p1\n").rows) == 1
+    with pytest.raises(UserError, match=r"pairs\.csv, row 3: more than 11 cells in the table"):
+        table(f"{HEADER}a.png,x,p1\nb.png,x,p2\n")
 
 
 def test_tables_of_any_cells_come_back(tmp_path):

@@ -10,7 +10,8 @@ mode, whether its first pixel (row by row) is inside, which is the result of the
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias, TypedDict, TypeGuard
+from dataclasses import dataclass
+from typing import TypedDict, TypeGuard
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -25,8 +26,13 @@ from afloc_jax.settings import Json
 from data_pipelines.images import LARGEST_PIXELS, ImageError
 from data_pipelines.regions import CocoRuns
 
-Table: TypeAlias = "Mapping[tuple[str, str], Json | Mapping[str, Json]]"
-"""Run lengths or points by image and class, in lower case."""
+
+@dataclass(frozen=True)
+class _Table:
+    """Run lengths or points by image and class in lower case, and their places in the file, counted from 0."""
+
+    content: "dict[tuple[str, str], Json | Mapping[str, Json]]"
+    places: dict[tuple[str, str], str]
 
 
 def score_segmentations(
@@ -53,22 +59,22 @@ def score_segmentations(
     points = _is_point_table(content)
     predicted = _table(predicted_path, points)
     known = {sample.image_and_class for sample in truths}
-    if not known & set(predicted):
+    if not known & set(predicted.content):
         raise UserError(f"{predicted_path}: no image and class in common with {truth_path.name}")
     names = {sample.category.lower(): sample.category for sample in truths}
-    unlisted = [key for key in predicted if key[1] in names and key not in known and key not in truth]
+    unlisted = [key for key in predicted.content if key[1] in names and key not in known | set(truth.content)]
     size = truths[0].mask.shape[0]
     samples = [*truths, *(negative(image, names[name], size) for image, name in unlisted)]
     rows = []
     keys = [sample.image_and_class for sample in samples]
     for key in keys:
-        where = f"{predicted_path.name}, image {key[0]}, class {key[1]}"
-        true = _checked(truth.get(key), f"{truth_path.name}, image {key[0]}, class {key[1]}")
+        where = predicted.places.get(key, "")
+        true = _checked(truth.content.get(key), truth.places.get(key, ""))
         if points:
-            places = _places(predicted.get(key), where)
+            places = _places(predicted.content.get(key), where)
             rows.append((_area(true), len(places), 0, _hit_of_points(true, places)))
         else:
-            rows.append(_compare(true, _checked(predicted.get(key), where), options.compatible, where))
+            rows.append(_compare(true, _checked(predicted.content.get(key), where), options.compatible, where))
     true_pixels, pixels, common, hit = (np.array(column) for column in zip(*rows, strict=True))
     with np.errstate(invalid="ignore"):
         iou = common / (true_pixels + pixels - common)
@@ -83,11 +89,24 @@ def score_segmentations(
     )
 
 
-def _table(path: Path, points: bool) -> Table:
+def _table(path: Path, points: bool) -> _Table:
     content: Json = read_json(path)
-    if (points and _is_point_table(content)) or (not points and is_rle_file(content)):
-        return {(image, name.lower()): rle for image, entries in content.items() for name, rle in entries.items()}
+    if points and _is_point_table(content):
+        return _by_class(path.name, content)
+    if not points and is_rle_file(content):
+        return _by_class(path.name, content)
     raise UserError(f'{path}: not CheXlocalize segmentations ({{image: {{class: {{"size", "counts"}}}}}})')
+
+
+def _by_class(name: str, images: "Mapping[str, Mapping[str, Json | Mapping[str, Json]]]") -> _Table:
+    table = _Table({}, {})
+    for number, (image, entries) in enumerate(images.items()):
+        for position, category in enumerate(entries):
+            key, place = (image, category.lower()), f"{name}, image {number}, class {position}"
+            if table.places.setdefault(key, place) != place:
+                raise UserError(f"{place}: the same as {table.places[key]}, as case does not count")
+            table.content[key] = entries[category]
+    return table
 
 
 def _is_point_table(content: Json) -> TypeGuard[Mapping[str, Mapping[str, Json]]]:

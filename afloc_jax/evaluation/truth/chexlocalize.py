@@ -25,6 +25,8 @@ def read_rle_table(name: str, content: RleTable, drawing: Drawing) -> list[Truth
     """One sample per image and class; a class with an empty mask is a negative."""
     truths = []
     for position, (image, classes) in enumerate(content.items()):
+        if len({category.lower() for category in classes}) < len(classes):
+            raise UserError(f"{name}, image {position}: two classes differ in case alone, which does not count")
         for number, (category, rle) in enumerate(classes.items()):
             where = f"{name}, image {position}, class {number}"  # counted from 0; names may be those of patients
             geometry = drawing.geometry(size_of_rle(rle, where), where)

@@ -33,15 +33,12 @@ def read_coco(name: str, content: Json, drawing: Drawing) -> list[Truth]:
     }
     if len(categories) < len(classes):
         raise UserError(f"{name}: {len(classes) - len(categories)} categories have the id of another category")
-    seen: dict[int | str, int] = {}
     samples: dict[tuple[str, str, str], Truth] = {}
     regions: dict[tuple[str, str, str], list[Region]] = {}
     per_image: dict[str, int] = {}
     for position, annotation in enumerate(annotations):
         number = annotation.get("id") if isinstance(annotation, dict) else None
         where = f"{name}, annotation {position if number is None or not isinstance(number, int) else number}"
-        if isinstance(number, int | str) and seen.setdefault(number, position) != position:
-            raise UserError(f"{where}: its id is that of another annotation, entry {seen[number]} of the file")
         image = images.get(_id(annotation, "image_id", where))
         category = categories.get(_id(annotation, "category_id", where))
         if image is None or category is None:
@@ -127,7 +124,7 @@ def _repeats_box(segmentation: Json, box: Sequence[float]) -> bool:
         return False
     try:
         points = np.asarray(segmentation[0], np.float64).reshape(-1, 2)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return False
     if len(points) not in (4, 5):  # the first corner may be repeated
         return False

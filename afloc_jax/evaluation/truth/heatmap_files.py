@@ -10,10 +10,12 @@ from jaxtyping import Float
 
 from afloc_jax.errors import UserError
 from afloc_jax.evaluation.truth.sample import Truth, negative
-from afloc_jax.files import Path
-from data_pipelines.images import Geometry
+from afloc_jax.files import Path, check_regular
+from data_pipelines.images import LARGEST_PIXELS, Geometry
 
-_UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)  # exceptions of NumPy for a bad archive
+LARGEST_MAP = 8 * LARGEST_PIXELS + 4096  # bytes of a map of float64, with its header
+# Exceptions of NumPy for a bad archive.
+_UNREADABLE = (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error)
 
 
 class HeatmapFile:
@@ -22,12 +24,15 @@ class HeatmapFile:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         try:
+            check_regular(self.path)
             self._file = np.load(self.path, allow_pickle=False)
         except _UNREADABLE as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else "not an .npz archive"
             raise UserError(f"{self.path}: cannot read the heat maps ({reason})") from None
         if not isinstance(self._file, np.lib.npyio.NpzFile):
             raise UserError(f"{self.path}: one bare array; heat maps come as an .npz with a key for each sample")
+        members = self._file.zip.infolist() if self._file.zip else []
+        self._bytes = {info.filename.removesuffix(".npy"): info.file_size for info in members}
         self._keys = {self._fold(key): key for key in self._file.files}
         if len(self._keys) < len(self._file.files):
             last = {self._fold(key): position for position, key in enumerate(self._file.files)}
@@ -59,6 +64,11 @@ class HeatmapFile:
                 "keys must be the image path, a tab, and the label_text in lower case"
             )
 
+    def _check_size(self, truth: Truth) -> None:
+        """Raises UserError for a map that would take far more memory than any image, before it is unpacked."""
+        if self._bytes.get(self._keys.get(truth.key, ""), 0) > LARGEST_MAP:
+            raise UserError(f"{self.path}: the map of {truth.id} has more than {LARGEST_MAP:,} bytes")
+
     def negatives(self, truths: Sequence[Truth]) -> list[Truth]:
         """Negative samples of the classes of `truths`: images and classes that have a map and no truth.
 
@@ -83,6 +93,7 @@ class HeatmapFile:
         place = map_to_original if original else map_to_square
         for truth in truths:
             try:
+                self._check_size(truth)
                 heatmap = self._file[self._keys[truth.key]] if self.has(truth) else np.zeros(truth.mask.shape)
             except _UNREADABLE:
                 raise UserError(f"{self.path}: the map of {truth.id} is damaged or not an array of numbers") from None

@@ -39,7 +39,7 @@ def read_annotations(raw: Path) -> Iterator[Annotation]:
         if len(images) < len(content["images"]):
             raise UserError(f"{path}: two images have the same id; fetch it again")
         categories = {category["id"]: category["name"] for category in content["categories"]}
-        annotations = content["annotations"]
+        annotations = list(content["annotations"])
     except (KeyError, TypeError):
         raise UserError(f"{path} lacks images, annotations or categories; fetch it again") from None
     for number, entry in enumerate(annotations):

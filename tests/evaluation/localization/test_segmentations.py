@@ -79,7 +79,7 @@ def test_what_the_benchmark_lacks_counts_as_predicted_empty(sample_files, tmp_pa
         score_segmentations(read_truth(sample_files[0]), sample_files[0], tmp_path / "other.json", PROTOCOL.options)
     smaller = {"size": [2, 2], "counts": [0, 4]}
     (tmp_path / "small.json").write_text(json.dumps({first: {"Cardiomegaly": smaller}}))
-    with pytest.raises(UserError, match=r"class cardiomegaly: its mask is for \[2, 2\]"):
+    with pytest.raises(UserError, match=r"image 0, class 0: its mask is for \[2, 2\]"):
         score_segmentations(read_truth(sample_files[0]), sample_files[0], tmp_path / "small.json", PROTOCOL.options)
 
 
@@ -153,7 +153,7 @@ def test_a_point_inside_is_a_hit_and_a_missing_point_a_miss(sample_files, tmp_pa
     )  # two classes have no point
     for broken in ([[1]], [["a", 2]], [[float("nan"), 2]], [[1e300, 2]]):
         (tmp_path / "points.json").write_text(json.dumps({first: {"Cardiomegaly": broken}}))
-        with pytest.raises(UserError, match="class cardiomegaly: its points must be"):
+        with pytest.raises(UserError, match=r"image 0, class 0: its points must be"):
             score_segmentations(truths, sample_files[0], tmp_path / "points.json", PROTOCOL.options)
 
 

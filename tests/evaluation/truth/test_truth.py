@@ -2,6 +2,9 @@
 
 import copy
 import json
+import os
+import time
+import zipfile
 
 import cv2
 import numpy as np
@@ -141,6 +144,9 @@ def test_a_polygon_that_only_repeats_the_box_leaves_the_published_rounding(write
         {"segmentation": [[1, 2, 3]]},
         {"segmentation": [[1, 2, 3, 4, float("nan"), 6]]},
         {"segmentation": [["a"] * 8]},
+        {"segmentation": [[1, 2, 10**400, 4, 5, 6]]},
+        {"segmentation": {"size": [300, 448], "counts": {}}},
+        {"segmentation": {"size": [300, 448], "counts": True}},
         {"segmentation": "text"},
         {"segmentation": 5},
     ],
@@ -168,7 +174,6 @@ def test_a_broken_annotation_is_refused_by_its_number_without_its_phrase(write, 
         ({**COCO, "annotations": [None]}, "annotation 0"),
         ({**COCO, "images": [*COCO["images"], COCO["images"][0]]}, "1 images have the id of another image"),
         ({**COCO, "categories": [*COCO["categories"], COCO["categories"][0]]}, "1 categories have the id of another"),
-        ({**COCO, "annotations": [COCO["annotations"][0]] * 2}, "its id is that of another annotation, entry 0"),
         (
             '{"images": [], "categories": [],\n "images": []}',
             "a key comes twice in the object that ends at line 2, column 14",
@@ -176,6 +181,10 @@ def test_a_broken_annotation_is_refused_by_its_number_without_its_phrase(write, 
         ("[" * 100_000, "nested too deeply"),
         ({"a": {"Edema": {"size": [100, 200], "counts": [2**63 - 1, 2**63 - 1, 20002]}}}, "do not add up to its image"),
         ({"a": {"Edema": {"size": [10**9, 10**9], "counts": [10**18]}}}, "its size is 1000000000 x 1000000000"),
+        (
+            {"a": {"Edema": {"size": [2, 2], "counts": [4]}, "edema": {"size": [2, 2], "counts": [0, 4]}}},
+            "image 0: two classes differ in case alone",
+        ),
         ({"a": {"Edema": {"size": [2, 2], "counts": "zz"}}}, "image 0, class 0: "),
         ({"a": {"Edema": {"size": "2", "counts": "zz"}}}, "image 0, class 0: "),
         ({"a": {"Edema": {"size": [2, 2], "counts": [4]}}}, "no annotated finding"),
@@ -308,6 +317,25 @@ def test_a_file_that_is_no_archive_of_maps_is_refused(tmp_path):
     for name in ("text.npz", "empty.npz", "bare.npy", "cut.npz"):
         with pytest.raises(UserError, match=name):
             HeatmapFile(tmp_path / name)
+
+
+def test_a_map_that_would_take_all_memory_is_refused_before_it_is_unpacked(write, tmp_path):
+    """Zeros pack to a thousandth: this file of 1.4 MB states a map of 1.4 GB."""
+    header = np.lib.format.header_data_from_array_1_0(np.zeros((1, 1)))
+    with (
+        zipfile.ZipFile(tmp_path / "maps.npz", "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("files/a.jpg\tmild edema.npy", "w", force_zip64=True) as file,
+    ):
+        np.lib.format.write_array_header_1_0(file, {**header, "shape": (14_000, 14_000)})
+        for _ in range(1400):
+            file.write(bytes(1_000_000))
+    begun = time.monotonic()
+    with pytest.raises(UserError, match=r"the map of files/a\.jpg#1 has more than 1,360,004,096 bytes"):
+        next(HeatmapFile(tmp_path / "maps.npz").maps(read_truth(write(COCO))))
+    assert time.monotonic() - begun < 5
+    os.mkfifo(tmp_path / "pipe.npz")
+    with pytest.raises(UserError, match="not a regular file"):
+        HeatmapFile(tmp_path / "pipe.npz")
 
 
 # A table of mask files
