@@ -89,6 +89,15 @@ def test_what_one_row_says_is_a_fault_of_that_row(table, row, fault):
     assert "Roe" not in str(caught.value)
 
 
+def test_columns_without_a_name_behind_the_last_one_may_be_empty_or_missing(table):
+    """NIH's table of boxes has a header of nine columns, of which six have names."""
+    found = table("image,text,Bbox [x,y,w,h],,,\na.png,x,1,2,3,4,,,\nb.png,x,1,2,3,4\nc.png,x,1,2,3,4,,5,\n")
+    assert [[*row.values()][2:] for row in found.rows] == [["1", "2", "3", "4"]] * 2
+    assert [str(fault) for fault in found.faults] == [
+        "pairs.csv, row 4, column 6: the row has 9 cells and the header 6"
+    ]
+
+
 def test_cells_name_files_below_a_folder_or_none():
     for name in ("a.png", "p10/s1/a b.png", "..a.png", "\u00e9.png", ""):
         assert fault_of_name(name) == ""

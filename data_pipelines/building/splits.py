@@ -82,7 +82,7 @@ def assign_splits(
             named = {max(named, key=SPLITS.index)}
             left_out.update(id(item) for item in group if item.split and item.split not in named)
         if len(named) > 1:  # e.g. patients A and B share an image but are in different splits
-            names = sorted({pseudonym(item.patient, seed) or item.image.name for item in group})
+            names = sorted({pseudonym(item.patient, seed) or item.place for item in group})
             raise UserError(
                 f"rows tied by patient or identical image lie in {' and '.join(sorted(named))}: {names[:4]}"
             )

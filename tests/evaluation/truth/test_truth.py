@@ -3,6 +3,8 @@
 import copy
 import json
 import os
+import subprocess
+import sys
 import time
 import zipfile
 
@@ -408,3 +410,20 @@ def test_every_mask_of_the_published_sample_decodes_as_pycocotools_decodes_it(sh
                 np.testing.assert_array_equal(decoded, coco_mask.decode(rle))
                 entries += 1
     assert entries == 40
+
+
+WRAPS = {"a.png": {"Edema": {"size": [100, 200], "counts": [2**63 - 1, 2**63 - 1, 20002]}}}
+
+
+@pytest.mark.parametrize("prediction", [False, True])
+def test_run_lengths_whose_sum_wraps_end_the_command_with_a_message(write, tmp_path, prediction):
+    """It ended in a segmentation fault, of the truth as of the segmentations that are scored; hence a process."""
+    good = {"a.png": {"Edema": {"size": [100, 200], "counts": [5, 19995]}}}
+    truth, other = write(good if prediction else WRAPS), write(WRAPS if prediction else good, "predicted.json")
+    given = ["--truth", str(truth), "--segmentations", str(other), "--out", str(tmp_path / "out")]
+    command = "import sys; from afloc_jax.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", command, "score", "--protocol", "chexlocalize", *given]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    file = "predicted.json" if prediction else "truth.json"
+    what = "image 0, class 0: the run lengths of an RLE do not add up to its image"
+    assert done.returncode == 1 and done.stderr.strip().split("\n")[-1] == f"afloc: {file}, {what}"
