@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 from afloc_jax.errors import UsageError, UserError
 from data_pipelines.augment import augment, draw
 from data_pipelines.hashes import HashArrays, text_hashes
-from data_pipelines.negatives import MadeCaption, NegativeArrays, made_captions, negative_arrays
+from data_pipelines.negatives import MadeCaption, NegativeArrays, made_captions, negative_arrays, worded_alike
 from data_pipelines.reading import Pair, Records
 from data_pipelines.records import Record
 from data_pipelines.settings import DataSettings, SentenceSampling
@@ -229,6 +229,7 @@ class _Drawn(NamedTuple):
     sentences: list[str]
     augmentation: Float64[np.ndarray, " 6"] | None = None  # what the training step has to do with the image
     negatives: Sequence[MadeCaption] = ()
+    worded: Sequence[str] | None = None  # the sentences as they are read, if otherwise
 
 
 class _Rows:
@@ -257,9 +258,11 @@ class _Draw:
         image, numbers = record.image, draw(rng) if self._augmented else None
         if numbers is not None and not self._on_device:
             image, numbers = augment(image, numbers), None
-        # Last, so that a run with negatives draws the same sentences and augmentation as one without.
-        negatives = made_captions(chosen, record.sentences, self._negatives, rng) if self._negatives else ()
-        return _Drawn(index, image, chosen, numbers, negatives)
+        # After the rest, so that a run with negatives draws the same sentences and augmentation as one without.
+        if not self._negatives:
+            return _Drawn(index, image, chosen, numbers)
+        negatives = made_captions(chosen, record.sentences, self._negatives, rng)
+        return _Drawn(index, image, chosen, numbers, negatives, worded_alike(chosen, rng))
 
 
 class _Collate:
@@ -270,8 +273,9 @@ class _Collate:
         self._max_tokens = data.max_tokens
 
     def __call__(self, rows: Sequence[_Drawn]) -> Batch:
-        indices, images, reports, numbers, negatives = zip(*rows, strict=True)
-        texts, hashes = self._tokenize(reports), text_hashes(reports, self._max_tokens)
+        indices, images, reports, numbers, negatives, worded = zip(*rows, strict=True)
+        texts = self._tokenize([drawn if read is None else read for drawn, read in zip(reports, worded, strict=True)])
+        hashes = text_hashes(reports, self._max_tokens)
         batch: Batch = {"image": np.stack(images), **texts, **hashes, "index": np.array(indices, np.int64)}
         if numbers[0] is not None:
             batch["augmentation"] = np.array(numbers, np.float32)

@@ -15,7 +15,7 @@ that is not clearly of the same side. The words are in negatives.json.
 import functools
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, TypedDict
 
@@ -83,6 +83,18 @@ def made_captions(
     ]
 
 
+def worded_alike(drawn: Sequence[str], rng: np.random.Generator) -> list[str]:
+    """The drawn sentences, about half of them in the wordings of hard negatives.
+
+    Otherwise the text alone would tell what was made ("on the right" at the end), and no image would be looked at.
+    """
+    worded = []
+    for sentence in drawn:
+        ways = _rewordings(sentence)
+        worded.append(ways[int(rng.integers(len(ways)))] if ways and rng.random() < 0.5 else sentence)
+    return worded
+
+
 def negative_arrays(
     captions: Sequence[Sequence[MadeCaption]], tokenize: SentenceTokenizer, max_tokens: int
 ) -> NegativeArrays:
@@ -140,39 +152,63 @@ def _may_be_true(made: Made, sentence: str, report: Sequence[str]) -> bool:
 @functools.lru_cache(_REMEMBERED)
 def _changes(sentence: str) -> tuple[tuple[Made, ...], ...]:
     """The changes of a sentence, by kind."""
-    return tuple(tuple(rule(sentence)) for rule in (_other_side, _negated, _affirmed))
+    side, finding, denied = _one_side(sentence), _affirmed(sentence), _denied(sentence)
+    return (
+        _other_side(sentence, side) if side else (),
+        tuple(Made(text, f"no {finding}", "negated") for text in _worded("negated", finding)),
+        tuple(Made(text, denied, "absent") for text in _worded("absent", denied)),
+    )
 
 
-def _other_side(sentence: str) -> Iterator[Made]:
-    named = _sides(sentence)
-    if len(named) != 1 or not _is_affirmed(sentence) or _FIXED.search(sentence):
-        return
-    (own,) = named
+@functools.lru_cache(_REMEMBERED)
+def _rewordings(sentence: str) -> tuple[str, ...]:
+    """The sentence itself, as true as it is, in the wordings in which others are made false."""
+    side = _one_side(sentence)
+    moved = _moved(sentence, side, side) if side and not _is_in_place(sentence, side) else ()
+    return moved or _worded("absent", _affirmed(sentence)) or _worded("negated", _denied(sentence))
+
+
+def _other_side(sentence: str, own: str) -> tuple[Made, ...]:
     other = _SIDES[1 - _SIDES.index(own)]
     plain = re.sub(rf"\b{own}\b", other, sentence)
-    if own not in _IN_PLACE.sub("", sentence).split():
-        yield Made(plain, plain, "side")
-        return
+    texts = (plain,) if _is_in_place(sentence, own) else _moved(sentence, own, other)
+    return tuple(Made(text, plain, "side") for text in texts)
+
+
+def _moved(sentence: str, own: str, side: str) -> tuple[str, ...]:
+    """The sentence without its own side, and with a side behind it."""
     rest = " ".join(re.sub(rf"\b(?:on the {own}|{own} sided|{own})\b", "", sentence).split())
-    for wording in _WORDS["side"]["moved"]:
-        yield Made(f"{rest} {wording.format(other)}", plain, "side")
+    return tuple(f"{rest} {wording.format(side)}" for wording in _WORDS["side"]["moved"])
 
 
-def _negated(sentence: str) -> Iterator[Made]:
+def _is_in_place(sentence: str, own: str) -> bool:
+    """Whether the side stands in phrases alone in which it may be exchanged."""
+    return own not in _IN_PLACE.sub("", sentence).split()
+
+
+def _worded(kind: Literal["negated", "absent"], finding: str) -> tuple[str, ...]:
+    return tuple(wording.format(finding) for wording in _WORDS[kind]) if finding else ()
+
+
+def _one_side(sentence: str) -> str:
+    """The one side of an affirmed sentence, if it has an opposite."""
+    named = _sides(sentence)
+    return next(iter(named)) if len(named) == 1 and _is_affirmed(sentence) and not _FIXED.search(sentence) else ""
+
+
+def _affirmed(sentence: str) -> str:
+    """The finding that a sentence affirms, without "there is a"; empty if it has a verb, or affirms none."""
     finding = sentence
     while opening := _OPENING.match(finding):
         finding = finding[opening.end() :]
-    if finding and _is_affirmed(sentence) and not _VERBS.search(finding):
-        for wording in _WORDS["negated"]:
-            yield Made(wording.format(finding), f"no {finding}", "negated")
+    return finding if _is_affirmed(sentence) and not _VERBS.search(finding) else ""
 
 
-def _affirmed(sentence: str) -> Iterator[Made]:
+def _denied(sentence: str) -> str:
+    """The finding that a sentence denies."""
     denial = _DENIAL.match(sentence)
     finding = sentence[denial.end() :] if denial else ""
-    if finding and _is_affirmed(finding) and not _NOT_AFFIRMABLE.search(finding):
-        for wording in _WORDS["absent"]:
-            yield Made(wording.format(finding), finding, "absent")
+    return finding if _is_affirmed(finding) and not _NOT_AFFIRMABLE.search(finding) else ""
 
 
 @functools.lru_cache(_REMEMBERED)
