@@ -9,7 +9,8 @@ A rule changes one sentence of a report into a sentence that is false of its ima
 
 The zone is left out, so that evaluation can ask whether training on the other kinds carries over to it. A sentence is
 not changed where that could be true: where the report states it, or has another affirmed sentence on the same finding
-that is not clearly of the same side. The words are in negatives.json.
+that is not clearly of the same side. The words are in negatives.json. About half of the drawn sentences are read in the
+same words, true as they are (`worded_alike`).
 """
 
 import functools

@@ -1,6 +1,7 @@
 """Hard negatives: false of their image, in words that the counterfactual task does not use, by seed and epoch."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from data_pipelines.batches import training_batches, training_tokenizer
 from data_pipelines.builders.phantom.generate import CATEGORIES, draw
 from data_pipelines.builders.phantom.reporting import prompt, report
 from data_pipelines.hashes import hash_of
-from data_pipelines.negatives import Made, made_captions, negative_arrays
+from data_pipelines.negatives import Made, made_captions, negative_arrays, worded_alike
 from data_pipelines.records import Record
 from data_pipelines.settings import DataSettings
 from data_pipelines.tokens import SentenceTokenizer, learn_tokenizer, tokenize
@@ -116,7 +117,29 @@ def test_no_prompt_of_the_counterfactual_task_is_trained_on(phantoms):
     asked = {rewritten.text for text in prompts for rewritten in (SIDES.other(text), ZONES.other(text), negate(text))}
     asked |= prompts | set(CATEGORIES)
     made = {made.text for _, _, made in all_made(phantoms)}
+    rng = np.random.default_rng(0)
+    for _, sentences, _ in phantoms:
+        made |= set(worded_alike(sentences, rng)) - set(sentences)
     assert len(asked) > 100 and len(made) > 1000 and not asked & made
+
+
+@pytest.mark.parametrize(
+    ("sentence", "expected"),
+    [
+        ("small left effusion", {"small effusion on the left"}),
+        ("there is a nodule in the left upper zone", {"is seen", "there is nodule in the left upper zone"}),
+        ("no pneumothorax", {"there is no pneumothorax", "no evidence of pneumothorax", "without pneumothorax"}),
+        ("bilateral effusions", {"there is bilateral effusions", "bilateral effusions is seen"}),
+        ("the trachea is midline", set()),
+    ],
+)
+def test_half_of_what_is_true_is_worded_like_what_is_false(sentence, expected):
+    """So that the image has to tell them apart: the same words, but for the side, or for what is denied."""
+    rng = np.random.default_rng(0)
+    read = Counter(worded_alike([sentence], rng)[0] for _ in range(300))
+    assert all(any(words in text for text in read) for words in expected)
+    assert read[sentence] == 300 if not expected else 120 < read[sentence] < 180
+    assert len(worded_alike([sentence, "x"], rng)) == 2
 
 
 def test_the_zone_is_never_changed(phantoms):
@@ -184,8 +207,9 @@ def test_negatives_follow_from_seed_epoch_and_record():
 
     without, batch = batches(0).batch_at(5), batches(2).batch_at(5)
     assert not any(name.startswith("negative_") for name in without)
-    for name, array in without.items():  # nothing else changes
-        np.testing.assert_array_equal(batch[name], array)
+    for name in ("image", "index", "report_hash", "sentence_hashes", "sentence_count"):  # the same sentences are drawn
+        np.testing.assert_array_equal(batch[name], without[name])
+    assert (batch["token_ids"] != without["token_ids"]).any(axis=1).mean() > 0.25, "some of them in other words"
     again = next(batches(2).iterate(5))
     assert list(again) == list(batch)
     for name, array in batch.items():
