@@ -122,7 +122,7 @@ def read_table(
     for number, text, cells in records:
         if names and text and any(_SWALLOWED.search(cell) for cell in cells):
             raise UserError(f"{file}, row {number}: a quoted cell seems to contain other rows; {_QUOTING}")
-        if not any(cells):
+        if _is_blank(cells):
             continue
         row = Row(file.name, number, dict(zip(columns, map(str.strip, cells), strict=False)))
         key = tuple(row.get(name, "") for name in unique)
@@ -143,7 +143,12 @@ def shape_of(path: AnyPath) -> tuple[list[str], int]:
     """The names of the columns, and the number of rows below them that are not blank. Raises as `read_table`."""
     records = _records(Path(path), (), one_line=False)
     columns = [name.strip() for name in next(records, (1, "", []))[2]]
-    return columns, sum(1 for _, _, cells in records if any(cells))
+    return columns, sum(1 for _, _, cells in records if not _is_blank(cells))
+
+
+def _is_blank(cells: Sequence[str]) -> bool:
+    """Whether a row is a blank line. A row of empty cells is none: what it lacks is said by who needs it."""
+    return len(cells) < 2 and not "".join(cells).strip()
 
 
 def fault_of_name(name: str) -> str:

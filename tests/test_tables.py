@@ -89,6 +89,11 @@ def test_what_one_row_says_is_a_fault_of_that_row(table, row, fault):
     assert "Roe" not in str(caught.value)
 
 
+def test_blank_lines_are_no_rows_and_rows_of_empty_cells_are(table):
+    found = table(f"{HEADER}\n  \n,,\na.png,x,p1\n\n")
+    assert [(row.number, row["image"]) for row in found.rows] == [(4, ""), (5, "a.png")] and not found.faults
+
+
 def test_columns_without_a_name_behind_the_last_one_may_be_empty_or_missing(table):
     """NIH's table of boxes has a header of nine columns, of which six have names."""
     found = table("image,text,Bbox [x,y,w,h],,,\na.png,x,1,2,3,4,,,\nb.png,x,1,2,3,4\nc.png,x,1,2,3,4,,5,\n")

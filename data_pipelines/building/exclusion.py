@@ -31,7 +31,7 @@ def read_patients(path: Path) -> frozenset[str]:
     Raises UserError if the file cannot be read, or has no such column or no patient.
     """
     if path.name.lower().endswith(_TABLES):
-        table = read_table(path)
+        table = read_table(path, known=COLUMNS)
         column = next((name for name in COLUMNS if name in table.columns), None)
         if column is None:
             raise UserError(f"{path} has no column of patients; name one of its columns {', '.join(COLUMNS)}")

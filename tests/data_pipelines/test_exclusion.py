@@ -99,6 +99,13 @@ def test_one_text_is_one_list_and_a_data_set_without_patients_is_refused(tmp_pat
         ("a.csv", f"subject_id,note\n1,x\n,{SECRET}\n", "a.csv, row 3, column subject_id: no patient"),
         ("a.csv", f"{SECRET},b\n1,2\n", "a.csv has no column of patients; name one of its columns patient"),
         ("a.csv", "patient\n", "a.csv names no patient"),
+        (
+            "a.csv",
+            f"subject_id,note\n1,x\n2,y,{SECRET}\n",
+            "a.csv, row 3, column 2: the row has 3 cells and the header 2",
+        ),
+        ("a.csv", f'subject_id,note\n1,"{SECRET}\n2,y\n', "a.csv, row 2, column 2: the quote of a cell is unbalanced"),
+        ("a.csv", f"note,patient\n{SECRET}\n", "a.csv, row 2, column 1: the row has 1 cells and the header 2"),
         ("a.txt", "\n \n", "a.txt names no patient"),
         ("a.txt", "p\xff", "a.txt is not UTF-8 text"),
     ],
