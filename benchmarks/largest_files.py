@@ -1,6 +1,6 @@
 """The time and the memory that the largest files take which the program reads, whatever is in them.
 
-    python -m benchmarks.largest_files
+    python -m benchmarks.largest_files [WHAT ...]
 
 Images have just under 170 million pixels. The table has as many cells as are allowed, none of which is like another.
 The first JSON file is all lists, which take the most memory for their bytes; the second has run lengths. Each file is
@@ -11,6 +11,7 @@ process before.
 import itertools
 import multiprocessing
 import resource
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -20,7 +21,7 @@ from PIL import Image
 
 from afloc_jax.files import LARGEST_JSON, read_json
 from afloc_jax.tables import MOST_CELLS, read_table
-from data_pipelines.images import read_image
+from data_pipelines.images import MOST_SCANS, read_image
 
 SIDE = 13_000
 IMAGES = {  # what it is -> (suffix, type of the pixels, channels)
@@ -28,6 +29,7 @@ IMAGES = {  # what it is -> (suffix, type of the pixels, channels)
     "PNG, 16 bits": (".png", np.uint16, 1),
     "PNG, colour": (".png", np.uint8, 3),
     "JPEG": (".jpg", np.uint8, 1),
+    "JPEG, 64 scans": (".jpg", np.uint8, 1),
     "TIFF, float": (".tif", np.float32, 1),
 }
 TABLE, LISTS, RUNS = "CSV, 4 columns", "JSON, empty lists", "JSON, run lengths"
@@ -39,7 +41,12 @@ def _write(what: str, folder: str) -> None:
         suffix, dtype, channels = IMAGES[what]
         pixels = np.zeros((SIDE, SIDE, channels), dtype)
         pixels[::7] = 100
-        Image.fromarray(pixels[..., 0] if channels == 1 else pixels).save(f"{folder}/file{suffix}")
+        picture = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+        picture.save(f"{folder}/file{suffix}", **({"progressive": True} if "scans" in what else {}))
+        if "scans" in what:  # its last scan comes again and again
+            data = Path(folder, f"file{suffix}").read_bytes()
+            again = data[data.rfind(b"\xff\xda") : -2] * (MOST_SCANS - data.count(b"\xff\xda"))
+            Path(folder, f"file{suffix}").write_bytes(data[:-2] + again + data[-2:])
     elif what == TABLE:
         with Path(folder, "file.csv").open("w") as file:
             file.write("a,b,c,d\n")
@@ -69,7 +76,7 @@ def _read(what: str) -> None:
 
 def main() -> None:
     print("| what | file | time | memory |\n|---|---|---|---|", flush=True)
-    for what in (*IMAGES, TABLE, LISTS, RUNS):
+    for what in sys.argv[1:] or (*IMAGES, TABLE, LISTS, RUNS):
         process = multiprocessing.get_context("spawn").Process(target=_read, args=(what,))
         process.start()
         process.join()
