@@ -42,7 +42,7 @@ def _write(what: str, folder: str) -> None:
         pixels = np.zeros((SIDE, SIDE, channels), dtype)
         pixels[::7] = 100
         picture = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
-        picture.save(f"{folder}/file{suffix}", **({"progressive": True} if "scans" in what else {}))
+        picture.save(f"{folder}/file{suffix}", progressive="scans" in what)
         if "scans" in what:  # its last scan comes again and again
             data = Path(folder, f"file{suffix}").read_bytes()
             again = data[data.rfind(b"\xff\xda") : -2] * (MOST_SCANS - data.count(b"\xff\xda"))
