@@ -44,6 +44,7 @@ def parse(arguments: list[str]) -> flags.FlagValues:
     text("sweep", None, "Sweep file, a generator of overrides, e.g. configs/sweeps/levels.py.")
     switch("dry_run", False, "Check the config (and print the table of a sweep), then stop.")
     text("profile", None, "START:STOP: trace the steps START to STOP - 1, from 0, into WORKDIR/profile, for XProf.")
+    switch("from_scratch", False, "Start at step 0 where checkpoints were saved and none of them is intact any more.")
     switch("distributed", False, "Run as one of several processes, which connect first.")
     text("coordinator", None, "Host:port of process 0, if no cluster provides it.")
     number("processes", None, "Number of processes, if no cluster provides it.")
@@ -91,6 +92,8 @@ def run(values: flags.FlagValues) -> int:
     workdir = bucket_path(values.workdir, "--workdir")
     if values.sweep and values.profile:
         raise UsageError(f"--profile={values.profile}: traces one run, not a sweep; leave out one of the two")
+    if values.sweep and values.from_scratch:
+        raise UsageError("--from_scratch: is for one run, not for a sweep; give it with the config of the run")
     # Imported late: JAX takes seconds to start, and a sweep must leave the devices to its runs.
     if values.sweep:
         from afloc_jax.training.sweep import run_sweep
@@ -108,7 +111,7 @@ def run(values: flags.FlagValues) -> int:
     from afloc_jax.training.settings import RunConfig
     from afloc_jax.training.train import train
 
-    status = train(RunConfig.from_config(values.config), workdir, values.dry_run, profile)
+    status = train(RunConfig.from_config(values.config), workdir, values.dry_run, profile, values.from_scratch)
     if values.distributed:
         from afloc_jax.evaluation.sharing import wait_for_all
 

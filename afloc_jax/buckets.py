@@ -157,3 +157,11 @@ def upload_folder(source: str | os.PathLike[str], folder: str, marker: str) -> N
     for name in sorted(names, key=lambda name: (name == marker, name)):
         bucket.put_file(os.path.join(source, name), f"{folder}/{name}")
     bucket.rm_file(f"{folder}/{WRITING}")
+
+
+def move_folder(source: str, target: str) -> None:
+    """Moves all objects below a folder of a bucket to another name of it. Raises OSError."""
+    bucket = file_system()
+    for name in listing(source):
+        bucket.cp_file(f"{source}/{name}", f"{target}/{name}")
+        bucket.rm_file(f"{source}/{name}")

@@ -88,8 +88,8 @@ def matching(folder: str | os.PathLike[str], pattern: str) -> list[Path]:
 def write_whole(path: AnyPath, content: str | bytes) -> None:
     """Writes a file (text as UTF-8) under a temporary name in its folder and renames it.
 
-    A reader sees either the old file or the complete new one. Where writing fails, the temporary file is deleted. In a
-    bucket objects appear complete by themselves. Raises OSError.
+    A reader sees either the old file or the complete new one, also after a power cut. Where writing fails, the
+    temporary file is deleted. In a bucket objects appear complete by themselves. Raises OSError.
     """
     target = Path(path)
     if buckets.is_bucket(target):
@@ -99,11 +99,62 @@ def write_whole(path: AnyPath, content: str | bytes) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
-        os.chmod(temporary, 0o644)  # mkstemp creates files that only their owner may read
+            os.fchmod(file.fileno(), 0o644)  # mkstemp creates files that only their owner may read
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, target)
+        sync(target.parent)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def sync(path: AnyPath) -> None:
+    """Waits until a file, or the names in a folder, are on the disk. In a bucket they are. Raises OSError."""
+    if buckets.is_bucket(path):
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:  # some file systems cannot sync folders
+        if error.errno != errno.EINVAL:
+            raise
+    finally:
+        os.close(handle)
+
+
+def sync_folder(folder: AnyPath) -> None:
+    """Waits until all files below a folder, their names and its own are on the disk. Raises OSError."""
+    if buckets.is_bucket(folder):
+        return
+    for place, _, names in os.walk(folder):
+        for name in names:
+            sync(os.path.join(place, name))
+        sync(place)
+    sync(absolute(folder).parent)
+
+
+def move_folder(source: Path, target: Path) -> None:
+    """Moves a folder to a name that does not exist, on this machine or within a bucket. Raises OSError."""
+    if buckets.is_bucket(source):
+        buckets.move_folder(os.fspath(source), os.fspath(target))
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    os.rename(source, target)
+    sync(source.parent)
+    sync(target.parent)
+
+
+def check_space(folder: AnyPath, needed: int, what: str) -> None:
+    """Raises UserError where the disk of a folder has less free space than `needed` bytes for `what`."""
+    if buckets.is_bucket(folder):
+        return
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"{folder}: no space left on its disk for {what}, which takes {needed / 2**20:,.0f} MiB where "
+            f"{free / 2**20:,.0f} are free; free some and run the same command again"
+        )
 
 
 def write_json(path: AnyPath, content: Any) -> None:
@@ -151,14 +202,17 @@ def replacing_folder(folder: Path, marker: str) -> Iterator[Path]:
     try:
         os.chmod(temporary, 0o755)  # mkdtemp creates private folders, but models and results are shared
         yield temporary
+        sync_folder(temporary)
         if folder.exists():
             # A folder cannot be renamed to an existing one that has content, so the old one is renamed first.
             old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.writing-", dir=folder.parent))
             os.replace(folder, old / "old")
             os.replace(temporary, folder)
+            sync(folder.parent)
             shutil.rmtree(old)
         else:
             os.replace(temporary, folder)
+            sync(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

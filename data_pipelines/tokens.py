@@ -23,6 +23,7 @@ from afloc_jax.settings import Json
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # in this order in a learned vocabulary: [PAD] is 0
 LEARNED_VOCABULARY = 4096  # default size of a learned vocabulary
+TOKENIZER_FILE, VOCABULARY_FILE = "tokenizer.json", "vocab.txt"
 _REQUIRED = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 _CONTINUATION = "##"
 _DECIMAL = re.compile(r"\d\.(?=\d)")
@@ -47,7 +48,7 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
     Raises UserError if there is none, or if it is not a BERT WordPiece vocabulary with [PAD] at id 0.
     """
     path = Path(folder)
-    inside = [path / "tokenizer.json", path / "vocab.txt", *matching(path, "*vocab.txt")]
+    inside = [path / TOKENIZER_FILE, path / VOCABULARY_FILE, *matching(path, f"*{VOCABULARY_FILE}")]
     candidates = [path] if path.is_file() else inside
     file = next((candidate for candidate in candidates if candidate.is_file()), None)
     if file is None:

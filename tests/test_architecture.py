@@ -31,6 +31,7 @@ TIERS = (
         "settings",
         "files",
         "tables",
+        "seals",
         "buckets",
         "errors",
     ),

@@ -31,6 +31,7 @@ COMMANDS = {
     "report": "the report page of a run or of an evaluation, written again from its files",
     "import": "a model folder from published checkpoints or pretrained parts",
     "export": "a model folder in a format of other programs",
+    "verify": "whether a model or a working directory is as it was saved, by SHA-256",
     "compile": "whether a training run fits the memory of a pod, without an accelerator",
 }
 

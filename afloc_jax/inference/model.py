@@ -24,6 +24,7 @@ from afloc_jax.inference.zero_shot import class_probabilities, class_scores, con
 from afloc_jax.levels import ImageLevels, TextLevels, TokenBatch
 from afloc_jax.models import AFLoc, build
 from afloc_jax.models.settings import ModelSettings
+from afloc_jax.seals import Verification
 from afloc_jax.weights import folder as model_folder
 from afloc_jax.weights.config import FolderConfig
 from data_pipelines.constants import Framing, GreyRule
@@ -56,6 +57,7 @@ class Model:
         *,
         batch_size: int = 32,
         weights_file: UInt8[np.ndarray, " bytes"] | None = None,
+        verification: Verification | None = None,
     ):
         """Puts the variables on the default device. Nothing is compiled yet.
 
@@ -65,12 +67,14 @@ class Model:
             tokenizer: from `data_pipelines.tokens.load_tokenizer`.
             batch_size: the largest number of images or prompts computed at once.
             weights_file: the bytes of the file that the variables came from, if any; for `weights_sha256`.
+            verification: the comparison of the files with their seal, which is finished before the first result.
         """
         self.config = config
         self.tokenizer = tokenizer
         self.batch_size = batch_size
         self.heatmap_settings = config.localization
         self._weights_file = weights_file
+        self._verification = verification
         # (prompt level, cleaned prompt) -> a row of each array of `PromptVectors`
         self._known_prompts: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
         self.variables = jax.device_put(variables)
@@ -113,6 +117,7 @@ class Model:
         parts = []
         for rows, count, size in chunks(len(squares), self.batch_size):
             parts.append(trim(_encode_images(self._network, self.variables, pad(squares[rows], size)), count))
+        self._verify()
         return concatenate(parts)
 
     def embed_prompts(self, prompts: Sequence[str], *, compatible: bool = False) -> Float[np.ndarray, "T D"]:
@@ -275,6 +280,14 @@ class Model:
 
     # Parts
 
+    def _verify(self) -> None:
+        """Raises UserError if weights or tokenizer are not those that were sealed. Called before results are returned.
+
+        Hashing takes longer than loading, and the first call compiles meanwhile.
+        """
+        if self._verification:
+            self._verification.finish()
+
     def _squares(
         self, images: Sequence[ImageInput], framing: Framing = "pad", compatible: bool = False
     ) -> tuple[UInt8[np.ndarray, "B S S"], list[Geometry]]:
@@ -305,6 +318,7 @@ class Model:
             part = rows, slice(own_slots(tokens["word_ids"][rows]))
             cut: dict[str, PyTree] = {name: pad(array[part[: array.ndim]], size) for name, array in arrays.items()}
             parts.append(trim(_encode_texts(self._network, self.variables, TokenBatch(**cut), slots), some))
+        self._verify()
         return concatenate(parts)
 
     def _queries(self, texts: TextLevels) -> Float[np.ndarray, "B D"]:
@@ -333,17 +347,24 @@ class Model:
                 images, texts = pad(image_of[chosen] - rows.start, padded), pad(text_of[chosen], padded)
                 found = _heatmaps(levels.deep, images, queries[texts], side, self.heatmap_settings, input_size)
                 maps[chosen] = np.asarray(found)[:many]
+        self._verify()
         if not np.isfinite(maps).all():
             raise UserError("the heat map holds NaN or infinity: the weights are damaged or the training diverged")
         return maps, np.concatenate(embeddings)
 
 
 def load(folder: str | os.PathLike[str], *, batch_size: int = 32) -> Model:
-    """Loads a model folder. Raises `afloc_jax.weights.folder.ModelFolderError` if it is unusable."""
-    config, variables, tokenizer = model_folder.load_model(folder)
+    """Loads a model folder. Its seal is compared meanwhile, and with the first result at the latest.
+
+    Raises:
+        ModelFolderError: the folder is unusable, see `afloc_jax.weights.folder.load_model`.
+    """
+    (config, variables, tokenizer), verification = model_folder.begin_loading(folder)
     # A memory map stays that of the loaded file when another one replaces it, and is read only if the hash is needed.
     weights_file = np.memmap(fetched(folder) / model_folder.WEIGHTS, np.uint8, mode="r")
-    return Model(config, variables, tokenizer, batch_size=batch_size, weights_file=weights_file)
+    return Model(
+        config, variables, tokenizer, batch_size=batch_size, weights_file=weights_file, verification=verification
+    )
 
 
 def initial_variables(architecture: ModelSettings, seed: int) -> model_folder.Variables:

@@ -1,10 +1,16 @@
 """Checkpoints with checksums: Orbax writes them, and a manifest of hashes seals them.
 
-Orbax restores damaged files without an error and accepts any folder with a number for a name. Each committed step
-therefore gets a `manifest.json` with the hashes of its files and its validation loss, and a step is restored only if
-its files match its manifest. The last sealed step and the best ones by validation loss are kept.
+Orbax restores damaged files without an error and accepts any folder with a number for a name. Each committed step is
+therefore synced to the disk and gets a `manifest.json` with the hashes of its files and its validation loss. A step is
+restored only if its files match its manifest; one that does not is moved to <folder>.damaged, because Orbax deletes
+what it does not know. The last two sealed steps are kept, so that a damaged one leaves another, and the best ones by
+validation loss.
+
+The file <folder>.sealed.json beside the folder holds the last step that was ever sealed. It tells a run that was never
+saved, which may start anew, from one whose checkpoints are gone.
 """
 
+import itertools
 import os
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,8 +20,9 @@ import jax
 import orbax.checkpoint as ocp
 from jaxtyping import Array, PyTree
 
-from afloc_jax.errors import UserError
-from afloc_jax.files import Path, absolute, hash_of, hashes, read_json, write_json
+from afloc_jax.errors import UsageError, UserError
+from afloc_jax.files import Path, absolute, check_space, hashes, move_folder, read_json, sync_folder, write_json
+from afloc_jax.seals import FORMAT_VERSION, check_version, difference
 from afloc_jax.training.processes import meet, say
 
 MANIFEST = "manifest.json"
@@ -23,36 +30,51 @@ Numbers = dict[str, Any]
 """The numbers that a checkpoint holds beside the state."""
 
 
-def _hashes(folder: Path) -> dict[str, str]:
-    """The hash of every file under `folder` except the manifest, by relative path."""
-    return {name: hash for name, hash in hashes(folder).items() if name != MANIFEST}
-
-
 def damage(checkpoint: os.PathLike[str]) -> str:
-    """Why the folder `checkpoint` cannot be restored; empty if every file is as it was when sealed."""
+    """Why the folder `checkpoint` cannot be restored; empty if every file is as it was when sealed.
+
+    Raises:
+        NewerFormat: a later version of this program wrote it.
+    """
     folder = Path(checkpoint)
-    if not (folder / MANIFEST).exists():
+    if not _is_sealed(folder):
         return "was never completed"
     try:
-        expected = {name: str(hash) for name, hash in read_json(folder / MANIFEST)["files"].items()}
+        manifest = read_json(folder / MANIFEST)
+        expected = {name: str(hash) for name, hash in manifest["files"].items()}
     except (UserError, KeyError, TypeError, AttributeError):
         return "has an unreadable manifest"
-    found = _hashes(folder)
-    for name in sorted({*expected, *found}):
-        if name not in found:
-            return f"lacks {name}"
-        if name not in expected:
-            return f"holds a file that does not belong there, {name}"
-        # A checkpoint that was copied to a bucket or from one has hashes of another kind.
-        if found[name] != expected[name] and hash_of(folder / name, expected[name]) != expected[name]:
-            return f"is damaged in {name}"
-    return ""
+    check_version(folder / MANIFEST, manifest.get("format_version"))
+    return difference(folder, expected, skipped=(MANIFEST,))
 
 
 def last_sealed(folder: Path) -> int:
     """The newest step in the folder of a run's checkpoints that has a manifest; 0 where there is none."""
-    found = folder.iterdir() if folder.is_dir() else ()
-    return max((int(path.name) for path in found if path.name.isdigit() and (path / MANIFEST).exists()), default=0)
+    return max((step for step in steps_in(folder) if _is_sealed(folder / str(step))), default=0)
+
+
+def steps_in(folder: Path) -> list[int]:
+    """Steps that have a folder, sealed or not, in order."""
+    if not folder.is_dir():  # a bucket has no empty folders
+        return []
+    return sorted(int(path.name) for path in folder.iterdir() if path.is_dir() and path.name.isdigit())
+
+
+def ever_sealed(folder: Path) -> int:
+    """The last step that was ever sealed in the folder of a run's checkpoints; 0 if none was."""
+    try:
+        noted = int(read_json(_beside(folder, "sealed.json"))["step"])
+    except (UserError, KeyError, TypeError, ValueError):
+        noted = 0  # absent, as in runs of earlier versions
+    return max(noted, last_sealed(folder))
+
+
+def _beside(folder: Path, ending: str) -> Path:
+    return folder.parent / f"{folder.name}.{ending}"
+
+
+def _is_sealed(step_folder: Path) -> bool:
+    return bool((step_folder / MANIFEST).exists())
 
 
 class Checkpoints:
@@ -85,9 +107,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps that have a folder, sealed or not, in order."""
-        if not self.folder.is_dir():  # a bucket has no empty folders
-            return []
-        return sorted(int(path.name) for path in self.folder.iterdir() if path.is_dir() and path.name.isdigit())
+        return steps_in(self.folder)
 
     def _loss(self, step: int) -> float | None:
         try:
@@ -102,10 +122,15 @@ class Checkpoints:
         return [step for _, step in sorted((loss, step) for loss, step in losses if loss is not None)]
 
     def save(self, state: PyTree[Array], step: int, progress: Numbers, validation_loss: float | None) -> None:
-        """Starts to save `state` and `progress` as `step`. A step that exists already is left as it is."""
+        """Starts to save `state` and `progress` as `step`. A step that exists already is left as it is.
+
+        Raises:
+            UserError: the disk has too little free space.
+        """
         self.commit()
         if step in self.steps():
             return
+        check_space(self.folder, _bytes_of(state), f"the checkpoint of step {step}")
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress))
         say(f"checkpoint of step {step}: saving in the background")
         began = time.perf_counter()
@@ -117,7 +142,11 @@ class Checkpoints:
         self._open().wait_until_finished()
         folder = self.folder / str(step)
         if jax.process_index() == 0:
-            write_json(folder / MANIFEST, {"step": step, "validation_loss": validation_loss, "files": _hashes(folder)})
+            sync_folder(folder)
+            files = hashes(folder)
+            manifest = {"format_version": FORMAT_VERSION, "step": step, "validation_loss": validation_loss}
+            write_json(folder / MANIFEST, manifest | {"files": files})
+            write_json(_beside(self.folder, "sealed.json"), {"step": step})
         return time.perf_counter() - began
 
     def sealed(self) -> int:
@@ -147,7 +176,8 @@ class Checkpoints:
         self._committed = step
         meet(f"sealed {step}")
         say(f"checkpoint of step {step}: committed after {seconds:.1f} s")
-        keep = {step, *self._by_loss()[: self.keep_best]}
+        last_two = [other for other in self.steps() if other <= step and _is_sealed(self.folder / str(other))][-2:]
+        keep = {*last_two, *self._by_loss()[: self.keep_best]}
         for other in self.steps():
             if other not in keep:
                 self._open().delete(other)
@@ -167,30 +197,58 @@ class Checkpoints:
             self._manager.close()
             self._manager = None
 
-    def _discard(self, step: int) -> None:
+    def _set_aside(self, step: int, reason: str, ever: int) -> None:
+        """Moves a damaged step to <folder>.damaged. One that was never sealed, the rest of a kill, is deleted."""
+        meet(f"judged {step}")  # all processes have read it
+        place = self.folder / str(step)
+        unfinished = step > ever and not _is_sealed(place)
+        damaged = _beside(self.folder, "damaged")
+        target = damaged / _free_name(damaged, str(step))
         if jax.process_index() == 0:
-            (self.folder / str(step)).rmtree()
-        meet(f"discarded {step}")
+            if unfinished:
+                place.rmtree()
+            else:
+                move_folder(place, target)
+        done = "removed" if unfinished else f"moved to {target}"
+        say(f"checkpoint {place} {reason}: {done}, going back to the one before")
+        meet(f"set aside {step}")
 
     def _read(self, step: int, template: PyTree[Array]) -> tuple[PyTree[Array], Numbers]:
         items = ocp.args.Composite(state=ocp.args.StandardRestore(template), progress=ocp.args.JsonRestore())
         restored = self._open().restore(step, args=items)
         return restored["state"], restored["progress"]
 
-    def restore_last(self, template: PyTree[Array]) -> tuple[PyTree[Array], Numbers] | None:
-        """State and progress of the newest intact step, or None if there is none.
+    def restore_last(self, template: PyTree[Array], from_scratch: bool = False) -> tuple[PyTree[Array], Numbers] | None:
+        """State and progress of the newest intact step, or None if no step was ever sealed.
 
-        Steps that are not intact are reported and removed, so that the run can write them again.
+        Steps that are not intact are reported and moved aside, so that the run can write them again.
 
         Args:
             template: a state with the shapes, types and shardings to restore to.
+            from_scratch: return None also where steps were sealed but none is intact.
+
+        Raises:
+            UsageError: `from_scratch` is on and a step is intact.
+            UserError: steps were sealed, none is intact, and `from_scratch` is off.
         """
+        ever = ever_sealed(self.folder)
         for step in reversed(self.steps()):
             reason = damage(self.folder / str(step))
-            if not reason:
+            if reason:
+                self._set_aside(step, reason, ever)
+            elif from_scratch:
+                raise UsageError(
+                    f"--from_scratch: {self.folder} holds an intact checkpoint of step {step}; leave the flag out to "
+                    "go on from it, or choose another --workdir"
+                )
+            else:
                 return self._read(step, template)
-            say(f"checkpoint {self.folder / str(step)} {reason}: removed, going back to the one before")
-            self._discard(step)
+        if ever and not from_scratch:
+            raise UserError(
+                f"{self.folder}: step {ever} was saved, but no intact checkpoint is left; put one back (a copy of "
+                f"yours, or from {_beside(self.folder, 'damaged').name}), or give --from_scratch to train anew from "
+                "step 0"
+            )
         return None
 
     def restore_best(self, template: PyTree[Array]) -> tuple[PyTree[Array], int]:
@@ -206,6 +264,16 @@ class Checkpoints:
                 return self._read(step, template)[0], step
             say(f"checkpoint {self.folder / str(step)} {reason}: taking the next best")
         raise UserError(f"{self.folder}: no intact checkpoint; delete the working directory and train again")
+
+
+def _bytes_of(state: PyTree[Array]) -> int:
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+
+
+def _free_name(folder: Path, name: str) -> str:
+    """The name, or the first of name.1, name.2, ... that does not exist in the folder."""
+    names = (name if number == 0 else f"{name}.{number}" for number in itertools.count())
+    return next(free for free in names if not (folder / free).exists())
 
 
 def save_once(folder: os.PathLike[str], state: PyTree[Array]) -> None:

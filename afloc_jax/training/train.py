@@ -11,6 +11,7 @@ from afloc_jax.errors import UsageError, UserError
 from afloc_jax.evaluation.sharing import wait_for_all
 from afloc_jax.files import Path, fetched, write_json
 from afloc_jax.provenance import hash_of, provenance
+from afloc_jax.seals import Verification, write_seal
 from afloc_jax.settings import Json
 from afloc_jax.training import start, workdir
 from afloc_jax.training.assembly import assemble
@@ -26,14 +27,20 @@ from afloc_jax.training.step import TrainState
 from afloc_jax.training.tracing import StepRange
 from afloc_jax.training.xla_flags import described
 from afloc_jax.weights.config import read_config
-from afloc_jax.weights.folder import read_unseen, save_model, write_unseen
+from afloc_jax.weights.folder import is_tokenizer_file, read_unseen, save_model, write_unseen
 from data_pipelines import tokens
 from data_pipelines.batches import training_tokenizer
 from data_pipelines.prepared import check_source, open_source
 from data_pipelines.reading import RecordSource
 
 
-def train(config: RunConfig, folder: Path, dry_run: bool = False, profile: StepRange | None = None) -> int:
+def train(
+    config: RunConfig,
+    folder: Path,
+    dry_run: bool = False,
+    profile: StepRange | None = None,
+    from_scratch: bool = False,
+) -> int:
     """Trains, saves the best weights as a model folder, evaluates, and writes the report. The same call again resumes.
 
     Args:
@@ -41,13 +48,15 @@ def train(config: RunConfig, folder: Path, dry_run: bool = False, profile: StepR
         folder: the working directory, which holds all files of the run (see the README).
         dry_run: only check the config, and the names and shapes in `init_from`.
         profile: steps to trace, which must not have been done yet.
+        from_scratch: start at step 0 also where checkpoints were saved, if none of them is intact.
 
     Returns:
         Exit status: 0 finished, 128 + signal number when a signal stopped the run after saving.
 
     Raises:
         UsageError: the config is wrong, or the working directory belongs to another config.
-        UserError: the data are unusable, a loss is not finite, or the evaluation failed (the model is saved by then).
+        UserError: the data are unusable, a loss is not finite, no checkpoint of a saved run is intact, or the
+            evaluation failed (the model is saved by then).
     """
     # --- Config
     config.check_batch(jax.device_count())
@@ -63,7 +72,7 @@ def train(config: RunConfig, folder: Path, dry_run: bool = False, profile: StepR
     if finished is not None and profile:
         profile.check(finished.steps, finished.steps)
     if finished is None:
-        status = _train_model(config, folder, profile)
+        status = _train_model(config, folder, profile, from_scratch)
         if status:
             return status
     elif finished.evaluation == config.evaluation.plain():
@@ -84,7 +93,7 @@ def train(config: RunConfig, folder: Path, dry_run: bool = False, profile: StepR
     return 0
 
 
-def _train_model(given: RunConfig, folder: Path, profile: StepRange | None) -> int:
+def _train_model(given: RunConfig, folder: Path, profile: StepRange | None, from_scratch: bool) -> int:
     """Trains to the end, from the last checkpoint or from the start, and writes `model/` and finished.json."""
     # --- Data
     sources = start.foreign_sources(given)
@@ -113,17 +122,21 @@ def _train_model(given: RunConfig, folder: Path, profile: StepRange | None) -> i
         say(told)
 
     # --- Restore
+    is_known = (folder / workdir.CONFIG).exists()
     if jax.process_index() == 0:  # from here on the directory belongs to this config
         workdir.make_folder(folder)
-        if not (folder / workdir.CONFIG).exists():
+        if not is_known:
             tokens.save_tokenizer(data.tokenizer, folder / workdir.TOKENIZER)
             write_unseen(folder / workdir.TOKENIZER, _unseen_pieces(config, data))
+            write_seal(folder / workdir.TOKENIZER)
         workdir.claim_workdir(given, folder)
         write_json(folder / workdir.RUN, account)
     checkpoints = Checkpoints(folder / workdir.CHECKPOINTS, config.training.keep_best)
-    state, progress = _restored(checkpoints, run.state(variables))
+    state, progress = _restored(checkpoints, run.state(variables), from_scratch)
     if progress.step:
         say(f"{folder}: going on from step {progress.step} of {run.total_steps}")
+    elif is_known:
+        say(f"{folder}: no checkpoint was saved before; training starts at step 0")
 
     # --- Loop
     say(str(run.low_rank))
@@ -200,9 +213,9 @@ def _compilation_cache() -> str | None:
     return folder
 
 
-def _restored(checkpoints: Checkpoints, first: TrainState) -> tuple[TrainState, Progress]:
-    """State and progress of the last intact checkpoint, or the state before step 0 where there is none."""
-    restored = checkpoints.restore_last(first.to_saved())
+def _restored(checkpoints: Checkpoints, first: TrainState, from_scratch: bool) -> tuple[TrainState, Progress]:
+    """State and progress of the last intact checkpoint, or the state before step 0 where none was ever saved."""
+    restored = checkpoints.restore_last(first.to_saved(), from_scratch)
     if restored is None:
         return first, Progress()
     state, progress = restored
@@ -250,7 +263,8 @@ def _tokenizer(config: RunConfig, folder: Path, source: RecordSource) -> Tokeniz
     """The tokenizer saved in the workdir; on the first run that of the config or of `init_from`, or a learned one."""
     kept = folder / workdir.TOKENIZER
     if (folder / workdir.CONFIG).exists() and (kept / "tokenizer.json").exists():
-        return tokens.load_tokenizer(kept)
+        Verification(fetched(kept), is_tokenizer_file).finish()
+        return tokens.load_tokenizer(fetched(kept))
     started_from = start.model_folder(config)
     if started_from and not config.model.text.tokenizer:
         return tokens.load_tokenizer(started_from)

@@ -178,7 +178,9 @@ def read_stored(folder: AnyPath) -> dict[str, Json]:
     version = stored.get("format_version") if isinstance(stored, dict) else None
     if version != FORMAT_VERSION:
         said = f"has format_version {version!r}" if version is not None else "has no format_version"
-        raise ModelFolderError(f"{path} {said}; this program reads version {FORMAT_VERSION}")
+        is_newer = isinstance(version, int) and version > FORMAT_VERSION
+        todo = "update afloc_jax" if is_newer else "export or train the model again with this program"
+        raise ModelFolderError(f"{path} {said}; this program reads version {FORMAT_VERSION}: {todo}")
     missing = [key for key in ("architecture", "preprocessing", "prompts") if key not in stored]
     if missing:
         raise ModelFolderError(f"{path}: key {missing[0]!r} is missing; copy the folder again")

@@ -5,6 +5,7 @@
     vocab.txt ...             tokenizer files
     unseen_pieces.txt         entries of the vocabulary that no training report held, one a line; where that is known
     preprocessor_config.json  the image geometry, in the field names of Hugging Face's image processors
+    seal.json                 the SHA-256 of each file but the model card, see `afloc_jax.seals`
     README.md                 the model card
 
 A folder holds only JSON, tensors, text and a vocabulary: nothing in it is executed when it is loaded.
@@ -21,7 +22,18 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 
 from afloc_jax.errors import UserError
-from afloc_jax.files import AnyPath, Path, bucket_path, fetched, replacing_folder, sha256_of, write_json, write_whole
+from afloc_jax.files import (
+    AnyPath,
+    Path,
+    bucket_path,
+    check_space,
+    fetched,
+    replacing_folder,
+    sha256_of,
+    write_json,
+    write_whole,
+)
+from afloc_jax.seals import Verification, renew_seal, write_seal
 from afloc_jax.settings import Json, plain
 from afloc_jax.weights import torch_names
 from afloc_jax.weights.card import render_card
@@ -36,7 +48,7 @@ from afloc_jax.weights.config import (
 )
 from afloc_jax.weights.tensors import UnreadableFile
 from afloc_jax.weights.torch_files import read_safetensors
-from data_pipelines.tokens import load_tokenizer, save_tokenizer
+from data_pipelines.tokens import TOKENIZER_FILE, VOCABULARY_FILE, load_tokenizer, save_tokenizer
 
 WEIGHTS, CARD, PREPROCESSOR = "model.safetensors", "README.md", "preprocessor_config.json"
 UNSEEN = "unseen_pieces.txt"
@@ -89,7 +101,9 @@ def save_state(folder: AnyPath, state: Mapping[str, np.ndarray], config: FolderC
         name: np.ascontiguousarray(value, np.int64 if name.endswith("num_batches_tracked") else np.float32)
         for name, value in state.items()
     }
-    with replacing_folder(bucket_path(folder), marker=CONFIG) as temporary:
+    target = bucket_path(folder)
+    with replacing_folder(target, marker=CONFIG) as temporary:
+        check_space(temporary, sum(value.nbytes for value in tensors.values()), f"the model folder {target}")
         save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
         os.chmod(temporary / WEIGHTS, 0o644)  # the library creates files that only their owner may read
         save_tokenizer(tokenizer, temporary)
@@ -97,30 +111,57 @@ def save_state(folder: AnyPath, state: Mapping[str, np.ndarray], config: FolderC
         write_json(temporary / PREPROCESSOR, _preprocessor(config.preprocessing))
         write_json(temporary / CONFIG, config.stored())
         write_whole(temporary / CARD, render_card(config))
+        write_seal(temporary, without=[CARD])
 
 
 def load_model(folder: AnyPath) -> ModelFolder:
-    """Read a model folder.
+    """A model folder in memory, compared with its seal.
 
     Raises:
         ModelFolderError: a file is missing or damaged, the format is newer than this code, a setting is wrong, or
             tensors do not fit the architecture.
+        UserError: weights or tokenizer are not those that were sealed. (Another edited file is a warning.)
+    """
+    loaded, verification = begin_loading(folder)
+    verification.finish()
+    return loaded
+
+
+def begin_loading(folder: AnyPath) -> tuple[ModelFolder, Verification]:
+    """A model folder in memory, while threads compare it with its seal: finish that before a result is used.
+
+    Raises:
+        UserError: see `load_model`.
     """
     config = read_config(folder)
     place = fetched(bucket_path(folder))
-    weights = place / WEIGHTS
+    verification = Verification(place, is_model_file)
+    variables = _load_weights(place / WEIGHTS, config)
+    config = dataclasses.replace(config, unseen_pieces=read_unseen(place))
+    return ModelFolder(config, variables, load_tokenizer(place)), verification
+
+
+def _load_weights(weights: Path, config: FolderConfig) -> Variables:
     if not weights.is_file():
-        raise ModelFolderError(f"{place}: {WEIGHTS} is missing; copy the whole model folder")
+        raise ModelFolderError(f"{weights.parent}: {WEIGHTS} is missing; copy the whole model folder")
     try:
         state = {name: tensor.array() for name, tensor in read_safetensors(weights).items()}
     except UnreadableFile as error:
         raise ModelFolderError(f"{weights}: {error}; copy it again") from None
     try:
-        variables = torch_names.from_torch(state, config.architecture)
+        return torch_names.from_torch(state, config.architecture)
     except UserError as error:
         raise ModelFolderError(f"{weights} does not fit the architecture in {CONFIG}: {error}") from None
-    config = dataclasses.replace(config, unseen_pieces=read_unseen(place))
-    return ModelFolder(config, variables, load_tokenizer(place))
+
+
+def is_tokenizer_file(name: str) -> bool:
+    """Whether a tokenizer is read from a file of this name, or belongs to one, if the file is in its folder."""
+    return name in (TOKENIZER_FILE, UNSEEN) or name.endswith(VOCABULARY_FILE)
+
+
+def is_model_file(name: str) -> bool:
+    """Whether a file of this name in a model folder holds weights or words. (Settings, config.json, may be edited.)"""
+    return name == WEIGHTS or is_tokenizer_file(name)
 
 
 def write_unseen(place: Path, unseen: frozenset[str] | None) -> None:
@@ -145,6 +186,7 @@ def update_card(folder: AnyPath, card: Mapping[str, Any]) -> None:
     known = stored.get("card")
     stored["card"] = {**(known if isinstance(known, dict) else {}), **plain(card)}
     write_json(place / CONFIG, stored)
+    renew_seal(place, [CONFIG])
     write_whole(place / CARD, render_card(read_config(place)))
 
 

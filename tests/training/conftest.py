@@ -86,9 +86,11 @@ def config() -> ConfigDict:
     return tiny_config()
 
 
-def train(config: ConfigDict, workdir, dry_run: bool = False, profile: StepRange | None = None) -> int:
+def train(
+    config: ConfigDict, workdir, dry_run: bool = False, profile: StepRange | None = None, from_scratch: bool = False
+) -> int:
     """What launch.py does with a config file and a folder."""
-    return training.train(RunConfig.from_config(config), Path(workdir), dry_run, profile)
+    return training.train(RunConfig.from_config(config), Path(workdir), dry_run, profile, from_scratch)
 
 
 def changed(config: ConfigDict, changes) -> ConfigDict:

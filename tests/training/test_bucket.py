@@ -11,6 +11,7 @@ import pytest
 
 import launch
 from afloc_jax import buckets
+from afloc_jax.errors import UserError
 from afloc_jax.evaluation.report.training import read_metrics
 from afloc_jax.files import Path, bucket_path, read_json
 from afloc_jax.training.checkpoints import MANIFEST, Checkpoints
@@ -86,11 +87,14 @@ def test_a_step_that_was_not_sealed_or_is_damaged_in_a_bucket_is_not_restored(ch
     Path(f"{bucket}/2/{largest}").write_bytes(bytes(content))
     restored, progress = checkpoints.restore_last(state(0))
     assert progress == {"step": 1} and float(restored["weights"][0, 0]) == 1.0
-    assert f"{bucket}/2 is damaged in {largest}" in capsys.readouterr().err
+    told = f"{bucket}/2 is damaged in {largest}: moved to {bucket}.damaged/2, going back"
+    assert told in capsys.readouterr().err
     assert checkpoints.steps() == [1]
+    assert Path(f"{bucket}.damaged/2/{largest}").read_bytes() == bytes(content)
     Path(f"{bucket}/1/{MANIFEST}").unlink()
-    assert checkpoints.restore_last(state(0)) is None
-    assert "was never completed" in capsys.readouterr().err
+    with pytest.raises(UserError, match="step 2 was saved, but no intact checkpoint is left"):
+        checkpoints.restore_last(state(0))
+    assert f"was never completed: moved to {bucket}.damaged/1" in capsys.readouterr().err
     checkpoints.close()
 
 

@@ -10,6 +10,8 @@ import jax
 import numpy as np
 import pytest
 
+from afloc_jax.cli import main
+from afloc_jax.errors import UsageError, UserError
 from afloc_jax.evaluation.report.training import read_metrics
 from afloc_jax.training import checkpoints as checkpointing
 from afloc_jax.training import loop as loops
@@ -144,7 +146,7 @@ def test_a_run_with_a_split_state_stops_and_goes_on_split_or_whole(config, tmp_p
 
 def test_steps_go_on_while_a_checkpoint_is_written_and_a_signal_waits_for_it(config, tmp_path, monkeypatch, capsys):
     """The checkpoint of step 1 is written only after step 2; that of step 3, which a signal asks for, only slowly."""
-    two_steps, hashes, waited = threading.Event(), checkpointing._hashes, []
+    two_steps, hashes, waited = threading.Event(), checkpointing.hashes, []
 
     def slow(folder):
         if folder.name == "1":
@@ -153,7 +155,7 @@ def test_steps_go_on_while_a_checkpoint_is_written_and_a_signal_waits_for_it(con
             time.sleep(0.5)
         return hashes(folder)
 
-    monkeypatch.setattr(checkpointing, "_hashes", slow)
+    monkeypatch.setattr(checkpointing, "hashes", slow)
     monkeypatch.setattr(
         loops.Loop, "_check", lambda self, keep: two_steps.set() if keep and self.progress.step == 2 else None
     )
@@ -178,3 +180,53 @@ def test_a_damaged_last_checkpoint_costs_steps_but_not_the_run(finished, config,
     expected, found = last_arrays(finished), last_arrays(tmp_path)
     for name in expected:
         np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+
+
+def test_a_run_whose_checkpoints_are_gone_stops_until_it_is_told_to_start_anew(config, tmp_path, monkeypatch, capsys):
+    """And `afloc verify` says the same before and after."""
+    with monkeypatch.context() as patch:
+        signal_at(patch, batch=2)
+        train(config, tmp_path)
+    path = next((tmp_path / "checkpoints/2/state/d").iterdir())
+    assert main(["verify", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines() == ["tokenizer: intact", "checkpoints/2: intact"]
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + b"?")
+    assert main(["verify", str(tmp_path)]) == 1
+    damaged = f"checkpoints/2: damaged (is damaged in state/d/{path.name})"
+    assert capsys.readouterr().out.splitlines() == ["tokenizer: intact", damaged]
+    with pytest.raises(UserError, match="step 2 was saved, but no intact checkpoint is left") as caught:
+        train(config, tmp_path)
+    assert caught.value.exit_status == 1
+    with monkeypatch.context() as patch:
+        signal_at(patch, batch=2)
+        assert train(config, tmp_path, from_scratch=True) == 128 + signal.SIGTERM
+    assert "training starts at step 0" in capsys.readouterr().err
+    assert (tmp_path / "checkpoints.damaged/2" / path.relative_to(tmp_path / "checkpoints/2")).exists()
+    with pytest.raises(UsageError, match="holds an intact checkpoint of step 2"):
+        train(config, tmp_path, from_scratch=True)
+
+
+def test_a_vocabulary_that_was_changed_does_not_train_other_weights(config, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        signal_at(patch, batch=2)
+        train(config, tmp_path)
+    path = tmp_path / "tokenizer/tokenizer.json"
+    text = path.read_text()
+    path.write_text(text.replace("##", "#", 1))
+    with pytest.raises(UserError, match=r"tokenizer/tokenizer\.json is not the file that was sealed"):
+        train(config, tmp_path)
+    path.write_text(text)
+    assert train(config, tmp_path) == 0
+
+
+def test_a_run_that_was_killed_before_its_first_save_starts_anew_and_says_so(config, tmp_path, monkeypatch, capsys):
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(checkpointing.Checkpoints, "save", killed)
+        train(config, tmp_path)
+    capsys.readouterr()
+    assert train(config, tmp_path) == 0
+    assert f"{tmp_path}: no checkpoint was saved before; training starts at step 0\n" in capsys.readouterr().err

@@ -129,7 +129,7 @@ def test_early_stopping_ends_the_run_and_keeps_the_best(config, tmp_path, monkey
     assert train(config, tmp_path) == 0
     facts = json.loads((tmp_path / "finished.json").read_text())
     assert facts["stopped_early"] and (facts["steps"], facts["best_step"], facts["best_validation_loss"]) == (4, 2, 4.0)
-    assert Checkpoints(tmp_path / "checkpoints", 1).steps() == [2, 4]
+    assert Checkpoints(tmp_path / "checkpoints", 1).steps() == [2, 3, 4]
 
 
 def test_a_failed_evaluation_keeps_the_model_and_is_all_that_is_left(config, tmp_path, monkeypatch, capsys):
