@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 Collection: TypeAlias = "apache_beam.PTransform"
 
-_REJECTED, _OUTSIDE, _FLAT = "rejected", "boxes_outside", "flat"
+_REJECTED, _NOTED = "rejected", "noted"
+_FLAT = "flat"
 _ITEMS_A_FILE = 256  # items that a worker takes at a time
 
 
@@ -50,16 +51,16 @@ def collection(items: Sequence[Item], how: Decoding, folder: Path) -> Collection
                 yield beam.pvalue.TaggedOutput(_REJECTED, json.dumps([item.id, rejection(item, result)]))
                 continue
             if is_flat(result):
-                yield beam.pvalue.TaggedOutput(_FLAT, json.dumps([item.id, ""]))
+                yield beam.pvalue.TaggedOutput(_NOTED, json.dumps([item.id, _FLAT]))
             if outside := boxes_outside(result):
-                yield beam.pvalue.TaggedOutput(_OUTSIDE, json.dumps([item.id, outside]))
+                yield beam.pvalue.TaggedOutput(_NOTED, json.dumps([item.id, outside]))
             yield number, result.encoded()
 
     class Records(beam.PTransform):  # type: ignore[misc]
         def expand(self, pipeline: Any) -> Any:
             made = pipeline | beam.Create([str(file) for file in files]) | beam.Reshuffle()
-            made = made | beam.FlatMap(records).with_outputs(_REJECTED, _OUTSIDE, _FLAT, main="records")
-            for name in (_REJECTED, _OUTSIDE, _FLAT):
+            made = made | beam.FlatMap(records).with_outputs(_REJECTED, _NOTED, main="records")
+            for name in (_REJECTED, _NOTED):
                 _ = made[name] | f"write {name}" >> beam.io.WriteToText(str(folder / name))
             return made["records"]
 
@@ -74,13 +75,14 @@ def read_rejected(folder: Path) -> Iterator[tuple[str, str]]:
 
 def read_outside(folder: Path) -> Iterator[tuple[str, int]]:
     """The id of each image with boxes outside of it, and their number, from the `folder` of a `collection`."""
-    for image, outside in _read(folder, _OUTSIDE):
-        yield image, int(outside)
+    for image, outside in _read(folder, _NOTED):
+        if isinstance(outside, int):
+            yield image, outside
 
 
 def read_flat(folder: Path) -> Iterator[str]:
     """The id of each image of one grey value, from the `folder` of a `collection`."""
-    return (image for image, _ in _read(folder, _FLAT))
+    return (image for image, what in _read(folder, _NOTED) if what == _FLAT)
 
 
 def _read(folder: Path, name: str) -> Iterator[tuple[str, str | int]]:

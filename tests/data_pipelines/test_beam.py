@@ -6,6 +6,7 @@ from test_annotated_sizes import PATH, ms_cxr, ms_cxr_images
 from test_shards import BUILDER, content
 
 from afloc_jax.errors import UsageError, UserError
+from data_pipelines.building.decode import Decoding
 from data_pipelines.building.items import Item
 from data_pipelines.prepared import prepare
 
@@ -43,7 +44,7 @@ def test_the_job_holds_names_of_files_and_no_report(tmp_path):
 
     items = [Item(f"{k}.png", tmp_path / f"{k}.png", sentences=[SECRET]) for k in range(600)]
     pipeline = beam.Pipeline()
-    _ = pipeline | collection(items, 32, 0, tmp_path / "beam")
+    _ = pipeline | collection(items, Decoding(32, 0), tmp_path / "beam")
     job = pipeline.to_runner_api().SerializeToString()
     assert len(list((tmp_path / "beam").glob("items-*"))) == 3
     assert len(job) < 100_000 and SECRET.encode() not in job
@@ -56,9 +57,11 @@ def test_too_many_broken_images_stop_a_beam_build_and_are_named(tmp_path):
     for name in ("003.png", "017.png"):
         (raw / "images" / name).write_bytes(SECRET.encode())
     builder = {**BUILDER, "max_bad_fraction": 0.05}
-    with pytest.raises(UserError, match=r"2 of 20 images are unusable.*0(03|17)\.png") as caught:
+    with pytest.raises(UserError, match=r"2 of 20 images are unusable.*\(pairs\.csv, row 5: .*row 19: ") as caught:
         prepare("pairs", tmp_path / "out", raw=raw, builder=builder, beam="--runner=DirectRunner")
     assert SECRET not in str(caught.value) and not list((tmp_path / "out").glob("pairs-*"))
+    listed = (tmp_path / "out" / "pairs.rejected.txt").read_text().splitlines()
+    assert [line.split(":")[0] for line in listed] == ["003.png", "017.png"]
 
 
 def test_phantoms_are_not_built_with_beam(tmp_path, monkeypatch):
