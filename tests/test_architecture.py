@@ -32,6 +32,7 @@ TIERS = (
         "files",
         "tables",
         "seals",
+        "ownership",
         "buckets",
         "errors",
     ),

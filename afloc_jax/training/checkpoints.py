@@ -13,6 +13,7 @@ saved, which may start anew, from one whose checkpoints are gone.
 import itertools
 import os
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -84,15 +85,19 @@ class Checkpoints:
     on. A save waits only for the one before. Call `close` at the end: it waits until the last one is committed.
     """
 
-    def __init__(self, folder: os.PathLike[str], keep_best: int) -> None:
+    def __init__(
+        self, folder: os.PathLike[str], keep_best: int, check_owner: Callable[[], None] = lambda: None
+    ) -> None:
         """Opens `folder`, which is created if needed.
 
         Args:
             folder: where the checkpoints of the run lie.
-            keep_best: how many of the best by validation loss are kept beside the last one.
+            keep_best: how many of the best by validation loss are kept beside the last two.
+            check_owner: raises an error if this process may not write any more; called before each save.
         """
         self.folder = absolute(folder)  # Orbax insists on absolute paths
         self.keep_best = keep_best
+        self._check_owner = check_owner
         self.folder.mkdir(parents=True, exist_ok=True)
         self._saving: tuple[int, Future[float]] | None = None  # the step, and the seconds until it was sealed
         self._committed = 0
@@ -125,11 +130,12 @@ class Checkpoints:
         """Starts to save `state` and `progress` as `step`. A step that exists already is left as it is.
 
         Raises:
-            UserError: the disk has too little free space.
+            UserError: the disk has too little free space, or another process has the folder.
         """
         self.commit()
         if step in self.steps():
             return
+        self._check_owner()
         check_space(self.folder, _bytes_of(state), f"the checkpoint of step {step}")
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress))
         say(f"checkpoint of step {step}: saving in the background")

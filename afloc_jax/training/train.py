@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.evaluation.sharing import wait_for_all
 from afloc_jax.files import Path, fetched, write_json
+from afloc_jax.ownership import Ownership
 from afloc_jax.provenance import hash_of, provenance
 from afloc_jax.seals import Verification, write_seal
 from afloc_jax.settings import Json
@@ -54,7 +55,7 @@ def train(
         Exit status: 0 finished, 128 + signal number when a signal stopped the run after saving.
 
     Raises:
-        UsageError: the config is wrong, or the working directory belongs to another config.
+        UsageError: the config is wrong, or the working directory belongs to another config or another run has it.
         UserError: the data are unusable, a loss is not finite, no checkpoint of a saved run is intact, or the
             evaluation failed (the model is saved by then).
     """
@@ -68,11 +69,19 @@ def train(
         say(f"{config.name}: the config is valid")
         return 0
     workdir.check_workdir(config, folder)
+    with Ownership(folder, say) as owner:
+        if folder.is_dir():
+            _take(owner)
+        return _train(config, folder, profile, from_scratch, owner)
+
+
+def _train(config: RunConfig, folder: Path, profile: StepRange | None, from_scratch: bool, owner: Ownership) -> int:
+    """`train` for the owner of the folder, which a new folder gets when it is made."""
     finished = workdir.read_finished(folder)
     if finished is not None and profile:
         profile.check(finished.steps, finished.steps)
     if finished is None:
-        status = _train_model(config, folder, profile, from_scratch)
+        status = _train_model(config, folder, profile, from_scratch, owner)
         if status:
             return status
     elif finished.evaluation == config.evaluation.plain():
@@ -93,7 +102,15 @@ def train(
     return 0
 
 
-def _train_model(given: RunConfig, folder: Path, profile: StepRange | None, from_scratch: bool) -> int:
+def _take(owner: Ownership) -> None:
+    """Makes this run the owner of its working directory; process 0 stands for all."""
+    if jax.process_index() == 0:
+        owner.take()
+
+
+def _train_model(
+    given: RunConfig, folder: Path, profile: StepRange | None, from_scratch: bool, owner: Ownership
+) -> int:
     """Trains to the end, from the last checkpoint or from the start, and writes `model/` and finished.json."""
     # --- Data
     sources = start.foreign_sources(given)
@@ -125,13 +142,14 @@ def _train_model(given: RunConfig, folder: Path, profile: StepRange | None, from
     is_known = (folder / workdir.CONFIG).exists()
     if jax.process_index() == 0:  # from here on the directory belongs to this config
         workdir.make_folder(folder)
+        _take(owner)
         if not is_known:
             tokens.save_tokenizer(data.tokenizer, folder / workdir.TOKENIZER)
             write_unseen(folder / workdir.TOKENIZER, _unseen_pieces(config, data))
             write_seal(folder / workdir.TOKENIZER)
         workdir.claim_workdir(given, folder)
         write_json(folder / workdir.RUN, account)
-    checkpoints = Checkpoints(folder / workdir.CHECKPOINTS, config.training.keep_best)
+    checkpoints = Checkpoints(folder / workdir.CHECKPOINTS, config.training.keep_best, owner.check)
     state, progress = _restored(checkpoints, run.state(variables), from_scratch)
     if progress.step:
         say(f"{folder}: going on from step {progress.step} of {run.total_steps}")

@@ -230,3 +230,24 @@ def test_a_run_that_was_killed_before_its_first_save_starts_anew_and_says_so(con
     capsys.readouterr()
     assert train(config, tmp_path) == 0
     assert f"{tmp_path}: no checkpoint was saved before; training starts at step 0\n" in capsys.readouterr().err
+
+
+def test_a_second_run_in_a_workdir_is_refused_and_the_first_is_not_disturbed(config, tmp_path, monkeypatch):
+    refused, before = [], {}
+
+    def second(self, *args):
+        self.commit()  # nothing is being written
+        before.clear()
+        before.update({path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()})
+        with pytest.raises(UsageError, match="another run has it") as caught:
+            train(config, tmp_path)
+        refused.append(caught.value.exit_status)
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+        return save(self, *args)
+
+    save = checkpointing.Checkpoints.save
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpointing.Checkpoints, "save", second)
+        assert train(config, tmp_path) == 0
+    assert refused == [2, 2] and len(before) > 5
+    assert not (tmp_path / "running.json").exists()
