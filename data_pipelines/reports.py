@@ -36,9 +36,11 @@ _ABBREVIATIONS = frozenset(
 )
 _NUMBER_FOLLOWS = frozenset({"no", "nos", "fig", "figs"})  # abbreviations only before a number: "fig. 2", but "no."
 _TITLES = frozenset({"dr", "mr", "mrs", "ms", "prof", "st", "vs", "e.g", "i.e", "cf"})  # abbreviations before any text
+_LONGEST_ABBREVIATION = max(map(len, _ABBREVIATIONS | _NUMBER_FOLLOWS | _TITLES))
 
 # A period right before a marker must end a word: the "1." of "2.1." and the "5." of "/.5." are no markers.
 _LIST_MARKER = re.compile(r"(?:(?<=^)|(?<=[\s;:])|(?<=[^\W\d_][.])|(?<=[.)\]\"'][.]))\(?\d{1,2}[.)](?=\s|[A-Za-z(]|$)")
+_SPACES, _VISIBLE = re.compile(r"\s+"), re.compile(r"\S")
 _BREAKS = re.compile(r"[!?;\n]+|\.{2,}|\.(?=\s|$|[A-Z\"')\]])")
 
 # Combining marks, such as vowel signs, which `re` does not count as letters.
@@ -54,9 +56,10 @@ _NUMBERS = (  # in this order
     (re.compile(r"(?<![\w.])[.](?=\d)"), "0."),  # a point without a digit before it would end a sentence
     (re.compile(r"(\d[.,]\d+)(?=[^\W\d_])"), r"\1 "),  # "1.5cm"
 )
-_FRACTION = re.compile(r"(?:(\d+)\s?)?([\u00bc-\u00be\u2150-\u215e\u2189])")  # one character, as in "1½"
+# Only from the first digit of a number: from each digit, a long number would be read once per digit.
+_FRACTION = re.compile(r"(?:(?<!\d)(\d{1,9})\s?)?([\u00bc-\u00be\u2150-\u215e\u2189])")  # one character, as in "1½"
 
-_RELEASE_SPLIT = re.compile(r"[0-9]+\.|\.")
+_RELEASE_SPLIT = re.compile(r"(?<![0-9])[0-9]+\.|\.")
 _RELEASE_WORD = re.compile(r"\w+")
 _RELEASE_WORDS_STOP = 5  # the release ends a report when its number of words so far is exactly this
 
@@ -79,16 +82,16 @@ def sections(text: str) -> dict[str, str]:
     >>> sections("FINDINGS: The heart is enlarged.\nIMPRESSION: No pneumothorax.")
     {'findings': 'The heart is enlarged.', 'impression': 'No pneumothorax.'}
     """
-    result: dict[str, str] = {}
+    bodies: dict[str, list[str]] = {}
     name, begin = "", 0
     for match in [*_SECTION.finditer(text), None]:
         body = text[begin : match.start() if match else len(text)].strip()
         if body:
-            result[name] = f"{result[name]}\n{body}" if name in result else body
+            bodies.setdefault(name, []).append(body)
         if match:
             heading = re.sub(r"\s+", " ", match.group(1).lower())
             name, begin = _SECTION_NAMES.get(heading, heading), match.end()
-    return result
+    return {name: "\n".join(parts) for name, parts in bodies.items()}
 
 
 def clean_report(findings: str, impression: str = "", *, compatible: bool = False) -> CleanReport:
@@ -208,8 +211,10 @@ def _split_lists(text: str) -> list[str]:
     parts, begin, expected = [], 0, 1
     for match in _LIST_MARKER.finditer(text):
         number = int(re.sub(r"\D", "", match.group()))
-        before = text[: match.start()].rstrip()
-        at_start = not before or before[-1] in ".;:!?" or "\n" in text[len(before) : match.start()]
+        end = match.start()  # of the text before the marker, without the blanks between them
+        while end and text[end - 1].isspace():
+            end -= 1
+        at_start = not end or text[end - 1] in ".;:!?" or "\n" in text[end : match.start()]
         if (at_start and number in (expected, 1)) or (number == expected and expected > 1):
             parts.append(text[begin : match.start()])
             begin, expected = match.end(), number + 1
@@ -219,11 +224,10 @@ def _split_lists(text: str) -> list[str]:
 
 def _split_periods(text: str) -> list[str]:
     """Splits at the ends of sentences. Periods of decimals, abbreviations and initials do not end a sentence."""
-    # A single line break inside a sentence is ignored; a blank line ends a paragraph.
-    text = re.sub(r"\s*\n\s*\n\s*", "\n", re.sub(r"(?<!\n)[^\S\n]*\r?\n[^\S\n]*(?!\s*\n)", " ", text.strip()))
+    text = _SPACES.sub(_joined, text.strip())
     pieces, begin = [], 0
     for match in _BREAKS.finditer(text):
-        if match.group() == "." and _is_abbreviation(text[begin : match.start()], text[match.end() :]):
+        if match.group() == "." and _is_abbreviation(text, begin, match.start()):
             continue
         pieces.append(text[begin : match.start()])
         begin = match.end()
@@ -231,17 +235,31 @@ def _split_periods(text: str) -> list[str]:
     return pieces
 
 
-def _is_abbreviation(before: str, after: str) -> bool:
-    words = re.findall(r"[\w.]+$", before)
-    word, rest = (words[0].lower() if words else ""), after.lstrip()
-    if not rest:
+def _joined(blanks: re.Match[str]) -> str:
+    """A single line break inside a sentence is ignored; a blank line ends a paragraph."""
+    breaks = blanks.group().count("\n")
+    return blanks.group() if not breaks else " " if breaks == 1 else "\n"
+
+
+def _is_abbreviation(text: str, begin: int, period: int) -> bool:
+    """Whether the word before a period, in a sentence that starts at `begin`, is an abbreviation.
+
+    It reads a few characters before the period and none twice: a text may have millions of periods.
+    """
+    start = period
+    while start > begin and (text[start - 1].isalnum() or text[start - 1] in "_."):
+        start -= 1
+        if period - start > _LONGEST_ABBREVIATION:
+            return False
+    word, follows = text[start:period].lower(), _VISIBLE.search(text, period + 1)
+    if follows is None:
         return False
     if word in _NUMBER_FOLLOWS:
-        return rest[0].isdigit()
+        return follows.group().isdigit()
     if word in _TITLES:
         return True
     # "approx. 2 cm", "5 p.m. yesterday": the sentence goes on in lower case or with a number.
-    return word in _ABBREVIATIONS and (rest[0].islower() or rest[0].isdigit())
+    return word in _ABBREVIATIONS and (follows.group().islower() or follows.group().isdigit())
 
 
 def _release_sentences(text: str, stop: int | None = _RELEASE_WORDS_STOP) -> list[str]:

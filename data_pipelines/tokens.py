@@ -202,12 +202,14 @@ class SentenceTokenizer:
             return known
         encodings = self._tokenizer.encode_batch_fast(missing, add_special_tokens=False)
         pieces = _pieces(self._tokenizer)
-        token_ids = _pad(encodings, 2 + max(len(encoding.ids) for encoding in encodings), pieces)
+        # No more pieces than a report has slots: one long sentence would make all rows as long.
+        longest = min(self._max_tokens, max(len(encoding.ids) for encoding in encodings))
+        token_ids = _pad(encodings, 2 + longest, pieces)
         period = token_ids == pieces.period
         if not self._compatible:
             _unmark_decimal_points(self._tokenizer, missing, period)
         for row, (sentence, encoding) in enumerate(zip(missing, encodings, strict=True)):
-            used = slice(1, 1 + len(encoding.ids))
+            used = slice(1, 1 + min(longest, len(encoding.ids)))
             known[sentence] = token_ids[row, used].copy(), period[row, used].copy()
         if len(self._known) + len(missing) > _REMEMBERED_SENTENCES:  # frequent sentences are soon in the cache again
             self._known = {}

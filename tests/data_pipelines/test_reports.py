@@ -3,6 +3,7 @@
 import json
 import re
 import tarfile
+import time
 import unicodedata
 import xml.etree.ElementTree as ElementTree
 
@@ -218,3 +219,19 @@ def test_every_report_of_a_real_collection_is_cleaned(shared_data):
                 for decimal in re.findall(r"\d+[.]\d+|(?<![A-Za-z.])[.]\d+", text or ""):
                     assert decimal in kept, member.name
     assert (count, empty) == (3955, 28)
+
+
+@pytest.mark.parametrize("unit", [" ", "\n", ".", "1", "1.", "1 x ", "dr. ", "FINDINGS:\n"], ids=ascii)
+def test_the_time_of_a_text_is_that_of_its_length(unit):
+    """64 kB and 512 kB of blanks, periods or digits in a row, numbered lists, abbreviations, headings, accents."""
+
+    def seconds(size):
+        text = f"\u00e9{unit * (size // len(unit))}"  # not ASCII, for which some rules are skipped
+        began = time.process_time()
+        split_sentences(text)
+        sections(text)
+        clean_report(text, compatible=True)
+        return time.process_time() - began
+
+    small, large = (min(seconds(size) for _ in range(5)) for size in (2**16, 2**19))
+    assert large < 12 * small

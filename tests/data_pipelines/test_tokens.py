@@ -1,6 +1,7 @@
 """Text becomes token ids and segment ids."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -252,3 +253,17 @@ def test_sentences_that_are_remembered_give_the_arrays_of_the_whole_text(max_tok
             for key, array in expected.items():
                 np.testing.assert_array_equal(found[key][:-1], array, err_msg=key)
                 assert found[key].dtype == array.dtype
+
+
+def test_one_long_sentence_does_not_make_the_others_as_long(tokenizer):
+    """The pieces of 2,000 sentences beside one of 200,000 words would take 1.6 GB."""
+    long = "small effusion " * 100_000
+    read = SentenceTokenizer(tokenizer, 8)
+    tracemalloc.start()
+    found = read([[f"small {number}" for number in range(2000)], [long.strip()], ["small", long.strip()]])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 100e6
+    expected = tokenize(tokenizer, ["small " * 30, long, f"small. {long}"], 8)
+    for name in ("token_ids", "word_ids", "word_count"):
+        np.testing.assert_array_equal(found[name][1:], expected[name][1:], err_msg=name)
