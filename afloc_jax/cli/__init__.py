@@ -37,8 +37,17 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and returns the exit status."""
+    """Runs one command and returns the exit status.
+
+    Args:
+        arguments: the command line without the program; None is that of this process.
+    """
     parsed = parser().parse_args(arguments)
+    if arguments is None and parsed.command == "compile":
+        from afloc_jax.cli import compile as compiling
+
+        if not compiling.is_watched():
+            return compiling.watch(sys.argv[1:])
     keep_compiled()
     try:
         return int(parsed.run(parsed) or 0)

@@ -1,7 +1,13 @@
 """`afloc compile`: the training step compiled for a pod, to see whether it fits; no accelerator is needed."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
 from argparse import Namespace
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from afloc_jax.cli.arguments import count, path, setting
@@ -19,6 +25,31 @@ EXAMPLE = (
     "The exit status is 1 if the run does not fit.\n\n"
     "largest buffers: arrays of the compiled program by size; they need not all exist at once."
 )
+
+
+_CHILD = "AFLOC_COMPILE_CHILD"  # set in the process that compiles
+
+
+def is_watched() -> bool:
+    """Whether another process waits for this one, and tells the user if its compiler dies."""
+    return _CHILD in os.environ
+
+
+def watch(arguments: Sequence[str]) -> int:
+    """The command in a process of its own: compilers for other machines may crash, which then is a line.
+
+    What it writes to stderr is shown at its end; of one that crashed only with --debug.
+    """
+    with tempfile.TemporaryFile() as told:
+        command = [sys.executable, "-m", "afloc_jax", *arguments]
+        status = subprocess.run(command, env={**os.environ, _CHILD: "1"}, stderr=told).returncode
+        told.seek(0)
+        if status >= 0 or "--debug" in arguments:
+            sys.stderr.write(told.read().decode(errors="replace"))
+    if status < 0:
+        name = signal.Signals(-status).name
+        print(f"afloc: the compiler died of {name}; --debug shows what it wrote, try another setting", file=sys.stderr)
+    return status if status >= 0 else 1
 
 
 def add(command: Parser) -> None:

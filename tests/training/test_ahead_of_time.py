@@ -306,6 +306,19 @@ def test_the_search_ends_within_a_32nd_of_what_fits(monkeypatch):
     assert 12345 * 31 / 32 <= largest.report.global_batch <= 12345 < largest.too_large
 
 
+def test_a_compiler_that_dies_is_a_line(tmp_path, monkeypatch):
+    """In the place of libtpu, a module that ends the process as libtpu's faults do."""
+    (tmp_path / "libtpu.py").write_text("import os, sys\nprint('stack of C++', file=sys.stderr)\nos.abort()\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    done = compiled("--topology", "v5e:4x4", "--part", "loss")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == ("afloc: the compiler died of SIGABRT; --debug shows what it wrote, try another setting\n")
+    debugged = compiled("--topology", "v5e:4x4", "--part", "loss", "--debug")
+    assert debugged.returncode == 1 and "stack of C++" in debugged.stderr and "died of SIGABRT" in debugged.stderr
+    wrong = compiled("--topology", "v5e:4x4x4x4")
+    assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1
+
+
 def test_settings_that_no_batch_meets_are_said():
     config = get_config()
     config.loss.contrast_group = 2**19 + 1
