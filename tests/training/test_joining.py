@@ -23,7 +23,7 @@ from afloc_jax.errors import UserError
 from afloc_jax.training import train as training
 from jax.experimental import multihost_utils
 
-def train(config, workdir, dry_run, profile):
+def train(config, workdir, dry_run, profile, from_scratch):
     count, process = jax.process_count(), jax.process_index()
     print("sum", int(multihost_utils.process_allgather(np.array(10 + process)).sum()), "of", count, flush=True)
     while {event!r} != "pass":
