@@ -8,7 +8,7 @@ seal as well.
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from afloc_jax.errors import UserError
 from afloc_jax.files import Path, fetched, hash_of, hashes, read_json, sha256_of, write_json
@@ -89,10 +89,10 @@ def _is_plain(name: str, hash: Json) -> bool:
 
 
 class Verification:
-    """The comparison of the files of a folder with its seal, which begins at once, in threads."""
+    """The comparison of the files of a folder with its seal, in threads."""
 
     def __init__(self, folder: Path, is_read: Callable[[str], bool]) -> None:
-        """Begins to hash the sealed files.
+        """Reads the seal.
 
         Args:
             folder: a folder of this machine. Without a seal nothing is compared.
@@ -103,12 +103,17 @@ class Verification:
         """
         self._folder, self._is_read = folder, is_read
         self._sealed = read_seal(folder)
+        self._hashed: dict[str, Future[str]] = {}
+
+    def begin(self) -> "Verification":
+        """Begins to hash the sealed files, which slows down what else is done on few cores."""
         threads = ThreadPoolExecutor()  # hashing releases the interpreter
-        self._hashed = {name: threads.submit(_sha256, folder / name) for name in self._sealed or {}}
+        self._hashed = {name: threads.submit(_sha256, self._folder / name) for name in self._sealed or {}}
         threads.shutdown(wait=False)
+        return self
 
     def finish(self) -> None:
-        """Waits for the hashes and compares them; a second call returns at once.
+        """Waits for the hashes and compares them; a second call returns at once. `begin` comes before.
 
         Raises:
             UserError: a file that matters is missing, differs, or is not sealed.

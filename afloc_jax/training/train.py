@@ -281,7 +281,7 @@ def _tokenizer(config: RunConfig, folder: Path, source: RecordSource) -> Tokeniz
     """The tokenizer saved in the workdir; on the first run that of the config or of `init_from`, or a learned one."""
     kept = folder / workdir.TOKENIZER
     if (folder / workdir.CONFIG).exists() and (kept / "tokenizer.json").exists():
-        Verification(fetched(kept), is_tokenizer_file).finish()
+        Verification(fetched(kept), is_tokenizer_file).begin().finish()
         return tokens.load_tokenizer(fetched(kept))
     started_from = start.model_folder(config)
     if started_from and not config.model.text.tokenizer:

@@ -128,7 +128,7 @@ def load_model(folder: AnyPath) -> ModelFolder:
 
 
 def begin_loading(folder: AnyPath) -> tuple[ModelFolder, Verification]:
-    """A model folder in memory, while threads compare it with its seal: finish that before a result is used.
+    """A model folder in memory, while threads begin to compare it with its seal: finish that before a result is used.
 
     Raises:
         UserError: see `load_model`.
@@ -138,7 +138,7 @@ def begin_loading(folder: AnyPath) -> tuple[ModelFolder, Verification]:
     verification = Verification(place, is_model_file)
     variables = _load_weights(place / WEIGHTS, config)
     config = dataclasses.replace(config, unseen_pieces=read_unseen(place))
-    return ModelFolder(config, variables, load_tokenizer(place)), verification
+    return ModelFolder(config, variables, load_tokenizer(place)), verification.begin()
 
 
 def _load_weights(weights: Path, config: FolderConfig) -> Variables:
