@@ -97,7 +97,6 @@ class Ownership:
         self._path = Path(folder) / OWNER_FILE
         self._handle: int | None = None
         self._ended = threading.Event()
-        self._lost = False
 
     def take(self) -> None:
         """Makes this process the owner; it may wait for `patience`. A second call does nothing.
@@ -120,7 +119,7 @@ class Ownership:
 
     def check(self) -> None:
         """Raises UserError if another process has become the owner, because this one was stopped for too long."""
-        if self._lost or (self._handle is not None and not self._is_ours()):
+        if self._handle is not None and not self._is_ours():
             raise UserError(
                 f"{self._folder}: another process took this folder over while this one was stopped; this one writes no "
                 "more"
@@ -188,7 +187,6 @@ class Ownership:
         while not self._ended.wait(self._beat):
             handle = self._handle
             if handle is None or not self._is_ours():
-                self._lost = handle is not None
                 return
             os.utime(handle)
 

@@ -25,18 +25,9 @@ def get_config() -> ConfigDict:
     model.image.backbone = small.model.image.backbone
     model.image.input_size = small.model.image.input_size
     # As in ResNet-50 the deep map is that of stage 3, here 14 x 14, and the shallow map that of stage 2.
-    model.image.options = ConfigDict(
-        {
-            "blocks": (1, 1, 1, 1),
-            "widths": (32, 96, 128, 160),
-            "strides": (1, 2, 2, 2),
-            "stem_width": 32,
-            "stem_kernel": 5,
-            "stem_stride": 2,
-            "shallow_stage": 2,
-            "deep_stage": 3,
-        }
-    )
+    options = {**small.model.image.options, "deep_stage": 3}
+    del options["top_down"], options["drop_context"]
+    model.image.options = ConfigDict(options)
     model.text.bert = small.model.text.bert
     model.text.last_layers = small.model.text.last_layers
 

@@ -112,7 +112,7 @@ def test_each_bad_image_costs_one_row(tmp_path):
 
 
 def test_one_stray_quote_stops_the_build_and_drops_no_row(tmp_path):
-    """Of 20 rows, the fifth lacked its closing quote: five records were built, and nothing was said."""
+    """The fifth of 20 rows lacks its closing quote, for which five records were once built without a word."""
     raw = tmp_path / "raw"
     pairs_folder(raw, 20)
     lines = [f'{n:03d}.png,"text number {n}, effusion",p{n}' for n in range(20)]
