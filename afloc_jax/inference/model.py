@@ -9,12 +9,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree, UInt8
+from jaxtyping import Float, Int, PyTree, UInt8
 from tokenizers import Tokenizer
 
 from afloc_jax import heatmaps, models
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.files import fetched
+from afloc_jax.inference import programs
 from afloc_jax.inference.batching import chunks, concatenate, in_threads, own_slots, pad, trim
 from afloc_jax.inference.class_prompts import ClassPhrases, PromptSet
 from afloc_jax.inference.localization import Localization
@@ -22,7 +23,7 @@ from afloc_jax.inference.prompt_reading import PromptReading, read_prompt
 from afloc_jax.inference.squares import ImageInput, to_square
 from afloc_jax.inference.zero_shot import class_probabilities, class_scores, contrast_probabilities
 from afloc_jax.levels import ImageLevels, TextLevels, TokenBatch
-from afloc_jax.models import AFLoc, build
+from afloc_jax.models import build
 from afloc_jax.models.settings import ModelSettings
 from afloc_jax.seals import Verification
 from afloc_jax.weights import folder as model_folder
@@ -116,7 +117,7 @@ class Model:
             raise UsageError(f"images must be uint8 [B, S, S], got {squares.dtype} {list(squares.shape)}")
         parts = []
         for rows, count, size in chunks(len(squares), self.batch_size):
-            parts.append(trim(_encode_images(self._network, self.variables, pad(squares[rows], size)), count))
+            parts.append(trim(programs.encode_images(self._network, self.variables, pad(squares[rows], size)), count))
         self._verify()
         return concatenate(parts)
 
@@ -317,7 +318,7 @@ class Model:
         for rows, some, size in chunks(len(texts), self.batch_size):
             part = rows, slice(own_slots(tokens["word_ids"][rows]))
             cut: dict[str, PyTree] = {name: pad(array[part[: array.ndim]], size) for name, array in arrays.items()}
-            parts.append(trim(_encode_texts(self._network, self.variables, TokenBatch(**cut), slots), some))
+            parts.append(trim(programs.encode_texts(self._network, self.variables, TokenBatch(**cut), slots), some))
         self._verify()
         return concatenate(parts)
 
@@ -339,13 +340,15 @@ class Model:
         maps = np.empty((len(image_of), side, side), np.float32)
         embeddings = []
         for rows, count, size in chunks(len(squares), self.batch_size):
-            levels = _encode_images(self._network, self.variables, pad(squares[rows], size))
+            levels = programs.encode_images(self._network, self.variables, pad(squares[rows], size))
             embeddings.append(np.asarray(levels.whole)[:count])
             pairs = np.flatnonzero((image_of >= rows.start) & (image_of < rows.stop))
             for part, many, padded in chunks(len(pairs), self.batch_size):
                 chosen = pairs[part]
                 images, texts = pad(image_of[chosen] - rows.start, padded), pad(text_of[chosen], padded)
-                found = _heatmaps(levels.deep, images, queries[texts], side, self.heatmap_settings, input_size)
+                found = programs.heatmaps_of(
+                    levels.deep, images, queries[texts], side, self.heatmap_settings, input_size
+                )
                 maps[chosen] = np.asarray(found)[:many]
         self._verify()
         if not np.isfinite(maps).all():
@@ -373,36 +376,9 @@ def initial_variables(architecture: ModelSettings, seed: int) -> model_folder.Va
     return jax.jit(models.initial_variables, static_argnums=0)(build(architecture), jax.random.key(seed))
 
 
-@functools.partial(jax.jit, static_argnames=("side", "settings", "input_size"))
-def _heatmaps(
-    deep: Float[Array, "B h w D"],
-    images: Int[Array, " P"],
-    queries: Float[Array, "P D"],
-    side: int,
-    settings: heatmaps.HeatmapSettings,
-    input_size: int,
-) -> Float[Array, "P {side} {side}"]:
-    """Heat maps [P, side, side] of the regions deep[images] [P, h, w, D] and the queries [P, D]."""
-    return settings.map(deep[images].astype(jnp.float32), queries, side, input_size)
-
-
 def _cosine(a: Float[heatmaps.AnyArray, " D"], b: Float[heatmaps.AnyArray, " D"]) -> float:
     norms = float(np.linalg.norm(a) * np.linalg.norm(b))
     return float(a @ b) / norms if norms else 0.0
-
-
-# The network is static and hashable, so models of one architecture (trained and untrained) share compiled programs.
-# By default accelerators multiply in a lower precision; maps must agree to the fourth digit between devices.
-@functools.partial(jax.jit, static_argnames="network")
-def _encode_images(network: AFLoc, variables: PyTree, squares: UInt8[Array, "B S S"]) -> PyTree:
-    with jax.default_matmul_precision("float32"):
-        return network.apply(variables, squares, method="encode_image")
-
-
-@functools.partial(jax.jit, static_argnames=("network", "slots"))
-def _encode_texts(network: AFLoc, variables: PyTree, tokens: TokenBatch, slots: int) -> PyTree:
-    with jax.default_matmul_precision("float32"):
-        return network.apply(variables, tokens, slots=slots, method="encode_text")
 
 
 def _check_call(images: Sequence[ImageInput], texts: Sequence[str], threshold: float) -> None:

@@ -18,6 +18,7 @@ from afloc_jax import heatmaps
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.heatmaps import HeatmapSettings
 from afloc_jax.inference import model as model_module
+from afloc_jax.inference import programs
 from afloc_jax.inference.class_prompts import PromptSet
 from afloc_jax.inference.localization import Localization
 from afloc_jax.inference.model import Model
@@ -112,22 +113,22 @@ def test_an_image_gives_the_same_map_alone_and_in_company(model, pictures):
 
 def test_many_batch_sizes_compile_few_shapes(folder, pictures):
     model = afloc_jax.load(folder, batch_size=4)
-    model_module._encode_images.clear_cache()
+    programs.encode_images.clear_cache()
     for count in (1, 2, 3, 4, 5):
         assert model.embed_images(pictures[:count]).whole.shape == (count, 32)
-    assert model_module._encode_images._cache_size() == 3  # 1, 2, 4
+    assert programs.encode_images._cache_size() == 3  # 1, 2, 4
     model.untrained().embed_images(pictures)
-    assert model_module._encode_images._cache_size() == 3  # the same network
+    assert programs.encode_images._cache_size() == 3  # the same network
 
 
 def test_a_prompt_is_encoded_once_and_in_few_slots(folder, pictures, monkeypatch):
-    model, encode, seen = afloc_jax.load(folder), model_module._encode_texts, []
+    model, encode, seen = afloc_jax.load(folder), programs.encode_texts, []
 
     def counted(network, variables, tokens, slots):
         seen.append(tokens.token_ids.shape)
         return encode(network, variables, tokens, slots)
 
-    monkeypatch.setattr(model_module, "_encode_texts", counted)
+    monkeypatch.setattr(programs, "encode_texts", counted)
     first = model.localize(pictures[:1], PROMPTS)[0]
     assert seen == [(4, 16)]  # three prompts of up to 8 tokens; `max_tokens` is 24
     again = model.localize(pictures[:1], ["Right upper lobe nodule. No edema", PROMPTS[0]])[0]

@@ -1,0 +1,40 @@
+"""The compiled programs of a model in use: both encoders, and heat maps."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PyTree, UInt8
+
+from afloc_jax.heatmaps import HeatmapSettings
+from afloc_jax.levels import TokenBatch
+from afloc_jax.models import AFLoc
+
+
+# The network is static and hashable, so models of one architecture (trained and untrained) share compiled programs.
+# By default accelerators multiply in a lower precision; maps must agree to the fourth digit between devices.
+@functools.partial(jax.jit, static_argnames="network")
+def encode_images(network: AFLoc, variables: PyTree, squares: UInt8[Array, "B S S"]) -> PyTree:
+    """The levels of B squares, see `ImageLevels`."""
+    with jax.default_matmul_precision("float32"):
+        return network.apply(variables, squares, method="encode_image")
+
+
+@functools.partial(jax.jit, static_argnames=("network", "slots"))
+def encode_texts(network: AFLoc, variables: PyTree, tokens: TokenBatch, slots: int) -> PyTree:
+    """The levels of texts in so many token slots, see `TextLevels`."""
+    with jax.default_matmul_precision("float32"):
+        return network.apply(variables, tokens, slots=slots, method="encode_text")
+
+
+@functools.partial(jax.jit, static_argnames=("side", "settings", "input_size"))
+def heatmaps_of(
+    deep: Float[Array, "B h w D"],
+    images: Int[Array, " P"],
+    queries: Float[Array, "P D"],
+    side: int,
+    settings: HeatmapSettings,
+    input_size: int,
+) -> Float[Array, "P {side} {side}"]:
+    """Heat maps [P, side, side] of the regions deep[images] [P, h, w, D] and the queries [P, D]."""
+    return settings.map(deep[images].astype(jnp.float32), queries, side, input_size)
