@@ -45,6 +45,7 @@ def parse(arguments: list[str]) -> flags.FlagValues:
     switch("dry_run", False, "Check the config (and print the table of a sweep), then stop.")
     text("profile", None, "START:STOP: trace the steps START to STOP - 1, from 0, into WORKDIR/profile, for XProf.")
     switch("from_scratch", False, "Start at step 0 where checkpoints were saved and none of them is intact any more.")
+    text("exclude_words", None, "File of words, such as names, that a learned vocabulary must not hold.")
     switch("distributed", False, "Run as one of several processes, which connect first.")
     text("coordinator", None, "Host:port of process 0, if no cluster provides it.")
     number("processes", None, "Number of processes, if no cluster provides it.")
@@ -94,6 +95,10 @@ def run(values: flags.FlagValues) -> int:
         raise UsageError(f"--profile={values.profile}: traces one run, not a sweep; leave out one of the two")
     if values.sweep and values.from_scratch:
         raise UsageError("--from_scratch: is for one run, not for a sweep; give it with the config of the run")
+    if values.exclude_words is not None:
+        from afloc_jax.training.config import override
+
+        override(values.config, "data.exclude_words", values.exclude_words)
     # Imported late: JAX takes seconds to start, and a sweep must leave the devices to its runs.
     if values.sweep:
         from afloc_jax.training.sweep import run_sweep

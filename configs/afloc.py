@@ -39,6 +39,11 @@ def get_config() -> ConfigDict:
     data.augment = False  # True: small random shifts, scales and exposures (never flips: reports name sides)
     data.augment_on = "host"  # host|device (in the training step, where a core cannot augment fast enough)
     data.max_tokens = 97  # token slots per report; longer reports are cut
+    # A vocabulary is learned from the words that stand in so many distinct reports, of so many patients (of reports
+    # where the table names no patients). Others could be names, and the model folder shows its vocabulary to all.
+    data.vocabulary_reports = 5
+    data.vocabulary_patients = 3
+    data.exclude_words = ""  # file of words that are never learned, such as names of physicians; --exclude_words
     data.workers = 0  # Grain worker processes; 0 reads in threads of this process
 
     config.model = model = ConfigDict()

@@ -22,7 +22,8 @@ from data_pipelines.negatives import MadeCaption, NegativeArrays, made_captions,
 from data_pipelines.reading import Pair, Records
 from data_pipelines.records import Record
 from data_pipelines.settings import DataSettings, SentenceSampling
-from data_pipelines.tokens import LEARNED_VOCABULARY, SentenceTokenizer, TokenArrays, learn_tokenizer, load_tokenizer
+from data_pipelines.tokens import LEARNED_VOCABULARY, SentenceTokenizer, TokenArrays, load_tokenizer
+from data_pipelines.vocabulary import PRIVATE, VocabularyRule, learn_vocabulary
 
 _READ_THREADS = 2  # batches made at the same time; reading and tokenizing mostly run without the interpreter lock
 _PREFETCH = 4  # finished batches kept ahead
@@ -136,17 +137,23 @@ def _check_processes(batch_size: int, process_count: int) -> None:
         raise UsageError(f"batch_size {batch_size} does not divide by {process_count} processes")
 
 
-def training_tokenizer(source: Records, folder: str = "", vocabulary_size: int = LEARNED_VOCABULARY) -> Tokenizer:
-    """The tokenizer of `folder`, or, where that is empty, one learned from all sentences of `source`.
+def training_tokenizer(
+    source: Records,
+    folder: str = "",
+    vocabulary_size: int = LEARNED_VOCABULARY,
+    rule: VocabularyRule = PRIVATE,
+) -> Tokenizer:
+    """The tokenizer of `folder`, or, where that is empty, one learned from the reports of `source`.
 
     Args:
         source: the training records.
         folder: a folder with tokenizer.json or vocab.txt.
         vocabulary_size: the largest number of entries of a learned vocabulary.
+        rule: which words are learned.
     """
     if folder:
         return load_tokenizer(folder)
-    return learn_tokenizer((". ".join(source[row].sentences) for row in range(len(source))), vocabulary_size)
+    return learn_vocabulary(source, rule, vocabulary_size).tokenizer
 
 
 class BatchSource:

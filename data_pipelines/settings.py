@@ -7,7 +7,7 @@ from typing import Literal
 from afloc_jax.buckets import is_bucket
 from afloc_jax.errors import UsageError
 from afloc_jax.files import AnyPath, Path, bucket_path, user_path
-from afloc_jax.settings import NOT_EMPTY, NOT_NEGATIVE, Json, Settings, at_least, setting
+from afloc_jax.settings import NOT_EMPTY, NOT_NEGATIVE, POSITIVE, Json, Settings, at_least, setting
 from data_pipelines.constants import IMAGE_SIZE, Equalization, GreyRule
 
 SentenceSampling = Literal["subset", "impression", "all", "release_subset", "release_impression"]
@@ -35,6 +35,9 @@ class DataSettings(Settings, section="data"):
         augment: whether training images are augmented, see `data_pipelines.augment`.
         augment_on: the "host" that makes batches, or the "device", inside the training step.
         max_tokens: token slots per report; longer reports are cut.
+        vocabulary_reports, vocabulary_patients: in how many distinct reports, of how many patients, a word must stand
+            to be learned, see `data_pipelines.vocabulary`.
+        exclude_words: a file of words that are never learned; empty for none.
         workers: worker processes that make batches; 0 for threads of this process.
     """
 
@@ -54,11 +57,14 @@ class DataSettings(Settings, section="data"):
     augment: bool = False
     augment_on: Literal["host", "device"] = "host"
     max_tokens: int = setting(97, at_least(3, "[CLS], a word, [SEP]"))
+    vocabulary_reports: int = setting(5, POSITIVE)
+    vocabulary_patients: int = setting(3, POSITIVE)
+    exclude_words: str = ""
     workers: int = setting(0, NOT_NEGATIVE)
 
     def check(self) -> None:
         records_path(self.directory, self.cache, self.name_of("directory"), "--config.data.cache")
-        for key in ("cache", "raw"):
+        for key in ("cache", "raw", "exclude_words"):
             user_path(getattr(self, key), self.name_of(key))
 
     @property

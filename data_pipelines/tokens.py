@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, TypedDict
 
 import numpy as np
@@ -69,19 +69,41 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
 
 
 def learn_tokenizer(texts: Iterable[str], vocabulary_size: int = LEARNED_VOCABULARY) -> Tokenizer:
-    """Learns a lower-case WordPiece vocabulary of at most `vocabulary_size` entries from `texts`.
+    """Learns a lower-case WordPiece vocabulary of at most `vocabulary_size` entries from all words of `texts`.
 
-    The vocabulary does not depend on the order of the texts. Marks on letters are kept, because cleaned text has only
-    marks that distinguish letters. Raises UserError if the texts have no word.
+    Vocabularies of patients' reports are learned by `data_pipelines.vocabulary`, which leaves out rare words. Raises
+    UserError if the texts have no word.
     """
-    tokenizer = _empty(models.WordPiece(vocab={"[UNK]": 0}, unk_token="[UNK]"), strip_accents=False)
-    counts: Counter[str] = Counter()
-    for text in texts:
-        normal = tokenizer.normalizer.normalize_str(text)
-        counts.update(word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normal))
+    return learn_from_counts(Counter(word for text in texts for word in words_of(text)), vocabulary_size)
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text as a learned vocabulary has them: in lower case, with punctuation apart."""
+    splitter = _splitter()
+    normal = splitter.normalizer.normalize_str(text)
+    return [word for word, _ in splitter.pre_tokenizer.pre_tokenize_str(normal)]
+
+
+def learn_from_counts(
+    counts: Mapping[str, int],
+    vocabulary_size: int,
+    spelled: Mapping[str, int] | None = None,
+    without: frozenset[str] = frozenset(),
+) -> Tokenizer:
+    """Learns a vocabulary from words and how often they occur.
+
+    The vocabulary does not depend on the order of the words. Marks on letters are kept, because cleaned text has only
+    marks that distinguish letters. Raises UserError if there is no word.
+
+    Args:
+        counts: the words that pieces are learned from.
+        vocabulary_size: the largest number of entries.
+        spelled: the words whose characters are entries; None for those of `counts`.
+        without: words that are no piece.
+    """
     if not counts:
         raise UserError("cannot learn a vocabulary: the training reports hold no word")
-    alphabet, continuations = _characters(counts)
+    alphabet, continuations = _characters(spelled or counts)
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocabulary_size,
         # Equally frequent pairs are merged in the order of their ids. The library would number the continuation
@@ -92,10 +114,17 @@ def learn_tokenizer(texts: Iterable[str], vocabulary_size: int = LEARNED_VOCABUL
         initial_alphabet=alphabet,
         show_progress=False,
     )
+    tokenizer = _empty(models.WordPiece(vocab={"[UNK]": 0}, unk_token="[UNK]"), strip_accents=False)
     tokenizer.train_from_iterator((word for word in sorted(counts) for _ in range(counts[word])), trainer)
-    learned = tokenizer.get_vocab(with_added_tokens=False)
-    rest = sorted(set(learned) - set(SPECIAL_TOKENS), key=lambda piece: (piece.startswith(_CONTINUATION), piece))
+    learned = set(tokenizer.get_vocab(with_added_tokens=False)) - set(SPECIAL_TOKENS)
+    learned = {piece for piece in learned if piece.removeprefix(_CONTINUATION) not in without}
+    rest = sorted(learned, key=lambda piece: (piece.startswith(_CONTINUATION), piece))
     return _from_vocabulary([*SPECIAL_TOKENS, *rest], strip_accents=False)
+
+
+@functools.cache
+def _splitter() -> Tokenizer:
+    return _empty(models.WordPiece(vocab={"[UNK]": 0}, unk_token="[UNK]"), strip_accents=False)
 
 
 def unseen_pieces(tokenizer: Tokenizer, reports: Iterable[Sequence[str]]) -> frozenset[str]:
@@ -217,7 +246,7 @@ class SentenceTokenizer:
         return known
 
 
-def _characters(counts: Counter[str]) -> tuple[list[str], list[str]]:
+def _characters(counts: Mapping[str, int]) -> tuple[list[str], list[str]]:
     """The characters of a learned vocabulary, and their continuation pieces ("##a"), both sorted."""
     frequency: Counter[str] = Counter()
     for word, count in counts.items():

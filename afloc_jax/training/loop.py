@@ -33,6 +33,7 @@ from afloc_jax.training.tracing import StepRange, Trace
 from afloc_jax.training.workdir import NONFINITE, Finished
 from data_pipelines.batches import Batch, training_batches, validation_batches
 from data_pipelines.reading import RecordSource
+from data_pipelines.vocabulary import VocabularyAccount
 
 NAMED_RECORDS = 8  # how many records an error names; the file in nonfinite/ has all of them
 
@@ -71,11 +72,12 @@ class Progress:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """The records for training and validation, and the tokenizer of their text."""
+    """The records for training and validation, the tokenizer of their text, and how it was learned, if it was now."""
 
     training: RecordSource
     validation: RecordSource
     tokenizer: Tokenizer
+    vocabulary: VocabularyAccount | None = None
 
 
 @dataclasses.dataclass

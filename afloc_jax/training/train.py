@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.evaluation.sharing import wait_for_all
-from afloc_jax.files import Path, fetched, write_json
+from afloc_jax.files import Path, fetched, read_json, write_json
 from afloc_jax.ownership import Ownership
 from afloc_jax.provenance import hash_of, provenance
 from afloc_jax.seals import Verification, write_seal
@@ -29,8 +29,7 @@ from afloc_jax.training.tracing import StepRange
 from afloc_jax.training.xla_flags import described
 from afloc_jax.weights.config import read_config
 from afloc_jax.weights.folder import is_tokenizer_file, read_unseen, save_model, write_unseen
-from data_pipelines import tokens
-from data_pipelines.batches import training_tokenizer
+from data_pipelines import tokens, vocabulary
 from data_pipelines.prepared import check_source, open_source
 from data_pipelines.reading import RecordSource
 
@@ -146,6 +145,9 @@ def _train_model(
         if not is_known:
             tokens.save_tokenizer(data.tokenizer, folder / workdir.TOKENIZER)
             write_unseen(folder / workdir.TOKENIZER, _unseen_pieces(config, data))
+            if data.vocabulary:
+                say(str(data.vocabulary))
+                write_json(folder / workdir.TOKENIZER / workdir.LEARNED, dataclasses.asdict(data.vocabulary))
             write_seal(folder / workdir.TOKENIZER)
         workdir.claim_workdir(given, folder)
         write_json(folder / workdir.RUN, account)
@@ -195,10 +197,23 @@ def _save_best(loop: Loop, account: Mapping[str, Json]) -> None:
     }
     about: dict[str, Json] = {"data set": config.data.dataset, "training pairs": len(data.training)}
     unseen = read_unseen(loop.workdir / workdir.TOKENIZER)
-    card: dict[str, Json] = {"data": about, "recipe": recipe}
+    card: dict[str, Json] = {"data": about, "recipe": recipe, **_vocabulary_of(loop)}
     before = _trained_before(config)
     save_model(loop.workdir / workdir.MODEL, best, config, data.tokenizer, card, unseen, before)
     write_json(loop.workdir / workdir.FINISHED, dataclasses.asdict(progress.finished(best_step)))
+
+
+def _vocabulary_of(loop: Loop) -> dict[str, Json]:
+    """What the model card says of the vocabulary: how it was learned, here or by the model that training started from.
+
+    Empty for a vocabulary from elsewhere, or one that an earlier version learned.
+    """
+    if (learned := loop.workdir / workdir.TOKENIZER / workdir.LEARNED).is_file():
+        return {"vocabulary": vocabulary.VocabularyAccount(**read_json(learned)).about}
+    config = loop.assembly.config
+    folder = None if config.model.text.tokenizer else start.model_folder(config)
+    before = read_config(folder).card.get("vocabulary") if folder else None
+    return {"vocabulary": before} if before else {}
 
 
 def _trained_before(config: RunConfig) -> tuple[str, ...]:
@@ -260,7 +275,7 @@ def _open_data(config: RunConfig, folder: Path) -> Data:
             f"fill a batch of {batch}; set it to False, or lower config.training.batch_size"
         )
     check_evaluation(config)  # the training data come first, because they may be evaluated too
-    return Data(training, validation, _tokenizer(config, folder, training))
+    return Data(training, validation, *_tokenizer(config, folder, training))
 
 
 def check_evaluation(config: RunConfig) -> None:
@@ -277,18 +292,30 @@ def check_evaluation(config: RunConfig) -> None:
             raise type(error)(f"config.evaluation.datasets, {dataset.name}: {error}") from None
 
 
-def _tokenizer(config: RunConfig, folder: Path, source: RecordSource) -> Tokenizer:
-    """The tokenizer saved in the workdir; on the first run that of the config or of `init_from`, or a learned one."""
+def _tokenizer(
+    config: RunConfig, folder: Path, source: RecordSource
+) -> tuple[Tokenizer, vocabulary.VocabularyAccount | None]:
+    """The tokenizer saved in the workdir; on the first run that of the config or of `init_from`, or a learned one.
+
+    Returns the account of learning too, where it was learned now. Raises UsageError for words that are to be left out
+    of a vocabulary that is not learned.
+    """
     kept = folder / workdir.TOKENIZER
     if (folder / workdir.CONFIG).exists() and (kept / "tokenizer.json").exists():
         Verification(fetched(kept), is_tokenizer_file).begin().finish()
-        return tokens.load_tokenizer(fetched(kept))
-    started_from = start.model_folder(config)
-    if started_from and not config.model.text.tokenizer:
-        return tokens.load_tokenizer(started_from)
-    text = config.model.text
+        return tokens.load_tokenizer(fetched(kept)), None
+    text, data = config.model.text, config.data
+    if given := text.tokenizer or start.model_folder(config):
+        if data.exclude_words:
+            raise UsageError(
+                f"config.data.exclude_words = {data.exclude_words}: this run takes the vocabulary of {given} and "
+                "learns none, so no word can be left out"
+            )
+        return tokens.load_tokenizer(given), None
+    excluded = vocabulary.read_words(data.exclude_words) if data.exclude_words else frozenset()
+    rule = vocabulary.VocabularyRule(data.vocabulary_reports, data.vocabulary_patients, excluded)
     size = text.structure.vocab_size if "vocab_size" in text.bert else tokens.LEARNED_VOCABULARY
-    return training_tokenizer(source, text.tokenizer, size)
+    return vocabulary.learn_vocabulary(source, rule, size)
 
 
 def _steps_per_epoch(config: RunConfig, pairs: int) -> int:

@@ -16,6 +16,7 @@ CONFIG = "config.json"  # the config that the directory belongs to
 RUN = "run.json"  # the origin of the run (see provenance.py)
 FINISHED = "finished.json"  # written once the model is saved
 METRICS = "metrics.jsonl"
+LEARNED = "learned.json"  # in the folder of the tokenizer: how its vocabulary was learned
 CHECKPOINTS, MODEL, TOKENIZER, NONFINITE = "checkpoints", "model", "tokenizer", "nonfinite"
 
 # Keys that a rerun in the same working directory may change: where files lie, what is logged and kept, what is

@@ -65,6 +65,12 @@ found.heatmap, found.boxes, found.similarity
 
 {{ data }}
 
+{% if vocabulary %}
+## Vocabulary
+
+{{ vocabulary }}
+
+{% endif %}
 {% if recipe %}
 ## Recipe
 
@@ -119,9 +125,9 @@ def render_card(config: FolderConfig) -> str:
     """The model card in Markdown.
 
     Args:
-        config: the config of the model folder. Its `card` may hold `data` (text, or a mapping of facts), `recipe`
-            (mapping), `tables` (results, each with a title, columns, and rows of formatted cells), `intended_use`,
-            `limits` (list), `licence` and `licence_id`.
+        config: the config of the model folder. Its `card` may hold `data` (text, or a mapping of facts), `vocabulary`
+            (text), `recipe` (mapping), `tables` (results, each with a title, columns, and rows of formatted cells),
+            `intended_use`, `limits` (list), `licence` and `licence_id`.
     """
     card: Mapping[str, Any] = config.card
     data = card.get("data", "Not stated by the run that wrote this folder.")
@@ -135,6 +141,7 @@ def render_card(config: FolderConfig) -> str:
         preprocessing=config.preprocessing,
         prompts=config.prompts,
         data=data,
+        vocabulary=card.get("vocabulary", ""),
         recipe=flatten(card.get("recipe", {})),
         tables=card.get("tables", ()),
         intended_use=card.get("intended_use", USE_OF_DRAWINGS if drawn else INTENDED_USE),

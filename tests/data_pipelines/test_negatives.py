@@ -20,6 +20,7 @@ from data_pipelines.negatives import Made, made_captions, negative_arrays, worde
 from data_pipelines.records import Record
 from data_pipelines.settings import DataSettings
 from data_pipelines.tokens import SentenceTokenizer, learn_tokenizer, tokenize
+from data_pipelines.vocabulary import VocabularyRule
 
 TRAINING = json.loads((Path(data_pipelines.__path__[0]) / "negatives.json").read_text())
 TASK = json.loads((Path(afloc_jax.evaluation.counterfactual.__path__[0]) / "words.json").read_text())
@@ -199,7 +200,7 @@ def test_negatives_follow_from_seed_epoch_and_record():
         Record(str(n), radiograph(n, 32, 32), ["small left effusion", "no pneumothorax"], 0, "", "", 32, 32, [])
         for n in range(20)
     ]
-    tokenizer = training_tokenizer(source)
+    tokenizer = training_tokenizer(source, rule=VocabularyRule(1, 1))
 
     def batches(number, seed=1, **processes):
         data = DataSettings(max_tokens=32)

@@ -23,6 +23,7 @@ from data_pipelines.batches import training_batches, training_tokenizer
 from data_pipelines.prepared import open_source, prepare
 from data_pipelines.records import Finding, Record
 from data_pipelines.settings import DataSettings
+from data_pipelines.vocabulary import VocabularyRule
 
 ALL_TRAIN = {"fractions": {"train": 1.0}}
 
@@ -274,7 +275,7 @@ def test_records_and_batches_are_those_that_tfds_decodes(tmp_path):
             ours, theirs = vars(source[index]), vars(decoded[index])
             np.testing.assert_array_equal(ours.pop("image"), theirs.pop("image"))
             assert ours == theirs
-        tokenizer = training_tokenizer(source)
+        tokenizer = training_tokenizer(source, rule=VocabularyRule(1, 1))
         found, expected = (
             training_batches(records, DataSettings(), tokenizer, batch_size=4, seed=1) for records in (source, decoded)
         )

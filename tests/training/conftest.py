@@ -51,7 +51,8 @@ def records(count: int, seed: int, side: int = 32) -> Records:
         for kind in kinds:
             image[4 * kind : 4 * kind + 4, :16] = 200
         sentences = [SENTENCES[kind] for kind in kinds]
-        made.append(Record(f"record{seed}_{number}", image, sentences, 1, "", "frontal", side, side, []))
+        name = f"record{seed}_{number}"
+        made.append(Record(name, image, sentences, 1, name, "frontal", side, side, []))
     return made
 
 
