@@ -18,19 +18,34 @@ from PIL import Image, ImageOps
 from afloc_jax.errors import UserError
 from afloc_jax.files import LARGEST_FILE, read_regular
 from data_pipelines.constants import IMAGE_SIZE, Equalization, GreyRule
+from data_pipelines.dicom import as_shown
 from data_pipelines.encoded import is_interlaced_png, is_short_png, unpacks_beyond
 
 SMALLEST_SIDE = 8  # pixels; anything smaller is a broken export, not a radiograph
 LARGEST_PIXELS = 170_000_000  # below Pillow's limit for decompression bombs; large mammograms have 30 million pixels
 MOST_SCANS = 64  # of a progressive JPEG; encoders write about ten
 _SCAN = b"\xff\xda"  # the marker of a scan, which no coded pixels contain
-_FORMATS = ("PNG", "JPEG", "TIFF", "BMP")  # Pillow would start other programs for some of its formats
 _DICOM_SUFFIXES = (".dcm", ".dicom")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", *_DICOM_SUFFIXES)  # what `read_image` takes
 
 
 class ImageError(UserError):
     """An unusable image file. The message names the file and the reason."""
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """What is decoded: the formats beside DICOM, and the largest image.
+
+    Pillow would start other programs for some of its formats, so every call of `Image.open` names formats.
+    """
+
+    formats: tuple[str, ...] = ("PNG", "JPEG", "TIFF", "BMP")
+    pixels: int = LARGEST_PIXELS
+    unpacked: int = LARGEST_FILE  # bytes of a DICOM file that is packed as a whole
+
+
+ANY_IMAGE = Accepted()
 
 
 def read_image(path: str | Path, rule: GreyRule = "luma") -> UInt8[np.ndarray, "H W"]:
@@ -55,16 +70,18 @@ def read_image(path: str | Path, rule: GreyRule = "luma") -> UInt8[np.ndarray, "
     return decode_image(_read_bytes(path), path.name, rule)
 
 
-def decode_image(data: bytes, name: str, rule: GreyRule = "luma") -> UInt8[np.ndarray, "H W"]:
+def decode_image(
+    data: bytes, name: str, rule: GreyRule = "luma", accepted: Accepted = ANY_IMAGE
+) -> UInt8[np.ndarray, "H W"]:
     """`read_image` for the bytes of a file. `name` is used in errors and to recognise DICOM without a header."""
     if not data:
         raise ImageError(f"{name}: the file is empty")
     if data[128:132] == b"DICM" or name.lower().endswith(_DICOM_SUFFIXES):
-        pixels = _decode_dicom(data, name)
+        pixels = _decode_dicom(data, name, accepted)
     elif rule == "cv2":
-        pixels = _decode_by_opencv(data, name)
+        pixels = _decode_by_opencv(data, name, accepted)
     else:
-        pixels = grey(_decode_picture(data, name), name)
+        pixels = grey(_decode_picture(data, name, accepted), name)
     height, width = pixels.shape
     if min(height, width) < SMALLEST_SIDE:
         raise ImageError(f"{name}: {width} x {height} pixels is too small (at least {SMALLEST_SIDE} x {SMALLEST_SIDE})")
@@ -258,13 +275,13 @@ def _read_bytes(path: Path) -> bytes:
         raise ImageError(f"{path.name}: cannot be read ({error.strerror})") from None
 
 
-def _decode_picture(data: bytes, name: str) -> Image.Image:
+def _decode_picture(data: bytes, name: str, accepted: Accepted = ANY_IMAGE) -> Image.Image:
     """The first frame of a picture, decoded completely, with its EXIF orientation applied."""
     if not data:
         raise ImageError(f"{name}: the file is empty")
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
-            if picture.width * picture.height > LARGEST_PIXELS:
+        with Image.open(io.BytesIO(data), formats=accepted.formats) as picture:
+            if picture.width * picture.height > accepted.pixels:
                 raise Image.DecompressionBombError
             if picture.format == "JPEG" and data.count(_SCAN) > MOST_SCANS:
                 raise ImageError(f"{name}: more than {MOST_SCANS} scans, each of which takes time")
@@ -275,7 +292,9 @@ def _decode_picture(data: bytes, name: str) -> Image.Image:
     except ImageError:
         raise
     except Image.DecompressionBombError:
-        raise ImageError(f"{name}: more than {LARGEST_PIXELS:,} pixels is too large") from None
+        raise ImageError(f"{name}: more than {accepted.pixels:,} pixels is too large") from None
+    except MemoryError:
+        raise ImageError(f"{name}: decoding takes more memory than there is") from None
     except Image.UnidentifiedImageError:
         raise ImageError(f"{name}: not an image in a known format") from None
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error, ...
@@ -302,8 +321,8 @@ def grey(picture: Image.Image, name: str) -> UInt8[np.ndarray, "H W"]:
     return np.asarray(picture.convert("RGB").convert("L"))
 
 
-def _decode_by_opencv(data: bytes, name: str) -> UInt8[np.ndarray, "H W"]:
-    _decode_picture(data, name)  # refuses what OpenCV reads in part without a word
+def _decode_by_opencv(data: bytes, name: str, accepted: Accepted) -> UInt8[np.ndarray, "H W"]:
+    _decode_picture(data, name, accepted)  # refuses what OpenCV reads in part without a word
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
     except cv2.error:
@@ -328,33 +347,25 @@ def _to_bytes(pixels: Real[np.ndarray, "*shape"], name: str) -> UInt8[np.ndarray
     return scaled
 
 
-def _decode_dicom(data: bytes, name: str) -> UInt8[np.ndarray, "H W"]:
+def _decode_dicom(data: bytes, name: str, accepted: Accepted) -> UInt8[np.ndarray, "H W"]:
     try:
         import pydicom
-        from pydicom.pixels import apply_modality_lut, apply_voi_lut
     except ImportError:
         raise ImageError(f"{name}: reading DICOM needs one more package; run: pip install pydicom") from None
-    if unpacks_beyond(data, LARGEST_FILE):
-        raise ImageError(f"{name}: more than {LARGEST_FILE:,} bytes when unpacked")
+    if unpacks_beyond(data, accepted.unpacked):
+        raise ImageError(f"{name}: more than {accepted.unpacked:,} bytes when unpacked")
     try:
         dataset: Any = pydicom.dcmread(io.BytesIO(data), force=True)
-        if dataset.Rows * dataset.Columns * int(dataset.get("NumberOfFrames") or 1) > LARGEST_PIXELS:
-            raise ValueError(f"more than {LARGEST_PIXELS:,} pixels")
+        if dataset.Rows * dataset.Columns * int(dataset.get("NumberOfFrames") or 1) > accepted.pixels:
+            raise ValueError(f"more than {accepted.pixels:,} pixels")
         pixels = dataset.pixel_array
         interpretation = str(dataset.get("PhotometricInterpretation", "MONOCHROME2"))
-        padding = dataset.get("PixelPaddingValue")
-        background = None if padding is None else pixels == padding
-        if interpretation.startswith("MONOCHROME"):
-            pixels = apply_voi_lut(apply_modality_lut(pixels, dataset), dataset)
+        if pixels.ndim == 2:
+            return as_shown(pixels, dataset, interpretation)
+    except MemoryError:
+        raise ImageError(f"{name}: decoding takes more memory than there is") from None
     except Exception as error:  # pydicom and its decoders can raise almost any exception
         raise ImageError(f"{name}: not a readable DICOM image ({type(error).__name__}: {error})") from None
     if pixels.ndim == 3 and pixels.shape[-1] == 3 and not interpretation.startswith("MONOCHROME"):
         return np.asarray(Image.fromarray(_to_bytes(pixels, name)).convert("L"))
-    if pixels.ndim != 2:
-        raise ImageError(f"{name}: a DICOM image of shape {list(pixels.shape)}; only single frames can be used")
-    pixels = pixels.astype(np.float64)
-    if interpretation == "MONOCHROME1":
-        np.negative(pixels, out=pixels)
-    if background is not None and not background.all():
-        pixels[background] = pixels[~background].min()  # outside the collimator: black, and not part of the range
-    return _to_bytes(pixels, name)
+    raise ImageError(f"{name}: a DICOM image of shape {list(pixels.shape)}; only single frames can be used")

@@ -8,9 +8,9 @@ from afloc_jax.cli.parser import Parser
 
 EXAMPLE = (
     "afloc serve runs/demo/model\n\n"
-    "Open the address that it prints; Ctrl-C ends it. Images and phrases are neither stored nor logged. There is\n"
-    "no login and no encryption. By default only this machine can reach the page; --host 0.0.0.0 opens it to the\n"
-    "network, which must be a trusted one.\n"
+    "Open the address that it prints; Ctrl-C ends it. Images and phrases are neither stored nor logged. By default\n"
+    "only this machine can reach the page. --host 0.0.0.0 opens it to the network, for those who have the token in\n"
+    "the address. There is no encryption, so the network must be a trusted one.\n"
     "Needs two more packages: pip install -r requirements-serve.txt"
 )
 
@@ -19,12 +19,25 @@ def add(command: Parser) -> None:
     command.add_argument("model", type=path_or_bucket, metavar="MODEL", help="model folder")
     command.add_argument("--port", type=_port, default=8000, help="port; 0 takes a free one (default: %(default)s)")
     command.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    command.add_argument(
+        "--token",
+        default="",
+        help="what every request must bring; others on this machine can see it in the list of processes (default: none "
+        "on a loopback address such as 127.0.0.1, else a random one, which is printed with the address)",
+    )
+    command.add_argument(
+        "--time_limit",
+        type=_seconds,
+        default=60.0,
+        metavar="SECONDS",
+        help="longest time for the computation of one answer (default: %(default)g)",
+    )
 
 
 def run(given: Namespace) -> int:
     from afloc_jax.serve.server import serve
 
-    serve(given.model, given.host, given.port, debug=given.debug)
+    serve(given.model, given.host, given.port, token=given.token, seconds=given.time_limit, debug=given.debug)
     return 0
 
 
@@ -32,4 +45,11 @@ def _port(text: str) -> int:
     value = int(text)
     if not 0 <= value <= 65535:
         raise argparse.ArgumentTypeError(f"{text} must lie between 0 and 65535")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} must be a number of seconds above 0")
     return value

@@ -6,41 +6,38 @@
     POST /classify?class=NAME[&class=NAME ...]    zero-shot probabilities
 
 The body of a POST is the image file itself: PNG, JPEG or DICOM. A DICOM file without the usual header needs the content
-type application/dicom. Errors are {"error": one line} with status 400 (the image or the request is wrong), 403 (the
-request comes from another web page), 413 (the file is too large) or 500 (a defect of the server).
+type application/dicom. A page that has a token takes it as `token=TOKEN` in the address, or in the header
+`Authorization: Bearer TOKEN`.
+
+Errors are {"error": one line} with status 400 (the image or the request is wrong), 401 (the token is missing or wrong),
+403 (the request comes from another web page), 404 and 405 (there is no such address), 408 (the client is too slow), 413
+(the file is too large), 500 (a defect of the server) or 503 (too much is asked at once, or the answer takes too long).
 """
 
 import functools
 import json
+import secrets
 import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.resources import files
 from urllib.parse import urlsplit
 
-import cv2
-import numpy as np
-from anyio import Semaphore
+import anyio
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from afloc_jax.errors import UsageError, UserError
-from afloc_jax.inference.class_prompts import PromptSet
-from afloc_jax.inference.localization import Localization
-from afloc_jax.inference.model import Model
-from afloc_jax.inference.overlays import OPACITY, colour_scale, png_uri, unit_scale
+from afloc_jax.serve.limits import LIMITS, Limits, Pace, Room, Share
+from afloc_jax.serve.questions import About, Answer, Question, error
 from afloc_jax.settings import Json
-from data_pipelines.images import decode_image
-from data_pipelines.what_images import only_drawings, warning_on_drawings
 
-LARGEST_BODY = 128 << 20  # bytes; a mammogram of 30 million 16-bit pixels has 60 million bytes
-LONGEST_SIDE = 1024  # pixels; larger pictures and maps are scaled down before they are sent
-MOST_TEXTS = 16  # phrases or classes in one request, because all maps at original size are in memory at once
 THRESHOLD = 0.3  # threshold of boxes; the default of `afloc localize`
+TEXTS = {"picture": "", "localize": "prompt", "classify": "class"}  # route -> the name of its texts in the address
+_PART = 1 << 16  # bytes of an answer that are sent at a time
 
 # The page cannot load from, send to, or be framed by another site, even if a script were injected into it.
 HEADERS = {
@@ -51,78 +48,62 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 
-Work = Callable[[Model, np.ndarray, Request], dict[str, Json]]
+_GONE = error(400, "the client is gone")
 
-
-class _Refused(Exception):
-    def __init__(self, status: int, message: str):
-        super().__init__(message)
-        self.status = status
+Ask = Callable[[Question, Sequence[bytes], Callable[[], Awaitable[bool]]], Awaitable[Answer | None]]
 
 
 def make_app(
-    model: Model,
+    ask: Ask,
+    about: About,
     *,
-    name: str,
+    machine: str = "",
     hosts: Sequence[str] = ("*",),
-    largest_body: int = LARGEST_BODY,
+    token: str = "",
+    limits: Limits = LIMITS,
     debug: bool = False,
 ) -> Starlette:
-    """The web application for a loaded model.
+    """The web application.
 
     Args:
-        model: the model. It handles one request at a time, in a thread, so that the page and errors are served
-            meanwhile.
-        name: the name of the model on the page.
+        ask: answers a question about a file, given in parts; see `workers.Worker.ask`.
+        about: what the page says about the model.
+        machine: the name of the machine, to which the page says that images go.
         hosts: allowed values of the header Host; "*" allows any.
-        largest_body: the largest image file in bytes; larger ones get status 413.
-        debug: whether to print tracebacks of defects, which may contain prompts.
+        token: what every request must bring; "" for none.
+        limits: the bounds of requests.
+        debug: whether to print tracebacks of defects of this process, which may contain phrases.
     """
     settings: dict[str, Json] = {
-        "model": name,
-        "drawings": only_drawings(model.config.trained_on),
-        "colours": [*colour_scale(256)],
-        "opacity": OPACITY,
+        "model": about.model,
+        "drawings": about.drawings,
+        "colours": [*about.colours],
+        "opacity": about.opacity,
         "threshold": THRESHOLD,
-        "largest": largest_body,
-        "most": MOST_TEXTS,
+        "machine": machine,
+        "largest": limits.body,
+        "most": limits.texts,
+        "longest": limits.characters,
     }
     page = make_page(settings)
-    turn = Semaphore(1)  # one image at a time: two would share the same device and need twice the memory
+    desk = _Desk(ask, limits)
 
     async def show_page(request: Request) -> Response:
         return HTMLResponse(page, headers=HEADERS)
 
-    async def answer(request: Request, work: Work) -> Response:
-        try:
-            _check_origin(request)
-            data = await _read_body(request, largest_body)
-            async with turn:
-                content = await run_in_threadpool(_decode_and, work, model, data, request)
-            return JSONResponse(content, headers=HEADERS)
-        except _Refused as error:
-            return _error(error.status, str(error))
-        except UserError as error:
-            return _error(400, str(error))
-        except ClientDisconnect:
-            return Response(status_code=400)
-        except Exception as error:  # a defect; its message may contain the user's input, so it is not logged
-            if debug:
-                traceback.print_exc()
-            return _error(500, f"internal error, {type(error).__name__}; start afloc serve with --debug to see where")
-
-    def post(path: str, work: Work) -> Route:
-        endpoint: Callable[[Request], Awaitable[Response]] = functools.partial(answer, work=work)
-        return Route(path, endpoint, methods=["POST"])
+    async def defect(request: Request, problem: Exception) -> Response:
+        if debug:
+            traceback.print_exception(problem)
+        name = type(problem).__name__
+        return _response(error(500, f"internal error, {name}; start afloc serve with --debug to see where"))
 
     return Starlette(
         routes=[
             Route("/", show_page),
-            post("/picture", _picture),
-            post("/localize", _localize),
-            post("/classify", _classify),
+            *(Route(f"/{name}", functools.partial(desk.answer, name), methods=["POST"]) for name in TEXTS),
         ],
-        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)],
+        middleware=[Middleware(_Door, hosts=hosts, token=token)],
+        exception_handlers={HTTPException: _refused, Exception: defect},
     )
 
 
@@ -134,104 +115,151 @@ def make_page(settings: Mapping[str, Json]) -> str:
     return page.replace("{{style}}", style).replace("{{script}}", script).replace("{{settings}}", known)
 
 
-def _decode_and(work: Work, model: Model, data: bytes, request: Request) -> dict[str, Json]:
-    dicom = request.headers.get("content-type", "").startswith("application/dicom")
-    return work(model, decode_image(data, "image.dcm" if dicom else "image", model.config.preprocessing.grey), request)
+class _Door:
+    """Refuses requests that may not come in, whatever they ask for."""
+
+    def __init__(self, app: ASGIApp, hosts: Sequence[str], token: str):
+        self.app = app
+        self.hosts = [host.strip("[]").lower() for host in hosts]
+        self.token = token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refused = self._refused(Request(scope)) if scope["type"] == "http" else None
+        await (_response(refused) if refused else self.app)(scope, receive, send)
+
+    def _refused(self, request: Request) -> Answer | None:
+        host, origin = request.headers.get("host", ""), request.headers.get("origin")
+        if "*" not in self.hosts and _name(host) not in self.hosts:
+            return error(400, "the header Host names another machine; open the address that afloc serve printed")
+        if (
+            origin is not None and origin.partition("://")[2] != host
+        ):  # browsers name the page; other programs send none
+            return error(403, "only the page of this server may send requests")
+        kind, _, given = request.headers.get("authorization", "").partition(" ")
+        given = given if kind.lower() == "bearer" else request.query_params.get("token", "")
+        if self.token and not secrets.compare_digest(given.encode(), self.token.encode()):
+            return error(401, "the token is missing or wrong; open the address that afloc serve printed")
+        return None
 
 
-def _picture(model: Model, pixels: np.ndarray, request: Request) -> dict[str, Json]:
-    height, width = pixels.shape
-    warning = warning_on_drawings(model.config.trained_on, height, width)
-    return {"width": width, "height": height, "picture": png_uri(_shown(pixels)), "warning": warning}
+class _Desk:
+    """Takes questions with their files, and sends the answers, within the limits."""
+
+    def __init__(self, ask: Ask, limits: Limits):
+        self.ask = ask
+        self.limits = limits
+        self.uploads = Room(limits.uploads, limits.seconds)
+        self.answers = Room(limits.answers)
+        self.questions = 0
+
+    async def answer(self, route: str, request: Request) -> Response:
+        """Answers a question. The bytes of its file are given back before those of the answer are sent."""
+        question = _question(request, route, self.limits)
+        if self.questions >= self.limits.questions:
+            raise HTTPException(503, f"{self.questions} questions are being answered; ask again later")
+        self.questions += 1  # until the answer is sent
+        try:
+            with self.uploads.share() as share:
+                parts = await self._read(request, share)
+                answer = await self.ask(question, parts, functools.partial(self._is_wanted, request))
+        except BaseException as problem:
+            self.questions -= 1
+            if isinstance(problem, TimeoutError):
+                raise HTTPException(408, "the file arrives too slowly; try again over a faster connection") from None
+            if isinstance(problem, ClientDisconnect):
+                return _response(_GONE)
+            raise
+        return _Sent(answer or _GONE, self)
+
+    async def _is_wanted(self, request: Request) -> bool:
+        """Whether the client still waits, asked when there is room for an answer."""
+        await self.answers.below()
+        return not await request.is_disconnected()
+
+    async def _read(self, request: Request, share: Share) -> list[bytes]:
+        """The parts of the file.
+
+        A file that is too large is read for a while and dropped, because a browser whose upload is cut off would not
+        show the error.
+        """
+        parts: list[bytes] = []
+        pace, received, largest = Pace(self.limits), 0, self.limits.body
+        stream = aiter(request.stream())
+        while received <= 4 * largest:
+            with pace.waiting():
+                part = await anext(stream, None)
+            if part is None:
+                break
+            received += len(part)
+            pace.moved(len(part))
+            if received <= largest:
+                await share.grow(len(part))
+                parts.append(part)
+            else:
+                parts.clear()
+                share.release()
+        if received > largest:
+            raise HTTPException(413, f"the file is too large; at most {largest / (1 << 20):.4g} MiB are read")
+        return parts
 
 
-def _localize(model: Model, pixels: np.ndarray, request: Request) -> dict[str, Json]:
-    given = request.query_params.get("threshold", str(THRESHOLD))
+class _Sent(Response):
+    """An answer that is sent in parts, so that its bytes are counted until the client has taken them."""
+
+    def __init__(self, answer: Answer, desk: _Desk):
+        super().__init__(answer.content, answer.status, HEADERS, "application/json")
+        self._desk = desk
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends the answer. Raises TimeoutError, which ends the connection, if the client is too slow."""
+        content, pace = memoryview(self.body), Pace(self._desk.limits)
+        try:
+            with self._desk.answers.share(len(content)), anyio.fail_after(self._desk.limits.seconds):
+                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+                for start in range(0, len(content), _PART):
+                    part = bytes(content[start : start + _PART])
+                    with pace.waiting():
+                        await send({"type": "http.response.body", "body": part, "more_body": True})
+                    pace.moved(len(part))
+                await send({"type": "http.response.body", "body": b""})
+        finally:
+            self._desk.questions -= 1
+
+
+def _response(answer: Answer) -> Response:
+    return Response(answer.content, answer.status, HEADERS, "application/json")
+
+
+async def _refused(request: Request, problem: Exception) -> Response:
+    if not isinstance(problem, HTTPException):
+        raise problem
+    nowhere = "nothing is here; send GET / or a POST with an image to /picture, /localize or /classify"
+    response = _response(error(problem.status_code, nowhere if problem.status_code in (404, 405) else problem.detail))
+    response.headers.update(problem.headers or {})
+    return response
+
+
+def _question(request: Request, route: str, limits: Limits) -> Question:
+    query = request.query_params
     try:
-        threshold = float(given)
+        threshold = float(query.get("threshold", THRESHOLD))
     except ValueError:
-        raise UsageError("the threshold is not a number; it must lie between -1 and 1") from None
-    found = model.localize([pixels], _texts(request, "prompt"), threshold)[0]
-    return {
-        **_picture(model, pixels, request),
-        "threshold": threshold,
-        "prompts": [_described(result) for result in found],
-    }
+        raise HTTPException(400, "the threshold is not a number; it must lie between -1 and 1") from None
+    key = TEXTS[route]
+    texts = query.getlist(key) if key else []
+    if key and not texts:
+        raise HTTPException(400, f"no {key} given; add ?{key}=TEXT to the address")
+    if len(texts) > limits.texts:
+        raise HTTPException(400, f"{len(texts)} times {key}; at most {limits.texts} are answered at once")
+    if max(map(len, texts), default=0) > limits.characters:
+        raise HTTPException(400, f"a {key} of more than {limits.characters:,} characters; shorten it")
+    dicom = request.headers.get("content-type", "").startswith("application/dicom")
+    return Question(route, tuple(texts), threshold, dicom)
 
 
-def _described(found: Localization) -> dict[str, Json]:
-    """The result of one prompt as JSON. The map is an 8-bit picture: 0 and 255 are its `lowest` and `highest` value."""
-    return {
-        "prompt": found.prompt,
-        "similarity": found.similarity,
-        "boxes": found.boxes.tolist(),
-        "lowest": float(found.heatmap.min()),
-        "highest": float(found.heatmap.max()),
-        "heatmap": png_uri(np.rint(255 * _shown(unit_scale(found.heatmap))).astype(np.uint8)),
-        "unknown_words": [*found.unknown_words],
-        "truncated": found.truncated,
-    }
-
-
-def _classify(model: Model, pixels: np.ndarray, request: Request) -> dict[str, Json]:
-    names = _texts(request, "class")
-    model.read_prompts(names)  # refuses an empty name
-    probabilities = model.classify([pixels], names)[0]
-    return {
-        "classes": [
-            {"class": name, "probability": float(p), **_understood(model, name)}
-            for name, p in zip(names, probabilities, strict=True)
-        ]
-    }
-
-
-def _understood(model: Model, name: str) -> dict[str, Json]:
-    """The unknown words of the phrases of a class, and whether the end of one is not read."""
-    readings = model.examine([phrase for side in PromptSet().prompts(name) for phrase in side])
-    unknown = dict.fromkeys(word for reading in readings for word in reading.unknown_words)
-    return {"unknown_words": [*unknown], "truncated": any(reading.truncated for reading in readings)}
-
-
-def _texts(request: Request, key: str) -> list[str]:
-    texts = request.query_params.getlist(key)
-    if not texts:
-        raise UsageError(f"no {key} given; add ?{key}=TEXT to the address")
-    if len(texts) > MOST_TEXTS:
-        raise UsageError(f"{len(texts)} times {key}; at most {MOST_TEXTS} are answered at once")
-    return texts
-
-
-def _shown(picture: np.ndarray) -> np.ndarray:
-    """The picture [H, W], scaled down so that no side is longer than LONGEST_SIDE."""
-    height, width = picture.shape
-    scale = LONGEST_SIDE / max(height, width)
-    if scale >= 1:
-        return picture
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA))
-
-
-def _check_origin(request: Request) -> None:
-    """Refuses requests from other web pages, which browsers name in the header Origin. Other programs send none."""
-    origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
-        raise _Refused(403, "only the page of this server may send requests")
-
-
-async def _read_body(request: Request, largest: int) -> bytes:
-    body, received = bytearray(), 0
-    async for part in request.stream():
-        received += len(part)
-        if received <= largest:
-            body += part
-        elif received > 4 * largest:
-            break
-    # The rest of a file that is too large is read for a while and dropped: a browser whose upload is cut off would not
-    # show the error.
-    if received > largest:
-        raise _Refused(413, f"the file is too large; at most {largest / (1 << 20):.4g} MiB are read")
-    return bytes(body)
-
-
-def _error(status: int, message: str) -> Response:
-    return JSONResponse({"error": " ".join(message.split())}, status, HEADERS)
+def _name(host: str) -> str | None:
+    """The name in a header Host, without the port."""
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None

@@ -2,6 +2,7 @@
 const $ = id => document.getElementById(id), settings = JSON.parse($("settings").textContent);
 const state = { file: null, picture: null, width: 0, height: 0, rows: [] };
 const colours = settings.colours.map(hex => [1, 3, 5].map(at => parseInt(hex.slice(at, at + 2), 16)));
+const token = new URLSearchParams(location.search).get("token");
 const LISTED = 12;  // boxes in the table; all of them are drawn and saved
 const number = (value, digits = 2) => value.toFixed(digits).replace("-", "−");
 // What the model does not understand of a phrase; "" if it knows all of it.
@@ -23,7 +24,8 @@ async function ask(route, texts, signal) {
   let answer;
   try {  // the bytes and nothing else: the name of the file stays in the browser
     answer = await fetch(`${route}?${query}`, { method: "POST", body: state.file, signal,
-      headers: { "Content-Type": dicom ? "application/dicom" : "application/octet-stream" } });
+      headers: { "Content-Type": dicom ? "application/dicom" : "application/octet-stream",
+        ...(token && { "Authorization": `Bearer ${token}` }) } });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Error("afloc serve does not answer; is it still running?");
@@ -130,7 +132,7 @@ function addRow() {
   const row = { found: null, map: null };
   row.radio = make("input", { type: "radio", name: "shown", disabled: true, onchange: () => choose(row) });
   row.input = make("input", { type: "text", placeholder: "small left pleural effusion",
-    autocomplete: "off", oninput: () => { if (row.found) { forget(row); draw(); } } });
+    autocomplete: "off", maxLength: settings.longest, oninput: () => { if (row.found) { forget(row); draw(); } } });
   row.remove = make("button", { type: "button", textContent: "×", onclick: () => removeRow(row) });
   row.note = make("p", { className: "found soft", hidden: true });
   row.element = make("div", { className: "row" }, make("div", {}, row.radio, row.input, row.remove), row.note);
@@ -261,7 +263,8 @@ function draw() {
   const span = row && `${number(row.found.lowest, 3)} to ${number(row.found.highest, 3)}`;
   $("range").textContent = row
     ? `The colours span this phrase's own map, here ${span}. Some place is always the hottest, even where the ` +
-      "finding is absent; the similarity and these two values say more."
+      "finding is absent. None of these numbers says whether it is there: a phrase that has nothing to do with the " +
+      "image can have a higher similarity."
     : "The colours span each phrase's own map.";
   const places = row ? row.boxes : [];
   $("places").hidden = !places.length;
@@ -339,9 +342,10 @@ document.title = `afloc: ${settings.model}`;
 $("opacity").value = settings.opacity;
 $("threshold").value = settings.threshold;
 $("scale").style.background = `linear-gradient(to right, ${settings.colours.filter((_, i) => i % 15 === 0).join(",")})`;
-$("where").textContent = /^(localhost|127\..*|\[::1\])$/.test(location.hostname)
-  ? "Images stay on this machine; nothing is stored."
-  : `Images go to ${location.hostname}, where afloc runs; nothing is stored.`;
+// The address says nothing about where an image goes: a tunnel to another machine has an address of this one.
+$("where").textContent = `Images and phrases go to the machine ${settings.machine}, on which afloc serve runs. They ` +
+  "are in its memory until they are answered; it writes them to no disk and no log. A tunnel or proxy in between " +
+  "sees them too" + (location.protocol.startsWith("https") ? "." : ", for this connection is not encrypted.");
 addRow();
 draw();
 let waiting = 0;

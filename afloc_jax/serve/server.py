@@ -4,67 +4,91 @@ import contextlib
 import errno
 import importlib.util
 import ipaddress
+import re
+import secrets
 import socket
 import sys
-
-import numpy as np
+from dataclasses import replace
 
 from afloc_jax.errors import UsageError, UserError
-from afloc_jax.files import AnyPath, absolute, bucket_path
+from afloc_jax.files import AnyPath, absolute, bucket_path, fetched
+from afloc_jax.serve.limits import Limits
 
 LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
+_TOKEN = re.compile(r"[A-Za-z0-9._~-]+")  # what addresses and headers carry without escapes
 
 
-def serve(folder: AnyPath, host: str = "127.0.0.1", port: int = 8000, *, debug: bool = False) -> None:
-    """Loads a model folder and serves it. Prints the address and returns after Ctrl-C.
+def serve(
+    folder: AnyPath,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    *,
+    token: str = "",
+    seconds: float = Limits.seconds,
+    debug: bool = False,
+) -> None:
+    """Serves a model folder. Prints the address when the model is loaded, and returns after Ctrl-C.
+
+    The model is in a process of its own, which is stopped where an answer takes too long. This one answers at any time.
 
     Args:
         folder: the model folder.
         host: the address or name to listen on. On a loopback address only requests that name this machine are served,
             so that no web page can reach the server through a domain of its own (DNS rebinding).
         port: the port; 0 takes a free one.
+        token: what every request must bring. Without one a random token is made, unless `host` is a loopback address.
+        seconds: the longest time for the computation of one answer.
         debug: whether to print tracebacks of defects.
 
     Raises:
-        UsageError: starlette or uvicorn is not installed.
+        UsageError: starlette or uvicorn is not installed, or the token has characters that an address has not.
         UserError: the model folder is unusable, or the port is in use.
     """
     place = bucket_path(folder)
     missing = [package for package in ("starlette", "uvicorn") if importlib.util.find_spec(package) is None]
     if missing:
         raise UsageError(f"serve needs {' and '.join(missing)}; run: pip install -r requirements-serve.txt")
-    with (
-        contextlib.suppress(KeyboardInterrupt),
-        listen(host, port) as listener,
-    ):  # before the slow load
+    if token and not _TOKEN.fullmatch(token):
+        raise UsageError("--token takes letters, digits and . _ ~ - alone, as addresses do")
+    with contextlib.suppress(ImportError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no image on the disk when this or the other process crashes
+    with contextlib.suppress(KeyboardInterrupt), listen(host, port) as listener:  # before the slow load
         import uvicorn
 
-        from afloc_jax.inference.model import load
         from afloc_jax.serve.app import make_app
+        from afloc_jax.serve.connections import limited
+        from afloc_jax.serve.workers import Worker
 
-        model = load(place)
-        side = model.image_size
-        model.localize([np.zeros((side, side), np.uint8)], ["warm"])  # compiles, so that the first request is fast
+        limits = replace(Limits(), seconds=seconds)
         local = is_loopback(listener.getsockname()[0])
-        app = make_app(
-            model,
-            name=model.config.name or absolute(place).name,
-            hosts=(*LOCAL_NAMES, host.lower()) if local else ("*",),
-            debug=debug,
-        )
-        print(f"serving {place} at {_address(host, listener)} (Ctrl-C ends it)", flush=True)
-        if not local:
-            print("afloc: no login: everyone who can reach this port can use it", file=sys.stderr, flush=True)
-        settings = uvicorn.Config(
-            app,
-            access_log=False,  # its lines would contain prompts
-            log_level="critical",  # the application reports defects itself
-            lifespan="off",
-            ws="none",
-            server_header=False,
-            timeout_graceful_shutdown=3,
-        )
-        uvicorn.Server(settings).run(sockets=[listener])
+        token = token or ("" if local else secrets.token_urlsafe(16))
+        with Worker(fetched(place), absolute(place).name, limits, debug=debug) as worker:
+            app = make_app(
+                worker.ask,
+                worker.about,
+                machine=socket.gethostname(),
+                hosts=(*LOCAL_NAMES, host) if local else ("*",),
+                token=token,
+                limits=limits,
+                debug=debug,
+            )
+            address = _address(host, listener) + (f"?token={token}" if token else "")
+            print(f"serving {place} at {address} (Ctrl-C ends it)", flush=True)
+            if not local:
+                print("afloc: no encryption: images pass the network as they are", file=sys.stderr, flush=True)
+            settings = uvicorn.Config(
+                app,
+                http=limited(limits),
+                access_log=False,  # its lines would contain prompts
+                log_level="critical",  # the application reports defects itself
+                lifespan="off",
+                ws="none",
+                server_header=False,
+                timeout_graceful_shutdown=0,  # whoever presses Ctrl-C does not wait for others
+            )
+            uvicorn.Server(settings).run(sockets=[listener])
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -1,11 +1,13 @@
 """One bad image costs one row, whatever it is: it is rejected, named by its row, and nothing waits or takes memory."""
 
+import ast
 import io
 import os
 import resource
 import struct
 import time
 import zlib
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -16,7 +18,7 @@ from raw_folders import SECRET, pairs_folder, radiograph, write_table
 
 from afloc_jax.cli import main
 from afloc_jax.errors import UserError
-from data_pipelines import images
+from data_pipelines import dicom, images
 from data_pipelines.encoded import is_short_png, unpacks_beyond
 from data_pipelines.images import ImageError, decode_image, read_image
 from data_pipelines.prepared import prepare
@@ -154,7 +156,7 @@ def test_deep_pixels_are_scaled_as_in_float64_at_once():
         np.testing.assert_array_equal(images._to_bytes(pixels, "a"), expected)
 
 
-def test_dicom_files_that_become_far_too_large_are_refused(tmp_path, monkeypatch):
+def test_dicom_files_that_become_far_too_large_are_refused(tmp_path):
     pydicom = pytest.importorskip("pydicom")
     path = tmp_path / "a.dcm"
     pixels = dicom_file(path)
@@ -171,9 +173,8 @@ def test_dicom_files_that_become_far_too_large_are_refused(tmp_path, monkeypatch
     np.testing.assert_array_equal(read_image(tmp_path / "packed.dcm"), read_image(path))
     data = (tmp_path / "packed.dcm").read_bytes()
     assert len(data) < 5_000 and unpacks_beyond(data, 10_000) and not unpacks_beyond(data, 20_000)
-    monkeypatch.setattr(images, "LARGEST_FILE", 10_000)
     with pytest.raises(ImageError, match=r"packed\.dcm: more than 10,000 bytes when unpacked"):
-        read_image(tmp_path / "packed.dcm")
+        images.decode_image(data, "packed.dcm", accepted=images.Accepted(unpacked=10_000))
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
@@ -208,3 +209,37 @@ def test_flat_images_are_counted_and_named(tmp_path, beam, capsys):
     how = ["--builder", 'fractions={"train": 1.0}', "--no_overview"]
     assert main(["prepare", "pairs", "--raw", str(raw), "--out", str(tmp_path / "out"), *how]) == 0
     assert "2 images have one grey value in all pixels" in capsys.readouterr().out
+
+
+def test_no_image_is_opened_without_the_names_of_formats():
+    """Pillow would start Ghostscript for EPS, and try decoders that nobody needs."""
+    root = Path(images.__file__).parents[1]
+    calls = 0
+    for path in [*root.glob("data_pipelines/**/*.py"), *root.glob("afloc_jax/**/*.py"), root / "launch.py"]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("Image.open"):
+                assert [keyword.arg for keyword in node.keywords] == ["formats"], path
+                calls += 1
+    assert calls == 2  # files of the program; the reader that exports carry with them
+
+
+@pytest.mark.parametrize("kind", ["EPS", "GIF", "WEBP", "PPM"])
+def test_other_formats_are_not_tried(kind):
+    file = io.BytesIO()
+    Image.fromarray(radiograph(1, 40, 30)).save(file, kind)
+    with pytest.raises(ImageError, match="not an image in a known format"):
+        images.decode_image(file.getvalue(), "a")
+
+
+def test_dicom_is_shown_block_by_block_as_at_once(tmp_path, monkeypatch):
+    pydicom = pytest.importorskip("pydicom")
+    pixels = dicom_file(tmp_path / "a.dcm")
+    dataset = pydicom.dcmread(tmp_path / "a.dcm")
+    dataset.WindowCenter, dataset.WindowWidth = float(np.median(pixels)), float(np.ptp(pixels) / 3 + 2)
+    dataset.RescaleSlope, dataset.RescaleIntercept = 1.25, -10
+    dataset.add_new("PixelPaddingValue", "US", int(pixels[0, 0]))
+    dataset.save_as(tmp_path / "a.dcm")
+    at_once = read_image(tmp_path / "a.dcm")
+    assert len(np.unique(at_once)) > 10
+    monkeypatch.setattr(dicom, "_BLOCK", 3 * pixels.shape[1])
+    np.testing.assert_array_equal(read_image(tmp_path / "a.dcm"), at_once)

@@ -29,7 +29,7 @@ def read_image(path: str | Path, side: int) -> np.ndarray:
     """An image file as a grey, zero-padded square [side, side] uint8; area interpolation of the longest side."""
     from PIL import Image, ImageOps
 
-    picture = ImageOps.exif_transpose(Image.open(path))
+    picture = ImageOps.exif_transpose(Image.open(path, formats=("PNG", "JPEG", "TIFF", "BMP")))
     if picture.mode[0] in "IF":  # more than 8 bits: scaled by its own minimum and maximum
         deep = np.asarray(picture).astype(np.float64)
         pixels = np.rint((deep - deep.min()) * (255 / max(deep.max() - deep.min(), 1e-12)))

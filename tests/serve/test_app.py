@@ -1,31 +1,24 @@
-"""`afloc serve`: what the application answers, what it refuses, and the process around it."""
+"""`afloc serve`: what the application answers, and what it refuses."""
 
 import base64
-import importlib.util
+import dataclasses
+import io
 import json
-import os
 import re
-import signal
-import socket
-import subprocess
-import sys
-import threading
-import urllib.request
-from pathlib import Path
 from types import SimpleNamespace
 
-import anyio
 import cv2
-import httpx2
 import numpy as np
 import pytest
+from PIL import Image
 from starlette.testclient import TestClient
 
-from afloc_jax.cli import main
-from afloc_jax.errors import UserError
-from afloc_jax.serve import app as application
+from afloc_jax.inference.overlays import OPACITY, colour_scale
+from afloc_jax.serve.answers import answer
 from afloc_jax.serve.app import make_app, make_page
-from afloc_jax.serve.server import LOCAL_NAMES, is_loopback, listen
+from afloc_jax.serve.limits import LIMITS
+from afloc_jax.serve.questions import About
+from afloc_jax.serve.server import LOCAL_NAMES
 from afloc_jax.weights.config import FolderConfig
 from data_pipelines.images import read_image
 from tests.data_pipelines.test_images import dicom_file
@@ -35,8 +28,21 @@ HERE = "http://127.0.0.1:8000"
 PHRASES = ["Small left effusion.", "nodule"]
 
 
-def client(model, **options):  # noqa: F811
-    return TestClient(make_app(model, name="tiny", **options), base_url=HERE)
+ABOUT = About("tiny", False, tuple(colour_scale(256)), OPACITY)
+
+
+def asking(model, limits=LIMITS, debug=False):  # noqa: F811
+    """Answers as the process does that holds the model, without one."""
+
+    async def ask(question, parts, wanted):
+        return answer(model, question, b"".join(parts), limits, debug=debug) if await wanted() else None
+
+    return ask
+
+
+def client(model, limits=LIMITS, debug=False, **options):  # noqa: F811
+    app = make_app(asking(model, limits, debug), ABOUT, limits=limits, **options)
+    return TestClient(app, base_url=HERE)
 
 
 @pytest.fixture
@@ -156,7 +162,7 @@ def test_what_cannot_be_done_is_said_in_one_line(address, body, words, page, tmp
 
 
 def test_a_file_above_the_limit_is_refused_also_when_its_size_is_not_declared(model):  # noqa: F811
-    small = client(model, largest_body=1000)
+    small = client(model, dataclasses.replace(LIMITS, body=1000))
     for content in (bytes(1001), iter([bytes(600), bytes(600)]), bytes(10_000)):
         answer = small.post("/picture", content=content)
         assert answer.status_code == 413
@@ -208,95 +214,66 @@ def test_a_defect_is_told_without_what_was_asked(capfd, tmp_path):
         assert ("secret phrase" in "".join(capfd.readouterr())) is debug
 
 
-def test_the_page_answers_while_the_model_works_on_one_image_at_a_time(model, tmp_path):  # noqa: F811
-    body = write_image("jpeg", tmp_path / "a").read_bytes()
-    begun, finish, at_once, most = threading.Event(), threading.Event(), [], []
-
-    def localize(*call):
-        at_once.append(call)
-        most.append(len(at_once))
-        begun.set()
-        assert finish.wait(20)
-        at_once.pop()
-        return model.localize(*call)
-
-    async def run():
-        transport = httpx2.ASGITransport(
-            make_app(SimpleNamespace(localize=localize, config=FolderConfig()), name="slow")
-        )
-        async with httpx2.AsyncClient(transport=transport, base_url=HERE) as http:
-            done = []
-
-            async def post():
-                done.append((await http.post("/localize?prompt=edema", content=body)).status_code)
-
-            async with anyio.create_task_group() as tasks:
-                for _ in range(3):
-                    tasks.start_soon(post)
-                assert await anyio.to_thread.run_sync(begun.wait, 20)
-                assert (await http.get("/")).status_code == 200
-                assert not done
-                finish.set()
-            return done
-
-    assert anyio.run(run) == [200] * 3
-    assert most == [1] * 3
+def saved(kind):
+    file = io.BytesIO()
+    Image.fromarray(smooth_picture(40, 30, 256).astype(np.uint8)).save(file, kind)
+    return file.getvalue()
 
 
-def test_the_command_serves_until_interrupted_and_leaves_nothing_behind(folder, tmp_path):  # noqa: F811
-    work, temporary = tmp_path / "work", tmp_path / "temporary"
-    work.mkdir()
-    temporary.mkdir()
-    image = write_image("dicom", tmp_path / "a")
-    root = str(Path(application.__file__).parents[2])
-    process = subprocess.Popen(
-        [sys.executable, "-m", "afloc_jax", "serve", str(folder), "--port", "0"],
-        cwd=work,
-        env={**os.environ, "TMPDIR": str(temporary), "PYTHONPATH": os.pathsep.join([root, *sys.path])},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        address = re.search(r"http://127\.0\.0\.1:\d+/", process.stdout.readline()).group()
-        with urllib.request.urlopen(address, timeout=20) as answer:
-            assert b"For research, not for diagnosis" in answer.read()
-        with urllib.request.urlopen(f"{address}localize?prompt=secret", image.read_bytes(), timeout=60) as answer:
-            assert json.load(answer)["prompts"][0]["prompt"] == "secret"
-        process.send_signal(signal.SIGINT)
-        out, said = process.communicate(timeout=20)
-    finally:
-        process.kill()
-    assert process.returncode == 0
-    assert out + said == ""
-    assert not list(work.iterdir()) and not list(temporary.iterdir())
+@pytest.mark.parametrize("kind", ["TIFF", "BMP", "GIF", "EPS", "WEBP", "PPM"])
+def test_the_page_decodes_png_jpeg_and_dicom_alone(kind, page):
+    answer = page.post("/picture", content=saved(kind))
+    assert answer.status_code == 400
+    assert "not an image in a known format" in answer.json()["error"]
 
 
-def test_a_port_in_use_is_named_before_the_model_is_loaded(tmp_path, capsys):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
-        assert main(["serve", str(tmp_path / "no model"), "--port", port]) == 1
-    said = capsys.readouterr().err
-    assert f"port {port} of 127.0.0.1 is in use" in said and "--port" in said
-    assert said.count("\n") == 1
+def test_an_image_of_too_many_pixels_and_a_text_of_too_many_letters_are_refused(page):
+    assert LIMITS.pixels > 30_000_000  # mammograms
+    bomb = io.BytesIO()
+    Image.new("L", (LIMITS.pixels // 1024 + 1, 1024)).save(bomb, "PNG")
+    assert len(bomb.getvalue()) < 100_000
+    answer = page.post("/picture", content=bomb.getvalue())
+    assert answer.status_code == 400 and "33,554,432 pixels is too large" in answer.json()["error"]
+    for address, key in (("/localize", "prompt"), ("/classify", "class")):
+        answer = page.post(address, params={key: ["edema", "a" * 1001]}, content=saved("PNG"))
+        assert answer.status_code == 400 and "more than 1,000 characters" in answer.json()["error"]
 
 
-def test_a_folder_without_a_model_and_a_host_without_an_address_are_named(tmp_path, capsys):
-    assert main(["serve", str(tmp_path), "--port", "0"]) == 1
-    assert "config.json is missing" in capsys.readouterr().err
-    with pytest.raises(UserError, match=r"203.0.113.7 is not an address of this machine"):  # one kept for documentation
-        listen("203.0.113.7", 0)
-    with pytest.raises(SystemExit, match="2"):
-        main(["serve", str(tmp_path), "--port", "70000"])
+def test_decoding_has_a_bounded_memory(model):  # noqa: F811
+    large = io.BytesIO()
+    Image.new("RGB", (5000, 5000)).save(large, "PNG")  # 75 MB when it is decoded
+    for most, status in ((LIMITS.decoding, 200), (1 << 20, 400)):
+        answer = client(model, dataclasses.replace(LIMITS, decoding=most)).post("/picture", content=large.getvalue())
+        assert answer.status_code == status
+    assert "more memory than there is" in answer.json()["error"]
 
 
-def test_missing_packages_are_named_with_the_way_to_install_them(monkeypatch, capsys):
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "uvicorn" else find(name))
-    assert main(["serve", "model"]) == 2
-    assert "serve needs uvicorn; run: pip install -r requirements-serve.txt" in capsys.readouterr().err
+def test_with_a_token_nothing_is_answered_without_it(model):  # noqa: F811
+    guarded, image = client(model, token="a.long-token"), saved("PNG")
+    for given in (b"", b"Bearer a.long", b"Basic a.long-token", b"Bearer \xfc"):
+        headers = {"authorization": given}
+        for address in ("/", "/?token=wrong", "/nowhere"):
+            assert guarded.get(address, headers=headers).status_code == 401
+        answer = guarded.post("/picture", content=image, headers=headers)
+        assert answer.status_code == 401 and "token" in answer.json()["error"]
+    assert guarded.get("/?token=a.long-token").status_code == 200
+    assert guarded.post("/picture?token=a.long-token", content=image).status_code == 200
+    assert guarded.post("/picture", content=image, headers={"authorization": "Bearer a.long-token"}).status_code == 200
 
 
-def test_only_addresses_of_this_machine_are_loopback():
-    assert all(map(is_loopback, ("127.0.0.1", "127.8.0.1", "::1")))
-    assert not any(map(is_loopback, ("0.0.0.0", "::", "192.168.1.4")))
+@pytest.mark.parametrize(
+    ("method", "address", "headers", "status"),
+    [
+        ("GET", "/nowhere", {}, 404),
+        ("GET", "/picture", {}, 405),
+        ("PUT", "/", {}, 405),
+        ("POST", "/picture", {}, 400),
+        ("POST", "/picture", {"host": "rebound.example"}, 400),
+        ("GET", "/", {"host": "[::1"}, 400),
+        ("POST", "/picture", {"origin": "http://[evil"}, 403),
+    ],
+)
+def test_every_error_is_json(method, address, headers, status, page):
+    answer = page.request(method, address, headers=headers)
+    assert answer.status_code == status
+    assert set(answer.json()) == {"error"} and answer.headers["content-type"] == "application/json"
