@@ -23,6 +23,12 @@ def add(command: Parser) -> None:
         help="patients to leave out: one a line, or a CSV file with a column of patients; repeatable",
     )
     command.add_argument(
+        "--pseudonym_key",
+        type=path,
+        metavar="FILE",
+        help="key of the pseudonyms of patients (default: one that is made once in --out, .pseudonym_key)",
+    )
+    command.add_argument(
         "--workers",
         type=count,
         default=0,
@@ -45,6 +51,8 @@ def run(given: Namespace) -> int:
     builder = dict(given.builder)
     if given.exclude:
         builder["exclude"] = [str(file) for file in given.exclude]
+    if given.pseudonym_key:
+        builder["pseudonym_key"] = str(given.pseudonym_key)
     prepared = prepare(given.name, given.out, raw=given.raw, builder=builder, workers=given.workers, beam=given.beam)
     report = prepared.report
     counts = ", ".join(f"{split} {count}" for split, count in report.records.items())

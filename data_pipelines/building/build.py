@@ -21,6 +21,7 @@ from afloc_jax.settings import Json, plain
 from data_pipelines.building.account import REPORT, Account, BuildReport
 from data_pipelines.building.arguments import arguments_of
 from data_pipelines.building.beam import pipeline_options
+from data_pipelines.building.pseudonyms import fingerprint, key_of_directory, read_key
 from data_pipelines.settings import records_path
 
 Arguments = Mapping[str, Json]  # keyword arguments of a builder
@@ -83,6 +84,8 @@ class Call:
     def content(self) -> dict[str, Json]:
         """The inputs without the arguments that change no record."""
         kept = {name: value for name, value in self.arguments.items() if name not in _NOT_CONTENT}
+        if kept.get("pseudonym_key"):  # which file holds it does not matter
+            kept["pseudonym_key"] = fingerprint(read_key(str(kept["pseudonym_key"])))
         if kept.get("compatible"):  # until 27 November 2026 such reports were cleaned with their impression first
             kept["compatible"] = "findings first"
         return {**self.inputs, "arguments": kept}
@@ -114,6 +117,8 @@ def build(call: Call, folder: Path, workers: int, beam: str | None) -> None:
     """
     accepted = arguments_of(call.builder_class)
     how = {"raw": call.raw, "workers": workers or None, "journal": folder / _SHARDS}
+    if "pseudonym_key" in accepted and not call.arguments.get("pseudonym_key"):
+        how["pseudonym_key"] = key_of_directory(call.directory)
     extra = {name: value for name, value in how.items() if name in accepted and value is not None}
     config = tfds.download.DownloadConfig(try_download_gcs=False, compute_stats=tfds.download.ComputeStatsMode.SKIP)
     if beam is not None:

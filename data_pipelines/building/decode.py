@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from data_pipelines.building.items import AnnotatedFinding, Item, pseudonym
+from data_pipelines.building.items import AnnotatedFinding, Item
 from data_pipelines.constants import Equalization, GreyRule
 from data_pipelines.images import LARGEST_PIXELS, Geometry, ImageError, encode_png, equalized, read_image
 from data_pipelines.records import Finding, Record
@@ -20,7 +20,6 @@ class Decoding:
     """How all items of a build are decoded: arguments of `ingest.FolderBuilder`. Levels of slides are always luma."""
 
     image_size: int
-    seed: int
     grey: GreyRule = "luma"
     equalize: Equalization = "none"
 
@@ -56,12 +55,12 @@ def _record(
         image=geometry.to_square(image),
         sentences=item.sentences,
         impression_count=item.impression_count,
-        patient=pseudonym(item.patient, how.seed),
+        patient=item.patient,
         view=item.view,
         height=geometry.height,
         width=geometry.width,
         findings=findings,
-        study=pseudonym(item.study, how.seed),
+        study=item.study,
         labels=item.labels,
         sections=item.sections,
     )

@@ -2,6 +2,7 @@
 
 import abc
 import os
+import secrets
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
@@ -19,7 +20,8 @@ from data_pipelines.building.account import Account
 from data_pipelines.building.arguments import check_choices
 from data_pipelines.building.decode import Decoding, example, shown
 from data_pipelines.building.exclusion import exclusion_lists, patients_of
-from data_pipelines.building.items import SPLITS, Item, pseudonym
+from data_pipelines.building.items import SPLITS, Item
+from data_pipelines.building.pseudonyms import pseudonym, read_key
 from data_pipelines.constants import IMAGE_SIZE, Equalization, GreyRule
 from data_pipelines.images import ImageError
 from data_pipelines.records import Record, record_features
@@ -37,17 +39,18 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=
         image_size: the side of the stored square in pixels.
         grey: how files become grey, see `images.read_image`.
         equalize: histogram equalisation of whole images, see `images.equalized`.
-        seed: the seed of splits and pseudonyms.
+        seed: the seed of splits.
         max_bad_fraction: the share of unusable images above which the build stops.
         workers: threads that decode images (decoders release the interpreter lock); 0 for one per CPU.
         journal: the folder of finished shards, from which an interrupted build continues; None starts a new build.
         beam: whether to build with Apache Beam, on the runner of the download configuration.
         exclude: files that list patients to leave out, see `exclusion.read_patients`.
+        pseudonym_key: the file of the key of pseudonyms; empty for a key that is used once.
 
     An unusable image is reported and left out.
     """
 
-    VERSION = tfds.core.Version("1.3.0")  # part of the name of a prepared folder: increase it when records change
+    VERSION = tfds.core.Version("1.4.0")  # part of the name of a prepared folder: increase it when records change
     FOLDERS: ClassVar[tuple[str, ...]] = ()  # arguments that name another folder of images than the raw folder
 
     def __init__(
@@ -63,6 +66,7 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=
         journal: str | Path | None = None,
         beam: bool = False,
         exclude: Iterable[str] = (),
+        pseudonym_key: str | Path = "",
         **kwargs: Any,
     ):
         self.raw, self.image_size, self.seed = Path(raw), int(image_size), int(seed)
@@ -72,6 +76,7 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=
         if not 16 <= self.image_size <= 4096:
             raise UsageError(f"image_size is {image_size}, must lie between 16 and 4096 pixels")
         self.exclude = exclusion_lists([exclude] if isinstance(exclude, str) else list(exclude))
+        self._key = read_key(pseudonym_key) if pseudonym_key else secrets.token_bytes(32)
         self.account = Account(max_bad_fraction)
         self._faults: list[tables.Fault] = []
         check_choices(self)
@@ -157,6 +162,8 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=
         self._reject_rows()
         for number, item in enumerate(items, start=1):
             item.place = item.place or f"image {number:,}"
+            # Here, so that what Beam's workers read and write names no patient either, and needs no key.
+            item.patient, item.study = pseudonym(item.patient, self._key), pseudonym(item.study, self._key)
         by_split = {name: [item for item in items if item.split == name] for name in SPLITS}
         if not items:
             why = ", ".join(f"{reason}: {count}" for reason, count in self.account.dropped.items())
@@ -174,7 +181,7 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=
 
     @property
     def _decoding(self) -> Decoding:
-        return Decoding(self.image_size, self.seed, self.grey, self.equalize)
+        return Decoding(self.image_size, self.grey, self.equalize)
 
     @property
     def _beam_files(self) -> files.Path:
@@ -191,7 +198,7 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=
             self.account.flat.update(beam.read_flat(self._beam_files / split))
             self.account.boxes_outside.update(beam.read_outside(self._beam_files / split))
             kept = [item for item in items if item.id not in rejected]
-            self.account.add(split, len(kept), {pseudonym(item.patient, self.seed) for item in kept} - {""})
+            self.account.add(split, len(kept), {item.patient for item in kept} - {""})
         self._beam_files.rmtree(missing_ok=True)
 
 

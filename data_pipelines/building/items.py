@@ -1,6 +1,5 @@
 """Items: images of a data set with their annotations, from which records are made."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -30,13 +29,13 @@ class Item:
 
     id: str
     image: Path
-    patient: str = ""  # the identifier of the table, which is never written
+    patient: str = ""  # as the table has it; a pseudonym replaces it when all splits are assigned
     view: str = ""
     split: str = ""  # empty: assigned by the fractions
     sentences: list[str] = field(default_factory=list)
     impression_count: int = 0
     findings: list[AnnotatedFinding] = field(default_factory=list)
-    study: str = ""  # the identifier of the table, which is never written
+    study: str = ""  # likewise
     sections: dict[str, str] = field(default_factory=dict)
     labels: dict[str, int] = field(default_factory=dict)  # 1 present, 0 absent, -1 uncertain; unknown ones are missing
     # Width and height of the image that the regions were drawn on, of which the file may be a resized copy; None where
@@ -73,8 +72,3 @@ def listed(names: Sequence[str], most: int = LISTED_IN_ERRORS) -> str:
     """The first `most` names, and the number of further ones."""
     more = len(names) - most
     return "; ".join(names[:most]) + (f"; and {more:,} more" if more > 0 else "")
-
-
-def pseudonym(patient: str, seed: int = 0) -> str:
-    """A stable name for a patient that does not reveal the original identifier."""
-    return hashlib.sha256(f"{seed}:patient:{patient}".encode()).hexdigest()[:12] if patient else ""

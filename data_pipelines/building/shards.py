@@ -98,7 +98,8 @@ class _Part:
 
     def __init__(self, split: str, path: Path, items: Sequence[Item]):
         self.split, self.path, self.items = split, path, items
-        self.key = hashlib.sha256("\n".join(item.id for item in items).encode()).hexdigest()
+        names = (f"{item.id}\n{item.patient}\n{item.study}" for item in items)
+        self.key = hashlib.sha256("\n".join(names).encode()).hexdigest()
         self.content = self._read()
 
     def _read(self) -> _Content | None:

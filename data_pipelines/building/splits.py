@@ -12,7 +12,7 @@ from scipy.cluster.hierarchy import DisjointSet
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.files import sha256_of
 from afloc_jax.tables import Row
-from data_pipelines.building.items import LISTED_IN_ERRORS, SPLITS, Item, pseudonym
+from data_pipelines.building.items import SPLITS, Item, listed
 from data_pipelines.images import ImageError
 
 _SPLIT_NAMES = {name: name for name in SPLITS} | {
@@ -69,8 +69,8 @@ def assign_splits(
         groups.add(image_key)
         groups.merge(keys[-1], image_key)
     if not drop_leaks:
-        _refuse_leaks(items, lambda item: item.patient, "patient", lambda patient: pseudonym(patient, seed))
-        _refuse_leaks(items, lambda item: digests.get(item.image, ""), "image content", lambda digest: digest[:12])
+        _refuse_leaks(items, lambda item: item.patient, "patient")
+        _refuse_leaks(items, lambda item: digests.get(item.image, ""), "image content")
 
     members: dict[tuple[str, str], list[Item]] = defaultdict(list)
     for key, item in zip(keys, items, strict=True):
@@ -82,10 +82,8 @@ def assign_splits(
             named = {max(named, key=SPLITS.index)}
             left_out.update(id(item) for item in group if item.split and item.split not in named)
         if len(named) > 1:  # e.g. patients A and B share an image but are in different splits
-            names = sorted({pseudonym(item.patient, seed) or item.place for item in group})
-            raise UserError(
-                f"rows tied by patient or identical image lie in {' and '.join(sorted(named))}: {names[:4]}"
-            )
+            places = listed([item.place for item in group if item.split and item.place])
+            raise UserError(f"rows tied by patient or identical image lie in {' and '.join(sorted(named))}: {places}")
         name = min(item.patient or digests.get(item.image) or item.image.name for item in group)
         chosen = named.pop() if named else _hashed_split(f"{seed}:{name}", fractions)
         for item in group:
@@ -120,20 +118,19 @@ def _content_hashes(paths: Sequence[Path], workers: int, all_files: bool) -> dic
         return {path: value for path, value in zip(wanted, pool.map(digest, wanted), strict=True) if value}
 
 
-def _refuse_leaks(items: Sequence[Item], key: Callable[[Item], str], what: str, shown: Callable[[str], str]) -> None:
-    splits: dict[str, set[str]] = defaultdict(set)
+def _refuse_leaks(items: Sequence[Item], key: Callable[[Item], str], what: str) -> None:
+    sides: dict[str, dict[str, str]] = defaultdict(dict)  # key -> split -> the place of its first item there
     for item in items:
         if item.split and key(item):
-            splits[key(item)].add(item.split)
-    leaking = {name: sides for name, sides in splits.items() if len(sides) > 1}
+            sides[key(item)].setdefault(item.split, item.place)
+    leaking = [places for places in sides.values() if len(places) > 1]
     if leaking:
-        examples = "; ".join(
-            f"{shown(name)} in {' and '.join(sorted(sides))}"
-            for name, sides in list(leaking.items())[:LISTED_IN_ERRORS]
+        examples = listed(
+            [" and ".join(f"{at} in {split}".strip() for split, at in sorted(places.items())) for places in leaking]
         )
         raise UserError(
             f"build stopped: {len(leaking)} {what}{'s' if len(leaking) > 1 else ''} on both sides of a split "
-            f"({what} by pseudonym: {examples}); put all rows of one {what.split()[0]} into one split"
+            f"({examples}); put all rows of one {what.split()[0]} into one split"
         )
 
 

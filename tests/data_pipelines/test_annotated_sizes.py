@@ -88,8 +88,8 @@ def test_a_plain_resize_keeps_the_aspect_within_rounding(tmp_path, size, image, 
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros(image[::-1], np.uint8))
     item = Item("a", tmp_path / "a.png", annotated_size=size)
     item.add("Edema", "edema", Box(2, 2, 20, 20))
-    assert isinstance(example(item, Decoding(224, 0)), ImageError) != plain
-    assert not isinstance(example(Item("a", tmp_path / "a.png", annotated_size=size), Decoding(224, 0)), ImageError), (
+    assert isinstance(example(item, Decoding(224)), ImageError) != plain
+    assert not isinstance(example(Item("a", tmp_path / "a.png", annotated_size=size), Decoding(224)), ImageError), (
         "without a region nothing has to fit"
     )
 
@@ -100,7 +100,7 @@ def test_run_lengths_of_a_resized_image_are_kept_in_its_own_pixels(tmp_path):
     region = CocoRuns({"size": [80, 60], "counts": run_lengths(mask)})
     item = Item("a", tmp_path / "a.png", annotated_size=region.size)
     item.add("Edema", "edema", region)
-    (finding,) = example(item, Decoding(80, 0)).findings
+    (finding,) = example(item, Decoding(80)).findings
     kept = CocoRuns({"size": [40, 30], "counts": finding.runs}).mask(40, 30)
     np.testing.assert_array_equal(kept, box_mask(40, 30, (10, 4, 15, 20)))
     np.testing.assert_array_equal(finding.mask, box_mask(80, 80, (30, 8, 30, 40)))
@@ -112,7 +112,7 @@ def test_polygons_of_a_resized_image_cover_the_same_part_of_the_square(tmp_path)
         cv2.imwrite(str(tmp_path / "a.png"), np.zeros((side, side), np.uint8))
         item = Item("a", tmp_path / "a.png", annotated_size=(1024, 1024))
         item.add("Mass", "mass", Polygon([[128, 256], [448, 256], [448, 768]]))
-        masks.append(example(item, Decoding(224, 0)).findings[0].mask)
+        masks.append(example(item, Decoding(224)).findings[0].mask)
     np.testing.assert_array_equal(*masks)
     assert masks[0].any()
 

@@ -8,7 +8,8 @@ from test_shards import BUILDER, content
 from afloc_jax.errors import UsageError, UserError
 from data_pipelines.building.decode import Decoding
 from data_pipelines.building.items import Item
-from data_pipelines.prepared import prepare
+from data_pipelines.building.pseudonyms import pseudonym
+from data_pipelines.prepared import open_source, prepare
 
 
 def test_the_direct_runner_gives_identical_records_and_the_same_account(tmp_path):
@@ -17,13 +18,17 @@ def test_the_direct_runner_gives_identical_records_and_the_same_account(tmp_path
     pairs_folder(raw, 40)
     (raw / "images" / "003.png").write_bytes(b"broken")
     (raw / "images" / "017.png").write_bytes(b"")
-    prepare("pairs", tmp_path / "threads", raw=raw, builder=BUILDER)
-    prepared = prepare("pairs", tmp_path / "beam", raw=raw, builder=BUILDER, beam="--runner=DirectRunner")
+    (tmp_path / "key").write_text("a key of sixteen bytes and more")
+    builder = {**BUILDER, "pseudonym_key": str(tmp_path / "key")}
+    prepare("pairs", tmp_path / "threads", raw=raw, builder=builder)
+    prepared = prepare("pairs", tmp_path / "beam", raw=raw, builder=builder, beam="--runner=DirectRunner")
     assert prepared.built and [entry.image for entry in prepared.report.rejected] == ["003.png", "017.png"]
     assert prepared.report.rejected[1].reason == "the file is empty"
     assert content(tmp_path / "beam") == content(tmp_path / "threads")  # the account included
     left = {path.name.split("-")[0] for path in next((tmp_path / "beam").glob("pairs-*/pairs/*")).iterdir()}
     assert left == {"dataset_info.json", "features.json", "pairs"}, "neither items nor names of broken images stay"
+    named = {pseudonym(f"p{number // 2}", b"a key of sixteen bytes and more") for number in range(40)}
+    assert {record.patient for record in open_source("pairs", tmp_path / "beam", "train")} <= named
 
 
 def test_boxes_outside_are_counted_by_beam_too(tmp_path):
@@ -44,7 +49,7 @@ def test_the_job_holds_names_of_files_and_no_report(tmp_path):
 
     items = [Item(f"{k}.png", tmp_path / f"{k}.png", sentences=[SECRET]) for k in range(600)]
     pipeline = beam.Pipeline()
-    _ = pipeline | collection(items, Decoding(32, 0), tmp_path / "beam")
+    _ = pipeline | collection(items, Decoding(32), tmp_path / "beam")
     job = pipeline.to_runner_api().SerializeToString()
     assert len(list((tmp_path / "beam").glob("items-*"))) == 3
     assert len(job) < 100_000 and SECRET.encode() not in job

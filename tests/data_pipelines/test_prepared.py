@@ -121,10 +121,10 @@ def test_a_source_travels_to_other_processes(tmp_path):
 
 
 def test_a_failure_inside_the_build_shows_no_report_text(tmp_path, monkeypatch):
-    from data_pipelines.building import decode
+    from data_pipelines.building import ingest
 
     pairs_folder(tmp_path / "raw", 4)
-    monkeypatch.setattr(decode, "pseudonym", lambda *_: object())  # TFDS cannot encode it and prints the example
+    monkeypatch.setattr(ingest, "pseudonym", lambda *_: object())  # TFDS cannot encode it and prints the example
     with pytest.raises(UserError, match="failed") as caught:
         prepare("pairs", tmp_path / "out", raw=tmp_path / "raw", builder=ALL_TRAIN)
     shown = str(caught.value) + str(caught.value.__cause__)

@@ -12,7 +12,7 @@ from raw_folders import pairs_folder
 
 from afloc_jax.errors import UserError
 from data_pipelines.builders.pairs.pairs_dataset_builder import Builder
-from data_pipelines.building import decode, shards
+from data_pipelines.building import decode, pseudonyms, shards
 from data_pipelines.prepared import open_source, prepare
 
 BUILDER = {"fractions": {"train": 0.7, "test": 0.3}, "max_bad_fraction": 0.2}
@@ -22,6 +22,12 @@ COUNT = 40
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
     monkeypatch.setattr(shards, "_SMALLEST", 5)
+
+
+@pytest.fixture(autouse=True)
+def one_key(monkeypatch):
+    """All directories get the same key, so that their records can be compared."""
+    monkeypatch.setattr(pseudonyms.secrets, "token_hex", lambda length: "5e" * length)
 
 
 def counted(monkeypatch, stop_after: int | None = None) -> list[str]:
@@ -162,7 +168,7 @@ def test_a_shard_that_was_cut_or_belongs_to_other_items_is_made_again(tmp_path, 
 
 _KILLED = """
 import sys, time
-from data_pipelines.building import decode, shards
+from data_pipelines.building import decode, pseudonyms, shards
 from data_pipelines.builders.pairs.pairs_dataset_builder import Builder
 shards._SMALLEST = 5
 read, names = decode.read_image, []
