@@ -110,6 +110,7 @@ async function take(content, signal) {
   Object.assign($("canvas"), { width: picture.width, height: picture.height });
   $("boxes").setAttribute("viewBox", `0 0 ${content.width} ${content.height}`);
   $("no-drawing").textContent = content.warning && `${sentence(content.warning)}.`;
+  $("drawings").hidden = !settings.drawings || content.warning;
   $("view").hidden = false;
   $("stage").classList.add("full");
   $("size").textContent = `${content.width} × ${content.height} pixels` +
@@ -189,6 +190,7 @@ function find() {
     });
     const live = asked.filter(row => row.found && state.rows.includes(row));  // edited and removed ones are not
     choose(live.includes(before) ? before : live[0]);
+    if (matchMedia("(max-width: 860px)").matches) $("view").scrollIntoView({ block: "nearest" });  // the phrases are below
     return `${asked.length} ${asked.length === 1 ? "phrase" : "phrases"} done.`;
   });
 }
@@ -237,7 +239,7 @@ function paint(row) {  // grey * (1 - a) + colour * a with a = opacity * heat, a
   for (let i = 0; i < grey.length; i++) {
     const heat = row && row.map.grey[i] > limit ? row.map.grey[i] : 0;
     const a = (opacity * heat) / 255, colour = colours[heat];
-    for (let c = 0; c < 3; c++) out[4 * i + c] = grey[i] * (1 - a) + colour[c] * a + 0.5;
+    for (let c = 0; c < 3; c++) out[4 * i + c] = Math.floor(grey[i] * (1 - a) + colour[c] * a + 0.5);
     out[4 * i + 3] = 255;
   }
   $("canvas").getContext("2d").putImageData(image, 0, 0);
@@ -260,11 +262,12 @@ function draw() {
     each.note.hidden = false;
   }
   $("save").disabled = $("export").disabled = !row;
-  const span = row && `${number(row.found.lowest, 3)} to ${number(row.found.highest, 3)}`;
+  $("coldest").textContent = "−1 coldest place" + (row ? ` (${number(row.found.lowest, 3)})` : "");
+  $("hottest").textContent = (row ? `(${number(row.found.highest, 3)}) ` : "") + "hottest place 1";
   $("range").textContent = row
-    ? `The colours span this phrase's own map, here ${span}. Some place is always the hottest, even where the ` +
-      "finding is absent. None of these numbers says whether it is there: a phrase that has nothing to do with the " +
-      "image can have a higher similarity."
+    ? "The colours span this phrase's own map (its values in brackets). Some place is always the hottest, even where the finding is absent. None " +
+      "of these numbers says whether it is there: a phrase that has nothing to do with the image can have a higher " +
+      "similarity."
     : "The colours span each phrase's own map.";
   const places = row ? row.boxes : [];
   $("places").hidden = !places.length;
@@ -343,6 +346,7 @@ $("opacity").value = settings.opacity;
 $("threshold").value = settings.threshold;
 $("scale").style.background = `linear-gradient(to right, ${settings.colours.filter((_, i) => i % 15 === 0).join(",")})`;
 // The address says nothing about where an image goes: a tunnel to another machine has an address of this one.
+$("goes").textContent = `It goes to afloc serve on ${settings.machine}, which stores nothing.`;
 $("where").textContent = `Images and phrases go to the machine ${settings.machine}, on which afloc serve runs. They ` +
   "are in its memory until they are answered; it writes them to no disk and no log. A tunnel or proxy in between " +
   "sees them too" + (location.protocol.startsWith("https") ? "." : ", for this connection is not encrypted.");

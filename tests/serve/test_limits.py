@@ -30,10 +30,10 @@ async def echo(question, parts, wanted):
 
 
 @contextlib.contextmanager
-def server(ask=echo, limits=QUICK):
-    """A server in a thread. Gives a function that connects to it."""
+def server(ask=echo, limits=QUICK, about=ABOUT, **options):
+    """A server in a thread. Gives a function that connects to it, and has its port."""
     listener = socket.create_server(("127.0.0.1", 0))
-    app = make_app(ask, ABOUT, limits=limits)
+    app = make_app(ask, about, limits=limits, **options)
     config = uvicorn.Config(
         app, http=limited(limits), log_level="critical", lifespan="off", ws="none", timeout_graceful_shutdown=0
     )
@@ -47,6 +47,7 @@ def server(ask=echo, limits=QUICK):
             client.sendall(sent)
             return client
 
+        connect.port = listener.getsockname()[1]
         try:
             yield connect
         finally:

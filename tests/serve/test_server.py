@@ -24,23 +24,25 @@ from afloc_jax.serve.server import is_loopback, listen
 from tests.inference.conftest import folder  # noqa: F401 (a fixture)
 from tests.serve.test_app import write_image
 
+ROOT = str(Path(application.__file__).parents[2])
+IMPORTS = {**os.environ, "PYTHONPATH": os.pathsep.join([ROOT, *sys.path])}
+
 
 @contextlib.contextmanager
 def serving(folder, work, *flags):  # noqa: F811
-    """The process of `afloc serve`, and the address that it prints."""
+    """The process of `afloc serve`, and what it prints."""
     for name in ("work", "temporary"):
         (work / name).mkdir()
-    root = str(Path(application.__file__).parents[2])
     process = subprocess.Popen(
         [sys.executable, "-m", "afloc_jax", "serve", str(folder), "--port", "0", *flags],
         cwd=work / "work",
-        env={**os.environ, "TMPDIR": str(work / "temporary"), "PYTHONPATH": os.pathsep.join([root, *sys.path])},
+        env={**IMPORTS, "TMPDIR": str(work / "temporary")},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
     try:
-        yield process, re.search(r"http://[^ ]*", process.stdout.readline()).group()
+        yield process, process.stdout.readline()
     finally:
         process.kill()
         process.communicate(timeout=20)
@@ -61,43 +63,55 @@ def post(address, data, timeout=60):
 
 def test_the_page_answers_and_ends_while_an_answer_hangs_and_leaves_nothing_behind(folder, tmp_path):  # noqa: F811
     image = write_image("dicom", tmp_path / "a").read_bytes()
-    with serving(folder, tmp_path, "--time_limit", "4") as (server, address):
+    with serving(folder, tmp_path, "--host", "0.0.0.0", "--time_limit", "6") as (server, said):
+        port, token = re.search(r":(\d+)/\?token=(\S{20,}) ", said).groups()
+        address = f"http://127.0.0.1:{port}"
         (worker,) = psutil.Process(server.pid).children()
-        assert b"For research, not for diagnosis" in get(address)
-        status, content = post(f"{address}localize?prompt=secret", image)
+        assert b"For research, not for diagnosis" in get(f"{address}/?token={token}")
+        assert post(f"{address}/picture", image)[0] == 401
+        status, content = post(f"{address}/localize?prompt=secret&token={token}", image)
         assert status == 200 and content["prompts"][0]["prompt"] == "secret"
         worker.suspend()  # an answer that never comes
-        status, content = post(f"{address}picture", image)
-        assert status == 503 and "no answer within 4 s" in content["error"]
+        status, content = post(f"{address}/picture?token={token}", image)
+        assert status == 503 and "no answer within 6 s" in content["error"]
         assert not worker.is_running()
-        get(address)
-        assert post(f"{address}picture", image)[0] == 200, "another process answers"
+        assert post(f"{address}/picture?token={token}", image)[0] == 200, "another process answers"
         (worker,) = psutil.Process(server.pid).children()
         worker.suspend()
-        asked = urllib.request.Request(f"{address}picture", image)
         with pytest.raises((TimeoutError, urllib.error.URLError)):
-            urllib.request.urlopen(asked, timeout=0.3)
-        get(address)
+            post(f"{address}/picture?token={token}", image, timeout=0.3)
+        get(f"{address}/?token={token}")
         began = time.monotonic()
         server.send_signal(signal.SIGINT)
         assert server.wait(timeout=20) == 0
         assert time.monotonic() - began < 1
-        out, said = server.communicate(timeout=20)
-        assert out + said == ""
         assert not worker.is_running()
+        assert server.communicate(timeout=20) == ("", "afloc: no encryption: images pass the network as they are\n")
     assert not list((tmp_path / "work").iterdir()) and not list((tmp_path / "temporary").iterdir())
 
 
-def test_the_process_that_answers_ends_with_the_page(folder, tmp_path):  # noqa: F811
-    with serving(folder, tmp_path, "--host", "0.0.0.0", "--token", "x.y") as (server, address):
-        assert address.endswith("/?token=x.y")
-        port = re.search(r":(\d+)/", address).group(1)
-        assert b"Where is this phrase" in get(f"http://127.0.0.1:{port}/?token=x.y")
-        with pytest.raises(urllib.error.HTTPError, match="401"):
-            get(f"http://127.0.0.1:{port}/")
-        (worker,) = psutil.Process(server.pid).children()
-        server.kill()
-        worker.wait(timeout=5)
+OWNER = """
+import sys, time
+from afloc_jax.serve.limits import LIMITS
+from afloc_jax.serve.workers import Worker
+worker = Worker(sys.argv[1], "a", LIMITS)
+worker._spawn()
+print(worker._process.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def test_the_process_that_answers_ends_with_the_page(tmp_path):
+    command = [sys.executable, "-c", OWNER, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=IMPORTS, text=True) as owner:
+        worker = psutil.Process(int(owner.stdout.readline()))
+        owner.kill()
+    worker.wait(timeout=20)
+
+
+def test_a_token_that_an_address_cannot_carry_is_refused(tmp_path, capsys):
+    assert main(["serve", str(tmp_path), "--token", "a b&c"]) == 2
+    assert "--token takes letters, digits" in capsys.readouterr().err
 
 
 def test_a_port_in_use_is_named_before_the_model_is_loaded(tmp_path, capsys):
