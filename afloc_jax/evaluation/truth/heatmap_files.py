@@ -58,7 +58,7 @@ class HeatmapFile:
         """Raises UserError unless there is a map for every sample, or with `some` for at least one."""
         missing = [truth for truth in truths if not self.has(truth)]
         if missing and not (some and len(missing) < len(truths)):
-            first = ", ".join(f"{truth.id} ({truth.category})" for truth in missing[:3])
+            first = ", ".join(truth.id for truth in missing[:3])
             raise UserError(
                 f"{self.path}: no heat map for {len(missing)} of {len(truths)} samples, first: {first}; "
                 "keys must be the image path, a tab, and the label_text in lower case"
