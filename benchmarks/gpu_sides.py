@@ -5,11 +5,15 @@ This file needs none of the data packages, so that it runs where only JAX and Py
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from afloc_jax.training.gradients import Batch
+    from afloc_jax.training.step import StepMetrics, TrainState
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 WORDS, WORDS_SPREAD, SENTENCE = 36, 15, 6  # typical of a report, as in docs/scale.md
@@ -96,6 +100,14 @@ def write_weights(config, path: Path) -> None:
     save_file({name: np.ascontiguousarray(array) for name, array in state.items()}, path)
 
 
+class Program(NamedTuple):
+    """Our compiled step, and what it takes: the state before step 0 from a weights file, and a batch on the device."""
+
+    step: Callable[["TrainState", "Batch"], tuple["TrainState", "StepMetrics"]]
+    start: Callable[[Path], "TrainState"]
+    place: Callable[[Mapping[str, np.ndarray]], "Batch"]
+
+
 class Side(NamedTuple):
     """One implementation of training, compiled, where possible, before it has weights."""
 
@@ -105,8 +117,7 @@ class Side(NamedTuple):
     device: str
 
 
-def our_program(config):
-    """The compiled step, a function of a weights file for the state before it, and one that places a batch."""
+def our_program(config) -> Program:
     import jax
     from safetensors.numpy import load_file
 
@@ -121,7 +132,7 @@ def our_program(config):
     def start(weights: Path):
         return run.state(from_torch(load_file(weights), config.model))
 
-    return run.lower().compile(), start, lambda batch: place_batch(batch, run.mesh)
+    return Program(run.lower().compile(), start, lambda batch: place_batch(batch, run.mesh))
 
 
 def our_side(config, weights: Path) -> Side:

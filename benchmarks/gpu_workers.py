@@ -343,7 +343,7 @@ def train(arguments: argparse.Namespace) -> Results:
     with (arguments.out / "losses.jsonl").open("a") as lines:
         for number in range(min(len(tokens["word_count"]), 5 if arguments.tiny else 300)):
             state, metrics = program(state, place(batch(number)))
-            found = {name: float(value) for name, value in metrics.items()}
+            found = metrics.named()
             losses.append(found["loss"])
             passed = round(time.perf_counter() - began, 3)
             lines.write(json.dumps({"step": number, "seconds": passed, **found}) + "\n")

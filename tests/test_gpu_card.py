@@ -1,10 +1,12 @@
 """The batches of the measurements on a GPU are those that a training step takes; the card itself is not needed."""
 
+import json
 import os
 import subprocess
 import sys
 import zipfile
 from argparse import Namespace
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -12,9 +14,9 @@ import pytest
 
 from afloc_jax.training.assembly import assemble
 from afloc_jax.training.mesh import build_mesh
-from benchmarks import gpu_card, gpu_phantoms
-from benchmarks.gpu_sides import configuration, random_batch
-from benchmarks.gpu_workers import cut_to
+from afloc_jax.training.step import StepMetrics
+from benchmarks import gpu_card, gpu_phantoms, gpu_workers
+from benchmarks.gpu_sides import Program, configuration, random_batch
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +40,35 @@ def test_a_batch_of_noise_has_what_a_step_takes(config, wanted):
     np.testing.assert_array_equal(hashed, np.minimum(batch["sentence_count"], batch["sentence_hashes"].shape[1]))
 
 
-def test_stored_batches_of_phantoms_have_what_a_step_takes(config, wanted, tmp_path):
-    gpu_phantoms.main([str(tmp_path / "phantoms.npz"), "--pairs", "4", "--batch", "4", "--steps", "1"])
-    data = np.load(tmp_path / "phantoms.npz")
-    names = [name for name in data.files if name not in ("jpeg", "ends", "index")]
-    found = {name: cut_to(config.data.max_tokens, name, data[name][0]) for name in names}
-    assert described(found) == {name: form for name, form in wanted.items() if name != "image"}
+def test_training_takes_stored_batches_of_phantoms_and_writes_each_loss(wanted, tmp_path, monkeypatch):
+    gpu_phantoms.main([str(tmp_path / "phantoms.npz"), "--pairs", "4", "--batch", "4", "--steps", "2"])
+    (tmp_path / "weights").touch()
+    seen = []
+
+    def step(state, batch):
+        seen.append(described(batch))
+        return state + 1, StepMetrics(np.float32(state), {"word": np.float32(3)}, {}, *np.float32([0.5, 0.25]), True)
+
+    monkeypatch.setattr(gpu_workers, "our_program", lambda config: Program(step, lambda weights: 7, dict))
+    given = {"config": "configs/afloc.py", "set": [], "tiny": True, "batch": 4, "limit": 60.0, "out": tmp_path}
+    paths = {name: tmp_path / file for name, file in (("phantoms", "phantoms.npz"), ("weights", "weights"))}
+    *_, result = gpu_workers.train(Namespace(**given, **paths))
+    assert seen == [wanted] * 2 and (result["steps"], result["mean_loss_first_20"]) == (2, 7.5)
+    lines = [json.loads(line) for line in (tmp_path / "losses.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["loss"], line["loss/word"], line["grad_norm"]) for line in lines] == [
+        (0, 7, 3, 0.5),
+        (1, 8, 3, 0.5),
+    ]
+
+
+def test_training_waits_for_those_before_it_until_little_time_is_left(tmp_path):
+    *_, before, train = gpu_card.jobs()
+    card = gpu_card.Card(Namespace(minutes=9), tmp_path)
+    ready = SimpleNamespace(job=train, ready=True, ended=False, look=lambda: None)
+    card.running = [ready]
+    assert card.next([before, train]) is None
+    card.began -= 60 * 9 - gpu_card.SOON
+    assert card.next([before, train]) is ready
 
 
 def test_wheels_are_there_for_the_processes_that_start(tmp_path, monkeypatch):
