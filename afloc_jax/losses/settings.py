@@ -93,6 +93,8 @@ class LossSettings(Settings, section="loss"):
     def __post_init__(self) -> None:
         spelled = {"true": True, "false": False}  # as a command line may hand them on
         object.__setattr__(self, "low_rank", spelled.get(str(self.low_rank).lower(), self.low_rank))
+        if type(self.tile_memory) is int:  # `--set loss.tile_memory=512` of afloc compile
+            object.__setattr__(self, "tile_memory", str(self.tile_memory))
         super().__post_init__()
 
     def check(self) -> None:

@@ -47,7 +47,7 @@ def test_value_and_gradients_are_those_of_the_definition(pooling, regions, units
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(("pooling", "temperature"), [("attention", 4.0), ("attention", 30.0), ("logsumexp", 4.0)])
-@pytest.mark.parametrize(("memory", "devices", "images"), [("auto", 1, 14), ("1", 1, 3), ("1", 2, 3), ("2", 2, 4)])
+@pytest.mark.parametrize(("memory", "devices", "images"), [("auto", 1, 14), ("1", 1, 3), ("1", 2, 3), (2, 2, 4)])
 def test_tiles_of_several_images_give_the_same(pooling, temperature, memory, devices, images, monkeypatch):
     monkeypatch.setattr(tile_size, "BYTES", 2**20 // (256 * 13 * 3))  # a MiB holds three images
     settings = LossSettings(attention_temperature=temperature, region_pooling=pooling, tile_memory=memory)
