@@ -5,7 +5,7 @@ This file needs none of the data packages, so that it runs where only JAX and Py
 
 import argparse
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -105,7 +105,7 @@ class Program(NamedTuple):
 
     step: Callable[["TrainState", "Batch"], tuple["TrainState", "StepMetrics"]]
     start: Callable[[Path], "TrainState"]
-    place: Callable[[Mapping[str, np.ndarray]], "Batch"]
+    place: Callable[..., "Batch"]
 
 
 class Side(NamedTuple):

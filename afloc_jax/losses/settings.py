@@ -93,8 +93,10 @@ class LossSettings(Settings, section="loss"):
     def __post_init__(self) -> None:
         spelled = {"true": True, "false": False}  # as a command line may hand them on
         object.__setattr__(self, "low_rank", spelled.get(str(self.low_rank).lower(), self.low_rank))
-        if type(self.tile_memory) is int:  # `--set loss.tile_memory=512` of afloc compile
-            object.__setattr__(self, "tile_memory", str(self.tile_memory))
+        # A number, as `--set loss.tile_memory=512` of afloc compile gives it.
+        given: str | int = self.tile_memory
+        if isinstance(given, int) and not isinstance(given, bool):
+            object.__setattr__(self, "tile_memory", str(given))
         super().__post_init__()
 
     def check(self) -> None:
