@@ -4,12 +4,14 @@
     python launch.py --config=configs/afloc.py --sweep=configs/sweeps/levels.py --workdir=runs/levels [--dry_run]
 
 The same command again resumes a run; a finished run says so. The exit status is 0 for a finished run, 1 for failed
-work, 2 for a wrong call, and 143 or 130 if SIGTERM or Ctrl-C stopped the run, after it saved a checkpoint.
+work, 2 for a wrong call, 3 for a loss that is not finite, and 143 or 130 if SIGTERM or Ctrl-C stopped the run, after it
+saved a checkpoint. With --max_restarts the command starts itself again after a crash.
 """
 
 import functools
 import os
 import sys
+import time
 import traceback
 from pathlib import Path
 
@@ -20,6 +22,8 @@ from afloc_jax.compiled import keep_compiled
 from afloc_jax.errors import UsageError
 from afloc_jax.files import bucket_path
 from afloc_jax.training.xla_flags import set_flags
+
+_LAUNCHER = Path(__file__).resolve()
 
 
 def parse(arguments: list[str]) -> flags.FlagValues:
@@ -45,6 +49,7 @@ def parse(arguments: list[str]) -> flags.FlagValues:
     switch("dry_run", False, "Check the config (and print the table of a sweep), then stop.")
     text("profile", None, "START:STOP: trace the steps START to STOP - 1, from 0, into WORKDIR/profile, for XProf.")
     switch("from_scratch", False, "Start at step 0 where checkpoints were saved and none of them is intact any more.")
+    number("max_restarts", 0, "Start again after a crash, at most so often without a new checkpoint.", lower_bound=0)
     text("exclude_words", None, "File of words, such as names, that a learned vocabulary must not hold.")
     switch("distributed", False, "Run as one of several processes, which connect first.")
     text("coordinator", None, "Host:port of process 0, if no cluster provides it.")
@@ -103,8 +108,8 @@ def run(values: flags.FlagValues) -> int:
     if values.sweep:
         from afloc_jax.training.sweep import run_sweep
 
-        launcher = Path(__file__).resolve()
-        return run_sweep(Path(values.sweep), values.config, workdir, values.dry_run, launcher, values.debug)
+        passed_on = [f"--max_restarts={values.max_restarts}", *(["--debug"] if values.debug else [])]
+        return run_sweep(Path(values.sweep), values.config, workdir, values.dry_run, _LAUNCHER, passed_on)
     from afloc_jax.training.processes import check_alone, join
     from afloc_jax.training.tracing import StepRange
 
@@ -119,9 +124,21 @@ def run(values: flags.FlagValues) -> int:
     status = train(RunConfig.from_config(values.config), workdir, values.dry_run, profile, values.from_scratch)
     if values.distributed:
         from afloc_jax.evaluation.sharing import wait_for_all
+        from afloc_jax.training.processes import part
 
         wait_for_all("all done")  # the wait of JAX at exit would end the others after 300 s
+        part()
     return status
+
+
+def run_again(values: flags.FlagValues, arguments: list[str]) -> int:
+    """Runs the same command in a process of its own, and again after a crash; returns the last exit status."""
+    if values.profile:
+        raise UsageError("--max_restarts: a run that starts again does not trace steps twice; leave out --profile")
+    from afloc_jax.training.restarts import keep_running
+
+    command = [sys.executable, str(_LAUNCHER), *arguments[1:], "--max_restarts=0"]
+    return keep_running(command, bucket_path(values.workdir, "--workdir"), values.max_restarts)
 
 
 def main(arguments: list[str]) -> int:
@@ -133,20 +150,29 @@ def main(arguments: list[str]) -> int:
     keep_compiled()
     set_flags(os.environ)
     try:
-        return run(parse(arguments))
+        values = parse(arguments)
+        return run_again(values, arguments) if values.max_restarts and not values.sweep else run(values)
     except (Exception, KeyboardInterrupt) as error:
         if debug:
             traceback.print_exc()
-        from afloc_jax.training.failures import explain
+        from afloc_jax.training.failures import explain, is_lost
 
-        print(f"launch.py: {explain(error)}", file=sys.stderr)
-        status = 130 if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_status", 1)
+        line = f"launch.py: {explain(error)}"
+        status = getattr(error, "exit_status", 130 if isinstance(error, KeyboardInterrupt) else 1)
         if "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized():
-            from afloc_jax.training.processes import abandon
+            from afloc_jax.training.leaving import leave
 
-            abandon(status)
+            if is_lost(error):
+                time.sleep(1.5)  # the watch over the other processes knows which one is gone, and ends this one
+            leave(status, line)
+        print(line, file=sys.stderr)
         return status
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    exit_status = main(sys.argv)
+    if exit_status > 128:  # a thread may still compile
+        from afloc_jax.training.leaving import end
+
+        end(exit_status)
+    sys.exit(exit_status)

@@ -129,12 +129,16 @@ class Ownership:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Gives the folder up. A second call does nothing."""
         self._ended.set()
         if self._handle is not None:
             if self._is_ours():
                 self._path.unlink(missing_ok=True)
-            os.close(self._handle)
-            self._handle = None
+            handle, self._handle = self._handle, None
+            os.close(handle)
 
     def _made(self) -> bool:
         """Whether the file did not exist and is this process's now."""

@@ -152,7 +152,7 @@ class Checkpoints:
             files = hashes(folder)
             manifest = {"format_version": FORMAT_VERSION, "step": step, "validation_loss": validation_loss}
             write_json(folder / MANIFEST, manifest | {"files": files})
-            write_json(_beside(self.folder, "sealed.json"), {"step": step})
+            write_json(_beside(self.folder, "sealed.json"), {"step": step, "time": time.time()})
         return time.perf_counter() - began
 
     def sealed(self) -> int:

@@ -1,6 +1,7 @@
 """The training loop: steps, validation, logging and checkpoints, and the progress kept beside the state."""
 
 import dataclasses
+import functools
 import math
 import time
 from collections import deque
@@ -132,6 +133,7 @@ class Loop:
                 self.checkpoints.enter_loss(progress.step, progress.last_loss)
             while progress.step < self.assembly.total_steps and not progress.stopped_early:
                 self._step(batches)
+                stop.hold()  # before the first step there is nothing to save
                 self.checkpoints.poll(-self._sealed(-self.checkpoints.sealed()))
                 with self._clock.apart():
                     validated = self._is_validation_step() and self._validate(stop)
@@ -248,8 +250,12 @@ class Loop:
                 return False
             # A split with fewer records than a batch may not divide by devices or groups: pad it with empty pairs.
             batch = pad_batch(given, math.lcm(len(mesh.local_devices), group // jax.process_count() or 1))
-            state = self.state
-            metrics = self.assembly.validation_step(state.params, state.batch_stats, place_batch(batch, mesh))
+            state, placed = self.state, place_batch(batch, mesh)
+            # A compilation may take minutes, which a signal should not wait for. Several processes must wait together.
+            step = functools.partial(self.assembly.validation_step, state.params, state.batch_stats, placed)
+            metrics = step() if jax.process_count() > 1 else stop.unless_stopped(step)
+            if metrics is None:
+                return False
             values = metrics.named()
             if not math.isfinite(values["loss"]):
                 self._stop_not_finite("validation after step", self.progress.step, metrics, given["index"])

@@ -8,17 +8,27 @@ name them. With the variables, every process of a Kubernetes job can use the sam
     process       --process       JOB_COMPLETION_INDEX      which one, set by Kubernetes in pods of an indexed job
 """
 
+import contextlib
 import dataclasses
 import os
+import signal
 import sys
-from collections.abc import Mapping
-from typing import NoReturn
+import threading
+import time
+from collections.abc import Iterator, Mapping
 
 import jax
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from afloc_jax.errors import UsageError
+from afloc_jax.training import peers
+from afloc_jax.training.leaving import before_leaving, leave
+from afloc_jax.training.relay import host_and_port, relay
+
+JOIN_PATIENCE = 300  # seconds that a process waits for the others at the start
+_WATCH = "afloc_jax/watch"  # the key under which process 0 says how it is reached
+_watches: list[peers.Watch] = []  # this process's, if it is one of several
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +93,7 @@ def check_alone(environment: Mapping[str, str]) -> None:
 
 
 def join(coordinator: str | None, processes: int | None, process: int | None) -> None:
-    """Connects to the other processes; JAX sees the devices of all of them afterwards.
+    """Connects to the other processes; JAX sees the devices of all of them afterwards. They watch each other from then.
 
     Raises:
         UsageError: neither flags, nor environment variables, nor a cluster name the other processes.
@@ -92,12 +102,85 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
     # JAX's preemption service would catch SIGTERM: a signal before the first step would be lost, and the exit hang.
     jax.config.update("jax_enable_preemption_service", False)
     try:
-        jax.distributed.initialize(**vars(others))
+        with _waiting(), _relayed():
+            jax.distributed.initialize(**vars(others), initialization_timeout=2 * JOIN_PATIENCE)
     except (ValueError, TypeError) as error:  # JAX raises these where a value is unknown
         raise UsageError(
             f"--distributed: {str(error).rstrip('.')}; no cluster (Cloud TPU, Slurm) was found, "
             "give --coordinator=HOST:PORT --processes=N --process=K"
         ) from error
+    if jax.process_count() > 1:
+        _watch()
+
+
+@contextlib.contextmanager
+def _waiting() -> Iterator[None]:
+    """A context for the wait for the others, which is deep in C++: it ends after a while, and by Ctrl-C at once."""
+    line = (
+        f"launch.py: --distributed: not all processes have come within {JOIN_PATIENCE} s; look at the output of the "
+        "others, and at --coordinator, --processes and --process"
+    )
+    timer = threading.Timer(JOIN_PATIENCE, leave, (1, line))
+    timer.daemon = True
+    timer.start()
+    in_main = threading.current_thread() is threading.main_thread()
+    former = signal.signal(signal.SIGINT, signal.SIG_DFL) if in_main else None
+    try:
+        yield
+    finally:
+        timer.cancel()
+        if former is not None:
+            signal.signal(signal.SIGINT, former)
+
+
+@contextlib.contextmanager
+def _relayed() -> Iterator[None]:
+    """A context in which the clients that JAX makes reach their service through a relay, except that of process 0."""
+    from jax._src import distributed  # JAX has no public way to choose the address of its client alone
+
+    library, name = distributed._jax, "get_distributed_runtime_client"
+    make = getattr(library, name)
+    setattr(library, name, lambda address, own, **more: make(relay(address) if own else address, own, **more))
+    try:
+        yield
+    finally:
+        setattr(library, name, make)
+
+
+def _watch() -> None:
+    """Starts the watch over the other processes."""
+    from jax._src import distributed  # the store of keys that all processes share has no public name either
+
+    client, address = distributed.global_state.client, distributed.global_state.coordinator_address
+    assert client is not None and address is not None  # JAX is initialised
+    watch = peers.Watch(jax.process_index(), _follow, peers.BEAT, peers.PATIENCE)
+    if jax.process_index() == 0:
+        port, token = watch.listen()
+        client.key_value_set(_WATCH, f"{port} {token}")
+    else:
+        port, token = client.blocking_key_value_get(_WATCH, JOIN_PATIENCE * 1000).split()
+        host, _ = host_and_port(address)
+        try:
+            watch.connect(host, int(port), token)
+        except OSError as error:
+            line = f"process {jax.process_index()} cannot watch the others ({host}:{port}: {error.strerror or error})"
+            print(f"{line}; JAX notices after 100 s if one of them is gone", file=sys.stderr)
+            return
+    before_leaving(watch.announce)
+    _watches.append(watch)
+
+
+def _follow(departure: peers.Departure) -> None:
+    """Ends this process, because another one has left the run."""
+    if departure.status is not None:
+        time.sleep(1)  # what ended the other one may end this one too, with a line of its own
+    leave(departure.exit_status, f"launch.py: {departure}")
+
+
+def part() -> None:
+    """Ends the watch: this process may end from here without taking the others with it."""
+    for watch in _watches:
+        watch.announce(0)
 
 
 def say(message: str) -> None:
@@ -110,14 +193,3 @@ def meet(name: str) -> None:
     """Waits until every process is here; `name` is the same on all of them."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
-
-
-def abandon(status: int) -> NoReturn:
-    """Ends this process at once, with `status`, because it failed.
-
-    A normal exit would wait for the other processes, which wait for this one. Without it they notice the end: at once
-    if this is process 0 or if a connection breaks, else after JAX's heartbeat (100 s).
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)

@@ -22,6 +22,7 @@ from afloc_jax.files import Path, csv_text, read_json, write_json, write_whole
 from afloc_jax.settings import Json
 from afloc_jax.training.config import load_module, override
 from afloc_jax.training.failures import StopSignal
+from afloc_jax.training.restarts import wait_for
 from afloc_jax.training.settings import RunConfig
 from afloc_jax.training.workdir import FINISHED, check_workdir, make_folder
 from data_pipelines.what_images import images_of
@@ -84,7 +85,12 @@ def _run(path: LocalPath, config: ConfigDict, overrides: dict[str, Json]) -> Run
 
 
 def run_sweep(
-    path: LocalPath, config: ConfigDict, workdir: Path, dry_run: bool, launcher: LocalPath, debug: bool = False
+    path: LocalPath,
+    config: ConfigDict,
+    workdir: Path,
+    dry_run: bool,
+    launcher: LocalPath,
+    passed_on: Sequence[str] = (),
 ) -> int:
     """Runs all unfinished runs, one after the other, and writes sweep.csv and sweep.html after each of them.
 
@@ -96,7 +102,7 @@ def run_sweep(
         workdir: the working directory of a run is `workdir/<name>`.
         dry_run: print the table of runs and stop.
         launcher: launch.py, which is called for each run.
-        debug: pass --debug to each run.
+        passed_on: further flags of each run.
 
     Returns:
         0 when every run is finished, 1 when some failed, 128 + signal number when a signal stopped the sweep.
@@ -115,7 +121,7 @@ def run_sweep(
                 _say(f"[{number}/{len(runs)}] {run.name}: already finished")
                 continue
             _say(f"[{number}/{len(runs)}] {run.name}")
-            status = _launch(run, workdir, launcher, debug, stop)
+            status = _launch(run, workdir, launcher, passed_on, stop)
             write_tables(runs, workdir, failed)
             if stop.received:
                 _say(f"{stop.received.name}: run the same command to go on with {run.name}")
@@ -131,22 +137,13 @@ def run_sweep(
     return 0
 
 
-def _launch(run: Run, workdir: Path, launcher: LocalPath, debug: bool, stop: StopSignal) -> int:
+def _launch(run: Run, workdir: Path, launcher: LocalPath, passed_on: Sequence[str], stop: StopSignal) -> int:
     """Runs one run in a new process, which shares no compiled program, memory or flag with other runs."""
     given = workdir / f"{run.name}.json"
     write_json(given, run.config.plain())
     resolved = launcher.parent / "configs" / "resolved.py"
     command = [sys.executable, str(launcher), f"--config={resolved}:{given}"]
-    command += [f"--workdir={workdir / run.name}", *(["--debug"] if debug else [])]
-    child = subprocess.Popen(command)
-    forwarded = False
-    while True:
-        try:
-            return child.wait(timeout=0.2)
-        except subprocess.TimeoutExpired:
-            if stop.received and not forwarded:
-                child.terminate()  # it saves and exits
-                forwarded = True
+    return wait_for(subprocess.Popen([*command, f"--workdir={workdir / run.name}", *passed_on]), stop)
 
 
 def _is_finished(run: Run, workdir: Path) -> bool:

@@ -19,6 +19,7 @@ from afloc_jax.training.assembly import assemble
 from afloc_jax.training.checkpoints import Checkpoints, last_sealed
 from afloc_jax.training.failures import StopSignal, explain
 from afloc_jax.training.kernel_check import check_kernel
+from afloc_jax.training.leaving import released_when_leaving
 from afloc_jax.training.loop import Data, Loop, Progress
 from afloc_jax.training.mesh import build_mesh, fetch
 from afloc_jax.training.metrics import Resumed, Writers
@@ -57,6 +58,7 @@ def train(
         UsageError: the config is wrong, or the working directory belongs to another config or another run has it.
         UserError: the data are unusable, a loss is not finite, no checkpoint of a saved run is intact, or the
             evaluation failed (the model is saved by then).
+        Interrupted: a signal came where nothing had to be saved, such as before the first step.
     """
     # --- Config
     config.check_batch(jax.device_count())
@@ -68,19 +70,21 @@ def train(
         say(f"{config.name}: the config is valid")
         return 0
     workdir.check_workdir(config, folder)
-    with Ownership(folder, say) as owner:
+    with StopSignal(holding=False) as stop, Ownership(folder, say) as owner, released_when_leaving(owner.release):
         if folder.is_dir():
             _take(owner)
-        return _train(config, folder, profile, from_scratch, owner)
+        return _train(config, folder, profile, from_scratch, owner, stop)
 
 
-def _train(config: RunConfig, folder: Path, profile: StepRange | None, from_scratch: bool, owner: Ownership) -> int:
+def _train(
+    config: RunConfig, folder: Path, profile: StepRange | None, from_scratch: bool, owner: Ownership, stop: StopSignal
+) -> int:
     """`train` for the owner of the folder, which a new folder gets when it is made."""
     finished = workdir.read_finished(folder)
     if finished is not None and profile:
         profile.check(finished.steps, finished.steps)
     if finished is None:
-        status = _train_model(config, folder, profile, from_scratch, owner)
+        status = _train_model(config, folder, profile, from_scratch, owner, stop)
         if status:
             return status
     elif finished.evaluation == config.evaluation.plain():
@@ -108,7 +112,7 @@ def _take(owner: Ownership) -> None:
 
 
 def _train_model(
-    given: RunConfig, folder: Path, profile: StepRange | None, from_scratch: bool, owner: Ownership
+    given: RunConfig, folder: Path, profile: StepRange | None, from_scratch: bool, owner: Ownership, stop: StopSignal
 ) -> int:
     """Trains to the end, from the last checkpoint or from the start, and writes `model/` and finished.json."""
     # --- Data
@@ -164,15 +168,15 @@ def _train_model(
     resumed = Resumed(folder, progress.step, progress.validated_step)
     writers = Writers(resumed, active=jax.process_index() == 0)
     loop = Loop(run, data, folder, checkpoints, writers, state, progress, profile)
-    with StopSignal() as stop:
-        try:
-            stopped = loop.run(stop)
-        finally:
-            writers.close()
-            checkpoints.close()
+    try:
+        stopped = loop.run(stop)
+    finally:
+        writers.close()
+        checkpoints.close()
     if stopped and stop.received:
         say(f"{stop.received.name}: saved at step {progress.step}; run the same command to go on")
         return stop.exit_status
+    stop.let_go()
 
     _save_best(loop, account)
     return 0

@@ -1,6 +1,7 @@
 """How processes find each other in a cluster, and what one that fails does to the others. No training."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -16,11 +17,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # launch.py with a run that only lets the processes add up what they are, for ever if told so, until one does EVENT.
 PROGRAM = """
-import os, signal, sys
+import os, signal, sys, time
 import jax, numpy as np
 import launch
 from afloc_jax.errors import UserError
-from afloc_jax.training import train as training
+from afloc_jax.training import peers, train as training
+from afloc_jax.training.failures import NonFiniteError
 from jax.experimental import multihost_utils
 
 def train(config, workdir, dry_run, profile, from_scratch):
@@ -28,11 +30,12 @@ def train(config, workdir, dry_run, profile, from_scratch):
     print("sum", int(multihost_utils.process_allgather(np.array(10 + process)).sum()), "of", count, flush=True)
     while {event!r} != "pass":
         if process == {victim}:
+            print("event at", time.time(), flush=True)
             {event}
         multihost_utils.process_allgather(np.zeros(1))
     return 0
 
-training.train = train
+training.train, peers.PATIENCE = train, {patience}
 sys.exit(launch.main(["launch.py", "--config={root}/configs/demo.py", "--workdir=w", "--distributed", *sys.argv[1:]]))
 """
 
@@ -43,22 +46,30 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def together(tmp_path, variables, flags=(), event="pass", victim=1):
-    """Exit status, stdout and stderr of two processes; `variables` and `flags` may hold {process} and {port}."""
+def together(tmp_path, variables, flags=(), event="pass", victim=1, patience=20.0):
+    """Exit status, stdout and stderr of two processes; `variables` and `flags` may hold {process} and {port}.
+
+    The victim is waited for after the other one, and killed if it hangs by then.
+    """
     port, running = free_port(), []
-    program = PROGRAM.format(event=event, victim=victim, root=ROOT)
+    program = PROGRAM.format(event=event, victim=victim, root=ROOT, patience=patience)
     for process in range(2):
         known = {key: value.format(process=process, port=port) for key, value in variables.items()}
         environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)} | known
         command = [sys.executable, "-c", program, *(flag.format(process=process, port=port) for flag in flags)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         running.append(subprocess.Popen(command, env=environment, cwd=tmp_path, **pipes))
+    said = {}
     try:
-        said = [process.communicate(timeout=90) for process in running]  # JAX's own bound would be 100 s
+        said[1 - victim] = running[1 - victim].communicate(timeout=90)  # JAX's own bound would be 100 s
+        if "SIGSTOP" in event:
+            running[victim].kill()
+        said[victim] = running[victim].communicate(timeout=90)
     finally:
         for process in running:
             process.kill()
-    return [(process.returncode, *texts) for process, texts in zip(running, said, strict=True)]
+            process.wait()
+    return [(process.returncode, *said[number]) for number, process in enumerate(running)]
 
 
 SLURM = {
@@ -80,24 +91,34 @@ def test_the_same_command_finds_the_others(variables, tmp_path):
         assert "Warning" not in error  # JAX warns when it could not ask Kubernetes
 
 
-@pytest.mark.parametrize("event", ["raise UserError('no space')", "os.kill(os.getpid(), signal.SIGKILL)"])
-def test_a_process_that_ends_takes_the_others_with_it(event, tmp_path):
-    (status, _, error), (victim_status, _, last_words) = together(tmp_path, {}, FLAGS, event)
-    assert status == 1 and "launch.py: another process of this run is gone" in error
-    assert (victim_status, "launch.py: no space" in last_words) in [(1, True), (-signal.SIGKILL, False)]
+KILLED = "os.kill(os.getpid(), signal.SIG{})".format
+WORDLESS = "process {} died without a word"
 
 
-def test_the_others_notice_that_process_0_is_gone(tmp_path):
-    (status, _, error), (other, _, last_words) = together(tmp_path, {}, FLAGS, "raise UserError('no space')", victim=0)
-    assert status == 1 and "launch.py: no space" in error
-    assert other in (1, -signal.SIGABRT)  # whichever is first, the broken collective or JAX's own watch
-    assert "another process of this run is gone" in last_words or "another task died" in last_words
-
-
-def test_sigterm_before_the_first_step_ends_the_process(tmp_path):
-    """JAX's preemption service would take the signal and go on."""
-    endings = together(tmp_path, {}, FLAGS, "os.kill(os.getpid(), signal.SIGTERM)")
-    assert [status for status, _, _ in endings] == [1, -signal.SIGTERM]
+@pytest.mark.parametrize(
+    ("event", "victim", "statuses", "told"),
+    [
+        ("raise UserError('no space')", 1, (1, 1), "process {} ended with exit status 1; its own output says why"),
+        ("raise UserError('no space')", 0, (1, 1), "process {} ended with exit status 1; its own output says why"),
+        ("raise NonFiniteError('step 7')", 1, (3, 3), "process {} ended with exit status 3; its own output says why"),
+        (KILLED("KILL"), 0, (1, -signal.SIGKILL), WORDLESS),  # with the service of JAX, whose end would abort the other
+        (KILLED("TERM"), 1, (1, -signal.SIGTERM), WORDLESS),  # JAX's preemption service would take it and go on
+        pytest.param(KILLED("STOP"), 1, (1, -signal.SIGKILL), "process {} hangs", marks=pytest.mark.slow),
+        pytest.param(KILLED("STOP"), 0, (1, -signal.SIGKILL), "process {} hangs", marks=pytest.mark.slow),
+    ],
+)
+def test_a_process_that_ends_or_hangs_takes_the_other_one_with_it(event, victim, statuses, told, tmp_path):
+    """Which says so in one line, whatever breaks first: the watch, a collective or JAX's own connection."""
+    endings = together(tmp_path, {}, FLAGS, event, victim, patience=3.0)
+    other, gone = endings[1 - victim], endings[victim]
+    assert (other[0], gone[0]) == statuses, endings
+    assert re.fullmatch(
+        rf"launch.py: another process of this run is gone: {told.format(victim)}.*\. Run the same command on all "
+        r"processes to go on from the last checkpoint\n",
+        other[2],
+    ), endings
+    if "raise" in event:
+        assert gone[2] == f"launch.py: {event.split(chr(39))[1]}\n"
 
 
 def test_a_signal_to_one_process_is_heard_by_all_one_call_later(tmp_path):

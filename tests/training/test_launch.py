@@ -30,6 +30,8 @@ WRONG_CALLS = [
     ([AFLOC, "--workdir=w", "--profile="], "--profile=: write START:STOP"),
     ([AFLOC, "--workdir=w", "--profile=5:5"], "--profile=5:5: START must be smaller than STOP"),
     ([AFLOC, "--workdir=w", "--profile=1:2", f"--sweep={ROOT / 'configs/sweeps/levels.py'}"], "not a sweep"),
+    ([AFLOC, "--workdir=w", "--max-restarts=-1"], "max_restarts=-1: -1 is not a non-negative integer"),
+    ([AFLOC, "--workdir=w", "--max_restarts=1", "--profile=1:2"], "does not trace steps twice; leave out --profile"),
     ([AFLOC, "--workdir=w", "extra"], "unexpected argument 'extra'"),
     ([AFLOC, "--workdir=w", "--config.optimizer.rate=1"], "config.optimizer.rate: unknown key; known: name, lr, b1"),
     ([AFLOC, "--workdir=w", "--config.optimizer.lr=-1"], "config.optimizer.lr = -1.0: must be greater than 0"),

@@ -30,7 +30,9 @@ def directory(tmp_path_factory):
     return directory
 
 
-def launched(processes, directory, workdir, *overrides, config=ROOT / "tests/training/phantom_config.py", devices=0):
+def launched(
+    processes, directory, workdir, *overrides, config=ROOT / "tests/training/phantom_config.py", devices=0, status=0
+):
     """The metrics of a run of launch.py on that many processes, each with `devices` or its share of eight."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
@@ -47,9 +49,13 @@ def launched(processes, directory, workdir, *overrides, config=ROOT / "tests/tra
         distributed = [f"--coordinator=localhost:{port}", f"--processes={processes}", f"--process={number}"]
         arguments = command + (["--distributed", *distributed] if processes > 1 else [])
         running.append(subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, text=True))
-    for process in running:
-        _, said = process.communicate(timeout=500)
-        assert process.returncode == 0, said
+    try:
+        said = [process.communicate(timeout=500)[1] for process in running]
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+    assert [process.returncode for process in running] == [status] * processes, said
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     keys = ("loss", "loss/report", "loss/sentence", "loss/word", "grad_norm")
     return {
@@ -88,6 +94,53 @@ def test_a_state_split_over_two_processes_gives_the_losses_of_one(directory, tmp
     one, two = (load_model(tmp_path / count / "model")[1]["params"] for count in ("1", "2"))
     jax.tree.map(lambda leaf, other: np.testing.assert_allclose(leaf, other, atol=1e-3), one, two)
     assert max(leaf.size for leaf in jax.tree.leaves(two)) >= WHOLE_BELOW
+
+
+SIGNALLED = """
+import os, signal
+import jax
+from afloc_jax.training import loop
+from tests.training.phantom_config import get_config as without
+
+def get_config():
+    place, count = loop.place_batch, iter(range(1000))
+
+    def placing(batch, mesh):
+        if next(count) == {batch} and jax.process_index() == jax.process_count() - 1 and not os.path.exists({once!r}):
+            open({once!r}, "x").close()
+            os.kill(os.getpid(), signal.{name})
+        return place(batch, mesh)
+
+    loop.place_batch = placing
+    return without()
+"""
+
+
+@pytest.mark.slow
+def test_a_run_whose_processes_change_or_die_gives_the_losses_of_one(directory, tmp_path):
+    """Four processes, two, and four again, stopped by a signal to the last; and two of which the last is killed."""
+
+    def signalled(name, batch):
+        config, once = tmp_path / f"{len(list(tmp_path.iterdir()))}.py", tmp_path / f"{len(list(tmp_path.iterdir()))}"
+        config.write_text(SIGNALLED.format(batch=batch, name=name, once=str(once)))
+        return config
+
+    longer = ("--config.training.epochs=2", "--config.training.checkpoint_every=1")
+    expected = launched(1, directory, tmp_path / "one", *longer)
+    assert len(expected["train"]) == 8
+    for processes in (4, 2):
+        config = signalled("SIGTERM", 1)
+        launched(processes, directory, tmp_path / "changed", *longer, config=config, status=143)
+    changed = launched(4, directory, tmp_path / "changed", *longer)
+    config = signalled("SIGKILL", 4)
+    restarted = launched(2, directory, tmp_path / "killed", *longer, "--max_restarts=1", config=config)
+    for run in (changed, restarted):
+        for split, values in expected.items():
+            np.testing.assert_allclose(run[split], values, rtol=1e-4)  # rounding, grown over eight steps
+    finished = [
+        json.loads((tmp_path / name / "checkpoints.sealed.json").read_text())["step"] for name in ("changed", "killed")
+    ]
+    assert finished == [8, 8]
 
 
 EVALUATED = """

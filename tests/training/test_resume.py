@@ -1,6 +1,7 @@
 """Runs that are stopped and go on: by a signal, in a validation, split over devices, from a damaged checkpoint."""
 
 import json
+import os
 import signal
 import threading
 import time
@@ -12,11 +13,14 @@ import pytest
 
 from afloc_jax.cli import main
 from afloc_jax.errors import UsageError, UserError
+from afloc_jax.evaluation import run as running
 from afloc_jax.evaluation.report.training import read_metrics
 from afloc_jax.training import checkpoints as checkpointing
 from afloc_jax.training import loop as loops
 from afloc_jax.training import mesh as meshes
+from afloc_jax.training import train as training
 from afloc_jax.training.checkpoints import Checkpoints
+from afloc_jax.training.failures import Interrupted
 from afloc_jax.training.optimizer import Plateau
 from afloc_jax.weights.folder import load_model
 from tests.training.conftest import last_arrays, records, signal_at, tiny_config, train
@@ -46,6 +50,50 @@ def test_a_run_stopped_by_sigterm_goes_on_bit_for_bit(finished, config, tmp_path
     timing = {"examples_per_second", "input_wait_fraction", "step_seconds", "flops_per_second"}
     for ours, theirs in zip(*(read_metrics(run / "metrics.jsonl") for run in (tmp_path, finished)), strict=True):
         assert {k: ours[k] for k in ours.keys() - timing} == {k: theirs[k] for k in theirs.keys() - timing}
+
+
+def test_a_signal_where_nothing_must_be_saved_ends_the_run_at_once_and_costs_nothing(
+    finished, config, tmp_path, monkeypatch, capsys
+):
+    """Before the first step; while the model is written; in the evaluation. What was finished is not done again."""
+    steps, step = [], loops.Loop._step
+    monkeypatch.setattr(loops.Loop, "_step", lambda self, batches: (steps.append(1), step(self, batches))[1])
+    with monkeypatch.context() as patch, pytest.raises(Interrupted) as caught:
+        signal_at(patch, batch=0)
+        train(config, tmp_path)
+    assert caught.value.exit_status == 143 and not Checkpoints(tmp_path / "checkpoints", 2).steps()
+    assert not (tmp_path / "running.json").exists()
+
+    save_model = training.save_model
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with monkeypatch.context() as patch, pytest.raises(Interrupted) as caught:
+            patch.setattr(training, "save_model", lambda *given: os.kill(os.getpid(), number) or save_model(*given))  # noqa: B023
+            train(config, tmp_path)
+        assert caught.value.exit_status == 128 + number
+        assert len(steps) == 7 and not (tmp_path / "finished.json").exists()  # one was in the run that was cut
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(running, "evaluate_datasets", lambda *given: os.kill(os.getpid(), signal.SIGTERM))
+        train(config, tmp_path)
+    weights = (tmp_path / "model/model.safetensors").stat().st_mtime_ns
+    assert train(config, tmp_path) == 0
+    assert len(steps) == 7 and (tmp_path / "model/model.safetensors").stat().st_mtime_ns == weights
+    ours, theirs = (load_model(run / "model")[1]["params"] for run in (tmp_path, finished))
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_another_number_of_devices(finished, config, tmp_path, monkeypatch, capsys):
+    """Two instead of eight: to the same losses but for rounding."""
+    with monkeypatch.context() as patch:
+        signal_at(patch, batch=4)  # of the second epoch
+        assert train(config, tmp_path) == 128 + signal.SIGTERM
+    monkeypatch.setattr(training, "build_mesh", partial(meshes.build_mesh, jax.devices()[:2]))
+    assert train(config, tmp_path) == 0
+    assert "going on from step 3 of 6" in capsys.readouterr().err
+    lines = [read_metrics(run / "metrics.jsonl") for run in (tmp_path, finished)]
+    assert [line["step"] for line in lines[0]] == [line["step"] for line in lines[1]]
+    np.testing.assert_allclose(*([line["loss"] for line in run] for run in lines), rtol=1e-5)
 
 
 def test_a_validation_cut_short_by_a_signal_is_made_up_for(config, memory, tmp_path, monkeypatch, capsys):

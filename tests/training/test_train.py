@@ -94,7 +94,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_does_harm(config, tmp
     monkeypatch.setattr(start, "first_variables", overflowing)
     with pytest.raises(NonFiniteError, match=r"^step 0: loss (nan|inf).*record1_\d+, .*nonfinite/step_0") as caught:
         train(config, tmp_path)
-    assert "\n" not in str(caught.value) and caught.value.exit_status == 1
+    assert "\n" not in str(caught.value) and caught.value.exit_status == 3
     folder = tmp_path / "nonfinite" / "step_0"
     told = json.loads((folder / "batch.json").read_text())
     assert told["step"] == 0 and told["metrics"]["loss"] in ("nan", "inf")
