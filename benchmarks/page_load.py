@@ -16,6 +16,7 @@ times of the page, and the time from Ctrl-C to the end.
 import argparse
 import collections
 import io
+import multiprocessing
 import re
 import signal
 import socket
@@ -27,7 +28,11 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TypeVarTuple
 
 import numpy as np
 import psutil
@@ -36,7 +41,31 @@ from PIL import Image
 
 from afloc_jax.serve.limits import LIMITS
 
+Given = TypeVarTuple("Given")
 PHRASES = [f"small left effusion {number}" for number in range(LIMITS.texts)]
+
+
+@dataclass(frozen=True)
+class Load:
+    """What was measured.
+
+    Attributes:
+        idle: bytes of memory of both processes before the load.
+        peak: their largest sum under load.
+        statuses: how often each status of HTTP was the answer to an upload.
+        uploads_took: seconds from the first upload to the last answer.
+        page: seconds of each request for the page meanwhile.
+        ended_after: seconds from Ctrl-C to the end, while an upload was answered.
+        exit_status: of the server.
+    """
+
+    idle: int
+    peak: int
+    statuses: dict[str, int]
+    uploads_took: float
+    page: list[float]
+    ended_after: float
+    exit_status: int
 
 
 def main() -> None:
@@ -46,56 +75,67 @@ def main() -> None:
     parser.add_argument("--slow", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=900, help="longest time for all uploads (default: 900)")
     given = parser.parse_args()
+    found = measure(given.model, given.uploads, given.slow, given.seconds)
+    counts = ", ".join(f"{count} x {status}" for status, count in sorted(found.statuses.items()))
+    print(f"{given.uploads} uploads at once, {given.slow} slow clients: {counts}; {found.uploads_took:.0f} s")
+    print(f"memory: {found.idle / 1e9:.2f} GB idle, {found.peak / 1e9:.2f} GB at most")
+    print(f"GET /: median {statistics.median(found.page):.3f} s, longest {max(found.page):.3f} s of {len(found.page)}")
+    print(f"Ctrl-C: ended after {found.ended_after:.2f} s with exit status {found.exit_status}")
+
+
+def measure(model: Path, uploads: int, slow: int, seconds: float) -> Load:
+    """Starts `afloc serve` and loads it. Ends it at the latest when all uploads have had so many seconds."""
     files = [_film(), _mammogram(), _film(), _film(), _colour(), _film(), _mammogram(), _film(), _film(), _bomb()]
-    command = [sys.executable, "-m", "afloc_jax", "serve", str(given.model), "--port", "0"]
+    command = [sys.executable, "-m", "afloc_jax", "serve", str(model), "--port", "0"]
+    over = threading.Event()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
-            _measure(server, files, given)
+            return _load(
+                server, [files[number % len(files)] for number in range(max(uploads, 2))], uploads, slow, seconds, over
+            )
         finally:
+            over.set()
             server.kill()
 
 
-def _measure(server: "subprocess.Popen[str]", files: list[bytes], given: argparse.Namespace) -> None:
+def _load(
+    server: "subprocess.Popen[str]", files: list[bytes], uploads: int, slow: int, seconds: float, over: threading.Event
+) -> Load:
     found = re.search(r"http://127\.0\.0\.1:(\d+)/", server.stdout.readline() if server.stdout else "")
     if found is None:
         raise SystemExit("afloc serve did not start")
-    port, over = int(found.group(1)), threading.Event()
+    port = int(found.group(1))
     memory: list[int] = []
-    times: list[float] = []
     statuses: list[str] = []
-    watchers = [
-        threading.Thread(target=_watch_memory, args=(server.pid, memory, over)),
-        threading.Thread(target=_watch_page, args=(port, times, over)),
-        *(threading.Thread(target=_dawdle, args=(port, number % 2 == 0, over)) for number in range(given.slow)),
-    ]
-    time.sleep(0.5)
-    for thread in watchers:
-        thread.start()
+    _begin(_watch_memory, server.pid, memory, over)
+    ours, theirs = multiprocessing.Pipe()
+    watcher = multiprocessing.get_context("spawn").Process(target=_watch_page, args=(port, theirs), daemon=True)
+    watcher.start()  # in a process of its own, which the threads of the others do not hold up
     time.sleep(1)
-    print(f"idle: {max(memory) / 1e9:.2f} GB", flush=True)
+    idle = max(memory)
+    for number in range(slow):
+        _begin(_dawdle, port, number % 2 == 0, over)
     began = time.monotonic()
-    uploads = [
-        threading.Thread(target=_upload, args=(port, files[number % len(files)], statuses, given.seconds), daemon=True)
-        for number in range(given.uploads)
-    ]
-    for thread in uploads:
-        thread.start()
-    for thread in uploads:
-        thread.join(max(0.0, began + given.seconds - time.monotonic()))
-    counts = ", ".join(f"{count} x {status}" for status, count in sorted(collections.Counter(statuses).items()))
-    print(f"{given.uploads} uploads at once, {given.slow} slow clients: {counts}; {time.monotonic() - began:.0f} s")
-    print(f"peak memory: {max(memory) / 1e9:.2f} GB")
-    print(f"GET /: median {statistics.median(times):.3f} s, longest {max(times):.3f} s of {len(times)}", flush=True)
+    threads = [_begin(_upload, port, data, statuses, seconds) for data in files[:uploads]]
+    for thread in threads:
+        thread.join(max(0.0, began + seconds - time.monotonic()))
+    took = time.monotonic() - began
+    ours.send("enough")
+    page: list[float] = ours.recv()
     for _ in range(5):
-        threading.Thread(target=_upload, args=(port, files[1], [], given.seconds), daemon=True).start()
+        _begin(_upload, port, files[1], [], seconds)
     time.sleep(2)
     server.send_signal(signal.SIGINT)
     began = time.monotonic()
-    server.wait(60)
-    print(f"Ctrl-C: ended after {time.monotonic() - began:.2f} s with exit status {server.returncode}")
-    over.set()
-    for thread in watchers:
-        thread.join(30)
+    status = server.wait(60)
+    ended = time.monotonic() - began
+    return Load(idle, max(memory), dict(collections.Counter(statuses)), took, page, ended, status)
+
+
+def _begin(work: Callable[[*Given], None], *given: *Given) -> threading.Thread:
+    thread = threading.Thread(target=work, args=given, daemon=True)
+    thread.start()
+    return thread
 
 
 def _watch_memory(process: int, memory: list[int], over: threading.Event) -> None:
@@ -111,17 +151,15 @@ def _watch_memory(process: int, memory: list[int], over: threading.Event) -> Non
         memory.append(total)
 
 
-def _watch_page(port: int, times: list[float], over: threading.Event) -> None:
-    while not over.wait(0.25):
+def _watch_page(port: int, pipe: Connection) -> None:
+    """Asks for the page four times a second, until something is sent; then sends the seconds that it took."""
+    times = []
+    while not pipe.poll(0.25):
         began = time.monotonic()
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30) as answer:
-                answer.read()
-        except OSError:
-            if over.is_set() or not times:
-                continue
-            return  # the server has been ended
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=60) as answer:
+            answer.read()
         times.append(time.monotonic() - began)
+    pipe.send(times)
 
 
 def _dawdle(port: int, in_head: bool, over: threading.Event) -> None:
@@ -171,7 +209,7 @@ def _mammogram() -> bytes:
     meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
     meta.MediaStorageSOPClassUID = pydicom.uid.SecondaryCaptureImageStorage
     meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
-    dataset = pydicom.dataset.FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
+    dataset = pydicom.dataset.FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
     dataset.Rows, dataset.Columns = pixels.shape
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PixelRepresentation = 1, "MONOCHROME1", 0
     dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 12, 11

@@ -7,7 +7,7 @@ const given = JSON.parse(process.argv[2]);
 const { chromium } = createRequire(`${given.library}/`)("playwright-core");
 const seen = { requests: [], problems: [] };
 const flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-  "--disable-component-update", "--disable-sync"];
+  "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"];
 const context = await chromium.launchPersistentContext(given.profile, { executablePath: given.chromium, args: flags,
   acceptDownloads: true, viewport: { width: 1280, height: 860 }, timeout: 20000 });
 context.setDefaultTimeout(15000);
