@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Shaped, UInt8
 
 from afloc_jax.errors import UserError
-from afloc_jax.inference.class_prompts import PromptSet
+from afloc_jax.inference.class_prompts import PromptSet, read_prompt_set
 from afloc_jax.inference.localization import Localization
 from afloc_jax.inference.model import Model
 from afloc_jax.inference.overlays import png_uri
@@ -100,18 +100,19 @@ def _described(found: Localization) -> dict[str, Json]:
 
 def _classify(model: Model, pixels: UInt8[np.ndarray, "H W"], question: Question) -> dict[str, Json]:
     model.read_prompts(question.texts)  # refuses an empty name
-    probabilities = model.classify([pixels], question.texts)[0]
+    prompts = read_prompt_set(question.prompts or None)
+    probabilities = model.classify([pixels], question.texts, prompts)[0]
     return {
         "classes": [
-            {"class": name, "probability": float(p), **_understood(model, name)}
+            {"class": name, "probability": float(p), **_understood(model, prompts, name)}
             for name, p in zip(question.texts, probabilities, strict=True)
         ]
     }
 
 
-def _understood(model: Model, name: str) -> dict[str, Json]:
+def _understood(model: Model, prompts: PromptSet, name: str) -> dict[str, Json]:
     """The unknown words of the phrases of a class, and whether the end of one is not read."""
-    readings = model.examine([phrase for side in PromptSet().prompts(name) for phrase in side])
+    readings = model.examine([phrase for side in prompts.prompts(name) for phrase in side])
     unknown = dict.fromkeys(word for reading in readings for word in reading.unknown_words)
     return {"unknown_words": [*unknown], "truncated": any(reading.truncated for reading in readings)}
 

@@ -3,7 +3,7 @@
     GET  /                                        the page
     POST /picture                                 the decoded image
     POST /localize?prompt=TEXT[&prompt=TEXT ...]  heat map and boxes of each phrase     [&threshold=0.3]
-    POST /classify?class=NAME[&class=NAME ...]    zero-shot probabilities
+    POST /classify?class=NAME[&class=NAME ...]    zero-shot probabilities               [&prompts=chest]
 
 The body of a POST is the image file itself: PNG, JPEG or DICOM. A DICOM file without the usual header needs the content
 type application/dicom. A page that has a token takes it as `token=TOKEN` in the address, or in the header
@@ -81,12 +81,13 @@ def make_app(
         "opacity": about.opacity,
         "threshold": THRESHOLD,
         "machine": machine,
+        "sets": [*about.prompt_sets],
         "largest": limits.body,
         "most": limits.texts,
         "longest": limits.characters,
     }
     page = make_page(settings)
-    desk = _Desk(ask, limits)
+    desk = _Desk(ask, about.prompt_sets, limits)
 
     async def show_page(request: Request) -> Response:
         return HTMLResponse(page, headers=HEADERS)
@@ -145,8 +146,9 @@ class _Door:
 class _Desk:
     """Takes questions with their files, and sends the answers, within the limits."""
 
-    def __init__(self, ask: Ask, limits: Limits):
+    def __init__(self, ask: Ask, prompt_sets: Sequence[str], limits: Limits):
         self.ask = ask
+        self.prompt_sets = ("", *prompt_sets)
         self.limits = limits
         self.uploads = Room(limits.uploads, limits.seconds)
         self.answers = Room(limits.answers)
@@ -155,6 +157,8 @@ class _Desk:
     async def answer(self, route: str, request: Request) -> Response:
         """Answers a question. The bytes of its file are given back before those of the answer are sent."""
         question = _question(request, route, self.limits)
+        if question.prompts not in self.prompt_sets:  # files of this machine are not for strangers
+            raise HTTPException(400, f"no prompt set of that name; there are {', '.join(self.prompt_sets[1:])}")
         if self.questions >= self.limits.questions:
             raise HTTPException(503, f"{self.questions} questions are being answered; ask again later")
         self.questions += 1  # until the answer is sent
@@ -254,7 +258,7 @@ def _question(request: Request, route: str, limits: Limits) -> Question:
     if max(map(len, texts), default=0) > limits.characters:
         raise HTTPException(400, f"a {key} of more than {limits.characters:,} characters; shorten it")
     dicom = request.headers.get("content-type", "").startswith("application/dicom")
-    return Question(route, tuple(texts), threshold, dicom)
+    return Question(route, tuple(texts), threshold, dicom, query.get("prompts", "") if route == "classify" else "")
 
 
 def _name(host: str) -> str | None:

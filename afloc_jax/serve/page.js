@@ -324,7 +324,8 @@ function classify() {
   if (!names.length) return complain("Type the names of classes, e.g. pleural effusion, pneumothorax.", $("classes"));
   during("Estimating …", async signal => {
     await read(signal);
-    const content = await ask("classify", names.map(name => ["class", name]), signal);
+    const content = await ask("classify",
+      [...names.map(name => ["class", name]), ["prompts", $("sets").value]], signal);
     $("probabilities").tBodies[0].replaceChildren(...content.classes.map(({ class: name, probability }) => {
       const bar = make("i");
       bar.style.width = `${100 * probability}%`;
@@ -341,6 +342,8 @@ function classify() {
 
 $("model").textContent = settings.model;
 $("drawings").hidden = !settings.drawings;
+$("sets").append(...settings.sets.filter(name => name !== "plain").map(name =>
+  make("option", { value: name, textContent: `the prompt set ${name}` })));
 document.title = `afloc: ${settings.model}`;
 $("opacity").value = settings.opacity;
 $("threshold").value = settings.threshold;

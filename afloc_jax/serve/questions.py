@@ -15,12 +15,14 @@ class Question:
         texts: phrases or names of classes.
         threshold: of the boxes.
         dicom: whether the file is DICOM, also without its usual header.
+        prompts: the prompt set by which classes are asked for; "" for the fallback phrases alone.
     """
 
     route: str
     texts: tuple[str, ...] = ()
     threshold: float = 0.0
     dicom: bool = False
+    prompts: str = ""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class About:
         colours: the colour scale, 256 colours.
         opacity: the opacity at the maximum of a map.
         version: changes when the files of the model do.
+        prompt_sets: names of prompt sets of this package.
     """
 
     model: str
@@ -48,6 +51,7 @@ class About:
     colours: tuple[str, ...]
     opacity: float
     version: str = ""
+    prompt_sets: tuple[str, ...] = ()
 
 
 def error(status: int, message: str) -> Answer:

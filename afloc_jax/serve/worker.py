@@ -30,6 +30,7 @@ def main(settings: str) -> None:
     try:
         import numpy as np
 
+        from afloc_jax.inference.class_prompts import SETS
         from afloc_jax.inference.model import load
         from afloc_jax.inference.overlays import OPACITY, colour_scale
         from afloc_jax.serve.answers import answer
@@ -43,7 +44,7 @@ def main(settings: str) -> None:
         return
     drawings = only_drawings(model.config.trained_on)
     name, colours = model.config.name or given["name"], tuple(colour_scale(256))
-    about = About(name, drawings, colours, OPACITY, _version(given["folder"]))
+    about = About(name, drawings, colours, OPACITY, _version(given["folder"]), SETS)
     write_answer(answers, Answer(0, json.dumps(asdict(about)).encode()))
     while asked := read_question(sys.stdin.buffer):
         write_answer(answers, answer(model, *asked, limits, debug=given["debug"]))

@@ -121,7 +121,7 @@ class Worker:
         if answer.status:
             raise (UsageError if answer.status == UsageError.exit_status else UserError)(content["error"])
         self._ready = True
-        return About(**{**content, "colours": tuple(content["colours"])})
+        return About(**{**content, **{key: tuple(content.get(key, ())) for key in ("colours", "prompt_sets")}})
 
     def _ask(self, question: Question, parts: Sequence[bytes]) -> Answer:
         process = self._process

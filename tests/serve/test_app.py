@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+from afloc_jax.inference.class_prompts import SETS, read_prompt_set
 from afloc_jax.inference.overlays import OPACITY, colour_scale
 from afloc_jax.serve.answers import answer
 from afloc_jax.serve.app import make_app, make_page
@@ -28,7 +29,7 @@ HERE = "http://127.0.0.1:8000"
 PHRASES = ["Small left effusion.", "nodule"]
 
 
-ABOUT = About("tiny", False, tuple(colour_scale(256)), OPACITY)
+ABOUT = About("tiny", False, tuple(colour_scale(256)), OPACITY, prompt_sets=SETS)
 
 
 def asking(model, limits=LIMITS, debug=False):  # noqa: F811
@@ -123,6 +124,17 @@ def test_probabilities_are_those_of_classify(page, model, tmp_path):  # noqa: F8
     expected = model.classify([path], ["pneumonia", "edema"])[0]
     assert [entry["class"] for entry in answer["classes"]] == ["pneumonia", "edema"]
     assert [entry["probability"] for entry in answer["classes"]] == pytest.approx(expected.tolist(), abs=1e-6)
+
+
+def test_classes_are_asked_for_by_a_prompt_set_of_the_package_and_by_no_file(page, model, tmp_path):  # noqa: F811
+    path = write_image("jpeg", tmp_path / "a")
+    asked = {"class": ["pneumonia", "edema"], "prompts": "chest"}
+    answer = page.post("/classify", params=asked, content=path.read_bytes()).json()
+    expected = model.classify([path], ["pneumonia", "edema"], read_prompt_set("chest"))[0]
+    assert [entry["probability"] for entry in answer["classes"]] == pytest.approx(expected.tolist(), abs=1e-6)
+    (tmp_path / "mine.json").write_text('{"edema": ["edema"]}')
+    answer = page.post("/classify", params={**asked, "prompts": str(tmp_path / "mine.json")}, content=path.read_bytes())
+    assert answer.status_code == 400 and "there are chest" in answer.json()["error"]
 
 
 def test_what_the_model_does_not_understand_is_told_to_the_page(page, tmp_path):
