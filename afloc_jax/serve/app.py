@@ -132,9 +132,8 @@ class _Door:
         host, origin = request.headers.get("host", ""), request.headers.get("origin")
         if "*" not in self.hosts and _name(host) not in self.hosts:
             return error(400, "the header Host names another machine; open the address that afloc serve printed")
-        if (
-            origin is not None and origin.partition("://")[2] != host
-        ):  # browsers name the page; other programs send none
+        # Browsers name the page that sends a request; other programs send no Origin.
+        if origin is not None and origin.partition("://")[2] != host:
             return error(403, "only the page of this server may send requests")
         kind, _, given = request.headers.get("authorization", "").partition(" ")
         given = given if kind.lower() == "bearer" else request.query_params.get("token", "")

@@ -67,9 +67,7 @@ class Worker:
             try:
                 if self._process is None:
                     self._spawn()
-                if not self._ready and self.about != await anyio.to_thread.run_sync(
-                    self._loaded, abandon_on_cancel=True
-                ):
+                if not self._ready and self.about != await _in_thread(self._loaded):
                     raise UserError("the model folder has changed since the page was started; start afloc serve again")
                 with anyio.fail_after(self.limits.seconds):
                     return await _in_thread(self._ask, question, parts)

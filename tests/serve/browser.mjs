@@ -9,8 +9,8 @@ const seen = { requests: [], problems: [] };
 const flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
   "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"];
 const context = await chromium.launchPersistentContext(given.profile, { executablePath: given.chromium, args: flags,
-  acceptDownloads: true, viewport: { width: 1280, height: 860 }, timeout: 20000 });
-context.setDefaultTimeout(15000);
+  acceptDownloads: true, viewport: { width: 1280, height: 860 }, timeout: 60000 });
+context.setDefaultTimeout(30000);
 setTimeout(() => process.exit(3), given.seconds * 1000).unref();
 
 const text = (page, selector) => page.locator(selector).textContent();

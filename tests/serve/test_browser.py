@@ -20,7 +20,7 @@ from tests.inference.conftest import folder, model  # noqa: F401 (fixtures)
 from tests.serve.test_app import ABOUT, asking, smooth_picture
 from tests.serve.test_limits import server
 
-SECONDS = 60
+SECONDS = 120
 
 
 @pytest.fixture(scope="module")
