@@ -48,7 +48,7 @@ def serving(folder, work, *flags):  # noqa: F811
         process.communicate(timeout=20)
 
 
-def get(address, timeout=1.0):
+def get(address, timeout=5):
     with urllib.request.urlopen(address, timeout=timeout) as answer:
         return answer.read()
 
@@ -84,7 +84,7 @@ def test_the_page_answers_and_ends_while_an_answer_hangs_and_leaves_nothing_behi
         began = time.monotonic()
         server.send_signal(signal.SIGINT)
         assert server.wait(timeout=20) == 0
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 2  # half of it for what else this machine does
         assert not worker.is_running()
         assert server.communicate(timeout=20) == ("", "afloc: no encryption: images pass the network as they are\n")
     assert not list((tmp_path / "work").iterdir()) and not list((tmp_path / "temporary").iterdir())
