@@ -3,11 +3,14 @@
 import importlib.util
 import os
 import re
+import sys
 import tempfile
 from pathlib import Path
 
+from tests.compiler import xla_flags
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+os.environ.setdefault("XLA_FLAGS", xla_flags(devices=8))
 # Tests compile much and run little. JAX_DISABLE_MOST_OPTIMIZATIONS=0 pytest tests the programs that users run.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
@@ -40,6 +43,14 @@ def compiled_once():
 
     jax.config.update("jax_compilation_cache_dir", os.path.join(os.environ["XDG_CACHE_HOME"], "tests"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs_dropped():
+    """The compiled programs of a file of tests do not stay in memory: those of all files would take 7 GB a process."""
+    yield
+    if jax := sys.modules.get("jax"):
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
@@ -103,6 +114,12 @@ def _needs_torch(path: Path) -> bool:
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
     return True if not _TORCH and _needs_torch(collection_path) else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.timeout(0))
 
 
 def pytest_report_header() -> str:

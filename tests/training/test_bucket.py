@@ -19,6 +19,7 @@ from afloc_jax.training.workdir import read_finished
 from afloc_jax.weights.folder import load_model
 from configs.resolved import get_config as resolved_config
 from data_pipelines.prepared import prepare
+from tests.compiler import xla_flags
 from tests.training.conftest import train
 from tests.training.test_checkpoints import state
 
@@ -62,7 +63,7 @@ def test_a_killed_run_goes_on_from_its_last_sealed_checkpoint(bucket, tmp_path):
     command = [sys.executable, str(ROOT / "launch.py"), PHANTOMS, f"--workdir={bucket}"]
     command += [f"--config.data.directory={bucket}/data", f"--config.data.cache={tmp_path / 'cache'}"]
     command += [f"--config.training.{key}" for key in ("steps=10", "log_every=1", "checkpoint_every=2")]
-    environment = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    environment = os.environ | {"XLA_FLAGS": xla_flags(1)}
     run = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     sealed = bucket_path(f"{bucket}/checkpoints/2/{MANIFEST}")
     while not sealed.exists() and run.poll() is None:

@@ -17,6 +17,14 @@ from tests.training.conftest import assembled, batches_of, changed, tiny_config
 
 
 @functools.cache
+def first():
+    """The tiny run's parameters and batch statistics in float64, which no change below concerns."""
+    with jax.enable_x64(True):
+        variables = first_variables(assembled(tiny_config())[0].config)
+        return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables)
+
+
+@functools.cache
 def gradient(devices=2, program=False, leave_out="", **changes):
     """`(Result, compiled program)` of the tiny run's first batch of eight pairs in float64, without dropout.
 
@@ -33,8 +41,7 @@ def gradient(devices=2, program=False, leave_out="", **changes):
         config = dataclasses.replace(config, loss=dataclasses.replace(config.loss, hard_negatives=0))
     batch = place_batch(drawn, mesh)
     with jax.enable_x64(True):
-        variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, np.float64), first_variables(config))
-        variables = place_state(variables, mesh)
+        variables = place_state(first(), mesh)
         compute = build_gradient(build(config.model, dtype=jnp.float64), config, mesh)
         inputs = variables["params"], variables["batch_stats"], batch, jax.random.key(0)
         if program:

@@ -12,6 +12,7 @@ import pytest
 
 from afloc_jax.errors import UsageError
 from afloc_jax.training.processes import Rendezvous, check_alone, rendezvous
+from tests.compiler import xla_flags
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -55,7 +56,7 @@ def together(tmp_path, variables, flags=(), event="pass", victim=1, patience=20.
     program = PROGRAM.format(event=event, victim=victim, root=ROOT, patience=patience)
     for process in range(2):
         known = {key: value.format(process=process, port=port) for key, value in variables.items()}
-        environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)} | known
+        environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla_flags(1), "PYTHONPATH": str(ROOT)} | known
         command = [sys.executable, "-c", program, *(flag.format(process=process, port=port) for flag in flags)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         running.append(subprocess.Popen(command, env=environment, cwd=tmp_path, **pipes))
@@ -133,7 +134,7 @@ print([shared(15 if call >= 2 and jax.process_index() == 1 else 0) for call in r
 """
     port = free_port()
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-    environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+    environment["XLA_FLAGS"] = xla_flags(2)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     commands = [[sys.executable, "-c", program, f"localhost:{port}", str(process)] for process in range(2)]
     running = [subprocess.Popen(command, env=environment, cwd=tmp_path, **pipes) for command in commands]

@@ -17,6 +17,7 @@ from afloc_jax.training.checkpoints import damage
 from afloc_jax.training.mesh import WHOLE_BELOW
 from afloc_jax.weights.folder import load_model
 from data_pipelines.prepared import prepare
+from tests.compiler import xla_flags
 from tests.training.phantom_config import get_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,7 +40,7 @@ def launched(
         port = probe.getsockname()[1]
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices or 8 // processes}",
+        "XLA_FLAGS": xla_flags(devices or 8 // processes),
         "PYTHONPATH": str(ROOT),
     }
     command = [sys.executable, str(ROOT / "launch.py"), f"--config={config}"]
