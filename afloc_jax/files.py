@@ -294,12 +294,13 @@ def check_regular(path: AnyPath) -> int:
     return status.st_size
 
 
-def read_json(path: AnyPath, remedy: str = "") -> Any:
+def read_json(path: AnyPath, remedy: str = "", most: int = LARGEST_JSON) -> Any:
     """The content of a JSON file in UTF-8. Numbers of more than 4,300 digits become floats.
 
     Args:
         path: the file.
         remedy: the end of the error message, which says what to do, such as "fetch it again".
+        most: bytes that the file may have.
 
     Raises:
         UserError: the file cannot be read, is not JSON, is nested too deeply, or has an object with one key twice. The
@@ -307,7 +308,7 @@ def read_json(path: AnyPath, remedy: str = "") -> Any:
     """
     end = f"; {remedy}" if remedy else ""
     try:
-        text, objects = read_regular(path, LARGEST_JSON).decode("utf-8-sig"), _Distinct()
+        text, objects = read_regular(path, most).decode("utf-8-sig"), _Distinct()
         try:
             return json.loads(text, object_pairs_hook=objects)
         except _RepeatedKeyError:

@@ -16,6 +16,7 @@ from afloc_jax.settings import Json
 
 SEAL = "seal.json"
 FORMAT_VERSION = 1
+_LARGEST_SEAL = 1 << 22  # bytes; a checkpoint of hundreds of files has a hundredth
 
 
 class NewerFormat(UserError):
@@ -75,7 +76,7 @@ def read_seal(folder: Path) -> dict[str, str] | None:
     path = folder / SEAL
     if not path.is_file():
         return None
-    content = read_json(path, "copy the folder again")
+    content = read_json(path, "copy the folder again", _LARGEST_SEAL)
     files = content.get("files") if isinstance(content, dict) else None
     if not isinstance(files, dict) or not all(_is_plain(name, hash) for name, hash in files.items()):
         raise UserError(f"{path}: is not a seal; copy the folder again")

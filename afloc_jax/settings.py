@@ -28,6 +28,9 @@ Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | Non
 """A JSON value."""
 
 
+_LONGEST_SHOWN = 200  # letters of a value in an error
+
+
 @dataclass(frozen=True)
 class Rule:
     """A range of values: `allows` says whether a value lies in it, `text` completes "must be ..."."""
@@ -46,6 +49,11 @@ NOT_EMPTY = Rule(lambda value: len(value) > 0, "not empty")
 def at_least(least: int, why: str) -> Rule:
     """The rule for numbers from `least` on. The error gives `why` in brackets."""
     return Rule(lambda value: value >= least, f"{least} or greater ({why})")
+
+
+def up_to(most: int) -> Rule:
+    """The rule for counts and sizes. What a file states is refused before memory is taken for it."""
+    return Rule(lambda value: 0 < value <= most, f"greater than 0 and at most {most:,}")
 
 
 def one_of(names: Iterable[str]) -> Rule:
@@ -106,7 +114,9 @@ class Settings:
             object.__setattr__(self, field.name, value)
             rule = field.metadata.get("rule")
             if rule is not None and value is not None and not rule.allows(value):
-                raise UsageError(f"{self.name_of(field.name)} = {value!r}: must be {rule.text}")
+                shown = repr(value)
+                shown = shown if len(shown) <= _LONGEST_SHOWN else f"{shown[:_LONGEST_SHOWN]}..."
+                raise UsageError(f"{self.name_of(field.name)} = {shown}: must be {rule.text}")
         self.check()
 
     def check(self) -> None:

@@ -18,12 +18,13 @@ from jaxtyping import Int32
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from afloc_jax.errors import UserError
-from afloc_jax.files import Path, matching
+from afloc_jax.files import Path, matching, read_regular
 from afloc_jax.settings import Json
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # in this order in a learned vocabulary: [PAD] is 0
 LEARNED_VOCABULARY = 4096  # default size of a learned vocabulary
 TOKENIZER_FILE, VOCABULARY_FILE = "tokenizer.json", "vocab.txt"
+LARGEST_TOKENIZER = 1 << 22  # bytes of such a file; that of multilingual BERT, with 119,547 entries, has 3 MB
 _REQUIRED = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 _CONTINUATION = "##"
 _DECIMAL = re.compile(r"\d\.(?=\d)")
@@ -54,10 +55,13 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
     if file is None:
         raise UserError(f"no tokenizer in {path}: expected tokenizer.json or vocab.txt (one token per line)")
     try:
+        text = read_regular(file, LARGEST_TOKENIZER).decode()
         if file.suffix == ".json":
-            tokenizer = Tokenizer.from_str(file.read_text(encoding="utf-8"))
+            tokenizer = Tokenizer.from_str(text)
+            tokenizer.no_padding()  # `tokenize` cuts and pads, to a size that is not the file's
+            tokenizer.no_truncation()
         else:
-            tokenizer = _from_vocabulary(file.read_text(encoding="utf-8").rstrip("\n").split("\n"))
+            tokenizer = _from_vocabulary(text.rstrip("\n").split("\n"))
     except Exception as error:  # the library raises bare Exception for malformed JSON
         raise UserError(f"{file} is not a readable tokenizer: {error}") from error
     _check(tokenizer, file)

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 from afloc_jax.errors import UsageError
 from afloc_jax.models.normalization import LayerNorm, recomputed
 from afloc_jax.models.parameters import Dense, Embed, Parameters
-from afloc_jax.settings import BELOW_ONE, NOT_NEGATIVE, POSITIVE, Json, Rule, Settings, setting
+from afloc_jax.settings import BELOW_ONE, NOT_NEGATIVE, Json, Rule, Settings, setting, up_to
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": partial(jax.nn.gelu, approximate=False),
@@ -44,16 +44,16 @@ _IGNORED = frozenset({
 class BertSettings(Settings, section="model.text.bert"):
     """The fields of a Hugging Face BertConfig that change the computation; the defaults are BERT-base, uncased."""
 
-    vocab_size: int = setting(30522, POSITIVE)
-    hidden_size: int = setting(768, POSITIVE)
-    num_hidden_layers: int = setting(12, POSITIVE)
-    num_attention_heads: int = setting(12, POSITIVE)
-    intermediate_size: int = setting(3072, POSITIVE)
+    vocab_size: int = setting(30522, up_to(1 << 22))
+    hidden_size: int = setting(768, up_to(1 << 14))
+    num_hidden_layers: int = setting(12, up_to(256))
+    num_attention_heads: int = setting(12, up_to(1024))
+    intermediate_size: int = setting(3072, up_to(1 << 16))
     hidden_act: str = setting("gelu", Rule(lambda name: name in ACTIVATIONS, f"one of {', '.join(ACTIVATIONS)}"))
     hidden_dropout_prob: float = setting(0.1, BELOW_ONE)
     attention_probs_dropout_prob: float = setting(0.1, BELOW_ONE)
-    max_position_embeddings: int = setting(512, POSITIVE)
-    type_vocab_size: int = setting(2, POSITIVE)
+    max_position_embeddings: int = setting(512, up_to(1 << 17))
+    type_vocab_size: int = setting(2, up_to(1024))
     initializer_range: float = setting(0.02, NOT_NEGATIVE)
     layer_norm_eps: float = setting(1e-12, NOT_NEGATIVE)
 

@@ -10,17 +10,21 @@ from jaxtyping import Array, Float
 
 from afloc_jax.models.backbone import Backbone, Family, Features, Shapes, Structure, count_parts
 from afloc_jax.models.convolution import Layers, kaiming_normal_fan_in, max_pool
-from afloc_jax.settings import POSITIVE, setting
+from afloc_jax.settings import Rule, setting, up_to
+
+_BLOCKS = Rule(
+    lambda blocks: all(0 < layers <= 256 for layers in blocks), "positive integers of at most 256, one per block"
+)
 
 
 @dataclass(frozen=True)
 class DenseNetStructure(Structure):
     """The structure of a densely connected network with four blocks."""
 
-    blocks: tuple[int, ...] = (6, 12, 24, 16)
-    growth: int = setting(32, POSITIVE)
-    stem_width: int = setting(64, POSITIVE)
-    bottleneck: int = setting(4, POSITIVE)  # width of a layer's 1x1 convolution, in multiples of `growth`
+    blocks: tuple[int, ...] = setting((6, 12, 24, 16), _BLOCKS)
+    growth: int = setting(32, up_to(1024))
+    stem_width: int = setting(64, up_to(1 << 14))
+    bottleneck: int = setting(4, up_to(64))  # width of a layer's 1x1 convolution, in multiples of `growth`
 
     def fingerprint(self) -> str:
         return _fingerprint(self.blocks, self.growth, self.stem_width)

@@ -15,26 +15,31 @@ from afloc_jax.errors import UsageError
 from afloc_jax.interpolation import strided_cells
 from afloc_jax.models.backbone import Backbone, Family, Features, Shapes, Structure, count_parts
 from afloc_jax.models.convolution import Layers, max_pool
-from afloc_jax.settings import BELOW_ONE, POSITIVE, Rule, setting
+from afloc_jax.settings import BELOW_ONE, POSITIVE, Rule, setting, up_to
 
-_EACH_POSITIVE = Rule(
-    lambda values: len(values) > 0 and all(value > 0 for value in values), "positive integers, one per stage"
-)
+MOST_STAGES, MOST_BLOCKS, WIDEST = 16, 256, 1 << 14
+
+
+def _each(most: int) -> Rule:
+    return Rule(
+        lambda values: 0 < len(values) <= MOST_STAGES and all(0 < value <= most for value in values),
+        f"positive integers of at most {most:,}, one per stage",
+    )
 
 
 @dataclass(frozen=True)
 class ResNetStructure(Structure):
     """The structure of a residual network. Stages are counted from 1; the maps are outputs of stages."""
 
-    blocks: tuple[int, ...] = setting((3, 4, 6, 3), _EACH_POSITIVE)
-    widths: tuple[int, ...] = setting((64, 128, 256, 512), _EACH_POSITIVE)
-    strides: tuple[int, ...] = setting((1, 2, 2, 2), _EACH_POSITIVE)
+    blocks: tuple[int, ...] = setting((3, 4, 6, 3), _each(MOST_BLOCKS))
+    widths: tuple[int, ...] = setting((64, 128, 256, 512), _each(WIDEST))
+    strides: tuple[int, ...] = setting((1, 2, 2, 2), _each(32))
     bottleneck: bool = False
-    groups: int = setting(1, POSITIVE)
-    group_width: int = setting(64, POSITIVE)  # channels per group at width 64 (torchvision's width_per_group)
-    stem_width: int = setting(64, POSITIVE)
-    stem_stride: int = setting(4, POSITIVE)  # stride of the stem including its pooling
-    stem_kernel: int = setting(7, Rule(lambda size: size > 0 and size % 2 == 1, "odd"))
+    groups: int = setting(1, up_to(WIDEST))
+    group_width: int = setting(64, up_to(WIDEST))  # channels per group at width 64 (torchvision's width_per_group)
+    stem_width: int = setting(64, up_to(WIDEST))
+    stem_stride: int = setting(4, up_to(32))  # stride of the stem including its pooling
+    stem_kernel: int = setting(7, Rule(lambda size: 0 < size < 100 and size % 2 == 1, "odd and below 100"))
     stem_pool: bool = True  # whether a 3x3 max-pool of stride 2 ends the stem
     shallow_stage: int = setting(2, POSITIVE)
     deep_stage: int = setting(3, POSITIVE)

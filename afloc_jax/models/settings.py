@@ -10,7 +10,7 @@ from afloc_jax.models.backbone import Backbone, Structure
 from afloc_jax.models.bert import BertSettings
 from afloc_jax.models.densenet import DENSENETS
 from afloc_jax.models.resnet import RESNETS
-from afloc_jax.settings import NOT_NEGATIVE, POSITIVE, Json, Settings, at_least, known_keys, setting
+from afloc_jax.settings import NOT_NEGATIVE, POSITIVE, Json, Settings, at_least, known_keys, setting, up_to
 
 BACKBONES: dict[str, Backbone] = {**RESNETS, **DENSENETS}
 
@@ -94,7 +94,7 @@ class ModelSettings(Settings, section="model"):
         text: the text encoder.
     """
 
-    projection_dim: int = setting(768, POSITIVE)
+    projection_dim: int = setting(768, up_to(1 << 14))
     normalize: bool = False
     image: ImageSettings = ImageSettings()
     text: TextSettings = TextSettings()

@@ -11,11 +11,12 @@ from afloc_jax.errors import UsageError, UserError
 from afloc_jax.files import AnyPath, Path, bucket_path, read_json
 from afloc_jax.heatmaps import HeatmapSettings
 from afloc_jax.models.settings import ModelSettings
-from afloc_jax.settings import POSITIVE, Json, Rule, Settings, at_least, plain, setting
+from afloc_jax.settings import Json, Rule, Settings, at_least, plain, setting, up_to
 from data_pipelines.constants import IMAGE_SIZE, Equalization, GreyRule
 from data_pipelines.settings import DataSettings
 
 CONFIG = "config.json"
+LARGEST_CONFIG = 1 << 21  # bytes; those of trained models have a thousandth
 FORMAT_VERSION = 1
 
 _HALF = Rule(lambda value: value == 0.5, "0.5, because pixels are scaled to [-1, 1]")
@@ -53,7 +54,7 @@ class Preprocessing(Settings, section="preprocessing"):
         mean, std: both 0.5: (x - mean) / std maps pixels from [0, 1] to [-1, 1].
     """
 
-    image_size: int = setting(IMAGE_SIZE, POSITIVE)
+    image_size: int = setting(IMAGE_SIZE, up_to(1 << 14))
     grey: GreyRule = "luma"
     equalize: Equalization = "none"
     geometry: Literal["pad"] = "pad"
@@ -172,7 +173,7 @@ def read_stored(folder: AnyPath) -> dict[str, Json]:
     if not path.is_file():
         raise ModelFolderError(f"{folder}: {CONFIG} is missing, so this is not a model folder; give WORKDIR/model")
     try:
-        stored = read_json(path, "copy the folder again")
+        stored = read_json(path, "copy the folder again", LARGEST_CONFIG)
     except UserError as error:
         raise ModelFolderError(str(error)) from None
     version = stored.get("format_version") if isinstance(stored, dict) else None

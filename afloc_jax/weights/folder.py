@@ -28,6 +28,7 @@ from afloc_jax.files import (
     bucket_path,
     check_space,
     fetched,
+    read_regular,
     replacing_folder,
     sha256_of,
     write_json,
@@ -46,9 +47,9 @@ from afloc_jax.weights.config import (
     read_config,
     read_stored,
 )
-from afloc_jax.weights.tensors import UnreadableFile
+from afloc_jax.weights.tensors import UnreadableFile, fault_of
 from afloc_jax.weights.torch_files import read_safetensors
-from data_pipelines.tokens import TOKENIZER_FILE, VOCABULARY_FILE, load_tokenizer, save_tokenizer
+from data_pipelines.tokens import LARGEST_TOKENIZER, TOKENIZER_FILE, VOCABULARY_FILE, load_tokenizer, save_tokenizer
 
 WEIGHTS, CARD, PREPROCESSOR = "model.safetensors", "README.md", "preprocessor_config.json"
 UNSEEN = "unseen_pieces.txt"
@@ -148,6 +149,9 @@ def _load_weights(weights: Path, config: FolderConfig) -> Variables:
         state = {name: tensor.array() for name, tensor in read_safetensors(weights).items()}
     except UnreadableFile as error:
         raise ModelFolderError(f"{weights}: {error}; copy it again") from None
+    for name, array in state.items():
+        if fault := fault_of(array):
+            raise ModelFolderError(f"{weights}: {name} {fault}; copy the folder again, or train or import again")
     try:
         return torch_names.from_torch(state, config.architecture)
     except UserError as error:
@@ -174,7 +178,7 @@ def read_unseen(place: Path) -> frozenset[str] | None:
     """The pieces of the vocabulary that no training report held; None where a model folder does not say."""
     file = place / UNSEEN
     try:
-        return frozenset(file.read_text(encoding="utf-8").split("\n")) - {""} if file.is_file() else None
+        return frozenset(read_regular(file, LARGEST_TOKENIZER).decode().split("\n")) - {""} if file.is_file() else None
     except (OSError, UnicodeDecodeError):
         raise ModelFolderError(f"{file} cannot be read; copy the folder again") from None
 

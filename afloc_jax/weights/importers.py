@@ -28,7 +28,7 @@ from afloc_jax.weights.folder import save_state
 from afloc_jax.weights.hub import find_on_hub, looks_like_hub_name
 from afloc_jax.weights.import_report import ImportReport, card, consequences
 from afloc_jax.weights.sources import AFLOC, GLORIA, IMAGE, TEXT, TOWERS, Source, folder_config, read_source
-from afloc_jax.weights.tensors import Tensor, UnreadableFile
+from afloc_jax.weights.tensors import Tensor, UnreadableFile, fault_of
 from data_pipelines.tokens import load_tokenizer
 
 _WHOLE = (AFLOC, GLORIA)
@@ -147,6 +147,8 @@ def _floats(source: Source, name: str, tensor: Tensor) -> np.ndarray:
         array = tensor.array()
     except UnreadableFile as error:
         raise UserError(f"{source.file}: {name}: {error}; get the file again from where it was published") from None
+    if fault := fault_of(array):
+        raise UserError(f"{source.file}: {name} {fault}; get the file again, or save the weights of an earlier step")
     if array.dtype in (np.float32, np.float64):
         return array
     return array.astype(np.float32)

@@ -19,6 +19,12 @@ Value: TypeAlias = (
 )
 """The values that a pickle can contain."""
 
+# Bounds of one pickle. A checkpoint of 1,000 tensors, with two moments each, has 80,000 instructions and 0.2 MB.
+MOST_INSTRUCTIONS, LARGEST_PICKLE = 300_000, 1 << 24
+_MOST_NAMES = 1000  # functions and classes
+_MOST_ARGUMENTS = 1_000_000  # of all calls, with what is in them
+_LONGEST_KEY, _LARGEST_KEY = 8, 1024  # entries of a tuple, bits of a number
+
 _MEMO = ("PUT", "BINPUT", "LONG_BINPUT")
 
 
@@ -139,44 +145,130 @@ def load(
     """
     check(io.BytesIO(data))
     known: dict[str, Named] = {**_ALLOWED, **classes, **{name: _Function(call) for name, call in functions.items()}}
-    stubs: dict[str, _Sealed] = {}
-
-    class Unpickler(pickle.Unpickler):
-        def find_class(self, module: str, name: str) -> Named:
-            path = f"{module}.{name}"
-            if path in known:
-                return known[path]
-            if path not in stubs:
-                stubs[path] = _Sealed("Stub", (Stub,), {"path": path})
-            return stubs[path]
-
-        def persistent_load(self, identity: Value) -> Value:
-            return persistent(identity)
-
     try:
         # latin1 decodes any byte string of Python 2, which the oldest files contain.
-        value: Value = Unpickler(io.BytesIO(data), encoding="latin1").load()
+        value: Value = _Unpickler(io.BytesIO(data), known, persistent).load()
         return value
     except UserError:
         raise
     except Exception as error:  # a malformed pickle can raise almost any exception
-        raise DamagedPickle(f"its pickle is malformed ({type(error).__name__}: {error})") from None
+        raise DamagedPickle(f"its pickle is malformed ({type(error).__name__}: {str(error)[:100]})") from None
 
 
 def check(file: Readable) -> None:
     """Reads the instructions of one pickle without executing them, and leaves `file` after the last one.
 
     The file chooses the numbers of memo slots, and the reader allocates all slots up to the highest. A number beyond
-    the length of the pickle is refused, because it could exhaust the memory.
+    the length of the pickle is refused, because it could exhaust the memory; so are too many instructions and bytes.
 
     Raises:
         DamagedPickle: the pickle is cut short, or has an unknown instruction or such a number.
     """
+    start = file.tell()
     try:
-        for opcode, argument, position in pickletools.genops(file):  # type: ignore[arg-type]  # it calls these methods alone
+        for count, (opcode, argument, position) in enumerate(pickletools.genops(file)):  # type: ignore[arg-type]  # it calls these methods alone
             if opcode.name in _MEMO and int(argument or 0) > (position or 0):
                 raise DamagedPickle(f"its pickle numbers a memo slot {argument}, beyond its own length")
+            if count >= MOST_INSTRUCTIONS or (position or 0) - start > LARGEST_PICKLE:
+                raise DamagedPickle(
+                    f"its pickle has more than {MOST_INSTRUCTIONS:,} instructions or {LARGEST_PICKLE:,} bytes, "
+                    "more than weights need"
+                )
     except UserError:
         raise
     except Exception as error:  # genops raises ValueError, but its argument readers raise struct.error and others
-        raise DamagedPickle(f"its pickle is cut short or malformed ({error})") from None
+        raise DamagedPickle(f"its pickle is cut short or malformed ({str(error)[:100]})") from None
+
+
+class _Unpickler(pickle._Unpickler):
+    """Executes the instructions of a pickle, as Python's own unpickler does, within bounds.
+
+    Instructions of a pickle can use one value many times. A tuple that holds the same tuple twice, thirty times over,
+    has a hash that takes minutes, and a long tuple that is the argument of many calls is copied each time. Keys are
+    therefore small and flat, and all arguments of calls together bounded.
+    """
+
+    stack: list[Value]  # of Python's unpickler; what follows the last mark, if an instruction takes all that follows it
+
+    def __init__(self, file: io.BytesIO, known: dict[str, Named], persistent: Callable[[Value], Value]):
+        super().__init__(file, encoding="latin1")
+        self._known, self._persistent = known, persistent
+        self._stubs: dict[str, _Sealed] = {}
+        self._count = 0
+
+    def find_class(self, module: str, name: str) -> Named:
+        path = f"{module}.{name}"
+        if path in self._known:
+            return self._known[path]
+        if path not in self._stubs:
+            if len(self._stubs) >= _MOST_NAMES:
+                raise DamagedPickle(f"its pickle names more than {_MOST_NAMES:,} functions and classes")
+            self._stubs[path] = _Sealed("Stub", (Stub,), {"path": path})
+        return self._stubs[path]
+
+    def persistent_load(self, pid: Value) -> Value:
+        return self._persistent(pid)
+
+    def check_arguments(self, called: Value, arguments: Value) -> None:
+        """Counts the arguments of a call, and what is in them, which the called may copy or hash."""
+        values = _tuple(arguments)
+        many = [value for value in values if isinstance(value, list | tuple | dict | set | frozenset)]
+        self._count += len(values) + sum(len(value) for value in many)
+        if self._count > _MOST_ARGUMENTS:
+            raise DamagedPickle(f"its pickle has calls with more than {_MOST_ARGUMENTS:,} arguments")
+        if called in (None, set, frozenset):
+            _check_keys(entry for value in many for entry in value)
+        if called in (None, Ordered):
+            pairs = (entry for value in many for entry in value if isinstance(entry, list | tuple))
+            _check_keys(pair[0] for pair in pairs if pair)
+
+
+# What is checked on the stack before Python's own instruction uses it.
+_GUARDS: dict[bytes, Callable[[_Unpickler, list[Value]], None]] = {
+    pickle.REDUCE: lambda unpickler, stack: unpickler.check_arguments(stack[-2], stack[-1]),
+    pickle.NEWOBJ: lambda unpickler, stack: unpickler.check_arguments(stack[-2], stack[-1]),
+    pickle.NEWOBJ_EX: lambda unpickler, stack: unpickler.check_arguments(None, (*_tuple(stack[-2]), stack[-1])),
+    pickle.OBJ: lambda unpickler, stack: unpickler.check_arguments(None, tuple(stack[1:])),
+    pickle.INST: lambda unpickler, stack: unpickler.check_arguments(None, tuple(stack)),
+    pickle.SETITEM: lambda _, stack: _check_key(stack[-2]),
+    pickle.SETITEMS: lambda _, stack: _check_keys(stack[::2]),
+    pickle.DICT: lambda _, stack: _check_keys(stack[::2]),
+    pickle.ADDITEMS: lambda _, stack: _check_keys(stack),
+    pickle.FROZENSET: lambda _, stack: _check_keys(stack),
+}
+
+
+def _guarded(instruction: bytes) -> Callable[[pickle.Unpickler], None]:
+    guard, execute = _GUARDS[instruction], pickle._Unpickler.dispatch[instruction[0]]
+
+    def run(unpickler: pickle.Unpickler) -> None:
+        assert isinstance(unpickler, _Unpickler)
+        guard(unpickler, unpickler.stack)
+        execute(unpickler)
+
+    return run
+
+
+_Unpickler.dispatch = {**pickle._Unpickler.dispatch, **{name[0]: _guarded(name) for name in _GUARDS}}
+
+
+def _tuple(arguments: Value) -> tuple[Value, ...]:
+    if not isinstance(arguments, tuple) or len(arguments) > _MOST_ARGUMENTS:
+        raise pickle.UnpicklingError("arguments that are no tuple")
+    return arguments
+
+
+def _check_keys(keys: Iterable[Value]) -> None:
+    for key in keys:
+        _check_key(key)
+
+
+def _check_key(key: Value, depth: int = 2) -> None:
+    """Refuses a key whose hash takes long: one that is nested, or a very large number."""
+    if isinstance(key, tuple):
+        if len(key) > _LONGEST_KEY or not depth:
+            raise DamagedPickle("its pickle has a key that is a long or nested tuple")
+        for part in key:
+            _check_key(part, depth - 1)
+    elif isinstance(key, int) and key.bit_length() > _LARGEST_KEY:
+        raise DamagedPickle("its pickle has a very large number as a key")

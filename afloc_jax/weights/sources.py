@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from afloc_jax.errors import UserError
 from afloc_jax.files import AnyPath, Path, read_json, user_path
 from afloc_jax.settings import Json
+from afloc_jax.weights.config import LARGEST_CONFIG
 from afloc_jax.weights.hub import find_on_hub, looks_like_hub_name
 from afloc_jax.weights.pickles import Stub, Value
 from afloc_jax.weights.tensors import Tensor
@@ -106,7 +107,7 @@ def folder_config(folder: Path | None) -> dict[str, Json]:
     path = folder / "config.json" if folder else None
     if path is None or not path.is_file():
         return {}
-    config = read_json(path, "copy the folder again")
+    config = read_json(path, "copy the folder again", LARGEST_CONFIG)
     return config if isinstance(config, dict) else {}
 
 

@@ -24,7 +24,7 @@ _DTYPES: dict[str, type[np.generic]] = {
     "ComplexFloat": np.complex64,
     "ComplexDouble": np.complex128,
 }
-_MOST_AXES = 32  # PyTorch's tensors have fewer; NumPy's arrays may have 64
+MOST_AXES = 32  # PyTorch's tensors have fewer; NumPy's arrays may have 64
 
 # Untyped storages: their elements are bytes.
 _STORAGES = {f"torch.{name}Storage": np.dtype(dtype) for name, dtype in _DTYPES.items()}
@@ -82,6 +82,16 @@ class Tensor(pickles.Unchanging):
         return np.lib.stride_tricks.as_strided(storage.data[self._offset :], self.shape, steps, writeable=False)
 
 
+def fault_of(array: np.ndarray) -> str:
+    """Why the values cannot be weights: complex, or not finite. Empty if they can."""
+    if array.dtype.kind == "c":
+        return "has complex values"
+    with np.errstate(over="ignore", invalid="ignore"):
+        # The sum is finite only if all values are; it takes one pass and no memory.
+        finite = np.isfinite(np.sum(array, dtype=np.float64)) or np.isfinite(array.astype(np.float32)).all()
+    return "" if finite else "has values that are NaN or infinite"
+
+
 def storage_identity(identity: Value) -> tuple[np.dtype, str, int]:
     """The type, name and number of elements of a storage, from its persistent id."""
     if not isinstance(identity, tuple) or len(identity) < 5 or identity[0] != "storage":
@@ -110,8 +120,6 @@ def unpickle(data: bytes, persistent: Callable[[Value], Value], file_size: int) 
         (start,), sizes, steps = _whole_numbers((offset,)), _whole_numbers(shape), _whole_numbers(strides)
         if not isinstance(storage, Storage) or len(sizes) != len(steps):
             raise UnreadableFile("a tensor without a storage or with a wrong shape")
-        if len(sizes) > _MOST_AXES:
-            raise UnreadableFile(f"a tensor of {len(sizes)} axes")
         claimed = math.prod(max(size, 1) for size in sizes) * storage.dtype.itemsize
         if claimed > file_size:
             raise UnreadableFile(f"a tensor {list(sizes)} claims {claimed} bytes, more than the whole file")
@@ -131,7 +139,11 @@ def unpickle(data: bytes, persistent: Callable[[Value], Value], file_size: int) 
 
 
 def _whole_numbers(numbers: Value) -> tuple[int, ...]:
-    found = tuple(n for n in numbers if type(n) is int and n >= 0) if isinstance(numbers, list | tuple) else ()
-    if not isinstance(numbers, list | tuple) or len(found) < len(numbers):
+    if not isinstance(numbers, list | tuple):
+        raise UnreadableFile("a tensor whose shape, strides and offset are not whole numbers")
+    if len(numbers) > MOST_AXES:
+        raise UnreadableFile(f"a tensor of {len(numbers)} axes")
+    found = tuple(n for n in numbers if type(n) is int and 0 <= n < 1 << 63)
+    if len(found) < len(numbers):
         raise UnreadableFile("a tensor whose shape, strides and offset are not whole numbers")
     return found

@@ -5,8 +5,10 @@ is executed (`afloc_jax.weights.pickles`). Archives are not unpacked, so names i
 that a file states are checked against its true size before memory is allocated.
 """
 
+import io
 import json
 import math
+import os
 import struct
 import zipfile
 from collections.abc import Callable
@@ -20,10 +22,12 @@ from afloc_jax.errors import UserError
 from afloc_jax.files import AnyPath
 from afloc_jax.weights import pickles
 from afloc_jax.weights.pickles import Value
-from afloc_jax.weights.tensors import Storage, Tensor, UnreadableFile, storage_identity, unpickle
+from afloc_jax.weights.tensors import MOST_AXES, Storage, Tensor, UnreadableFile, storage_identity, unpickle
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of a file in the format before PyTorch 1.6
 _LEGACY_PROTOCOL = 1001
+_LARGEST_DIRECTORY = 1 << 22  # bytes of the list of members of a zip archive; a checkpoint has 100 a tensor
+_LARGEST_HEADER = 1 << 22  # bytes of the header of a .safetensors file; it has 100 a tensor
 _LONGEST_LINE = 65536  # bytes of a name in a pickle
 _SMALLEST_HEADER = 30  # bytes of a zip member's local header without its name and extra field
 
@@ -89,12 +93,26 @@ def _read_zip(path: AnyPath, mapped: np.ndarray) -> Value:
             storages[key] = Storage(dtype, count, block.view(dtype))
         return storages[key]
 
-    return unpickle(members[f"{root}/data.pkl"].tobytes(), persistent, len(mapped))
+    program = members[f"{root}/data.pkl"]
+    if len(program) > pickles.LARGEST_PICKLE:
+        raise UnreadableFile(f"its pickle has {len(program):,} bytes, more than weights need")
+    return unpickle(program.tobytes(), persistent, len(mapped))
+
+
+class _Bounded(io.FileIO):
+    """A file of which at most `_LARGEST_DIRECTORY` bytes are read at once: the list of members is one piece."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or size < 0:
+            size = os.fstat(self.fileno()).st_size - self.tell()
+        if size > _LARGEST_DIRECTORY:
+            raise UnreadableFile(f"a zip archive whose list of members has more than {_LARGEST_DIRECTORY:,} bytes")
+        return super().read(size)
 
 
 def _members(path: AnyPath, mapped: np.ndarray) -> dict[str, np.ndarray]:
     """Views of the bytes of all members by name. Names are used as keys, never as paths."""
-    with zipfile.ZipFile(path) as archive:
+    with _Bounded(os.fspath(path)) as file, zipfile.ZipFile(file) as archive:
         infos = [info for info in archive.infolist() if not info.is_dir()]
     members: dict[str, np.ndarray] = {}
     end_of_last = 0
@@ -165,6 +183,8 @@ class _MappedFile:
         self._bytes, self._position = mapped, 0
 
     def read(self, count: int) -> bytes:
+        if pickles.LARGEST_PICKLE < count <= len(self._bytes) - self._position:
+            raise UnreadableFile(f"its pickle has a text of {count:,} bytes, more than weights need")
         found = self._bytes[self._position : self._position + max(count, 0)].tobytes()
         self._position += len(found)
         return found
@@ -216,18 +236,23 @@ def read_safetensors(path: AnyPath) -> dict[str, Tensor]:
         UnreadableFile: the file is missing or damaged; the message does not name the file.
     """
     try:
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+        if length > _LARGEST_HEADER:
+            raise UnreadableFile(f"its header claims {length:,} bytes, more than {_LARGEST_HEADER:,}")
         with safe_open(path, framework="numpy"):
             pass  # the library has checked the header against the file
         mapped = np.memmap(path, np.uint8, mode="r")
     except (SafetensorError, OSError, ValueError) as error:
         raise UnreadableFile(f"not readable as safetensors ({error})") from None
-    length = int(mapped[:8].view("<u8")[0])
     header = json.loads(mapped[8 : 8 + length].tobytes())
     tensors: dict[str, Tensor] = {}
     for name, entry in header.items():
         if name == "__metadata__" or entry["dtype"] not in _SAFETENSORS_DTYPES:
             continue
         dtype, shape = np.dtype(_SAFETENSORS_DTYPES[entry["dtype"]]), tuple(entry["shape"])
+        if len(shape) > MOST_AXES:
+            raise UnreadableFile(f"a tensor of {len(shape)} axes")
         start, stop = (8 + length + offset for offset in entry["data_offsets"])
         block = mapped[start:stop].view(dtype)
         strides = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
