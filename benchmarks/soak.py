@@ -1,6 +1,6 @@
 """Kills one run of the demo's size by kind and moment, goes on each time, and compares with an undisturbed run.
 
-    python -m benchmarks.soak --data DIR [--steps 60] [--peers]
+    python -m benchmarks.soak --data DIR [--steps 80] [--kills 15] [--peers]
 
 Prints a table: how each disturbed command ended, after how many seconds, and how many steps were lost, that is done
 again by the next one. The exit status is 1 if the final weights differ in a bit from those of the undisturbed run.
@@ -26,8 +26,8 @@ from afloc_jax.files import sha256_of
 
 ROOT = Path(__file__).resolve().parents[1]
 INTERVAL = 5  # steps between checkpoints
-VALIDATION = 20
-LIMIT = 300  # seconds without an end after which a command counts as hanging
+VALIDATION = 10
+LIMIT = 1200  # seconds without an end after which a command counts as hanging; machines may be busy
 
 
 class Command:
@@ -118,22 +118,22 @@ class Disturbance:
 
 
 STEP, SAVE = r"^step \d+ of", "saving in the background"
-VALIDATE = rf"^step ({VALIDATION}|{2 * VALIDATION}) of"  # its line comes just before the validation
+VALIDATE = r"^step \d*0 of"  # of every tenth step; its line comes just before the validation
 DISTURBANCES = (
     Disturbance("TERM", "compilation", "^compiled programs are kept"),
     Disturbance("TERM", "step", STEP, 3),
-    Disturbance("INT", "step", STEP, 2),
-    Disturbance("KILL", "step", STEP, 7),
-    Disturbance("KILL", "save", SAVE, 1),
-    Disturbance("TERM", "save", SAVE, 1),
-    Disturbance("STOP+CONT+TERM", "step", STEP, 3),
+    Disturbance("KILL", "step", STEP, 5),
     Disturbance("TERM", "validation", VALIDATE),
-    Disturbance("KILL and damage", "step", STEP, 8),
+    Disturbance("INT", "save", SAVE),
+    Disturbance("TERM", "evaluation", file="finished.json"),
+    Disturbance("KILL and damage", "step", STEP, 7),
+    Disturbance("KILL", "save", SAVE),
+    Disturbance("STOP+CONT+TERM", "step", STEP, 3),
+    Disturbance("INT", "validation", VALIDATE),
     Disturbance("TERM+TERM", "step", STEP, 2),
-    Disturbance("STOP+KILL", "step", STEP, 8),
+    Disturbance("STOP+KILL", "step", STEP, 7),
     Disturbance("KILL", "validation", VALIDATE),
     Disturbance("INT", "model", file=".model.writing-*"),
-    Disturbance("TERM", "evaluation", file="finished.json"),
     Disturbance("KILL", "evaluation", file="finished.json"),
 )
 
@@ -146,11 +146,15 @@ def damage_newest(workdir: Path) -> None:
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
 
 
-def disturb(data: Path, workdir: Path, steps: int, cold: Path) -> list[list[str]]:
-    """Disturbs one run until every kind is done, then lets it finish; returns the rows of the table."""
+def disturb(data: Path, workdir: Path, steps: int, kills: int, cold: Path) -> list[list[str]]:
+    """Disturbs one run so many times, then lets it finish; returns the rows of the table.
+
+    A moment that does not come any more is marked as missed: those at the end of a run come last.
+    """
+    chosen = sorted(DISTURBANCES[:kills], key=lambda what: bool(what.file))
     rows: list[list[str]] = []
     reached = 0  # the last step that the command before had done
-    for what in (*DISTURBANCES, None):
+    for what in (*chosen, None):
         command = Command(workdir, data, steps, cold=cold if what is DISTURBANCES[0] else None)
         came = command.wait_until(lambda: what is None or what.has_come(command, workdir))  # noqa: B023
         began = time.monotonic()
@@ -211,7 +215,8 @@ def table(columns: list[str], rows: list[list[str]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=80)
+    parser.add_argument("--kills", type=int, default=len(DISTURBANCES), help="only the first kinds of a list")
     parser.add_argument("--peers", action="store_true")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -222,7 +227,7 @@ def main() -> None:
             return
         undisturbed, disturbed = folder / "undisturbed", folder / "disturbed"
         assert Command(undisturbed, given.data.absolute(), given.steps).end() == 0
-        rows = disturb(given.data.absolute(), disturbed, given.steps, folder / "cold")
+        rows = disturb(given.data.absolute(), disturbed, given.steps, given.kills, folder / "cold")
         print(table(["signal", "moment", "exit status", "seconds until the end", "lost steps"], rows))
         weights = [sha256_of(run / "model/model.safetensors") for run in (undisturbed, disturbed)]
     print(f"final weights equal bit for bit: {'yes' if weights[0] == weights[1] else 'NO'}")

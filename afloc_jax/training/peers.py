@@ -1,4 +1,4 @@
-"""The watch that the processes of a run keep over each other: who is gone is told at once, who hangs after 20 s.
+"""The watch that the processes of a run keep over each other: who is gone is told at once, who hangs after 25 s.
 
 Every process holds one connection to process 0, over which both send a beat each second. The system closes the
 connection of a process that dies, whatever killed it. A process that is stopped, or whose machine or network is gone,
@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from typing import TypeAlias
 
-BEAT, PATIENCE = 1.0, 20.0  # seconds between beats; without a beat until a process counts as hanging
+BEAT, PATIENCE = 1.0, 25.0  # seconds between beats; without a beat until a process counts as hanging
 FOLLOWED = (2, 3, 130, 143)  # exit statuses that the others take over: it would end them the same way
 _DRAIN = 0.3  # seconds until what was sent has arrived; an early end of the process could take it back
 _LONGEST = 1000  # bytes of a message

@@ -47,7 +47,7 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def together(tmp_path, variables, flags=(), event="pass", victim=1, patience=20.0):
+def together(tmp_path, variables, flags=(), event="pass", victim=1, patience=25.0):
     """Exit status, stdout and stderr of two processes; `variables` and `flags` may hold {process} and {port}.
 
     The victim is waited for after the other one, and killed if it hangs by then.
@@ -109,7 +109,7 @@ WORDLESS = "process {} died without a word"
 )
 def test_a_process_that_ends_or_hangs_takes_the_other_one_with_it(event, victim, statuses, told, tmp_path):
     """Which says so in one line, whatever breaks first: the watch, a collective or JAX's own connection."""
-    endings = together(tmp_path, {}, FLAGS, event, victim, patience=3.0 if "STOP" in event else 20.0)
+    endings = together(tmp_path, {}, FLAGS, event, victim, patience=10.0 if "STOP" in event else 25.0)
     other, gone = endings[1 - victim], endings[victim]
     assert (other[0], gone[0]) == statuses, endings
     assert re.fullmatch(

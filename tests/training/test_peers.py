@@ -68,7 +68,7 @@ def test_neither_strangers_nor_those_who_have_done_their_part_count(three):
         (Departure(1, 2), 2, "ended with exit status 2"),
         (Departure(1, 1), 1, "ended with exit status 1"),
         (Departure(1), 1, "died without a word"),
-        (Departure(1, silent=True), 1, "has not been heard for 20 s"),
+        (Departure(1, silent=True), 1, "has not been heard for 25 s"),
     ],
 )
 def test_the_others_follow_an_end_that_a_restart_would_not_mend(departure, status, words):
