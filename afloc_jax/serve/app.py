@@ -14,6 +14,7 @@ Errors are {"error": one line} with status 400 (the image or the request is wron
 (the file is too large), 500 (a defect of the server) or 503 (too much is asked at once, or the answer takes too long).
 """
 
+import asyncio
 import functools
 import json
 import secrets
@@ -171,6 +172,8 @@ class _Desk:
                 raise HTTPException(408, "the file arrives too slowly; try again over a faster connection") from None
             if isinstance(problem, ClientDisconnect):
                 return _response(_GONE)
+            if isinstance(problem, asyncio.CancelledError):  # Ctrl-C, after which uvicorn would send plain text
+                return _response(error(503, "afloc serve was ended"))
             raise
         return _Sent(answer or _GONE, self)
 

@@ -149,6 +149,18 @@ def test_a_client_that_takes_its_answer_slowly_is_let_go():
         assert len(received(client)) < 32 << 20
 
 
+def test_who_waits_when_the_page_is_ended_gets_json():
+    async def ask(question, parts, wanted):
+        await anyio.sleep(60)
+
+    with contextlib.ExitStack() as stack:
+        with server(ask) as connect:
+            client = stack.enter_context(connect(HEAD % 0).dup())
+            time.sleep(0.5)
+        head, _, body = received(client).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 503") and set(json.loads(body)) == {"error"}
+
+
 @pytest.mark.parametrize("sent", [b"GARBAGE\r\n\r\n", b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 200_000])
 def test_what_is_no_http_gets_json(sent):
     with server() as connect:
