@@ -11,18 +11,24 @@ import numpy as np
 from jaxtyping import Shaped, UInt8
 
 from afloc_jax.errors import UserError
-from afloc_jax.inference.class_prompts import PromptSet, read_prompt_set
+from afloc_jax.inference.class_prompts import SETS, PromptSet, read_prompt_set
 from afloc_jax.inference.localization import Localization
 from afloc_jax.inference.model import Model
-from afloc_jax.inference.overlays import png_uri
+from afloc_jax.inference.overlays import OPACITY, colour_scale, png_uri
 from afloc_jax.serve.limits import Limits
-from afloc_jax.serve.questions import Answer, Question, error
+from afloc_jax.serve.questions import About, Answer, Question, error
 from afloc_jax.settings import Json
 from data_pipelines.images import Accepted, decode_image
-from data_pipelines.what_images import warning_on_drawings
+from data_pipelines.what_images import only_drawings, warning_on_drawings
 
 FORMATS = ("PNG", "JPEG")  # and DICOM: fewer decoders than in the rest of the program, for files from strangers
 LONGEST_SIDE = 1024  # pixels; larger pictures and maps are scaled down before they are sent
+
+
+def about(model: Model, name: str, version: str) -> About:
+    """What the page says about a model. `name` is for one that has none; see `About` for `version`."""
+    drawings, colours = only_drawings(model.config.trained_on), tuple(colour_scale(256))
+    return About(model.config.name or name, drawings, colours, OPACITY, version, SETS)
 
 
 def answer(model: Model, question: Question, data: bytes, limits: Limits, *, debug: bool = False) -> Answer:

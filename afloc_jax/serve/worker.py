@@ -17,7 +17,7 @@ from typing import BinaryIO
 from afloc_jax.compiled import keep_compiled
 from afloc_jax.errors import UserError
 from afloc_jax.serve.limits import Limits
-from afloc_jax.serve.questions import About, Answer, error, read_question, write_answer
+from afloc_jax.serve.questions import Answer, error, read_question, write_answer
 
 _END_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux's prctl
 
@@ -30,11 +30,8 @@ def main(settings: str) -> None:
     try:
         import numpy as np
 
-        from afloc_jax.inference.class_prompts import SETS
         from afloc_jax.inference.model import load
-        from afloc_jax.inference.overlays import OPACITY, colour_scale
-        from afloc_jax.serve.answers import answer
-        from data_pipelines.what_images import only_drawings
+        from afloc_jax.serve.answers import about, answer
 
         model = load(given["folder"])
         side = model.image_size
@@ -42,10 +39,8 @@ def main(settings: str) -> None:
     except UserError as problem:
         write_answer(answers, error(problem.exit_status, str(problem)))
         return
-    drawings = only_drawings(model.config.trained_on)
-    name, colours = model.config.name or given["name"], tuple(colour_scale(256))
-    about = About(name, drawings, colours, OPACITY, _version(given["folder"]), SETS)
-    write_answer(answers, Answer(0, json.dumps(asdict(about)).encode()))
+    described = about(model, given["name"], _version(given["folder"]))
+    write_answer(answers, Answer(0, json.dumps(asdict(described)).encode()))
     while asked := read_question(sys.stdin.buffer):
         write_answer(answers, answer(model, *asked, limits, debug=given["debug"]))
         del asked

@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 from afloc_jax.cli import main
 from afloc_jax.evaluation.page import write_report
 from afloc_jax.inference.model import load
+from afloc_jax.serve.answers import about
 from afloc_jax.serve.app import make_app
 from afloc_jax.training.settings import RunConfig
 from afloc_jax.weights.config import FolderConfig, ModelFolderError, read_config
@@ -21,6 +22,7 @@ from data_pipelines.building.arguments import arguments_of
 from data_pipelines.building.build import _BUILDERS, Call
 from data_pipelines.settings import DataSettings
 from data_pipelines.what_images import DRAWN, DRAWN_SIDE, IMAGES, images_of, only_drawings
+from tests.serve.test_app import HERE, asking
 
 
 @pytest.fixture
@@ -122,14 +124,20 @@ def test_localize_and_classify_warn_of_images_that_are_no_drawings(trained, pict
         assert not any("warning" in image for image in content["images"])
 
 
+def page_of(folder):
+    """The page in the browser with that model."""
+    model = load(folder)
+    return TestClient(make_app(asking(model), about(model, "tiny", "")), base_url=HERE)
+
+
 def test_the_page_in_the_browser_warns_too(trained, pictures):
     phantom, other = (path.read_bytes() for path in pictures)
-    client = TestClient(make_app(load(trained("phantom")), name="tiny"), base_url="http://127.0.0.1")
+    client = page_of(trained("phantom"))
     assert '"drawings": true' in client.get("/").text
     answers = [client.post("/picture", content=image).json()["warning"] for image in (phantom, other)]
     assert answers[0] == "" and "this image is none" in answers[1]
     assert "this image is none" in client.post("/localize?prompt=nodule", content=other).json()["warning"]
-    known = TestClient(make_app(load(trained("mimic_cxr")), name="tiny"), base_url="http://127.0.0.1")
+    known = page_of(trained("mimic_cxr"))
     assert '"drawings": false' in known.get("/").text
     assert known.post("/picture", content=other).json()["warning"] == ""
 
