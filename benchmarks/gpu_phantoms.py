@@ -19,6 +19,7 @@ def main(given: list[str] | None = None) -> None:
     from configs.afloc import get_config
     from data_pipelines.batches import training_batches, training_tokenizer
     from data_pipelines.prepared import open_source
+    from data_pipelines.vocabulary import VocabularyRule
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, metavar="FILE.npz")
@@ -37,7 +38,7 @@ def main(given: list[str] | None = None) -> None:
         stream = training_batches(
             source,
             config.data,
-            training_tokenizer(source),
+            training_tokenizer(source, rule=VocabularyRule(1, 1)),  # nothing in phantoms is private
             batch_size=config.training.batch_size,
             seed=config.seed,
         ).iterate()
