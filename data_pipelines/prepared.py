@@ -1,9 +1,9 @@
 """Folders of prepared records: built where they are missing, opened where they exist (see `reading`).
 
 The name of a folder is `<data set>-<options>-<raw files>`, where the last two are short hashes. Other builder
-arguments, or changed raw files (in the raw folder, or in a folder that an argument names), therefore give another
-folder and never outdated records. A folder gets its final name only when it is complete, so that a rerun never finds an
-incomplete one.
+arguments, or other contents of raw files (in the raw folder, behind its links, or in a folder that an argument names),
+therefore give another folder and never outdated records. A folder gets its final name only when it is complete, so that
+a rerun never finds an incomplete one.
 """
 
 import hashlib
@@ -11,6 +11,8 @@ import json
 import os
 import pathlib
 from dataclasses import dataclass
+
+from absl import logging
 
 from afloc_jax.buckets import check as check_bucket
 from afloc_jax.buckets import is_bucket
@@ -21,17 +23,13 @@ from data_pipelines.building.account import BuildReport, TooManyRejectedError
 from data_pipelines.building.build import Arguments, Call, build, clear, lock
 from data_pipelines.building.exclusion import exclusion_lists
 from data_pipelines.building.expected_files import IncompleteDataError
+from data_pipelines.building.raw_files import Memory, RawFiles
 from data_pipelines.cache import copied
 from data_pipelines.reading import RecordSource
 
 _INPUTS = "inputs.json"
 _LOCK = ".prepare.lock"  # an empty file that stays in the directory
 _HASH_LENGTH = 10
-
-Fingerprint = list[tuple[str, int, int]]
-"""The relative path, size and time of change (nanoseconds) of each file."""
-Files = Fingerprint | tuple[Fingerprint, dict[str, Fingerprint]]
-"""The files of the raw folder, and those outside of it by the builder argument that names them or their folder."""
 
 
 @dataclass(frozen=True)
@@ -123,22 +121,27 @@ def _prepared(call: Call, workers: int = 0, beam: str | None = None) -> tuple[Pa
     """The complete folder for these inputs, and whether this call built it."""
     directory = call.directory
     call.check()
-    files: Files | str = _files(call) if call.needs_raw else "generated"
+    files = _files(call)
     stem = f"{call.dataset}-{_hash(call.content)}"
-    folder = directory / f"{stem}-{_hash(files)}"
-    if folder.is_dir():
+    identity = Memory(directory).identity(files) if call.needs_raw else "generated"
+    if identity and (folder := directory / f"{stem}-{_hash(identity)}").is_dir():
         return folder, False
     missing = directory / f"{call.dataset}.missing.txt"  # the list of all files that the raw folder lacks
     rejected = directory / f"{call.dataset}.rejected.txt"  # the unusable images of a build that stopped
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with lock(directory / _LOCK):
+            identity = Memory(directory).read(files, workers) if call.needs_raw else "generated"
+            folder = directory / f"{stem}-{_hash(identity)}"
             if folder.is_dir():  # another process built it while this one waited
                 return folder, False
+            if others := matching(directory, f"{stem}-*"):
+                logging.warning("the raw files are no longer those of %s: building records", others[-1].name)
             building = directory / f".{folder.name}.building"
             clear(building)  # left by a killed build, as this process holds the lock
             try:
                 build(call, building, workers, beam)
+                files.check_unchanged()
                 write_whole(building / _INPUTS, json.dumps(call.inputs, indent=2, default=str) + "\n")
                 building.rename(folder)
                 for stale in (missing, rejected):
@@ -193,28 +196,22 @@ def _find(call: Call) -> Path:
     return candidates[0]
 
 
-def _hash(value: "Json | Files") -> str:
+def _hash(value: Json) -> str:
     text = json.dumps(value, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:_HASH_LENGTH]
 
 
-def _files(call: Call) -> Files:
+def _files(call: Call) -> RawFiles:
     """The files that a build reads: those of the raw folder, and those that arguments name."""
-    apart = {}
+    files = RawFiles()
+    if not call.needs_raw:
+        return files
     for name in call.builder_class.FOLDERS:
         if folder := call.arguments.get(name):
             path = user_path(str(folder), f"builder argument {name}")
             if not path.is_dir():
                 raise UserError(f"no folder {str(folder)!r}, named by the builder argument {name}")
-            apart[name] = _fingerprint(path)
-    if lists := exclusion_lists(call.arguments.get("exclude")):
-        apart["exclude"] = [(str(path), (s := path.stat()).st_size, s.st_mtime_ns) for path in lists]
-    own = _fingerprint(call.raw)
-    return (own, apart) if apart else own
-
-
-def _fingerprint(folder: str | os.PathLike[str]) -> Fingerprint:
-    """The path, size and time of change of every file below a folder, which is fast and shows edits."""
-    root = pathlib.Path(folder)  # it is local; `files.Path` gives neither hidden files nor nanoseconds
-    paths = (path for path in root.rglob("*") if path.is_file())
-    return sorted((path.relative_to(root).as_posix(), (s := path.stat()).st_size, s.st_mtime_ns) for path in paths)
+            files.add_below(name, pathlib.Path(path), call.directory)
+    files.add("exclude", exclusion_lists(call.arguments.get("exclude")))
+    files.add_below("", pathlib.Path(call.raw), call.directory)
+    return files
