@@ -26,7 +26,7 @@ def refusal(tmp_path, name="pairs", **builder) -> str:
         prepare(name, tmp_path / "prepared", raw=tmp_path / "raw", builder=builder)
     message = str(caught.value)
     assert SECRET.split()[-1] not in message and "\n" not in message
-    kept = {".prepare.lock", ".pseudonym_key", f"{name}.rejected.txt"}
+    kept = {".prepare.lock", ".pseudonym_key", ".raw_files.json", f"{name}.rejected.txt"}
     left = {path.name for path in (tmp_path / "prepared").glob("*")} - kept
     assert not left, "something half-built was left behind"
     return message
