@@ -2,6 +2,7 @@
 
     python launch.py --config=configs/demo.py --workdir=runs/demo [--config.optimizer.lr=1e-4 ...]
     python launch.py --config=configs/afloc.py --sweep=configs/sweeps/levels.py --workdir=runs/levels [--dry_run]
+    python launch.py --replay=runs/demo/nonfinite/step_7
 
 The same command again resumes a run; a finished run says so. The exit status is 0 for a finished run, 1 for failed
 work, 2 for a wrong call, 3 for a loss that is not finite, and 143 or 130 if SIGTERM or Ctrl-C stopped the run, after it
@@ -48,6 +49,7 @@ def parse(arguments: list[str]) -> flags.FlagValues:
     text("sweep", None, "Sweep file, a generator of overrides, e.g. configs/sweeps/levels.py.")
     switch("dry_run", False, "Check the config (and print the table of a sweep), then stop.")
     text("profile", None, "START:STOP: trace the steps START to STOP - 1, from 0, into WORKDIR/profile, for XProf.")
+    text("replay", None, "A folder of WORKDIR/nonfinite: compute that step again, to find the record and the layer.")
     switch("from_scratch", False, "Start at step 0 where checkpoints were saved and none of them is intact any more.")
     number("max_restarts", 0, "Start again after a crash, at most so often without a new checkpoint.", lower_bound=0)
     text("exclude_words", None, "File of words, such as names, that a learned vocabulary must not hold.")
@@ -84,6 +86,10 @@ def _with_underscores(argument: str) -> str:
 def _check_paths(arguments: list[str]) -> None:
     """Checks for missing flags and files, with clearer errors than those of the flags library."""
     given = dict(argument.lstrip("-").partition("=")[::2] for argument in arguments[1:] if argument.startswith("-"))
+    if "replay" in given:
+        if more := sorted({*given} - {"replay", "debug"}):
+            raise UsageError(f"--replay: takes everything from the workdir of its run; leave out --{more[0]}")
+        return
     for name, example in (("config", "configs/demo.py"), ("workdir", "runs/demo")):
         if name not in given:
             raise UsageError(f"--{name} is missing, e.g. --{name}={example}")
@@ -95,6 +101,11 @@ def _check_paths(arguments: list[str]) -> None:
 
 def run(values: flags.FlagValues) -> int:
     """Trains or sweeps according to the flags; returns the exit status."""
+    if values.replay is not None:
+        from afloc_jax.training.replay import replay
+
+        replay(bucket_path(values.replay, "--replay"))
+        return 0
     workdir = bucket_path(values.workdir, "--workdir")
     if values.sweep and values.profile:
         raise UsageError(f"--profile={values.profile}: traces one run, not a sweep; leave out one of the two")

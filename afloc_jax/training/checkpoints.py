@@ -286,3 +286,9 @@ def save_once(folder: os.PathLike[str], state: PyTree[Array]) -> None:
     """Writes a state without a manifest to `folder`, replacing an older one, and waits until it is written."""
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(absolute(folder), state, force=True)
+
+
+def read_once(folder: os.PathLike[str], template: PyTree[Array]) -> PyTree[Array]:
+    """The state that `save_once` wrote, with the shapes, types and shardings of the template."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore(absolute(folder), template)

@@ -29,10 +29,11 @@ from afloc_jax.training.metrics import Writers
 from afloc_jax.training.optimizer import Plateau
 from afloc_jax.training.peak_rates import peak_rate
 from afloc_jax.training.processes import say
+from afloc_jax.training.settings import RunConfig
 from afloc_jax.training.step import LossMetrics, StepMetrics, TrainState
 from afloc_jax.training.tracing import StepRange, Trace
 from afloc_jax.training.workdir import NONFINITE, Finished
-from data_pipelines.batches import Batch, training_batches, validation_batches
+from data_pipelines.batches import Batch, BatchSource, training_batches, validation_batches
 from data_pipelines.reading import RecordSource
 from data_pipelines.vocabulary import VocabularyAccount
 
@@ -80,6 +81,30 @@ class Data:
     tokenizer: Tokenizer
     vocabulary: VocabularyAccount | None = None
 
+    def batches_to_train(self, config: RunConfig) -> BatchSource:
+        """This process's part of the batches of a run, by step."""
+        return training_batches(
+            self.training,
+            config.data,
+            self.tokenizer,
+            batch_size=config.training.batch_size,
+            seed=config.seed,
+            hard_negatives=config.loss.hard_negatives,
+            **_process(),
+        )
+
+    def batches_to_validate(self, config: RunConfig, step: int) -> BatchSource:
+        """This process's part of the validation batches after `step` steps."""
+        return validation_batches(
+            self.validation,
+            config.data,
+            self.tokenizer,
+            batch_size=config.training.batch_size,
+            seed=config.seed,
+            step=step,
+            **_process(),
+        )
+
 
 @dataclasses.dataclass
 class Loop:
@@ -124,7 +149,8 @@ class Loop:
         Raises:
             NonFiniteError: a loss or gradient is not finite; the state before that step is in `workdir/nonfinite`.
         """
-        progress, batches = self.progress, self._batches()
+        progress = self.progress
+        batches = self.data.batches_to_train(self._config).iterate(progress.step)
         with self._bar, self._trace:
             if self._is_validation_step() and progress.validated_step < progress.step:
                 # The run resumes after a signal that interrupted this validation, whose step was saved before.
@@ -174,33 +200,6 @@ class Loop:
         words, sentences = (jax.process_count() * int(batch[key].sum()) for key in ("word_count", "sentence_count"))
         return _Placed(place_batch(batch, self.assembly.mesh), np.asarray(batch["index"]), words, sentences)
 
-    def _batches(self) -> Iterator[Batch]:
-        config, data = self._config, self.data
-        size, seed = config.training.batch_size, config.seed
-        batches = training_batches(
-            data.training,
-            config.data,
-            data.tokenizer,
-            batch_size=size,
-            seed=seed,
-            hard_negatives=config.loss.hard_negatives,
-            **_process(),
-        )
-        return batches.iterate(self.progress.step)
-
-    def _validation_batches(self) -> Iterator[Batch]:
-        config, data = self._config, self.data
-        batches = validation_batches(
-            data.validation,
-            config.data,
-            data.tokenizer,
-            batch_size=config.training.batch_size,
-            seed=config.seed,
-            step=self.progress.step,
-            **_process(),
-        )
-        return iter(batches)
-
     def _is_validation_step(self) -> bool:
         every = self._config.training.validate_every or self.assembly.steps_per_epoch
         return self.progress.step % every == 0 or self.progress.step == self.assembly.total_steps
@@ -245,7 +244,7 @@ class Loop:
         totals: dict[str, float] = {}
         count, mesh = 0, self.assembly.mesh
         group = self._config.loss.contrast_group or 1
-        for given in self._validation_batches():
+        for given in self.data.batches_to_validate(self._config, self.progress.step):
             if self._stops(stop):
                 return False
             # A split with fewer records than a batch may not divide by devices or groups: pad it with empty pairs.
@@ -308,7 +307,8 @@ class Loop:
         norm = f", gradient norm {values['grad_norm']!r}; stopped without applying it" if trained else ""
         raise NonFiniteError(
             f"{what} {step}: loss {values['loss']!r}{norm}. Records of the batch: {listed}. The state before it and "
-            f"the names of all records are in {folder}. Lower config.optimizer.lr or look at these records"
+            f"the names of all records are in {folder}. Lower config.optimizer.lr or look at these records; "
+            f"launch.py --replay={folder} finds the layer and the record"
         )
 
 

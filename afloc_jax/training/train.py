@@ -5,6 +5,7 @@ import functools
 from collections.abc import Mapping
 
 import jax
+from jax.sharding import Mesh
 from tokenizers import Tokenizer
 
 from afloc_jax.errors import UsageError, UserError
@@ -15,7 +16,7 @@ from afloc_jax.provenance import hash_of, provenance
 from afloc_jax.seals import Verification, write_seal
 from afloc_jax.settings import Json
 from afloc_jax.training import start, workdir
-from afloc_jax.training.assembly import assemble
+from afloc_jax.training.assembly import Assembly, assemble
 from afloc_jax.training.checkpoints import Checkpoints, last_sealed
 from afloc_jax.training.failures import StopSignal, explain
 from afloc_jax.training.kernel_check import check_kernel
@@ -118,7 +119,7 @@ def _train_model(
     # --- Data
     sources = start.foreign_sources(given)
     config = start.adopt(given, sources)
-    data = _open_data(config, folder)
+    data = open_data(config, folder)
     account = provenance(
         config_sha256=hash_of(config.plain()),
         data_sha256=data.training.content_hash,
@@ -127,11 +128,8 @@ def _train_model(
     )
 
     # --- Model and optimiser
-    side: int = data.training[0].image.shape[0]
-    builder = {**config.data.builder, "image_size": side}  # the model folder states the size of the records
-    config = dataclasses.replace(config, data=dataclasses.replace(config.data, builder=builder))
-    config = start.with_vocabulary(config, data.tokenizer)
-    run = assemble(config, build_mesh(fsdp=config.training.fsdp), _steps_per_epoch(config, len(data.training)))
+    run = put_together(config, data, build_mesh(fsdp=config.training.fsdp))
+    config = run.config
     if profile:
         profile.check(last_sealed(folder / workdir.CHECKPOINTS), run.total_steps)
     run.trace()  # the network and the loss may refuse the config: that must happen before any file is written
@@ -263,7 +261,16 @@ def _restored(checkpoints: Checkpoints, first: TrainState, from_scratch: bool) -
 # Data
 
 
-def _open_data(config: RunConfig, folder: Path) -> Data:
+def put_together(config: RunConfig, data: Data, mesh: Mesh) -> Assembly:
+    """The parts of a run on its data, on these devices."""
+    side: int = data.training[0].image.shape[0]
+    builder = {**config.data.builder, "image_size": side}  # the model folder states the size of the records
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, builder=builder))
+    config = start.with_vocabulary(config, data.tokenizer)
+    return assemble(config, mesh, _steps_per_epoch(config, len(data.training)))
+
+
+def open_data(config: RunConfig, folder: Path) -> Data:
     """Opens the training and validation split, and checks the data of the evaluation."""
     where = config.data
     opened = functools.partial(

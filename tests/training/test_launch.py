@@ -32,6 +32,12 @@ WRONG_CALLS = [
     ([AFLOC, "--workdir=w", "--profile=1:2", f"--sweep={ROOT / 'configs/sweeps/levels.py'}"], "not a sweep"),
     ([AFLOC, "--workdir=w", "--max-restarts=-1"], "max_restarts=-1: -1 is not a non-negative integer"),
     ([AFLOC, "--workdir=w", "--max_restarts=1", "--profile=1:2"], "does not trace steps twice; leave out --profile"),
+    (
+        ["--replay=w/nonfinite/step_0", "--workdir=w"],
+        "takes everything from the workdir of its run; leave out --workdir",
+    ),
+    (["--replay=w/nonfinite/step_0", "--max-restarts=1"], "leave out --max_restarts"),
+    (["--replay=w/nonfinite/epoch_0"], "--replay=w/nonfinite/epoch_0: give a folder of nonfinite/"),
     ([AFLOC, "--workdir=w", "extra"], "unexpected argument 'extra'"),
     ([AFLOC, "--workdir=w", "--config.optimizer.rate=1"], "config.optimizer.rate: unknown key; known: name, lr, b1"),
     ([AFLOC, "--workdir=w", "--config.optimizer.lr=-1"], "config.optimizer.lr = -1.0: must be greater than 0"),

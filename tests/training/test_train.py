@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import afloc_jax
+import launch
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.evaluation.report.training import read_metrics
 from afloc_jax.training import assembly, start
@@ -19,7 +20,7 @@ from afloc_jax.training.settings import RunConfig
 from afloc_jax.training.step import LossMetrics
 from afloc_jax.weights.folder import load_model
 from data_pipelines.tokens import load_tokenizer
-from tests.training.conftest import arrays, batches_of, last_arrays, records, train, train_config
+from tests.training.conftest import SENTENCES, arrays, batches_of, last_arrays, records, train, train_config
 
 pytestmark = pytest.mark.usefixtures("memory")
 
@@ -82,7 +83,7 @@ def test_a_finished_run_says_so(finished, config, capsys):
     assert after == before
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_before_it_does_harm(config, tmp_path, monkeypatch):
+def test_a_loss_that_is_not_finite_stops_the_run_before_it_does_harm(config, tmp_path, monkeypatch, memory, capsys):
     make = start.first_variables
 
     def overflowing(config):
@@ -109,8 +110,21 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_does_harm(config, tmp
     assert not Checkpoints(tmp_path / "checkpoints", 1).steps()
     assert not (tmp_path / "model").exists()
 
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    capsys.readouterr()
+    assert launch.main(["launch.py", f"--replay={folder}"]) == 3
+    said = capsys.readouterr().err
+    assert "first layer whose output is not finite: image_encoder/project_whole, for 8 of 8 records" in said
+    assert "without one record, whichever, it is not finite" in said
+    assert "launch.py: step_0 is not finite again: loss " in said.splitlines()[-1]
+    assert not any(sentence in said for sentence in SENTENCES)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    memory["train"].reverse()
+    assert launch.main(["launch.py", f"--replay={folder}"]) == 1
+    assert "no batch of this step has the records that were noted" in capsys.readouterr().err
 
-def test_a_validation_loss_that_is_not_finite_stops_the_run(config, tmp_path, monkeypatch):
+
+def test_a_validation_loss_that_is_not_finite_stops_the_run(config, tmp_path, monkeypatch, capsys):
     fake = lambda params, statistics, batch: LossMetrics(np.nan, {}, {})  # noqa: E731
     monkeypatch.setattr(assembly, "build_validation_step", lambda *_: fake)
     with pytest.raises(NonFiniteError, match=r"^validation after step 3: loss nan\. Records of the batch: record2_0, "):
@@ -118,6 +132,8 @@ def test_a_validation_loss_that_is_not_finite_stops_the_run(config, tmp_path, mo
     folder = tmp_path / "nonfinite" / "validation_3"
     assert json.loads((folder / "batch.json").read_text())["records"] == [f"record2_{row}" for row in range(8)]
     assert arrays(folder / "state")["['step']"] == 3
+    assert launch.main(["launch.py", f"--replay={folder}"]) == 3
+    assert "validation_3 is not finite again: loss nan. " in capsys.readouterr().err
     assert [line["split"] for line in read_metrics(tmp_path / "metrics.jsonl")] == ["train"] * 3
 
 
