@@ -136,7 +136,7 @@ def _prepared(call: Call, workers: int = 0, beam: str | None = None) -> tuple[Pa
             if folder.is_dir():  # another process built it while this one waited
                 return folder, False
             if others := matching(directory, f"{stem}-*"):
-                logging.warning("the raw files are no longer those of %s: building records", others[-1].name)
+                logging.warning("the raw files are others than those of %s: building records", others[-1].name)
             building = directory / f".{folder.name}.building"
             clear(building)  # left by a killed build, as this process holds the lock
             try:
