@@ -34,9 +34,13 @@ class Interrupted(KeyboardInterrupt):
 
 
 def is_lost(error: BaseException) -> bool:
-    """Whether the connection to another process broke. Only errors of JAX's runtime are recognised."""
+    """Whether the connection to another process broke, by the errors of JAX's runtime.
+
+    Reading the result of a collective that broke raises a ValueError instead.
+    """
     return any(
-        type(link).__name__ == "JaxRuntimeError" and any(phrase in str(link).lower() for phrase in _LOST)
+        type(link).__name__ in ("JaxRuntimeError", "ValueError")
+        and any(phrase in str(link).lower() for phrase in _LOST)
         for link in chain(error)
     )
 

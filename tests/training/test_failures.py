@@ -38,6 +38,9 @@ def test_other_failures_keep_their_first_line_and_users_errors_all_of_it():
     written = explain(ValueError("Error writing gs://b/d: forbidden [tensorstore_spec='{}']"))
     assert written == "ValueError: Error writing gs://b/d: forbidden (--debug shows where)"
     assert "batch_size" in explain(MemoryError())
+    broken = "UNKNOWN: Gloo all-reduce failed: [pair.cc:538] Read error: Connection reset by peer"
+    assert explain(wrapped(ValueError(broken))).startswith("another process of this run is gone")
+    assert explain(ValueError("UNKNOWN: all-reduce failed")).startswith("ValueError: UNKNOWN")
 
 
 # The main thread is in C for minutes, as in a compilation. PBKDF2 lets other threads run, and no signal interrupts it.
