@@ -20,6 +20,7 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from afloc_jax.files import Path, write_json
+from afloc_jax.training.alarms import Alarms
 from afloc_jax.training.assembly import Assembly
 from afloc_jax.training.checkpoints import Checkpoints, save_once
 from afloc_jax.training.failures import NonFiniteError, StopSignal
@@ -130,6 +131,7 @@ class Loop:
         self._unchecked: deque[tuple[int, StepMetrics, NDArray[np.int64]]] = deque()
         self._flops = step_flops(self._config, self.data.training[0].image.shape[0])
         self._peak = peak_rate(self.assembly.mesh.devices.flat)
+        self._alarms = Alarms(self._config.loss, self._config.training.batch_size)
         self._clock = _Clock()
         self._trace = Trace(self.profile, self.workdir)
         self._next: _Placed | None = None  # the batch that lies on the devices already
@@ -220,7 +222,7 @@ class Loop:
         if self._peak is not None and "flops_per_second" in timing:
             timing["mfu"] = timing["flops_per_second"] / self._peak
         self.progress.seconds += timing.pop("seconds")
-        self.writers.write(self.progress.step, "train", {**values, **timing, **_device_memory()})
+        self.writers.write(self.progress.step, "train", values | self._alarms.interval() | timing | _device_memory())
         shown = {"loss": f"{values['loss']:.3f}"}
         if "input_wait_fraction" in timing:
             shown["input_wait"] = f"{timing['input_wait_fraction']:.0%}"
@@ -287,8 +289,11 @@ class Loop:
         """Reads the metrics of all dispatched steps but the last `keep`; raises NonFiniteError if one is not finite."""
         while len(self._unchecked) > keep:
             step, metrics, index = self._unchecked.popleft()
-            if not bool(metrics.finite):
+            metrics = jax.device_get(metrics)  # all its numbers at once
+            if not metrics.finite:
                 self._stop_not_finite("step", step, metrics, index)
+            for warning in self._alarms.see(step, metrics.named()):
+                say(warning)
 
     def _stop_not_finite(self, what: str, step: int, metrics: LossMetrics, index: NDArray[np.int64]) -> None:
         """Saves the state and the names of the records of the batch (all processes'), then raises NonFiniteError."""

@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from afloc_jax.evaluation.report.training import read_metrics
-from afloc_jax.training import assembly, peak_rates
+from afloc_jax.training import alarms, assembly, peak_rates
 from afloc_jax.training import loop as loops
 from afloc_jax.training import mesh as meshes
 from afloc_jax.training.flops import step_flops
@@ -18,7 +18,7 @@ from tests.training.conftest import batches_of, records, train, train_config
 pytestmark = pytest.mark.usefixtures("memory")
 
 
-def test_the_log_shows_how_long_steps_wait_for_their_batch(config, tmp_path, monkeypatch):
+def test_the_log_shows_how_long_steps_wait_for_their_batch_and_what_is_wrong(config, tmp_path, monkeypatch, capsys):
     class Slow:
         def __init__(self, *arguments, **named):
             self._batches = training_batches(*arguments, **named)
@@ -29,6 +29,8 @@ def test_the_log_shows_how_long_steps_wait_for_their_batch(config, tmp_path, mon
                 yield batch
 
     shown = []
+    monkeypatch.setattr(alarms, "EQUAL", 100.0)
+    monkeypatch.setattr(alarms, "EQUAL_STEPS", 2)
     monkeypatch.setattr(loops, "training_batches", Slow)
     monkeypatch.setattr(loops.tqdm, "set_postfix", lambda self, told, refresh: shown.append(told))
     config.training.update(steps=3)
@@ -38,6 +40,8 @@ def test_the_log_shows_how_long_steps_wait_for_their_batch(config, tmp_path, mon
     assert 0.25 <= line["input_wait_fraction"] * line["step_seconds"] < 1
     assert line["examples_per_second"] * line["step_seconds"] == pytest.approx(config.training.batch_size)
     assert shown[1]["input_wait"] == f"{line['input_wait_fraction']:.0%}"
+    assert capsys.readouterr().err.count("the embeddings have collapsed") == 3, "once for each level"
+    assert (line["collapsed_levels"], line["spikes"]) == (3, 0)
 
 
 def test_the_next_batch_is_on_the_devices_before_a_step_is_waited_for(config, tmp_path, monkeypatch):
