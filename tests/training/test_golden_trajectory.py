@@ -20,7 +20,11 @@ def test_six_training_steps_follow_the_published_trajectory(goldens):
     weights changed by 1e-15 relative follow the recorded trajectory or a second one (tests/reference/
     torch_trajectory.py). A run has to follow one of the two all the way; until the kink they are the same.
     """
-    environment = os.environ | {"XLA_FLAGS": xla_flags(1), "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
+    environment = os.environ | {
+        "XLA_FLAGS": xla_flags(1),
+        "JAX_PLATFORMS": "cpu",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "0",
+    }
     command = [sys.executable, "-m", "tests.training.golden_steps", str(goldens)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
