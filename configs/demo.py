@@ -78,7 +78,7 @@ def get_config() -> ConfigDict:
 
     training = config.training
     training.batch_size = 32
-    training.steps = 500  # 750 were no better: docs/results.md
+    training.steps = 500  # 750 helped one seed of two: docs/results.md
     training.precision = "float32"
     training.validate_every = 250
     training.keep_best = 1
