@@ -6,11 +6,13 @@ readers refuse the folder, is removed first and written last: the commit marker.
 """
 
 import base64
+import contextlib
+import errno
 import functools
 import hashlib
 import importlib.util
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 PREFIX = "gs://"
 WRITING = ".writing"  # in a folder that is being written; a killed process leaves it
 _BLOCK = 2**22  # bytes of a file that are read at once
+_REFUSES_CONDITIONS = (400, 405, 501)  # statuses of HTTP
 
 # Otherwise the path type would use TensorFlow where that is installed, which its first use decides for good.
 os.environ["EPATH_USE_TF"] = "false"
@@ -70,22 +73,95 @@ def file_system() -> "GCSFileSystem":
 def check(path: str, *, writable: bool = False) -> None:
     """Raises UserError of one line where the bucket of `path` does not exist, or may not be read (or written)."""
     bucket, _, prefix = path.removeprefix(PREFIX).partition("/")
-    doing = "read"
-    try:
+    with _one_line(path, "read"):
         file_system().call("GET", "b/{}/o", bucket, prefix=prefix, maxResults=1)
-        if writable:
-            doing = "written"
+    if writable:
+        with _one_line(path, "written"):
             probe = f"{path}/.writable"
             file_system().pipe_file(probe, b"")
             file_system().rm_file(probe)
+
+
+@contextlib.contextmanager
+def _one_line(path: str, doing: str) -> Iterator[None]:
+    """Turns errors about a bucket into UserError of one line, but for an OSError with ENOTSUP."""
+    try:
+        yield
     except FileNotFoundError:
+        bucket = path.removeprefix(PREFIX).partition("/")[0]
         raise UserError(f"{path}: there is no bucket {bucket}; create it, or correct its name") from None
     except Exception as error:  # gcsfs raises errors of several libraries
+        if isinstance(error, OSError) and error.errno == errno.ENOTSUP:
+            raise
         raise UserError(f"{path}: may not be {doing} ({_first_line(error)}); check your credentials") from None
 
 
 def _first_line(error: Exception) -> str:
     return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
+
+
+def read_with_generation(path: str) -> tuple[bytes, int] | None:
+    """The content of an object and a generation that it had, or has; None if there is none.
+
+    Raises UserError of one line where the bucket does not exist or may not be read.
+    """
+    bucket, _, name = path.removeprefix(PREFIX).partition("/")
+    with _one_line(path, "read"):
+        try:
+            about = file_system().call("GET", "b/{}/o/{}", bucket, name, json_out=True)
+            # If it is replaced in between, the content is newer: no condition with this generation holds then.
+            _, content = file_system().call("GET", "b/{}/o/{}", bucket, name, alt="media")
+        except FileNotFoundError:
+            return None
+        return bytes(content), int(about["generation"])
+
+
+def write_if(path: str, content: bytes, generation: int) -> int | None:
+    """Writes an object on the condition that it has this generation; 0 stands for an object that does not exist.
+
+    Returns its new generation; None where the condition does not hold.
+
+    Raises:
+        OSError: with ENOTSUP, if the store refuses conditions.
+        UserError: of one line, where the bucket does not exist or may not be written.
+    """
+    bucket, _, name = path.removeprefix(PREFIX).partition("/")
+    address = f"{file_system().base.removesuffix('storage/v1/')}upload/storage/v1/b/{{}}/o"
+    with _one_line(path, "written"):
+        try:
+            about = file_system().call(
+                "POST",
+                address,
+                bucket,
+                uploadType="media",
+                name=name,
+                ifGenerationMatch=str(generation),
+                headers={"Content-Type": "application/octet-stream"},
+                data=content,
+                json_out=True,
+            )
+        except FileExistsError:  # gcsfs's name for status 412
+            return None
+        except Exception as error:
+            if getattr(error, "code", None) in _REFUSES_CONDITIONS:
+                raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP)) from error
+            raise
+    return int(about["generation"])
+
+
+def remove_if(path: str, generation: int | None) -> bool:
+    """Removes an object if it has this generation, or any where that is None; returns whether it did.
+
+    Raises UserError of one line where the bucket may not be written.
+    """
+    bucket, _, name = path.removeprefix(PREFIX).partition("/")
+    condition = None if generation is None else str(generation)
+    with _one_line(path, "written"):
+        try:
+            file_system().call("DELETE", "b/{}/o/{}", bucket, name, ifGenerationMatch=condition)
+        except (FileExistsError, FileNotFoundError):
+            return False
+        return True
 
 
 def listing(folder: str) -> dict[str, Stored]:

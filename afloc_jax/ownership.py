@@ -1,12 +1,13 @@
 """One run, one owner: a folder belongs to one process at a time.
 
-The file `running.json` in the folder says who that is. It is made by a hard link, which exactly one of several
-processes can do, also on network file systems. Its owner touches it every few seconds. It is taken over at once where
-its process is gone from this host, and from elsewhere after a minute without a touch: a machine that disappears does
-not lock its runs for ever.
+A file in the folder says who that is (`claims` makes it): `running.json` in a working directory, on this machine or in
+a bucket, and `.building.json` in a directory where records are built. Its owner touches it every few seconds. It is
+taken over at once where its process is gone from this host, and from elsewhere after a minute without a touch: a
+machine that disappears does not lock its runs for ever.
 """
 
 import dataclasses
+import errno
 import json
 import os
 import socket
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from afloc_jax.buckets import is_bucket
+from afloc_jax.claims import Found, claim
 from afloc_jax.errors import UsageError, UserError
 
 OWNER_FILE = "running.json"
@@ -51,6 +52,14 @@ class Owner:
         since = time.strftime("%Y-%m-%d %H:%M:%S %z")
         return cls(socket.gethostname(), _space(), os.getpid(), _began(os.getpid()), since, uuid.uuid4().hex)
 
+    @classmethod
+    def read(cls, text: str) -> "Owner | None":
+        """The owner that the text of a file names; None if it names none."""
+        try:
+            return cls(**json.loads(text))
+        except (ValueError, TypeError):
+            return None
+
     @property
     def is_here(self) -> bool:
         """Whether its process number means something to this process."""
@@ -82,48 +91,69 @@ class Ownership:
         self,
         folder: str | os.PathLike[str],
         say: Callable[[str], None] = print,
+        name: str = OWNER_FILE,
+        waits: bool = False,
         beat: float = BEAT,
         patience: float = PATIENCE,
     ) -> None:
         """Takes nothing yet.
 
         Args:
-            folder: the folder; one in a bucket is not guarded, and `say` tells so.
+            folder: the folder, on this machine or in a bucket.
             say: takes lines for the user.
+            name: the name of the file.
+            waits: whether `take` waits for the end of another owner, instead of raising an error.
             beat: seconds between touches.
             patience: seconds without a touch after which an owner elsewhere counts as gone.
         """
-        self._folder, self._say, self._beat, self._patience = folder, say, beat, patience
-        self._path = Path(folder) / OWNER_FILE
-        self._handle: int | None = None
+        self._folder, self._say, self._waits, self._beat, self._patience = folder, say, waits, beat, patience
+        self._claim = claim(folder, name)
+        self._taken = self._guarded = False
         self._ended = threading.Event()
+        self._toucher = threading.Thread(target=self._touch, daemon=True, name="owner")
 
     def take(self) -> None:
         """Makes this process the owner; it may wait for `patience`. A second call does nothing.
 
+        Where the file system or the bucket can keep nobody out, `say` tells so.
+
         Raises:
             UsageError: another process is the owner.
+            UserError: the bucket may not be written.
             OSError: the folder does not exist or may not be written.
         """
-        if self._handle is not None:
+        if self._taken:
             return
-        if is_bucket(self._folder):
-            self._say(f"{self._folder}: nothing keeps a second run out of this folder; start one alone")
-            return
-        while not self._made():
-            found = _read(self._path)
-            if found is not None and not found.is_gone:
-                self._wait_for(found)
-            self._remove(found)
-        threading.Thread(target=self._touch, daemon=True, name="owner").start()
+        text = json.dumps(dataclasses.asdict(Owner.this_process()), indent=2) + "\n"
+        try:
+            while not self._claim.make(text):
+                found = self._claim.read()
+                if found is None:  # its owner has ended
+                    continue
+                owner = Owner.read(found.text)
+                gone = found if owner is None or owner.is_gone else self._wait_for(owner, found)
+                if gone is not None and self._claim.remove(gone):
+                    self._say(f"{self._folder}: taken over from {owner or 'an unreadable owner'}, which is gone")
+        except OSError as error:
+            if error.errno != errno.ENOTSUP:
+                raise
+            self._say(f"{self._folder}: nothing keeps a second process out of this folder; start one alone")
+        else:
+            self._guarded = True
+            self._toucher.start()
+        self._taken = True
 
     def check(self) -> None:
         """Raises UserError if another process has become the owner, because this one was stopped for too long."""
-        if self._handle is not None and not self._is_ours():
+        if not self.holds():
             raise UserError(
                 f"{self._folder}: another process took this folder over while this one was stopped; this one writes no "
                 "more"
             )
+
+    def holds(self) -> bool:
+        """Whether no other process has become the owner."""
+        return not self._guarded or self._claim.is_ours()
 
     def __enter__(self) -> "Ownership":
         return self
@@ -134,91 +164,45 @@ class Ownership:
     def release(self) -> None:
         """Gives the folder up. A second call does nothing."""
         self._ended.set()
-        if self._handle is not None:
-            if self._is_ours():
-                self._path.unlink(missing_ok=True)
-            handle, self._handle = self._handle, None
-            os.close(handle)
+        if self._guarded:
+            self._guarded = False
+            self._toucher.join(2)  # a touch may hang with its file system
+            self._claim.give_up()
 
-    def _made(self) -> bool:
-        """Whether the file did not exist and is this process's now."""
-        if self._path.exists():
-            return False
-        own = Owner.this_process()
-        temporary = self._path.with_name(f".{OWNER_FILE}.{own.identity}")
-        try:
-            temporary.write_text(json.dumps(dataclasses.asdict(own), indent=2) + "\n", encoding="utf-8")
-            os.link(temporary, self._path)
-            self._handle = os.open(self._path, os.O_RDONLY)
-        except FileExistsError:
-            return False
-        finally:
-            temporary.unlink(missing_ok=True)
-        return True
+    def _wait_for(self, owner: Owner, found: Found) -> Found | None:
+        """Waits for the end of an owner, here only where `waits` is on.
 
-    def _wait_for(self, owner: Owner) -> None:
-        """Returns when an owner that runs elsewhere has not touched its file for long enough.
+        Returns the file as it is now, if that owner is gone; None if it gave the folder up, or another one has it.
 
         Raises:
-            UsageError: it has, or it runs here.
+            UsageError: the owner lives, and `waits` is off.
         """
-        if not owner.is_here:
-            self._say(f"{self._folder}: {owner}, has it; waiting whether it is still there")
-            touched, until = _touched(self._path), time.monotonic() + self._patience
-            while (now := _touched(self._path)) == touched and time.monotonic() < until:
-                time.sleep(self._beat / 10)
-            if now in (touched, None):  # None: it has ended
-                return
-        raise UsageError(
+        refusal = UsageError(
             f"{self._folder}: another run has it ({owner}); wait for its end, stop it, or choose another folder"
         )
-
-    def _remove(self, judged: Owner | None) -> None:
-        """Removes the file of an owner that is gone, unless another process was faster."""
-        aside = self._path.with_name(f".{OWNER_FILE}.{uuid.uuid4().hex}")
-        try:
-            os.rename(self._path, aside)
-        except FileNotFoundError:
-            return
-        if _read(aside) == judged:
-            who = str(judged) if judged else "an unreadable owner"
-            self._say(f"{self._folder}: taken over from {who}, which is gone")
-        else:  # another process has taken over in between: it keeps its file
-            os.link(aside, self._path)
-        aside.unlink()
+        if owner.is_here and not self._waits:
+            raise refusal
+        until_when = "waiting for its end" if self._waits else "waiting whether it is still there"
+        self._say(f"{self._folder}: {owner}, has it; {until_when}")
+        since = time.monotonic()
+        while not owner.is_gone and (owner.is_here or time.monotonic() - since < self._patience):
+            time.sleep(self._beat / (50 if owner.is_here else 10))
+            now = self._claim.read()
+            if now is None or now.text != found.text:
+                return None
+            if now != found:
+                if not self._waits:
+                    raise refusal
+                found, since = now, time.monotonic()
+        return found
 
     def _touch(self) -> None:
         while not self._ended.wait(self._beat):
-            handle = self._handle
-            if handle is None or not self._is_ours():
-                return
-            os.utime(handle)
-
-    def _is_ours(self) -> bool:
-        assert self._handle is not None
-        for pause in (0.2, 0.0):  # a process that was too slow with `_remove` puts the file back
             try:
-                if os.path.samestat(os.fstat(self._handle), self._path.stat()):
-                    return True
-            except OSError:
-                pass
-            time.sleep(pause)
-        return False
-
-
-def _read(path: Path) -> Owner | None:
-    """The owner that a file names; None if it is gone or unreadable."""
-    try:
-        return Owner(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return None
-
-
-def _touched(path: Path) -> int | None:
-    try:
-        return path.stat().st_mtime_ns
-    except OSError:
-        return None
+                if not self._claim.touch():
+                    return
+            except Exception:  # gcsfs raises errors of several libraries; what hinders the next save says more
+                continue
 
 
 def _space() -> str:

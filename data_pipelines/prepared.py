@@ -18,9 +18,10 @@ from afloc_jax.buckets import check as check_bucket
 from afloc_jax.buckets import is_bucket
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.files import Path, matching, read_json, user_path, write_whole
+from afloc_jax.ownership import Ownership
 from afloc_jax.settings import Json
 from data_pipelines.building.account import BuildReport, TooManyRejectedError
-from data_pipelines.building.build import Arguments, Call, build, clear, lock
+from data_pipelines.building.build import Arguments, Call, alone, build, clear
 from data_pipelines.building.exclusion import exclusion_lists
 from data_pipelines.building.expected_files import IncompleteDataError
 from data_pipelines.building.raw_files import Memory, RawFiles
@@ -28,7 +29,6 @@ from data_pipelines.cache import copied
 from data_pipelines.reading import RecordSource
 
 _INPUTS = "inputs.json"
-_LOCK = ".prepare.lock"  # an empty file that stays in the directory
 _HASH_LENGTH = 10
 
 
@@ -130,7 +130,7 @@ def _prepared(call: Call, workers: int = 0, beam: str | None = None) -> tuple[Pa
     rejected = directory / f"{call.dataset}.rejected.txt"  # the unusable images of a build that stopped
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with lock(directory / _LOCK):
+        with alone(directory) as owner:
             identity = Memory(directory).read(files, workers) if call.needs_raw else "generated"
             folder = directory / f"{stem}-{_hash(identity)}"
             if folder.is_dir():  # another process built it while this one waited
@@ -138,30 +138,38 @@ def _prepared(call: Call, workers: int = 0, beam: str | None = None) -> tuple[Pa
             if others := matching(directory, f"{stem}-*"):
                 logging.warning("the raw files are others than those of %s: building records", others[-1].name)
             building = directory / f".{folder.name}.building"
-            clear(building)  # left by a killed build, as this process holds the lock
+            clear(building)  # left by a killed build, as this process is the owner
             try:
-                build(call, building, workers, beam)
-                files.check_unchanged()
-                write_whole(building / _INPUTS, json.dumps(call.inputs, indent=2, default=str) + "\n")
-                building.rename(folder)
-                for stale in (missing, rejected):
-                    stale.unlink(missing_ok=True)
-                for old in matching(directory, f".{stem}-*.building"):  # shards of raw files that have changed since
-                    old.rmtree(missing_ok=True)
+                _build_whole(call, building, folder, files, owner, workers, beam)
             except TooManyRejectedError as error:
-                clear(building)
                 write_whole(rejected, "".join(f"{entry.image}: {entry.reason}\n" for entry in error.rejected))
                 raise UserError(f"{error} (which files, a line each: {rejected})") from None
             except IncompleteDataError as error:
-                clear(building)
                 write_whole(missing, "".join(f"{line}\n" for line in error.lacking))
                 raise UserError(f"{error} (all of it, a line each: {missing})") from None
-            except BaseException:  # interrupted, disk full, too many bad images: finished shards are kept
-                clear(building)
-                raise
+            for stale in (missing, rejected):
+                stale.unlink(missing_ok=True)
+            for old in matching(directory, f".{stem}-*.building"):  # shards of raw files that have changed since
+                old.rmtree(missing_ok=True)
     except OSError as error:
         raise UserError(f"cannot write records to {directory}: {error.strerror or error}") from error
     return folder, True
+
+
+def _build_whole(
+    call: Call, building: Path, folder: Path, files: RawFiles, owner: Ownership, workers: int, beam: str | None
+) -> None:
+    """Builds records under a temporary name, and renames them if the raw files and the owner are still the same."""
+    try:
+        build(call, building, workers, beam)
+        files.check_unchanged()
+        write_whole(building / _INPUTS, json.dumps(call.inputs, indent=2, default=str) + "\n")
+        owner.check()
+        building.rename(folder)
+    except BaseException:  # interrupted, disk full, too many bad images: finished shards are kept
+        if owner.holds():
+            clear(building)
+        raise
 
 
 def _find(call: Call) -> Path:

@@ -34,7 +34,8 @@ class Records(Protocol):
 class RecordSource:
     """Random access to one split of a prepared data set: `len(source)`, `source[i]` -> Record. It can be pickled.
 
-    Raises UserError (from the constructor) if there is no such split, or the folder is of another version.
+    Raises UserError (from the constructor) if there is no such split, a file of it is missing, or the folder is of
+    another version.
     """
 
     def __init__(self, folder: str | os.PathLike[str], split: str):
@@ -47,6 +48,11 @@ class RecordSource:
             raise UserError(f"no split {split!r} in {self.folder}; it has {known}")
         if set(builder.info.features) != set(record_features()):
             raise UserError(f"{self.folder} was prepared by another version of this program; prepare it again")
+        lacking = [path for path in builder.info.splits[split].filepaths if not path.exists()]
+        if lacking:
+            raise UserError(
+                f"{self.folder} lacks {lacking[0].name}; copy it back, or remove the folder and prepare again"
+            )
         raw = tfds.decode.DeserializeMethod.RAW_BYTES
         self._data = builder.as_data_source(split, deserialize_method=raw)
 

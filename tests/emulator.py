@@ -7,11 +7,13 @@ from contextlib import contextmanager, suppress
 from http import HTTPStatus
 
 from gcp_storage_emulator import server
+from gcp_storage_emulator.exceptions import NotFound
 from gcp_storage_emulator.handlers import buckets, objects
 
 READ_ONLY, FORBIDDEN = "read-only", "forbidden"  # buckets that refuse to be written, and everything
+UNCONDITIONAL = "unconditional"  # a bucket of a store that pays no heed to conditions, as the emulator by itself
 
-_download = objects.download
+_download, _insert, _delete = objects.download, objects.insert, objects.delete
 
 
 def _with_generation(request, response, storage, *args, **kwargs):
@@ -20,6 +22,30 @@ def _with_generation(request, response, storage, *args, **kwargs):
     if response.status.value < 300:
         about = storage.get_file_obj(request.params["bucket_name"], request.params["object_id"])
         response["x-goog-generation"] = about["generation"]
+
+
+def _on_condition(handler):
+    """The handler of a write, with the answer 412 where the object does not have the generation that is asked for.
+
+    Requests are handled one after the other, so that no other one comes between the comparison and the write.
+    """
+
+    def handle(request, response, storage, *args, **kwargs):
+        bucket, wanted = request.params["bucket_name"], request.query.get("ifGenerationMatch")
+        if wanted and bucket != UNCONDITIONAL:
+            name = (
+                request.params.get("object_id") or request.query.get("name", [None])[0] or request.data["meta"]["name"]
+            )
+            try:
+                generation = storage.get_file_obj(bucket, name)["generation"]
+            except NotFound:
+                generation = "0"
+            if generation != wanted[0]:
+                response.status = HTTPStatus.PRECONDITION_FAILED
+                return
+        handler(request, response, storage, *args, **kwargs)
+
+    return handle
 
 
 class _Handler(server.RequestHandler):
@@ -57,15 +83,16 @@ class _Handler(server.RequestHandler):
 
 @contextmanager
 def serving(port: int = 0) -> Iterator[dict[str, str]]:
-    """The environment in which gcsfs and TensorStore use an emulator. Its buckets: bucket, READ_ONLY, FORBIDDEN."""
+    """The environment in which gcsfs and TensorStore use an emulator. Its buckets: `bucket` and the above."""
     objects.download = _with_generation
+    changed = {_download: _with_generation, _insert: _on_condition(_insert), _delete: _on_condition(_delete)}
     for _, methods in server.HANDLERS:
         for method, handler in methods.items():
-            methods[method] = _with_generation if handler is _download else handler
+            methods[method] = changed.get(handler, handler)
     server.RequestHandler = _Handler
     logging.getLogger("gcp_storage_emulator").setLevel(logging.CRITICAL)
     emulator = server.create_server("127.0.0.1", port, in_memory=True, default_bucket="bucket")
-    for name in (READ_ONLY, FORBIDDEN):
+    for name in (READ_ONLY, FORBIDDEN, UNCONDITIONAL):
         buckets.create_bucket(name, emulator._storage)
     emulator.start()
     try:

@@ -1,6 +1,7 @@
 """One owner of a folder: among threads, processes that are killed or stopped, and those that run elsewhere."""
 
 import dataclasses
+import errno
 import json
 import os
 import signal
@@ -161,10 +162,63 @@ def test_of_many_at_once_exactly_one_gets_it(tmp_path, left):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_bucket_is_not_guarded_and_the_user_is_told(capsys):
-    with Ownership("gs://bucket/run") as mine:
+def test_a_file_system_without_hard_links_is_not_guarded_and_the_user_is_told_once(tmp_path, monkeypatch, capsys):
+    def refused(*paths):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refused)
+    with Ownership(tmp_path) as mine:
+        mine.take()
         mine.take()
         mine.check()
-    assert capsys.readouterr().out == (
-        "gs://bucket/run: nothing keeps a second run out of this folder; start one alone\n"
-    )
+        assert list(tmp_path.iterdir()) == []
+    told = f"{tmp_path}: nothing keeps a second process out of this folder; start one alone\n"
+    assert capsys.readouterr().out == told
+
+
+class Waiting:
+    """A thread that waits for a folder, the lines that it says, and whether it has the folder."""
+
+    def __init__(self, folder, **given):
+        self.lines, self.has_it, self.let_go = [], threading.Event(), threading.Event()
+        self.thread = threading.Thread(target=self.run, args=(folder, given), daemon=True)
+        self.thread.start()
+
+    def run(self, folder, given):
+        with Ownership(folder, self.lines.append, waits=True, **given) as mine:
+            mine.take()
+            self.has_it.set()
+            self.let_go.wait(60)
+
+    def end(self):
+        self.let_go.set()
+        self.thread.join(60)
+
+
+@pytest.mark.parametrize("end", ["released", "killed"])
+def test_who_waits_says_for_whom_and_gets_the_folder_at_its_end(holder, tmp_path, end):
+    waiting = Waiting(tmp_path, beat=1)
+    assert not waiting.has_it.wait(1)
+    assert len(waiting.lines) == 1 and f"process {holder.pid} on " in waiting.lines[0]
+    assert waiting.lines[0].endswith(", has it; waiting for its end")
+    if end == "released":
+        holder.communicate("")
+    else:
+        holder.kill()
+        holder.wait()
+    assert waiting.has_it.wait(30)
+    waiting.end()
+    assert len(waiting.lines) == (1 if end == "released" else 2) and list(tmp_path.iterdir()) == []
+
+
+def test_who_waits_for_one_elsewhere_waits_as_long_as_it_touches_its_file(tmp_path):
+    write(tmp_path, host="pod-7", process=12)
+    waiting = Waiting(tmp_path, beat=0.1, patience=0.5)
+    for _ in range(10):
+        time.sleep(0.1)
+        os.utime(tmp_path / OWNER_FILE)
+    assert not waiting.has_it.is_set()
+    assert waiting.has_it.wait(30)
+    waiting.end()
+    assert waiting.lines[0].endswith(", has it; waiting for its end")
+    assert "taken over from process 12 on pod-7" in waiting.lines[1]

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import functools
 import importlib
 import io
 import json
@@ -17,6 +18,7 @@ import tensorflow_datasets as tfds
 
 from afloc_jax.errors import UsageError, UserError, chain, is_no_space
 from afloc_jax.files import AnyPath, Path, matching, user_path, write_whole
+from afloc_jax.ownership import Ownership
 from afloc_jax.settings import Json, plain
 from data_pipelines.building.account import REPORT, Account, BuildReport
 from data_pipelines.building.arguments import arguments_of
@@ -27,6 +29,8 @@ from data_pipelines.settings import records_path
 Arguments = Mapping[str, Json]  # keyword arguments of a builder
 
 _BUILDERS = PackagePath(__file__).parents[1] / "builders"
+OWNER = ".building.json"  # in a directory of records: who builds there
+_LOCK = ".prepare.lock"  # an empty file that stays in the directory
 _SHARDS = "shards"  # folder of finished shards, which the next build takes over from an interrupted one
 _NOT_CONTENT = {"workers", "max_bad_fraction"}  # arguments that change no record
 _HOW = {"raw", "workers", "journal", "beam"}  # arguments that this module sets: users cannot pass them as `builder`
@@ -162,15 +166,35 @@ def clear(building: Path) -> None:
 
 
 @contextlib.contextmanager
+def alone(directory: Path) -> Iterator[Ownership]:
+    """The right to build records in a directory, which one process has at a time; the others wait, and say for whom.
+
+    The file `OWNER` keeps processes of all hosts out, a lock of the system those of this one: also where the file
+    system has no hard links, without which the first cannot be.
+    """
+    _refuse_workers()
+    with Ownership(directory, functools.partial(print, file=sys.stderr), name=OWNER, waits=True) as owner:
+        owner.take()
+        with lock(directory / _LOCK):
+            yield owner
+
+
+@contextlib.contextmanager
 def lock(path: Path) -> Iterator[None]:
-    """A lock between processes, which the system releases when a process dies."""
-    if getattr(multiprocessing.current_process(), "_inheriting", False):
-        # This is a worker that imports a script which builds at its import. It would wait for its parent, which waits
-        # for it. Raising here ends the worker, and the parent continues without workers.
-        raise RuntimeError('build records under `if __name__ == "__main__":`, or the build runs on one core')
+    """A lock between processes of this host, which the system releases when a process dies."""
+    _refuse_workers()
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield  # the file stays: if it were removed, a waiting and a new process could both get the lock
+
+
+def _refuse_workers() -> None:
+    """Raises RuntimeError in a worker that imports a script which builds at its import.
+
+    It would wait for its parent, which waits for it. Its end lets the parent continue without workers.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise RuntimeError('build records under `if __name__ == "__main__":`, or the build runs on one core')
 
 
 @contextlib.contextmanager

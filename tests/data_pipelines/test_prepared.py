@@ -6,6 +6,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -18,8 +19,11 @@ from raw_folders import SECRET, pairs_folder
 from tensorflow_datasets.proto import tf_example_pb2
 
 from afloc_jax.errors import UsageError, UserError
+from afloc_jax.ownership import Ownership
+from data_pipelines import prepared as prepared_module
 from data_pipelines import reading
 from data_pipelines.batches import training_batches, training_tokenizer
+from data_pipelines.building.build import OWNER
 from data_pipelines.prepared import open_source, prepare
 from data_pipelines.records import Finding, Record
 from data_pipelines.settings import DataSettings
@@ -80,6 +84,15 @@ def test_records_open_without_their_raw_folder(tmp_path):
     prepare("pairs", out, raw=raw, builder={**ALL_TRAIN, "image_size": 64})
     with pytest.raises(UserError, match="several preparations"):
         open_source("pairs", out, "train")
+
+
+def test_records_that_lack_a_file_are_a_line(tmp_path):
+    pairs_folder(tmp_path / "raw", 6)
+    folder = prepare("pairs", tmp_path / "out", raw=tmp_path / "raw", builder=ALL_TRAIN).folder
+    (lost,) = folder.glob("*/*/*-train.array_record*")
+    lost.unlink()
+    with pytest.raises(UserError, match=f"lacks {lost.name}; copy it back, or remove the folder and prepare again"):
+        open_source("pairs", tmp_path / "out", "train", raw=tmp_path / "raw", builder=ALL_TRAIN)
 
 
 def test_records_of_older_rules_are_not_taken_for_those_of_newer_ones(tmp_path, monkeypatch):
@@ -188,6 +201,43 @@ def test_two_processes_build_once(tmp_path):
     for process in processes:
         process.join(30)
     assert sorted(built) == [False, True]
+
+
+def test_who_finds_a_build_in_a_directory_says_whose_and_waits_for_it(tmp_path, capfd):
+    """By the file of owners, so that it is kept out from other hosts too."""
+    pairs_folder(tmp_path / "raw", 4)
+    out, built = tmp_path / "out", []
+    out.mkdir()
+    second = threading.Thread(
+        target=lambda: built.append(prepare("pairs", out, raw=tmp_path / "raw", builder=ALL_TRAIN).built)
+    )
+    with Ownership(out, name=OWNER) as first:
+        first.take()
+        second.start()
+        second.join(3)
+        assert second.is_alive() and not built and not prepared(out)
+    second.join(120)
+    assert built == [True] and not (out / OWNER).exists()
+    told = capfd.readouterr().err
+    assert told.startswith(f"{out}: process {os.getpid()} on ") and told.endswith(", has it; waiting for its end\n")
+    assert told.count("\n") == 1
+
+
+def test_a_build_whose_directory_was_taken_over_leaves_everything_to_the_other_one(tmp_path, monkeypatch):
+    """As after it was stopped for minutes: it removes nothing and gives no records."""
+    pairs_folder(tmp_path / "raw", 4)
+    out, build = tmp_path / "out", prepared_module.build
+
+    def taken_over(call, folder, *rest):
+        build(call, folder, *rest)
+        (out / OWNER).unlink()
+        (out / OWNER).write_text("{}")
+
+    monkeypatch.setattr(prepared_module, "build", taken_over)
+    with pytest.raises(UserError, match="another process took this folder over"):
+        prepare("pairs", out, raw=tmp_path / "raw", builder=ALL_TRAIN)
+    assert not prepared(out) and (out / OWNER).read_text() == "{}"
+    assert list(out.glob("*.building/inputs.json")), "the other one's files, for all this process knows"
 
 
 def test_preparing_is_silent_when_nobody_watches(tmp_path, capfd):

@@ -45,6 +45,7 @@ def test_a_run_in_a_bucket_is_that_on_this_machine_and_starts_another(finished, 
     assert [line["loss"] for line in lines[0]] == [line["loss"] for line in lines[1]]
     written = {name.split(".out.")[0] for name in buckets.listing(f"{bucket}/run") if not name.startswith("check")}
     assert {"config.json", "metrics.jsonl", "events", "model/model.safetensors", "report/index.html"} <= written
+    assert "running.json" not in buckets.listing(f"{bucket}/run")
     assert train(config, bucket_path(f"{bucket}/run")) == 0
     assert f"{bucket}/run: already finished after 6 steps" in capsys.readouterr().err
 
