@@ -1,5 +1,6 @@
 """Experiment trackers: the numbers of a run are written to metrics.jsonl (an object per line) and TensorBoard."""
 
+import contextlib
 import dataclasses
 import json
 import tempfile
@@ -7,14 +8,16 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 
 from afloc_jax.buckets import is_bucket
 from afloc_jax.evaluation.report.training import Logged, read_metrics
 from afloc_jax.files import Path, write_whole
 from afloc_jax.training.workdir import METRICS
 
-_COPIED_EVERY = 60  # seconds between copies to a bucket
+_FLUSHED_EVERY = 60  # seconds
 
 
 class Writer(Protocol):
@@ -70,20 +73,32 @@ class JsonLines:
 
 
 class TensorBoard:
-    """Event files with the scalars `<split>/<name>`."""
+    """Event files with the scalars `<split>/<name>`.
+
+    They are written here and not by tensorboardX's SummaryWriter, whose thread ends with a traceback when the disk is
+    full. A run would then wait for that thread for ever.
+    """
 
     def __init__(self, resumed: Resumed) -> None:
-        self._board = SummaryWriter(str(resumed.workdir), purge_step=resumed.step + 1 if resumed.step else None)
+        self._events = EventsWriter(str(resumed.workdir / "events"))
+        if resumed.step:  # later values of earlier files are hidden
+            first = resumed.step + 1
+            self._add(Event(step=first, file_version="brain.Event:2"))
+            self._add(Event(step=first, session_log=SessionLog(status=SessionLog.START)))
 
     def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
         for name, value in values.items():
-            self._board.add_scalar(f"{split}/{name}", value, step)
+            self._add(Event(step=step, summary=scalar(f"{split}/{name}", value)))
+
+    def _add(self, event: Event) -> None:
+        event.wall_time = time.time()
+        self._events.write_event(event)
 
     def flush(self) -> None:
-        self._board.flush()
+        self._events.flush()
 
     def close(self) -> None:
-        self._board.close()
+        self._events.close()
 
 
 # A further experiment tracker needs a class and a row here.
@@ -99,7 +114,7 @@ class Writers:
 
     def __init__(self, resumed: Resumed, active: bool = True) -> None:
         self._bucket: Path | None = None
-        self._copied = time.monotonic()
+        self._flushed = time.monotonic()
         if active and is_bucket(resumed.workdir):
             self._bucket, self._temporary = resumed.workdir, tempfile.TemporaryDirectory(prefix="afloc_metrics_")
             resumed = dataclasses.replace(resumed, workdir=Path(self._temporary.name))
@@ -110,7 +125,7 @@ class Writers:
     def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
         for writer in self._writers:
             writer.write(step, split, values)
-        if self._bucket and time.monotonic() - self._copied > _COPIED_EVERY:
+        if time.monotonic() - self._flushed > _FLUSHED_EVERY:
             self.flush()
 
     def flush(self) -> None:
@@ -118,10 +133,13 @@ class Writers:
         for writer in self._writers:
             writer.flush()
         self._copy()
+        self._flushed = time.monotonic()
 
     def close(self) -> None:
-        for writer in self._writers:
-            writer.close()
+        """Closes all of them, also where the disk is full for one."""
+        with contextlib.ExitStack() as closing:
+            for writer in self._writers:
+                closing.callback(writer.close)
         self._copy()
 
     def _copy(self) -> None:
@@ -129,4 +147,3 @@ class Writers:
             return
         for path in Path(self._temporary.name).iterdir():
             path.copy(self._bucket / path.name, overwrite=True)
-        self._copied = time.monotonic()

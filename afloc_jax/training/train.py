@@ -1,21 +1,20 @@
 """Training from top to bottom: config, data, model and optimiser, restore, loop, evaluate, report."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Mapping
 
 import jax
 from jax.sharding import Mesh
-from tokenizers import Tokenizer
 
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.evaluation.sharing import wait_for_all
-from afloc_jax.files import Path, fetched, read_json, write_json
+from afloc_jax.files import Path, read_json, write_json
 from afloc_jax.ownership import Ownership
 from afloc_jax.provenance import hash_of, provenance
-from afloc_jax.seals import Verification, write_seal
 from afloc_jax.settings import Json
-from afloc_jax.training import start, workdir
+from afloc_jax.training import start, tokenizer, workdir
 from afloc_jax.training.assembly import Assembly, assemble
 from afloc_jax.training.checkpoints import Checkpoints, last_sealed
 from afloc_jax.training.failures import StopSignal, explain
@@ -30,10 +29,9 @@ from afloc_jax.training.step import TrainState
 from afloc_jax.training.tracing import StepRange
 from afloc_jax.training.xla_flags import described
 from afloc_jax.weights.config import read_config
-from afloc_jax.weights.folder import is_tokenizer_file, read_unseen, save_model, write_unseen
-from data_pipelines import tokens, vocabulary
+from afloc_jax.weights.folder import read_unseen, save_model
+from data_pipelines import vocabulary
 from data_pipelines.prepared import check_source, open_source
-from data_pipelines.reading import RecordSource
 
 
 def train(
@@ -85,6 +83,9 @@ def _train(
     if finished is not None and profile:
         profile.check(finished.steps, finished.steps)
     if finished is None:
+        if (folder / workdir.FINISHED).exists():
+            lacking = ", ".join(workdir.missing_from_model(folder))
+            say(f"{folder / workdir.MODEL} lacks {lacking}: the model is written again from the best checkpoint")
         status = _train_model(config, folder, profile, from_scratch, owner, stop)
         if status:
             return status
@@ -123,6 +124,7 @@ def _train_model(
     account = provenance(
         config_sha256=hash_of(config.plain()),
         data_sha256=data.training.content_hash,
+        vocabulary_sha256=tokenizer.hash_of_vocabulary(data.tokenizer),
         pairs=len(data.training),
         validation_pairs=len(data.validation),
     )
@@ -144,13 +146,8 @@ def _train_model(
     if jax.process_index() == 0:  # from here on the directory belongs to this config
         workdir.make_folder(folder)
         _take(owner)
-        if not is_known:
-            tokens.save_tokenizer(data.tokenizer, folder / workdir.TOKENIZER)
-            write_unseen(folder / workdir.TOKENIZER, _unseen_pieces(config, data))
-            if data.vocabulary:
-                say(str(data.vocabulary))
-                write_json(folder / workdir.TOKENIZER / workdir.LEARNED, dataclasses.asdict(data.vocabulary))
-            write_seal(folder / workdir.TOKENIZER)
+        if not tokenizer.is_kept(folder):
+            tokenizer.keep(config, folder, data)
         workdir.claim_workdir(given, folder)
         write_json(folder / workdir.RUN, account)
     checkpoints = Checkpoints(folder / workdir.CHECKPOINTS, config.training.keep_best, owner.check)
@@ -166,11 +163,10 @@ def _train_model(
     resumed = Resumed(folder, progress.step, progress.validated_step)
     writers = Writers(resumed, active=jax.process_index() == 0)
     loop = Loop(run, data, folder, checkpoints, writers, state, progress, profile)
-    try:
+    with contextlib.ExitStack() as closing:  # both, also where the disk is full for one
+        closing.callback(checkpoints.close)
+        closing.callback(writers.close)
         stopped = loop.run(stop)
-    finally:
-        writers.close()
-        checkpoints.close()
     if stopped and stop.received:
         say(f"{stop.received.name}: saved at step {progress.step}; run the same command to go on")
         return stop.exit_status
@@ -226,21 +222,6 @@ def _trained_before(config: RunConfig) -> tuple[str, ...]:
     return (read_config(folder).trained_on if folder else ()) or ("unknown",)
 
 
-def _unseen_pieces(config: RunConfig, data: Data) -> frozenset[str] | None:
-    """The pieces of a learned vocabulary that neither the training reports hold nor those of the model it started from.
-
-    None for the vocabulary of a text encoder that was trained elsewhere, on texts that are not known here.
-    """
-    if config.model.text.tokenizer:
-        return None
-    started_from = start.model_folder(config)
-    before = read_unseen(fetched(started_from)) if started_from else frozenset(data.tokenizer.get_vocab())
-    if before is None:
-        return None
-    reports = (data.training[row].sentences for row in range(len(data.training)))
-    return before & tokens.unseen_pieces(data.tokenizer, reports)
-
-
 def _compilation_cache() -> str | None:
     """The folder where JAX keeps compiled programs; None where it keeps none."""
     values = jax.config.values
@@ -286,7 +267,7 @@ def open_data(config: RunConfig, folder: Path) -> Data:
             f"fill a batch of {batch}; set it to False, or lower config.training.batch_size"
         )
     check_evaluation(config)  # the training data come first, because they may be evaluated too
-    return Data(training, validation, *_tokenizer(config, folder, training))
+    return Data(training, validation, *tokenizer.opened(config, folder, training))
 
 
 def check_evaluation(config: RunConfig) -> None:
@@ -301,32 +282,6 @@ def check_evaluation(config: RunConfig) -> None:
             check_source(dataset.name, dataset.directory, raw=dataset.raw, builder=dataset.builder, cache=dataset.cache)
         except UserError as error:
             raise type(error)(f"config.evaluation.datasets, {dataset.name}: {error}") from None
-
-
-def _tokenizer(
-    config: RunConfig, folder: Path, source: RecordSource
-) -> tuple[Tokenizer, vocabulary.VocabularyAccount | None]:
-    """The tokenizer saved in the workdir; on the first run that of the config or of `init_from`, or a learned one.
-
-    Returns the account of learning too, where it was learned now. Raises UsageError for words that are to be left out
-    of a vocabulary that is not learned.
-    """
-    kept = folder / workdir.TOKENIZER
-    if (folder / workdir.CONFIG).exists() and (kept / "tokenizer.json").exists():
-        Verification(fetched(kept), is_tokenizer_file).begin().finish()
-        return tokens.load_tokenizer(fetched(kept)), None
-    text, data = config.model.text, config.data
-    if given := text.tokenizer or start.model_folder(config):
-        if data.exclude_words:
-            raise UsageError(
-                f"config.data.exclude_words = {data.exclude_words}: this run takes the vocabulary of {given} and "
-                "learns none, so no word can be left out"
-            )
-        return tokens.load_tokenizer(given), None
-    excluded = vocabulary.read_words(data.exclude_words) if data.exclude_words else frozenset()
-    rule = vocabulary.VocabularyRule(data.vocabulary_reports, data.vocabulary_patients, excluded)
-    size = text.structure.vocab_size if "vocab_size" in text.bert else tokens.LEARNED_VOCABULARY
-    return vocabulary.learn_vocabulary(source, rule, size)
 
 
 def _steps_per_epoch(config: RunConfig, pairs: int) -> int:

@@ -9,8 +9,10 @@ from flax.traverse_util import flatten_dict
 from afloc_jax import buckets
 from afloc_jax.errors import UsageError
 from afloc_jax.files import Path, read_json, write_json
+from afloc_jax.seals import read_seal
 from afloc_jax.settings import Json
 from afloc_jax.training.settings import RunConfig
+from afloc_jax.weights.folder import WEIGHTS
 
 CONFIG = "config.json"  # the config that the directory belongs to
 RUN = "run.json"  # the origin of the run (see provenance.py)
@@ -52,11 +54,21 @@ class Finished:
 
 
 def read_finished(workdir: Path) -> Finished | None:
-    """The content of finished.json; None while there is no such file."""
+    """The content of finished.json; None while there is no such file, or where files of the model are missing.
+
+    In the latter case the model is written again from the best checkpoint.
+    """
     path = workdir / FINISHED
-    if not path.exists() or not (workdir / MODEL).is_dir():
+    if not path.exists() or missing_from_model(workdir):
         return None
     return Finished(**read_json(path, "delete it to train again"))
+
+
+def missing_from_model(workdir: Path) -> list[str]:
+    """The files that the model of a finished run lacks."""
+    model = workdir / MODEL
+    names = {CONFIG, WEIGHTS, *(read_seal(model) or ())}
+    return sorted(name for name in names if not (model / name).exists())
 
 
 def differences(ours: Mapping[str, Json], theirs: Mapping[str, Json]) -> dict[str, tuple[Json, Json]]:

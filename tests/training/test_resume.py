@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -266,6 +267,47 @@ def test_a_vocabulary_that_was_changed_does_not_train_other_weights(config, tmp_
         train(config, tmp_path)
     path.write_text(text)
     assert train(config, tmp_path) == 0
+
+
+def test_a_tokenizer_that_was_removed_is_made_again_or_the_run_stops(finished, config, tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        signal_at(patch, batch=2)
+        train(config, tmp_path)
+    kept = {path.name: path.read_bytes() for path in (tmp_path / "tokenizer").iterdir()}
+    run, text = tmp_path / "run.json", (tmp_path / "run.json").read_text()
+    shutil.rmtree(tmp_path / "tokenizer")
+    facts = json.loads(text)
+    for other in (
+        {**facts, "vocabulary_sha256": "0"},
+        {key: facts[key] for key in facts if key != "vocabulary_sha256"},
+    ):
+        run.write_text(json.dumps(other))
+        with pytest.raises(
+            UserError, match=r"tokenizer is gone, and nothing says that its vocabulary would be the same"
+        ):
+            train(config, tmp_path)
+    run.write_text(text)
+    assert train(config, tmp_path) == 0
+    said = capsys.readouterr().err
+    assert f"{tmp_path}/tokenizer was gone: the same vocabulary is written again" in said
+    assert "going on from step 2 of 6" in said
+    assert {path.name: path.read_bytes() for path in (tmp_path / "tokenizer").iterdir()} == kept
+    ours, theirs = (load_model(run / "model")[1]["params"] for run in (tmp_path, finished))
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def test_a_model_that_lost_files_is_written_again_from_its_checkpoint(config, tmp_path, monkeypatch, capsys):
+    steps, step = [], loops.Loop._step
+    monkeypatch.setattr(loops.Loop, "_step", lambda self, batches: (steps.append(1), step(self, batches))[1])
+    assert train(config, tmp_path) == 0
+    weights = tmp_path / "model/model.safetensors"
+    before = weights.read_bytes()
+    weights.unlink()
+    (tmp_path / "model/vocab.txt").unlink()
+    assert train(config, tmp_path) == 0
+    told = f"{tmp_path}/model lacks model.safetensors, vocab.txt: the model is written again from the best checkpoint"
+    assert told in capsys.readouterr().err
+    assert weights.read_bytes() == before and (tmp_path / "model/vocab.txt").exists() and len(steps) == 6
 
 
 def test_a_run_that_was_killed_before_its_first_save_starts_anew_and_says_so(config, tmp_path, monkeypatch, capsys):

@@ -18,6 +18,7 @@ from afloc_jax.training.checkpoints import Checkpoints
 from afloc_jax.training.failures import NonFiniteError
 from afloc_jax.training.settings import RunConfig
 from afloc_jax.training.step import LossMetrics
+from afloc_jax.training.tokenizer import unseen_pieces
 from afloc_jax.weights.folder import load_model
 from data_pipelines.tokens import load_tokenizer
 from tests.training.conftest import SENTENCES, arrays, batches_of, last_arrays, records, train, train_config
@@ -66,13 +67,13 @@ def test_the_model_folder_says_which_pieces_no_training_report_held(finished, co
 
     data = training.Data(records(24, seed=1), [], load_model(finished / "model").tokenizer)
     config.init_from = str(finished / "model")
-    assert training._unseen_pieces(RunConfig.from_config(config), data) == frozenset(pieces)
+    assert unseen_pieces(RunConfig.from_config(config), data) == frozenset(pieces)
     shutil.copytree(finished / "model", tmp_path / "older")
     (tmp_path / "older" / "unseen_pieces.txt").unlink()
     config.init_from = str(tmp_path / "older")
-    assert training._unseen_pieces(RunConfig.from_config(config), data) is None, "what it was trained on is not known"
+    assert unseen_pieces(RunConfig.from_config(config), data) is None, "what it was trained on is not known"
     config.init_from, config.model.text.tokenizer = "", "somewhere"
-    assert training._unseen_pieces(RunConfig.from_config(config), data) is None, "an encoder trained elsewhere"
+    assert unseen_pieces(RunConfig.from_config(config), data) is None, "an encoder trained elsewhere"
 
 
 def test_a_finished_run_says_so(finished, config, capsys):

@@ -7,8 +7,8 @@ import pytest
 import launch
 from afloc_jax.errors import UsageError
 from afloc_jax.files import Path
-from afloc_jax.training import train as training
 from afloc_jax.training.settings import RunConfig
+from afloc_jax.training.tokenizer import opened
 from afloc_jax.weights.folder import load_model
 from tests.training.conftest import records, tiny_config, train
 
@@ -31,8 +31,8 @@ def test_excluded_words_are_no_entries_of_a_runs_vocabulary(tmp_path, config):
     assert values.exclude_words == f"{tmp_path}/words.txt"
     config.data.exclude_words = values.exclude_words
     source = records(24, seed=1)
-    learned, account = training._tokenizer(RunConfig.from_config(config), Path(tmp_path), source)
-    plain, _ = training._tokenizer(RunConfig.from_config(tiny_config()), Path(tmp_path), source)
+    learned, account = opened(RunConfig.from_config(config), Path(tmp_path), source)
+    plain, _ = opened(RunConfig.from_config(tiny_config()), Path(tmp_path), source)
     assert account.excluded == 2 and plain.token_to_id("pneumothorax") and plain.token_to_id("lungs")
     assert learned.token_to_id("pneumothorax") is None and learned.token_to_id("lungs") is None
 
@@ -42,4 +42,4 @@ def test_words_cannot_be_excluded_from_a_vocabulary_that_is_not_learned(tmp_path
     config.init_from = str(finished / "model")
     assert load_model(finished / "model").config.card["vocabulary"]
     with pytest.raises(UsageError, match=r"takes the vocabulary of .*model and learns none"):
-        training._tokenizer(RunConfig.from_config(config), Path(tmp_path), records(24, seed=1))
+        opened(RunConfig.from_config(config), Path(tmp_path), records(24, seed=1))
