@@ -17,7 +17,7 @@ import traceback
 from pathlib import Path
 
 from absl import flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from afloc_jax.compiled import keep_compiled
 from afloc_jax.errors import UsageError
@@ -65,11 +65,13 @@ def parse(arguments: list[str]) -> flags.FlagValues:
     _check_paths(arguments)
     try:
         rest = values(arguments)
-    except Exception as error:  # a config file may raise anything; in each case the call was wrong
+    except (Exception, SystemExit) as error:  # a config file may raise anything; in each case the call was wrong
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         message = lines[-1] if lines else "unreadable command line"
         kind = "" if isinstance(error, flags.Error) else f"{type(error).__name__}: "
         raise UsageError(f"{kind}{message}") from error
+    if values.replay is None and not isinstance(values.config, ConfigDict):
+        raise UsageError(f"--config: get_config of that file gives a {type(values.config).__name__}, not a ConfigDict")
     if len(rest) > 1:
         raise UsageError(f"unexpected argument {rest[1]!r}; flags are written --name=value")
     return values

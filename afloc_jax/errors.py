@@ -3,6 +3,7 @@
 import errno
 from collections.abc import Iterator
 
+_LONGEST = 1500  # letters of a message; what a file holds may be repeated in it
 _NO_SPACE = ("no space left on device", "disk quota exceeded")
 
 
@@ -13,6 +14,10 @@ class UserError(Exception):
     """
 
     exit_status = 1
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}... ({len(text) - _LONGEST:,} more letters)"
 
 
 class UsageError(UserError):

@@ -34,6 +34,7 @@ LARGEST_FILE = 1 << 30  # bytes of a file that is read at once
 LARGEST_JSON = 1 << 28  # bytes of a JSON file, whose content may take twenty times as much memory
 _MOST_DIGITS = 4300  # of a number that Python converts
 _TEXT_OR_END = re.compile(r'"(?:[^"\\]|\\.)*+"|}')  # of a JSON text: a string, or the end of an object
+_HALF_A_PAIR = re.compile(r"\\u[dD][89a-fA-F]")  # in a JSON text: a surrogate, which is no letter on its own
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:/")
 
 
@@ -303,29 +304,37 @@ def read_json(path: AnyPath, remedy: str = "", most: int = LARGEST_JSON) -> Any:
         most: bytes that the file may have.
 
     Raises:
-        UserError: the file cannot be read, is not JSON, is nested too deeply, or has an object with one key twice. The
-            message names the file and the line, never the content.
+        UserError: the file cannot be read, is not JSON, is nested too deeply, has an object with one key twice, or a
+            text with half of a surrogate pair. The message names the file and the line, never the content.
     """
     end = f"; {remedy}" if remedy else ""
     try:
         text, objects = read_regular(path, most).decode("utf-8-sig"), _Distinct()
         try:
-            return json.loads(text, object_pairs_hook=objects)
+            return _checked(json.loads(text, object_pairs_hook=objects), text)
         except _RepeatedKeyError:
             raise UserError(
                 f"{path}: a key comes twice in the object that ends at {objects.place(text)}{end}"
             ) from None
-        except json.JSONDecodeError:
+        except (json.JSONDecodeError, UnicodeError):
             raise
         except ValueError:  # Python converts no number of that many digits
-            return json.loads(text, object_pairs_hook=_Distinct(), parse_int=_whole_number)
+            return _checked(json.loads(text, object_pairs_hook=_Distinct(), parse_int=_whole_number), text)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}){end}") from None
     except RecursionError:
         raise UserError(f"{path}: not valid JSON for this program, nested too deeply{end}") from None
     except ValueError as error:  # not JSON or not UTF-8; the decoder's own message could quote the content
         line = f" at line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise UserError(f"{path}: not valid JSON{line}{end}") from None
+        half = ", a text holds half of a surrogate pair" if isinstance(error, UnicodeEncodeError) else ""
+        raise UserError(f"{path}: not valid JSON{line}{half}{end}") from None
+
+
+def _checked(content: Json, text: str) -> Json:
+    """The content of a JSON text. Raises UnicodeEncodeError if it holds half of a surrogate pair: no file can."""
+    if _HALF_A_PAIR.search(text):
+        json.dumps(content, ensure_ascii=False).encode()
+    return content
 
 
 class _RepeatedKeyError(Exception):

@@ -13,7 +13,7 @@ _DEFLATED = b"1.2.840.10008.1.2.1.99"  # the transfer syntax of a DICOM file tha
 
 def is_short_png(data: bytes) -> bool:
     """Whether the pixels of a PNG end before its last row. Decoders fill the rest with black without a word."""
-    header = next((content for kind, content in _chunks(data) if kind == b"IHDR"), b"")
+    header = next((content for kind, content, _ in _chunks(data) if kind == b"IHDR"), b"")
     if len(header) != 13:
         return False
     width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", header)
@@ -21,7 +21,17 @@ def is_short_png(data: bytes) -> bool:
     passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
     sizes = [(math.ceil((width - x) / across), math.ceil((height - y) / down)) for x, y, across, down in passes]
     wanted = sum(rows * (1 + math.ceil(columns * bits / 8)) for columns, rows in sizes if columns > 0 and rows > 0)
-    return _unpacked(b"".join(content for kind, content in _chunks(data) if kind == b"IDAT"), wanted) < wanted
+    return _unpacked(b"".join(content for kind, content, _ in _chunks(data) if kind == b"IDAT"), wanted) < wanted
+
+
+def lacks_palette(png: bytes) -> bool:
+    """Whether the pixels of a PNG are numbers of colours that it lacks. Decoders invent grey values for them."""
+    return png[25:26] == b"\3" and all(kind != b"PLTE" for kind, _, _ in _chunks(png))
+
+
+def is_cut_png(data: bytes) -> bool:
+    """Whether a chunk of a PNG claims more bytes than follow it. OpenCV would take memory for 4 GiB of them."""
+    return any(len(content) < length for _, content, length in _chunks(data))
 
 
 def is_interlaced_png(data: bytes) -> bool:
@@ -37,12 +47,12 @@ def unpacks_beyond(dicom: bytes, most: int) -> bool:
     return _unpacked(dicom[start:], most + 1, -zlib.MAX_WBITS) > most
 
 
-def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """The kind and the content of each chunk of a PNG."""
-    position = 8
-    while position + 8 <= len(data):
+def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, int]]:
+    """The kind, the content and the claimed length of each chunk of a PNG, until its end."""
+    position, kind = 8, b""
+    while position + 8 <= len(data) and kind != b"IEND":
         (length,), kind = struct.unpack(">I", data[position : position + 4]), data[position + 4 : position + 8]
-        yield kind, data[position + 8 : position + 8 + length]
+        yield kind, data[position + 8 : position + 8 + length], length
         position += 12 + length
 
 

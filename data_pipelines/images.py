@@ -19,7 +19,7 @@ from afloc_jax.errors import UserError
 from afloc_jax.files import LARGEST_FILE, read_regular
 from data_pipelines.constants import IMAGE_SIZE, Equalization, GreyRule
 from data_pipelines.dicom import as_shown
-from data_pipelines.encoded import is_interlaced_png, is_short_png, unpacks_beyond
+from data_pipelines.encoded import is_cut_png, is_interlaced_png, is_short_png, lacks_palette, unpacks_beyond
 
 SMALLEST_SIDE = 8  # pixels; anything smaller is a broken export, not a radiograph
 LARGEST_PIXELS = 170_000_000  # below Pillow's limit for decompression bombs; large mammograms have 30 million pixels
@@ -286,7 +286,7 @@ def _decode_picture(data: bytes, name: str, accepted: Accepted = ANY_IMAGE) -> I
             if picture.format == "JPEG" and data.count(_SCAN) > MOST_SCANS:
                 raise ImageError(f"{name}: more than {MOST_SCANS} scans, each of which takes time")
             picture.load()  # decodes everything, so that a truncated file fails here and not during training
-            _check_rows(picture, data, name)
+            _check_png(picture, data, name)
             ImageOps.exif_transpose(picture, in_place=True)
             return picture
     except ImageError:
@@ -301,10 +301,18 @@ def _decode_picture(data: bytes, name: str, accepted: Accepted = ANY_IMAGE) -> I
         raise ImageError(f"{name}: damaged or truncated ({type(error).__name__}: {error})") from None
 
 
-def _check_rows(picture: Image.Image, data: bytes, name: str) -> None:
-    """Raises ImageError for a PNG with fewer rows than it states. Its last row is then black, unless it has passes."""
-    doubtful = picture.format == "PNG" and (is_interlaced_png(data) or not np.asarray(picture)[-1].any())
-    if doubtful and is_short_png(data):
+def _check_png(picture: Image.Image, data: bytes, name: str) -> None:
+    """Raises ImageError for a PNG that is cut, without its palette, or with fewer rows than it states.
+
+    The last row of such a file is black, unless it has passes.
+    """
+    if picture.format != "PNG":
+        return
+    if is_cut_png(data):
+        raise ImageError(f"{name}: truncated: a part of it claims more bytes than there are")
+    if lacks_palette(data):
+        raise ImageError(f"{name}: damaged: its palette is missing")
+    if (is_interlaced_png(data) or not np.asarray(picture)[-1].any()) and is_short_png(data):
         raise ImageError(f"{name}: truncated: it has fewer rows than it states")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Integer
+from jaxtyping import Bool, Float64, Integer
 from pycocotools import mask as coco_mask
 
 from afloc_jax.errors import UserError
@@ -19,6 +19,7 @@ from data_pipelines.images import LARGEST_PIXELS, Geometry, ImageError, read_mas
 
 _MOST_SHIFT = 60  # bits of a compressed run length; longer ones take time that grows with the square of their digits
 FAR = 1_000_000  # pixels; no radiograph is larger, and drawing code may fail for larger coordinates
+LONGEST_OUTLINE = 4_000_000  # pixels of the polygons of a segmentation; each takes pycocotools a hundred bytes
 
 
 @runtime_checkable
@@ -112,6 +113,10 @@ class Polygon:
     points: Sequence[Sequence[float]]
 
     def mask(self, height: int, width: int) -> Bool[np.ndarray, "{height} {width}"]:
+        return _filled([self], height, width)
+
+    def inside(self, height: int, width: int) -> Float64[np.ndarray, "corners 2"]:
+        """The corners, moved to the edge of an image of that size where they lie outside. Raises ImageError."""
         try:
             corners = np.asarray(self.points, np.float64).reshape(-1, 2)
         except (ValueError, TypeError, OverflowError):
@@ -119,8 +124,7 @@ class Polygon:
         # The C code of pycocotools would take all memory for NaN or very distant corners.
         if len(corners) < 3 or not np.isfinite(corners).all():
             raise ImageError("a polygon needs three finite corners or more")
-        inside = np.clip(corners, 0, [width, height]).ravel().tolist()
-        return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects([inside], height, width))).astype(bool)
+        return np.clip(corners, 0, [width, height])
 
 
 @dataclass(frozen=True)
@@ -180,7 +184,10 @@ class United:
     parts: tuple[Region, ...]
 
     def mask(self, height: int, width: int) -> Bool[np.ndarray, "{height} {width}"]:
-        return np.any([part.mask(height, width) for part in self.parts], axis=0)
+        mask = np.zeros((height, width), bool)
+        for part in self.parts:  # one after another: all masks together would take far more memory than the image
+            mask |= part.mask(height, width)
+        return mask
 
 
 @dataclass(frozen=True)
@@ -225,6 +232,19 @@ def _drawn(runs: Integer[np.ndarray, " runs"], height: int, width: int) -> Bool[
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width, order="F")
 
 
+def _filled(polygons: Sequence[Polygon], height: int, width: int) -> Bool[np.ndarray, "{height} {width}"]:
+    """The union of polygons, as run lengths until its end: a mask of each would take the image's memory and time.
+
+    Raises ImageError for a malformed polygon, for none, and for outlines that are too long together.
+    """
+    corners = [polygon.inside(height, width) for polygon in polygons]
+    steps = (np.abs(one - np.roll(one, 1, axis=0)).max(axis=1).sum() for one in corners)
+    if not corners or sum(steps) > LONGEST_OUTLINE:
+        raise ImageError(f"polygons need an outline, of at most {LONGEST_OUTLINE:,} pixels together")
+    parts = coco_mask.frPyObjects([one.ravel().tolist() for one in corners], height, width)
+    return coco_mask.decode(coco_mask.merge(parts)).astype(bool)
+
+
 def run_lengths(mask: Bool[np.ndarray, "H W"]) -> str:
     """The mask as COCO's compressed run lengths, the `counts` of a `CocoRuns`."""
     return str(coco_mask.encode(np.asfortranarray(mask, np.uint8))["counts"], "ascii")
@@ -259,8 +279,7 @@ def decode_segmentation(segmentation: Any, height: int, width: int, where: str) 
     try:
         if isinstance(segmentation, Mapping):
             return CocoRuns(dict(segmentation)).mask(height, width).astype(np.uint8)
-        parts = [Polygon(polygon).mask(height, width) for polygon in segmentation]
-        return np.logical_or.reduce(parts, axis=0).astype(np.uint8)
+        return _filled([Polygon(polygon) for polygon in segmentation], height, width).astype(np.uint8)
     except ImageError as error:
         raise UserError(f"{where}: {error}") from None
     except (TypeError, ValueError, OverflowError):

@@ -25,6 +25,7 @@ SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # in this order
 LEARNED_VOCABULARY = 4096  # default size of a learned vocabulary
 TOKENIZER_FILE, VOCABULARY_FILE = "tokenizer.json", "vocab.txt"
 LARGEST_TOKENIZER = 1 << 22  # bytes of such a file; that of multilingual BERT, with 119,547 entries, has 3 MB
+_LONGEST_WORD = 1000  # letters of a word that is split into pieces, which takes the square of their number
 _REQUIRED = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 _CONTINUATION = "##"
 _DECIMAL = re.compile(r"\d\.(?=\d)")
@@ -371,6 +372,7 @@ def _from_vocabulary(pieces: Sequence[str], strip_accents: bool | None = None) -
 
 
 def _check(tokenizer: Tokenizer, path: Path) -> None:
+    """Refuses a tokenizer whose ids would not be those of BERT, or which takes time or memory beyond its text."""
     missing = [name for name in _REQUIRED if tokenizer.token_to_id(name) is None]
     if missing:
         raise UserError(f"{path} lacks {', '.join(missing)}: not a BERT WordPiece vocabulary")
@@ -378,3 +380,17 @@ def _check(tokenizer: Tokenizer, path: Path) -> None:
         raise UserError(f"{path}: [PAD] has id {tokenizer.token_to_id('[PAD]')}, must be 0 (the first line)")
     if not any(piece.startswith(_CONTINUATION) for piece in tokenizer.get_vocab()):
         raise UserError(f"{path} has no '##' piece: not a BERT WordPiece vocabulary")
+    ids = tokenizer.get_vocab().values()
+    if max(ids) >= LARGEST_TOKENIZER:
+        raise UserError(f"{path}: an id of {max(ids):,}, beyond any vocabulary")
+    if len(set(ids)) < len(ids):
+        raise UserError(f"{path}: two entries have the same id")
+    model = tokenizer.model
+    if not isinstance(model, models.WordPiece):
+        raise UserError(f"{path}: a {type(model).__name__} tokenizer; every model here reads BERT's WordPiece")
+    if model.unk_token != "[UNK]" or model.continuing_subword_prefix != _CONTINUATION:
+        raise UserError(f"{path}: unknown words must be [UNK] and pieces within words begin with {_CONTINUATION}")
+    if model.max_input_chars_per_word > _LONGEST_WORD:
+        raise UserError(f"{path}: max_input_chars_per_word is more than {_LONGEST_WORD:,}")
+    if not isinstance(tokenizer.pre_tokenizer, pre_tokenizers.BertPreTokenizer):
+        raise UserError(f"{path}: its pre_tokenizer is not BERT's, which splits texts at blanks and punctuation")

@@ -119,6 +119,7 @@ def test_cells_name_files_below_a_folder_or_none():
         ('{"a":' * 100_000, "nested too deeply"),
         (f'{{"{CANARY}": 1', "not valid JSON at line 1"),
         (b'"\xff"', "not valid JSON"),
+        (f'["{CANARY}", "\\uD83D"]', "a text holds half of a surrogate pair"),
     ],
 )
 def test_doubtful_json_stops_with_its_line_and_no_content(tmp_path, content, message):
@@ -128,6 +129,16 @@ def test_doubtful_json_stops_with_its_line_and_no_content(tmp_path, content, mes
         read_json(path, "fetch it again")
     said = str(caught.value)
     assert said.startswith(f"{path}: ") and message in said and said.endswith("; fetch it again") and "Roe" not in said
+
+
+def test_both_halves_of_a_surrogate_pair_are_a_letter(tmp_path):
+    (tmp_path / "a.json").write_text('"\\ud83d\\ude00"')
+    assert read_json(tmp_path / "a.json") == "\U0001f600"
+
+
+def test_what_a_file_holds_makes_no_error_endless():
+    said = str(UserError("row 3: " + "x" * 10**6))
+    assert said.startswith("row 3: xxx") and said.endswith("x... (998,507 more letters)") and len(said) < 1600
 
 
 def test_a_number_of_4301_digits_is_a_number_of_its_entry(tmp_path):

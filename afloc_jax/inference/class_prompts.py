@@ -11,6 +11,7 @@ The value of a class is a list of positive phrases, or `{"positive": [...], "neg
 """
 
 import itertools
+import math
 import os
 import pathlib
 import string
@@ -26,6 +27,7 @@ ClassPhrases: TypeAlias = Phrases | Mapping[str, Phrases] | None
 """The value of a class in a prompt set; None stands for the fallback phrase."""
 
 WORD_LISTS = ("severity", "subtype", "location")  # in the order of the words in a phrase
+MOST_PHRASES = 10_000  # of a class
 TEMPLATE = "{severity} {subtype} {location}"
 NEGATIVE = "no {class}. "
 FALLBACK = CLASS_PROMPT.replace("{finding}", "{class}")
@@ -105,6 +107,8 @@ class PromptSet:
             return _phrases(name, given.get("positive")), negative
         if set(given) <= set(WORD_LISTS):
             words = [_phrases(name, given[key], empty_word=True) if given.get(key) else [""] for key in WORD_LISTS]
+            if math.prod(map(len, words)) > MOST_PHRASES:
+                raise UsageError(f"the words of class {name!r} make more than {MOST_PHRASES:,} phrases")
             phrases = []
             for choice in itertools.product(*words):
                 filled = self.template.format_map({"class": spoken, **dict(zip(WORD_LISTS, choice, strict=True))})
@@ -175,7 +179,8 @@ def _phrases(name: str, given: Phrases | None, empty_word: bool = False) -> list
 
 def _check_template(where: str, template: str, fields: Sequence[str]) -> None:
     try:
-        found = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+        parsed = [field for field in string.Formatter().parse(template) if field[1] is not None]
+        found = [f"{name}{'!' * bool(conversion)}{':' * bool(spec)}" for _, name, spec, conversion in parsed]
     except (TypeError, ValueError) as error:
         raise UsageError(f"{where} is {template!r}; it must be a text with {{{fields[0]}}} in it ({error})") from None
     wrong = [name for name in found if name not in fields]

@@ -139,7 +139,14 @@ def begin_loading(folder: AnyPath) -> tuple[ModelFolder, Verification]:
     verification = Verification(place, is_model_file)
     variables = _load_weights(place / WEIGHTS, config)
     config = dataclasses.replace(config, unseen_pieces=read_unseen(place))
-    return ModelFolder(config, variables, load_tokenizer(place)), verification.begin()
+    tokenizer = load_tokenizer(place)
+    size, embeddings = 1 + max(tokenizer.get_vocab().values()), config.architecture.text.structure.vocab_size
+    if size > embeddings:
+        raise ModelFolderError(
+            f"{folder}: a vocabulary of {size} entries, but the text encoder has {embeddings} embeddings; copy the "
+            "folder again"
+        )
+    return ModelFolder(config, variables, tokenizer), verification.begin()
 
 
 def _load_weights(weights: Path, config: FolderConfig) -> Variables:

@@ -113,7 +113,7 @@ class _Bounded(io.FileIO):
 def _members(path: AnyPath, mapped: np.ndarray) -> dict[str, np.ndarray]:
     """Views of the bytes of all members by name. Names are used as keys, never as paths."""
     with _Bounded(os.fspath(path)) as file, zipfile.ZipFile(file) as archive:
-        infos = [info for info in archive.infolist() if not info.is_dir()]
+        infos = [info for info in archive.infolist() if not info.filename.endswith("/")]  # is_dir fails without a name
     members: dict[str, np.ndarray] = {}
     end_of_last = 0
     for info in sorted(infos, key=lambda info: info.header_offset):

@@ -4,9 +4,7 @@ import ast
 import io
 import os
 import resource
-import struct
 import time
-import zlib
 from pathlib import Path
 
 import cv2
@@ -18,67 +16,31 @@ from raw_folders import SECRET, pairs_folder, radiograph, write_table
 
 from afloc_jax.cli import main
 from afloc_jax.errors import UserError
+from benchmarks.hostile.images import BAD_IMAGES, png
+from benchmarks.hostile.valid_files import picture
 from data_pipelines import dicom, images
 from data_pipelines.encoded import is_short_png, unpacks_beyond
 from data_pipelines.images import ImageError, decode_image, read_image
 from data_pipelines.prepared import prepare
 
-
-def chunk(kind, content):
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-
-def png(height, width, rows, depth=8, colour=0, interlaced=0, content=b"\xc8"):
-    """A PNG whose header states `height` rows, with that many `rows` of one byte in it."""
-    pixels = zlib.compressobj(9)
-    if interlaced:  # seven passes, of pixels at distances of 8, 4, 2 and 1
-        wide = [len(range(x, width, step)) for x, step in ((0, 8), (4, 8), (0, 4), (2, 4), (0, 2), (1, 2), (0, 1))]
-        high = [len(range(y, height, step)) for y, step in ((0, 8), (0, 8), (4, 8), (0, 4), (2, 4), (0, 2), (1, 2))]
-        lines = [b"\0" + content * columns for columns, lines in zip(wide, high, strict=True) for _ in range(lines)]
-    else:
-        lines = [b"\0" + content * (width * depth // 8 * {0: 1, 2: 3}[colour])] * rows
-    packed = b"".join(pixels.compress(line) for line in lines[:rows]) + pixels.flush()
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
-
-
-def saved(picture, kind, **how):
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, kind, **how)
-    return file.getvalue()
-
-
-def not_finite(value):
-    pixels = radiograph(1).astype(np.float32)
-    pixels[3, 4] = value
-    return pixels
-
-
-def scans(count):
-    """A progressive JPEG with further scans, which cost time and no bytes."""
-    data = saved(radiograph(2, 64, 64), "JPEG", progressive=True)
-    return data[:-2] + b"\xff\xda\x00\x08\x01\x01\x00\x00\x00\x00" * count + data[-2:]
-
-
-EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\nshowpage\n%%EOF\n"
-BAD = {  # name -> content, reason in the report
-    "bomb.png": (png(20_000, 20_000, 1), "more than 170,000,000 pixels is too large"),
-    "short.png": (png(40, 30, 20), "truncated: it has fewer rows than it states"),
-    "interlaced.png": (png(40, 30, 50, interlaced=1), "truncated: it has fewer rows than it states"),
-    "nan.tif": (saved(not_finite(np.nan), "TIFF"), "pixels that are no finite numbers"),
-    "inf.tif": (saved(not_finite(-np.inf), "TIFF"), "pixels that are no finite numbers"),
-    "scans.jpg": (scans(65), "more than 64 scans, each of which takes time"),
-    "eps.png": (EPS, "not an image in a known format"),
-    "gif.png": (saved(radiograph(3), "GIF"), "not an image in a known format"),
-    "empty.png": (b"", "the file is empty"),
+BAD = {  # name -> reason in the report
+    "bomb.png": "more than 170,000,000 pixels is too large",
+    "short.png": "truncated: it has fewer rows than it states",
+    "interlaced.png": "truncated: it has fewer rows than it states",
+    "nan.tif": "pixels that are no finite numbers",
+    "inf.tif": "pixels that are no finite numbers",
+    "scans.jpg": "more than 64 scans, each of which takes time",
+    "eps.png": "not an image in a known format",
+    "gif.png": "not an image in a known format",
+    "empty.png": "the file is empty",
 }
 
 
 def test_each_bad_image_costs_one_row(tmp_path):
     raw, names = tmp_path / "raw", list(BAD)
     rows = pairs_folder(raw, 4)
-    for name, (content, _) in BAD.items():
-        (raw / "images" / name).write_bytes(content)
+    for name in BAD:
+        (raw / "images" / name).write_bytes(BAD_IMAGES[name])
     os.mkfifo(raw / "images" / "pipe.png")
     (raw / "images" / "zero.png").symlink_to("/dev/zero")
     unread = {"pipe.png": "cannot be read (not a regular file)", "zero.png": "cannot be read (not a regular file)"}
@@ -99,7 +61,7 @@ def test_each_bad_image_costs_one_row(tmp_path):
     total = 4 + len(BAD) + 2 + len(wrong) + 1
     assert report.records == {"train": 4} and report.rows == total
     found = {entry.image: entry.reason for entry in report.rejected}
-    expected = {name: reason for name, (_, reason) in BAD.items()} | unread
+    expected = BAD | unread
     first = 6 + len(BAD) + 2
     expected |= {f"pairs.csv, row {number}": reason for number, reason in enumerate(wrong.values(), first)}
     expected[f"pairs.csv, row {first + 4}"] = "column text: the row has 2 cells and the header 3"
@@ -133,8 +95,8 @@ def test_whole_images_are_never_taken_for_short_ones(tmp_path):
         pixels[-3:] = 0
         colour = np.repeat(pixels[..., None], 3, -1)
         pictures = [pixels, pixels > 99, pixels.astype(np.uint16) * 99, colour]
-        for picture in pictures:
-            data = saved(picture, "PNG")
+        for pixels_of in pictures:
+            data = picture(pixels_of, "PNG")
             assert not is_short_png(data)
             assert decode_image(data, "a.png").shape == (height, width)
         palette = io.BytesIO()
@@ -146,6 +108,17 @@ def test_whole_images_are_never_taken_for_short_ones(tmp_path):
         assert is_short_png(data)
         with pytest.raises(ImageError, match="fewer rows"):
             decode_image(data, "a.png")
+
+
+def test_a_png_without_its_palette_is_refused():
+    file = io.BytesIO()
+    Image.fromarray(radiograph(1)).convert("P").save(file, "PNG")
+    whole = file.getvalue()
+    assert decode_image(whole, "a.png").shape == (40, 30)
+    start = whole.index(b"PLTE") - 4
+    without = whole[:start] + whole[start + 12 + int.from_bytes(whole[start : start + 4], "big") :]
+    with pytest.raises(ImageError, match="its palette is missing"):
+        decode_image(without, "a.png")
 
 
 def test_deep_pixels_are_scaled_as_in_float64_at_once():

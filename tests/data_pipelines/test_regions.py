@@ -5,8 +5,19 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
+from afloc_jax.errors import UserError
+from data_pipelines import regions
 from data_pipelines.images import Geometry, ImageError
-from data_pipelines.regions import Box, CocoRuns, GapRuns, MaskFile, Polygon, RelativeBox, run_lengths
+from data_pipelines.regions import (
+    Box,
+    CocoRuns,
+    GapRuns,
+    MaskFile,
+    Polygon,
+    RelativeBox,
+    decode_segmentation,
+    run_lengths,
+)
 
 HEIGHT, WIDTH = 37, 23
 
@@ -58,6 +69,24 @@ def test_boxes_and_polygons_cover_the_same_pixels():
     np.testing.assert_array_equal(box.on_square(geometry), square)
 
 
+def test_polygons_together_are_the_union_of_each(monkeypatch):
+    random = np.random.default_rng(0)
+    polygons = [random.uniform(-5, 45, 2 * random.integers(3, 9)).tolist() for _ in range(12)]
+    expected = np.any([Polygon(polygon).mask(HEIGHT, WIDTH) for polygon in polygons], axis=0)
+    np.testing.assert_array_equal(decode_segmentation(polygons, HEIGHT, WIDTH, "here"), expected)
+    assert 0.2 < expected.mean() < 1
+    monkeypatch.setattr(regions, "LONGEST_OUTLINE", 12)
+    assert Polygon([(0, 0), (4, 0), (4, 2)]).mask(HEIGHT, WIDTH).any()  # 4 + 2 + 4 pixels
+    with pytest.raises(UserError, match="here: polygons need an outline, of at most 12 pixels together"):
+        decode_segmentation([[0, 0, 4, 0, 4, 2]] * 2, HEIGHT, WIDTH, "here")
+
+
+def test_a_hundred_thousand_polygons_take_one_mask_of_their_image():
+    """Each had a mask of its own before, of 25 MB here."""
+    mask = decode_segmentation([[1, 1, 3, 1, 3, 3]] * 100_000, 5000, 5000, "here")
+    assert mask.shape == (5000, 5000) and 0 < mask.sum() < 9
+
+
 def test_label_images_are_read_by_value(tmp_path):
     values = np.random.default_rng(0).integers(0, 4, (HEIGHT, WIDTH)).astype(np.uint8)
     cv2.imwrite(str(tmp_path / "labels.png"), values)
@@ -95,6 +124,7 @@ def packed(runs):
         (Polygon([(0, 0), (1, 1)]), "three finite corners"),
         (Polygon([(0, 0), (1, 1), (float("inf"), 3)]), "three finite corners"),
         (Polygon("abc"), "three finite corners"),
+        (Polygon([(0, 0), (1e9, 0), (0, 1e9), (1e9, 1e9)] * 100_000), "at most 4,000,000 pixels together"),
         (CocoRuns({"counts": "1"}), "not a valid RLE"),
         (CocoRuns({"size": [WIDTH, HEIGHT], "counts": [HEIGHT * WIDTH]}), "its image is"),
         (CocoRuns({"size": [HEIGHT, WIDTH], "counts": [-1, HEIGHT * WIDTH + 1]}), "do not add up"),

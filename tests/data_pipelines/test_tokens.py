@@ -226,6 +226,31 @@ def test_a_folder_without_a_usable_vocabulary_is_refused(tmp_path):
         learn_tokenizer(["", " "])
 
 
+SPLITS = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "message"),
+    [
+        (None, "pre_tokenizer", SPLITS, "its pre_tokenizer is not BERT's"),
+        ("model", "type", "WordLevel", "not a readable tokenizer|a WordLevel tokenizer"),
+        ("model", "unk_token", "[MASK]", r"unknown words must be \[UNK\]"),
+        ("model", "continuing_subword_prefix", "@@", "begin with ##"),
+        ("model", "max_input_chars_per_word", 10**9, "max_input_chars_per_word is more than 1,000"),
+        ("vocab", "zebra", 7, "two entries have the same id"),
+        ("vocab", "zebra", 2**32 - 1, "an id of 4,294,967,295, beyond any vocabulary"),
+    ],
+)
+def test_a_tokenizer_that_is_not_berts_is_refused(section, key, value, message, tokenizer, tmp_path):
+    """Its file may ask for expressions that hang, or for a table of 4 billion entries."""
+    content = json.loads(tokenizer.to_str())
+    place = {None: content, "model": content["model"], "vocab": content["model"]["vocab"]}[section]
+    place[key] = value
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=message):
+        load_tokenizer(tmp_path)
+
+
 @pytest.mark.parametrize("max_tokens", [3, 12, 40])
 def test_sentences_that_are_remembered_give_the_arrays_of_the_whole_text(max_tokens, monkeypatch):
     """Decimals, lone periods, special tokens, unknown and long words, empty reports; told twice, and forgotten."""

@@ -55,6 +55,9 @@ def test_word_lists_fill_the_template_in_every_combination(write):
         ({"template": "{class} {size}", "classes": {"edema": ["a"]}}, "field 'size'"),
         ({"template": "{class", "classes": {"edema": ["a"]}}, "must be a text"),
         ({"negative": "nothing", "classes": {"edema": ["a"]}}, "no field; use {class}"),
+        ({"negative": "{class:>1000000000}", "classes": {"edema": ["a"]}}, "field 'class:'; use {class}"),
+        ({"fallback": "{class!r}", "classes": {"edema": ["a"]}}, "field 'class!'; use {class}"),
+        ({"edema": {"severity": ["a"] * 101, "location": ["b"] * 100}}, "make more than 10,000 phrases"),
         ({"multiclass": "yes", "classes": {"edema": ["a"]}}, "true or false"),
     ],
 )

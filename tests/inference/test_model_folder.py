@@ -111,6 +111,19 @@ def test_a_wrong_setting_in_a_folder_is_named_with_its_file(folder, tmp_path, se
     assert str(copy / "config.json") in str(caught.value)
 
 
+def test_a_vocabulary_larger_than_the_embeddings_is_refused(folder, tmp_path):
+    copy = tmp_path / "model"
+    shutil.copytree(folder, copy)
+    (copy / "seal.json").unlink()
+    words = json.loads((copy / "tokenizer.json").read_text())
+    words["model"]["vocab"]["zebra"] = len(words["model"]["vocab"])
+    (copy / "tokenizer.json").write_text(json.dumps(words))
+    with pytest.raises(
+        ModelFolderError, match=r"a vocabulary of (\d+) entries, but the text encoder has \d+ embeddings"
+    ):
+        load_model(copy)
+
+
 def test_a_save_that_fails_leaves_the_old_folder_and_nothing_else(folder, tmp_path, monkeypatch):
     target = tmp_path / "model"
     shutil.copytree(folder, target)

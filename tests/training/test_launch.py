@@ -94,10 +94,18 @@ def test_low_rank_takes_a_boolean_or_auto_over_either(flags, value, tmp_path):
         assert repr(RunConfig.from_config(values.config).loss.low_rank) == repr(value if flags else stated)
 
 
-def test_a_config_file_that_raises_is_a_wrong_call(tmp_path, capsys):
-    (tmp_path / "bad.py").write_text("def get_config():\n    return 1 / 0\n")
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def get_config():\n    return 1 / 0\n", "ZeroDivisionError"),
+        ("def get_config():\n    return None\n", "get_config of that file gives a NoneType, not a ConfigDict"),
+        ("import sys\nsys.exit(0)\n", "SystemExit: 0"),
+    ],
+)
+def test_a_config_file_that_gives_no_config_is_a_wrong_call(text, message, tmp_path, capsys):
+    (tmp_path / "bad.py").write_text(text)
     assert launch.main(["launch.py", f"--config={tmp_path / 'bad.py'}", "--workdir=w"]) == 2
-    assert "ZeroDivisionError" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_an_interrupt_is_one_line(monkeypatch, capsys):

@@ -1,10 +1,8 @@
 """Hostile weights and model folders are refused within 2 s and 200 MB beyond the same command on a missing file."""
 
 import json
-import pickle
 import struct
 import time
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +16,8 @@ from afloc_jax.errors import UserError
 from afloc_jax.weights.folder import load_model
 from afloc_jax.weights.importers import import_model
 from afloc_jax.weights.tensors import fault_of
-from afloc_jax.weights.torch_files import _LEGACY_MAGIC, _LEGACY_PROTOCOL
+from benchmarks.hostile.large_weights import FILES, PICKLES, PLACES, TENSORS
+from benchmarks.hostile.valid_files import legacy_file, torch_archive
 from tests.inference.conftest import folder  # noqa: F401
 
 SECONDS, BYTES = 2.0, 200_000_000  # of the processor, because other work may share the machine
@@ -51,65 +50,15 @@ def check_cost(arguments: list[str], missing: list[str], capfd) -> str:
     return said
 
 
-def mib(count: int) -> int:
-    return count << 20
-
-
-TWICE = b"\x80\x02" + b")q\x00" + b"h\x00h\x00\x86q\x00" * 40  # a tuple that holds the one before it twice
-BIG = b"\x80\x02(" + b"K\x01" * 100_000 + b"tq\x01"  # a tuple of 100,000 numbers in memo slot 1
-LARGE = b"\x80\x02\x8b" + struct.pack("<i", mib(8)) + b"\x01" * mib(8)
-PICKLES = {
-    "a key of nested tuples": b"\x80\x02}" + TWICE[2:] + b"K\x01s.",
-    "keys of nested tuples": b"\x80\x02}(" + TWICE[2:] + b"K\x01u.",
-    "a set of nested tuples": b"\x80\x02c__builtin__\nset\n(" + TWICE[2:] + b"l\x85R.",
-    "a frozen set of nested tuples": b"\x80\x04(" + TWICE[2:] + b"\x91.",
-    "an ordered dict of nested tuples": b"\x80\x02ccollections\nOrderedDict\n((" + TWICE[2:] + b"K\x01\x86ltR.",
-    "a dict of nested tuples": b"\x80\x02(" + TWICE[2:] + b"K\x01d.",
-    "lists in lists": b"\x80\x02" + b"]" * 2_000_000 + b"a" * 1_999_999 + b".",
-    "tuples in tuples": b"\x80\x02)" + b"\x85" * 250_000 + b".",
-    "many instructions": b"\x80\x02" + b"N0" * 4_000_000 + b"N.",
-    "many sets": b"\x80\x04(" + b"\x8f" * 3_000_000 + b"l.",
-    "many names": b"\x80\x02(" + b"".join(b"cm\nf%d\n" % k for k in range(60_000)) + b"l.",
-    "many calls with many arguments": BIG + b"0" + b"cm\nf\nh\x01R0" * 20_000 + b"N.",
-    "many sets of many numbers": BIG + b"0" + b"c__builtin__\nset\nh\x01\x85R0" * 20_000 + b"N.",
-    "many shapes of many axes": BIG + b"0" + b"ctorch\nSize\nh\x01\x85R0" * 20_000 + b"N.",
-    "many objects with many arguments": BIG + b"0" + b"cm\nf\nh\x01\x810" * 20_000 + b"N.",
-    "large numbers as keys": LARGE + b"q\x000}(" + b"h\x00N" * 9999 + b"u.",
-    "a long text": b"\x80\x02X" + struct.pack("<I", mib(40)) + b"x" * mib(40) + b".",
-    "a memo slot far away": b"\x80\x02Nr\xff\xff\xff\x7f.",
-    "a text that is cut": b"\x80\x02X" + struct.pack("<I", 2**32 - 1) + b"x.",
-}  # fmt: skip
-
-
 FORMS = [*((name, True) for name in PICKLES), *((name, False) for name in list(PICKLES)[::4])]
 
 
 @pytest.mark.parametrize(("name", "zipped"), FORMS, ids=[f"{name}, {'zip' if z else 'legacy'}" for name, z in FORMS])
 def test_pickles(name, zipped, tmp_path, capfd):
     file = tmp_path / "hostile.pth"
-    if zipped:
-        with zipfile.ZipFile(file, "w") as archive:
-            archive.writestr("a/data.pkl", PICKLES[name])
-    else:
-        head = [pickle.dumps(part, protocol=2) for part in (_LEGACY_MAGIC, _LEGACY_PROTOCOL, {"little_endian": True})]
-        file.write_bytes(b"".join([*head, PICKLES[name], pickle.dumps([], protocol=2)]))
+    file.write_bytes((torch_archive if zipped else legacy_file)(PICKLES[name]))
     out = str(tmp_path / "model")
     check_cost(["import", str(file), out], ["import", str(tmp_path / "missing.pth"), out], capfd)
-
-
-def header(text: str, data: bytes = b"") -> bytes:
-    return struct.pack("<Q", len(text)) + text.encode() + data
-
-
-ENTRY = '"{}":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}'
-TENSORS = {
-    "a header beyond the file": struct.pack("<Q", 2**62) + b"{}",
-    "many tensors": header("{" + ",".join(map(ENTRY.format, range(200_000))) + "}"),
-    "many axes": header(f'{{"a":{{"dtype":"F32","shape":[{"1," * 500_000}1],"data_offsets":[0,4]}}}}', b"0000"),
-    "a nested header": header('{"a":' * 500_000 + "1" + "}" * 500_000),
-    "a large shape": header('{"a":{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,4]}}', b"0000"),
-    "none of its bytes": header('{"a":{"dtype":"F32","shape":[0,4611686018427387904],"data_offsets":[0,0]}}'),
-}
 
 
 @pytest.mark.parametrize("name", TENSORS)
@@ -127,18 +76,6 @@ def test_a_list_of_a_million_members_of_an_archive(tmp_path, capfd):
     out = str(tmp_path / "model")
     said = check_cost(["import", str(tmp_path / "hostile.pth"), out], ["import", "missing.pth", out], capfd)
     assert "list of members has more than" in said
-
-
-PLACES = {
-    "layers": ("architecture", "text", "bert", "num_hidden_layers", 10**7),
-    "words": ("architecture", "text", "bert", "vocab_size", 10**15),
-    "width": ("architecture", "text", "bert", "intermediate_size", 10**12),
-    "positions": ("architecture", "text", "bert", "max_position_embeddings", 10**12),
-    "projection": ("architecture", "projection_dim", 10**9),
-    "blocks": ("architecture", "image", "options", "blocks", [10**7] * 4),
-    "stages": ("architecture", "image", "options", "blocks", [1] * 10**5),
-    "image": ("preprocessing", "image_size", 10**9),
-}
 
 
 @pytest.fixture
@@ -166,17 +103,6 @@ def test_counts_and_sizes_of_a_model_folder(name, copy, tmp_path, capfd):
     (copy / "config.json").write_text(json.dumps(config))
     said = check_cost(loads(copy), loads(tmp_path / "missing"), capfd)
     assert str(last) in said and "at most" in said
-
-
-FILES = {
-    "config.json of 60 MB": ("config.json", lambda: b"[" + b"{}," * mib(20) + b"{}]"),
-    "a nested config.json": ("config.json", lambda: b"[" * mib(1) + b"]" * mib(1)),
-    "tokenizer.json of 60 MB": ("tokenizer.json", lambda: b"[" + b"{}," * mib(20) + b"{}]"),
-    "a nested tokenizer.json": ("tokenizer.json", lambda: b'{"a":' * mib(1)),
-    "unseen_pieces.txt of 60 MB": ("unseen_pieces.txt", lambda: b"a\n" * mib(30)),
-    "seal.json of 60 MB": ("seal.json", lambda: b"[" + b"{}," * mib(20) + b"{}]"),
-    "weights that are none": ("model.safetensors", lambda: TENSORS["many tensors"]),
-}
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -42,8 +42,9 @@ class Line:
 
     def number_in(self, column: str) -> float:
         """The finite number of a cell."""
+        text = self.text(column)
         try:
-            value = float(self.text(column).replace("_", "?"))  # Python would read 1_0 as 10
+            value = float(text if text.isascii() and "_" not in text else "")  # Python reads 1_0, and digits of others
         except ValueError:
             raise self.error(column, "is not a number") from None
         if not math.isfinite(value):

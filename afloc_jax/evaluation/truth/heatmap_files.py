@@ -1,7 +1,5 @@
 """Files of heat maps with keys of image and phrase, and their mapping to the scored square or original image."""
 
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -14,8 +12,6 @@ from afloc_jax.files import Path, check_regular
 from data_pipelines.images import LARGEST_PIXELS, Geometry
 
 LARGEST_MAP = 8 * LARGEST_PIXELS + 4096  # bytes of a map of float64, with its header
-# Exceptions of NumPy for a bad archive.
-_UNREADABLE = (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error)
 
 
 class HeatmapFile:
@@ -26,7 +22,7 @@ class HeatmapFile:
         try:
             check_regular(self.path)
             self._file = np.load(self.path, allow_pickle=False)
-        except _UNREADABLE as error:
+        except Exception as error:  # NumPy and zipfile raise almost any exception for a bad archive
             reason = error.strerror if isinstance(error, OSError) and error.strerror else "not an .npz archive"
             raise UserError(f"{self.path}: cannot read the heat maps ({reason})") from None
         if not isinstance(self._file, np.lib.npyio.NpzFile):
@@ -92,10 +88,13 @@ class HeatmapFile:
         """
         place = map_to_original if original else map_to_square
         for truth in truths:
+            self._check_size(truth)
             try:
-                self._check_size(truth)
-                heatmap = self._file[self._keys[truth.key]] if self.has(truth) else np.zeros(truth.mask.shape)
-            except _UNREADABLE:
+                # A member of an archive that is no array comes as its bytes.
+                heatmap = np.asarray(
+                    self._file[self._keys[truth.key]] if self.has(truth) else np.zeros(truth.mask.shape)
+                )
+            except Exception:
                 raise UserError(f"{self.path}: the map of {truth.id} is damaged or not an array of numbers") from None
             yield place(heatmap, truth, str(self.path))
 
@@ -107,7 +106,7 @@ def map_to_square(heatmap: np.ndarray, truth: Truth, where: str = "heat maps") -
     UserError for a map of another shape or type.
     """
     size = truth.mask.shape[0]
-    truth = _checked(heatmap, truth, where)
+    heatmap, truth = _checked(heatmap, truth, where)
     if heatmap.shape == (size, size):
         return heatmap
     geometry = Geometry(truth.height, truth.width, size)
@@ -123,25 +122,30 @@ def map_to_original(heatmap: np.ndarray, truth: Truth, where: str = "heat maps")
     On an image of unknown size the map stays as it is. Raises UserError for a map of another shape or type.
     """
     size = truth.mask.shape[0]
-    truth = _checked(heatmap, truth, where)
+    heatmap, truth = _checked(heatmap, truth, where)
     if not truth.height or heatmap.shape == (truth.height, truth.width):
         return heatmap
     return Geometry(truth.height, truth.width, size).map_to_original(heatmap)
 
 
-def _checked(heatmap: np.ndarray, truth: Truth, where: str) -> Truth:
-    """The sample; a negative on an image of unknown size gets the size of its map, unless that is the square's.
+def _checked(heatmap: np.ndarray, truth: Truth, where: str) -> tuple[Float[np.ndarray, "rows columns"], Truth]:
+    """The map, whole numbers as floats, and the sample.
 
-    Raises UserError unless the map has the shape of the square or of the image.
+    A negative on an image of unknown size gets the size of its map, unless that is the square's.
+
+    Raises UserError unless the map has the shape of the square or of the image, and finite numbers.
     """
     square = truth.mask.shape
     if heatmap.dtype.kind not in "fiub":
         raise UserError(f"{where}: the map of {truth.id} has type {heatmap.dtype}; it must hold real numbers")
-    if heatmap.shape == square:
-        return truth
-    if not truth.present and not truth.height and heatmap.ndim == 2 and heatmap.size:
-        return replace(truth, height=heatmap.shape[0], width=heatmap.shape[1])
-    if not truth.height or heatmap.shape != (truth.height, truth.width):
-        own = f" or {(truth.height, truth.width)}, the image's own size" if truth.height else ""
-        raise UserError(f"{where}: the map of {truth.id} has shape {heatmap.shape}; expected {square}{own}")
-    return truth
+    if heatmap.dtype.kind == "f" and not np.isfinite(heatmap).all():  # metrics would leave the sample out
+        raise UserError(f"{where}: the map of {truth.id} has values that are NaN or infinite")
+    if heatmap.shape != square:
+        if not truth.present and not truth.height and heatmap.ndim == 2 and heatmap.size:
+            truth = replace(truth, height=heatmap.shape[0], width=heatmap.shape[1])
+        elif not truth.height or heatmap.shape != (truth.height, truth.width):
+            own = f" or {(truth.height, truth.width)}, the image's own size" if truth.height else ""
+            raise UserError(f"{where}: the map of {truth.id} has shape {heatmap.shape}; expected {square}{own}")
+    if heatmap.dtype.kind != "f":  # differences of bytes would wrap, and truth values have none
+        heatmap = heatmap.astype(np.float32 if heatmap.dtype.itemsize <= 2 else np.float64)
+    return heatmap, truth

@@ -301,6 +301,8 @@ def test_missing_maps_are_counted_and_the_first_named_without_the_phrase(write, 
         (np.full((224, 224), "a"), "must hold real numbers"),
         (np.zeros((224, 224), complex), "must hold real numbers"),
         (np.full((224, 224), None), "damaged or not an array of numbers"),
+        (np.full((224, 224), np.nan), "values that are NaN or infinite"),
+        (np.full((300, 448), -np.inf, np.float32), "values that are NaN or infinite"),
     ],
 )
 def test_a_map_that_does_not_fit_its_image_is_refused(write, tmp_path, broken, message):
@@ -319,6 +321,27 @@ def test_a_file_that_is_no_archive_of_maps_is_refused(tmp_path):
     for name in ("text.npz", "empty.npz", "bare.npy", "cut.npz"):
         with pytest.raises(UserError, match=name):
             HeatmapFile(tmp_path / name)
+
+
+@pytest.mark.parametrize("header", ["(" * 900, "{'descr': '<f4', 'fortran", "{'shape': (10**400,)}", ""])
+def test_a_map_whose_header_is_none_is_refused(write, tmp_path, header):
+    with zipfile.ZipFile(tmp_path / "maps.npz", "w") as archive:
+        start = b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little")
+        archive.writestr("files/a.jpg\tmild edema.npy", start + header.encode())
+    with pytest.raises(UserError, match=r"the map of files/a\.jpg#1 is damaged or not an array of numbers"):
+        next(HeatmapFile(tmp_path / "maps.npz").maps(read_truth(write(COCO))))
+
+
+@pytest.mark.parametrize("flags", [b"\1\0\0\0", b"\0\0\x61\0"], ids=["encrypted", "unknown method"])
+def test_a_map_in_an_archive_that_cannot_be_unpacked_is_refused(write, tmp_path, flags):
+    save_maps(tmp_path / "maps.npz")
+    data = bytearray((tmp_path / "maps.npz").read_bytes())
+    for sign, place in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        at = data.find(sign) + place
+        data[at : at + 4] = flags
+    (tmp_path / "maps.npz").write_bytes(data)
+    with pytest.raises(UserError, match="is damaged or not an array of numbers"):
+        list(HeatmapFile(tmp_path / "maps.npz").maps(read_truth(write(COCO))))
 
 
 def test_a_map_that_would_take_all_memory_is_refused_before_it_is_unpacked(write, tmp_path):
