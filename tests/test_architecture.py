@@ -145,7 +145,7 @@ def undefined(path: Path) -> set[str]:
 
 
 def test_every_name_that_code_reads_is_defined(tmp_path):
-    files = [*MODULES, *ROOT.glob("tests/**/*.py"), *ROOT.glob("benchmarks/*.py"), *ROOT.glob("configs/**/*.py")]
+    files = [*MODULES, *ROOT.glob("tests/**/*.py"), *ROOT.glob("benchmarks/**/*.py"), *ROOT.glob("configs/**/*.py")]
     assert {str(path): names for path in files if (names := undefined(path))} == {}
     wrong = tmp_path / "wrong.py"
     wrong.write_text("def f(a: Float['B H']):\n    return [numpy.sum(x) for x in a]\n")
