@@ -345,9 +345,13 @@ def test_chips_that_are_not_there_get_their_tiles():
 
 @TPU_COMPILER
 @pytest.mark.slow
-def test_a_ring_of_tpus_sends_while_a_tile_is_computed():
-    """Units, norms and whole numbers of two levels, both ways; the gradients of units in the loop, and all home."""
-    command = ("--topology", "v5e:2x2", "--global_batch", "32", "--part", "loss", "--json")
+@pytest.mark.parametrize(("topology", "batch"), [("v5e:2x2", "32"), ("v5e:4x8", "256")])
+def test_a_ring_of_tpus_sends_while_a_tile_is_computed(topology, batch):
+    """Units, norms and whole numbers of two levels, both ways; the gradients of units in the loop, and all home.
+
+    More than 16 chips of v5e do so between neighbours alone.
+    """
+    command = ("--topology", topology, "--global_batch", batch, "--part", "loss", "--json")
     settings = ("--set", "loss.low_rank=true", "--set", "training.precision=bfloat16")
     done = compiled(*command, *settings)
     assert done.returncode == 0, done.stderr
