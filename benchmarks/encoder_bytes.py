@@ -115,7 +115,7 @@ def encoders(given: argparse.Namespace) -> "Compiled":
     loaded = load(given.config, dict(given.set))
     loaded.training.batch_size = given.pairs * len(devices)
     config = RunConfig.from_config(loaded)
-    assembly = assemble(config, build_mesh(devices, config.training.fsdp))
+    assembly = assemble(config, build_mesh(devices, config.training.fsdp, one_group=config.one_group))
     encode, state, key = build_encoder(assembly.model, config, assembly.mesh), assembly.state_like(), jax.random.key(0)
 
     def asked(params, batch_stats, batch):

@@ -181,7 +181,7 @@ def compile_step(config: RunConfig, topology: str, part: Part = "step") -> Memor
     if batch % len(devices):
         raise UsageError(f"a global batch of {batch} does not divide over {len(devices)} chips")
     config.check_batch(len(devices))
-    assembly = assemble(config, build_mesh(devices, config.training.fsdp))
+    assembly = assemble(config, build_mesh(devices, config.training.fsdp, one_group=config.one_group))
     tiles = tiles_of_levels(assembly)
     report = functools.partial(
         MemoryReport, topology, part, len(devices), batch, limit, tiles=tiles, low_rank=assembly.low_rank

@@ -24,15 +24,21 @@ DATA, FSDP = "data", "fsdp"
 WHOLE_BELOW = 2**14  # elements; smaller arrays are not split: gathering them costs more than splitting saves
 
 
-def build_mesh(devices: Sequence[jax.Device] | None = None, fsdp: int = 1) -> Mesh:
+def build_mesh(devices: Sequence[jax.Device] | None = None, fsdp: int = 1, *, one_group: bool = False) -> Mesh:
     """A mesh of all devices of all processes, or of `devices`. `fsdp` neighbours share one copy of the state.
 
-    Without `fsdp`, TPUs that fill a flat grid (v5e, v6e) stand in the order of a closed walk over it. The captions of
+    With `one_group`, TPUs that fill a flat grid (v5e, v6e) stand in the order of a closed walk over it. The captions of
     the loss then travel between neighbours: on more than 16 chips of v5e the compiler lets the matrix units wait for
-    what is sent over more than one link. JAX's own order, which other devices keep, goes row by row.
+    what is sent over more than one link. JAX's own order, which all other meshes have, goes row by row. It gives groups
+    of devices the shapes without which the compiler of v5e aborts.
 
     The axes are Auto, so the compiler inserts the collectives. (Explicit axes, the default of `jax.make_mesh`, refuse
     products over a sharded batch.)
+
+    Args:
+        devices: by default all.
+        fsdp: from `config.training.fsdp`.
+        one_group: whether no collective but those of `fsdp` is among some of the devices (`RunConfig.one_group`).
 
     Raises:
         UsageError: `fsdp` does not divide the number of devices.
@@ -40,7 +46,7 @@ def build_mesh(devices: Sequence[jax.Device] | None = None, fsdp: int = 1) -> Me
     devices = jax.devices() if devices is None else list(devices)
     check_fsdp(fsdp, len(devices))
     shape, axis_types = (len(devices) // fsdp, fsdp), (AxisType.Auto,) * 2
-    around = closed_walk(devices) if fsdp == 1 else None
+    around = closed_walk(devices) if one_group and fsdp == 1 else None
     if around is not None:
         return Mesh(np.array(around).reshape(shape), (DATA, FSDP), axis_types=axis_types)
     return jax.make_mesh(shape, (DATA, FSDP), axis_types=axis_types, devices=devices)

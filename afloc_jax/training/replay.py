@@ -94,7 +94,8 @@ def replay(folder: Path) -> None:
     data = open_data(config, home)
     training = config.training
     devices = jax.devices()[: math.gcd(training.micro_batch or training.batch_size, jax.device_count())]
-    run = put_together(config, data, build_mesh(devices, math.gcd(training.fsdp, len(devices))))
+    fsdp = math.gcd(training.fsdp, len(devices))
+    run = put_together(config, data, build_mesh(devices, fsdp, one_group=config.one_group))
     batch = _batch(kept, run.config, data)
     state = TrainState.from_saved(read_once(folder / "state", run.state_like().to_saved()))
 

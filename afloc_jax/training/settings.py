@@ -121,6 +121,12 @@ class RunConfig(Settings):
         if self.loss.low_rank is True and (needs := self._low_rank_needs()):
             raise UsageError(f"loss.low_rank = True: {needs}")
 
+    @property
+    def one_group(self) -> bool:
+        """Whether the contrast and the batch statistics are both over the whole batch."""
+        groups = self.loss.contrast_group, self.model.image.statistics_group
+        return all(group in (0, self.training.batch_size) for group in groups)
+
     def low_rank(self, features: int) -> LowRank:
         """What `loss.low_rank` stands for, where the shallow map has so many features before its projection."""
         width = self.model.projection_dim

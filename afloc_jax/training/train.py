@@ -63,7 +63,7 @@ def train(
     config.check_batch(jax.device_count())
     if dry_run:
         adopted = start.adopt(config, start.foreign_sources(config))
-        run = assemble(adopted, build_mesh(fsdp=config.training.fsdp))
+        run = assemble(adopted, build_mesh(fsdp=config.training.fsdp, one_group=config.one_group))
         run.trace()
         say(str(run.low_rank))
         say(f"{config.name}: the config is valid")
@@ -130,7 +130,7 @@ def _train_model(
     )
 
     # --- Model and optimiser
-    run = put_together(config, data, build_mesh(fsdp=config.training.fsdp))
+    run = put_together(config, data, build_mesh(fsdp=config.training.fsdp, one_group=config.one_group))
     config = run.config
     if profile:
         profile.check(last_sealed(folder / workdir.CHECKPOINTS), run.total_steps)

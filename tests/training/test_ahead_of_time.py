@@ -255,7 +255,7 @@ def test_a_refusal_for_want_of_memory_says_how_much_is_missing(words, monkeypatc
         ("tiles_of_levels", {}),
         ("_lower", Lowered()),
     ):
-        monkeypatch.setattr(ahead_of_time, name, lambda *_, stand_in=stand_in: stand_in)
+        monkeypatch.setattr(ahead_of_time, name, lambda *_, stand_in=stand_in, **__: stand_in)
     report = ahead_of_time.compile_step(RunConfig(), "v5e:4x4").to_json()
     assert report["fits"] is False
     assert report["peak_bytes_per_chip"] == int(20.25 * 2**30)
@@ -359,6 +359,20 @@ def test_a_ring_of_tpus_sends_while_a_tile_is_computed(topology, batch):
     assert json.loads(done.stdout)["ring_permutes"] == dict.fromkeys(
         ("total", "asynchronous", "over_products"), permutes
     )
+
+
+@TPU_COMPILER
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes", [("loss.contrast_group=64",), ("model.image.statistics_group=64",), ("training.fsdp=4",)]
+)
+def test_groups_of_devices_have_shapes_that_v5e_compiles(changes):
+    settings = (part for change in changes for part in ("--set", change))
+    done = compiled(
+        "--topology", "v5e:4x8", "--global_batch", "256", "--json", "--set", "loss.low_rank=true", *settings
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["fits"]
 
 
 @TPU_COMPILER

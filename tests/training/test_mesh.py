@@ -6,7 +6,10 @@ import jax
 import numpy as np
 import pytest
 
+from afloc_jax.training import mesh as mesh_module
 from afloc_jax.training.mesh import build_mesh, closed_walk
+from afloc_jax.training.settings import RunConfig
+from configs.afloc import get_config
 
 
 def chips(rows, columns, *, start=(0, 0), depth=1, cores=1, platform="tpu"):
@@ -45,6 +48,33 @@ def test_other_devices_have_no_closed_walk(devices):
     assert closed_walk(devices) is None
 
 
-def test_devices_of_a_cpu_keep_their_order():
-    mesh = build_mesh(jax.devices()[:4])
+@pytest.mark.parametrize("one_group", [True, False])
+def test_devices_of_a_cpu_keep_their_order(one_group):
+    mesh = build_mesh(jax.devices()[:4], one_group=one_group)
     assert mesh.shape == {"data": 4, "fsdp": 1} and mesh.devices.reshape(-1).tolist() == jax.devices()[:4]
+
+
+@pytest.mark.parametrize(("fsdp", "one_group", "walked"), [(1, True, True), (1, False, False), (2, True, False)])
+def test_the_walk_is_taken_where_all_collectives_span_all_devices(fsdp, one_group, walked, monkeypatch):
+    """Other groups of devices would have shapes for which the compiler of v5e aborts."""
+    devices = jax.devices()[:4]
+    monkeypatch.setattr(mesh_module, "closed_walk", lambda given: list(reversed(given)))
+    found = build_mesh(devices, fsdp, one_group=one_group).devices.reshape(-1).tolist()
+    assert (found == devices[::-1]) == walked and sorted(d.id for d in found) == sorted(d.id for d in devices)
+
+
+@pytest.mark.parametrize(
+    ("changes", "whole"),
+    [
+        ({}, True),
+        ({"loss.contrast_group": 16, "model.image.statistics_group": 16}, True),
+        ({"loss.contrast_group": 8}, False),
+        ({"model.image.statistics_group": 8}, False),
+    ],
+)
+def test_a_run_is_one_group_where_contrast_and_statistics_are(changes, whole):
+    config = get_config()
+    config.training.batch_size = 16
+    with config.unlocked():
+        config.update_from_flattened_dict(changes)
+    assert RunConfig.from_config(config).one_group is whole
