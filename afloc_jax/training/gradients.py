@@ -30,15 +30,19 @@ from afloc_jax.losses import ContrastiveLosses, LossSettings, contrastive_losses
 from afloc_jax.losses.definition import length_order
 from afloc_jax.models import AFLoc, trainable
 from afloc_jax.training.mesh import batch_axes, constrain, gather
+from afloc_jax.training.ranks import Ranks, ranks
 from afloc_jax.training.settings import REMAT_POLICIES, RunConfig
 
 Batch = Mapping[str, Array]
 
 
 class Result(NamedTuple):
-    """The losses of a batch, the batch statistics after it, and the gradient of the total loss by the parameters."""
+    """The losses of a batch, the effective ranks of its embeddings, the batch statistics after it, and the gradient of
+    the total loss by the parameters.
+    """
 
     losses: ContrastiveLosses
+    ranks: Ranks
     batch_stats: PyTree[Array]
     gradient: PyTree[Array]
 
@@ -141,22 +145,22 @@ def build_gradient(model: AFLoc, config: RunConfig, mesh: Mesh) -> GradientFunct
     low_rank, micro = config.loss.is_low_rank, config.training.micro_batch
     encode = build_encoder(model, config, mesh)
 
-    def losses(embeddings: _Embeddings, params: PyTree[Array], batch: Batch) -> ContrastiveLosses:
+    def losses(embeddings: _Embeddings, params: PyTree[Array], batch: Batch) -> tuple[ContrastiveLosses, Ranks]:
         factors = (embeddings.shallow, gather(_kernel(params), mesh)) if low_rank else None
         image = ImageLevels(embeddings.shallow, embeddings.deep, embeddings.whole, factors)
         counts = batch["word_count"], batch["sentence_count"]
         made = None if embeddings.made is None else _made(embeddings.made, batch)
         text = TextLevels(embeddings.words, embeddings.sentences, embeddings.report, *counts, hashes_of(batch), made)
-        return contrastive_losses(image, text, config.loss, mesh=mesh)
+        return contrastive_losses(image, text, config.loss, mesh=mesh), ranks(image, text, config.loss)
 
     def one_shot(params: PyTree[Array], batch_stats: PyTree[Array], batch: Batch, key: PRNGKeyArray) -> Result:
-        def loss(params: PyTree[Array]) -> tuple[Array, tuple[ContrastiveLosses, PyTree[Array]]]:
+        def loss(params: PyTree[Array]) -> tuple[Array, tuple[ContrastiveLosses, Ranks, PyTree[Array]]]:
             embeddings, updated = encode(params, batch_stats, batch, key)
-            found = losses(embeddings, params, batch)
-            return found.total, (found, updated)
+            found, spread = losses(embeddings, params, batch)
+            return found.total, (found, spread, updated)
 
-        (_, (found, updated)), gradient = jax.value_and_grad(loss, has_aux=True)(params)
-        return Result(found, updated, gradient)
+        (_, (found, spread, updated)), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+        return Result(found, spread, updated, gradient)
 
     def cached(params: PyTree[Array], batch_stats: PyTree[Array], batch: Batch, key: PRNGKeyArray) -> Result:
         pairs = len(batch["image"])
@@ -172,12 +176,12 @@ def build_gradient(model: AFLoc, config: RunConfig, mesh: Mesh) -> GradientFunct
         embeddings, updated = jax.lax.map(lambda part: encode(params, batch_stats, *part), (parts, keys))
         whole = jax.tree.map(lambda leaf: _joined(leaf, mesh), embeddings)
 
-        def loss(embeddings: _Embeddings, params: PyTree[Array]) -> tuple[Array, ContrastiveLosses]:
-            found = losses(embeddings, params, batch)
-            return found.total, found
+        def loss(embeddings: _Embeddings, params: PyTree[Array]) -> tuple[Array, tuple[ContrastiveLosses, Ranks]]:
+            found, spread = losses(embeddings, params, batch)
+            return found.total, (found, spread)
 
         # The loss uses parameters directly only for the projection of a low-rank word level.
-        (_, found), (d_whole, start) = jax.value_and_grad(loss, (0, 1), has_aux=True)(whole, params)
+        (_, (found, spread)), (d_whole, start) = jax.value_and_grad(loss, (0, 1), has_aux=True)(whole, params)
 
         def add(gradient: PyTree[Array], chunk: tuple[Batch, PRNGKeyArray, _Embeddings]) -> tuple[PyTree[Array], None]:
             part, key, d_embeddings = chunk
@@ -186,7 +190,7 @@ def build_gradient(model: AFLoc, config: RunConfig, mesh: Mesh) -> GradientFunct
 
         d_parts = jax.tree.map(lambda leaf: _split(leaf, chunks, mesh), d_whole)
         gradient, _ = jax.lax.scan(add, constrain(start, mesh), (parts, keys, d_parts))
-        return Result(found, jax.tree.map(lambda leaf: leaf.mean(axis=0), updated), gradient)
+        return Result(found, spread, jax.tree.map(lambda leaf: leaf.mean(axis=0), updated), gradient)
 
     compute = cached if micro else one_shot
 

@@ -19,6 +19,7 @@ from afloc_jax.training.augment import augment
 from afloc_jax.training.gradients import Batch, build_gradient, in_group_order, text_sides, token_batch
 from afloc_jax.training.mesh import constrain, replicated
 from afloc_jax.training.optimizer import LearningRate
+from afloc_jax.training.ranks import Ranks
 from afloc_jax.training.settings import RunConfig
 
 # Fields that have another name in checkpoints, so that checkpoints of earlier versions can be restored.
@@ -78,15 +79,19 @@ class StepMetrics(LossMetrics):
         grad_norm: the global norm of the gradient of the trainable parameters, before clipping.
         learning_rate: the learning rate of the step, with the learning-rate scale.
         finite: whether the loss and the gradient norm are finite.
+        ranks: the effective ranks of the embeddings (`ranks.ranks`).
     """
 
     grad_norm: Float[Array, ""]
     learning_rate: Float[Array, ""]
     finite: Bool[Array, ""]
+    ranks: Ranks
 
     def named(self) -> dict[str, float]:
         """The numbers under their names in metrics.jsonl."""
-        return super().named() | {"grad_norm": float(self.grad_norm), "learning_rate": float(self.learning_rate)}
+        ranks = {f"rank/{name}": float(rank) for name, rank in self.ranks.items()}
+        own = {"grad_norm": float(self.grad_norm), "learning_rate": float(self.learning_rate)}
+        return super().named() | own | ranks
 
 
 class TrainStep(Protocol):
@@ -136,7 +141,7 @@ def build_train_step(
         if "augmentation" in batch:  # data.augment_on = "device"
             image = augment(batch["image"], batch["augmentation"], mesh)
             batch = {name: array for name, array in batch.items() if name != "augmentation"} | {"image": image}
-        losses, batch_stats, gradient = gradient_of(state.params, state.batch_stats, batch, dropout)
+        losses, ranks, batch_stats, gradient = gradient_of(state.params, state.batch_stats, batch, dropout)
         grad_norm = optax.tree.norm(gradient)
         learning_rate = schedule(state.step) * state.learning_rate_scale
         update, optimizer_state = optimizer.update(gradient, state.optimizer_state, state.params)
@@ -154,7 +159,7 @@ def build_train_step(
             stepped,
             dataclasses.replace(state, all_finite=all_finite),
         )
-        metrics = StepMetrics(losses.total, losses.levels, losses.twins, grad_norm, learning_rate, finite)
+        metrics = StepMetrics(losses.total, losses.levels, losses.twins, grad_norm, learning_rate, finite, ranks)
         return constrain(state, mesh), metrics
 
     return jax.jit(train_step, donate_argnums=0, out_shardings=(None, replicated(mesh)))

@@ -30,7 +30,7 @@ def test_the_log_shows_how_long_steps_wait_for_their_batch_and_what_is_wrong(con
 
     shown = []
     monkeypatch.setattr(alarms, "EQUAL", 100.0)
-    monkeypatch.setattr(alarms, "EQUAL_STEPS", 2)
+    monkeypatch.setattr(alarms, "COLLAPSED_STEPS", 2)
     monkeypatch.setattr(loops, "training_batches", Slow)
     monkeypatch.setattr(loops.tqdm, "set_postfix", lambda self, told, refresh: shown.append(told))
     config.training.update(steps=3)
