@@ -47,7 +47,8 @@ def test_training_takes_stored_batches_of_phantoms_and_writes_each_loss(wanted, 
 
     def step(state, batch):
         seen.append(described(batch))
-        return state + 1, StepMetrics(np.float32(state), {"word": np.float32(3)}, {}, *np.float32([0.5, 0.25]), True, {})
+        loss, norm, rate = np.float32([state, 0.5, 0.25])
+        return state + 1, StepMetrics(loss, {"word": np.float32(3)}, {}, norm, rate, True, {})
 
     monkeypatch.setattr(gpu_workers, "our_program", lambda config: Program(step, lambda weights: 7, dict))
     given = {"config": "configs/afloc.py", "set": [], "tiny": True, "batch": 4, "limit": 60.0, "out": tmp_path}

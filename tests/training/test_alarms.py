@@ -50,9 +50,7 @@ def values_of(kind: str) -> dict[str, float]:
     of_text = {"kind": "random"} if kind == "images" else {}
     image = ImageLevels(made(PAIRS, 2, 2), made(PAIRS, 2, 2), made(PAIRS))
     counts = jnp.full(PAIRS, 3)
-    text = TextLevels(
-        made(PAIRS, 4, **of_text), made(PAIRS, 4, **of_text), made(PAIRS, **of_text), counts, counts
-    )
+    text = TextLevels(made(PAIRS, 4, **of_text), made(PAIRS, 4, **of_text), made(PAIRS, **of_text), counts, counts)
     found = contrastive_losses(image, text, PLAIN)
     numbers = {f"loss/{name}": loss for name, loss in found.levels.items()}
     numbers |= {f"rank/{name}": rank for name, rank in ranks(image, text, PLAIN).items()}

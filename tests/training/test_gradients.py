@@ -51,8 +51,11 @@ def gradient(devices=2, program=False, leave_out="", **changes):
 
 
 def assert_same(found, expected, tolerance=1e-9):
-    """Losses, statistics and gradients, the latter relative to each leaf's largest value."""
+    """Losses, ranks, statistics and gradients, the latter relative to each leaf's largest value."""
     np.testing.assert_allclose(found.losses.total, expected.losses.total, rtol=tolerance)
+    assert found.ranks.keys() == expected.ranks.keys() and min(expected.ranks.values()) > 1
+    for name, rank in expected.ranks.items():
+        np.testing.assert_allclose(found.ranks[name], rank, rtol=tolerance, err_msg=name)
     jax.tree.map(
         lambda one, other: np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance),
         found.batch_stats,

@@ -40,7 +40,7 @@ def test_the_log_shows_how_long_steps_wait_for_their_batch_and_what_is_wrong(con
     assert 0.25 <= line["input_wait_fraction"] * line["step_seconds"] < 1
     assert line["examples_per_second"] * line["step_seconds"] == pytest.approx(config.training.batch_size)
     assert shown[1]["input_wait"] == f"{line['input_wait_fraction']:.0%}"
-    assert capsys.readouterr().err.count("the embeddings have collapsed") == 3, "once for each level"
+    assert capsys.readouterr().err.count("level have collapsed for 2 steps") == 3, "once for each level"
     assert (line["collapsed_levels"], line["spikes"]) == (3, 0)
 
 
