@@ -1,6 +1,7 @@
 """Tensors inside PyTorch's pickles. Their sizes and strides are checked before they become views of a mapped file."""
 
 import math
+import zlib
 from collections.abc import Callable
 
 import ml_dtypes
@@ -45,12 +46,24 @@ class StorageType(pickles.Unchanging):
 
 
 class Storage(pickles.Unchanging):
-    """A block of elements. Its bytes are known at once (zip format) or after the pickle is read (legacy format)."""
+    """A block of elements. Its bytes are known at once (zip format) or after the pickle is read (legacy format).
 
-    __slots__ = ("count", "data", "dtype")
+    `checksum` is the CRC-32 of its bytes, by which damage is noticed when they are used; 0 if the file has none.
+    """
 
-    def __init__(self, dtype: np.dtype, count: int, data: np.ndarray | None = None):
-        self.dtype, self.count, self.data = dtype, count, data
+    __slots__ = ("checksum", "count", "data", "dtype")
+
+    def __init__(self, dtype: np.dtype, count: int, data: np.ndarray | None = None, checksum: int = 0):
+        self.dtype, self.count, self.data, self.checksum = dtype, count, data, checksum
+
+    def checked(self) -> np.ndarray:
+        """The elements, whose bytes are compared with the checksum once. Raises UnreadableFile."""
+        if self.data is None:
+            raise UnreadableFile("a tensor's values are missing")
+        if self.checksum and zlib.crc32(self.data.view(np.uint8).data) != self.checksum:
+            raise UnreadableFile("the values of a tensor are damaged: their checksum differs from that in the archive")
+        self.checksum = 0
+        return self.data
 
 
 class Tensor(pickles.Unchanging):
@@ -67,19 +80,15 @@ class Tensor(pickles.Unchanging):
         self.shape, self.dtype = shape, storage.dtype
 
     def array(self) -> np.ndarray:
-        """A read-only view of the mapped file. Raises UnreadableFile if it would reach beyond its storage."""
-        storage = self._storage
-        if storage.data is None:
-            raise UnreadableFile("a tensor's values are missing")
+        """A read-only view of the mapped file. Raises UnreadableFile if it is damaged or too small for it."""
+        data = self._storage.checked()
         if 0 in self.shape:
             return np.zeros(self.shape, self.dtype)
         last = self._offset + sum((size - 1) * stride for size, stride in zip(self.shape, self._strides, strict=True))
-        if last >= len(storage.data):
-            raise UnreadableFile(
-                f"a tensor {list(self.shape)} reaches to element {last} of a storage of {len(storage.data)}"
-            )
+        if last >= len(data):
+            raise UnreadableFile(f"a tensor {list(self.shape)} reaches to element {last} of a storage of {len(data)}")
         steps = tuple(stride * self.dtype.itemsize for stride in self._strides)
-        return np.lib.stride_tricks.as_strided(storage.data[self._offset :], self.shape, steps, writeable=False)
+        return np.lib.stride_tricks.as_strided(data[self._offset :], self.shape, steps, writeable=False)
 
 
 def fault_of(array: np.ndarray) -> str:

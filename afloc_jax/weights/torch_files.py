@@ -68,7 +68,7 @@ def _reason(error: Exception) -> str:
 
 
 def _read_zip(path: AnyPath, mapped: np.ndarray) -> Value:
-    members = _members(path, mapped)
+    members, checksums = _members(path, mapped)
     roots = [name.removesuffix("/data.pkl") for name in members if name.endswith("/data.pkl") and name.count("/") == 1]
     if len(roots) != 1:
         raise UnreadableFile("a zip archive, but not one that torch.save wrote (it has no data.pkl)")
@@ -90,7 +90,7 @@ def _read_zip(path: AnyPath, mapped: np.ndarray) -> Value:
                     f"storage {key!r} claims {count} elements of {dtype}, {count * dtype.itemsize} bytes, and has "
                     f"{len(block)} bytes"
                 )
-            storages[key] = Storage(dtype, count, block.view(dtype))
+            storages[key] = Storage(dtype, count, block.view(dtype), checksums[f"{root}/data/{key}"])
         return storages[key]
 
     program = members[f"{root}/data.pkl"]
@@ -110,8 +110,8 @@ class _Bounded(io.FileIO):
         return super().read(size)
 
 
-def _members(path: AnyPath, mapped: np.ndarray) -> dict[str, np.ndarray]:
-    """Views of the bytes of all members by name. Names are used as keys, never as paths."""
+def _members(path: AnyPath, mapped: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    """Views of the bytes of all members by name, and their CRC-32. Names are used as keys, never as paths."""
     with _Bounded(os.fspath(path)) as file, zipfile.ZipFile(file) as archive:
         infos = [info for info in archive.infolist() if not info.filename.endswith("/")]  # is_dir fails without a name
     members: dict[str, np.ndarray] = {}
@@ -128,7 +128,7 @@ def _members(path: AnyPath, mapped: np.ndarray) -> dict[str, np.ndarray]:
             raise UnreadableFile(f"its member {info.filename!r} lies over another one, or beyond the end of the file")
         end_of_last = start + info.file_size
         members[info.filename] = mapped[start:end_of_last]
-    return members
+    return members, {info.filename: info.CRC for info in infos}
 
 
 # The format before PyTorch 1.6: several pickles in a row, then the bytes of the storages

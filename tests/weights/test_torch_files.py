@@ -179,6 +179,27 @@ def test_compressed_members_are_refused(tmp_path):
         read_file(bomb)
 
 
+def test_a_value_that_changed_on_the_disk_is_noticed_by_the_checksum_of_its_archive(tmp_path):
+    path = save({"a": torch.arange(500.0), "b": torch.ones(500)}, tmp_path / "a.pt")
+    data = bytearray(path.read_bytes())
+    data[data.index(torch.arange(500.0).numpy().tobytes()) + 999] ^= 1
+    path.write_bytes(data)
+    assert torch.load(path, weights_only=True)["b"].sum() == 500  # PyTorch does not look
+    found = read_file(path)
+    np.testing.assert_array_equal(found["b"].array(), np.ones(500))
+    with pytest.raises(UnreadableFile, match="the values of a tensor are damaged"):
+        found["a"].array()
+
+
+def test_an_archive_without_checksums_is_read(tmp_path):
+    torch.serialization.set_crc32_options(False)
+    try:
+        path = save({"a": torch.arange(5.0)}, tmp_path / "a.pt")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    np.testing.assert_array_equal(read_file(path)["a"].array(), np.arange(5))
+
+
 def test_overlapping_members_are_refused(tmp_path):
     path = save({"a": torch.ones(4), "b": torch.zeros(4)}, tmp_path / "a.pt")
     data = bytearray(path.read_bytes())
