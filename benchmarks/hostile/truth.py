@@ -1,5 +1,6 @@
 """Hostile truth files, boxes, run lengths, polygons and heat maps, which are scored."""
 
+import copy
 import io
 import json
 import struct
@@ -160,6 +161,20 @@ def _run_lengths() -> Iterator[Input]:
             (folder / "truth.json").write_text(whole)
 
         yield Input(f"polygon: {name}", change)
+
+    wide = copy.deepcopy(valid.COCO)
+    wide["images"][1].update(height=1, width=1_000_000)
+    wide["annotations"] = [wide["annotations"][0], {**wide["annotations"][1], "segmentation": [[0, 0, 10**6, 0] * 50]}]
+    large = copy.deepcopy(valid.COCO)
+    large["images"][1].update(height=5000, width=5000)
+    large["annotations"][1].update(segmentation=[[2, 2, 11, 2, 11, 7]] * 30_000)
+    for name, content in (("a zigzag of 10^8 pixels", wide), ("30,000 of an image of 25 million pixels", large)):
+
+        def change(folder: Path, whole: str = json.dumps(content)) -> None:
+            _coco(folder)
+            (folder / "truth.json").write_text(whole)
+
+        yield Input(f"polygons: {name}", change)
 
 
 POLYGONS: dict[str, Any] = {

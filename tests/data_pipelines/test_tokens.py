@@ -242,7 +242,7 @@ SPLITS = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated
     ],
 )
 def test_a_tokenizer_that_is_not_berts_is_refused(section, key, value, message, tokenizer, tmp_path):
-    """Its file may ask for expressions that hang, or for a table of 4 billion entries."""
+    """Its file may hold an expression that its library panics at, or ask for a table of 4 billion entries."""
     content = json.loads(tokenizer.to_str())
     place = {None: content, "model": content["model"], "vocab": content["model"]["vocab"]}[section]
     place[key] = value
