@@ -1,215 +1,220 @@
-"""Kills one run of the demo's size by kind and moment, goes on each time, and compares with an undisturbed run.
+"""Disturbs one run of the demo's size by kind and moment, goes on each time, and compares with an undisturbed run.
 
-    python -m benchmarks.soak --data DIR [--steps 80] [--kills 15] [--peers]
+    python -m benchmarks.soak --data DIR [--steps 100] [--only "full disk|INT"] [--small]
+    python -m benchmarks.soak --data DIR --peers
+    python -m benchmarks.soak --data DIR --launches 50
 
-Prints a table: how each disturbed command ended, after how many seconds, and how many steps were lost, that is done
-again by the next one. The exit status is 1 if the final weights differ in a bit from those of the undisturbed run.
---peers adds what two processes say when one of them is killed or stopped, and after how many seconds. DIR holds the
-phantoms, which are drawn where they are missing. On two idle cores it takes about ten minutes.
+Prints a table: how each disturbed command ended, after how many seconds, how many lines it said besides those of an
+undisturbed one, how many steps were lost, that is done again by the next one, and how many may be. The exit status is 1
+if the final weights differ in a bit from those of the undisturbed run, or a row breaks a promise of
+docs/reliability.md. --only takes the rows whose first two cells have a pattern. --small takes a network that trains in
+seconds.
+
+--peers shows what two processes say when one of them is killed or stopped, and after how many seconds. --launches
+starts two commands in one workdir at the same moment, so many times. DIR holds the phantoms, which are drawn where they
+are missing; records are removed from a copy alone. A disk is filled where this process may mount a file system.
 """
 
 import argparse
+import contextlib
 import dataclasses
-import os
+import json
+import math
 import re
-import signal
-import socket
-import subprocess
+import shutil
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
 from afloc_jax.files import sha256_of
+from benchmarks import soak_disk, soak_pairs
+from benchmarks.soak_commands import INTERVAL, ROOT, Command
+from benchmarks.soak_kinds import DISTURBANCES, Disturbance, sealed_steps
 
-ROOT = Path(__file__).resolve().parents[1]
-INTERVAL = 5  # steps between checkpoints
-VALIDATION = 10
-LIMIT = 1200  # seconds without an end after which a command counts as hanging; machines may be busy
-
-
-class Command:
-    """A running launch.py, the lines that it has printed, and when."""
-
-    def __init__(self, workdir: Path, data: Path, steps: int, *more: str, cold: Path | None = None) -> None:
-        cache = {"JAX_COMPILATION_CACHE_DIR": str(cold)} if cold else {}
-        overrides = {
-            "data.directory": data,
-            "training.steps": steps,
-            "training.validate_every": VALIDATION,
-            "training.checkpoint_every": INTERVAL,
-            "training.log_every": 1,
-            "evaluation.bootstrap": 50,
-        }
-        command = [
-            sys.executable,
-            "launch.py",
-            f"--config={ROOT / 'benchmarks/soak_config.py'}",
-            f"--workdir={workdir}",
-        ]
-        command += [f"--config.{key}={value}" for key, value in overrides.items()]
-        environment = os.environ | {"PYTHONUNBUFFERED": "1"} | cache
-        self.process = subprocess.Popen([*command, *more], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
-        self.lines: list[tuple[float, str]] = []
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self.lines.append((time.monotonic(), line.rstrip()))
-
-    def wait_until(self, reached: Callable[[], bool]) -> bool:
-        """Whether the moment came before the end of the command."""
-        until = time.monotonic() + LIMIT
-        while self.process.poll() is None and time.monotonic() < until:
-            if reached():
-                return True
-            time.sleep(0.005)
-        return False
-
-    def said(self, pattern: str) -> list[str]:
-        """The first group of every line that has the pattern."""
-        found = (re.search(pattern, line) for _, line in list(self.lines))
-        return [match[1] for match in found if match]
-
-    def end(self) -> int:
-        """The exit status; the command is killed if it does not end."""
-        try:
-            status = self.process.wait(timeout=LIMIT)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            status = self.process.wait()
-        self._reader.join(5)
-        return status
+STATUS = {"TERM": 143, "INT": 130, "KILL": -9}  # at the end of a command, by the last signal
+COLUMNS = ["disturbance", "moment", "exit status", "seconds", "lines besides", "lost steps", "at most"]
 
 
-@dataclasses.dataclass(frozen=True)
-class Disturbance:
-    """What is done to a command, and when.
+@dataclasses.dataclass
+class Row:
+    """What came of a disturbance.
 
     Attributes:
-        kind: the signals, in order, and whether the newest checkpoint is damaged afterwards.
-        moment: its name.
-        pattern, times: the moment has come when so many lines have the pattern.
-        file: or when this file of the workdir exists.
+        what: the disturbance.
+        told: its moment, with what is to be said of it.
+        status, seconds: how the command ended, and how long after the last signal or the full disk.
+        besides: the lines that an undisturbed command does not say.
+        lost: steps that the next command did again; `most` is the promise.
+        faults: the promises that it broke.
     """
 
-    kind: str
-    moment: str
-    pattern: str = ""
-    times: int = 1
-    file: str = ""
+    what: Disturbance
+    told: str
+    status: int | None = None
+    seconds: float = 0.0
+    besides: Sequence[str] = ()
+    lost: int = 0
+    most: int = 0
+    faults: list[str] = dataclasses.field(default_factory=list)
 
-    def has_come(self, command: Command, workdir: Path) -> bool:
-        """Whether the moment has come."""
-        if self.file:
-            return any(workdir.glob(self.file))
-        return len(command.said(f"({self.pattern})")) >= self.times
+    def cells(self) -> list[str]:
+        """The cells of the table."""
+        if self.status is None:
+            return [self.what.kind, self.told, "", "", "", "", ""]
+        numbers = [self.status, f"{self.seconds:.1f}", len(self.besides), self.lost, self.most]
+        return [self.what.kind, " ".join([self.told, *self.faults]), *map(str, numbers)]
 
-    def act(self, command: Command) -> None:
-        """Sends the signals."""
-        for name in self.kind.partition(" ")[0].split("+"):
-            command.process.send_signal(signal.Signals[f"SIG{name}"])
-            if name == "STOP":
-                time.sleep(3)
-
-
-STEP, SAVE = r"^step \d+ of", "saving in the background"
-VALIDATE = r"^step \d*0 of"  # of every tenth step; its line comes just before the validation
-DISTURBANCES = (
-    Disturbance("TERM", "compilation", "^compiled programs are kept"),
-    Disturbance("TERM", "step", STEP, 3),
-    Disturbance("KILL", "step", STEP, 5),
-    Disturbance("TERM", "validation", VALIDATE),
-    Disturbance("INT", "save", SAVE),
-    Disturbance("TERM", "evaluation", file="finished.json"),
-    Disturbance("KILL and damage", "step", STEP, 7),
-    Disturbance("KILL", "save", SAVE),
-    Disturbance("STOP+CONT+TERM", "step", STEP, 3),
-    Disturbance("INT", "validation", VALIDATE),
-    Disturbance("TERM+TERM", "step", STEP, 2),
-    Disturbance("STOP+KILL", "step", STEP, 7),
-    Disturbance("KILL", "validation", VALIDATE),
-    Disturbance("INT", "model", file=".model.writing-*"),
-    Disturbance("KILL", "evaluation", file="finished.json"),
-)
+    def judge(self) -> None:
+        """Enters the promises about the end of the command that it broke."""
+        wanted = STATUS[self.what.signals[-1]] if self.what.signals else 1
+        if self.status != wanted:
+            self.faults.append("WRONG STATUS")
+        if wanted == 1 and len(self.besides) != 1:
+            self.faults.append("NOT ONE LINE")
+        if self.what.leaves is not None and not any("no space left" in line.lower() for line in self.besides[-1:]):
+            self.faults.append("NO WORD OF THE DISK")
 
 
-def damage_newest(workdir: Path) -> None:
-    """Flips the last byte of a file of the newest sealed checkpoint."""
-    newest = max(workdir.glob("checkpoints/*/manifest.json"), key=lambda path: int(path.parent.name)).parent
-    path = max((newest / "state/d").iterdir(), key=lambda path: path.stat().st_size)
-    content = path.read_bytes()
-    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+@dataclasses.dataclass
+class Soak:
+    """A run that is disturbed.
 
-
-def disturb(data: Path, workdir: Path, steps: int, kills: int, cold: Path) -> list[list[str]]:
-    """Disturbs one run so many times, then lets it finish; returns the rows of the table.
-
-    A moment that does not come any more is marked as missed: those at the end of a run come last.
+    Attributes:
+        config: the config file.
+        steps: how many it trains.
+        workdir, data, scratch: its folders.
+        ordinary: the shapes of the lines that an undisturbed command says.
     """
-    chosen = sorted(DISTURBANCES[:kills], key=lambda what: bool(what.file))
-    rows: list[list[str]] = []
-    reached = 0  # the last step that the command before had done
-    for what in (*chosen, None):
-        command = Command(workdir, data, steps, cold=cold if what is DISTURBANCES[0] else None)
-        came = command.wait_until(lambda: what is None or what.has_come(command, workdir))  # noqa: B023
-        began = time.monotonic()
-        if came and what is not None:
-            what.act(command)
+
+    config: Path
+    steps: int
+    workdir: Path
+    data: Path
+    scratch: Path
+    ordinary: set[str]
+    rows: list[Row] = dataclasses.field(default_factory=list)
+    _reached: int = 0  # the last step that was done
+    _least: int = 0  # the step from which the next command must go on at least
+    _open: Row | None = None  # the row whose lost steps the next command shows
+
+    def disturb(self, what: Disturbance) -> None:
+        """Starts the command, disturbs it, and enters a row."""
+        if what.leaves is not None and (reason := soak_disk.why_not()):
+            self.rows.append(Row(what, f"not done ({reason})"))
+            return
+        row = Row(what, what.moment)
+        with contextlib.ExitStack() as around:
+            workdir = self.workdir
+            if what.leaves is not None:
+                workdir = around.enter_context(soak_disk.on_small_disk(workdir, self.scratch))
+            if what.around is not None:
+                around.enter_context(what.around(workdir, self.data))
+            cold = self.scratch / "cold" if what.moment == "compilation" else None
+            command = Command(self.config, workdir, self.data, self.steps, cold=cold)
+            came = command.wait_until(lambda: what.has_come(command))
+            noticed = time.monotonic() if came and (what.pattern or what.file) else command.began
+            if came:
+                what.act(command)
+            acted = time.monotonic()
+            row.status = command.end()
+            row.seconds = time.monotonic() - acted
+        row.besides = command.besides(self.ordinary, noticed)
+        self._count(command, what, row)
+        if came or row.status == 1:
+            row.judge()
+        else:
+            row.told += " (missed)"
+        if came and what.after is not None:
+            what.after(self.workdir)
+        self.rows.append(row)
+        print(row.cells(), *row.besides, sep="\n  ", file=sys.stderr)
+
+    def finish(self) -> int:
+        """Lets the run end; returns the exit status."""
+        command = Command(self.config, self.workdir, self.data, self.steps)
         status = command.end()
-        seconds = time.monotonic() - began
-        if rows and reached:
-            resumed = max(map(int, command.said(r"going on from step (\d+)") or ["0"]))
-            rows[-1][-1] = str(max(reached - resumed, 0)) if command.said("(going on from|anew|starts at)") else "0"
-        reached = max(map(int, command.said(r"^step (\d+) of") or command.said(r"going on from step (\d+)") or ["0"]))
-        if what is None:
-            print(f"the last command ended with {status}", file=sys.stderr)
-            return rows
-        if what.kind.endswith("damage"):
-            damage_newest(workdir)
-        rows.append([what.kind, what.moment if came else f"{what.moment} (missed)", str(status), f"{seconds:.1f}", "0"])
-        print(rows[-1], file=sys.stderr)
-    return rows
+        self._count(command, None, None)
+        print(f"the last command ended with {status}", file=sys.stderr)
+        return status
+
+    def _count(self, command: Command, what: Disturbance | None, row: Row | None) -> None:
+        """Counts the steps that the command before has lost, and what this one may lose."""
+        resumed = command.last_step(r"going on from step (\d+)")
+        goes_on = bool(command.said("(going on from step|training starts at step 0)"))
+        if goes_on and self._open is not None:
+            self._open.lost = max(self._reached - resumed, 0)
+            if resumed < self._least or self._open.lost > self._open.most:
+                self._open.faults.append("LOST MORE")
+            self._open = None
+        done = command.last_step(r"^step (\d+) of")
+        if what is None or row is None or not (done or goes_on):
+            return
+        self._reached, self._open = max(done, resumed), row
+        sealed = [0, *sealed_steps(self.workdir)]
+        started = command.last_step(r"checkpoint of step (\d+): saving")
+        unfinished = self._reached - started if started > sealed[-1] else 0
+        if what.is_graceful:
+            self._least = self._reached
+        else:
+            row.most = (2 if what.spoils else 1) * INTERVAL + unfinished
+            self._least = sealed[-2] if what.spoils and len(sealed) > 1 else sealed[-1]
 
 
-def free_port() -> int:
-    """A port that no process listens on."""
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        return int(probe.getsockname()[1])
-
-
-def peers(data: Path, scratch: Path) -> list[list[str]]:
-    """Kills and stops either of two processes after three steps; returns the rows of what the other one says."""
-    rows = []
-    for name in ("KILL", "STOP"):
-        for victim in range(2):
-            port, workdir = free_port(), scratch / f"{name}{victim}"
-            more = ["--distributed", f"--coordinator=localhost:{port}", "--processes=2"]
-            both = [Command(workdir, data, 60, *more, f"--process={index}") for index in range(2)]
-            both[0].wait_until(lambda: len(both[0].said(f"({STEP})")) >= 3)  # noqa: B023
-            began = time.monotonic()
-            both[victim].process.send_signal(signal.Signals[f"SIG{name}"])
-            other = both[1 - victim]
-            status = other.end()
-            told = [(at, line) for at, line in other.lines if at > began and "another process" in line]
-            both[victim].process.kill()
-            both[victim].end()
-            seconds = f"{told[0][0] - began:.1f}" if told else "never"
-            stack = any("stack trace" in line for _, line in other.lines)
-            rows.append([name, str(victim), seconds, str(status), "yes" if stack else "no"])
-            print(rows[-1], file=sys.stderr)
-    return rows
+def losses(workdir: Path) -> list[tuple[int, str, float]]:
+    """Step, split and loss of every line of metrics.jsonl."""
+    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return [(line["step"], line["split"], line["loss"]) for line in lines]
 
 
 def table(columns: list[str], rows: list[list[str]]) -> str:
     """Markdown."""
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _summary(rows: list[Row]) -> str:
+    """The most steps that were lost, by what happened, and the longest end after a signal to stop."""
+    groups = {
+        "TERM and INT": [row for row in rows if row.what.is_graceful],
+        "KILL": [row for row in rows if row.what.signals[-1:] == ("KILL",) and not row.what.spoils],
+        "KILL with the newest checkpoint spoiled": [row for row in rows if row.what.spoils],
+        "full disk": [row for row in rows if row.what.leaves is not None],
+    }
+    lost = [f"{max(row.lost for row in found)} by {name}" for name, found in groups.items() if found]
+    seconds = max((row.seconds for row in groups["TERM and INT"]), default=0.0)
+    return f"steps lost at most: {', '.join(lost)}; longest end after TERM or INT: {seconds:.1f} s"
+
+
+def soak(
+    config: Path, data: Path, scratch: Path, steps: int, chosen: Sequence[Disturbance], minutes: float = math.inf
+) -> bool:
+    """Prints the table; returns whether every promise was kept. Moments at the end of a run come last.
+
+    No disturbance begins after so many minutes.
+    """
+    until = time.monotonic() + 60 * minutes
+    undisturbed = scratch / "undisturbed"
+    command = Command(config, undisturbed, data, steps)
+    assert command.end() == 0, command.lines[-1:]
+    records = f"phantom-{json.loads((undisturbed / 'run.json').read_text())['data_sha256']}"
+    shutil.copytree(data / records, scratch / "data" / records)
+    run = Soak(config, steps, scratch / "disturbed", scratch / "data", scratch, command.shapes())
+    for what in sorted(chosen, key=lambda what: bool(what.file)):
+        if time.monotonic() < until:
+            run.disturb(what)
+        else:
+            run.rows.append(Row(what, f"{what.moment} (not done for want of time)"))
+    status = run.finish()
+    print(table(COLUMNS, [row.cells() for row in run.rows]))
+    print(_summary(run.rows))
+    done = sum(row.status is not None and "(missed)" not in row.told for row in run.rows)
+    same_losses = losses(undisturbed) == losses(run.workdir)
+    same_weights = len({sha256_of(folder / "model/model.safetensors") for folder in (undisturbed, run.workdir)}) == 1
+    print(f"disturbances: {done}; the losses of all steps are equal: {'yes' if same_losses else 'NO'}")
+    print(f"final weights equal bit for bit: {'yes' if same_weights else 'NO'}")
+    return status == 0 and same_losses and same_weights and not any(row.faults for row in run.rows)
 
 
 def main() -> None:
@@ -219,24 +224,28 @@ def main() -> None:
         sys.exit(report())
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=80)
-    parser.add_argument("--kills", type=int, default=len(DISTURBANCES), help="only the first kinds of a list")
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--only", default="", help="a regular expression")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="no disturbance begins after so many")
+    parser.add_argument("--small", action="store_true")
     parser.add_argument("--peers", action="store_true")
+    parser.add_argument("--launches", type=int, default=0)
     given = parser.parse_args()
+    data = given.data.absolute()
+    small, usual = (ROOT / f"benchmarks/{name}.py" for name in ("soak_small_config", "soak_config"))
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
         if given.peers:
-            rows = peers(given.data.absolute(), folder)
-            print(table(["signal", "to process", "seconds until told", "exit status", "C++ stack"], rows))
-            return
-        undisturbed, disturbed = folder / "undisturbed", folder / "disturbed"
-        assert Command(undisturbed, given.data.absolute(), given.steps).end() == 0
-        rows = disturb(given.data.absolute(), disturbed, given.steps, given.kills, folder / "cold")
-        print(table(["signal", "moment", "exit status", "seconds until the end", "lost steps"], rows))
-        weights = [sha256_of(run / "model/model.safetensors") for run in (undisturbed, disturbed)]
-    print(f"final weights equal bit for bit: {'yes' if weights[0] == weights[1] else 'NO'}")
-    sys.exit(weights[0] != weights[1])
+            print(table(soak_pairs.PEERS, soak_pairs.peers(usual, data, Path(scratch))))
+        elif given.launches:
+            rows, kept = soak_pairs.launches(small, data, Path(scratch), given.launches)
+            print(table(soak_pairs.LAUNCHES, rows))
+            sys.exit(not kept)
+        else:
+            chosen = [what for what in DISTURBANCES if re.search(given.only, f"{what.kind} {what.moment}")]
+            config = small if given.small else usual
+            sys.exit(not soak(config, data, Path(scratch), given.steps, chosen, given.minutes))
 
 
 if __name__ == "__main__":
+    soak_disk.enter_name_space("benchmarks.soak", sys.argv[1:])
     main()
