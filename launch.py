@@ -22,6 +22,7 @@ from ml_collections import ConfigDict, config_flags
 from afloc_jax.compiled import keep_compiled
 from afloc_jax.errors import UsageError
 from afloc_jax.files import bucket_path
+from afloc_jax.training.failures import explain, hide_tracebacks, is_lost
 from afloc_jax.training.xla_flags import set_flags
 
 _LAUNCHER = Path(__file__).resolve()
@@ -159,6 +160,8 @@ def main(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     # Libraries log every checkpoint and build step, which would hide the progress bar and the closing lines.
     logging.set_verbosity(logging.INFO if debug else logging.ERROR)
+    if not debug:
+        hide_tracebacks()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if debug else "2")
     keep_compiled()
     set_flags(os.environ)
@@ -168,8 +171,6 @@ def main(arguments: list[str]) -> int:
     except (Exception, KeyboardInterrupt) as error:
         if debug:
             traceback.print_exc()
-        from afloc_jax.training.failures import explain, is_lost
-
         line = f"launch.py: {explain(error)}"
         status = getattr(error, "exit_status", 130 if isinstance(error, KeyboardInterrupt) else 1)
         if "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized():

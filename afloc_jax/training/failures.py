@@ -1,5 +1,6 @@
 """How a run ends early: an error as one line for the user, or a signal after which the run saves and stops."""
 
+import logging
 import os
 import signal
 import threading
@@ -63,6 +64,19 @@ def explain(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = lines[0].split(" [tensorstore_spec=")[0] if lines else "no message"  # what follows takes kilobytes
     return f"{type(error).__name__}: {told} (--debug shows where)"
+
+
+def hide_tracebacks() -> None:
+    """Keeps off the screen what libraries log with a traceback: the same errors end the run, and are then one line.
+
+    A full disk during a save makes Orbax and asyncio log hundreds of lines.
+    """
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(_has_no_traceback)
+
+
+def _has_no_traceback(record: logging.LogRecord) -> bool:
+    return not record.exc_info
 
 
 @contextmanager

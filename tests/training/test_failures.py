@@ -1,6 +1,7 @@
 """How failures are put into one line, and what a signal does where nothing or something must be saved."""
 
 import errno
+import logging
 import os
 import signal
 import subprocess
@@ -11,7 +12,8 @@ import time
 import pytest
 
 from afloc_jax.errors import UsageError, is_no_space
-from afloc_jax.training.failures import Interrupted, StopSignal, explain
+from afloc_jax.training import failures
+from afloc_jax.training.failures import Interrupted, StopSignal, explain, hide_tracebacks
 
 
 def wrapped(cause):
@@ -41,6 +43,22 @@ def test_other_failures_keep_their_first_line_and_users_errors_all_of_it():
     broken = "UNKNOWN: Gloo all-reduce failed: [pair.cc:538] Read error: Connection reset by peer"
     assert explain(wrapped(ValueError(broken))).startswith("another process of this run is gone")
     assert explain(ValueError("UNKNOWN: all-reduce failed")).startswith("ValueError: UNKNOWN")
+
+
+def test_what_libraries_log_with_a_traceback_is_hidden_and_their_other_lines_are_not(caplog):
+    hide_tracebacks()
+    try:
+        for name in ("absl", "asyncio"):
+            logger = logging.getLogger(name)
+            try:
+                raise OSError(errno.ENOSPC, "x")
+            except OSError:
+                logger.exception("hidden")
+            logger.error("shown")
+    finally:
+        for name in ("absl", "asyncio"):
+            logging.getLogger(name).removeFilter(failures._has_no_traceback)
+    assert caplog.messages == ["shown", "shown"]
 
 
 # The main thread is in C for minutes, as in a compilation. PBKDF2 lets other threads run, and no signal interrupts it.
