@@ -119,6 +119,7 @@ class Soak:
                 what.act(command)
             acted = time.monotonic()
             row.status = command.end()
+            came = came and not command.said("(finished after)")
             row.seconds = time.monotonic() - acted
         row.besides = command.besides(self.ordinary, noticed)
         self._count(command, what, row)

@@ -54,6 +54,8 @@ class Disturbance:
         """Whether the moment has come."""
         if self.file:
             return any(command.workdir.glob(self.file)) and command.has_workdir()
+        if self.spoils and len(sealed_steps(command.workdir)) < 2:  # one must be left
+            return False
         return not self.pattern or len(command.said(f"({self.pattern})")) >= self.times
 
     def act(self, command: Command) -> None:
@@ -113,10 +115,10 @@ def gone(pattern: str, records: bool = False) -> Change:
 
 
 def _unlinked(name: str) -> Callable[[Path], None]:
-    return lambda workdir: (workdir / name).unlink()
+    return lambda workdir: (workdir / name).unlink(missing_ok=True)
 
 
-STEP, SAVE = r"^step \d+ of", "saving in the background"
+STEP, SAVE, COMMITTED = r"^step \d+ of", "saving in the background", "committed after"
 VALIDATE = r"^step \d*0 of"  # of every tenth step; its line comes just before the validation
 START, MODEL, EVALUATION = "^compiled programs are kept", ".model.writing-*", "finished.json"
 
@@ -128,16 +130,17 @@ DISTURBANCES = (
     Disturbance("full disk", "step", (), STEP, 2, leaves=2**16),
     Disturbance("TERM", "validation", ("TERM",), VALIDATE),
     Disturbance("INT", "save", ("INT",), SAVE),
-    Disturbance("KILL, newest damaged", "step", ("KILL",), STEP, 7, after=damage_newest, spoils=True),
+    Disturbance("KILL, newest damaged", "after a save", ("KILL",), COMMITTED, after=damage_newest, spoils=True),
     Disturbance("KILL", "save", ("KILL",), SAVE),
     Disturbance("STOP, CONT, TERM", "step", ("STOP", "CONT", "TERM"), STEP, 3),
     Disturbance("full disk", "save", (), SAVE, leaves=0),
     Disturbance(
-        "KILL, newest removed", "step", ("KILL",), STEP, 7, spoils=True, after=lambda run: shutil.rmtree(_newest(run))
+        "KILL, newest removed", "after a save", ("KILL",), COMMITTED, spoils=True,
+        after=lambda run: shutil.rmtree(_newest(run)),
     ),
     Disturbance("INT", "validation", ("INT",), VALIDATE),
     Disturbance(
-        "KILL, file of newest removed", "step", ("KILL",), STEP, 7, spoils=True,
+        "KILL, file of newest removed", "after a save", ("KILL",), COMMITTED, spoils=True,
         after=lambda run: _largest(run).unlink(),
     ),
     Disturbance("tokenizer removed, TERM", "step", ("TERM",), STEP, 1, around=gone("tokenizer")),
@@ -146,20 +149,20 @@ DISTURBANCES = (
     Disturbance("STOP, KILL", "step", ("STOP", "KILL"), STEP, 7),
     Disturbance("records removed", "start", around=gone("*/*/*/*-train.array_record*", records=True)),
     Disturbance(
-        "KILL, manifest of newest removed", "step", ("KILL",), STEP, 7, spoils=True,
+        "KILL, manifest of newest removed", "after a save", ("KILL",), COMMITTED, spoils=True,
         after=lambda run: (_newest(run) / "manifest.json").unlink(),
     ),
     Disturbance("full disk", "validation", (), VALIDATE, leaves=0),
     Disturbance("INT", "compilation", ("INT",), START),
     Disturbance("KILL, note of saves removed", "step", ("KILL",), STEP, 3, after=_unlinked("checkpoints.sealed.json")),
     Disturbance("KILL", "validation", ("KILL",), VALIDATE),
-    Disturbance("KILL, newest cut", "step", ("KILL",), STEP, 7, after=cut_newest, spoils=True),
+    Disturbance("KILL, newest cut", "after a save", ("KILL",), COMMITTED, after=cut_newest, spoils=True),
     Disturbance("full disk", "start", leaves=0),
     Disturbance("INT", "model", ("INT",), file=MODEL),
     Disturbance("full disk", "model", (), file=MODEL, leaves=0),
     Disturbance("KILL", "model", ("KILL",), file=MODEL),
-    Disturbance("TERM", "evaluation", ("TERM",), file=EVALUATION, pause=3.0),
-    Disturbance("KILL", "evaluation", ("KILL",), file=EVALUATION, pause=3.0),
+    Disturbance("TERM", "evaluation", ("TERM",), file=EVALUATION, pause=1.0),
+    Disturbance("KILL", "evaluation", ("KILL",), file=EVALUATION, pause=1.0),
     Disturbance("model removed, KILL", "model", ("KILL",), file=MODEL, around=gone("model/model.safetensors")),
-    Disturbance("full disk", "evaluation", (), file=EVALUATION, leaves=0, pause=3.0),
+    Disturbance("full disk", "evaluation", (), file=EVALUATION, leaves=0, pause=1.0),
 )  # fmt: skip

@@ -66,8 +66,10 @@ def ever_sealed(folder: Path) -> int:
     try:
         noted = int(read_json(_beside(folder, "sealed.json"))["step"])
     except (UserError, KeyError, TypeError, ValueError):
-        noted = 0  # absent, as in runs of earlier versions
-    return max(noted, last_sealed(folder))
+        noted = 0  # absent, as in runs of earlier versions, or removed
+    damaged = _beside(folder, "damaged")
+    aside = [path.name.partition(".")[0] for path in damaged.iterdir()] if damaged.is_dir() else []
+    return max(noted, last_sealed(folder), *(int(name) for name in aside if name.isdigit()))
 
 
 def _beside(folder: Path, ending: str) -> Path:
