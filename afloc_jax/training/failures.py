@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
@@ -69,10 +70,13 @@ def explain(error: BaseException) -> str:
 def hide_tracebacks() -> None:
     """Keeps off the screen what libraries log with a traceback: the same errors end the run, and are then one line.
 
-    A full disk during a save makes Orbax and asyncio log hundreds of lines.
+    A full disk during a save makes Orbax and asyncio log hundreds of lines, and Python tell of errors in what it
+    removes from memory.
     """
     for name in ("absl", "asyncio"):
         logging.getLogger(name).addFilter(_has_no_traceback)
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = lambda told: None
 
 
 def _has_no_traceback(record: logging.LogRecord) -> bool:
