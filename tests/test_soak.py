@@ -19,7 +19,7 @@ def soak(folder, *given):
 
 def test_a_run_that_is_killed_damaged_and_out_of_space_ends_as_an_undisturbed_one(tmp_path):
     said = soak(tmp_path, "--small", "--steps=14", "--only=KILL, newest damaged|full disk save")
-    assert "| KILL, newest damaged | step | -9 |" in said and "| full disk | " in said
+    assert "| KILL, newest damaged | after a save | -9 |" in said and "| full disk | " in said
     assert "final weights equal bit for bit: yes" in said
 
 
