@@ -105,7 +105,7 @@ def fuzz(name: str, seconds: float, findings: Path) -> Outcome:
     before = set(place.iterdir())
     while True:
         with tempfile.TemporaryDirectory(prefix="afloc_fuzz_") as folder:
-            flags = [f"--target={name}", f"--folder={folder}", f"--findings={place}", f"--until={begun + seconds}"]
+            flags = [f"--target={name}", f"--folder={folder}", f"--findings={place}", f"--until={begun + seconds - 1}"]
             log = Path(folder, "log")
             with log.open("wb") as file:
                 command = [sys.executable, "-m", "benchmarks.fuzz", *flags]

@@ -212,8 +212,7 @@ def _use(contents: object) -> None:
         fault_of(array)
 
 
-def _weights(folder: Path, name: str, whole: Callable[[bytes], bytes] = lambda data: data) -> Reader:
-    from afloc_jax.weights.sources import read_source
+def _weights(folder: Path, name: str, whole: Callable[[bytes], bytes]) -> Reader:
     from afloc_jax.weights.torch_files import read_file
 
     file = folder / name
@@ -221,13 +220,24 @@ def _weights(folder: Path, name: str, whole: Callable[[bytes], bytes] = lambda d
     def read(data: bytes) -> None:
         file.write_bytes(whole(data))
         _use(read_file(file))
-        read_source(file)
 
     return read
 
 
 def _pickles(folder: Path) -> Reader:
     return _weights(folder, "weights.pth", lambda data: valid.torch_archive(data, b"\0" * 16, b"\0" * 8))
+
+
+def _torch_files(folder: Path) -> Reader:
+    from afloc_jax.weights.sources import read_source
+
+    of_file, file = _weights(folder, "weights.pth", lambda data: data), folder / "weights.pth"
+
+    def read(data: bytes) -> None:
+        of_file(data)
+        read_source(file)
+
+    return read
 
 
 def _safetensors(folder: Path) -> Reader:
@@ -348,9 +358,7 @@ TARGETS: dict[str, Target] = {
         lambda: [valid.state_pickle({"conv1.weight": 4, "bn1.bias": 2})],
         ("ctorch._utils\n_rebuild_tensor_v2\n", "ctorch\nSize\n", "ccollections\nOrderedDict\n", "cbuiltins\nset\n"),
     ),
-    "PyTorch files": Target(
-        lambda folder: _weights(folder, "weights.pth"), _torch_seeds, ("PK\x01\x02", "PK\x03\x04", "PK\x05\x06")
-    ),
+    "PyTorch files": Target(_torch_files, _torch_seeds, ("PK\x01\x02", "PK\x03\x04", "PK\x05\x06")),
     "safetensors": Target(
         _safetensors, _safetensors_seeds, (*NUMBERS, "dtype", "F32", "BF16", "BOOL", "F8_E4M3", "shape", "data_offsets")
     ),

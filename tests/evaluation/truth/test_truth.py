@@ -323,6 +323,16 @@ def test_a_file_that_is_no_archive_of_maps_is_refused(tmp_path):
             HeatmapFile(tmp_path / name)
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.int64, bool])
+def test_maps_of_whole_numbers_are_scored_as_floats(write, tmp_path, kind):
+    """Differences of bytes would wrap: 2 - 3 is 255."""
+    whole = np.random.default_rng(0).integers(0, 256, (224, 224)).astype(kind)
+    save_maps(tmp_path / "maps.npz", **{"files/a.jpg\tmild edema": whole})
+    found = next(HeatmapFile(tmp_path / "maps.npz").maps(read_truth(write(COCO))))
+    assert found.dtype.kind == "f"
+    np.testing.assert_array_equal(found, whole.astype(np.float64))
+
+
 @pytest.mark.parametrize("header", ["(" * 900, "{'descr': '<f4', 'fortran", "{'shape': (10**400,)}", ""])
 def test_a_map_whose_header_is_none_is_refused(write, tmp_path, header):
     with zipfile.ZipFile(tmp_path / "maps.npz", "w") as archive:
