@@ -3,6 +3,7 @@
     python -m benchmarks.soak --data DIR [--steps 100] [--only "full disk|INT"] [--small]
     python -m benchmarks.soak --data DIR --peers
     python -m benchmarks.soak --data DIR --launches 50
+    python -m benchmarks.soak --hostile
 
 Prints a table: how each disturbed command ended, after how many seconds, how many lines it said besides those of an
 undisturbed one, how many steps were lost, that is done again by the next one, and how many may be. The exit status is 1
@@ -13,6 +14,7 @@ seconds.
 --peers shows what two processes say when one of them is killed or stopped, and after how many seconds. --launches
 starts two commands in one workdir at the same moment, so many times. DIR holds the phantoms, which are drawn where they
 are missing; records are removed from a copy alone. A disk is filled where this process may mount a file system.
+--hostile prints the table of `python -m benchmarks.hostile`.
 """
 
 import argparse
