@@ -3,8 +3,8 @@
     python launch.py --config=configs/demo_published.py --workdir=runs/demo_published
 
 Losses, groups, drawing of sentences, maps and optimiser are those of configs/published.py. What differs fits a run of
-minutes on two CPU cores: the network and its input, batches of one group, a learning rate for towers that start at
-random, and float32. configs/demo.py departs from the objective, and docs/results.md has the numbers of both.
+minutes on two CPU cores: the network and its input, batches of one group, three epochs instead of five, a learning rate
+for towers that start at random, and float32. configs/demo.py departs from the objective, and docs/results.md has the numbers of both.
 """
 
 from ml_collections import ConfigDict
@@ -33,6 +33,7 @@ def get_config() -> ConfigDict:
 
     # One of the release's two groups of 64 pairs.
     config.training.batch_size = config.loss.contrast_group = config.model.image.statistics_group = 64
+    config.training.epochs = 3
     config.training.precision = "float32"
     config.training.keep_best = 1
     config.optimizer.lr = 1e-3
