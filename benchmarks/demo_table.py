@@ -55,11 +55,15 @@ def main() -> None:
     parser.add_argument("--ceiling", type=Path, metavar="FOLDER", help="folder that benchmarks.demo_ceiling wrote")
     given = parser.parse_args()
     runs = [summary_of(folder) for folder in given.runs]
-    others = {title: runs[0]["baselines"][name] for name, title in BASELINES.items() if name in runs[0]["baselines"]}
+    others = {
+        title: [run["baselines"][name] for run in runs]
+        for name, title in BASELINES.items()
+        if all(name in run["baselines"] for run in runs)
+    }
     if given.ceiling:
         supervised, about = summary_of(given.ceiling), given.ceiling / "supervised.json"
         stopped = about.is_file() and json.loads(about.read_text())["stopped_improving"]
-        others["ceiling" if is_ceiling(supervised, stopped, runs) else "supervised, no ceiling"] = supervised
+        others["ceiling" if is_ceiling(supervised, stopped, runs) else "supervised, no ceiling"] = [supervised]
 
     seeds = [f"seed {json.loads((folder / 'config.json').read_text())['seed']}" for folder in given.runs]
     print(row(["", *seeds, "mean"]))
@@ -71,20 +75,25 @@ def main() -> None:
     seconds = [json.loads((folder / "finished.json").read_text())["training_seconds"] for folder in given.runs]
     print(row(["training", *(f"{value:.0f} s" for value in seconds), ""]))
 
-    print(f"\nBaselines of {seeds[0]}; intervals draw {runs[0]['bootstrap']['unit']}s.\n")
+    print(f"\nMeans of the seeds (each seed); intervals draw {runs[0]['bootstrap']['unit']}s.\n")
     print(row(["", *MEASURES.values()]))
     print(row(["---"] * (len(MEASURES) + 1)))
-    print(row(["model, mean", *(f"{np.mean([mean_of(run, key) for run in runs]):.3f}" for key in MEASURES)]))
-    for title, other in others.items():
-        print(row([title, *(f"{mean_of(other, key):.3f}" for key in MEASURES)]))
+    for title, those in {"model": runs, **others}.items():
+        print(row([title, *(several([mean_of(one, key) for one in those]) for key in MEASURES)]))
 
     for key in ("pointing", "iou"):
-        print("\n" + row([MEASURES[key], "model, mean (each seed)", *others]))
+        print("\n" + row([MEASURES[key], "model", *others]))
         print(row(["---"] * (len(others) + 2)))
         for category in runs[0]["metrics"]["iou"]["per_category"]:
-            own = [mean_of(run, key, category) for run in runs]
-            cells = [f"{np.mean(own):.3f} ({' / '.join(f'{one:.3f}' for one in own)})"]
-            print(row([category, *cells, *(f"{mean_of(other, key, category):.3f}" for other in others.values())]))
+            means = [[mean_of(one, key, category) for one in those] for those in others.values()]
+            own = several([mean_of(run, key, category) for run in runs])
+            print(row([category, own, *(f"{np.mean(each):.3f}" for each in means)]))
+
+
+def several(values: list[float]) -> str:
+    """The mean, and the values where they differ: priors do not depend on the seed."""
+    shown = [f"{value:.3f}" for value in values]
+    return f"{np.mean(values):.3f}" + (f" ({' / '.join(shown)})" if len(set(shown)) > 1 else "")
 
 
 if __name__ == "__main__":

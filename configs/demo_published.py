@@ -3,8 +3,9 @@
     python launch.py --config=configs/demo_published.py --workdir=runs/demo_published
 
 Losses, groups, drawing of sentences, maps and optimiser are those of configs/published.py. What differs fits a run of
-minutes on two CPU cores: the network and its input, batches of one group, three epochs instead of five, a learning rate
-for towers that start at random, and float32. configs/demo.py departs from the objective, and docs/results.md has the numbers of both.
+minutes on two CPU cores: the network and its input, batches of one group, three epochs instead of five, a learning
+rate for towers that start at random, and float32. configs/demo.py departs from the objective, and docs/results.md has
+the numbers of both.
 """
 
 from ml_collections import ConfigDict

@@ -33,10 +33,14 @@ def write(folder, content, **files):
 
 @pytest.fixture
 def runs(tmp_path):
-    """Two seeds, whose means are 0.6 and 0.8 in pointing, 0.3 and 0.5 in IoU, with all baselines."""
-    weak = {name: summary((0.1 + 0.01 * k, 0.2), (0.1, 0.1)) for k, name in enumerate(demo_table.BASELINES)}
+    """Two seeds, whose means are 0.6 and 0.8 in pointing, 0.3 and 0.5 in IoU, with all baselines.
+
+    The untrained networks of the seeds differ in IoU, by 0.02.
+    """
     found = []
     for seed, shift in ((1, -0.1), (2, 0.1)):
+        weak = {name: summary((0.1 + 0.01 * k, 0.2), (0.1, 0.1)) for k, name in enumerate(demo_table.BASELINES)}
+        weak["untrained"] = summary((0.14, 0.2), (0.1 + shift / 10, 0.1 + shift / 10))
         content = summary((0.6 + shift, 0.8 + shift), (0.3 + shift, 0.5 + shift), weak)
         how = {"config": {"seed": seed}, "finished": {"training_seconds": 300}}
         found.append(write(tmp_path / f"run{seed}", content, **how))
@@ -52,8 +56,9 @@ def printed(arguments, monkeypatch, capsys):
 def test_every_baseline_has_a_row_and_a_column(runs, monkeypatch, capsys):
     said = printed(runs, monkeypatch, capsys)
     for k, title in enumerate(demo_table.BASELINES.values()):
-        assert f"| {title} | {(0.3 + 0.01 * k) / 2:.3f} | 0.100 |" in said
-        assert f" {title} |" in said.split("| pointing game | model")[1]
+        overlap = "0.100 (0.090 / 0.110)" if title == "untrained" else "0.100"
+        assert f"| {title} | {(0.3 + 0.01 * k) / 2:.3f} | {overlap} |" in said
+        assert f" {title} |" in said.split("| pointing game | model |")[1]
     assert "| edema | 0.600 (0.500 / 0.700) | 0.100 | 0.110 |" in said
     assert "intervals draw images" in said and "ceiling" not in said
 
