@@ -1,4 +1,4 @@
-"""What `loss.hard_negatives` changes on validation phantoms: the demo cut to half its steps (docs/training.md). Run:
+"""What `loss.hard_negatives` changes on validation phantoms: the demo cut to 250 steps (docs/training.md). Run:
 
 python launch.py --config=configs/demo.py --sweep=configs/sweeps/hard_negatives.py --workdir=runs/negatives [--dry_run]
 """
