@@ -33,7 +33,7 @@ from pathlib import Path
 from afloc_jax.files import sha256_of
 from benchmarks import soak_disk, soak_pairs
 from benchmarks.soak_commands import INTERVAL, ROOT, Command
-from benchmarks.soak_kinds import DISTURBANCES, Disturbance, sealed_steps
+from benchmarks.soak_kinds import DISTURBANCES, Disturbance, sealed_steps, take_back_end
 
 STATUS = {"TERM": 143, "INT": 130, "KILL": -9}  # at the end of a command, by the last signal
 COLUMNS = ["disturbance", "moment", "exit status", "seconds", "lines besides", "lost steps", "at most"]
@@ -207,6 +207,8 @@ def soak(
     for what in sorted(chosen, key=lambda what: bool(what.file)):
         if time.monotonic() < until:
             run.disturb(what)
+            if run.rows[-1].status == 0:  # the moment was missed, and those after it would be as well
+                take_back_end(run.workdir)
         else:
             run.rows.append(Row(what, f"{what.moment} (not done for want of time)"))
     status = run.finish()

@@ -74,6 +74,16 @@ def sealed_steps(workdir: Path) -> list[int]:
     return sorted(int(path.parent.name) for path in workdir.glob("checkpoints/*/manifest.json"))
 
 
+def take_back_end(workdir: Path) -> None:
+    """Makes a finished run one that has done its last step and nothing after it."""
+    for name in ("finished.json", "model", "evaluation", "report"):
+        path = workdir / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
 def _newest(workdir: Path) -> Path:
     return workdir / "checkpoints" / str(sealed_steps(workdir)[-1])
 
