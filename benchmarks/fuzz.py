@@ -18,6 +18,7 @@ import importlib.util
 import math
 import os
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -60,6 +61,8 @@ def fuzz_here(name: str, folder: Path, findings: Path, until: float) -> NoReturn
     """Fuzzes a target in this process, which ends with it, until a time of the clock."""
     import atheris
 
+    # The most memory so far, which Linux hands on from the process that started this one, and libFuzzer counts.
+    inherited = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     target = TARGETS[name]
     seeds, corpus = folder / "seeds", folder / "corpus"
     for place in (seeds, corpus, folder / "read"):
@@ -82,7 +85,7 @@ def fuzz_here(name: str, folder: Path, findings: Path, until: float) -> NoReturn
     flags = {
         "max_total_time": max(1, int(until - time.time())),
         "timeout": SECONDS,
-        "rss_limit_mb": MIB,
+        "rss_limit_mb": MIB + inherited,
         "max_len": LARGEST,
         "artifact_prefix": f"{findings}/",
         "dict": folder / "words",

@@ -158,7 +158,8 @@ class Replay:
         state, placed = self._state, self._placed(batch)
         if not self._trained:
             return _Computed(self._run.validation_step(state.params, state.batch_stats, placed), 0.0, [])
-        losses, _, gradient = self._programs.gradient(state.params, state.batch_stats, placed, self._key)
+        found = self._programs.gradient(state.params, state.batch_stats, placed, self._key)
+        losses, gradient = found.losses, found.gradient
         metrics = LossMetrics(losses.total, losses.levels, losses.twins)
         return _Computed(metrics, float(optax.tree.norm(gradient)), not_finite(gradient))
 
