@@ -218,7 +218,7 @@ def get_config():
 
 
 def test_two_steps_of_the_published_objective_on_the_phantoms_of_the_demo(tmp_path, capsys):
-    """Its loss, groups, drawing, maps and optimiser are those of configs/published.py, but for learning rate and epochs."""
+    """Its loss, groups, drawing, maps and optimiser are those of configs/published.py, but for rate and epochs."""
     run, release = RunConfig.from_config(demo_published.get_config()), RunConfig.from_config(published.get_config())
     assert run.loss == release.loss and run.localization == release.localization
     assert run.optimizer == dataclasses.replace(release.optimizer, lr=1e-3)
