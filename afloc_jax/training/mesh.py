@@ -28,9 +28,9 @@ def build_mesh(devices: Sequence[jax.Device] | None = None, fsdp: int = 1, *, on
     """A mesh of all devices of all processes, or of `devices`. `fsdp` neighbours share one copy of the state.
 
     With `one_group`, TPUs that fill a flat grid (v5e, v6e) stand in the order of a closed walk over it. The captions of
-    the loss then travel between neighbours: on more than 16 chips of v5e the compiler lets the matrix units wait for
-    what is sent over more than one link. JAX's own order, which all other meshes have, goes row by row. It gives groups
-    of devices the shapes without which the compiler of v5e aborts.
+    the loss then travel between neighbours. In JAX's own order, which all other meshes have, 64 chips of v5e stand row
+    by row, and the compiler lets the matrix units wait for the captions (docs/scale.md). Groups of devices need that
+    order: the compiler of v5e aborts on pieces of the walk.
 
     The axes are Auto, so the compiler inserts the collectives. (Explicit axes, the default of `jax.make_mesh`, refuse
     products over a sharded batch.)
