@@ -65,7 +65,8 @@ def run(given: Namespace) -> int:
         boxes, images = sum(report.boxes_outside.values()), len(report.boxes_outside)
         print(f"{boxes} boxes of {images} images reach beyond them and were cut, named in build_report.json there")
     if report.flat:
-        print(f"{len(report.flat)} images have one grey value in all pixels, named in build_report.json there")
+        black = f" ({len(report.black)} of them black)" if report.black else ""
+        print(f"{len(report.flat)} images have one grey value in all pixels{black}, named in build_report.json there")
     for note in report.notes:
         print(note)
     page = prepared.folder / "overview.html"

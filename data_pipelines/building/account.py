@@ -45,6 +45,7 @@ class BuildReport:
         boxes_outside: id of an image -> number of its boxes that reach beyond it and were cut. A box that lies wholly
             outside rejects its image.
         flat: ids of images whose pixels all have the same grey value. They are among the records.
+        black: those of them that are black in the records, as constant images deeper than 8 bits are.
         notes: sentences for the user, e.g. about patients who were looked for in vain.
     """
 
@@ -55,6 +56,7 @@ class BuildReport:
     rejected: tuple[Rejected, ...] = ()
     boxes_outside: dict[str, int] = field(default_factory=dict)
     flat: tuple[str, ...] = ()
+    black: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     @classmethod
@@ -62,7 +64,7 @@ class BuildReport:
         """The report of a prepared folder."""
         stored = {"rows": None, **read_json(folder / REPORT, "remove the folder and prepare again")}
         rejected = tuple(Rejected(**entry) for entry in stored.pop("rejected", ()))
-        stored |= {name: tuple(stored.get(name, ())) for name in ("flat", "notes")}
+        stored |= {name: tuple(stored.get(name, ())) for name in ("flat", "black", "notes")}
         return cls(**stored, rejected=rejected)
 
     def plain(self) -> dict[str, Json]:
@@ -85,6 +87,7 @@ class Account:
         self.dropped: Counter[str] = Counter()
         self.boxes_outside: dict[str, int] = {}
         self.flat: set[str] = set()
+        self.black: set[str] = set()
         self.notes: list[str] = []
 
     def add(self, split: str, records: int, patients: Iterable[str]) -> None:
@@ -117,5 +120,6 @@ class Account:
             rejected=tuple(sorted(self.rejected)),
             boxes_outside=dict(sorted(self.boxes_outside.items())),
             flat=tuple(sorted(self.flat)),
+            black=tuple(sorted(self.black)),
             notes=tuple(self.notes),
         )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from afloc_jax.errors import UsageError
 from afloc_jax.files import Path, matching
-from data_pipelines.building.decode import Decoding, boxes_outside, example, is_flat, rejection
+from data_pipelines.building.decode import Decoding, boxes_outside, example, only_grey, rejection
 from data_pipelines.building.items import Item
 from data_pipelines.images import ImageError
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Collection: TypeAlias = "apache_beam.PTransform"
 
 _REJECTED, _NOTED = "rejected", "noted"
-_FLAT = "flat"
+_FLAT, _BLACK = "flat", "black"
 _ITEMS_A_FILE = 256  # items that a worker takes at a time
 
 
@@ -33,8 +33,8 @@ def collection(items: Sequence[Item], how: Decoding, folder: Path) -> Collection
     """A Beam transform that makes the records of the items.
 
     Unusable images give no record. Their ids and the reasons are written to text files in `folder`, which
-    `read_rejected` reads; so are the numbers of boxes outside their image (`read_outside`), and flat images
-    (`read_flat`). The items are written there as well, and the job contains only the names of these files: a job with
+    `read_rejected` reads; so are the numbers of boxes outside their image (`read_outside`), and flat and
+    black images (`read_flat`, `read_black`). The items are written there as well, and the job contains only the names of these files: a job with
     the items would contain report text and be too large. Workers must have access to `folder`.
     """
     beam = _beam()
@@ -50,8 +50,10 @@ def collection(items: Sequence[Item], how: Decoding, folder: Path) -> Collection
             if isinstance(result, ImageError):
                 yield beam.pvalue.TaggedOutput(_REJECTED, json.dumps([item.id, rejection(item, result)]))
                 continue
-            if is_flat(result):
+            if (value := only_grey(result)) is not None:
                 yield beam.pvalue.TaggedOutput(_NOTED, json.dumps([item.id, _FLAT]))
+            if value == 0:
+                yield beam.pvalue.TaggedOutput(_NOTED, json.dumps([item.id, _BLACK]))
             if outside := boxes_outside(result):
                 yield beam.pvalue.TaggedOutput(_NOTED, json.dumps([item.id, outside]))
             yield number, result.encoded()
@@ -83,6 +85,11 @@ def read_outside(folder: Path) -> Iterator[tuple[str, int]]:
 def read_flat(folder: Path) -> Iterator[str]:
     """The id of each image of one grey value, from the `folder` of a `collection`."""
     return (image for image, what in _read(folder, _NOTED) if what == _FLAT)
+
+
+def read_black(folder: Path) -> Iterator[str]:
+    """The id of each image of one grey value that is 0, from the `folder` of a `collection`."""
+    return (image for image, what in _read(folder, _NOTED) if what == _BLACK)
 
 
 def _read(folder: Path, name: str) -> Iterator[tuple[str, str | int]]:

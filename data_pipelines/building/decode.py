@@ -87,10 +87,11 @@ def boxes_outside(record: Record) -> int:
     return sum(box.reaches_beyond(record.height, record.width) for box in boxes)
 
 
-def is_flat(record: Record) -> bool:
-    """Whether all pixels of a record's image have the same grey value, as in a failed export."""
+def only_grey(record: Record) -> int | None:
+    """The grey value of a record's image if all of its pixels have the same one, as in a failed export; else None."""
     pixels = record.geometry.inner(record.image)
-    return bool(pixels.min() == pixels.max())
+    lowest = int(pixels.min())
+    return lowest if lowest == int(pixels.max()) else None
 
 
 def _annotated(item: Item, image: Geometry) -> Geometry:

@@ -196,6 +196,7 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=
                 if item.id in rejected:
                     self.account.reject(item.id, rejected[item.id], shown(item, rejected[item.id]))
             self.account.flat.update(beam.read_flat(self._beam_files / split))
+            self.account.black.update(beam.read_black(self._beam_files / split))
             self.account.boxes_outside.update(beam.read_outside(self._beam_files / split))
             kept = [item for item in items if item.id not in rejected]
             self.account.add(split, len(kept), {item.patient for item in kept} - {""})

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from afloc_jax.errors import UserError
 from afloc_jax.files import Path, read_json, write_whole
 from data_pipelines.building.account import Account
-from data_pipelines.building.decode import boxes_outside, is_flat, rejection, shown
+from data_pipelines.building.decode import boxes_outside, only_grey, rejection, shown
 from data_pipelines.building.items import Item
 from data_pipelines.images import ImageError
 from data_pipelines.records import Record
@@ -72,6 +72,7 @@ def write(
             account.add(part.split, part.content.records, part.content.patients)
             account.boxes_outside.update(part.content.boxes_outside)
             account.flat.update(part.content.flat)
+            account.black.update(part.content.black)
     published = []
     for split in by_split:
         kept = [(part.path, part.content) for part in parts if part.split == split and part.content]
@@ -91,6 +92,7 @@ class _Content:
     patients: list[str] = field(default_factory=list)  # pseudonyms
     boxes_outside: dict[str, int] = field(default_factory=dict)  # image -> boxes that reach beyond it
     flat: list[str] = field(default_factory=list)  # images of one grey value
+    black: list[str] = field(default_factory=list)  # those of them that are black
 
 
 class _Part:
@@ -134,7 +136,9 @@ def _write(
         content.records += 1
         content.bytes += len(data)
         patients.update({result.patient} - {""})
-        content.flat += [item.id] if is_flat(result) else []
+        value = only_grey(result)
+        content.flat += [item.id] if value is not None else []
+        content.black += [item.id] if value == 0 else []
         if outside := boxes_outside(result):
             content.boxes_outside[item.id] = outside
     writer.close()

@@ -170,18 +170,20 @@ def test_an_image_that_is_not_square_at_all_costs_one_row(tmp_path):
 
 
 @pytest.mark.parametrize("beam", [None, "--runner=DirectRunner"])
-def test_flat_images_are_counted_and_named(tmp_path, beam, capsys):
+def test_flat_and_black_images_are_counted_and_named(tmp_path, beam, capsys):
     if beam:
         pytest.importorskip("apache_beam")
     raw = tmp_path / "raw"
     pairs_folder(raw, 4)
     cv2.imwrite(str(raw / "images" / "000.png"), np.zeros((40, 30), np.uint8))
+    cv2.imwrite(str(raw / "images" / "001.png"), np.full((30, 40), 70, np.uint8))
     cv2.imwrite(str(raw / "images" / "002.png"), np.full((30, 40), 7000, np.uint16))
     prepared = prepare("pairs", tmp_path / "out", raw=raw, builder={"fractions": {"train": 1.0}}, beam=beam)
-    assert prepared.report.flat == ("000.png", "002.png") and prepared.report.records == {"train": 4}
+    assert prepared.report.flat == ("000.png", "001.png", "002.png") and prepared.report.records == {"train": 4}
+    assert prepared.report.black == ("000.png", "002.png"), "deep pixels are scaled from their own minimum"
     how = ["--builder", 'fractions={"train": 1.0}', "--no_overview"]
     assert main(["prepare", "pairs", "--raw", str(raw), "--out", str(tmp_path / "out"), *how]) == 0
-    assert "2 images have one grey value in all pixels" in capsys.readouterr().out
+    assert "3 images have one grey value in all pixels (2 of them black)" in capsys.readouterr().out
 
 
 def test_no_image_is_opened_without_the_names_of_formats():
