@@ -26,6 +26,7 @@ class Limits:
     questions: int = 200  # requests with a file at a time
     connections: int = 256  # at a time; a new one takes the place of the one that has asked nothing for longest
     seconds: float = 60.0  # of the computation of one answer; then its process is stopped and started again
+    loading: float = 300.0  # seconds until that process has loaded the model; then it is stopped
     patience: float = 10.0  # seconds to wait for the rest of a request's head, or in vain for a part of its file
     pace: int = 32 << 10  # bytes a second that a client must send or take on average, beside that patience
 

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 from typing import Self, TypeVar, TypeVarTuple
@@ -107,14 +108,29 @@ class Worker:
         )
 
     def _loaded(self) -> About:
-        """Waits until the process has loaded its model."""
+        """Waits until the process has loaded its model, which may take a limited time."""
         process = self._process
         if process is None or process.stdout is None:
             raise EOFError
+        late = threading.Event()
+
+        def give_up() -> None:
+            late.set()
+            process.kill()
+
+        timer = threading.Timer(self.limits.loading, give_up)
+        timer.daemon = True
+        timer.start()
         try:
             answer = read_answer(process.stdout)
         except EOFError:
-            raise UserError(f"the process that answers ended before the model was loaded ({self.stop()})") from None
+            how = self.stop()
+            why = f"the process that answers ended before the model was loaded ({how})"
+            if late.is_set():
+                why = f"the model was not loaded within {self.limits.loading:g} s; its process was stopped"
+            raise UserError(why) from None
+        finally:
+            timer.cancel()
         content = json.loads(answer.content)
         if answer.status:
             raise (UsageError if answer.status == UsageError.exit_status else UserError)(content["error"])

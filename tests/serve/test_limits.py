@@ -14,6 +14,7 @@ import anyio
 import pytest
 import uvicorn
 
+from afloc_jax.errors import UserError
 from afloc_jax.serve.app import make_app
 from afloc_jax.serve.connections import limited
 from afloc_jax.serve.limits import LIMITS, Pace, Room, Share
@@ -232,6 +233,22 @@ def worker(tmp_path):
 
     with Fake(tmp_path, "fake", dataclasses.replace(LIMITS, seconds=1.5)) as started:
         yield started
+
+
+def test_a_model_that_is_not_loaded_in_time_ends_the_start_and_later_the_answer(tmp_path, worker, monkeypatch):
+    class Slow(Worker):
+        command = (sys.executable, "-c", "import time; time.sleep(60)")
+
+    limits = dataclasses.replace(LIMITS, loading=0.3)
+    slow = Slow(tmp_path, "fake", limits)
+    with pytest.raises(UserError, match=r"not loaded within 0\.3 s"), slow:
+        pass
+    assert slow.stop() == "not started", "its process is gone"
+    monkeypatch.setattr(worker, "command", Slow.command)
+    monkeypatch.setattr(worker, "limits", limits)
+    worker.stop()
+    late = ask(worker)
+    assert late.status == 500 and b"not loaded within 0.3 s" in late.content
 
 
 async def yes():
