@@ -33,9 +33,9 @@ def collection(items: Sequence[Item], how: Decoding, folder: Path) -> Collection
     """A Beam transform that makes the records of the items.
 
     Unusable images give no record. Their ids and the reasons are written to text files in `folder`, which
-    `read_rejected` reads; so are the numbers of boxes outside their image (`read_outside`), and flat and
-    black images (`read_flat`, `read_black`). The items are written there as well, and the job contains only the names of these files: a job with
-    the items would contain report text and be too large. Workers must have access to `folder`.
+    `read_rejected` reads; so are the numbers of boxes outside their image (`read_outside`), and flat and black images
+    (`read_flat`, `read_black`). The items are written there as well, and the job contains only the names of these
+    files: a job with the items would contain report text and be too large. Workers must have access to `folder`.
     """
     beam = _beam()
     folder.mkdir(parents=True, exist_ok=True)
