@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from afloc_jax.errors import UserError
 from afloc_jax.evaluation.report.numbers import (
     hashes,
+    images_shown,
     on_few,
     part_of,
     read_object,
@@ -79,9 +80,7 @@ def _images(config: JsonObject, evaluations: Sequence[Evaluation]) -> list[str]:
     lines = [f"Training images: {images_of(str(trained_on))}."] if trained_on else []
     for evaluation in evaluations:
         name = part_of(evaluation.summary, "settings").get("name")
-        file = part_of(evaluation.provenance, "truth").get("file", "its truth file")
-        kind = images_of(str(name)) if name else f"those that {file} names; what they show is not stated there"
-        lines.append(f"Images of {evaluation.title}: {kind}.")
+        lines.append(f"Images of {evaluation.title}: {images_shown(evaluation.summary)}.")
         before = evaluation.provenance.get("trained_on")
         if name != DRAWN and isinstance(before, list) and only_drawings([str(one) for one in before]):
             lines.append("The model was trained on drawings (phantoms) alone, and on no image of a patient.")

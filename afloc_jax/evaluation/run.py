@@ -52,8 +52,7 @@ def evaluate_datasets(evaluation: EvaluationSettings, workdir: str | Path) -> di
             summaries[name] = entry.task.evaluate(models, own, entry.settings) if done is None else done
     if not first:
         return summaries
-    kept = ("task", "n", "metrics")
-    results = {name: {key: summary[key] for key in kept if key in summary} for name, summary in summaries.items()}
+    results = {name: _for_card(summary) for name, summary in summaries.items()}
     update_card(workdir / "model", {"results": results, "tables": card_tables(results)})
     return summaries
 
@@ -61,7 +60,7 @@ def evaluate_datasets(evaluation: EvaluationSettings, workdir: str | Path) -> di
 def card_tables(results: Mapping[str, JsonObject]) -> list[JsonObject]:
     """The tables of the model card, one for each evaluated task: `title`, `columns`, and `rows` of cells.
 
-    `results` maps the name of a data set to its summary, or to `task`, `n` and `metrics` of it.
+    `results` maps the name of a data set to its summary, or to `task`, `n`, `metrics` and `baselines` of it.
     """
     tables: list[JsonObject] = []
     for task in TASKS.values():
@@ -71,12 +70,27 @@ def card_tables(results: Mapping[str, JsonObject]) -> list[JsonObject]:
             scored = {metric for result in rows.values() for metric in part_of(result, "metrics")}
             metrics = [metric for metric in card.columns if metric in scored]
             columns: list[Json] = ["data set", "samples", *(card.columns[metric] for metric in metrics)]
-            cells: list[Json] = [
-                [name, str(result["n"]), *(_card_cell(result, metric) for metric in metrics)]
-                for name, result in rows.items()
-            ]
+            cells: list[Json] = []
+            for name, result in rows.items():
+                others = part_of(result, "baselines")
+                named = {key: f"{name}: {said}" for key, said in card.baselines.items() if key in others}
+                below = [(said, part_of(others, key)) for key, said in named.items()]
+                for system, found in [(name, result), *below]:
+                    cells.append([system, str(result["n"]), *(_card_cell(found, metric) for metric in metrics)])
             tables.append({"title": card.title, "columns": columns, "rows": cells})
     return tables
+
+
+def _for_card(summary: JsonObject) -> JsonObject:
+    """What the model card keeps of a summary: of baselines in its table the overall values alone."""
+    result: JsonObject = {key: summary[key] for key in summary if key in ("task", "n", "metrics")}
+    baselines: JsonObject = {}
+    for name in task_of(summary, "summary.json").card().baselines:
+        metrics = part_of(summary, "baselines", name, "metrics")
+        if metrics:
+            overall: JsonObject = {metric: {"overall": part_of(metrics, metric, "overall")} for metric in metrics}
+            baselines[name] = {"metrics": overall}
+    return {**result, "baselines": baselines} if baselines else result
 
 
 def _card_cell(result: JsonObject, metric: str) -> str:

@@ -7,7 +7,7 @@ from the list at once.
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -70,10 +70,17 @@ class Section:
 
 @dataclass(frozen=True)
 class CardTable:
-    """A table of the model card: its title, and for each metric the name of its column."""
+    """A table of the model card.
+
+    Attributes:
+        title: its title.
+        columns: for each metric the name of its column.
+        baselines: for each baseline that has a row below the model's, what it is called there.
+    """
 
     title: str
     columns: Mapping[str, str]
+    baselines: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

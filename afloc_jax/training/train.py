@@ -184,10 +184,12 @@ def _save_best(loop: Loop, account: Mapping[str, Json]) -> None:
     best = fetch({"params": saved["params"], "batch_stats": saved["batch_stats"]})
     if jax.process_index() != 0:
         return
+    training = config.training.plain()
+    del training["epochs" if config.training.steps else "steps"]  # the number that does not count
     recipe: dict[str, Json] = {
         "loss": config.loss.plain(),
         "optimizer": config.optimizer.plain(),
-        "training": config.training.plain(),
+        "training": training,
         "best step": best_step,
         "steps": progress.step,
         "device": account["device"],

@@ -18,9 +18,24 @@ LIMITS = (
     "Not a medical device; not for diagnosis or for decisions about patients.",
     "A heat map is computed for every phrase, also for one that is not true of the image: it shows where the phrase "
     "fits best, not whether the finding is present.",
-    "Small findings are localised worst: the softmax over all regions is dominated by background.",
     "Scores are valid for the population, devices and wording of the data above; others need their own evaluation.",
 )
+
+ATTENTION = (
+    "Training compares a phrase with a mean of all regions, weighted by a softmax, in which background outweighs a "
+    "small finding."
+)  # a limit of the published region pooling
+APART = (
+    ", imported from separate sources and not trained together. **Train it before use: its maps and scores mean "
+    "nothing yet.**"
+)
+USE_OF_PARTS = "A start for training on pairs of images and reports. Not for use as it is."
+_LEVELS = {
+    "word": "words with a shallow map",
+    "sentence": "sentences with a deep map",
+    "report": "the report with the global image vector",
+}
+_NUMBERS = ("no level", "one level", "two levels", "three levels")
 
 DRAWINGS = (
     "The model was trained on drawings of chests that this program makes (phantoms), and on no image of a patient. On "
@@ -47,9 +62,8 @@ tags:
 **{{ drawings }}**
 
 {% endif %}
-An image encoder ({{ architecture.image.backbone }}) and a text encoder (BERT), trained contrastively on pairs of images
-and reports without location annotations, at three levels: words with a shallow map, sentences with a deep map, the
-report with the global image vector. The heat map of a phrase comes from the deep map.
+An image encoder ({{ architecture.image.backbone }}) and a text encoder (BERT){{ made }} The heat map of a phrase comes
+from the deep map.
 
 ```python
 import afloc_jax
@@ -127,16 +141,21 @@ def render_card(config: FolderConfig) -> str:
     Args:
         config: the config of the model folder. Its `card` may hold `data` (text, or a mapping of facts), `vocabulary`
             (text), `recipe` (mapping), `tables` (results, each with a title, columns, and rows of formatted cells),
-            `intended_use`, `limits` (list), `licence` and `licence_id`.
+            `apart` (True: imported parts that have not been trained together), `intended_use`, `limits` (list),
+            `licence` and `licence_id`.
     """
     card: Mapping[str, Any] = config.card
     data = card.get("data", "Not stated by the run that wrote this folder.")
     if isinstance(data, Mapping):
         data = "\n".join(f"- {key}: {value}" for key, value in data.items())
-    drawn = only_drawings(config.trained_on)
+    drawn, apart = only_drawings(config.trained_on), bool(card.get("apart"))
+    loss = card.get("recipe", {}).get("loss", {})
+    attends = not apart and loss.get("region_pooling", "attention") == "attention"
+    use = USE_OF_PARTS if apart else USE_OF_DRAWINGS if drawn else INTENDED_USE
     return _CARD.render(
         name=config.name,
         drawings=DRAWINGS if drawn else "",
+        made=APART if apart else _trained(loss.get("weights", {})),
         architecture=config.architecture,
         preprocessing=config.preprocessing,
         prompts=config.prompts,
@@ -144,13 +163,20 @@ def render_card(config: FolderConfig) -> str:
         vocabulary=card.get("vocabulary", ""),
         recipe=flatten(card.get("recipe", {})),
         tables=card.get("tables", ()),
-        intended_use=card.get("intended_use", USE_OF_DRAWINGS if drawn else INTENDED_USE),
-        limits=card.get("limits", LIMITS),
+        intended_use=card.get("intended_use", use),
+        limits=card.get("limits", [*LIMITS, ATTENTION] if attends else LIMITS),
         licence_id=card.get("licence_id", "other"),
         licence=card.get(
             "licence", "The weights inherit the terms of the data they were trained on; state them here before sharing."
         ),
     )
+
+
+def _trained(weights: Mapping[str, float]) -> str:
+    """How both encoders were trained, with the levels of a weight above 0 where the weights are known."""
+    levels = [said for name, said in _LEVELS.items() if weights.get(name)]
+    which = f", at {_NUMBERS[len(levels)]}: {', '.join(levels)}" if levels else ""
+    return f", trained contrastively on pairs of images and reports without location annotations{which}."
 
 
 def flatten(tree: Mapping[str, Json]) -> dict[str, Json]:

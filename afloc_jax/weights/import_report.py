@@ -40,11 +40,16 @@ class ImportReport:
         return told + list(self.notes)
 
 
+def apart(missing: Sequence[str]) -> bool:
+    """Whether image and text of a model in which these parameters are random have not been trained together."""
+    absent = {tower for tower in TOWERS if sum(name.startswith(tower) for name in missing) > 2}
+    return bool(absent) or "img_encoder.local_embedder.weight" in missing
+
+
 def consequences(missing: Sequence[str]) -> list[str]:
     """Notes on the limits of a model in which these parameters are random."""
     told = []
-    absent = {tower for tower in TOWERS if sum(name.startswith(tower) for name in missing) > 2}
-    if absent or "img_encoder.local_embedder.weight" in missing:
+    if apart(missing):
         told.append("must be trained before use: image and text have not been trained together")
     elif _SHALLOW in missing:
         told.append(
@@ -65,7 +70,7 @@ def card(found: Sequence[Source], report: ImportReport) -> dict[str, Json]:
         data["left out"] = summary(report.left_out)
     if report.notes:
         data["to know"] = "; ".join(report.notes)
-    return {"data": data}
+    return {"data": data, "apart": True} if apart(report.missing) else {"data": data}
 
 
 def summary(names: Sequence[str], shown: int = 12) -> str:

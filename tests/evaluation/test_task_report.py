@@ -215,6 +215,13 @@ def test_the_card_has_a_table_for_each_task(results):
     assert "Not evaluated yet" in render_card(FolderConfig())
 
 
+def test_the_card_names_the_levels_that_were_trained_and_no_softmax_that_was_not():
+    loss = {"region_pooling": "logsumexp", "weights": {"report": 0.1, "sentence": 1.0, "word": 0.0}}
+    text = render_card(FolderConfig(card={"recipe": {"loss": loss}}))
+    assert "at two levels: sentences with a deep map, the report with the global image vector." in text
+    assert "softmax" not in text and "weighted by a softmax" in render_card(FolderConfig())
+
+
 # Parts
 
 

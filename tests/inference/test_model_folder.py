@@ -151,10 +151,13 @@ def test_results_enter_the_model_card_with_their_intervals(folder, tmp_path):
     shutil.copytree(folder, copy)
     assert "Not evaluated yet" in (copy / "README.md").read_text()
     overall = {"mean": 0.8125, "lower": 0.75, "upper": 0.875}
-    results = {"phantom": {"n": 32, "metrics": {"pointing": {"overall": overall}}}}
+    prior = {"metrics": {"pointing": {"overall": {"mean": 0.5, "lower": 0.4, "upper": 0.6}}}}
+    found = {"n": 32, "metrics": {"pointing": {"overall": overall}}, "baselines": {"prompt_prior": prior}}
+    results = {"phantom": found}
     update_card(copy, {"results": results, "tables": card_tables(results)})
     card = (copy / "README.md").read_text()
     assert "| data set | samples | pointing |\n|---|---|---|\n| phantom | 32 | 0.812 [0.750, 0.875] |" in card
+    assert "\n| phantom: prompt prior, no model | 32 | 0.500 [0.400, 0.600] |" in card
     assert "four sentences" in card
     assert read_config(copy).card["data"] == "four sentences"
     load_model(copy)

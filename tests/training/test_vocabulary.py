@@ -17,6 +17,8 @@ def test_the_card_says_how_the_vocabulary_was_learned_and_that_names_may_remain(
     card = (finished / "model" / "README.md").read_text()
     assert "at least 5 distinct reports of at least 3 patients" in card and "**Frequent names may remain**" in card
     assert "--exclude_words=FILE" in card
+    assert ("| training.epochs |" in card) != ("| training.steps |" in card)  # the one that counts
+    assert "at three levels: words with a shallow map" in card and "weighted by a softmax" in card
     assert json.loads((finished / "tokenizer" / "learned.json").read_text())["reports"] == 5
     config.data.exclude_words = "names.txt"
     with pytest.raises(UsageError, match=r"belongs to another config \(data.exclude_words"):

@@ -48,6 +48,9 @@ def test_an_image_backbone_and_a_bert_make_a_start_in_any_order(tmp_path, weight
     assert "fc.weight" in report.left_out
     assert ("cls_projection_head.weight" in report.left_out) == bool(prefix)
     assert any("must be trained before use" in note for note in report.notes)
+    card = (tmp_path / "one" / "README.md").read_text()
+    assert "Train it before use" in card
+    assert "trained contrastively" not in card and "heat maps for free-text" not in card
     assert afloc_jax.load(tmp_path / "one").embed_texts(["small effusion"]).report.shape == (1, 32)
 
 

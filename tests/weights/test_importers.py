@@ -50,6 +50,7 @@ def test_a_released_checkpoint_becomes_a_folder_with_its_own_settings(released, 
     card = (tmp_path / "model" / "README.md").read_text()
     assert "released.ckpt" in card and sha256_of(path) in card and "local_f_embedder" in card
     assert str(tmp_path) not in card  # where the file lay is nobody's business
+    assert "trained contrastively on pairs" in card and "Train it before use" not in card
 
 
 def test_import_then_save_then_import_is_bit_identical(released, tmp_path):

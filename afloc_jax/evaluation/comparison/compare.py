@@ -19,7 +19,7 @@ from afloc_jax.evaluation.comparison.failure import Failure
 from afloc_jax.evaluation.comparison.means import means_of
 from afloc_jax.evaluation.comparison.page import comparison_page
 from afloc_jax.evaluation.comparison.result import OVERALL, Comparison, Difference, Row, Unmatched
-from afloc_jax.evaluation.comparison.sample_tables import SampleTable, read_samples
+from afloc_jax.evaluation.comparison.sample_tables import SampleTable, images_in, read_samples
 from afloc_jax.evaluation.comparison.values import Ranked, Scored, Values, values_of
 from afloc_jax.evaluation.statistics import discrimination
 from afloc_jax.evaluation.statistics.bootstrap import Bootstrap, Replicates
@@ -44,7 +44,8 @@ def compare(
     The interval is a paired bootstrap; a difference of AUCs is nearly symmetric and has percentiles by default. `p` is
     that of a sign-flip permutation test of the mean difference; for the AUC of one class of DeLong's test (of a paired
     bootstrap if patients are resampled), for the mean AUC of a paired bootstrap. Holm and Benjamini-Hochberg adjust the
-    rows of categories together, and the overall rows together. Metrics of 0 and 1 also have McNemar's exact test.
+    rows of categories together, and the overall rows together. Metrics of 0 and 1 also have McNemar's exact test, whose
+    p is adjusted by Holm in the same two families.
 
     Raises UserError if a folder has no usable scores, the kinds of scores or the labels differ, or no sample is in
     both.
@@ -73,11 +74,13 @@ def compare(
         paired.PERMUTATIONS,
         corrected(difference_rows(values, 0, 1)),
         {"a": first.provenance, "b": second.provenance},
+        images_in((first, second)),
     )
     if out is not None:
         names = (first.name, second.name)
         means = means_of(values, names)
-        page = comparison_page(names, means, [Difference(*names, result.rows)], result.notes, result.bootstrap)
+        differences = [Difference(*names, result.rows)]
+        page = comparison_page(names, means, differences, result.notes, result.bootstrap, result.images)
         result.write(Path(out), page)
     return result
 
@@ -179,13 +182,19 @@ def _with_delong(row: Row, labels: Bool[np.ndarray, " n"], scores: Float[np.ndar
 
 
 def corrected(rows: Sequence[Row]) -> list[Row]:
-    """The rows with adjusted p: the rows of categories are one family, the overall rows another."""
+    """The rows with adjusted p: the rows of categories are one family, the overall rows another.
+
+    McNemar's tests are adjusted among themselves, in the same two families.
+    """
     result = list(rows)
     for family in (True, False):
         members = [i for i, row in enumerate(rows) if (row.category == OVERALL) == family]
         p = np.array([rows[i].p for i in members])
         for i, by_holm, by_bh in zip(members, paired.holm(p), paired.benjamini_hochberg(p), strict=True):
             result[i] = replace(rows[i], p_holm=float(by_holm), p_bh=float(by_bh))
+        tested = [i for i in members if rows[i].only_a is not None]
+        for i, adjusted in zip(tested, paired.holm(np.array([rows[i].p_mcnemar for i in tested])), strict=True):
+            result[i] = replace(result[i], p_mcnemar_holm=float(adjusted))
     return result
 
 

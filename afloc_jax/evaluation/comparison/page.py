@@ -31,8 +31,12 @@ def comparison_page(
     differences: Sequence[Difference],
     notes: Sequence[str],
     bootstrap: Mapping[str, Json],
+    images: str,
 ) -> str:
-    """The page, one file that needs no network. Charts show as many systems as there are `MARKS`."""
+    """The page, one file that needs no network. Charts show as many systems as there are `MARKS`.
+
+    `images` is the sentence on what the images are, in its first lines.
+    """
     count = len(systems)
     table = [means[start : start + count] for start in range(0, len(means), count)]
     rows = [row for one in differences for row in one.rows]
@@ -50,6 +54,7 @@ def comparison_page(
         metrics=metrics,
         charts=[_chart(metric, table, differences, marks) for metric in metrics],
         notes=notes,
+        images=images,
         bootstrap=bootstrap,
         remark=remark_on_rows(rows, bootstrap["unit"]),
         few=FEW,

@@ -45,8 +45,8 @@ def mcnemar_test(net: Int[np.ndarray, " n"]) -> float:
     that only B has right. If the systems do not differ, those of a unit may be exchanged, so that each sign is equally
     likely. p is the share of all signs with a sum at least as far from 0, computed from binomial distributions: units
     of equal size have one, and their sums are convolved. Where every unit is one sample, this is McNemar's exact
-    (binomial) test. The square of the sum over the sum of squares is the statistic of Obuchowski (1998, doi
-    10.1002/(SICI)1097-0258(19980715)17:13<1495::AID-SIM863>3.0.CO;2-I), which is the limit for many units.
+    (binomial) test. The limit for many units is the square of the sum over the sum of squares, as chi-squared with one
+    degree of freedom (Yang, Sun and Hardin 2010, doi 10.1002/bimj.201000035).
 
     >>> round(mcnemar_test(np.array([1, 1, 1, 1, -1, 0])), 9)  # as scipy.stats.binomtest(4, 5).pvalue
     0.375

@@ -18,8 +18,8 @@ class Row:
     """One row: a metric of A and of B, and A minus B with its test.
 
     `units` is the number of drawn units, of an AUC the number of those with a positive (0 for the mean over classes).
-    Of a metric of 0 and 1, `only_a` and `only_b` count the samples in which one side alone has 1, and `p_mcnemar` is
-    that of McNemar's exact test.
+    Of a metric of 0 and 1, `only_a` and `only_b` count the samples in which one side alone has 1, `p_mcnemar` is that
+    of McNemar's exact test, and `p_mcnemar_holm` is adjusted as `p_holm` is.
     """
 
     metric: str
@@ -39,6 +39,7 @@ class Row:
     only_a: int | None = None
     only_b: int | None = None
     p_mcnemar: float = float("nan")
+    p_mcnemar_holm: float = float("nan")
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class Comparison:
         permutations: the number of permutations of sign-flip tests.
         rows: for each metric the mean over categories and each category.
         provenance: for "a" and "b", the provenance of the result.
+        images: the sentence on what the images are.
     """
 
     a: str
@@ -82,6 +84,7 @@ class Comparison:
     permutations: int
     rows: Sequence[Row]
     provenance: Mapping[str, Mapping[str, Json]]
+    images: str
 
     def to_json(self) -> dict[str, Json]:
         """The content of comparison.json."""
@@ -96,6 +99,8 @@ class Comparison:
             f"A: `{self.a}`",
             f"B: `{self.b}`",
             "",
+            self.images,
+            "",
             f"{self.matched} scores are paired. Without a partner: {self.unmatched['a'].count} of A, "
             f"{self.unmatched['b'].count} of B.",
         ]
@@ -106,8 +111,7 @@ class Comparison:
         lines += [
             "",
             f"Difference A - B [95 % paired {self.bootstrap['interval']} interval, {self.bootstrap['resamples']} "
-            f"resamples by {self.bootstrap['unit']}]. p: the test named; Holm and BH adjust the rows of categories "
-            "together and the overall rows together.",
+            f"resamples by {self.bootstrap['unit']}]. {about_tests(self.rows)}",
             "",
             *table_of(self.rows),
         ]
@@ -122,11 +126,22 @@ class Comparison:
         write_folder(out, {f"comparison.{ending}": text for ending, text in texts.items()})
 
 
+def about_tests(rows: Sequence[Row]) -> str:
+    """What the columns of p of `table_of` are."""
+    said = (
+        "p: the test named; Holm and BH adjust the rows of categories together and the overall rows together. "
+        "Wilcoxon's p is not adjusted."
+    )
+    if any(row.only_a is not None for row in rows):
+        said += " McNemar's exact p has an adjustment by Holm of its own, for the same two groups of rows."
+    return said
+
+
 def table_of(rows: Sequence[Row]) -> list[str]:
     """The lines of a Markdown table of rows, with McNemar's test where a row has it."""
     counted = any(row.only_a is not None for row in rows)
     heads = ["metric", "category", "n", "A", "B", "A - B", "test", "p", "Holm", "BH", "Wilcoxon"]
-    heads += ["only A", "only B", "McNemar"] if counted else []
+    heads += ["only A", "only B", "McNemar", "McNemar, Holm"] if counted else []
     lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
     for row in rows:
         cells = [row.metric, row.category.replace("|", "/"), f"{row.n}{'*' * (0 < row.units < FEW)}"]
@@ -135,7 +150,7 @@ def table_of(rows: Sequence[Row]) -> list[str]:
         cells += [short(p) for p in (row.p, row.p_holm, row.p_bh, row.p_wilcoxon)]
         if counted:
             cells += ["-" if count is None else str(count) for count in (row.only_a, row.only_b)]
-            cells.append(short(row.p_mcnemar))
+            cells += [short(row.p_mcnemar), short(row.p_mcnemar_holm)]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from afloc_jax.errors import UserError
-from afloc_jax.evaluation.report.numbers import part_of, read_object
+from afloc_jax.evaluation.report.numbers import images_shown, part_of, read_object
 from afloc_jax.evaluation.task import JsonObject
 from afloc_jax.files import Path
 from afloc_jax.settings import Json
@@ -47,6 +47,7 @@ class SampleTable:
         settings: settings that are noted if they differ.
         mask_thresholds: for each class the threshold chosen on validation data.
         provenance: weights, data and versions.
+        shown: what the images are; empty where that is not known.
     """
 
     name: str
@@ -57,6 +58,7 @@ class SampleTable:
     settings: Mapping[str, Json] = field(default_factory=dict)
     mask_thresholds: Mapping[str, Json] = field(default_factory=dict)
     provenance: Mapping[str, Json] = field(default_factory=dict)
+    shown: str = ""
 
     @property
     def keys(self) -> Sequence[Key]:
@@ -107,7 +109,14 @@ def read_samples(folder: Path) -> SampleTable:
         settings,
         thresholds,
         provenance=part_of(summary, "provenance"),
+        shown=images_shown(summary) if summary else "",
     )
+
+
+def images_in(tables: Sequence[SampleTable]) -> str:
+    """The sentence on what the images of all tables are. They have the same samples, so one that knows is enough."""
+    known = "; ".join(dict.fromkeys(table.shown for table in tables if table.shown))
+    return f"Images: {known}." if known else "What the images show is not stated in the tables of samples."
 
 
 def _summary(folder: Path) -> JsonObject:

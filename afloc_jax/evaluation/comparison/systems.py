@@ -10,8 +10,8 @@ from afloc_jax.evaluation.comparison.compare import corrected, difference_rows
 from afloc_jax.evaluation.comparison.failure import Failure
 from afloc_jax.evaluation.comparison.means import Mean, means_of
 from afloc_jax.evaluation.comparison.page import comparison_page
-from afloc_jax.evaluation.comparison.result import Difference, Row, remark_on_rows, table_of
-from afloc_jax.evaluation.comparison.sample_tables import Key, SampleTable, read_samples
+from afloc_jax.evaluation.comparison.result import Difference, Row, about_tests, remark_on_rows, table_of
+from afloc_jax.evaluation.comparison.sample_tables import Key, SampleTable, images_in, read_samples
 from afloc_jax.evaluation.comparison.system_tables import read_systems
 from afloc_jax.evaluation.comparison.values import Values, values_of
 from afloc_jax.evaluation.files import json_of, json_text, write_folder
@@ -35,6 +35,7 @@ class Systems:
         sha256: the hash of each table.
         means: the means of every system.
         differences: the rows of every other system minus `against`.
+        images: the sentence on what the images are.
     """
 
     systems: Sequence[str]
@@ -47,11 +48,13 @@ class Systems:
     sha256: Mapping[str, str]
     means: Sequence[Mean]
     differences: Sequence[Difference]
+    images: str
 
     def to_markdown(self) -> str:
         """The content of comparison.md: tables that are readable as plain text."""
         unit = self.bootstrap["unit"]
-        lines = ["# Comparison of systems", "", f"{self.matched} scores are shared by all {len(self.systems)} systems."]
+        lines = ["# Comparison of systems", "", self.images, ""]
+        lines.append(f"{self.matched} scores are shared by all {len(self.systems)} systems.")
         lines += [f"Note: {note}" for note in self.notes]
         lines += [
             "",
@@ -64,9 +67,11 @@ class Systems:
             row = self.means[start : start + len(self.systems)]
             cells = [row[0].metric, _cell(row[0].category), str(row[0].n), *(str(mean.interval) for mean in row)]
             lines.append(f"| {' | '.join(cells)} |")
+        rows = [row for one in self.differences for row in one.rows]
+        lines += ["", f"Differences [95 % paired interval]. {about_tests(rows)} Rows of all pairs count together."]
         for one in self.differences:
-            lines += ["", f"A: {one.system}, B: {one.against}. A - B [95 % paired interval].", "", *table_of(one.rows)]
-        remark = remark_on_rows([row for one in self.differences for row in one.rows], unit)
+            lines += ["", f"A: {one.system}, B: {one.against}. A - B:", "", *table_of(one.rows)]
+        remark = remark_on_rows(rows, unit)
         return "\n".join([*lines, *(["", remark] if remark else [])]) + "\n"
 
     def write(self, out: Path) -> None:
@@ -74,7 +79,7 @@ class Systems:
         rows = [[one.system, one.against, *asdict(row).values()] for one in self.differences for row in one.rows]
         differences = csv_text(["system", "against", *(field.name for field in fields(Row))], rows)
         means = csv_text([field.name for field in fields(Mean)], [list(asdict(mean).values()) for mean in self.means])
-        page = comparison_page(self.systems, self.means, self.differences, self.notes, self.bootstrap)
+        page = comparison_page(self.systems, self.means, self.differences, self.notes, self.bootstrap, self.images)
         texts = {
             "comparison.csv": differences,
             "means.csv": means,
@@ -129,6 +134,7 @@ def compare_systems(
             Difference(names[index], names[reference], [next(adjusted) for _ in rows])
             for index, rows in zip(others, pairs, strict=True)
         ],
+        images_in(tables),
     )
     if out is not None:
         result.write(Path(out))

@@ -162,4 +162,8 @@ METRICS = (
 BY_NAME = {metric.name: metric for metric in METRICS}
 LEADING = "pointing"  # the metric that is shown first
 FOR_READERS = sorted(METRICS, key=lambda metric: metric.name != LEADING)
-CARD = CardTable("Localisation without annotations, mean over categories", {m.name: m.name for m in FOR_READERS})
+CARD = CardTable(
+    "Localisation without annotations, mean over categories",
+    {m.name: m.name for m in FOR_READERS},
+    {"location_prior": "location prior, no model", "prompt_prior": "prompt prior, no model"},
+)

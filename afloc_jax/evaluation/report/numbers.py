@@ -1,4 +1,4 @@
-"""Numbers as text, and reading of JSON files, for all parts of the page."""
+"""Numbers and facts as text, and reading of JSON files, for all parts of the page."""
 
 import math
 
@@ -8,6 +8,7 @@ from afloc_jax.evaluation.statistics.interval import Interval
 from afloc_jax.evaluation.task import JsonObject
 from afloc_jax.files import Path, read_json
 from afloc_jax.settings import Json
+from data_pipelines.what_images import images_of
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -54,6 +55,13 @@ def part_of(content: JsonObject, *keys: str) -> JsonObject:
         part = content.get(key)
         content = part if isinstance(part, dict) else {}
     return content
+
+
+def images_shown(summary: JsonObject) -> str:
+    """What the images of an evaluation are, or, of a score of files, that its truth file does not say."""
+    name = part_of(summary, "settings").get("name")
+    file = part_of(summary, "provenance", "truth").get("file", "its truth file")
+    return images_of(str(name)) if name else f"those that {file} names; what they show is not stated there"
 
 
 def interval_of(content: JsonObject, *keys: str) -> Interval:

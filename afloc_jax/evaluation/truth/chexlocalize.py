@@ -13,12 +13,12 @@ RleTable: TypeAlias = Mapping[str, Mapping[str, Mapping[str, Json]]]
 
 
 def is_rle_file(content: Json) -> TypeGuard[RleTable]:
-    """Whether a file has this format."""
-    if not (isinstance(content, dict) and content):
+    """Whether a file has this format; some of its images may have no class, which are empty masks."""
+    if not isinstance(content, dict):
         return False
-    images = [image.values() for image in content.values() if isinstance(image, dict) and image]
+    images = [image.values() for image in content.values() if isinstance(image, dict)]
     masks = [isinstance(rle, dict) and {"size", "counts"} <= rle.keys() for image in images for rle in image]
-    return len(images) == len(content) and all(masks)
+    return len(images) == len(content) and bool(masks) and all(masks)
 
 
 def read_rle_table(name: str, content: RleTable, drawing: Drawing) -> list[Truth]:

@@ -90,7 +90,7 @@ def test_mcnemar_of_patients_is_the_share_of_all_exchanges():
         assert paired.mcnemar_test(net) == pytest.approx(np.mean(np.array(plain) >= abs(net.sum())))
 
 
-def test_mcnemar_of_many_patients_comes_to_the_statistic_of_obuchowski():
+def test_mcnemar_of_many_patients_comes_to_the_statistic_of_yang_sun_and_hardin():
     net = np.random.default_rng(7).integers(-3, 4, 3000) + (np.arange(3000) % 40 == 0)
     expected = scipy.stats.chi2.sf(net.sum() ** 2 / (net**2).sum(), 1)
     assert 0.01 < expected < 0.5 and paired.mcnemar_test(net) == pytest.approx(expected, rel=0.05)

@@ -89,6 +89,13 @@ def test_mcnemar_is_that_of_scipy_and_by_patient_where_samples_share_one(values,
         assert [row.only_a, row.only_b] == only and sum(only) > 5
         assert row.p_mcnemar == pytest.approx(scipy.stats.binomtest(only[0], sum(only)).pvalue)
     assert by(single.differences[1], "iou", OVERALL).only_a is None
+    for overall in (True, False):  # Holm, for the two pairs and two metrics together
+        family = [r for one in single.differences for r in one.rows if (r.category == OVERALL) == overall]
+        tested = sorted((r for r in family if r.only_a is not None), key=lambda r: r.p_mcnemar)
+        assert len(tested) == (4 if overall else 8)
+        steps = [r.p_mcnemar * (len(tested) - k) for k, r in enumerate(tested)]
+        assert [r.p_mcnemar_holm for r in tested] == pytest.approx(np.minimum(np.maximum.accumulate(steps), 1))
+        assert all(np.isnan(r.p_mcnemar_holm) for r in family if r.only_a is None)
     pairs = table_of(iou, hits, lambda i: f"p{i // 2}")
     paired = compare_systems([write(tmp_path / "p.csv", VALUES, pairs)], None, QUICK)
     row = by(paired.differences[1], "pointing", OVERALL)
@@ -173,7 +180,18 @@ def test_two_folders_have_the_page_too(values, tmp_path):
     assert main(["compare", *folders, "--out", str(tmp_path / "out"), "--bootstrap", "50"]) == 0
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == [f"comparison.{ending}" for ending in ("csv", "html", "json", "md")]
-    assert "all categories" in (tmp_path / "out/comparison.html").read_text()
+    page = (tmp_path / "out/comparison.html").read_text()
+    assert "all categories" in page and "What the images show is not stated" in page
+
+
+def test_the_first_lines_say_what_the_images_of_a_folder_are(values, tmp_path):
+    own = write_values(tmp_path / "ours", values[0][2])
+    (own / "summary.json").write_text(json.dumps({"settings": {"name": "phantom"}}))
+    table = write(tmp_path / "t.csv", VALUES, [row for row in table_of(*values) if row[5] == "iou"])
+    compare_systems([own, table], tmp_path / "out", QUICK)
+    header = (tmp_path / "out/comparison.html").read_text().partition("<header>")[2].partition("</header>")[0]
+    assert "Images: drawings of chests" in header
+    assert "Images: drawings of chests" in (tmp_path / "out/comparison.md").read_text()
 
 
 GOOD = """system,id,image,patient,category,metric,threshold,value

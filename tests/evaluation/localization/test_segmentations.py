@@ -114,6 +114,15 @@ def write_masks(path, table):
     return path
 
 
+def test_an_image_without_a_class_has_empty_masks(tmp_path):
+    some, none = np.ones((4, 4), bool), np.zeros((4, 4), bool)
+    truth = write_masks(tmp_path / "gt.json", {"a": {"Edema": some}, "b": {"Edema": some}, "c": {}})
+    found = write_masks(tmp_path / "p.json", {"a": {"Edema": some}, "b": {}, "c": {"Edema": some}, "d": {"Edema": none}})
+    scores = score_segmentations(read_truth(truth, negatives=True), truth, found, PROTOCOL.options)
+    ious = dict(zip((sample.image for sample in scores.truths), scores["iou"], strict=True))
+    assert np.isnan(ious.pop("d")) and ious == {"a": 1, "b": 0, "c": 0}
+
+
 def test_a_benchmark_pays_for_false_alarms_on_images_that_neither_the_truth_nor_the_system_lists(tmp_path):
     disc, none = np.eye(30) > 0, np.zeros((30, 30), bool)
     truth = write_masks(
