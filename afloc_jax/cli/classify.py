@@ -11,7 +11,7 @@ from data_pipelines.constants import CLASS_PROMPT
 
 OPTIONS = options_of(ClassificationSettings, ("classes", "framing", "aggregation"))
 
-EXAMPLE = "afloc classify runs/demo/model chest.png --class pneumonia --class edema --out scores.csv"
+EXAMPLE = "afloc classify runs/demo/model chest.png --class pneumonia --class edema --prompts chest --out scores.csv"
 
 
 def add(command: Parser) -> None:

@@ -3,7 +3,7 @@
 import sys
 from argparse import Namespace
 
-from afloc_jax.cli.arguments import add_compatible, count, path, path_or_bucket
+from afloc_jax.cli.arguments import add_compatible, add_strict, count, path, path_or_bucket
 from afloc_jax.cli.parser import Parser
 
 EXAMPLE = (
@@ -22,13 +22,14 @@ def add(command: Parser) -> None:
     command.add_argument("--top", type=count, default=5, metavar="K", help="results per query (default: %(default)s)")
     command.add_argument("--out", type=path, metavar="FILE.csv", help="also write the results as a table")
     add_compatible(command)
+    add_strict(command)
 
 
 def run(given: Namespace) -> int:
     from afloc_jax.inference.retrieve import retrieve_files
 
     answers, failed = retrieve_files(
-        given.model, given.images, given.query, given.texts, given.top, given.out, given.compatible
+        given.model, given.images, given.query, given.texts, given.top, given.out, given.compatible, given.strict
     )
     for answer in answers:
         if answer.rank == 1:

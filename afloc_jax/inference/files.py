@@ -136,13 +136,15 @@ def classify_files(
         The number of images processed, and the error messages of the others.
 
     Raises:
-        UsageError: there is no class, or the prompt set is unusable, or with `strict` a phrase has a fault.
+        UsageError: there is no class, or one has neither a word nor phrases, or the prompt set is unusable, or with
+            `strict` a phrase has a fault.
         UserError: the model folder is unusable.
     """
     prompt_set, framing = read_prompt_set(prompts), framing_of(framing, compatible)
     classes = list(classes or prompt_set.classes)
     if not classes:
         raise UsageError("no class to look for; give --class NAME or --prompts FILE")
+    check_prompts(prompt_set.without_entry(classes), compatible=False)  # "Findings suggesting ???" asks for nothing
     phrases = {name: prompt_set.prompts(name) for name in classes}
     kept = {name: [not_empty(side, compatible) for side in sides] for name, sides in phrases.items()}
     used = {name: dict(zip(("positive", "negative"), sides, strict=True)) for name, sides in kept.items()}

@@ -11,6 +11,7 @@ from afloc_jax.errors import UsageError, UserError
 from afloc_jax.files import AnyPath, Path, csv_text, user_path, write_whole
 from afloc_jax.inference.files import check_prompts, make_folder, readable
 from afloc_jax.inference.model import load
+from afloc_jax.inference.prompt_reading import report_readings
 from afloc_jax.tables import read_text
 from data_pipelines.images import IMAGE_SUFFIXES
 
@@ -36,6 +37,7 @@ def retrieve_files(
     top: int = 5,
     out: AnyPath | None = None,
     compatible: bool = False,
+    strict: bool = False,
 ) -> tuple[list[Match], list[str]]:
     """The most similar images of a folder for every query, and the most similar texts of a file for every image.
 
@@ -47,12 +49,15 @@ def retrieve_files(
         top: the number of results per query.
         out: a CSV file (`COLUMNS`) for all results; None writes none.
         compatible: clean texts as the published release does.
+        strict: refuse queries that the model does not understand as a whole; else they are named on stderr. The lines
+            of `texts`, which may be reports, are neither refused nor named.
 
     Returns:
         The results, those of the queries first, and the error messages of images that could not be read.
 
     Raises:
-        UsageError: there are neither queries nor texts, a text is empty, or there is no image.
+        UsageError: there are neither queries nor texts, a text is empty, there is no image, or with `strict` a query
+            has a fault.
         UserError: no image can be read.
     """
     lines = _read_lines(user_path(texts, "--texts")) if texts else []
@@ -66,6 +71,7 @@ def retrieve_files(
     if target is not None:
         make_folder(target.parent)
     loaded = load(model)
+    report_readings(loaded.examine(queries, compatible=compatible), strict)
     failed: list[str] = []
     names: list[Path] = []
     embedded = []

@@ -179,6 +179,17 @@ def test_classify_names_faults_and_leaves_empty_phrases_out(knowing, picture, ca
     prompts.write_text(json.dumps({"edema": ["12"], "nodule": ["nodule"]}))
     with pytest.raises(UsageError, match="empty after cleaning"):  # nothing is left to ask for edema
         classify_files(knowing, [picture], None, out, prompts=prompts)
+    with pytest.raises(
+        UsageError, match=r"'\?\?' is empty after cleaning"
+    ):  # "Findings suggesting ??." asks for nothing
+        classify_files(knowing, [picture], ["nodule", "??"], out)
+
+
+def test_retrieve_names_queries_that_are_not_understood(knowing, picture, capsys):
+    call = ["retrieve", str(knowing), "--images", str(picture), "--query", "zebra lesion"]
+    assert main(call) == 0
+    assert capsys.readouterr().err == "afloc: prompt 'zebra lesion': unknown words: zebra, lesion\n"
+    assert main([*call, "--strict"]) == 2 and "--strict: prompt" in capsys.readouterr().err
 
 
 def test_all_prompts_empty_is_an_error_before_the_model_is_loaded(tmp_path):

@@ -115,9 +115,9 @@ def write_masks(path, table):
 
 
 def test_an_image_without_a_class_has_empty_masks(tmp_path):
-    some, none = np.ones((4, 4), bool), np.zeros((4, 4), bool)
-    truth = write_masks(tmp_path / "gt.json", {"a": {"Edema": some}, "b": {"Edema": some}, "c": {}})
-    found = write_masks(tmp_path / "p.json", {"a": {"Edema": some}, "b": {}, "c": {"Edema": some}, "d": {"Edema": none}})
+    some, none = {"Edema": np.ones((4, 4), bool)}, {"Edema": np.zeros((4, 4), bool)}
+    truth = write_masks(tmp_path / "gt.json", {"a": some, "b": some, "c": {}})
+    found = write_masks(tmp_path / "p.json", {"a": some, "b": {}, "c": some, "d": none})
     scores = score_segmentations(read_truth(truth, negatives=True), truth, found, PROTOCOL.options)
     ious = dict(zip((sample.image for sample in scores.truths), scores["iou"], strict=True))
     assert np.isnan(ious.pop("d")) and ious == {"a": 1, "b": 0, "c": 0}
