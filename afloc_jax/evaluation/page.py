@@ -39,6 +39,11 @@ class Evaluation:
     hashes: Sequence[tuple[str, str]]
     section: Section
 
+    @property
+    def heading(self) -> str:
+        """The title of its section."""
+        return f"{self.title}: {self.section.subject}" if self.section.subject else self.title
+
 
 def write_report(workdir: str | Path) -> Path:
     """Writes `workdir/report/index.html` from the files of a run: config, metrics, evaluations with example maps.

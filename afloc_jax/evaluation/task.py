@@ -59,6 +59,8 @@ class Section:
         headline: the numbers at the top of the page.
         shown: the variables of the task's section.html.jinja.
         data: a description of the hashed data.
+        subject: what the title of the section says beside the name of the data set.
+        featured: the variables of the task's featured.html.jinja, which is shown at the top; none: nothing is.
     """
 
     kicker: str
@@ -66,6 +68,8 @@ class Section:
     headline: Sequence[Figure]
     shown: Mapping[str, Any]
     data: str = "data"
+    subject: str = ""
+    featured: Sequence[Any] = ()
 
 
 @dataclass(frozen=True)

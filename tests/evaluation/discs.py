@@ -67,14 +67,16 @@ class Checker(HTMLParser):
 
     def __init__(self):
         super().__init__()
-        self.open, self.fetched, self.tags = [], [], []
+        self.open, self.fetched, self.tags, self.ids, self.places = [], [], [], [], []
 
     def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
         if tag not in self.VOID:
             self.open.append(tag)
         sources = [value for name, value in attributes if name in ("src", "href", "srcset", "data")]
-        self.fetched += [source for source in sources if not source.startswith("data:")]
+        self.fetched += [source for source in sources if not source.startswith(("data:", "#"))]
+        self.places += [source[1:] for source in sources if source.startswith("#")]
+        self.ids += [value for name, value in attributes if name == "id"]
 
     def handle_startendtag(self, tag, attributes):
         self.handle_starttag(tag, attributes)

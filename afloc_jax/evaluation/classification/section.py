@@ -54,6 +54,7 @@ def section(folder: Path, summary: JsonObject) -> Section:
     for example in read_mistakes(folder):
         mistakes.setdefault(example[0].category, []).append(example)
     return Section(
+        subject="classification",
         kicker="Zero-shot classification",
         lede=(f"The model decided by phrases alone {query}: {result.n:,} images of", f", {len(classes)} classes."),
         headline=[_figure(result, BY_NAME[name]) for name in HEADLINE if name in metrics],

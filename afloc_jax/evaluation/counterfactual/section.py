@@ -15,6 +15,7 @@ def section(folder: Path, summary: JsonObject) -> Section:
     }
     shown = [(kind, metric) for kind, metric in HEADLINE if f"{kind} {metric}" in result.metrics]
     return Section(
+        subject="counterfactuals",
         kicker="Counterfactuals",
         lede=(f"{result.n:,} findings were also asked for in other words and in other images, on", "."),
         headline=[

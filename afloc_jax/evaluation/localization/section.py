@@ -80,6 +80,7 @@ def section(folder: Path, summary: JsonObject) -> Section:
     if as_there != (AFLOC.name, paper.margin, list(paper.thresholds)):
         data_set, published = "", {}
     presence, few = part_of(summary, "presence"), part_of(summary, "few_positives")
+    gallery = _gallery(folder)
     return Section(
         kicker="Annotation-free localisation",
         lede=("The model localised phrases in the images of", f", with {summary.get('n') or 0:,} samples in all."),
@@ -99,7 +100,7 @@ def section(folder: Path, summary: JsonObject) -> Section:
             "at": summary.get("at"),
             "compatible": summary.get("compatible"),
             "failures": worst_samples(folder / "per_sample.csv", FAILURES),
-            "gallery": _gallery(folder),
+            "gallery": gallery,
             "scale": overlays.colour_scale(),
             "made_from": {
                 BASELINES[name][1]: part_of(summary, "baselines", name)["from"]
@@ -108,6 +109,7 @@ def section(folder: Path, summary: JsonObject) -> Section:
             },
         },
         data="images and masks",
+        featured=_featured(gallery),
     )
 
 
@@ -128,6 +130,22 @@ def _category_chart(systems: Sequence[System], metric: Metric, categories: Seque
         for category in [*categories, None]
     ]
     return interval_chart(rows, f"{metric.title} of each category, model and baselines", high=metric.highest)
+
+
+def _featured(gallery: dict[str, list[Picture]]) -> list[tuple[str, Picture]]:
+    """A map that succeeds, one that is usual and one that fails, of different categories where there are as many.
+
+    They are the best of all, the median of the categories' medians, and the worst of all that has a truth to miss.
+    """
+    pictures = [picture for category in gallery.values() for picture in category]
+    chosen: list[tuple[str, Picture]] = []
+    for rank, title in (("best", "best of all"), ("worst", "worst of all"), ("median", "a usual one")):
+        ranked = sorted((one for one in pictures if one[3]["rank"] == rank), key=lambda one: float(one[3]["iou"]))
+        seen = {picture[3]["category"] for _, picture in chosen}
+        ranked = [one for one in ranked if one[3]["category"] not in seen] or ranked
+        if ranked:
+            chosen.append((title, ranked[{"best": -1, "worst": 0, "median": len(ranked) // 2}[rank]]))
+    return sorted(chosen, key=lambda one: -float(one[1][3]["iou"]))
 
 
 def _gallery(folder: Path) -> dict[str, list[Picture]]:

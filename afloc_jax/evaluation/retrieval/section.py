@@ -19,6 +19,7 @@ def section(folder: Path, summary: JsonObject) -> Section:
     )
     headline = "precision" if result.by_class else "recall"
     return Section(
+        subject="retrieval",
         kicker="Retrieval of images and reports",
         lede=(f"The model retrieved {wanted}, among {result.n:,} pairs of", "."),
         headline=[

@@ -17,6 +17,7 @@ def section(folder: Path, summary: JsonObject) -> Section:
     result = Robustness.read(summary)
     metrics = [metric for metric in METRICS if metric.name in result.spread]
     return Section(
+        subject="wording",
         kicker="Robustness to wording",
         lede=(f"The same {len(result.paraphrases)} findings with several phrases, on {result.n:,} images of", "."),
         headline=[

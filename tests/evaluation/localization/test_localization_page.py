@@ -4,6 +4,7 @@ import base64
 import json
 import math
 import re
+from html import escape
 
 import cv2
 import numpy as np
@@ -180,6 +181,22 @@ def test_the_page_is_well_formed_and_asks_for_nothing_from_elsewhere(page):
     assert "@import" not in page and "url(" not in page
 
 
+def test_the_page_opens_with_four_numbers_and_three_maps_and_ends_with_hashes(page, workdir):
+    head, _, body = page.partition("<main>")
+    checker = Checker()
+    checker.feed(page)
+    assert sorted(checker.places) == sorted(checker.ids) == ["origin", "results1", "settings", "training"]
+    assert re.findall(r'class="label"[^>]*>([^<]+)<', head) == ["Pointing game", "IoU", "Dice", "CNR"]
+    assert re.findall(r'class="rank \w+">([^<]+)<', head) == ["best of all", "a usual one", "worst of all"]
+    arrays = np.load(workdir / "evaluation" / "discs" / "examples.npz")
+    described = json.loads((workdir / "evaluation" / "discs" / "examples.json").read_text())
+    best = max((one for one in described if one["rank"] == "best"), key=lambda one: one["iou"])
+    assert f"<q>{escape(best['prompt'])}</q>" in head
+    assert head.count("data:image/jpeg") == 3 < len(arrays["images"])
+    assert "SHA-256" not in body.partition('id="origin"')[0]
+    assert ("ab" * 32)[:12] in body.partition('id="origin"')[2]
+
+
 def test_numbers_on_the_page_are_those_of_the_summary(page, workdir):
     summary = json.loads((workdir / "evaluation" / "discs" / "summary.json").read_text())
     text = re.sub(r"\s+", " ", page)
@@ -207,7 +224,7 @@ def test_titles_and_prompts_are_escaped(page):
 
 
 def test_example_pictures_are_the_evaluated_images(page, workdir):
-    pictures = re.findall(r'href="data:image/jpeg;base64,([^"]+)"', page)
+    pictures = re.findall(r'href="data:image/jpeg;base64,([^"]+)"', page.partition("<main>")[2])
     arrays = np.load(workdir / "evaluation" / "discs" / "examples.npz")
     assert len(pictures) == 2 * len(arrays["images"]) == 12
     for i, image in enumerate(arrays["images"]):
