@@ -2,7 +2,10 @@
 
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+try:
+    from afloc_jax._version import version as __version__  # which the build of a wheel writes
+except ImportError:
+    __version__ = "0.1.0"  # a clone; results also name its commit
 __all__ = ["load"]
 
 if TYPE_CHECKING:

@@ -9,12 +9,13 @@ from afloc_jax.errors import UsageError
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
+_OURS = __name__.removesuffix("building.arguments")  # also where the package lies in another one
 
 def arguments_of(builder: type) -> dict[str, inspect.Parameter]:
     """The keyword arguments of a builder and of its base classes in this package."""
     arguments: dict[str, inspect.Parameter] = {}
     for cls in builder.__mro__:
-        if cls.__module__.startswith("data_pipelines.") and "__init__" in vars(cls):
+        if cls.__module__.startswith(_OURS) and "__init__" in vars(cls):
             arguments = {**inspect.signature(vars(cls)["__init__"]).parameters, **arguments}
     return {name: argument for name, argument in arguments.items() if name not in ("self", "kwargs")}
 

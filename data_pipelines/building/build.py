@@ -68,7 +68,7 @@ class Call:
         known = sorted(path.parent.name for path in _BUILDERS.glob("*/*_dataset_builder.py"))
         if dataset not in known:
             raise UsageError(f"unknown data set {dataset!r}; there are {', '.join(known)}")
-        module = importlib.import_module(f"data_pipelines.builders.{dataset}.{dataset}_dataset_builder")
+        module = importlib.import_module(f"..builders.{dataset}.{dataset}_dataset_builder", __package__)
         # Drawn images are grey, and a data set without reports has none to clean.
         unread = {"grey", "compatible"} - set(arguments_of(module.Builder))
         arguments = {name: value for name, value in (reading or {}).items() if name not in unread} | arguments
