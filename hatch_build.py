@@ -33,7 +33,9 @@ def rewritten(source: str, name: str) -> str:
             lines[node.lineno - 1] = line[:start] + line[start:].replace("from ", f"from {PACKAGE}.", 1)
         elif isinstance(node, ast.Import) and any(alias.name.split(".")[0] in INSIDE for alias in node.names):
             raise SyntaxError(f"{name}:{node.lineno}: write it as `from ... import ...`, which the wheel can rename")
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and _DOTTED.fullmatch(node.value.strip(".")):
+        elif (
+            isinstance(node, ast.Constant) and isinstance(node.value, str) and _DOTTED.fullmatch(node.value.strip("."))
+        ):
             raise SyntaxError(f"{name}:{node.lineno}: {node.value!r} has another name in the wheel; use __package__")
     return _EXAMPLE.sub(rf"\1{PACKAGE}.", "".join(lines))
 

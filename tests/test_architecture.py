@@ -14,7 +14,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Tier by tier, from those who use to those who are used. Rooms of one tier do not know one another, but for the last.
 TIERS = (
-    ("launch", "cli"),
+    ("launch",),
+    ("cli",),
     ("training",),
     ("evaluation", "serve", "export"),
     ("inference",),

@@ -19,6 +19,8 @@ DESCRIPTION = "Annotation-free pathology localisation: where is this phrase in t
 
 # Command -> summary. Its module has the same name; that of `import`, a keyword of Python, ends in "_".
 COMMANDS = {
+    "train": "a model from images and reports; the same command goes on with a run that was stopped",
+    "sweep": "a training run for each of several settings, and a table of their results",
     "localize": "heat maps and boxes for phrases on images",
     "classify": "zero-shot probability of classes in images",
     "retrieve": "the images of a folder that fit a text best, or the texts of a file that fit an image best",
@@ -50,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return compiling.watch(sys.argv[1:])
     keep_compiled()
     try:
-        return int(parsed.run(parsed) or 0)
+        status = int(parsed.run(parsed) or 0)
     except UserError as error:
         return _fail(parsed, str(error), error.exit_status)
     except KeyboardInterrupt:
@@ -61,6 +63,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:  # a defect is one line as well; --debug shows the traceback
         first = str(error).splitlines()[0] if str(error) else ""
         return _fail(parsed, f"internal error, {type(error).__name__}: {first}; run again with --debug", 1)
+    if arguments is None and status > 128:  # a signal stopped a run of training, of which a thread may still compile
+        from afloc_jax.training.leaving import end
+
+        end(status)
+    return status
 
 
 def parser() -> Parser:

@@ -10,7 +10,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from afloc_jax.cli.arguments import count, path, setting
+from afloc_jax.cli.arguments import count, setting
 from afloc_jax.cli.parser import Parser
 from afloc_jax.training.topology import KINDS
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # importing it would start JAX
     from afloc_jax.training.ahead_of_time import MemoryReport
 
 EXAMPLE = (
-    "afloc compile --config configs/afloc.py --topology v5e:16x16 --global_batch 16384\n\n"
+    "afloc compile --config afloc --topology v5e:16x16 --global_batch 16384\n\n"
     'TPU topologies need the TPU compiler (pip install "jax[tpu]") but no TPU, those of GPUs the GPU compiler (pip '
     'install "jax[cuda13]") but no GPU; cpu:N needs neither.\n'
     "A v4 chip counts as two devices. h100:8 is one host of eight cards, h100:4x8 four of them. "
@@ -53,7 +53,7 @@ def watch(arguments: Sequence[str]) -> int:
 
 
 def add(command: Parser) -> None:
-    command.add_argument("--config", type=path, required=True, metavar="FILE", help="config file, as for launch.py")
+    command.add_argument("--config", required=True, metavar="FILE|RECIPE", help="as for afloc train")
     command.add_argument("--topology", required=True, metavar="KIND:SHAPE", help=KINDS)
     size = command.add_mutually_exclusive_group()
     size.add_argument(
@@ -86,11 +86,12 @@ def run(given: Namespace) -> int:
     from afloc_jax.training.topology import prepare_platform
 
     prepare_platform(given.topology)  # must come before JAX is imported
-    from afloc_jax.training import ahead_of_time
+    from afloc_jax.training import ahead_of_time, recipes
     from afloc_jax.training.config import load
     from afloc_jax.training.settings import RunConfig
 
-    loaded = load(given.config, dict(given.set))
+    recipes.make_importable()
+    loaded = load(recipes.find(given.config, "config"), dict(given.set))
     if given.global_batch:
         loaded.training.batch_size = given.global_batch
     config = RunConfig.from_config(loaded)

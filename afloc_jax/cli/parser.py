@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import sys
+from argparse import Namespace
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
@@ -21,12 +22,12 @@ class Command(Parser):
     """A command. Its module is imported, and adds its arguments, when the command is parsed.
 
     The module defines `EXAMPLE`, `add(command)`, which adds the arguments, and `run(arguments)`, which returns the exit
-    status.
+    status. Where it says `PASSED_ON`, argparse only describes the arguments, and `run` gets all words as `passed_on`.
     """
 
     def __init__(self, *, module: str, **options: Any):
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
-        self._module = module
+        self._module, self._passes_on = module, False
 
     def parse_known_args(self, args=None, namespace=None):
         if self.epilog is None:
@@ -35,15 +36,21 @@ class Command(Parser):
             self.add_argument("--debug", action="store_true", help="show the traceback of an error")
             self.set_defaults(run=module.run)
             module.add(self)
+            self._passes_on = getattr(module, "PASSED_ON", False)
+        if self._passes_on and not {"-h", "--help"} & set(args):
+            return Namespace(run=self.get_default("run"), debug="--debug" in args, passed_on=list(args)), []
         return super().parse_known_args(args, namespace)
 
 
 def underscored(arguments: Iterable[str]) -> list[str]:
-    """The arguments with "_" for "-" in the names of flags. Values after "=" and arguments after "--" are kept."""
+    """The arguments with "_" for "-" in the names of flags.
+
+    Values after "=", arguments after "--", and keys of a config (--config.KEY) are kept.
+    """
     spelled: list[str] = []
     for argument in arguments:
         name, equals, value = argument.partition("=")
-        if name.startswith("--") and "--" not in spelled:
+        if name.startswith("--") and not name.startswith("--config") and "--" not in spelled:
             argument = "--" + name[2:].replace("-", "_") + equals + value
         spelled.append(argument)
     return spelled

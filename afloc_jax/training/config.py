@@ -6,12 +6,12 @@ settings class checks the value.
 
 import importlib.util
 from collections.abc import Mapping
-from pathlib import Path
 from types import ModuleType
 
 from ml_collections import ConfigDict
 
 from afloc_jax.errors import UsageError
+from afloc_jax.files import Path
 from afloc_jax.settings import Json
 
 # Sections whose keys are those of a builder, a backbone or Hugging Face, and are checked there.
@@ -34,7 +34,7 @@ def load(path: Path, overrides: Mapping[str, Json] | None = None) -> ConfigDict:
         UsageError: the file does not exist, fails, or has no such key.
     """
     if not path.is_file():
-        raise UsageError(f"{path}: no such file; configs/afloc.py is one")
+        raise UsageError(f"{path}: no such file; the recipe afloc is one")
     try:
         config: ConfigDict = load_module(path).get_config()
     except Exception as error:

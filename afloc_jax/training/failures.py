@@ -12,6 +12,7 @@ from types import FrameType
 from typing import TypeVar
 
 from afloc_jax.errors import UsageError, UserError, chain, is_no_space
+from afloc_jax.training import program
 from afloc_jax.training.leaving import leave
 
 Result = TypeVar("Result")
@@ -145,7 +146,7 @@ class StopSignal:
                 self._note(number[0])
                 if self._leaving and not (self._raised.wait(GRACE) and self._ended.wait(_UNWINDING)):
                     assert self.received is not None
-                    leave(self.exit_status, f"launch.py: {Interrupted(self.received)}")
+                    leave(self.exit_status, f"{program.name()}: {Interrupted(self.received)}")
         os.close(reader)
 
     def __enter__(self) -> "StopSignal":

@@ -20,6 +20,7 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from afloc_jax.files import Path, write_json
+from afloc_jax.training import program
 from afloc_jax.training.alarms import Alarms
 from afloc_jax.training.assembly import Assembly
 from afloc_jax.training.checkpoints import Checkpoints, save_once
@@ -313,7 +314,7 @@ class Loop:
         raise NonFiniteError(
             f"{what} {step}: loss {values['loss']!r}{norm}. Records of the batch: {listed}. The state before it and "
             f"the names of all records are in {folder}. Lower config.optimizer.lr or look at these records; "
-            f"launch.py --replay={folder} finds the layer and the record"
+            f"{program.name()} --replay={folder} finds the layer and the record"
         )
 
 

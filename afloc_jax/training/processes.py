@@ -22,7 +22,7 @@ from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from afloc_jax.errors import UsageError
-from afloc_jax.training import peers
+from afloc_jax.training import peers, program
 from afloc_jax.training.leaving import before_leaving, leave
 from afloc_jax.training.relay import host_and_port, relay
 
@@ -117,8 +117,8 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
 def _waiting() -> Iterator[None]:
     """A context for the wait for the others, which is deep in C++: it ends after a while, and by Ctrl-C at once."""
     line = (
-        f"launch.py: --distributed: not all processes have come within {JOIN_PATIENCE} s; look at the output of the "
-        "others, and at --coordinator, --processes and --process"
+        f"{program.name()}: --distributed: not all processes have come within {JOIN_PATIENCE} s; look at the output "
+        "of the others, and at --coordinator, --processes and --process"
     )
     timer = threading.Timer(JOIN_PATIENCE, leave, (1, line))
     timer.daemon = True
@@ -174,7 +174,7 @@ def _follow(departure: peers.Departure) -> None:
     """Ends this process, because another one has left the run."""
     if departure.status is not None:
         time.sleep(1)  # what ended the other one may end this one too, with a line of its own
-    leave(departure.exit_status, f"launch.py: {departure}")
+    leave(departure.exit_status, f"{program.name()}: {departure}")
 
 
 def part() -> None:

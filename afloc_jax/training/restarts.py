@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 
 from afloc_jax.files import Path
+from afloc_jax.training import program
 from afloc_jax.training.failures import NonFiniteError, StopSignal
 
 PAUSE = 3.0  # seconds before a restart; the other processes of the run have noticed by then, and leave as well
@@ -52,7 +53,7 @@ def keep_running(command: Sequence[str], workdir: Path, most: int) -> int:
             if now != saved:
                 restarts, saved = 0, now
                 command = [*command, "--nofrom_scratch"]  # there is something to go on from
-            told = f"launch.py: the run ended {_how(status)}"
+            told = f"{program.name()}: the run ended {_how(status)}"
             if restarts == most:
                 print(f"{told}; it was started again {most} times without a new checkpoint", file=sys.stderr)
                 return status

@@ -10,7 +10,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path as LocalPath
 from typing import Any
 
 from flax.traverse_util import flatten_dict
@@ -20,6 +19,7 @@ from ml_collections import ConfigDict
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.files import Path, csv_text, read_json, write_json, write_whole
 from afloc_jax.settings import Json
+from afloc_jax.training import recipes
 from afloc_jax.training.config import load_module, override
 from afloc_jax.training.failures import StopSignal
 from afloc_jax.training.restarts import wait_for
@@ -42,7 +42,7 @@ class Run:
     config: RunConfig
 
 
-def load_runs(path: LocalPath, config: ConfigDict) -> list[Run]:
+def load_runs(path: Path, config: ConfigDict) -> list[Run]:
     """The runs that the sweep file yields for `config`, with every config checked.
 
     Raises:
@@ -68,7 +68,7 @@ def load_runs(path: LocalPath, config: ConfigDict) -> list[Run]:
     return runs
 
 
-def _run(path: LocalPath, config: ConfigDict, overrides: dict[str, Json]) -> Run:
+def _run(path: Path, config: ConfigDict, overrides: dict[str, Json]) -> Run:
     changes = {key: value for key, value in overrides.items() if key != "name"}
     name = overrides.get("name") or ",".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in changes.items())
     if not isinstance(name, str) or not _NAME.fullmatch(name):
@@ -85,11 +85,11 @@ def _run(path: LocalPath, config: ConfigDict, overrides: dict[str, Json]) -> Run
 
 
 def run_sweep(
-    path: LocalPath,
+    path: Path,
     config: ConfigDict,
     workdir: Path,
     dry_run: bool,
-    launcher: LocalPath,
+    launcher: Sequence[str],
     passed_on: Sequence[str] = (),
 ) -> int:
     """Runs all unfinished runs, one after the other, and writes sweep.csv and sweep.html after each of them.
@@ -101,7 +101,7 @@ def run_sweep(
         config: the config that the overrides of each run are applied to.
         workdir: the working directory of a run is `workdir/<name>`.
         dry_run: print the table of runs and stop.
-        launcher: launch.py, which is called for each run.
+        launcher: the words before the flags of a run, as `program.command` gives them.
         passed_on: further flags of each run.
 
     Returns:
@@ -137,12 +137,11 @@ def run_sweep(
     return 0
 
 
-def _launch(run: Run, workdir: Path, launcher: LocalPath, passed_on: Sequence[str], stop: StopSignal) -> int:
+def _launch(run: Run, workdir: Path, launcher: Sequence[str], passed_on: Sequence[str], stop: StopSignal) -> int:
     """Runs one run in a new process, which shares no compiled program, memory or flag with other runs."""
     given = workdir / f"{run.name}.json"
     write_json(given, run.config.plain())
-    resolved = launcher.parent / "configs" / "resolved.py"
-    command = [sys.executable, str(launcher), f"--config={resolved}:{given}"]
+    command = [*launcher, f"--config={recipes.FOLDER / 'resolved.py'}:{given}"]
     return wait_for(subprocess.Popen([*command, f"--workdir={workdir / run.name}", *passed_on]), stop)
 
 

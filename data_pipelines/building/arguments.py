@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 _OURS = __name__.removesuffix("building.arguments")  # also where the package lies in another one
 
+
 def arguments_of(builder: type) -> dict[str, inspect.Parameter]:
     """The keyword arguments of a builder and of its base classes in this package."""
     arguments: dict[str, inspect.Parameter] = {}

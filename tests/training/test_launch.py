@@ -12,6 +12,7 @@ import cv2
 import pytest
 
 import launch
+from afloc_jax.cli import launching
 from afloc_jax.training.settings import RunConfig
 from configs import demo_published, published
 from tests.training.conftest import SENTENCES, records
@@ -20,7 +21,7 @@ ROOT = Path(launch.__file__).parent
 AFLOC = f"--config={ROOT / 'configs/afloc.py'}"
 
 WRONG_CALLS = [
-    ([], "--config is missing, e.g. --config=configs/demo.py"),
+    ([], "--config is missing, e.g. --config=demo"),
     (["--config=configs/nowhere.py", "--workdir=w"], "--config=configs/nowhere.py: no such file"),
     ([AFLOC], "--workdir is missing"),
     ([AFLOC, "--workdir=w", "--sweep=configs/sweeps/nothing.py"], "--sweep=configs/sweeps/nothing.py: no such file"),
@@ -109,7 +110,7 @@ def test_a_config_file_that_gives_no_config_is_a_wrong_call(text, message, tmp_p
 
 
 def test_an_interrupt_is_one_line(monkeypatch, capsys):
-    monkeypatch.setattr(launch, "run", lambda values: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(launching, "run", lambda values: (_ for _ in ()).throw(KeyboardInterrupt))
     assert launch.main(["launch.py", AFLOC, "--workdir=w"]) == 130
     said = capsys.readouterr().err
     assert said == "launch.py: interrupted; run the same command to go on from the last checkpoint\n"

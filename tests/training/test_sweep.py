@@ -2,6 +2,7 @@
 
 import csv
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,9 @@ def write(path, text):
 @pytest.fixture
 def sweep(tmp_path):
     launcher, file = write(tmp_path / "launcher.py", LAUNCHER), write(tmp_path / "sweep.py", SWEEP)
-    return lambda dry_run=False: run_sweep(file, get_config(), tmp_path / "runs", dry_run, launcher)
+    return lambda dry_run=False: run_sweep(
+        file, get_config(), tmp_path / "runs", dry_run, [sys.executable, str(launcher)]
+    )
 
 
 def rows(tmp_path):
