@@ -18,7 +18,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 PACKAGE, INSIDE = "afloc_jax", ("data_pipelines", "configs")
 _NAMES = "|".join(INSIDE)
 _EXAMPLE = re.compile(rf"^(\s*>>> from )(?=(?:{_NAMES})[. ])", re.MULTILINE)
-_DOTTED = re.compile(rf"(?:{_NAMES})(?:\.[a-z_]+)+")
+_DOTTED = re.compile(rf"(?:{_NAMES})(?:\.[a-z_]*)+")
 
 
 def rewritten(source: str, name: str) -> str:
@@ -33,9 +33,7 @@ def rewritten(source: str, name: str) -> str:
             lines[node.lineno - 1] = line[:start] + line[start:].replace("from ", f"from {PACKAGE}.", 1)
         elif isinstance(node, ast.Import) and any(alias.name.split(".")[0] in INSIDE for alias in node.names):
             raise SyntaxError(f"{name}:{node.lineno}: write it as `from ... import ...`, which the wheel can rename")
-        elif (
-            isinstance(node, ast.Constant) and isinstance(node.value, str) and _DOTTED.fullmatch(node.value.strip("."))
-        ):
+        elif isinstance(node, ast.Constant) and _DOTTED.fullmatch(str(node.value)):
             raise SyntaxError(f"{name}:{node.lineno}: {node.value!r} has another name in the wheel; use __package__")
     return _EXAMPLE.sub(rf"\1{PACKAGE}.", "".join(lines))
 

@@ -53,6 +53,12 @@ def path(text: str) -> "Path":
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def local(text: str) -> str:
+    """A name on the command line that may be a path of this machine."""
+    path(text)
+    return text
+
+
 def path_or_bucket(text: str) -> "Path":
     """The path of a model folder or a working directory on the command line, which may lie in a bucket."""
     from afloc_jax.files import bucket_path

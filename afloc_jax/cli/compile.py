@@ -10,7 +10,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from afloc_jax.cli.arguments import count, setting
+from afloc_jax.cli.arguments import count, local, setting
 from afloc_jax.cli.parser import Parser
 from afloc_jax.training.topology import KINDS
 
@@ -53,7 +53,7 @@ def watch(arguments: Sequence[str]) -> int:
 
 
 def add(command: Parser) -> None:
-    command.add_argument("--config", required=True, metavar="FILE|RECIPE", help="as for afloc train")
+    command.add_argument("--config", type=local, required=True, metavar="FILE|RECIPE", help="as for afloc train")
     command.add_argument("--topology", required=True, metavar="KIND:SHAPE", help=KINDS)
     size = command.add_mutually_exclusive_group()
     size.add_argument(

@@ -1,19 +1,20 @@
-"""The command that trains and sweeps: launch.py, `afloc train` and `afloc sweep`. Its flags are those of `train.FLAGS`.
+"""The command that trains and sweeps: launch.py, `afloc train` and `afloc sweep`.
 
-They are absl's, of which --config and the overrides of its values are ml_collections'.
+Its flags, those of `training_flags`, are read by absl; --config and the overrides of its values by ml_collections.
 """
 
 import os
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from typing import NoReturn
 
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from afloc_jax.cli.parser import underscored
-from afloc_jax.cli.train import CONFIG, FLAGS
+from afloc_jax.cli.training_flags import CONFIG, FLAGS
 from afloc_jax.compiled import keep_compiled
 from afloc_jax.errors import UsageError
 from afloc_jax.files import bucket_path, user_path
@@ -21,7 +22,11 @@ from afloc_jax.training import program, recipes
 from afloc_jax.training.failures import explain, hide_tracebacks, is_lost
 from afloc_jax.training.xla_flags import set_flags
 
-_DEFINE = {str: flags.DEFINE_string, int: flags.DEFINE_integer, bool: flags.DEFINE_bool}
+_DEFINE: dict[type, Callable[..., object]] = {
+    str: flags.DEFINE_string,
+    int: flags.DEFINE_integer,
+    bool: flags.DEFINE_bool,
+}
 
 
 def parse(arguments: list[str], about: str = "") -> flags.FlagValues:

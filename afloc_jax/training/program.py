@@ -3,7 +3,8 @@
 import sys
 from collections.abc import Sequence
 
-_name, _command = "launch.py", (sys.executable, "launch.py")
+_name = "launch.py"
+_command: Sequence[str] = (sys.executable, "launch.py")
 
 
 def started_as(name: str, *command: str) -> None:

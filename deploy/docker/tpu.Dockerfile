@@ -6,10 +6,10 @@
 FROM python:3.12-slim
 
 WORKDIR /afloc_jax
-COPY requirements.txt requirements-gcs.txt ./
-RUN pip install --no-cache-dir -r requirements.txt -r requirements-gcs.txt "jax[tpu]>=0.10.2,<0.13"
+COPY requirements.txt requirements-gcs.txt requirements-tpu.txt ./
+RUN pip install --no-cache-dir -r requirements.txt -r requirements-gcs.txt -r requirements-tpu.txt
 
-COPY pyproject.toml requirements*.txt README.md LICENSE launch.py ./
+COPY pyproject.toml hatch_build.py requirements*.txt README.md LICENSE launch.py ./
 COPY afloc_jax afloc_jax
 COPY data_pipelines data_pipelines
 COPY configs configs

@@ -45,10 +45,9 @@ def write(path, text):
 
 @pytest.fixture
 def sweep(tmp_path):
-    launcher, file = write(tmp_path / "launcher.py", LAUNCHER), write(tmp_path / "sweep.py", SWEEP)
-    return lambda dry_run=False: run_sweep(
-        file, get_config(), tmp_path / "runs", dry_run, [sys.executable, str(launcher)]
-    )
+    file = write(tmp_path / "sweep.py", SWEEP)
+    launcher = [sys.executable, str(write(tmp_path / "launcher.py", LAUNCHER))]
+    return lambda dry_run=False: run_sweep(file, get_config(), tmp_path / "runs", dry_run, launcher)
 
 
 def rows(tmp_path):
