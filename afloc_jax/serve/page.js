@@ -344,6 +344,7 @@ $("model").textContent = settings.model;
 $("drawings").hidden = !settings.drawings;
 $("sets").append(...settings.sets.filter(name => name !== "plain").map(name =>
   make("option", { value: name, textContent: `the prompt set ${name}` })));
+$("sets").value = "chest"; // asks for other classes as the first option does
 document.title = `afloc: ${settings.model}`;
 $("opacity").value = settings.opacity;
 $("threshold").value = settings.threshold;

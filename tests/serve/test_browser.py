@@ -67,7 +67,7 @@ def test_a_file_is_dropped_and_asked_and_sliders_redraw(seen):
     assert seen["size"] == "240 \u00d7 320 pixels"
     assert seen["moved"]
     assert seen["refused"] == "notes.txt: not an image in a known format"
-    assert seen["classes"] == ["pneumonia", "edema"]
+    assert seen["classes"] == ["pneumonia", "edema"] and seen["set"] == "chest"
 
 
 def test_what_is_saved_is_what_is_shown(seen):
