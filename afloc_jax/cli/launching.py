@@ -51,7 +51,7 @@ def parse(arguments: list[str], about: str = "") -> flags.FlagValues:
         sys_argv=arguments,
     )  # fmt: skip
     for flag in FLAGS:
-        bounds = {"lower_bound": 0} if flag.name == "max_restarts" else {}
+        bounds = {"lower_bound": flag.default} if flag.default is not None and flag.kind is int else {}
         _DEFINE[flag.kind](flag.name, flag.default, flag.about, flag_values=values, **bounds)
     if helping:
         print(f"{about.strip()}\n{values.get_help()}")
@@ -120,10 +120,13 @@ def run(values: flags.FlagValues) -> int:
         override(values.config, "data.exclude_words", values.exclude_words)
     # Imported late: JAX takes seconds to start, and a sweep must leave the devices to its runs.
     if values.sweep:
+        from afloc_jax.training.launchers import Here
         from afloc_jax.training.sweep import run_sweep
 
+        launcher = Here(values.parallel, os.environ)
         passed_on = [f"--max_restarts={values.max_restarts}", *(["--debug"] if values.debug else [])]
-        return run_sweep(user_path(values.sweep), values.config, workdir, values.dry_run, program.command(), passed_on)
+        path, command = user_path(values.sweep), program.command()
+        return run_sweep(path, values.config, workdir, values.dry_run, command, launcher, passed_on)
     from afloc_jax.training.processes import check_alone, join
     from afloc_jax.training.tracing import StepRange
 

@@ -24,6 +24,7 @@ CONFIG = Flag("config", str, "Config file, or the name of a recipe such as demo;
 FLAGS = (
     Flag("workdir", str, "Working directory: the folder of all files of the run. The same folder resumes."),
     Flag("sweep", str, "Sweep file, a generator of overrides, or the name of a sweep such as levels."),
+    Flag("parallel", int, "Runs of a sweep at a time; each gets a part of this machine's devices.", 1),
     Flag("dry_run", bool, "Check the config (and print the table of a sweep), then stop.", False),
     Flag("profile", str, "START:STOP: trace the steps START to STOP - 1, from 0, into WORKDIR/profile, for XProf."),
     Flag("replay", str, "A folder of WORKDIR/nonfinite: compute that step again, to find the record and the layer."),

@@ -1,35 +1,35 @@
-"""Sweeps: several runs of one config with different overrides, each in a process of its own, and a table of results.
+"""Sweeps: several runs of one config with different overrides, each in a process of its own, and their results.
 
 A sweep file defines `sweep(config)`, which yields one dict per run: dotted config keys -> values. The optional key
 `name` names the folder of the run. configs/sweeps/levels.py is an example.
 """
 
 import dataclasses
-import math
 import re
-import subprocess
+import signal
 import sys
+import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flax.traverse_util import flatten_dict
-from jinja2 import Environment
 from ml_collections import ConfigDict
 
 from afloc_jax.errors import UsageError, UserError
-from afloc_jax.files import Path, csv_text, read_json, write_json, write_whole
+from afloc_jax.evaluation.sweep.page import sweep_page
+from afloc_jax.evaluation.sweep.results import Entry, Results
+from afloc_jax.files import Path, read_json, write_json, write_whole
 from afloc_jax.settings import Json
 from afloc_jax.training import recipes
 from afloc_jax.training.config import load_module, override
-from afloc_jax.training.failures import StopSignal
-from afloc_jax.training.restarts import wait_for
+from afloc_jax.training.failures import NonFiniteError, StopSignal
+from afloc_jax.training.launchers import Launcher, Started, last_line
 from afloc_jax.training.settings import RunConfig
 from afloc_jax.training.workdir import FINISHED, check_workdir, make_folder
-from data_pipelines.what_images import images_of
 
-# The table is sorted by the main metric of the paper, averaged over data sets, or by validation loss without it.
-MAIN_METRIC = "iou"
-_FACTS = ("best_validation_loss", "final_validation_loss", "best_step", "steps", "training_seconds")
+CSV, PAGE = "sweep.csv", "sweep.html"
+_POLLED_EVERY = 0.2  # seconds
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=,-]*")
 
 
@@ -89,19 +89,21 @@ def run_sweep(
     config: ConfigDict,
     workdir: Path,
     dry_run: bool,
-    launcher: Sequence[str],
+    command: Sequence[str],
+    launcher: Launcher,
     passed_on: Sequence[str] = (),
 ) -> int:
-    """Runs all unfinished runs, one after the other, and writes sweep.csv and sweep.html after each of them.
+    """Runs all unfinished runs, and writes sweep.csv and sweep.html whenever one ends.
 
-    A run that fails is reported, and the next one starts. The same call again resumes the sweep.
+    A run that fails is reported, and the others go on. The same call again resumes the sweep.
 
     Args:
         path: the sweep file.
         config: the config that the overrides of each run are applied to.
         workdir: the working directory of a run is `workdir/<name>`.
         dry_run: print the table of runs and stop.
-        launcher: the words before the flags of a run, as `program.command` gives them.
+        command: the words before the flags of a run, as `program.command` gives them.
+        launcher: starts the runs.
         passed_on: further flags of each run.
 
     Returns:
@@ -114,35 +116,101 @@ def run_sweep(
     for run in runs:  # before the first run starts: no folder may belong to another config
         check_workdir(run.config, workdir / run.name)
     make_folder(workdir)
-    failed: dict[str, int] = {}
+    sweep = _Sweep(runs, workdir, launcher, command, passed_on)
     with StopSignal() as stop:
-        for number, run in enumerate(runs, start=1):
-            if _is_finished(run, workdir):
-                _say(f"[{number}/{len(runs)}] {run.name}: already finished")
-                continue
-            _say(f"[{number}/{len(runs)}] {run.name}")
-            status = _launch(run, workdir, launcher, passed_on, stop)
-            write_tables(runs, workdir, failed)
-            if stop.received:
-                _say(f"{stop.received.name}: run the same command to go on with {run.name}")
-                return stop.exit_status
-            if status:
-                failed[run.name] = status
-                _say(f"[{number}/{len(runs)}] {run.name}: failed with exit status {status}")
-    write_tables(runs, workdir, failed)
-    if failed:
+        sweep.run(stop)
+    if stop.received:
+        _say(f"{stop.received.name}: run the same command to go on with {', '.join(sweep.stopped) or 'the next run'}")
+        return stop.exit_status
+    if failed := sweep.failed:
         _say(f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}; run the same command to try them again")
         return 1
-    _say(f"{workdir}: all {len(runs)} runs are finished; see {workdir / 'sweep.html'}")
+    _say(f"{workdir}: all {len(runs)} runs are finished; see {workdir / PAGE}")
     return 0
 
 
-def _launch(run: Run, workdir: Path, launcher: Sequence[str], passed_on: Sequence[str], stop: StopSignal) -> int:
-    """Runs one run in a new process, which shares no compiled program, memory or flag with other runs."""
-    given = workdir / f"{run.name}.json"
-    write_json(given, run.config.plain())
-    command = [*launcher, f"--config={recipes.FOLDER / 'resolved.py'}:{given}"]
-    return wait_for(subprocess.Popen([*command, f"--workdir={workdir / run.name}", *passed_on]), stop)
+class _Sweep:
+    """The runs that go on, those that failed, by name with the reason, and those that a signal stopped."""
+
+    def __init__(
+        self,
+        runs: Sequence[Run],
+        workdir: Path,
+        launcher: Launcher,
+        command: Sequence[str],
+        passed_on: Sequence[str],
+    ) -> None:
+        self.failed: dict[str, str] = {}
+        self.stopped: list[str] = []
+        self._runs, self._workdir, self._launcher = runs, workdir, launcher
+        self._command, self._passed_on = command, passed_on
+        self._places = {run.name: f"[{number}/{len(runs)}] {run.name}" for number, run in enumerate(runs, start=1)}
+        self._going: dict[str, Started] = {}
+
+    def run(self, stop: StopSignal) -> None:
+        """Runs what is not finished, until all have ended or a signal comes, after which those that go on save."""
+        waiting = deque[Run]()
+        for run in self._runs:
+            if _is_finished(run, self._workdir):
+                _say(f"{self._places[run.name]}: already finished")
+            else:
+                waiting.append(run)
+        told = False
+        self._write()
+        while self._going or (waiting and not stop.received):
+            while waiting and len(self._going) < self._launcher.most and not stop.received:
+                self._start(waiting.popleft())
+            if stop.received and not told:
+                for started in self._going.values():
+                    started.stop()
+                told = True
+            time.sleep(_POLLED_EVERY)
+            self._see(stop)
+
+    def _start(self, run: Run) -> None:
+        """Starts a run with its config, which is written beside its folder."""
+        _say(self._places[run.name])
+        given = self._workdir / f"{run.name}.json"
+        write_json(given, run.config.plain())
+        config, workdir = f"{recipes.FOLDER / 'resolved.py'}:{given}", self._workdir / run.name
+        command = [*self._command, f"--config={config}", f"--workdir={workdir}", *self._passed_on]
+        try:
+            self._going[run.name] = self._launcher.start(command, self._log(run.name))
+        except OSError as error:
+            self._fail(run.name, f"could not be started: {error.strerror or error}")
+
+    def _log(self, name: str) -> Path:
+        return self._workdir / f"{name}.log"
+
+    def _see(self, stop: StopSignal) -> None:
+        """Takes up the runs that have ended."""
+        ended = {name: status for name, started in self._going.items() if (status := started.status()) is not None}
+        for name, status in ended.items():
+            del self._going[name]
+            if stop.received and status:
+                self.stopped.append(name)
+            elif status:
+                said = last_line(self._log(name))
+                self._fail(name, f"{_meaning(status)}{f': {said}' if said else ''}")
+            elif self._launcher.most > 1:
+                _say(f"{self._places[name]}: finished")
+        if ended:
+            self._write()
+
+    def _fail(self, name: str, reason: str) -> None:
+        self.failed[name] = reason
+        _say(f"{self._places[name]}: failed, {reason}")
+
+    def _write(self) -> None:
+        write_tables(self._runs, self._workdir, self.failed, self._going)
+
+
+def _meaning(status: int) -> str:
+    """What the exit status of a run says."""
+    if status > 128:
+        return f"ended by {signal.Signals(status - 128).name}"
+    meanings = {2: "a wrong call", NonFiniteError.exit_status: "a loss that is not finite"}
+    return f"exit status {status}" + (f" ({meanings[status]})" if status in meanings else "")
 
 
 def _is_finished(run: Run, workdir: Path) -> bool:
@@ -158,7 +226,7 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-# The table
+# The results
 
 
 def _override_keys(runs: Sequence[Run]) -> list[str]:
@@ -171,67 +239,38 @@ def _values(run: Run, runs: Sequence[Run]) -> list[Json]:
     return [run.overrides.get(key, flat.get(key, "")) for key in _override_keys(runs)]
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """A row of the table: one run.
+def write_tables(
+    runs: Sequence[Run], workdir: Path, failed: Mapping[str, str], going: Mapping[str, Started] | None = None
+) -> None:
+    """Writes sweep.csv and sweep.html to `workdir`, from the results that exist so far.
 
-    Attributes:
-        run: its name.
-        status: "finished", "failed" or "not finished".
-        overrides: its value of every key that any run overrides.
-        facts: the values of `_FACTS` in its finished.json.
-        metrics: "<data set>/<metric>" -> mean.
+    Args:
+        runs: all runs of the sweep.
+        workdir: its working directory.
+        failed: the runs that failed, by name, with the reason.
+        going: the runs that go on, by name.
     """
 
-    run: str
-    status: str
-    overrides: dict[str, Json]
-    facts: dict[str, float]
-    metrics: dict[str, float | None]
+    def status(run: Run) -> str:
+        if run.name in failed or run.name in (going or {}):
+            return "failed" if run.name in failed else "running"
+        return "finished" if _is_finished(run, workdir) else "not finished"
 
-    def order(self) -> tuple[float, float, str]:
-        """The sort key that puts the best run first: by the main metric, then by the validation loss."""
-        main = [value for key, value in self.metrics.items() if key.endswith(f"/{MAIN_METRIC}") and value is not None]
-        mean = sum(main) / len(main) if main else -math.inf
-        return -mean, self.facts.get("best_validation_loss", math.inf), self.run
-
-
-def collect(runs: Sequence[Run], workdir: Path, failed: Mapping[str, int]) -> list[Row]:
-    """One row per run, the best run first."""
-    rows = []
-    for run in runs:
-        folder = workdir / run.name
-        finished = _read(folder / FINISHED)
-        rows.append(
-            Row(
+    keys = _override_keys(runs)
+    results = Results(
+        [
+            Entry(
                 run.name,
-                "failed" if run.name in failed else "finished" if _is_finished(run, workdir) else "not finished",
-                dict(zip(_override_keys(runs), _values(run, runs), strict=True)),
-                {key: finished[key] for key in _FACTS if finished.get(key) is not None},
-                {
-                    f"{summary.parent.name}/{metric}": scores.get("overall", {}).get("mean")
-                    for summary in sorted(folder.glob("evaluation/*/summary.json"))
-                    for metric, scores in _read(summary).get("metrics", {}).items()
-                },
+                workdir / run.name,
+                status(run),
+                dict(zip(keys, _values(run, runs), strict=True)),
+                failed.get(run.name, ""),
             )
-        )
-    return sorted(rows, key=Row.order)
-
-
-def write_tables(runs: Sequence[Run], workdir: Path, failed: Mapping[str, int]) -> None:
-    """Writes sweep.csv and sweep.html to `workdir`, from the results that exist so far."""
-    rows = collect(runs, workdir, failed)
-    facts = [key for key in _FACTS if any(key in row.facts for row in rows)]
-    metrics = sorted({key for row in rows for key in row.metrics})
-    columns = ["run", "status", *_override_keys(runs), *facts, *metrics]
-    cells = [
-        [row.run, row.status, *row.overrides.values(), *map(row.facts.get, facts), *map(row.metrics.get, metrics)]
-        for row in rows
-    ]
-    write_whole(workdir / "sweep.csv", csv_text(columns, cells))
-    images = "; ".join(dict.fromkeys(images_of(run.config.data.dataset) for run in runs))
-    page = Environment(autoescape=True).from_string(_PAGE)
-    write_whole(workdir / "sweep.html", page.render(title=workdir.name, columns=columns, rows=cells, images=images))
+            for run in runs
+        ]
+    )
+    write_whole(workdir / CSV, results.to_csv())
+    write_whole(workdir / PAGE, sweep_page(results, workdir.name, [run.config.data.dataset for run in runs]))
 
 
 def _text_table(columns: Sequence[str], rows: Sequence[Sequence[Json]]) -> str:
@@ -243,46 +282,3 @@ def _text_table(columns: Sequence[str], rows: Sequence[Sequence[Json]]) -> str:
 
 def _say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>Sweep {{ title }}</title>
-<style>
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem; color: #1d2733; background: #fff }
-table { border-collapse: collapse } th, td { padding: .35rem .8rem; border-bottom: 1px solid #dde3ea; text-align: left }
-th { cursor: pointer; white-space: nowrap; position: sticky; top: 0; background: #f3f6f9 }
-td.number { text-align: right; font-variant-numeric: tabular-nums } th::after { content: " \\2195"; color: #9aa7b5 }
-tbody tr:hover { background: #f7fafc } td.failed { color: #b3261e }
-</style>
-<h1>Sweep {{ title }}</h1>
-<p>Training images: {{ images }}.</p>
-<p>{{ rows | length }} runs, the best first. Click on a heading to sort by that column, again to reverse the order.</p>
-<table><thead><tr>{% for column in columns %}<th scope="col" tabindex="0">{{ column }}</th>{% endfor %}</tr></thead>
-<tbody>
-{% for row in rows %}<tr>{% for cell in row %}
-{%- if cell is none %}<td></td>
-{%- elif cell is number and cell is not boolean %}<td class="number" data-value="{{ cell }}">
-{{- "%.4g" % cell if cell is float else cell }}</td>
-{%- else %}<td{% if cell == "failed" %} class="failed"{% endif %}>{{ cell }}</td>{% endif %}
-{%- endfor %}</tr>
-{% endfor %}</tbody></table>
-<script>
-const body = document.querySelector("tbody");
-document.querySelectorAll("th").forEach((heading, column) => {
-  let direction = -1;
-  const sort = () => {
-    direction = -direction;
-    const key = row => row.cells[column].dataset.value ?? row.cells[column].textContent;
-    const rows = [...body.rows].sort((a, b) => {
-      const [x, y] = [key(a), key(b)];
-      if (x === "" || y === "") return (x === "") - (y === "");
-      return direction * (isNaN(x) || isNaN(y) ? x.localeCompare(y) : x - y);
-    });
-    body.append(...rows);
-  };
-  heading.addEventListener("click", sort);
-  heading.addEventListener("keydown", event => { if (event.key === "Enter") sort(); });
-});
-</script>
-</html>
-"""

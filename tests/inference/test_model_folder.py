@@ -156,7 +156,7 @@ def test_results_enter_the_model_card_with_their_intervals(folder, tmp_path):
     results = {"phantom": found}
     update_card(copy, {"results": results, "tables": card_tables(results)})
     card = (copy / "README.md").read_text()
-    assert "| data set | samples | pointing |\n|---|---|---|\n| phantom | 32 | 0.812 [0.750, 0.875] |" in card
+    assert "| data set | samples | Pointing game |\n|---|---|---|\n| phantom | 32 | 0.812 [0.750, 0.875] |" in card
     assert "\n| phantom: prompt prior, no model | 32 | 0.500 [0.400, 0.600] |" in card
     assert "four sentences" in card
     assert read_config(copy).card["data"] == "four sentences"

@@ -1,20 +1,24 @@
 """Sweeps: which runs, in which order they are taken up, and the table."""
 
 import csv
+import os
 import re
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 
 from afloc_jax.errors import UsageError
+from afloc_jax.training import sweep as sweeps
+from afloc_jax.training.launchers import Here
 from afloc_jax.training.sweep import load_runs, run_sweep
 from configs.afloc import get_config
 from configs.sweeps import levels
 
 # Stands in for launch.py: notes that it was called, then "trains" as its name tells it to.
 LAUNCHER = """
-import json, pathlib, sys
+import json, pathlib, sys, time
 workdir = pathlib.Path(sys.argv[2].split("=", 1)[1])
 config = json.loads(pathlib.Path(sys.argv[1].split(":", 1)[1]).read_text())
 with (workdir.parent / "calls").open("a") as file:
@@ -22,8 +26,13 @@ with (workdir.parent / "calls").open("a") as file:
 lr = config["optimizer"]["lr"]
 workdir.mkdir(exist_ok=True)
 (workdir / "config.json").write_text(json.dumps(config))
+print("training")
+while (workdir.parent / "together").exists() and lr == 1.0 and not (workdir.parent / "lr3").exists():
+    time.sleep(0.05)
 if lr == 3.0 and not (workdir.parent / "mended").exists():
-    sys.exit(1)
+    sys.exit(f"launch.py: no luck with {lr}")
+(workdir / "report").mkdir()
+(workdir / "report" / "index.html").touch()
 (workdir / "evaluation" / "phantom").mkdir(parents=True)
 summary = {"metrics": {"iou": {"overall": {"mean": lr / 10}}, "pointing": {"overall": {"mean": 0.5}}}}
 (workdir / "evaluation" / "phantom" / "summary.json").write_text(json.dumps(summary))
@@ -46,8 +55,12 @@ def write(path, text):
 @pytest.fixture
 def sweep(tmp_path):
     file = write(tmp_path / "sweep.py", SWEEP)
-    launcher = [sys.executable, str(write(tmp_path / "launcher.py", LAUNCHER))]
-    return lambda dry_run=False: run_sweep(file, get_config(), tmp_path / "runs", dry_run, launcher)
+    command = [sys.executable, str(write(tmp_path / "launcher.py", LAUNCHER))]
+
+    def run(dry_run=False, parallel=1):
+        return run_sweep(file, get_config(), Path(tmp_path / "runs"), dry_run, command, Here(parallel, {}))
+
+    return run
 
 
 def rows(tmp_path):
@@ -84,13 +97,57 @@ def test_a_failed_run_is_reported_the_others_go_on_and_a_rerun_takes_up_only_wha
     assert [row["run"] for row in rows(tmp_path)] == ["lr3", "lr2", "lr1"]
 
 
-def test_the_page_holds_the_table_and_asks_for_nothing_from_elsewhere(sweep, tmp_path):
-    sweep()
+def test_the_page_leads_to_the_reports_and_asks_for_nothing_from_elsewhere(sweep, tmp_path):
+    assert sweep() == 1
     page = (tmp_path / "runs" / "sweep.html").read_text()
-    cells = re.findall(r"<td[^>]*>([^<]*)</td>", page)
-    assert len(cells) == 3 * len(rows(tmp_path)[0])
-    assert cells[:2] == ["lr2", "finished"] and 'data-value="0.2"' in page
+    rows_of_settings = re.findall(r'<tr data-setting="(\d)">\s*<th scope="row" class="wraps"><i.*?</i>(\w+)', page)
+    assert rows_of_settings == [("0", "lr2"), ("1", "lr1"), ("2", "lr3")]
+    assert 'href="lr2/report/index.html"' in page and "lr3/report" not in page
+    assert "exit status 1: no luck with 3.0" in page and 'href="lr3.log"' in page
     assert "http" not in page and "src=" not in page
+
+
+def test_runs_go_on_at_the_same_time_and_their_output_is_in_their_logs(sweep, tmp_path, capsys):
+    """The launcher of lr1 waits for the folder of lr3, which is the next to start; lr3 fails, lr2 still comes."""
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "together").touch()
+    assert sweep(parallel=2) == 1
+    assert sorted(calls(tmp_path)) == ["lr1", "lr2", "lr3"]
+    said = capsys.readouterr().err
+    assert "[1/3] lr1: finished" in said and "[2/3] lr3: failed, exit status 1: no luck with 3.0" in said
+    assert [row["status"] for row in rows(tmp_path)] == ["finished", "finished", "failed"]
+    assert (
+        "no luck" in (tmp_path / "runs" / "lr3.log").read_text()
+        and "training" in (tmp_path / "runs" / "lr1.log").read_text()
+    )
+
+
+def test_a_signal_stops_all_runs_that_go_on(tmp_path, monkeypatch):
+    """Both children wait for a signal, and leave a note when they get it."""
+    text = """
+import pathlib, signal, sys, time
+workdir = pathlib.Path(sys.argv[2].split("=", 1)[1])
+def stop(*_):
+    (workdir.parent / f"{workdir.name}.told").touch()
+    sys.exit(143)
+signal.signal(signal.SIGTERM, stop)
+(workdir.parent / f"{workdir.name}.ready").touch()
+time.sleep(60)
+"""
+    command = [sys.executable, str(write(tmp_path / "launcher.py", text))]
+    file, folder = write(tmp_path / "sweep.py", SWEEP), tmp_path / "runs"
+    see = sweeps._Sweep._see
+
+    def seeing(self, stop):
+        if len([*folder.glob("*.ready")]) == 2 and not stop.received:
+            os.kill(os.getpid(), signal.SIGTERM)
+        see(self, stop)
+
+    monkeypatch.setattr(sweeps._Sweep, "_see", seeing)
+    status = run_sweep(file, get_config(), Path(folder), False, command, Here(2, {}))
+    assert status == 143
+    assert sorted(path.stem for path in folder.glob("*.told")) == ["lr1", "lr3"]
+    assert [row["status"] for row in rows(tmp_path)] == ["not finished"] * 3
 
 
 def test_a_sweep_over_a_changed_config_refuses_the_folders_of_the_old_one(sweep, tmp_path):

@@ -164,6 +164,6 @@ LEADING = "pointing"  # the metric that is shown first
 FOR_READERS = sorted(METRICS, key=lambda metric: metric.name != LEADING)
 CARD = CardTable(
     "Localisation without annotations, mean over categories",
-    {m.name: m.name for m in FOR_READERS},
+    {m.name: m.title for m in FOR_READERS},
     {"location_prior": "location prior, no model", "prompt_prior": "prompt prior, no model"},
 )

@@ -16,12 +16,18 @@ LEFT, RIGHT, TOP, BOTTOM = 52, 14, 14, 34
 
 
 class Line(TypedDict):
-    """A line over training steps. `kind` is its CSS class; lines of class "raw" are faint."""
+    """A line over training steps.
+
+    `kind` is its CSS class; lines of class "raw" are faint. `dots` marks its points; those of class "validation" are
+    marked in any case. `group` is what a page picks the line out by.
+    """
 
     name: str
     kind: str
     steps: Sequence[float] | np.ndarray
     values: Sequence[float] | np.ndarray
+    dots: NotRequired[bool]
+    group: NotRequired[int]
 
 
 class Row(TypedDict):
@@ -97,9 +103,10 @@ def curve_chart(series: Sequence[Line], label: str, floor: float | None = None, 
         if not pairs:
             continue
         path = "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in pairs)
-        parts.append(f'<path class="line {line["kind"]}" d="{path}"><title>{escape(line["name"])}</title></path>')
-        if line["kind"] == "validation":
-            parts += [f'<circle class="dot validation" cx="{a:.1f}" cy="{b:.1f}" r="3.2"/>' for a, b in pairs]
+        kind, group = line["kind"], f' data-setting="{line["group"]}"' if "group" in line else ""
+        parts.append(f'<path class="line {kind}"{group} d="{path}"><title>{escape(line["name"])}</title></path>')
+        if kind == "validation" or line.get("dots"):
+            parts += [f'<circle class="dot {kind}"{group} cx="{a:.1f}" cy="{b:.1f}" r="3.2"/>' for a, b in pairs]
     parts.append("</svg>")
     return "".join(parts)
 
@@ -183,10 +190,11 @@ def mark(kind: str, value: Interval, y: float, x: Callable[[float], float]) -> l
 
 
 def _tick(x: float, y: float, anchor: str, value: float) -> str:
-    return f'<text class="tick" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{_short(value)}</text>'
+    return f'<text class="tick" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{tick_text(value)}</text>'
 
 
-def _short(value: float) -> str:
+def tick_text(value: float) -> str:
+    """The number beside a tick: whole thousands with k, small ones with an exponent."""
     if abs(value) >= 10_000:
         return f"{value / 1000:g}k"
     if value and abs(value) < 1e-3:

@@ -47,7 +47,7 @@ def curves(rows: Sequence[Logged]) -> list[Curve]:
     wanted += [("examples_per_second", "Pairs per second")]
     found = []
     for key, title in wanted:
-        train, validation = _series(rows, key, "train"), _series(rows, key, "validation")
+        train, validation = series(rows, key, "train"), series(rows, key, "validation")
         if not len(train[0]) and not len(validation[0]):
             continue
         exact = key == "learning_rate"
@@ -68,7 +68,8 @@ def curves(rows: Sequence[Logged]) -> list[Curve]:
     return found
 
 
-def _series(rows: Sequence[Logged], key: str, split: str) -> tuple[np.ndarray, np.ndarray]:
+def series(rows: Sequence[Logged], key: str, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """The steps at which a value of a split was logged, and the values; NaN for null."""
     # A resumed run may log a step twice; the later line is used.
     own = [row for row in rows if row.get("split") == split and key in row and "step" in row]
     found = {float(row["step"] or 0): row[key] for row in own}

@@ -5,11 +5,12 @@ They equal those of `scipy.stats.bootstrap`, which has neither clusters nor stra
 """
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtr, ndtri, stdtrit
 
 CONFIDENCE = 0.95
 
@@ -26,6 +27,20 @@ class Interval:
         """The text of a table's cell, such as `0.812 [0.790, 0.833]`, or `-` if the number is undefined."""
         mean, lower, upper = (f"{v:.3f}" if np.isfinite(v) else "-" for v in (self.mean, self.lower, self.upper))
         return mean if mean == "-" else f"{mean} [{lower}, {upper}]"
+
+
+def of_few(values: Sequence[float]) -> Interval:
+    """The mean of few independent values, such as those of seeds, with limits of Student's t (1908).
+
+    They are mean -+ t s / sqrt(n), with s^2 = sum (x - mean)^2 / (n - 1) and t the 97.5 % quantile of n - 1 degrees of
+    freedom. Values that are not finite are left out; a value alone has no limits.
+    """
+    finite = np.array([value for value in values if np.isfinite(value)], float)
+    n = len(finite)
+    if n < 2:
+        return Interval(float(finite[0]) if n else np.nan, np.nan, np.nan)
+    mean, half = finite.mean(), stdtrit(n - 1, 1 - (1 - CONFIDENCE) / 2) * finite.std(ddof=1) / np.sqrt(n)
+    return Interval(float(mean), float(mean - half), float(mean + half))
 
 
 def mean_of_finite(values: Float[np.ndarray, "*n"], axis: int | tuple[int, ...]) -> Float[np.ndarray, "*m"]:

@@ -1,0 +1,1 @@
+"""The results of a sweep: its table, sweep.csv, and its page, sweep.html."""
