@@ -29,6 +29,7 @@ BASELINES = {
     "class_name": ("named", "Class name alone"),
     "untrained": ("untrained", "Untrained model"),
 }
+_TITLES = ("best of all", "a usual one", "worst of all")
 FAILURES = 15  # failures listed for each evaluation
 
 Picture: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray, JsonObject]
@@ -133,19 +134,21 @@ def _category_chart(systems: Sequence[System], metric: Metric, categories: Seque
 
 
 def _featured(gallery: dict[str, list[Picture]]) -> list[tuple[str, Picture]]:
-    """A map that succeeds, one that is usual and one that fails, of different categories where there are as many.
+    """The best map of all, one of the medians of the categories, and the worst of all, by IoU.
 
-    They are the best of all, the median of the categories' medians, and the worst of all that has a truth to miss.
+    The middle one is of a third category where there is one, and the median of what is left to choose from.
     """
-    pictures = [picture for category in gallery.values() for picture in category]
-    chosen: list[tuple[str, Picture]] = []
-    for rank, title in (("best", "best of all"), ("worst", "worst of all"), ("median", "a usual one")):
-        ranked = sorted((one for one in pictures if one[3]["rank"] == rank), key=lambda one: float(one[3]["iou"]))
-        seen = {picture[3]["category"] for _, picture in chosen}
-        ranked = [one for one in ranked if one[3]["category"] not in seen] or ranked
-        if ranked:
-            chosen.append((title, ranked[{"best": -1, "worst": 0, "median": len(ranked) // 2}[rank]]))
-    return sorted(chosen, key=lambda one: -float(one[1][3]["iou"]))
+    ranked: dict[str, list[Picture]] = {"best": [], "median": [], "worst": []}
+    for pictures in gallery.values():
+        for picture in pictures:
+            ranked[str(picture[3]["rank"])].append(picture)
+    for some in ranked.values():
+        some.sort(key=lambda picture: float(str(picture[3]["iou"])))
+    best, worst = ranked["best"][-1:], ranked["worst"][:1]
+    seen = {picture[3]["category"] for picture in best + worst}
+    usual = [picture for picture in ranked["median"] if picture[3]["category"] not in seen] or ranked["median"]
+    middle = usual[len(usual) // 2 :][:1]
+    return [(title, one) for title, some in zip(_TITLES, (best, middle, worst), strict=True) for one in some]
 
 
 def _gallery(folder: Path) -> dict[str, list[Picture]]:

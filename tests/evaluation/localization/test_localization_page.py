@@ -190,8 +190,8 @@ def test_the_page_opens_with_four_numbers_and_three_maps_and_ends_with_hashes(pa
     assert re.findall(r'class="rank \w+">([^<]+)<', head) == ["best of all", "a usual one", "worst of all"]
     arrays = np.load(workdir / "evaluation" / "discs" / "examples.npz")
     described = json.loads((workdir / "evaluation" / "discs" / "examples.json").read_text())
-    best = max((one for one in described if one["rank"] == "best"), key=lambda one: one["iou"])
-    assert f"<q>{escape(best['prompt'])}</q>" in head
+    highest = max(one["iou"] for one in described)
+    assert any(f"<q>{escape(one['prompt'])}</q>" in head for one in described if one["iou"] == highest)
     assert head.count("data:image/jpeg") == 3 < len(arrays["images"])
     assert "SHA-256" not in body.partition('id="origin"')[0]
     assert ("ab" * 32)[:12] in body.partition('id="origin"')[2]
