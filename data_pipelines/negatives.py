@@ -145,7 +145,7 @@ def _may_be_true(made: Made, sentence: str, report: Sequence[str]) -> bool:
         return True
     if made.kind == "negated":  # the sentence itself says that this is false
         return False
-    others = (other for other in report if other != sentence and _is_affirmed(other))
+    others = (other for other in report if other != sentence and is_affirmed(other))
     alike = [other for other in others if _findings(other) & _findings(sentence)]
     return any(made.kind == "absent" or _sides(other) != _sides(sentence) for other in alike)
 
@@ -153,11 +153,11 @@ def _may_be_true(made: Made, sentence: str, report: Sequence[str]) -> bool:
 @functools.lru_cache(_REMEMBERED)
 def _changes(sentence: str) -> tuple[tuple[Made, ...], ...]:
     """The changes of a sentence, by kind."""
-    side, finding, denied = _one_side(sentence), _affirmed(sentence), _denied(sentence)
+    side, finding, lacking = _one_side(sentence), _affirmed(sentence), denied(sentence)
     return (
         _other_side(sentence, side) if side else (),
         tuple(Made(text, f"no {finding}", "negated") for text in _worded("negated", finding)),
-        tuple(Made(text, denied, "absent") for text in _worded("absent", denied)),
+        tuple(Made(text, lacking, "absent") for text in _worded("absent", lacking)),
     )
 
 
@@ -166,7 +166,7 @@ def _rewordings(sentence: str) -> tuple[str, ...]:
     """The sentence itself, as true as it is, in the wordings in which others are made false."""
     side = _one_side(sentence)
     moved = _moved(sentence, side, side) if side and not _is_in_place(sentence, side) else ()
-    return moved or _worded("absent", _affirmed(sentence)) or _worded("negated", _denied(sentence))
+    return moved or _worded("absent", _affirmed(sentence)) or _worded("negated", denied(sentence))
 
 
 def _other_side(sentence: str, own: str) -> tuple[Made, ...]:
@@ -194,7 +194,7 @@ def _worded(kind: Literal["negated", "absent"], finding: str) -> tuple[str, ...]
 def _one_side(sentence: str) -> str:
     """The one side of an affirmed sentence, if it has an opposite."""
     named = _sides(sentence)
-    return next(iter(named)) if len(named) == 1 and _is_affirmed(sentence) and not _FIXED.search(sentence) else ""
+    return next(iter(named)) if len(named) == 1 and is_affirmed(sentence) and not _FIXED.search(sentence) else ""
 
 
 def _affirmed(sentence: str) -> str:
@@ -202,14 +202,14 @@ def _affirmed(sentence: str) -> str:
     finding = sentence
     while opening := _OPENING.match(finding):
         finding = finding[opening.end() :]
-    return finding if _is_affirmed(sentence) and not _VERBS.search(finding) else ""
+    return finding if is_affirmed(sentence) and not _VERBS.search(finding) else ""
 
 
-def _denied(sentence: str) -> str:
+def denied(sentence: str) -> str:
     """The finding that a sentence denies."""
     denial = _DENIAL.match(sentence)
     finding = sentence[denial.end() :] if denial else ""
-    return finding if _is_affirmed(finding) and not _NOT_AFFIRMABLE.search(finding) else ""
+    return finding if is_affirmed(finding) and not _NOT_AFFIRMABLE.search(finding) else ""
 
 
 @functools.lru_cache(_REMEMBERED)
@@ -226,7 +226,8 @@ def _findings(sentence: str) -> frozenset[str]:
 
 
 @functools.lru_cache(_REMEMBERED)
-def _is_affirmed(sentence: str) -> bool:
+def is_affirmed(sentence: str) -> bool:
+    """Whether a sentence has no word that denies, or that says that all is normal."""
     return not _NOT_AFFIRMED.search(sentence)
 
 

@@ -2,11 +2,14 @@
 
 import dataclasses
 import functools
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from afloc_jax import heatmaps
+from afloc_jax.inference.prompt_reading import PromptReading
+from afloc_jax.weights.calibration import PRESENT
 from data_pipelines.images import Geometry
 
 
@@ -25,6 +28,8 @@ class Localization:
         threshold: `boxes` enclose the values above it on the map scaled to [-1, 1].
         unknown_words: words of the prompt that the model does not know, see `inference.prompt_reading`.
         truncated: whether the end of the prompt does not fit into the model's token slots and was not read.
+        present: the calibrated probability that the image shows what the prompt names; None where that is not
+            calibrated, see `inference.presence`.
     """
 
     square: Float[np.ndarray, "S S"]
@@ -34,6 +39,12 @@ class Localization:
     threshold: float
     unknown_words: tuple[str, ...] = ()
     truncated: bool = False
+    present: float | None = None
+
+    @property
+    def is_absent(self) -> bool:
+        """Whether the prompt is judged absent; never without a calibration."""
+        return self.present is not None and self.present < PRESENT
 
     @functools.cached_property
     def heatmap(self) -> Float[np.ndarray, "H W"]:
@@ -54,3 +65,44 @@ class Localization:
         lowest, highest = float(self.heatmap.min()), float(self.heatmap.max())
         # The threshold is scaled instead of the map, which would need three more arrays of its size.
         return heatmaps.boxes_from_map(self.heatmap, lowest + (self.threshold + 1) / 2 * (highest - lowest))
+
+
+def localizations(
+    maps: Float[np.ndarray, "IP S S"],
+    images: Float[np.ndarray, "I D"],
+    prompts: Float[np.ndarray, "P D"],
+    geometries: Sequence[Geometry],
+    readings: Sequence[PromptReading],
+    threshold: float,
+    present: Sequence[Sequence[float | None]],
+) -> Iterator[list[Localization]]:
+    """For each image its localisations of P prompts.
+
+    Args:
+        maps: the maps of all prompts in the first image, then in the second.
+        images: global embeddings of the images.
+        prompts: embeddings of the prompts.
+        geometries: where each image lies in its square.
+        readings: how the model reads each prompt.
+        threshold: see `Localization`.
+        present: for each image the presence of each prompt.
+    """
+    for i, geometry in enumerate(geometries):
+        yield [
+            Localization(
+                maps[i * len(readings) + k],
+                _cosine(images[i], prompts[k]),
+                reading.text,
+                geometry,
+                threshold,
+                reading.unknown_words,
+                reading.truncated,
+                present[i][k],
+            )
+            for k, reading in enumerate(readings)
+        ]
+
+
+def _cosine(a: Float[np.ndarray, " D"], b: Float[np.ndarray, " D"]) -> float:
+    norms = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float(a @ b) / norms if norms else 0.0

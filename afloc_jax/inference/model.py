@@ -12,13 +12,15 @@ import numpy as np
 from jaxtyping import Float, Int, PyTree, UInt8
 from tokenizers import Tokenizer
 
-from afloc_jax import heatmaps, models
-from afloc_jax.errors import UsageError, UserError
+from afloc_jax import models
+from afloc_jax.errors import UsageError
 from afloc_jax.files import fetched
 from afloc_jax.inference import programs
 from afloc_jax.inference.batching import chunks, concatenate, in_threads, own_slots, pad, trim
 from afloc_jax.inference.class_prompts import ClassPhrases, PromptSet
-from afloc_jax.inference.localization import Localization
+from afloc_jax.inference.localization import Localization, localizations
+from afloc_jax.inference.pairs import Pairs, compute_pairs, grid
+from afloc_jax.inference.presence import evidence_of, presence_of_all
 from afloc_jax.inference.prompt_reading import PromptReading, read_prompt
 from afloc_jax.inference.squares import ImageInput, to_square
 from afloc_jax.inference.zero_shot import class_probabilities, class_scores, contrast_probabilities
@@ -27,6 +29,7 @@ from afloc_jax.models import build
 from afloc_jax.models.settings import ModelSettings
 from afloc_jax.seals import Verification
 from afloc_jax.weights import folder as model_folder
+from afloc_jax.weights.calibration import Calibration, read_calibration
 from afloc_jax.weights.config import FolderConfig
 from data_pipelines.constants import Framing, GreyRule
 from data_pipelines.images import Geometry
@@ -55,10 +58,11 @@ class Model:
         config: FolderConfig,
         variables: model_folder.Variables,
         tokenizer: Tokenizer,
+        verification: Verification | None = None,
         *,
         batch_size: int = 32,
         weights_file: UInt8[np.ndarray, " bytes"] | None = None,
-        verification: Verification | None = None,
+        calibration: Calibration | None = None,
     ):
         """Puts the variables on the default device. Nothing is compiled yet.
 
@@ -69,8 +73,10 @@ class Model:
             batch_size: the largest number of images or prompts computed at once.
             weights_file: the bytes of the file that the variables came from, if any; for `weights_sha256`.
             verification: the comparison of the files with their seal, which is finished before the first result.
+            calibration: of presence; None for a model that is not calibrated.
         """
         self.config = config
+        self.calibration = calibration
         self.tokenizer = tokenizer
         self.batch_size = batch_size
         self.heatmap_settings = config.localization
@@ -176,21 +182,10 @@ class Model:
         reports, queries = self._prompt_vectors(read)
         for start in range(0, len(images), self.batch_size):
             squares, geometries = self._squares(images[start : start + self.batch_size], compatible=compatible)
-            image_of, text_of = np.divmod(np.arange(len(squares) * len(read)), len(read))
-            maps, embeddings = self._maps(squares, image_of, queries, text_of)
-            for i, geometry in enumerate(geometries):
-                yield [
-                    Localization(
-                        maps[i * len(read) + k],
-                        _cosine(embeddings[i], reports[k]),
-                        reading.text,
-                        geometry,
-                        threshold,
-                        reading.unknown_words,
-                        reading.truncated,
-                    )
-                    for k, reading in enumerate(readings)
-                ]
+            image_of, text_of = grid(len(squares), len(read))
+            found = self._pairs(squares, image_of, queries, text_of, peaks=self.calibration is not None)
+            present = presence_of_all(self.calibration, found, queries, read)
+            yield from localizations(found.maps, found.images, reports, geometries, readings, threshold, present)
 
     def heatmaps_of_squares(
         self, images: UInt8[np.ndarray, "B S S"], prompts: Sequence[str], *, compatible: bool = False
@@ -228,7 +223,7 @@ class Model:
         distinct = sorted(set(read))
         position = {text: i for i, text in enumerate(distinct)}
         queries = self._prompt_vectors(distinct).queries
-        return self._maps(images, np.asarray(rows), queries, np.array([position[text] for text in read]))[0]
+        return self._pairs(images, np.asarray(rows), queries, np.array([position[text] for text in read])).maps
 
     def classify(
         self,
@@ -258,10 +253,32 @@ class Model:
         Returns:
             [images, classes] float32.
         """
+        return self.classify_and_judge(images, classes, prompts, compatible, framing, aggregation)[0]
+
+    def classify_and_judge(
+        self,
+        images: Sequence[ImageInput],
+        classes: Sequence[str],
+        prompts: Mapping[str, ClassPhrases] | PromptSet | None = None,
+        compatible: bool = False,
+        framing: Framing = "pad",
+        aggregation: str = "mean",
+    ) -> tuple[Float[np.ndarray, "I C"], list[list[float | None]]]:
+        """`classify`, and for each image the calibrated probability that each class is present, asked by its name.
+
+        The latter is None for a model that is not calibrated, for cropped images, and for "No finding".
+        """
         _check_call(images, classes, 0.0)
         prompt_set = prompts if isinstance(prompts, PromptSet) else PromptSet(classes=prompts or {})
-        embeddings = np.asarray(self.embed_squares(self._squares(images, framing)[0]).whole)
-        return self.classify_embedded(embeddings, classes, prompt_set, compatible, aggregation)
+        squares, how = self._squares(images, framing)[0], (classes, prompt_set, compatible, aggregation)
+        if self.calibration is None or framing != "pad":
+            probabilities = self.classify_embedded(np.asarray(self.embed_squares(squares).whole), *how)
+            return probabilities, [[None] * len(classes) for _ in images]
+        names = self.read_prompts([name.replace("_", " ") for name in classes])
+        queries, (image_of, text_of) = self._prompt_vectors(names).queries, grid(len(images), len(names))
+        found = self._pairs(squares, image_of, queries, text_of, maps=False, peaks=True)
+        present = presence_of_all(self.calibration, found, queries, names)
+        return self.classify_embedded(found.images, *how), present
 
     def classify_embedded(
         self,
@@ -278,6 +295,16 @@ class Model:
         positive, negative = (class_scores(embeddings, parts[side::2], aggregation) for side in (0, 1))
         found = class_probabilities(positive) if prompt_set.multiclass else contrast_probabilities(positive, negative)
         return found.astype(np.float32)
+
+    def evidence(
+        self, squares: UInt8[np.ndarray, "B S S"], rows: Int[np.ndarray, " P"], prompts: Sequence[str]
+    ) -> Float[np.ndarray, "P E"]:
+        """The evidence of presence of P prompts, prompt p in image `rows[p]`, see `afloc_jax.inference.presence`."""
+        read = self.read_prompts(prompts)
+        texts, text_of = np.unique(read, return_inverse=True)
+        queries = self._prompt_vectors(texts.tolist()).queries
+        found = self._pairs(squares, rows, queries, text_of, maps=False, peaks=True)
+        return evidence_of(found.peaks, found.images[rows], queries[text_of], read)
 
     # Parts
 
@@ -325,35 +352,21 @@ class Model:
     def _queries(self, texts: TextLevels) -> Float[np.ndarray, "B D"]:
         return np.asarray(self.heatmap_settings.query(texts))
 
-    def _maps(
+    def _pairs(
         self,
         squares: UInt8[np.ndarray, "B S S"],
         image_of: Int[np.ndarray, " P"],
         queries: Float[np.ndarray, "T D"],
         text_of: Int[np.ndarray, " P"],
-    ) -> tuple[Float[np.ndarray, "P S S"], Float[np.ndarray, "B D"]]:
-        """Heat maps [P, S, S] of P pairs of an image and a text, and the global embeddings [B, D] of the images.
-
-        The deep maps stay on the device; only heat maps are copied back.
-        """
-        side, input_size = squares.shape[1], self.config.architecture.image.input_size
-        maps = np.empty((len(image_of), side, side), np.float32)
-        embeddings = []
-        for rows, count, size in chunks(len(squares), self.batch_size):
-            levels = programs.encode_images(self._network, self.variables, pad(squares[rows], size))
-            embeddings.append(np.asarray(levels.whole)[:count])
-            pairs = np.flatnonzero((image_of >= rows.start) & (image_of < rows.stop))
-            for part, many, padded in chunks(len(pairs), self.batch_size):
-                chosen = pairs[part]
-                images, texts = pad(image_of[chosen] - rows.start, padded), pad(text_of[chosen], padded)
-                found = programs.heatmaps_of(
-                    levels.deep, images, queries[texts], side, self.heatmap_settings, input_size
-                )
-                maps[chosen] = np.asarray(found)[:many]
+        maps: bool = True,
+        peaks: bool = False,
+    ) -> Pairs:
+        how, side = self.heatmap_settings if maps else None, self.config.architecture.image.input_size
+        parts = self._network, self.variables, squares, image_of, queries, text_of
+        found = compute_pairs(*parts, how, side, self.batch_size, peaks)
         self._verify()
-        if not np.isfinite(maps).all():
-            raise UserError("the heat map holds NaN or infinity: the weights are damaged or the training diverged")
-        return maps, np.concatenate(embeddings)
+        found.check()
+        return found
 
 
 def load(folder: str | os.PathLike[str], *, batch_size: int = 32) -> Model:
@@ -365,20 +378,14 @@ def load(folder: str | os.PathLike[str], *, batch_size: int = 32) -> Model:
     (config, variables, tokenizer), verification = model_folder.begin_loading(folder)
     # A memory map stays that of the loaded file when another one replaces it, and is read only if the hash is needed.
     weights_file = np.memmap(fetched(folder) / model_folder.WEIGHTS, np.uint8, mode="r")
-    return Model(
-        config, variables, tokenizer, batch_size=batch_size, weights_file=weights_file, verification=verification
-    )
+    parts, calibration = (config, variables, tokenizer, verification), read_calibration(fetched(folder))
+    return Model(*parts, batch_size=batch_size, weights_file=weights_file, calibration=calibration)
 
 
 def initial_variables(architecture: ModelSettings, seed: int) -> model_folder.Variables:
     """Random variables of an architecture, the same for the same seed."""
     # jit removes the forward pass, which Flax traces for shapes only; the random values remain.
     return jax.jit(models.initial_variables, static_argnums=0)(build(architecture), jax.random.key(seed))
-
-
-def _cosine(a: Float[heatmaps.AnyArray, " D"], b: Float[heatmaps.AnyArray, " D"]) -> float:
-    norms = float(np.linalg.norm(a) * np.linalg.norm(b))
-    return float(a @ b) / norms if norms else 0.0
 
 
 def _check_call(images: Sequence[ImageInput], texts: Sequence[str], threshold: float) -> None:

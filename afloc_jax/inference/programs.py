@@ -1,4 +1,4 @@
-"""The compiled programs of a model in use: both encoders, and heat maps."""
+"""The compiled programs of a model in use: both encoders, heat maps, and their peaks."""
 
 import functools
 
@@ -38,3 +38,14 @@ def heatmaps_of(
 ) -> Float[Array, "P {side} {side}"]:
     """Heat maps [P, side, side] of the regions deep[images] [P, h, w, D] and the queries [P, D]."""
     return settings.map(deep[images].astype(jnp.float32), queries, side, input_size)
+
+
+@jax.jit
+def peaks_of(
+    deep: Float[Array, "B h w D"], images: Int[Array, " P"], queries: Float[Array, "P D"]
+) -> Float[Array, " P"]:
+    """The largest cosine of a region of deep[images] with each query. A zero vector has cosine 0."""
+    regions = deep[images].astype(jnp.float32)
+    dots = jnp.einsum("phwd,pd->phw", regions, queries, precision=jax.lax.Precision.HIGHEST)
+    norms = jnp.linalg.norm(regions, axis=-1) * jnp.linalg.norm(queries, axis=-1)[:, None, None]
+    return (dots / jnp.where(norms > 0, norms, 1)).max((-2, -1))
