@@ -26,6 +26,7 @@ COMMANDS = {
     "retrieve": "the images of a folder that fit a text best, or the texts of a file that fit an image best",
     "serve": "a page in the browser: drop an image, type a phrase, see the map",
     "evaluate": "scores of a model on a data set: localisation, classification, retrieval, robustness, counterfactuals",
+    "calibrate": "the probability that a prompt is present, fitted on validation data",
     "score": "scores of any system's heat maps",
     "compare": "two results on the same samples: paired differences, tests, corrections",
     "prepare": "records from the raw files of a data set",

@@ -67,6 +67,12 @@ class LabelledRecords:
         absent = (self.labels == ABSENT).any(axis=0)
         return [name for name, known in zip(self.classes, absent, strict=True) if known]
 
+    def of_classes(self, names: Sequence[str]) -> "LabelledRecords":
+        """The records with these of their classes alone."""
+        kept = np.isin(self.classes, list(names))
+        classes = tuple(name for name, keep in zip(self.classes, kept, strict=True) if keep)
+        return replace(self, classes=classes, labels=self.labels[:, kept], doubtful=self.doubtful[:, kept])
+
     def contrasted(self) -> tuple["LabelledRecords", list[str]]:
         """The records with only those classes that have a negative, and the names of the other classes.
 
@@ -79,9 +85,8 @@ class LabelledRecords:
                 "no record is known to lack a class: its labels list only what is present; give --unlisted absent if "
                 "they list all of it, or --labels FILE.csv"
             )
-        both = np.isin(self.classes, names)
         others = [name for name in self.classes if name not in names]
-        return replace(self, classes=names, labels=self.labels[:, both], doubtful=self.doubtful[:, both]), others
+        return self.of_classes(names), others
 
     def take(self, chosen: Int[np.ndarray, " k"]) -> "LabelledRecords":
         """The records of the `chosen` indices, in this order."""

@@ -96,6 +96,7 @@ def localize_files(
         "model": _described(model, loaded),
         "map": "square" if square else "original",
         "compatible": compatible,
+        "calibrated": loaded.calibration is not None,
         "images": entries,
         "failed": failed,
     }
@@ -162,10 +163,14 @@ def classify_files(
         prompt_set = dataclasses.replace(prompt_set, classes=used)
     failed: list[str] = []
     rows: list[list[str]] = []
+    present: dict[str, Json] = {}
     not_drawn: list[str] = []  # images of other kinds, if the model has seen drawings alone
     for batch in readable(distinct(images), loaded.batch_size, failed, loaded.grey_rule()):
         pixels = [image for _, image in batch]
-        scores = loaded.classify(pixels, classes, prompt_set, compatible, framing=framing, aggregation=aggregation)
+        scores, judged = loaded.classify_and_judge(pixels, classes, prompt_set, compatible, framing, aggregation)
+        present.update(
+            (str(path), dict(zip(classes, row, strict=True))) for (path, _), row in zip(batch, judged, strict=True)
+        )
         warnings = [warning_on_drawings(loaded.config.trained_on, *image.shape) for image in pixels]
         not_drawn += [str(path) for (path, _), warning in zip(batch, warnings, strict=True) if warning]
         rows += [[str(path), *(f"{p:.6f}" for p in row)] for (path, _), row in zip(batch, scores, strict=True)]
@@ -181,6 +186,8 @@ def classify_files(
         "unknown_words": {reading.given: [*reading.unknown_words] for reading in readings if reading.unknown_words},
         "truncated": [reading.given for reading in readings if reading.truncated],
         "empty": [reading.given for reading in readings if not reading.text],
+        "calibrated": loaded.calibration is not None,
+        "present": present if loaded.calibration else None,
         "failed": failed,
     }
     if not_drawn:
@@ -274,6 +281,7 @@ def _write_localization(
     return {
         "prompt": found.prompt,
         "similarity": found.similarity,
+        "present": found.present,
         "boxes": found.boxes.tolist(),
         "heatmap": f"{name}.heatmap.npy",
         "overlay": f"{name}.overlay.png",

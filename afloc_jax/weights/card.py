@@ -43,6 +43,12 @@ DRAWINGS = (
 )
 USE_OF_DRAWINGS = "Trying the program on drawings. Not for radiographs or other images of patients."
 
+LABELLED = {
+    "records": "Its labels are those of the data set.",
+    "table": "Its labels are those of a table.",
+    "reports": "Its labels are read from the reports by rule: stated, denied, or silent, which is left out.",
+}
+
 _TEMPLATE = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
 
 _CARD = _TEMPLATE.from_string("""\
@@ -112,6 +118,18 @@ found.heatmap, found.boxes, found.similarity
 Not evaluated yet: `afloc evaluate MODEL --dataset NAME --data DIR --out DIR`.
 {% endfor %}
 
+## Presence
+
+{% if presence %}
+The probability that an image shows what a prompt names is fitted on {{ presence["data set"] }}. {{ labelled }} It
+holds for images among which findings are as frequent as there. Classes with a fit of their own:
+{{ presence["own fit"] | join(", ") or "none" }}. All other prompts have the pooled fit
+{%- if presence["pooled fit"] %}, among them the classes with too few records: {{ presence["pooled fit"] | join(", ") }}
+{%- endif %}.
+{% else %}
+Not calibrated: `afloc calibrate MODEL --dataset NAME --data DIR`.
+{% endif %}
+
 ## Preprocessing
 
 One channel, {% if preprocessing.equalize != "none" %}equalised histogram ({{ preprocessing.equalize }}), {% endif -%}
@@ -141,8 +159,8 @@ def render_card(config: FolderConfig) -> str:
     Args:
         config: the config of the model folder. Its `card` may hold `data` (text, or a mapping of facts), `vocabulary`
             (text), `recipe` (mapping), `tables` (results, each with a title, columns, and rows of formatted cells),
-            `apart` (True: imported parts that have not been trained together), `intended_use`, `limits` (list),
-            `licence` and `licence_id`.
+            `presence` (the data of its fit), `apart` (True: imported parts that have not been trained together),
+            `intended_use`, `limits` (list), `licence` and `licence_id`.
     """
     card: Mapping[str, Any] = config.card
     data = card.get("data", "Not stated by the run that wrote this folder.")
@@ -163,6 +181,8 @@ def render_card(config: FolderConfig) -> str:
         vocabulary=card.get("vocabulary", ""),
         recipe=flatten(card.get("recipe", {})),
         tables=card.get("tables", ()),
+        presence=card.get("presence"),
+        labelled=LABELLED.get(str((card.get("presence") or {}).get("labels")), ""),
         intended_use=card.get("intended_use", use),
         limits=card.get("limits", [*LIMITS, ATTENTION] if attends else LIMITS),
         licence_id=card.get("licence_id", "other"),

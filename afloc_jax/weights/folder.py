@@ -5,6 +5,7 @@
     vocab.txt ...             tokenizer files
     unseen_pieces.txt         entries of the vocabulary that no training report held, one a line; where that is known
     preprocessor_config.json  the image geometry, in the field names of Hugging Face's image processors
+    calibration.json          how presence is computed, see `afloc_jax.weights.calibration`; of calibrated models
     seal.json                 the SHA-256 of each file but the model card, see `afloc_jax.seals`
     README.md                 the model card
 
@@ -37,6 +38,7 @@ from afloc_jax.files import (
 from afloc_jax.seals import Verification, renew_seal, write_seal
 from afloc_jax.settings import Json, plain
 from afloc_jax.weights import torch_names
+from afloc_jax.weights.calibration import CALIBRATION
 from afloc_jax.weights.card import render_card
 from afloc_jax.weights.config import (
     CONFIG,
@@ -171,8 +173,8 @@ def is_tokenizer_file(name: str) -> bool:
 
 
 def is_model_file(name: str) -> bool:
-    """Whether a file of this name in a model folder holds weights or words. (Settings, config.json, may be edited.)"""
-    return name == WEIGHTS or is_tokenizer_file(name)
+    """Whether a file of this name in a model folder holds weights, words or a fit. (Settings may be edited.)"""
+    return name in (WEIGHTS, CALIBRATION) or is_tokenizer_file(name)
 
 
 def write_unseen(place: Path, unseen: frozenset[str] | None) -> None:
