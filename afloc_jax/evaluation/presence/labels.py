@@ -7,7 +7,7 @@ a class have a phrase, so do the same share of those that lack it.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -60,8 +60,9 @@ def words_of(name: str) -> tuple[str, ...]:
     names = [own, SYNONYMS.get(own, own), *(other for other, main in SYNONYMS.items() if main == own)]
     classes = read_prompt_set(WORDS).classes
     known = find_class(name, classes)
-    listed = classes[known] if known else {}
-    return tuple(dict.fromkeys([*names, *(listed["subtype"] if isinstance(listed, dict) else ())]))
+    listed = classes[known] if known else None
+    subtypes = listed["subtype"] if isinstance(listed, Mapping) else ()
+    return tuple(dict.fromkeys([*names, *subtypes]))
 
 
 def read_labels(source: Records, settings: LabelledSettings) -> tuple[LabelledRecords, LabelSource]:
