@@ -86,20 +86,22 @@ def matching(folder: str | os.PathLike[str], pattern: str) -> list[Path]:
     return sorted(Path(glob.escape(os.fspath(folder))).glob(pattern))
 
 
-def write_whole(path: AnyPath, content: str | bytes) -> None:
-    """Writes a file (text as UTF-8) under a temporary name in its folder and renames it.
+def write_whole(path: AnyPath, content: str | bytes | Iterable[str]) -> None:
+    """Writes a file (text as UTF-8, in parts where it is long) under a temporary name in its folder and renames it.
 
     A reader sees either the old file or the complete new one, also after a power cut. Where writing fails, the
     temporary file is deleted. In a bucket objects appear complete by themselves. Raises OSError.
     """
     target = Path(path)
+    parts = (content,) if isinstance(content, str | bytes) else content
+    encoded = (part.encode() if isinstance(part, str) else part for part in parts)
     if buckets.is_bucket(target):
-        target.write_bytes(content.encode() if isinstance(content, str) else content)
+        target.write_bytes(b"".join(encoded))
         return
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".writing")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            file.writelines(encoded)
             os.fchmod(file.fileno(), 0o644)  # mkstemp creates files that only their owner may read
             file.flush()
             os.fsync(file.fileno())
@@ -165,11 +167,15 @@ def write_json(path: AnyPath, content: Any) -> None:
 
 def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A table as CSV. NaN and None become empty cells; floats keep every digit."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([_cell(value) for value in row] for row in rows)
-    return text.getvalue()
+    return "".join(csv_lines([columns, *rows]))
+
+
+def csv_lines(rows: Iterable[Sequence[Any]]) -> Iterator[str]:
+    """The lines of `csv_text`, one after the other."""
+    for row in rows:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerow([_cell(value) for value in row])
+        yield text.getvalue()
 
 
 def _cell(value: Any) -> Any:

@@ -12,7 +12,7 @@ import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Float, Int, Integer, Shaped
 
 from afloc_jax.interpolation import resize, strided_cells, tiles
 from afloc_jax.levels import TextLevels
@@ -216,7 +216,40 @@ def boxes_from_map(
     map01 = np.asarray(map01)
     if map01.ndim != 2:
         raise ValueError(f"boxes are drawn on one map [height, width]; got an array of shape {map01.shape}")
-    mask = (map01 > threshold).astype(np.uint8)
-    parts = cv2.connectedComponentsWithStats(mask, connectivity=4)[2][1:].astype(int)  # x, y, width, height, pixels
-    parts = parts[parts[:, cv2.CC_STAT_AREA] >= minimum_pixels]
-    return parts[np.argsort(-parts[:, cv2.CC_STAT_AREA], kind="stable"), :4]
+    mask = (map01 > threshold).view(np.uint8)
+    outlines, nested = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    if any(_meets_at_a_corner(mask, outline[:, 0]) for outline in outlines):  # outlines join what shares a corner
+        parts = cv2.connectedComponentsWithStats(mask, connectivity=4)[2][1:].astype(int)  # x, y, width, height, pixels
+        parts = parts[parts[:, cv2.CC_STAT_AREA] >= minimum_pixels]
+        return parts[np.argsort(-parts[:, cv2.CC_STAT_AREA], kind="stable"), :4]
+    # Outlines take a tenth of the time of labels: a film has millions of pixels, and its regions some thousand at the
+    # border. Pick's theorem counts the others.
+    areas = [_pixels_within(outline, nested[0, k, 3] >= 0) for k, outline in enumerate(outlines)]
+    regions = []
+    for k, outline in enumerate(outlines):
+        outer = int(nested[0, k, 3])
+        if outer >= 0:
+            areas[outer] -= areas[k]
+        else:
+            regions.append((k, *outline[0, 0].tolist()[::-1]))  # it starts at its first pixel from above
+    found = sorted((-areas[k], row, column, k) for k, row, column in regions if areas[k] >= minimum_pixels)
+    return np.array([cv2.boundingRect(outlines[k]) for *_, k in found], int).reshape(-1, 4)
+
+
+def _pixels_within(outline: Int[np.ndarray, "N 1 2"], is_hole: bool) -> int:
+    """The pixels of a region whose border pixels are given in their order, or those of a hole that they enclose.
+
+    Pick's theorem for lattice points: enclosed + border = area + border / 2 + 1, also where the border passes a pixel
+    twice, and enclosed = area - border / 2 + 1.
+    """
+    steps = len(outline) if len(outline) > 1 else 0
+    half = -steps / 2 if is_hole else steps / 2
+    return round(cv2.contourArea(outline) + half + 1)
+
+
+def _meets_at_a_corner(mask: Integer[np.ndarray, "H W"], outline: Int[np.ndarray, "N 2"]) -> bool:
+    """Whether two neighbours of a closed outline share a corner, and no pixel of the mask shares a side with both."""
+    following = np.roll(outline, -1, axis=0)
+    slanted = (outline != following).all(axis=1)
+    (x, y), (next_x, next_y) = outline[slanted].T, following[slanted].T
+    return bool(((mask[y, next_x] == 0) & (mask[next_y, x] == 0)).any())

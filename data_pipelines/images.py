@@ -7,7 +7,6 @@ model's square by `Geometry`.
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -17,16 +16,16 @@ from PIL import Image, ImageOps
 
 from afloc_jax.errors import UserError
 from afloc_jax.files import LARGEST_FILE, read_regular
+from data_pipelines import dicom
 from data_pipelines.constants import IMAGE_SIZE, Equalization, GreyRule
-from data_pipelines.dicom import as_shown
 from data_pipelines.encoded import is_cut_png, is_interlaced_png, is_short_png, lacks_palette, unpacks_beyond
 
 SMALLEST_SIDE = 8  # pixels; anything smaller is a broken export, not a radiograph
 LARGEST_PIXELS = 170_000_000  # below Pillow's limit for decompression bombs; large mammograms have 30 million pixels
 MOST_SCANS = 64  # of a progressive JPEG; encoders write about ten
 _SCAN = b"\xff\xda"  # the marker of a scan, which no coded pixels contain
-_DICOM_SUFFIXES = (".dcm", ".dicom")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", *_DICOM_SUFFIXES)  # what `read_image` takes
+DICOM_SUFFIXES = (".dcm", ".dicom")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", *DICOM_SUFFIXES)  # what `read_image` takes
 
 
 class ImageError(UserError):
@@ -76,7 +75,7 @@ def decode_image(
     """`read_image` for the bytes of a file. `name` is used in errors and to recognise DICOM without a header."""
     if not data:
         raise ImageError(f"{name}: the file is empty")
-    if data[128:132] == b"DICM" or name.lower().endswith(_DICOM_SUFFIXES):
+    if data[128:132] == b"DICM" or name.lower().endswith(DICOM_SUFFIXES):
         pixels = _decode_dicom(data, name, accepted)
     elif rule == "cv2":
         pixels = _decode_by_opencv(data, name, accepted)
@@ -356,24 +355,12 @@ def _to_bytes(pixels: Real[np.ndarray, "*shape"], name: str) -> UInt8[np.ndarray
 
 
 def _decode_dicom(data: bytes, name: str, accepted: Accepted) -> UInt8[np.ndarray, "H W"]:
-    try:
-        import pydicom
-    except ImportError:
-        raise ImageError(f"{name}: reading DICOM needs one more package; run: pip install pydicom") from None
     if unpacks_beyond(data, accepted.unpacked):
         raise ImageError(f"{name}: more than {accepted.unpacked:,} bytes when unpacked")
     try:
-        dataset: Any = pydicom.dcmread(io.BytesIO(data), force=True)
-        if dataset.Rows * dataset.Columns * int(dataset.get("NumberOfFrames") or 1) > accepted.pixels:
-            raise ValueError(f"more than {accepted.pixels:,} pixels")
-        pixels = dataset.pixel_array
-        interpretation = str(dataset.get("PhotometricInterpretation", "MONOCHROME2"))
-        if pixels.ndim == 2:
-            return as_shown(pixels, dataset, interpretation)
+        pixels = dicom.decode(data, accepted.pixels)
+    except dicom.Refused as error:
+        raise ImageError(f"{name}: {error}") from None
     except MemoryError:
         raise ImageError(f"{name}: decoding takes more memory than there is") from None
-    except Exception as error:  # pydicom and its decoders can raise almost any exception
-        raise ImageError(f"{name}: not a readable DICOM image ({type(error).__name__}: {error})") from None
-    if pixels.ndim == 3 and pixels.shape[-1] == 3 and not interpretation.startswith("MONOCHROME"):
-        return np.asarray(Image.fromarray(_to_bytes(pixels, name)).convert("L"))
-    raise ImageError(f"{name}: a DICOM image of shape {list(pixels.shape)}; only single frames can be used")
+    return pixels if pixels.ndim == 2 else np.asarray(Image.fromarray(_to_bytes(pixels, name)).convert("L"))

@@ -1,5 +1,6 @@
 """Heat maps against SciPy, PyTorch and the reference numbers of the release."""
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -191,3 +192,17 @@ def test_cells_lie_where_a_strided_network_looks():
 def test_cells_that_no_stride_makes_are_refused():
     with pytest.raises(ValueError, match="stride"):
         heatmaps.upsample(np.zeros((5, 5)), 64, 64)
+
+
+def test_boxes_are_those_of_labelled_regions():
+    """The regions and their order as OpenCV labels them, for noise, smooth maps, holes and regions in holes."""
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        noise = rng.random(rng.integers(1, 60, 2)).astype(np.float32)
+        smooth = cv2.GaussianBlur(noise, (0, 0), rng.choice([0.4, 1, 3]))
+        map01 = cv2.resize(smooth, None, fx=rng.integers(1, 6), fy=rng.integers(1, 6))
+        threshold, least = np.quantile(map01, rng.random()), int(rng.choice([1, 9]))
+        parts = cv2.connectedComponentsWithStats((map01 > threshold).astype(np.uint8), connectivity=4)[2][1:]
+        parts = parts[parts[:, 4] >= least]
+        expected = parts[np.argsort(-parts[:, 4], kind="stable"), :4]
+        np.testing.assert_array_equal(heatmaps.boxes_from_map(map01, threshold, least), expected)

@@ -14,7 +14,14 @@ Arguments = argparse.ArgumentParser | argparse._ArgumentGroup
 
 def add_model_and_images(command: argparse.ArgumentParser) -> None:
     command.add_argument("model", type=path_or_bucket, metavar="MODEL", help="model folder")
-    command.add_argument("images", type=path, nargs="+", metavar="IMAGE", help="PNG, JPEG or DICOM, 8 or 16 bit")
+    command.add_argument(
+        "images",
+        type=path,
+        nargs="+",
+        metavar="IMAGE",
+        help="PNG, JPEG, TIFF, BMP or DICOM, 8 or 16 bit; a folder of them; or a pattern in quotes, such as "
+        "'a/**/*.dcm'",
+    )
 
 
 def add_builder(command: argparse.ArgumentParser) -> None:
@@ -40,6 +47,15 @@ def add_strict(command: argparse.ArgumentParser) -> None:
         action="store_true",
         help="refuse prompts with words that the model does not know, that are empty after cleaning, or whose end it "
         "does not read (default: they are named on stderr and in the JSON file)",
+    )
+
+
+def add_anew(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--anew",
+        action="store_true",
+        help="process images again that the same command has done before (default: it goes on where it was stopped, "
+        "with images that are new or have changed)",
     )
 
 

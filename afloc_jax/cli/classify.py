@@ -2,7 +2,7 @@
 
 from argparse import Namespace
 
-from afloc_jax.cli.arguments import add_compatible, add_model_and_images, add_strict, path
+from afloc_jax.cli.arguments import add_anew, add_compatible, add_model_and_images, add_strict, path
 from afloc_jax.cli.parser import Parser
 from afloc_jax.cli.printing import finish_images
 from afloc_jax.cli.settings import given_options, options_of
@@ -11,7 +11,10 @@ from data_pipelines.constants import CLASS_PROMPT
 
 OPTIONS = options_of(ClassificationSettings, ("classes", "framing", "aggregation"))
 
-EXAMPLE = "afloc classify runs/demo/model chest.png --class pneumonia --class edema --prompts chest --out scores.csv"
+EXAMPLE = (
+    "afloc classify runs/demo/model chest.png --class pneumonia --class edema --prompts chest --out scores.csv\n"
+    "  afloc classify runs/demo/model chests --class pneumonia --prompts chest --out scores.csv"
+)
 
 
 def add(command: Parser) -> None:
@@ -29,12 +32,13 @@ def add(command: Parser) -> None:
     )
     add_compatible(command)
     add_strict(command)
+    add_anew(command)
 
 
 def run(given: Namespace) -> int:
     from afloc_jax.inference.files import classify_files
 
     options = {"classes": None, **given_options(given, OPTIONS)}
-    how = {"prompts": given.prompts, "compatible": given.compatible, "strict": given.strict, **options}
-    done, failed = classify_files(given.model, given.images, out=given.out, **how)
-    return finish_images(done, failed, given.out)
+    how = {"prompts": given.prompts, "compatible": given.compatible, "strict": given.strict, "anew": given.anew}
+    done = classify_files(given.model, given.images, out=given.out, **how, **options)
+    return finish_images(done.now, done.before, done.failed, given.out)

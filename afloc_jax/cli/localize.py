@@ -2,15 +2,18 @@
 
 from argparse import Namespace
 
-from afloc_jax.cli.arguments import add_compatible, add_model_and_images, add_strict, path, threshold
+from afloc_jax.cli.arguments import add_anew, add_compatible, add_model_and_images, add_strict, path, threshold
 from afloc_jax.cli.parser import Parser
 from afloc_jax.cli.printing import finish_images
 
 EXAMPLE = (
-    'afloc localize runs/demo/model chest.png --prompt "small left pleural effusion" --out out\n\n'
-    "For image a.png and prompt k (from 0), writes a.k.heatmap.npy (float32, un-normalised similarity),\n"
-    "a.k.overlay.png, and one localize.json with boxes (x, y, width, height in original pixels). Results of\n"
-    "images of the same name begin with the names of their folders."
+    'afloc localize runs/demo/model chest.png --prompt "small left pleural effusion" --out out\n'
+    '  afloc localize runs/demo/model chests "more/**/*.dcm" --prompt effusion --prompt nodule --out out\n\n'
+    "Writes boxes.csv and localize.json: boxes (x, y, width, height in original pixels) and scores. For image\n"
+    "a.png that is named singly, and prompt k (from 0), also a.k.heatmap.npy (float32, un-normalised similarity)\n"
+    "and a.k.overlay.png at its size. For images of folders and patterns, which may be thousands, a.k.overlay.png of\n"
+    "at most 1,024 pixels; --maps and --overlays choose otherwise. Results of images of the same name begin with the\n"
+    "names of their folders. The same command goes on where it was stopped (docs/localize.md)."
 )
 
 
@@ -31,21 +34,41 @@ def add(command: Parser) -> None:
         default="original",
         help="write maps at the original size of the image, or of the zero-padded square, as the published release",
     )
+    command.add_argument(
+        "--maps",
+        choices=("npy", "npz", "png16", "none"),
+        help="files of maps: float32 as it is or compressed, or 16 bits with their range in localize.json (default: "
+        "npy for images named singly, else none)",
+    )
+    command.add_argument(
+        "--overlays",
+        choices=("original", "small", "none"),
+        help="size of overlays: the image's, or at most 1,024 pixels (default: original for images named singly, else "
+        "small)",
+    )
+    command.add_argument(
+        "--uids",
+        action="store_true",
+        help="write the SOP instance UIDs of DICOM files, which identify images, to boxes.csv and localize.json",
+    )
     add_compatible(command)
     add_strict(command)
+    add_anew(command)
 
 
 def run(given: Namespace) -> int:
     from afloc_jax.inference.files import localize_files
+    from afloc_jax.inference.outputs import Outputs
 
-    done, failed = localize_files(
+    done = localize_files(
         given.model,
         given.images,
         given.prompt,
         given.out,
         threshold=given.threshold,
-        square=given.map == "square",
+        outputs=Outputs(given.maps, given.overlays, given.map == "square", given.uids),
         compatible=given.compatible,
         strict=given.strict,
+        anew=given.anew,
     )
-    return finish_images(done, failed, given.out)
+    return finish_images(done.now, done.before, done.failed, given.out)

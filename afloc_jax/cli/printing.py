@@ -5,12 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
-def finish_images(done: int, failed: Sequence[str], out: Path) -> int:
-    """Prints the number of images that were processed; returns the exit status."""
+def finish_images(now: int, before: int, failed: Sequence[str], out: Path) -> int:
+    """Prints the number of images that were processed, now and by earlier calls; returns the exit status."""
+    earlier = f" ({before} before)" if before else ""
+    done = now + before
     if not failed:
-        print(f"{done} image{'s' if done != 1 else ''} done, results in {out}")
+        print(f"{done} image{'s' if done != 1 else ''} done{earlier}, results in {out}")
         return 0
-    print(f"afloc: {len(failed)} of {done + len(failed)} images failed, the others are in {out}", file=sys.stderr)
+    total = done + len(failed)
+    print(f"afloc: {len(failed)} of {total} images failed{earlier}, the others are in {out}", file=sys.stderr)
     return 1
 
 

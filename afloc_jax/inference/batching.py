@@ -15,7 +15,7 @@ Levels = TypeVar("Levels", ImageLevels, TextLevels)
 Given = TypeVar("Given")
 Made = TypeVar("Made")
 
-_THREADS = min(8, os.cpu_count() or 1)  # a decoded film and its copies take up to 100 MB
+THREADS = min(8, os.cpu_count() or 1)  # a decoded film and its copies take up to 100 MB
 _FEWEST_SLOTS = 16  # so that all short prompts take one compiled program
 
 
@@ -23,7 +23,7 @@ def in_threads(function: Callable[[Given], Made], values: Sequence[Given]) -> li
     """The results of a function that mostly runs without the interpreter's lock, such as decoding a picture."""
     if len(values) == 1:
         return [function(values[0])]
-    with ThreadPoolExecutor(_THREADS) as threads:
+    with ThreadPoolExecutor(THREADS) as threads:
         return list(threads.map(function, values))
 
 

@@ -1,34 +1,46 @@
 """Localisation and classification of image files, for `afloc localize` and `afloc classify`.
 
 An unreadable image is reported, and the other images are processed. Every file is written completely or not at all.
+While a command runs, a journal beside its results says which images are done; the same command goes on from there.
 """
 
 import dataclasses
-import functools
-import io
+import itertools
+import json
 import sys
-from collections.abc import Collection, Iterator, Sequence
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
 
-import cv2
 import numpy as np
-from jaxtyping import UInt8
-from tqdm import tqdm
 
 from afloc_jax.errors import UsageError, UserError
-from afloc_jax.files import AnyPath, Path, csv_text, user_path, write_json, write_whole
-from afloc_jax.inference.batching import in_threads
+from afloc_jax.files import (
+    AnyPath,
+    Path,
+    csv_lines,
+    fetched,
+    matching,
+    sha256_of,
+    user_path,
+    write_json,
+    write_whole,
+)
 from afloc_jax.inference.class_prompts import read_prompt_set
-from afloc_jax.inference.localization import Localization
+from afloc_jax.inference.films import Reading, films
+from afloc_jax.inference.inputs import list_images, output_names
+from afloc_jax.inference.journal import Journal, Result
 from afloc_jax.inference.model import Model, load
-from afloc_jax.inference.overlays import draw_boxes, overlay
+from afloc_jax.inference.outputs import BOX_COLUMNS, UID_COLUMN, Outputs, box_rows, write_image
 from afloc_jax.inference.prompt_reading import report_readings
-from afloc_jax.inference.squares import to_square
+from afloc_jax.inference.work import Done, Work
 from afloc_jax.inference.zero_shot import framing_of
 from afloc_jax.settings import Json
-from data_pipelines.constants import Framing, GreyRule
-from data_pipelines.images import ImageError, read_image
+from data_pipelines.constants import Framing
 from data_pipelines.reports import clean_prompt
 from data_pipelines.what_images import warning_on_drawings
+
+DEFAULT_OUTPUTS = Outputs()
+RESULTS = 1  # the number grows when results change, so that no run goes on with those of an earlier version
 
 
 def localize_files(
@@ -38,11 +50,12 @@ def localize_files(
     out: AnyPath,
     *,
     threshold: float = 0.3,
-    square: bool = False,
+    outputs: Outputs = DEFAULT_OUTPUTS,
     compatible: bool = False,
     strict: bool = False,
-) -> tuple[int, list[str]]:
-    """Writes a heat map and an overlay for every image and prompt, and localize.json.
+    anew: bool = False,
+) -> Done:
+    """Writes localize.json and boxes.csv, and maps and overlays as `outputs` says.
 
     Prompts that are empty after cleaning, have unknown words or do not fit are named there and on stderr; an empty one
     among others has no files.
@@ -52,57 +65,58 @@ def localize_files(
 
     Args:
         model: the model folder.
-        images: image files.
+        images: image files, folders and patterns, see `inputs.list_images`.
         prompts: phrases to localise.
         out: the output folder, created if needed.
         threshold: boxes enclose the values above it on the map scaled to [-1, 1].
-        square: write maps of the padded square instead of maps at original size.
+        outputs: the files to write.
         compatible: clean prompts, and read grey values, as the published release does.
         strict: refuse prompts that the model does not understand as a whole.
-
-    Returns:
-        The number of images processed, and the error messages of the others.
+        anew: process images again that an earlier call of the same kind has done.
 
     Raises:
-        UsageError: all prompts are empty after cleaning, or with `strict` one has a fault, or `out` is a file.
+        UsageError: all prompts are empty after cleaning, or with `strict` one has a fault, or `out` is a file, or a
+            folder or pattern has no image.
         UserError: the model folder is unusable.
     """
     not_empty(prompts, compatible)  # before the model is loaded, which takes seconds
     folder = make_folder(user_path(out, "--out"))
-    names = output_names(images)
+    given = list_images(images, out=folder)
+    names = output_names([one.path for one in given])
     loaded = load(model)
     readings = loaded.examine(prompts, compatible=compatible)
     report_readings(readings, strict)
-    asked = [k for k, reading in enumerate(readings) if reading.text]
-    entries: list[Json] = []
-    warned = 0
-    failed: list[str] = []
-    for batch in readable(names, loaded.batch_size, failed, loaded.grey_rule(compatible)):
-        pictures = [pixels for _, pixels in batch]
-        found = loaded.localize_each(pictures, [prompts[k] for k in asked], threshold, compatible)
-        for (path, pixels), of_image in zip(batch, found, strict=True):
-            write = functools.partial(_write_localization, folder, names[path], pixels, square)
-            files = dict(zip(asked, in_threads(write, list(zip(asked, of_image, strict=True))), strict=True))
-            written: list[Json] = [
-                {"prompt": "", **files.get(k, {}), "given": reading.given, "threshold": threshold, **reading.plain}
-                for k, reading in enumerate(readings)
-            ]
-            height, width = pixels.shape
-            entry: dict[str, Json] = {"image": str(path), "height": height, "width": width, "prompts": written}
-            warning = warning_on_drawings(loaded.config.trained_on, height, width)
-            warned += bool(warning)
-            entries.append({**entry, "warning": warning} if warning else entry)
-    content = {
-        "model": _described(model, loaded),
-        "map": "square" if square else "original",
+    asked = [reading.given for reading in readings if reading.text]
+    kind: dict[str, Json] = {
+        "prompts": [*prompts],
+        "threshold": threshold,
+        "map": "square" if outputs.square else "original",
         "compatible": compatible,
-        "calibrated": loaded.calibration is not None,
-        "images": entries,
-        "failed": failed,
     }
-    write_json(folder / "localize.json", content)
-    _warn(warned, len(entries))
-    return len(entries), failed
+    call = {"command": "localize", **kind, **dataclasses.asdict(outputs), **_identity(model, loaded)}
+    with Journal(folder / "localize.jsonl", call, anew=anew) as journal:
+        work = Work(given, journal, lambda result: files_are_there(folder, result))
+        wanted = [(one.path, outputs.reading(one.singly, compatible)) for one in work.left]
+        for batch in films(loaded, wanted, work.done.failed):
+            squares, geometries = np.stack([film.square for film in batch]), [film.geometry for film in batch]
+            found = loaded.localize_squares(squares, geometries, asked, threshold, compatible)
+            for film, of_image in zip(batch, found, strict=True):
+                warning = warning_on_drawings(loaded.config.trained_on, film.geometry.height, film.geometry.width)
+                singly = work.singly[film.path]
+                entry = write_image(folder, names[film.path], film, singly, outputs, readings, of_image, warning)
+                work.add(film, entry)
+        content: Result = {
+            "model": _described(model, loaded),
+            "map": kind["map"],
+            "compatible": compatible,
+            "calibrated": loaded.calibration is not None,
+        }
+        columns = [*BOX_COLUMNS, *([UID_COLUMN] if outputs.uids else [])]
+        rows = (row for entry in work.results() for row in box_rows(entry, outputs.uids))
+        write_whole(folder / "boxes.csv", csv_lines(itertools.chain([columns], rows)))
+        write_whole(folder / "localize.json", _json_parts(content, work.results(), work.done.failed))
+        _warn(sum("warning" in entry for entry in work.results()), work.done.now + work.done.before)
+        return work.finish()
 
 
 def classify_files(
@@ -116,7 +130,8 @@ def classify_files(
     framing: Framing | None = None,
     aggregation: str = "mean",
     strict: bool = False,
-) -> tuple[int, list[str]]:
+    anew: bool = False,
+) -> Done:
     """Writes a CSV with a row per image and a column per class, and a JSON file of that name with model and prompts.
 
     Phrases that are empty after cleaning, have unknown words or do not fit are named there and on stderr; an empty one
@@ -124,7 +139,7 @@ def classify_files(
 
     Args:
         model: the model folder.
-        images: image files.
+        images: image files, folders and patterns, see `inputs.list_images`.
         classes: names of classes; by default those of `prompts`.
         out: the CSV file.
         prompts: a JSON file or the name of a prompt set, see `afloc_jax.inference.class_prompts`.
@@ -132,13 +147,11 @@ def classify_files(
         framing: "pad" or "crop", see `Model.classify`. None stands for "crop" if `compatible`, else for "pad".
         aggregation: "mean" or "max", see `Model.classify`.
         strict: refuse phrases that the model does not understand as a whole.
-
-    Returns:
-        The number of images processed, and the error messages of the others.
+        anew: process images again that an earlier call of the same kind has done.
 
     Raises:
         UsageError: there is no class, or one has neither a word nor phrases, or the prompt set is unusable, or with
-            `strict` a phrase has a fault.
+            `strict` a phrase has a fault, or a folder or pattern has no image.
         UserError: the model folder is unusable.
     """
     prompt_set, framing = read_prompt_set(prompts), framing_of(framing, compatible)
@@ -155,46 +168,70 @@ def classify_files(
     if target.suffix.lower() == ".json":
         raise UsageError(f"--out {target}: how it was made goes into a .json beside the table; name a .csv")
     make_folder(target.parent)
+    given = list_images(images)
     loaded = load(model)
     every = dict.fromkeys(phrase for sides in phrases.values() for side in sides for phrase in side)
     readings = loaded.examine([*every], compatible=compatible)
     report_readings(readings, strict)
     if any(not reading.text for reading in readings):
         prompt_set = dataclasses.replace(prompt_set, classes=used)
-    failed: list[str] = []
-    rows: list[list[str]] = []
-    present: dict[str, Json] = {}
-    not_drawn: list[str] = []  # images of other kinds, if the model has seen drawings alone
-    for batch in readable(distinct(images), loaded.batch_size, failed, loaded.grey_rule()):
-        pixels = [image for _, image in batch]
-        scores, judged = loaded.classify_and_judge(pixels, classes, prompt_set, compatible, framing, aggregation)
-        present.update(
-            (str(path), dict(zip(classes, row, strict=True))) for (path, _), row in zip(batch, judged, strict=True)
-        )
-        warnings = [warning_on_drawings(loaded.config.trained_on, *image.shape) for image in pixels]
-        not_drawn += [str(path) for (path, _), warning in zip(batch, warnings, strict=True) if warning]
-        rows += [[str(path), *(f"{p:.6f}" for p in row)] for (path, _), row in zip(batch, scores, strict=True)]
-    write_whole(target, csv_text(["image", *classes], rows))
-    content = {
-        "model": _described(model, loaded),
-        "framing": framing,
-        "aggregation": aggregation,
-        "compatible": compatible,
-        "prompt_set": prompt_set.name,
-        "prompts": prompt_set.listing(classes),
-        "multiclass": prompt_set.multiclass,
-        "unknown_words": {reading.given: [*reading.unknown_words] for reading in readings if reading.unknown_words},
-        "truncated": [reading.given for reading in readings if reading.truncated],
-        "empty": [reading.given for reading in readings if not reading.text],
-        "calibrated": loaded.calibration is not None,
-        "present": present if loaded.calibration else None,
-        "failed": failed,
-    }
-    if not_drawn:
-        content["trained_on_drawings_but_these_are_none"] = not_drawn
-    write_json(target.with_suffix(".json"), content)
-    _warn(len(not_drawn), len(rows))
-    return len(rows), failed
+    how: dict[str, Json] = {"framing": framing, "aggregation": aggregation, "compatible": compatible}
+    listing: Result = prompt_set.listing(classes)
+    call = {"command": "classify", **how, "prompts": listing, "multiclass": prompt_set.multiclass}
+    with Journal(target.with_suffix(".jsonl"), {**call, **_identity(model, loaded)}, anew=anew) as journal:
+        work = Work(given, journal)
+        # The release classifies what Pillow reads, and so does `compatible` here.
+        for batch in films(loaded, [(one.path, Reading(framing)) for one in work.left], work.done.failed):
+            squares = np.stack([film.square for film in batch])
+            scores, judged = loaded.classify_squares(squares, classes, prompt_set, compatible, framing, aggregation)
+            for film, row, present in zip(batch, scores, judged, strict=True):
+                warning = warning_on_drawings(loaded.config.trained_on, film.geometry.height, film.geometry.width)
+                named = dict(zip(classes, present, strict=True))
+                work.add(film, {"scores": [f"{p:.6f}" for p in row], "present": named, "warning": bool(warning)})
+        rows = ([entry["image"], *entry["scores"]] for entry in work.results())
+        write_whole(target, csv_lines(itertools.chain([["image", *classes]], rows)))
+        content: Result = {
+            "model": _described(model, loaded),
+            **how,
+            "prompt_set": prompt_set.name,
+            "prompts": listing,
+            "multiclass": prompt_set.multiclass,
+            "unknown_words": {reading.given: [*reading.unknown_words] for reading in readings if reading.unknown_words},
+            "truncated": [reading.given for reading in readings if reading.truncated],
+            "empty": [reading.given for reading in readings if not reading.text],
+            "calibrated": loaded.calibration is not None,
+            "present": {one["image"]: one["present"] for one in work.results()} if loaded.calibration else None,
+            "failed": work.done.failed,
+        }
+        # Images of other kinds, if the model has seen drawings alone.
+        if not_drawn := [entry["image"] for entry in work.results() if entry["warning"]]:
+            content["trained_on_drawings_but_these_are_none"] = not_drawn
+        write_json(target.with_suffix(".json"), content)
+        _warn(len(not_drawn), work.done.now + work.done.before)
+        return work.finish()
+
+
+def files_are_there(folder: Path, entry: Result) -> bool:
+    """Whether the maps and overlays that an entry of localize.json names exist."""
+    names = (prompt.get(kind) for prompt in entry["prompts"] for kind in ("heatmap", "overlay"))
+    return all((folder / name).is_file() for name in names if name)
+
+
+def _identity(folder: AnyPath, model: Model) -> dict[str, Json]:
+    """What identifies a model in the journal: its weights, and the settings beside them."""
+    settings: dict[str, Json] = {path.name: sha256_of(path) for path in matching(fetched(folder), "*.json")}
+    return {"weights": model.weights_sha256, "settings": settings, "results": RESULTS}
+
+
+def _json_parts(content: Result, images: Iterable[Result], failed: list[str]) -> Iterator[str]:
+    """An object in JSON with the keys of `content`, and "images" and "failed", in parts."""
+    yield json.dumps(content, indent=2, ensure_ascii=False)[:-2] + ',\n  "images": ['
+    separator = "\n"
+    for entry in images:
+        yield separator + textwrap.indent(json.dumps(entry, indent=2, ensure_ascii=False), "    ")
+        separator = ",\n"
+    end = json.dumps({"failed": failed}, indent=2, ensure_ascii=False)
+    yield ("],\n" if separator == "\n" else "\n  ],\n") + end[2:] + "\n"
 
 
 def _described(folder: AnyPath, model: Model) -> dict[str, Json]:
@@ -212,80 +249,6 @@ def _warn(warned: int, images: int) -> None:
             "and numbers mean nothing",
             file=sys.stderr,
         )
-
-
-def distinct(images: Sequence[AnyPath]) -> list[Path]:
-    """The paths without repetitions, in their order. Raises UsageError where one is on remote storage."""
-    return list(dict.fromkeys(user_path(image) for image in images))
-
-
-def output_names(images: Sequence[AnyPath]) -> dict[Path, str]:
-    """The start of the file names of each image's results. All differ, also on file systems that ignore case."""
-    paths = distinct(images)
-    names: dict[Path, str] = {}
-    for path in paths:
-        parts = [*path.absolute().parent.parts[1:], path.stem]
-        same = [other for other in paths if other.stem.lower() == path.stem.lower()]
-        length = 1
-        while length < len(parts) and len(same) > 1:
-            length += 1
-            tail = "_".join(parts[-length:]).lower()
-            same = [o for o in same if "_".join([*o.absolute().parent.parts[1:], o.stem][-length:]).lower() == tail]
-        # a.png and a.jpg in one folder differ in their suffix only.
-        names[path] = "_".join(parts[-length:]) if len(same) == 1 else path.name
-    if len({name.lower() for name in names.values()}) < len(names):
-        raise UsageError("some images would write to the same file names; localise them into separate folders")
-    return names
-
-
-def readable(
-    paths: Collection[Path], size: int, failed: list[str], rule: GreyRule = "luma"
-) -> Iterator[list[tuple[Path, UInt8[np.ndarray, "_ _"]]]]:
-    """Batches of decoded images. The error of an unreadable image is printed on stderr and appended to `failed`."""
-    ordered = list(paths)
-    with tqdm(total=len(ordered), unit="image", disable=None) as progress:
-        for start in range(0, len(ordered), size):
-            batch: list[tuple[Path, UInt8[np.ndarray, "_ _"]]] = []
-            part = ordered[start : start + size]
-            for path, pixels in zip(part, in_threads(functools.partial(_read, rule=rule), part), strict=True):
-                if isinstance(pixels, ImageError):
-                    failed.append(str(pixels))
-                    progress.write(f"afloc: {pixels}", file=sys.stderr)
-                else:
-                    batch.append((path, pixels))
-            if batch:
-                yield batch
-            progress.update(len(part))
-
-
-def _read(path: Path, rule: GreyRule) -> UInt8[np.ndarray, "H W"] | ImageError:
-    try:
-        return read_image(path, rule)
-    except ImageError as error:
-        return error
-
-
-def _write_localization(
-    out: Path, stem: str, pixels: UInt8[np.ndarray, "H W"], square: bool, numbered: tuple[int, Localization]
-) -> dict[str, Json]:
-    name, found = f"{stem}.{numbered[0]}", numbered[1]
-    heatmap, picture = found.heatmap, pixels
-    if square:
-        heatmap, picture = found.square, to_square(pixels, found.square.shape[0])[0]
-    drawn = overlay(picture, heatmap)
-    drawn = drawn if square else draw_boxes(drawn, found.boxes)
-    buffer = io.BytesIO()
-    np.save(buffer, heatmap)
-    write_whole(out / f"{name}.heatmap.npy", buffer.getvalue())
-    write_whole(out / f"{name}.overlay.png", cv2.imencode(".png", drawn)[1].tobytes())
-    return {
-        "prompt": found.prompt,
-        "similarity": found.similarity,
-        "present": found.present,
-        "boxes": found.boxes.tolist(),
-        "heatmap": f"{name}.heatmap.npy",
-        "overlay": f"{name}.overlay.png",
-    }
 
 
 def check_prompts(prompts: Sequence[str], compatible: bool) -> None:

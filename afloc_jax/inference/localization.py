@@ -2,12 +2,15 @@
 
 import dataclasses
 import functools
+import os
 from collections.abc import Iterator, Sequence
 
+import cv2
 import numpy as np
 from jaxtyping import Float, Int
 
 from afloc_jax import heatmaps
+from afloc_jax.errors import UsageError
 from afloc_jax.inference.prompt_reading import PromptReading
 from afloc_jax.weights.calibration import PRESENT
 from data_pipelines.images import Geometry
@@ -55,16 +58,45 @@ class Localization:
         """
         return np.asarray(self.geometry.map_to_original(self.square), np.float32)
 
-    @functools.cached_property
+    @property
     def boxes(self) -> Int[np.ndarray, "K 4"]:
         """[K, 4] int: x, y, width, height in original pixels.
 
         There is one box per connected region in which the map, scaled to [-1, 1] by its own minimum and maximum,
         exceeds the threshold; the largest region comes first.
         """
-        lowest, highest = float(self.heatmap.min()), float(self.heatmap.max())
+        return self._found[0]
+
+    @property
+    def scores(self) -> Float[np.ndarray, " K"]:
+        """[K] float32: the largest value of `heatmap` in each box."""
+        return self._found[1]
+
+    @property
+    def cut(self) -> float:
+        """The value of `heatmap` above which regions have boxes: the threshold on the scale of the map."""
+        return self._found[2]
+
+    @property
+    def highest(self) -> float:
+        """The largest value of `heatmap`."""
+        return self._found[3]
+
+    def of_square(self) -> "Localization":
+        """The localisation in the padded square itself, whose boxes are in its pixels."""
+        side = self.geometry.side
+        return dataclasses.replace(self, geometry=Geometry(side, side, side))
+
+    @functools.cached_property
+    def _found(self) -> tuple[Int[np.ndarray, "K 4"], Float[np.ndarray, " K"], float, float]:
+        # The map is not kept for boxes alone.
+        heatmap = self.__dict__["heatmap"] if "heatmap" in self.__dict__ else self.geometry.map_to_original(self.square)
+        lowest, highest = cv2.minMaxLoc(heatmap)[:2]
         # The threshold is scaled instead of the map, which would need three more arrays of its size.
-        return heatmaps.boxes_from_map(self.heatmap, lowest + (self.threshold + 1) / 2 * (highest - lowest))
+        cut = lowest + (self.threshold + 1) / 2 * (highest - lowest)
+        boxes = heatmaps.boxes_from_map(heatmap, cut)
+        scores = [heatmap[y : y + height, x : x + width].max() for x, y, width, height in boxes]
+        return boxes, np.array(scores, np.float32), cut, highest
 
 
 def localizations(
@@ -101,6 +133,17 @@ def localizations(
             )
             for k, reading in enumerate(readings)
         ]
+
+
+def check_call(images: Sequence[object], texts: Sequence[str], threshold: float) -> None:
+    """Raises UsageError for a call without images or texts, or with a threshold that no map has."""
+    for what, given in (("images", images), ("prompts or classes", texts)):
+        if isinstance(given, str | os.PathLike):
+            raise UsageError(f"{what} must be a list, not one {type(given).__name__}")
+        if len(given) == 0:
+            raise UsageError(f"no {what} given; give at least one")
+    if not -1 < threshold < 1:
+        raise UsageError(f"threshold {threshold}: must lie between -1 and 1, the scale of a normalised map")
 
 
 def _cosine(a: Float[np.ndarray, " D"], b: Float[np.ndarray, " D"]) -> float:

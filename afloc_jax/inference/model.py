@@ -9,22 +9,22 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int, PyTree, UInt8
+from jaxtyping import Float, Int, UInt8
 from tokenizers import Tokenizer
 
 from afloc_jax import models
 from afloc_jax.errors import UsageError
 from afloc_jax.files import fetched
 from afloc_jax.inference import programs
-from afloc_jax.inference.batching import chunks, concatenate, in_threads, own_slots, pad, trim
+from afloc_jax.inference.batching import in_threads
 from afloc_jax.inference.class_prompts import ClassPhrases, PromptSet
-from afloc_jax.inference.localization import Localization, localizations
+from afloc_jax.inference.localization import Localization, check_call, localizations
 from afloc_jax.inference.pairs import Pairs, compute_pairs, grid
 from afloc_jax.inference.presence import evidence_of, presence_of_all
 from afloc_jax.inference.prompt_reading import PromptReading, read_prompt
 from afloc_jax.inference.squares import ImageInput, to_square
 from afloc_jax.inference.zero_shot import class_probabilities, class_scores, contrast_probabilities
-from afloc_jax.levels import ImageLevels, TextLevels, TokenBatch
+from afloc_jax.levels import ImageLevels, TextLevels
 from afloc_jax.models import build
 from afloc_jax.models.settings import ModelSettings
 from afloc_jax.seals import Verification
@@ -121,11 +121,9 @@ class Model:
         squares = np.asarray(squares)
         if squares.ndim != 3 or squares.dtype != np.uint8:
             raise UsageError(f"images must be uint8 [B, S, S], got {squares.dtype} {list(squares.shape)}")
-        parts = []
-        for rows, count, size in chunks(len(squares), self.batch_size):
-            parts.append(trim(programs.encode_images(self._network, self.variables, pad(squares[rows], size)), count))
+        levels = programs.levels_of_images(self._network, self.variables, squares, self.batch_size)
         self._verify()
-        return concatenate(parts)
+        return levels
 
     def embed_prompts(self, prompts: Sequence[str], *, compatible: bool = False) -> Float[np.ndarray, "T D"]:
         """The embeddings of whole prompts after cleaning. They are kept, so that every prompt is encoded once."""
@@ -142,14 +140,20 @@ class Model:
         how = self.tokenizer, self.config.prompts.max_tokens, self.config.unseen_pieces
         return [read_prompt(prompt, *how, compatible=compatible) for prompt in prompts]
 
+    def square_of(
+        self, image: ImageInput, framing: Framing = "pad", compatible: bool = False
+    ) -> tuple[UInt8[np.ndarray, "S S"], Geometry]:
+        """The square [S, S] that the model reads of a file or grey array [H, W] uint8, and where the image lies in it.
+
+        Raises UserError for an image that cannot be read or framed.
+        """
+        rule, equalize = self.grey_rule(compatible), self.config.preprocessing.equalize
+        return to_square(image, self.image_size, framing, rule, equalize)
+
     # Tasks
 
     def localize(
-        self,
-        images: Sequence[ImageInput],
-        prompts: Sequence[str],
-        threshold: float = 0.3,
-        compatible: bool = False,
+        self, images: Sequence[ImageInput], prompts: Sequence[str], threshold: float = 0.3, compatible: bool = False
     ) -> list[list[Localization]]:
         """Localises each prompt in each image.
 
@@ -169,23 +173,31 @@ class Model:
         return list(self.localize_each(images, prompts, threshold, compatible))
 
     def localize_each(
+        self, images: Sequence[ImageInput], prompts: Sequence[str], threshold: float = 0.3, compatible: bool = False
+    ) -> Iterator[list[Localization]]:
+        """`localize`, one image at a time, for maps at original size that do not all fit into memory."""
+        check_call(images, prompts, threshold)
+        for start in range(0, len(images), self.batch_size):
+            squares, geometries = self._squares(images[start : start + self.batch_size], compatible=compatible)
+            yield from self.localize_squares(squares, geometries, prompts, threshold, compatible)
+
+    def localize_squares(
         self,
-        images: Sequence[ImageInput],
+        squares: UInt8[np.ndarray, "B S S"],
+        geometries: Sequence[Geometry],
         prompts: Sequence[str],
         threshold: float = 0.3,
         compatible: bool = False,
     ) -> Iterator[list[Localization]]:
-        """`localize`, one image at a time, for maps at original size that do not all fit into memory."""
-        _check_call(images, prompts, threshold)
+        """`localize_each` for images that were framed already, see `square_of`."""
+        check_call(geometries, prompts, threshold)
         read = self.read_prompts(prompts, compatible=compatible)
         readings = self.examine(prompts, compatible=compatible)
         reports, queries = self._prompt_vectors(read)
-        for start in range(0, len(images), self.batch_size):
-            squares, geometries = self._squares(images[start : start + self.batch_size], compatible=compatible)
-            image_of, text_of = grid(len(squares), len(read))
-            found = self._pairs(squares, image_of, queries, text_of, peaks=self.calibration is not None)
-            present = presence_of_all(self.calibration, found, queries, read)
-            yield from localizations(found.maps, found.images, reports, geometries, readings, threshold, present)
+        image_of, text_of = grid(len(squares), len(read))
+        found = self._pairs(squares, image_of, queries, text_of, peaks=self.calibration is not None)
+        present = presence_of_all(self.calibration, found, queries, read)
+        yield from localizations(found.maps, found.images, reports, geometries, readings, threshold, present)
 
     def heatmaps_of_squares(
         self, images: UInt8[np.ndarray, "B S S"], prompts: Sequence[str], *, compatible: bool = False
@@ -253,29 +265,30 @@ class Model:
         Returns:
             [images, classes] float32.
         """
-        return self.classify_and_judge(images, classes, prompts, compatible, framing, aggregation)[0]
+        check_call(images, classes, 0.0)
+        squares = self._squares(images, framing)[0]
+        return self.classify_squares(squares, classes, prompts, compatible, framing, aggregation)[0]
 
-    def classify_and_judge(
+    def classify_squares(
         self,
-        images: Sequence[ImageInput],
+        squares: UInt8[np.ndarray, "I S S"],
         classes: Sequence[str],
         prompts: Mapping[str, ClassPhrases] | PromptSet | None = None,
         compatible: bool = False,
         framing: Framing = "pad",
         aggregation: str = "mean",
     ) -> tuple[Float[np.ndarray, "I C"], list[list[float | None]]]:
-        """`classify`, and for each image the calibrated probability that each class is present, asked by its name.
+        """`classify` of framed images, and the calibrated probability that each class is present, asked by its name.
 
         The latter is None for a model that is not calibrated, for cropped images, and for "No finding".
         """
-        _check_call(images, classes, 0.0)
         prompt_set = prompts if isinstance(prompts, PromptSet) else PromptSet(classes=prompts or {})
-        squares, how = self._squares(images, framing)[0], (classes, prompt_set, compatible, aggregation)
+        how = classes, prompt_set, compatible, aggregation
         if self.calibration is None or framing != "pad":
             probabilities = self.classify_embedded(np.asarray(self.embed_squares(squares).whole), *how)
-            return probabilities, [[None] * len(classes) for _ in images]
+            return probabilities, [[None] * len(classes) for _ in squares]
         names = self.read_prompts([name.replace("_", " ") for name in classes])
-        queries, (image_of, text_of) = self._prompt_vectors(names).queries, grid(len(images), len(names))
+        queries, (image_of, text_of) = self._prompt_vectors(names).queries, grid(len(squares), len(names))
         found = self._pairs(squares, image_of, queries, text_of, maps=False, peaks=True)
         present = presence_of_all(self.calibration, found, queries, names)
         return self.classify_embedded(found.images, *how), present
@@ -319,8 +332,7 @@ class Model:
     def _squares(
         self, images: Sequence[ImageInput], framing: Framing = "pad", compatible: bool = False
     ) -> tuple[UInt8[np.ndarray, "B S S"], list[Geometry]]:
-        rule, equalize = self.grey_rule(compatible), self.config.preprocessing.equalize
-        square = functools.partial(to_square, size=self.image_size, framing=framing, rule=rule, equalize=equalize)
+        square = functools.partial(self.square_of, framing=framing, compatible=compatible)
         pairs = in_threads(square, images)
         return np.stack([square for square, _ in pairs]), [geometry for _, geometry in pairs]
 
@@ -339,15 +351,10 @@ class Model:
         return PromptVectors(np.stack(reports), np.stack(queries))
 
     def _embed_clean_texts(self, texts: Sequence[str]) -> TextLevels:
-        slots, parts = self.config.prompts.max_tokens, []
-        tokens = tokenize(self.tokenizer, list(texts), slots)
-        arrays: dict[str, PyTree] = {**tokens}
-        for rows, some, size in chunks(len(texts), self.batch_size):
-            part = rows, slice(own_slots(tokens["word_ids"][rows]))
-            cut: dict[str, PyTree] = {name: pad(array[part[: array.ndim]], size) for name, array in arrays.items()}
-            parts.append(trim(programs.encode_texts(self._network, self.variables, TokenBatch(**cut), slots), some))
+        tokens = tokenize(self.tokenizer, list(texts), self.config.prompts.max_tokens)
+        levels = programs.levels_of_texts(self._network, self.variables, tokens, self.batch_size)
         self._verify()
-        return concatenate(parts)
+        return levels
 
     def _queries(self, texts: TextLevels) -> Float[np.ndarray, "B D"]:
         return np.asarray(self.heatmap_settings.query(texts))
@@ -386,13 +393,3 @@ def initial_variables(architecture: ModelSettings, seed: int) -> model_folder.Va
     """Random variables of an architecture, the same for the same seed."""
     # jit removes the forward pass, which Flax traces for shapes only; the random values remain.
     return jax.jit(models.initial_variables, static_argnums=0)(build(architecture), jax.random.key(seed))
-
-
-def _check_call(images: Sequence[ImageInput], texts: Sequence[str], threshold: float) -> None:
-    for what, given in (("images", images), ("prompts or classes", texts)):
-        if isinstance(given, str | os.PathLike):
-            raise UsageError(f"{what} must be a list, not one {type(given).__name__}")
-        if len(given) == 0:
-            raise UsageError(f"no {what} given; give at least one")
-    if not -1 < threshold < 1:
-        raise UsageError(f"threshold {threshold}: must lie between -1 and 1, the scale of a normalised map")

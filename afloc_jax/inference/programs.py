@@ -4,11 +4,14 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, PyTree, UInt8
 
 from afloc_jax.heatmaps import HeatmapSettings
-from afloc_jax.levels import TokenBatch
+from afloc_jax.inference.batching import chunks, concatenate, own_slots, pad, trim
+from afloc_jax.levels import ImageLevels, TextLevels, TokenBatch
 from afloc_jax.models import AFLoc
+from data_pipelines.tokens import TokenArrays
 
 
 # The network is static and hashable, so models of one architecture (trained and untrained) share compiled programs.
@@ -49,3 +52,23 @@ def peaks_of(
     dots = jnp.einsum("phwd,pd->phw", regions, queries, precision=jax.lax.Precision.HIGHEST)
     norms = jnp.linalg.norm(regions, axis=-1) * jnp.linalg.norm(queries, axis=-1)[:, None, None]
     return (dots / jnp.where(norms > 0, norms, 1)).max((-2, -1))
+
+
+def levels_of_images(network: AFLoc, variables: PyTree, squares: UInt8[np.ndarray, "B S S"], most: int) -> ImageLevels:
+    """`encode_images` for any number of squares, at most `most` at once, as NumPy arrays."""
+    parts = [
+        trim(encode_images(network, variables, pad(squares[rows], size)), count)
+        for rows, count, size in chunks(len(squares), most)
+    ]
+    return concatenate(parts)
+
+
+def levels_of_texts(network: AFLoc, variables: PyTree, tokens: TokenArrays, most: int) -> TextLevels:
+    """`encode_texts` for any number of texts, at most `most` at once, in as many slots as they need."""
+    slots, parts = tokens["word_ids"].shape[1], []
+    arrays: dict[str, PyTree] = {**tokens}
+    for rows, some, size in chunks(len(tokens["word_ids"]), most):
+        part = rows, slice(own_slots(tokens["word_ids"][rows]))
+        cut: dict[str, PyTree] = {name: pad(array[part[: array.ndim]], size) for name, array in arrays.items()}
+        parts.append(trim(encode_texts(network, variables, TokenBatch(**cut), slots), some))
+    return concatenate(parts)

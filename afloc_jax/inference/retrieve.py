@@ -1,6 +1,5 @@
 """Retrieval of images for a text and of texts for an image, from files, for `afloc retrieve`."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,11 +8,12 @@ from jaxtyping import Float
 
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.files import AnyPath, Path, csv_text, user_path, write_whole
-from afloc_jax.inference.files import check_prompts, make_folder, readable
+from afloc_jax.inference.files import check_prompts, make_folder
+from afloc_jax.inference.films import Reading, films
+from afloc_jax.inference.inputs import list_images
 from afloc_jax.inference.model import load
 from afloc_jax.inference.prompt_reading import report_readings
 from afloc_jax.tables import read_text
-from data_pipelines.images import IMAGE_SUFFIXES
 
 COLUMNS = ("direction", "query", "rank", "similarity", "found")
 
@@ -43,7 +43,7 @@ def retrieve_files(
 
     Args:
         model: the model folder.
-        images: a folder of images, with its subfolders, or one image.
+        images: a folder of images, with its subfolders, a pattern, or one image, see `inputs.list_images`.
         queries: texts to find images for.
         texts: a file with one text a line, from which texts are found for each image.
         top: the number of results per query.
@@ -66,7 +66,7 @@ def retrieve_files(
     check_prompts([*queries, *lines], compatible)
     if top < 1:
         raise UsageError(f"--top {top}: must be at least 1")
-    paths = _image_files(user_path(images, "--images"))
+    paths = _image_files(images)
     target = None if out is None else user_path(out, "--out")
     if target is not None:
         make_folder(target.parent)
@@ -75,9 +75,9 @@ def retrieve_files(
     failed: list[str] = []
     names: list[Path] = []
     embedded = []
-    for batch in readable(paths, loaded.batch_size, failed, loaded.grey_rule()):
-        names += [path for path, _ in batch]
-        embedded.append(np.asarray(loaded.embed_images([pixels for _, pixels in batch]).whole))
+    for batch in films(loaded, [(path, Reading()) for path in paths], failed):
+        names += [film.path for film in batch]
+        embedded.append(np.asarray(loaded.embed_squares(np.stack([film.square for film in batch])).whole))
     if not names:
         raise UserError(f"none of the {len(paths)} images in {images} can be read")
     reports = np.asarray(loaded.embed_texts([*queries, *lines], compatible=compatible).report)
@@ -116,16 +116,11 @@ def cosine_similarity(images: Float[np.ndarray, "I D"], texts: Float[np.ndarray,
     return np.asarray(unit(images) @ unit(texts).T)
 
 
-def _image_files(images: Path) -> list[Path]:
-    if images.is_file():
-        return [images]
-    if not images.is_dir():
+def _image_files(images: AnyPath) -> list[Path]:
+    found = list_images([images], "--images")
+    if found[0].singly and not found[0].path.is_file():
         raise UsageError(f"--images {images}: no such folder")
-    files = (Path(folder) / name for folder, _, names in os.walk(images) for name in names)
-    found = sorted(path for path in files if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
-    if not found:
-        raise UsageError(f"--images {images}: holds no image ({', '.join(IMAGE_SUFFIXES)})")
-    return found
+    return [one.path for one in found]
 
 
 def _read_lines(path: Path) -> list[str]:

@@ -104,11 +104,12 @@ def test_localisation_and_classification_give_the_presence_of_the_same_evidence(
         z = logit(values)
         assert [one.present for one in of_image] == pytest.approx([sigmoid(z[0]), sigmoid(z[1] / 2 - 1), None])
         assert [one.is_absent for one in of_image] == [sigmoid(z[0]) < 0.5, sigmoid(z[1] / 2 - 1) < 0.5, False]
-    probabilities, judged = model.classify_and_judge(pictures, ["Edema", "No_finding"])
+    squares = np.stack([model.square_of(picture)[0] for picture in pictures])
+    probabilities, judged = model.classify_squares(squares, ["Edema", "No_finding"])
     np.testing.assert_allclose(probabilities, model.classify(pictures, ["Edema", "No_finding"]))
     by_name = model.localize(pictures, ["edema"])
     assert judged == [[pytest.approx(one.present, abs=1e-6), None] for (one,) in by_name]
-    assert model.classify_and_judge(pictures, ["Edema"], framing="crop")[1] == [[None]] * len(pictures)
+    assert model.classify_squares(squares, ["Edema"], framing="crop")[1] == [[None]] * len(pictures)
 
 
 def test_commands_write_presence(calibrated, picture, tmp_path):

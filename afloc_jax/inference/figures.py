@@ -1,0 +1,187 @@
+"""Pictures of a localisation that explain themselves: the map on the image, and below it what was asked and found.
+
+Nothing is written on the image, so that side markers stay as they are. Where the map is below the threshold the image
+is clear; above it the colours run from the threshold to the highest value of the map. They are the upper part of
+inferno, whose lightness grows evenly: it is read in grey print and by colour-blind readers. Boxes are sky blue of the
+palette of Okabe and Ito (2008), on a dark edge.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import cv2
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+from afloc_jax.inference.localization import Localization
+from data_pipelines.images import Geometry
+
+MOST_SIDE = 1024  # pixels of a small picture
+_NARROWEST = 420  # pixels that a caption needs
+_OPACITY = 0.35, 0.6  # at the threshold and at the maximum of the map
+_COLOURS = 0.38, 0.9  # the part of inferno: what is darker is lost on a film, and what is lighter on bone
+_PAPER, _INK, _FAINT, _WARNING = (16, 16, 18), (240, 240, 240), (168, 170, 174), (240, 200, 90)
+_BOX = (86, 180, 233)
+
+
+@dataclass(frozen=True)
+class Caption:
+    """What is written below an image.
+
+    Attributes:
+        title: the prompt.
+        facts: short statements, such as "score 0.63", which share lines.
+        warnings: sentences of which each has its own line.
+        lowest, highest: the values at the ends of the colour bar: the threshold and the maximum of the map.
+    """
+
+    title: str
+    facts: Sequence[str]
+    warnings: Sequence[str]
+    lowest: float
+    highest: float
+
+
+def figure(
+    picture: UInt8[np.ndarray, "h w"], found: Localization, caption: Caption, most_side: int | None = None
+) -> UInt8[np.ndarray, "H W 3"]:
+    """The picture with the map and the boxes, and the caption below. Where the prompt is judged absent there are none.
+
+    Args:
+        picture: the image at original size or smaller.
+        found: the localisation in it.
+        caption: what to write.
+        most_side: the sides of the figure have at most so many pixels, for which the picture is made smaller; None
+            keeps its size.
+
+    Returns:
+        [H, W, 3] uint8, red, green and blue: as wide as the picture, or wider where the caption needs it.
+    """
+    picture, strip = _laid_out(picture, caption, most_side)
+    height, width = picture.shape
+    heatmap = Geometry(height, width, found.geometry.side).map_to_original(found.square)
+    scale = np.tile([width / found.geometry.width, height / found.geometry.height], 2)
+    canvas = np.empty((height + len(strip), strip.shape[1], 3), np.uint8)
+    canvas[:height] = _PAPER
+    left = (strip.shape[1] - width) // 2
+    tint = tinted(picture, heatmap, caption.lowest, caption.highest)
+    canvas[:height, left : left + width] = tint if found.is_absent else draw_boxes(tint, found.boxes * scale)
+    canvas[height:] = strip
+    return canvas
+
+
+def _laid_out(
+    picture: UInt8[np.ndarray, "h w"], caption: Caption, most_side: int | None
+) -> tuple[UInt8[np.ndarray, "h2 w2"], UInt8[np.ndarray, "strip W 3"]]:
+    """The picture, made smaller where it and the caption would exceed `most_side`, and the caption."""
+    side = most_side or max(picture.shape)
+    while True:
+        shown = smaller(picture, side)
+        strip = _strip(caption, max(shown.shape[1], _NARROWEST))
+        if not most_side or side == 1 or len(shown) + len(strip) <= most_side:
+            return shown, strip
+        side = max(1, int(side * min(0.99, max(0, most_side - len(strip)) / len(shown))))
+
+
+def tinted(
+    picture: UInt8[np.ndarray, "h w"], heatmap: Float[np.ndarray, "h w"], lowest: float, highest: float
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The grey picture with colours where the map exceeds `lowest`, and a line around these regions."""
+    if picture.shape != heatmap.shape:
+        raise ValueError(f"image {picture.shape} and heat map {heatmap.shape} differ in size")
+    drawn = np.repeat(picture[:, :, None], 3, axis=2)
+    seen = heatmap > lowest
+    if not seen.any():
+        return drawn
+    share = np.clip((heatmap[seen] - lowest) / (highest - lowest), 0, 1)
+    colours = _colours()[(255 * share).astype(np.uint8)]
+    opacity = (_OPACITY[0] + (_OPACITY[1] - _OPACITY[0]) * share)[:, None]
+    drawn[seen] = np.rint((1 - opacity) * drawn[seen] + opacity * colours).astype(np.uint8)
+    outlines, _ = cv2.findContours(seen.view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    line = max(1, round(max(picture.shape) / 700))
+    cv2.drawContours(drawn, outlines, -1, _colours()[60].tolist(), line, cv2.LINE_AA)
+    return drawn
+
+
+def draw_boxes(picture: UInt8[np.ndarray, "h w 3"], boxes: Float[np.ndarray, "K 4"]) -> UInt8[np.ndarray, "h w 3"]:
+    """A copy of a picture with boxes (x, y, width, height in pixels) on it."""
+    drawn = picture.copy()
+    line = max(2, round(max(picture.shape[:2]) / 400))
+    for colour, thickness in (((0, 0, 0), line + 2), (_BOX, line)):
+        for x, y, width, height in boxes:
+            corners = (round(x), round(y)), (max(round(x), round(x + width) - 1), max(round(y), round(y + height) - 1))
+            cv2.rectangle(drawn, *corners, color=colour, thickness=thickness)
+    return drawn
+
+
+def smaller(picture: UInt8[np.ndarray, "H W"], most_side: int) -> UInt8[np.ndarray, "h w"]:
+    """The picture with sides of at most `most_side` pixels, by area interpolation; one that is small stays as it is."""
+    longest = max(picture.shape)
+    if longest <= most_side:
+        return picture
+    height, width = (max(1, round(side * most_side / longest)) for side in picture.shape)
+    return np.asarray(cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _colours() -> UInt8[np.ndarray, "256 3"]:
+    steps = np.linspace(255 * _COLOURS[0], 255 * _COLOURS[1], 256).round().astype(np.uint8)[None]
+    return np.asarray(cv2.applyColorMap(steps, cv2.COLORMAP_INFERNO)[0, :, ::-1])
+
+
+def _strip(caption: Caption, width: int) -> UInt8[np.ndarray, "h {width} 3"]:
+    """The caption: the prompt over the facts at the left, the colour bar at the right, warnings below."""
+    size = max(13, round(width / 40))
+    large, small = _font(round(1.2 * size)), _font(size)
+    margin, gap = round(1.1 * size), round(0.45 * size)
+    bar = round(0.3 * width)
+    room = width - bar - 3 * margin
+    rows = [(line, large, _INK) for line in _wrapped(caption.title, large, room, most=3)]
+    rows += [(line, small, _FAINT) for line in _wrapped("  \u00b7  ".join(caption.facts), small, room, most=3)]
+    below = [line for warning in caption.warnings for line in _wrapped(warning, small, width - 2 * margin, most=2)]
+    rows_height = sum(int(1.25 * font.size) for _, font, _ in rows)
+    bar_height = round(1.1 * size) + gap + round(1.25 * size)
+    height = 2 * margin + max(rows_height, bar_height) + (gap + len(below) * round(1.25 * size) if below else 0)
+    image = Image.new("RGB", (width, height), _PAPER)
+    draw = ImageDraw.Draw(image)
+    top = margin
+    for line, font, colour in rows:
+        draw.text((margin, top), line, colour, font)
+        top += int(1.25 * font.size)
+    left = width - margin - bar
+    scale = np.linspace(0, 255, bar).astype(np.uint8)
+    ramp = np.broadcast_to(_colours()[scale], (round(1.1 * size), bar, 3))
+    image.paste(Image.fromarray(np.ascontiguousarray(ramp)), (left, margin))
+    under = margin + round(1.1 * size) + gap
+    draw.text((left, under), f"threshold {caption.lowest:.3g}", _FAINT, small)
+    draw.text((left + bar, under), f"{caption.highest:.3g}", _FAINT, small, anchor="ra")
+    top = margin + max(rows_height, bar_height) + gap
+    for line in below:
+        draw.text((margin, top), line, _WARNING, small)
+        top += round(1.25 * size)
+    return np.asarray(image)
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    return cast(
+        ImageFont.FreeTypeFont, ImageFont.load_default(size)
+    )  # with a size it is none of Pillow's small bitmaps
+
+
+def _wrapped(text: str, font: ImageFont.FreeTypeFont, room: int, most: int) -> list[str]:
+    """The text in lines that fit into so many pixels; what does not fit into `most` lines ends in an ellipsis."""
+    lines = [""]
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}" if lines[-1] else word
+        if not lines[-1] or font.getlength(longer) <= room:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    kept = lines[:most]
+    for k, line in enumerate(kept):
+        whole = font.getlength(line) <= room and (k + 1 < most or len(lines) <= most)
+        while not whole and line and font.getlength(f"{line}\u2026") > room:
+            line = line[:-1]
+        kept[k] = line if whole else f"{line}\u2026"
+    return [line.strip() for line in kept if line.strip()]

@@ -1,0 +1,187 @@
+"""What `afloc localize` writes of an image: maps, overlays, and its entries in localize.json and boxes.csv."""
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import cv2
+import numpy as np
+from jaxtyping import Float, UInt16
+
+from afloc_jax.files import Path, write_whole
+from afloc_jax.inference.batching import in_threads
+from afloc_jax.inference.figures import MOST_SIDE, Caption, figure
+from afloc_jax.inference.films import Film, Reading
+from afloc_jax.inference.inputs import OVERLAY, PNG_MAP
+from afloc_jax.inference.journal import Result
+from afloc_jax.inference.localization import Localization
+from afloc_jax.inference.prompt_reading import PromptReading
+from data_pipelines.images import encode_png
+
+Maps: TypeAlias = Literal["npy", "npz", "png16", "none"]
+Overlays: TypeAlias = Literal["original", "small", "none"]
+MAPS: tuple[Maps, ...] = ("npy", "npz", "png16", "none")
+OVERLAYS: tuple[Overlays, ...] = ("original", "small", "none")
+BOX_COLUMNS = ("image", "prompt", "present", "x", "y", "width", "height", "score", "mm_per_pixel_x", "mm_per_pixel_y")
+UID_COLUMN = "sop_instance_uid"
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What is written for each image and prompt. None stands for the rule of `for_image`.
+
+    Attributes:
+        maps: the form of map files: "npy" and "npz" hold float32, "png16" 16 bits between two values that localize.json
+            names.
+        overlays: at the image's original size, with sides of at most `MOST_SIDE` pixels, or none.
+        square: maps and overlays are those of the padded square.
+        uids: the SOP instance UIDs of DICOM files are written to boxes.csv and localize.json.
+    """
+
+    maps: Maps | None = None
+    overlays: Overlays | None = None
+    square: bool = False
+    uids: bool = False
+
+    def for_image(self, singly: bool) -> tuple[Maps, Overlays]:
+        """The maps and overlays of an image that was named singly, or found in a folder or by a pattern."""
+        usual: tuple[Maps, Overlays] = ("npy", "original") if singly else ("none", "small")
+        return self.maps or usual[0], self.overlays or usual[1]
+
+    def reading(self, singly: bool, compatible: bool) -> Reading:
+        """How such an image is read."""
+        sides = {"original": None, "small": MOST_SIDE, "none": 0}
+        return Reading("pad", compatible, 0 if self.square else sides[self.for_image(singly)[1]])
+
+
+def write_image(
+    folder: Path,
+    stem: str,
+    film: Film,
+    singly: bool,
+    how: Outputs,
+    readings: Sequence[PromptReading],
+    found: Sequence[Localization],
+    warning: str,
+) -> Result:
+    """Writes the files of an image and returns its entry in localize.json.
+
+    Args:
+        folder: the output folder.
+        stem: the start of the names of its files.
+        film: the image.
+        singly: whether the user named it singly.
+        how: what is written.
+        readings: how the model reads each prompt. Those that are empty have no localisation and no files.
+        found: the localisations of the other prompts.
+        warning: what is wrong with the image for this model; empty if nothing is.
+
+    Raises OSError.
+    """
+    maps, overlays = how.for_image(singly)
+    asked = [k for k, reading in enumerate(readings) if reading.text]
+
+    def write(numbered: tuple[int, Localization]) -> Result:
+        k, one = numbered
+        entry = _entry(one)
+        if maps != "none":
+            entry |= _write_map(folder, f"{stem}.{k}", one.square if how.square else one.heatmap, maps)
+        if overlays != "none":
+            entry["overlay"] = f"{stem}.{k}{OVERLAY}"
+            _write_overlay(folder / entry["overlay"], film, one, readings[k], overlays, how.square, warning)
+        one.__dict__.pop("heatmap", None)  # 30 MB of a film
+        return entry
+
+    files = dict(zip(asked, in_threads(write, list(zip(asked, found, strict=True))), strict=True))
+    prompts = [
+        {"prompt": "", **files.get(k, {}), "given": reading.given, **reading.plain}
+        for k, reading in enumerate(readings)
+    ]
+    geometry, header = film.geometry, film.header
+    entry: Result = {"height": geometry.height, "width": geometry.width}
+    if header and header.spacing:
+        entry["mm_per_pixel"] = [header.spacing[1], header.spacing[0]]
+    if header and how.uids:
+        entry[UID_COLUMN] = header.sop_instance_uid
+    entry["prompts"] = prompts
+    return {**entry, "warning": warning} if warning else entry
+
+
+def box_rows(entry: Result, uids: bool) -> Iterator[list[str | float | None]]:
+    """The rows of boxes.csv (`BOX_COLUMNS`, and `UID_COLUMN` if `uids`) of an image's entry in localize.json.
+
+    Prompts that are judged absent have none.
+    """
+    spacing = entry.get("mm_per_pixel") or [None, None]
+    for prompt in (one for one in entry["prompts"] if not one.get("absent")):
+        for box, score in zip(prompt.get("boxes", ()), prompt.get("scores", ()), strict=True):
+            row = [entry["image"], prompt["given"], prompt["present"], *box, score, *spacing]
+            yield [*row, entry.get(UID_COLUMN)] if uids else row
+
+
+def _entry(found: Localization) -> Result:
+    return {
+        "prompt": found.prompt,
+        "similarity": found.similarity,
+        "present": found.present,
+        "absent": found.is_absent,
+        "boxes": found.boxes.tolist(),
+        "scores": [float(f"{score:.6g}") for score in found.scores],
+        "threshold": found.threshold,
+    }
+
+
+def _write_map(folder: Path, name: str, heatmap: Float[np.ndarray, "H W"], form: Maps) -> Result:
+    buffer = io.BytesIO()
+    if form == "png16":
+        lowest, highest = float(heatmap.min()), float(heatmap.max())
+        write_whole(folder / f"{name}{PNG_MAP}", cv2.imencode(".png", sixteen_bits(heatmap))[1].tobytes())
+        return {"heatmap": f"{name}{PNG_MAP}", "heatmap_range": [lowest, highest]}
+    if form == "npz":
+        np.savez_compressed(buffer, heatmap=heatmap)
+    else:
+        np.save(buffer, heatmap)
+    write_whole(folder / f"{name}.heatmap.{form}", buffer.getvalue())
+    return {"heatmap": f"{name}.heatmap.{form}"}
+
+
+def sixteen_bits(heatmap: Float[np.ndarray, "H W"]) -> UInt16[np.ndarray, "H W"]:
+    """The map scaled to 0..65535 by its own minimum and maximum. A constant map becomes zeros."""
+    lowest, highest = float(heatmap.min()), float(heatmap.max())
+    factor = 65535 / (highest - lowest) if highest > lowest else 0.0
+    return np.asarray(np.rint((heatmap - lowest) * factor), np.uint16)
+
+
+def _write_overlay(
+    path: Path,
+    film: Film,
+    found: Localization,
+    reading: PromptReading,
+    overlays: Overlays,
+    square: bool,
+    warning: str,
+) -> None:
+    picture = film.picture
+    if square:
+        picture, found = film.square, found.of_square()
+    if picture is None:
+        raise ValueError(f"{film.path.name} was read without a picture to draw on")
+    drawn = figure(picture, found, caption_of(found, reading, warning), MOST_SIDE if overlays == "small" else None)
+    write_whole(path, encode_png(drawn[:, :, ::-1]))
+
+
+def caption_of(found: Localization, reading: PromptReading, warning: str) -> Caption:
+    """What is written below an overlay."""
+    boxes = len(found.boxes)
+    facts = ["presence not calibrated" if found.present is None else f"present: {found.present:.2f}"]
+    facts.append(f"score {found.scores.max():.3g}" if boxes else "nothing above the threshold")
+    facts.append("judged absent, no boxes" if found.is_absent else f"{boxes} box{'es' * (boxes != 1)}")
+    warnings = []
+    if reading.unknown_words:
+        warnings.append(f"The model does not know: {', '.join(reading.unknown_words)}.")
+    if reading.truncated:
+        warnings.append("The end of the prompt was not read.")
+    if warning:
+        warnings.append(f"{warning[0].upper()}{warning[1:]}.")
+    return Caption(reading.given, facts, warnings, found.cut, found.highest)
