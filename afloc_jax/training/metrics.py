@@ -2,15 +2,14 @@
 
 import contextlib
 import dataclasses
+import importlib
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from types import ModuleType
 from typing import Protocol
-
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.summary import scalar
 
 from afloc_jax.buckets import is_bucket
 from afloc_jax.evaluation.report.training import Logged, read_metrics
@@ -80,18 +79,19 @@ class TensorBoard:
     """
 
     def __init__(self, resumed: Resumed) -> None:
-        self._events = EventsWriter(str(resumed.workdir / "events"))
+        self._library = _tensorboardx()
+        self._events = self._library.event_file_writer.EventsWriter(str(resumed.workdir / "events"))
         if resumed.step:  # later values of earlier files are hidden
-            first = resumed.step + 1
-            self._add(Event(step=first, file_version="brain.Event:2"))
-            self._add(Event(step=first, session_log=SessionLog(status=SessionLog.START)))
+            start = self._library.proto.event_pb2.SessionLog
+            self._add(resumed.step + 1, file_version="brain.Event:2")
+            self._add(resumed.step + 1, session_log=start(status=start.START))
 
     def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
         for name, value in values.items():
-            self._add(Event(step=step, summary=scalar(f"{split}/{name}", value)))
+            self._add(step, summary=self._library.summary.scalar(f"{split}/{name}", value))
 
-    def _add(self, event: Event) -> None:
-        event.wall_time = time.time()
+    def _add(self, step: int, **content: object) -> None:
+        event = self._library.proto.event_pb2.Event(step=step, wall_time=time.time(), **content)
         self._events.write_event(event)
 
     def flush(self) -> None:
@@ -99,6 +99,22 @@ class TensorBoard:
 
     def close(self) -> None:
         self._events.close()
+
+
+def _tensorboardx() -> ModuleType:
+    """The library tensorboardX, imported for the first run that trains, so that other commands start without it.
+
+    Where PyTorch is installed it would import that too, for 2 s and for nothing that is used here; it takes a missing
+    one, which is what None in `sys.modules` means.
+    """
+    hidden = "torch" not in sys.modules
+    if hidden:
+        sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        return importlib.import_module("tensorboardX")
+    finally:
+        if hidden:
+            del sys.modules["torch"]
 
 
 # A further experiment tracker needs a class and a row here.
