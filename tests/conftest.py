@@ -1,5 +1,6 @@
 """Shared fixtures. Reference numbers and real data live outside the repository; tests that need them skip loudly."""
 
+import gc
 import importlib.util
 import os
 import re
@@ -51,6 +52,13 @@ def programs_dropped():
     yield
     if jax := sys.modules.get("jax"):
         jax.clear_caches()
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays, and is no longer looked through for garbage, which JAX makes much of as it traces."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 10, 10)
 
 
 @pytest.fixture(scope="session")
