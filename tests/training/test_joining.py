@@ -28,6 +28,7 @@ from jax.experimental import multihost_utils
 
 def train(config, workdir, dry_run, profile, from_scratch):
     count, process = jax.process_count(), jax.process_index()
+    print("imported", {{"torch", "tensorboardX"}} & {{*sys.modules}})
     print("sum", int(multihost_utils.process_allgather(np.array(10 + process)).sum()), "of", count, flush=True)
     while {event!r} != "pass":
         if process == {victim}:
@@ -89,6 +90,7 @@ def test_the_same_command_finds_the_others(variables, tmp_path):
     for status, out, error in together(tmp_path, variables):
         assert status == 0, error
         assert "sum 21 of 2" in out
+        assert "imported set()" in out  # the tracker's library waits for the first run that trains
         assert "Warning" not in error  # JAX warns when it could not ask Kubernetes
 
 
