@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from afloc_jax.evaluation.comparison.compare import OVERALL, _auc_rows, _mean_rows
+from afloc_jax.evaluation.comparison.compare import OVERALL, difference_rows
+from afloc_jax.evaluation.comparison.values import Ranked, Scored, Values
 from afloc_jax.evaluation.statistics import discrimination
 from afloc_jax.evaluation.statistics.bootstrap import Bootstrap
 
@@ -53,8 +54,10 @@ def test_coverage_of_means_and_false_alarms_of_their_tests(share):
         plain = bootstrap.means(first[:, None], CATEGORY, FINDINGS)[0]
         limits = bootstrap.limits_of(plain.mean_over(-1))
         by_sample.of += limits.lower <= 0.5 <= limits.upper
-        rows = _mean_rows("iou", first, second, CATEGORY, NAMES, drawn.clusters, bootstrap)
-        alarms.of += rows[0].category == OVERALL and rows[0].p < 0.05
+        scored = Scored("iou", np.stack([first, second]), CATEGORY, NAMES, drawn.clusters)
+        rows = difference_rows(Values(bootstrap, drawn, None, [scored]), 0, 1)
+        assert rows[0].category == OVERALL
+        alarms.of += rows[0].p < 0.05
     found = {"coverage": covered, "of a class": of_class, "false alarms": alarms, "of samples": by_sample}
     print({name: float(value) for name, value in found.items()})
     assert 93 <= float(covered) <= 97 and 93 <= float(of_class) <= 97
@@ -78,7 +81,8 @@ def test_coverage_of_auc_and_false_alarms_of_its_tests(distance, present):
 
         interval = bootstrap.limits_of(bootstrap.resample(auc, len(truth), drawn.clusters), of_auc=True)
         covered.of += interval.lower <= true <= interval.upper
-        (row,) = _auc_rows(truth[:, None].astype(float), scores[:, :, None], ["a"], drawn.clusters, bootstrap)
+        ranked = Ranked(truth[:, None].astype(float), scores[:, :, None], ["a"], drawn.clusters)
+        (row,) = difference_rows(Values(bootstrap, drawn, ranked, []), 0, 1)
         alarms.of += row.p < 0.05
     print({"coverage": float(covered), "false alarms": float(alarms)})
     assert 93 <= float(covered) <= 97
