@@ -16,6 +16,7 @@ from afloc_jax.evaluation.comparison.system_tables import read_systems
 from afloc_jax.evaluation.comparison.values import Values, values_of
 from afloc_jax.evaluation.files import json_of, json_text, write_folder
 from afloc_jax.evaluation.statistics.bootstrap import Bootstrap
+from afloc_jax.evaluation.statistics.coverage import FEW
 from afloc_jax.files import AnyPath, Path, csv_text, sha256_of
 from afloc_jax.settings import Json
 
@@ -65,7 +66,8 @@ class Systems:
         ]
         for start in range(0, len(self.means), len(self.systems)):
             row = self.means[start : start + len(self.systems)]
-            cells = [row[0].metric, _cell(row[0].category), str(row[0].n), *(str(mean.interval) for mean in row)]
+            number = f"{row[0].n}{'*' * (0 < row[0].units < FEW)}"
+            cells = [row[0].metric, _cell(row[0].category), number, *(str(mean.interval) for mean in row)]
             lines.append(f"| {' | '.join(cells)} |")
         rows = [row for one in self.differences for row in one.rows]
         lines += ["", f"Differences [95 % paired interval]. {about_tests(rows)} Rows of all pairs count together."]

@@ -75,7 +75,11 @@ def test_means_and_differences_are_those_of_numpy(values, tmp_path):
     lines = list(csv.DictReader((tmp_path / "out/comparison.csv").read_text().splitlines()))
     assert {(line["system"], line["against"]) for line in lines} == {("afloc", "gloria"), ("kaf-ground", "gloria")}
     assert len(list(csv.DictReader((tmp_path / "out/means.csv").read_text().splitlines()))) == 18
-    assert "| iou | all categories | 60 | 0." in (tmp_path / "out/comparison.md").read_text()
+    text = (tmp_path / "out/comparison.md").read_text()
+    assert "| iou | all categories | 60 | 0." in text
+    few = [row for row in table_of(iou, hits) if int(row[1][1:]) < 45]
+    fewer = compare_systems([write(tmp_path / "few.csv", VALUES, few)], None, QUICK).to_markdown()
+    assert fewer.count("| iou | b | 15* |") == 3 and "| iou | a | 30 |" in fewer  # its mean, and both differences
 
 
 def test_mcnemar_is_that_of_scipy_and_by_patient_where_samples_share_one(values, tmp_path):
