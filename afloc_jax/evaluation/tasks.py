@@ -7,6 +7,7 @@ from afloc_jax.errors import UsageError
 from afloc_jax.evaluation.classification.settings import ClassificationSettings
 from afloc_jax.evaluation.counterfactual.settings import CounterfactualSettings
 from afloc_jax.evaluation.localization.settings import LocalizationSettings
+from afloc_jax.evaluation.presence.settings import PresenceSettings
 from afloc_jax.evaluation.retrieval.settings import RetrievalSettings
 from afloc_jax.evaluation.robustness.settings import RobustnessSettings
 from afloc_jax.evaluation.settings import TaskSettings
@@ -19,6 +20,7 @@ _SETTINGS: dict[str, type[TaskSettings]] = {
     "retrieval": RetrievalSettings,
     "robustness": RobustnessSettings,
     "counterfactual": CounterfactualSettings,
+    "presence": PresenceSettings,
 }
 TASKS = {name: Task(name, settings) for name, settings in _SETTINGS.items()}
 DEFAULT = next(iter(TASKS))  # the task if an entry, a command or a summary names none

@@ -5,11 +5,12 @@ negatives (Platt 1999), by SciPy's L-BFGS-B. A weak normal prior keeps temperatu
 classes are separated completely.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from scipy.optimize import minimize
 from tqdm import tqdm
 
@@ -50,7 +51,7 @@ def fit_presence(model: Model, source: Records, settings: LabelledSettings) -> C
     """The calibration of a model on records. Raises UserError if no class is known both to be present and absent."""
     records, labels = read_labels(source, settings)
     asked = questions(source, records)
-    fitted = fit(evidence_of_questions(model, source, asked), asked, records, labels)
+    fitted = fit(evidence_of(model, source, asked.rows, asked.prompts), asked, records, labels)
     return replace(
         fitted, weights_sha256=model.weights_sha256, dataset=settings.name, split=settings.split, records=len(records)
     )
@@ -74,9 +75,11 @@ def fit(
     return Calibration(labels=labels, pooled=pooled, classes=tuple(classes))
 
 
-def evidence_of_questions(model: Model, source: Records, asked: Asked) -> Float[np.ndarray, "P E"]:
-    """The evidence of each question. Processes share the batches."""
-    rows, image_of = np.unique(asked.rows, return_inverse=True)
+def evidence_of(
+    model: Model, source: Records, image_rows: Int[np.ndarray, " P"], prompts: Sequence[str]
+) -> Float[np.ndarray, "P E"]:
+    """The evidence of P prompts, each in the image of a row of the source. Processes share the batches."""
+    rows, image_of = np.unique(image_rows, return_inverse=True)
     parts: list[tuple[np.ndarray, np.ndarray] | None] = []
     starts = range(0, len(rows), model.batch_size)
     for number, start in enumerate(tqdm(starts, desc="presence", unit="batch", disable=None)):
@@ -85,10 +88,10 @@ def evidence_of_questions(model: Model, source: Records, asked: Asked) -> Float[
             continue
         squares = np.stack([source[int(row)].image for row in rows[start : start + model.batch_size]])
         chosen = np.flatnonzero((image_of >= start) & (image_of < start + len(squares)))
-        prompts = [asked.prompts[k] for k in chosen.tolist()]
-        parts.append((chosen, model.evidence(squares, image_of[chosen] - start, prompts)))
+        here = [prompts[k] for k in chosen.tolist()]
+        parts.append((chosen, model.evidence(squares, image_of[chosen] - start, here)))
     found = gathered(parts)
-    evidence = np.empty((len(asked), found[0][1].shape[1]))
+    evidence = np.empty((len(prompts), found[0][1].shape[1]))
     for chosen, values in found:
         evidence[chosen] = values
     return evidence

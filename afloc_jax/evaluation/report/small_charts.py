@@ -1,4 +1,4 @@
-"""Small charts of tables and classes as inline SVG: an interval in a cell, a curve in the unit square, a spread."""
+"""Small charts of tables and classes as inline SVG: an interval in a cell, curves in a square, a spread."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -82,6 +82,21 @@ def reliability_chart(table: Sequence[ReliabilityBin], label: str) -> str:
     return _square(label, parts, "probability", "observed")
 
 
+def risk_chart(curves: Mapping[str, Sequence[Sequence[float]]], label: str) -> str:
+    """A chart of the share of wrong decisions over the share of decisions made, the most certain first.
+
+    Args:
+        curves: by the kind of its line (a class of style.css), the points (coverage, risk).
+        label: describes the chart for screen readers.
+    """
+    highest = max((risk for curve in curves.values() for _, risk in curve), default=0.0) or 1.0
+    lines = []
+    for kind, curve in curves.items():
+        points = [f"{_x(coverage):.1f} {_y(risk / highest):.1f}" for coverage, risk in curve]
+        lines.append(f'<path class="line {kind}" d="M{"L".join(points)}"/>')
+    return _square(label, lines, "share decided", "share wrong", highest, diagonal=False)
+
+
 def wilson(share: float, n: int, z: float = 1.96) -> tuple[float, float]:
     """Wilson's score interval (1927) of a proportion `share` of `n`."""
     centre, spread = share + z * z / (2 * n), z * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
@@ -136,17 +151,22 @@ def _y(value: float) -> float:
     return SIDE - BOTTOM - value * (SIDE - BOTTOM - EDGE)
 
 
-def _square(label: str, marks: Sequence[str], below: str, beside: str) -> str:
-    """The unit square with its diagonal, `marks` on it, and the names of the axes."""
+def _square(
+    label: str, marks: Sequence[str], below: str, beside: str, highest: float = 1.0, diagonal: bool = True
+) -> str:
+    """The unit square with its diagonal, `marks` on it, and the names of the axes. `highest`: the value at its top."""
     parts = [f'<svg viewBox="0 0 {SIDE} {SIDE}" role="img" aria-label="{escape(label)}" class="chart">']
     for value in (0.0, 0.5, 1.0):
         parts.append(f'<line class="grid" x1="{_x(0)}" x2="{_x(1)}" y1="{_y(value)}" y2="{_y(value)}"/>')
         parts.append(f'<line class="grid" x1="{_x(value)}" x2="{_x(value)}" y1="{_y(0)}" y2="{_y(1)}"/>')
     for value in (0, 1):
         parts.append(f'<text class="tick" x="{_x(value)}" y="{SIDE - 10}" text-anchor="middle">{value}</text>')
-        parts.append(f'<text class="tick" x="{LEFT - 7}" y="{_y(value) + 4}" text-anchor="end">{value}</text>')
+        parts.append(
+            f'<text class="tick" x="{LEFT - 7}" y="{_y(value) + 4}" text-anchor="end">{value * highest:.2g}</text>'
+        )
     parts.append(f'<text class="tick" x="{_x(0.5)}" y="{SIDE - 10}" text-anchor="middle">{below}</text>')
     middle = f"{LEFT - 10} {_y(0.5):.0f}"
     parts.append(f'<text class="tick" text-anchor="middle" transform="translate({middle}) rotate(-90)">{beside}</text>')
-    parts.append(f'<path class="reference" d="M{_x(0)} {_y(0)}L{_x(1)} {_y(1)}"/>')
+    if diagonal:
+        parts.append(f'<path class="reference" d="M{_x(0)} {_y(0)}L{_x(1)} {_y(1)}"/>')
     return "".join([*parts, *marks, "</svg>"])
