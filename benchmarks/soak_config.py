@@ -9,5 +9,6 @@ def get_config() -> ConfigDict:
     config = demo.get_config()
     phantoms = demo.PHANTOMS | {"train": 640, "validation": 128, "test": 40}
     config.data.builder = ConfigDict(phantoms)
-    config.evaluation.datasets[0].builder = ConfigDict(phantoms)
+    for entry in config.evaluation.datasets:
+        entry.builder = ConfigDict(phantoms)
     return config

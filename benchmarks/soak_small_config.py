@@ -9,7 +9,8 @@ def get_config() -> ConfigDict:
     config = soak_config.get_config()
     phantoms = {"train": 64, "validation": 16, "test": 8, "seed": 0}
     config.data.builder = ConfigDict(phantoms)
-    config.evaluation.datasets[0].builder = ConfigDict(phantoms)
+    for entry in config.evaluation.datasets:
+        entry.builder = ConfigDict(phantoms)
     config.data.max_tokens = 32
     config.model.projection_dim = 16
     config.model.image.input_size = 32

@@ -141,4 +141,5 @@ def get_config() -> ConfigDict:
     # unlisted, by_class, per_class, tops.
     evaluation.datasets = ()
     evaluation.bootstrap = 1000  # resamples for confidence intervals
+    evaluation.calibrate = True  # presence of prompts, fitted on the validation data (docs/presence.md)
     return config

@@ -91,15 +91,14 @@ def get_config() -> ConfigDict:
     config.localization.presence_threshold = 0.45
     config.localization.presence_growth = 0.08
 
+    unseen = {
+        "name": "phantom",
+        "directory": config.data.get_ref("directory"),
+        "builder": ConfigDict(PHANTOMS),
+        "split": "test",
+    }
     config.evaluation.datasets = (
-        ConfigDict(
-            {
-                "name": "phantom",
-                "title": "300 unseen phantoms",
-                "directory": config.data.get_ref("directory"),
-                "builder": ConfigDict(PHANTOMS),
-                "split": "test",
-            }
-        ),
+        ConfigDict({"title": "300 unseen phantoms", **unseen}),
+        ConfigDict({"task": "presence", "title": "Presence in 300 unseen phantoms", **unseen}),
     )
     return config

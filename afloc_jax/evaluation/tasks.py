@@ -50,10 +50,12 @@ class EvaluationSettings(Settings, section="evaluation"):
         datasets: each entry has `name` (the builder) and `directory`, and optionally `task` (default: the first of
             `TASKS`) and the settings of that task.
         bootstrap: the number of resamples of entries that do not state it.
+        calibrate: whether the presence of prompts is fitted on the run's validation data.
     """
 
     datasets: tuple[Mapping[str, Json], ...] = ()
     bootstrap: int = setting(1000, NOT_NEGATIVE)
+    calibrate: bool = True
 
     @property
     def entries(self) -> list[Entry]:

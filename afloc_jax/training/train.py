@@ -303,9 +303,12 @@ def _evaluate_and_report(config: RunConfig, folder: Path) -> None:
     """Evaluates the saved model, all processes together, and writes the report page."""
     # Imported here, so that training starts without the packages that only the evaluation needs.
     from afloc_jax.evaluation.page import write_report
+    from afloc_jax.evaluation.presence.fit import calibrate_run
     from afloc_jax.evaluation.run import evaluate_datasets
 
     try:
+        if config.evaluation.calibrate and (why_not := calibrate_run(folder / workdir.MODEL, config.data)):
+            say(f"{folder / workdir.MODEL}: not calibrated: {why_not}")
         evaluate_datasets(config.evaluation, folder)
         if jax.process_index() == 0:
             write_report(folder)

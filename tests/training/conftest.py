@@ -79,6 +79,7 @@ def tiny_config() -> ConfigDict:
     config.model.text.last_layers = 1
     config.optimizer.lr = 1e-3
     config.training.update(batch_size=8, epochs=2, precision="float32", log_every=1, keep_best=2)
+    config.evaluation.calibrate = False
     return config
 
 

@@ -210,7 +210,9 @@ from configs.demo_published import get_config as demo_published
 def get_config():
     config = demo_published()
     config.data.directory = {data!r}
-    config.data.builder = config.evaluation.datasets[0].builder = dict(train=64, validation=64, test=4)
+    config.data.builder = dict(train=64, validation=64, test=4)
+    for entry in config.evaluation.datasets:
+        entry.builder = config.data.builder
     config.model.image.input_size = 32
     config.model.image.options.update(widths=(4, 8, 8, 8), stem_width=4)
     config.training.update(epochs=2, log_every=1)
@@ -233,6 +235,11 @@ def test_two_steps_of_the_published_objective_on_the_phantoms_of_the_demo(tmp_pa
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     levels = ("report", "sentence", "word")
     assert all(0 < line[f"loss/{level}"] < 20 for line in lines for level in levels if line["split"] == "train")
+    fitted = json.loads((tmp_path / "run/model/calibration.json").read_text())
+    assert (fitted["records"], fitted["split"], fitted["labels"]) == (64, "validation", "records")
+    assert "is fitted on phantom, split validation, 64 records" in (tmp_path / "run/model/README.md").read_text()
+    page = (tmp_path / "run/report/index.html").read_text()
+    assert "Reliability and selective risk" in page
     assert (tmp_path / "run/report/index.html").exists()
 
 

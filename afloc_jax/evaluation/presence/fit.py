@@ -17,15 +17,26 @@ from tqdm import tqdm
 from afloc_jax.errors import UserError
 from afloc_jax.evaluation.labelled import LabelledRecords
 from afloc_jax.evaluation.presence.labels import Asked, LabelSource, questions, read_labels, words_of
+from afloc_jax.evaluation.presence.settings import CalibrationSettings
 from afloc_jax.evaluation.settings import LabelledSettings
-from afloc_jax.evaluation.sharing import gathered, is_own
+from afloc_jax.evaluation.sharing import gathered, is_own, of_first
 from afloc_jax.files import AnyPath, bucket_path
 from afloc_jax.inference.class_prompts import class_key
 from afloc_jax.inference.model import Model, load
 from afloc_jax.settings import Json
-from afloc_jax.weights.calibration import Calibration, ClassFit, Pooled, own_fits, sigmoid, write_calibration
+from afloc_jax.weights.calibration import (
+    Calibration,
+    ClassFit,
+    Pooled,
+    own_fits,
+    read_calibration,
+    sigmoid,
+    write_calibration,
+)
 from afloc_jax.weights.folder import update_card
+from data_pipelines.prepared import open_source
 from data_pipelines.reading import Records
+from data_pipelines.settings import DataSettings
 
 LEAST = 20  # positive and negative records of a class with a fit of its own
 _PRIOR = 1.0  # the precision of the prior of a class's temperature and bias
@@ -38,9 +49,31 @@ def calibrate(folder: AnyPath, settings: LabelledSettings) -> Calibration:
 
     With several processes all must call this. Raises UsageError, UserError.
     """
-    source = settings.open(settings.split)
-    model = load(folder)
-    fitted = fit_presence(model, source, settings)
+    return _calibrate(folder, settings.open(settings.split), settings)
+
+
+def calibrate_run(folder: AnyPath, data: DataSettings) -> str:
+    """Fits presence on the validation data of a run, unless this was done. All processes call this.
+
+    Returns:
+        Why it could not be fitted, such as reports that deny nothing; empty if it was.
+    """
+    if of_first(read_calibration(bucket_path(folder)) is not None):
+        return ""
+    split = data.validation_split
+    named = {"name": data.dataset, "directory": data.directory, "split": split}
+    source = open_source(
+        data.dataset, data.directory, split, raw=data.raw, builder=data.builder, cache=data.cache, reading=data.reading
+    )
+    try:
+        _calibrate(folder, source, CalibrationSettings.read(named))
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def _calibrate(folder: AnyPath, source: Records, settings: LabelledSettings) -> Calibration:
+    fitted = fit_presence(load(folder), source, settings)
     if jax.process_index() == 0:
         write_calibration(folder, fitted)
         update_card(bucket_path(folder), {"presence": _described(fitted)})

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 
 from afloc_jax.evaluation.statistics.bootstrap import Statistic
 from afloc_jax.evaluation.statistics.discrimination import ReliabilityBin, auc
+from afloc_jax.evaluation.statistics.interval import mean_of_finite
 from afloc_jax.evaluation.statistics.jackknife import Weights
 from afloc_jax.evaluation.task import CardTable
 
@@ -132,7 +133,8 @@ def statistic_of(
                 for own in (category == c for c in range(classes))
             ]
             stacked = np.stack(each, axis=1)
-            overall = metric.function(present, probabilities, weights) if metric.pooled else np.nanmean(stacked, axis=1)
+            pooled = metric.pooled
+            overall = metric.function(present, probabilities, weights) if pooled else mean_of_finite(stacked, 1)
             columns.append(np.concatenate([overall[:, None], stacked], axis=1))
         return np.stack(columns, axis=-1)
 
