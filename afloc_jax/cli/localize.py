@@ -51,6 +51,19 @@ def add(command: Parser) -> None:
         action="store_true",
         help="write the SOP instance UIDs of DICOM files, which identify images, to boxes.csv and localize.json",
     )
+    command.add_argument(
+        "--dicom",
+        choices=("segmentation", "capture", "both"),
+        help="of each DICOM image also write NAME.seg.dcm, a segmentation with a segment per prompt, or "
+        "NAME.k.capture.dcm, a secondary capture of each overlay. They carry the patient and study modules of the "
+        "image (name, identifier, birth date, study date and so on); no other file does. Needs highdicom",
+    )
+    command.add_argument(
+        "--no_identity",
+        action="store_true",
+        help="with --dicom: these modules stay empty, all identifiers are new, and nothing refers to the image. "
+        "What is burnt into its pixels stays",
+    )
     add_compatible(command)
     add_strict(command)
     add_anew(command)
@@ -66,7 +79,9 @@ def run(given: Namespace) -> int:
         given.prompt,
         given.out,
         threshold=given.threshold,
-        outputs=Outputs(given.maps, given.overlays, given.map == "square", given.uids),
+        outputs=Outputs(
+            given.maps, given.overlays, given.map == "square", given.uids, given.dicom, not given.no_identity
+        ),
         compatible=given.compatible,
         strict=given.strict,
         anew=given.anew,

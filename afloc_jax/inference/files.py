@@ -103,8 +103,13 @@ def localize_files(
             for film, of_image in zip(batch, found, strict=True):
                 warning = warning_on_drawings(loaded.config.trained_on, film.geometry.height, film.geometry.width)
                 singly = work.singly[film.path]
-                entry = write_image(folder, names[film.path], film, singly, outputs, readings, of_image, warning)
-                work.add(film, entry)
+                try:
+                    entry = write_image(folder, names[film.path], film, singly, outputs, readings, of_image, warning)
+                except UserError as error:
+                    work.done.failed.append(str(error))
+                    print(f"afloc: {error}", file=sys.stderr)
+                else:
+                    work.add(film, entry)
         content: Result = {
             "model": _described(model, loaded),
             "map": kind["map"],
@@ -212,8 +217,9 @@ def classify_files(
 
 
 def files_are_there(folder: Path, entry: Result) -> bool:
-    """Whether the maps and overlays that an entry of localize.json names exist."""
-    names = (prompt.get(kind) for prompt in entry["prompts"] for kind in ("heatmap", "overlay"))
+    """Whether the files that an entry of localize.json names exist."""
+    names = [prompt.get(kind) for prompt in entry["prompts"] for kind in ("heatmap", "overlay", "capture")]
+    names.append(entry.get("segmentation"))
     return all((folder / name).is_file() for name in names if name)
 
 

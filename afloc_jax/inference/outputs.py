@@ -7,13 +7,15 @@ from typing import Literal, TypeAlias
 
 import cv2
 import numpy as np
-from jaxtyping import Float, UInt16
+from jaxtyping import Float, UInt8, UInt16
 
+from afloc_jax.errors import UsageError
 from afloc_jax.files import Path, write_whole
+from afloc_jax.inference import dicom_out
 from afloc_jax.inference.batching import in_threads
 from afloc_jax.inference.figures import MOST_SIDE, Caption, figure
 from afloc_jax.inference.films import Film, Reading
-from afloc_jax.inference.inputs import OVERLAY, PNG_MAP
+from afloc_jax.inference.inputs import CAPTURE, OVERLAY, PNG_MAP, SEGMENTATION
 from afloc_jax.inference.journal import Result
 from afloc_jax.inference.localization import Localization
 from afloc_jax.inference.prompt_reading import PromptReading
@@ -21,8 +23,7 @@ from data_pipelines.images import encode_png
 
 Maps: TypeAlias = Literal["npy", "npz", "png16", "none"]
 Overlays: TypeAlias = Literal["original", "small", "none"]
-MAPS: tuple[Maps, ...] = ("npy", "npz", "png16", "none")
-OVERLAYS: tuple[Overlays, ...] = ("original", "small", "none")
+Dicom: TypeAlias = Literal["segmentation", "capture", "both"]
 BOX_COLUMNS = ("image", "prompt", "present", "x", "y", "width", "height", "score", "mm_per_pixel_x", "mm_per_pixel_y")
 UID_COLUMN = "sop_instance_uid"
 
@@ -37,12 +38,22 @@ class Outputs:
         overlays: at the image's original size, with sides of at most `MOST_SIDE` pixels, or none.
         square: maps and overlays are those of the padded square.
         uids: the SOP instance UIDs of DICOM files are written to boxes.csv and localize.json.
+        dicom: of DICOM files, write a segmentation, a secondary capture of each overlay, or both.
+        identity: these carry the modules of patient and study.
     """
 
     maps: Maps | None = None
     overlays: Overlays | None = None
     square: bool = False
     uids: bool = False
+    dicom: Dicom | None = None
+    identity: bool = True
+
+    def __post_init__(self) -> None:
+        if self.dicom:
+            dicom_out.check_installed()
+        if self.dicom and self.square:
+            raise UsageError("--dicom shows images as they are; leave out --map square")
 
     def for_image(self, singly: bool) -> tuple[Maps, Overlays]:
         """The maps and overlays of an image that was named singly, or found in a folder or by a pattern."""
@@ -51,8 +62,13 @@ class Outputs:
 
     def reading(self, singly: bool, compatible: bool) -> Reading:
         """How such an image is read."""
-        sides = {"original": None, "small": MOST_SIDE, "none": 0}
+        sides = {"original": None, "small": MOST_SIDE, "none": MOST_SIDE if self.captures else 0}
         return Reading("pad", compatible, 0 if self.square else sides[self.for_image(singly)[1]])
+
+    @property
+    def captures(self) -> bool:
+        """Whether secondary captures are written."""
+        return self.dicom in ("capture", "both")
 
 
 def write_image(
@@ -77,19 +93,27 @@ def write_image(
         found: the localisations of the other prompts.
         warning: what is wrong with the image for this model; empty if nothing is.
 
-    Raises OSError.
+    Raises:
+        UserError: the header of the image does not suffice for the DICOM objects that are wanted.
+        OSError: a file cannot be written.
     """
     maps, overlays = how.for_image(singly)
     asked = [k for k, reading in enumerate(readings) if reading.text]
+    source = dicom_out.read_source(film.path, how.identity) if how.dicom and film.header else None
 
     def write(numbered: tuple[int, Localization]) -> Result:
         k, one = numbered
         entry = _entry(one)
         if maps != "none":
             entry |= _write_map(folder, f"{stem}.{k}", one.square if how.square else one.heatmap, maps)
-        if overlays != "none":
-            entry["overlay"] = f"{stem}.{k}{OVERLAY}"
-            _write_overlay(folder / entry["overlay"], film, one, readings[k], overlays, how.square, warning)
+        if overlays != "none" or (source is not None and how.captures):
+            drawn = _overlay(film, one, readings[k], overlays, how.square, warning)
+            if overlays != "none":
+                entry["overlay"] = f"{stem}.{k}{OVERLAY}"
+                write_whole(folder / entry["overlay"], encode_png(drawn[:, :, ::-1]))
+            if source is not None and how.captures:
+                entry["capture"] = f"{stem}.{k}{CAPTURE}"
+                dicom_out.write_capture(folder / entry["capture"], source, drawn, k + 1)
         one.__dict__.pop("heatmap", None)  # 30 MB of a film
         return entry
 
@@ -104,6 +128,10 @@ def write_image(
         entry["mm_per_pixel"] = [header.spacing[1], header.spacing[0]]
     if header and how.uids:
         entry[UID_COLUMN] = header.sop_instance_uid
+    if source is not None and how.dicom != "capture":
+        name = f"{stem}{SEGMENTATION}"
+        if dicom_out.write_segmentation(folder / name, source, found, [readings[k].given for k in asked]):
+            entry["segmentation"] = name
     entry["prompts"] = prompts
     return {**entry, "warning": warning} if warning else entry
 
@@ -153,22 +181,20 @@ def sixteen_bits(heatmap: Float[np.ndarray, "H W"]) -> UInt16[np.ndarray, "H W"]
     return np.asarray(np.rint((heatmap - lowest) * factor), np.uint16)
 
 
-def _write_overlay(
-    path: Path,
+def _overlay(
     film: Film,
     found: Localization,
     reading: PromptReading,
     overlays: Overlays,
     square: bool,
     warning: str,
-) -> None:
+) -> UInt8[np.ndarray, "H W 3"]:
     picture = film.picture
     if square:
         picture, found = film.square, found.of_square()
     if picture is None:
         raise ValueError(f"{film.path.name} was read without a picture to draw on")
-    drawn = figure(picture, found, caption_of(found, reading, warning), MOST_SIDE if overlays == "small" else None)
-    write_whole(path, encode_png(drawn[:, :, ::-1]))
+    return figure(picture, found, caption_of(found, reading, warning), None if overlays == "original" else MOST_SIDE)
 
 
 def caption_of(found: Localization, reading: PromptReading, warning: str) -> Caption:
