@@ -9,10 +9,14 @@ import contextlib
 import io
 import os
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from jaxtyping import Float64, Real, UInt8
+
+if TYPE_CHECKING:
+    from pydicom import Dataset, FileDataset
+    from pydicom.uid import UID
 
 EXTRA = 'pip install "afloc-jax[dicom]"'
 _BLOCK = 1 << 20  # pixels that are computed in float64 at a time
@@ -69,7 +73,7 @@ def read_header(path: str | os.PathLike[str]) -> Header | None:
     return None
 
 
-def _spacing(dataset: Any) -> tuple[float, float] | None:
+def _spacing(dataset: "Dataset") -> tuple[float, float] | None:
     for name in _SPACINGS:
         with contextlib.suppress(TypeError, ValueError):
             rows, columns = (float(value) for value in dataset.get(name))
@@ -88,7 +92,7 @@ def decode(data: bytes, most_pixels: int) -> UInt8[np.ndarray, "H W"] | Real[np.
     except ImportError:
         raise Refused("reading DICOM needs one more package; run: pip install pydicom") from None
     try:
-        dataset: Any = pydicom.dcmread(io.BytesIO(data), force=True)
+        dataset = pydicom.dcmread(io.BytesIO(data), force=True)
         syntax = dataset.file_meta.get("TransferSyntaxUID") if hasattr(dataset, "file_meta") else None
         if syntax is not None:
             _check_syntax(syntax)
@@ -113,7 +117,7 @@ def decode(data: bytes, most_pixels: int) -> UInt8[np.ndarray, "H W"] | Real[np.
     raise Refused(f"a DICOM image of shape {list(pixels.shape)}; only single frames can be used")
 
 
-def _check_syntax(syntax: Any) -> None:
+def _check_syntax(syntax: "UID") -> None:
     """Raises Refused for a transfer syntax that cannot be read here, and says what would help."""
     from pydicom.pixels import get_decoder
 
@@ -131,7 +135,7 @@ def _check_syntax(syntax: Any) -> None:
         raise Refused(f"compressed as {syntax.name}, which needs more packages; run: {EXTRA}")
 
 
-def _pixels(dataset: Any, syntax: Any) -> Real[np.ndarray, "*shape"]:
+def _pixels(dataset: "FileDataset", syntax: "UID | None") -> Real[np.ndarray, "*shape"]:
     """The stored pixels. Pillow is tried first, so that grey values do not depend on which decoders are installed."""
     from pydicom.pixels import get_decoder
     from pydicom.uid import JPEGExtended12Bit, JPEGLossless
@@ -152,7 +156,7 @@ def _pixels(dataset: Any, syntax: Any) -> Real[np.ndarray, "*shape"]:
     return dataset.pixel_array
 
 
-def as_shown(pixels: Real[np.ndarray, "H W"], dataset: Any, interpretation: str) -> UInt8[np.ndarray, "H W"]:
+def as_shown(pixels: Real[np.ndarray, "H W"], dataset: "Dataset", interpretation: str) -> UInt8[np.ndarray, "H W"]:
     """The stored pixels of a grey DICOM image as they are shown, scaled from their minimum and maximum to 0..255.
 
     Windows and modality tables are applied, MONOCHROME1 is inverted, and pixels of padding become black. This happens

@@ -7,8 +7,8 @@ back to the image. highdicom writes them.
 
 import importlib.util
 import io
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import UInt8
@@ -159,7 +159,7 @@ def write_capture(path: Path, source: "Dataset", picture: UInt8[np.ndarray, "H W
     """
     from highdicom.sc import SCImage
 
-    def make(uids: Sequence[str]) -> Any:
+    def make(uids: Sequence[str]) -> "Dataset":
         made = SCImage.from_ref_dataset(
             source, picture, "RGB", 8, "PATIENT", uids[0], 1, uids[1], number, _MAKER,
             patient_orientation=("L", "F"), transfer_syntax_uid="1.2.840.10008.1.2.1",
@@ -172,7 +172,7 @@ def write_capture(path: Path, source: "Dataset", picture: UInt8[np.ndarray, "H W
     _write(path, make)
 
 
-def _write(path: Path, make: Any) -> None:
+def _write(path: Path, make: Callable[[Sequence[str]], "Dataset"]) -> None:
     import pydicom
 
     buffer = io.BytesIO()
