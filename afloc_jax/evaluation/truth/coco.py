@@ -50,9 +50,9 @@ def read_coco(name: str, content: Json, drawing: Drawing) -> list[Truth]:
             raise UserError(f"{where}: field `label_text` must be text")
         key = (path, text.lower(), category)
         if key not in samples:
-            per_image[path] = per_image.get(path, 0) + 1
+            number = per_image[path] = per_image.get(path, -1) + 1  # from 0, as the findings of a record
             patient = _patient(image.get("patient"), f"{where}, its image")
-            sample_id, mask = f"{path}#{per_image[path]}", np.zeros((drawing.size, drawing.size), np.uint8)
+            sample_id, mask = f"{path}#{number}", np.zeros((drawing.size, drawing.size), np.uint8)
             about = (path, geometry.height, geometry.width)
             samples[key] = Truth(sample_id, text, category, mask, *about, patient=patient)
         regions.setdefault(key, []).append(_add_region(samples[key].mask, annotation, geometry, drawing, where))

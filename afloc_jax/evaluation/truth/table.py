@@ -33,7 +33,7 @@ def read_table(path: Path, drawing: Drawing) -> list[Truth]:
     truths = []
     per_image: dict[str, int] = {}
     for (image, text, category), files in masks.items():
-        per_image[image] = per_image.get(image, 0) + 1
+        number = per_image[image] = per_image.get(image, -1) + 1  # from 0, as the findings of a record
         parts = [_read_mask(row, file) for row, file in files]
         if len({part.shape for part in parts}) > 1:
             raise UserError(str(files[0][0].fault("mask", "the masks of the finding differ in size")))
@@ -46,7 +46,7 @@ def read_table(path: Path, drawing: Drawing) -> list[Truth]:
             square = empty_mask(drawing.size)
         about = (image, height, width, present, patients[image])
         region = United(tuple(MaskFile(file) for _, file in files)) if present and drawing.original else None
-        truths.append(Truth(f"{image}#{per_image[image]}", text, category, square, *about, region=region))
+        truths.append(Truth(f"{image}#{number}", text, category, square, *about, region=region))
     return truths
 
 

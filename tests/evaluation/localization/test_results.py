@@ -206,7 +206,7 @@ def test_failed_scoring_says_why_and_writes_nothing(goldens, golden_maps, tmp_pa
     maps = dict(np.load(golden_maps))
     broken = {**maps, list(maps)[4]: np.full((224, 224), np.nan)}
     np.savez(tmp_path / "nan.npz", **broken)
-    with pytest.raises(UserError, match=r"map of files/p10/2.jpg#2 has values that are NaN or infinite"):
+    with pytest.raises(UserError, match=r"map of files/p10/2.jpg#1 has values that are NaN or infinite"):
         score_files(truth, tmp_path / "nan.npz", out)
     assert not out.exists()
     (tmp_path / "file").write_text("")

@@ -57,7 +57,7 @@ def changed(position, **fields):
 
 def test_boxes_of_one_phrase_on_one_image_are_one_sample(write):
     edema, effusion, other = read_truth(write(COCO))
-    assert [t.id for t in (edema, effusion, other)] == ["files/a.jpg#1", "b.jpg#1", "files/a.jpg#2"]
+    assert [t.id for t in (edema, effusion, other)] == ["files/a.jpg#0", "b.jpg#0", "files/a.jpg#1"]
     assert (edema.category, effusion.category, other.category) == ("Edema", "Effusion", "Effusion")
     assert edema.key == "files/a.jpg\tmild edema"
     expected = np.zeros((224, 224), int)  # scale 0.5, (224 - 150) // 2 = 37 rows of padding above
@@ -287,7 +287,7 @@ def test_maps_are_found_by_image_and_phrase_and_brought_to_the_square(write, tmp
 def test_missing_maps_are_counted_and_the_first_named_without_the_phrase(write, tmp_path):
     truths = read_truth(write(COCO))
     np.savez(tmp_path / "maps.npz", other=np.zeros((224, 224)))
-    with pytest.raises(UserError, match=r"no heat map for 3 of 3 samples, first: files/a.jpg#1[,;]") as caught:
+    with pytest.raises(UserError, match=r"no heat map for 3 of 3 samples, first: files/a.jpg#0[,;]") as caught:
         HeatmapFile(tmp_path / "maps.npz").check(truths)
     assert "mild" not in str(caught.value)
 
@@ -295,7 +295,7 @@ def test_missing_maps_are_counted_and_the_first_named_without_the_phrase(write, 
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        (np.zeros((10, 10)), r"files/a.jpg#1 has shape \(10, 10\); expected \(224, 224\) or \(300, 448\)"),
+        (np.zeros((10, 10)), r"files/a.jpg#0 has shape \(10, 10\); expected \(224, 224\) or \(300, 448\)"),
         (np.zeros((448, 300)), r"has shape \(448, 300\)"),
         (np.zeros((1, 224, 224)), r"has shape \(1, 224, 224\)"),
         (np.full((224, 224), "a"), "must hold real numbers"),
@@ -338,7 +338,7 @@ def test_a_map_whose_header_is_none_is_refused(write, tmp_path, header):
     with zipfile.ZipFile(tmp_path / "maps.npz", "w") as archive:
         start = b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little")
         archive.writestr("files/a.jpg\tmild edema.npy", start + header.encode())
-    with pytest.raises(UserError, match=r"the map of files/a\.jpg#1 is damaged or not an array of numbers"):
+    with pytest.raises(UserError, match=r"the map of files/a\.jpg#0 is damaged or not an array of numbers"):
         next(HeatmapFile(tmp_path / "maps.npz").maps(read_truth(write(COCO))))
 
 
@@ -365,7 +365,7 @@ def test_a_map_that_would_take_all_memory_is_refused_before_it_is_unpacked(write
         for _ in range(1400):
             file.write(bytes(1_000_000))
     begun = time.monotonic()
-    with pytest.raises(UserError, match=r"the map of files/a\.jpg#1 has more than 1,360,004,096 bytes"):
+    with pytest.raises(UserError, match=r"the map of files/a\.jpg#0 has more than 1,360,004,096 bytes"):
         next(HeatmapFile(tmp_path / "maps.npz").maps(read_truth(write(COCO))))
     assert time.monotonic() - begun < 5
     os.mkfifo(tmp_path / "pipe.npz")
