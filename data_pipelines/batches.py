@@ -201,17 +201,19 @@ def sample_sentences(
 ) -> list[str]:
     """The sampled sentences of a report.
 
+    `mode` is one of
+
+        all                 all, in order
+        subset              a random number of sentences, at least one, in random order
+        impression          all of the impression, then a random subset of the findings, which may be empty
+        release_subset      mode 1 of the published release: as subset, but never all, except of a single sentence
+        release_impression  mode 2 of the published release: at least one of the findings in random order, if there
+                            are any, then all of the impression
+
     Args:
         sentences: all sentences of the report, those of the impression first.
         impression_count: the number of sentences of the impression.
-        mode: one of
-
-            all                 all, in order
-            subset              a random number of sentences, at least one, in random order
-            impression          all of the impression, then a random subset of the findings, which may be empty
-            release_subset      mode 1 of the published release: as subset, but never all, except of a single sentence
-            release_impression  mode 2 of the published release: at least one of the findings in random order, if there
-                                are any, then all of the impression
+        mode: see above.
         rng: the random generator, which is advanced.
     """
     if mode == "all" or not sentences:

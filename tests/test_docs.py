@@ -1,5 +1,6 @@
 """The docs: their links lead somewhere, and what the README shows works."""
 
+import json
 import re
 import shutil
 
@@ -38,6 +39,16 @@ def test_links_that_lead_nowhere_are_named(text, complaint, tmp_path):
     (root / "docs/there.md").write_text("# One\n## Two words (2nd)\n")
     (root / "README.md").write_text(text)
     assert list(links.broken(root)) == ([complaint] if complaint else [])
+
+
+def test_tutorials_are_kept_without_results_which_the_site_makes():
+    pages = sorted((links.ROOT / "docs/tutorials").glob("*.ipynb"))
+    assert len(pages) == 5
+    for page in pages:
+        cells = json.loads(page.read_text())["cells"]
+        code = [cell for cell in cells if cell["cell_type"] == "code"]
+        assert code
+        assert [cell for cell in code if cell["outputs"] or cell["execution_count"] is not None] == [], page.name
 
 
 def test_the_python_of_the_readme_runs(folder, tmp_path, monkeypatch):  # noqa: F811

@@ -56,7 +56,7 @@ class Ring(NamedTuple):
 
     @classmethod
     def of(cls, mesh: Mesh, batch: int, group: int) -> "Ring":
-        """The ring for `batch` pairs that are split in order over the devices of `mesh` and contrasted in `group`s.
+        """The ring for `batch` pairs, split in order over the devices of `mesh` and contrasted in groups of `group`.
 
         Raises UsageError where the batch does not divide over the devices, or where neither of a group and a device's
         pairs divides the other.
