@@ -233,7 +233,10 @@ def long_lines(root: Path) -> list[Place]:
 
 
 def markdown(root: Path) -> list[Path]:
-    return sorted([*root.glob("*.md"), *(root / "docs").rglob("*.md"), *(root / ".github").rglob("*.md")])
+    """The pages of the repository, without those that its tutorials have written into folders beside them."""
+    found = [*root.glob("*.md"), *(root / "docs").rglob("*.md"), *(root / ".github").rglob("*.md")]
+    tutorials = root / "docs/tutorials"
+    return sorted(page for page in found if page.parent == tutorials or not page.is_relative_to(tutorials))
 
 
 # Sizes

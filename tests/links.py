@@ -8,18 +8,16 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks.house import markdown
+
 ROOT = Path(__file__).resolve().parents[1]
 _CODE = re.compile(r"^```.*?^```|`[^`\n]*`", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[[^\]]*\]\(\s*<?([^)\s>]+)>?[^)]*\)|^\[[^\]]+\]:\s*(\S+)", re.MULTILINE)
 
 
-def pages(root: Path) -> list[Path]:
-    return sorted([*root.glob("*.md"), *(root / "docs").rglob("*.md"), *(root / ".github").rglob("*.md")])
-
-
 def broken(root: Path) -> Iterator[str]:
     """A line for every link that leads nowhere; links to other hosts are not followed."""
-    for page in pages(root):
+    for page in markdown(root):
         for link in (first or second for first, second in _LINK.findall(_CODE.sub("", page.read_text()))):
             if re.match(r"[a-z][a-z0-9+.-]*:", link):
                 continue
