@@ -85,7 +85,8 @@ def _localize(model: Model, pixels: UInt8[np.ndarray, "H W"], question: Question
     described: list[Json] = []
     while found:  # each map at original size is let go before the next one is made
         described.append(_described(found.pop()))
-    return {**_picture(model, pixels, question), "threshold": question.threshold, "prompts": described}
+    about: dict[str, Json] = {"calibrated": model.calibration is not None, "threshold": question.threshold}
+    return {**_picture(model, pixels, question), **about, "prompts": described}
 
 
 def _described(found: Localization) -> dict[str, Json]:
@@ -95,6 +96,8 @@ def _described(found: Localization) -> dict[str, Json]:
     return {
         "prompt": found.prompt,
         "similarity": found.similarity,
+        "present": found.present,
+        "absent": found.is_absent,
         "boxes": found.boxes.tolist(),
         "lowest": low,
         "highest": high,
@@ -107,12 +110,13 @@ def _described(found: Localization) -> dict[str, Json]:
 def _classify(model: Model, pixels: UInt8[np.ndarray, "H W"], question: Question) -> dict[str, Json]:
     model.read_prompts(question.texts)  # refuses an empty name
     prompts = read_prompt_set(question.prompts or None)
-    probabilities = model.classify([pixels], question.texts, prompts)[0]
+    (probabilities,), (present,) = model.classify_squares(model.square_of(pixels)[0][None], question.texts, prompts)
     return {
+        "calibrated": model.calibration is not None,
         "classes": [
-            {"class": name, "probability": float(p), **_understood(model, prompts, name)}
-            for name, p in zip(question.texts, probabilities, strict=True)
-        ]
+            {"class": name, "probability": float(p), "present": there, **_understood(model, prompts, name)}
+            for name, p, there in zip(question.texts, probabilities, present, strict=True)
+        ],
     }
 
 

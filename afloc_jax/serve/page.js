@@ -185,7 +185,8 @@ function find() {
     signal.throwIfAborted();
     asked.forEach((row, i) => {
       if (row.input.value !== texts[i]) return;  // edited meanwhile
-      Object.assign(row, { found: { ...content.prompts[i], threshold: content.threshold }, map: maps[i], limit: null });
+      const { threshold, calibrated } = content;
+      Object.assign(row, { found: { ...content.prompts[i], threshold, calibrated }, map: maps[i], limit: null });
       row.radio.disabled = false;
     });
     const live = asked.filter(row => row.found && state.rows.includes(row));  // edited and removed ones are not
@@ -245,6 +246,11 @@ function paint(row) {  // grey * (1 - a) + colour * a with a = opacity * heat, a
   $("canvas").getContext("2d").putImageData(image, 0, 0);
 }
 
+const drawn = row => $("draw").checked && !row?.found.absent;  // boxes, as in the overlays of afloc localize
+const presence = found => found.present === null
+  ? [found.calibrated ? "no presence of a denial, " : "not calibrated, "]
+  : [found.absent ? "absent, present " : "present ", make("b", { textContent: number(found.present) }), ", "];
+
 function draw() {
   $("opacity-is").textContent = `${Math.round(100 * $("opacity").value)} %`;
   $("threshold-is").textContent = number(threshold());
@@ -254,8 +260,9 @@ function draw() {
     each.element.classList.toggle("chosen", each === row);
     if (!each.found) continue;
     if (each.limit !== threshold()) Object.assign(each, { boxes: boxes(each), limit: threshold() });
-    each.note.replaceChildren(
-      "similarity ", make("b", { textContent: number(each.found.similarity, 3) }), `, ${counted(each.boxes)}`);
+    each.note.replaceChildren(...presence(each.found),
+      "similarity ", make("b", { textContent: number(each.found.similarity, 3) }), `, ${counted(each.boxes)}`,
+      each.found.absent ? " not drawn" : "");
     if (each.found.prompt !== each.input.value.trim())
       each.note.append(make("br"), `read as “${each.found.prompt}”`);
     if (strange(each.found)) each.note.append(make("br"), make("span", { className: "warning", textContent: strange(each.found) }));
@@ -265,9 +272,11 @@ function draw() {
   $("coldest").textContent = "−1 coldest place" + (row ? ` (${number(row.found.lowest, 3)})` : "");
   $("hottest").textContent = (row ? `(${number(row.found.highest, 3)}) ` : "") + "hottest place 1";
   $("range").textContent = row
-    ? "The colours span this phrase's own map (its values in brackets). Some place is always the hottest, even where the finding is absent. None " +
-      "of these numbers says whether it is there: a phrase that has nothing to do with the image can have a higher " +
-      "similarity."
+    ? "The colours span this phrase's own map (its values in brackets). Some place is always the hottest, even where " +
+      "the finding is absent. " + (row.found.calibrated
+        ? "Whether it is there is said by “present”, a probability; below 0.5 boxes are not drawn."
+        : "The model is not calibrated, so that none of these numbers says whether it is there: a phrase that has " +
+          "nothing to do with the image can have a higher similarity.")
     : "The colours span each phrase's own map.";
   const places = row ? row.boxes : [];
   $("places").hidden = !places.length;
@@ -277,7 +286,7 @@ function draw() {
     make("th", { scope: "row", textContent: i + 1 }), ...box.map(value => make("td", { textContent: value })))));
   const rectangle = (kind, [x, y, width, height]) =>
     `<rect class="${kind}" x="${x}" y="${y}" width="${width}" height="${height}"/>`;
-  $("boxes").innerHTML = $("draw").checked
+  $("boxes").innerHTML = drawn(row)
     ? ["under", "over"].map(kind => places.map(box => rectangle(kind, box)).join("")).join("") : "";
   $("canvas").setAttribute("aria-label", row
     ? `The image with the map of “${row.found.prompt}”, ${counted(places)}; a table lists them` : "The image");
@@ -299,7 +308,7 @@ function savePicture() {
   context.strokeStyle = "#3ce6dc";
   context.lineWidth = Math.max(1, Math.round(Math.max(width, height) / 400));
   context.scale(width / state.width, height / state.height);
-  for (const box of $("draw").checked ? shown().boxes : []) {
+  for (const box of drawn(shown()) ? shown().boxes : []) {
     context.beginPath();
     context.rect(...box);
     context.save();
@@ -312,7 +321,7 @@ function savePicture() {
 function saveNumbers() {
   const prompts = state.rows.filter(row => row.found).map(row => ({ given: row.input.value, prompt: row.found.prompt,
     unknown_words: row.found.unknown_words,
-    truncated: row.found.truncated, similarity: row.found.similarity, lowest: row.found.lowest, highest: row.found.highest, boxes: row.boxes }));
+    truncated: row.found.truncated, present: row.found.present, similarity: row.found.similarity, lowest: row.found.lowest, highest: row.found.highest, boxes: row.boxes }));
   const content = { model: settings.model, image: state.file.name, width: state.width, height: state.height,
     threshold: threshold(), prompts };
   download(new Blob([JSON.stringify(content, null, 2) + "\n"], { type: "application/json" }), `${stem()}.json`);
@@ -326,14 +335,15 @@ function classify() {
     await read(signal);
     const content = await ask("classify",
       [...names.map(name => ["class", name]), ["prompts", $("sets").value]], signal);
-    $("probabilities").tBodies[0].replaceChildren(...content.classes.map(({ class: name, probability }) => {
+    $("probabilities").tBodies[0].replaceChildren(...content.classes.map(({ class: name, probability, present }) => {
       const bar = make("i");
       bar.style.width = `${100 * probability}%`;
       return make("tr", {}, make("th", { scope: "row", textContent: name }),
-        make("td", { className: "bar" }, make("span", {}, bar)), make("td", { textContent: number(probability) }));
+        make("td", { className: "bar" }, make("span", {}, bar)), make("td", { textContent: number(probability) }),
+        make("td", { textContent: present === null ? "" : `present ${number(present)}` }));
     }));
-    $("classes-note").textContent = content.classes.filter(strange).map(found =>
-      `${found.class}: ${strange(found)}`).join(" ");
+    $("classes-note").textContent = [...(content.calibrated ? [] : ["The model is not calibrated."]),
+      ...content.classes.filter(strange).map(found => `${found.class}: ${strange(found)}`)].join(" ");
     $("probabilities").hidden = false;
   });
 }

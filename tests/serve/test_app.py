@@ -20,8 +20,9 @@ from afloc_jax.inference.overlays import OPACITY, colour_scale
 from afloc_jax.serve.answers import answer
 from afloc_jax.serve.app import make_app, make_page
 from afloc_jax.serve.limits import LIMITS
-from afloc_jax.serve.questions import About
+from afloc_jax.serve.questions import About, Question
 from afloc_jax.serve.server import LOCAL_NAMES
+from afloc_jax.weights.calibration import Calibration, Pooled
 from afloc_jax.weights.config import FolderConfig
 from data_pipelines.images import read_image
 from tests.data_pipelines.test_images import dicom_file
@@ -104,6 +105,24 @@ def test_the_answer_is_what_localize_gives_for_the_same_file(kind, page, model, 
         scaled = shrink((wanted.heatmap - low) / (high - low))
         np.testing.assert_allclose(from_uri(got["heatmap"]) / 255, scaled, atol=1 / 255)
     assert len({json.dumps(got["boxes"]) for got in content["prompts"]}) == 2  # the phrases are told apart
+
+
+def test_a_calibrated_model_tells_presence(model, tmp_path, monkeypatch):  # noqa: F811
+    data, limits = write_image("jpeg", tmp_path / "a").read_bytes(), LIMITS
+    for bias, absent in ((-9.0, True), (9.0, False)):
+        pooled = Pooled(weights=(1.0, 0.0, 0.0), bias=bias)
+        monkeypatch.setattr(model, "calibration", Calibration(pooled=pooled))
+        content = json.loads(answer(model, Question("localize", ("edema", "no edema"), 0.3), data, limits).content)
+        assert content["calibrated"] is True
+        there, denied = content["prompts"]
+        assert (there["absent"], denied["absent"], denied["present"]) == (absent, False, None)
+        assert (there["present"] < 0.01) is absent
+        assert there["boxes"]  # what is drawn is the page's choice
+        content = json.loads(answer(model, Question("classify", ("edema",)), data, limits).content)
+        assert content["classes"][0]["present"] == pytest.approx(there["present"], abs=1e-4)
+    monkeypatch.setattr(model, "calibration", None)
+    content = json.loads(answer(model, Question("localize", ("edema",), 0.3), data, limits).content)
+    assert (content["calibrated"], content["prompts"][0]["present"]) == (False, None)
 
 
 def test_threshold_and_headers_have_defaults(page, model, tmp_path):  # noqa: F811
