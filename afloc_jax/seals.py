@@ -24,11 +24,19 @@ class NewerFormat(UserError):
 
 
 def check_version(path: Path, version: Json) -> None:
-    """Raises NewerFormat for a format version that this program does not know; None is that of earlier versions."""
-    if isinstance(version, int) and version > FORMAT_VERSION:
+    """Refuses a format version that this program does not know. None, that of earlier versions, is read.
+
+    Raises:
+        NewerFormat: a later version of this program wrote the file.
+        UserError: there is no such version.
+    """
+    if version is None or (type(version) is int and 1 <= version <= FORMAT_VERSION):
+        return
+    if type(version) is int and version > FORMAT_VERSION:
         raise NewerFormat(
             f"{path} has format_version {version}, this program reads up to {FORMAT_VERSION}; update afloc_jax"
         )
+    raise UserError(f"{path}: its format_version is none that this program ever wrote; copy the folder again")
 
 
 def difference(folder: Path, expected: Mapping[str, str], skipped: Iterable[str] = ()) -> str:
@@ -71,7 +79,7 @@ def read_seal(folder: Path) -> dict[str, str] | None:
 
     Raises:
         NewerFormat: see `check_version`.
-        UserError: the seal is unreadable.
+        UserError: the seal is unreadable, or its version is none.
     """
     path = folder / SEAL
     if not path.is_file():

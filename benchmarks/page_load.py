@@ -10,7 +10,8 @@ request for the page is sent four times a second on a new connection. In the end
 more uploads is answered.
 
 Prints the answers by status, the peak of the memory of both processes together (resident, sampled every 50 ms), the
-times of the page, and the time from Ctrl-C to the end.
+times of the page, and the time from Ctrl-C to the end. The exit status is 1 if an upload had no answer, or a goal is
+missed: 2 GB, and 1 s for the page and for Ctrl-C.
 """
 
 import argparse
@@ -42,6 +43,7 @@ from PIL import Image
 from afloc_jax.serve.limits import LIMITS
 
 Given = TypeVarTuple("Given")
+MEMORY, SECONDS = 2e9, 1.0  # the goals: bytes of both processes, and for the page and Ctrl-C
 PHRASES = [f"small left effusion {number}" for number in range(LIMITS.texts)]
 
 
@@ -75,12 +77,19 @@ def main() -> None:
     parser.add_argument("--slow", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=900, help="longest time for all uploads (default: 900)")
     given = parser.parse_args()
-    found = measure(given.model, given.uploads, given.slow, given.seconds)
+    sys.exit(not report(given.model, given.uploads, given.slow, given.seconds))
+
+
+def report(model: Path, uploads: int = 50, slow: int = 100, seconds: float = 900) -> bool:
+    """Prints what was measured; returns whether it is within the goals."""
+    found = measure(model, uploads, slow, seconds)
     counts = ", ".join(f"{count} x {status}" for status, count in sorted(found.statuses.items()))
-    print(f"{given.uploads} uploads at once, {given.slow} slow clients: {counts}; {found.uploads_took:.0f} s")
+    print(f"{uploads} uploads at once, {slow} slow clients: {counts}; {found.uploads_took:.0f} s")
     print(f"memory: {found.idle / 1e9:.2f} GB idle, {found.peak / 1e9:.2f} GB at most")
     print(f"GET /: median {statistics.median(found.page):.3f} s, longest {max(found.page):.3f} s of {len(found.page)}")
     print(f"Ctrl-C: ended after {found.ended_after:.2f} s with exit status {found.exit_status}")
+    all_answered = sum(found.statuses.values()) == uploads and {*found.statuses} <= {"200", "400"}
+    return all_answered and found.peak < MEMORY and max(*found.page, found.ended_after) < SECONDS
 
 
 def measure(model: Path, uploads: int, slow: int, seconds: float) -> Load:

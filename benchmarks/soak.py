@@ -1,254 +1,111 @@
-"""Disturbs one run of the demo's size by kind and moment, goes on each time, and compares with an undisturbed run.
+"""Breaks the program for real, and says what was lost: the numbers of docs/reliability.md, all by one command.
 
-    python -m benchmarks.soak --data DIR [--steps 100] [--only "full disk|INT"] [--small]
-    python -m benchmarks.soak --data DIR --peers
-    python -m benchmarks.soak --data DIR --launches 50
+    python -m benchmarks.soak                          all five parts, about an hour on two idle cores
+    python -m benchmarks.soak --runs [--steps 100] [--minutes 27] [--only "full disk|INT"] [--small]
     python -m benchmarks.soak --hostile
+    python -m benchmarks.soak --page [--model MODEL]
+    python -m benchmarks.soak --launches 50
+    python -m benchmarks.soak --peers
 
-Prints a table: how each disturbed command ended, after how many seconds, how many lines it said besides those of an
-undisturbed one, how many steps were lost, that is done again by the next one, and how many may be. The exit status is 1
-if the final weights differ in a bit from those of the undisturbed run, or a row breaks a promise of
-docs/reliability.md. --only takes the rows whose first two cells have a pattern. --small takes a network that trains in
-seconds.
+--runs disturbs one run of the demo's size by kind and moment, goes on each time, and compares with an undisturbed run.
+Its table says how each disturbed command ended, after how many seconds, how many lines it said besides those of an
+undisturbed one, how many steps were lost, that is done again by the next one, and how many may be. --only takes the
+rows whose first two cells have a pattern; no row begins after so many --minutes; --small takes a network that trains in
+seconds. A disk is filled where this process may mount a file system.
 
---peers shows what two processes say when one of them is killed or stopped, and after how many seconds. --launches
-starts two commands in one workdir at the same moment, so many times. DIR holds the phantoms, which are drawn where they
-are missing; records are removed from a copy alone. A disk is filled where this process may mount a file system.
---hostile prints the table of `python -m benchmarks.hostile`.
+--hostile gives hostile files to the commands (`python -m benchmarks.hostile`). --page loads `afloc serve` (`python -m
+benchmarks.page_load`) with MODEL, by default one of the demo's size. --launches starts two commands in one workdir at
+the same moment, so many times. --peers shows what two processes say when one of them is killed or stopped, and after
+how many seconds.
+
+--data DIR holds the phantoms, which are drawn where they are missing; records are removed from a copy alone. The exit
+status is 1 if a promise of docs/reliability.md was broken: the final weights differ in a bit from those of the
+undisturbed run, a row shows a fault, an input crashed, hung or passed without a word, a workdir was lost, or a time or
+the memory is beyond its goal.
 """
 
 import argparse
-import contextlib
-import dataclasses
-import json
 import math
 import re
-import shutil
 import sys
 import tempfile
-import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 
-from afloc_jax.files import sha256_of
-from benchmarks import soak_disk, soak_pairs
+from benchmarks import page_load, soak_disk, soak_pairs
 from benchmarks.soak_commands import INTERVAL, ROOT, Command
-from benchmarks.soak_kinds import DISTURBANCES, Disturbance, sealed_steps, take_back_end
+from benchmarks.soak_kinds import DISTURBANCES
+from benchmarks.soak_run import UNDISTURBED, soak, table
 
-STATUS = {"TERM": 143, "INT": 130, "KILL": -9}  # at the end of a command, by the last signal
-COLUMNS = ["disturbance", "moment", "exit status", "seconds", "lines besides", "lost steps", "at most"]
-
-
-@dataclasses.dataclass
-class Row:
-    """What came of a disturbance.
-
-    Attributes:
-        what: the disturbance.
-        told: its moment, with what is to be said of it.
-        status, seconds: how the command ended, and how long after the last signal or the full disk.
-        besides: the lines that an undisturbed command does not say.
-        lost: steps that the next command did again; `most` is the promise.
-        faults: the promises that it broke.
-    """
-
-    what: Disturbance
-    told: str
-    status: int | None = None
-    seconds: float = 0.0
-    besides: Sequence[str] = ()
-    lost: int = 0
-    most: int = 0
-    faults: list[str] = dataclasses.field(default_factory=list)
-
-    def cells(self) -> list[str]:
-        """The cells of the table."""
-        if self.status is None:
-            return [self.what.kind, self.told, "", "", "", "", ""]
-        numbers = [self.status, f"{self.seconds:.1f}", len(self.besides), self.lost, self.most]
-        return [self.what.kind, " ".join([self.told, *self.faults]), *map(str, numbers)]
-
-    def judge(self) -> None:
-        """Enters the promises about the end of the command that it broke."""
-        wanted = STATUS[self.what.signals[-1]] if self.what.signals else 1
-        if self.status != wanted:
-            self.faults.append("WRONG STATUS")
-        if wanted == 1 and len(self.besides) != 1:
-            self.faults.append("NOT ONE LINE")
-        if self.what.leaves is not None and not any("no space left" in line.lower() for line in self.besides[-1:]):
-            self.faults.append("NO WORD OF THE DISK")
+USUAL, SMALL = (ROOT / f"benchmarks/{name}.py" for name in ("soak_config", "soak_small_config"))
+PAIRS = 50  # launches in one workdir where no number is given
 
 
-@dataclasses.dataclass
-class Soak:
-    """A run that is disturbed.
-
-    Attributes:
-        config: the config file.
-        steps: how many it trains.
-        workdir, data, scratch: its folders.
-        ordinary: the shapes of the lines that an undisturbed command says.
-    """
-
-    config: Path
-    steps: int
-    workdir: Path
-    data: Path
-    scratch: Path
-    ordinary: set[str]
-    rows: list[Row] = dataclasses.field(default_factory=list)
-    _reached: int = 0  # the last step that was done
-    _least: int = 0  # the step from which the next command must go on at least
-    _open: Row | None = None  # the row whose lost steps the next command shows
-
-    def disturb(self, what: Disturbance) -> None:
-        """Starts the command, disturbs it, and enters a row."""
-        if what.leaves is not None and (reason := soak_disk.why_not()):
-            self.rows.append(Row(what, f"not done ({reason})"))
-            return
-        row = Row(what, what.moment)
-        with contextlib.ExitStack() as around:
-            workdir = self.workdir
-            if what.leaves is not None:
-                workdir = around.enter_context(soak_disk.on_small_disk(workdir, self.scratch))
-            if what.around is not None:
-                around.enter_context(what.around(workdir, self.data))
-            cold = self.scratch / "cold" if what.moment == "compilation" else None
-            command = Command(self.config, workdir, self.data, self.steps, cold=cold)
-            came = command.wait_until(lambda: what.has_come(command))
-            noticed = time.monotonic() if came and (what.pattern or what.file) else command.began
-            if came:
-                what.act(command)
-            acted = time.monotonic()
-            row.status = command.end()
-            came = came and not command.said("(finished after)")
-            row.seconds = time.monotonic() - acted
-        row.besides = command.besides(self.ordinary, noticed)
-        self._count(command, what, row)
-        if came or row.status == 1:
-            row.judge()
-        else:
-            row.told += " (missed)"
-        if came and what.after is not None:
-            what.after(self.workdir)
-        self.rows.append(row)
-        print(row.cells(), *row.besides, sep="\n  ", file=sys.stderr)
-
-    def finish(self) -> int:
-        """Lets the run end; returns the exit status."""
-        command = Command(self.config, self.workdir, self.data, self.steps)
-        status = command.end()
-        self._count(command, None, None)
-        print(f"the last command ended with {status}", file=sys.stderr)
-        return status
-
-    def _count(self, command: Command, what: Disturbance | None, row: Row | None) -> None:
-        """Counts the steps that the command before has lost, and what this one may lose."""
-        resumed = command.last_step(r"going on from step (\d+)")
-        goes_on = bool(command.said("(going on from step|training starts at step 0)"))
-        if goes_on and self._open is not None:
-            self._open.lost = max(self._reached - resumed, 0)
-            if resumed < self._least or self._open.lost > self._open.most:
-                self._open.faults.append("LOST MORE")
-            self._open = None
-        done = command.last_step(r"^step (\d+) of")
-        if what is None or row is None or not (done or goes_on):
-            return
-        self._reached, self._open = max(done, resumed), row
-        sealed = [0, *sealed_steps(self.workdir)]
-        started = command.last_step(r"checkpoint of step (\d+): saving")
-        unfinished = self._reached - started if started > sealed[-1] else 0
-        if what.is_graceful:
-            self._least = self._reached
-        else:
-            row.most = (2 if what.spoils else 1) * INTERVAL + unfinished
-            self._least = sealed[-2] if what.spoils and len(sealed) > 1 else sealed[-1]
+def _runs(given: argparse.Namespace, data: Path, scratch: Path) -> bool:
+    chosen = [what for what in DISTURBANCES if re.search(given.only, f"{what.kind} {what.moment}")]
+    return soak(SMALL if given.small else USUAL, data, scratch, given.steps, chosen, given.minutes)
 
 
-def losses(workdir: Path) -> list[tuple[int, str, float]]:
-    """Step, split and loss of every line of metrics.jsonl."""
-    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
-    return [(line["step"], line["split"], line["loss"]) for line in lines]
+def _hostile(given: argparse.Namespace, data: Path, scratch: Path) -> bool:
+    from benchmarks.hostile.table import report
+
+    return report() == 0
 
 
-def table(columns: list[str], rows: list[list[str]]) -> str:
-    """Markdown."""
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+def _page(given: argparse.Namespace, data: Path, scratch: Path) -> bool:
+    model = given.model or scratch / UNDISTURBED / "model"
+    if not model.exists() or (given.small and not given.model):
+        model = scratch / "short/model"
+        command = Command(USUAL, model.parent, data, INTERVAL)
+        assert command.end() == 0, command.lines[-1:]
+    return page_load.report(model)
 
 
-def _summary(rows: list[Row]) -> str:
-    """The most steps that were lost, by what happened, and the longest end after a signal to stop."""
-    groups = {
-        "TERM and INT": [row for row in rows if row.what.is_graceful],
-        "KILL": [row for row in rows if row.what.signals[-1:] == ("KILL",) and not row.what.spoils],
-        "KILL with the newest checkpoint spoiled": [row for row in rows if row.what.spoils],
-        "full disk": [row for row in rows if row.what.leaves is not None],
-    }
-    lost = [f"{max(row.lost for row in found)} by {name}" for name, found in groups.items() if found]
-    seconds = max((row.seconds for row in groups["TERM and INT"]), default=0.0)
-    return f"steps lost at most: {', '.join(lost)}; longest end after TERM or INT: {seconds:.1f} s"
+def _launches(given: argparse.Namespace, data: Path, scratch: Path) -> bool:
+    rows, kept = soak_pairs.launches(SMALL, data, scratch, given.launches or PAIRS)
+    print(table(soak_pairs.LAUNCHES, rows))
+    return kept
 
 
-def soak(
-    config: Path, data: Path, scratch: Path, steps: int, chosen: Sequence[Disturbance], minutes: float = math.inf
-) -> bool:
-    """Prints the table; returns whether every promise was kept. Moments at the end of a run come last.
+def _peers(given: argparse.Namespace, data: Path, scratch: Path) -> bool:
+    rows, kept = soak_pairs.peers(USUAL, data, scratch)
+    print(table(soak_pairs.PEERS, rows))
+    return kept
 
-    No disturbance begins after so many minutes.
-    """
-    until = time.monotonic() + 60 * minutes
-    undisturbed = scratch / "undisturbed"
-    command = Command(config, undisturbed, data, steps)
-    assert command.end() == 0, command.lines[-1:]
-    records = f"phantom-{json.loads((undisturbed / 'run.json').read_text())['data_sha256']}"
-    shutil.copytree(data / records, scratch / "data" / records)
-    run = Soak(config, steps, scratch / "disturbed", scratch / "data", scratch, command.shapes())
-    for what in sorted(chosen, key=lambda what: bool(what.file)):
-        if time.monotonic() < until:
-            run.disturb(what)
-            if run.rows[-1].status == 0:  # the moment was missed, and those after it would be as well
-                take_back_end(run.workdir)
-        else:
-            run.rows.append(Row(what, f"{what.moment} (not done for want of time)"))
-    status = run.finish()
-    print(table(COLUMNS, [row.cells() for row in run.rows]))
-    print(_summary(run.rows))
-    done = sum(row.status is not None and "(missed)" not in row.told for row in run.rows)
-    same_losses = losses(undisturbed) == losses(run.workdir)
-    same_weights = len({sha256_of(folder / "model/model.safetensors") for folder in (undisturbed, run.workdir)}) == 1
-    print(f"disturbances: {done}; the losses of all steps are equal: {'yes' if same_losses else 'NO'}")
-    print(f"final weights equal bit for bit: {'yes' if same_weights else 'NO'}")
-    return status == 0 and same_losses and same_weights and not any(row.faults for row in run.rows)
+
+PARTS: dict[str, Callable[[argparse.Namespace, Path, Path], bool]] = {
+    "runs": _runs,
+    "hostile": _hostile,
+    "page": _page,
+    "launches": _launches,
+    "peers": _peers,
+}
 
 
 def main() -> None:
-    if "--hostile" in sys.argv[1:]:  # hostile inputs by group: a table of its own, which needs no --data
-        from benchmarks.hostile.table import report
-
-        sys.exit(report())
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path, help="default: a temporary folder")
+    for name in PARTS:
+        if name == "launches":
+            parser.add_argument("--launches", type=int, default=0)
+        else:
+            parser.add_argument(f"--{name}", action="store_true")
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--only", default="", help="a regular expression")
     parser.add_argument("--minutes", type=float, default=math.inf, help="no disturbance begins after so many")
     parser.add_argument("--small", action="store_true")
-    parser.add_argument("--peers", action="store_true")
-    parser.add_argument("--launches", type=int, default=0)
+    parser.add_argument("--model", type=Path, help="model folder of the page")
     given = parser.parse_args()
-    data = given.data.absolute()
-    small, usual = (ROOT / f"benchmarks/{name}.py" for name in ("soak_small_config", "soak_config"))
+    chosen = [name for name in PARTS if getattr(given, name)] or list(PARTS)
+    broken = []
     with tempfile.TemporaryDirectory() as scratch:
-        if given.peers:
-            print(table(soak_pairs.PEERS, soak_pairs.peers(usual, data, Path(scratch))))
-        elif given.launches:
-            rows, kept = soak_pairs.launches(small, data, Path(scratch), given.launches)
-            print(table(soak_pairs.LAUNCHES, rows))
-            sys.exit(not kept)
-        else:
-            chosen = [what for what in DISTURBANCES if re.search(given.only, f"{what.kind} {what.moment}")]
-            config = small if given.small else usual
-            sys.exit(not soak(config, data, Path(scratch), given.steps, chosen, given.minutes))
+        data = (given.data or Path(scratch) / "phantoms").absolute()
+        for name in chosen:
+            print(f"\n{name}\n", flush=True)
+            if not PARTS[name](given, data, Path(scratch)):
+                broken.append(name)
+    print(f"\npromises broken: {', '.join(broken) or 'none'} (of {', '.join(chosen)})")
+    sys.exit(bool(broken))
 
 
 if __name__ == "__main__":

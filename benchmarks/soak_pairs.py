@@ -12,6 +12,7 @@ from benchmarks.soak_commands import Command
 from benchmarks.soak_kinds import STEP
 
 PEERS = ["signal", "to process", "told after, s", "exit status of the other", "C++ stack"]
+TOLD_WITHIN = {"KILL": 2.0, "STOP": 30.0}  # seconds
 LAUNCHES = ["outcome", "pairs"]
 
 
@@ -22,9 +23,12 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def peers(config: Path, data: Path, scratch: Path) -> list[list[str]]:
-    """Kills and stops either of two processes after three steps; returns the rows of what the other one says."""
-    rows = []
+def peers(config: Path, data: Path, scratch: Path) -> tuple[list[list[str]], bool]:
+    """Kills and stops either of two processes after three steps.
+
+    Returns the rows of what the other one says, and whether it was told in time each time, and without a C++ stack.
+    """
+    rows, kept = [], True
     for name in ("KILL", "STOP"):
         for victim in range(2):
             port, workdir = _free_port(), scratch / f"{name}{victim}"
@@ -41,8 +45,9 @@ def peers(config: Path, data: Path, scratch: Path) -> list[list[str]]:
             seconds = f"{told[0][0] - began:.1f}" if told else "never"
             stack = any("stack trace" in line for _, line in other.lines)
             rows.append([name, str(victim), seconds, str(status), "yes" if stack else "no"])
+            kept &= bool(told) and told[0][0] - began <= TOLD_WITHIN[name] and status == 1 and not stack
             print(rows[-1], file=sys.stderr)
-    return rows
+    return rows, kept
 
 
 def launches(config: Path, data: Path, scratch: Path, count: int) -> tuple[list[list[str]], bool]:

@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 from dataclasses import dataclass
+from typing import Any
 
 from absl import logging
 
@@ -183,9 +184,9 @@ def _find(call: Call) -> Path:
     candidates = [path.parent for path in matching(directory, f"{dataset}-*-*/{_INPUTS}")]
     if not call.arguments:
         version = call.inputs["version"]
-        inputs = {path: read_json(path / _INPUTS) for path in candidates}
+        inputs = {path: _inputs(path) for path in candidates}
         candidates = [path for path in candidates if inputs[path].get("version") == version] or candidates
-        candidates = [path for path in candidates if "grey" not in inputs[path].get("arguments", {})] or candidates
+        candidates = [path for path in candidates if "grey" not in inputs[path]["arguments"]] or candidates
     else:
         stem = f"{dataset}-{_hash(call.content)}-"
         candidates = [path for path in candidates if path.name.startswith(stem)]
@@ -202,6 +203,15 @@ def _find(call: Call) -> Path:
             "arguments, or remove those you do not want"
         )
     return candidates[0]
+
+
+def _inputs(folder: Path) -> dict[str, Any]:
+    """The inputs of a prepared folder, see `Call.inputs`. Raises UserError for a damaged file."""
+    remedy = "remove the folder and prepare again"
+    content = read_json(folder / _INPUTS, remedy)
+    if not isinstance(content, dict) or not isinstance(content.get("arguments"), dict):
+        raise UserError(f"{folder / _INPUTS}: is not what a build writes; {remedy}")
+    return content
 
 
 def _hash(value: Json) -> str:

@@ -1,5 +1,6 @@
 """Random access to prepared records."""
 
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -12,6 +13,8 @@ from tensorflow_datasets.proto import tf_example_pb2
 from afloc_jax.errors import UserError
 from afloc_jax.files import Path, matching
 from data_pipelines.records import Finding, Record, record_features
+
+_REMEDY = "copy it back, or remove the folder and prepare again"
 
 
 class Pair(NamedTuple):
@@ -34,14 +37,13 @@ class Records(Protocol):
 class RecordSource:
     """Random access to one split of a prepared data set: `len(source)`, `source[i]` -> Record. It can be pickled.
 
-    Raises UserError (from the constructor) if there is no such split, a file of it is missing, or the folder is of
-    another version.
+    Raises UserError, from the constructor if there is no such split, a file of it is missing or damaged, or the folder
+    is of another version; when a record is read, if its file is damaged there.
     """
 
     def __init__(self, folder: str | os.PathLike[str], split: str):
         self.folder, self.split = Path(folder), split
-        # Opened from the folder alone, without the builder's code and arguments.
-        builder = tfds.builder_from_directory(_versioned(self.folder))
+        builder = self._opened()
         splits = {name: info.num_examples for name, info in builder.info.splits.items() if info.num_examples}
         if split not in splits:
             known = ", ".join(f"{name} ({count})" for name, count in splits.items())
@@ -50,11 +52,21 @@ class RecordSource:
             raise UserError(f"{self.folder} was prepared by another version of this program; prepare it again")
         lacking = [path for path in builder.info.splits[split].filepaths if not path.exists()]
         if lacking:
-            raise UserError(
-                f"{self.folder} lacks {lacking[0].name}; copy it back, or remove the folder and prepare again"
-            )
+            raise UserError(f"{self.folder} lacks {lacking[0].name}; {_REMEDY}")
         raw = tfds.decode.DeserializeMethod.RAW_BYTES
         self._data = builder.as_data_source(split, deserialize_method=raw)
+        for first in itertools.accumulate(builder.info.splits[split].shard_lengths[:-1], initial=0):
+            self._example(first)  # a file that was cut is noticed now, and not in the middle of an epoch
+
+    def _opened(self) -> tfds.core.DatasetBuilder:
+        """The data set, from the folder alone, without the builder's code and arguments."""
+        place = _versioned(self.folder)
+        try:
+            return tfds.builder_from_directory(place)
+        except Exception as error:  # parsers of TFDS and protobuf raise errors of many kinds
+            if isinstance(error, OSError):
+                raise
+            raise UserError(f"{place}: dataset_info.json or features.json is damaged; {_REMEDY}") from None
 
     @property
     def name(self) -> str:
@@ -80,7 +92,10 @@ class RecordSource:
     def _example(self, index: int) -> bytes:
         if not -len(self) <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")
-        return self._data[index % len(self)]
+        try:
+            return self._data[index % len(self)]
+        except RuntimeError:  # what ArrayRecord says quotes offsets, and no file
+            raise UserError(f"{self.folder}: a file of split {self.split!r} is damaged; {_REMEDY}") from None
 
     def __iter__(self) -> Iterator[Record]:
         return (self[index] for index in range(len(self)))

@@ -18,14 +18,14 @@ def soak(folder, *given):
 
 
 def test_a_run_that_is_killed_damaged_and_out_of_space_ends_as_an_undisturbed_one(tmp_path):
-    said = soak(tmp_path, "--small", "--steps=14", "--only=KILL, newest damaged|full disk save")
+    said = soak(tmp_path, "--runs", "--small", "--steps=14", "--only=KILL, newest damaged|full disk save")
     assert "| KILL, newest damaged | after a save | -9 |" in said and "| full disk | " in said
     assert "final weights equal bit for bit: yes" in said
 
 
 @pytest.mark.slow
 def test_every_disturbance_keeps_its_promise(tmp_path):
-    said = soak(tmp_path, "--small")
+    said = soak(tmp_path, "--runs", "--small")
     assert said.count("\n| ") > 30 and "final weights equal bit for bit: yes" in said
 
 

@@ -23,7 +23,7 @@ from jaxtyping import Array, PyTree
 
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.files import Path, absolute, check_space, hashes, move_folder, read_json, sync_folder, write_json
-from afloc_jax.seals import FORMAT_VERSION, check_version, difference
+from afloc_jax.seals import FORMAT_VERSION, NewerFormat, check_version, difference
 from afloc_jax.training.processes import meet, say
 
 MANIFEST = "manifest.json"
@@ -43,9 +43,11 @@ def damage(checkpoint: os.PathLike[str]) -> str:
     try:
         manifest = read_json(folder / MANIFEST)
         expected = {name: str(hash) for name, hash in manifest["files"].items()}
+        check_version(folder / MANIFEST, manifest.get("format_version"))
+    except NewerFormat:
+        raise
     except (UserError, KeyError, TypeError, AttributeError):
         return "has an unreadable manifest"
-    check_version(folder / MANIFEST, manifest.get("format_version"))
     return difference(folder, expected, skipped=(MANIFEST,))
 
 
@@ -70,6 +72,11 @@ def ever_sealed(folder: Path) -> int:
     damaged = _beside(folder, "damaged")
     aside = [path.name.partition(".")[0] for path in damaged.iterdir()] if damaged.is_dir() else []
     return max(noted, last_sealed(folder), *(int(name) for name in aside if name.isdigit()))
+
+
+def is_unfinished(folder: Path, step: int, ever: int) -> bool:
+    """Whether a step was never sealed: it is being saved, or is the rest of a killed save. `ever` is `ever_sealed`."""
+    return step > ever and not _is_sealed(folder / str(step))
 
 
 def _beside(folder: Path, ending: str) -> Path:
@@ -209,7 +216,7 @@ class Checkpoints:
         """Moves a damaged step to <folder>.damaged. One that was never sealed, the rest of a kill, is deleted."""
         meet(f"judged {step}")  # all processes have read it
         place = self.folder / str(step)
-        unfinished = step > ever and not _is_sealed(place)
+        unfinished = is_unfinished(self.folder, step, ever)
         damaged = _beside(self.folder, "damaged")
         target = damaged / _free_name(damaged, str(step))
         if jax.process_index() == 0:

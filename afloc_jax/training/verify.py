@@ -6,13 +6,13 @@ from typing import Literal
 
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.files import Path
-from afloc_jax.seals import SEAL, problems, read_seal
+from afloc_jax.seals import SEAL, NewerFormat, problems, read_seal
 from afloc_jax.training import workdir
-from afloc_jax.training.checkpoints import damage, ever_sealed, steps_in
-from afloc_jax.weights.config import CONFIG
+from afloc_jax.training.checkpoints import damage, ever_sealed, is_unfinished, steps_in
+from afloc_jax.weights.config import CONFIG, read_config
 from afloc_jax.weights.folder import is_model_file
 
-State = Literal["intact", "edited", "damaged", "not sealed"]
+State = Literal["intact", "edited", "unfinished", "damaged", "not sealed"]
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,9 @@ class Verdict:
 
     Attributes:
         part: its path below the folder; "." for the folder itself.
-        state: "edited": a file was changed that holds no weights and no words, such as config.json. "not sealed": it
-            is the work of earlier versions and cannot be verified.
+        state: "edited": a file was changed that holds no weights and no words, such as config.json. "unfinished": a
+            checkpoint that is being saved, or the rest of a save that was killed; nothing is lost. "not sealed": it is
+            the work of earlier versions and cannot be verified.
         why: the reason where it is not intact.
     """
 
@@ -41,12 +42,13 @@ def verify(folder: Path) -> list[Verdict]:
 
     Raises:
         UsageError: the folder is neither.
-        NewerFormat: a later version of this program wrote it.
     """
-    parts = [folder / name for name in (workdir.TOKENIZER, workdir.CHECKPOINTS, workdir.MODEL)]
-    if any(part.is_dir() for part in parts):
-        tokenizer, checkpoints, model = parts
-        found = [verdict for place in (tokenizer, model) if place.is_dir() for verdict in [_of_files(place, folder)]]
+    tokenizer, checkpoints, model = parts = [
+        folder / name for name in (workdir.TOKENIZER, workdir.CHECKPOINTS, workdir.MODEL)
+    ]
+    if (folder / workdir.RUN).is_file() or any(part.is_dir() for part in parts):
+        expected = {tokenizer: (folder / workdir.RUN).is_file(), model: (folder / workdir.FINISHED).is_file()}
+        found = [_of_files(place, folder) for place, must in expected.items() if must or place.is_dir()]
         return [*found, *_of_checkpoints(checkpoints, folder)]
     if not (folder / CONFIG).is_file() and not (folder / SEAL).is_file():
         raise UsageError(f"{folder}: is no model folder and no working directory of a run; give one of the two")
@@ -54,9 +56,13 @@ def verify(folder: Path) -> list[Verdict]:
 
 
 def _of_files(place: Path, above: Path) -> Verdict:
-    """The verdict of a folder with a seal."""
+    """The verdict of a folder with a seal: a model, or a tokenizer, which has no config.json."""
     part = place.relative_to(above).as_posix()
+    if not place.is_dir():
+        return Verdict(part, "damaged", "is missing; the command of the run makes it again, or says what it needs")
     try:
+        if place.name != workdir.TOKENIZER:
+            read_config(place)
         if read_seal(place) is None:
             return Verdict(part, "not sealed", f"it has no {SEAL}")
     except UserError as error:
@@ -71,7 +77,11 @@ def _of_files(place: Path, above: Path) -> Verdict:
 def _of_checkpoints(place: Path, above: Path) -> Iterator[Verdict]:
     last, steps = ever_sealed(place), steps_in(place)
     for step in steps:
-        reason = damage(place / str(step))
-        yield Verdict(f"{place.name}/{step}", "damaged" if reason else "intact", reason)
+        try:
+            reason = damage(place / str(step))
+        except NewerFormat as error:
+            reason = str(error)
+        wrong: State = "unfinished" if is_unfinished(place, step, last) else "damaged"
+        yield Verdict(f"{place.name}/{step}", wrong if reason else "intact", reason)
     if last and not steps:
         yield Verdict(place.name, "damaged", f"step {last} was saved, and there is no checkpoint")

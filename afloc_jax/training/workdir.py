@@ -1,13 +1,12 @@
 """The working directory of a run: the names of its files, and the check that it belongs to one config."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 
 from flax.traverse_util import flatten_dict
 
 from afloc_jax import buckets
-from afloc_jax.errors import UsageError
+from afloc_jax.errors import UsageError, UserError
 from afloc_jax.files import Path, read_json, write_json
 from afloc_jax.seals import read_seal
 from afloc_jax.settings import Json
@@ -56,12 +55,18 @@ class Finished:
 def read_finished(workdir: Path) -> Finished | None:
     """The content of finished.json; None while there is no such file, or where files of the model are missing.
 
-    In the latter case the model is written again from the best checkpoint.
+    In the latter case the model is written again from the best checkpoint. Raises UserError for a damaged file.
     """
     path = workdir / FINISHED
     if not path.exists() or missing_from_model(workdir):
         return None
-    return Finished(**read_json(path, "delete it to train again"))
+    remedy = "delete it, and the same command writes the model again from the best checkpoint"
+    content = read_json(path, remedy)
+    known = {field.name: field.default for field in dataclasses.fields(Finished)}
+    needed = {name for name, default in known.items() if default is dataclasses.MISSING}
+    if not (isinstance(content, dict) and needed <= {*content} <= {*known} and type(content["steps"]) is int):
+        raise UserError(f"{path}: is not what this program writes; {remedy}")
+    return Finished(**content)
 
 
 def missing_from_model(workdir: Path) -> list[str]:
@@ -99,9 +104,11 @@ def check_workdir(config: RunConfig, workdir: Path) -> None:
     if not path.exists():
         return
     try:
-        other = json.loads(path.read_text())
-    except ValueError as error:
-        raise UsageError(f"{path}: not readable as JSON; restore it or choose another --workdir") from error
+        other = read_json(path, "restore it or choose another --workdir")
+    except UserError as error:
+        raise UsageError(str(error)) from None
+    if not isinstance(other, dict):
+        raise UsageError(f"{path}: is no config of a run; restore it or choose another --workdir")
     defaults = flatten_dict(RunConfig().plain(), sep=".")
     found = {  # a setting that came after the workdir was made had its default there
         key: (ours, theirs)

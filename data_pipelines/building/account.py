@@ -61,11 +61,16 @@ class BuildReport:
 
     @classmethod
     def read(cls, folder: Path) -> "BuildReport":
-        """The report of a prepared folder."""
-        stored = {"rows": None, **read_json(folder / REPORT, "remove the folder and prepare again")}
-        rejected = tuple(Rejected(**entry) for entry in stored.pop("rejected", ()))
-        stored |= {name: tuple(stored.get(name, ())) for name in ("flat", "black", "notes")}
-        return cls(**stored, rejected=rejected)
+        """The report of a prepared folder. Raises UserError for a damaged file."""
+        remedy = "remove the folder and prepare again"
+        content = read_json(folder / REPORT, remedy)
+        try:
+            stored = {"rows": None, **content}
+            rejected = tuple(Rejected(**entry) for entry in stored.pop("rejected", ()))
+            stored |= {name: tuple(stored.get(name, ())) for name in ("flat", "black", "notes")}
+            return cls(**stored, rejected=rejected)
+        except TypeError:
+            raise UserError(f"{folder / REPORT}: is not what a build writes; {remedy}") from None
 
     def plain(self) -> dict[str, Json]:
         """The content of build_report.json. The same input gives the same report."""

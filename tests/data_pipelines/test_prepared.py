@@ -24,7 +24,7 @@ from data_pipelines import prepared as prepared_module
 from data_pipelines import reading
 from data_pipelines.batches import training_batches, training_tokenizer
 from data_pipelines.building.build import OWNER
-from data_pipelines.prepared import open_source, prepare
+from data_pipelines.prepared import open_prepared, open_source, prepare
 from data_pipelines.records import Finding, Record
 from data_pipelines.settings import DataSettings
 from data_pipelines.vocabulary import VocabularyRule
@@ -93,6 +93,39 @@ def test_records_that_lack_a_file_are_a_line(tmp_path):
     lost.unlink()
     with pytest.raises(UserError, match=f"lacks {lost.name}; copy it back, or remove the folder and prepare again"):
         open_source("pairs", tmp_path / "out", "train", raw=tmp_path / "raw", builder=ALL_TRAIN)
+
+
+def test_records_whose_files_are_damaged_are_a_line(tmp_path):
+    """Whatever is in them; a shard that was cut is noticed when it is opened, one with a wrong byte when it is read."""
+    pairs_folder(tmp_path / "raw", 6)
+    out = tmp_path / "out"
+    folder = prepare("pairs", out, raw=tmp_path / "raw", builder=ALL_TRAIN).folder
+
+    def refused(path, content, words, use):
+        kept = path.read_bytes()
+        path.write_bytes(content(kept) if callable(content) else content)
+        with pytest.raises(UserError, match=words) as caught:
+            use()
+        assert str(folder) in str(caught.value) and "prepare again" in str(caught.value)
+        path.write_bytes(kept)
+
+    def opened():
+        return open_source("pairs", out, "train")
+
+    for name in ("dataset_info.json", "features.json"):
+        (path,) = folder.glob(f"*/*/{name}")
+        for content in (b"", b"[]", b"{}", b"3", bytes(range(256)), lambda kept: kept[: len(kept) // 2]):
+            refused(path, content, r"dataset_info\.json or features\.json is damaged", opened)
+    (shard,) = folder.glob("*/*/*-train.array_record*")
+    for content in (b"", lambda kept: kept[: len(kept) // 2]):
+        refused(shard, content, "a file of split 'train' is damaged", opened)
+    source = pickle.loads(pickle.dumps(opened()))  # as in a worker, which opens the file anew
+    refused(shard, lambda kept: bytes(len(kept)), "a file of split 'train' is damaged", lambda: source[5])
+    for content in (b"[]", b"3", b"{}", b'{"records": {}, "rejected": [3]}', b'{"records": {}, "x": 1}', b"{"):
+        refused(folder / "build_report.json", content, "build_report", lambda: open_prepared("pairs", out))
+    for content in (b"[]", b"3", b"{}", b'{"arguments": []}', b"{"):
+        refused(folder / "inputs.json", content, "inputs", opened)
+    assert len(opened()) == 6
 
 
 def test_records_of_older_rules_are_not_taken_for_those_of_newer_ones(tmp_path, monkeypatch):

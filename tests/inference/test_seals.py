@@ -52,6 +52,7 @@ def test_a_folder_is_sealed_with_the_sha256_of_every_file_but_its_card(copy):
         (lambda f: (f / "seal.json").write_text("{"), "not valid JSON"),
         (lambda f: (f / "seal.json").write_text('{"files": {"../x": "00"}}'), "is not a seal"),
         (lambda f: (f / "seal.json").write_text('{"files": {"vocab.txt": 7}}'), "is not a seal"),
+        (lambda f: (f / "seal.json").write_text('{"files": {}, "format_version": "1"}'), "format_version is none that"),
     ],
 )
 def test_other_weights_and_other_words_are_refused(copy, change, words, capsys):
@@ -73,6 +74,15 @@ def test_an_edited_config_is_read_with_a_warning(copy, capsys):
     assert main(["verify", str(copy), "--json"]) == 0
     verdict = {"part": ".", "state": "edited", "why": f"{path} is not the file that was sealed"}
     assert json.loads(capsys.readouterr().out) == [verdict]
+
+
+def test_verify_calls_a_folder_damaged_whose_config_no_command_reads(copy, capsys):
+    path = copy / "config.json"
+    stored = json.loads(path.read_text())
+    for wrong in ({"format_version": 9}, {"seed": "x"}):
+        path.write_text(json.dumps(stored | wrong))
+        assert main(["verify", str(copy)]) == 1
+        assert capsys.readouterr().out.startswith(f".: damaged ({path}")
 
 
 def test_a_folder_without_a_seal_is_read_as_before(copy, capsys):

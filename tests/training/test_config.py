@@ -265,6 +265,9 @@ def test_a_workdir_that_is_a_file_or_has_a_broken_config_is_a_wrong_call(tmp_pat
         claim_workdir(run_config(), workdir / "file")
     with pytest.raises(UsageError, match="cannot be made a folder"):
         claim_workdir(run_config(), workdir / "file" / "run")
+    (workdir / "config.json").write_text("[]")
+    with pytest.raises(UsageError, match="is no config of a run"):
+        claim_workdir(run_config(), workdir)
     (workdir / "config.json").write_text("{")
-    with pytest.raises(UsageError, match="not readable as JSON"):
+    with pytest.raises(UsageError, match="not valid JSON"):
         claim_workdir(run_config(), workdir)

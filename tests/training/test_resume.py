@@ -239,6 +239,11 @@ def test_a_run_whose_checkpoints_are_gone_stops_until_it_is_told_to_start_anew(c
     path = next((tmp_path / "checkpoints/2/state/d").iterdir())
     assert main(["verify", str(tmp_path)]) == 0
     assert capsys.readouterr().out.splitlines() == ["tokenizer: intact", "checkpoints/2: intact"]
+    shutil.copytree(tmp_path / "checkpoints/2", tmp_path / "checkpoints/4")
+    (tmp_path / "checkpoints/4/manifest.json").unlink()
+    assert main(["verify", str(tmp_path)]) == 0, "the rest of a save that was killed"
+    assert capsys.readouterr().out.splitlines()[-1] == "checkpoints/4: unfinished (was never completed)"
+    shutil.rmtree(tmp_path / "checkpoints/4")
     content = path.read_bytes()
     path.write_bytes(content[:-1] + b"?")
     (tmp_path / "checkpoints.sealed.json").unlink()
@@ -278,6 +283,8 @@ def test_a_tokenizer_that_was_removed_is_made_again_or_the_run_stops(finished, c
     kept = {path.name: path.read_bytes() for path in (tmp_path / "tokenizer").iterdir()}
     run, text = tmp_path / "run.json", (tmp_path / "run.json").read_text()
     shutil.rmtree(tmp_path / "tokenizer")
+    assert main(["verify", str(tmp_path)]) == 1
+    assert capsys.readouterr().out.startswith("tokenizer: damaged (is missing;")
     facts = json.loads(text)
     for other in (
         {**facts, "vocabulary_sha256": "0"},

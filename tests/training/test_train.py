@@ -156,7 +156,14 @@ def test_a_failed_evaluation_keeps_the_model_and_is_all_that_is_left(config, tmp
     with monkeypatch.context() as patch, pytest.raises(UserError, match=r"the trained model is safe in .*no ink"):
         patch.setattr(report, "write_report", lambda workdir: (_ for _ in ()).throw(OSError("no ink")))
         train(config, tmp_path)
-    assert json.loads((tmp_path / "finished.json").read_text())["evaluation"] is None
+    path = tmp_path / "finished.json"
+    kept = path.read_text()
+    assert json.loads(kept)["evaluation"] is None
+    for content in ("[]", "3", "{}", '{"steps": 1}', kept.replace("steps", "stops")):
+        path.write_text(content)
+        with pytest.raises(UserError, match=r"finished\.json: is not what this program writes; delete it"):
+            train(config, tmp_path)
+    path.write_text(kept)
     load_model(tmp_path / "model")
     monkeypatch.setattr(loops.Loop, "run", None)  # training again would fail
     assert train(config, tmp_path) == 0
