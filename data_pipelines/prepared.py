@@ -102,13 +102,15 @@ def prepare(
     builder: Arguments | None = None,
     workers: int = 0,
     beam: str | None = None,
+    waits: bool = True,
 ) -> Prepared:
     """Builds the records of a data set unless they exist already. See `open_source` for the arguments.
 
     An interrupted build continues from its finished shards. `beam` are pipeline options ("--runner=DirectRunner") with
-    which Apache Beam builds the records; None builds them without Beam.
+    which Apache Beam builds the records; None builds them without Beam. If another process builds records in the
+    directory, this one waits for its end; without `waits` it raises UsageError.
     """
-    folder, built = _prepared(Call.of(dataset, directory, raw, builder), workers, beam)
+    folder, built = _prepared(Call.of(dataset, directory, raw, builder), workers, beam, waits)
     return Prepared(folder, built, BuildReport.read(folder))
 
 
@@ -118,7 +120,7 @@ def open_prepared(dataset: str, directory: str | os.PathLike[str], builder: Argu
     return Prepared(folder, False, BuildReport.read(folder))
 
 
-def _prepared(call: Call, workers: int = 0, beam: str | None = None) -> tuple[Path, bool]:
+def _prepared(call: Call, workers: int = 0, beam: str | None = None, waits: bool = True) -> tuple[Path, bool]:
     """The complete folder for these inputs, and whether this call built it."""
     directory = call.directory
     call.check()
@@ -131,7 +133,7 @@ def _prepared(call: Call, workers: int = 0, beam: str | None = None) -> tuple[Pa
     rejected = directory / f"{call.dataset}.rejected.txt"  # the unusable images of a build that stopped
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with alone(directory) as owner:
+        with alone(directory, waits) as owner:
             identity = Memory(directory).read(files, workers) if call.needs_raw else "generated"
             folder = directory / f"{stem}-{_hash(identity)}"
             if folder.is_dir():  # another process built it while this one waited

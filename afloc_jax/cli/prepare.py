@@ -35,6 +35,11 @@ def add(command: Parser) -> None:
         metavar="N",
         help="images decoded at once (default: the builder's choice)",
     )
+    command.add_argument(
+        "--wait",
+        action="store_true",
+        help="wait where another process builds records in --out (default: say which, and end with status 2)",
+    )
     command.add_argument("--no_overview", action="store_true", help="do not write overview.html about the records")
     command.add_argument(
         "--beam",
@@ -53,7 +58,8 @@ def run(given: Namespace) -> int:
         builder["exclude"] = [str(file) for file in given.exclude]
     if given.pseudonym_key:
         builder["pseudonym_key"] = str(given.pseudonym_key)
-    prepared = prepare(given.name, given.out, raw=given.raw, builder=builder, workers=given.workers, beam=given.beam)
+    how = {"workers": given.workers, "beam": given.beam, "waits": given.wait}
+    prepared = prepare(given.name, given.out, raw=given.raw, builder=builder, **how)
     report = prepared.report
     counts = ", ".join(f"{split} {count}" for split, count in report.records.items())
     print(f"{'built' if prepared.built else 'found'} {prepared.folder}: {counts}")

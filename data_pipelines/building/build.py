@@ -166,14 +166,16 @@ def clear(building: Path) -> None:
 
 
 @contextlib.contextmanager
-def alone(directory: Path) -> Iterator[Ownership]:
-    """The right to build records in a directory, which one process has at a time; the others wait, and say for whom.
+def alone(directory: Path, waits: bool) -> Iterator[Ownership]:
+    """The right to build records in a directory, which one process has at a time.
+
+    Where another one has it, this one `waits` and says for whom, or raises UsageError, which names it.
 
     The file `OWNER` keeps processes of all hosts out, a lock of the system those of this one: also where the file
     system has no hard links, without which the first cannot be.
     """
     _refuse_workers()
-    with Ownership(directory, functools.partial(print, file=sys.stderr), name=OWNER, waits=True) as owner:
+    with Ownership(directory, functools.partial(print, file=sys.stderr), name=OWNER, waits=waits) as owner:
         owner.take()
         with lock(directory / _LOCK):
             yield owner

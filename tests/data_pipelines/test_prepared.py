@@ -18,6 +18,7 @@ from published import image_file, json_file
 from raw_folders import SECRET, pairs_folder
 from tensorflow_datasets.proto import tf_example_pb2
 
+from afloc_jax.cli import main
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.ownership import Ownership
 from data_pipelines import prepared as prepared_module
@@ -236,7 +237,7 @@ def test_two_processes_build_once(tmp_path):
     assert sorted(built) == [False, True]
 
 
-def test_who_finds_a_build_in_a_directory_says_whose_and_waits_for_it(tmp_path, capfd):
+def test_who_finds_a_build_in_a_directory_says_whose_and_is_refused_or_waits(tmp_path, capfd):
     """By the file of owners, so that it is kept out from other hosts too."""
     pairs_folder(tmp_path / "raw", 4)
     out, built = tmp_path / "out", []
@@ -246,6 +247,12 @@ def test_who_finds_a_build_in_a_directory_says_whose_and_waits_for_it(tmp_path, 
     )
     with Ownership(out, name=OWNER) as first:
         first.take()
+        before = {path.name: path.read_bytes() for path in out.iterdir()}
+        command = ["prepare", "pairs", "--raw", str(tmp_path / "raw"), "--out", str(out), "--no_overview"]
+        assert main([*command, "--builder", 'fractions={"train": 1.0}']) == 2
+        refused = capfd.readouterr().err
+        assert f"another run has it (process {os.getpid()} on " in refused and refused.count("\n") == 1
+        assert {path.name: path.read_bytes() for path in out.iterdir()} == before
         second.start()
         second.join(3)
         assert second.is_alive() and not built and not prepared(out)
