@@ -16,7 +16,7 @@ from afloc_jax.provenance import hash_of, provenance
 from afloc_jax.settings import Json
 from afloc_jax.training import start, tokenizer, workdir
 from afloc_jax.training.assembly import Assembly, assemble
-from afloc_jax.training.checkpoints import Checkpoints, last_sealed
+from afloc_jax.training.checkpoints import Checkpoints, ever_sealed, last_sealed
 from afloc_jax.training.failures import StopSignal, explain
 from afloc_jax.training.kernel_check import check_kernel
 from afloc_jax.training.leaving import released_when_leaving
@@ -155,7 +155,8 @@ def _train_model(
     if progress.step:
         say(f"{folder}: going on from step {progress.step} of {run.total_steps}")
     elif is_known:
-        say(f"{folder}: no checkpoint was saved before; training starts at step 0")
+        before = "no checkpoint is intact" if ever_sealed(checkpoints.folder) else "no checkpoint was saved before"
+        say(f"{folder}: {before}; training starts at step 0")
 
     # --- Loop
     say(str(run.low_rank))

@@ -257,7 +257,7 @@ def test_a_run_whose_checkpoints_are_gone_stops_until_it_is_told_to_start_anew(c
     with monkeypatch.context() as patch:
         signal_at(patch, batch=2)
         assert train(config, tmp_path, from_scratch=True) == 128 + signal.SIGTERM
-    assert "training starts at step 0" in capsys.readouterr().err
+    assert "no checkpoint is intact; training starts at step 0" in capsys.readouterr().err
     assert (tmp_path / "checkpoints.damaged/2" / path.relative_to(tmp_path / "checkpoints/2")).exists()
     with pytest.raises(UsageError, match="holds an intact checkpoint of step 2"):
         train(config, tmp_path, from_scratch=True)
