@@ -68,8 +68,9 @@ tags:
 **{{ drawings }}**
 
 {% endif %}
-An image encoder ({{ architecture.image.backbone }}) and a text encoder (BERT){{ made }} The heat map of a phrase comes
-from the deep map.
+An image encoder ({{ architecture.image.backbone }}) and a text encoder (BERT){{ made }}
+
+The heat map of a phrase comes from the deep map.
 
 ```python
 import afloc_jax
