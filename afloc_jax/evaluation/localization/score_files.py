@@ -76,6 +76,10 @@ def score_files(
             tuned_on = _read(validation[0], protocol)
             tuning = _samples(protocol, tuned_on, HeatmapFile(validation[1]), pictures, "validation")
         scores = protocol.score(samples, tuning)
+        if missing:  # as in the official code, an image without a map has an empty mask, and no part in the hit rate
+            mapped = [maps.has(sample) for sample in samples.truths]
+            hits = np.where(mapped, scores.values["pointing"], np.nan)
+            scores = replace(scores, values={**scores.values, "pointing": hits})
     others = {Path(path).stem: score_segmentations(scores.truths, truth, path, protocol.options) for path in benchmarks}
     files |= {f"benchmark {Path(path).stem}": path for path in benchmarks}
     if maps is None:
