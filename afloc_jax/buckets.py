@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
+from afloc_jax import extras
 from afloc_jax.errors import UsageError, UserError
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def make_ready() -> None:
     # Otherwise gcsfs asks a second service for the kind of each bucket, and warns where it may not.
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     if importlib.util.find_spec("gcsfs") is None:
-        raise UsageError("gs:// needs the package gcsfs; run: pip install -r requirements-gcs.txt")
+        raise UsageError(f"gs:// needs the package gcsfs; run: {extras.install('gcs')}")
     import fsspec.config
 
     # Orbax writes to the bucket by a library of its own, which a cached list of files would not show.

@@ -70,7 +70,7 @@ def test_other_remote_storage_and_a_path_without_a_bucket_are_refused(given):
 def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch):
     buckets.make_ready.cache_clear()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r"^--workdir = gs://b/r: gs:// needs .* pip install -r requirements-gcs.txt$"):
+    with pytest.raises(UsageError, match=r"^--workdir = gs://b/r: gs:// needs .* pip install \"afloc-jax\[gcs\]\"$"):
         bucket_path("gs://b/r", "--workdir")
 
 

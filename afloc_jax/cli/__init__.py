@@ -7,7 +7,7 @@ adds the traceback. A module is imported when its command is called, and imports
 
 import sys
 import traceback
-from argparse import Namespace
+from argparse import Namespace, _SubParsersAction
 from collections.abc import Sequence
 
 import afloc_jax
@@ -35,6 +35,8 @@ COMMANDS = {
     "import": "a model folder from published checkpoints or pretrained parts",
     "export": "a model folder in a format of other programs",
     "verify": "whether a model or a working directory is as it was saved, by SHA-256",
+    "doctor": "versions, devices and extras of this installation, and what keeps JAX from a card that is there",
+    "completion": "a script with which a shell completes commands, flags, recipes and files",
     "compile": "whether a training run fits the memory of a pod, without an accelerator",
 }
 
@@ -82,6 +84,12 @@ def parser() -> Parser:
         module = f"{__name__}.{name}{'_' * (name == 'import')}"
         commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", module=module)
     return top
+
+
+def commands(top: Parser) -> list[Command]:
+    """The parsers of all commands."""
+    (action,) = (action for action in top._actions if isinstance(action, _SubParsersAction))
+    return list(action.choices.values())
 
 
 def _fail(parsed: Namespace, message: str, status: int) -> int:

@@ -5,13 +5,14 @@ from argparse import Namespace
 from afloc_jax.cli.arguments import path_or_bucket
 from afloc_jax.cli.parser import Parser
 from afloc_jax.export.formats import FORMATS
+from afloc_jax.extras import install
 
 _FORMATS = "\n".join(f"{name:13s} {format.about}" for name, format in FORMATS.items())
 EXAMPLE = (
     "afloc export runs/demo/model runs/demo/torch --format torch-module\n\n"
     f"{_FORMATS}\n\n"
-    "Each export holds check/check.py, which compares it with the outputs of afloc_jax. All formats but\n"
-    "safetensors need pip install -r requirements-export.txt."
+    f"Each export holds check/check.py, which compares it with the outputs of afloc_jax. All formats but\n"
+    f"safetensors need {install('export')}."
 )
 
 

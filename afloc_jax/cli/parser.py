@@ -29,7 +29,8 @@ class Command(Parser):
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
         self._module, self._passes_on = module, False
 
-    def parse_known_args(self, args=None, namespace=None):
+    def load(self) -> None:
+        """Imports the module of the command, which adds the arguments. A second call does nothing."""
         if self.epilog is None:
             module = importlib.import_module(self._module)
             self.epilog = f"example:\n  {module.EXAMPLE}"
@@ -37,6 +38,9 @@ class Command(Parser):
             self.set_defaults(run=module.run)
             module.add(self)
             self._passes_on = getattr(module, "PASSED_ON", False)
+
+    def parse_known_args(self, args=None, namespace=None):
+        self.load()
         if self._passes_on and not {"-h", "--help"} & set(args):
             return Namespace(run=self.get_default("run"), debug="--debug" in args, passed_on=list(args)), []
         return super().parse_known_args(args, namespace)

@@ -5,6 +5,7 @@ from argparse import Namespace
 from afloc_jax.cli.arguments import add_builder, count, path
 from afloc_jax.cli.overview import print_overview
 from afloc_jax.cli.parser import Parser
+from afloc_jax.extras import install
 
 EXAMPLE = "afloc prepare pairs --raw my_pairs --out data"
 
@@ -46,7 +47,8 @@ def add(command: Parser) -> None:
         nargs="?",
         const="--runner=DirectRunner",
         metavar="OPTIONS",
-        help='build with Apache Beam (requirements-beam.txt); OPTIONS are those of Beam, as in --beam="--runner=..."',
+        help=f"build with Apache Beam ({install('beam')}, in an environment of its own); OPTIONS are those of Beam, as "
+        'in --beam="--runner=..."',
     )
 
 

@@ -5,13 +5,14 @@ from argparse import Namespace
 
 from afloc_jax.cli.arguments import path_or_bucket
 from afloc_jax.cli.parser import Parser
+from afloc_jax.extras import install
 
 EXAMPLE = (
     "afloc serve runs/demo/model\n\n"
     "Open the address that it prints; Ctrl-C ends it. Images and phrases are neither stored nor logged. By default\n"
     "only this machine can reach the page. --host 0.0.0.0 opens it to the network, for those who have the token in\n"
     "the address. There is no encryption, so the network must be a trusted one.\n"
-    "Needs two more packages: pip install -r requirements-serve.txt"
+    f"Needs two more packages: {install('serve')}"
 )
 
 

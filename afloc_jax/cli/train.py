@@ -29,7 +29,9 @@ def add(command: Parser) -> None:
         if flag.kind is bool:
             command.add_argument(f"--{flag.name}", action="store_true", help=about)
         else:
-            command.add_argument(f"--{flag.name}", type=flag.kind, default=flag.default, help=about)
+            command.add_argument(
+                f"--{flag.name}", type=flag.kind, default=flag.default, metavar=flag.metavar, help=about
+            )
 
 
 def run(given: Namespace) -> int:

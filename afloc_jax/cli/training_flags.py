@@ -12,17 +12,21 @@ class Flag:
         kind: the type of its value; a switch has none.
         about: the help text.
         default: None for a flag of text that may be left out.
+        metavar: what stands for its value in the help; None: its name.
     """
 
     name: str
     kind: type[str] | type[int] | type[bool]
     about: str
     default: int | bool | None = None
+    metavar: str | None = None
 
 
 CONFIG = Flag("config", str, "Config file, or the name of a recipe such as demo; --config.KEY=VALUE changes a value.")
 FLAGS = (
-    Flag("workdir", str, "Working directory: the folder of all files of the run. The same folder resumes."),
+    Flag(
+        "workdir", str, "Working directory: the folder of all files of the run. The same folder resumes.", metavar="DIR"
+    ),
     Flag("sweep", str, "Sweep file, a generator of overrides, or the name of a sweep such as levels."),
     Flag("parallel", int, "Runs of a sweep at a time; each gets a part of this machine's devices.", 1),
     Flag("dry_run", bool, "Check the config (and print the table of a sweep), then stop.", False),

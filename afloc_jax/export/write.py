@@ -8,6 +8,7 @@ from afloc_jax.errors import UsageError, UserError
 from afloc_jax.export.check import write_check
 from afloc_jax.export.formats import FORMATS, Format
 from afloc_jax.export.source import read_source
+from afloc_jax.extras import install
 from afloc_jax.files import AnyPath, Path, absolute, bucket_path, replacing_folder, write_json
 from afloc_jax.weights.folder import weights_hash
 
@@ -69,6 +70,5 @@ def _check_packages(name: str, format: Format) -> None:
         try:
             importlib.import_module(package)
         except ImportError as error:
-            install = " ".join(format.packages)
             missing = error.name or package
-            raise UserError(f"export format {name} needs the package {missing}; run: pip install {install}") from None
+            raise UserError(f"export format {name} needs the package {missing}; run: {install('export')}") from None

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import importlib.util
 import ipaddress
 import re
 import secrets
@@ -10,6 +9,7 @@ import socket
 import sys
 from dataclasses import replace
 
+from afloc_jax import extras
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.files import AnyPath, absolute, bucket_path, fetched
 from afloc_jax.serve.limits import Limits
@@ -45,9 +45,8 @@ def serve(
         UserError: the model folder is unusable, or the port is in use.
     """
     place = bucket_path(folder)
-    missing = [package for package in ("starlette", "uvicorn") if importlib.util.find_spec(package) is None]
-    if missing:
-        raise UsageError(f"serve needs {' and '.join(missing)}; run: pip install -r requirements-serve.txt")
+    if missing := extras.missing("serve"):
+        raise UsageError(f"serve needs {' and '.join(missing)}; run: {extras.install('serve')}")
     if token and not _TOKEN.fullmatch(token):
         raise UsageError("--token takes letters, digits and . _ ~ - alone, as addresses do")
     with contextlib.suppress(ImportError):

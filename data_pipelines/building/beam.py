@@ -1,4 +1,4 @@
-"""The same records built with Apache Beam on a cluster: `afloc prepare NAME --beam`, see requirements-beam.txt."""
+"""The same records built with Apache Beam on a cluster: `afloc prepare NAME --beam`, with the extra `beam`."""
 
 import importlib
 import json
@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from afloc_jax.errors import UsageError
+from afloc_jax.extras import install
 from afloc_jax.files import Path, matching
 from data_pipelines.building.decode import Decoding, boxes_outside, example, only_grey, rejection
 from data_pipelines.building.items import Item
@@ -103,4 +104,4 @@ def _beam(module: str = "") -> ModuleType:
     try:
         return importlib.import_module(f"apache_beam.{module}".rstrip("."))
     except ImportError:
-        raise UsageError("--beam needs Apache Beam; run: pip install -r requirements-beam.txt") from None
+        raise UsageError(f"--beam needs Apache Beam; run: {install('beam')}") from None

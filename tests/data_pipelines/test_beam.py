@@ -83,7 +83,7 @@ def test_without_beam_the_command_says_what_to_install(tmp_path):
         import apache_beam  # noqa: F401
     except ImportError:
         pairs_folder(tmp_path / "raw", 4)
-        with pytest.raises(UsageError, match=r"pip install -r requirements-beam\.txt"):
+        with pytest.raises(UsageError, match=r"pip install \"afloc-jax\[beam\]\""):
             prepare("pairs", tmp_path / "out", raw=tmp_path / "raw", beam="--runner=DirectRunner")
     else:
         pytest.skip("SKIPPED: Apache Beam is installed")

@@ -1,7 +1,6 @@
 """The processes of `afloc serve`: what starts, what is stopped, and what is left behind."""
 
 import contextlib
-import importlib.util
 import json
 import os
 import re
@@ -17,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from afloc_jax import extras
 from afloc_jax.cli import main
 from afloc_jax.errors import UserError
 from afloc_jax.serve import app as application
@@ -133,10 +133,9 @@ def test_a_folder_without_a_model_and_a_host_without_an_address_are_named(tmp_pa
 
 
 def test_missing_packages_are_named_with_the_way_to_install_them(monkeypatch, capsys):
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "uvicorn" else find(name))
+    monkeypatch.setattr(extras, "version", lambda name: None if name == "uvicorn" else "1")
     assert main(["serve", "model"]) == 2
-    assert "serve needs uvicorn; run: pip install -r requirements-serve.txt" in capsys.readouterr().err
+    assert 'serve needs uvicorn; run: pip install "afloc-jax[serve]"' in capsys.readouterr().err
 
 
 def test_only_addresses_of_this_machine_are_loopback():

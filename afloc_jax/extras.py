@@ -1,0 +1,41 @@
+"""Packages that only some commands need, by the extra of this package that installs them.
+
+The same packages with their versions are in requirements-<extra>.txt.
+"""
+
+import importlib.metadata
+from collections.abc import Sequence
+
+EXTRAS = {
+    "beam": ("apache-beam",),
+    "completion": ("shtab",),
+    "cuda": ("jax-cuda13-plugin",),
+    "export": ("torch", "onnx", "onnxscript", "onnxruntime", "omegaconf", "flatbuffers"),
+    "gcs": ("gcsfs",),
+    "serve": ("starlette", "uvicorn"),
+    "tpu": ("libtpu",),
+}
+
+
+def install(extra: str) -> str:
+    """The command that installs an extra.
+
+    >>> install("serve")
+    'pip install "afloc-jax[serve]"'
+    """
+    if extra not in EXTRAS:
+        raise KeyError(extra)
+    return f'pip install "afloc-jax[{extra}]"'
+
+
+def version(package: str) -> str | None:
+    """The version of an installed package; None if it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def missing(extra: str) -> Sequence[str]:
+    """The packages of an extra that are not installed."""
+    return [package for package in EXTRAS[extra] if version(package) is None]
