@@ -9,8 +9,8 @@ from afloc_jax.errors import UsageError
 
 SHELLS = ("bash", "zsh", "tcsh")
 EXAMPLE = (
-    'eval "$(afloc completion bash)"          (in ~/.bashrc)\n'
-    "  afloc completion zsh > ~/.zfunc/_afloc     (a folder of fpath, before compinit)\n\n"
+    "afloc completion bash >> ~/.bash_completion\n"
+    "  afloc completion zsh > ~/.zfunc/_afloc      (a folder of fpath, before compinit)\n\n"
     f"The script is static: completing starts no Python. Needs {extras.install('completion')}"
 )
 

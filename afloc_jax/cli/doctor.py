@@ -6,7 +6,7 @@ from argparse import Namespace
 from afloc_jax.cli.parser import Parser
 
 EXAMPLE = (
-    "afloc doctor\n\n"
+    "afloc doctor --json\n\n"
     "Lines that begin with ! say what should be changed, such as an NVIDIA card that JAX does not use; the exit\n"
     "status is then 1."
 )
