@@ -10,6 +10,7 @@ EXTRAS = {
     "beam": ("apache-beam",),
     "completion": ("shtab",),
     "cuda": ("jax-cuda13-plugin",),
+    "dicom": ("python-gdcm", "pylibjpeg", "pylibjpeg-openjpeg", "highdicom"),
     "export": ("torch", "onnx", "onnxscript", "onnxruntime", "omegaconf", "flatbuffers"),
     "gcs": ("gcsfs",),
     "serve": ("starlette", "uvicorn"),

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from jaxtyping import Float64, Real, UInt8
 
+from afloc_jax.extras import install
+
 if TYPE_CHECKING:
     from pydicom import Dataset, FileDataset
     from pydicom.uid import UID
 
-EXTRA = 'pip install "afloc-jax[dicom]"'
+EXTRA = install("dicom")
 _BLOCK = 1 << 20  # pixels that are computed in float64 at a time
 _CLASS = b"\2\0\2\0UI"  # the element of a file's header that says what kind of object it holds
 _VIDEO = ("MPEG", "Fragmentable MPEG", "HEVC", "SMPTE")

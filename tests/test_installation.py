@@ -25,7 +25,7 @@ def test_an_extra_is_its_list_of_requirements(extra):
         assert [Requirement(line).name for line in wanted] == list(extras.EXTRAS[extra])
     hooks = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["metadata"]["hooks"]
     listed = hooks["requirements_txt"]["optional-dependencies"]
-    assert listed[extra] == [f"requirements-{extra}.txt"] and set(listed) == {*extras.EXTRAS, "dev"}
+    assert listed[extra] == [f"requirements-{extra}.txt"] and set(listed) == {*extras.EXTRAS, "dev", "docs"}
 
 
 def machine(root, vendor="0x10de", kind="0x030200", driver=False):
