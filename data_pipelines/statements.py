@@ -1,8 +1,9 @@
 """What a report says of a class, by rule: it states it, denies it, or is silent.
 
 A sentence that names the class states it if no word in it denies or doubts, and denies it if it begins with a denial
-("no evidence of ..."). All other sentences that name it are unclear and count as silent, and so does a report that both
-states and denies it. The rules of denial are those of `negatives.py`.
+("no evidence of ..."). Clear lungs deny opacities, and a normal heart denies cardiomegaly. All other sentences that
+name it are unclear and count as silent, and so does a report that both states and denies it. The rules of denial are
+those of `negatives.py`.
 """
 
 import functools
@@ -15,12 +16,27 @@ from data_pipelines.negatives import denied, is_affirmed
 Statement: TypeAlias = Literal["stated", "denied", "silent"]
 
 _DOUBT = re.compile(
-    r"\b(?:may|might|could|cannot|can not|possible|possibly|question\w*|versus|vs|suspected|if|evaluate|assess|concern"
-    r"|history|resolv\w+)\b"
+    r"\b(?:may|might|could|cannot|can not|possible|possibly|question\w*|versus|vs|suspected|if|evaluat\w+|assess\w*"
+    r"|concern|consider|limited|rule out|exclu\w+|history|resolv\w+|remov\w+)\b"
 )
+_SEEN = re.compile(
+    r"(?:\b(?:is|are|was|were)\b)?\s*\b(?:seen|identified|noted|present|visualized|demonstrated|evident)$"
+)
+# What follows these words is not what is denied: "no cardiomegaly with small effusions".
+_DENIED_SO_FAR = re.compile(r"\b(?:with|following|after|despite|although|findings|compatible|consistent|given)\b")
 # "No new effusion" says nothing of an old one, and "no large effusion" nothing of a small one.
 _PARTLY = re.compile(
     r"\b(?:new|further|additional|interval|worsening|residual|recurrent|increas\w+|decreas\w+|large|sizable)\b"
+)
+
+# Sentences that deny without naming: what is normal or clear.
+_CLEAR = re.compile(r"\b(?:lungs?(?: fields)? (?:are|is|remains?|appears?)(?: \w+)*? clear|clear lungs)\b(?! of)")
+_NORMAL_HEART = re.compile(
+    r"\b(?:heart|cardiac silhouette|cardiac size|cardiomediastinal silhouette|heart size)\b(?:(?!\bbut\b).)*?"
+    r"\b(?:normal|unremarkable|not enlarged)\b|\bnormal (?:heart|cardiac)\b"
+)
+_DENYING = {"cardiomegaly": _NORMAL_HEART} | dict.fromkeys(
+    ("consolidation", "pneumonia", "infiltration", "lung opacity", "atelectasis", "edema", "nodule", "mass"), _CLEAR
 )
 
 
@@ -57,9 +73,11 @@ def stating(sentences: Sequence[str], words: tuple[str, ...]) -> list[str]:
 
 def _said(sentence: str, words: tuple[str, ...]) -> Statement:
     names = pattern_of(words)
+    if any(_DENYING[word].search(sentence) for word in words if word in _DENYING):
+        return "silent" if _DOUBT.search(sentence) else "denied"
     if not names.search(sentence) or _DOUBT.search(sentence):
         return "silent"
     if is_affirmed(sentence):
         return "stated"
-    finding = denied(sentence)
+    finding = _DENIED_SO_FAR.split(denied(_SEEN.sub("", sentence).strip()))[0]
     return "denied" if names.search(finding) and not _PARTLY.search(finding) else "silent"
