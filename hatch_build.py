@@ -43,6 +43,7 @@ def gather(root: Path, target: Path, version: str) -> None:
     for name in (PACKAGE, *INSIDE):
         place = target if name == PACKAGE else target / name
         shutil.copytree(root / name, place, ignore=shutil.ignore_patterns("__pycache__", ".*"), dirs_exist_ok=True)
+    shutil.copy(root / "LICENSE", target)  # which exports carry
     for path in target.rglob("*.py"):
         path.write_text(rewritten(path.read_text("utf-8"), str(path.relative_to(target))), "utf-8")
     (target / "_version.py").write_text(f'"""Written by the build."""\n\nversion = "{version}"\n')

@@ -111,6 +111,7 @@ def write_inputs_reader(source: Source, folder: Path) -> None:
     write_json(folder / "config.json", describe(source))
     save_tokenizer(source.tokenizer, folder)
     copy_file("afloc_inputs.py", folder)
+    copy_file("afloc_localize.py", folder)
 
 
 def write_arrays(file: Path, arrays: Mapping[str, np.ndarray]) -> None:

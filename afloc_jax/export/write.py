@@ -7,6 +7,7 @@ from afloc_jax.buckets import WRITING
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.export.check import write_check
 from afloc_jax.export.formats import FORMATS, Format
+from afloc_jax.export.readme import write_readme
 from afloc_jax.export.source import read_source
 from afloc_jax.extras import install
 from afloc_jax.files import AnyPath, Path, absolute, bucket_path, replacing_folder, write_json
@@ -42,6 +43,7 @@ def export_model(model_folder: AnyPath, destination: AnyPath, format: str) -> Pa
     with replacing_folder(destination, marker=MARKER) as temporary:
         exporter.write(source, temporary)
         write_check(source, temporary, chosen.check)
+        write_readme(source, temporary, format, chosen)
         marker = {
             "format": format,
             "model": source.config.name,

@@ -187,10 +187,14 @@ def render_card(config: FolderConfig) -> str:
         intended_use=card.get("intended_use", use),
         limits=card.get("limits", [*LIMITS, ATTENTION] if attends else LIMITS),
         licence_id=card.get("licence_id", "other"),
-        licence=card.get(
-            "licence", "The weights inherit the terms of the data they were trained on; state them here before sharing."
-        ),
+        licence=licence_of(config),
     )
+
+
+def licence_of(config: FolderConfig) -> str:
+    """The terms of the weights."""
+    unstated = "The weights inherit the terms of the data they were trained on; state them here before sharing."
+    return str(config.card.get("licence", unstated))
 
 
 def _trained(weights: Mapping[str, float]) -> str:

@@ -20,15 +20,17 @@ from safetensors.numpy import load_file
 
 import afloc_jax
 from afloc_jax.errors import UsageError, UserError
-from afloc_jax.export.copied import afloc_inputs, afloc_torch
+from afloc_jax.export.copied import afloc_inputs, afloc_localize, afloc_torch
 from afloc_jax.export.formats import FORMATS
 from afloc_jax.export.source import COPIED, read_source
 from afloc_jax.export.write import export_model
+from afloc_jax.inference.localization import Localization
 from afloc_jax.inference.squares import to_square
 from afloc_jax.models.settings import ModelSettings
 from afloc_jax.weights import torch_names
 from afloc_jax.weights.folder import load_model, save_model
 from configs.afloc import get_config
+from data_pipelines.images import Geometry
 from data_pipelines.reports import clean_prompt
 from data_pipelines.tokens import load_tokenizer, tokenize
 
@@ -186,16 +188,60 @@ def test_exports_read_prompts_as_we_do(models, tmp_path):
         afloc_inputs.tokenize(folder, ["..."], 16)
 
 
-def test_the_torch_module_answers_from_the_command_line(models, tmp_path):
-    folder = export_model(models["plain"], tmp_path / "export", "torch-module")
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 50), np.uint8)).save(tmp_path / "a.png")
-    command = [sys.executable, str(folder / "afloc_inputs.py"), str(tmp_path / "a.png"), "small effusion"]
-    done = subprocess.run(command, capture_output=True, text=True)
+@pytest.mark.parametrize("format", ["torch-module", "onnx", "stablehlo"])
+def test_a_script_maps_a_picture_at_its_size_from_any_folder_and_writes_where_it_is_told(models, tmp_path, format):
+    folder = export_model(models["demo"], tmp_path / "export", format)
+    (tmp_path / "films").mkdir()
+    rows, columns = np.mgrid[:90, :131]
+    film = 60 + 150 * np.exp(-((rows - 30) ** 2 + (columns - 90) ** 2) / 300)
+    Image.fromarray(film.astype(np.uint8)).save(tmp_path / "films/a.png")
+    script = [sys.executable, str(folder / "afloc_localize.py")]
+    call = [*script, "../films/a.png", "small effusion", "edema", "--out", "../told", "--threshold", "0.1"]
+    (tmp_path / "elsewhere").mkdir()
+    done = subprocess.run(call, cwd=tmp_path / "elsewhere", capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "similarity" in done.stdout
-    prompt_map = np.load(tmp_path / "a.heatmap.npy")
-    ours = afloc_jax.load(models["plain"]).localize([tmp_path / "a.png"], ["small effusion"])[0][0].square
-    np.testing.assert_allclose(prompt_map, ours, atol=0.02 * np.abs(ours).max())
+    assert not list((tmp_path / "elsewhere").iterdir()) and len(list((tmp_path / "films").iterdir())) == 1
+    told = json.loads((tmp_path / "told/a.localize.json").read_text())["prompts"]
+    ours = afloc_jax.load(models["demo"]).localize([tmp_path / "films/a.png"], ["small effusion", "edema"], 0.1)[0]
+    for prompt, result in zip(told, ours, strict=True):
+        found = np.load(tmp_path / "told" / prompt["heatmap"])
+        assert found.dtype == np.float32 and found.shape == (90, 131)
+        np.testing.assert_allclose(found, result.heatmap, atol=0.02 * np.abs(result.heatmap).max())
+        assert prompt["similarity"] == pytest.approx(result.similarity, abs=0.02)
+    call = [sys.executable, str(folder / "afloc_inputs.py"), "gone.png", "edema"]  # the command of older exports
+    done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith("afloc_inputs.py: gone.png: ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 5), (40, 61)])
+@pytest.mark.parametrize("threshold", [-0.5, 0.0, 0.3, 0.9])
+def test_scripts_draw_our_boxes_on_our_maps(shape, threshold, monkeypatch):
+    monkeypatch.syspath_prepend(str(COPIED))
+    random, geometry = np.random.default_rng(shape[0]), Geometry(*shape, side=24)
+    square = random.random((24, 24)).astype(np.float32)
+    ours = Localization(square, 0.0, "edema", geometry, threshold)
+    theirs = afloc_localize.to_original(square, *shape)
+    np.testing.assert_allclose(theirs, ours.heatmap, atol=1e-5)
+    expected, found = ours.boxes.tolist(), afloc_localize.boxes(ours.heatmap, threshold).tolist()
+    assert sorted(found) == sorted(expected) and found[:1] == expected[:1]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_every_export_carries_its_card_its_licence_and_a_short_readme(models, tmp_path, format, monkeypatch):
+    monkeypatch.setattr("afloc_jax.export.afloc_ckpt.beyond_the_release", lambda source: [])
+    monkeypatch.setattr(f"afloc_jax.export.{FORMATS[format].module}.write", lambda source, folder: None)
+    folder = export_model(models["plain"], tmp_path / "export", format)
+    terms = (folder / "LICENSE").read_text()
+    assert "The weights inherit the terms of the data" in terms and "Apache License" in terms
+    card = (models["plain"] / "README.md").read_text()
+    readme = (folder / "README.md").read_text()
+    if format == "safetensors":
+        assert readme == card
+        return
+    assert (folder / "MODEL_CARD.md").read_text() == card
+    assert 8 <= sum(map(bool, readme.splitlines())) <= 14 and max(map(len, readme.splitlines())) <= 120
+    assert f"pip install {' '.join(FORMATS[format].runtime)}" in readme and "python check/check.py" in readme
 
 
 @pytest.mark.parametrize("format", FORMATS.values(), ids=FORMATS)

@@ -1,11 +1,8 @@
 """The inputs of an exported AFLoc model, from image files and prompts. Needs: pip install numpy pillow tokenizers
 
-With the torch-module export, it also runs from the command line and writes the heat map of an image and a prompt:
-
-    python afloc_inputs.py chest.png "small left pleural effusion"
+afloc_localize.py beside it is the command that writes heat maps and boxes.
 """
 
-import argparse
 import json
 import re
 import unicodedata
@@ -25,24 +22,34 @@ def read(folder: str | Path, images: Sequence[str | Path], prompts: Sequence[str
     return {"image": squares, **tokenize(folder, prompts, config["max_tokens"])}
 
 
-def read_image(path: str | Path, side: int) -> np.ndarray:
-    """An image file as a grey, zero-padded square [side, side] uint8; area interpolation of the longest side."""
+def read_pixels(path: str | Path) -> np.ndarray:
+    """The grey values [height, width] of an image file in 0 ... 255, turned as its EXIF data say."""
     from PIL import Image, ImageOps
 
     picture = ImageOps.exif_transpose(Image.open(path, formats=("PNG", "JPEG", "TIFF", "BMP")))
     if picture.mode[0] in "IF":  # more than 8 bits: scaled by its own minimum and maximum
         deep = np.asarray(picture).astype(np.float64)
-        pixels = np.rint((deep - deep.min()) * (255 / max(deep.max() - deep.min(), 1e-12)))
-    else:
-        grey = picture.getchannel("L") if picture.mode in ("L", "LA") else picture.convert("RGB").convert("L")
-        pixels = np.asarray(grey).astype(np.float64)
-    height, width = pixels.shape
+        return np.rint((deep - deep.min()) * (255 / max(deep.max() - deep.min(), 1e-12)))
+    grey = picture.getchannel("L") if picture.mode in ("L", "LA") else picture.convert("RGB").convert("L")
+    return np.asarray(grey).astype(np.float64)
+
+
+def place(height: int, width: int, side: int) -> tuple[int, int, int, int]:
+    """Where an image lies in its square: top, left, rows and columns."""
     scale = side / max(height, width)
     rows = side if height >= width else max(1, int(height * scale))
     columns = side if width > height else max(1, int(width * scale))
-    inner = area_matrix(height, rows, scale <= 1) @ pixels @ area_matrix(width, columns, scale <= 1).T
+    return (side - rows) // 2, (side - columns) // 2, rows, columns
+
+
+def read_image(path: str | Path, side: int) -> np.ndarray:
+    """An image file as a grey, zero-padded square [side, side] uint8; area interpolation of the longest side."""
+    pixels = read_pixels(path)
+    height, width = pixels.shape
+    top, left, rows, columns = place(height, width, side)
+    shrinks = max(height, width) >= side
+    inner = area_matrix(height, rows, shrinks) @ pixels @ area_matrix(width, columns, shrinks).T
     square = np.zeros((side, side), np.uint8)
-    top, left = (side - rows) // 2, (side - columns) // 2
     halves = (height, width) == (2 * rows, 2 * columns)  # OpenCV rounds ties up here, not to even
     square[top : top + rows, left : left + columns] = np.floor(inner + 0.5) if halves else np.rint(inner)
     return square
@@ -134,25 +141,7 @@ def _token_row(tokenizer, text: str, slots: int) -> dict[str, list[int] | int]:
     }
 
 
-def main() -> None:
-    """Prints the similarity of an image and a prompt, and writes the heat map of the square beside the image."""
-    import afloc_torch
-    import torch
+if __name__ == "__main__":  # what it did before afloc_localize.py was there
+    from afloc_localize import main
 
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("image", type=Path)
-    parser.add_argument("prompt")
-    given = parser.parse_args()
-    folder = Path(__file__).parent
-    inputs = read(folder, [given.image], [given.prompt])
-    with torch.inference_mode():
-        levels = afloc_torch.load(folder)(**{name: torch.from_numpy(array) for name, array in inputs.items()})
-    target = given.image.with_suffix(".heatmap.npy")
-    np.save(target, levels.heatmap[0].numpy())
-    similarity = torch.nn.functional.cosine_similarity(levels.whole, levels.report).item()
-    row, column = np.unravel_index(levels.heatmap[0].argmax().item(), levels.heatmap.shape[1:])
-    print(f"similarity {similarity:.4f}; strongest at row {row}, column {column} of the square; map in {target}")
-
-
-if __name__ == "__main__":
     main()
