@@ -1,9 +1,9 @@
 """Tables: the strict reader of all CSV files, and the check of cells that name files.
 
 What makes the rest of a file doubtful stops the reading with the number of a row: an unbalanced quote, an end inside a
-quoted cell, a header that is not one, two columns of one name. What is wrong with one row is a fault of that row, and
-the caller decides whether the row is left out or stops. Neither shows a cell. Rows are numbered as by a spreadsheet:
-the header is row 1, and blank rows count.
+quoted cell or within a row, a header that is not one, two columns of one name. What is wrong with one row is a fault of
+that row, and the caller decides whether the row is left out or stops. Neither shows a cell. Rows are numbered as by a
+spreadsheet: the header is row 1, and blank rows count.
 """
 
 import csv
@@ -15,6 +15,7 @@ import sys
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from afloc_jax.errors import UserError
 from afloc_jax.files import AnyPath, Path, read_regular
@@ -113,13 +114,13 @@ def read_table(
     known = {*required, *unique, *names, *known}
     file = Path(path)
     records = _records(file, known, one_line)
-    header = next(records, (1, "", []))[2]
+    header = next(records, _NONE).cells
     columns = [name.strip() for name in header]
     _check_header(file, columns, required, purpose, known)
     width = max(number for number, name in enumerate(columns, 1) if name)
     columns = columns[:width]
     rows, faults, first = list[Row](), list[Fault](), dict[tuple[str, ...], int]()
-    for number, text, cells in records:
+    for number, text, cells, is_whole in records:
         if names and text and any(_SWALLOWED.search(cell) for cell in cells):
             raise UserError(f"{file}, row {number}: a quoted cell seems to contain other rows; {_QUOTING}")
         if _is_blank(cells):
@@ -127,6 +128,8 @@ def read_table(
         row = Row(file.name, number, dict(zip(columns, map(str.strip, cells), strict=False)))
         key = tuple(row.get(name, "") for name in unique)
         wrong = next((row.fault(name, what) for name in names if (what := fault_of_name(row.get(name, "")))), None)
+        if len(cells) < width and not is_whole:
+            raise UserError(f"{file}, row {number}: the file ends within this row, it was cut; copy it again")
         if len(cells) < width or any(cells[width:]):
             last = _shown(columns, min(len(cells), width) - 1, known)
             wrong = row.fault(last, f"the row has {len(cells)} cells and the header {width}")
@@ -142,8 +145,8 @@ def read_table(
 def shape_of(path: AnyPath) -> tuple[list[str], int]:
     """The names of the columns, and the number of rows below them that are not blank. Raises as `read_table`."""
     records = _records(Path(path), (), one_line=False)
-    columns = [name.strip() for name in next(records, (1, "", []))[2]]
-    return columns, sum(1 for _, _, cells in records if not _is_blank(cells))
+    columns = [name.strip() for name in next(records, _NONE).cells]
+    return columns, sum(1 for record in records if not _is_blank(record.cells))
 
 
 def _is_blank(cells: Sequence[str]) -> bool:
@@ -184,8 +187,18 @@ def read_text(path: AnyPath, most: int = LARGEST_TABLE) -> str:
         raise UserError(f"{path}: cannot be read ({reason})") from None
 
 
-def _records(path: Path, known: Collection[str], one_line: bool) -> Iterator[tuple[int, str, list[str]]]:
-    """The number, the text and the cells of each row.
+class _Record(NamedTuple):
+    number: int
+    text: str  # empty for a row without quotes
+    cells: list[str]
+    is_whole: bool  # ends with a line break
+
+
+_NONE = _Record(1, "", [], True)
+
+
+def _records(path: Path, known: Collection[str], one_line: bool) -> Iterator[_Record]:
+    """The rows.
 
     Raises UserError for a quote that is unbalanced or misplaced, and for more than MOST_CELLS cells.
     """
@@ -217,7 +230,7 @@ def _records(path: Path, known: Collection[str], one_line: bool) -> Iterator[tup
                 where = f"{path}, row {number}, column {_shown(columns, max(column, 0), known)}"
                 raise UserError(f"{where}: the quote of a cell is unbalanced; {remedy}")
         columns = columns or [name.strip() for name in cells]
-        yield number, text, cells
+        yield _Record(number, text, cells, taken[-1].endswith(("\n", "\r")))
 
 
 def _wrong_quote(text: str) -> int:

@@ -46,6 +46,7 @@ def test_a_table_is_read_as_the_csv_module_reads_it(table, tmp_path):
         # A quote that is never closed swallowed the 15 rows below it without a word.
         (HEADER + "".join([*QUOTED[:4], QUOTED[4].replace('",', ","), *QUOTED[5:]]), "row 6, column text: the quote"),
         (HEADER + f'a.png,"cut in the middle of {CANARY}', "row 2, column text: the quote of a cell is unbalanced"),
+        (f"{HEADER}a.png,x,p1\nb.png,{CANARY}", "row 3: the file ends within this row, it was cut; copy it again"),
         (HEADER + f'a.png,"{CANARY}"s,p1\n', "row 2, column text: the quote of a cell is unbalanced"),
         (HEADER + f'a.png,5" {CANARY},p1\n', "row 2, column text: the quote of a cell is unbalanced"),
         (HEADER + f'a.png,x,"{CANARY}\n', "row 2, column 3: the quote of a cell is unbalanced"),
