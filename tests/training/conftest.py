@@ -1,5 +1,6 @@
 """A run small enough to train in seconds: synthetic records in memory, a tiny network, a small BERT."""
 
+import json
 import os
 import signal
 
@@ -117,6 +118,28 @@ def memory(monkeypatch):
     splits = {"train": records(24, seed=1), "validation": records(8, seed=2)}
     monkeypatch.setattr(training, "open_source", lambda name, directory, split, **_: splits[split])
     return splits
+
+
+@pytest.fixture(scope="module")
+def assemblies():
+    """The runs that `steps_compiled_once` has put together in this file of tests."""
+    return {}
+
+
+@pytest.fixture
+def steps_compiled_once(assemblies, monkeypatch):
+    """Runs of an equal config share their steps, whose tracing takes most of a run's time.
+
+    For tests that change nothing that is traced.
+    """
+
+    def shared(config, mesh, *steps):
+        key = json.dumps(config.plain(), sort_keys=True), mesh, steps
+        if key not in assemblies:
+            assemblies[key] = assemble(config, mesh, *steps)
+        return assemblies[key]
+
+    monkeypatch.setattr(training, "assemble", shared)
 
 
 def arrays(folder):

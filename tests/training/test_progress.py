@@ -15,7 +15,7 @@ from data_pipelines.batches import training_batches
 from data_pipelines.tokens import load_tokenizer
 from tests.training.conftest import batches_of, records, train, train_config
 
-pytestmark = pytest.mark.usefixtures("memory")
+pytestmark = pytest.mark.usefixtures("memory", "steps_compiled_once")
 
 
 def test_the_log_shows_how_long_steps_wait_for_their_batch_and_what_is_wrong(config, tmp_path, monkeypatch, capsys):

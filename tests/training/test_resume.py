@@ -26,7 +26,7 @@ from afloc_jax.training.optimizer import Plateau
 from afloc_jax.weights.folder import load_model
 from tests.training.conftest import last_arrays, records, signal_at, tiny_config, train
 
-pytestmark = pytest.mark.usefixtures("memory")
+pytestmark = pytest.mark.usefixtures("memory", "steps_compiled_once")
 
 
 def test_a_run_stopped_by_sigterm_goes_on_bit_for_bit(finished, config, tmp_path, monkeypatch, capsys):

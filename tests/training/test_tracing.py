@@ -10,7 +10,7 @@ from afloc_jax.training import loop as loops
 from afloc_jax.training.tracing import StepRange
 from tests.training.conftest import train
 
-pytestmark = pytest.mark.usefixtures("memory")
+pytestmark = pytest.mark.usefixtures("memory", "steps_compiled_once")
 
 
 def traced(workdir):
