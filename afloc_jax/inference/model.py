@@ -31,6 +31,7 @@ from afloc_jax.seals import Verification
 from afloc_jax.weights import folder as model_folder
 from afloc_jax.weights.calibration import Calibration, read_calibration
 from afloc_jax.weights.config import FolderConfig
+from afloc_jax.weights.hub import model_folder_of
 from data_pipelines.constants import Framing, GreyRule
 from data_pipelines.images import Geometry
 from data_pipelines.reports import clean_prompt
@@ -379,9 +380,15 @@ class Model:
 def load(folder: str | os.PathLike[str], *, batch_size: int = 32) -> Model:
     """Loads a model folder. Its seal is compared meanwhile, and with the first result at the latest.
 
+    Args:
+        folder: the folder, or the name of a model on the Hugging Face hub, "owner/model".
+        batch_size: images or prompts that are encoded at once.
+
     Raises:
         ModelFolderError: the folder is unusable, see `afloc_jax.weights.folder.load_model`.
+        UserError: there is no such folder and no such model on the hub.
     """
+    folder = model_folder_of(folder)
     (config, variables, tokenizer), verification = model_folder.begin_loading(folder)
     # A memory map stays that of the loaded file when another one replaces it, and is read only if the hash is needed.
     weights_file = np.memmap(fetched(folder) / model_folder.WEIGHTS, np.uint8, mode="r")
