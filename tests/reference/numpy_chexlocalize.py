@@ -106,10 +106,10 @@ def official_point(name, truth, maps):
     """The thresholds of one class: masks by true positives, confidences by Otsu's masks of all images with a map."""
     pairs = [(truth.get(image, {}).get(name), of_image[name]) for image, of_image in maps.items() if name in of_image]
     pairs = [(np.zeros(m.shape, bool) if mask is None else mask, m) for mask, m in pairs]
-    masks, cuts = [k / 10 for k in range(2, 9)], [k / 10 for k in range(1, 9)]
+    masks, cuts = [k / 10 for k in range(2, 9)], [k / 10 for k in range(9)]
     by_mask = [mean(true_positive_iou(official_mask(m, t), mask) for mask, m in pairs) for t in masks]
-    by_cut = [mean(iou(otsu_mask(m) & (confidence(m) >= c), mask) for mask, m in pairs) for c in cuts]
-    return masks[first_best(by_mask)], cuts[first_best(by_cut)]
+    by_cut = [mean(iou(otsu_mask(m) & (confidence(m) > c), mask) for mask, m in pairs) for c in cuts]
+    return masks[first_best(by_mask)], cuts[first_best(None if value is None else round(value, 3) for value in by_cut)]
 
 
 def official_scores(name, truth, maps, point):

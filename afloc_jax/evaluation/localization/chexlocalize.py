@@ -13,7 +13,8 @@ code; the confidence is that of the AFLoc release:
     pixels that are compared                the square's; `at` the original's     the original's
     highest mask threshold                  0.7                                   0.8
     masks that choose the confidence        those at the chosen mask threshold    Otsu's
-    lowest confidence threshold             0 (nothing is cut) to 0.8             0.1 to 0.8: maps below 0.1 lose all
+    mIoU that chooses the confidence        as it is; a confidence that equals    rounded to 3 decimals; a confidence
+                                            the threshold is enough               must exceed the threshold there
     class without a validation positive     the thresholds of all classes         the first of each list
     shared maximum in the hit rate          the share inside                      the first pixel, row by row
     constant map on validation positives    a miss                                skipped for the mask threshold
@@ -43,7 +44,7 @@ from afloc_jax.heatmaps import normalise
 
 MASK_THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 OFFICIAL_MASK_THRESHOLDS = (*MASK_THRESHOLDS, 0.8)  # those of compatible scores
-CONFIDENCE_THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+CONFIDENCE_THRESHOLDS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 CONFIDENCE_RANGE = (0.0, 2.0)  # range to which the maximum of the raw map is clipped, scaled to [0, 1]
 
 
@@ -165,13 +166,18 @@ def _choose(measured: Measured, rows: np.ndarray, options: ProtocolOptions) -> O
         iou_of_positives = iou[positive]
     by_mask = mean_of_finite(iou_of_positives, axis=0)
     k = _best(by_mask)
-    candidates = CONFIDENCE_THRESHOLDS if options.compatible else (0.0, *CONFIDENCE_THRESHOLDS)
     confidence = measured.confidence[rows]
-    iou_of_all = measured.otsu_iou[rows] if options.compatible else iou[:, k]
-    by_confidence = np.array([mean_of_finite(_gated(iou_of_all, confidence >= c, truth), axis=0) for c in candidates])
-    c = _best(by_confidence)
+    # The official code chooses by strict comparisons and rounded means, and cuts what is below the chosen threshold.
+    exceeds, iou_of_all = (np.greater, measured.otsu_iou[rows]) if options.compatible else (np.greater_equal, iou[:, k])
+    gated = [_gated(iou_of_all, exceeds(confidence, c), truth) for c in CONFIDENCE_THRESHOLDS]
+    by_confidence = np.array([mean_of_finite(values, axis=0) for values in gated])
+    c = _best(by_confidence.round(3) if options.compatible else by_confidence)
     return OperatingPoint(
-        _mask_thresholds(options)[k], candidates[c], float(by_mask[k]), float(by_confidence[c]), int(positive.sum())
+        _mask_thresholds(options)[k],
+        CONFIDENCE_THRESHOLDS[c],
+        float(by_mask[k]),
+        float(by_confidence[c]),
+        int(positive.sum()),
     )
 
 

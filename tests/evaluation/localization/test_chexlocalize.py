@@ -60,7 +60,7 @@ def test_thresholds_and_scores_equal_plain_loops(seed, compatible):
             masks, maps = ({k: {name: one[part]} for k, one in enumerate(own)} for part in (1, 2))
             expected = reference.official_point(name, masks, maps)
         else:
-            expected = reference.operating_point(own, (0.0, *CONFIDENCE_THRESHOLDS))
+            expected = reference.operating_point(own, CONFIDENCE_THRESHOLDS)
         assert (point.mask_threshold, point.confidence_threshold) == expected
     for n, one in enumerate(test):
         point = scores.points[one[0]]
@@ -81,27 +81,33 @@ def test_a_confidence_equal_to_the_threshold_is_enough():
     mask[4:9, 4:9] = True
     other = np.roll(mask, 8, axis=0)
     positive, negative_ = ("edema", mask, mask * 1.0), ("edema", mask & False, other * 0.9)  # confidences 0.5 and 0.45
-    scores = PROTOCOL.score(as_samples([positive, negative_]), as_samples([positive, negative_]))
+    weak = ("edema", mask, mask * 0.5)
+    scores = PROTOCOL.score(as_samples([positive, negative_, weak]), as_samples([positive, negative_]))
     assert scores.points["edema"].confidence_threshold == 0.5
-    np.testing.assert_array_equal(scores["iou"], [1, np.nan])
-    assert [scores.outcome(n, "iou", 0) for n in (0, 1)] == ["", "true negative"]
+    np.testing.assert_array_equal(scores["iou"], [1, np.nan, 0])
+    outcomes = [scores.outcome(n, "iou", 0) for n in range(3)]
+    assert outcomes == ["", "true negative", "confidence below the threshold"]
+    # Compatible: it is not enough where the threshold is chosen, and enough where the threshold is applied.
+    released = get_protocol("chexlocalize", compatible=True)
+    chosen = released.score(as_samples([positive, weak]), as_samples([positive, negative_]))
+    assert chosen.points["edema"].confidence_threshold == 0  # at 0.5 nothing would be left
+    applied = released.score(
+        as_samples([positive, weak]), as_samples([("edema", mask, mask * 1.1), (*negative_[:2], mask)])
+    )
+    assert applied.points["edema"].confidence_threshold == 0.5
+    np.testing.assert_array_equal(applied["iou"], [1, 0])
 
 
-def test_maps_of_a_small_scale_keep_their_masks_unless_compatible():
+def test_maps_of_a_small_scale_keep_their_masks():
     validation, test = split(0, strength=1.0), split(60)
 
     def weak(table):
         return [(name, mask, 0.02 * heatmap) for name, mask, heatmap in table]
 
-    default = PROTOCOL.score(as_samples(weak(test)), as_samples(weak(validation)))
-    assert {point.confidence_threshold for point in default.points.values()} == {0.0}
-    assert np.nanmean(default["iou"]) > 0.1
-    compatible = get_protocol("chexlocalize", compatible=True).score(
-        as_samples(weak(test)), as_samples(weak(validation))
-    )
-    assert not compatible.predicted_pixels.any()
-    assert np.nanmean(compatible["iou"]) == 0
-    assert compatible.outcome(1, "iou", 0) == "confidence below the threshold"
+    for protocol in (PROTOCOL, get_protocol("chexlocalize", compatible=True)):
+        scores = protocol.score(as_samples(weak(test)), as_samples(weak(validation)))
+        assert {point.confidence_threshold for point in scores.points.values()} == {0.0}
+        assert np.nanmean(scores["iou"]) > 0.1
 
 
 def test_a_class_without_a_validation_positive_takes_the_thresholds_of_all_classes():
