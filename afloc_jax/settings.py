@@ -62,6 +62,14 @@ def one_of(names: Iterable[str]) -> Rule:
     return Rule(lambda value: value in known, f"one of {', '.join(known)}")
 
 
+def each_of(names: Iterable[str]) -> Rule:
+    """The rule for several names of a table, each at most once."""
+    known = tuple(names)
+    return Rule(
+        lambda value: len({*value}) == len(value) and {*value} <= {*known}, f"a tuple of some of {', '.join(known)}"
+    )
+
+
 def setting(
     default: Any, rule: Rule | None = None, *, help: str = "", flag: str = "", metavar: str | None = None
 ) -> Any:

@@ -123,6 +123,9 @@ def get_config() -> ConfigDict:
     training.keep_best = 5  # checkpoints kept by validation loss, in addition to the last one
     training.checkpoint_every = 0  # steps between checkpoints; 0: at each validation only
     training.early_stopping = 10  # validations without improvement (the release states 10, attaches none); 0: never
+    # how a finished run goes on when it is given more steps or epochs: none|reschedule|hold (docs/training.md)
+    training.extend = "none"
+    training.trackers = ()  # of wandb, mlflow: trackers that get the numbers and settings too (docs/training.md)
 
     config.localization = localization = ConfigDict()
     localization.sigma = 1.5  # width of the Gaussian that smooths heat maps, in cells of a 19 x 19 grid

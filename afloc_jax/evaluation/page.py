@@ -119,6 +119,7 @@ def _facts(
         ("Shared width", flat.get("model.projection_dim")),
         ("Batch", flat.get("training.batch_size")),
         ("Steps", f"{steps:,}" if steps is not None else None),
+        ("Extended", run.get("extended")),
         ("Seed", flat.get("seed")),
         ("Weights", short_hash(provenance.get("weights_sha256"))),
         ("Config", short_hash(provenance.get("config_sha256"))),

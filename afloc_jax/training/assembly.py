@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from afloc_jax.models import AFLoc, build, initial_variables, trainable
 from afloc_jax.training.failures import explained
 from afloc_jax.training.gradients import Batch, text_sides, token_batch
 from afloc_jax.training.mesh import batch_sharding, place_state, state_sharding
-from afloc_jax.training.optimizer import build_optimizer, build_schedule, freeze
+from afloc_jax.training.optimizer import Extension, LearningRate, build_optimizer, build_schedule, freeze
 from afloc_jax.training.settings import PRECISIONS, LowRank, RunConfig
 from afloc_jax.training.step import (
     TrainState,
@@ -45,6 +45,8 @@ class Assembly:
         total_steps: training steps of the run.
         model: the network, in the precision of the run.
         variables_like: shapes and types of `params` and `batch_stats`.
+        extensions: where the run was extended, in order.
+        learning_rate: that of each step.
         optimizer: the update of trainable parameters; frozen ones get none.
         train_step, validation_step: functions that are compiled at their first call.
     """
@@ -54,6 +56,8 @@ class Assembly:
     mesh: Mesh
     steps_per_epoch: int
     total_steps: int
+    extensions: Sequence[Extension]
+    learning_rate: LearningRate
     model: AFLoc
     variables_like: Mapping[str, PyTree[jax.ShapeDtypeStruct]]
     optimizer: optax.GradientTransformation
@@ -125,7 +129,12 @@ class Assembly:
             return self.train_step.lower(self.state_like(), self.batch_like())
 
 
-def assemble(config: RunConfig, mesh: Mesh, steps_per_epoch: int = _ASSUMED_STEPS_PER_EPOCH) -> Assembly:
+def assemble(
+    config: RunConfig,
+    mesh: Mesh,
+    steps_per_epoch: int = _ASSUMED_STEPS_PER_EPOCH,
+    extensions: Sequence[Extension] = (),
+) -> Assembly:
     """Puts a run together without making any array.
 
     Args:
@@ -133,6 +142,7 @@ def assemble(config: RunConfig, mesh: Mesh, steps_per_epoch: int = _ASSUMED_STEP
             are not open, both are the published ones.
         mesh: the devices; they need not exist.
         steps_per_epoch: the number that the learning-rate schedule counts epochs by.
+        extensions: where the run was extended.
     """
     model = build(config.model, dtype=PRECISIONS[config.training.precision])
     variables = jax.eval_shape(functools.partial(initial_variables, model), jax.random.key(0))
@@ -141,13 +151,15 @@ def assemble(config: RunConfig, mesh: Mesh, steps_per_epoch: int = _ASSUMED_STEP
     config = dataclasses.replace(config, loss=dataclasses.replace(config.loss, low_rank=low_rank.on))
     optimizer = freeze(build_optimizer(config.optimizer), trainable(variables["params"], config.model))
     total_steps = config.training.total_steps(steps_per_epoch)
-    schedule = build_schedule(config.optimizer, steps_per_epoch, total_steps)
+    schedule = build_schedule(config.optimizer, steps_per_epoch, total_steps, extensions)
     return Assembly(
         config,
         low_rank,
         mesh,
         steps_per_epoch,
         total_steps,
+        extensions,
+        schedule,
         model,
         variables,
         optimizer,

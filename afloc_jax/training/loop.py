@@ -223,13 +223,20 @@ class Loop:
         if self._peak is not None and "flops_per_second" in timing:
             timing["mfu"] = timing["flops_per_second"] / self._peak
         self.progress.seconds += timing.pop("seconds")
-        self.writers.write(self.progress.step, "train", values | self._alarms.interval() | timing | _device_memory())
+        since = {"extended_from": float(start)} if (start := self._extended_from()) else {}
+        logged = values | since | self._alarms.interval() | timing | _device_memory()
+        self.writers.write(self.progress.step, "train", logged)
         shown = {"loss": f"{values['loss']:.3f}"}
         if "input_wait_fraction" in timing:
             shown["input_wait"] = f"{timing['input_wait_fraction']:.0%}"
         self._bar.set_postfix(shown, refresh=False)
         if self._bar.disable:  # a log file gets a line instead of a bar that redraws itself
             say(self._line(values["loss"], timing))
+
+    def _extended_from(self) -> int:
+        """The step from which the extended run went on that the step that was done belongs to; 0 for none."""
+        starts = [extension.from_step for extension in self.assembly.extensions]
+        return max((start for start in starts if start < self.progress.step), default=0)
 
     def _line(self, loss: float, timing: dict[str, float]) -> str:
         step, total = self.progress.step, self.assembly.total_steps

@@ -7,13 +7,16 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Protocol
 
 from afloc_jax.buckets import is_bucket
 from afloc_jax.evaluation.report.training import Logged, read_metrics
 from afloc_jax.files import Path, write_whole
+from afloc_jax.settings import Json
+from afloc_jax.training.settings import TRACKERS
+from afloc_jax.training.trackers import IDS, MlflowRun, WandbRun, guarded
 from afloc_jax.training.workdir import METRICS
 
 _FLUSHED_EVERY = 60  # seconds
@@ -40,11 +43,17 @@ class Resumed:
         workdir: the folder to write to, on this machine.
         step: the last training step that is kept.
         validated_step: the last validation that is kept. It is before `step` after a signal during a validation.
+        name: the name of the working directory.
+        group: that of the folder it lies in, which the runs of a sweep share.
+        config: the settings of the run by dotted key.
     """
 
     workdir: Path
     step: int
     validated_step: int
+    name: str = ""
+    group: str = ""
+    config: Mapping[str, Json] = dataclasses.field(default_factory=dict)
 
 
 class JsonLines:
@@ -117,26 +126,35 @@ def _tensorboardx() -> ModuleType:
             del sys.modules["torch"]
 
 
-# A further experiment tracker needs a class and a row here.
-WRITERS: tuple[Callable[[Resumed], Writer], ...] = (JsonLines, TensorBoard)
+# A further experiment tracker needs a class and a row here, and a name in TRACKERS of settings.py if it is an option.
+WRITERS: Mapping[str, Callable[[Resumed], Writer]] = {
+    "jsonl": JsonLines,
+    "tensorboard": TensorBoard,
+    "wandb": guarded("wandb", WandbRun),
+    "mlflow": guarded("mlflow", MlflowRun),
+}
+ALWAYS = tuple(name for name in WRITERS if name not in TRACKERS)
 
 
 class Writers:
-    """All of `WRITERS` together. With `active` False, on processes other than the first, it writes nothing.
+    """Several of `WRITERS` together: those that every run has, and the `trackers` of the config.
+
+    With `active` False, on processes other than the first, it writes nothing.
 
     Files in a bucket cannot grow. For a workdir there the files grow in a temporary folder, and are copied whole once a
     minute, by `flush` and by `close`.
     """
 
-    def __init__(self, resumed: Resumed, active: bool = True) -> None:
+    def __init__(self, resumed: Resumed, active: bool = True, trackers: Sequence[str] = ()) -> None:
         self._bucket: Path | None = None
         self._flushed = time.monotonic()
         if active and is_bucket(resumed.workdir):
             self._bucket, self._temporary = resumed.workdir, tempfile.TemporaryDirectory(prefix="afloc_metrics_")
             resumed = dataclasses.replace(resumed, workdir=Path(self._temporary.name))
-            if (self._bucket / METRICS).exists():
-                (self._bucket / METRICS).copy(resumed.workdir / METRICS)
-        self._writers = [writer(resumed) for writer in WRITERS] if active else []
+            for name in (METRICS, IDS):
+                if (self._bucket / name).exists():
+                    (self._bucket / name).copy(resumed.workdir / name)
+        self._writers = [WRITERS[name](resumed) for name in (*ALWAYS, *trackers)] if active else []
 
     def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
         for writer in self._writers:
@@ -161,5 +179,5 @@ class Writers:
     def _copy(self) -> None:
         if self._bucket is None:
             return
-        for path in Path(self._temporary.name).iterdir():
+        for path in filter(Path.is_file, Path(self._temporary.name).iterdir()):
             path.copy(self._bucket / path.name, overwrite=True)

@@ -5,7 +5,8 @@ training state, which `Plateau` lowers. A schedule that reacts to the validation
 """
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,21 @@ EPSILON = 1e-8  # Adam's epsilon: the default of PyTorch, in which the recipe wa
 PLATEAU_PATIENCE = 5  # validations without improvement after which the next one lowers the learning rate
 
 LearningRate = Callable[[Int[Array, ""]], Float[Array, ""]]
+EXTENDING = ("none", "reschedule", "hold")  # of `training.extend`
+
+
+@dataclasses.dataclass(frozen=True)
+class Extension:
+    """A step from which a finished run goes on.
+
+    `how`: "reschedule" lays the learning rate out for the new length, as if the run had had it from its start; "hold"
+    keeps that of the step before `from_step`.
+    """
+
+    from_step: int
+    how: str
+
+
 Chain = list[optax.GradientTransformation]
 
 
@@ -92,19 +108,51 @@ def build_optimizer(settings: OptimizerSettings) -> optax.GradientTransformation
     return optax.chain(*clip, *OPTIMIZERS[settings.name](settings))
 
 
-def build_schedule(settings: OptimizerSettings, steps_per_epoch: int, total_steps: int) -> LearningRate:
+def build_schedule(
+    settings: OptimizerSettings, steps_per_epoch: int, total_steps: int, extensions: Sequence[Extension] = ()
+) -> LearningRate:
     """The learning rate of step s = 0, 1, ...: `lr` times the factor of `SCHEDULES`.
 
     During the first `warmup_steps` it is multiplied by (s + 1) / warmup_steps.
+
+    Args:
+        settings: the schedule and its numbers.
+        steps_per_epoch: the steps of an epoch.
+        total_steps: the steps of the run.
+        extensions: where the run was extended, in order. Steps before the first are laid out for the length that the
+            run had then; those from an extension on as `Extension` says.
     """
-    factor = SCHEDULES[settings.schedule](settings, steps_per_epoch, total_steps)
+    starts = [extension.from_step for extension in extensions]
+    laid_out = [_laid_out(settings, steps_per_epoch, end) for end in (*starts, total_steps)]
+    rates = laid_out[:1]
+    for extension, anew in zip(extensions, laid_out[1:], strict=True):
+        held = functools.partial(_held, rates[-1], extension.from_step - 1)
+        rates.append(held if extension.how == "hold" else anew)
 
     def learning_rate(step: Int[Array, ""]) -> Float[Array, ""]:
+        rate = rates[0](step)
+        for start, later in zip(starts, rates[1:], strict=True):
+            rate = jnp.where(step < start, rate, later(step))
+        return rate
+
+    return learning_rate
+
+
+def _laid_out(settings: OptimizerSettings, steps_per_epoch: int, total_steps: int) -> LearningRate:
+    """The learning rate of a run that was never extended."""
+    factor = SCHEDULES[settings.schedule](settings, steps_per_epoch, total_steps)
+
+    def rate(step: Int[Array, ""]) -> Float[Array, ""]:
         in_full_precision = jnp.asarray(step, jnp.result_type(float))
         warming_up = jnp.minimum(1.0, (step + 1) / max(settings.warmup_steps, 1))
         return jnp.asarray(settings.lr * factor(in_full_precision) * warming_up)
 
-    return learning_rate
+    return rate
+
+
+def _held(rate: LearningRate, last: int, step: Int[Array, ""]) -> Float[Array, ""]:
+    """The rate of `step`, of the step `last` from there on."""
+    return rate(jnp.minimum(step, last))
 
 
 def freeze(optimizer: optax.GradientTransformation, trainable: PyTree[bool]) -> optax.GradientTransformation:

@@ -19,12 +19,25 @@ from afloc_jax.heatmaps import HeatmapSettings
 from afloc_jax.losses.settings import LossSettings
 from afloc_jax.models.normalization import statistics_groups
 from afloc_jax.models.settings import ModelSettings
-from afloc_jax.settings import NOT_EMPTY, NOT_NEGATIVE, POSITIVE, Json, Settings, at_least, one_of, plain, setting
+from afloc_jax.settings import (
+    NOT_EMPTY,
+    NOT_NEGATIVE,
+    POSITIVE,
+    Json,
+    Settings,
+    at_least,
+    each_of,
+    one_of,
+    plain,
+    setting,
+)
 from afloc_jax.training.mesh import check_fsdp
-from afloc_jax.training.optimizer import OptimizerSettings
+from afloc_jax.training.optimizer import EXTENDING, OptimizerSettings
 from data_pipelines.settings import DataSettings, records_path
 
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+TRACKERS = ("wandb", "mlflow")  # experiment trackers that a run has only if it names them
 
 # Which activations are kept for the backward pass of the encoders; the others are computed again.
 REMAT_POLICIES: dict[str, Callable[..., bool] | None] = {
@@ -50,6 +63,8 @@ class TrainingSettings(Settings, section="training"):
     keep_best: int = setting(5, POSITIVE)
     checkpoint_every: int = setting(0, NOT_NEGATIVE)
     early_stopping: int = setting(10, NOT_NEGATIVE)
+    extend: str = setting("none", one_of(EXTENDING))
+    trackers: tuple[str, ...] = setting((), each_of(TRACKERS))
 
     def check(self) -> None:
         if self.steps == 0 and self.epochs == 0:

@@ -21,7 +21,7 @@ from afloc_jax.evaluation.sweep.page import sweep_page
 from afloc_jax.evaluation.sweep.results import Entry, Results
 from afloc_jax.files import Path, read_json, write_json, write_whole
 from afloc_jax.settings import Json
-from afloc_jax.training import recipes
+from afloc_jax.training import extension, recipes
 from afloc_jax.training.config import load_module, override
 from afloc_jax.training.failures import NonFiniteError, StopSignal
 from afloc_jax.training.launchers import Launcher, Started, last_line
@@ -214,7 +214,13 @@ def _meaning(status: int) -> str:
 
 
 def _is_finished(run: Run, workdir: Path) -> bool:
-    return _read(workdir / run.name / FINISHED).get("evaluation") == run.config.evaluation.plain()
+    folder = workdir / run.name
+    if _read(folder / FINISHED).get("evaluation") != run.config.evaluation.plain():
+        return False
+    try:
+        return not extension.plan(run.config, folder).begins
+    except UsageError:  # which the run itself tells
+        return False
 
 
 def _read(path: Path) -> dict[str, Any]:

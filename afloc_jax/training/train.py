@@ -3,18 +3,18 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 from jax.sharding import Mesh
 
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.evaluation.sharing import wait_for_all
-from afloc_jax.files import Path, read_json, write_json
+from afloc_jax.files import Path, absolute, read_json, write_json
 from afloc_jax.ownership import Ownership
 from afloc_jax.provenance import hash_of, provenance
 from afloc_jax.settings import Json
-from afloc_jax.training import start, tokenizer, workdir
+from afloc_jax.training import extension, start, tokenizer, workdir
 from afloc_jax.training.assembly import Assembly, assemble
 from afloc_jax.training.checkpoints import Checkpoints, ever_sealed, last_sealed
 from afloc_jax.training.failures import StopSignal, explain
@@ -23,11 +23,14 @@ from afloc_jax.training.leaving import released_when_leaving
 from afloc_jax.training.loop import Data, Loop, Progress
 from afloc_jax.training.mesh import build_mesh, fetch
 from afloc_jax.training.metrics import Resumed, Writers
+from afloc_jax.training.optimizer import Extension
 from afloc_jax.training.processes import say
 from afloc_jax.training.settings import RunConfig
 from afloc_jax.training.step import TrainState
 from afloc_jax.training.tracing import StepRange
+from afloc_jax.training.trackers import check_installed
 from afloc_jax.training.xla_flags import described
+from afloc_jax.weights.card import flatten
 from afloc_jax.weights.config import read_config
 from afloc_jax.weights.folder import read_unseen, save_model
 from data_pipelines import vocabulary
@@ -61,6 +64,7 @@ def train(
     """
     # --- Config
     config.check_batch(jax.device_count())
+    check_installed(config.training.trackers)
     if dry_run:
         adopted = start.adopt(config, start.foreign_sources(config))
         run = assemble(adopted, build_mesh(fsdp=config.training.fsdp, one_group=config.one_group))
@@ -79,14 +83,15 @@ def _train(
     config: RunConfig, folder: Path, profile: StepRange | None, from_scratch: bool, owner: Ownership, stop: StopSignal
 ) -> int:
     """`train` for the owner of the folder, which a new folder gets when it is made."""
-    finished = workdir.read_finished(folder)
+    plan = extension.plan(config, folder)
+    finished = None if plan.begins else workdir.read_finished(folder)
     if finished is not None and profile:
         profile.check(finished.steps, finished.steps)
     if finished is None:
-        if (folder / workdir.FINISHED).exists():
+        if (folder / workdir.FINISHED).exists() and not plan.begins:
             lacking = ", ".join(workdir.missing_from_model(folder))
             say(f"{folder / workdir.MODEL} lacks {lacking}: the model is written again from the best checkpoint")
-        status = _train_model(config, folder, profile, from_scratch, owner, stop)
+        status = _train_model(config, folder, plan, profile, from_scratch, owner, stop)
         if status:
             return status
     elif finished.evaluation == config.evaluation.plain():
@@ -114,7 +119,13 @@ def _take(owner: Ownership) -> None:
 
 
 def _train_model(
-    given: RunConfig, folder: Path, profile: StepRange | None, from_scratch: bool, owner: Ownership, stop: StopSignal
+    given: RunConfig,
+    folder: Path,
+    plan: extension.Plan,
+    profile: StepRange | None,
+    from_scratch: bool,
+    owner: Ownership,
+    stop: StopSignal,
 ) -> int:
     """Trains to the end, from the last checkpoint or from the start, and writes `model/` and finished.json."""
     # --- Data
@@ -130,8 +141,13 @@ def _train_model(
     )
 
     # --- Model and optimiser
-    run = put_together(config, data, build_mesh(fsdp=config.training.fsdp, one_group=config.one_group))
+    mesh = build_mesh(fsdp=config.training.fsdp, one_group=config.one_group)
+    run = put_together(config, data, mesh, plan.entries)
     config = run.config
+    plan.check(folder, run.total_steps, run.learning_rate, config.optimizer.lr)
+    if extended := plan.told(run.total_steps):
+        account["extended"] = extended
+        say(f"{folder}: extended {extended}")
     if profile:
         profile.check(last_sealed(folder / workdir.CHECKPOINTS), run.total_steps)
     run.trace()  # the network and the loss may refuse the config: that must happen before any file is written
@@ -142,12 +158,16 @@ def _train_model(
         say(told)
 
     # --- Restore
+    if plan.begins:
+        wait_for_all("extension planned")  # before the files change that all processes have read
     is_known = (folder / workdir.CONFIG).exists()
     if jax.process_index() == 0:  # from here on the directory belongs to this config
         workdir.make_folder(folder)
         _take(owner)
         if not tokenizer.is_kept(folder):
             tokenizer.keep(config, folder, data)
+        if plan.begins:
+            extension.begin(folder, plan)
         workdir.claim_workdir(given, folder)
         write_json(folder / workdir.RUN, account)
     checkpoints = Checkpoints(folder / workdir.CHECKPOINTS, config.training.keep_best, owner.check)
@@ -161,8 +181,11 @@ def _train_model(
     # --- Loop
     say(str(run.low_rank))
     say(described(_compilation_cache()))
-    resumed = Resumed(folder, progress.step, progress.validated_step)
-    writers = Writers(resumed, active=jax.process_index() == 0)
+    named = absolute(folder)
+    resumed = Resumed(
+        folder, progress.step, progress.validated_step, named.name, named.parent.name, flatten(given.plain())
+    )
+    writers = Writers(resumed, jax.process_index() == 0, config.training.trackers)
     loop = Loop(run, data, folder, checkpoints, writers, state, progress, profile)
     with contextlib.ExitStack() as closing:  # both, also where the disk is full for one
         closing.callback(checkpoints.close)
@@ -186,13 +209,14 @@ def _save_best(loop: Loop, account: Mapping[str, Json]) -> None:
     if jax.process_index() != 0:
         return
     training = config.training.plain()
-    del training["epochs" if config.training.steps else "steps"]  # the number that does not count
+    del training["epochs" if config.training.steps else "steps"], training["extend"], training["trackers"]  # no matter
     recipe: dict[str, Json] = {
         "loss": config.loss.plain(),
         "optimizer": config.optimizer.plain(),
         "training": training,
         "best step": best_step,
         "steps": progress.step,
+        **({"extended": account["extended"]} if "extended" in account else {}),
         "device": account["device"],
         "code": account["code"],
     }
@@ -245,13 +269,13 @@ def _restored(checkpoints: Checkpoints, first: TrainState, from_scratch: bool) -
 # Data
 
 
-def put_together(config: RunConfig, data: Data, mesh: Mesh) -> Assembly:
+def put_together(config: RunConfig, data: Data, mesh: Mesh, extensions: Sequence[Extension] = ()) -> Assembly:
     """The parts of a run on its data, on these devices."""
     side: int = data.training[0].image.shape[0]
     builder = {**config.data.builder, "image_size": side}  # the model folder states the size of the records
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, builder=builder))
     config = start.with_vocabulary(config, data.tokenizer)
-    return assemble(config, mesh, _steps_per_epoch(config, len(data.training)))
+    return assemble(config, mesh, _steps_per_epoch(config, len(data.training)), extensions)
 
 
 def open_data(config: RunConfig, folder: Path) -> Data:

@@ -17,6 +17,7 @@ CONFIG = "config.json"  # the config that the directory belongs to
 RUN = "run.json"  # the origin of the run (see provenance.py)
 FINISHED = "finished.json"  # written once the model is saved
 METRICS = "metrics.jsonl"
+EXTENDED = "extended.json"  # where the run was extended, see extension.py
 LEARNED = "learned.json"  # in the folder of the tokenizer: how its vocabulary was learned
 CHECKPOINTS, MODEL, TOKENIZER, NONFINITE = "checkpoints", "model", "tokenizer", "nonfinite"
 
@@ -31,11 +32,14 @@ MAY_CHANGE = (
     "model.text.tokenizer",  # the working directory has a copy of its own after the first run
     "training.log_every",
     "training.keep_best",
+    "training.extend",
+    "training.trackers",
     "training.fsdp",
     "loss.tile_memory",
     "loss.low_rank",
     "evaluation",
 )
+LENGTHS = ("training.steps", "training.epochs")  # what may grow where a finished run is extended
 _NAMED_DIFFERENCES = 8
 
 
@@ -93,6 +97,8 @@ def differences(ours: Mapping[str, Json], theirs: Mapping[str, Json]) -> dict[st
 def check_workdir(config: RunConfig, workdir: Path) -> None:
     """Checks that `workdir` is new or belongs to `config`, whose keys of MAY_CHANGE may differ. It writes nothing.
 
+    Where `training.extend` says how a finished run goes on, its LENGTHS may differ as well; extension.py checks them.
+
     Raises:
         UsageError: the workdir belongs to another config (the error names the keys), or its config.json is unreadable.
     """
@@ -115,11 +121,15 @@ def check_workdir(config: RunConfig, workdir: Path) -> None:
         for key, (ours, theirs) in differences(config.plain(), other).items()
         if theirs is not None or key not in defaults or ours != defaults[key]
     }
+    only_length = bool(found) and set(found) <= {*LENGTHS}
+    if only_length and config.training.extend != "none":
+        return
     if found:
         named = list(found.items())[:_NAMED_DIFFERENCES]
         listed = "; ".join(f"{key}: there {theirs!r}, now {ours!r}" for key, (ours, theirs) in named)
         more = f"; and {len(found) - len(named)} more" if len(found) > len(named) else ""
-        raise UsageError(f"{workdir} belongs to another config ({listed}{more}); choose another --workdir")
+        extend = ", or extend the run if it is finished (training.extend, docs/training.md)" if only_length else ""
+        raise UsageError(f"{workdir} belongs to another config ({listed}{more}); choose another --workdir{extend}")
 
 
 def claim_workdir(config: RunConfig, workdir: Path) -> None:
