@@ -120,10 +120,10 @@ def run(values: flags.FlagValues) -> int:
         override(values.config, "data.exclude_words", values.exclude_words)
     # Imported late: JAX takes seconds to start, and a sweep must leave the devices to its runs.
     if values.sweep:
-        from afloc_jax.training.launchers import Here
+        from afloc_jax.training.launchers import launcher_of
         from afloc_jax.training.sweep import run_sweep
 
-        launcher = Here(values.parallel, os.environ)
+        launcher = launcher_of(workdir, values.parallel, None if values.dry_run else values.slurm)
         passed_on = [f"--max_restarts={values.max_restarts}", *(["--debug"] if values.debug else [])]
         path, command = user_path(values.sweep), program.command()
         return run_sweep(path, values.config, workdir, values.dry_run, command, launcher, passed_on)

@@ -29,6 +29,9 @@ FLAGS = (
     ),
     Flag("sweep", str, "Sweep file, a generator of overrides, or the name of a sweep such as levels."),
     Flag("parallel", int, "Runs of a sweep at a time; each gets a part of this machine's devices.", 1),
+    Flag(
+        "slurm", str, "Runs of a sweep as jobs: partition=gpu,gpus_per_node=1,timeout_min=600, as submitit names them."
+    ),
     Flag("dry_run", bool, "Check the config (and print the table of a sweep), then stop.", False),
     Flag("profile", str, "START:STOP: trace the steps START to STOP - 1, from 0, into WORKDIR/profile, for XProf."),
     Flag("replay", str, "A folder of WORKDIR/nonfinite: compute that step again, to find the record and the layer."),

@@ -85,10 +85,29 @@ class _Process:
         self._child.terminate()
 
 
+def launcher_of(workdir: Path, parallel: int, slurm: str | None) -> Launcher:
+    """The launcher of a sweep.
+
+    Args:
+        workdir: the working directory of the sweep.
+        parallel: --parallel, the number of runs at a time.
+        slurm: --slurm, options of jobs; None to start the runs on this machine.
+
+    Raises:
+        UsageError: the devices cannot be dealt out so, or jobs cannot be submitted.
+    """
+    if slurm is None:
+        return Here(parallel, os.environ)
+    from afloc_jax.training import slurm as jobs  # submitit is an extra
+
+    os.environ.update(jobs.importable(os.environ))
+    return jobs.Slurm(workdir, jobs.options(slurm), parallel)
+
+
 def last_line(log: Path) -> str:
     """The last line of a log, which is that of the error of a run that failed; empty without one."""
     try:
-        lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+        lines = [line.strip() for line in log.read_bytes().decode(errors="replace").splitlines() if line.strip()]
     except OSError:
         return ""
     return lines[-1].removeprefix("launch.py: ") if lines else ""

@@ -5,11 +5,11 @@ import os
 import re
 import signal
 import sys
-from pathlib import Path
 
 import pytest
 
 from afloc_jax.errors import UsageError
+from afloc_jax.files import Path
 from afloc_jax.training import sweep as sweeps
 from afloc_jax.training.launchers import Here
 from afloc_jax.training.sweep import load_runs, run_sweep
