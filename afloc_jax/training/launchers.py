@@ -100,7 +100,7 @@ def launcher_of(workdir: Path, parallel: int, slurm: str | None) -> Launcher:
         return Here(parallel, os.environ)
     from afloc_jax.training import slurm as jobs  # submitit is an extra
 
-    os.environ.update(jobs.importable(os.environ))
+    os.environ.update(jobs.environment_of_jobs(os.environ))
     return jobs.Slurm(workdir, jobs.options(slurm), parallel)
 
 

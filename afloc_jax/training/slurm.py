@@ -86,6 +86,7 @@ class _Submitted:
             return 1
 
     def stop(self) -> None:
+        """Cancels the job: Slurm sends SIGTERM to all that it started, which saves. A queued job never starts."""
         self._job.cancel(check=False)
 
 
@@ -98,7 +99,6 @@ class Work:
 
     def __call__(self) -> int:
         """The exit status of the command, whose output is appended to the log."""
-        # srun says that a task is one of several where there are several alone; the run is a process of its own.
         with open(self.log, "ab") as file:
             self._child = subprocess.Popen(self.command, stdout=file, stderr=subprocess.STDOUT)
             signal.signal(signal.SIGTERM, self._pass_on)
@@ -120,8 +120,12 @@ class Work:
         return DelayedSubmission(Work(self.command, self.log))
 
 
-def importable(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment in which a job finds this package, also where it runs from a clone that is not installed."""
+def environment_of_jobs(environment: Mapping[str, str]) -> dict[str, str]:
+    """What this process and its jobs need in their environment, before submitit is imported.
+
+    Jobs find this package also where it runs from a clone that is not installed. submitit leaves logging as it is: it
+    would close the handlers of others.
+    """
     home = str(Path(__file__).parent.parent.parent)
     paths = [home, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
-    return {"PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
+    return {"PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), "SUBMITIT_LOG_LEVEL": "NOCONFIG"}

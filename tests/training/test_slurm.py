@@ -40,8 +40,9 @@ with_submitit = pytest.mark.skipif(
 
 @pytest.fixture
 def path_kept(monkeypatch):
-    """PYTHONPATH as it was before, which a launcher of jobs changes for them."""
+    """The environment as it was before, which a launcher of jobs changes for them."""
     monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
+    monkeypatch.setenv("SUBMITIT_LOG_LEVEL", "NOCONFIG")
 
 
 def sweep_of(tmp_path, text, launcher):
@@ -75,8 +76,10 @@ def test_a_signal_to_the_sweep_cancels_its_jobs(tmp_path, path_kept, monkeypatch
         see(self, stop)
 
     monkeypatch.setattr(sweeps._Sweep, "_see", seeing)
-    assert sweep_of(tmp_path, WAITING, launcher_of(Path(folder), 2, "cluster=local")) == 143
-    assert sorted(path.stem for path in folder.glob("*.told")) == ["lr1", "lr3"]
+    launcher = launcher_of(Path(folder), 2, "cluster=local")
+    assert sweep_of(tmp_path, WAITING.replace("sleep(120)", "sleep(20)"), launcher) == 143
+    assert statuses(tmp_path) == dict.fromkeys(("lr1", "lr2", "lr3"), "not finished")
+    assert not (folder / "lr2.ready").exists()
 
 
 @with_submitit
