@@ -13,8 +13,11 @@ EXTRAS = {
     "dicom": ("python-gdcm", "pylibjpeg", "pylibjpeg-openjpeg", "highdicom"),
     "export": ("torch", "onnx", "onnxscript", "onnxruntime", "omegaconf", "flatbuffers"),
     "gcs": ("gcsfs",),
+    "mlflow": ("mlflow-skinny", "sqlalchemy", "alembic"),
     "serve": ("starlette", "uvicorn"),
+    "slurm": ("submitit",),
     "tpu": ("libtpu",),
+    "wandb": ("wandb",),
 }
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from afloc_jax.buckets import is_bucket
 from afloc_jax.errors import UsageError
+from afloc_jax.extras import install
 from afloc_jax.files import Path
 
 if TYPE_CHECKING:
@@ -51,10 +52,7 @@ class Slurm:
         try:
             import submitit
         except ImportError:
-            raise UsageError(
-                'submitit is not installed; pip install "afloc-jax[slurm]", or in the repository '
-                "pip install -r requirements-slurm.txt"
-            ) from None
+            raise UsageError(f"--slurm: submitit is not installed; {install('slurm')}") from None
         self.most = most if most > 1 else _MOST
         cluster = str(given.get("cluster", CLUSTERS[0]))
         parameters: dict[str, Any] = {name: value for name, value in given.items() if name != "cluster"}

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from afloc_jax.errors import UsageError, UserError
+from afloc_jax.extras import install
 from afloc_jax.files import Path, read_json, write_json
 from afloc_jax.settings import Json
 from afloc_jax.training.processes import say
@@ -35,10 +36,7 @@ def check_installed(trackers: Iterable[str]) -> None:
     """Raises UsageError where the package of a tracker is not installed."""
     for name in trackers:
         if importlib.util.find_spec(name) is None:
-            raise UsageError(
-                f'training.trackers: {name} is not installed; pip install "afloc-jax[{name}]", or in the repository '
-                f"pip install -r requirements-{name}.txt"
-            )
+            raise UsageError(f"training.trackers: {name} is not installed; {install(name)}")
 
 
 def guarded(name: str, make: Callable[["Resumed"], _Sink]) -> Callable[["Resumed"], "Writer"]:

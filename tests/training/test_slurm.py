@@ -106,7 +106,7 @@ def test_options_of_jobs_are_read_and_wrong_ones_refused(tmp_path, monkeypatch, 
     with pytest.raises(UsageError, match="in a bucket"):
         slurm.Slurm(Path("gs://b/runs"), {}, 1)
     monkeypatch.setitem(sys.modules, "submitit", None)
-    with pytest.raises(UsageError, match=r'submitit is not installed; pip install "afloc-jax\[slurm\]"'):
+    with pytest.raises(UsageError, match=r'^--slurm: submitit is not installed; pip install "afloc-jax\[slurm\]"'):
         launcher_of(Path(tmp_path), 1, "")
 
 
