@@ -11,16 +11,14 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.extras import install
 from afloc_jax.files import Path, read_json, write_json
 from afloc_jax.settings import Json
 from afloc_jax.training.processes import say
-
-if TYPE_CHECKING:
-    from afloc_jax.training.metrics import Resumed, Writer
+from afloc_jax.training.writer import Resumed, Writer
 
 IDS = "trackers.json"  # in the working directory: the id of the run, by tracker
 PROJECT = "afloc_jax"  # of both, unless their environment variables name another
@@ -39,7 +37,7 @@ def check_installed(trackers: Iterable[str]) -> None:
             raise UsageError(f"training.trackers: {name} is not installed; {install(name)}")
 
 
-def guarded(name: str, make: Callable[["Resumed"], _Sink]) -> Callable[["Resumed"], "Writer"]:
+def guarded(name: str, make: Callable[[Resumed], _Sink]) -> Callable[[Resumed], Writer]:
     """The row of a tracker in `metrics.WRITERS`, which a failing network or server cannot stop a run by."""
     return lambda resumed: _Guarded(name, make, resumed)
 
@@ -51,7 +49,7 @@ class _Guarded:
         UserError: (from the constructor) the tracker cannot be opened.
     """
 
-    def __init__(self, name: str, make: Callable[["Resumed"], _Sink], resumed: "Resumed") -> None:
+    def __init__(self, name: str, make: Callable[[Resumed], _Sink], resumed: Resumed) -> None:
         self._name = name
         try:
             self._sink: _Sink | None = make(resumed)
@@ -83,7 +81,7 @@ class _Guarded:
 class WandbRun:
     """A run of Weights & Biases. Steps that a resumed run does again are there already, and are passed over."""
 
-    def __init__(self, resumed: "Resumed") -> None:
+    def __init__(self, resumed: Resumed) -> None:
         import wandb
 
         known = _known(resumed, "wandb")
@@ -106,7 +104,7 @@ class WandbRun:
 class MlflowRun:
     """A run of MLflow. Steps that a resumed run does again stand there twice, with the same values."""
 
-    def __init__(self, resumed: "Resumed") -> None:
+    def __init__(self, resumed: Resumed) -> None:
         from mlflow import MlflowClient
         from mlflow.entities import Param
 
@@ -138,16 +136,16 @@ class MlflowRun:
         self._client.set_terminated(self._run)
 
 
-def _ids(resumed: "Resumed") -> dict[str, Json]:
+def _ids(resumed: Resumed) -> dict[str, Json]:
     path = resumed.workdir / IDS
     content: Json = read_json(path) if path.exists() else {}
     return content if isinstance(content, dict) else {}
 
 
-def _known(resumed: "Resumed", tracker: str) -> Json:
+def _known(resumed: Resumed, tracker: str) -> Json:
     """The id of the run that a resumed one goes on with; None for a run that starts at step 0."""
     return _ids(resumed).get(tracker) if resumed.step else None
 
 
-def _keep(resumed: "Resumed", tracker: str, place: str) -> None:
+def _keep(resumed: Resumed, tracker: str, place: str) -> None:
     write_json(Path(resumed.workdir) / IDS, {**_ids(resumed), tracker: place})

@@ -22,13 +22,14 @@ from afloc_jax.training.kernel_check import check_kernel
 from afloc_jax.training.leaving import released_when_leaving
 from afloc_jax.training.loop import Data, Loop, Progress
 from afloc_jax.training.mesh import build_mesh, fetch
-from afloc_jax.training.metrics import Resumed, Writers
+from afloc_jax.training.metrics import Writers
 from afloc_jax.training.optimizer import Extension
 from afloc_jax.training.processes import say
 from afloc_jax.training.settings import RunConfig
 from afloc_jax.training.step import TrainState
 from afloc_jax.training.tracing import StepRange
 from afloc_jax.training.trackers import check_installed
+from afloc_jax.training.writer import Resumed
 from afloc_jax.training.xla_flags import described
 from afloc_jax.weights.card import flatten
 from afloc_jax.weights.config import read_config

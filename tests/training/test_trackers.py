@@ -12,9 +12,10 @@ import pytest
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.files import Path
 from afloc_jax.training import metrics
-from afloc_jax.training.metrics import ALWAYS, WRITERS, Resumed, Writers
+from afloc_jax.training.metrics import ALWAYS, WRITERS, Writers
 from afloc_jax.training.settings import TRACKERS, TrainingSettings
 from afloc_jax.training.trackers import check_installed
+from afloc_jax.training.writer import Resumed
 
 CONFIG = {"optimizer.lr": 1e-3, "data.dataset": "phantom", **{f"key.{number}": number for number in range(150)}}
 
