@@ -77,7 +77,7 @@ def _calibrate(folder: AnyPath, source: Records, settings: LabelledSettings) -> 
     if jax.process_index() == 0:
         write_calibration(folder, fitted)
         update_card(bucket_path(folder), {"presence": _described(fitted)})
-    return fitted
+    return of_first(fitted)  # the others go on when the files are written
 
 
 def fit_presence(model: Model, source: Records, settings: LabelledSettings) -> Calibration:
