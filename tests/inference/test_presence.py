@@ -125,6 +125,20 @@ def test_commands_write_presence(calibrated, picture, tmp_path):
     assert next(csv.DictReader(table.open())).keys() == {"image", "edema"}
 
 
+@pytest.mark.parametrize(("bias", "absent"), [(-9.0, True), (9.0, False)])
+def test_boxes_of_prompts_judged_absent_are_in_the_json_alone(calibrated, picture, tmp_path, bias, absent):
+    sure = replace(FITTED, weights_sha256=weights_hash(calibrated), pooled=replace(POOLED, bias=bias), classes=())
+    write_calibration(calibrated, sure)
+    out = tmp_path / "out"
+    assert main(["localize", str(calibrated), str(picture.parent), "--prompt", "edema", "--out", str(out)]) == 0
+    (entry,) = json.loads((out / "localize.json").read_text())["images"][0]["prompts"]
+    assert (entry["absent"], entry["present"] < 0.5) == (absent, absent)
+    assert entry["boxes"]
+    rows = list(csv.DictReader((out / "boxes.csv").open()))
+    assert len(rows) == (0 if absent else len(entry["boxes"]))
+    assert all(float(row["present"]) == pytest.approx(entry["present"], abs=1e-4) for row in rows)
+
+
 def test_a_model_without_calibration_says_so_and_writes_boxes_as_before(folder, picture, tmp_path):
     assert main(["localize", str(folder), str(picture), "--prompt", "edema", "--out", str(tmp_path / "out")]) == 0
     told = json.loads((tmp_path / "out" / "localize.json").read_text())
