@@ -2,16 +2,27 @@
 
 from typing import TYPE_CHECKING
 
+from wrapt import when_imported
+
 try:
     from afloc_jax._version import version as __version__  # which the build of a wheel writes
 except ImportError:
     __version__ = "0.1.0"  # a clone; results also name its commit
 __all__ = ["from_pretrained", "load", "push_to_hub"]
 
+# transformers then finds the image processor of model folders; it is not imported for that.
+when_imported("transformers.models.auto.image_processing_auto")(lambda _: _register())
+
 if TYPE_CHECKING:
     from afloc_jax.inference.model import load
     from afloc_jax.inference.model import load as from_pretrained
     from afloc_jax.weights.hub import push_to_hub
+
+
+def _register() -> None:
+    from afloc_jax.inference.hugging_face import register
+
+    register()
 
 
 def __getattr__(name: str):

@@ -211,6 +211,9 @@ def weights_hash(folder: AnyPath) -> str:
 def _preprocessor(preprocessing: Preprocessing) -> dict[str, Json]:
     side = preprocessing.image_size
     return {
+        "image_processor_type": "AFLocImageProcessor",  # afloc_jax.inference.hugging_face
+        "grey": preprocessing.grey,
+        "equalize": preprocessing.equalize,
         "do_resize": True,
         "size": {"longest_edge": side},
         "resample": "area",

@@ -2,11 +2,14 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import afloc_jax
 from afloc_jax.evaluation.run import card_tables
@@ -46,6 +49,32 @@ def test_transformers_finds_the_tokenizer_of_a_model_folder(folder, model):
     theirs = AutoTokenizer.from_pretrained(folder)("Small LEFT pleural effusion")["input_ids"]
     ours = tokenize(model.tokenizer, ["small left pleural effusion"], 24)["token_ids"][0]
     assert theirs == ours[: len(theirs)].tolist()
+
+
+def test_transformers_finds_the_image_processor_of_a_model_folder(folder, model, tmp_path):
+    from transformers import AutoImageProcessor
+
+    processor = AutoImageProcessor.from_pretrained(folder)
+    random, files = np.random.default_rng(0), []
+    for mode, shape in (("L", (90, 121, 1)), ("RGB", (131, 77, 3)), ("I;16", (60, 60, 1)), ("RGBA", (50, 300, 4))):
+        files.append(tmp_path / f"{mode[0]}{shape[2]}.png")
+        pixels = random.integers(0, 65536 if mode == "I;16" else 256, shape)
+        pixels = pixels.astype(np.uint16 if mode == "I;16" else np.uint8).squeeze()
+        Image.fromarray(pixels).save(files[-1])
+    ours = np.stack([model.square_of(file)[0] for file in files])
+    for given in ([str(file) for file in files], [Image.open(file) for file in files]):
+        found = processor(given, return_tensors="np")["pixel_values"]
+        assert found.shape == (4, 1, model.image_size, model.image_size) and found.dtype == np.float32
+        np.testing.assert_array_equal(np.rint((found[:, 0] + 1) * 127.5).astype(np.uint8), ours)
+    assert processor(Image.open(files[0]), return_tensors="pt")["pixel_values"].shape[0] == 1
+    processor.save_pretrained(tmp_path / "saved")
+    again = AutoImageProcessor.from_pretrained(tmp_path / "saved")(str(files[1]), return_tensors="np")
+    np.testing.assert_array_equal(again["pixel_values"][0], found[1])
+
+
+def test_importing_the_package_imports_no_transformers():
+    code = "import sys, afloc_jax; sys.exit(bool({'transformers', 'numpy', 'jax'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_no_path_of_the_training_machine_is_stored(folder):
