@@ -6,6 +6,7 @@ inferno, whose lightness grows evenly: it is read in grey print and by colour-bl
 palette of Okabe and Ito (2008), on a dark edge.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -125,6 +126,11 @@ def smaller(picture: UInt8[np.ndarray, "H W"], most_side: int) -> UInt8[np.ndarr
     return np.asarray(cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
+def short(value: float) -> str:
+    """A number in two or three digits, as captions show it."""
+    return f"{value:.3g}" if abs(value) >= 1 else f"{value:.2g}"
+
+
 def _colours() -> UInt8[np.ndarray, "256 3"]:
     steps = np.linspace(255 * _COLOURS[0], 255 * _COLOURS[1], 256).round().astype(np.uint8)[None]
     return np.asarray(cv2.applyColorMap(steps, cv2.COLORMAP_INFERNO)[0, :, ::-1])
@@ -154,8 +160,8 @@ def _strip(caption: Caption, width: int) -> UInt8[np.ndarray, "h {width} 3"]:
     ramp = np.broadcast_to(_colours()[scale], (round(1.1 * size), bar, 3))
     image.paste(Image.fromarray(np.ascontiguousarray(ramp)), (left, margin))
     under = margin + round(1.1 * size) + gap
-    draw.text((left, under), f"threshold {caption.lowest:.3g}", _FAINT, small)
-    draw.text((left + bar, under), f"{caption.highest:.3g}", _FAINT, small, anchor="ra")
+    draw.text((left, under), f"threshold {short(caption.lowest)}", _FAINT, small)
+    draw.text((left + bar, under), short(caption.highest), _FAINT, small, anchor="ra")
     top = margin + max(rows_height, bar_height) + gap
     for line in below:
         draw.text((margin, top), line, _WARNING, small)
@@ -163,6 +169,7 @@ def _strip(caption: Caption, width: int) -> UInt8[np.ndarray, "h {width} 3"]:
     return np.asarray(image)
 
 
+@functools.lru_cache(maxsize=32)  # a font that is made for every figure takes memory that does not come back
 def _font(size: int) -> ImageFont.FreeTypeFont:
     return cast(
         ImageFont.FreeTypeFont, ImageFont.load_default(size)

@@ -13,7 +13,7 @@ from afloc_jax.errors import UsageError
 from afloc_jax.files import Path, write_whole
 from afloc_jax.inference import dicom_out
 from afloc_jax.inference.batching import in_threads
-from afloc_jax.inference.figures import MOST_SIDE, Caption, figure
+from afloc_jax.inference.figures import MOST_SIDE, Caption, figure, short
 from afloc_jax.inference.films import Film, Reading
 from afloc_jax.inference.inputs import CAPTURE, OVERLAY, PNG_MAP, SEGMENTATION
 from afloc_jax.inference.journal import Result
@@ -200,9 +200,12 @@ def _overlay(
 def caption_of(found: Localization, reading: PromptReading, warning: str) -> Caption:
     """What is written below an overlay."""
     boxes = len(found.boxes)
-    facts = ["presence not calibrated" if found.present is None else f"present: {found.present:.2f}"]
-    facts.append(f"score {found.scores.max():.3g}" if boxes else "nothing above the threshold")
-    facts.append("judged absent, no boxes" if found.is_absent else f"{boxes} box{'es' * (boxes != 1)}")
+    facts = ["presence not calibrated"] if found.present is None else [f"present: {found.present:.2f}"]
+    if found.is_absent:
+        facts.append("judged absent")
+    facts.append(f"score {short(float(found.scores.max()))}" if boxes else "nothing above the threshold")
+    if boxes and not found.is_absent:
+        facts.append(f"{boxes} box{'es' * (boxes != 1)}")
     warnings = []
     if reading.unknown_words:
         warnings.append(f"The model does not know: {', '.join(reading.unknown_words)}.")
