@@ -26,7 +26,8 @@ _SEEN = re.compile(
 _DENIED_SO_FAR = re.compile(r"\b(?:with|following|after|despite|although|findings|compatible|consistent|given)\b")
 # "No new effusion" says nothing of an old one, and "no large effusion" nothing of a small one.
 _PARTLY = re.compile(
-    r"\b(?:new|further|additional|interval|worsening|residual|recurrent|increas\w+|decreas\w+|large|sizable)\b"
+    r"\b(?:new|further|additional|interval|worsening|residual|recurrent|large|sizable)\b"
+    r"|\b(?:in|de)creas(?:e|es|ed|ing)\b"
 )
 
 # Sentences that deny without naming: what is normal or clear.
