@@ -6,6 +6,7 @@ Needs requirements-wandb.txt and requirements-mlflow.txt; without them the tests
 import importlib.util
 import math
 import struct
+import time
 
 import pytest
 
@@ -47,11 +48,24 @@ def read_records(file):
             place += left
             continue
         size, kind = struct.unpack_from("<HB", data, place + 4)
+        if place + 7 + size > len(data):
+            return  # this part is being written
         whole += data[place + 7 : place + 7 + size]
         place += 7 + size
         if kind in (1, 4):  # whole, or the last part
             yield Record.FromString(whole)
             whole = b""
+
+
+def whole_records(file, seconds=60):
+    """The records of a file of wandb once its end is there: the process that writes it may lag behind `finish`."""
+    until = time.monotonic() + seconds
+    while True:
+        records = list(read_records(file))
+        if any(record.WhichOneof("record_type") == "exit" for record in records):
+            return records
+        assert time.monotonic() < until, f"{file} has no end after {seconds} s"
+        time.sleep(0.1)
 
 
 @missing("wandb")
@@ -61,7 +75,7 @@ def test_wandb_gets_numbers_and_settings_and_goes_on_with_its_run(tmp_path, monk
     write(tmp_path, "wandb", [3, 4], resumed=2)
     files = sorted(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
     assert len(files) == 2 and len({file.name for file in files}) == 1  # one run, in two parts
-    records = [record for file in files for record in read_records(file)]
+    records = [record for file in files for record in whole_records(file)]
     rows = [
         {item.key or "/".join(item.nested_key): item.value_json for item in record.history.item}
         for record in records
