@@ -19,18 +19,7 @@ from afloc_jax.training import sweep as sweeps
 from afloc_jax.training.launchers import launcher_of
 from afloc_jax.training.sweep import run_sweep
 from configs.afloc import get_config
-from tests.training.test_sweep import LAUNCHER, SWEEP, calls, write
-
-WAITING = """
-import pathlib, signal, sys, time
-workdir = pathlib.Path(sys.argv[2].split("=", 1)[1])
-def stop(*_):
-    (workdir.parent / f"{workdir.name}.told").touch()
-    sys.exit(143)
-signal.signal(signal.SIGTERM, stop)
-(workdir.parent / f"{workdir.name}.ready").touch()
-time.sleep(120)
-"""
+from tests.training.test_sweep import LAUNCHER, SWEEP, WAITING, calls, write
 
 with_submitit = pytest.mark.skipif(
     importlib.util.find_spec("submitit") is None,

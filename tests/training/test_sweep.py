@@ -17,6 +17,18 @@ from configs.afloc import get_config
 from configs.sweeps import levels
 
 # Stands in for launch.py: notes that it was called, then "trains" as its name tells it to.
+# A run that waits for a signal, and leaves a note when it begins and when it is told.
+WAITING = """
+import pathlib, signal, sys, time
+workdir = pathlib.Path(sys.argv[2].split("=", 1)[1])
+def stop(*_):
+    (workdir.parent / f"{workdir.name}.told").touch()
+    sys.exit(143)
+signal.signal(signal.SIGTERM, stop)
+(workdir.parent / f"{workdir.name}.ready").touch()
+time.sleep(120)
+"""
+
 LAUNCHER = """
 import json, pathlib, sys, time
 workdir = pathlib.Path(sys.argv[2].split("=", 1)[1])
@@ -124,17 +136,7 @@ def test_runs_go_on_at_the_same_time_and_their_output_is_in_their_logs(sweep, tm
 
 def test_a_signal_stops_all_runs_that_go_on(tmp_path, monkeypatch):
     """Both children wait for a signal, and leave a note when they get it."""
-    text = """
-import pathlib, signal, sys, time
-workdir = pathlib.Path(sys.argv[2].split("=", 1)[1])
-def stop(*_):
-    (workdir.parent / f"{workdir.name}.told").touch()
-    sys.exit(143)
-signal.signal(signal.SIGTERM, stop)
-(workdir.parent / f"{workdir.name}.ready").touch()
-time.sleep(60)
-"""
-    command = [sys.executable, str(write(tmp_path / "launcher.py", text))]
+    command = [sys.executable, str(write(tmp_path / "launcher.py", WAITING))]
     file, folder = write(tmp_path / "sweep.py", SWEEP), tmp_path / "runs"
     see = sweeps._Sweep._see
 
