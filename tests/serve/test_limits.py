@@ -114,11 +114,13 @@ def test_connections_are_bounded_and_a_new_one_takes_the_place_of_one_that_asks_
 
 
 def test_uploads_of_all_connections_together_are_bounded_and_all_are_answered(monkeypatch):
-    held, grow = [], Share.grow
+    held, grow, full = [], Share.grow, threading.Event()
 
     async def grow_watched(share, count):
         await grow(share, count)
         held.append(share._room.held)
+        if share._room.held > limits.uploads:
+            full.set()
 
     monkeypatch.setattr(Share, "grow", grow_watched)
     limits, size = dataclasses.replace(LIMITS, body=1 << 20, uploads=1 << 21), 900_000
@@ -126,7 +128,9 @@ def test_uploads_of_all_connections_together_are_bounded_and_all_are_answered(mo
         clients = [connect(HEAD % size) for _ in range(12)]
 
         def send(client):
-            client.sendall(b"x" * size)
+            client.sendall(b"x" * (size - 1))
+            full.wait(10)  # nobody's upload ends before the room is full, however quick the server is
+            client.sendall(b"x")
             answers.append(answer_of(client))
 
         answers: list[bytes] = []
