@@ -1,7 +1,9 @@
 """GPUs that `afloc compile` knows: what XLA's compiler asks of a card, so that none is needed.
 
 The numbers are those of XLA's own descriptions, read in November 2026 (openxla/xla,
-xla/backends/gpu/target_config/specs/).
+xla/backends/gpu/target_config/specs/). XLA describes no card of the Ada generation: those of the L4 and the RTX 4090
+are what NVIDIA's deviceQuery prints on such cards (memory, cores, clock, level-2 cache, width and clock of the memory),
+and what the CUDA C++ programming guide lists for compute capability 8.9 (threads, shared memory).
 """
 
 import os
@@ -70,6 +72,7 @@ class Card:
         return int(self.memory * fraction)
 
 
+_ADA = (128, 1536, 102400, 101376)
 _HOPPER = (132, 128, 2048, 233472, 232448, 50 * 2**20)
 CARDS = {
     "h100": Card("NVIDIA H100 80GB HBM3", (9, 0), *_HOPPER, 84942979072, 3352320000000, 1.98),
@@ -77,8 +80,13 @@ CARDS = {
     "a100": Card(
         "NVIDIA A100-SXM4-80GB", (8, 0), 108, 64, 2048, 167936, 166912, 40 * 2**20, 85100068864, 2039040000000, 1.41
     ),
+    "a100-40": Card(
+        "NVIDIA A100-SXM4-40GB", (8, 0), 108, 64, 2048, 167936, 166912, 40 * 2**20, 42331013120, 1555200000000, 1.41
+    ),
     "b200": Card("NVIDIA B200", (10, 0), 148, 128, 2048, 233472, 232448, 132644864, 191514411008, 7672320000000, 1.965),
     "rtx6000pro": Card(
         "NVIDIA RTX PRO 6000 Blackwell", (12, 0), 188, 128, 1536, 131072, 101376, 2**27, 96 * 2**30, 1792000000000, 2.6
     ),
+    "rtx4090": Card("NVIDIA GeForce RTX 4090", (8, 9), 128, *_ADA, 72 * 2**20, 25250627584, 1008096000000, 2.52),
+    "l4": Card("NVIDIA L4", (8, 9), 58, *_ADA, 48 * 2**20, 23612293120, 300048000000, 2.04),
 }
