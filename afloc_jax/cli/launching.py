@@ -158,6 +158,16 @@ def run_again(values: flags.FlagValues, arguments: list[str]) -> int:
     return keep_running(command, bucket_path(values.workdir, "--workdir"), values.max_restarts)
 
 
+def rehearse(values: flags.FlagValues, arguments: list[str]) -> int:
+    """Runs the same command in several processes of this machine; returns the exit status."""
+    for name in ("sweep", "profile", "replay", "distributed", "coordinator", "processes", "process"):
+        if values[name].value is not None and values[name].value is not False:  # process 0 is one as well
+            raise UsageError(f"--rehearse: starts the processes of one run by itself; leave out --{name}")
+    from afloc_jax.training.rehearsal import rehearse
+
+    return rehearse([*program.command(), *arguments[1:], "--rehearse=1"], values.rehearse)
+
+
 def main(arguments: list[str], about: str = "") -> int:
     """Parses the flags and runs; `about` is shown by --help. An error becomes one line and an exit status."""
     debug = "--debug" in arguments
@@ -170,6 +180,8 @@ def main(arguments: list[str], about: str = "") -> int:
     set_flags(os.environ)
     try:
         values = parse(arguments, about)
+        if values.rehearse > 1:
+            return rehearse(values, arguments)
         return run_again(values, arguments) if values.max_restarts and not values.sweep else run(values)
     except (Exception, KeyboardInterrupt) as error:
         if debug:

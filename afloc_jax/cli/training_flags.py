@@ -42,5 +42,6 @@ FLAGS = (
     Flag("coordinator", str, "Host:port of process 0, if no cluster provides it."),
     Flag("processes", int, "Number of processes, if no cluster provides it."),
     Flag("process", int, "Index of this process, from 0."),
+    Flag("rehearse", int, "Run as so many processes of this machine, to try out a run on several hosts.", 1),
     Flag("debug", bool, "Show tracebacks and the log lines of libraries.", False),
 )
