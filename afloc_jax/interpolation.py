@@ -1,4 +1,4 @@
-"""Linear interpolation along one axis as a matrix. Models and heat maps are resized by matrix products."""
+"""Interpolation along one axis as a matrix. Models and heat maps are resized by matrix products."""
 
 import jax
 import jax.numpy as jnp
@@ -58,6 +58,31 @@ def tiles(cells: int, target: int) -> Float[np.ndarray, "target cells"]:
            [0.  , 1.  ]])
     """
     return linear_matrix((np.arange(target) + 0.5) * cells / target - 0.5, cells)
+
+
+def cubic(cells: int, target: int, *, antialias: bool = False) -> Float[np.ndarray, "target cells"]:
+    """The bicubic matrix from `cells` to `target` equal tiles of a line (PyTorch's `align_corners=False`).
+
+    The kernel is that of Keys with a = -0.75, whose four taps are clamped to the ends. With `antialias` a is -0.5 (as
+    in Pillow), the kernel is as wide as a tile of the target where that is larger, and taps beyond the ends are left
+    out.
+    """
+    scale = cells / target
+    stretch, a = (max(scale, 1.0), -0.5) if antialias else (1.0, -0.75)
+    # Taps lie at the middles of cells; counted from 0, the middle of cell k lies at k.
+    centres = (np.arange(target) + 0.5) * scale - 0.5
+    reach = int(np.ceil(2 * stretch))
+    taps = np.floor(centres)[:, None].astype(int) + np.arange(-reach, reach + 2)
+    distance = np.abs(taps - centres[:, None]) / stretch
+    near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
+    far = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
+    weights = np.where(distance <= 1, near, np.where(distance < 2, far, 0.0))
+    if antialias:
+        weights *= (taps >= 0) & (taps < cells)
+        weights /= weights.sum(axis=1, keepdims=True)
+    matrix = np.zeros((target, cells))
+    np.add.at(matrix, (np.arange(target)[:, None], np.clip(taps, 0, cells - 1)), weights)
+    return matrix
 
 
 def strided_cells(cells: int, stride: int, target: int, side: int) -> Float[np.ndarray, "target cells"]:

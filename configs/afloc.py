@@ -51,9 +51,15 @@ def get_config() -> ConfigDict:
     model.normalize = False  # L2-normalise every embedding
 
     model.image = image = ConfigDict()
-    image.backbone = "resnet50"  # resnet18|34|50|101|152, resnext50|101, densenet121|161|169, resnet_small
+    # resnet18|34|50|101|152, resnext50|101, densenet121|161|169, dinov2_small|base|large, vit_small|base|large; for
+    # laptops: resnet_small, dinov2_tiny, vit_tiny
+    image.backbone = "resnet50"
     image.input_size = 299  # side in pixels to which the square is resized inside the model
-    image.options = ConfigDict()  # options of the backbone's structure (widths, strides, stages of the small one)
+    image.mean = (0.5,)  # pixels from [0, 1] become (x - mean) / std; one value or three
+    image.std = (0.5,)
+    # options of the backbone's structure: widths, strides, stages of resnet_small; patch, registers, shallow_block,
+    # whole (class|mean), train_last (blocks that are trained) of vision transformers
+    image.options = ConfigDict()
     # images, in order, that share batch statistics (published: 64, half a batch per device); 0: the whole batch
     image.statistics_group = 0
     image.center = False  # batch-normalise the projected features (not published)

@@ -1,10 +1,10 @@
-"""Matrices of linear interpolation against PyTorch."""
+"""Matrices of interpolation against PyTorch."""
 
 import numpy as np
 import pytest
 import torch
 
-from afloc_jax.interpolation import aligned_corners, strided_cells, tiles
+from afloc_jax.interpolation import aligned_corners, cubic, strided_cells, tiles
 
 
 @pytest.mark.parametrize(("size", "target"), [(19, 224), (224, 299), (5, 3), (1, 4), (4, 1)])
@@ -23,3 +23,14 @@ def test_strided_cells_lie_where_strided_convolutions_centre_them():
     np.testing.assert_allclose(strided_cells(7, 4, 28, 28) @ ramp[::4], np.minimum(ramp, 24))
     half = strided_cells(7, 4, 56, 28) @ ramp[::4]
     np.testing.assert_allclose(half, np.clip((np.arange(56) + 0.5) / 2 - 0.5, 0, 24))
+
+
+@pytest.mark.parametrize("antialias", [False, True])
+@pytest.mark.parametrize(("size", "target"), [(37, 16), (16, 37), (5, 5), (14, 15), (1, 4), (4, 1)])
+def test_cubic_matrices_equal_torch_interpolate(size, target, antialias):
+    image = np.random.default_rng(0).standard_normal((2, size, size))
+    expected = torch.nn.functional.interpolate(
+        torch.tensor(image)[:, None], (target, target), mode="bicubic", align_corners=False, antialias=antialias
+    )
+    matrix = cubic(size, target, antialias=antialias)
+    np.testing.assert_allclose(matrix @ image @ matrix.T, expected[:, 0], atol=1e-6)

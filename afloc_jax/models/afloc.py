@@ -4,6 +4,7 @@ import dataclasses
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Shaped
@@ -38,7 +39,7 @@ class ImageEncoder(nn.Module):
     ) -> ImageLevels:
         settings, layers = self.settings, Layers(self.settings.statistics_group, self.dtype, self.param_dtype)
         backbone = BACKBONES[settings.backbone].family.module(self.structure, layers, name="backbone")
-        x = prepare_image(image, settings.input_size, self.param_dtype)[..., None]
+        x = scaled(prepare_image(image, settings.input_size, self.param_dtype), settings.mean, settings.std)
         # A frozen backbone runs in evaluation mode, so that its running statistics do not change either.
         features: Features = backbone(x, train=train and not settings.freeze)
         if settings.freeze:
@@ -166,6 +167,17 @@ def build(settings: ModelSettings, dtype: DTypeLike = jnp.float32) -> AFLoc:
     """
     settings.check_text_encoder()
     return AFLoc(settings, dtype)
+
+
+def scaled(x: Float[Array, "B I I"], mean: tuple[float, ...], std: tuple[float, ...]) -> Float[Array, "B I I C"]:
+    """Squares in [-1, 1] as (pixel - mean) / std of pixels in [0, 1]. C is 1 where all channels would be equal."""
+    if len({*mean}) == len({*std}) == 1:
+        mean, std = mean[:1], std[:1]
+    if (mean, std) == ((0.5,), (0.5,)):
+        return x[..., None]
+    # (x / 2 + 1/2 - mean) / std
+    factor, offset = (0.5 / np.array(std), (0.5 - np.array(mean)) / np.array(std))
+    return x[..., None] * jnp.asarray(factor, x.dtype) + jnp.asarray(offset, x.dtype)
 
 
 def prepare_image(

@@ -12,7 +12,7 @@ from typing import NamedTuple, Self
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from afloc_jax.settings import Settings
+from afloc_jax.settings import Json, Settings
 
 Shapes = Mapping[str, tuple[int, ...]]
 """The shapes of a network's parameters, by their PyTorch name within the network."""
@@ -33,6 +33,13 @@ class Structure(Settings, section="model.image.options"):
     def fingerprint(self) -> str:
         """A text on the structure, made from what parameter shapes show (see `Family.fingerprint`)."""
         raise NotImplementedError
+
+    def check_input(self, side: int) -> None:
+        """Raises UsageError where the network takes no input of `side` x `side` pixels; the message says what fits."""
+
+    def keeps(self, module: str) -> bool:
+        """Whether a module of the network keeps its initial parameters while others are trained."""
+        return False
 
     def brief(self) -> Self:
         """A smaller network that is faster to trace. Its arrays have the shapes of this one's (see `stands_for`)."""
@@ -55,12 +62,14 @@ class Family:
         torch_names: pairs of a regular expression for the path of a module inside the network, joined by "/", and the
             module's name in PyTorch. The first one that matches the full path is used.
         fingerprint: returns a text on the structure from parameter shapes, or "" for shapes of another family.
+        options: returns, from parameter shapes of the family, the options in which networks of one name differ.
     """
 
     name: str
     module: Callable[..., nn.Module]
     torch_names: tuple[tuple[str, str], ...]
     fingerprint: Callable[[Shapes], str]
+    options: Callable[[Shapes], dict[str, Json]] = lambda _: {}
 
 
 @dataclass(frozen=True)

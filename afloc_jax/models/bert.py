@@ -15,17 +15,10 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from afloc_jax.errors import UsageError
+from afloc_jax.models.activations import ACTIVATIONS
 from afloc_jax.models.normalization import LayerNorm, recomputed
 from afloc_jax.models.parameters import Dense, Embed, Parameters
 from afloc_jax.settings import BELOW_ONE, NOT_NEGATIVE, Json, Rule, Settings, setting, up_to
-
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "gelu": partial(jax.nn.gelu, approximate=False),
-    "gelu_new": partial(jax.nn.gelu, approximate=True),
-    "gelu_pytorch_tanh": partial(jax.nn.gelu, approximate=True),
-    "relu": jax.nn.relu,
-    "silu": jax.nn.silu,
-}
 
 # Fields of a BertConfig of which only one value is supported, and fields that have no effect here.
 ONE_VALUE: dict[str, Json] = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}

@@ -10,11 +10,15 @@ from afloc_jax.models.backbone import Backbone, Structure
 from afloc_jax.models.bert import BertSettings
 from afloc_jax.models.densenet import DENSENETS
 from afloc_jax.models.resnet import RESNETS
-from afloc_jax.settings import NOT_NEGATIVE, POSITIVE, Json, Settings, at_least, known_keys, setting, up_to
+from afloc_jax.models.vision_transformer import VISION_TRANSFORMERS
+from afloc_jax.settings import NOT_NEGATIVE, POSITIVE, Json, Rule, Settings, at_least, known_keys, setting, up_to
 
-BACKBONES: dict[str, Backbone] = {**RESNETS, **DENSENETS}
+BACKBONES: dict[str, Backbone] = {**RESNETS, **DENSENETS, **VISION_TRANSFORMERS}
 
 Merge = Literal["sum", "mean"]
+
+_CHANNELS = Rule(lambda values: len(values) in (1, 3), "one value, or one for each of three channels")
+_SPREADS = Rule(lambda values: len(values) in (1, 3) and min(values) > 0, "one value above 0, or three of them")
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,7 @@ class ImageSettings(Settings, section="model.image"):
     Attributes:
         backbone: a name in `BACKBONES`.
         input_size: the side in pixels to which the square is resized inside the model.
+        mean, std: pixels from [0, 1] become (x - mean) / std; one value, or one for each of three equal channels.
         options: changed fields of the backbone's structure; `structure` is the result.
         statistics_group: the number of images, in order, that share batch statistics; 0 stands for the whole batch.
         center: whether projected features are batch-normalised (not published).
@@ -32,6 +37,8 @@ class ImageSettings(Settings, section="model.image"):
 
     backbone: str = "resnet50"
     input_size: int = setting(299, at_least(32, "the encoder divides the side by 32"))
+    mean: tuple[float, ...] = setting((0.5,), _CHANNELS)
+    std: tuple[float, ...] = setting((0.5,), _SPREADS)
     options: Mapping[str, Json] = field(default_factory=dict, hash=False)
     statistics_group: int = setting(0, NOT_NEGATIVE)
     center: bool = False
@@ -40,7 +47,9 @@ class ImageSettings(Settings, section="model.image"):
     def check(self) -> None:
         if self.backbone not in BACKBONES:
             raise UsageError(f"{self.name_of('backbone')} = {self.backbone!r}: must be one of {', '.join(BACKBONES)}")
-        self.structure  # noqa: B018 (checks the options)
+        self.structure.check_input(self.input_size)
+        if len(self.mean) != len(self.std):
+            raise UsageError(f"{self.name_of('std')} = {self.std}: must have as many values as mean, {len(self.mean)}")
 
     @functools.cached_property
     def structure(self) -> Structure:

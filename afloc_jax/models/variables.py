@@ -74,13 +74,15 @@ def _represented(path: ArrayPath, settings: ModelSettings) -> list[ArrayPath]:
 def trainable(params: PyTree, settings: ModelSettings) -> PyTree:
     """Whether each parameter is trainable, as a tree of booleans like `params`.
 
-    Parameters of a frozen backbone or text encoder are not: their gradient is zero, but weight decay would change them.
+    Parameters of a frozen backbone, of frozen blocks or of a frozen text encoder are not: their gradient is zero, but
+    weight decay would change them.
     Nor are those of BERT's pooler, which no output depends on. The projections of a frozen image encoder are trainable.
     """
 
     def decide(path: tuple[jax.tree_util.DictKey, ...], _: PyTree) -> bool:
         names = [entry.key for entry in path]
-        frozen_image = settings.image.freeze and names[:2] == ["image_encoder", "backbone"]
+        backbone = names[:2] == ["image_encoder", "backbone"]
+        frozen_image = backbone and (settings.image.freeze or settings.image.structure.keeps(names[2]))
         frozen_text = settings.text.freeze and names[0] == "text_encoder"
         return not (frozen_image or frozen_text or "pooler" in names)
 

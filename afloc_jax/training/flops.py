@@ -24,6 +24,7 @@ from jaxtyping import Array, PyTree
 
 from afloc_jax.levels import TokenBatch
 from afloc_jax.models import build, initial_variables, trainable
+from afloc_jax.models.attention import COMPUTED_AGAIN
 from afloc_jax.models.settings import ModelSettings
 from afloc_jax.training.settings import RunConfig
 
@@ -123,7 +124,8 @@ def product_flops(traced: Jaxpr) -> int:
     needed = {value for value in traced.outvars if isinstance(value, Var)}
     total = 0
     for equation in reversed(traced.eqns):
-        if needed.isdisjoint(equation.outvars):
+        again = COMPUTED_AGAIN in str(equation.source_info.name_stack)
+        if again or needed.isdisjoint(equation.outvars):
             continue
         needed.update(value for value in equation.invars if isinstance(value, Var))
         times = equation.params["length"] if equation.primitive.name == "scan" else 1

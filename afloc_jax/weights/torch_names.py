@@ -58,6 +58,7 @@ _LEAVES = {
     "bias": "bias",
     "mean": "running_mean",
     "var": "running_var",
+    "value": "",  # a parameter without a layer
 }
 # PyTorch names that the model does not need: counters, constants, and the stage-4 projection of an unused objective.
 _IGNORED = re.compile(r".*\.(num_batches_tracked|position_ids)|img_encoder\.local_f_embedder\.(weight|bias)")
@@ -170,7 +171,7 @@ def _entry(path: ArrayPath, shape: Sequence[int], names: Sequence[tuple[re.Patte
     module, leaf = "/".join(path[1:-1]), path[-1]
     for ours, theirs in names:
         if match := ours.fullmatch(module):
-            name = f"{match.expand(theirs)}.{_LEAVES[leaf]}"
+            name = ".".join(part for part in (match.expand(theirs), _LEAVES[leaf]) if part)
             break
     else:
         raise KeyError(f"{'/'.join(path)} has no PyTorch name: add its module to the backbone's family or torch_names")
