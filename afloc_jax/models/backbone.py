@@ -7,7 +7,7 @@ settings.py joins them into the table `BACKBONES`. No other code depends on the 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import ClassVar, NamedTuple, Self
 
 import flax.linen as nn
 from jaxtyping import Array, Float
@@ -28,7 +28,14 @@ class Features(NamedTuple):
 
 @dataclass(frozen=True)
 class Structure(Settings, section="model.image.options"):
-    """The structure of a network. Each family derives a dataclass from it, with the fields in which networks differ."""
+    """The structure of a network. Each family derives a dataclass from it, with the fields in which networks differ.
+
+    Attributes:
+        strided: whether the cells of the maps are centred on every n-th pixel, as strided convolutions centre them;
+            else they are tiles of the image.
+    """
+
+    strided: ClassVar[bool] = True
 
     def fingerprint(self) -> str:
         """A text on the structure, made from what parameter shapes show (see `Family.fingerprint`)."""

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -47,6 +47,8 @@ class VisionTransformerStructure(Structure):
         whole: the global vector: the "class" token, or the "mean" of the patch tokens of the last block.
         train_last: how many of the last blocks are trained, with the norm after them; 0: all of the network.
     """
+
+    strided: ClassVar[bool] = False
 
     width: int = setting(768, up_to(1 << 14))
     blocks: int = setting(12, up_to(256))

@@ -133,6 +133,11 @@ class RunConfig(Settings):
             paths += [(f"{dataset}.cache", own.cache), (f"{dataset}.raw", own.raw)]
         for name, path in paths:
             user_path(path, name)
+        if self.localization.cells == "receptive_field" and not self.model.image.structure.strided:
+            raise UsageError(
+                f"localization.cells = 'receptive_field': the cells of {self.model.image.backbone} are patches, which "
+                "tile the image; set localization.cells = 'tiles'"
+            )
         if self.loss.low_rank is True and (needs := self._low_rank_needs()):
             raise UsageError(f"loss.low_rank = True: {needs}")
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from reference.torch_resnet import TorchDenseNet, TorchImageEncoder, TorchResNet, torch_backbone
+from reference.torch_resnet import PUBLISHED, TorchDenseNet, TorchImageEncoder, TorchResNet, torch_backbone
 
 from afloc_jax.errors import UsageError
 from afloc_jax.models import build
@@ -146,7 +146,7 @@ def test_evaluation_features_equal_pytorch(kind):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backbone", [name for name in BACKBONES if name != "resnet_small"])
+@pytest.mark.parametrize("backbone", PUBLISHED)
 def test_evaluation_features_of_the_published_structures_equal_pytorch(backbone):
     with jax.enable_x64(True):
         theirs, _, module, variables = twins(backbone, torch_backbone(backbone))

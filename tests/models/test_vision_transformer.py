@@ -1,7 +1,5 @@
 """Vision transformers against those of Hugging Face Transformers with the same random weights."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +16,7 @@ from transformers import (
 )
 
 from afloc_jax.errors import UsageError
-from afloc_jax.models import build, initial_variables, trainable
+from afloc_jax.models import build, trainable
 from afloc_jax.models.afloc import ImageEncoder, scaled
 from afloc_jax.models.attention import attend
 from afloc_jax.models.convolution import Layers
@@ -82,6 +80,12 @@ def variables_of(state, settings):
     return from_torch(filled, settings)["params"]["image_encoder"]["backbone"]
 
 
+def random_params(settings):
+    random = np.random.default_rng(0)
+    state = {row.name: random.standard_normal(row.shape).astype(np.float32) * 0.1 for row in table(settings)}
+    return from_torch(state, settings)["params"]
+
+
 def features(settings, params, image, dtype=jnp.float32):
     """The features before the projections, of images [B, 3, S, S]."""
     module = BACKBONES[settings.image.backbone].family.module(settings.image.structure, Layers(0, dtype))
@@ -136,8 +140,7 @@ def test_attention_and_its_gradient_are_those_of_the_plain_formula():
 
 def test_bfloat16_stays_near_float32_and_the_whole_may_be_the_mean():
     settings = settings_of("registers", 7, whole="mean")
-    params = jax.jit(functools.partial(initial_variables, build(settings)))(jax.random.key(0))["params"]
-    params = params["image_encoder"]["backbone"]
+    params = random_params(settings)["image_encoder"]["backbone"]
     image = np.random.default_rng(0).standard_normal((2, 3, *[settings.image.input_size] * 2)).astype(np.float32)
     full, half = (features(settings, params, image, dtype) for dtype in (jnp.float32, jnp.bfloat16))
     for one, other in zip(full, half, strict=True):
@@ -176,15 +179,15 @@ def test_what_does_not_fit_is_refused_with_what_would(backbone, side, options, m
 def test_the_last_blocks_alone_are_trained(train_last, moved):
     settings = settings_of("dinov2", 3, train_last=train_last, registers=1)
     model = build(settings)
-    variables = jax.jit(functools.partial(initial_variables, model))(jax.random.key(0))
+    params = random_params(settings)
     image = np.random.default_rng(0).integers(0, 256, (2, 42, 42), dtype=np.uint8)
 
     def loss(params):
         levels = model.apply({"params": params}, image, train=True, method="encode_image")
         return sum((level**2).mean() for level in (levels.shallow, levels.deep, levels.whole))
 
-    gradient = jax.jit(jax.grad(loss))(variables["params"])["image_encoder"]["backbone"]
-    trains = trainable(variables["params"], settings)["image_encoder"]["backbone"]
+    gradient = jax.jit(jax.grad(loss))(params)["image_encoder"]["backbone"]
+    trains = trainable(params, settings)["image_encoder"]["backbone"]
     for name, part in gradient.items():
         block = int(name.removeprefix("block_")) if name.startswith("block_") else None
         wanted = name == "norm" or (not train_last if block is None else block in moved)

@@ -109,23 +109,26 @@ class TorchDenseNet(nn.Module):
         return outputs
 
 
+RESNETS = {
+    "resnet18": ((2, 2, 2, 2), False),
+    "resnet34": ((3, 4, 6, 3), False),
+    "resnet50": ((3, 4, 6, 3), True),
+    "resnet101": ((3, 4, 23, 3), True),
+    "resnet152": ((3, 8, 36, 3), True),
+    "resnext50": ((3, 4, 6, 3), True, 32, 4),
+    "resnext101": ((3, 4, 23, 3), True, 32, 8),
+}
+DENSENETS = {
+    "densenet121": ((6, 12, 24, 16), 32, 64),
+    "densenet161": ((6, 12, 36, 24), 48, 96),
+    "densenet169": ((6, 12, 32, 32), 32, 64),
+}
+PUBLISHED = (*RESNETS, *DENSENETS)
+
+
 def torch_backbone(name):
     """The PyTorch counterpart of a backbone of ours."""
-    resnets = {
-        "resnet18": ((2, 2, 2, 2), False),
-        "resnet34": ((3, 4, 6, 3), False),
-        "resnet50": ((3, 4, 6, 3), True),
-        "resnet101": ((3, 4, 23, 3), True),
-        "resnet152": ((3, 8, 36, 3), True),
-        "resnext50": ((3, 4, 6, 3), True, 32, 4),
-        "resnext101": ((3, 4, 23, 3), True, 32, 8),
-    }
-    densenets = {
-        "densenet121": ((6, 12, 24, 16), 32, 64),
-        "densenet161": ((6, 12, 36, 24), 48, 96),
-        "densenet169": ((6, 12, 32, 32), 32, 64),
-    }
-    return TorchResNet(*resnets[name]) if name in resnets else TorchDenseNet(*densenets[name])
+    return TorchResNet(*RESNETS[name]) if name in RESNETS else TorchDenseNet(*DENSENETS[name])
 
 
 class TorchImageEncoder(nn.Module):

@@ -5,15 +5,12 @@ from collections import OrderedDict
 
 import numpy as np
 import torch
-from reference.torch_resnet import TorchImageEncoder, torch_backbone
+from reference.torch_resnet import PUBLISHED, TorchImageEncoder, torch_backbone
 from safetensors.numpy import load_file
 from safetensors.torch import save_file
 from transformers import BertConfig, BertForMaskedLM, BertModel
 
-from afloc_jax.models.settings import BACKBONES
-
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "##s", "small", "left", "effusion", "no", "nodule"]
-PUBLISHED = [name for name in BACKBONES if name != "resnet_small"]
 
 
 def omegaconf(**model):
