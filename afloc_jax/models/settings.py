@@ -51,11 +51,6 @@ class ImageSettings(Settings, section="model.image"):
         if len(self.mean) != len(self.std):
             raise UsageError(f"{self.name_of('std')} = {self.std}: must have as many values as mean, {len(self.mean)}")
 
-    def plain(self) -> dict[str, Json]:
-        """As JSON values. What earlier versions did not have is left out where it is the default."""
-        unchanged = [name for name in ("mean", "std") if getattr(self, name) == getattr(ImageSettings, name)]
-        return {name: value for name, value in super().plain().items() if name not in unchanged}
-
     @functools.cached_property
     def structure(self) -> Structure:
         """The structure of the backbone, with `options` applied."""

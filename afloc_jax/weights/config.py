@@ -10,7 +10,7 @@ from afloc_jax import buckets
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.files import AnyPath, Path, bucket_path, read_json
 from afloc_jax.heatmaps import HeatmapSettings
-from afloc_jax.models.settings import ModelSettings
+from afloc_jax.models.settings import ImageSettings, ModelSettings
 from afloc_jax.settings import Json, Rule, Settings, at_least, plain, setting, up_to
 from data_pipelines.constants import IMAGE_SIZE, Equalization, GreyRule
 from data_pipelines.settings import DataSettings
@@ -129,8 +129,14 @@ class FolderConfig:
         )
 
     def stored(self) -> dict[str, Json]:
-        """The content of config.json. `architecture` and `localization` have sorted keys, as in earlier versions."""
+        """The content of config.json. `architecture` and `localization` have sorted keys, as in earlier versions.
+
+        What earlier versions did not have is left out where it is the default.
+        """
         content = {key: plain(value) for key, value in vars(self).items() if key != "unseen_pieces"}
+        for name in ("mean", "std"):
+            if getattr(self.architecture.image, name) == getattr(ImageSettings, name):
+                del content["architecture"]["image"][name]
         if not self.trained_on:  # not known, as in folders of earlier versions
             del content["trained_on"]
         for key in ("architecture", "localization"):
