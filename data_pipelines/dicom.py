@@ -75,6 +75,16 @@ def read_header(path: str | os.PathLike[str]) -> Header | None:
     return None
 
 
+def spacing_in(data: bytes) -> tuple[float, float] | None:
+    """`Header.spacing` of the bytes of a DICOM file, also of one without the usual header; None if it is unknown."""
+    with contextlib.suppress(Exception):  # as above
+        import pydicom
+
+        file = io.BytesIO(data)
+        return _spacing(pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=[*_SPACINGS]))
+    return None
+
+
 def _spacing(dataset: "Dataset") -> tuple[float, float] | None:
     for name in _SPACINGS:
         with contextlib.suppress(TypeError, ValueError):

@@ -56,7 +56,7 @@ def test_the_wheel_names_no_package_that_it_lacks(build, tmp_path):
     build.gather(ROOT, tmp_path, "1.2")
     assert 'version = "1.2"' in (tmp_path / "_version.py").read_text()
     kept = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
-    assert {"py.typed", "configs/sweeps/levels.py", "data_pipelines/negatives.json", "serve/page.js"} <= kept
+    assert {"py.typed", "configs/sweeps/levels.py", "data_pipelines/negatives.json", "serve/static/main.js"} <= kept
     assert not any("__pycache__" in name for name in kept)
     absent = ("data_pipelines", "configs", "launch", "tests", "benchmarks")
     for path in tmp_path.rglob("*.py"):

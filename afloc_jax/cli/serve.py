@@ -8,7 +8,8 @@ from afloc_jax.cli.parser import Parser
 from afloc_jax.extras import install
 
 EXAMPLE = (
-    "afloc serve runs/demo/model\n\n"
+    "afloc serve runs/demo/model\n"
+    "afloc serve runs/a/model runs/b/model     # two models side by side\n\n"
     "Open the address that it prints; Ctrl-C ends it. Images and phrases are neither stored nor logged. By default\n"
     "only this machine can reach the page. --host 0.0.0.0 opens it to the network, for those who have the token in\n"
     "the address. There is no encryption, so the network must be a trusted one.\n"
@@ -18,6 +19,9 @@ EXAMPLE = (
 
 def add(command: Parser) -> None:
     command.add_argument("model", type=path_or_bucket, metavar="MODEL", help="model folder")
+    command.add_argument(
+        "other", type=path_or_bucket, nargs="?", metavar="MODEL2", help="another one, to be compared with the first"
+    )
     command.add_argument("--port", type=_port, default=8000, help="port; 0 takes a free one (default: %(default)s)")
     command.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     command.add_argument(
@@ -38,7 +42,8 @@ def add(command: Parser) -> None:
 def run(given: Namespace) -> int:
     from afloc_jax.serve.server import serve
 
-    serve(given.model, given.host, given.port, token=given.token, seconds=given.time_limit, debug=given.debug)
+    folders = [given.model, *([given.other] if given.other else [])]
+    serve(folders, given.host, given.port, token=given.token, seconds=given.time_limit, debug=given.debug)
     return 0
 
 

@@ -2,8 +2,8 @@
 
 Nothing is written on the image, so that side markers stay as they are. Where the map is below the threshold the image
 is clear; above it the colours run from the threshold to the highest value of the map. They are the upper part of
-inferno, whose lightness grows evenly: it is read in grey print and by colour-blind readers. Boxes are sky blue of the
-palette of Okabe and Ito (2008), on a dark edge.
+inferno, whose lightness grows evenly: it is read in grey print and by colour-blind readers. Maps that are compared
+share one bar. Boxes are sky blue of the palette of Okabe and Ito (2008), on a dark edge.
 """
 
 import functools
@@ -21,10 +21,12 @@ from data_pipelines.images import Geometry
 
 MOST_SIDE = 1024  # pixels of a small picture
 _NARROWEST = 420  # pixels that a caption needs
-_OPACITY = 0.35, 0.6  # at the threshold and at the maximum of the map
+OPACITY = 0.35, 0.6  # at the lowest and at the highest value of the colour bar
 _COLOURS = 0.38, 0.9  # the part of inferno: what is darker is lost on a film, and what is lighter on bone
 _PAPER, _INK, _FAINT, _WARNING = (16, 16, 18), (240, 240, 240), (168, 170, 174), (240, 200, 90)
-_BOX = (86, 180, 233)
+BOX = (86, 180, 233)
+_OUTLINE = 60  # the colour of the bar that lines regions have
+_ROWS = 256  # of the picture that are blended at a time: a film as a whole would take a gigabyte
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Caption:
         facts: short statements, such as "score 0.63", which share lines.
         warnings: sentences of which each has its own line.
         lowest, highest: the values at the ends of the colour bar: the threshold and the maximum of the map.
+        cut: the threshold, where the bar begins at another value because several maps share it.
     """
 
     title: str
@@ -43,10 +46,17 @@ class Caption:
     warnings: Sequence[str]
     lowest: float
     highest: float
+    cut: float | None = None
 
 
 def figure(
-    picture: UInt8[np.ndarray, "h w"], found: Localization, caption: Caption, most_side: int | None = None
+    picture: UInt8[np.ndarray, "h w"],
+    found: Localization,
+    caption: Caption,
+    most_side: int | None = None,
+    *,
+    strength: float = 1.0,
+    boxes: bool = True,
 ) -> UInt8[np.ndarray, "H W 3"]:
     """The picture with the map and the boxes, and the caption below. Where the prompt is judged absent there are none.
 
@@ -56,6 +66,8 @@ def figure(
         caption: what to write.
         most_side: the sides of the figure have at most so many pixels, for which the picture is made smaller; None
             keeps its size.
+        strength: a factor of the opacity of colours and lines.
+        boxes: whether boxes are drawn.
 
     Returns:
         [H, W, 3] uint8, red, green and blue: as wide as the picture, or wider where the caption needs it.
@@ -67,8 +79,10 @@ def figure(
     canvas = np.empty((height + len(strip), strip.shape[1], 3), np.uint8)
     canvas[:height] = _PAPER
     left = (strip.shape[1] - width) // 2
-    tint = tinted(picture, heatmap, caption.lowest, caption.highest)
-    canvas[:height, left : left + width] = tint if found.is_absent else draw_boxes(tint, found.boxes * scale)
+    tint = tinted(picture, heatmap, caption.lowest, caption.highest, cut=caption.cut, strength=strength)
+    if boxes and not found.is_absent:
+        tint = draw_boxes(tint, found.boxes * scale)
+    canvas[:height, left : left + width] = tint
     canvas[height:] = strip
     return canvas
 
@@ -87,30 +101,46 @@ def _laid_out(
 
 
 def tinted(
-    picture: UInt8[np.ndarray, "h w"], heatmap: Float[np.ndarray, "h w"], lowest: float, highest: float
+    picture: UInt8[np.ndarray, "h w"],
+    heatmap: Float[np.ndarray, "h w"],
+    lowest: float,
+    highest: float,
+    *,
+    cut: float | None = None,
+    strength: float = 1.0,
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The grey picture with colours where the map exceeds `lowest`, and a line around these regions."""
+    """The grey picture with colours where the map exceeds `cut`, and a line around these regions.
+
+    The colours run from `lowest` to `highest`; `cut` is `lowest` where it is not given. `strength` multiplies the
+    opacity of colours and lines.
+    """
     if picture.shape != heatmap.shape:
         raise ValueError(f"image {picture.shape} and heat map {heatmap.shape} differ in size")
     drawn = np.repeat(picture[:, :, None], 3, axis=2)
-    seen = heatmap > lowest
-    if not seen.any():
+    cut = lowest if cut is None else cut
+    seen = heatmap > cut
+    if strength <= 0 or not seen.any():
         return drawn
-    share = np.clip((heatmap[seen] - lowest) / (highest - lowest), 0, 1)
-    colours = _colours()[(255 * share).astype(np.uint8)]
-    opacity = (_OPACITY[0] + (_OPACITY[1] - _OPACITY[0]) * share)[:, None]
-    drawn[seen] = np.rint((1 - opacity) * drawn[seen] + opacity * colours).astype(np.uint8)
+    scale = max(highest - lowest, np.finfo(np.float32).tiny)
+    for start in range(0, len(drawn), _ROWS):
+        band = slice(start, start + _ROWS)
+        part, inside = drawn[band], seen[band]
+        share = np.clip((heatmap[band][inside] - lowest) / scale, 0, 1)
+        tint = colours()[(255 * share).astype(np.uint8)]
+        opacity = (strength * (OPACITY[0] + (OPACITY[1] - OPACITY[0]) * share))[:, None]
+        part[inside] = np.rint((1 - opacity) * part[inside] + opacity * tint).astype(np.uint8)
     outlines, _ = cv2.findContours(seen.view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     line = max(1, round(max(picture.shape) / 700))
-    cv2.drawContours(drawn, outlines, -1, _colours()[60].tolist(), line, cv2.LINE_AA)
-    return drawn
+    bare = drawn.copy() if strength < 1 else drawn
+    cv2.drawContours(drawn, outlines, -1, colours()[_OUTLINE].tolist(), line, cv2.LINE_AA)
+    return drawn if strength >= 1 else cv2.addWeighted(drawn, strength, bare, 1 - strength, 0)
 
 
 def draw_boxes(picture: UInt8[np.ndarray, "h w 3"], boxes: Float[np.ndarray, "K 4"]) -> UInt8[np.ndarray, "h w 3"]:
     """A copy of a picture with boxes (x, y, width, height in pixels) on it."""
     drawn = picture.copy()
     line = max(2, round(max(picture.shape[:2]) / 400))
-    for colour, thickness in (((0, 0, 0), line + 2), (_BOX, line)):
+    for colour, thickness in (((0, 0, 0), line + 2), (BOX, line)):
         for x, y, width, height in boxes:
             corners = (round(x), round(y)), (max(round(x), round(x + width) - 1), max(round(y), round(y + height) - 1))
             cv2.rectangle(drawn, *corners, color=colour, thickness=thickness)
@@ -131,7 +161,9 @@ def short(value: float) -> str:
     return f"{value:.3g}" if abs(value) >= 1 else f"{value:.2g}"
 
 
-def _colours() -> UInt8[np.ndarray, "256 3"]:
+@functools.cache
+def colours() -> UInt8[np.ndarray, "256 3"]:
+    """The colours of the bar from its lowest to its highest value, red, green and blue."""
     steps = np.linspace(255 * _COLOURS[0], 255 * _COLOURS[1], 256).round().astype(np.uint8)[None]
     return np.asarray(cv2.applyColorMap(steps, cv2.COLORMAP_INFERNO)[0, :, ::-1])
 
@@ -157,10 +189,11 @@ def _strip(caption: Caption, width: int) -> UInt8[np.ndarray, "h {width} 3"]:
         top += int(1.25 * font.size)
     left = width - margin - bar
     scale = np.linspace(0, 255, bar).astype(np.uint8)
-    ramp = np.broadcast_to(_colours()[scale], (round(1.1 * size), bar, 3))
+    ramp = np.broadcast_to(colours()[scale], (round(1.1 * size), bar, 3))
     image.paste(Image.fromarray(np.ascontiguousarray(ramp)), (left, margin))
     under = margin + round(1.1 * size) + gap
-    draw.text((left, under), f"threshold {short(caption.lowest)}", _FAINT, small)
+    beginning = f"threshold {short(caption.lowest)}" if caption.cut is None else short(caption.lowest)
+    draw.text((left, under), beginning, _FAINT, small)
     draw.text((left + bar, under), short(caption.highest), _FAINT, small, anchor="ra")
     top = margin + max(rows_height, bar_height) + gap
     for line in below:

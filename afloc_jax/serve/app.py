@@ -1,13 +1,14 @@
 """The web application: it receives image files and returns heat maps as JSON. Nothing is stored or logged.
 
     GET  /                                        the page
-    POST /picture                                 the decoded image
+    POST /picture                                 the decoded image                     [&side=1024]
     POST /localize?prompt=TEXT[&prompt=TEXT ...]  heat map and boxes of each phrase     [&threshold=0.3]
+    POST /overlay?prompt=TEXT                     a PNG of the original size with map and caption
     POST /classify?class=NAME[&class=NAME ...]    zero-shot probabilities               [&prompts=chest]
 
 The body of a POST is the image file itself: PNG, JPEG or DICOM. A DICOM file without the usual header needs the content
-type application/dicom. A page that has a token takes it as `token=TOKEN` in the address, or in the header
-`Authorization: Bearer TOKEN`.
+type application/dicom. Where two models are served, `model=2` asks the second; `query` has all parameters. A page that
+has a token takes it as `token=TOKEN` in the address, or in the header `Authorization: Bearer TOKEN`.
 
 Errors are {"error": one line} with status 400 (the image or the request is wrong), 401 (the token is missing or wrong),
 403 (the request comes from another web page), 404 and 405 (there is no such address), 408 (the client is too slow), 413
@@ -16,11 +17,9 @@ Errors are {"error": one line} with status 400 (the image or the request is wron
 
 import asyncio
 import functools
-import json
 import secrets
 import traceback
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from importlib.resources import files
+from collections.abc import Awaitable, Callable, Sequence
 from urllib.parse import urlsplit
 
 import anyio
@@ -33,11 +32,11 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from afloc_jax.serve.limits import LIMITS, Limits, Pace, Room, Share
-from afloc_jax.serve.questions import About, Answer, Question, error
+from afloc_jax.serve.page import make_page
+from afloc_jax.serve.query import TEXTS, THRESHOLD, question_of
+from afloc_jax.serve.questions import About, AboutModel, Answer, Question, error
 from afloc_jax.settings import Json
 
-THRESHOLD = 0.3  # threshold of boxes; the default of `afloc localize`
-TEXTS = {"picture": "", "localize": "prompt", "classify": "class"}  # route -> the name of its texts in the address
 _PART = 1 << 16  # bytes of an answer that are sent at a time
 
 # The page cannot load from, send to, or be framed by another site, even if a script were injected into it.
@@ -68,7 +67,7 @@ def make_app(
 
     Args:
         ask: answers a question about a file, given in parts; see `workers.Worker.ask`.
-        about: what the page says about the model.
+        about: what the page says about the models.
         machine: the name of the machine, to which the page says that images go.
         hosts: allowed values of the header Host; "*" allows any.
         token: what every request must bring; "" for none.
@@ -76,19 +75,21 @@ def make_app(
         debug: whether to print tracebacks of defects of this process, which may contain phrases.
     """
     settings: dict[str, Json] = {
-        "model": about.model,
-        "drawings": about.drawings,
+        "models": [_told(model) for model in about.models],
         "colours": [*about.colours],
-        "opacity": about.opacity,
+        "opacities": [*about.opacities],
+        "box": about.box,
         "threshold": THRESHOLD,
         "machine": machine,
-        "sets": [*about.prompt_sets],
+        "sets": {**about.prompt_sets},
+        "sample": about.sample,
+        "sample_phrases": [*about.sample_phrases],
         "largest": limits.body,
         "most": limits.texts,
         "longest": limits.characters,
     }
     page = make_page(settings)
-    desk = _Desk(ask, about.prompt_sets, limits)
+    desk = _Desk(ask, about, limits)
 
     async def show_page(request: Request) -> Response:
         return HTMLResponse(page, headers=HEADERS)
@@ -109,12 +110,15 @@ def make_app(
     )
 
 
-def make_page(settings: Mapping[str, Json]) -> str:
-    """The page as one HTML document, with its style, its script and the settings of the script."""
-    folder = files("afloc_jax.serve")
-    page, style, script = ((folder / f"page.{kind}").read_text(encoding="utf-8") for kind in ("html", "css", "js"))
-    known = json.dumps(settings).replace("<", "\\u003c")  # "<" could end the script element
-    return page.replace("{{style}}", style).replace("{{script}}", script).replace("{{settings}}", known)
+def _told(model: AboutModel) -> Json:
+    """What the page is told of a model."""
+    return {
+        "name": model.name,
+        "drawings": model.drawings,
+        "calibrated": model.calibrated,
+        "trained_on": [*model.trained_on],
+        "weights_sha256": model.weights_sha256,
+    }
 
 
 class _Door:
@@ -146,9 +150,9 @@ class _Door:
 class _Desk:
     """Takes questions with their files, and sends the answers, within the limits."""
 
-    def __init__(self, ask: Ask, prompt_sets: Sequence[str], limits: Limits):
+    def __init__(self, ask: Ask, about: About, limits: Limits):
         self.ask = ask
-        self.prompt_sets = ("", *prompt_sets)
+        self.about = about
         self.limits = limits
         self.uploads = Room(limits.uploads, limits.seconds)
         self.answers = Room(limits.answers)
@@ -156,9 +160,7 @@ class _Desk:
 
     async def answer(self, route: str, request: Request) -> Response:
         """Answers a question. The bytes of its file are given back before those of the answer are sent."""
-        question = _question(request, route, self.limits)
-        if question.prompts not in self.prompt_sets:  # files of this machine are not for strangers
-            raise HTTPException(400, f"no prompt set of that name; there are {', '.join(self.prompt_sets[1:])}")
+        question = question_of(request, route, self.about, self.limits)
         if self.questions >= self.limits.questions:
             raise HTTPException(503, f"{self.questions} questions are being answered; ask again later")
         self.questions += 1  # until the answer is sent
@@ -213,7 +215,7 @@ class _Sent(Response):
     """An answer that is sent in parts, so that its bytes are counted until the client has taken them."""
 
     def __init__(self, answer: Answer, desk: _Desk):
-        super().__init__(answer.content, answer.status, HEADERS, "application/json")
+        super().__init__(answer.content, answer.status, HEADERS, answer.kind)
         self._desk = desk
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -233,34 +235,16 @@ class _Sent(Response):
 
 
 def _response(answer: Answer) -> Response:
-    return Response(answer.content, answer.status, HEADERS, "application/json")
+    return Response(answer.content, answer.status, HEADERS, answer.kind)
 
 
 async def _refused(request: Request, problem: Exception) -> Response:
     if not isinstance(problem, HTTPException):
         raise problem
-    nowhere = "nothing is here; send GET / or a POST with an image to /picture, /localize or /classify"
+    nowhere = "nothing is here; send GET / or a POST with an image to /picture, /localize, /overlay or /classify"
     response = _response(error(problem.status_code, nowhere if problem.status_code in (404, 405) else problem.detail))
     response.headers.update(problem.headers or {})
     return response
-
-
-def _question(request: Request, route: str, limits: Limits) -> Question:
-    query = request.query_params
-    try:
-        threshold = float(query.get("threshold", THRESHOLD))
-    except ValueError:
-        raise HTTPException(400, "the threshold is not a number; it must lie between -1 and 1") from None
-    key = TEXTS[route]
-    texts = query.getlist(key) if key else []
-    if key and not texts:
-        raise HTTPException(400, f"no {key} given; add ?{key}=TEXT to the address")
-    if len(texts) > limits.texts:
-        raise HTTPException(400, f"{len(texts)} times {key}; at most {limits.texts} are answered at once")
-    if max(map(len, texts), default=0) > limits.characters:
-        raise HTTPException(400, f"a {key} of more than {limits.characters:,} characters; shorten it")
-    dicom = request.headers.get("content-type", "").startswith("application/dicom")
-    return Question(route, tuple(texts), threshold, dicom, query.get("prompts", "") if route == "classify" else "")
 
 
 def _name(host: str) -> str | None:

@@ -1,4 +1,4 @@
-"""The server: it listens on a port and serves one model until Ctrl-C."""
+"""The server: it listens on a port and serves one or two models until Ctrl-C."""
 
 import contextlib
 import errno
@@ -7,11 +7,12 @@ import re
 import secrets
 import socket
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 
 from afloc_jax import extras
 from afloc_jax.errors import UsageError, UserError
-from afloc_jax.files import AnyPath, absolute, bucket_path, fetched
+from afloc_jax.files import AnyPath, Path, absolute, bucket_path, fetched
 from afloc_jax.serve.limits import Limits
 
 LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
@@ -19,7 +20,7 @@ _TOKEN = re.compile(r"[A-Za-z0-9._~-]+")  # what addresses and headers carry wit
 
 
 def serve(
-    folder: AnyPath,
+    folders: Sequence[AnyPath],
     host: str = "127.0.0.1",
     port: int = 8000,
     *,
@@ -27,12 +28,12 @@ def serve(
     seconds: float = Limits.seconds,
     debug: bool = False,
 ) -> None:
-    """Serves a model folder. Prints the address when the model is loaded, and returns after Ctrl-C.
+    """Serves one or two models. Prints the address when they are loaded, and returns after Ctrl-C.
 
-    The model is in a process of its own, which is stopped where an answer takes too long. This one answers at any time.
+    They are in a process of its own, which is stopped where an answer takes too long. This one answers at any time.
 
     Args:
-        folder: the model folder.
+        folders: the model folders.
         host: the address or name to listen on. On a loopback address only requests that name this machine are served,
             so that no web page can reach the server through a domain of its own (DNS rebinding).
         port: the port; 0 takes a free one.
@@ -42,9 +43,9 @@ def serve(
 
     Raises:
         UsageError: starlette or uvicorn is not installed, or the token has characters that an address has not.
-        UserError: the model folder is unusable, or the port is in use.
+        UserError: a model folder is unusable, or the port is in use.
     """
-    place = bucket_path(folder)
+    places = [bucket_path(folder) for folder in folders]
     if missing := extras.missing("serve"):
         raise UsageError(f"serve needs {' and '.join(missing)}; run: {extras.install('serve')}")
     if token and not _TOKEN.fullmatch(token):
@@ -63,7 +64,7 @@ def serve(
         limits = replace(Limits(), seconds=seconds)
         local = is_loopback(listener.getsockname()[0])
         token = token or ("" if local else secrets.token_urlsafe(16))
-        with Worker(fetched(place), absolute(place).name, limits, debug=debug) as worker:
+        with Worker([*zip(map(fetched, places), _names(places), strict=True)], limits, debug=debug) as worker:
             app = make_app(
                 worker.ask,
                 worker.about,
@@ -74,7 +75,7 @@ def serve(
                 debug=debug,
             )
             address = _address(host, listener) + (f"?token={token}" if token else "")
-            print(f"serving {place} at {address} (Ctrl-C ends it)", flush=True)
+            print(f"serving {' and '.join(map(str, places))} at {address} (Ctrl-C ends it)", flush=True)
             if not local:
                 print("afloc: no encryption: images pass the network as they are", file=sys.stderr, flush=True)
             settings = uvicorn.Config(
@@ -88,6 +89,14 @@ def serve(
                 timeout_graceful_shutdown=0,  # whoever presses Ctrl-C does not wait for others
             )
             uvicorn.Server(settings).run(sockets=[listener])
+
+
+def _names(places: Sequence[Path]) -> list[str]:
+    """The names of folders, with that of the folder around them where two are the same."""
+    names = [absolute(place).name for place in places]
+    if len({*names}) == len(names):
+        return names
+    return [f"{absolute(place).parent.name}/{name}" for place, name in zip(places, names, strict=True)]
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -1,6 +1,6 @@
-"""The process that answers: it holds the model, reads questions from stdin and writes answers to stdout.
+"""The process that answers: it holds the models, reads questions from stdin and writes answers to stdout.
 
-    python -m afloc_jax.serve.worker {"folder": ..., "name": ..., "debug": ..., "limits": {...}}
+    python -m afloc_jax.serve.worker {"models": [[folder, name], ...], "debug": ..., "limits": {...}}
 
 The page starts it (see `workers`), and ends it where an answer takes too long.
 """
@@ -33,16 +33,17 @@ def main(settings: str) -> None:
         from afloc_jax.inference.model import load
         from afloc_jax.serve.answers import about, answer
 
-        model = load(given["folder"])
-        side = model.image_size
-        model.localize([np.zeros((side, side), np.uint8)], ["warm"])  # compiles, so that the first request is fast
+        models = [load(folder) for folder, _ in given["models"]]
+        for model in models:  # compiles, so that the first request is fast
+            side = model.image_size
+            model.localize([np.zeros((side, side), np.uint8)], ["warm"])
     except UserError as problem:
         write_answer(answers, error(problem.exit_status, str(problem)))
         return
-    described = about(model, given["name"], _version(given["folder"]))
+    described = about(models, [name for _, name in given["models"]], [_version(one) for one, _ in given["models"]])
     write_answer(answers, Answer(0, json.dumps(asdict(described)).encode()))
     while asked := read_question(sys.stdin.buffer):
-        write_answer(answers, answer(model, *asked, limits, debug=given["debug"]))
+        write_answer(answers, answer(models, *asked, limits, debug=given["debug"]))
         del asked
 
 

@@ -15,33 +15,34 @@ import anyio.to_thread
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.files import AnyPath
 from afloc_jax.serve.limits import Limits
-from afloc_jax.serve.questions import About, Answer, Question, error, read_answer, write_question
+from afloc_jax.serve.questions import About, Answer, Question, error, read_about, read_answer, write_question
 
 Given = TypeVarTuple("Given")
 Done = TypeVar("Done")
 
 
 class Worker:
-    """A process with a model, which answers one question at a time.
+    """A process with one or two models, which answers one question at a time.
 
-    As a context manager it starts the process, waits until the model is loaded (`about` describes it), and ends the
+    Two models are in one process: its memory is that of one, and of the weights and programs of the other.
+    As a context manager it starts the process, waits until the models are loaded (`about` describes them), and ends the
     process. Raises UserError for an unusable model folder.
     """
 
     about: About
     command: Sequence[str] = (sys.executable, "-P", "-m", "afloc_jax.serve.worker")  # -P: no file of the current folder
 
-    def __init__(self, folder: AnyPath, name: str, limits: Limits, *, debug: bool = False):
+    def __init__(self, models: Sequence[tuple[AnyPath, str]], limits: Limits, *, debug: bool = False):
         """Starts nothing yet.
 
         Args:
-            folder: the model folder, on this machine.
-            name: the name of a model that has none.
+            models: the model folders, on this machine, each with the name of a model that has none.
             limits: the bounds of questions, and of the time for an answer.
             debug: whether the process prints, tracebacks of defects among it.
         """
         self.limits = limits
-        self._settings = {"folder": os.fspath(folder), "name": name, "debug": debug, "limits": asdict(limits)}
+        named = [[os.fspath(folder), name] for folder, name in models]
+        self._settings = {"models": named, "debug": debug, "limits": asdict(limits)}
         self._process: subprocess.Popen[bytes] | None = None
         self._ready = False
         self._turn = anyio.Semaphore(1)  # one image at a time: two would need twice the memory
@@ -131,11 +132,11 @@ class Worker:
             raise UserError(why) from None
         finally:
             timer.cancel()
-        content = json.loads(answer.content)
         if answer.status:
-            raise (UsageError if answer.status == UsageError.exit_status else UserError)(content["error"])
+            problem = json.loads(answer.content)["error"]
+            raise (UsageError if answer.status == UsageError.exit_status else UserError)(problem)
         self._ready = True
-        return About(**{**content, **{key: tuple(content.get(key, ())) for key in ("colours", "prompt_sets")}})
+        return read_about(answer.content)
 
     def _ask(self, question: Question, parts: Sequence[bytes]) -> Answer:
         process = self._process

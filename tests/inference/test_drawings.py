@@ -127,7 +127,7 @@ def test_localize_and_classify_warn_of_images_that_are_no_drawings(trained, pict
 def page_of(folder):
     """The page in the browser with that model."""
     model = load(folder)
-    return TestClient(make_app(asking(model), about(model, "tiny", "")), base_url=HERE)
+    return TestClient(make_app(asking([model]), about([model], ["tiny"], [""])), base_url=HERE)
 
 
 def test_the_page_in_the_browser_warns_too(trained, pictures):

@@ -16,11 +16,11 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from afloc_jax.inference.class_prompts import SETS, read_prompt_set
-from afloc_jax.inference.overlays import OPACITY, colour_scale
-from afloc_jax.serve.answers import answer
-from afloc_jax.serve.app import make_app, make_page
+from afloc_jax.serve.answers import about, answer
+from afloc_jax.serve.app import make_app
 from afloc_jax.serve.limits import LIMITS
-from afloc_jax.serve.questions import About, Question
+from afloc_jax.serve.page import make_page
+from afloc_jax.serve.questions import Question, read_about
 from afloc_jax.serve.server import LOCAL_NAMES
 from afloc_jax.weights.calibration import Calibration, Pooled
 from afloc_jax.weights.config import FolderConfig
@@ -32,20 +32,22 @@ HERE = "http://127.0.0.1:8000"
 PHRASES = ["Small left effusion.", "nodule"]
 
 
-ABOUT = About("tiny", False, tuple(colour_scale(256)), OPACITY, prompt_sets=SETS)
-
-
-def asking(model, limits=LIMITS, debug=False):  # noqa: F811
-    """Answers as the process does that holds the model, without one."""
+def asking(models, limits=LIMITS, debug=False):
+    """Answers as the process does that holds the models, without one."""
 
     async def ask(question, parts, wanted):
-        return answer(model, question, b"".join(parts), limits, debug=debug) if await wanted() else None
+        return answer(models, question, b"".join(parts), limits, debug=debug) if await wanted() else None
 
     return ask
 
 
-def client(model, limits=LIMITS, debug=False, **options):  # noqa: F811
-    app = make_app(asking(model, limits, debug), ABOUT, limits=limits, **options)
+def told(*models):
+    """What the page says about them."""
+    return about(models, [f"model {number}" for number, _ in enumerate(models, 1)], [""] * len(models))
+
+
+def client(*models, limits=LIMITS, debug=False, known=None, **options):
+    app = make_app(asking(models, limits, debug), known or told(*models), limits=limits, **options)
     return TestClient(app, base_url=HERE)
 
 
@@ -112,16 +114,16 @@ def test_a_calibrated_model_tells_presence(model, tmp_path, monkeypatch):  # noq
     for bias, absent in ((-9.0, True), (9.0, False)):
         pooled = Pooled(weights=(1.0, 0.0, 0.0), bias=bias)
         monkeypatch.setattr(model, "calibration", Calibration(pooled=pooled))
-        content = json.loads(answer(model, Question("localize", ("edema", "no edema"), 0.3), data, limits).content)
+        content = json.loads(answer([model], Question("localize", ("edema", "no edema"), 0.3), data, limits).content)
         assert content["calibrated"] is True
         there, denied = content["prompts"]
         assert (there["absent"], denied["absent"], denied["present"]) == (absent, False, None)
         assert (there["present"] < 0.01) is absent
         assert there["boxes"]  # what is drawn is the page's choice
-        content = json.loads(answer(model, Question("classify", ("edema",)), data, limits).content)
+        content = json.loads(answer([model], Question("classify", ("edema",)), data, limits).content)
         assert content["classes"][0]["present"] == pytest.approx(there["present"], abs=1e-4)
     monkeypatch.setattr(model, "calibration", None)
-    content = json.loads(answer(model, Question("localize", ("edema",), 0.3), data, limits).content)
+    content = json.loads(answer([model], Question("localize", ("edema",), 0.3), data, limits).content)
     assert (content["calibrated"], content["prompts"][0]["present"]) == (False, None)
 
 
@@ -195,7 +197,7 @@ def test_what_cannot_be_done_is_said_in_one_line(address, body, words, page, tmp
 
 
 def test_a_file_above_the_limit_is_refused_also_when_its_size_is_not_declared(model):  # noqa: F811
-    small = client(model, dataclasses.replace(LIMITS, body=1000))
+    small = client(model, limits=dataclasses.replace(LIMITS, body=1000))
     for content in (bytes(1001), iter([bytes(600), bytes(600)]), bytes(10_000)):
         answer = small.post("/picture", content=content)
         assert answer.status_code == 413
@@ -234,13 +236,13 @@ def test_a_models_name_cannot_leave_its_place_in_the_page():
     assert json.loads(re.search(r'id="settings">(.*?)</script>', text).group(1))["model"].startswith("</script>")
 
 
-def test_a_defect_is_told_without_what_was_asked(capfd, tmp_path):
+def test_a_defect_is_told_without_what_was_asked(model, capfd, tmp_path):  # noqa: F811
     def localize(*_):
         raise RuntimeError("cannot look for the secret phrase")
 
     body = write_image("jpeg", tmp_path / "a").read_bytes()
     for debug in (False, True):
-        broken = client(SimpleNamespace(localize=localize, config=FolderConfig()), debug=debug)
+        broken = client(SimpleNamespace(localize=localize, config=FolderConfig()), debug=debug, known=told(model))
         answer = broken.post("/localize", params={"prompt": "secret"}, content=body)
         assert answer.status_code == 500
         assert "RuntimeError" in answer.json()["error"] and "secret" not in answer.text
@@ -285,7 +287,7 @@ from afloc_jax.serve.limits import LIMITS
 from afloc_jax.serve.questions import Question
 model = SimpleNamespace(config=SimpleNamespace(preprocessing=SimpleNamespace(grey="luma"), trained_on=()))
 for most in (1 << 20, LIMITS.decoding):
-    found = answer(model, Question("picture"), Path(sys.argv[1]).read_bytes(), replace(LIMITS, decoding=most))
+    found = answer([model], Question("picture"), Path(sys.argv[1]).read_bytes(), replace(LIMITS, decoding=most))
     print(found.status, found.content.decode()[:90])
 """
     command = [sys.executable, "-c", program, str(tmp_path / "large.png")]

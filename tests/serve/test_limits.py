@@ -18,10 +18,10 @@ from afloc_jax.errors import UserError
 from afloc_jax.serve.app import make_app
 from afloc_jax.serve.connections import limited
 from afloc_jax.serve.limits import LIMITS, Pace, Room, Share
-from afloc_jax.serve.questions import About, Answer, Question
+from afloc_jax.serve.questions import About, AboutModel, Answer, Question
 from afloc_jax.serve.workers import Worker
 
-ABOUT = About("tiny", False, ("#000000",), 0.5)
+ABOUT = About((AboutModel("tiny"),))
 QUICK = dataclasses.replace(LIMITS, patience=0.4, pace=1 << 20)
 HEAD = b"POST /picture HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n"
 

@@ -94,7 +94,7 @@ OWNER = """
 import sys, time
 from afloc_jax.serve.limits import LIMITS
 from afloc_jax.serve.workers import Worker
-worker = Worker(sys.argv[1], "a", LIMITS)
+worker = Worker([(sys.argv[1], "a")], LIMITS)
 worker._spawn()
 print(worker._process.pid, flush=True)
 time.sleep(60)

@@ -1,0 +1,107 @@
+// What is found: questions for maps, the boxes above a threshold, and the scale that maps share.
+
+// The phrases that a film still lacks, by model. `exact`: boxes of the server at this very threshold are needed.
+function missing(film, exact = false) {
+  const lacks = answer => exact ? !answer || answer.found.threshold !== threshold() : !answer?.map;
+  return models().map(model => [model, texts().filter(text => lacks(film.answers[model].get(text)))])
+    .filter(([, wanted]) => wanted.length);
+}
+
+async function answer(film, signal, exact = false) {
+  for (const [model, wanted] of missing(film, exact)) {
+    const query = [...wanted.map(text => ["prompt", text]), ["threshold", threshold()], ["model", model + 1]];
+    let content;
+    try {
+      content = await ask("localize", query, film, signal);
+    } catch (error) {
+      throw Object.assign(error, { film });
+    }
+    if (!film.picture && recent.includes(film)) await take(film, content, signal);
+    (film.warnings ??= [])[model] = content.warning;
+    film.spacing = content.mm_per_pixel;
+    Object.assign(film, { width: content.width, height: content.height });
+    const maps = recent.includes(film) ? await Promise.all(content.prompts.map(found => pixels(found.heatmap))) : [];
+    signal.throwIfAborted();
+    content.prompts.forEach((found, i) => {
+      delete found.heatmap;
+      const kept = { ...found, threshold: content.threshold, calibrated: content.calibrated };
+      film.answers[model].set(wanted[i], { found: kept, map: maps[i] ?? null });
+    });
+    if (!film.thumbnail) thumbnail(film, await pixels(content.picture));
+    tell(film);
+  }
+}
+
+function find() {
+  const { film } = state;
+  if (!film) return complain("Choose a film first.", $("file"));
+  if (!texts().length) return complain("Type what to look for, e.g. small left pleural effusion.", state.rows[0].input);
+  if (film.error) return complain(film.error);
+  return during("Looking …", async signal => {
+    await read(film, signal);
+    await answer(film, signal);
+    draw();
+    if (phoneSized()) $("panes").scrollIntoView({ block: "nearest" });  // the phrases are below
+    return `${counted(texts().length, "phrase", "phrases")} done.`;
+  });
+}
+
+function findInAll() {
+  if (!texts().length) return complain("Type what to look for, e.g. small left pleural effusion.", state.rows[0].input);
+  return during("Looking …", signal => inEach(state.films, signal, false)).then(draw);
+}
+async function inEach(films, signal, exact) {
+  const wanted = films.filter(film => !film.error && missing(film, exact).length);
+  for (const [i, film] of wanted.entries()) {
+    $("status").textContent = `Looking: film ${i + 1} of ${wanted.length} …`;
+    try {
+      await answer(film, signal, exact);
+    } catch (error) {
+      if (![400, 413].includes(error.status) || missing(film).length < models().length) throw error;
+      fail(film, error);  // the others go on
+    }
+  }
+  const failed = films.filter(film => film.error).length;
+  return `${counted(films.length - failed, "film", "films")} done${failed ? `, ${failed} not read` : ""}.`;
+}
+
+const cutOf = found => found.lowest + ((threshold() + 1) / 2) * (found.highest - found.lowest);
+
+// One scale for all maps of a film that can be compared: from the lowest threshold to the highest value.
+function scaleOf(film) {
+  const all = asked().flatMap(row => models().map(model => answerOf(film, row, model)?.found)).filter(Boolean);
+  if (!all.length) return null;
+  const lowest = Math.min(...all.map(cutOf)), highest = Math.max(...all.map(found => found.highest));
+  return { lowest, highest: Math.max(highest, lowest + 1e-6) };
+}
+
+// Connected places (along sides) above the threshold, the largest first, in original pixels. At the threshold that the
+// server was asked with, its boxes: they are from the map at original size and before rounding to 256 values.
+function boxesOf(film, { found, map }) {
+  if (found.threshold === threshold() || !map) return found.boxes;
+  if (map.limit === threshold()) return map.boxes;
+  const { width, height, grey } = map, limit = ((threshold() + 1) / 2) * 255;
+  const seen = new Uint8Array(grey.length), stack = new Int32Array(grey.length), parts = [];
+  const visit = (i, top) => { if (!seen[i] && grey[i] > limit) { seen[i] = 1; stack[top++] = i; } return top; };
+  for (let start = 0; start < grey.length; start++) {
+    let top = visit(start, 0), size = 0, left = width, right = 0, upper = height, lower = 0;
+    if (!top) continue;
+    while (top) {
+      const i = stack[--top], x = i % width, y = (i - x) / width;
+      size++;
+      left = Math.min(left, x); right = Math.max(right, x + 1);
+      upper = Math.min(upper, y); lower = Math.max(lower, y + 1);
+      if (x) top = visit(i - 1, top);
+      if (x + 1 < width) top = visit(i + 1, top);
+      if (y) top = visit(i - width, top);
+      if (y + 1 < height) top = visit(i + width, top);
+    }
+    parts.push({ size, edges: [left, upper, right, lower] });
+  }
+  const factors = [film.width / width, film.height / height];
+  map.limit = threshold();
+  return map.boxes = parts.sort((a, b) => b.size - a.size).map(({ edges }) => {
+    const [x, y, right, lower] = edges.map((edge, i) => Math.round(edge * factors[i % 2]));
+    return [x, y, right - x, lower - y];
+  });
+}
