@@ -15,12 +15,13 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from afloc_jax.inference.class_prompts import SETS, read_prompt_set
+from afloc_jax.inference.class_prompts import read_prompt_set
+from afloc_jax.inference.figures import OPACITY
 from afloc_jax.serve.answers import about, answer
 from afloc_jax.serve.app import make_app
 from afloc_jax.serve.limits import LIMITS
 from afloc_jax.serve.page import make_page
-from afloc_jax.serve.questions import Question, read_about
+from afloc_jax.serve.questions import Question
 from afloc_jax.serve.server import LOCAL_NAMES
 from afloc_jax.weights.calibration import Calibration, Pooled
 from afloc_jax.weights.config import FolderConfig
@@ -223,11 +224,12 @@ def test_the_page_is_whole_and_asks_for_nothing_from_elsewhere(page):
     assert re.findall(r'<link[^>]*href="([^"]*)"', text) == ["data:,"]
     assert re.findall(r"fetch\((.*?)[,)]", text) == ["`${route}?${query}`"]
     settings = json.loads(re.search(r'id="settings">(.*?)</script>', text).group(1))
-    assert settings["model"] == "tiny"
-    assert len(settings["colours"]) == 256
-    assert settings["colours"][0] == "#000004" and settings["colours"][-1] == "#fcffa4"  # ends of inferno
-    for control in re.findall(r'<input[^>]*id="(\w+)"', text):  # a label, around it or for it
-        assert f'for="{control}"' in text or re.search(rf'<label[^>]*><input[^>]*id="{control}"', text), control
+    assert [one["name"] for one in settings["models"]] == ["tiny"]
+    assert len(settings["colours"]) == 256 and settings["opacities"] == [*OPACITY]
+    assert settings["sets"]["chest"]["pneumonia"]["severity"] == ["", "mild", "extensive"]
+    for control in re.findall(r'<(?:input|select)[^>]*id="([\w-]+)"', text):  # a label, around it or for it
+        around = rf'<label[^>]*>[^<]*<(?:input|select)[^>]*id="{control}"'
+        assert f'for="{control}"' in text or re.search(around, text), control
 
 
 def test_a_models_name_cannot_leave_its_place_in_the_page():

@@ -219,7 +219,7 @@ def test_patience_is_refilled_by_bytes_and_never_saved_up():
 FAKE = """
 import json, os, sys, time
 from afloc_jax.serve.questions import Answer, read_question, write_answer
-about = {"model": "fake", "drawings": False, "colours": [], "opacity": 0.5, "version": os.environ.get("FAKE", "")}
+about = {"models": [{"name": "fake", "trained_on": [], "version": os.environ.get("FAKE", "")}]}
 write_answer(sys.stdout.buffer, Answer(0, json.dumps(about).encode()))
 while asked := read_question(sys.stdin.buffer):
     question, data = asked
@@ -235,7 +235,7 @@ def worker(tmp_path):
     class Fake(Worker):
         command = (sys.executable, "-P", "-c", FAKE)
 
-    with Fake(tmp_path, "fake", dataclasses.replace(LIMITS, seconds=1.5)) as started:
+    with Fake([(tmp_path, "fake")], dataclasses.replace(LIMITS, seconds=1.5)) as started:
         yield started
 
 
@@ -244,7 +244,7 @@ def test_a_model_that_is_not_loaded_in_time_ends_the_start_and_later_the_answer(
         command = (sys.executable, "-c", "import time; time.sleep(60)")
 
     limits = dataclasses.replace(LIMITS, loading=0.3)
-    slow = Slow(tmp_path, "fake", limits)
+    slow = Slow([(tmp_path, "fake")], limits)
     with pytest.raises(UserError, match=r"not loaded within 0\.3 s"), slow:
         pass
     assert slow.stop() == "not started", "its process is gone"
@@ -264,7 +264,7 @@ def ask(worker, *texts, wanted=yes, parts=(b"abc", b"de")):
 
 
 def test_a_process_that_hangs_or_ends_is_replaced(worker, monkeypatch):
-    assert worker.about.model == "fake"
+    assert worker.about.models[0].name == "fake"
     assert ask(worker) == Answer(200, b"5 bytes")
     hung = ask(worker, "hang")
     assert hung.status == 503 and b"no answer within 1.5 s" in hung.content

@@ -59,7 +59,7 @@ function fail(film, error) {
 function tell(film) {
   const found = shown() && answerOf(film, shown(), state.model)?.found;
   const told = film.error ? "not read" : !found ? "" : found.present === null ? `score ${short(found.highest)}`
-    : `${found.absent ? "absent" : "present"} ${number(found.present)}`;
+    : `present ${number(found.present)}`;
   film.tile.querySelector(".told").textContent = told;
   film.tile.classList.toggle("there", Boolean(found && found.present !== null && !found.absent));
 }

@@ -47,19 +47,18 @@ function choose(row) {
 const models = () => (state.mode === "models" ? [0, 1] : [state.model]);  // those that are asked
 const answerOf = (film, row, model) => film?.answers[model].get(textOf(row));
 
-// "present 0.83 · score 0.63", with a bar of the probability.
+// "present 0.83, score 0.63", with a bar of the probability.
 function verdict(found) {
   const told = make("p", { className: "verdict" });
   if (found.present === null) {
-    told.append(found.calibrated ? "presence is not told of a denial" : "presence not calibrated");
+    told.append(make("span", { textContent: found.calibrated ? "denial: no presence" : "presence not calibrated" }));
   } else {
     const bar = make("i", { className: "meter" }, make("i"));
     bar.firstChild.style.width = `${100 * found.present}%`;
-    told.append(found.absent ? "absent, present " : "present ",
-      make("b", { textContent: number(found.present) }), bar);
+    told.append(make("span", {}, "present ", make("b", { textContent: number(found.present) }), bar));
     told.classList.toggle("absent", found.absent);
   }
-  told.append(" · score ", make("b", { textContent: short(found.highest) }));
+  told.append(make("span", {}, "score ", make("b", { textContent: short(found.highest) })));
   return told;
 }
 

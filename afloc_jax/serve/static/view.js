@@ -156,8 +156,8 @@ function captionOf(pane, row, model, result) {
   const title = make("b", { textContent: `“${textOf(row)}”` });
   if (!result) return [title, ...name];
   const boxes = boxesOf(state.film, result), told = verdict(result.found);
-  told.append(result.found.absent ? " · judged absent, no boxes drawn"
-    : boxes.length ? ` · ${counted(boxes.length, "box", "boxes")}` : " · nothing above the threshold");
+  told.append(make("span", { textContent: result.found.absent ? "judged absent, no boxes drawn"
+    : boxes.length ? counted(boxes.length, "box", "boxes") : "nothing above the threshold" }));
   return [title, ...name, told];
 }
 
@@ -189,7 +189,7 @@ function draw() {
   $("level").setAttribute("aria-valuetext", `black ${black[0]}, white ${black[1]} of 255`);
   $("save").disabled = !results.some(one => one?.map);
   $("csv").disabled = $("json").disabled = !state.films.some(one => one.answers.some(answers => answers.size));
-  $("bar").hidden = !results.some(Boolean);
+  $("bar").classList.toggle("without", !results.some(Boolean));  // its room stays, so that the film does not move
   $("size").textContent = ready ? `${film.name}, ${film.width} × ${film.height} pixels` : "";
   drawScale(scale, results.filter(Boolean));
   drawTables(wanted, results);
@@ -251,5 +251,6 @@ function drawWarnings(film) {
   const of = models().map(model => film?.warnings?.[model]).find(Boolean);
   const drawings = models().some(model => settings.models[model].drawings);
   $("drawings").textContent = of ? `${sentence(of)}.` : drawings
-    ? "This model was trained on drawings of chests (phantoms) alone, on no image of a patient." : "";
+    ? `${models().length > 1 ? "A" : "This"} model was trained on drawings of chests (phantoms) alone, on no image of a `
+      + "patient." : "";
 }
