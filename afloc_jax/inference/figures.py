@@ -121,7 +121,7 @@ def tinted(
     seen = heatmap > cut
     if strength <= 0 or not seen.any():
         return drawn
-    scale = max(highest - lowest, np.finfo(np.float32).tiny)
+    scale = max(highest - lowest, 1e-30)
     for start in range(0, len(drawn), _ROWS):
         band = slice(start, start + _ROWS)
         part, inside = drawn[band], seen[band]

@@ -112,8 +112,10 @@ class About:
 def read_about(content: bytes) -> About:
     """The inverse of `asdict` and JSON."""
     given = json.loads(content)
-    models = [AboutModel(**{**one, "trained_on": tuple(one["trained_on"])}) for one in given.pop("models")]
-    return About(tuple(models), **{key: tuple(it) if isinstance(it, list) else it for key, it in given.items()})
+    given["models"] = [AboutModel(**{**one, "trained_on": tuple(one["trained_on"])}) for one in given["models"]]
+    for key, value in given.items():
+        given[key] = tuple(value) if isinstance(value, list) else value
+    return About(**given)
 
 
 def error(status: int, message: str) -> Answer:
@@ -143,7 +145,7 @@ def write_answer(pipe: IO[bytes], answer: Answer) -> None:
 def read_answer(pipe: IO[bytes]) -> Answer:
     """The next answer. Raises EOFError if the pipe ends before."""
     line = pipe.readline()
-    head = json.loads(line) if line.endswith(b"\n") else {"status": 0, "bytes": 1, "kind": ""}
+    head = json.loads(line if line.endswith(b"\n") else '{"status": 0, "bytes": 1, "kind": ""}')
     content = pipe.read(head["bytes"])
     if len(content) < head["bytes"]:
         raise EOFError
