@@ -11,6 +11,9 @@ class UserError(Exception):
     """A wrong call or unusable input. The message is one line that says what was wrong, where, and what to do.
 
     `exit_status` is the exit status of the command line: 2 for a wrong call, 1 for work that failed.
+
+    >>> str(UserError("a.png: the file is empty")), UserError.exit_status
+    ('a.png: the file is empty', 1)
     """
 
     exit_status = 1
@@ -21,7 +24,11 @@ class UserError(Exception):
 
 
 class UsageError(UserError):
-    """A wrong flag, config key or value."""
+    """A wrong flag, config key or value.
+
+    >>> issubclass(UsageError, UserError), UsageError.exit_status
+    (True, 2)
+    """
 
     exit_status = 2
 

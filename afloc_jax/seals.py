@@ -127,10 +127,11 @@ class Verification:
         Raises:
             UserError: a file that matters is missing, differs, or is not sealed.
         """
-        if self._sealed is None:
+        sealed = self._sealed  # which another thread may set to None meanwhile
+        if sealed is None:
             return
         found = {name: one.result() for name, one in self._hashed.items()}
-        for problem, name in _problems(self._folder, self._sealed, found, self._is_read):
+        for problem, name in _problems(self._folder, sealed, found, self._is_read):
             if self._is_read(name):
                 raise UserError(f"{problem}; copy the folder again (delete {SEAL} if you changed it on purpose)")
             print(f"afloc: warning: {problem}; it is used as it is", file=sys.stderr)

@@ -20,7 +20,7 @@ from afloc_jax.export.check import our_outputs
 from afloc_jax.export.copied import afloc_torch
 from afloc_jax.export.source import read_source
 from afloc_jax.export.write import export_model
-from afloc_jax.inference.squares import to_square
+from afloc_jax.inference.pixels import to_square
 from data_pipelines.images import ImageError
 from data_pipelines.tokens import tokenize
 

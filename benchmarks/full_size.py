@@ -4,7 +4,7 @@ from pathlib import Path
 
 import cv2
 
-from afloc_jax.inference.model import initial_variables
+from afloc_jax.inference.towers import initial_variables
 from afloc_jax.training.settings import RunConfig
 from afloc_jax.weights.folder import save_model
 from benchmarks.prepare_images import radiograph

@@ -33,8 +33,9 @@ import numpy as np
 
 from afloc_jax.inference import files
 from afloc_jax.inference.batching import in_threads
-from afloc_jax.inference.model import Model, initial_variables, load
+from afloc_jax.inference.model import Model, load
 from afloc_jax.inference.outputs import Outputs
+from afloc_jax.inference.towers import initial_variables
 from afloc_jax.training.settings import RunConfig
 from afloc_jax.weights.folder import save_model
 from benchmarks.full_size import PROMPTS

@@ -81,10 +81,15 @@ def decode_image(
         pixels = _decode_by_opencv(data, name, accepted)
     else:
         pixels = grey(_decode_picture(data, name, accepted), name)
-    height, width = pixels.shape
+    return np.ascontiguousarray(not_too_small(pixels, name))
+
+
+def not_too_small(pixels: Shaped[np.ndarray, "H W *c"], name: str) -> Shaped[np.ndarray, "H W *c"]:
+    """The pixels. Raises ImageError for sides of less than `SMALLEST_SIDE`."""
+    height, width = pixels.shape[:2]
     if min(height, width) < SMALLEST_SIDE:
         raise ImageError(f"{name}: {width} x {height} pixels is too small (at least {SMALLEST_SIDE} x {SMALLEST_SIDE})")
-    return np.ascontiguousarray(pixels)
+    return pixels
 
 
 def read_label_image(path: str | Path) -> Integer[np.ndarray, "H W"]:
@@ -324,7 +329,7 @@ def grey(picture: Image.Image, name: str) -> UInt8[np.ndarray, "H W"]:
     if picture.mode == "1":
         return np.asarray(picture).astype(np.uint8) * 255
     if picture.mode in ("I", "F") or picture.mode.startswith("I;"):
-        return _to_bytes(np.asarray(picture), name)
+        return eight_bits(np.asarray(picture), name)
     return np.asarray(picture.convert("RGB").convert("L"))
 
 
@@ -339,7 +344,7 @@ def _decode_by_opencv(data: bytes, name: str, accepted: Accepted) -> UInt8[np.nd
     return np.asarray(pixels, np.uint8)
 
 
-def _to_bytes(pixels: Real[np.ndarray, "*shape"], name: str) -> UInt8[np.ndarray, "*shape"]:
+def eight_bits(pixels: Real[np.ndarray, "*shape"], name: str) -> UInt8[np.ndarray, "*shape"]:
     """The pixels scaled linearly from their minimum and maximum to 0..255. A constant image becomes black.
 
     Rows are scaled one by one, because the whole image in float64 would take eight times its bytes. Raises ImageError
@@ -363,4 +368,4 @@ def _decode_dicom(data: bytes, name: str, accepted: Accepted) -> UInt8[np.ndarra
         raise ImageError(f"{name}: {error}") from None
     except MemoryError:
         raise ImageError(f"{name}: decoding takes more memory than there is") from None
-    return pixels if pixels.ndim == 2 else np.asarray(Image.fromarray(_to_bytes(pixels, name)).convert("L"))
+    return pixels if pixels.ndim == 2 else np.asarray(Image.fromarray(eight_bits(pixels, name)).convert("L"))

@@ -90,6 +90,9 @@ class PromptSet:
         The negative prompt of "No finding" is "finding", unless the prompt file gives others.
 
         Raises UsageError: the name is empty, there is no phrase, or a key is unknown.
+
+        >>> PromptSet().prompts("No finding")
+        (['no finding'], ['finding'])
         """
         if not name.strip():
             raise UsageError("a class has an empty name; write what to look for, e.g. pneumonia")
@@ -120,11 +123,19 @@ class PromptSet:
         )
 
     def without_entry(self, classes: Sequence[str]) -> list[str]:
-        """The classes that the set does not list; they get the fallback phrase."""
+        """The classes that the set does not list; they get the fallback phrase.
+
+        >>> PromptSet(classes={"edema": ["fluid"]}).without_entry(["Edema", "nodule"])
+        ['nodule']
+        """
         return [name for name in classes if find_class(name, self.classes) is None]
 
     def listing(self, classes: Sequence[str]) -> dict[str, dict[str, list[str]]]:
-        """The positive and negative phrases of each class, to be recorded beside results."""
+        """The positive and negative phrases of each class, to be recorded beside results.
+
+        >>> PromptSet().listing(["edema"])
+        {'edema': {'positive': ['Findings suggesting edema.'], 'negative': ['no edema. ']}}
+        """
         return {name: dict(zip(("positive", "negative"), self.prompts(name), strict=True)) for name in classes}
 
     def _where(self, key: str) -> str:
@@ -136,6 +147,11 @@ def read_prompt_set(given: str | os.PathLike[str] | None) -> PromptSet:
 
     Raises:
         UsageError: the file or set does not exist, is not JSON, or has unknown keys or unusable phrases.
+
+    >>> SETS
+    ('chest', 'dhmc_luad', 'plain', 'sicapv2', 'wsss4luad')
+    >>> len(read_prompt_set("chest").prompts("pneumothorax")[0]) > 10  # phrases
+    True
     """
     from afloc_jax.files import Path, read_json, user_path  # etils takes a tenth of a second, which --help has not
 

@@ -133,7 +133,7 @@ def write_segmentation(path: Path, source: "Dataset", found: Sequence[Localizati
         )
         for number, (label, _) in enumerate(kept, start=1)
     ]
-    masks = np.stack([one.heatmap > one.cut for _, one in kept], axis=-1)[None].astype(np.uint8)
+    masks = np.stack([one.mask for _, one in kept], axis=-1)[None].astype(np.uint8)
     _write(
         path,
         lambda uids: Segmentation(

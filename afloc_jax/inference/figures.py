@@ -9,14 +9,13 @@ share one bar. Boxes are sky blue of the palette of Okabe and Ito (2008), on a d
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import cv2
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Real, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from afloc_jax.inference.localization import Localization
 from data_pipelines.images import Geometry
 
 MOST_SIDE = 1024  # pixels of a small picture
@@ -49,42 +48,55 @@ class Caption:
     cut: float | None = None
 
 
+class Placed(NamedTuple):
+    """What is drawn on an image."""
+
+    square: Float[np.ndarray, "S S"]  # the map of the padded square
+    geometry: Geometry  # where the image lies in the square
+    boxes: Real[np.ndarray, "K 4"]  # x, y, width, height in original pixels; none where the prompt is judged absent
+
+
 def figure(
     picture: UInt8[np.ndarray, "h w"],
-    found: Localization,
+    place: Placed,
     caption: Caption,
     most_side: int | None = None,
     *,
     strength: float = 1.0,
-    boxes: bool = True,
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """The picture with the map and the boxes, and the caption below. Where the prompt is judged absent there are none.
+    """The picture with the map and the boxes, and the caption below.
 
     Args:
         picture: the image at original size or smaller.
-        found: the localisation in it.
+        place: the map and the boxes.
         caption: what to write.
         most_side: the sides of the figure have at most so many pixels, for which the picture is made smaller; None
             keeps its size.
         strength: a factor of the opacity of colours and lines.
-        boxes: whether boxes are drawn.
 
     Returns:
         [H, W, 3] uint8, red, green and blue: as wide as the picture, or wider where the caption needs it.
     """
     picture, strip = _laid_out(picture, caption, most_side)
     height, width = picture.shape
-    heatmap = Geometry(height, width, found.geometry.side).map_to_original(found.square)
-    scale = np.tile([width / found.geometry.width, height / found.geometry.height], 2)
     canvas = np.empty((height + len(strip), strip.shape[1], 3), np.uint8)
     canvas[:height] = _PAPER
     left = (strip.shape[1] - width) // 2
-    tint = tinted(picture, heatmap, caption.lowest, caption.highest, cut=caption.cut, strength=strength)
-    if boxes and not found.is_absent:
-        tint = draw_boxes(tint, found.boxes * scale)
-    canvas[:height, left : left + width] = tint
+    canvas[:height, left : left + width] = marked(picture, place, caption, strength)
     canvas[height:] = strip
     return canvas
+
+
+def marked(
+    picture: UInt8[np.ndarray, "h w"], place: Placed, caption: Caption, strength: float = 1.0
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The picture, at original size or smaller, with the map and the boxes on it. For `strength` see `figure`."""
+    height, width = picture.shape
+    geometry = place.geometry
+    heatmap = Geometry(height, width, geometry.side).map_to_original(place.square)
+    scale = np.tile([width / geometry.width, height / geometry.height], 2)
+    tint = tinted(picture, heatmap, caption.lowest, caption.highest, cut=caption.cut, strength=strength)
+    return draw_boxes(tint, place.boxes * scale) if len(place.boxes) else tint
 
 
 def _laid_out(
@@ -159,6 +171,11 @@ def smaller(picture: UInt8[np.ndarray, "H W"], most_side: int) -> UInt8[np.ndarr
 def short(value: float) -> str:
     """A number in two or three digits, as captions show it."""
     return f"{value:.3g}" if abs(value) >= 1 else f"{value:.2g}"
+
+
+def hex_colours(count: int) -> list[str]:
+    """Colours of the bar at `count` equal steps, from its lowest to its highest value."""
+    return ["#{:02x}{:02x}{:02x}".format(*colour) for colour in colours()[np.linspace(0, 255, count).astype(int)]]
 
 
 @functools.cache

@@ -101,10 +101,9 @@ def localize_files(
             squares, geometries = np.stack([film.square for film in batch]), [film.geometry for film in batch]
             found = loaded.localize_squares(squares, geometries, asked, threshold, compatible)
             for film, of_image in zip(batch, found, strict=True):
-                warning = warning_on_drawings(loaded.config.trained_on, film.geometry.height, film.geometry.width)
                 singly = work.singly[film.path]
                 try:
-                    entry = write_image(folder, names[film.path], film, singly, outputs, readings, of_image, warning)
+                    entry = write_image(folder, names[film.path], film, singly, outputs, readings, of_image)
                 except UserError as error:
                     work.done.failed.append(str(error))
                     print(f"afloc: {error}", file=sys.stderr)

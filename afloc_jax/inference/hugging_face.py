@@ -3,21 +3,17 @@
 `import afloc_jax` lets transformers know this module, without importing it. No torchvision is needed.
 """
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from transformers import AutoImageProcessor, PreTrainedConfig
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 
-from afloc_jax.inference.squares import to_square
+from afloc_jax.inference.pixels import ImageInput, to_square
 from data_pipelines.constants import Equalization, GreyRule
-from data_pipelines.images import decode_image
-
-ImageOrFile = str | np.ndarray | Image.Image
 
 
 class AFLocConfig(PreTrainedConfig):
@@ -46,28 +42,25 @@ class AFLocImageProcessor(BaseImageProcessor):
         self.grey, self.equalize = grey, equalize
 
     def __call__(  # type: ignore[override]  # of the many settings of the base class only those of the folder count
-        self, images: ImageOrFile | Sequence[ImageOrFile], return_tensors: str | None = None, **_: Any
+        self,
+        images: str | np.ndarray | Image.Image | Sequence[ImageInput],
+        return_tensors: str | None = None,
+        **_: Any,
     ) -> BatchFeature:
         """`pixel_values` [B, 1, S, S] float32 of an image or several.
 
         Args:
-            images: files, grey uint8 arrays [H, W], or PIL images.
+            images: files, PIL images or arrays, see `afloc_jax.inference.pixels.pixels_of`.
             return_tensors: "np" or "pt"; None: NumPy arrays in a list.
         """
         given = [images] if isinstance(images, str | np.ndarray | Image.Image) else images
-        squares = [self._square(image) for image in given]
+        side, grey, equalize = self.size["longest_edge"], self.grey, self.equalize
+        squares = [to_square(image, side, rule=grey, equalize=equalize)[0] for image in given]
         mean, std = np.float32(self.image_mean[0]), np.float32(self.image_std[0])
         values = [((square.astype(np.float32) / 255 - mean) / std)[None] for square in squares]
         return BatchFeature({"pixel_values": values}, tensor_type=return_tensors)
 
     preprocess = __call__  # type: ignore[assignment]
-
-    def _square(self, image: ImageOrFile) -> np.ndarray:
-        if isinstance(image, Image.Image):
-            file = io.BytesIO()  # without loss, so that the grey values are those of a file
-            ImageOps.exif_transpose(image).save(file, "PNG")
-            image = decode_image(file.getvalue(), "image.png", self.grey)
-        return to_square(image, self.size["longest_edge"], rule=self.grey, equalize=self.equalize)[0]
 
 
 def register() -> None:

@@ -13,7 +13,7 @@ from afloc_jax.errors import UsageError
 from afloc_jax.files import Path, write_whole
 from afloc_jax.inference import dicom_out
 from afloc_jax.inference.batching import in_threads
-from afloc_jax.inference.figures import MOST_SIDE, Caption, figure, short
+from afloc_jax.inference.figures import MOST_SIDE, figure
 from afloc_jax.inference.films import Film, Reading
 from afloc_jax.inference.inputs import CAPTURE, OVERLAY, PNG_MAP, SEGMENTATION
 from afloc_jax.inference.journal import Result
@@ -79,7 +79,6 @@ def write_image(
     how: Outputs,
     readings: Sequence[PromptReading],
     found: Sequence[Localization],
-    warning: str,
 ) -> Result:
     """Writes the files of an image and returns its entry in localize.json.
 
@@ -90,8 +89,7 @@ def write_image(
         singly: whether the user named it singly.
         how: what is written.
         readings: how the model reads each prompt. Those that are empty have no localisation and no files.
-        found: the localisations of the other prompts.
-        warning: what is wrong with the image for this model; empty if nothing is.
+        found: the localisations of the other prompts, of which there is one at least.
 
     Raises:
         UserError: the header of the image does not suffice for the DICOM objects that are wanted.
@@ -103,11 +101,11 @@ def write_image(
 
     def write(numbered: tuple[int, Localization]) -> Result:
         k, one = numbered
-        entry = _entry(one)
+        entry: Result = one.as_dict()
         if maps != "none":
             entry |= _write_map(folder, f"{stem}.{k}", one.square if how.square else one.heatmap, maps)
         if overlays != "none" or (source is not None and how.captures):
-            drawn = _overlay(film, one, readings[k], overlays, how.square, warning)
+            drawn = _overlay(film, one, overlays, how.square)
             if overlays != "none":
                 entry["overlay"] = f"{stem}.{k}{OVERLAY}"
                 write_whole(folder / entry["overlay"], encode_png(drawn[:, :, ::-1]))
@@ -133,7 +131,7 @@ def write_image(
         if dicom_out.write_segmentation(folder / name, source, found, [readings[k].given for k in asked]):
             entry["segmentation"] = name
     entry["prompts"] = prompts
-    return {**entry, "warning": warning} if warning else entry
+    return {**entry, "warning": found[0].warning} if found[0].warning else entry
 
 
 def box_rows(entry: Result, uids: bool) -> Iterator[list[str | float | None]]:
@@ -146,18 +144,6 @@ def box_rows(entry: Result, uids: bool) -> Iterator[list[str | float | None]]:
         for box, score in zip(prompt.get("boxes", ()), prompt.get("scores", ()), strict=True):
             row = [entry["image"], prompt["given"], prompt["present"], *box, score, *spacing]
             yield [*row, entry.get(UID_COLUMN)] if uids else row
-
-
-def _entry(found: Localization) -> Result:
-    return {
-        "prompt": found.prompt,
-        "similarity": found.similarity,
-        "present": found.present,
-        "absent": found.is_absent,
-        "boxes": found.boxes.tolist(),
-        "scores": [float(f"{score:.6g}") for score in found.scores],
-        "threshold": found.threshold,
-    }
 
 
 def _write_map(folder: Path, name: str, heatmap: Float[np.ndarray, "H W"], form: Maps) -> Result:
@@ -181,36 +167,10 @@ def sixteen_bits(heatmap: Float[np.ndarray, "H W"]) -> UInt16[np.ndarray, "H W"]
     return np.asarray(np.rint((heatmap - lowest) * factor), np.uint16)
 
 
-def _overlay(
-    film: Film,
-    found: Localization,
-    reading: PromptReading,
-    overlays: Overlays,
-    square: bool,
-    warning: str,
-) -> UInt8[np.ndarray, "H W 3"]:
+def _overlay(film: Film, found: Localization, overlays: Overlays, square: bool) -> UInt8[np.ndarray, "H W 3"]:
     picture = film.picture
     if square:
         picture, found = film.square, found.of_square()
     if picture is None:
         raise ValueError(f"{film.path.name} was read without a picture to draw on")
-    return figure(picture, found, caption_of(found, reading, warning), None if overlays == "original" else MOST_SIDE)
-
-
-def caption_of(found: Localization, reading: PromptReading, warning: str) -> Caption:
-    """What is written below an overlay."""
-    boxes = len(found.boxes)
-    facts = ["presence not calibrated"] if found.present is None else [f"present: {found.present:.2f}"]
-    if found.is_absent:
-        facts.append("judged absent")
-    facts.append(f"score {short(float(found.scores.max()))}" if boxes else "nothing above the threshold")
-    if boxes and not found.is_absent:
-        facts.append(f"{boxes} box{'es' * (boxes != 1)}")
-    warnings = []
-    if reading.unknown_words:
-        warnings.append(f"The model does not know: {', '.join(reading.unknown_words)}.")
-    if reading.truncated:
-        warnings.append("The end of the prompt was not read.")
-    if warning:
-        warnings.append(f"{warning[0].upper()}{warning[1:]}.")
-    return Caption(reading.given, facts, warnings, found.cut, found.highest)
+    return figure(picture, found.placed, found.caption, None if overlays == "original" else MOST_SIDE)

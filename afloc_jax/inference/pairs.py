@@ -1,14 +1,17 @@
 """Heat maps of pairs of an image and a prompt, and their peaks, in batches."""
 
+import hashlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 
 from afloc_jax.errors import UserError
 from afloc_jax.heatmaps import HeatmapSettings
 from afloc_jax.inference import programs
 from afloc_jax.inference.batching import chunks, pad
+from afloc_jax.inference.remembered import Remembered
 from afloc_jax.models import AFLoc
 from afloc_jax.weights.folder import Variables
 
@@ -26,6 +29,18 @@ class Pairs(NamedTuple):
             raise UserError("the heat map holds NaN or infinity: the weights are damaged or the training diverged")
 
 
+class Deep(NamedTuple):
+    """What pairs need of a batch of images. It stays on the device."""
+
+    deep: Float[Array, "B h w D"]
+    whole: Float[Array, "B D"]
+
+    @property
+    def nbytes(self) -> int:
+        """Its size in memory."""
+        return self.deep.nbytes + self.whole.nbytes
+
+
 def compute_pairs(
     network: AFLoc,
     variables: Variables,
@@ -37,6 +52,7 @@ def compute_pairs(
     input_size: int,
     batch_size: int,
     peaks: bool,
+    remembered: Remembered[bytes, Deep] | None = None,
 ) -> Pairs:
     """The pairs of images `image_of` and texts `text_of`. The deep maps stay on the device.
 
@@ -49,12 +65,13 @@ def compute_pairs(
         input_size: the side of the network's input in pixels.
         batch_size: the largest number of images, and of pairs, computed at once.
         peaks: whether to compute the peaks.
+        remembered: batches of images that this model has encoded, by the hashes of their pixels; None to keep none.
     """
     side = squares.shape[1] if settings else 0
     maps, highest = np.empty((len(image_of), side, side), np.float32), np.zeros(len(image_of), np.float32)
     embeddings = []
     for rows, count, size in chunks(len(squares), batch_size):
-        levels = programs.encode_images(network, variables, pad(squares[rows], size))
+        levels = _encoded(network, variables, pad(squares[rows], size), remembered)
         embeddings.append(np.asarray(levels.whole)[:count])
         own = np.flatnonzero((image_of >= rows.start) & (image_of < rows.stop))
         for part, many, padded in chunks(len(own), batch_size):
@@ -66,6 +83,22 @@ def compute_pairs(
                 found = programs.heatmaps_of(levels.deep, images, queries[texts], side, settings, input_size)
                 maps[chosen] = np.asarray(found)[:many]
     return Pairs(maps, highest, np.concatenate(embeddings))
+
+
+def _encoded(
+    network: AFLoc,
+    variables: Variables,
+    batch: UInt8[np.ndarray, "b S S"],
+    remembered: Remembered[bytes, Deep] | None,
+) -> Deep:
+    def encode(_: Sequence[bytes] = ()) -> list[Deep]:
+        levels = programs.encode_images(network, variables, batch)
+        return [Deep(levels.deep, levels.whole)]
+
+    if remembered is None:
+        return encode()[0]
+    key = hashlib.blake2b(batch.tobytes() + str(batch.shape).encode(), digest_size=20).digest()
+    return remembered.all_of([key], encode)[0]
 
 
 def grid(images: int, texts: int) -> tuple[Int[np.ndarray, " P"], Int[np.ndarray, " P"]]:

@@ -105,6 +105,9 @@ def push_to_hub(folder: AnyPath, name: str, *, private: bool = True, message: st
     Raises:
         UsageError: the folder is no model folder, or the name is none.
         UserError: the hub refuses or cannot be reached; the message says what it said.
+
+    >>> push_to_hub(folder, "owner/model")  # doctest: +ELLIPSIS
+    'http.../owner/model/commit/...'
     """
     place = user_path(folder)
     if not (place / CONFIG).is_file():

@@ -16,7 +16,7 @@ PROMPT = ("--prompt", "small left effusion")
 @functools.cache
 def model_files() -> Mapping[str, bytes]:
     """The files of a model folder with random weights, by name."""
-    from afloc_jax.inference.model import initial_variables
+    from afloc_jax.inference.towers import initial_variables
     from afloc_jax.training.settings import RunConfig
     from afloc_jax.weights.folder import save_model
     from configs.afloc import get_config

@@ -126,7 +126,7 @@ def test_deep_pixels_are_scaled_as_in_float64_at_once():
         pixels = (np.random.default_rng(1).random((61, 43)) * 60_000).astype(kind)
         whole = pixels.astype(np.float64)
         expected = np.rint((whole - whole.min()) * (255.0 / (whole.max() - whole.min()))).astype(np.uint8)
-        np.testing.assert_array_equal(images._to_bytes(pixels, "a"), expected)
+        np.testing.assert_array_equal(images.eight_bits(pixels, "a"), expected)
 
 
 def test_dicom_files_that_become_far_too_large_are_refused(tmp_path):

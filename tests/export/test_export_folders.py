@@ -25,7 +25,7 @@ from afloc_jax.export.formats import FORMATS
 from afloc_jax.export.source import COPIED, read_source
 from afloc_jax.export.write import export_model
 from afloc_jax.inference.localization import Localization
-from afloc_jax.inference.squares import to_square
+from afloc_jax.inference.pixels import to_square
 from afloc_jax.models.settings import ModelSettings
 from afloc_jax.weights import torch_names
 from afloc_jax.weights.folder import load_model, save_model

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from afloc_jax.inference.model import Model, initial_variables, load
+from afloc_jax.inference.model import Model, load
+from afloc_jax.inference.towers import initial_variables
 from afloc_jax.training.settings import RunConfig
 from afloc_jax.weights.folder import save_model
 from configs.afloc import get_config

@@ -211,7 +211,7 @@ def test_an_overlay_leaves_the_image_clear_below_the_threshold_and_writes_below_
     square = np.zeros((224, 224), np.float32)
     square[150:180, 100:130] = 1
     found = Localization(cv2.GaussianBlur(square, (0, 0), 4), 0.2, "effusion", Geometry(300, 200), 0.3)
-    drawn = figure(picture, found, Caption("effusion", ["score 0.9"], ["A warning."], found.cut, found.highest))
+    drawn = figure(picture, found.placed, Caption("effusion", ["score 0.9"], ["A warning."], found.cut, found.highest))
     assert drawn.shape[1] == 420 and drawn.shape[0] > 300, "a caption needs that width"
     shown = drawn[:300, 110:310]
     changed = (shown != picture[..., None]).any(axis=-1)
@@ -223,7 +223,7 @@ def test_an_overlay_leaves_the_image_clear_below_the_threshold_and_writes_below_
     inside = found.heatmap > found.cut
     colour = (tint.max(axis=-1).astype(int) - tint.min(axis=-1) > 0) & inside
     assert colour[inside].mean() > 0.95
-    small = figure(np.zeros((3000, 2000), np.uint8), found, Caption("word " * 90, [], [], 0.1, 1), 1024)
+    small = figure(np.zeros((3000, 2000), np.uint8), found.placed, Caption("word " * 90, [], [], 0.1, 1), 1024)
     assert max(small.shape) <= 1024 and max(small.shape) > 900
 
 

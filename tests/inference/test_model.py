@@ -17,11 +17,11 @@ import afloc_jax
 from afloc_jax import heatmaps
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.heatmaps import HeatmapSettings
-from afloc_jax.inference import model as model_module
-from afloc_jax.inference import programs
+from afloc_jax.inference import programs, towers
 from afloc_jax.inference.class_prompts import PromptSet
 from afloc_jax.inference.localization import Localization
 from afloc_jax.inference.model import Model
+from afloc_jax.inference.pixels import to_square
 from afloc_jax.levels import TokenBatch
 from afloc_jax.models import build
 from afloc_jax.weights import torch_names
@@ -104,7 +104,7 @@ def test_a_map_at_original_size_points_where_the_square_does(model):
 
 
 def test_an_image_gives_the_same_map_alone_and_in_company(model, pictures):
-    squares = np.stack([model_module.to_square(picture, 224)[0] for picture in pictures])
+    squares = np.stack([to_square(picture, 224)[0] for picture in pictures])
     rows, prompts = np.array([4, 0, 2, 0, 4, 1]), [PROMPTS[k] for k in (0, 1, 0, 0, 2, 2)]
     together = model.heatmaps_of_pairs(squares, rows, prompts)
     alone = [model.heatmaps_of_squares(squares[[row]], [prompt])[0] for row, prompt in zip(rows, prompts, strict=True)]
@@ -145,12 +145,13 @@ def test_a_prompt_is_encoded_once_and_in_few_slots(folder, pictures, monkeypatch
 
 
 def test_no_more_prompts_are_remembered_than_is_said(folder, monkeypatch):
-    monkeypatch.setattr(model_module, "_REMEMBERED_PROMPTS", 2)
+    monkeypatch.setattr(towers, "_REMEMBERED_PROMPTS", 2)
     model = afloc_jax.load(folder)
     texts = ["edema", "nodule", "effusion"]
-    each = [model._prompt_vectors([text]).reports[0] for text in texts]
-    assert [text for _, text in model._known_prompts] == ["effusion"]
-    np.testing.assert_allclose(model._prompt_vectors(texts[::-1]).reports, each[::-1], rtol=1e-5, atol=1e-6)
+    each = [model.embed_prompts([text])[0] for text in texts]
+    assert [text for _, text in model._prompts.kept()] == ["nodule", "effusion"]
+    np.testing.assert_allclose(model.embed_prompts(texts[::-1]), each[::-1], rtol=1e-5, atol=1e-6)
+    assert [text for _, text in model._prompts.kept()] == ["nodule", "edema"]
 
 
 @pytest.mark.parametrize("normalize", [False, True])
@@ -206,8 +207,8 @@ def test_damaged_weights_are_told_instead_of_giving_maps_of_nan(folder, pictures
         ([np.zeros((20, 20), np.uint8)], [], 0.3, "no prompts"),
         ([np.zeros((20, 20), np.uint8)], "effusion", 0.3, "must be a list"),
         ([np.zeros((20, 20), np.uint8)], ["effusion"], 1.0, "between -1 and 1"),
-        ([np.zeros((20, 20, 3), np.uint8)], ["effusion"], 0.3, r"\[20, 20, 3\]"),
-        ([np.zeros((20, 20))], ["effusion"], 0.3, "float64"),
+        ([np.zeros((20, 20, 5), np.uint8)], ["effusion"], 0.3, r"\[20, 20, 5\]"),
+        ([np.zeros((20, 20), bool)], ["effusion"], 0.3, "bool"),
     ],
 )
 def test_a_wrong_call_says_what_to_give_instead(model, images, prompts, threshold, words):
@@ -306,7 +307,7 @@ def test_end_to_end_numbers_equal_the_published_release(goldens, shared_data):
     for k in range(len(prompts)):
         np.testing.assert_array_equal(ids[k], expected[f"prompt{k}/input_ids"])
     for i, path in enumerate(images):
-        np.testing.assert_array_equal(model_module.to_square(path, 224)[0], expected[f"image{i}/pixels"])
+        np.testing.assert_array_equal(to_square(path, 224)[0], expected[f"image{i}/pixels"])
 
     found = model.localize(images, prompts, compatible=True)
     for i, row in enumerate(found):

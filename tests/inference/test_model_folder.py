@@ -13,7 +13,7 @@ from PIL import Image
 
 import afloc_jax
 from afloc_jax.evaluation.run import card_tables
-from afloc_jax.inference.model import initial_variables
+from afloc_jax.inference.towers import initial_variables
 from afloc_jax.models.settings import ModelSettings, TextSettings
 from afloc_jax.training.settings import RunConfig
 from afloc_jax.weights import torch_names

@@ -1,0 +1,296 @@
+"""Both towers of a trained model with their tokenizer: images and prompts become embeddings."""
+
+import functools
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from tokenizers import Tokenizer
+
+from afloc_jax import models
+from afloc_jax.errors import UsageError
+from afloc_jax.inference import programs
+from afloc_jax.inference.batching import in_threads
+from afloc_jax.inference.calls import listed
+from afloc_jax.inference.figures import MOST_SIDE, smaller
+from afloc_jax.inference.pairs import Deep, Pairs, compute_pairs
+from afloc_jax.inference.pixels import ImageInput, pixels_of, to_square
+from afloc_jax.inference.prompt_reading import PromptReading, read_prompt
+from afloc_jax.inference.remembered import Remembered
+from afloc_jax.levels import ImageLevels, TextLevels
+from afloc_jax.models import build
+from afloc_jax.models.settings import ModelSettings
+from afloc_jax.seals import Verification
+from afloc_jax.weights import folder as model_folder
+from afloc_jax.weights.calibration import Calibration
+from afloc_jax.weights.config import FolderConfig
+from data_pipelines.constants import Framing, GreyRule
+from data_pipelines.images import Geometry
+from data_pipelines.reports import clean_prompt
+from data_pipelines.tokens import tokenize
+
+_REMEMBERED_PROMPTS = 4096  # of each model, 6 kB each
+_REMEMBERED_IMAGES = 32 << 20  # bytes of deep maps of each model, 1 MB an image in the published architecture
+
+
+class PromptVectors(NamedTuple):
+    """What a task needs of T prompts."""
+
+    reports: Float[np.ndarray, "T D"]  # embeddings of whole prompts, for similarities and classes
+    queries: Float[np.ndarray, "T D"]  # of heat maps, see `HeatmapSettings.query`
+
+
+class Framed(NamedTuple):
+    """An image as a model reads it."""
+
+    square: UInt8[np.ndarray, "S S"]
+    geometry: Geometry  # where the image lies in the square
+    picture: UInt8[np.ndarray, "h w"] | None  # to draw on, with sides of at most `MOST_SIDE`; None if not asked for
+
+
+class Towers:
+    """Both towers with their tokenizer, compiled once per batch size.
+
+    Batches are padded to a power of two up to `batch_size`, so that few shapes are compiled for any number of images.
+    The vectors of prompts are kept, and the deep maps of images that were asked about last; several threads may use a
+    model at once.
+    """
+
+    def __init__(
+        self,
+        config: FolderConfig,
+        variables: model_folder.Variables,
+        tokenizer: Tokenizer,
+        verification: Verification | None = None,
+        *,
+        batch_size: int = 32,
+        weights_file: UInt8[np.ndarray, " bytes"] | None = None,
+        calibration: Calibration | None = None,
+    ):
+        """Puts the variables on the default device. Nothing is compiled yet.
+
+        Args:
+            config: the config of a model folder.
+            variables: Flax variables for `config.architecture`.
+            tokenizer: from `data_pipelines.tokens.load_tokenizer`.
+            batch_size: the largest number of images or prompts computed at once.
+            weights_file: the bytes of the file that the variables came from, if any; for `weights_sha256`.
+            verification: the comparison of the files with their seal, which is finished before the first result.
+            calibration: of presence; None for a model that is not calibrated.
+        """
+        self.config = config
+        self.calibration = calibration
+        self.tokenizer = tokenizer
+        self.batch_size = batch_size
+        self.heatmap_settings = config.localization
+        self._weights_file = weights_file
+        self._verification = verification
+        # (prompt level, cleaned prompt) -> a row of each array of `PromptVectors`
+        self._prompts = Remembered[tuple[str, str], tuple[np.ndarray, np.ndarray]](_REMEMBERED_PROMPTS)
+        self._images = Remembered[bytes, Deep](_REMEMBERED_IMAGES, size=lambda deep: deep.nbytes)
+        self.variables = jax.device_put(variables)
+        self._network = build(config.architecture, dtype=jnp.float32)
+
+    @functools.cached_property
+    def weights_sha256(self) -> str:
+        """The SHA-256 of the weights file, which identifies the weights behind a result; empty without a file.
+
+        >>> len(model.weights_sha256)
+        64
+        """
+        return "" if self._weights_file is None else hashlib.sha256(self._weights_file.data).hexdigest()
+
+    @property
+    def image_size(self) -> int:
+        """The side of the padded square in pixels.
+
+        >>> model.image_size
+        224
+        """
+        return self.config.preprocessing.image_size
+
+    def grey_rule(self, compatible: bool = False) -> GreyRule:
+        """How image files become grey: as in training, or with `compatible` as in the published release.
+
+        >>> model.grey_rule(), model.grey_rule(compatible=True)
+        ('luma', 'cv2')
+        """
+        return "cv2" if compatible else self.config.preprocessing.grey
+
+    def untrained(self) -> Self:
+        """A model of the same architecture with the random initial parameters of a run with its seed.
+
+        >>> model.untrained().weights_sha256
+        ''
+        """
+        variables = initial_variables(self.config.architecture, self.config.seed)
+        return type(self)(self.config, variables, self.tokenizer, batch_size=self.batch_size)
+
+    # Images
+
+    def embed_images(self, images: Iterable[ImageInput]) -> ImageLevels:
+        """The three levels of B images, as float32 NumPy arrays: see `ImageLevels`.
+
+        Args:
+            images: files, PIL images or arrays, see `afloc_jax.inference.pixels.pixels_of`.
+
+        Raises:
+            UsageError: there is no image, or one is an array of another form.
+            UserError: an image cannot be read.
+
+        >>> model.embed_images(["chest.png", chest]).whole.shape  # B, D
+        (2, 32)
+        """
+        return self.embed_squares(np.stack([framed.square for framed in self._framed(listed(images, "images"))]))
+
+    def embed_squares(self, squares: UInt8[np.ndarray, "B S S"]) -> ImageLevels:
+        """The three levels of padded squares [B, S, S] uint8, as float32 NumPy arrays.
+
+        >>> square, geometry = model.square_of("chest.png")
+        >>> model.embed_squares(square[None]).deep.shape  # B, h, w, D
+        (1, 8, 8, 32)
+        """
+        squares = np.asarray(squares)
+        if squares.ndim != 3 or squares.dtype != np.uint8:
+            raise UsageError(f"squares must be uint8 [B, S, S], got {squares.dtype} {list(squares.shape)}")
+        levels = programs.levels_of_images(self._network, self.variables, squares, self.batch_size)
+        self._verify()
+        return levels
+
+    def square_of(
+        self, image: ImageInput, framing: Framing = "pad", compatible: bool = False
+    ) -> tuple[UInt8[np.ndarray, "S S"], Geometry]:
+        """The square [S, S] uint8 that the model reads of an image, and where the image lies in it.
+
+        Args:
+            image: a file, a PIL image or an array, see `afloc_jax.inference.pixels.pixels_of`.
+            framing: "pad" fits the image into the square, padded by zeros; "crop" scales the short side to the
+                square and cuts out the middle.
+            compatible: read grey values as the published release does.
+
+        Raises:
+            UsageError: it is no image, or there is no such framing.
+            UserError: the image cannot be read.
+
+        >>> square, geometry = model.square_of("chest.png")
+        >>> square.shape, geometry.height, geometry.width
+        ((224, 224), 97, 131)
+        """
+        rule, equalize = self.grey_rule(compatible), self.config.preprocessing.equalize
+        return to_square(image, self.image_size, framing, rule, equalize)
+
+    # Prompts
+
+    def embed_texts(self, texts: Sequence[str], *, compatible: bool = False) -> TextLevels:
+        """The three levels of B prompts after cleaning, as float32 NumPy arrays: see `TextLevels`.
+
+        Raises UserError for a prompt without a word.
+
+        >>> model.embed_texts(["Small left effusion.", "nodule"]).report.shape  # B, D
+        (2, 32)
+        """
+        return self._embed_clean_texts(self.read_prompts(texts, compatible=compatible))
+
+    def embed_prompts(self, prompts: Sequence[str], *, compatible: bool = False) -> Float[np.ndarray, "T D"]:
+        """The embeddings of whole prompts after cleaning. They are kept, so that every prompt is encoded once.
+
+        Raises UserError for a prompt without a word.
+
+        >>> model.embed_prompts(["small left effusion", "nodule"]).shape
+        (2, 32)
+        """
+        return self._prompt_vectors(self.read_prompts(prompts, compatible=compatible)).reports
+
+    def read_prompts(self, prompts: Sequence[str], *, compatible: bool = False) -> list[str]:
+        """The prompts after cleaning. Raises UserError for a prompt without a word.
+
+        >>> model.read_prompts(["Small LEFT effusion."])
+        ['small left effusion']
+        """
+        return [clean_prompt(prompt, compatible=compatible) for prompt in listed(prompts, "prompts")]
+
+    def examine(self, prompts: Sequence[str], *, compatible: bool = False) -> list[PromptReading]:
+        """How the model reads each prompt: the text after cleaning, unknown words, and whether its end is cut off.
+
+        >>> [reading.text for reading in model.examine(["Small LEFT effusion.", "???"])]
+        ['small left effusion', '']
+        """
+        how = self.tokenizer, self.config.prompts.max_tokens, self.config.unseen_pieces
+        return [read_prompt(prompt, *how, compatible=compatible) for prompt in prompts]
+
+    # Parts
+
+    def _verify(self) -> None:
+        """Raises UserError if weights or tokenizer are not those that were sealed. Called before results are returned.
+
+        Hashing takes longer than loading, and the first call compiles meanwhile.
+        """
+        if self._verification:
+            self._verification.finish()
+
+    def _framed(
+        self,
+        images: Sequence[ImageInput],
+        framing: Framing = "pad",
+        compatible: bool = False,
+        first: int = 0,
+        pictures: bool = False,
+    ) -> list[Framed]:
+        """The images as the model reads them. Errors call the first one images[first]."""
+        rule, equalize, size = self.grey_rule(compatible), self.config.preprocessing.equalize, self.image_size
+
+        def framed(numbered: tuple[int, ImageInput]) -> Framed:
+            pixels = pixels_of(numbered[1], rule, f"images[{numbered[0]}]")
+            square, geometry = to_square(pixels, size, framing, rule, equalize)
+            picture = smaller(pixels, MOST_SIDE) if pictures else None
+            return Framed(square, geometry, picture.copy() if picture is pixels else picture)  # not the caller's memory
+
+        return in_threads(framed, list(enumerate(images, first)))
+
+    def _prompt_vectors(self, texts: Sequence[str]) -> PromptVectors:
+        """The vectors of cleaned prompts. Only those that are not known yet are encoded."""
+        level = self.heatmap_settings.prompt_level
+
+        def encoded(new: list[tuple[str, str]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            levels = self._embed_clean_texts([text for _, text in new])
+            return zip(np.asarray(levels.report), self._queries(levels), strict=True)
+
+        reports, queries = zip(*self._prompts.all_of([(level, text) for text in texts], encoded), strict=True)
+        return PromptVectors(np.stack(reports), np.stack(queries))
+
+    def _embed_clean_texts(self, texts: Sequence[str]) -> TextLevels:
+        tokens = tokenize(self.tokenizer, list(texts), self.config.prompts.max_tokens)
+        levels = programs.levels_of_texts(self._network, self.variables, tokens, self.batch_size)
+        self._verify()
+        return levels
+
+    def _queries(self, texts: TextLevels) -> Float[np.ndarray, "B D"]:
+        return np.asarray(self.heatmap_settings.query(texts))
+
+    def _pairs(
+        self,
+        squares: UInt8[np.ndarray, "B S S"],
+        image_of: Int[np.ndarray, " P"],
+        queries: Float[np.ndarray, "T D"],
+        text_of: Int[np.ndarray, " P"],
+        maps: bool = True,
+        peaks: bool = False,
+        keep: bool = False,
+    ) -> Pairs:
+        """See `compute_pairs`. With `keep` the images are likely to be asked about again."""
+        how, side = self.heatmap_settings if maps else None, self.config.architecture.image.input_size
+        parts = self._network, self.variables, squares, image_of, queries, text_of
+        found = compute_pairs(*parts, how, side, self.batch_size, peaks, self._images if keep else None)
+        self._verify()
+        found.check()
+        return found
+
+
+def initial_variables(architecture: ModelSettings, seed: int) -> model_folder.Variables:
+    """Random variables of an architecture, the same for the same seed."""
+    # jit removes the forward pass, which Flax traces for shapes only; the random values remain.
+    return jax.jit(models.initial_variables, static_argnums=0)(build(architecture), jax.random.key(seed))
