@@ -44,7 +44,7 @@ class Model(Towers):
 
     def __repr__(self) -> str:
         image, text = self.config.architecture.image, self.config.architecture.text.structure
-        numbers = sum(leaf.size for leaf in jax.tree.leaves(self.variables))
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(self.variables["params"]))
         bert = f"{text.num_hidden_layers} layers of {text.hidden_size}, {self.config.prompts.max_tokens} tokens"
         fitted = self.calibration
         rows = {
@@ -54,7 +54,7 @@ class Model(Towers):
             "licence": _short(str(self.config.card.get("licence", "not stated"))),
             "presence": f"calibrated on {fitted.dataset or 'given labels'}" if fitted else "not calibrated",
         }
-        head = f"Model {self.config.name!r}, {numbers:,} numbers"
+        head = f"Model {self.config.name!r}, {parameters:,} parameters"
         return "\n".join([head, *(f"  {name:12} {value}" for name, value in rows.items())])
 
     # Localisation

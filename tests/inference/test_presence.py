@@ -81,7 +81,7 @@ def test_a_name_within_a_longer_one_names_no_class_of_its_own():
 
 
 def test_evidence_is_the_peak_of_the_cosines_the_global_cosine_and_the_words(model, pictures):
-    squares = model._squares(pictures[:2])[0]
+    squares = np.stack([model.square_of(picture)[0] for picture in pictures[:2]])
     rows, prompts = np.array([1, 0, 1]), ["small left pleural effusion", "edema", "Edema."]
     found = model.evidence(squares, rows, prompts)
     levels = model.embed_squares(squares)
@@ -97,14 +97,13 @@ def test_evidence_is_the_peak_of_the_cosines_the_global_cosine_and_the_words(mod
 def test_localisation_and_classification_give_the_presence_of_the_same_evidence(calibrated, pictures):
     model = afloc_jax.load(calibrated, batch_size=4)
     found = model.localize(pictures, PROMPTS)
-    squares = model._squares(pictures)[0]
+    squares = np.stack([model.square_of(picture)[0] for picture in pictures])
     rows = np.repeat(np.arange(len(squares)), len(PROMPTS))
     evidence = model.evidence(squares, rows, PROMPTS * len(squares)).reshape(len(squares), len(PROMPTS), 3)
     for of_image, values in zip(found, evidence, strict=True):
         z = logit(values)
         assert [one.present for one in of_image] == pytest.approx([sigmoid(z[0]), sigmoid(z[1] / 2 - 1), None])
         assert [one.is_absent for one in of_image] == [sigmoid(z[0]) < 0.5, sigmoid(z[1] / 2 - 1) < 0.5, False]
-    squares = np.stack([model.square_of(picture)[0] for picture in pictures])
     probabilities, judged = model.classify_squares(squares, ["Edema", "No_finding"])
     np.testing.assert_allclose(probabilities, model.classify(pictures, ["Edema", "No_finding"]))
     by_name = model.localize(pictures, ["edema"])

@@ -138,7 +138,7 @@ def test_a_prompt_set_may_be_named(model, film):
 
 def test_a_model_says_what_it_is(model, calibrated):
     lines = repr(model).splitlines()
-    assert re.fullmatch(r"Model 'tiny', \d{2},\d{3} numbers", lines[0])
+    assert re.fullmatch(r"Model 'tiny', \d{2},\d{3} parameters", lines[0])
     assert [" ".join(line.split()) for line in lines[1:]] == [
         "image tower resnet_small, 64 pixels (images are framed to 224)",
         "text tower BERT, 2 layers of 32, 24 tokens",
@@ -152,8 +152,8 @@ def test_a_model_says_what_it_is(model, calibrated):
         model.variables,
         model.tokenizer,
     )
-    assert "trained on    mimic_cxr, pairs\n" in repr(model)
-    assert re.search(r"licence       (CC ){19}\.\.\.\n", repr(model))
+    assert "trained on   mimic_cxr, pairs\n" in repr(model)
+    assert re.search(r"licence      (CC ){19}\.\.\.\n", repr(model))
 
 
 def test_a_localization_is_one_line(model, calibrated, film):

@@ -103,7 +103,7 @@ def test_a_gloria_checkpoint_localises_with_what_it_has(tmp_path):
     reference = TorchImageEncoder(torch_backbone("resnet18"), 32).eval()
     reference.load_state_dict({n.removeprefix("img_encoder."): v for n, v in whole_state().items() if "img_" in n})
     deep = np.asarray(model.embed_images([image]).deep[0])
-    square = torch.from_numpy((np.asarray(model._squares([image])[0][0], np.float32) / 255 - 0.5) / 0.5)
+    square = torch.from_numpy((np.asarray(model.square_of(image)[0], np.float32) / 255 - 0.5) / 0.5)
     with torch.no_grad():
         big = torch.nn.functional.interpolate(square[None, None], (299, 299), mode="bilinear", align_corners=True)
         theirs = reference(big.expand(-1, 3, -1, -1))[1][0].permute(1, 2, 0).numpy()
