@@ -175,7 +175,16 @@ def short(value: float) -> str:
 
 def hex_colours(count: int) -> list[str]:
     """Colours of the bar at `count` equal steps, from its lowest to its highest value."""
-    return ["#{:02x}{:02x}{:02x}".format(*colour) for colour in colours()[np.linspace(0, 255, count).astype(int)]]
+    return [hexadecimal(colour) for colour in colours()[np.linspace(0, 255, count).astype(int)].tolist()]
+
+
+def hexadecimal(colour: Sequence[int]) -> str:
+    """A colour as style sheets write it.
+
+    >>> hexadecimal((86, 180, 233))
+    '#56b4e9'
+    """
+    return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
 @functools.cache

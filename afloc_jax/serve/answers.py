@@ -13,10 +13,9 @@ from jaxtyping import Shaped, UInt8
 
 from afloc_jax.errors import UserError
 from afloc_jax.inference.class_prompts import SETS, PromptSet, read_prompt_set
-from afloc_jax.inference.figures import BOX, OPACITY, colours, figure, short
+from afloc_jax.inference.figures import BOX, OPACITY, figure, hex_colours, hexadecimal, short
 from afloc_jax.inference.localization import Localization
 from afloc_jax.inference.model import Model
-from afloc_jax.inference.outputs import caption_of
 from afloc_jax.inference.overlays import png_uri
 from afloc_jax.serve.limits import Limits
 from afloc_jax.serve.questions import SIDE, About, AboutModel, Answer, Look, Question, error
@@ -51,9 +50,9 @@ def about(models: Sequence[Model], names: Sequence[str], versions: Sequence[str]
     drawn = generate(*_SAMPLE)
     return About(
         tuple(described),
-        tuple(_hexadecimal(colour) for colour in colours().tolist()),
+        tuple(hex_colours(256)),
         OPACITY,
-        _hexadecimal(BOX),
+        hexadecimal(BOX),
         {name: _plain(read_prompt_set(name)) for name in SETS},
         png_uri(drawn.image),
         (drawn.findings[0].prompt, _OTHER_SAMPLE_PHRASE),
@@ -134,18 +133,11 @@ def _described(found: Localization) -> dict[str, Json]:
     small = _shown(found.heatmap)
     heat = (small - low) / (high - low) if high > low else np.zeros_like(small)
     return {
-        "prompt": found.prompt,
-        "similarity": found.similarity,
-        "present": found.present,
-        "absent": found.is_absent,
-        "boxes": found.boxes.tolist(),
-        "scores": [float(f"{score:.6g}") for score in found.scores],
+        **found.as_dict(),
         "cut": found.cut,
         "lowest": low,
         "highest": high,
         "heatmap": png_uri(np.rint(255 * heat.clip(0, 1)).astype(np.uint8)),
-        "unknown_words": [*found.unknown_words],
-        "truncated": found.truncated,
     }
 
 
@@ -153,8 +145,7 @@ def _overlay(model: Model, pixels: UInt8[np.ndarray, "H W"], question: Question)
     """The image at its original size with the map of a phrase and a caption, as `afloc localize` writes it."""
     (text,), look = question.texts, question.look
     (found,) = model.localize([pixels], [text], question.threshold)[0]
-    warning = warning_on_drawings(model.config.trained_on, *pixels.shape)
-    caption = caption_of(found, model.examine([text])[0], warning)
+    caption, place = found.caption, found.placed
     facts = [*caption.facts]
     if look.lowest is not None and look.highest is not None:
         caption = dataclasses.replace(caption, lowest=look.lowest, highest=look.highest, cut=found.cut)
@@ -163,7 +154,8 @@ def _overlay(model: Model, pixels: UInt8[np.ndarray, "H W"], question: Question)
         pixels = _windowed(pixels, look)
         facts.append(f"grey values {look.black:.0f} to {look.white:.0f} of 255")
     caption = dataclasses.replace(caption, facts=[*facts, *([f"model {look.name}"] if look.name else [])])
-    drawn = figure(pixels, found, caption, strength=look.strength, boxes=look.boxes)
+    place = place if look.boxes else place._replace(boxes=place.boxes[:0])
+    drawn = figure(pixels, place, caption, strength=look.strength)
     return encode_png(drawn[:, :, ::-1])
 
 
@@ -207,10 +199,6 @@ def _shown(picture: Shaped[np.ndarray, "H W"], side: int = SIDE) -> Shaped[np.nd
         return picture
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA))
-
-
-def _hexadecimal(colour: Sequence[int]) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
 def _plain(prompts: PromptSet) -> Json:
