@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TIERS = (
     ("launch",),
     ("cli",),
+    ("places",),
     ("training",),
     ("evaluation", "serve", "export"),
     ("inference",),

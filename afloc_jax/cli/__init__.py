@@ -37,6 +37,7 @@ COMMANDS = {
     "verify": "whether a model or a working directory is as it was saved, by SHA-256",
     "doctor": "versions, devices and extras of this installation, and what keeps JAX from a card that is there",
     "completion": "a script with which a shell completes commands, flags, recipes and files",
+    "render": "the commands with which a run or a sweep is started: on a laptop, GPUs, Slurm, Cloud TPU, GKE",
     "compile": "whether a training run fits the memory of a pod, without an accelerator",
 }
 

@@ -1,4 +1,4 @@
-# The image for NVIDIA GPUs. Build it in the repository, push it, and name it in the files beside this folder:
+# The image for NVIDIA GPUs. Build it in the repository, push it, and give its name to `afloc render`:
 #
 #     docker build --file deploy/docker/gpu.Dockerfile --tag REGISTRY/afloc_jax:gpu .
 #

@@ -1,4 +1,4 @@
-# The image for Cloud TPUs. Build it in the repository, push it, and name it in the files beside this folder:
+# The image for Cloud TPUs. Build it in the repository, push it, and give its name to `afloc render`:
 #
 #     docker build --file deploy/docker/tpu.Dockerfile --tag REGISTRY/afloc_jax:tpu .
 #
