@@ -1,13 +1,14 @@
 """The page under load: its memory, and whether it answers and ends meanwhile.
 
-    python -m benchmarks.page_load --model runs/demo/model [--uploads 50] [--slow 100] [--seconds 900]
+    python -m benchmarks.page_load --model runs/demo/model [--other MODEL2] [--uploads 50] [--slow 100] [--seconds 900]
 
-`afloc serve` runs in processes of its own. All uploads begin at once, each with as many phrases as are allowed: films
-(PNG of 16 bits, 3056 x 2544), mammograms (DICOM, 30 million pixels, with a window), and every fifth the most hostile
-files that are known: colour at the limit of pixels, and a small file of 13,000 x 13,000 pixels. The slow clients send a
-byte of a request a second, half of them of its head, half of a file of 100 MB; one that is let go comes again. A
-request for the page is sent four times a second on a new connection. In the end Ctrl-C is sent while the first of five
-more uploads is answered.
+`afloc serve` runs in processes of its own. All uploads begin at once, most with as many phrases as are allowed, every
+fourth for a saved picture with the whole map coloured, every sixth for the picture at its original size; with `--other`
+they ask two models in turn. The files are films (PNG of 16 bits, 3056 x 2544), mammograms (DICOM, 30 million pixels,
+with a window), and every fifth the most hostile files that are known: colour at the limit of pixels, and a small file
+of 13,000 x 13,000 pixels. The slow clients send a byte of a request a second, half of them of its head, half of a file
+of 100 MB; one that is let go comes again. A request for the page is sent four times a second on a new connection. In
+the end Ctrl-C is sent while the first of five more uploads is answered.
 
 Prints the answers by status, the peak of the memory of both processes together (resident, sampled every 50 ms), the
 times of the page, and the time from Ctrl-C to the end. The exit status is 1 if an upload had no answer, or a goal is
@@ -73,16 +74,19 @@ class Load:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--other", type=Path, help="a second model")
     parser.add_argument("--uploads", type=int, default=50)
     parser.add_argument("--slow", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=900, help="longest time for all uploads (default: 900)")
     given = parser.parse_args()
-    sys.exit(not report(given.model, given.uploads, given.slow, given.seconds))
+    sys.exit(
+        not report([given.model, *([given.other] if given.other else [])], given.uploads, given.slow, given.seconds)
+    )
 
 
-def report(model: Path, uploads: int = 50, slow: int = 100, seconds: float = 900) -> bool:
+def report(models: list[Path], uploads: int = 50, slow: int = 100, seconds: float = 900) -> bool:
     """Prints what was measured; returns whether it is within the goals."""
-    found = measure(model, uploads, slow, seconds)
+    found = measure(models, uploads, slow, seconds)
     counts = ", ".join(f"{count} x {status}" for status, count in sorted(found.statuses.items()))
     print(f"{uploads} uploads at once, {slow} slow clients: {counts}; {found.uploads_took:.0f} s")
     print(f"memory: {found.idle / 1e9:.2f} GB idle, {found.peak / 1e9:.2f} GB at most")
@@ -92,23 +96,27 @@ def report(model: Path, uploads: int = 50, slow: int = 100, seconds: float = 900
     return all_answered and found.peak < MEMORY and max(*found.page, found.ended_after) < SECONDS
 
 
-def measure(model: Path, uploads: int, slow: int, seconds: float) -> Load:
+def measure(models: list[Path], uploads: int, slow: int, seconds: float) -> Load:
     """Starts `afloc serve` and loads it. Ends it at the latest when all uploads have had so many seconds."""
     files = [_film(), _mammogram(), _film(), _film(), _colour(), _film(), _mammogram(), _film(), _film(), _bomb()]
-    command = [sys.executable, "-m", "afloc_jax", "serve", str(model), "--port", "0"]
+    command = [sys.executable, "-m", "afloc_jax", "serve", *map(str, models), "--port", "0"]
     over = threading.Event()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
-            return _load(
-                server, [files[number % len(files)] for number in range(max(uploads, 2))], uploads, slow, seconds, over
-            )
+            several = [(files[k % len(files)], _address(k, len(models))) for k in range(max(uploads, 2))]
+            return _load(server, several, uploads, slow, seconds, over)
         finally:
             over.set()
             server.kill()
 
 
 def _load(
-    server: "subprocess.Popen[str]", files: list[bytes], uploads: int, slow: int, seconds: float, over: threading.Event
+    server: "subprocess.Popen[str]",
+    files: list[tuple[bytes, str]],
+    uploads: int,
+    slow: int,
+    seconds: float,
+    over: threading.Event,
 ) -> Load:
     found = re.search(r"http://127\.0\.0\.1:(\d+)/", server.stdout.readline() if server.stdout else "")
     if found is None:
@@ -125,14 +133,14 @@ def _load(
     for number in range(slow):
         _begin(_dawdle, port, number % 2 == 0, over)
     began = time.monotonic()
-    threads = [_begin(_upload, port, data, statuses, seconds) for data in files[:uploads]]
+    threads = [_begin(_upload, port, *one, statuses, seconds) for one in files[:uploads]]
     for thread in threads:
         thread.join(max(0.0, began + seconds - time.monotonic()))
     took, answered = time.monotonic() - began, dict(collections.Counter(statuses))
     ours.send("enough")
     page: list[float] = ours.recv()
     for _ in range(5):
-        _begin(_upload, port, files[1], [], seconds)
+        _begin(_upload, port, *files[1], [], seconds)
     time.sleep(2)
     server.send_signal(signal.SIGINT)
     began = time.monotonic()
@@ -188,10 +196,21 @@ def _dawdle(port: int, in_head: bool, over: threading.Event) -> None:
             over.wait(0.5)
 
 
-def _upload(port: int, data: bytes, statuses: list[str], seconds: float) -> None:
-    query = urllib.parse.urlencode([("prompt", phrase) for phrase in PHRASES])
+def _address(number: int, models: int) -> str:
+    """What an upload asks."""
+    if number % 4 == 2:
+        asked = {"prompt": PHRASES[0], "threshold": -0.99, "lowest": 0, "highest": 1, "black": 20, "strength": 0.9}
+        route, query = "overlay", [*asked.items()]
+    elif number % 6 == 1:
+        route, query = "picture", [("side", 1 << 20)]
+    else:
+        route, query = "localize", [("prompt", phrase) for phrase in PHRASES]
+    return f"{route}?{urllib.parse.urlencode([*query, ('model', number % models + 1)])}"
+
+
+def _upload(port: int, data: bytes, address: str, statuses: list[str], seconds: float) -> None:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/localize?{query}", data, timeout=seconds) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/{address}", data, timeout=seconds) as answer:
             answer.read()
             statuses.append(str(answer.status))
     except urllib.error.HTTPError as refused:

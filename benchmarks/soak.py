@@ -58,7 +58,7 @@ def _page(given: argparse.Namespace, data: Path, scratch: Path) -> bool:
         model = scratch / "short/model"
         command = Command(USUAL, model.parent, data, INTERVAL)
         assert command.end() == 0, command.lines[-1:]
-    return page_load.report(model)
+    return page_load.report([model])
 
 
 def _launches(given: argparse.Namespace, data: Path, scratch: Path) -> bool:

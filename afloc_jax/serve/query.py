@@ -52,9 +52,7 @@ def _texts(request: Request, route: str, limits: Limits) -> tuple[str, ...]:
     if key and not texts:
         raise HTTPException(400, f"no {key} given; add ?{key}=TEXT to the address")
     if len(texts) > most:
-        raise HTTPException(
-            400, f"{len(texts)} times {key}; at most {most} {'is' if most == 1 else 'are'} answered at once"
-        )
+        raise HTTPException(400, f"{len(texts)} times {key}; at most {most} at once")
     if max(map(len, texts), default=0) > limits.characters:
         raise HTTPException(400, f"a {key} of more than {limits.characters:,} characters; shorten it")
     return tuple(texts)

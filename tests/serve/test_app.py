@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import functools
 import io
 import json
 import re
@@ -11,12 +12,15 @@ from types import SimpleNamespace
 
 import cv2
 import numpy as np
+import pydicom
 import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
 from afloc_jax.inference.class_prompts import read_prompt_set
-from afloc_jax.inference.figures import OPACITY
+from afloc_jax.inference.figures import OPACITY, figure
+from afloc_jax.inference.model import Model, initial_variables
+from afloc_jax.inference.outputs import caption_of
 from afloc_jax.serve.answers import about, answer
 from afloc_jax.serve.app import make_app
 from afloc_jax.serve.limits import LIMITS
@@ -42,6 +46,7 @@ def asking(models, limits=LIMITS, debug=False):
     return ask
 
 
+@functools.cache
 def told(*models):
     """What the page says about them."""
     return about(models, [f"model {number}" for number, _ in enumerate(models, 1)], [""] * len(models))
@@ -327,3 +332,82 @@ def test_every_error_is_json(method, address, headers, status, page):
     answer = page.request(method, address, headers=headers)
     assert answer.status_code == status
     assert set(answer.json()) == {"error"} and answer.headers["content-type"] == "application/json"
+
+
+def test_a_saved_picture_is_the_overlay_of_localize_at_the_original_size(page, model, tmp_path):  # noqa: F811
+    path = write_image("jpeg", tmp_path / "a")
+    answer = page.post("/overlay", params={"prompt": "nodule", "threshold": 0.2}, content=path.read_bytes())
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
+    drawn = cv2.imdecode(np.frombuffer(answer.content, np.uint8), cv2.IMREAD_COLOR)[:, :, ::-1]
+    (found,), picture = model.localize([path], ["nodule"], 0.2)[0], read_image(path)
+    caption = caption_of(found, model.examine(["nodule"])[0], "")
+    expected = figure(picture, found, dataclasses.replace(caption, facts=[*caption.facts, "model tiny"]))
+    np.testing.assert_array_equal(drawn, expected)
+
+
+def test_a_saved_picture_has_the_look_of_the_page(page, model, tmp_path):  # noqa: F811
+    path = write_image("jpeg", tmp_path / "a")
+    plain = {"prompt": "nodule", "boxes": 0, "strength": 0}
+
+    def film(**asked):
+        content = page.post("/overlay", params={**plain, **asked}, content=path.read_bytes()).content
+        drawn = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+        left = (drawn.shape[1] - 77) // 2
+        return drawn[:131, left : left + 77].astype(int)
+
+    grey = read_image(path).astype(int)[:, :, None]
+    np.testing.assert_array_equal(film(), np.repeat(grey, 3, axis=2))
+    window = np.clip((grey - 100) / 50, 0, 1) * 255
+    np.testing.assert_allclose(film(black=100, white=150), np.repeat(window, 3, axis=2), atol=0.51)
+    (found,) = model.localize([path], ["nodule"])[0]
+    colour = {scale: film(strength=1, lowest=found.cut, highest=scale) for scale in (found.highest, 9 * found.highest)}
+    inside = found.heatmap > found.cut
+    outside = cv2.dilate(inside.astype(np.uint8), np.ones((5, 5))) == 0
+    for drawn in colour.values():
+        np.testing.assert_array_equal(drawn[outside], np.repeat(grey, 3, axis=2)[outside])
+    assert (np.diff([drawn[inside].mean() for drawn in colour.values()]) < 0).all(), "darker on a longer scale"
+
+
+def test_two_models_are_asked_by_number_and_have_names_that_differ(model, tmp_path):  # noqa: F811
+    other = Model(model.config, initial_variables(model.config.architecture, 4), model.tokenizer, batch_size=4)
+    assert [one.name for one in told(model, other).models] == ["tiny (model 1)", "tiny (model 2)"]
+    both, data = client(model, other), write_image("jpeg", tmp_path / "a").read_bytes()
+    found = {}
+    for number, one in ((1, model), (2, other)):
+        answer = both.post(f"/localize?prompt=nodule&model={number}", content=data).json()
+        found[number] = answer["prompts"][0]["similarity"]
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+        assert found[number] == pytest.approx(one.localize([pixels], ["nodule"])[0][0].similarity, abs=1e-6)
+    assert found[1] != found[2]
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("/localize?prompt=edema&model=2", "model must be a number between 1 and 1"),
+        ("/localize?prompt=edema&model=0.5", "between 1 and 1"),
+        ("/picture?side=nan", "of at least 16"),
+        ("/overlay?prompt=edema&prompt=nodule", "2 times prompt; at most 1"),
+        ("/overlay?prompt=edema&lowest=1&highest=1", "lowest must be below highest"),
+        ("/overlay?prompt=edema&strength=2", "strength must be a number between 0 and 1"),
+    ],
+)
+def test_parameters_out_of_bounds_are_named(address, words, page, tmp_path):
+    answer = page.post(address, content=write_image("jpeg", tmp_path / "a").read_bytes())
+    assert answer.status_code == 400 and words in answer.json()["error"]
+
+
+def test_the_picture_has_the_size_that_is_asked(page, tmp_path):
+    data = write_image("16-bit png, twice as large as what is shown", tmp_path / "a").read_bytes()
+    for side, height in ((192, 144), (1024, 768), (100_000, 1536)):
+        assert from_uri(page.post(f"/picture?side={side}", content=data).json()["picture"]).shape[0] == height
+
+
+def test_pixel_spacing_is_told_of_dicom_files(page, tmp_path):
+    dicom_file(tmp_path / "a", smooth_picture(90, 121, 4096).astype(np.uint16), "MONOCHROME2", 12)
+    dataset = pydicom.dcmread(tmp_path / "a")
+    dataset.PixelSpacing = [0.2, 0.1]  # rows, columns
+    dataset.save_as(tmp_path / "a")
+    data = (tmp_path / "a").read_bytes()
+    assert page.post("/localize?prompt=nodule", content=data).json()["mm_per_pixel"] == [0.1, 0.2]
+    assert page.post("/localize?prompt=nodule", content=saved("PNG")).json()["mm_per_pixel"] is None

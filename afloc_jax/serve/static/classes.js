@@ -34,5 +34,6 @@ function classify() {
     $("classes-note").textContent = [...(calibrated ? [] : ["Presence is not calibrated."]),
       ...found.filter(strange).map(one => `${one.class}: ${strange(one)}`)].join(" ");
     $("probabilities").hidden = false;
+    $("probabilities").scrollIntoView({ block: "nearest" });
   });
 }

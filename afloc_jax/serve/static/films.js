@@ -34,7 +34,7 @@ const seen = new IntersectionObserver(entries => entries.forEach(({ isIntersecti
       const content = await ask("picture", [["side", 192]], film, signal);
       thumbnail(film, await pixels(content.picture));
     } catch (error) {
-      if ([400, 413].includes(error.status)) fail(film, error);
+      if (unreadable(error)) fail(film, error);
     }
   });
 }));
@@ -128,7 +128,7 @@ async function read(film, signal) {  // the picture, where it is not there yet: 
   try {
     await take(film, await ask("picture", [["model", state.model + 1]], film, signal), signal);
   } catch (error) {
-    if ([400, 413].includes(error.status)) fail(film, error);
+    if (unreadable(error)) fail(film, error);
     throw Object.assign(error, { film });
   }
 }

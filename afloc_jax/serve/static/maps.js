@@ -57,7 +57,7 @@ async function inEach(films, signal, exact) {
     try {
       await answer(film, signal, exact);
     } catch (error) {
-      if (![400, 413].includes(error.status) || missing(film).length < models().length) throw error;
+      if (!unreadable(error)) throw error;
       fail(film, error);  // the others go on
     }
   }

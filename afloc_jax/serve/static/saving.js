@@ -48,7 +48,7 @@ async function exactly(what, write) {
   await during(what, async signal => {
     await inEach(films, signal, true);
     draw();
-    return write(films);
+    return write(films.filter(film => !film.error));
   });
 }
 function imagesOf(films, model) {  // as localize.json has them

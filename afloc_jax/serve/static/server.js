@@ -18,6 +18,8 @@ async function ask(route, texts, film, signal, as = "json") {
   const content = await answer.json().catch(() => ({ error: `status ${answer.status}` }));
   throw Object.assign(new Error(content.error), { status: answer.status });
 }
+// Whether an error is about the file itself, not about a phrase.
+const unreadable = error => error.status === 413 || (error.status === 400 && /^image(\.dcm)?:/i.test(error.message));
 const named = (error, film) => sentence(error.message).replace(/^Image(\.dcm)?:/, () => `${film.name}:`);
 
 let running = null;
