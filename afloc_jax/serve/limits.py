@@ -13,7 +13,8 @@ class Limits:
     """By these numbers the memory and the time of the server are bounded, whoever connects and whatever is sent.
 
     The two processes hold at most `uploads` + `body` bytes of files that are arriving or waiting, one more file in the
-    process that answers, `answers` bytes and one more answer on their way back, and what one image takes.
+    process that answers, `answers` bytes and one more answer on their way back, and what one image takes. A second
+    model adds its weights and programs, and no second image.
     """
 
     body: int = 128 << 20  # bytes of an image file; a mammogram of 30 million 16-bit pixels has 60 million bytes

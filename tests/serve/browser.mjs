@@ -1,5 +1,5 @@
 // Uses the page as a visitor does, in Chromium, and prints what was seen as JSON.
-//     node browser.mjs '{"library": ..., "chromium": ..., "profile": ..., "address": ..., "image": ..., "other": ..., ...}'
+//     node browser.mjs '{"library": ..., "chromium": ..., "profile": ..., "address": ..., "image": ..., ...}'
 import fs from "node:fs";
 import { createRequire } from "node:module";
 
@@ -24,7 +24,8 @@ const unchanged = (page, before) => page.waitForFunction(
 const ready = page => page.locator("#size:not(:empty)").waitFor();
 const done = (page, what) => page.waitForFunction(
   wanted => document.getElementById("status").textContent.includes(wanted), what);
-const shot = (page, name) => given.pictures && page.screenshot({ path: `${given.pictures}/${name}.png`, fullPage: true });
+const shot = (page, name) => given.pictures
+  && page.screenshot({ path: `${given.pictures}/${name}.png`, fullPage: true });
 async function open(address = given.address) {
   const page = await context.newPage();
   page.on("request", request => seen.requests.push(request.url()));
@@ -86,6 +87,7 @@ async function withMouse() {
   await page.locator("#threshold").fill("0.9");
   await changed(page, found);
   seen.moved = found !== bare;
+  seen.said = await text(page, "#said");
   const before = await canvas(page);
   await page.locator(".film-view").first().hover();
   await page.mouse.wheel(0, -400);
@@ -125,6 +127,7 @@ async function withMouse() {
   await look(page, "full");
   await page.getByText("Pick a phrase").click();
   await page.getByLabel("Severity").selectOption("mild");
+  await page.getByLabel("Location").selectOption("in the right upper lobe");
   seen.picked = await text(page, "#picked");
   await page.getByRole("button", { name: "Look for it" }).click();
   await done(page, "3 phrases done");
@@ -157,7 +160,8 @@ async function withKeysAlone() {
       || document.activeElement.textContent));
     return page.evaluate(() => { // whether the focus can be seen
       const focus = document.activeElement;
-      const style = getComputedStyle(focus.id === "file" || focus.closest(".choice") ? focus.nextElementSibling : focus);
+      const besides = focus.id === "file" || focus.closest(".choice");
+      const style = getComputedStyle(besides ? focus.nextElementSibling : focus);
       return style.outlineStyle !== "none";
     });
   };
@@ -205,10 +209,11 @@ async function onAPhone() {
   await done(page, "1 phrase done");
   seen.phone = await page.evaluate(() => {
     const view = document.querySelector(".film-view").getBoundingClientRect();
-    const visible = [...document.querySelectorAll("button, input:not(.unseen), .button")].filter(one => one.offsetParent);
+    const hands = document.querySelectorAll("button, input:not(.unseen), .button");
+    const visible = [...hands].filter(one => one.offsetParent), tall = one => one.getBoundingClientRect().height;
     return { width: document.documentElement.scrollWidth, inSight: view.top >= 0 && view.bottom <= innerHeight,
       outside: visible.filter(one => one.getBoundingClientRect().right > innerWidth + 1).map(one => one.id),
-      small: visible.filter(one => (one.closest("label") ?? one).getBoundingClientRect().height < 16).map(one => one.id) };
+      small: visible.filter(one => tall(one.closest("label") ?? one) < 16).map(one => one.id) };
   });
   await shot(page, "phone");
 }

@@ -10,7 +10,8 @@ function showKnown() {
 
 function classify() {
   const others = $("classes").value.split(",").map(name => name.trim()).filter(Boolean);
-  const names = [...new Set([...knownClasses(), ...others])], { film } = state, { name: model } = settings.models[state.model];
+  const names = [...new Set([...knownClasses(), ...others])], { film } = state;
+  const { name: model } = settings.models[state.model];
   if (!film) return complain("Choose a film first.", $("file"));
   if (!names.length) return complain("Pick or type classes, e.g. pleural effusion, pneumothorax.", $("classes"));
   return during("Estimating …", async signal => {

@@ -2,7 +2,8 @@
 
 function openFiles(files) {
   const added = [...files].slice(0, MOST_FILMS - state.films.length).map(file => {
-    const film = { file, name: file.name || "image", picture: null, full: null, answers: settings.models.map(() => new Map()) };
+    const film = { file, name: file.name || "image", picture: null, full: null,
+      answers: settings.models.map(() => new Map()) };
     film.tile = tileOf(film);
     state.films.push(film);
     $("strip").append(film.tile);
@@ -18,7 +19,8 @@ function tileOf(film) {
   const picture = make("canvas", { width: 1, height: 1 });
   const open = make("button", { type: "button", className: "film", onclick: () => select(film) }, picture,
     make("span", { className: "name", textContent: film.name }), make("span", { className: "told" }));
-  const close = make("button", { type: "button", className: "close", textContent: "×", onclick: () => closeFilm(film) });
+  const close = make("button", { type: "button", className: "close", textContent: "×",
+    onclick: () => closeFilm(film) });
   close.setAttribute("aria-label", `Close ${film.name}`);
   return Object.assign(make("li", {}, open, close), { film });
 }
@@ -77,7 +79,7 @@ function select(film) {
     one === film ? button.setAttribute("aria-current", "true") : button.removeAttribute("aria-current");
   }
   film.tile.scrollIntoView({ block: "nearest", inline: "nearest" });
-  $("status").textContent = "";
+  $("status").textContent = $("said").textContent = "";
   $("error").textContent = film.error ?? "";
   forgetOthers(film);
   $("probabilities").hidden = true;
@@ -123,8 +125,8 @@ function closeFilm(film) {
   draw();
 }
 
-async function read(film, signal) {  // the picture, where it is not there yet: an earlier question may have been cut short
-  if (film.picture) return;
+async function read(film, signal) {
+  if (film.picture) return;  // it is not there yet where an earlier question was cut short
   try {
     await take(film, await ask("picture", [["model", state.model + 1]], film, signal), signal);
   } catch (error) {
@@ -145,8 +147,7 @@ async function take(film, content, signal) {
 
 // The film at its original size, where it is enlarged beyond the picture of 1,024 pixels.
 function wantFull(film) {
-  if (film.full || film.fullWanted || Math.max(film.width, film.height) <= Math.max(film.picture.width, film.picture.height))
-    return;
+  if (film.full || film.fullWanted || film.width * film.height <= film.picture.width * film.picture.height) return;
   film.fullWanted = true;
   background.add(async signal => {
     film.fullWanted = false;

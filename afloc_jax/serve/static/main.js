@@ -17,13 +17,14 @@ function begin() {
   showKnown();
   $("sample").hidden = !settings.sample;
   $("threshold").value = settings.threshold;
-  $("scale").style.background = `linear-gradient(to right, ${settings.colours.filter((_, i) => i % 15 === 0).join(",")})`;
+  const some = settings.colours.filter((_, i) => i % 15 === 0).join(",");
+  $("scale").style.background = `linear-gradient(to right, ${some})`;
   $("panes").append(...panes.map(pane => pane.element));
   // The address says nothing about where an image goes: a tunnel to another machine has an address of this one.
   $("goes").textContent = `They go to afloc serve on ${settings.machine}, which stores nothing.`;
-  $("where").textContent = `Images and phrases go to the machine ${settings.machine}, on which afloc serve runs. They ` +
-    "are in its memory until they are answered; it writes them to no disk and no log. A tunnel or proxy in between " +
-    "sees them too" + (location.protocol.startsWith("https") ? "." : ", for this connection is not encrypted.");
+  $("where").textContent = `Images and phrases go to the machine ${settings.machine}, on which afloc serve runs. ` +
+    "They are in its memory until they are answered; it writes them to no disk and no log. A tunnel or proxy in " +
+    "between sees them too" + (location.protocol.startsWith("https") ? "." : ", for this connection is not encrypted.");
   addRow();
   draw();
 }
@@ -68,11 +69,11 @@ on("in", "click", () => zoom(1.4));
 on("out", "click", () => zoom(1 / 1.4));
 on("fit", "click", fit);
 on("reset", "click", resetView);
+for (const one of document.querySelectorAll("input[name=drag]")) one.addEventListener("change", soon);
 window.addEventListener("resize", soon);
 new ResizeObserver(soon).observe($("panes"));
 
 // Dragging: one pointer moves the film or changes its grey values, two enlarge it.
-const dragging = () => document.querySelector("input[name=drag]:checked").value;
 const pointers = new Map();
 for (const { canvas } of panes) {
   canvas.addEventListener("pointerdown", event => {

@@ -73,7 +73,8 @@ function drawRows() {
     const answers = textOf(row) ? models().map(model => [model, answerOf(state.film, row, model)?.found]) : [];
     const lines = answers.filter(([, found]) => found).map(([model, found]) => {
       const line = verdict(found);
-      if (models().length > 1) line.prepend(make("span", { className: "of", textContent: settings.models[model].name }));
+      const by = make("span", { className: "of", textContent: settings.models[model].name });
+      if (models().length > 1) line.prepend(by);
       return line;
     });
     const found = answers.find(([, one]) => one)?.[1];
@@ -95,7 +96,8 @@ function classesOf(set) {
 function listsOf(given) {
   if (Array.isArray(given) || typeof given === "string") return [["Phrase", [given].flat()]];
   if (given?.positive) return [["Phrase", [given.positive].flat()]];
-  return WORDS.filter(key => given?.[key]).map(key => [sentence(key), [given[key]].flat()]);
+  return WORDS.filter(key => given?.[key]).map(key => [sentence(key),
+    [...new Set([...(key === "subtype" ? [] : [""]), ...[given[key]].flat()])]]);
 }
 const options = (select, values) => select.replaceChildren(...values.map(value =>
   make("option", { value, textContent: value || "(none)" })));

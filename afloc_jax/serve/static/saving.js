@@ -14,10 +14,10 @@ function savePicture() {
   const same = wanted.length < 2 ? [] : [["lowest", scale.lowest], ["highest", scale.highest]];
   return during("Drawing the picture at its original size …", async signal => {
     const blobs = [];
+    const look = [["threshold", threshold()], ["black", black], ["white", white], ["strength", $("opacity").value],
+      ["boxes", $("draw").checked ? 1 : 0], ...same];
     for (const { row, model } of wanted)
-      blobs.push(await ask("overlay", [["prompt", textOf(row)], ["model", model + 1], ["threshold", threshold()], ...same,
-        ["black", black], ["white", white], ["strength", $("opacity").value], ["boxes", $("draw").checked ? 1 : 0]],
-      film, signal, "blob"));
+      blobs.push(await ask("overlay", [["prompt", textOf(row)], ["model", model + 1], ...look], film, signal, "blob"));
     const name = `${stem(film)}.${wanted.length > 1 ? "compared" : "overlay"}.png`;
     download(blobs.length > 1 ? await sideBySide(blobs) : blobs[0], name);
     return `${name} is saved.`;
@@ -76,7 +76,8 @@ const saveNumbers = () => exactly("Collecting the numbers …", films => {
   return `localize.json is saved: ${counted(films.length, "film", "films")}.`;
 });
 
-const COLUMNS = ["image", "prompt", "present", "x", "y", "width", "height", "score", "mm_per_pixel_x", "mm_per_pixel_y"];
+const COLUMNS = ["image", "prompt", "present", "x", "y", "width", "height", "score",
+  "mm_per_pixel_x", "mm_per_pixel_y"];
 const cell = value => (/[",\r\n]/.test(value ?? "") ? `"${String(value).replaceAll('"', '""')}"` : value ?? "");
 const saveTable = () => exactly("Collecting the boxes …", films => {
   const two = models().length > 1, rows = [two ? [...COLUMNS, "model"] : COLUMNS];
@@ -86,5 +87,6 @@ const saveTable = () => exactly("Collecting the boxes …", films => {
         found.boxes.forEach((box, k) => rows.push([film.image, found.given, found.present, ...box, found.scores[k],
           ...(film.mm_per_pixel ?? ["", ""]), ...(two ? [settings.models[model].name] : [])]));
   download(new Blob([rows.map(row => `${row.map(cell).join(",")}\n`).join("")], { type: "text/csv" }), "boxes.csv");
-  return `boxes.csv is saved: ${counted(rows.length - 1, "box", "boxes")} in ${counted(films.length, "film", "films")}.`;
+  const boxes = counted(rows.length - 1, "box", "boxes");
+  return `boxes.csv is saved: ${boxes} in ${counted(films.length, "film", "films")}.`;
 });

@@ -62,6 +62,7 @@ function changeWindow(width, level) {
   for (const [id, by] of [["width", width], ["level", level]]) $(id).value = Number($(id).value) + by;
   soon();
 }
+const dragging = () => document.querySelector("input[name=drag]:checked").value;
 function resetView() {
   $("level").value = 127.5;
   $("width").value = 255;
@@ -104,7 +105,8 @@ function paint(pane, result, scale) {
   context.fillStyle = "#000";
   context.fillRect(0, 0, wide, tall);
   // The film in pixels of the canvas, and the part of it that is seen.
-  const size = zoomed * ratio, left = wide / 2 - view.x * film.width * size, top = tall / 2 - view.y * film.height * size;
+  const size = zoomed * ratio;
+  const left = wide / 2 - view.x * film.width * size, top = tall / 2 - view.y * film.height * size;
   const x0 = Math.max(0, Math.round(left)), x1 = Math.min(wide, Math.round(left + film.width * size));
   const y0 = Math.max(0, Math.round(top)), y1 = Math.min(tall, Math.round(top + film.height * size));
   if (x1 <= x0 || y1 <= y0) return;
@@ -122,7 +124,8 @@ function paint(pane, result, scale) {
   const [black, white] = blackAndWhite(), shade = new Uint8ClampedArray(256);
   for (let i = 0; i < 256; i++) shade[i] = (255 * (i - black)) / Math.max(1, white - black);
   const look = result?.map && painted(result.found, scale), heat = look && read(greyCanvas(result.map)).data;
-  const line = ratio > 1 ? 2 : 1, lining = colours[OUTLINE], strength = Number($("opacity").value);
+  const line = ratio > 1 ? 2 : 1, below = at => !look.over[heat[at]], row = 4 * line * across;
+  const lining = colours[OUTLINE], strength = Number($("opacity").value);
   for (let y = 0, i = 0; y < down; y++) {
     for (let x = 0; x < across; x++, i += 4) {
       const grey = shade[out[i]], value = heat ? heat[i] : 0;
@@ -130,9 +133,8 @@ function paint(pane, result, scale) {
         out[i] = out[i + 1] = out[i + 2] = grey;
         continue;
       }
-      const edge = (x >= line && !look.over[heat[i - 4 * line]]) || (x + line < across && !look.over[heat[i + 4 * line]])
-        || (y >= line && !look.over[heat[i - 4 * line * across]])
-        || (y + line < down && !look.over[heat[i + 4 * line * across]]);
+      const edge = (x >= line && below(i - 4 * line)) || (x + line < across && below(i + 4 * line))
+        || (y >= line && below(i - row)) || (y + line < down && below(i + row));
       const a = edge ? strength : look.opacity[value];
       out[i] = grey * (1 - a) + a * (edge ? lining[0] : look.red[value]);
       out[i + 1] = grey * (1 - a) + a * (edge ? lining[1] : look.green[value]);
@@ -150,7 +152,8 @@ function paint(pane, result, scale) {
 }
 
 function captionOf(pane, row, model, result) {
-  const name = settings.models.length > 1 ? [make("span", { className: "of", textContent: settings.models[model].name })] : [];
+  const by = make("span", { className: "of", textContent: settings.models[model].name });
+  const name = settings.models.length > 1 ? [by] : [];
   if (!row) return [make("span", { className: "soft", textContent: "Type a phrase" +
     (state.mode === "phrases" && asked().length ? " to compare with." : ".") })];
   const title = make("b", { textContent: `“${textOf(row)}”` });
@@ -178,6 +181,7 @@ function draw() {
     if (i >= wanted.length) return;
     pane.caption.replaceChildren(...(ready ? captionOf(pane, wanted[i].row, wanted[i].model, results[i]) : []));
     pane.canvas.classList.toggle("zoomed", state.view.zoom > 1);
+    pane.canvas.classList.toggle("windowed", dragging() === "window");
   });
   $("panes").classList.toggle("two", wanted.length > 1);
   $("panes").classList.toggle("unread", !ready);
@@ -222,9 +226,9 @@ function drawScale(scale, results) {
   $("scale").setAttribute("aria-label",
     `Colours from ${short(scale.lowest)} to ${short(scale.highest)}; threshold at ${marks}`);
   const calibrated = results.some(({ found }) => found.calibrated);
-  $("range").textContent = `One scale for all maps of this film; threshold at ${marks}. Some place is always the highest: `
-    + (calibrated ? "whether the finding is there is said by “present”." : "without calibration no number says whether "
-      + "the finding is there.");
+  $("range").textContent = `One scale for all maps of this film; threshold at ${marks}. Some place is always the `
+    + (calibrated ? "highest: whether the finding is there is said by “present”."
+      : "highest: without calibration no number says whether the finding is there.");
 }
 
 const LISTED = 12;  // boxes in a table; all of them are drawn and saved
@@ -239,8 +243,9 @@ function drawTables(wanted, results) {
     const rows = boxes.slice(0, LISTED).map((box, k) => make("tr", {},
       Object.assign(make("th", { textContent: k + 1 }), { scope: "row" }),
       ...[...box, exact ? short(found.scores[k]) : ""].map(value => make("td", { textContent: value }))));
-    return make("table", {}, make("caption", { textContent: `“${found.prompt}”${by}: similarity ` +
-      `${number(found.similarity, 3)}; boxes above ${short(cutOf(found))} in original pixels` }),
+    const about = `“${found.prompt}”${by}: similarity ${number(found.similarity, 3)}; boxes above `
+      + `${short(cutOf(found))} in original pixels${found.absent ? ", not drawn, for it is judged absent" : ""}`;
+    return make("table", {}, make("caption", { textContent: about }),
       make("thead", {}, head), make("tbody", {}, ...rows));
   }).filter(Boolean);
   $("places").hidden = !tables.length;
@@ -250,7 +255,7 @@ function drawTables(wanted, results) {
 function drawWarnings(film) {
   const of = models().map(model => film?.warnings?.[model]).find(Boolean);
   const drawings = models().some(model => settings.models[model].drawings);
+  const which = models().length > 1 ? "A model" : "This model";
   $("drawings").textContent = of ? `${sentence(of)}.` : drawings
-    ? `${models().length > 1 ? "A" : "This"} model was trained on drawings of chests (phantoms) alone, on no image of a `
-      + "patient." : "";
+    ? `${which} was trained on drawings of chests (phantoms) alone, on no image of a patient.` : "";
 }
