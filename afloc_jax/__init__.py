@@ -9,8 +9,6 @@ try:
     from afloc_jax._version import version as __version__  # which the build of a wheel writes
 except ImportError:
     __version__ = "0.1.0"  # a clone; results also name its commit
-# transformers then finds the image processor of model folders; it is not imported for that.
-when_imported("transformers.models.auto.image_processing_auto")(lambda _: _register())
 
 if TYPE_CHECKING:
     from afloc_jax.errors import UsageError, UserError
@@ -62,3 +60,8 @@ def __getattr__(name: str):
 
 def __dir__() -> list[str]:
     return [*globals(), *__all__]
+
+
+# transformers then finds the image processor of model folders; it is not imported for that. If it is there already, the
+# function runs at once, so it stands above.
+when_imported("transformers.models.auto.image_processing_auto")(lambda _: _register())

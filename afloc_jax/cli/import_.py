@@ -9,8 +9,8 @@ EXAMPLE = (
     "afloc import afloc.ckpt runs/published --tokenizer Bio_ClinicalBERT\n"
     "  afloc import resnet50.pth Bio_ClinicalBERT runs/start\n\n"
     "SOURCE: a checkpoint of the published AFLoc or of GLoRIA, a torchvision or timm ResNet or DenseNet (.pth or\n"
-    ".safetensors), a Hugging Face BERT folder or hub name; several parts together make one model. Code in a file\n"
-    "is never run. MODEL is the folder to write."
+    ".safetensors), a Hugging Face folder or hub name of a BERT, a ViT or a DINOv2 (RAD-DINO); several parts together\n"
+    "make one model. Code in a file is never run. MODEL is the folder to write."
 )
 
 

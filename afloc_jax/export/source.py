@@ -101,8 +101,13 @@ def describe(source: Source) -> dict[str, Json]:
 def write_inputs_reader(source: Source, folder: Path) -> None:
     """Writes config.json, the tokenizer, and the Python file that turns images and prompts into inputs.
 
-    Raises UsageError for a model that reads equalised images, which that file does not make.
+    Raises UsageError for a model that reads equalised, cropped or stretched images, which that file does not make.
     """
+    if (geometry := source.config.preprocessing.geometry) != "pad":
+        raise UsageError(
+            f"{source.folder}: its images are framed by {geometry!r}, and the reader of images in this export pads "
+            "them; --format safetensors exports the weights alone"
+        )
     if (how := source.config.preprocessing.equalize) != "none":
         raise UsageError(
             f"{source.folder}: it was trained with data.equalize = {how!r}, and the reader of images in this export "

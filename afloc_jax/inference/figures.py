@@ -8,7 +8,7 @@ share one bar. Boxes are sky blue of the palette of Okabe and Ito (2008), on a d
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, cast
 
 import cv2
@@ -93,7 +93,7 @@ def marked(
     """The picture, at original size or smaller, with the map and the boxes on it. For `strength` see `figure`."""
     height, width = picture.shape
     geometry = place.geometry
-    heatmap = Geometry(height, width, geometry.side).map_to_original(place.square)
+    heatmap = replace(geometry, height=height, width=width).map_to_original(place.square)
     scale = np.tile([width / geometry.width, height / geometry.height], 2)
     tint = tinted(picture, heatmap, caption.lowest, caption.highest, cut=caption.cut, strength=strength)
     return draw_boxes(tint, place.boxes * scale) if len(place.boxes) else tint

@@ -13,6 +13,7 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 
 from afloc_jax.inference.pixels import ImageInput, to_square
+from afloc_jax.weights.processors import square_rule
 from data_pipelines.constants import Equalization, GreyRule
 
 
@@ -23,7 +24,7 @@ class AFLocConfig(PreTrainedConfig):
 
 
 class AFLocImageProcessor(BaseImageProcessor):
-    """Images as the model of a folder reads them: grey, the longest side scaled, padded to a square, in [-1, 1]."""
+    """Images as the model of a folder reads them: grey, as a square (mostly padded), in [-1, 1]."""
 
     model_input_names = ["pixel_values"]  # noqa: RUF012  (as the base class has it)
 
@@ -34,11 +35,15 @@ class AFLocImageProcessor(BaseImageProcessor):
         image_std: Sequence[float] = (0.5,),
         grey: GreyRule = "luma",
         equalize: Equalization = "none",
+        resample: str | int = "area",
+        do_center_crop: bool = False,
+        crop_size: dict[str, int] | None = None,
         **more: Any,
     ) -> None:
         """The fields of preprocessor_config.json."""
         super().__init__(**more)
         self.size, self.image_mean, self.image_std = dict(size or {"longest_edge": 224}), image_mean, image_std
+        self.resample, self.do_center_crop, self.crop_size = resample, do_center_crop, crop_size
         self.grey, self.equalize = grey, equalize
 
     def __call__(  # type: ignore[override]  # of the many settings of the base class only those of the folder count
@@ -54,8 +59,9 @@ class AFLocImageProcessor(BaseImageProcessor):
             return_tensors: "np" or "pt"; None: NumPy arrays in a list.
         """
         given = [images] if isinstance(images, str | np.ndarray | Image.Image) else images
-        side, grey, equalize = self.size["longest_edge"], self.grey, self.equalize
-        squares = [to_square(image, side, rule=grey, equalize=equalize)[0] for image in given]
+        rule = square_rule({name: getattr(self, name) for name in ("size", "resample", "do_center_crop", "crop_size")})
+        how: Any = {"rule": self.grey, "equalize": self.equalize, "frame": rule.frame}
+        squares = [to_square(image, rule.image_size, **how)[0] for image in given]
         mean, std = np.float32(self.image_mean[0]), np.float32(self.image_std[0])
         values = [((square.astype(np.float32) / 255 - mean) / std)[None] for square in squares]
         return BatchFeature({"pixel_values": values}, tensor_type=return_tensors)

@@ -7,6 +7,7 @@ the processor of transformers: equal pixels give equal squares, wherever they co
 import io
 import os
 import threading
+from collections.abc import Callable
 from typing import Protocol, TypeAlias, get_args
 
 import numpy as np
@@ -84,12 +85,18 @@ def to_square(
     framing: Framing = "pad",
     rule: GreyRule = "luma",
     equalize: Equalization = "none",
+    frame: Callable[[int, int], Geometry] | None = None,
 ) -> tuple[UInt8[np.ndarray, "{size} {size}"], Geometry]:
-    """The square [size, size] uint8 of an image, and the geometry that maps the padded square back."""
+    """The square [size, size] uint8 of an image, and the geometry that maps the square back.
+
+    `frame` gives that geometry from the height and width of an image; None: the padded square. With the framing "crop"
+    of the published release, the geometry is not that of the square.
+    """
     if framing not in get_args(Framing):
         raise UsageError(f"unknown framing {framing!r}; there are {', '.join(get_args(Framing))}")
     pixels = pixels_of(image, rule)
-    geometry = Geometry(pixels.shape[0], pixels.shape[1], size)
+    height, width = pixels.shape
+    geometry = frame(height, width) if frame else Geometry(height, width, size)
     pixels = equalized(pixels, equalize)
     return crop_to_square(pixels, size) if framing == "crop" else geometry.to_square(pixels), geometry
 

@@ -168,8 +168,8 @@ class Towers:
 
         Args:
             image: a file, a PIL image or an array, see `afloc_jax.inference.pixels.pixels_of`.
-            framing: "pad" fits the image into the square, padded by zeros; "crop" scales the short side to the
-                square and cuts out the middle.
+            framing: "pad" fits the image into the square, padded by zeros (an imported encoder may crop or stretch it
+                instead, see docs/weights.md); "crop" scales the short side to the square and cuts out the middle.
             compatible: read grey values as the published release does.
 
         Raises:
@@ -180,8 +180,8 @@ class Towers:
         >>> square.shape, geometry.height, geometry.width
         ((224, 224), 97, 131)
         """
-        rule, equalize = self.grey_rule(compatible), self.config.preprocessing.equalize
-        return to_square(image, self.image_size, framing, rule, equalize)
+        rule, how = self.grey_rule(compatible), self.config.preprocessing
+        return to_square(image, how.image_size, framing, rule, how.equalize, how.frame)
 
     # Prompts
 
@@ -241,11 +241,11 @@ class Towers:
         pictures: bool = False,
     ) -> list[Framed]:
         """The images as the model reads them. Errors call the first one images[first]."""
-        rule, equalize, size = self.grey_rule(compatible), self.config.preprocessing.equalize, self.image_size
+        rule, how = self.grey_rule(compatible), self.config.preprocessing
 
         def framed(numbered: tuple[int, ImageInput]) -> Framed:
             pixels = pixels_of(numbered[1], rule, f"images[{numbered[0]}]")
-            square, geometry = to_square(pixels, size, framing, rule, equalize)
+            square, geometry = to_square(pixels, how.image_size, framing, rule, how.equalize, how.frame)
             picture = smaller(pixels, MOST_SIDE) if pictures else None
             return Framed(square, geometry, picture.copy() if picture is pixels else picture)  # not the caller's memory
 

@@ -41,6 +41,11 @@ class Structure(Settings, section="model.image.options"):
         """A text on the structure, made from what parameter shapes show (see `Family.fingerprint`)."""
         raise NotImplementedError
 
+    @property
+    def usual_input(self) -> int:
+        """The side in pixels that the parameters were made for; 0 where any side does."""
+        return 0
+
     def check_input(self, side: int) -> None:
         """Raises UsageError where the network takes no input of `side` x `side` pixels; the message says what fits."""
 
@@ -69,14 +74,15 @@ class Family:
         torch_names: pairs of a regular expression for the path of a module inside the network, joined by "/", and the
             module's name in PyTorch. The first one that matches the full path is used.
         fingerprint: returns a text on the structure from parameter shapes, or "" for shapes of another family.
-        options: returns, from parameter shapes of the family, the options in which networks of one name differ.
+        options: returns the options in which networks of one name differ, from parameter shapes of the family and the
+            config.json beside them (empty if there is none). Raises UserError where these do not belong together.
     """
 
     name: str
     module: Callable[..., nn.Module]
     torch_names: tuple[tuple[str, str], ...]
     fingerprint: Callable[[Shapes], str]
-    options: Callable[[Shapes], dict[str, Json]] = lambda _: {}
+    options: Callable[[Shapes, Mapping[str, Json]], dict[str, Json]] = lambda shapes, config: {}
 
 
 @dataclass(frozen=True)

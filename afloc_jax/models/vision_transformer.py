@@ -5,7 +5,7 @@ input size that the patch divides. RAD-DINO (arXiv 2401.10815) is a `dinov2_base
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -17,7 +17,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from afloc_jax.errors import UsageError
+from afloc_jax.errors import UsageError, UserError
 from afloc_jax.interpolation import cubic, resize
 from afloc_jax.models.activations import ACTIVATIONS
 from afloc_jax.models.attention import attend
@@ -70,6 +70,10 @@ class VisionTransformerStructure(Structure):
         for key in ("shallow_block", "train_last"):
             if getattr(self, key) > self.blocks:
                 raise UsageError(f"{self.name_of(key)} = {getattr(self, key)}: there are {self.blocks} blocks")
+
+    @property
+    def usual_input(self) -> int:
+        return self.patch * self.position_grid
 
     def check_input(self, side: int) -> None:
         if side % self.patch:
@@ -239,14 +243,21 @@ def _fingerprint_of_vit(shapes: Shapes) -> str:
     return _sizes(shapes, "intermediate.dense") if "encoder.layer.0.layernorm_before.weight" in shapes else ""
 
 
-def _options_of_shapes(shapes: Shapes) -> dict[str, Json]:
-    """The options that shapes show: the patch, the grid of positions, the number of registers."""
+def _options(shapes: Shapes, config: Mapping[str, Json]) -> dict[str, Json]:
+    """The options that shapes show (patch, grid of positions, registers), and those of a Hugging Face config.json."""
+    width, *_, patch = shapes[_PROJECTION]
+    layers = count_parts(shapes, r"encoder\.layer\.(\d+)\.", first=0)
+    for key, value in (("hidden_size", width), ("num_hidden_layers", layers), ("patch_size", patch)):
+        if config.get(key, value) != value:
+            raise UserError(
+                f"its config.json says {key} {config[key]}, its tensors {value}: they do not belong together"
+            )
     positions = shapes.get("embeddings.position_embeddings", (1, 2, 0))[1] - 1
-    return {
-        "patch": shapes[_PROJECTION][-1],
-        "position_grid": round(positions**0.5),
-        "registers": shapes.get("embeddings.register_tokens", (1, 0, 0))[1],
-    }
+    found: dict[str, Json] = {"patch": patch, "position_grid": round(positions**0.5)}
+    if registers := shapes.get("embeddings.register_tokens", (1, 0, 0))[1]:
+        found["registers"] = registers
+    stated = {"heads": "num_attention_heads", "activation": "hidden_act", "epsilon": "layer_norm_eps"}
+    return found | {ours: config[theirs] for ours, theirs in stated.items() if theirs in config}
 
 
 _BLOCK, _LAYER = r"block_(\d+)/", r"encoder.layer.\1."
@@ -271,7 +282,7 @@ DINOV2 = Family(
         (_BLOCK + r"output", _LAYER + r"mlp.fc2"),
     ),
     _fingerprint_of_dinov2,
-    _options_of_shapes,
+    _options,
 )
 VIT = Family(
     "vit",
@@ -283,7 +294,7 @@ VIT = Family(
         (_BLOCK + r"(intermediate|output)", _LAYER + r"\2.dense"),
     ),
     _fingerprint_of_vit,
-    _options_of_shapes,
+    _options,
 )
 
 _SIZES = {

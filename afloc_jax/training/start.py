@@ -19,14 +19,14 @@ from afloc_jax.errors import UsageError
 from afloc_jax.files import Path, bucket_path
 from afloc_jax.models import build, initial_variables
 from afloc_jax.models.bert import BertSettings
-from afloc_jax.models.settings import ModelSettings
+from afloc_jax.models.settings import ImageSettings, ModelSettings
 from afloc_jax.settings import Json
 from afloc_jax.training.settings import RunConfig
 from afloc_jax.weights import torch_names
 from afloc_jax.weights.config import read_config
 from afloc_jax.weights.folder import Variables, load_model
 from afloc_jax.weights.import_report import summary
-from afloc_jax.weights.importers import combined, found_backbone, found_bert, read_sources
+from afloc_jax.weights.importers import combined, found_backbone, found_bert, found_processor, read_sources
 from afloc_jax.weights.sources import TEXT, Source, folder_config
 
 # Settings that belong to the weights of a text encoder. Others (dropout, initial scale) are the run's own choice.
@@ -65,15 +65,13 @@ def foreign_sources(config: RunConfig) -> list[Source]:
 
 
 def adopt(config: RunConfig, sources: Sequence[Source]) -> RunConfig:
-    """The config with the settings of the text encoder among the sources, and the folder of its tokenizer.
+    """The config with the settings that belong to the weights of the sources, and the folder of their tokenizer.
 
     Raises:
         UsageError: `config.model` describes another backbone or another BERT than the sources hold, or a text encoder
             has no tokenizer.
     """
-    backbone, ours = found_backbone(sources), config.model.image.backbone
-    if backbone not in ("", ours):
-        raise UsageError(f"config.model.image.backbone = {ours!r}: config.init_from holds a {backbone}; set it so")
+    config = _with_image(config, sources)
     texts = [source for source in sources if source.holds(TEXT)]
     if texts:
         tokenizer = config.model.text.tokenizer or str(texts[0].folder or "")
@@ -85,6 +83,32 @@ def adopt(config: RunConfig, sources: Sequence[Source]) -> RunConfig:
         config = with_text(config, tokenizer=tokenizer, bert=_bert(config.model, sources, tokenizer))
     config.model.check_text_encoder()
     return config
+
+
+def _with_image(config: RunConfig, sources: Sequence[Source]) -> RunConfig:
+    """The config with the options of the image encoder among the sources, and the scale of pixels that it expects.
+
+    An option that the config states must be that of the weights. Published values of `mean` and `std` count as not
+    stated.
+    """
+    found, image = found_backbone(sources), config.model.image
+    if found is None:
+        return config
+    if found.name != image.backbone:
+        raise UsageError(
+            f"config.model.image.backbone = {image.backbone!r}: config.init_from holds a {found.name}; set it so"
+        )
+    for key, value in found.options.items():
+        if image.options.get(key, value) != value:
+            raise UsageError(
+                f"config.model.image.options.{key} = {image.options[key]!r}: the {found.name} in config.init_from has "
+                f"{value!r}; set it so, or leave it out"
+            )
+    image = dataclasses.replace(image, options={**found.options, **image.options})
+    processor = found_processor(sources)
+    if processor and (image.mean, image.std) == (ImageSettings.mean, ImageSettings.std):
+        image = dataclasses.replace(image, mean=processor.mean, std=processor.std)
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, image=image))
 
 
 def with_text(config: RunConfig, *, tokenizer: str | None = None, bert: Mapping[str, Json]) -> RunConfig:

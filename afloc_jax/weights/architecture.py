@@ -7,6 +7,7 @@ from a BERT's config.json; without one, the usual number for the width is assume
 
 import re
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from afloc_jax.errors import UserError
@@ -23,14 +24,22 @@ _MERGES: dict[str, Merge] = {"sum": "sum", "mean": "mean"}
 BERT_TYPES = ("bert", "cxr-bert")  # model types that compute as our encoder does
 
 
-def image_backbone(shapes: Shapes) -> str:
-    """The name in `settings.BACKBONES` of the backbone that has parameters of these shapes.
+class FoundBackbone(NamedTuple):
+    """The backbone among the sources: its name in `settings.BACKBONES`, and options that differ from its defaults."""
+
+    name: str
+    options: dict[str, Json]
+
+
+def image_backbone(shapes: Shapes, config: Mapping[str, Json] = MappingProxyType({})) -> FoundBackbone:
+    """The backbone that has parameters of these shapes.
 
     Args:
         shapes: shapes by published name; names outside the backbone are ignored.
+        config: config.json of a Hugging Face folder; empty when there is none.
 
     Raises:
-        UserError: no known backbone has these parameters.
+        UserError: no known backbone has these parameters, or `config` is not that of the tensors.
     """
     inner = {name.removeprefix(_IMAGE): shape for name, shape in shapes.items() if name.startswith(_IMAGE)}
     for family in dict.fromkeys(backbone.family for backbone in BACKBONES.values()):
@@ -38,7 +47,8 @@ def image_backbone(shapes: Shapes) -> str:
             names = [name for name in BACKBONES if BACKBONES[name].family is family]
             fitting = [name for name in names if BACKBONES[name].structure.fingerprint() == seen]
             if fitting:
-                return fitting[0]
+                options, usual = family.options(inner, config), BACKBONES[fitting[0]].structure.plain()
+                return FoundBackbone(fitting[0], {key: one for key, one in options.items() if one != usual[key]})
             raise UserError(f"a {family.name} of {seen}: known are {', '.join(names)}")
     raise UserError(f"an image encoder of an unknown family: known are {', '.join(BACKBONES)}")
 

@@ -13,6 +13,8 @@ from afloc_jax.heatmaps import HeatmapSettings
 from afloc_jax.models.settings import ImageSettings, ModelSettings
 from afloc_jax.settings import Json, Rule, Settings, at_least, plain, setting, up_to
 from data_pipelines.constants import IMAGE_SIZE, Equalization, GreyRule
+from data_pipelines.frames import Frame, Resample
+from data_pipelines.images import Geometry
 from data_pipelines.settings import DataSettings
 
 CONFIG = "config.json"
@@ -50,6 +52,9 @@ class Preprocessing(Settings, section="preprocessing"):
         image_size: the side of the square in pixels.
         grey, equalize: how files become grey and their histogram is equalised, as in training.
         geometry: "pad": the longest side is scaled to `image_size` by area interpolation, and zeros fill the square.
+            "crop" and "stretch": see `data_pipelines.frames.Frame`; imported encoders may need them.
+        resample: how Pillow interpolates to crop or stretch.
+        short_side: the pixels to which the short side is scaled before the middle is cut out; 0: `image_size`.
         channels: 1, grey values.
         mean, std: both 0.5: (x - mean) / std maps pixels from [0, 1] to [-1, 1].
     """
@@ -57,15 +62,31 @@ class Preprocessing(Settings, section="preprocessing"):
     image_size: int = setting(IMAGE_SIZE, up_to(1 << 14))
     grey: GreyRule = "luma"
     equalize: Equalization = "none"
-    geometry: Literal["pad"] = "pad"
+    geometry: Literal["pad", "crop", "stretch"] = "pad"
+    resample: Resample = "bicubic"
+    short_side: int = setting(0, Rule(lambda side: 0 <= side <= 1 << 14, "0 or greater and at most 16,384"))
     channels: Literal[1] = 1
     mean: float = setting(0.5, _HALF)
     std: float = setting(0.5, _HALF)
 
     def plain(self) -> dict[str, Json]:
         """As JSON values. What earlier versions did not have is left out where it is the default."""
-        unchanged = [name for name in ("grey", "equalize") if getattr(self, name) == getattr(Preprocessing, name)]
+        new = ("grey", "equalize", "resample", "short_side")
+        unchanged = [name for name in new if getattr(self, name) == getattr(Preprocessing, name)]
         return {name: value for name, value in super().plain().items() if name not in unchanged}
+
+    def check(self) -> None:
+        if self.short_side and (self.geometry != "crop" or self.short_side < self.image_size):
+            raise UsageError(
+                f"{self.name_of('short_side')} = {self.short_side}: must be 0, or at least image_size with "
+                "geometry = 'crop'"
+            )
+
+    def frame(self, height: int, width: int) -> Geometry:
+        """Where an image of height x width pixels lies in the square."""
+        if self.geometry == "pad":
+            return Geometry(height, width, self.image_size)
+        return Frame(height, width, self.image_size, self.geometry, self.resample, self.short_side)
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,13 @@
 Settings that no source states keep their published values.
 """
 
+import dataclasses
 from dataclasses import dataclass, field
 
-from afloc_jax.models.settings import ImageSettings, Merge, ModelSettings, TextSettings
+from afloc_jax.models.settings import BACKBONES, ImageSettings, Merge, ModelSettings, TextSettings
 from afloc_jax.settings import Json
 from afloc_jax.weights.config import FolderConfig, Preprocessing, PromptRules
+from afloc_jax.weights.processors import Processor
 from data_pipelines.constants import IMAGE_SIZE
 
 
@@ -17,6 +19,11 @@ class Draft:
 
     name: str
     backbone: str = ImageSettings.backbone
+    options: dict[str, Json] = field(default_factory=dict)
+    input_size: int = ImageSettings.input_size
+    mean: tuple[float, ...] = ImageSettings.mean
+    std: tuple[float, ...] = ImageSettings.std
+    preprocessing: Preprocessing | None = None
     center: bool = False
     freeze_image: bool = False
     bert: dict[str, Json] = field(default_factory=dict)
@@ -28,6 +35,30 @@ class Draft:
     normalize: bool = False
     image_size: int = IMAGE_SIZE
     max_tokens: int = PromptRules.max_tokens
+
+    def fit_image(self, processor: Processor | None) -> list[str]:
+        """Sets the input of the backbone as its processor has it, and returns notes for the user.
+
+        Without a processor, a backbone that does not take the published size gets that of its position embeddings.
+        """
+        backbone = BACKBONES[self.backbone]
+        structure = dataclasses.replace(backbone.structure, **self.options)
+        usual, notes = structure.usual_input, []
+        if processor is None:
+            if usual:
+                self.input_size = self.image_size = usual
+                notes.append(
+                    f"assumed: squares of {usual} pixels, scaled to [-1, 1] (no preprocessor_config.json states them)"
+                )
+            return notes
+        self.preprocessing, self.mean, self.std = processor.preprocessing, processor.mean, processor.std
+        self.input_size = self.image_size = processor.preprocessing.image_size
+        how = {"crop": "its middle is cut out", "stretch": "it is stretched", "pad": "it is padded"}
+        notes.append(
+            f"an image becomes {self.image_size} x {self.image_size} pixels ({how[processor.preprocessing.geometry]}), "
+            "as preprocessor_config.json states; a run that starts from here pads its records"
+        )
+        return notes
 
     def fit_text_encoder(self, fields: dict[str, Json]) -> None:
         """Sets the text encoder and what depends on it: the shared width, the number of last layers, token slots."""
@@ -46,7 +77,15 @@ class Draft:
         return ModelSettings(
             projection_dim=self.projection_dim,
             normalize=self.normalize,
-            image=ImageSettings(self.backbone, center=self.center, freeze=self.freeze_image),
+            image=ImageSettings(
+                self.backbone,
+                self.input_size,
+                self.mean,
+                self.std,
+                self.options,
+                center=self.center,
+                freeze=self.freeze_image,
+            ),
             text=TextSettings(
                 self.bert,
                 last_layers=self.last_layers,
@@ -62,7 +101,7 @@ class Draft:
             name=self.name,
             seed=seed,
             architecture=self.architecture(),
-            preprocessing=Preprocessing(self.image_size),
+            preprocessing=self.preprocessing or Preprocessing(self.image_size),
             prompts=PromptRules(self.max_tokens),
             card=card,
         )

@@ -51,6 +51,7 @@ from afloc_jax.weights.config import (
 )
 from afloc_jax.weights.tensors import UnreadableFile, fault_of
 from afloc_jax.weights.torch_files import read_safetensors
+from data_pipelines.frames import RESAMPLES
 from data_pipelines.tokens import LARGEST_TOKENIZER, TOKENIZER_FILE, VOCABULARY_FILE, load_tokenizer, save_tokenizer
 
 WEIGHTS, CARD, PREPROCESSOR = "model.safetensors", "README.md", "preprocessor_config.json"
@@ -209,16 +210,29 @@ def weights_hash(folder: AnyPath) -> str:
 
 
 def _preprocessor(preprocessing: Preprocessing) -> dict[str, Json]:
-    side = preprocessing.image_size
+    side, number = preprocessing.image_size, RESAMPLES.index(preprocessing.resample)
+    frames: dict[str, dict[str, Json]] = {
+        "pad": {
+            "do_resize": True,
+            "size": {"longest_edge": side},
+            "resample": "area",
+            "do_pad": True,
+            "pad_size": {"height": side, "width": side},
+        },
+        "crop": {
+            "do_resize": True,
+            "size": {"shortest_edge": preprocessing.short_side or side},
+            "resample": number,
+            "do_center_crop": True,
+            "crop_size": {"height": side, "width": side},
+        },
+        "stretch": {"do_resize": True, "size": {"height": side, "width": side}, "resample": number},
+    }
     return {
         "image_processor_type": "AFLocImageProcessor",  # afloc_jax.inference.hugging_face
         "grey": preprocessing.grey,
         "equalize": preprocessing.equalize,
-        "do_resize": True,
-        "size": {"longest_edge": side},
-        "resample": "area",
-        "do_pad": True,
-        "pad_size": {"height": side, "width": side},
+        **frames[preprocessing.geometry],
         "do_convert_grayscale": True,
         "do_rescale": True,
         "rescale_factor": 1 / 255,

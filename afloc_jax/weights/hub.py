@@ -13,7 +13,7 @@ from afloc_jax.weights.folder import CARD, PREPROCESSOR, UNSEEN, WEIGHTS
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _FILES = (".ckpt", ".pth", ".pt", ".bin", ".safetensors")
-_BESIDE = ("config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json")
+_BESIDE = ("config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json", PREPROCESSOR)
 
 
 def looks_like_hub_name(source: str) -> bool:

@@ -22,11 +22,12 @@ from afloc_jax.models.bert import BertSettings
 from afloc_jax.models.settings import ModelSettings
 from afloc_jax.settings import Json
 from afloc_jax.weights import architecture, torch_names
-from afloc_jax.weights.architecture import FoundBert
+from afloc_jax.weights.architecture import FoundBackbone, FoundBert
 from afloc_jax.weights.draft import Draft
 from afloc_jax.weights.folder import save_state
 from afloc_jax.weights.hub import find_on_hub, looks_like_hub_name
 from afloc_jax.weights.import_report import ImportReport, card, consequences
+from afloc_jax.weights.processors import Processor, read_processor
 from afloc_jax.weights.sources import AFLOC, GLORIA, IMAGE, TEXT, TOWERS, Source, folder_config, read_source
 from afloc_jax.weights.tensors import Tensor, UnreadableFile, fault_of
 from data_pipelines.tokens import load_tokenizer
@@ -100,7 +101,8 @@ def foreign_config(found: Sequence[Source], tokenizer: Path | None = None) -> tu
     """The published config with the settings of the sources, and notes for the user."""
     draft, notes = Draft(Path(found[0].title).stem), []
     if backbone := found_backbone(found):
-        draft.backbone = backbone
+        draft.backbone, draft.options = backbone
+        notes += draft.fit_image(found_processor(found))
         draft.center = any("img_encoder.local_norm.weight" in source.tensors for source in found)
     if bert := found_bert(found, tokenizer):
         draft.fit_text_encoder(bert.fields)
@@ -174,13 +176,20 @@ def fresh(settings: ModelSettings, names: Sequence[str], seed: int) -> dict[str,
     return {row.name: np.ascontiguousarray(row.to_torch(leaves[row.name])) for row in rows}
 
 
-def found_backbone(found: Sequence[Source]) -> str:
-    """The name of the backbone among the sources; empty if there is none. Raises UserError if it is unknown."""
+def found_backbone(found: Sequence[Source]) -> FoundBackbone | None:
+    """The backbone among the sources; None if there is none. Raises UserError if it is unknown."""
     for source in found:
         if source.holds(IMAGE):
             with _naming(source):
-                return architecture.image_backbone(source.shapes)
-    return ""
+                config = folder_config(source.folder) if source.kind == IMAGE else {}
+                return architecture.image_backbone(source.shapes, config)
+    return None
+
+
+def found_processor(found: Sequence[Source]) -> Processor | None:
+    """How the image encoder among the sources reads images, from the folder of its weights; None where none says so."""
+    folders = [source.folder for source in found if source.kind == IMAGE]
+    return read_processor(folders[0]) if folders else None
 
 
 def found_bert(found: Sequence[Source], tokenizer: AnyPath | None = None) -> FoundBert | None:

@@ -35,6 +35,20 @@ _KNOWN = re.compile(
 )
 _BACKBONE = re.compile(r"(conv1|bn1|layer\d+|features)\.")
 _BERT = re.compile(r"(embeddings|encoder|pooler)\.")
+# The pooler of a ViT and the mask token of DINOv2 are not used.
+_VISION_TRANSFORMER = re.compile(
+    r"(embeddings\.(cls_token|position_embeddings|register_tokens|patch_embeddings\.)|encoder\.layer\.|layernorm\.)"
+)
+# Names of transformers from version 5 on -> those in files on the hub, which it also writes. The first three are ViT's.
+_RECENT = (
+    (re.compile(r"layers\.(\d+)\.mlp\.fc1\."), r"encoder.layer.\1.intermediate.dense."),
+    (re.compile(r"layers\.(\d+)\.mlp\.fc2\."), r"encoder.layer.\1.output.dense."),
+    (re.compile(r"^layers\.(\d+)\."), r"encoder.layer.\1."),
+    (re.compile(r"\.attention\.q_proj\."), ".attention.attention.query."),
+    (re.compile(r"\.attention\.k_proj\."), ".attention.attention.key."),
+    (re.compile(r"\.attention\.v_proj\."), ".attention.attention.value."),
+    (re.compile(r"\.attention\.o_proj\."), ".attention.output.dense."),
+)
 
 
 @dataclass(frozen=True)
@@ -141,15 +155,17 @@ def _recognise(file: Path, state: Mapping[str, Tensor], settings: Value, folder:
     if any(match and _KNOWN.match(match[2]) for match in map(_EITHER.match, state)):
         kind, tensors, left_out = _whole(file, state)
     else:
-        images = _prefixes(state, ("conv1.weight", "layer1.0.conv1.weight"), ("features.conv0.weight",))
+        networks = _prefixes(state, ("conv1.weight", "layer1.0.conv1.weight"), ("features.conv0.weight",))
+        patches = _prefixes(state, ("embeddings.patch_embeddings.projection.weight", "embeddings.cls_token"))
+        images = networks + patches
         texts = _prefixes(state, ("embeddings.word_embeddings.weight", "encoder.layer.0.attention.self.query.weight"))
         if len(images) + len(texts) != 1:
             found = "nothing that this model has a place for" if not images + texts else "several encoders"
             raise UserError(
                 f"{file}: holds {found} (its first name is {min(state)!r}); expected a checkpoint of AFLoc or GLoRIA, "
-                "a ResNet or DenseNet with torchvision's names, or a BERT with those of Hugging Face"
+                "a ResNet or DenseNet with torchvision's names, or a BERT, ViT or DINOv2 with those of Hugging Face"
             )
-        kind, known = (IMAGE, _BACKBONE) if images else (TEXT, _BERT)
+        kind, known = (IMAGE, _VISION_TRANSFORMER if patches else _BACKBONE) if images else (TEXT, _BERT)
         ours = "img_encoder.model." if images else "text_encoder.model."
         prefix = (images + texts)[0]
         tensors, left_out = _renamed(state, prefix, known, ours)
@@ -178,19 +194,25 @@ def _renamed(
         inner = name.removeprefix(prefix)
         if _NOTHING.fullmatch(name):
             continue
-        if name.startswith(prefix) and known.match(inner):
-            tensors[ours + modern_name(inner)] = tensor
+        renamed = modern_name(inner)
+        if name.startswith(prefix) and known.match(renamed):
+            tensors[ours + renamed] = tensor
         else:
             left_out.append(name)
     return tensors, left_out
 
 
 def modern_name(name: str) -> str:
-    """The current form of a name: old files have gamma and beta in layer norms, and dots in torchvision's DenseNets."""
+    """The name as published: old files have gamma and beta in layer norms, and dots in torchvision's DenseNets.
+
+    Recent state dicts of vision transformers have other names than files on the hub.
+    """
     if match := _OLD_NORM.fullmatch(name):
         return f"{match[1]}.{'weight' if match[2] == 'gamma' else 'bias'}"
     if match := _OLD_DENSENET.fullmatch(name):
         return match[1] + match[2]
+    for recent, published in _RECENT:
+        name = recent.sub(published, name)
     return name
 
 

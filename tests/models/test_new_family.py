@@ -77,7 +77,7 @@ def test_its_weights_come_back_from_their_pytorch_names_and_are_recognised(confi
     jax.tree.map(
         np.testing.assert_array_equal, from_torch(state, ModelSettings.read(config)), jax.device_get(variables)
     )
-    assert image_backbone({row.name: row.shape for row in table(ModelSettings.read(config))}) == "patches"
+    assert image_backbone({row.name: row.shape for row in table(ModelSettings.read(config))}).name == "patches"
 
 
 def test_a_training_step_lowers_its_loss(config, tokens):

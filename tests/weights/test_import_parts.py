@@ -118,7 +118,7 @@ def test_every_backbone_is_told_by_its_shapes(backbone):
     with torch.device("meta"):
         state = torch_backbone(backbone).state_dict()
     shapes = {f"img_encoder.model.{name}": tuple(value.shape) for name, value in state.items()}
-    assert architecture.image_backbone(shapes) == backbone
+    assert architecture.image_backbone(shapes) == (backbone, {})
 
 
 def test_a_backbone_that_is_none_of_them_is_described():
