@@ -50,12 +50,14 @@ def _register() -> None:
     register()
 
 
-def __getattr__(name: str):
-    # JAX is imported with the first model only, so that `afloc --help` and --version are fast.
-    own = "load" if name == "from_pretrained" else name  # as Hugging Face calls it
-    if own not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[own]}"), own)
+if not TYPE_CHECKING:  # type checkers know the names above alone
+
+    def __getattr__(name: str):
+        # JAX is imported with the first model only, so that `afloc --help` and --version are fast.
+        own = "load" if name == "from_pretrained" else name  # as Hugging Face calls it
+        if own not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(f"{__name__}.{_HOMES[own]}"), own)
 
 
 def __dir__() -> list[str]:

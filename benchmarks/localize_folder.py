@@ -11,7 +11,8 @@ seconds), or with --wall those of a clock, for a machine that does nothing else.
   to the square that the network reads, in as many threads) and of the image network.
 - `small`: PNG files of 512 x 512 pixels, boxes only, and with the overlays that folders get: images per second, as a
   share of the network's.
-- `second`: `Model.localize` of one 512-pixel image with prompts that it knows, beside the image network's time for it.
+- `second`: `Model.localize` of one 512-pixel image with prompts that it knows, beside the image network's time for it:
+  of another image each time, and (`further`) of one image that it was asked about before.
 - `memory`: the resident memory while so many films of 512 x 430 pixels are localised with overlays, for one prompt,
   read after each: its peak in each hundred films, and the largest of the later ones beside that of films 101 to 200.
 
@@ -19,6 +20,7 @@ Files are written before, so that reading them takes no disk. Loading the model 
 """
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -118,23 +120,28 @@ def compare_large(model: Model, localize: Localizing, folder: Path, count: int, 
 def compare_small(model: Model, localize: Localizing, folder: Path, count: int, rounds: int, result: dict) -> None:
     images = write_pngs(folder, SMALL, count)
     squares = squares_of(model, images)
-    boxes, overlays, rate, second = [], [], [], []
+    boxes, overlays, rate, second, further = [], [], [], [], []
     pixels = read_image(images[0])
+    others = (np.roll(pixels, shift, axis=1) for shift in itertools.count())
     for number in range(rounds + 1):
         running = seconds(lambda: network(model, squares))
         only = seconds(lambda: localize(folder, BOXES_ONLY))
         drawn = seconds(lambda: localize(folder, Outputs()))
         alone = statistics.median(seconds(lambda: network(model, squares[:1])) for _ in range(9))
-        again = statistics.median(seconds(lambda: model.localize([pixels], PROMPTS)) for _ in range(9))
+        asked = [[next(others)] for _ in range(9)]
+        again = statistics.median(seconds(lambda other=other: model.localize(other, PROMPTS)) for other in asked)
+        same = statistics.median(seconds(lambda: model.localize([pixels], PROMPTS)) for _ in range(9))
         if number:
             boxes.append(running / only)
             overlays.append(running / drawn)
             rate.append(count / running)
             second.append(again / alone)
+            further.append(same / alone)
     told("small: rate of localize / of the network", boxes, result)
     told("small: the same with overlays", overlays, result)
     told("small: images per second of the network", rate, result)
     told("second: a call with known prompts / network", second, result)
+    told("further: the same about the same image / network", further, result)
 
 
 def resident() -> float:

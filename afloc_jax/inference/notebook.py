@@ -11,7 +11,7 @@ from afloc_jax.inference.figures import Caption, hex_colours, short
 from afloc_jax.inference.overlays import jpeg_uri
 
 SIDE = 480  # pixels of a picture
-_MOST = 24  # results of a list
+_MOST = 12  # results of a list
 
 _FIGURE = Markup(
     '<figure style="display:inline-block;vertical-align:top;margin:0 12px 12px 0;max-width:{width}px">'
@@ -52,7 +52,7 @@ def figure_html(picture: UInt8[np.ndarray, "h w 3"], caption: Caption, alt: str)
 
 
 class Gallery(list[Shown]):
-    """A list whose items a notebook shows as they show themselves, the first 24 of them.
+    """A list whose items a notebook shows as they show themselves, the first 12 of them.
 
     >>> class Word(str):
     ...     def _repr_html_(self):

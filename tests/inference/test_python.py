@@ -255,7 +255,7 @@ def test_long_lists_are_cut():
             return f"<b>{self}</b>"
 
     shown = Gallery([Word(k) for k in range(30)])._repr_html_()
-    assert shown.count("<b>") == 24 and shown.endswith("<p>and 6 more</p></div>")
+    assert shown.count("<b>") == 12 and shown.endswith("<p>and 18 more</p></div>")
 
 
 def test_probabilities_are_an_array_with_a_table(model, calibrated, film):

@@ -11,7 +11,7 @@ import afloc_jax
 from afloc_jax.cli import main
 from afloc_jax.errors import UserError
 from afloc_jax.files import Path
-from afloc_jax.seals import NewerFormat, read_seal
+from afloc_jax.seals import NewerFormat, Verification, read_seal
 from afloc_jax.training.verify import verify
 from afloc_jax.weights.folder import load_model, update_card
 
@@ -128,3 +128,15 @@ def test_a_model_gives_no_result_from_weights_that_are_not_the_sealed_ones(copy)
         for _ in range(2):
             with pytest.raises(UserError, match=r"model\.safetensors is not the file that was sealed"):
                 ask(model)
+
+
+def test_two_threads_may_wait_for_one_comparison(copy):
+    class Hashed:
+        def result(self):
+            verification._sealed = None  # as the other thread, which was faster, does
+            return "not this"
+
+    verification = Verification(copy, lambda name: True).begin()
+    verification._hashed = dict.fromkeys(verification._sealed, Hashed())
+    with pytest.raises(UserError, match="is not the file that was sealed"):
+        verification.finish()
