@@ -75,7 +75,7 @@ async function withMouse() {
   seen.size = await text(page, "#size");
   const bare = await canvas(page);
   await page.getByLabel("Phrase 1", { exact: true }).fill("small left effusion");
-  await page.getByRole("button", { name: "Find" }).click();
+  await page.getByRole("button", { name: "Find", exact: true }).click();
   await done(page, "1 phrase done");
   const found = await canvas(page);
   await page.locator("#opacity").fill("0");
@@ -143,7 +143,7 @@ async function withManyFilms() {
       document.querySelector(one).getBoundingClientRect().bottom > innerHeight) }));
   await page.locator("#file").setInputFiles([given.image, given.other]);
   await done(page, "2 phrases done");
-  await page.getByRole("button", { name: "In all 3" }).click();
+  await page.getByRole("button", { name: "Find in all 3" }).click();
   await done(page, "3 films done");
   seen.told = await page.locator("#strip .told").allTextContents();
   await page.getByRole("button", { name: "Close drawing.png" }).click();

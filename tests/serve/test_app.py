@@ -19,8 +19,8 @@ from starlette.testclient import TestClient
 
 from afloc_jax.inference.class_prompts import read_prompt_set
 from afloc_jax.inference.figures import OPACITY, figure
-from afloc_jax.inference.model import Model, initial_variables
-from afloc_jax.inference.outputs import caption_of
+from afloc_jax.inference.model import Model
+from afloc_jax.inference.towers import initial_variables
 from afloc_jax.serve.answers import about, answer
 from afloc_jax.serve.app import make_app
 from afloc_jax.serve.limits import LIMITS
@@ -340,8 +340,8 @@ def test_a_saved_picture_is_the_overlay_of_localize_at_the_original_size(page, m
     assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
     drawn = cv2.imdecode(np.frombuffer(answer.content, np.uint8), cv2.IMREAD_COLOR)[:, :, ::-1]
     (found,), picture = model.localize([path], ["nodule"], 0.2)[0], read_image(path)
-    caption = caption_of(found, model.examine(["nodule"])[0], "")
-    expected = figure(picture, found, dataclasses.replace(caption, facts=[*caption.facts, "model tiny"]))
+    caption = dataclasses.replace(found.caption, facts=[*found.caption.facts, "model tiny"])
+    expected = figure(picture, found.placed, caption)
     np.testing.assert_array_equal(drawn, expected)
 
 

@@ -15,6 +15,26 @@ function openFiles(files) {
   select(added[0]);
 }
 
+// The files that are dropped, also those in folders.
+async function dropped(transfer) {
+  const entries = [...transfer.items].map(item => item.webkitGetAsEntry?.()), files = [];
+  if (!entries.some(entry => entry?.isDirectory)) return transfer.files;
+  while (entries.length && files.length < MOST_FILMS) {
+    const entry = entries.shift();
+    if (!entry || entry.name.startsWith(".")) continue;
+    if (entry.isFile) {
+      files.push(await new Promise((done, failed) => entry.file(done, failed)));
+      continue;
+    }
+    const reader = entry.createReader();
+    for (let some = [0]; some.length;) {  // at most 100 at a time
+      some = await new Promise((done, failed) => reader.readEntries(done, failed));
+      entries.push(...some);
+    }
+  }
+  return files.sort((a, b) => a.name.localeCompare(b.name, undefined, { numeric: true }));
+}
+
 function tileOf(film) {
   const picture = make("canvas", { width: 1, height: 1 });
   const open = make("button", { type: "button", className: "film", onclick: () => select(film) }, picture,
@@ -151,12 +171,12 @@ function wantFull(film) {
   film.fullWanted = true;
   background.add(async signal => {
     film.fullWanted = false;
-    if (film !== state.film) return;
+    if (film !== state.film || film.full) return;
     const content = await ask("picture", [["side", Math.max(film.width, film.height)]], film, signal);
     const image = new Image();
     image.src = content.picture;
     await image.decode();
     if (recent.includes(film)) film.full = image;
     draw();
-  });
+  }, true);
 }

@@ -123,7 +123,7 @@ const over = on => event => {
   if (!event.dataTransfer.types.includes("Files")) return;  // text that is dragged into a phrase
   event.preventDefault();
   document.body.classList.toggle("over", on);
-  if (event.type === "drop") openFiles(event.dataTransfer.files);
+  if (event.type === "drop") dropped(event.dataTransfer).then(openFiles);
 };
 document.addEventListener("dragover", over(true));
 document.addEventListener("dragleave", over(false));

@@ -1,14 +1,16 @@
 // What is found: questions for maps, the boxes above a threshold, and the scale that maps share.
 
-// The phrases that a film still lacks, by model. `exact`: boxes of the server at this very threshold are needed.
-function missing(film, exact = false) {
-  const lacks = answer => exact ? !answer || answer.found.threshold !== threshold() : !answer?.map;
+// The phrases that a film still lacks, by model. What is needed: a "map", any "answer", or one that is "exact", with
+// boxes of the server at this very threshold.
+function missing(film, need = "map") {
+  const lacks = answer => !answer || (need === "map" && !answer.map)
+    || (need === "exact" && answer.found.threshold !== threshold());
   return models().map(model => [model, texts().filter(text => lacks(film.answers[model].get(text)))])
     .filter(([, wanted]) => wanted.length);
 }
 
-async function answer(film, signal, exact = false) {
-  for (const [model, wanted] of missing(film, exact)) {
+async function answer(film, signal, need = "map") {
+  for (const [model, wanted] of missing(film, need)) {
     const query = [...wanted.map(text => ["prompt", text]), ["threshold", threshold()], ["model", model + 1]];
     let content;
     try {
@@ -28,7 +30,7 @@ async function answer(film, signal, exact = false) {
       film.answers[model].set(wanted[i], { found: kept, map: maps[i] ?? null });
     });
     if (!film.thumbnail) thumbnail(film, await pixels(content.picture));
-    tell(film);
+    film === state.film ? draw() : tell(film);
   }
 }
 
@@ -48,21 +50,37 @@ function find() {
   });
 }
 
+// All films, while the visitor looks at one: a question about that one goes before, and the others go on after it.
+let allWanted = false;
 function findInAll() {
   if (!texts().length) return complain("Type what to look for, e.g. small left pleural effusion.", state.rows[0].input);
-  return during("Looking …", signal => inEach(state.films, signal, false)).then(draw);
+  if (!allWanted) background.add(findInNext);
+  allWanted = true;
 }
-async function inEach(films, signal, exact) {
-  const wanted = films.filter(film => !film.error && missing(film, exact).length);
-  for (const [i, film] of wanted.entries()) {
-    $("status").textContent = `Looking: film ${i + 1} of ${wanted.length} …`;
+async function findInNext(signal) {
+  const read = state.films.filter(film => !film.error), left = read.filter(film => missing(film, "answer").length);
+  if (left.length) {
+    $("status").textContent = `Looking: film ${read.length - left.length + 1} of ${read.length} …`;
     try {
-      await answer(film, signal, exact);
+      await answerOrFail(left[0], signal, "answer");
+      return background.add(findInNext);
     } catch (error) {
-      if (!unreadable(error)) throw error;
-      fail(film, error);  // the others go on
+      if (signal.aborted) throw error;  // it is asked again
+      complain(named(error, error.film));
     }
+  } else $("status").textContent = doneWith(state.films);
+  allWanted = false;
+  draw();
+}
+async function answerOrFail(film, signal, need) {
+  try {
+    await answer(film, signal, need);
+  } catch (error) {
+    if (!unreadable(error)) throw error;
+    fail(film, error);  // the others go on
   }
+}
+function doneWith(films) {
   const failed = films.filter(film => film.error).length;
   return `${counted(films.length - failed, "film", "films")} done${failed ? `, ${failed} not read` : ""}.`;
 }

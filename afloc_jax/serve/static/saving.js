@@ -46,7 +46,10 @@ async function exactly(what, write) {
   const films = state.films.filter(film => !film.error && models().some(model => film.answers[model].size));
   if (!texts().length || !films.length) return complain("Look for a phrase first.", state.rows[0].input);
   await during(what, async signal => {
-    await inEach(films, signal, true);
+    for (const [i, film] of films.entries()) {
+      $("status").textContent = `${what} film ${i + 1} of ${films.length}`;
+      await answerOrFail(film, signal, "exact");
+    }
     draw();
     return write(films.filter(film => !film.error));
   });

@@ -48,11 +48,11 @@ async function during(what, work) {  // one question at a time; a newer one repl
   }
 }
 
-// Pictures that nobody waits for, one at a time: thumbnails, and the film at its original size where it is enlarged.
+// What nobody waits for, one at a time: thumbnails, the film at its original size where it is enlarged, all films.
 const background = {
   wanted: [], now: null,
-  add(work) {
-    this.wanted.push(work);
+  add(work, first = false) {
+    first ? this.wanted.unshift(work) : this.wanted.push(work);
     this.next();
   },
   pause() {

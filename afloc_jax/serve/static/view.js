@@ -171,7 +171,7 @@ function draw() {
   $("films").hidden = $("stage").hidden = !state.films.length;
   $("hint").textContent = state.films.length ? "Add films" : "Drop films here";
   $("all").hidden = state.films.length < 2;
-  $("all").textContent = `In all ${state.films.length}`;
+  $("all").textContent = `Find in all ${state.films.length}`;
   for (const one of state.films) tell(one);
   drawRows();
   const ready = Boolean(film?.picture), wanted = wantedPanes(), scale = ready ? scaleOf(film) : null;
