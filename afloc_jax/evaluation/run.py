@@ -53,7 +53,7 @@ def evaluate_datasets(evaluation: EvaluationSettings, workdir: str | Path) -> di
     if not first:
         return summaries
     results = {name: _for_card(summary) for name, summary in summaries.items()}
-    update_card(workdir / "model", {"results": results, "tables": card_tables(results)})
+    update_card(workdir / "model", {"results": results, "tables": card_tables(results), "index": card_index(summaries)})
     return summaries
 
 
@@ -79,6 +79,27 @@ def card_tables(results: Mapping[str, JsonObject]) -> list[JsonObject]:
                     cells.append([system, str(result["n"]), *(_card_cell(found, metric) for metric in metrics)])
             tables.append({"title": card.title, "columns": columns, "rows": cells})
     return tables
+
+
+def card_index(summaries: Mapping[str, JsonObject]) -> list[JsonObject]:
+    """The measured results in the order of the hub's model-index, one entry for each data set.
+
+    An entry has `task`, `title`, `dataset`, `builder` and `metrics`, each with `type`, `name` and `value`: those of the
+    table in the model card that are numbers. Baselines are no results of the model and are left out.
+    """
+    entries: list[JsonObject] = []
+    for name, summary in summaries.items():
+        task = task_of(summary, name)
+        card, metrics = task.card(), list[Json]()
+        for metric, said in card.columns.items():
+            mean = interval_of(summary, "metrics", metric, "overall").mean
+            if math.isfinite(mean):
+                metrics.append({"type": metric, "name": said, "value": mean})
+        if metrics:
+            builder = part_of(summary, "settings").get("name", name)
+            entry: JsonObject = {"task": task.name, "title": card.title, "dataset": name, "builder": builder}
+            entries.append({**entry, "metrics": metrics})
+    return entries
 
 
 def _for_card(summary: JsonObject) -> JsonObject:

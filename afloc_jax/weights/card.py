@@ -60,6 +60,28 @@ tags:
 - radiology
 - visual-grounding
 - contrastive-learning
+widget:
+- text: small left pleural effusion
+- text: no pneumothorax
+{% if index %}
+model-index:
+- name: {{ name | tojson }}
+  results:
+{% for entry in index %}
+  - task:
+      type: {{ entry.task | tojson }}
+      name: {{ entry.title | tojson }}
+    dataset:
+      type: {{ entry.builder | tojson }}
+      name: {{ entry.dataset | tojson }}
+    metrics:
+{% for metric in entry.metrics %}
+    - type: {{ metric.type | tojson }}
+      name: {{ metric.name | tojson }}
+      value: {{ metric.value | tojson }}
+{% endfor %}
+{% endfor %}
+{% endif %}
 ---
 
 # {{ name }}
@@ -160,6 +182,7 @@ def render_card(config: FolderConfig) -> str:
     Args:
         config: the config of the model folder. Its `card` may hold `data` (text, or a mapping of facts), `vocabulary`
             (text), `recipe` (mapping), `tables` (results, each with a title, columns, and rows of formatted cells),
+            `index` (the same results for the hub's model-index, as `evaluation.run.card_index` makes them),
             `presence` (the data of its fit), `apart` (True: imported parts that have not been trained together),
             `intended_use`, `limits` (list), `licence` and `licence_id`.
     """
@@ -182,6 +205,7 @@ def render_card(config: FolderConfig) -> str:
         vocabulary=card.get("vocabulary", ""),
         recipe=flatten(card.get("recipe", {})),
         tables=card.get("tables", ()),
+        index=card.get("index", ()),
         presence=card.get("presence"),
         labelled=LABELLED.get(str((card.get("presence") or {}).get("labels")), ""),
         intended_use=card.get("intended_use", use),

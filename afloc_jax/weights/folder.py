@@ -57,6 +57,10 @@ from data_pipelines.tokens import LARGEST_TOKENIZER, TOKENIZER_FILE, VOCABULARY_
 WEIGHTS, CARD, PREPROCESSOR = "model.safetensors", "README.md", "preprocessor_config.json"
 UNSEEN = "unseen_pieces.txt"
 
+# transformers names it in its error where afloc_jax has not been imported: of all fields of preprocessor_config.json no
+# other is named there. It cannot be a name on the hub, so that no code is fetched, whatever the user trusts.
+_WHERE_IT_IS = "the Python package afloc_jax (write `import afloc_jax` before this line)"
+
 Variables = Mapping[str, PyTree]
 """`params` and `batch_stats` of a model."""
 
@@ -230,6 +234,7 @@ def _preprocessor(preprocessing: Preprocessing) -> dict[str, Json]:
     }
     return {
         "image_processor_type": "AFLocImageProcessor",  # afloc_jax.inference.hugging_face
+        "auto_map": {"AutoImageProcessor": f"{_WHERE_IT_IS}--afloc_jax.AFLocImageProcessor"},
         "grey": preprocessing.grey,
         "equalize": preprocessing.equalize,
         **frames[preprocessing.geometry],

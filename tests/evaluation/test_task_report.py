@@ -16,7 +16,7 @@ from afloc_jax.evaluation.page import write_report
 from afloc_jax.evaluation.report.numbers import interval, interval_of, number
 from afloc_jax.evaluation.report.small_charts import SpreadRow, interval_cell, roc_chart, spread_chart, wilson
 from afloc_jax.evaluation.retrieval.examples import choose_queries
-from afloc_jax.evaluation.run import card_tables, evaluate_datasets
+from afloc_jax.evaluation.run import card_index, card_tables, evaluate_datasets
 from afloc_jax.evaluation.settings import TaskSettings
 from afloc_jax.evaluation.statistics import discrimination
 from afloc_jax.evaluation.statistics.interval import Interval
@@ -211,6 +211,10 @@ def test_the_card_has_a_table_for_each_task(results):
     auc = results["classification"][1]["metrics"]["auc"]["overall"]
     assert f"| classification | 24 | {auc['mean']:.3f} [{auc['lower']:.3f}, {auc['upper']:.3f}] |" in text
     assert "R@5, image to text" in text and "| robustness | 24 |" in text
+    index = {
+        entry["task"]: entry["metrics"] for entry in card_index({name: found[1] for name, found in results.items()})
+    }
+    assert {"type": "auc", "name": "AUC", "value": auc["mean"]} in index["classification"] and len(index) == 3
     assert "Localisation without annotations" not in text and "Not evaluated yet" not in text
     assert "Not evaluated yet" in render_card(FolderConfig())
 

@@ -1,6 +1,7 @@
 """The model folder: what it holds, what its card says, and how a damaged one is refused."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -9,10 +10,11 @@ import jax
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from PIL import Image
 
 import afloc_jax
-from afloc_jax.evaluation.run import card_tables
+from afloc_jax.evaluation.run import card_index, card_tables
 from afloc_jax.inference.towers import initial_variables
 from afloc_jax.models.settings import ModelSettings, TextSettings
 from afloc_jax.training.settings import RunConfig
@@ -70,6 +72,24 @@ def test_transformers_finds_the_image_processor_of_a_model_folder(folder, model,
     processor.save_pretrained(tmp_path / "saved")
     again = AutoImageProcessor.from_pretrained(tmp_path / "saved")(str(files[1]), return_tensors="np")
     np.testing.assert_array_equal(again["pixel_values"][0], found[1])
+
+
+def test_without_the_import_transformers_names_the_package_and_fetches_no_code(folder, tmp_path):
+    code = f"""
+from transformers import AutoImageProcessor
+for trusted in (None, True):
+    try:
+        AutoImageProcessor.from_pretrained({str(folder)!r}, trust_remote_code=trusted)
+    except (ValueError, OSError) as error:
+        print(" ".join(str(error).split()))
+"""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "PYTHONPATH": ""}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    said = done.stdout.split("[y/N] ")[-1].splitlines()  # before the first it asks, and gets no answer
+    assert len(said) == 2, done.stderr
+    assert all("the Python package afloc_jax (write `import afloc_jax` before this line)" in line for line in said)
+    assert [path for path in tmp_path.rglob("*.py") if path.name != "__init__.py"] == []
 
 
 def test_importing_the_package_imports_no_transformers():
@@ -178,13 +198,19 @@ def test_a_save_that_fails_leaves_the_old_folder_and_nothing_else(folder, tmp_pa
 def test_results_enter_the_model_card_with_their_intervals(folder, tmp_path):
     copy = tmp_path / "model"
     shutil.copytree(folder, copy)
-    assert "Not evaluated yet" in (copy / "README.md").read_text()
+    before = ModelCard.load(copy / "README.md")
+    assert "Not evaluated yet" in before.text and before.data.eval_results is None
+    assert before.data.to_dict()["widget"] == [{"text": "small left pleural effusion"}, {"text": "no pneumothorax"}]
     overall = {"mean": 0.8125, "lower": 0.75, "upper": 0.875}
     prior = {"metrics": {"pointing": {"overall": {"mean": 0.5, "lower": 0.4, "upper": 0.6}}}}
     found = {"n": 32, "metrics": {"pointing": {"overall": overall}}, "baselines": {"prompt_prior": prior}}
     results = {"phantom": found}
-    update_card(copy, {"results": results, "tables": card_tables(results)})
+    summaries = {"phantom": {**found, "settings": {"name": "phantom"}}}
+    update_card(copy, {"results": results, "tables": card_tables(results), "index": card_index(summaries)})
     card = (copy / "README.md").read_text()
+    (result,) = ModelCard(card).data.eval_results
+    assert (result.task_type, result.dataset_type, result.dataset_name) == ("localization", "phantom", "phantom")
+    assert (result.metric_type, result.metric_name, result.metric_value) == ("pointing", "Pointing game", 0.8125)
     assert "| data set | samples | Pointing game |\n|---|---|---|\n| phantom | 32 | 0.812 [0.750, 0.875] |" in card
     assert "\n| phantom: prompt prior, no model | 32 | 0.500 [0.400, 0.600] |" in card
     assert "four sentences" in card
