@@ -154,7 +154,6 @@ def cluster(tmp_path, monkeypatch):
             process.wait(timeout=60)
 
 
-@pytest.mark.slow
 @with_submitit
 def test_a_sweep_on_slurm(cluster, tmp_path, path_kept):
     launcher = launcher_of(Path(tmp_path / "runs"), 1, "timeout_min=5,cpus_per_task=1")
