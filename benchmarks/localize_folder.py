@@ -20,6 +20,7 @@ Files are written before, so that reading them takes no disk. Loading the model 
 """
 
 import argparse
+import functools
 import itertools
 import json
 import os
@@ -129,7 +130,7 @@ def compare_small(model: Model, localize: Localizing, folder: Path, count: int, 
         drawn = seconds(lambda: localize(folder, Outputs()))
         alone = statistics.median(seconds(lambda: network(model, squares[:1])) for _ in range(9))
         asked = [[next(others)] for _ in range(9)]
-        again = statistics.median(seconds(lambda other=other: model.localize(other, PROMPTS)) for other in asked)
+        again = statistics.median(seconds(functools.partial(model.localize, other, PROMPTS)) for other in asked)
         same = statistics.median(seconds(lambda: model.localize([pixels], PROMPTS)) for _ in range(9))
         if number:
             boxes.append(running / only)

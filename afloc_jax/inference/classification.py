@@ -61,6 +61,10 @@ class Probabilities(np.ndarray):
         plain = np.asarray(array)
         return plain[()] if return_scalar else plain
 
+    def __reduce__(self):  # type: ignore[no-untyped-def]
+        """What is read from a pickle has the attributes."""
+        return type(self).of, (np.asarray(self), self.classes, self.present, self.warnings)
+
     def __getitem__(self, key):  # type: ignore[no-untyped-def]
         return np.asarray(self)[key]
 

@@ -174,12 +174,12 @@ def _spacing(data: bytes) -> Json:
 def _classify(model: Model, pixels: UInt8[np.ndarray, "H W"], question: Question) -> dict[str, Json]:
     model.read_prompts(question.texts)  # refuses an empty name
     prompts = read_prompt_set(question.prompts or None)
-    (probabilities,), (present,) = model.classify_squares(model.square_of(pixels)[0][None], question.texts, prompts)
+    found = model.classify([pixels], question.texts, prompts)  # which keeps the image for a further question
     return {
         "calibrated": model.calibration is not None,
         "classes": [
             {"class": name, "probability": float(p), "present": there, **_understood(model, prompts, name)}
-            for name, p, there in zip(question.texts, probabilities, present, strict=True)
+            for name, p, there in zip(question.texts, found[0], found.present[0], strict=True)
         ],
     }
 

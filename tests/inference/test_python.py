@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import pickle
 import re
 from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
@@ -266,6 +267,8 @@ def test_probabilities_are_an_array_with_a_table(model, calibrated, film):
         assert type(plain) is np.ndarray
     assert found.argmax(axis=1).tolist() == np.asarray(found).argmax(axis=1).tolist()
     assert isinstance(found[0, 0], np.float32) and isinstance(found.max(), np.float32)
+    same = pickle.loads(pickle.dumps(found))
+    assert same._repr_html_() == found._repr_html_() and np.array_equal(same, found)
     shown = Elements(found._repr_html_())
     assert [cell["scope"] for cell in shown.of("th")] == ["col"] * 3 + ["row"] * 2 and not shown.of("i")
     assert "Zero-shot probability of each class; presence is not calibrated" in shown.text
@@ -363,6 +366,13 @@ def test_of_two_threads_that_compute_one_value_both_get_the_same():
 
     (outer,) = kept.all_of(["a"], slow)
     assert outer is inner[0] and outer == ["first"]
+
+
+def test_a_localization_goes_through_a_pickle(model, pictures):
+    found = model.localize(pictures[:1], PROMPTS)[0]
+    again = pickle.loads(pickle.dumps(found))
+    assert again._repr_html_() == found._repr_html_()
+    np.testing.assert_array_equal(again[1].boxes, found[1].boxes)
 
 
 def test_a_localization_equals_itself_alone(model, pictures):
