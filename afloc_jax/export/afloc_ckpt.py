@@ -65,6 +65,8 @@ def beyond_the_release(source: Source) -> list[str]:
     wanted = {
         "model.image.backbone": (image.backbone, image.backbone if image.backbone in BACKBONES else "resnet50"),
         "model.image.input_size": (image.input_size, 299),
+        "model.image.mean": (image.mean, (0.5,)),
+        "model.image.std": (image.std, (0.5,)),
         "model.image.center": (image.center, False),
         "model.normalize": (settings.normalize, False),  # the published code normalises the text alone
         "model.text.context": (text.context, "report"),

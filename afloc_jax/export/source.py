@@ -85,6 +85,8 @@ def describe(source: Source) -> dict[str, Json]:
             "family": BACKBONES[image.backbone].family.name,
             "structure": {**image.structure.plain(), "statistics_group": image.statistics_group},
             "input_size": image.input_size,
+            "mean": list(image.mean),
+            "std": list(image.std),
             "center": image.center,
         },
         "text": {

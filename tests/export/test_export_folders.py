@@ -142,9 +142,10 @@ def test_exporting_needs_no_torch_until_a_format_asks_for_it():
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(afloc_jax.__file__).parents[1]).returncode == 0
 
 
-def test_the_network_file_imports_nothing_but_torch_and_the_standard_library():
+def test_the_network_files_import_nothing_but_torch_and_the_standard_library():
     imported = set()
-    for node in ast.walk(ast.parse((COPIED / "afloc_torch.py").read_text())):
+    texts = [(COPIED / name).read_text() for name in ("afloc_torch.py", "afloc_transformer.py")]
+    for node in (node for text in texts for node in ast.walk(ast.parse(text))):
         if isinstance(node, ast.Import):
             imported |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):

@@ -83,6 +83,32 @@ def test_every_option_gives_our_numbers_in_plain_torch(tmp_path, config):
     assert_equal_outputs(run_torch(folder, inputs), our_outputs(source, inputs["image"], prompts))
 
 
+TRANSFORMERS = {
+    "dinov2": {"backbone": "dinov2_tiny", "options": {"registers": 2, "position_grid": 5, "whole": "mean"}},
+    "vit": {"backbone": "vit_tiny", "options": {"position_grid": 2, "activation": "gelu_new"}},
+}
+SCALED = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.2, 0.3)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "format"),
+    [("vit", "torch-module"), ("dinov2", "onnx"), ("dinov2", "stablehlo"), ("dinov2", "torch-module")],
+)
+def test_vision_transformers_are_exported_with_a_check_that_passes(tmp_path, kind, format):
+    image = {**TRANSFORMERS[kind], "input_size": 48, **(SCALED if kind == "dinov2" else {})}
+    small = {"width": 16, "blocks": 2, "mlp_width": 24, "patch": 8, "shallow_block": 1}
+    image["options"] = {**small, **image["options"]}
+    source = read_source(write_model(tmp_path / "model", small_config(image=image)))
+    folder = export_model(source.folder, tmp_path / "export", format)
+    assert (folder / "afloc_transformer.py").is_file() == (format == "torch-module")
+    if format == "torch-module":
+        prompts, inputs = inputs_of(source, 3)
+        assert_equal_outputs(run_torch(folder, inputs), our_outputs(source, inputs["image"], prompts))
+    good = run_check(folder)
+    assert good.returncode == 0, good.stderr
+    assert "largest difference" in good.stdout
+
+
 @pytest.mark.parametrize("activation", ["gelu_new", "relu", "silu"])
 def test_every_activation_gives_our_numbers_in_plain_torch(tmp_path, activation):
     config = small_config()

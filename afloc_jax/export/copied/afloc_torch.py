@@ -11,6 +11,7 @@ Written by afloc_jax (`afloc export MODEL DEST --format torch-module`); config.j
 State dict names are those of the published PyTorch release. Maps are channels last, [B, H, W, D].
 """
 
+import importlib
 import json
 import math
 from pathlib import Path
@@ -135,7 +136,13 @@ class ImageEncoder(nn.Module):
         self.input_size = settings["input_size"]
         structure = settings["structure"]
         families: dict[str, type[DenseNet] | type[ResNet]] = {"densenet": DenseNet, "resnet": ResNet}
-        self.model = families[settings["family"]](structure)
+        family = settings["family"]
+        if family in families:
+            self.model = families[family](structure)
+        else:
+            beside = f"{__package__}.afloc_transformer" if __package__ else "afloc_transformer"
+            self.model = importlib.import_module(beside).VisionTransformer(structure, family, self.input_size)
+        self.mean, self.std = settings.get("mean", [0.5]), settings.get("std", [0.5])
         shallow, deep, whole = self.model.widths
         self.local2_embedder = convolution(shallow, width)
         self.local_embedder = convolution(deep, width)
@@ -152,7 +159,11 @@ class ImageEncoder(nn.Module):
             x = functional.avg_pool2d(x, side // self.input_size)  # bilinear sampling would ignore pixels
         else:
             x = functional.interpolate(x, (self.input_size, self.input_size), mode="bilinear", align_corners=True)
-        shallow, deep, whole = self.model(x.expand(-1, 3, -1, -1))
+        x = x.expand(-1, 3, -1, -1)
+        if (self.mean, self.std) != ([0.5], [0.5]):  # pixels in [0, 1], as the weights expect them
+            mean, std = (torch.tensor(values, device=x.device)[:, None, None] for values in (self.mean, self.std))
+            x = (x / 2 + 0.5 - mean) / std
+        shallow, deep, whole = self.model(x)
         shallow, deep, whole = self.local2_embedder(shallow), self.local_embedder(deep), self.global_embedder(whole)
         if self.center:
             shallow, deep, whole = self.local2_norm(shallow), self.local_norm(deep), self.global_norm(whole)
