@@ -29,12 +29,12 @@ IMPORTS = {**os.environ, "PYTHONPATH": os.pathsep.join([ROOT, *sys.path])}
 
 
 @contextlib.contextmanager
-def serving(folder, work, *flags):  # noqa: F811
+def serving(folders, work, *flags):
     """The process of `afloc serve`, and what it prints."""
     for name in ("work", "temporary"):
         (work / name).mkdir()
     process = subprocess.Popen(
-        [sys.executable, "-m", "afloc_jax", "serve", str(folder), "--port", "0", *flags],
+        [sys.executable, "-m", "afloc_jax", "serve", *map(str, folders), "--port", "0", *flags],
         cwd=work / "work",
         env={**IMPORTS, "TMPDIR": str(work / "temporary")},
         stdout=subprocess.PIPE,
@@ -63,7 +63,7 @@ def post(address, data, timeout=60):
 
 def test_the_page_answers_and_ends_while_an_answer_hangs_and_leaves_nothing_behind(folder, tmp_path):  # noqa: F811
     image = write_image("dicom", tmp_path / "a").read_bytes()
-    with serving(folder, tmp_path, "--host", "0.0.0.0", "--time_limit", "6") as (server, said):
+    with serving([folder, folder], tmp_path, "--host", "0.0.0.0", "--time_limit", "6") as (server, said):
         port, token = re.search(r":(\d+)/\?token=(\S{20,}) ", said).groups()
         address = f"http://127.0.0.1:{port}"
         (worker,) = psutil.Process(server.pid).children()
@@ -71,6 +71,9 @@ def test_the_page_answers_and_ends_while_an_answer_hangs_and_leaves_nothing_behi
         assert post(f"{address}/picture", image)[0] == 401
         status, content = post(f"{address}/localize?prompt=secret&token={token}", image)
         assert status == 200 and content["prompts"][0]["prompt"] == "secret"
+        second = post(f"{address}/localize?prompt=secret&model=2&token={token}", image)
+        assert second == (200, content), "two models are in one process"
+        assert post(f"{address}/localize?prompt=secret&model=3&token={token}", image)[0] == 400
         worker.suspend()  # an answer that never comes
         status, content = post(f"{address}/picture?token={token}", image)
         assert status == 503 and "no answer within 6 s" in content["error"]
