@@ -24,10 +24,12 @@ MEASURES = {"pointing": "pointing game", "iou": "IoU", "dice": "Dice", "cnr": "C
 
 
 def summary_of(folder: Path) -> dict:
-    found = sorted(folder.glob("evaluation/**/summary.json"))
-    if len(found) != 1:
-        raise SystemExit(f"{folder}: {len(found)} evaluations, expected one")
-    return json.loads(found[0].read_text())
+    """The evaluation of a run's maps; that of presence, beside it, says its task."""
+    found = [json.loads(path.read_text()) for path in sorted(folder.glob("evaluation/**/summary.json"))]
+    of_maps = [summary for summary in found if "task" not in summary]
+    if len(of_maps) != 1:
+        raise SystemExit(f"{folder}: {len(of_maps)} evaluations of maps, expected one")
+    return of_maps[0]
 
 
 def row(cells: list[str]) -> str:

@@ -98,6 +98,7 @@ def get_config() -> ConfigDict:
     loss.implementation = "auto"
     loss.kernel = "xla"  # xla|pallas (TPU kernels)|triton (GPU kernels; both slowly interpreted elsewhere): tiles
     loss.tile_memory = "auto"  # MiB of a device's memory for a tile of the local losses; auto: what suits the device
+    loss.kept_memory = "auto"  # MiB that the forward pass keeps of tiles for the backward pass; auto: some, on CPUs
     # True|False|auto (True wherever that is possible and less work; the log says): compute the word level in the width
     # of the shallow features (512, not 768). It gives the same loss.
     loss.low_rank = FieldReference("auto", field_type=object)

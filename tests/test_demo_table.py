@@ -44,6 +44,9 @@ def runs(tmp_path):
         content = summary((0.6 + shift, 0.8 + shift), (0.3 + shift, 0.5 + shift), weak)
         how = {"config": {"seed": seed}, "finished": {"training_seconds": 300}}
         found.append(write(tmp_path / f"run{seed}", content, **how))
+        beside = tmp_path / f"run{seed}" / "evaluation" / "presence"
+        beside.mkdir()
+        (beside / "summary.json").write_text(json.dumps({"task": "presence"}))
     return found
 
 

@@ -64,7 +64,7 @@ def first_fit(counts: Int[Array, " I"], length: int, slots: int, slot: int = SLO
     """
     captions = counts.shape[0]
     longest = -(-length // slot)
-    bins = _bins(captions, longest, slots)
+    bins = bins_at_most(captions, length, slots, slot)
     needs = -(-counts // slot)
     earlier = jnp.arange(captions) < jnp.arange(captions)[:, None]
     # Which caption of its need each one is.
@@ -91,7 +91,7 @@ def first_fit(counts: Int[Array, " I"], length: int, slots: int, slot: int = SLO
 def pack(counts: Int[Array, " I"], length: int, slots: int, first_slot: Int[Array, " I"], slot: int = SLOT) -> Packing:
     """Where every unit lies, with the captions' places from `first_fit` of the same counts, length, slots and slot."""
     captions, longest, needs = counts.shape[0], -(-length // slot), -(-counts // slot)
-    bins = _bins(captions, longest, slots)
+    bins = bins_at_most(captions, length, slots, slot)
 
     # Invert the assignment: for every slot of the bins, find its caption and which of the caption's slots it is
     # (`part`). Empty slots get an additional caption, index I, which has no units.
@@ -113,9 +113,9 @@ def pack(counts: Int[Array, " I"], length: int, slots: int, first_slot: Int[Arra
     )
 
 
-def _bins(captions: int, longest: int, slots: int) -> int:
-    """As many as can be needed (see the top of this file)."""
-    return -(-captions // (slots // longest))
+def bins_at_most(captions: int, length: int, slots: int, slot: int = SLOT) -> int:
+    """As many bins as captions of at most `length` units can need (see the top of this file)."""
+    return -(-captions // (slots // -(-length // slot)))
 
 
 def packed(packing: Packing, units: Shaped[Array, "I T *D"]) -> Shaped[Array, "bins U *D"]:

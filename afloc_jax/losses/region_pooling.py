@@ -77,9 +77,34 @@ class RegionPooling(NamedTuple):
     alone: Callable[[TileImages, TileText, LossSettings], Float[Array, "g p U m"]] | None = None
     # Whether units, norms, relevances and their gradients are in the order of tpu_tile.slots_last.
     slots_last: bool = False
+    kept: "Kept | None" = None
 
     def relevance(self, images: TileImages, text: TileText, settings: LossSettings) -> Float[Array, "g p U m"]:
         return self.alone(images, text, settings) if self.alone else self.forward(images, text, settings)[0]
+
+    def forward_and_kept(
+        self, images: TileImages, text: TileText, settings: LossSettings
+    ) -> tuple[Float[Array, "g p U m"], PyTree]:
+        """The relevance and what is kept; only for a pooling with `kept`."""
+        assert self.kept
+        r, saved = self.forward(images, text, settings)
+        return r, self.kept.of(saved)
+
+    def again(
+        self, images: TileImages, text: TileText, kept: PyTree, settings: LossSettings
+    ) -> tuple[Float[Array, "g p U m"], PyTree]:
+        """What `forward` returns, from what was kept."""
+        assert self.kept
+        return self.kept.again(images, text, kept, settings)
+
+
+class Kept(NamedTuple):
+    """How a pooling keeps a tile from the forward pass to the backward pass."""
+
+    # What `forward` returns -> what is kept of it: arrays over units and regions, and over units and features.
+    of: Callable[[PyTree], tuple[Float[Array, "g p U m N"], Float[Array, "g p U m D"]]]
+    # What `forward` returns, from what was kept, by no product.
+    again: Callable[[TileImages, TileText, PyTree, LossSettings], tuple[Float[Array, "g p U m"], PyTree]]
 
 
 class CosineGradient(NamedTuple):
@@ -213,21 +238,45 @@ def _attention_forward(
 
     Where that could overflow, at high temperatures, g_un is e_un as first defined, and v has no first term.
     """
-    regions, temperature = images.regions, settings.attention_temperature
+    regions = images.regions
     # Left alone, XLA may lay the scores out otherwise and transpose them, which on a GPU takes as long as a product.
     s = with_layout_constraint(product("gud,gpmnd->gpumn", text.units, regions), Layout((0, 1, 2, 3, 4)))
     p, _ = text_softmax(s, text.slots)
-    start: Array | int
+    g = _attention_weights(images, p, settings)
+    v = per_image("gpmun,gpmnd->gpmud", g, regions)
     if _near_one(settings):
-        g, start, count = jnp.exp(temperature * p) - 1, images.total[:, :, None], images.count
+        v = images.total[:, :, None] + v
+    return _attended_cosine(images, text, p, g, v, settings)
+
+
+def _attention_weights(
+    images: TileImages, p: Float[Array, "g p U m N"], settings: LossSettings
+) -> Float[Array, "g p U m N"]:
+    """g_un of `_attention_forward`, in the precision of the regions."""
+    if _near_one(settings):
+        g = jnp.exp(settings.attention_temperature * p) - 1
     else:
         largest = p[..., : images.count].max(axis=-1, keepdims=True)
-        g, start, count = jnp.exp(temperature * jnp.minimum(p - largest, 0)), 0, 0
-    g = g.astype(regions.dtype)
-    v = start + per_image("gpmun,gpmnd->gpmud", g, regions)
-    total = count + g[..., : images.count].sum(axis=-1, dtype=v.dtype)
+        g = jnp.exp(settings.attention_temperature * jnp.minimum(p - largest, 0))
+    return g.astype(images.regions.dtype)
+
+
+def _attended_cosine(
+    images: TileImages, text: TileText, p: Array, g: Array, v: Float[Array, "g p U m D"], settings: LossSettings
+) -> tuple[Float[Array, "g p U m"], PyTree]:
+    total = g[..., : images.count].sum(axis=-1, dtype=v.dtype)
+    if _near_one(settings):
+        total = images.count + total
     cosine = AttendedCosine.of(text.units[:, None, :, None], text.norms[:, None, :, None], v, total)
     return cosine.r, (p, g, cosine)
+
+
+def _attention_again(
+    images: TileImages, text: TileText, kept: PyTree, settings: LossSettings
+) -> tuple[Float[Array, "g p U m"], PyTree]:
+    """What `_attention_forward` returns, from p and v: two products and the softmax are saved."""
+    p, v = kept
+    return _attended_cosine(images, text, p, _attention_weights(images, p, settings), v, settings)
 
 
 def _attention_backward(
@@ -308,6 +357,8 @@ def _logsumexp_backward(
 
 
 REGION_POOLINGS = {
-    "attention": RegionPooling(_attention_forward, _attention_backward),
+    "attention": RegionPooling(
+        _attention_forward, _attention_backward, kept=Kept(lambda saved: (saved[0], saved[2].v), _attention_again)
+    ),
     "logsumexp": RegionPooling(_logsumexp_forward, _logsumexp_backward),
 }

@@ -8,7 +8,7 @@ are
     text to image = sum_j q_j (log sum_i exp S_ij - S_jj)        log-sum-exp of a column, over all devices of the ring
 
 Forward pass: in step n = 0 .. R - 1 device d holds the captions that device (d - n) mod R started with. It computes
-the block [b, b] of its rows for these captions (tiled.py) while it sends them to device (d + 1) mod R. Only the rows
+the block [b, b] of its rows for these captions (tiles.py) while it sends them to device (d + 1) mod R. Only the rows
 [b, K] and the column sums [K] grow with the group.
 
 Backward pass: the saved S and its row and column sums give the gradient of every similarity,
@@ -39,7 +39,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
 from afloc_jax.errors import UsageError
-from afloc_jax.losses import definition, tiled
+from afloc_jax.losses import definition, tiles
 from afloc_jax.losses.low_rank import project, pull_back
 from afloc_jax.losses.packing import Captions
 from afloc_jax.losses.settings import LossSettings, Twins
@@ -345,14 +345,14 @@ def _report_rows(temperature: float) -> Rows:
 
 @functools.lru_cache(maxsize=32)
 def _local_rows(settings: LossSettings, platform: str) -> Rows:
-    """Rows of `definition.local_similarity`, computed by tiled.py for the captions of one device at a time."""
+    """Rows of `definition.local_similarity`, computed by tiles.py for the captions of one device at a time."""
 
     def grouped(regions: Array, texts: tuple[Array, Array], counts: Array, ring: Ring) -> tuple[Array, Captions]:
         k = min(len(counts), ring.group)
         regions, units, norms, counts = (a.reshape(-1, k, *a.shape[1:]) for a in (regions, *texts, counts))
         text = Captions(units.astype(regions.dtype), norms, counts)
-        text = text if settings.kernel == "pallas" else tiled.placed(text, settings, platform)
-        return regions[:, None], text  # tiled.py: [g, p = 1, J, N, D]
+        text = text if settings.kernel == "pallas" else tiles.placed(text, settings, platform)
+        return regions[:, None], text  # tiles.py: [g, p = 1, J, N, D]
 
     def forward(regions: Array, texts: tuple[Array, Array], counts: Array, ring: Ring) -> Array:
         regions, text = grouped(regions, texts, counts, ring)
@@ -362,7 +362,7 @@ def _local_rows(settings: LossSettings, platform: str) -> Rows:
         def step(number: Array, carry: tuple[Captions, Array]) -> tuple[Captions, Array]:
             text, rows = carry
             following = _pass_on(text, ring, platform)  # before the tiles, so that sending and computing overlap
-            block = tiled.tile_rows(regions, text, settings, platform)[:, 0]
+            block = tiles.tile_rows(regions, text, settings, platform)[:, 0]
             source = (place(ring) - number) % ring.size
             return following, lax.dynamic_update_index_in_dim(rows, block, source, axis=2)
 
@@ -385,7 +385,7 @@ def _local_rows(settings: LossSettings, platform: str) -> Rows:
             block, d_block = (
                 lax.dynamic_index_in_dim(array, source, axis=3, keepdims=False) for array in (rows, d_rows)
             )
-            here = tiled.tile_gradients(regions, text, block, d_block, settings, platform, start=d_regions)
+            here = tiles.tile_gradients(regions, text, block, d_block, settings, platform, start=d_regions)
             return following, here.regions, jax.tree.map(jnp.add, travelled, (here.units, here.norms))
 
         nothing = (jnp.zeros(text.units.shape, wide), jnp.zeros(text.norms.shape, wide))

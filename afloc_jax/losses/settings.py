@@ -16,6 +16,7 @@ NEAR_ONE_TEMPERATURE = 20.0
 Twins = Literal["negative", "mask", "share"]
 # A string, because a flag of launch.py keeps the type of the value in the config.
 TILE_MEMORY = Rule(lambda given: given == "auto" or (given.isdecimal() and int(given) > 0), '"auto" or MiB, as "512"')
+KEPT_MEMORY = Rule(lambda given: given == "auto" or given.isdecimal(), '"auto" or MiB, as "512", or "0"')
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,10 @@ class LossSettings(Settings, section="loss"):
             GPUs). All give the same numbers.
         tile_memory: the memory that a tile of the word or sentence level may take on a device: "auto" for what suits
             the kind of device (tile_size.py), or MiB, such as "512".
+        kept_memory: the memory that the forward pass of the word or sentence level may keep of its tiles, so that the
+            backward pass does not compute them again: "auto" for what suits the kind of device (tile_size.py: nothing
+            but on CPUs), or MiB of a device, "0" for nothing. It changes no result. Tiles that find no room are
+            computed twice, as are all of region_pooling = "logsumexp", of TPUs, of kernels and of "ring".
         low_rank: whether the word level is computed in the width of the shallow features (low_rank.py). It gives the
             same numbers. "auto" stands for on wherever that is possible and less work. Only the config of a run knows
             the model, so it settles this (training/settings.py); a loss that is called with "auto" leaves it off.
@@ -87,16 +92,18 @@ class LossSettings(Settings, section="loss"):
     implementation: Literal["auto", "definition", "tiled", "ring"] = "auto"
     kernel: Literal["xla", "pallas", "triton"] = "xla"
     tile_memory: str = setting("auto", TILE_MEMORY)
+    kept_memory: str = setting("auto", KEPT_MEMORY)
     low_rank: Literal["auto", True, False] = "auto"
     weights: LevelWeights = LevelWeights()
 
     def __post_init__(self) -> None:
         spelled = {"true": True, "false": False}  # as a command line may hand them on
         object.__setattr__(self, "low_rank", spelled.get(str(self.low_rank).lower(), self.low_rank))
-        # A number, as `--set loss.tile_memory=512` of afloc compile gives it.
-        given: str | int = self.tile_memory
-        if isinstance(given, int) and not isinstance(given, bool):
-            object.__setattr__(self, "tile_memory", str(given))
+        for name in ("tile_memory", "kept_memory"):
+            # A number, as `--set loss.tile_memory=512` of afloc compile gives it.
+            given: str | int = getattr(self, name)
+            if isinstance(given, int) and not isinstance(given, bool):
+                object.__setattr__(self, name, str(given))
         super().__post_init__()
 
     def check(self) -> None:

@@ -28,13 +28,14 @@ class _Kind:
     multiple: int = 1  # to which regions are filled up
     bins: int = 1
     slot: int = SLOT
+    kept: int = 0  # MiB
 
 
 # Two CPU cores are busy with one image, and a small tile stays in their cache. A GPU needs kernels of 10 microseconds
 # and more, and its matrix products need a multiple of 8 (docs/scale.md has the tiles tried on one). The
 # tile of a TPU is the best of those tried by its compiler's schedule (docs/scale.md): 128 slots fill the lanes of a
 # register (tpu_tile.py), 16 rows of bfloat16 its sublanes, and four images its matrix units. None has run this yet.
-KINDS = {"cpu": _Kind(96, 1), "gpu": _Kind(256, 1024, multiple=8), "tpu": _Kind(512, 48, multiple=16, slot=4)}
+KINDS = {"cpu": _Kind(96, 1, kept=384), "gpu": _Kind(256, 1024, multiple=8), "tpu": _Kind(512, 48, multiple=16, slot=4)}
 # For loss.kernel = "triton", on any device: a bin is what a block of its kernels holds. With more bins in a tile, the
 # gradient of the regions, as large as half of the scores of a bin, is read and written less often.
 TRITON = _Kind(128, 1024, multiple=8, bins=8)
@@ -61,6 +62,12 @@ class TileSize:
 
 def _kind(settings: LossSettings, platform: str) -> _Kind:
     return TRITON if settings.kernel == "triton" else KINDS.get(platform, KINDS["gpu"])
+
+
+def kept_memory(settings: LossSettings, platform: str) -> int:
+    """The bytes that the forward pass of a level may keep of tiles, for the backward pass of the same level."""
+    given = settings.kept_memory
+    return (_kind(settings, platform).kept if given == "auto" else int(given)) * 2**20
 
 
 def tile_units(settings: LossSettings, platform: str, longest: int) -> int:

@@ -36,6 +36,7 @@ MAY_CHANGE = (
     "training.trackers",
     "training.fsdp",
     "loss.tile_memory",
+    "loss.kept_memory",
     "loss.low_rank",
     "evaluation",
 )

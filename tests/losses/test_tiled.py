@@ -1,5 +1,7 @@
 """Tiled against the definition: same values and gradients, whatever the shapes, lengths, types and devices."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,7 +25,9 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from afloc_jax.errors import UsageError
 from afloc_jax.losses import contrastive_losses, definition, region_pooling, tile_size, tiled
+from afloc_jax.losses import tiles as tiles_of_losses
 from afloc_jax.losses.low_rank import reduce_rank
+from afloc_jax.losses.packing import Captions
 from afloc_jax.losses.settings import PUBLISHED, LossSettings
 
 POOLINGS = ["attention", "logsumexp"]
@@ -177,15 +181,77 @@ def like(*shape, dtype=np.float32):
 
 
 def test_memory_does_not_grow_with_pairs_times_units_times_regions():
-    def temporary(batch):
+    def temporary(batch, kept="0"):
         def loss(regions, units, counts):
-            return tiled.grouped_similarity(regions, units, counts, devices=1).sum()
+            settings = LossSettings(kept_memory=kept)
+            return tiled.grouped_similarity(regions, units, counts, settings, devices=1).sum()
 
         shapes = (1, batch, 400, 16), (1, batch, 40, 16)
         return temporary_bytes(loss, *(like(*shape) for shape in shapes), like(1, batch, dtype=np.int32))
 
     growth = temporary(32) - temporary(8)
     assert growth < 4 * (32**2 - 8**2) * 40 * 400 / 20, "more than a 20th of one [B, B, T, N] array"
+    # 32 x 16 bins of 96 units fit into a GiB; 16 MiB hold three of them for every image.
+    assert 32 * 16 <= (temporary(32, "1024") - temporary(32)) / (96 * (400 + 16) * 4) < 32 * 16 * 1.05
+    assert 32 * 3 <= (temporary(32, "16") - temporary(32)) / (96 * (400 + 16) * 4) < 32 * 3 * 1.05
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("temperature", [4.0, 30.0])
+@pytest.mark.parametrize(
+    ("platform", "devices", "tiles", "kept"),
+    [("cpu", 1, 0.99, 0), ("cpu", 1, 1, 1), ("cpu", 1, 2.5, 2), ("cpu", 2, 50, 7), ("gpu", 1, 1, 1), ("gpu", 2, 50, 3)],
+)
+def test_tiles_that_are_kept_give_the_same(temperature, platform, devices, tiles, kept, monkeypatch):
+    """No tile, some, those in use (3 of the 7 or 3 that the shapes allow for), and more, of 14 images x 13 regions."""
+    monkeypatch.setattr(tile_size, "BYTES", 2**20 // (256 * 13 * 3))  # on "gpu" tiles of 3 images, so 15 with the last
+    counts = [40, 1, 17, 8, 9, 33, 2, 3, 25, 40, 16, 7, 12, 5]
+    size = tile_size.tile_size(LossSettings(), platform, 14 // devices, 13, 40)
+    images = -(-14 // devices // size.images) * size.images
+    memory = images * size.units * (13 + -13 % size.multiple + 8) * 8  # of a tile of all images
+    monkeypatch.setattr(tiles_of_losses, "kept_memory", lambda settings, platform: int(tiles * memory))
+    shapes = Captions(jnp.zeros((1, 14, 40, 8)), jnp.zeros((1, 14, 40)), jnp.zeros((1, 14), int))
+    settings = LossSettings(attention_temperature=temperature)
+    assert tiles_of_losses.tiles_to_keep(14 // devices, 13, shapes, settings, platform) == kept
+    assert_is_the_definition(random_case(14, 13, 40, 8, counts), settings, devices, platform)
+
+
+@pytest.mark.usefixtures("float64")
+def test_what_is_kept_of_all_groups_shares_the_memory(monkeypatch):
+    """Two of four groups are computed at once on two devices, so each keeps half of the tiles."""
+    asked = []
+    rows = tiled.rows_and_kept
+    monkeypatch.setattr(tiled, "tiles_to_keep", lambda *_: 3)
+    monkeypatch.setattr(tiled, "rows_and_kept", lambda *given: asked.append(given[-1]) or rows(*given))
+    regions, units, counts = random_case(20, 6, 40, 4, [40, 3, 17, 8, 9] * 4)
+    regions, units, counts = (array.reshape(4, 5, *array.shape[1:]) for array in (regions, units, counts))
+
+    def similarity(of, settings):
+        return lambda regions, units: of(regions, units, counts, settings).sum()
+
+    got = jax.grad(similarity(functools.partial(tiled.grouped_similarity, devices=2), PUBLISHED), (0, 1))
+    expected = jax.grad(similarity(definition.grouped_similarity, PUBLISHED), (0, 1))
+    assert_all_close(got(regions, units), expected(regions, units), atol=1e-10, rtol=0)
+    assert asked == [1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "platform", "kept"),
+    [
+        ({}, "cpu", 16),
+        ({"kept_memory": "0"}, "cpu", 0),
+        ({"kept_memory": 100}, "cpu", 7),
+        ({}, "gpu", 0),
+        ({"kept_memory": "256"}, "gpu", 7),
+        ({"kept_memory": "512"}, "tpu", 0),
+        ({"kept_memory": "512", "region_pooling": "logsumexp"}, "cpu", 0),
+        ({"kept_memory": "512", "kernel": "pallas"}, "gpu", 0),
+    ],
+)
+def test_the_memory_of_what_is_kept_is_as_stated(settings, platform, kept):
+    """16 published captions and images: a tile of one image is 104 units x (1444 regions + 768 features), float32."""
+    shapes = Captions(like(1, 16, 97, 768), like(1, 16, 97), like(1, 16, dtype=np.int32))
+    assert tiles_of_losses.tiles_to_keep(16, 1444, shapes, LossSettings(**settings), platform) == kept
 
 
 def test_projected_regions_never_exist_for_the_whole_batch():

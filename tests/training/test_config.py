@@ -232,7 +232,7 @@ def test_a_workdir_of_an_earlier_version_goes_on_unless_a_later_setting_is_chang
     assert written["loss"]["low_rank"] is False
     (tmp_path / "config.json").write_text(json.dumps(written))
     config = tiny_config()
-    config.loss.tile_memory = "64"  # changes nothing but speed
+    config.loss.tile_memory, config.loss.kept_memory = "64", "0"  # change nothing but speed
     for low_rank in ("auto", True, False):  # changes rounding
         config.loss.low_rank = low_rank
         check_workdir(RunConfig.from_config(config), Path(tmp_path))
