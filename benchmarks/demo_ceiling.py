@@ -54,6 +54,7 @@ def main() -> None:
     given = demo.get_config()
     given.data.directory, given.seed = arguments.directory, arguments.seed
     config = RunConfig.from_config(given)
+    (entry,) = (entry for entry in config.evaluation.entries if entry.task.name == "localization")
     source = open_source("phantom", arguments.directory, "train", builder=config.data.builder)
     tokenizer = training_tokenizer(source, vocabulary_size=config.model.text.structure.vocab_size)
     config = with_vocabulary(config, tokenizer)
@@ -128,7 +129,6 @@ def main() -> None:
     )
     config = dataclasses.replace(config, localization=localization)
     save_model(arguments.out / "model", {"params": params["model"], "batch_stats": batch_stats}, config, tokenizer)
-    (entry,) = config.evaluation.entries
     summary = evaluate_dataset(arguments.out / "model", arguments.out / "evaluation", entry.task, entry.settings)
     metrics = part_of(summary, "metrics")
     scores = {name: part_of(metrics, name, "overall")["mean"] for name in metrics}
