@@ -90,11 +90,8 @@ TRANSFORMERS = {
 SCALED = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.2, 0.3)}
 
 
-@pytest.mark.parametrize(
-    ("kind", "format"),
-    [("vit", "torch-module"), ("dinov2", "onnx"), ("dinov2", "stablehlo"), ("dinov2", "torch-module")],
-)
-def test_vision_transformers_are_exported_with_a_check_that_passes(tmp_path, kind, format):
+@pytest.mark.parametrize(("kind", "format"), [("vit", "torch-module"), ("dinov2", "onnx"), ("dinov2", "stablehlo")])
+def test_vision_transformers_give_our_numbers_in_every_format(tmp_path, kind, format):
     image = {**TRANSFORMERS[kind], "input_size": 48, **(SCALED if kind == "dinov2" else {})}
     small = {"width": 16, "blocks": 2, "mlp_width": 24, "patch": 8, "shallow_block": 1}
     image["options"] = {**small, **image["options"]}
@@ -104,9 +101,10 @@ def test_vision_transformers_are_exported_with_a_check_that_passes(tmp_path, kin
     if format == "torch-module":
         prompts, inputs = inputs_of(source, 3)
         assert_equal_outputs(run_torch(folder, inputs), our_outputs(source, inputs["image"], prompts))
-    good = run_check(folder)
-    assert good.returncode == 0, good.stderr
-    assert "largest difference" in good.stdout
+    else:
+        good = run_check(folder)
+        assert good.returncode == 0, good.stderr
+        assert "largest difference" in good.stdout
 
 
 @pytest.mark.parametrize("activation", ["gelu_new", "relu", "silu"])

@@ -19,6 +19,7 @@ from transformers import (
 
 import afloc_jax
 from afloc_jax.errors import UserError
+from afloc_jax.export.write import export_model
 from afloc_jax.training import start
 from afloc_jax.training.settings import RunConfig
 from afloc_jax.weights.folder import load_model, read_config
@@ -211,3 +212,5 @@ def test_a_folder_that_crops_is_read_by_the_processor_of_transformers(tmp_path, 
     found = processor(image, return_tensors="np")["pixel_values"]
     np.testing.assert_allclose(found[0, 0], square / 127.5 - 1, atol=1e-6)
     assert load_model(tmp_path / "model").config.preprocessing.geometry == "crop"
+    with pytest.raises(UserError, match="its images are framed by 'crop'"):
+        export_model(tmp_path / "model", tmp_path / "export", "torch-module")
