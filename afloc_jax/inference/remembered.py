@@ -38,6 +38,12 @@ class Remembered(Generic[Key, Value]):
         with self._lock:
             return list(self._kept)
 
+    def clear(self) -> None:
+        """Lets go of everything."""
+        with self._lock:
+            self._kept.clear()
+            self._total = 0
+
     def all_of(self, keys: Sequence[Key], compute: Callable[[list[Key]], Iterable[Value]]) -> list[Value]:
         """The values of all keys, of which `compute` gives those that are not kept, in the order of its argument.
 

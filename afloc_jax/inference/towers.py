@@ -130,6 +130,13 @@ class Towers:
         variables = initial_variables(self.config.architecture, self.config.seed)
         return type(self)(self.config, variables, self.tokenizer, batch_size=self.batch_size)
 
+    def forget_images(self) -> None:
+        """Lets go of what is kept of the images that were asked about last.
+
+        >>> model.forget_images()
+        """
+        self._images.clear()
+
     # Images
 
     def embed_images(self, images: Iterable[ImageInput]) -> ImageLevels:

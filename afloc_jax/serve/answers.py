@@ -83,6 +83,9 @@ def answer(models: Sequence[Model], question: Question, data: bytes, limits: Lim
             traceback.print_exc()
         name = type(problem).__name__
         return error(500, f"internal error, {name}; start afloc serve with --debug to see where")
+    finally:
+        for one in models:
+            one.forget_images()  # as the page promises
 
 
 @contextlib.contextmanager

@@ -133,6 +133,14 @@ def test_a_calibrated_model_tells_presence(model, tmp_path, monkeypatch):  # noq
     assert (content["calibrated"], content["prompts"][0]["present"]) == (False, None)
 
 
+def test_nothing_of_an_image_is_kept_after_its_answer(page, model, tmp_path):  # noqa: F811
+    path = write_image("jpeg", tmp_path / "a")
+    model.localize([path], ["edema"])
+    assert model._images.kept()
+    assert page.post("/localize", params={"prompt": "edema"}, content=path.read_bytes()).status_code == 200
+    assert not model._images.kept()
+
+
 def test_threshold_and_headers_have_defaults(page, model, tmp_path):  # noqa: F811
     path = write_image("jpeg", tmp_path / "a")
     answer = page.post("/localize", params={"prompt": "edema"}, content=path.read_bytes())
@@ -249,7 +257,11 @@ def test_a_defect_is_told_without_what_was_asked(model, capfd, tmp_path):  # noq
 
     body = write_image("jpeg", tmp_path / "a").read_bytes()
     for debug in (False, True):
-        broken = client(SimpleNamespace(localize=localize, config=FolderConfig()), debug=debug, known=told(model))
+        broken = client(
+            SimpleNamespace(localize=localize, config=FolderConfig(), forget_images=list),
+            debug=debug,
+            known=told(model),
+        )
         answer = broken.post("/localize", params={"prompt": "secret"}, content=body)
         assert answer.status_code == 500
         assert "RuntimeError" in answer.json()["error"] and "secret" not in answer.text
@@ -292,7 +304,8 @@ from types import SimpleNamespace
 from afloc_jax.serve.answers import answer
 from afloc_jax.serve.limits import LIMITS
 from afloc_jax.serve.questions import Question
-model = SimpleNamespace(config=SimpleNamespace(preprocessing=SimpleNamespace(grey="luma"), trained_on=()))
+config = SimpleNamespace(preprocessing=SimpleNamespace(grey="luma"), trained_on=())
+model = SimpleNamespace(config=config, forget_images=list)
 for most in (1 << 20, LIMITS.decoding):
     found = answer([model], Question("picture"), Path(sys.argv[1]).read_bytes(), replace(LIMITS, decoding=most))
     print(found.status, found.content.decode()[:90])
