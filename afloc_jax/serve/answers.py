@@ -177,7 +177,7 @@ def _spacing(data: bytes) -> Json:
 def _classify(model: Model, pixels: UInt8[np.ndarray, "H W"], question: Question) -> dict[str, Json]:
     model.read_prompts(question.texts)  # refuses an empty name
     prompts = read_prompt_set(question.prompts or None)
-    found = model.classify([pixels], question.texts, prompts)  # which keeps the image for a further question
+    found = model.classify([pixels], question.texts, prompts)
     return {
         "calibrated": model.calibration is not None,
         "classes": [
