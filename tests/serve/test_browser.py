@@ -79,7 +79,7 @@ def picture_of(kept):
 def test_a_file_is_dropped_and_asked_and_what_is_moved_redraws(seen):
     assert seen["size"] == "film.one.png, 240 \u00d7 320 pixels"
     assert seen["moved"]
-    assert "\u201csmall left effusion\u201d" in seen["said"] and "presence not calibrated" in seen["said"]
+    assert "\u201csmall left effusion\u201d" in seen["said"] and ", not calibrated, score " in seen["said"]
     assert seen["refused"] == "notes.txt: not an image in a known format"
     assert seen["classes"] == ["pneumonia", "edema"] and seen["set"] == "chest"
     assert seen["picked"] == "mild pneumonia in the right upper lobe"

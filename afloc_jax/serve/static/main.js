@@ -24,7 +24,8 @@ function begin() {
   $("goes").textContent = `They go to afloc serve on ${settings.machine}, which stores nothing.`;
   $("where").textContent = `Images and phrases go to the machine ${settings.machine}, on which afloc serve runs. ` +
     "Images are in its memory until they are answered, phrases until it ends; it writes them to no disk and no log. " +
-    "A tunnel or proxy in between sees them too" + (location.protocol.startsWith("https") ? "." : ", for this connection is not encrypted.");
+    "A tunnel or proxy in between sees them too" +
+    (location.protocol.startsWith("https") ? "." : ", for this connection is not encrypted.");
   addRow();
   draw();
 }

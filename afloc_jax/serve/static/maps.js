@@ -44,7 +44,8 @@ function find() {
     await answer(film, signal);
     draw();
     const captions = [...document.querySelectorAll("figcaption")].filter(one => one.offsetParent);
-    $("said").textContent = captions.map(one => [...one.childNodes].map(part => part.textContent).join(" ")).join("; ");
+    $("said").textContent = captions.map(one => [...one.querySelectorAll(":scope > b, :scope > span, .verdict > span")]
+      .map(part => part.textContent).join(", ")).join("; ");
     if (phoneSized()) $("panes").scrollIntoView({ block: "nearest" });  // the phrases are below
     return `${counted(texts().length, "phrase", "phrases")} done.`;
   });

@@ -51,7 +51,7 @@ const answerOf = (film, row, model) => film?.answers[model].get(textOf(row));
 function verdict(found) {
   const told = make("p", { className: "verdict" });
   if (found.present === null) {
-    told.append(make("span", { textContent: found.calibrated ? "denial: no presence" : "presence not calibrated" }));
+    told.append(make("span", { textContent: found.calibrated ? "denial: no presence" : "not calibrated" }));
   } else {
     const bar = make("i", { className: "meter" }, make("i"));
     bar.firstChild.style.width = `${100 * found.present}%`;

@@ -254,8 +254,8 @@ function drawTables(wanted, results) {
 
 function drawWarnings(film) {
   const of = models().map(model => film?.warnings?.[model]).find(Boolean);
-  const drawings = models().some(model => settings.models[model].drawings);
-  const which = models().length > 1 ? "A model" : "This model";
-  $("drawings").textContent = of ? `${sentence(of)}.` : drawings
-    ? `${which} was trained on drawings of chests (phantoms) alone, on no image of a patient.` : "";
+  const drawn = models().filter(model => settings.models[model].drawings).length;
+  const which = models().length < 2 ? "This model was" : drawn > 1 ? "Both models were" : "One of the models was";
+  $("drawings").textContent = of ? `${sentence(of)}.` : drawn
+    ? `${which} trained on drawings of chests (phantoms) alone, on no image of a patient.` : "";
 }
