@@ -14,7 +14,7 @@ from afloc_jax.cli import main
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.training import ahead_of_time
 from afloc_jax.training.buffers import Buffer
-from afloc_jax.training.gpu_cards import FRACTIONS
+from afloc_jax.training.gpu_cards import CARDS, FRACTIONS
 from afloc_jax.training.settings import LowRank, RunConfig
 from configs.afloc import get_config
 from tests.compiler import xla_flags
@@ -140,6 +140,10 @@ def test_what_jax_takes_of_a_card_is_what_fits(monkeypatch):
     monkeypatch.setenv("XLA_CLIENT_MEM_FRACTION", "0.25")
     assert ahead_of_time.memory_limit("a100:8") == 0.25 * 85100068864
     assert ahead_of_time.memory_limit("cpu:8") is None
+    # Cards are sold by their memory in round numbers; a program sees a little less, or up to as many GiB.
+    sold = {"l4": 24, "rtx4090": 24, "a100-40": 40, "h100": 80, "h200": 141}
+    for name, size in sold.items():
+        assert 0.95 * size * 1e9 < CARDS[name].memory <= size * 2**30, name
 
 
 @pytest.mark.parametrize("fraction", ["much", "0", "-0.5", "1.01", "nan", "inf", "75%"])
