@@ -12,6 +12,7 @@ import yaml
 
 import launch
 from afloc_jax.cli import main
+from afloc_jax.cli.render import PLACES as OFFERED  # named there again, for a quick --help
 from afloc_jax.errors import UsageError
 from afloc_jax.places.machines import Gpus, machines
 from afloc_jax.places.render import PLACES, Request, Run, render
@@ -71,7 +72,7 @@ def test_a_page_shows_what_the_tool_prints_and_the_shell_can_read_it(command, bl
 
 
 def test_every_place_has_a_page():
-    assert {shlex.split(command)[1] for command, _ in BLOCKS} == set(PLACES)
+    assert {shlex.split(command)[1] for command, _ in BLOCKS} == set(PLACES) == set(OFFERED)
     with pytest.raises(SystemExit):
         main(["render", "moon"])
 
