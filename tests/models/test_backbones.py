@@ -53,7 +53,7 @@ def model_settings(backbone, **options):
     """A model of one image encoder and the smallest possible text encoder."""
     bert = {"vocab_size": 3, "hidden_size": WIDTH, "num_hidden_layers": 1, "num_attention_heads": 1}
     bert |= {"intermediate_size": 2, "max_position_embeddings": 3}
-    image = ImageSettings(backbone, SIDE, options)
+    image = ImageSettings(backbone, SIDE, options=options)
     return ModelSettings(projection_dim=WIDTH, image=image, text=TextSettings(bert=bert, last_layers=1))
 
 
