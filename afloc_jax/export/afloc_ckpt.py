@@ -65,6 +65,7 @@ def beyond_the_release(source: Source) -> list[str]:
     wanted = {
         "model.image.backbone": (image.backbone, image.backbone if image.backbone in BACKBONES else "resnet50"),
         "model.image.input_size": (image.input_size, 299),
+        "model.image.options.channels": (image.structure.plain().get("channels", 3), 3),
         "model.image.mean": (image.mean, (0.5,)),
         "model.image.std": (image.std, (0.5,)),
         "model.image.center": (image.center, False),

@@ -1,6 +1,6 @@
 """Convolution and pooling with the numerical conventions of PyTorch, and the layers of an image network."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,6 +14,9 @@ from jaxtyping import Array, Float, Int8
 
 from afloc_jax.models.normalization import BatchNorm
 from afloc_jax.models.parameters import Parameters
+from afloc_jax.settings import Json, Rule
+
+CHANNELS = Rule(lambda count: count in (1, 3), "1 or 3")  # input channels of a stem
 
 # PyTorch's kaiming_normal_(mode="fan_out", nonlinearity="relu"), and the default initialisation of its layers.
 kaiming_normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -121,6 +124,11 @@ def spread(
 
 
 max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+
+
+def channels_of(shapes: Mapping[str, tuple[int, ...]], stem: str) -> dict[str, Json]:
+    """The option `channels` that the shape of a stem's kernel shows."""
+    return {"channels": shapes[stem][1]} if len(shapes.get(stem, ())) == 4 else {}
 
 
 @dataclass(frozen=True)

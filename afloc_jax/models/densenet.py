@@ -9,7 +9,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from afloc_jax.models.backbone import Backbone, Family, Features, Shapes, Structure, count_parts
-from afloc_jax.models.convolution import Layers, kaiming_normal_fan_in, max_pool
+from afloc_jax.models.convolution import CHANNELS, Layers, channels_of, kaiming_normal_fan_in, max_pool
 from afloc_jax.settings import Rule, setting, up_to
 
 _BLOCKS = Rule(
@@ -24,6 +24,7 @@ class DenseNetStructure(Structure):
     blocks: tuple[int, ...] = setting((6, 12, 24, 16), _BLOCKS)
     growth: int = setting(32, up_to(1024))
     stem_width: int = setting(64, up_to(1 << 14))
+    channels: int = setting(3, CHANNELS)  # of the stem's kernel; a grey image counts as replicated over three
     bottleneck: int = setting(4, up_to(64))  # width of a layer's 1x1 convolution, in multiples of `growth`
 
     def fingerprint(self) -> str:
@@ -66,7 +67,7 @@ class DenseNet(nn.Module):
         """The shallow map after dense block 2, the deep map after block 3, and the mean over block 4."""
         structure = self.structure
         conv, norm = partial(self.layers.convolution, kernel_init=kaiming_normal_fan_in), self.layers.norm
-        x = conv(structure.stem_width, 7, 2, input_channels=3, name="conv0")(x)
+        x = conv(structure.stem_width, 7, 2, input_channels=structure.channels, name="conv0")(x)
         x = norm(relu=True, name="norm0")(x, train=train)
         x = max_pool(x)
 
@@ -106,9 +107,12 @@ DENSENET = Family(
         (r"(denseblock\d)_(denselayer\d+)/((?:conv|norm)\d)", r"features.\1.\2.\3"),
     ),
     _fingerprint_of_shapes,
+    lambda shapes, config: channels_of(shapes, "features.conv0.weight"),
 )
 DENSENETS = {
-    "densenet121": Backbone(DENSENET, DenseNetStructure(blocks=(6, 12, 24, 16))),
-    "densenet161": Backbone(DENSENET, DenseNetStructure(blocks=(6, 12, 36, 24), growth=48, stem_width=96)),
-    "densenet169": Backbone(DENSENET, DenseNetStructure(blocks=(6, 12, 32, 32))),
+    "densenet121": Backbone(DENSENET, DenseNetStructure(blocks=(6, 12, 24, 16)), ("channels",)),
+    "densenet161": Backbone(
+        DENSENET, DenseNetStructure(blocks=(6, 12, 36, 24), growth=48, stem_width=96), ("channels",)
+    ),
+    "densenet169": Backbone(DENSENET, DenseNetStructure(blocks=(6, 12, 32, 32)), ("channels",)),
 }

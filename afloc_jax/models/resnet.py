@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from afloc_jax.errors import UsageError
 from afloc_jax.interpolation import strided_cells
 from afloc_jax.models.backbone import Backbone, Family, Features, Shapes, Structure, count_parts
-from afloc_jax.models.convolution import Layers, max_pool
+from afloc_jax.models.convolution import CHANNELS, Layers, channels_of, max_pool
 from afloc_jax.settings import BELOW_ONE, POSITIVE, Rule, setting, up_to
 
 MOST_STAGES, MOST_BLOCKS, WIDEST = 16, 256, 1 << 14
@@ -43,6 +43,7 @@ class ResNetStructure(Structure):
     stem_pool: bool = True  # whether a 3x3 max-pool of stride 2 ends the stem
     shallow_stage: int = setting(2, POSITIVE)
     deep_stage: int = setting(3, POSITIVE)
+    channels: int = setting(3, CHANNELS)  # of the stem's kernel; a grey image counts as replicated over three
     zero_init_last: bool = False  # whether every residual branch starts at zero
     # Later stages, upsampled, are added to the deep map, as in a feature pyramid (Lin et al., arXiv 1612.03144). The
     # cells of a fine map then have a large receptive field as well. In training a share `drop_context` of the images
@@ -126,7 +127,9 @@ class ResNet(nn.Module):
         """The outputs of two stages as maps, and the mean over the last stage."""
         structure, layers = self.structure, self.layers
         stride = structure.stem_stride // 2 if structure.stem_pool else structure.stem_stride
-        stem = layers.convolution(structure.stem_width, structure.stem_kernel, stride, input_channels=3, name="conv1")
+        stem = layers.convolution(
+            structure.stem_width, structure.stem_kernel, stride, input_channels=structure.channels, name="conv1"
+        )
         x = layers.norm(relu=True, name="bn1")(stem(x), train=train)
         if structure.stem_pool:
             x = max_pool(x)
@@ -191,12 +194,13 @@ RESNET = Family(
         (r"(layer\d+)_(\d+)/((?:conv|bn)\d)", r"\1.\2.\3"),
     ),
     _fingerprint_of_shapes,
+    lambda shapes, config: channels_of(shapes, "conv1.weight"),
 )
 
 
 def _published(**structure: Any) -> Backbone:
-    """A backbone with a fixed structure, of which only `zero_init_last` may be set."""
-    return Backbone(RESNET, ResNetStructure(**structure), options=("zero_init_last",))
+    """A backbone with a fixed structure, of which only the initial values and the channels of the stem may be set."""
+    return Backbone(RESNET, ResNetStructure(**structure), options=("zero_init_last", "channels"))
 
 
 RESNETS = {

@@ -28,21 +28,21 @@ class ImageSettings(Settings, section="model.image"):
     Attributes:
         backbone: a name in `BACKBONES`.
         input_size: the side in pixels to which the square is resized inside the model.
-        mean, std: pixels from [0, 1] become (x - mean) / std; one value, or one for each of three equal channels.
         options: changed fields of the backbone's structure; `structure` is the result.
         statistics_group: the number of images, in order, that share batch statistics; 0 stands for the whole batch.
         center: whether projected features are batch-normalised (not published).
         freeze: whether the backbone keeps its initial parameters.
+        mean, std: pixels from [0, 1] become (x - mean) / std; one value, or one for each of three equal channels.
     """
 
     backbone: str = "resnet50"
     input_size: int = setting(299, at_least(32, "the encoder divides the side by 32"))
-    mean: tuple[float, ...] = setting((0.5,), _CHANNELS)
-    std: tuple[float, ...] = setting((0.5,), _SPREADS)
     options: Mapping[str, Json] = field(default_factory=dict, hash=False)
     statistics_group: int = setting(0, NOT_NEGATIVE)
     center: bool = False
     freeze: bool = False
+    mean: tuple[float, ...] = setting((0.5,), _CHANNELS)
+    std: tuple[float, ...] = setting((0.5,), _SPREADS)
 
     def check(self) -> None:
         if self.backbone not in BACKBONES:
@@ -50,6 +50,8 @@ class ImageSettings(Settings, section="model.image"):
         self.structure.check_input(self.input_size)
         if len(self.mean) != len(self.std):
             raise UsageError(f"{self.name_of('std')} = {self.std}: must have as many values as mean, {len(self.mean)}")
+        if len(self.mean) == 3 and self.structure.plain().get("channels") == 1:
+            raise UsageError(f"{self.name_of('mean')} = {self.mean}: the stem of this network has one channel")
 
     @functools.cached_property
     def structure(self) -> Structure:

@@ -26,7 +26,7 @@ from afloc_jax.weights import torch_names
 from afloc_jax.weights.config import read_config
 from afloc_jax.weights.folder import Variables, load_model
 from afloc_jax.weights.import_report import summary
-from afloc_jax.weights.importers import combined, found_backbone, found_bert, found_processor, read_sources
+from afloc_jax.weights.importers import combined, found_backbone, found_bert, found_scale, read_sources
 from afloc_jax.weights.sources import TEXT, Source, folder_config
 
 # Settings that belong to the weights of a text encoder. Others (dropout, initial scale) are the run's own choice.
@@ -105,9 +105,9 @@ def _with_image(config: RunConfig, sources: Sequence[Source]) -> RunConfig:
                 f"{value!r}; set it so, or leave it out"
             )
     image = dataclasses.replace(image, options={**found.options, **image.options})
-    processor = found_processor(sources)
-    if processor and (image.mean, image.std) == (ImageSettings.mean, ImageSettings.std):
-        image = dataclasses.replace(image, mean=processor.mean, std=processor.std)
+    if (image.mean, image.std) == (ImageSettings.mean, ImageSettings.std):
+        mean, std = found_scale(sources, found)
+        image = dataclasses.replace(image, mean=mean, std=std)
     return dataclasses.replace(config, model=dataclasses.replace(config.model, image=image))
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from afloc_jax.models.settings import BACKBONES, ImageSettings, Merge, ModelSettings, TextSettings
 from afloc_jax.settings import Json
 from afloc_jax.weights.config import FolderConfig, Preprocessing, PromptRules
-from afloc_jax.weights.processors import Processor
+from afloc_jax.weights.processors import XRAYVISION_SIDES, Processor
 from data_pipelines.constants import IMAGE_SIZE
 
 
@@ -45,13 +45,19 @@ class Draft:
         structure = dataclasses.replace(backbone.structure, **self.options)
         usual, notes = structure.usual_input, []
         if processor is None:
+            if self.options.get("channels") == 1:
+                self.input_size = self.image_size = XRAYVISION_SIDES.get(backbone.family.name, self.image_size)
+                notes.append(
+                    f"assumed: squares of {self.image_size} pixels in -1024 ... 1024, as torchxrayvision's networks of "
+                    "one channel read them"
+                )
             if usual:
                 self.input_size = self.image_size = usual
                 notes.append(
                     f"assumed: squares of {usual} pixels, scaled to [-1, 1] (no preprocessor_config.json states them)"
                 )
             return notes
-        self.preprocessing, self.mean, self.std = processor.preprocessing, processor.mean, processor.std
+        self.preprocessing = processor.preprocessing
         self.input_size = self.image_size = processor.preprocessing.image_size
         how = {"crop": "its middle is cut out", "stretch": "it is stretched", "pad": "it is padded"}
         notes.append(
@@ -80,11 +86,11 @@ class Draft:
             image=ImageSettings(
                 self.backbone,
                 self.input_size,
-                self.mean,
-                self.std,
                 self.options,
                 center=self.center,
                 freeze=self.freeze_image,
+                mean=self.mean,
+                std=self.std,
             ),
             text=TextSettings(
                 self.bert,

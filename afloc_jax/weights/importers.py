@@ -27,7 +27,7 @@ from afloc_jax.weights.draft import Draft
 from afloc_jax.weights.folder import save_state
 from afloc_jax.weights.hub import find_on_hub, looks_like_hub_name
 from afloc_jax.weights.import_report import ImportReport, card, consequences
-from afloc_jax.weights.processors import Processor, read_processor
+from afloc_jax.weights.processors import XRAYVISION_STD, Processor, read_processor
 from afloc_jax.weights.sources import AFLOC, GLORIA, IMAGE, TEXT, TOWERS, Source, folder_config, read_source
 from afloc_jax.weights.tensors import Tensor, UnreadableFile, fault_of
 from data_pipelines.tokens import load_tokenizer
@@ -102,6 +102,7 @@ def foreign_config(found: Sequence[Source], tokenizer: Path | None = None) -> tu
     draft, notes = Draft(Path(found[0].title).stem), []
     if backbone := found_backbone(found):
         draft.backbone, draft.options = backbone
+        draft.mean, draft.std = found_scale(found, backbone)
         notes += draft.fit_image(found_processor(found))
         draft.center = any("img_encoder.local_norm.weight" in source.tensors for source in found)
     if bert := found_bert(found, tokenizer):
@@ -184,6 +185,17 @@ def found_backbone(found: Sequence[Source]) -> FoundBackbone | None:
                 config = folder_config(source.folder) if source.kind == IMAGE else {}
                 return architecture.image_backbone(source.shapes, config)
     return None
+
+
+def found_scale(found: Sequence[Source], backbone: FoundBackbone) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The mean and deviation of pixels that the image encoder among the sources expects.
+
+    Its preprocessor_config.json states them. Without one they are the published ones, or those of torchxrayvision,
+    whose networks are the ones with a single input channel.
+    """
+    if processor := found_processor(found):
+        return processor.mean, processor.std
+    return (0.5,), (XRAYVISION_STD if backbone.options.get("channels") == 1 else 0.5,)
 
 
 def found_processor(found: Sequence[Source]) -> Processor | None:

@@ -27,6 +27,11 @@ class Processor:
     std: tuple[float, ...]
 
 
+# Networks of torchxrayvision have one input channel and read pixels in -1024 ... 1024. They are files without a config.
+XRAYVISION_STD = 0.5 / 1024
+XRAYVISION_SIDES = {"densenet": 224, "resnet": 512}  # pixels, by the family
+
+
 def read_processor(folder: Path | None) -> Processor | None:
     """The rule in preprocessor_config.json of a folder; None if there is none.
 

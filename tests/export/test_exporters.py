@@ -43,11 +43,13 @@ def test_every_family_of_backbones_gives_our_numbers_in_plain_torch(tmp_path, ba
     assert_equal_outputs(run_torch(folder, inputs), our_outputs(source, inputs["image"], prompts), 1e-4)
 
 
-def test_a_narrow_dense_network_gives_our_numbers_in_plain_torch(monkeypatch):
-    structure = DenseNetStructure(blocks=(2, 1, 2, 1), growth=4, stem_width=8)
-    monkeypatch.setitem(BACKBONES, "narrow", Backbone(DENSENET, structure))
+@pytest.mark.parametrize("channels", [3, 1])
+def test_a_narrow_dense_network_gives_our_numbers_in_plain_torch(monkeypatch, channels):
+    structure = DenseNetStructure(blocks=(2, 1, 2, 1), growth=4, stem_width=8, channels=channels)
+    name = f"narrow{channels}"
+    monkeypatch.setitem(BACKBONES, name, Backbone(DENSENET, structure))
     text = TextSettings({"vocab_size": 8, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2})
-    settings = ModelSettings(16, image=ImageSettings("narrow", 64), text=text)
+    settings = ModelSettings(16, image=ImageSettings(name, 64), text=text)
     state = random_state(settings)
     image = np.random.default_rng(0).integers(0, 256, (3, 48, 48), np.uint8)
     encode = jax.jit(functools.partial(build(settings).apply, method="encode_image"))

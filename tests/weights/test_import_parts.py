@@ -17,12 +17,15 @@ from foreign_weights import (
     tokenizer_folder,
     whole_state,
 )
-from reference.torch_resnet import torch_backbone
+from reference.torch_resnet import TorchDenseNet, torch_backbone
 from safetensors.numpy import load_file
 
 import afloc_jax
 from afloc_jax.errors import UserError
 from afloc_jax.files import Path, write_json
+from afloc_jax.models.backbone import Backbone
+from afloc_jax.models.densenet import DENSENET, DenseNetStructure
+from afloc_jax.models.settings import BACKBONES
 from afloc_jax.weights import architecture, importers, sources
 from afloc_jax.weights.draft import Draft
 from afloc_jax.weights.folder import read_config
@@ -149,3 +152,25 @@ def test_half_precision_is_stored_as_the_same_numbers_in_float32(tmp_path):
     state = OrderedDict((n, v.bfloat16() if v.is_floating_point() else v) for n, v in whole_state().items())
     import_model(checkpoint(tmp_path / "h.ckpt", state), tmp_path / "model", tokenizer_folder(tmp_path / "words"))
     assert_holds(tmp_path / "model", {n: v.float() for n, v in state.items() if v.is_floating_point()})
+
+
+def test_a_network_of_torchxrayvision_has_one_channel_and_its_own_range_of_pixels(tmp_path, monkeypatch):
+    structure = DenseNetStructure(blocks=(2, 1, 2, 1), growth=12, stem_width=16)
+    monkeypatch.setitem(BACKBONES, "narrow", Backbone(DENSENET, structure, ("channels",)))
+    torch.manual_seed(0)
+    theirs = TorchDenseNet((2, 1, 2, 1), 12, 16).eval()
+    theirs.features.conv0 = torch.nn.Conv2d(1, 16, 7, 2, 3, bias=False)
+    torch.save({**theirs.state_dict(), "op_threshs": torch.zeros(18)}, tmp_path / "xrv.pt")
+    text, _ = bert_folder(tmp_path / "bert")
+    report = import_model([tmp_path / "xrv.pt", text], tmp_path / "model")
+    assert (report.backbone, report.left_out) == ("narrow", ("op_threshs",))
+    assert any("assumed: squares of 224 pixels in -1024 ... 1024" in note for note in report.notes)
+    model = afloc_jax.load(tmp_path / "model")
+    assert model.config.architecture.image.options == {"channels": 1}
+    square = np.random.default_rng(0).integers(0, 256, (1, 224, 224), dtype=np.uint8)
+    pixels = (2 * square.astype(np.float32) / 255 - 1) * 1024
+    with torch.inference_mode():
+        features = theirs(torch.from_numpy(pixels)[None])[3].mean((2, 3)).numpy()
+    layer = model.variables["params"]["image_encoder"]["project_whole"]
+    wanted = features @ np.asarray(layer["kernel"]) + np.asarray(layer["bias"])
+    np.testing.assert_allclose(model.embed_squares(square).whole, wanted, rtol=1e-3, atol=1e-4 * np.abs(wanted).max())

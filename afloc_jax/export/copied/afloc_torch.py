@@ -142,6 +142,7 @@ class ImageEncoder(nn.Module):
         else:
             beside = f"{__package__}.afloc_transformer" if __package__ else "afloc_transformer"
             self.model = importlib.import_module(beside).VisionTransformer(structure, family, self.input_size)
+        self.channels = structure.get("channels", 3)
         self.mean, self.std = settings.get("mean", [0.5]), settings.get("std", [0.5])
         shallow, deep, whole = self.model.widths
         self.local2_embedder = convolution(shallow, width)
@@ -159,7 +160,7 @@ class ImageEncoder(nn.Module):
             x = functional.avg_pool2d(x, side // self.input_size)  # bilinear sampling would ignore pixels
         else:
             x = functional.interpolate(x, (self.input_size, self.input_size), mode="bilinear", align_corners=True)
-        x = x.expand(-1, 3, -1, -1)
+        x = x.expand(-1, self.channels, -1, -1)
         if (self.mean, self.std) != ([0.5], [0.5]):  # pixels in [0, 1], as the weights expect them
             mean, std = (torch.tensor(values, device=x.device)[:, None, None] for values in (self.mean, self.std))
             x = (x / 2 + 0.5 - mean) / std
@@ -209,7 +210,8 @@ class ResNet(nn.Module):
         super().__init__()
         self.structure = structure
         stride = structure["stem_stride"] // 2 if structure["stem_pool"] else structure["stem_stride"]
-        self.conv1 = convolution(3, structure["stem_width"], structure["stem_kernel"], stride)
+        inputs = structure.get("channels", 3)
+        self.conv1 = convolution(inputs, structure["stem_width"], structure["stem_kernel"], stride)
         self.bn1 = nn.BatchNorm2d(structure["stem_width"])
         channels, outputs = structure["stem_width"], []
         stages = zip(structure["blocks"], structure["widths"], structure["strides"], strict=True)
@@ -276,7 +278,8 @@ class DenseNet(nn.Module):
     def __init__(self, structure: dict):
         super().__init__()
         self.blocks, channels = structure["blocks"], structure["stem_width"]
-        self.features = nn.ModuleDict({"conv0": convolution(3, channels, 7, 2), "norm0": nn.BatchNorm2d(channels)})
+        stem = convolution(structure.get("channels", 3), channels, 7, 2)
+        self.features = nn.ModuleDict({"conv0": stem, "norm0": nn.BatchNorm2d(channels)})
         outputs = []
         for number, layers in enumerate(self.blocks, 1):
             block = nn.Sequential()
