@@ -77,6 +77,7 @@ class RegionPooling(NamedTuple):
     alone: Callable[[TileImages, TileText, LossSettings], Float[Array, "g p U m"]] | None = None
     # Whether units, norms, relevances and their gradients are in the order of tpu_tile.slots_last.
     slots_last: bool = False
+    # How a tile is kept between the passes, where that saves products.
     kept: "Kept | None" = None
 
     def relevance(self, images: TileImages, text: TileText, settings: LossSettings) -> Float[Array, "g p U m"]:

@@ -71,8 +71,9 @@ class LossSettings(Settings, section="loss"):
             the kind of device (tile_size.py), or MiB, such as "512".
         kept_memory: the memory that the forward pass of the word or sentence level may keep of its tiles, so that the
             backward pass does not compute them again: "auto" for what suits the kind of device (tile_size.py: nothing
-            but on CPUs), or MiB of a device, "0" for nothing. It changes no result. Tiles that find no room are
-            computed twice, as are all of region_pooling = "logsumexp", of TPUs, of kernels and of "ring".
+            but on CPUs), or MiB of a device, "0" for nothing. It changes no result. Tiles that find no room, or
+            are beyond half of those that the shapes allow for, are computed twice, as are all of region_pooling =
+            "logsumexp", of TPUs, of kernels and of "ring".
         low_rank: whether the word level is computed in the width of the shallow features (low_rank.py). It gives the
             same numbers. "auto" stands for on wherever that is possible and less work. Only the config of a run knows
             the model, so it settles this (training/settings.py); a loss that is called with "auto" leaves it off.

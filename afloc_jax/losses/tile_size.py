@@ -28,7 +28,7 @@ class _Kind:
     multiple: int = 1  # to which regions are filled up
     bins: int = 1
     slot: int = SLOT
-    kept: int = 0  # MiB
+    kept: int = 0  # MiB of tiles between the passes of a level; on CPUs what 32 published pairs need
 
 
 # Two CPU cores are busy with one image, and a small tile stays in their cache. A GPU needs kernels of 10 microseconds
