@@ -72,7 +72,9 @@ def get_config() -> ConfigDict:
     text.merge_layers = "sum"  # sum|mean over those layers
     text.merge_pieces = "sum"  # sum|mean of word pieces into words
     text.context = "report"  # report|sentence (each sentence is read on its own: not published)
-    text.freeze = False  # keep the initial parameters of the text encoder
+    # width of CXR-BERT's projection head, by which text units come to the width D (not published); 0: none
+    text.projection = 0
+    text.freeze = False  # keep the initial parameters of the text encoder; a projection head is trained all the same
 
     # Weights to start from; empty: random initialisation. A model folder, or a path (or a tuple of paths) to a
     # checkpoint, a ResNet or DenseNet, a Hugging Face BERT folder or hub name: docs/weights.md

@@ -71,6 +71,7 @@ def beyond_the_release(source: Source) -> list[str]:
         "model.image.center": (image.center, False),
         "model.normalize": (settings.normalize, False),  # the published code normalises the text alone
         "model.text.context": (text.context, "report"),
+        "model.text.projection": (text.projection, 0),
         "model.text.merge_pieces": (text.merge_pieces, text.merge_layers),  # one setting in the published code
         "model.text.last_layers": (text.last_layers, max(text.last_layers, 2)),  # 1 means the pooled output there
         **{f"localization.{name}": (getattr(maps, name), getattr(published, name)) for name in _map_settings(maps)},

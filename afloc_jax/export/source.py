@@ -95,6 +95,7 @@ def describe(source: Source) -> dict[str, Json]:
             "merge_layers": text.merge_layers,
             "merge_pieces": text.merge_pieces,
             "context": text.context,
+            "projection": text.projection,
         },
         "localization": source.config.localization.plain(),
     }

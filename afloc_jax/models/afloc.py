@@ -13,7 +13,7 @@ from afloc_jax.errors import UsageError
 from afloc_jax.interpolation import aligned_corners, resize
 from afloc_jax.levels import ImageLevels, TextLevels, TokenBatch
 from afloc_jax.models.backbone import Features, Structure
-from afloc_jax.models.bert import Bert
+from afloc_jax.models.bert import Bert, ProjectionHead
 from afloc_jax.models.convolution import Layers
 from afloc_jax.models.parameters import Dense
 from afloc_jax.models.settings import BACKBONES, ImageSettings, ModelSettings, TextSettings
@@ -76,7 +76,10 @@ class ImageEncoder(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """BERT, and the merging of its pieces into words, sentences and the report. As published, without a projection."""
+    """BERT, and the merging of its pieces into words, sentences and the report. As published, without a projection.
+
+    With `settings.projection` a head follows BERT. It is computed in the precision of the text units.
+    """
 
     settings: TextSettings
     dtype: DTypeLike = jnp.float32
@@ -93,6 +96,7 @@ class TextEncoder(nn.Module):
         states = bert(tokens.token_ids, attend, positions, train=train and not settings.freeze)
         if settings.freeze:
             states = lax.stop_gradient(states)
+        head = ProjectionHead(settings.projection, self.param_dtype, name="projection") if settings.projection else None
         return text_levels(
             states,
             tokens,
@@ -100,6 +104,7 @@ class TextEncoder(nn.Module):
             merge_layers=settings.merge_layers,
             merge_pieces=settings.merge_pieces,
             slots=slots,
+            project=head,
         )
 
 

@@ -31,6 +31,7 @@ _IGNORED = frozenset({
     "position_embedding_type", "prefix", "problem_type", "return_dict", "sep_token_id", "task_specific_params",
     "tie_word_embeddings", "tokenizer_class", "torch_dtype", "torchscript", "transformers_version", "use_cache",
 })  # fmt: skip
+_HEAD_EPSILON = 1e-12  # of the layer norm in CXR-BERT's projection head, whatever its config.json says
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,31 @@ class Pooler(Parameters):
         width = self.settings.hidden_size
         self.param("kernel", nn.initializers.normal(self.settings.initializer_range), (width, width), self.param_dtype)
         self.param("bias", nn.initializers.zeros, (width,), self.param_dtype)
+
+
+class ProjectionHead(nn.Module):
+    """The projection head of CXR-BERT (Boecking et al., arXiv 2204.09817): dense, GELU, layer norm, dense.
+
+    There it projects the last hidden state of `[CLS]`; here each piece, so that words and sentences lie in the same
+    space. All parts have `width` features. The initial values are PyTorch's.
+    """
+
+    width: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B L E"]) -> Float[Array, "B L D"]:
+        dense = partial(
+            Dense,
+            self.width,
+            dtype=self.dtype,
+            param_dtype=self.dtype,
+            kernel_init=nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
+        )
+        hidden = recomputed(ACTIVATIONS["gelu"], dense(name="hidden")(x))
+        norm = LayerNorm(epsilon=_HEAD_EPSILON, dtype=self.dtype, param_dtype=self.dtype, name="norm")
+        projected: Array = dense(name="output")(norm(hidden))
+        return projected
 
 
 class Bert(nn.Module):

@@ -74,7 +74,9 @@ class TextSettings(Settings, section="model.text"):
         merge_pieces: how word pieces are merged into words, "sum" or "mean".
         context: the pieces that a piece attends to: those of the whole "report", or of its own "sentence" (not
             published).
-        freeze: whether the text encoder keeps its initial parameters.
+        freeze: whether the text encoder keeps its initial parameters; its projection head is trained all the same.
+        projection: the width of a projection head, through which the pieces go before they are merged
+            (`afloc_jax.models.bert.ProjectionHead`); 0, as published: none.
     """
 
     bert: Mapping[str, Json] = field(default_factory=dict, hash=False)
@@ -84,6 +86,7 @@ class TextSettings(Settings, section="model.text"):
     merge_pieces: Merge = "sum"
     context: Literal["report", "sentence"] = "report"
     freeze: bool = False
+    projection: int = setting(0, Rule(lambda width: 0 <= width <= 1 << 14, "0 or greater and at most 16,384"))
 
     def check(self) -> None:
         self.structure  # noqa: B018 (checks the fields)
@@ -92,6 +95,11 @@ class TextSettings(Settings, section="model.text"):
     def structure(self) -> BertSettings:
         """The structure of the text encoder; that of BERT-base for fields that `bert` does not state."""
         return BertSettings.from_hugging_face(self.bert)
+
+    @property
+    def width(self) -> int:
+        """The width of the text units: that of the projection head, or of the encoder where there is none."""
+        return self.projection or self.structure.hidden_size
 
 
 @dataclass(frozen=True)
@@ -126,8 +134,14 @@ class ModelSettings(Settings, section="model"):
                 f"model.text.last_layers = {self.text.last_layers}: the text encoder has {text.num_hidden_layers} "
                 f"layers, so {text.num_hidden_layers + 1} hidden states with the embeddings"
             )
-        if self.projection_dim != text.hidden_size:
+        if self.projection_dim == self.text.width:
+            return
+        if self.text.projection:
             raise UsageError(
-                f"model.projection_dim = {self.projection_dim}: model.text.bert.hidden_size is {text.hidden_size}; "
-                "text units are not projected, so both must be the same"
+                f"model.projection_dim = {self.projection_dim}: model.text.projection is {self.text.projection}; both "
+                "are the shared width, so they must be the same"
             )
+        raise UsageError(
+            f"model.projection_dim = {self.projection_dim}: model.text.bert.hidden_size is {text.hidden_size}; text "
+            f"units are not projected, so both must be the same; or set model.text.projection = {self.projection_dim}"
+        )

@@ -6,7 +6,7 @@ of zeros, so its unit is ignored.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -74,22 +74,26 @@ def sentence_context(tokens: TokenBatch) -> tuple[Bool[Array, "B L L"], Int[Arra
 
 
 def text_levels(
-    states: Sequence[Float[Array, "B L D"]],
+    states: Sequence[Float[Array, "B L E"]],
     tokens: TokenBatch,
     *,
     last_layers: int = 4,
     merge_layers: str = "sum",
     merge_pieces: str = "sum",
     slots: int | None = None,
+    project: Callable[[Float[Array, "B L E"]], Float[Array, "B L D"]] | None = None,
 ) -> TextLevels:
     """Words, sentences and report of each text.
 
     Layers are combined before pieces are merged. Both operations are linear, so their order does not matter, and one
     merge is cheaper than `last_layers` merges. As published, the report is the mean over ALL slots, empty ones
     included: this scale changes an un-normalised dot product, but not a cosine. Texts that were cut to the L slots that
-    they fill get the levels of texts of `slots`, of which the rest is empty.
+    they fill get the levels of texts of `slots`, of which the rest is empty. `project` maps the combined layers of each
+    piece to the shared width before pieces are merged; without it, E = D.
     """
     pieces = combine_layers(states, last_layers, merge_layers)
+    if project:
+        pieces = project(pieces)
     words = words_from_pieces(pieces, tokens.word_ids, merge_pieces)
     sentences = sentences_from_words(words, tokens.sentence_ids)
     if slots is not None:

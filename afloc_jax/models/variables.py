@@ -76,14 +76,14 @@ def trainable(params: PyTree, settings: ModelSettings) -> PyTree:
 
     Parameters of a frozen backbone, of frozen blocks or of a frozen text encoder are not: their gradient is zero, but
     weight decay would change them.
-    Nor are those of BERT's pooler, which no output depends on. The projections of a frozen image encoder are trainable.
+    Nor are those of BERT's pooler, which no output depends on. The projections of a frozen encoder are trainable.
     """
 
     def decide(path: tuple[jax.tree_util.DictKey, ...], _: PyTree) -> bool:
         names = [entry.key for entry in path]
         backbone = names[:2] == ["image_encoder", "backbone"]
         frozen_image = backbone and (settings.image.freeze or settings.image.structure.keeps(names[2]))
-        frozen_text = settings.text.freeze and names[0] == "text_encoder"
+        frozen_text = settings.text.freeze and names[:2] == ["text_encoder", "bert"]
         return not (frozen_image or frozen_text or "pooler" in names)
 
     return jax.tree_util.tree_map_with_path(decide, params)

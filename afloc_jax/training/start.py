@@ -125,10 +125,11 @@ def _bert(model: ModelSettings, sources: Sequence[Source], tokenizer: str) -> di
     if model.text.bert:
         _check_agreement(model.text.bert, fields, heads_known=not assumed)
         return {**model.text.bert, "vocab_size": fields["vocab_size"]}
-    if fields["hidden_size"] != model.projection_dim:
+    if fields["hidden_size"] != model.projection_dim and not model.text.projection:
         raise UsageError(
             f"config.model.projection_dim = {model.projection_dim}: the text encoder in config.init_from is "
-            f"{fields['hidden_size']} wide and its units are not projected; set it to {fields['hidden_size']}"
+            f"{fields['hidden_size']} wide and its units are not projected; set it to {fields['hidden_size']}, or set "
+            f"config.model.text.projection = {model.projection_dim}"
         )
     return fields
 

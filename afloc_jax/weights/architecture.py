@@ -17,6 +17,7 @@ from afloc_jax.models.settings import BACKBONES, Merge
 from afloc_jax.settings import Json
 from afloc_jax.weights.draft import Draft
 from afloc_jax.weights.pickles import Stub, Value
+from afloc_jax.weights.sources import HEAD
 
 _IMAGE, _TEXT = "img_encoder.model.", "text_encoder.model."
 _HEADS = {384: 12, 512: 8, 768: 12, 1024: 16}  # hidden size -> attention heads of the published BERTs
@@ -108,6 +109,11 @@ def bert_fields(shapes: Shapes, config: Mapping[str, Json]) -> FoundBert:
         fields,
         f"{heads} attention head{'s' * (heads > 1)}, as usual for a hidden size of {width} (no config.json states it)",
     )
+
+
+def head_width(shapes: Shapes) -> int:
+    """The width of the projection head of the text encoder that has parameters of these shapes; 0 without a head."""
+    return next((shape[0] for name, shape in shapes.items() if name.startswith(HEAD) and shape), 0)
 
 
 def apply_settings(draft: Draft, settings: Value, *, merges_pieces: bool) -> list[str]:

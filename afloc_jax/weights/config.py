@@ -158,6 +158,8 @@ class FolderConfig:
         for name in ("mean", "std"):
             if getattr(self.architecture.image, name) == getattr(ImageSettings, name):
                 del content["architecture"]["image"][name]
+        if not self.architecture.text.projection:
+            del content["architecture"]["text"]["projection"]
         if not self.trained_on:  # not known, as in folders of earlier versions
             del content["trained_on"]
         for key in ("architecture", "localization"):

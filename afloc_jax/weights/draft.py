@@ -31,6 +31,7 @@ class Draft:
     merge_layers: Merge = "sum"
     merge_pieces: Merge = "sum"
     freeze_text: bool = False
+    projection: int = 0
     projection_dim: int = ModelSettings.projection_dim
     normalize: bool = False
     image_size: int = IMAGE_SIZE
@@ -98,6 +99,7 @@ class Draft:
                 merge_layers=self.merge_layers,
                 merge_pieces=self.merge_pieces,
                 freeze=self.freeze_text,
+                projection=self.projection,
             ),
         )
 

@@ -10,10 +10,19 @@ from afloc_jax.seals import SEAL
 from afloc_jax.weights.calibration import CALIBRATION
 from afloc_jax.weights.config import CONFIG
 from afloc_jax.weights.folder import CARD, PREPROCESSOR, UNSEEN, WEIGHTS
+from afloc_jax.weights.sentence_encoders import MODULES
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _FILES = (".ckpt", ".pth", ".pt", ".bin", ".safetensors")
-_BESIDE = ("config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json", PREPROCESSOR)
+_BESIDE = (
+    "config.json",
+    "vocab.txt",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    PREPROCESSOR,
+    MODULES,
+    "*/config.json",
+)
 
 
 def looks_like_hub_name(source: str) -> bool:

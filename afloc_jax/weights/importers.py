@@ -28,7 +28,7 @@ from afloc_jax.weights.folder import save_state
 from afloc_jax.weights.hub import find_on_hub, looks_like_hub_name
 from afloc_jax.weights.import_report import ImportReport, card, consequences
 from afloc_jax.weights.processors import XRAYVISION_STD, Processor, read_processor
-from afloc_jax.weights.sources import AFLOC, GLORIA, IMAGE, TEXT, TOWERS, Source, folder_config, read_source
+from afloc_jax.weights.sources import AFLOC, GLORIA, HEAD, IMAGE, TEXT, TOWERS, Source, folder_config, read_source
 from afloc_jax.weights.tensors import Tensor, UnreadableFile, fault_of
 from data_pipelines.tokens import load_tokenizer
 
@@ -109,12 +109,35 @@ def foreign_config(found: Sequence[Source], tokenizer: Path | None = None) -> tu
         draft.fit_text_encoder(bert.fields)
         if bert.assumed:
             notes.append(f"assumed: {bert.assumed}")
+        notes += _fit_sentences(draft, next(source for source in found if source.holds(TEXT)))
     elif tokenizer:
         _describe_text_encoder(draft, folder_config(tokenizer))
     for source in found:
         if source.kind in _WHOLE and source.settings is not None:
             notes += architecture.apply_settings(draft, source.settings, merges_pieces=source.kind == AFLOC)
     return draft, notes
+
+
+def _fit_sentences(draft: Draft, source: Source) -> list[str]:
+    """Sets what a text encoder says of the embeddings that it was trained for, and returns notes for the user."""
+    stated = folder_config(source.folder).get("projection_size")
+    if width := architecture.head_width(source.shapes):
+        draft.projection, draft.projection_dim, draft.last_layers = width, width, 1
+        return [f"the projection head gives text units {width} features; it reads the last layer, as it was trained to"]
+    notes = []
+    if stated:
+        notes.append(
+            f"no projection head: config.json states one of {stated}, and the tensors of {HEAD.split('.')[1]} are not "
+            f"in the file; text units keep the width of the encoder, {draft.projection_dim}"
+        )
+    if source.pooling == "mean":
+        draft.last_layers = 1
+        notes.append("a report is the mean of the last layer, as this sentence encoder was trained, but for its scale")
+    elif source.pooling:
+        notes.append(
+            f"this sentence encoder was trained with the pooling {source.pooling!r}; here a report is a mean of pieces"
+        )
+    return notes
 
 
 def _describe_text_encoder(draft: Draft, stated: dict[str, Json]) -> None:
@@ -133,7 +156,7 @@ def combined(found: Sequence[Source], model: ModelSettings) -> dict[str, np.ndar
     state: dict[str, np.ndarray] = {}
     for source in found:
         fitting = {name: tensor for name, tensor in source.tensors.items() if name in wanted}
-        towers = [tower for tower in TOWERS if any(name.startswith(tower) for name in source.tensors)]
+        towers = [tower for tower in (*TOWERS, HEAD) if any(name.startswith(tower) for name in source.tensors)]
         needed = {name for name in wanted if name.startswith(tuple(towers)) and not name.startswith(_POOLER)}
         torch_names.compare(
             source.title,

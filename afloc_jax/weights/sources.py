@@ -16,6 +16,7 @@ from afloc_jax.settings import Json
 from afloc_jax.weights.config import LARGEST_CONFIG
 from afloc_jax.weights.hub import find_on_hub, looks_like_hub_name
 from afloc_jax.weights.pickles import Stub, Value
+from afloc_jax.weights.sentence_encoders import sentence_encoder
 from afloc_jax.weights.tensors import Tensor
 from afloc_jax.weights.torch_files import read_file
 
@@ -23,6 +24,7 @@ AFLOC, GLORIA, IMAGE, TEXT = "AFLoc checkpoint", "GLoRIA checkpoint", "image bac
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # in a Hugging Face folder; the first that exists is read
 
 TOWERS = ("img_encoder.model.", "text_encoder.model.")  # prefixes of backbone and BERT, without the projections
+HEAD = "text_encoder.cls_projection_head."  # that of the projection head of CXR-BERT
 
 _EITHER = re.compile(r"(.*?)((?:img|text)_encoder\..+)")
 # Counters and constants, which the model does not need.
@@ -31,10 +33,12 @@ _OLD_NORM = re.compile(r"(.*LayerNorm)\.(gamma|beta)")
 _OLD_DENSENET = re.compile(r"(.*denselayer\d+\.(?:norm|conv))\.([12]\..*)")
 # The names in a checkpoint of both towers that the model uses.
 _KNOWN = re.compile(
-    r"img_encoder\.(model\.(?!fc\.|classifier\.)|(local2?|global)_embedder\.|(local2?|global)_norm\.)|text_encoder\.model\."
+    r"img_encoder\.(model\.(?!fc\.|classifier\.)|(local2?|global)_embedder\.|(local2?|global)_norm\.)"
+    r"|text_encoder\.(model|cls_projection_head)\."
 )
 _BACKBONE = re.compile(r"(conv1|bn1|layer\d+|features)\.")
 _BERT = re.compile(r"(embeddings|encoder|pooler)\.")
+_HEAD = re.compile(r"cls_projection_head\.((?:dense_to_hidden|LayerNorm|dense_to_output)\.(?:weight|bias))")
 # The pooler of a ViT and the mask token of DINOv2 are not used.
 _VISION_TRANSFORMER = re.compile(
     r"(embeddings\.(cls_token|position_embeddings|register_tokens|patch_embeddings\.)|encoder\.layer\.|layernorm\.)"
@@ -62,7 +66,8 @@ class Source:
         settings: the config inside the file, unparsed (see `architecture.lookup`); None if there is none.
         left_out: names in the file that the model does not use.
         folder: the folder of the source, which may hold a tokenizer; None if the source is a file.
-        hub_name: the name on the Hugging Face hub; empty if the source is a file or folder.
+        title: the name for messages: that on the hub, or that of the folder or file without its path.
+        pooling: how a sentence encoder was trained to pool its pieces, see `sentence_encoders`; empty if not known.
     """
 
     file: Path
@@ -71,7 +76,8 @@ class Source:
     settings: Value = None
     left_out: tuple[str, ...] = ()
     folder: Path | None = None
-    hub_name: str = ""
+    title: str = ""
+    pooling: str = ""
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -82,13 +88,6 @@ class Source:
         """Whether the file holds the backbone (IMAGE) or the BERT (TEXT)."""
         prefix = TOWERS[(IMAGE, TEXT).index(tower)]
         return any(name.startswith(prefix) for name in self.tensors)
-
-    @property
-    def title(self) -> str:
-        """The name for messages: that on the hub, or that of the folder or file without its path."""
-        if self.hub_name:
-            return self.hub_name
-        return self.folder.resolve().name if self.folder else self.file.name
 
 
 def read_source(source: AnyPath) -> Source:
@@ -101,19 +100,21 @@ def read_source(source: AnyPath) -> Source:
     Raises:
         UserError: the source does not exist, cannot be read, or holds nothing for this model.
     """
-    name, hub_name = os.fspath(source), ""
+    name, title = os.fspath(source), ""
     if not os.path.exists(name) and looks_like_hub_name(name):
-        path, hub_name = find_on_hub(name, WEIGHT_FILES), name
+        path, title = find_on_hub(name, WEIGHT_FILES), name
     else:
         path = user_path(name)
-    folder = path if path.is_dir() else None
-    file = _weights_of(path) if folder else path
+    folder, pooling = sentence_encoder(path) if path.is_dir() else (None, "")
+    file = _weights_of(folder) if folder else path
     if not file.is_file():
         raise UserError(f"{source}: no such file or folder; give a checkpoint, a weights file or a Hugging Face folder")
     contents = read_file(file)
     state = _state_dict(contents, file)
     settings = contents.get("hyper_parameters") if isinstance(contents, dict) and state is not contents else None
-    return _recognise(file, state, settings, folder, hub_name)
+    kind, tensors, left_out = _recognise(file, state)
+    title = title or (path.resolve().name if folder else file.name)
+    return Source(file, kind, tensors, settings, tuple(left_out), folder, title, pooling)
 
 
 def folder_config(folder: Path | None) -> dict[str, Json]:
@@ -151,7 +152,8 @@ def _state_dict(contents: Value, file: Path) -> dict[str, Tensor]:
     raise UserError(f"{file}: no weights in it; give a file that holds a state_dict")
 
 
-def _recognise(file: Path, state: Mapping[str, Tensor], settings: Value, folder: Path | None, hub_name: str) -> Source:
+def _recognise(file: Path, state: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor], list[str]]:
+    """The kind of a file, its tensors by published name, and the names that the model does not use."""
     if any(match and _KNOWN.match(match[2]) for match in map(_EITHER.match, state)):
         kind, tensors, left_out = _whole(file, state)
     else:
@@ -169,7 +171,9 @@ def _recognise(file: Path, state: Mapping[str, Tensor], settings: Value, folder:
         ours = "img_encoder.model." if images else "text_encoder.model."
         prefix = (images + texts)[0]
         tensors, left_out = _renamed(state, prefix, known, ours)
-    return Source(file, kind, tensors, settings, tuple(left_out), folder, hub_name)
+        if kind == TEXT:
+            left_out = _with_head(state, prefix.removesuffix("bert."), tensors, left_out)
+    return kind, tensors, left_out
 
 
 def _whole(file: Path, state: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor], list[str]]:
@@ -200,6 +204,17 @@ def _renamed(
         else:
             left_out.append(name)
     return tensors, left_out
+
+
+def _with_head(state: Mapping[str, Tensor], prefix: str, tensors: dict[str, Tensor], left_out: list[str]) -> list[str]:
+    """Adds the projection head of CXR-BERT, which lies beside its encoder, and returns the names that stay unused."""
+    unused = []
+    for name in left_out:
+        if name.startswith(prefix) and (match := _HEAD.fullmatch(modern_name(name.removeprefix(prefix)))):
+            tensors[HEAD + match[1]] = state[name]
+        else:
+            unused.append(name)
+    return unused
 
 
 def modern_name(name: str) -> str:

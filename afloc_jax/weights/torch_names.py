@@ -32,6 +32,9 @@ _MODULES = (
     (r"image_encoder/center_shallow", r"img_encoder.local2_norm"),
     (r"image_encoder/center_deep", r"img_encoder.local_norm"),
     (r"image_encoder/center_whole", r"img_encoder.global_norm"),
+    # CXR-BERT's names; the release has no projection of texts.
+    (r"text_encoder/projection/(hidden|output)", r"text_encoder.cls_projection_head.dense_to_\1"),
+    (r"text_encoder/projection/norm", r"text_encoder.cls_projection_head.LayerNorm"),
     (r"text_encoder/bert/embeddings_norm", r"text_encoder.model.embeddings.LayerNorm"),
     (r"text_encoder/bert/(\w+_embeddings)", r"text_encoder.model.embeddings.\1"),
     (r"text_encoder/bert/pooler", r"text_encoder.model.pooler.dense"),

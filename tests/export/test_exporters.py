@@ -74,9 +74,11 @@ def test_a_narrow_dense_network_gives_our_numbers_in_plain_torch(monkeypatch, ch
         small_config(image={"options": {"bottleneck": True, "groups": 2, "group_width": 32, **SMALL}}),
         small_config(image={"options": {"stem_pool": True, "stem_stride": 4, **SMALL}, "center": True}),
         small_config(localization={"cells": "receptive_field", "sigma": 0.0}, text={"last_layers": 1}),
-        small_config(localization={"prompt_level": "sentence", "sigma": 6.0}, side=96),
+        small_config(
+            localization={"prompt_level": "sentence", "sigma": 6.0}, side=96, text={"projection": 12}, projection_dim=12
+        ),
     ],
-    ids=["normalized means", "bottleneck groups", "stem pool, centre", "receptive field", "sentence, block means"],
+    ids=["normalized means", "bottleneck groups", "stem pool, centre", "receptive field", "sentence, means, text head"],
 )
 def test_every_option_gives_our_numbers_in_plain_torch(tmp_path, config):
     source = read_source(write_model(tmp_path / "model", config))

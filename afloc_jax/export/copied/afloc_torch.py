@@ -381,6 +381,10 @@ class TextEncoder(nn.Module):
         super().__init__()
         self.settings = settings
         self.model = Bert(settings["bert"])
+        if width := settings["projection"]:  # CXR-BERT's projection head, for every piece
+            dense, norm = nn.Linear(settings["bert"]["hidden_size"], width), nn.LayerNorm(width, 1e-12)
+            head = {"dense_to_hidden": dense, "LayerNorm": norm, "dense_to_output": nn.Linear(width, width)}
+            self.cls_projection_head = nn.ModuleDict(head)
 
     def forward(self, token_ids: Tensor, word_ids: Tensor, sentence_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         settings = self.settings
@@ -393,6 +397,10 @@ class TextEncoder(nn.Module):
         pieces = sum(states[1:], states[0])
         if settings["merge_layers"] == "mean":
             pieces = pieces / len(states)
+        if settings["projection"]:
+            part = self.cls_projection_head.get_submodule
+            hidden = functional.gelu(part("dense_to_hidden")(pieces))
+            pieces = part("dense_to_output")(part("LayerNorm")(hidden))
         words, counts = merge_segments(pieces, word_ids)
         if settings["merge_pieces"] == "mean":
             # The word just before [SEP] is always a sum, as in the published release.
