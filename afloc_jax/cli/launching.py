@@ -17,7 +17,7 @@ from afloc_jax.cli.parser import underscored
 from afloc_jax.cli.training_flags import CONFIG, FLAGS
 from afloc_jax.compiled import keep_compiled
 from afloc_jax.errors import UsageError
-from afloc_jax.files import bucket_path, user_path
+from afloc_jax.files import Path, bucket_path, user_path
 from afloc_jax.training import program, recipes
 from afloc_jax.training.failures import explain, hide_tracebacks, is_lost
 from afloc_jax.training.xla_flags import set_flags
@@ -119,6 +119,8 @@ def run(values: flags.FlagValues) -> int:
 
         override(values.config, "data.exclude_words", values.exclude_words)
     # Imported late: JAX takes seconds to start, and a sweep must leave the devices to its runs.
+    if "transfer" in values.config:
+        return run_transfer(values, workdir)
     if values.sweep:
         from afloc_jax.training.launchers import launcher_of
         from afloc_jax.training.sweep import run_sweep
@@ -146,6 +148,17 @@ def run(values: flags.FlagValues) -> int:
         wait_for_all("all done")  # the wait of JAX at exit would end the others after 300 s
         part()
     return status
+
+
+def run_transfer(values: flags.FlagValues, workdir: Path) -> int:
+    """Runs a config of transfer, such as configs/finetune_linear.py; returns the exit status."""
+    for name in ("sweep", "profile", "from_scratch", "distributed"):
+        if values[name].value:
+            raise UsageError(f"--{name}: a transfer (config.transfer) does not have it; leave it out")
+    from afloc_jax.training.finetune.run import finetune
+    from afloc_jax.training.finetune.settings import FinetuneConfig
+
+    return finetune(FinetuneConfig.from_config(values.config), workdir, values.dry_run)
 
 
 def run_again(values: flags.FlagValues, arguments: list[str]) -> int:

@@ -274,7 +274,7 @@ def embed_records(
         if not is_own(number):
             parts.append(None)
             continue
-        squares = [_framed(source[int(row)], framing) for row in rows[start : start + model.batch_size]]
+        squares = [framed(source[int(row)], framing) for row in rows[start : start + model.batch_size]]
         parts.append(np.asarray(model.embed_squares(np.stack(squares)).whole))
     embeddings = np.concatenate(gathered(parts))
     if not np.isfinite(embeddings).all():
@@ -282,7 +282,8 @@ def embed_records(
     return embeddings
 
 
-def _framed(record: Record, framing: Framing) -> UInt8[np.ndarray, "S S"]:
+def framed(record: Record, framing: Framing) -> UInt8[np.ndarray, "S S"]:
+    """The square of a record, or with the framing "crop" the middle of the part of it that shows the image."""
     if framing == "pad":
         return np.asarray(record.image)
     return crop_to_square(np.ascontiguousarray(record.geometry.inner(record.image)), record.image.shape[0])

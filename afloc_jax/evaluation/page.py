@@ -67,6 +67,7 @@ def write_report(workdir: str | Path) -> Path:
     page = made.get_template("report/template.html.jinja").render(
         name=config.get("name") or (evaluations[0].title if evaluations else workdir.name),
         trained=bool(config or rows),
+        labels="transfer" in config,  # what the run learned from
         facts=_facts(workdir, config, rows, evaluations),
         images=_images(config, evaluations),
         curves=curves(rows),

@@ -12,6 +12,7 @@ from afloc_jax.evaluation.retrieval.settings import RetrievalSettings
 from afloc_jax.evaluation.robustness.settings import RobustnessSettings
 from afloc_jax.evaluation.settings import TaskSettings
 from afloc_jax.evaluation.task import Task
+from afloc_jax.evaluation.transfer.settings import TransferSettings
 from afloc_jax.settings import NOT_NEGATIVE, Json, Settings, setting
 
 _SETTINGS: dict[str, type[TaskSettings]] = {
@@ -21,6 +22,7 @@ _SETTINGS: dict[str, type[TaskSettings]] = {
     "robustness": RobustnessSettings,
     "counterfactual": CounterfactualSettings,
     "presence": PresenceSettings,
+    "transfer": TransferSettings,
 }
 TASKS = {name: Task(name, settings) for name, settings in _SETTINGS.items()}
 DEFAULT = next(iter(TASKS))  # the task if an entry, a command or a summary names none

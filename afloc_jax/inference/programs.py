@@ -11,6 +11,7 @@ from afloc_jax.heatmaps import HeatmapSettings
 from afloc_jax.inference.batching import chunks, concatenate, own_slots, pad, trim
 from afloc_jax.levels import ImageLevels, TextLevels, TokenBatch
 from afloc_jax.models import AFLoc
+from afloc_jax.models.backbone import Features
 from data_pipelines.tokens import TokenArrays
 
 
@@ -21,6 +22,23 @@ def encode_images(network: AFLoc, variables: PyTree, squares: UInt8[Array, "B S 
     """The levels of B squares, see `ImageLevels`."""
     with jax.default_matmul_precision("float32"):
         return network.apply(variables, squares, method="encode_image")
+
+
+@functools.partial(jax.jit, static_argnames=("network", "names"))
+def backbone_features(
+    network: AFLoc, variables: PyTree, squares: UInt8[Array, "B S S"], names: tuple[str, ...]
+) -> dict[str, Array]:
+    """The features of B squares by name, as the backbone gives them before any projection, see `Features`."""
+    with jax.default_matmul_precision("float32"):
+        _, state = network.apply(
+            variables,
+            squares,
+            method="encode_image",
+            capture_intermediates=lambda module, _: module.name == "backbone",
+            mutable=["intermediates"],
+        )
+    features: Features = state["intermediates"]["image_encoder"]["backbone"]["__call__"][0]
+    return {name: getattr(features, name) for name in names}
 
 
 @functools.partial(jax.jit, static_argnames=("network", "slots"))
@@ -61,6 +79,20 @@ def levels_of_images(network: AFLoc, variables: PyTree, squares: UInt8[np.ndarra
         for rows, count, size in chunks(len(squares), most)
     ]
     return concatenate(parts)
+
+
+def features_of_images(
+    network: AFLoc, variables: PyTree, squares: UInt8[np.ndarray, "B S S"], names: tuple[str, ...], most: int
+) -> dict[str, np.ndarray]:
+    """`backbone_features` for any number of squares, at most `most` at once, as NumPy arrays."""
+    parts = [
+        jax.tree.map(
+            lambda leaf, count=count: np.asarray(leaf)[:count],
+            backbone_features(network, variables, pad(squares[rows], size), names),
+        )
+        for rows, count, size in chunks(len(squares), most)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in names}
 
 
 def levels_of_texts(network: AFLoc, variables: PyTree, tokens: TokenArrays, most: int) -> TextLevels:

@@ -168,6 +168,23 @@ class Towers:
         self._verify()
         return levels
 
+    def backbone_features(
+        self, squares: UInt8[np.ndarray, "B S S"], names: Sequence[str] = ("whole",)
+    ) -> dict[str, np.ndarray]:
+        """What the backbone gives for padded squares [B, S, S] uint8, before it is projected to the shared width.
+
+        Args:
+            squares: padded squares, see `square_of`.
+            names: some of "shallow" [B, H1, W1, C1], "deep" [B, H2, W2, C2] and "whole" [B, C3].
+
+        >>> square, geometry = model.square_of("chest.png")
+        >>> model.backbone_features(square[None])["whole"].shape  # B, C3
+        (1, 16)
+        """
+        found = programs.features_of_images(self._network, self.variables, squares, tuple(names), self.batch_size)
+        self._verify()
+        return found
+
     def square_of(
         self, image: ImageInput, framing: Framing = "pad", compatible: bool = False
     ) -> tuple[UInt8[np.ndarray, "S S"], Geometry]:

@@ -9,7 +9,7 @@ from afloc_jax import buckets
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.files import Path, read_json, write_json
 from afloc_jax.seals import read_seal
-from afloc_jax.settings import Json
+from afloc_jax.settings import Json, Settings
 from afloc_jax.training.settings import RunConfig
 from afloc_jax.weights.folder import WEIGHTS
 
@@ -103,34 +103,47 @@ def check_workdir(config: RunConfig, workdir: Path) -> None:
     Raises:
         UsageError: the workdir belongs to another config (the error names the keys), or its config.json is unreadable.
     """
+    found = differing(config, workdir)
+    only_length = bool(found) and set(found) <= {*LENGTHS}
+    if only_length and config.training.extend != "none":
+        return
+    extend = ", or extend the run if it is finished (training.extend, docs/training.md)" if only_length else ""
+    refuse(found, workdir, extend)
+
+
+def differing(config: Settings, workdir: Path) -> dict[str, tuple[Json, Json]]:
+    """The keys in which a config differs from that of `workdir`, as `differences` has them; none for a new workdir.
+
+    A setting that came after the workdir was made had its default there. Raises UsageError as `check_workdir` does.
+    """
     path = workdir / CONFIG
     if buckets.is_bucket(workdir):
         buckets.check(str(workdir))
     if workdir.exists() and not workdir.is_dir():
         raise UsageError(f"--workdir={workdir}: is a file, not a folder; choose another")
     if not path.exists():
-        return
+        return {}
     try:
         other = read_json(path, "restore it or choose another --workdir")
     except UserError as error:
         raise UsageError(str(error)) from None
     if not isinstance(other, dict):
         raise UsageError(f"{path}: is no config of a run; restore it or choose another --workdir")
-    defaults = flatten_dict(RunConfig().plain(), sep=".")
-    found = {  # a setting that came after the workdir was made had its default there
+    defaults = flatten_dict(type(config)().plain(), sep=".")
+    return {
         key: (ours, theirs)
         for key, (ours, theirs) in differences(config.plain(), other).items()
         if theirs is not None or key not in defaults or ours != defaults[key]
     }
-    only_length = bool(found) and set(found) <= {*LENGTHS}
-    if only_length and config.training.extend != "none":
-        return
+
+
+def refuse(found: Mapping[str, tuple[Json, Json]], workdir: Path, remedy: str = "") -> None:
+    """Raises UsageError where `differing` found a key. `remedy` says what else than another workdir may help."""
     if found:
         named = list(found.items())[:_NAMED_DIFFERENCES]
         listed = "; ".join(f"{key}: there {theirs!r}, now {ours!r}" for key, (ours, theirs) in named)
         more = f"; and {len(found) - len(named)} more" if len(found) > len(named) else ""
-        extend = ", or extend the run if it is finished (training.extend, docs/training.md)" if only_length else ""
-        raise UsageError(f"{workdir} belongs to another config ({listed}{more}); choose another --workdir{extend}")
+        raise UsageError(f"{workdir} belongs to another config ({listed}{more}); choose another --workdir{remedy}")
 
 
 def claim_workdir(config: RunConfig, workdir: Path) -> None:

@@ -1,0 +1,99 @@
+"""The labelled training, validation and test records of a transfer, and the subsets to learn from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from afloc_jax.errors import UsageError, UserError
+from afloc_jax.evaluation.labelled import LabelledRecords, read_labelled
+from afloc_jax.evaluation.transfer.settings import CHEXPERT_UNCERTAIN, TransferSettings
+from afloc_jax.evaluation.transfer.subsets import Subset, check_classes, draw
+from afloc_jax.inference.class_prompts import find_class
+from data_pipelines.reading import Records
+
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Records and labels by `TRAIN`, `VALIDATION` and `TEST`, all with the same classes.
+
+    Attributes:
+        sources: the records.
+        labelled: the labels of those that have any.
+        subsets: the shares of the training records, each with a positive and a negative of every class.
+        left_out: classes that a split shows in all records, or in none, and that were not asked for by name.
+    """
+
+    sources: Mapping[str, Records]
+    labelled: Mapping[str, LabelledRecords]
+    subsets: list[Subset]
+    left_out: list[str]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.labelled[TEST].classes
+
+
+def open_splits(settings: TransferSettings) -> Splits:
+    """`read_splits` of the data set that the settings name.
+
+    Raises:
+        UsageError: two of the splits are the same.
+        UserError: a split is missing, or its labels are unusable.
+    """
+    names = {TRAIN: settings.train_split, VALIDATION: settings.validation_split, TEST: settings.split}
+    if len({*names.values()}) < len(names):
+        raise UsageError(f"splits {', '.join(names.values())}: training, validation and test must differ")
+    return read_splits({part: settings.open(name) for part, name in names.items()}, settings)
+
+
+def read_splits(sources: Mapping[str, Records], settings: TransferSettings) -> Splits:
+    """The labels of all splits. Without `settings.classes`: of the classes that can be learned and scored.
+
+    Raises UserError where labels are missing, or a subset lacks a positive or a negative of a class.
+    """
+    labelled = {part: _labelled(source, (), settings) for part, source in sources.items()}
+    occurring = labelled[TRAIN].classes
+    if settings.classes:
+        labelled = {part: _labelled(source, settings.classes, settings) for part, source in sources.items()}
+        kept = list(labelled[TRAIN].classes)
+    else:
+        kept = [name for name in occurring if all(_is_contrasted(one, name) for one in labelled.values())]
+        if not kept:
+            raise UserError(
+                f"no class has a positive and a negative in each of {', '.join(sources)}: a data set whose labels list "
+                "only what is present needs unlisted=absent; else give labels, a CSV file"
+            )
+        labelled = {part: _labelled(source, kept, settings) for part, source in sources.items()}
+    for part, one in labelled.items():
+        for name in kept:
+            if not _is_contrasted(one, name):
+                raise UserError(f"the {part} records hold no positive or no negative of {name!r}; leave the class out")
+    train = labelled[TRAIN]
+    subsets = draw(train.patients, train.ids, settings.fractions, settings.subset_seed)
+    for subset in subsets:
+        check_classes(subset, train.labels[subset.rows], train.classes)
+    return Splits(sources, labelled, subsets, [name for name in occurring if name not in kept])
+
+
+def _labelled(source: Records, classes: tuple[str, ...] | list[str], settings: TransferSettings) -> LabelledRecords:
+    records = read_labelled(source, classes, settings.labels, settings.unlisted)
+    if settings.uncertain == "unknown":
+        return records
+    labels = records.labels.copy()
+    for c, name in enumerate(records.classes):
+        known = find_class(name, list(CHEXPERT_UNCERTAIN))
+        if known is not None:
+            labels[records.doubtful[:, c], c] = CHEXPERT_UNCERTAIN[known]
+    return replace(records, labels=labels)
+
+
+def _is_contrasted(records: LabelledRecords, name: str) -> bool:
+    """Whether some record is known to show a class, and some to lack it."""
+    known = find_class(name, list(records.classes))
+    if known is None:
+        return False
+    labels = records.labels[:, records.classes.index(known)]
+    return bool(np.any(labels == 1) and np.any(labels == 0))
