@@ -1,4 +1,4 @@
-r"""A linear probe: logistic regression on the frozen encoder of a model folder, with 1, 10 and 100 % of the labels. Run:
+r"""A linear probe: logistic regression on the frozen encoder of a model, with 1, 10 and 100 % of the labels. Run:
 
     python launch.py --config=configs/finetune_linear.py --config.init_from=runs/demo/model --workdir=runs/linear
     python launch.py --config=configs/finetune_linear.py:chexpert --config.init_from=MODEL --workdir=runs/chexpert

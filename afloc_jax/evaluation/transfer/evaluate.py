@@ -173,7 +173,7 @@ def _share(subset: Subset, records: LabelledRecords) -> Share:
 
 
 def _rows(records: LabelledRecords, probabilities: Float[np.ndarray, "n C"]) -> list[tuple[str | int | float, ...]]:
-    rows = []
+    rows: list[tuple[str | int | float, ...]] = []
     for i, name in enumerate(records.ids):
         for c, category in enumerate(records.classes):
             label, probability = records.labels[i, c], float(probabilities[i, c])

@@ -45,5 +45,3 @@ def checked(features: Float[np.ndarray, "n *s"]) -> Float[np.ndarray, "n *s"]:
     if not np.isfinite(features).all():
         raise UserError("a feature is NaN or infinity: the weights are damaged or the training diverged")
     return features
-
-

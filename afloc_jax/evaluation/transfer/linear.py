@@ -24,10 +24,11 @@ class Linear:
     bias: Float[np.ndarray, " C"]
 
     def probabilities(self, features: Float[np.ndarray, "n F"]) -> Float[np.ndarray, "n C"]:
-        return np.asarray(scipy.special.expit(self._scaled(features) @ self.weights + self.bias))
+        return np.asarray(scipy.special.expit(self.scaled(features) @ self.weights + self.bias))
 
-    def _scaled(self, features: Float[np.ndarray, "n F"]) -> Float[np.ndarray, "n F"]:
-        return (np.asarray(features, np.float64) - self.mean) / self.scale
+    def scaled(self, features: Float[np.ndarray, "n F"]) -> Float[np.ndarray, "n F"]:
+        """The features as the regressions see them."""
+        return np.asarray((np.asarray(features, np.float64) - self.mean) / self.scale)
 
 
 def fit_path(

@@ -75,11 +75,13 @@ class TransferResult(Result):
         return {"model": self.metrics, **{name: one.metrics for name, one in self.baselines.items()}}
 
     def to_markdown(self) -> str:
+        left_out = f"Left out, since a split shows them always or never: {', '.join(self.left_out)}."
         lines = [
             f"# Transfer, encoder {self.encoder}",
             "",
-            f"{self.n} test records, {self.validation} validation records. {self.head} Value [{self.account.interval}].",
-            *([f"Left out, since a split shows them always or never: {', '.join(self.left_out)}."] * bool(self.left_out)),
+            f"{self.n} test records, {self.validation} validation records. {self.head} "
+            f"Value [{self.account.interval}].",
+            *([left_out] if self.left_out else []),
             *self.remark_on_few,
         ]
         for name in self.metric_names:

@@ -70,7 +70,7 @@ class FinetuneConfig(Settings):
     def settings(self) -> TransferSettings:
         """The data set and the shares of its labels. Raises UsageError for an unknown key or a wrong value."""
         data = self.data
-        given = (data.dataset, data.directory, data.cache, data.raw, data.builder)
+        given: tuple[Json, ...] = (data.dataset, data.directory, data.cache, data.raw, dict(data.builder))
         splits = (data.train_split, data.validation_split, data.test_split)
         where: dict[str, Json] = dict(zip(_OF_DATA, (*given, *splits), strict=True))
         own = {key: value for key, value in self.transfer.items() if value is not None}

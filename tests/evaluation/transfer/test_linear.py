@@ -28,9 +28,9 @@ def test_each_penalty_gives_the_fit_of_scikit_learn_on_known_labels():
         for c in range(labels.shape[1]):
             known = np.isfinite(labels[:, c])
             theirs = LogisticRegression(C=1 / (penalty * known.sum()), tol=1e-10, max_iter=10_000)
-            theirs.fit(fit._scaled(x)[known], labels[known, c])
+            theirs.fit(fit.scaled(x)[known], labels[known, c])
             np.testing.assert_allclose(fit.weights[:, c], theirs.coef_[0], atol=2e-4)
-            expected = theirs.predict_proba(fit._scaled(new))[:, 1]
+            expected = theirs.predict_proba(fit.scaled(new))[:, 1]
             np.testing.assert_allclose(fit.probabilities(new)[:, c], expected, atol=1e-4)
 
 
