@@ -9,12 +9,13 @@ its 6.5 MiB of saved activations for every image-caption pair); `lean loop` is w
 product, and gives the gradients of both; at the sentence level there is nothing to save, and it is `tiled`.
 All sides get the same inputs: B = 16 (`--batch`) images of N regions, as many captions whose lengths are those of real
 reports (Indiana University collection), D = 768, float32. They run in processes of their own on all cores and take
-turns, so that a busy moment of the machine meets all; times are medians, compilation and warm-up left out. Memory is
-the growth of resident memory during one warm run: the peak that the kernel recorded (`resource.getrusage`, its
-high-water mark reset through /proc/self/clear_refs) minus the resident memory before, with libraries, inputs and
-compiled program in place and free memory given back. "Working memory" leaves out the gradients themselves, which have
-the same size on all sides but `low rank`. Needs Linux, PyTorch (requirements-dev.txt) and the data; prints a table
-and one JSON line.
+turns, so that a busy moment of the machine meets all; times are medians, compilation and warm-up left out. Our sides
+keep the memory that they free, as training does on CPUs (`training/allocation.py`), and PyTorch's give it back, as they
+do unless told; `--keep_freed all` lets both keep it, `none` neither. Memory is the growth of resident memory during one
+warm run: the peak that the kernel recorded (`resource.getrusage`, its high-water mark reset through
+/proc/self/clear_refs) minus the resident memory before, with libraries, inputs and compiled program in place and free
+memory given back. "Working memory" leaves out the gradients themselves, which have the same size on all sides but `low
+rank`. Needs Linux, PyTorch (requirements-dev.txt) and the data; prints a table and one JSON line.
 """
 
 import argparse
@@ -141,8 +142,12 @@ def resident_mib() -> float:
     return pages * resource.getpagesize() / 2**20
 
 
-def work(side: str, row: str, counts: list[int]) -> None:
+def work(side: str, row: str, counts: list[int], keep_freed: str) -> None:
     """The worker process: it prints the memory of one run, then times one run for every line that it reads."""
+    from afloc_jax.training.allocation import keep_freed_memory
+
+    if keep_freed == "all" or (keep_freed == "ours" and side in OURS):
+        keep_freed_memory()
     if side in OURS:
         run = our_side(row, counts, low_rank=side == "low rank" and row == "word")
     else:
@@ -169,10 +174,10 @@ def gradients_mib(row: str, batch: int, side: str) -> float:
     return 4 * numbers / 2**20
 
 
-def measure(row: str, counts: list[int], repeats: int, sides: list[str]) -> dict:
+def measure(row: str, counts: list[int], repeats: int, sides: list[str], keep_freed: str) -> dict:
     """Measures all sides of one row in turn."""
     command = [sys.executable, __file__, "--counts", json.dumps(counts), "--row", row]
-    command += ["--regions", *map(str, ROWS.values()), "--worker"]
+    command += ["--regions", *map(str, ROWS.values()), "--keep_freed", keep_freed, "--worker"]
     workers, result = {}, {}
     for side in sides:
         worker = subprocess.Popen([*command, side], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -265,17 +270,18 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[16], metavar="B", help="pairs")
     parser.add_argument("--regions", type=int, nargs=2, default=list(ROWS.values()), metavar="N", help="word, sentence")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
+    parser.add_argument("--keep_freed", choices=("ours", "all", "none"), default="ours", help="which sides keep memory")
     parser.add_argument("--worker", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--row", choices=ROWS, help=argparse.SUPPRESS)
     parser.add_argument("--counts", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     ROWS.update(zip(ROWS, arguments.regions, strict=True))
     if arguments.worker:
-        work(arguments.worker, arguments.row, arguments.counts)
+        work(arguments.worker, arguments.row, arguments.counts, arguments.keep_freed)
         return
     sizes = {batch: caption_lengths(arguments.reports, arguments.vocabulary, batch) for batch in arguments.batch}
     rows = {
-        (batch, row): measure(row, lengths[row], arguments.repeats, arguments.sides)
+        (batch, row): measure(row, lengths[row], arguments.repeats, arguments.sides, arguments.keep_freed)
         for batch, lengths in sizes.items()
         for row in ROWS
     }

@@ -19,8 +19,9 @@ from afloc_jax.compiled import keep_compiled
 from afloc_jax.errors import UsageError
 from afloc_jax.files import Path, bucket_path, user_path
 from afloc_jax.training import program, recipes
+from afloc_jax.training.allocation import keep_freed_memory
 from afloc_jax.training.failures import explain, hide_tracebacks, is_lost
-from afloc_jax.training.xla_flags import set_flags
+from afloc_jax.training.xla_flags import platform_ahead, set_flags
 
 _DEFINE: dict[type, Callable[..., object]] = {
     str: flags.DEFINE_string,
@@ -191,6 +192,8 @@ def main(arguments: list[str], about: str = "") -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if debug else "2")
     keep_compiled()
     set_flags(os.environ)
+    if platform_ahead(os.environ) == "cpu":
+        keep_freed_memory()
     try:
         values = parse(arguments, about)
         if values.rehearse > 1:

@@ -29,7 +29,7 @@ _DRIVER = Path("/proc/driver/nvidia/version")
 
 def set_flags(environment: MutableMapping[str, str], jaxlib: str = "") -> None:
     """Adds the flags of the platform in use to XLA_FLAGS of `environment`. `jaxlib`: see `add_gpu_flags`."""
-    if _uses_gpu(environment):
+    if platform_ahead(environment) == "gpu":
         add_gpu_flags(environment, jaxlib)
 
 
@@ -49,14 +49,17 @@ def add_gpu_flags(environment: MutableMapping[str, str], jaxlib: str = "") -> No
         environment["XLA_FLAGS"] = " ".join([*given.split(), *added])
 
 
-def _uses_gpu(environment: Mapping[str, str]) -> bool:
-    """Whether JAX will run on NVIDIA GPUs: by its variable, or else because plugin, driver and a visible card exist."""
-    platforms = environment.get("JAX_PLATFORMS", "")
-    if platforms:
-        return platforms.split(",")[0] in ("cuda", "gpu")
-    if environment.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1"):
-        return False
-    return _DRIVER.exists() and any(importlib.util.find_spec(name) for name in _PLUGINS)
+def platform_ahead(environment: Mapping[str, str]) -> str:
+    """What JAX will run on, told before it starts: "gpu" (of NVIDIA), "tpu", "cpu" or another one of JAX_PLATFORMS.
+
+    Without that variable it is a GPU where plugin, driver and a visible card exist, and a TPU where libtpu does.
+    """
+    if first := environment.get("JAX_PLATFORMS", "").split(",")[0]:
+        return "gpu" if first == "cuda" else first
+    hidden = environment.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1")
+    if not hidden and _DRIVER.exists() and any(importlib.util.find_spec(name) for name in _PLUGINS):
+        return "gpu"
+    return "tpu" if importlib.util.find_spec("libtpu") else "cpu"
 
 
 def described(cache: str | None, environment: Mapping[str, str] = os.environ) -> str:
