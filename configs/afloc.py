@@ -44,6 +44,8 @@ def get_config() -> ConfigDict:
     data.vocabulary_reports = 5
     data.vocabulary_patients = 3
     data.exclude_words = ""  # file of words that are never learned, such as names of physicians; --exclude_words
+    # folder for the features of a frozen image tower (image.freeze), computed once, 16 times as large as the records
+    data.features = ""
     data.workers = 0  # Grain worker processes; 0 reads in threads of this process
 
     config.model = model = ConfigDict()

@@ -12,11 +12,12 @@ from typing import NamedTuple, NotRequired
 import grain
 import numpy as np
 from absl import flags
-from jaxtyping import Float32, Float64, Int32, Int64, UInt8, UInt32
+from jaxtyping import Float, Float32, Float64, Int32, Int64, UInt8, UInt32
 from tokenizers import Tokenizer
 
 from afloc_jax.errors import UsageError, UserError
 from data_pipelines.augment import augment, draw
+from data_pipelines.features import FeatureArrays, FeatureFiles
 from data_pipelines.hashes import HashArrays, text_hashes
 from data_pipelines.negatives import MadeCaption, NegativeArrays, made_captions, negative_arrays, worded_alike
 from data_pipelines.reading import Pair, Records
@@ -43,10 +44,15 @@ class Batch(TokenArrays, HashArrays):
     negative_word_count: NotRequired[Int32[np.ndarray, "B n"]]
     negative_sentence_count: NotRequired[Int32[np.ndarray, "B n"]]
     negative_hashes: NotRequired[UInt32[np.ndarray, "B n S 2 2"]]
+    # The features of the images, with `data.features`.
+    features_shallow: NotRequired[Float[np.ndarray, "B H1 W1 C1"]]
+    features_deep: NotRequired[Float[np.ndarray, "B H2 W2 C2"]]
+    features_whole: NotRequired[Float[np.ndarray, "B C3"]]
 
 
 _TEXTS = *TokenArrays.__annotations__, *HashArrays.__annotations__
-_KEYS = ("image", *_TEXTS, "index", "augmentation", *NegativeArrays.__annotations__)
+_ADDED = *NegativeArrays.__annotations__, *FeatureArrays.__annotations__
+_KEYS = ("image", *_TEXTS, "index", "augmentation", *_ADDED)
 
 
 def training_batches(
@@ -57,6 +63,7 @@ def training_batches(
     batch_size: int,
     seed: int,
     hard_negatives: int = 0,
+    features: FeatureFiles | None = None,
     process_index: int = 0,
     process_count: int = 1,
 ) -> "BatchSource":
@@ -73,6 +80,7 @@ def training_batches(
         batch_size: rows of the global batch.
         seed: the seed of order, sentences, augmentation and hard negatives.
         hard_negatives: how many captions are made from each drawn one, see `data_pipelines.negatives`.
+        features: features of the images, which the batch then holds too.
         process_index, process_count: which part of the rows of the global batch to make.
 
     Raises:
@@ -85,7 +93,7 @@ def training_batches(
     epoch = len(source) // batch_size * batch_size
     drawn = _Draw(data.sentences, data.augment, data.augment_on == "device", hard_negatives)
     dataset = grain.MapDataset.source(_Rows(source)).seed(seed).shuffle()[:epoch].repeat().random_map(drawn)
-    collate = _Collate(tokenizer, data)
+    collate = _Collate(tokenizer, data, features)
     batches = dataset.batch(batch_size // process_count, batch_fn=collate)[process_index::process_count]
     return BatchSource(batches, workers=data.workers, steps_per_epoch=epoch // batch_size)
 
@@ -98,6 +106,7 @@ def validation_batches(
     batch_size: int,
     seed: int = 0,
     step: int = 0,
+    features: FeatureFiles | None = None,
     process_index: int = 0,
     process_count: int = 1,
 ) -> "BatchSource":
@@ -121,7 +130,7 @@ def validation_batches(
         raise UserError(
             f"data.validation_drop_last: {len(source)} validation records do not fill a batch of {batch_size}"
         )
-    collate, rows = _Collate(tokenizer, data), _Rows(source)
+    collate, rows = _Collate(tokenizer, data, features), _Rows(source)
     mode: SentenceSampling = data.sentences if data.validation_sentences == "sampled" else "all"
     steps = len(rows) // batch_size if data.validation_drop_last else -(-len(rows) // batch_size)
     seen = steps * batch_size if data.validation_drop_last else len(rows)
@@ -277,9 +286,9 @@ class _Draw:
 class _Collate:
     """Makes a batch from rows; all texts of the batch are tokenized together."""
 
-    def __init__(self, tokenizer: Tokenizer, data: DataSettings):
+    def __init__(self, tokenizer: Tokenizer, data: DataSettings, features: FeatureFiles | None):
         self._tokenize = SentenceTokenizer(tokenizer, data.max_tokens, data.cleaning == "release")
-        self._max_tokens = data.max_tokens
+        self._max_tokens, self._features = data.max_tokens, features
 
     def __call__(self, rows: Sequence[_Drawn]) -> Batch:
         indices, images, reports, numbers, negatives, worded = zip(*rows, strict=True)
@@ -290,6 +299,8 @@ class _Collate:
             batch["augmentation"] = np.array(numbers, np.float32)
         if negatives[0]:
             batch.update(negative_arrays(negatives, self._tokenize, self._max_tokens))  # type: ignore[typeddict-item]
+        if self._features:
+            batch.update(self._features.rows(indices))  # type: ignore[typeddict-item]
         return batch
 
 

@@ -38,6 +38,8 @@ class DataSettings(Settings, section="data"):
         vocabulary_reports, vocabulary_patients: in how many distinct reports, of how many patients, a word must stand
             to be learned, see `data_pipelines.vocabulary`.
         exclude_words: a file of words that are never learned; empty for none.
+        features: a folder of this machine for the features of a frozen image tower, which are computed once and then
+            read in every step; empty to compute them in every step. See `afloc_jax.training.frozen`.
         workers: worker processes that make batches; 0 for threads of this process.
     """
 
@@ -61,10 +63,11 @@ class DataSettings(Settings, section="data"):
     vocabulary_patients: int = setting(3, POSITIVE)
     exclude_words: str = ""
     workers: int = setting(0, NOT_NEGATIVE)
+    features: str = ""
 
     def check(self) -> None:
         records_path(self.directory, self.cache, self.name_of("directory"), "--config.data.cache")
-        for key in ("cache", "raw", "exclude_words"):
+        for key in ("cache", "raw", "exclude_words", "features"):
             user_path(getattr(self, key), self.name_of(key))
 
     @property

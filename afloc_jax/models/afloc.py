@@ -1,13 +1,14 @@
 """The two towers of AFLoc (arXiv 2401.02044): images and reports, each at three levels of one shared width."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float, PyTree, Shaped
 
 from afloc_jax.errors import UsageError
 from afloc_jax.interpolation import aligned_corners, resize
@@ -25,7 +26,10 @@ _projection_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class ImageEncoder(nn.Module):
-    """The backbone, and one linear projection per level to the shared width (batch-normalised with `center`)."""
+    """The backbone, and one linear projection per level to the shared width (batch-normalised with `center`).
+
+    Features of a frozen backbone (`backbone_features`) may take the place of images.
+    """
 
     settings: ImageSettings
     structure: Structure  # structure of the backbone
@@ -35,15 +39,17 @@ class ImageEncoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, image: Shaped[Array, "B S S"], *, train: bool = False, with_factors: bool = False
+        self, image: Shaped[Array, "B S S"] | Features, *, train: bool = False, with_factors: bool = False
     ) -> ImageLevels:
         settings, layers = self.settings, Layers(self.settings.statistics_group, self.dtype, self.param_dtype)
-        backbone = BACKBONES[settings.backbone].family.module(self.structure, layers, name="backbone")
-        x = scaled(prepare_image(image, settings.input_size, self.param_dtype), settings.mean, settings.std)
-        # A frozen backbone runs in evaluation mode, so that its running statistics do not change either.
-        features: Features = backbone(x, train=train and not settings.freeze)
-        if settings.freeze:
-            features = lax.stop_gradient(features)
+        if isinstance(image, Features):
+            features = image
+        else:
+            backbone = BACKBONES[settings.backbone].family.module(self.structure, layers, name="backbone")
+            # A frozen backbone runs in evaluation mode, so that its running statistics do not change either.
+            features = backbone(read_image(settings, image, self.param_dtype), train=train and not settings.freeze)
+            if settings.freeze:
+                features = lax.stop_gradient(features)
 
         def project(
             name: str, features: Float[Array, "B *S C"], use_bias: bool, dtype: DTypeLike
@@ -125,7 +131,12 @@ class AFLoc(nn.Module):
         self.text_encoder = TextEncoder(self.settings.text, self.dtype, param_dtype)
 
     def __call__(
-        self, image: Shaped[Array, "B S S"], tokens: TokenBatch, *, train: bool = False, with_factors: bool = False
+        self,
+        image: Shaped[Array, "B S S"] | Features,
+        tokens: TokenBatch,
+        *,
+        train: bool = False,
+        with_factors: bool = False,
     ) -> tuple[ImageLevels, TextLevels]:
         """The levels of B images and their reports.
 
@@ -137,9 +148,9 @@ class AFLoc(nn.Module):
         return image_levels, self.encode_text(tokens, train=train)
 
     def encode_image(
-        self, image: Shaped[Array, "B S S"], *, train: bool = False, with_factors: bool = False
+        self, image: Shaped[Array, "B S S"] | Features, *, train: bool = False, with_factors: bool = False
     ) -> ImageLevels:
-        """The levels of B squares, which are uint8, or floats in [-1, 1]."""
+        """The levels of B squares, which are uint8, or floats in [-1, 1]; or of features of a frozen backbone."""
         levels = self.image_encoder(image, train=train, with_factors=with_factors and not self.settings.normalize)
         if self.settings.normalize:
             levels = dataclasses.replace(
@@ -172,6 +183,28 @@ def build(settings: ModelSettings, dtype: DTypeLike = jnp.float32) -> AFLoc:
     """
     settings.check_text_encoder()
     return AFLoc(settings, dtype)
+
+
+def backbone_features(
+    settings: ImageSettings, variables: Mapping[str, PyTree], image: Shaped[Array, "B S S"], dtype: DTypeLike
+) -> Features:
+    """The features of B squares by a frozen backbone, which `ImageEncoder` takes in their place.
+
+    Args:
+        settings: `config.model.image`.
+        variables: `params` and `batch_stats` of the backbone alone.
+        image: the squares.
+        dtype: the precision of the model.
+    """
+    param_dtype = jnp.promote_types(dtype, jnp.float32)
+    layers = Layers(settings.statistics_group, dtype, param_dtype)
+    backbone = BACKBONES[settings.backbone].family.module(settings.structure, layers)
+    return Features(*backbone.apply(variables, read_image(settings, image, param_dtype), train=False))
+
+
+def read_image(settings: ImageSettings, image: Shaped[Array, "B S S"], dtype: DTypeLike) -> Float[Array, "B I I C"]:
+    """Squares as the backbone reads them: resized to `input_size` and scaled by `mean` and `std`."""
+    return scaled(prepare_image(image, settings.input_size, dtype), settings.mean, settings.std)
 
 
 def scaled(x: Float[Array, "B I I"], mean: tuple[float, ...], std: tuple[float, ...]) -> Float[Array, "B I I C"]:

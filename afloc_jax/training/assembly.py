@@ -13,8 +13,10 @@ from jaxtyping import Array, PyTree
 
 from afloc_jax.levels import ImageLevels, TextLevels
 from afloc_jax.models import AFLoc, build, initial_variables, trainable
+from afloc_jax.models.afloc import backbone_features
+from afloc_jax.models.backbone import Features
 from afloc_jax.training.failures import explained
-from afloc_jax.training.gradients import Batch, text_sides, token_batch
+from afloc_jax.training.gradients import Batch, images_of, text_sides, token_batch
 from afloc_jax.training.mesh import batch_sharding, place_state, state_sharding
 from afloc_jax.training.optimizer import Extension, LearningRate, build_optimizer, build_schedule, freeze
 from afloc_jax.training.settings import PRECISIONS, LowRank, RunConfig
@@ -98,17 +100,30 @@ class Assembly:
         if negatives:
             arrays |= {f"negative_{name}": ((pairs, negatives, *shapes[name][1:]), jnp.int32) for name in shapes}
             arrays["negative_hashes"] = (pairs, negatives, sentences, 2, 2), jnp.uint32
+        if data.features:
+            arrays |= {f"features_{name}": (one.shape, one.dtype) for name, one in self.features_like(pairs).items()}
         if data.augment and data.augment_on == "device":
             arrays["augmentation"] = ((pairs, NUMBERS), jnp.float32)
         sharding = batch_sharding(self.mesh)
         return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for name, (shape, dtype) in arrays.items()}
+
+    def features_like(self, images: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and types of the features of so many images before their projection, by level."""
+        config, like = self.config, self.variables_like
+        side, dtype = config.data.image_size, PRECISIONS[config.training.precision]
+        parts = {name: tree["image_encoder"].get("backbone", {}) for name, tree in like.items() if tree}
+        squares = jax.ShapeDtypeStruct((images, side, side), jnp.uint8)
+        found: Features = jax.eval_shape(
+            lambda parts, squares: backbone_features(config.model.image, parts, squares, dtype), parts, squares
+        )
+        return found._asdict()
 
     def embeddings_like(self) -> tuple[ImageLevels, TextLevels]:
         """Shapes and types of what the model returns for a batch."""
 
         def embed(variables: Mapping[str, PyTree], batch: Batch) -> tuple[ImageLevels, TextLevels]:
             model = self.model.bind(variables)
-            image, text = model(batch["image"], token_batch(batch), with_factors=self.config.loss.is_low_rank)
+            image, text = model(images_of(batch), token_batch(batch), with_factors=self.config.loss.is_low_rank)
             return image, text_sides(text, batch)
 
         like: tuple[ImageLevels, TextLevels] = jax.eval_shape(embed, self.variables_like, self.batch_like())

@@ -24,6 +24,7 @@ from jaxtyping import Array, PyTree
 
 from afloc_jax.levels import TokenBatch
 from afloc_jax.models import build, initial_variables, trainable
+from afloc_jax.models.afloc import backbone_features
 from afloc_jax.models.attention import COMPUTED_AGAIN
 from afloc_jax.models.settings import ModelSettings
 from afloc_jax.training.settings import RunConfig
@@ -49,7 +50,8 @@ class StepFlops:
 def step_flops(config: RunConfig, side: int) -> StepFlops:
     """The FLOPs of a step of `config`, whose text encoder and vocabulary are known, on images of `side` pixels."""
     loss, slots, width = config.loss, config.data.max_tokens, config.model.projection_dim
-    encoders, regions = _encoders(config.model, side, slots, loss.is_low_rank, 1 + loss.hard_negatives)
+    given = bool(config.data.features)
+    encoders, regions = _encoders(config.model, side, slots, loss.is_low_rank, 1 + loss.hard_negatives, given)
     group = loss.group_size(config.training.batch_size)
     of_product = _FORWARD_AND_BACKWARD * 2 * group
     of_sentence = _FORWARD_AND_BACKWARD * 2 * (group + loss.hard_negatives)
@@ -71,16 +73,22 @@ def step_flops(config: RunConfig, side: int) -> StepFlops:
 
 @functools.lru_cache(maxsize=32)
 def _encoders(
-    settings: ModelSettings, side: int, slots: int, low_rank: bool, texts: int
+    settings: ModelSettings, side: int, slots: int, low_rank: bool, texts: int, features_given: bool
 ) -> tuple[int, dict[str, tuple[int, int]]]:
     """The FLOPs of one pair in the encoders, and the regions and their width of the two maps that the loss reads.
 
     The gradient of a model is traced, so frozen parts and the first layer have the backward pass that they have in a
-    step. With `low_rank` the shallow map is the one before its projection.
+    step. With `low_rank` the shallow map is the one before its projection. With `features_given` the backbone is not
+    computed.
     """
     model = build(settings)
     variables = jax.eval_shape(lambda: initial_variables(model, jax.random.key(0)))
     batch = jax.eval_shape(lambda: (jnp.zeros((1, side, side), jnp.uint8), _tokens(texts, slots)))
+
+    if features_given:
+        backbone = {name: tree["image_encoder"].get("backbone", {}) for name, tree in variables.items() if tree}
+        reads = functools.partial(backbone_features, settings.image, dtype=jnp.float32)
+        batch = jax.eval_shape(reads, backbone, batch[0]), batch[1]
 
     def embed(params: PyTree[Array], rest: PyTree[Array], image: Array, tokens: TokenBatch) -> dict[str, Array]:
         trains = trainable(params, settings)

@@ -29,6 +29,7 @@ from afloc_jax.levels import ImageLevels, MadeCaptions, TextHashes, TextLevels, 
 from afloc_jax.losses import ContrastiveLosses, LossSettings, contrastive_losses
 from afloc_jax.losses.definition import length_order
 from afloc_jax.models import AFLoc, trainable
+from afloc_jax.models.backbone import Features
 from afloc_jax.training.mesh import batch_axes, constrain, gather
 from afloc_jax.training.ranks import Ranks, ranks
 from afloc_jax.training.settings import REMAT_POLICIES, RunConfig
@@ -60,6 +61,13 @@ class _Embeddings(NamedTuple):
 
 
 GradientFunction = Callable[[PyTree[Array], PyTree[Array], Batch, PRNGKeyArray], Result]
+
+
+def images_of(batch: Batch) -> Array | Features:
+    """The images of a batch, or their features where it holds them (`data.features`)."""
+    if "features_deep" not in batch:
+        return batch["image"]
+    return Features(batch["features_shallow"], batch["features_deep"], batch["features_whole"])
 
 
 def token_batch(batch: Batch) -> TokenBatch:
@@ -118,7 +126,7 @@ def build_encoder(model: AFLoc, config: RunConfig, mesh: Mesh) -> Callable[..., 
         params = jax.tree.map(lambda leaf, train: leaf if train else jax.lax.stop_gradient(leaf), params, trains)
         (image, text), updates = model.apply(
             {"params": params, "batch_stats": batch_stats},
-            batch["image"],
+            images_of(batch),
             token_batch(batch),
             train=True,
             mutable=["batch_stats"],

@@ -36,6 +36,7 @@ from afloc_jax.training.step import LossMetrics, StepMetrics, TrainState
 from afloc_jax.training.tracing import StepRange, Trace
 from afloc_jax.training.workdir import NONFINITE, Finished
 from data_pipelines.batches import Batch, BatchSource, training_batches, validation_batches
+from data_pipelines.features import FeatureFiles
 from data_pipelines.reading import RecordSource
 from data_pipelines.vocabulary import VocabularyAccount
 
@@ -82,6 +83,8 @@ class Data:
     validation: RecordSource
     tokenizer: Tokenizer
     vocabulary: VocabularyAccount | None = None
+    features: FeatureFiles | None = None  # of the images to train on, and of those to validate
+    validation_features: FeatureFiles | None = None
 
     def batches_to_train(self, config: RunConfig) -> BatchSource:
         """This process's part of the batches of a run, by step."""
@@ -92,6 +95,7 @@ class Data:
             batch_size=config.training.batch_size,
             seed=config.seed,
             hard_negatives=config.loss.hard_negatives,
+            features=self.features,
             **_process(),
         )
 
@@ -104,6 +108,7 @@ class Data:
             batch_size=config.training.batch_size,
             seed=config.seed,
             step=step,
+            features=self.validation_features,
             **_process(),
         )
 

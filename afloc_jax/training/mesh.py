@@ -204,6 +204,7 @@ def pad_batch(batch: "Batch", multiple: int) -> "Batch":
         "report_hash": padded(batch["report_hash"]),
         "sentence_hashes": padded(batch["sentence_hashes"]),
         "index": padded(batch["index"], -1),
+        **{name: padded(rows) for name, rows in batch.items() if name.startswith("features_")},  # type: ignore[arg-type, typeddict-item]
     }
 
 

@@ -138,6 +138,16 @@ class RunConfig(Settings):
                 f"localization.cells = 'receptive_field': the cells of {self.model.image.backbone} are patches, which "
                 "tile the image; set localization.cells = 'tiles'"
             )
+        if self.data.features and not self.model.image.freeze:
+            raise UsageError(
+                "data.features: only a frozen image tower gives the same features in every step; set "
+                "model.image.freeze = True, or data.features = ''"
+            )
+        if self.data.features and self.data.augment:
+            raise UsageError(
+                "data.features: augmented images have other features in every step; set data.augment = False, or "
+                "data.features = ''"
+            )
         if self.loss.low_rank is True and (needs := self._low_rank_needs()):
             raise UsageError(f"loss.low_rank = True: {needs}")
 

@@ -16,7 +16,7 @@ from afloc_jax.levels import LevelName
 from afloc_jax.losses import contrastive_losses
 from afloc_jax.models import AFLoc
 from afloc_jax.training.augment import augment
-from afloc_jax.training.gradients import Batch, build_gradient, in_group_order, text_sides, token_batch
+from afloc_jax.training.gradients import Batch, build_gradient, images_of, in_group_order, text_sides, token_batch
 from afloc_jax.training.mesh import constrain, replicated
 from afloc_jax.training.optimizer import LearningRate
 from afloc_jax.training.ranks import Ranks
@@ -177,7 +177,7 @@ def build_validation_step(model: AFLoc, config: RunConfig, mesh: Mesh) -> Valida
     def validation_step(params: PyTree[Array], batch_stats: PyTree[Array], batch: Batch) -> LossMetrics:
         variables = {"params": params, "batch_stats": batch_stats}
         batch = in_group_order(batch, settings, mesh)
-        image, text = model.bind(variables)(batch["image"], token_batch(batch), with_factors=settings.is_low_rank)
+        image, text = model.bind(variables)(images_of(batch), token_batch(batch), with_factors=settings.is_low_rank)
         losses = contrastive_losses(image, text_sides(text, batch), settings, mesh=mesh)
         return LossMetrics(losses.total, losses.levels, losses.twins)
 

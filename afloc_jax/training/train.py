@@ -18,6 +18,7 @@ from afloc_jax.training import extension, start, tokenizer, workdir
 from afloc_jax.training.assembly import Assembly, assemble
 from afloc_jax.training.checkpoints import Checkpoints, ever_sealed, last_sealed
 from afloc_jax.training.failures import StopSignal, explain
+from afloc_jax.training.frozen import with_features
 from afloc_jax.training.kernel_check import check_kernel
 from afloc_jax.training.leaving import released_when_leaving
 from afloc_jax.training.loop import Data, Loop, Progress
@@ -180,6 +181,7 @@ def _train_model(
         say(f"{folder}: {before}; training starts at step 0")
 
     # --- Loop
+    data = with_features(run, data, state)
     say(str(run.low_rank))
     say(described(_compilation_cache()))
     named = absolute(folder)

@@ -29,6 +29,7 @@ MAY_CHANGE = (
     "data.cache",
     "data.raw",
     "data.workers",
+    "data.features",
     "model.text.tokenizer",  # the working directory has a copy of its own after the first run
     "training.log_every",
     "training.keep_best",
