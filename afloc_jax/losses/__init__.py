@@ -1,6 +1,7 @@
 """Contrastive losses of the three levels; `contrastive_losses` is the one entry point and picks the implementation."""
 
 import functools
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import flax.struct
@@ -11,22 +12,23 @@ from jaxtyping import Array, Bool, Float, Int
 
 from afloc_jax.errors import UsageError
 from afloc_jax.levels import LEVELS, ImageLevels, LevelName, TextLevels
-from afloc_jax.losses import definition, ring, tiled
-from afloc_jax.losses.definition import contrast
+from afloc_jax.losses import definition, ring, sigmoid, tiled
+from afloc_jax.losses.definition import Scale, contrast
 from afloc_jax.losses.low_rank import reduce_rank
 from afloc_jax.losses.settings import LossSettings
 from afloc_jax.losses.twins import Twins, find_twins
 from afloc_jax.losses.unit_contrast import grouped_unit_contrast, made_contrast
 from afloc_jax.vectors import norm
 
-__all__ = ["ContrastiveLosses", "LossSettings", "contrast", "contrastive_losses"]
+__all__ = ["ContrastiveLosses", "LossSettings", "Scale", "contrast", "contrastive_losses"]
 
 
 @flax.struct.dataclass
 class ContrastiveLosses:
     """The loss of a batch and its parts; levels that are switched off are absent.
 
-    `levels[name]` is unweighted: `image_to_text[name] + text_to_image[name]`. `total` is their weighted sum.
+    `levels[name]` is unweighted: `image_to_text[name] + text_to_image[name]`. `total` is their weighted sum. The
+    sigmoid objective has no direction: both have half of it.
     `twins` is the share of twins among the pairs of pairs that are contrasted, by kind of level ("report", "local"); it
     is empty where the texts come without hashes.
     """
@@ -62,6 +64,7 @@ def contrastive_losses(
     settings: LossSettings,
     sample_weights: Float[Array, " B"] | None = None,
     mesh: Mesh | None = None,
+    scales: Mapping[LevelName, Scale] | None = None,
 ) -> ContrastiveLosses:
     """Losses of B image-report pairs at every level whose weight is not 0.
 
@@ -76,6 +79,7 @@ def contrastive_losses(
         settings: `config.loss`.
         sample_weights: weights of the pairs in the cross entropies. (The release's `weight_matrix` has no effect.)
         mesh: the devices that the batch is split over; "ring" needs it.
+        scales: with `settings.objective` "sigmoid", the learned scale of each level; by default where it starts.
 
     Raises:
         UsageError: the batch does not divide into contrast groups, or the settings do not suit the mesh or the levels.
@@ -98,7 +102,13 @@ def contrastive_losses(
             level = _level(name, image, text, settings.is_low_rank)
             alike = None if settings.twins == "negative" else twins.pairs["report" if name == "report" else "local"]
             made = negatives if name == "sentence" else None
-            if settings.contrast_unit == "unit" and name != "report":
+            if settings.objective == "sigmoid":
+                scale = scales[name] if scales else Scale.initial(settings)
+                loss = _sigmoid_loss(
+                    name, level, around or group, settings, implementation, mesh, sample_weights, alike, made, scale
+                )
+                image_to_text[name] = text_to_image[name] = loss / 2
+            elif settings.contrast_unit == "unit" and name != "report":
                 image_to_text[name] = _made_loss(level, made, settings, sample_weights)
                 text_to_image[name] = _unit_loss(level, group, settings, sample_weights, alike)
             elif around:
@@ -216,6 +226,49 @@ def _made_loss(level: _Level, made: _Negatives | None, settings: LossSettings, w
         return jnp.zeros(())
     sides = level.regions, level.units, level.counts, made.units
     return made_contrast(*sides, made.false, settings, weights)
+
+
+def _sigmoid_loss(
+    name: LevelName,
+    level: _Level,
+    among: ring.Ring | int,
+    settings: LossSettings,
+    implementation: str,
+    mesh: Mesh | None,
+    weights: Array | None,
+    twins: Array | None,
+    made: _Negatives | None,
+    scale: Scale,
+) -> Array:
+    """The loss of a level with `objective` "sigmoid", over a ring or in groups of so many pairs."""
+    if isinstance(among, ring.Ring):
+        if name == "report":
+            vectors = level.regions[:, 0], level.units[:, 0], level.counts
+            loss = sigmoid.ring_report_loss(*vectors, scale, among, settings, weights, twins)
+        else:
+            loss = sigmoid.ring_loss(*level[:4], scale, among, settings, weights, level.projection, twins)
+    else:
+        counts = _grouped(level.counts, among)
+        weights_of, twins_of = (None if array is None else _grouped(array, among) for array in (weights, twins))
+        if implementation == "tiled" and name != "report":
+            regions, units, norms = (_grouped(array, among) for array in level[:3])
+            platform = None if mesh is None else mesh.devices.flat[0].platform
+            loss = sigmoid.tiled_loss(
+                regions, units, norms, counts, scale, settings, weights_of, twins_of, level.projection, None, platform
+            )
+        else:
+            similarity = _similarity(name, level, among, settings, implementation, mesh)
+            relevance = (
+                similarity / settings.contrast_temperature
+                if name == "report"
+                else definition.mean_relevance(similarity, counts[:, None], settings)
+            )
+            loss = definition.sigmoid_contrast(relevance, scale, weights_of, counts > 0, twins_of, settings.twins)
+    rows = _made_rows(level, made, settings)
+    if made is None or rows is None:
+        return loss
+    share = definition.shares(level.counts > 0, weights, rows.dtype)
+    return loss + definition.made_sigmoid(definition.mean_relevance(rows, made.counts, settings), scale, share)
 
 
 def _made_rows(level: _Level, made: _Negatives | None, settings: LossSettings) -> Float[Array, "B n"] | None:

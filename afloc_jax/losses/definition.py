@@ -10,11 +10,15 @@ are identical as drawn; at the other levels they share a sentence.
 
 Hard negatives, which are not either: n captions made from each caption by changing its sentences, so that they are
 false of its image. Only this image is compared with them, at the sentence level.
+
+The sigmoid objective, which is not either, is that of SigLIP (Zhai et al., ICCV 2023, arXiv 2303.15343), at each level.
 """
 
+import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, UInt32
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int, Real, UInt32
 
 from afloc_jax.losses.settings import PUBLISHED, LossSettings, Twins
 from afloc_jax.vectors import norm
@@ -200,9 +204,7 @@ def contrast(
     """
     if included is None:
         included = jnp.ones(similarity.shape[:-1], bool)
-    share = jnp.where(included, 1 if weights is None else weights, 0).astype(similarity.dtype)
-    total = share.sum()
-    share = share / jnp.where(total > 0, total, 1)
+    share = shares(included, weights, similarity.dtype)
     # A pair that is left out sees only itself, so its cross entropy is finite; its share in the mean is 0.
     own = jnp.eye(similarity.shape[-1], dtype=bool)
     seen = included[..., :, None] & included[..., None, :]
@@ -219,3 +221,89 @@ def contrast(
     image_to_text = jax.nn.logsumexp(captions, axis=-1) - right_caption
     text_to_image = jax.nn.logsumexp(similarity, axis=-2) - right_image
     return (share * image_to_text).sum(), (share * text_to_image).sum()
+
+
+def shares(included: Bool[Array, "*S"], weights: Float[Array, "*S"] | None, dtype: DTypeLike) -> Float[Array, "*S"]:
+    """The share q of each pair in the means: they add up to 1, and pairs that are not included get 0."""
+    share = jnp.where(included, 1 if weights is None else weights, 0).astype(dtype)
+    total = share.sum()
+    return share / jnp.where(total > 0, total, 1)
+
+
+@flax.struct.dataclass
+class Scale:
+    """The learned parameters of a level's sigmoid objective: t' and b of `sigmoid_contrast`."""
+
+    log_temperature: Float[Array, ""]
+    bias: Float[Array, ""]
+
+    @classmethod
+    def initial(cls, settings: LossSettings) -> "Scale":
+        return cls(jnp.log(settings.contrast_temperature), jnp.asarray(settings.sigmoid_bias))
+
+    def logits(self, relevance: Float[Array, "*S"]) -> Float[Array, "*S"]:
+        """exp(t') x + b."""
+        return jnp.exp(self.log_temperature) * relevance + self.bias
+
+
+def mean_relevance(
+    similarity: Float[Array, "*S"], counts: Real[Array, "*#S"], settings: LossSettings = PUBLISHED
+) -> Float[Array, "*S"]:
+    """The relevance x of captions to images on the scale of a cosine, between -1 and 1, from `local_similarity`:
+
+        x = (1 / temp2) log ((1 / T_i) sum_t exp(temp2 r_t)) = (S / temp3 - log T_i) / temp2
+
+    `counts` are the units T of the captions. The sum over them would grow with their number, which a bias that all
+    captions share cannot follow.
+    """
+    logarithm = jnp.log(jnp.maximum(counts, 1)).astype(similarity.dtype)
+    return (similarity / settings.contrast_temperature - logarithm) / settings.pooling_temperature
+
+
+def sigmoid_contrast(
+    relevance: Float[Array, "*G B B"],
+    scale: Scale,
+    weights: Float[Array, "*G B"] | None = None,
+    included: Bool[Array, "*G B"] | None = None,
+    twins: Bool[Array, "*G B B"] | None = None,
+    treatment: Twins = "negative",
+    made: Float[Array, "*G B n"] | None = None,
+) -> Float[Array, ""]:
+    """The pairwise sigmoid loss (SigLIP, arXiv 2303.15343, algorithm 1) over a square of relevances x.
+
+    With z_ij = 1 for a right pair and -1 for a wrong one, and q_i as in `contrast` (1 / B without weights),
+
+        loss = sum_ij (q_i + q_j) / 2 log(1 + exp(-z_ij (exp(t') x_ij + b)))
+
+    `weights`, `included` and `twins` are those of `contrast`. Twins i and j are wrong pairs by "negative", and right
+    ones by "share"; by "mask" x_ij and x_ji leave the sum.
+
+    `made[..., i, m]`, the relevances to image i of the captions made from caption i (-inf where one is no negative),
+    are wrong pairs:
+
+        loss += sum_i q_i sum_m log(1 + exp(exp(t') made_im + b))
+
+    >>> scale = Scale(jnp.log(10.0), jnp.array(-10.0))
+    >>> found = sigmoid_contrast(jnp.array([[2.0, 0.0], [0.0, 2.0]]), scale)
+    >>> start = sigmoid_contrast(jnp.zeros((2, 2)), scale)  # every pair is taken to be wrong
+    >>> [round(float(loss), 3) for loss in (found, start)]
+    [0.0, 10.0]
+    """
+    if included is None:
+        included = jnp.ones(relevance.shape[:-1], bool)
+    share, own = shares(included, weights, relevance.dtype), jnp.eye(relevance.shape[-1], dtype=bool)
+    seen, right = included[..., :, None] & included[..., None, :], own
+    if twins is not None and treatment == "mask":
+        seen = seen & (own | ~twins)
+    if twins is not None and treatment == "share":
+        right = own | twins
+    losses = jax.nn.softplus(jnp.where(right, -1, 1) * scale.logits(relevance))
+    loss = (jnp.where(seen, share[..., :, None] + share[..., None, :], 0) / 2 * losses).sum()
+    return loss if made is None else loss + made_sigmoid(made, scale, share)
+
+
+def made_sigmoid(made: Float[Array, "*G B n"], scale: Scale, share: Float[Array, "*G B"]) -> Float[Array, ""]:
+    """What hard negatives add to `sigmoid_contrast`."""
+    there = made > -jnp.inf
+    losses = jax.nn.softplus(scale.logits(jnp.where(there, made, 0)))
+    return (share[..., None] * jnp.where(there, losses, 0)).sum()

@@ -35,11 +35,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.sharding import AxisType, Mesh, PartitionSpec
-from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
 from afloc_jax.errors import UsageError
 from afloc_jax.losses import definition, tiles
+from afloc_jax.losses.bins import placed
 from afloc_jax.losses.low_rank import project, pull_back
 from afloc_jax.losses.packing import Captions
 from afloc_jax.losses.settings import LossSettings, Twins
@@ -128,8 +128,8 @@ def local_losses(
         twins: which pairs of its group have the text of each pair (`twin_pairs`), where `settings.twins` reads them.
         made: the similarities of each image with its hard negatives (`definition.made_similarity`).
     """
-    rows = _local_rows(settings, ring.mesh.devices.flat[0].platform)
-    share = _share(counts, weights, norms.dtype)
+    rows = local_rows(settings, ring.mesh.devices.flat[0].platform)
+    share = definition.shares(counts > 0, weights, norms.dtype)
     return _losses(rows, ring, settings.twins, regions, (units, norms), counts, share, twins, made, projection)
 
 
@@ -145,17 +145,10 @@ def report_losses(
     """Both cross entropies of the report level. All devices gather all reports: one vector each is little to send."""
     wide = jnp.promote_types(images.dtype, jnp.float32)
     rows = _report_rows(settings.contrast_temperature)
-    share = _share(counts, weights, wide)
+    share = definition.shares(counts > 0, weights, wide)
     return _losses(
         rows, ring, settings.twins, images.astype(wide), reports.astype(wide), counts, share, twins, None, None
     )
-
-
-def _share(counts: Int[Array, " B"], weights: Float[Array, " B"] | None, dtype: DTypeLike) -> Float[Array, " B"]:
-    """The share q of each pair in the means: they add up to 1, and pairs of count 0 get 0."""
-    share = jnp.where(counts > 0, 1 if weights is None else weights, 0).astype(dtype)
-    total = share.sum()
-    return share / jnp.where(total > 0, total, 1)
 
 
 _Losses = tuple[Float[Array, ""], Float[Array, ""]]  # image to text, text to image
@@ -301,7 +294,7 @@ def place(ring: Ring) -> Int[Array, ""] | int:
     return lax.axis_index(RING) if ring.size > 1 else 0
 
 
-def _pass_on(tree: PyTree, ring: Ring, platform: str) -> PyTree:
+def pass_on(tree: PyTree, ring: Ring, platform: str) -> PyTree:
     """Sends `tree` to the next device of the ring; returns what the device before it sent."""
     send = functools.partial(
         lax.ppermute, axis_name=RING, perm=[(device, (device + 1) % ring.size) for device in range(ring.size)]
@@ -344,14 +337,14 @@ def _report_rows(temperature: float) -> Rows:
 
 
 @functools.lru_cache(maxsize=32)
-def _local_rows(settings: LossSettings, platform: str) -> Rows:
+def local_rows(settings: LossSettings, platform: str) -> Rows:
     """Rows of `definition.local_similarity`, computed by tiles.py for the captions of one device at a time."""
 
     def grouped(regions: Array, texts: tuple[Array, Array], counts: Array, ring: Ring) -> tuple[Array, Captions]:
         k = min(len(counts), ring.group)
         regions, units, norms, counts = (a.reshape(-1, k, *a.shape[1:]) for a in (regions, *texts, counts))
         text = Captions(units.astype(regions.dtype), norms, counts)
-        text = text if settings.kernel == "pallas" else tiles.placed(text, settings, platform)
+        text = text if settings.kernel == "pallas" else placed(text, settings, platform)
         return regions[:, None], text  # tiles.py: [g, p = 1, J, N, D]
 
     def forward(regions: Array, texts: tuple[Array, Array], counts: Array, ring: Ring) -> Array:
@@ -361,7 +354,7 @@ def _local_rows(settings: LossSettings, platform: str) -> Rows:
 
         def step(number: Array, carry: tuple[Captions, Array]) -> tuple[Captions, Array]:
             text, rows = carry
-            following = _pass_on(text, ring, platform)  # before the tiles, so that sending and computing overlap
+            following = pass_on(text, ring, platform)  # before the tiles, so that sending and computing overlap
             block = tiles.tile_rows(regions, text, settings, platform)[:, 0]
             source = (place(ring) - number) % ring.size
             return following, lax.dynamic_update_index_in_dim(rows, block, source, axis=2)
@@ -380,7 +373,7 @@ def _local_rows(settings: LossSettings, platform: str) -> Rows:
 
         def step(number: Array, carry: PyTree) -> PyTree:
             text, d_regions, d_text = carry
-            following, travelled = _pass_on((text, d_text), ring, platform)
+            following, travelled = pass_on((text, d_text), ring, platform)
             source = (place(ring) - number) % ring.size
             block, d_block = (
                 lax.dynamic_index_in_dim(array, source, axis=3, keepdims=False) for array in (rows, d_rows)
@@ -392,7 +385,7 @@ def _local_rows(settings: LossSettings, platform: str) -> Rows:
         start = text, jnp.zeros(regions.shape, wide), nothing
         _, d_regions, d_text = lax.fori_loop(0, ring.size, step, start)
         # The captions are back on their device; their gradients are one step behind.
-        d_units, d_norms = _pass_on(d_text, ring, platform)
+        d_units, d_norms = pass_on(d_text, ring, platform)
         d_texts = d_units.reshape(texts[0].shape).astype(texts[0].dtype), d_norms.reshape(texts[1].shape)
         return d_regions.reshape(shape), d_texts
 

@@ -1,5 +1,6 @@
 """`config.loss`: the settings of the contrastive losses. They are hashable, so that jit may treat them as static."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -51,6 +52,11 @@ class LossSettings(Settings, section="loss"):
             maximum of the unit's cosines with the single regions (multiple-instance pooling), so that a finding that
             covers few regions is not averaged away.
         region_sharpness: the k of that soft maximum.
+        objective: what is made of the similarities: "softmax" (published), the cross entropies of
+            `definition.contrast`, or "sigmoid" (SigLIP), one decision for every pair (`definition.sigmoid_contrast`).
+            Then `contrast_temperature` and `sigmoid_bias` are where the temperature and the bias of each level start;
+            both are learned.
+        sigmoid_bias: where that bias starts: at first a pair is taken to be wrong, as all but one of K are.
         contrast_unit: what is contrasted with the images: the whole "caption" (published), or every single "unit" of
             it (unit_contrast.py). The pooling temperature is not used with "unit".
         contrast_group: the number of pairs contrasted with each other; 0 stands for all pairs of the batch.
@@ -85,6 +91,8 @@ class LossSettings(Settings, section="loss"):
     contrast_temperature: float = setting(10.0, POSITIVE)
     region_pooling: Literal["attention", "logsumexp"] = "attention"
     region_sharpness: float = setting(10.0, POSITIVE)
+    objective: Literal["softmax", "sigmoid"] = "softmax"
+    sigmoid_bias: float = setting(-10.0, Rule(math.isfinite, "a finite number"))
     contrast_unit: Literal["caption", "unit"] = "caption"
     contrast_group: int = setting(0, Rule(lambda pairs: pairs == 0 or pairs > 1, "0 (the whole batch) or at least 2"))
     contrast_group_order: Literal["batch", "length"] = "batch"
@@ -116,6 +124,8 @@ class LossSettings(Settings, section="loss"):
             )
         if by_unit and self.implementation == "ring":
             raise UsageError("loss.implementation = 'ring': needs loss.contrast_unit = 'caption'; set it to 'tiled'")
+        if by_unit and self.objective == "sigmoid":
+            raise UsageError("loss.objective = 'sigmoid': needs loss.contrast_unit = 'caption'; set it to 'caption'")
         if self.hard_negatives and not self.weights.sentence:
             raise UsageError(
                 f"loss.hard_negatives = {self.hard_negatives}: are negatives of the sentence level, so they need "
@@ -143,6 +153,8 @@ class LossSettings(Settings, section="loss"):
         name = f"loss.kernel = {self.kernel!r}"
         if self.implementation == "definition":
             raise UsageError(f"{name}: needs loss.implementation = 'tiled' or 'ring', not 'definition'")
+        if self.kernel == "pallas" and self.objective == "sigmoid":
+            raise UsageError(f"{name}: computes loss.objective = 'softmax', not 'sigmoid'; set loss.kernel to 'xla'")
         if self.region_pooling != "attention":
             raise UsageError(
                 f"{name}: computes loss.region_pooling = 'attention', not {self.region_pooling!r}; "

@@ -36,6 +36,19 @@ class Tiling(NamedTuple):
     devices: int
     platform: str
 
+    @classmethod
+    def of(
+        cls, groups: int, images: int, settings: LossSettings, devices: int | None, platform: str | None
+    ) -> "Tiling":
+        """For groups of so many images; `devices` and `platform` as in `grouped_similarity`."""
+        mesh = jax.sharding.get_abstract_mesh()
+        if settings.kernel != "xla":
+            devices = 1
+        elif devices is None:
+            devices = jax.device_count() if mesh.empty else mesh.size
+        at_once = math.gcd(groups, devices)
+        return cls(at_once, math.gcd(images, devices // at_once), platform or jax.default_backend())
+
 
 def local_similarity(
     regions: Float[Array, "B N D"],
@@ -74,14 +87,7 @@ def grouped_similarity(
             Kernels always use one device, because jit cannot split them.
         platform: the kind of these devices, for the size of tiles; by default that of JAX's default backend.
     """
-    groups, images = regions.shape[:2]
-    mesh = jax.sharding.get_abstract_mesh()
-    if settings.kernel != "xla":
-        devices = 1
-    elif devices is None:
-        devices = jax.device_count() if mesh.empty else mesh.size
-    at_once = math.gcd(groups, devices)
-    tiling = Tiling(at_once, math.gcd(images, devices // at_once), platform or jax.default_backend())
+    tiling = Tiling.of(regions.shape[0], regions.shape[1], settings, devices, platform)
     if unit_norms is None:
         unit_norms = norm(units.astype(jnp.promote_types(units.dtype, jnp.float32)))
     text = Captions(units, unit_norms, jnp.maximum(counts, 1))
@@ -101,7 +107,7 @@ def _similarity_and_kept(
     def forward(step: tuple[Array, Captions]) -> tuple[Array, PyTree]:
         return rows_and_kept(*step, settings, tiling.platform, projection, keep)
 
-    steps = _split(regions, tiling), _captions_by_step(text, regions, tiling)
+    steps = split(regions, tiling), captions_by_step(text, regions, tiling)
     similarity, kept = jax.lax.map(forward, steps)  # [G / g, g, p, B / p, I]
     return jnp.moveaxis(similarity, 0, 1).reshape(*regions.shape[:2], -1), kept
 
@@ -127,8 +133,8 @@ def _similarity_backward(
         )
         return jax.tree.map(jnp.add, d_projection, here.projection), (here.regions, here.units, here.norms)
 
-    by_image = (_split(array, tiling) for array in (similarity, d_similarity))
-    step = _split(regions, tiling), _captions_by_step(text, regions, tiling), *by_image, kept
+    by_image = (split(array, tiling) for array in (similarity, d_similarity))
+    step = split(regions, tiling), captions_by_step(text, regions, tiling), *by_image, kept
     # One gradient for each device, as for the text in tile_gradients; None without a projection.
     apart = tiling.groups, tiling.devices
     nothing = jax.tree.map(lambda array: jnp.zeros((*apart, *array.shape), array.dtype), projection)
@@ -145,18 +151,18 @@ def _similarity_backward(
 _grouped_similarity.defvjp(_similarity_forward, _similarity_backward)
 
 
-def _by_step(array: Array, tiling: Tiling) -> Array:
+def by_step(array: Array, tiling: Tiling) -> Array:
     """[G, ...] -> [G / g, g, ...]. The g groups computed at once come from equally spaced places."""
     return jnp.moveaxis(array.reshape(tiling.groups, -1, *array.shape[1:]), 1, 0)
 
 
-def _captions_by_step(text: Captions, regions: Array, tiling: Tiling) -> Captions:
+def captions_by_step(text: Captions, regions: Array, tiling: Tiling) -> Captions:
     """The captions, g groups per step, with units in the precision of the regions."""
-    units = _by_step(text.units.astype(regions.dtype), tiling)
-    return Captions(units, _by_step(text.norms, tiling), _by_step(text.counts, tiling))
+    units = by_step(text.units.astype(regions.dtype), tiling)
+    return Captions(units, by_step(text.norms, tiling), by_step(text.counts, tiling))
 
 
-def _split(array: Array, tiling: Tiling) -> Array:
+def split(array: Array, tiling: Tiling) -> Array:
     """[G, B, ...] -> [G / g, g, p, B / p, ...]."""
-    array = _by_step(array, tiling)
+    array = by_step(array, tiling)
     return array.reshape(*array.shape[:2], tiling.devices, -1, *array.shape[3:])

@@ -12,23 +12,24 @@ Axes: g contrast groups at once, p devices that share them, J images of each dev
 bins of U units. The regions have F channels, and D with their projection (F = D without low_rank.py).
 """
 
-import dataclasses
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
+from jaxtyping import Array, Float, Int, PyTree, Shaped
 
 from afloc_jax.errors import UsageError
 from afloc_jax.losses import kernels
+from afloc_jax.losses.bins import PackedCaptions
 from afloc_jax.losses.low_rank import project, pull_back
-from afloc_jax.losses.packing import Captions, Packing, bins_at_most, first_fit, pack, packed, unpacked
+from afloc_jax.losses.packing import Captions, bins_at_most, unpacked
 from afloc_jax.losses.region_pooling import (
     REGION_POOLINGS,
     RegionPooling,
     Slots,
-    TileText,
+    in_slots,
     present,
     text_softmax,
 )
@@ -46,73 +47,8 @@ class TileGradients(NamedTuple):
     projection: Float[Array, "g p F D"] | None
 
 
-class _Packed(NamedTuple):
-    """The packed captions of g groups, of which a tile takes `at_once` bins."""
-
-    packing: Packing
-    units: Float[Array, "g bins U D"]
-    norms: Float[Array, "g bins U"]
-    tiles: Int[Array, ""]  # as many as hold the bins in use by any group
-    at_once: int
-
-    @classmethod
-    def make(cls, text: Captions, settings: LossSettings, platform: str, at_once: int) -> "_Packed":
-        text, length = placed(text, settings, platform), text.units.shape[2]
-        slots, slot = slots_of_bin(settings, platform, length)
-        packing = jax.vmap(lambda counts, first: pack(counts, length, slots, first, slot))(text.counts, text.first_slot)
-        at_once = min(at_once, packing.caption.shape[1])
-        if missing := -packing.caption.shape[1] % at_once:  # empty bins
-            packing = dataclasses.replace(
-                packing,
-                source=jnp.pad(packing.source, ((0, 0), (0, missing), (0, 0), (0, 0))),
-                valid=jnp.pad(packing.valid, ((0, 0), (0, missing), (0, 0), (0, 0))),
-                caption=jnp.pad(packing.caption, ((0, 0), (0, missing), (0, 0)), constant_values=text.counts.shape[1]),
-            )
-        in_bins, tiles = jax.vmap(packed), -(-packing.used.max() // at_once)
-        units, norms = in_bins(packing, text.units), in_bins(packing, text.norms)
-        if _pooling(settings, platform).slots_last:
-            units, norms = slots_last(units, slot, axis=2), slots_last(norms, slot, axis=2)
-        return cls(packing, units, norms, tiles, at_once)
-
-    def tile(self, index: Int[Array, ""]) -> TileText:
-        """The captions of one tile."""
-        valid, caption = (self.part(array, index, 1) for array in (self.packing.valid, self.packing.caption))
-        units, norms = (self.part(array, index, 1) for array in (self.units, self.norms))
-        return TileText(units, norms, _slots(caption, valid), self.at_once)
-
-    def part(self, by_bin: Array, index: Int[Array, ""], axis: int) -> Array:
-        """What a tile takes of an array [.., bins, U, ..]: [.., at_once * U, ..]."""
-        found = jax.lax.dynamic_slice_in_dim(by_bin, index * self.at_once, self.at_once, axis)
-        return found.reshape(*found.shape[:axis], -1, *found.shape[axis + 2 :])
-
-    def update(self, by_bin: Array, part: Array, index: Int[Array, ""], axis: int) -> Array:
-        """The array with another part."""
-        part = part.reshape(*part.shape[:axis], self.at_once, -1, *part.shape[axis + 1 :])
-        return jax.lax.dynamic_update_slice_in_dim(by_bin, part, index * self.at_once, axis)
-
-    def pooled(self, r: Float[Array, "g p bins U m"], settings: LossSettings) -> Float[Array, "g p I m"]:
-        """log sum_t exp(temp2 r_t) over the units of each caption."""
-        groups, bins = self.packing.caption.shape[:2]
-        by_bin = jnp.moveaxis(r, 2, 1)  # [g, bins, p, U, m]
-        flat = (array.reshape(-1, *array.shape[2:]) for array in (by_bin, self.packing.caption, self.packing.valid))
-        r, caption, valid = flat
-        _, pooled = text_softmax(settings.pooling_temperature * r, _slots(caption, valid))  # [g * bins, p, slots, m]
-        by_slot = jnp.moveaxis(pooled.reshape(groups, bins, *pooled.shape[1:]), 1, 2)
-        by_slot = by_slot.reshape(groups, r.shape[1], -1, r.shape[3])
-        return jnp.take_along_axis(by_slot, self.packing.first_slot[:, None, :, None], axis=2)
-
-
-def _slots(caption: Int[Array, "g slots"], valid: Bool[Array, "g slots S"]) -> Slots:
-    return Slots(valid, caption[:, :, None] == caption[:, None, :])
-
-
-def placed(text: Captions, settings: LossSettings, platform: str) -> Captions:
-    """The captions with their places in bins. A ring does this once, before the captions travel: it is a loop."""
-    if text.first_slot is not None:
-        return text
-    length = text.units.shape[2]
-    slots, slot = slots_of_bin(settings, platform, length)
-    return text._replace(first_slot=jax.vmap(lambda counts: first_fit(counts, length, slots, slot))(text.counts))
+def _packed(text: Captions, settings: LossSettings, platform: str, at_once: int) -> PackedCaptions:
+    return PackedCaptions.make(text, settings, platform, at_once, _pooling(settings, platform).slots_last)
 
 
 def _filled_up(array: Shaped[Array, "g p J *N"], images: int) -> Shaped[Array, "g p K *N"]:
@@ -171,7 +107,7 @@ def rows_and_kept(
         return kernels.tile_rows(project(regions[:, 0], projection), text, settings)[:, None], None
     count = regions.shape[2]
     size = tile_size(settings, platform, count, regions.shape[3], text.units.shape[2])
-    captions, regions = _Packed.make(text, settings, platform, size.bins), _filled_up(regions, size.images)
+    captions, regions = _packed(text, settings, platform, size.bins), _filled_up(regions, size.images)
     groups, devices = regions.shape[:2]
     bins, units = captions.norms.shape[1:]
     pooling = _pooling(settings, platform)
@@ -194,9 +130,7 @@ def rows_and_kept(
         if keep:
             relevance, kept = jax.lax.fori_loop(0, first_tiles, kept_tile, (relevance, kept))
         relevance = jax.lax.fori_loop(first_tiles, captions.tiles, one_tile, relevance)
-        if pooling.slots_last:
-            relevance = slots_first(relevance, captions.packing.valid.shape[3], axis=3)
-        return kept, captions.pooled(relevance, settings)
+        return kept, _pooled(captions, relevance, pooling, settings)
 
     steps, kept = regions.shape[2] // size.images, None
     if keep:
@@ -204,8 +138,7 @@ def rows_and_kept(
         one = jax.eval_shape(lambda: pooling.forward_and_kept(images, captions.tile(jnp.zeros((), int)), settings)[1])
         kept = jax.tree.map(lambda tile: jnp.zeros((steps, keep, *tile.shape), tile.dtype), one)
     kept, similarity = jax.lax.scan(some_images, kept, jnp.arange(steps))  # [.., g, p, I, m]
-    similarity = jnp.transpose(similarity, (1, 2, 0, 4, 3)).reshape(groups, devices, -1, similarity.shape[3])
-    return settings.contrast_temperature * similarity[:, :, :count], kept
+    return _similarities(similarity, count, settings), kept
 
 
 def tile_gradients(
@@ -233,43 +166,102 @@ def tile_gradients(
         d_regions, d_projection = pull_back(regions[:, 0], projection, d_made, apart=1)
         d_projection = None if d_projection is None else d_projection[:, None]
         return TileGradients(d_regions[:, None], d_units, d_norms, d_projection)
-    count = regions.shape[2]
-    size = tile_size(settings, platform, count, regions.shape[3], text.units.shape[2])
-    captions, regions = _Packed.make(text, settings, platform, size.bins), _filled_up(regions, size.images)
-    d_regions = jnp.zeros(regions.shape, regions.dtype) if start is None else _filled_up(start, size.images)
-    groups, devices = regions.shape[:2]
-    pooling, wide = _pooling(settings, platform), captions.norms.dtype
-    tiles_kept = jax.tree.leaves(kept)[0].shape[1] if kept is not None else 0
     # dr = dS temp3 temp2 exp(temp2 r - S / temp3), with 0 for units that are not there.
     scale = settings.contrast_temperature
     d_scaled = settings.pooling_temperature * scale * d_similarity
     logarithm = jnp.where(similarity > -jnp.inf, similarity, jnp.inf) / scale
+    slots_are_last = _pooling(settings, platform).slots_last
+
+    def d_relevance(slots: Slots, r: Array, of_slots: Array) -> Array:
+        there, d_slots, logarithm = present(slots, 1), *of_slots[:, :, :, :, None]
+        if slots_are_last:  # [g, p, slots, S, m] -> [g, p, S, slots, m]
+            there, d_slots, logarithm = (jnp.swapaxes(array, 2, 3) for array in (there, d_slots, logarithm))
+        by_unit = r.reshape(*r.shape[:2], *there.shape[2:4], r.shape[3])
+        d_r = d_slots * jnp.exp(settings.pooling_temperature * by_unit - logarithm)
+        return jnp.where(there, d_r, 0).reshape(r.shape)
+
+    of_captions = jnp.stack([d_scaled, logarithm])
+    return _visit(regions, text, of_captions, d_relevance, settings, platform, projection, start, kept)[0]
+
+
+def rows_and_gradients(
+    regions: Float[Array, "g p J N F"],
+    text: Captions,
+    of_captions: Float[Array, "c g p J I"],
+    d_rows: Callable[[Array, Array], Array],
+    settings: LossSettings,
+    platform: str,
+    start: Float[Array, "g p J N F"] | None = None,
+) -> tuple[Float[Array, "g p J I"], TileGradients]:
+    """`tile_rows` and `tile_gradients` in one visit of each tile, for a loss that is a sum over pairs.
+
+    A tile holds its captions whole, so their similarities are known in it, and with them the gradient of such a loss.
+
+    Args:
+        of_captions: c numbers of each pair, 0 where a pair has no loss.
+        d_rows: the gradient of the loss with respect to similarities, from these and `of_captions`, both of any shape.
+        start: as in `tile_gradients`.
+    """
+    slots_are_last, temperature = _pooling(settings, platform).slots_last, settings.pooling_temperature
+
+    def d_relevance(slots: Slots, r: Array, of_slots: Array) -> Array:
+        r = slots_first(r, slots.valid.shape[2], axis=2) if slots_are_last else r
+        p, pooled = text_softmax(temperature * r, slots)  # [g, p, U, m], [g, p, slots, m]
+        d_similarity = d_rows(settings.contrast_temperature * pooled, of_slots)
+        d_slots = temperature * settings.contrast_temperature * d_similarity[:, :, :, None]
+        d_r = (d_slots * in_slots(p, slots)).reshape(r.shape)
+        return slots_last(d_r, slots.valid.shape[2], axis=2) if slots_are_last else d_r
+
+    gradients, rows = _visit(regions, text, of_captions, d_relevance, settings, platform, start=start, with_rows=True)
+    assert rows is not None
+    return rows, gradients
+
+
+def _visit(
+    regions: Float[Array, "g p J N F"],
+    text: Captions,
+    of_captions: Float[Array, "c g p J I"],
+    d_relevance: Callable[[Slots, Array, Array], Array],
+    settings: LossSettings,
+    platform: str,
+    projection: Float[Array, "F D"] | None = None,
+    start: Float[Array, "g p J N F"] | None = None,
+    kept: PyTree = None,
+    with_rows: bool = False,
+) -> tuple[TileGradients, Float[Array, "g p J I"] | None]:
+    """The gradients of all tiles, one at a time, and their similarities where they are asked for.
+
+    `d_relevance(slots, r, of_slots)` is the gradient of a tile's relevances r [g, p, U, m] from these and the numbers
+    of the captions in its slots, `of_slots` [c, g, p, slots, m].
+    """
+    count = regions.shape[2]
+    size = tile_size(settings, platform, count, regions.shape[3], text.units.shape[2])
+    captions, regions = _packed(text, settings, platform, size.bins), _filled_up(regions, size.images)
+    d_regions = jnp.zeros(regions.shape, regions.dtype) if start is None else _filled_up(start, size.images)
+    groups, devices = regions.shape[:2]
+    pooling, wide = _pooling(settings, platform), captions.norms.dtype
+    tiles_kept = jax.tree.leaves(kept)[0].shape[1] if kept is not None else 0
     # Empty slots belong to caption I (see Packing), whose gradient is 0.
-    pooled = jnp.pad(jnp.stack([d_scaled, logarithm]), ((0, 0),) * 4 + ((0, 1),))  # [2, g, p, J, I + 1]
+    pooled = jnp.pad(of_captions, ((0, 0),) * 4 + ((0, 1),))  # [c, g, p, J, I + 1]
     pooled = jax.vmap(lambda array: _filled_up(array, size.images))(pooled)
 
-    def some_images(carry: PyTree, step: tuple[Array, PyTree]) -> tuple[PyTree, None]:
+    def some_images(carry: PyTree, step: tuple[Array, PyTree]) -> tuple[PyTree, Array | None]:
         (first, kept), (d_all, d_projection, *d_text) = step, carry
         own = _from(regions, first, size.images)
         of_images = jax.lax.dynamic_slice_in_dim(pooled, first, size.images, axis=3)
-        by_slot = jnp.take_along_axis(  # [2, g, p, bins * slots, m]
+        by_slot = jnp.take_along_axis(  # [c, g, p, bins * slots, m]
             jnp.swapaxes(of_images, 3, 4), captions.packing.caption.reshape(1, groups, 1, -1, 1), axis=3
-        ).reshape(2, groups, devices, *captions.packing.caption.shape[1:], size.images)
+        ).reshape(len(pooled), groups, devices, *captions.packing.caption.shape[1:], size.images)
         images = size.tile(project(own, projection), wide)
 
-        def one_tile(index: Array, carry: tuple[Array, ...], kept: PyTree = None) -> tuple[Array, ...]:
-            d_regions, d_total, d_units, d_norms = carry
+        def one_tile(index: Array, carry: tuple[PyTree, ...], kept: PyTree = None) -> tuple[PyTree, ...]:
+            d_regions, d_total, d_units, d_norms, relevance = carry
             text = captions.tile(index)
             if kept is None:
                 r, saved = pooling.forward(images, text, settings)
             else:
                 r, saved = pooling.again(images, text, jax.tree.map(lambda tiles: tiles[index], kept), settings)
-            there, d_slots, logarithm = present(text.slots, 1), *captions.part(by_slot, index, 3)[:, :, :, :, None]
-            if pooling.slots_last:  # [g, p, slots, S, m] -> [g, p, S, slots, m]
-                there, d_slots, logarithm = (jnp.swapaxes(array, 2, 3) for array in (there, d_slots, logarithm))
-            by_unit = r.reshape(*r.shape[:2], *there.shape[2:4], r.shape[3])
-            d_r = d_slots * jnp.exp(settings.pooling_temperature * by_unit - logarithm)
-            d_r = jnp.where(there, d_r, 0).reshape(r.shape)
+            d_r = d_relevance(text.slots, r, captions.part(by_slot, index, 3))
             d_tile = pooling.backward(images, text, saved, d_r, settings)
             return (
                 # In this order XLA lets each product add to the total in place on GPUs.
@@ -277,21 +269,25 @@ def tile_gradients(
                 d_total + d_tile.total,
                 captions.update(d_units, captions.part(d_units, index, 2) + d_tile.units, index, 2),
                 captions.update(d_norms, captions.part(d_norms, index, 2) + d_tile.norms, index, 2),
+                None if relevance is None else captions.update(relevance, r, index, axis=2),
             )
 
         so_far = jnp.zeros(images.regions.shape, wide)
         if projection is None:
             so_far = size.filled_up(_from(d_all, first, size.images).astype(wide))
         nothing = jnp.zeros(images.total.shape, wide)
-        totals = so_far, nothing, *d_text
+        relevance = jnp.zeros((groups, devices, *captions.norms.shape[1:], size.images), wide) if with_rows else None
+        totals = so_far, nothing, *d_text, relevance
         first_tiles = jnp.minimum(captions.tiles, tiles_kept)
         if tiles_kept:
             totals = jax.lax.fori_loop(0, first_tiles, functools.partial(one_tile, kept=kept), totals)
-        d_regions, d_total, *d_text = jax.lax.fori_loop(first_tiles, captions.tiles, one_tile, totals)
+        totals = jax.lax.fori_loop(first_tiles, captions.tiles, one_tile, totals)
+        d_regions, d_total, *d_text, relevance = totals
         d_regions = d_regions[:, :, :, : images.count] + d_total[:, :, :, None]
         d_own, d_here = pull_back(own, projection, d_regions, apart=2)
         d_all = jax.lax.dynamic_update_slice_in_dim(d_all, d_own.astype(d_all.dtype), first, axis=2)
-        return (d_all, jax.tree.map(jnp.add, d_projection, d_here), *d_text), None
+        rows = None if relevance is None else _pooled(captions, relevance, pooling, settings)
+        return (d_all, jax.tree.map(jnp.add, d_projection, d_here), *d_text), rows
 
     # The gradients of text and projection are kept for each of the p devices: they are summed over devices once, after
     # the loop, and not in every tile.
@@ -300,13 +296,29 @@ def tile_gradients(
         (projection, *(array[0] for array in (captions.units, captions.norms))),
     )
     steps = jnp.arange(0, regions.shape[2], size.images), kept
-    totals, _ = jax.lax.scan(some_images, (d_regions, *d_shared), steps)
+    totals, rows = jax.lax.scan(some_images, (d_regions, *d_shared), steps)
     d_regions, d_projection, *d_text_totals = totals
     d_text_totals = [total.sum(axis=1) for total in d_text_totals]
     if pooling.slots_last:
         d_text_totals = [slots_first(total, captions.packing.valid.shape[3], axis=2) for total in d_text_totals]
     d_units, d_norms = (jax.vmap(unpacked)(captions.packing, total) for total in d_text_totals)
-    return TileGradients(d_regions[:, :, :count], d_units, d_norms, d_projection)
+    gradients = TileGradients(d_regions[:, :, :count], d_units, d_norms, d_projection)
+    return gradients, None if rows is None else _similarities(rows, count, settings)
+
+
+def _pooled(
+    captions: PackedCaptions, relevance: Float[Array, "g p bins U m"], pooling: RegionPooling, settings: LossSettings
+) -> Float[Array, "g p I m"]:
+    if pooling.slots_last:
+        relevance = slots_first(relevance, captions.packing.valid.shape[3], axis=3)
+    return captions.pooled(relevance, settings)
+
+
+def _similarities(pooled: Float[Array, "steps g p I m"], images: int, settings: LossSettings) -> Array:
+    """S [g, p, J, I] of the first `images` images, from `_pooled` of every step."""
+    _, groups, devices, captions, _ = pooled.shape
+    rows = jnp.transpose(pooled, (1, 2, 0, 4, 3)).reshape(groups, devices, -1, captions)
+    return settings.contrast_temperature * rows[:, :, :images]
 
 
 def _pooling(settings: LossSettings, platform: str) -> RegionPooling:

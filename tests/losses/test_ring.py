@@ -128,8 +128,8 @@ def test_text_travels_and_image_features_stay():
 @pytest.mark.usefixtures("float64")
 def test_a_ring_of_tpus_has_few_sends_and_the_numbers_of_the_definition(monkeypatch):
     """Units, norms and whole numbers are a send each; in the backward pass the gradients travel with their likes."""
-    rows = ring._local_rows
-    monkeypatch.setattr(ring, "_local_rows", lambda settings, _: rows(settings, "tpu"))
+    rows = ring.local_rows
+    monkeypatch.setattr(ring, "local_rows", lambda settings, _: rows(settings, "tpu"))
     image, text = random_levels(BATCH, WORDS, SENTENCES, dtype=np.float64)
     mesh, options = build_mesh(), {"weights": {"report": 0, "sentence": 0, "word": 1}}
     found = losses_and_gradients("ring", image, text, mesh, **options)
