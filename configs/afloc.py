@@ -89,6 +89,9 @@ def get_config() -> ConfigDict:
     loss.contrast_temperature = 10.0  # temp3: scale of similarities in the cross entropies
     loss.region_pooling = "attention"  # attention|logsumexp (a soft maximum over regions: not published)
     loss.region_sharpness = 10.0  # sharpness of that soft maximum
+    # softmax (cross entropies: published)|sigmoid (SigLIP, arXiv 2303.15343, at every level: a decision for each pair)
+    loss.objective = "softmax"
+    loss.sigmoid_bias = -10.0  # with sigmoid this bias and contrast_temperature are learned, from these values on
     loss.contrast_unit = "caption"  # caption|unit (each unit has to find its own image: not published)
     loss.contrast_group = 0  # pairs contrasted with each other (published: 64); 0: the whole global batch
     # batch|length (published: the batch is sorted by caption length, longest first, before it is split into groups)

@@ -72,7 +72,8 @@ def ring_loss(
 ) -> Float[Array, ""]:
     """`definition.sigmoid_contrast` of the word or sentence level. Arguments are those of `ring.local_losses`."""
     pairs = _Pairs(counts, shares(counts > 0, weights, norms.dtype), twins)
-    return _loss(_around(settings, ring), _Inputs(regions, units, norms, scale, projection), pairs)
+    visit = _around(settings, ring, ring.mesh.devices.flat[0].platform)
+    return _loss(visit, _Inputs(regions, units, norms, scale, projection), pairs)
 
 
 def ring_report_loss(
@@ -208,9 +209,8 @@ def _on_devices(function: Callable[..., PyTree], ring: Ring, out_specs: PyTree) 
 
 
 @functools.lru_cache(maxsize=32)
-def _around(settings: LossSettings, ring: Ring) -> _Visit:
-    """A local level over a ring."""
-    platform = ring.mesh.devices.flat[0].platform
+def _around(settings: LossSettings, ring: Ring, platform: str) -> _Visit:
+    """A local level over a ring of devices of a kind."""
 
     def value(inputs: _Inputs, pairs: _Pairs) -> Array:
         terms, counts = _of_device(pairs, ring, settings)

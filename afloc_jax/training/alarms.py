@@ -50,8 +50,8 @@ class Alarms:
     """What a run is warned of.
 
     A level has collapsed where all its similarities are equal, or where all embeddings of one of its sides are
-    multiples of one vector. Equal similarities have a loss of 2 log K in groups of K pairs, and such embeddings an
-    effective rank of 1.
+    multiples of one vector. Equal similarities have a loss of 2 log K in groups of K pairs ("softmax" alone), and such
+    embeddings an effective rank of 1.
     """
 
     def __init__(self, settings: LossSettings, batch_size: int) -> None:
@@ -59,7 +59,7 @@ class Alarms:
         # With other pairs in the sums, equal similarities have another loss.
         known = {"report"} if settings.contrast_unit == "unit" else {"report", "sentence", "word"}
         known -= {"sentence"} if settings.hard_negatives else set()
-        self._known = set() if settings.twins == "mask" else known
+        self._known = set() if settings.twins == "mask" or settings.objective == "sigmoid" else known
         self._collapsed_for: dict[LevelName, int] = dict.fromkeys(LEVELS, 0)
         self._spikes = {name: Spikes(title) for name, title in (("loss", "loss"), ("grad_norm", "gradient norm"))}
         self._count = 0

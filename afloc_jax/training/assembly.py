@@ -19,6 +19,7 @@ from afloc_jax.training.failures import explained
 from afloc_jax.training.gradients import Batch, images_of, text_sides, token_batch
 from afloc_jax.training.mesh import batch_sharding, place_state, state_sharding
 from afloc_jax.training.optimizer import Extension, LearningRate, build_optimizer, build_schedule, freeze
+from afloc_jax.training.scales import with_scales
 from afloc_jax.training.settings import PRECISIONS, LowRank, RunConfig
 from afloc_jax.training.step import (
     TrainState,
@@ -46,7 +47,7 @@ class Assembly:
         steps_per_epoch: training steps of an epoch.
         total_steps: training steps of the run.
         model: the network, in the precision of the run.
-        variables_like: shapes and types of `params` and `batch_stats`.
+        variables_like: shapes and types of `params`, with those of scales.py, and of `batch_stats`.
         extensions: where the run was extended, in order.
         learning_rate: that of each step.
         optimizer: the update of trainable parameters; frozen ones get none.
@@ -72,6 +73,7 @@ class Assembly:
         The variables are sharded first. The optimiser's state is then made sharded as well and never lies on one device
         in full.
         """
+        variables = {**variables, "params": with_scales(variables["params"], self.config.loss)}
         state: TrainState = place_state(new_state(place_state(variables, self.mesh), self.optimizer), self.mesh)
         return state
 
@@ -161,6 +163,8 @@ def assemble(
     """
     model = build(config.model, dtype=PRECISIONS[config.training.precision])
     variables = jax.eval_shape(functools.partial(initial_variables, model), jax.random.key(0))
+    params = jax.eval_shape(functools.partial(with_scales, settings=config.loss), variables["params"])
+    variables = {**variables, "params": params}
     features: int = variables["params"]["image_encoder"]["project_shallow"]["kernel"].shape[0]
     low_rank = config.low_rank(features)
     config = dataclasses.replace(config, loss=dataclasses.replace(config.loss, low_rank=low_rank.on))

@@ -32,6 +32,7 @@ from afloc_jax.models import AFLoc, trainable
 from afloc_jax.models.backbone import Features
 from afloc_jax.training.mesh import batch_axes, constrain, gather
 from afloc_jax.training.ranks import Ranks, ranks
+from afloc_jax.training.scales import scales_of
 from afloc_jax.training.settings import REMAT_POLICIES, RunConfig
 
 Batch = Mapping[str, Array]
@@ -159,7 +160,8 @@ def build_gradient(model: AFLoc, config: RunConfig, mesh: Mesh) -> GradientFunct
         counts = batch["word_count"], batch["sentence_count"]
         made = None if embeddings.made is None else _made(embeddings.made, batch)
         text = TextLevels(embeddings.words, embeddings.sentences, embeddings.report, *counts, hashes_of(batch), made)
-        return contrastive_losses(image, text, config.loss, mesh=mesh), ranks(image, text, config.loss)
+        found = contrastive_losses(image, text, config.loss, mesh=mesh, scales=scales_of(params))
+        return found, ranks(image, text, config.loss)
 
     def one_shot(params: PyTree[Array], batch_stats: PyTree[Array], batch: Batch, key: PRNGKeyArray) -> Result:
         def loss(params: PyTree[Array]) -> tuple[Array, tuple[ContrastiveLosses, Ranks, PyTree[Array]]]:
@@ -188,7 +190,7 @@ def build_gradient(model: AFLoc, config: RunConfig, mesh: Mesh) -> GradientFunct
             found, spread = losses(embeddings, params, batch)
             return found.total, (found, spread)
 
-        # The loss uses parameters directly only for the projection of a low-rank word level.
+        # The loss uses parameters directly only for the projection of a low-rank word level, and for scales.
         (_, (found, spread)), (d_whole, start) = jax.value_and_grad(loss, (0, 1), has_aux=True)(whole, params)
 
         def add(gradient: PyTree[Array], chunk: tuple[Batch, PRNGKeyArray, _Embeddings]) -> tuple[PyTree[Array], None]:

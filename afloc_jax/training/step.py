@@ -20,6 +20,7 @@ from afloc_jax.training.gradients import Batch, build_gradient, images_of, in_gr
 from afloc_jax.training.mesh import constrain, replicated
 from afloc_jax.training.optimizer import LearningRate
 from afloc_jax.training.ranks import Ranks
+from afloc_jax.training.scales import scales_of
 from afloc_jax.training.settings import RunConfig
 
 # Fields that have another name in checkpoints, so that checkpoints of earlier versions can be restored.
@@ -178,7 +179,7 @@ def build_validation_step(model: AFLoc, config: RunConfig, mesh: Mesh) -> Valida
         variables = {"params": params, "batch_stats": batch_stats}
         batch = in_group_order(batch, settings, mesh)
         image, text = model.bind(variables)(images_of(batch), token_batch(batch), with_factors=settings.is_low_rank)
-        losses = contrastive_losses(image, text_sides(text, batch), settings, mesh=mesh)
+        losses = contrastive_losses(image, text_sides(text, batch), settings, mesh=mesh, scales=scales_of(params))
         return LossMetrics(losses.total, losses.levels, losses.twins)
 
     return jax.jit(validation_step, out_shardings=replicated(mesh))

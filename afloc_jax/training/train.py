@@ -14,7 +14,7 @@ from afloc_jax.files import Path, absolute, read_json, write_json
 from afloc_jax.ownership import Ownership
 from afloc_jax.provenance import hash_of, provenance
 from afloc_jax.settings import Json
-from afloc_jax.training import extension, start, tokenizer, workdir
+from afloc_jax.training import extension, scales, start, tokenizer, workdir
 from afloc_jax.training.assembly import Assembly, assemble
 from afloc_jax.training.checkpoints import Checkpoints, ever_sealed, last_sealed
 from afloc_jax.training.failures import StopSignal, explain
@@ -209,12 +209,14 @@ def _save_best(loop: Loop, account: Mapping[str, Json]) -> None:
     saved, best_step = loop.checkpoints.restore_best(loop.state.to_saved())
     loop.checkpoints.close()
     best = fetch({"params": saved["params"], "batch_stats": saved["batch_stats"]})
+    learned, best["params"] = scales.told(best["params"]), scales.of_model(best["params"])
     if jax.process_index() != 0:
         return
     training = config.training.plain()
     del training["epochs" if config.training.steps else "steps"], training["extend"], training["trackers"]  # no matter
     recipe: dict[str, Json] = {
         "loss": config.loss.plain(),
+        **({"learned scales": learned} if learned else {}),
         "optimizer": config.optimizer.plain(),
         "training": training,
         "best step": best_step,

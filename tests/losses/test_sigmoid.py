@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import assert_all_close, random_case, random_levels
-from ring_cases import BATCH
+from ring_cases import BATCH, SENTENCES, WORDS, with_factors
 from test_hard_negatives import NUMBER
 from test_hard_negatives import case as made_case
 
-from afloc_jax.losses import LossSettings, Scale, contrastive_losses
+from afloc_jax.errors import UsageError
+from afloc_jax.losses import LossSettings, Scale, contrastive_losses, sigmoid
 from afloc_jax.losses.definition import local_similarity, mean_relevance, sigmoid_contrast
 from afloc_jax.training.mesh import batch_sharding, build_mesh
 
@@ -155,3 +156,53 @@ def test_a_ring_gives_the_definition(devices, group, changes):
     weights = jnp.asarray(np.random.default_rng(5).random(BATCH))
     options = {"contrast_group": group, "weights": {"report": 1, "sentence": 0.5, "word": 2}, **changes}
     assert_is_the_definition("ring", image, text, build_mesh(jax.devices()[:devices]), weights, **options)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("devices", [1, 8])
+def test_the_word_level_in_the_width_of_its_factors(devices):
+    """Tiles, and a ring of eight."""
+    if len(jax.devices()) < devices:
+        pytest.skip("SKIPPED: needs eight devices, see tests/conftest.py")
+    image, text = random_levels(BATCH, WORDS, SENTENCES, dtype=np.float64)
+    image = with_factors(image, np.float64)
+    mesh = build_mesh(jax.devices()[:devices])
+
+    def total(features, kernel, words, low_rank):
+        levels = image.replace(shallow=features @ kernel, shallow_factors=(features, kernel))
+        weights, name = {"report": 0, "sentence": 0}, "auto" if low_rank else "definition"
+        settings = LossSettings(objective="sigmoid", low_rank=low_rank, implementation=name, weights=weights)
+        return contrastive_losses(levels, text.replace(words=words), settings, mesh=mesh).total
+
+    step = jax.jit(jax.value_and_grad(total, (0, 1, 2)), static_argnums=3)
+    inputs = *image.shallow_factors, text.words
+    assert_all_close(step(*inputs, True), step(*inputs, False), rtol=0, atol=1e-10)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.skipif(jax.device_count() < 8, reason="SKIPPED: needs eight devices, see tests/conftest.py")
+def test_captions_go_around_a_ring_of_tpus_once(monkeypatch):
+    """With tiles as TPUs compute them: units, norms and whole numbers are a send each, and two bring gradients home."""
+    around = sigmoid._around
+    monkeypatch.setattr(sigmoid, "_around", lambda settings, ring, _: around(settings, ring, "tpu"))
+    image, text = random_levels(BATCH, WORDS, SENTENCES, dtype=np.float64)
+    options = {"weights": {"report": 0, "sentence": 0, "word": 1}}
+    assert_is_the_definition("ring", image, text, build_mesh(), **options)
+
+    def loss(words):
+        settings = LossSettings(objective="sigmoid", **options)
+        return contrastive_losses(image, text.replace(words=words), settings, mesh=build_mesh()).total
+
+    program = jax.jit(jax.grad(loss)).lower(text.words).as_text()
+    assert program.count("stablehlo.collective_permute") == 3 + 2
+    # Where only the value is asked for, two products of features and no gradient.
+    assert jax.jit(loss).lower(text.words).as_text().count("stablehlo.collective_permute") == 3
+
+
+def test_what_the_sigmoid_does_not_go_with_is_said():
+    with pytest.raises(UsageError, match=r"'sigmoid': needs loss.contrast_unit = 'caption'"):
+        LossSettings(objective="sigmoid", contrast_unit="unit", region_pooling="logsumexp")
+    with pytest.raises(UsageError, match=r"'pallas': computes loss.objective = 'softmax', not 'sigmoid'; set"):
+        LossSettings(objective="sigmoid", kernel="pallas")
+    with pytest.raises(UsageError, match=r"loss\.sigmoid_bias = nan: must be a finite number"):
+        LossSettings(objective="sigmoid", sigmoid_bias=float("nan"))

@@ -12,6 +12,7 @@ from afloc_jax.errors import UsageError
 from afloc_jax.models import build
 from afloc_jax.training.gradients import build_gradient
 from afloc_jax.training.mesh import place_batch, place_state
+from afloc_jax.training.scales import with_scales
 from afloc_jax.training.start import first_variables
 from tests.training.conftest import assembled, batches_of, changed, tiny_config
 
@@ -41,7 +42,8 @@ def gradient(devices=2, program=False, leave_out="", **changes):
         config = dataclasses.replace(config, loss=dataclasses.replace(config.loss, hard_negatives=0))
     batch = place_batch(drawn, mesh)
     with jax.enable_x64(True):
-        variables = place_state(first(), mesh)
+        params = with_scales(first()["params"], config.loss)
+        variables = place_state({**first(), "params": params}, mesh)
         compute = build_gradient(build(config.model, dtype=jnp.float64), config, mesh)
         inputs = variables["params"], variables["batch_stats"], batch, jax.random.key(0)
         if program:
@@ -168,3 +170,14 @@ def test_less_is_held_in_chunks():
 def test_a_chunk_that_does_not_fit_is_said():
     with pytest.raises(UsageError, match="micro_batch is 3: it must divide the batch of 8"):
         gradient(devices=1, **{"training.micro_batch": 3})
+
+
+def test_a_gradient_in_chunks_reaches_the_scales_of_the_sigmoid_objective():
+    """Around a ring; temperatures and biases are parameters of the run."""
+    groups = {"model.image.statistics_group": 2, "loss.objective": "sigmoid"}
+    expected, _ = gradient(**groups)
+    found, _ = gradient(**groups, **{"training.micro_batch": 4})
+    assert_same(found, expected)
+    for level in ("report", "sentence", "word"):
+        scales = found.gradient["scales"][level]
+        assert scales["bias"] != 0 and scales["log_temperature"] != 0

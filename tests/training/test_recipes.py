@@ -1,10 +1,33 @@
-"""Recipes by name, and files of users in their place."""
+"""Recipes by name, files of users in their place, and twenty steps of each recipe with tiny towers."""
+
+import importlib
+import json
 
 import pytest
 
 from afloc_jax.cli import main
 from afloc_jax.errors import UsageError
 from afloc_jax.training import program, recipes
+from tests.training.conftest import changed, train
+
+# What makes the towers of a recipe tiny, and its data phantoms; everything else is the recipe's own.
+TINY = {
+    "data.dataset": "phantom",
+    "data.builder": {"train": 40, "validation": 8, "test": 8, "seed": 0},
+    "data.max_tokens": 24,
+    "model.projection_dim": 16,
+    "model.image.input_size": 32,
+    "model.text.last_layers": 1,
+    "optimizer.lr": 3e-3,
+    "training.batch_size": 8,
+    "training.steps": 20,
+    "training.log_every": 1,
+    "training.precision": "float32",
+    "evaluation.calibrate": False,
+}
+BERT = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+BERT |= {"vocab_size": 120, "max_position_embeddings": 32}
+RESNET = {"model.image.backbone": "resnet_small", "model.image.options": {"widths": (4, 8, 8), "stem_width": 4}}
 
 
 @pytest.mark.parametrize("given", ["demo", "demo.py", "configs/demo.py"])
@@ -41,3 +64,16 @@ def test_train_says_its_own_name(tmp_path, monkeypatch, capsys):
     finally:
         program.started_as(*former)
     assert capsys.readouterr().err.startswith("afloc train: config.optimizer.lr = -1.0: must be")
+
+
+@pytest.mark.parametrize(("name", "tower"), [("siglip", RESNET)])
+def test_twenty_steps_of_a_recipe_on_phantoms(name, tower, tmp_path):
+    config = importlib.import_module(f"configs.{name}").get_config()
+    changed(config, {**TINY, **tower, "data.directory": str(tmp_path / "data")})
+    config.model.text.bert.update(BERT)
+    assert train(config, tmp_path / "run") == 0
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if "loss" in line and "grad_norm" in line]
+    assert len(losses) == 20 and sum(losses[-4:]) < sum(losses[:4])
+    card = json.loads((tmp_path / "run" / "model" / "config.json").read_text())["card"]["recipe"]
+    assert set(card.get("learned scales", {})) == ({"report", "sentence", "word"} if name == "siglip" else set())
