@@ -24,6 +24,9 @@ AnyArray = Array | np.ndarray
 SIGMA = 1.5  # width of the published filter, in cells of the 19 x 19 grid
 EXTENT = 0.01  # share of regions for which the step of a presence map lies at its threshold
 EXTENT_SHARPNESS = 5.0  # steepness of the step that counts regions, as a multiple of the map's step
+SHARPEN_AT = 2.0  # middle of the step of a sharpened map, in standard deviations above its mean
+SHARPEN_STEEPNESS = 1.0  # slope of that step, per standard deviation
+SHARPEN_LINEAR = 0.01  # share of the map itself, so that float32 tells apart what the step makes nearly equal
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class HeatmapSettings(Settings, section="localization"):
         presence_sharpness: the slope of the step of a presence map.
         presence_threshold: the cosine at the middle of that step.
         presence_growth: the decrease of that cosine for every doubling of the finding's extent.
+        sharpen: whether maps are sharpened (see `sharpened`), which is not part of the published recipe.
     """
 
     sigma: float = setting(SIGMA, NOT_NEGATIVE)
@@ -47,6 +51,7 @@ class HeatmapSettings(Settings, section="localization"):
     presence_sharpness: float = setting(8.0, POSITIVE)
     presence_threshold: float = setting(0.5, Rule(lambda cosine: -1 < cosine < 1, "a cosine, between -1 and 1"))
     presence_growth: float = setting(0.0, NOT_NEGATIVE)
+    sharpen: bool = False
 
     def query(self, texts: TextLevels) -> Float[AnyArray, "B D"]:
         """The query of the heat map: the report embedding of each prompt (published), or the mean of its sentences.
@@ -69,7 +74,8 @@ class HeatmapSettings(Settings, section="localization"):
         else:
             cells = similarity_map(regions, text)
         cells = smooth(cells, scaled_sigma(regions.shape[-2], self.sigma))
-        return upsample(cells, size, input_size if self.cells == "receptive_field" else None)
+        whole = upsample(cells, size, input_size if self.cells == "receptive_field" else None)
+        return sharpened(whole) if self.sharpen else whole
 
 
 def similarity_map(regions: Float[AnyArray, "*b h w D"], text: Float[AnyArray, "*c D"]) -> Float[Array, "*d h w"]:
@@ -195,6 +201,28 @@ def normalise(map: Float[AnyArray, "*b h w"], low: float = 0.0, high: float = 1.
     smallest = map.min(axis=(-2, -1), keepdims=True)
     span = map.max(axis=(-2, -1), keepdims=True) - smallest
     return (map - smallest) / (span + (span == 0)) * (high - low) + low
+
+
+def sharpened(
+    map: Float[AnyArray, "*b h w"], at: float = SHARPEN_AT, steepness: float = SHARPEN_STEEPNESS
+) -> Float[Array, "*b h w"]:
+    """The map m with a step between its background and what stands out; its range and its peaks stay.
+
+        step = 1 / (1 + exp(-k ((m - mean) / std - s)))        with s = `at`, k = `steepness`
+        map = min + (max - min) ((1 - l) [step] + l [m])       with l = SHARPEN_LINEAR, [x] = x scaled to [0, 1]
+
+    mean, std, min and max are those of each map. The defaults are the same for all data and models. The step is that of
+    KAF-Ground (2026), a sigmoid centred at mean + s std, there with s = 1; std is its unit here, because maps of
+    different models have different scales. A constant map stays as it is.
+    """
+    map = jnp.asarray(map)
+    if not jnp.issubdtype(map.dtype, jnp.floating):
+        map = map.astype(jnp.float32)
+    axes = (-2, -1)
+    low, mean, deviation = (f(map, axis=axes, keepdims=True) for f in (jnp.min, jnp.mean, jnp.std))
+    step = normalise(jax.nn.sigmoid(steepness * ((map - mean) / jnp.where(deviation > 0, deviation, 1) - at)))
+    span = map.max(axis=axes, keepdims=True) - low
+    return low + span * ((1 - SHARPEN_LINEAR) * step + SHARPEN_LINEAR * normalise(map))
 
 
 def boxes_from_map(

@@ -149,11 +149,13 @@ def get_config() -> ConfigDict:
     localization.presence_sharpness = 8.0  # slope of that step
     localization.presence_threshold = 0.5  # cosine at the middle of that step
     localization.presence_growth = 0.0  # decrease of that cosine for every doubling of the finding's extent
+    localization.sharpen = False  # a step at mean + 2 std of the map (docs/localize.md); not published
 
     config.evaluation = evaluation = ConfigDict()
     # Data sets that the trained model is evaluated on: ConfigDicts with these keys (docs/training.md explains them).
     # Required: name, directory. Optional: raw, cache, builder, split, validation_split, title, compatible, bootstrap,
-    # interval, unit. Localisation: protocol, class_prompt, prior_split, thresholds, margin. Other tasks
+    # interval, unit. Localisation: protocol, class_prompt, prior_split, thresholds, margin, sharpen,
+    # prune. Other tasks
     # (classification, retrieval, robustness, counterfactual): task, classes, prompts, aggregation, framing, labels,
     # unlisted, by_class, per_class, tops.
     evaluation.datasets = ()

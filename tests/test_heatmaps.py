@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.ndimage
+import scipy.special
 import torch
 
 from afloc_jax import heatmaps
@@ -43,6 +44,21 @@ def test_upsample_equals_torch_on_every_grid(shape, size):
         torch.from_numpy(maps.astype(np.float64))[None], size=size, mode="bilinear", align_corners=False
     )[0].numpy()
     assert relative_error(heatmaps.upsample(maps, size), expected) < 1e-6
+
+
+def test_a_sharpened_map_is_a_step_that_keeps_range_and_order():
+    map = scipy.ndimage.gaussian_filter(np.random.default_rng(4).standard_normal((2, 60, 60)), (0, 6, 6)) * 7 - 3
+    expected = []
+    for m in map:
+        step = scipy.special.expit(8.0 * ((m - m.mean()) / m.std() - 1.5))
+        scaled = [(x - x.min()) / (x.max() - x.min()) for x in (step, m)]
+        expected.append(m.min() + (m.max() - m.min()) * (0.99 * scaled[0] + 0.01 * scaled[1]))
+    found = np.asarray(heatmaps.sharpened(map.astype(np.float32), 1.5, 8.0))
+    assert relative_error(found, np.array(expected)) < 1e-5
+    for before, after in zip(map, found, strict=True):
+        assert after.argmax() == before.argmax() and np.count_nonzero(after == after.max()) == 1
+    flat = np.full((3, 3), 2.0, np.float32)
+    np.testing.assert_array_equal(heatmaps.sharpened(flat), flat)
 
 
 def test_presence_is_a_soft_step_of_the_cosine_on_zero_vectors_too():

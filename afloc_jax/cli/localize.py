@@ -47,6 +47,18 @@ def add(command: Parser) -> None:
         "small)",
     )
     command.add_argument(
+        "--sharpen",
+        action="store_true",
+        help="sharpen maps by a step at mean + 2 standard deviations (docs/localize.md); a model whose config says "
+        "so does it anyway",
+    )
+    command.add_argument(
+        "--prune",
+        action="store_true",
+        help="ask prompts without words that do not say what or where, such as small, mild or unchanged; localize.json "
+        "says which",
+    )
+    command.add_argument(
         "--uids",
         action="store_true",
         help="write the SOP instance UIDs of DICOM files, which identify images, to boxes.csv and localize.json",
@@ -85,5 +97,7 @@ def run(given: Namespace) -> int:
         compatible=given.compatible,
         strict=given.strict,
         anew=given.anew,
+        sharpen=given.sharpen or None,
+        prune=given.prune,
     )
     return finish_images(done.now, done.before, done.failed, given.out)

@@ -9,7 +9,7 @@ from afloc_jax.cli.settings import given_options, options_of
 from afloc_jax.errors import UsageError
 from afloc_jax.evaluation.localization.settings import LocalizationSettings
 
-_READ = ("title", "bootstrap", "interval", "unit", "compatible", "protocol", "thresholds", "margin", "at")
+_READ = ("title", "bootstrap", "interval", "unit", "compatible", "protocol", "thresholds", "margin", "at", "sharpen")
 OPTIONS = options_of(LocalizationSettings, _READ)
 FILES = (
     (
@@ -18,8 +18,9 @@ FILES = (
         'keys "<image path><tab><phrase, lower case>", each a map of the padded square or of the original size',
     ),
     ("segmentations", "FILE", "predicted masks (RLE JSON) or points instead of maps; protocol chexlocalize"),
-    ("validation_truth", "FILE", "as --truth: what chexlocalize's thresholds are chosen on"),
-    ("validation_heatmaps", "FILE", "as --heatmaps: what chexlocalize's thresholds are chosen on"),
+    ("boxes", "FILE", "drawn boxes instead of maps: boxes.csv of localize, or JSON; protocol generalised"),
+    ("validation_truth", "FILE", "as --truth: what thresholds of chexlocalize and generalised are chosen on"),
+    ("validation_heatmaps", "FILE", "as --heatmaps: what those thresholds are chosen on"),
 )
 EXAMPLE = "afloc score --truth annotations.json --heatmaps maps.npz --out scores"
 
@@ -70,6 +71,7 @@ def run(given: Namespace) -> int:
         validation=None if validation[0] is None else validation,
         segmentations=given.segmentations,
         benchmarks=given.benchmark,
+        boxes=given.boxes,
     )
     print_summary(summary, given.out)
     print(f"report in {write_report(given.out)}")

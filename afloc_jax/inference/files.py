@@ -54,6 +54,8 @@ def localize_files(
     compatible: bool = False,
     strict: bool = False,
     anew: bool = False,
+    sharpen: bool | None = None,
+    prune: bool | None = None,
 ) -> Done:
     """Writes localize.json and boxes.csv, and maps and overlays as `outputs` says.
 
@@ -73,6 +75,7 @@ def localize_files(
         compatible: clean prompts, and read grey values, as the published release does.
         strict: refuse prompts that the model does not understand as a whole.
         anew: process images again that an earlier call of the same kind has done.
+        sharpen, prune: see `Model.with_maps`.
 
     Raises:
         UsageError: all prompts are empty after cleaning, or with `strict` one has a fault, or `out` is a file, or a
@@ -83,8 +86,8 @@ def localize_files(
     folder = make_folder(user_path(out, "--out"))
     given = list_images(images, out=folder)
     names = output_names([one.path for one in given])
-    loaded = load(model)
-    readings = loaded.examine(prompts, compatible=compatible)
+    loaded = load(model).with_maps(sharpen=sharpen, prune=prune)
+    readings = loaded.examine(prompts, compatible=compatible, prune=loaded.prune)
     report_readings(readings, strict)
     asked = [reading.given for reading in readings if reading.text]
     kind: dict[str, Json] = {
@@ -92,6 +95,8 @@ def localize_files(
         "threshold": threshold,
         "map": "square" if outputs.square else "original",
         "compatible": compatible,
+        "sharpen": loaded.heatmap_settings.sharpen,
+        "prune": loaded.prune,
     }
     call = {"command": "localize", **kind, **dataclasses.asdict(outputs), **_identity(model, loaded)}
     with Journal(folder / "localize.jsonl", call, anew=anew) as journal:
@@ -113,6 +118,8 @@ def localize_files(
             "model": _described(model, loaded),
             "map": kind["map"],
             "compatible": compatible,
+            "sharpen": kind["sharpen"],
+            "prune": kind["prune"],
             "calibrated": loaded.calibration is not None,
         }
         columns = [*BOX_COLUMNS, *([UID_COLUMN] if outputs.uids else [])]

@@ -17,7 +17,8 @@ from afloc_jax.inference.localization import Localization, localizations
 from afloc_jax.inference.notebook import Gallery
 from afloc_jax.inference.pairs import grid
 from afloc_jax.inference.pixels import ImageInput
-from afloc_jax.inference.presence import evidence_of, presence_of_all
+from afloc_jax.inference.presence import evidence_of, presence, presence_of_all
+from afloc_jax.inference.pruning import pruned
 from afloc_jax.inference.towers import Towers
 from afloc_jax.inference.zero_shot import class_probabilities, class_scores, contrast_probabilities
 from afloc_jax.weights import folder as model_folder
@@ -60,7 +61,14 @@ class Model(Towers):
     # Localisation
 
     def localize(
-        self, images: Iterable[ImageInput], prompts: Iterable[str], threshold: float = 0.3, compatible: bool = False
+        self,
+        images: Iterable[ImageInput],
+        prompts: Iterable[str],
+        threshold: float = 0.3,
+        compatible: bool = False,
+        *,
+        sharpen: bool | None = None,
+        prune: bool | None = None,
     ) -> list[list[Localization]]:
         """Localises each prompt in each image. A notebook shows the result as pictures.
 
@@ -70,6 +78,7 @@ class Model(Towers):
             prompts: phrases, such as "small left pleural effusion".
             threshold: boxes enclose the values above it on the map scaled to [-1, 1]; within (-1, 1).
             compatible: clean prompts, and read grey values of files, as the published release does.
+            sharpen, prune: sharpen maps, and leave out words of prompts that do not localise; see `with_maps`.
 
         Returns:
             One list per image with one `Localization` per prompt.
@@ -83,7 +92,8 @@ class Model(Towers):
         >>> maps[0][0].heatmap.shape, maps[1][0].boxes.dtype
         ((97, 131), dtype('int64'))
         """
-        return Gallery(self.localize_each(listed(images, "images"), prompts, threshold, compatible))
+        model = self.with_maps(sharpen=sharpen, prune=prune)
+        return Gallery(model.localize_each(listed(images, "images"), prompts, threshold, compatible))
 
     def localize_each(
         self, images: Iterable[ImageInput], prompts: Iterable[str], threshold: float = 0.3, compatible: bool = False
@@ -136,8 +146,9 @@ class Model(Towers):
         compatible: bool,
         pictures: Sequence[np.ndarray | None] = (),
     ) -> Iterator[Gallery[Localization]]:
-        read = self.read_prompts(prompts, compatible=compatible)
-        readings = self.examine(prompts, compatible=compatible)
+        self.read_prompts(prompts, compatible=compatible)  # an empty prompt is an error here
+        readings = self.examine(prompts, compatible=compatible, prune=self.prune)
+        read = [reading.text for reading in readings]
         reports, queries = self._prompt_vectors(read)
         image_of, text_of = grid(len(squares), len(read))
         calibrated = self.calibration is not None
@@ -187,11 +198,37 @@ class Model(Towers):
         >>> model.heatmaps_of_pairs(square[None], np.array([0, 0]), ["nodule", "small effusion"]).shape
         (2, 224, 224)
         """
-        read = self.read_prompts(prompts, compatible=compatible)
+        read = self._asked(prompts, compatible)
         distinct = sorted(set(read))
         position = {text: i for i, text in enumerate(distinct)}
         queries = self._prompt_vectors(distinct).queries
         return self._pairs(images, np.asarray(rows), queries, np.array([position[text] for text in read])).maps
+
+    def maps_and_presence(
+        self, images: UInt8[np.ndarray, "B S S"], rows: Int[np.ndarray, " P"], prompts: Sequence[str]
+    ) -> tuple[Float[np.ndarray, "P S S"], list[float | None]]:
+        """`heatmaps_of_pairs`, and the calibrated probability that each prompt is present, as `localize` gives it.
+
+        The latter is None for all prompts of a model that is not calibrated.
+
+        >>> square, geometry = model.square_of("chest.png")
+        >>> maps, present = model.maps_and_presence(square[None], np.array([0, 0]), ["nodule", "edema"])
+        >>> maps.shape, present
+        ((2, 224, 224), [None, None])
+        """
+        read = self._asked(prompts)
+        texts, text_of = np.unique(read, return_inverse=True)
+        queries = self._prompt_vectors(texts.tolist()).queries
+        found = self._pairs(images, np.asarray(rows), queries, text_of, peaks=self.calibration is not None)
+        if self.calibration is None:
+            return found.maps, [None] * len(read)
+        evidence = evidence_of(found.peaks, found.images[rows], queries[text_of], read)
+        return found.maps, presence(self.calibration, evidence, read)
+
+    def _asked(self, prompts: Sequence[str], compatible: bool = False) -> list[str]:
+        """The prompts of maps: cleaned, and pruned if this model prunes."""
+        cleaned = self.read_prompts(prompts, compatible=compatible)
+        return [pruned(text)[0] for text in cleaned] if self.prune else cleaned
 
     # Classification
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from tokenizers import Tokenizer
 
 from afloc_jax.errors import UsageError, UserError
+from afloc_jax.inference.pruning import pruned
 from afloc_jax.settings import Json
 from data_pipelines.reports import clean_prompt
 
@@ -29,12 +30,14 @@ class PromptReading:
         text: the prompt after cleaning; empty if it has no word.
         unknown_words: words of `text` that the model does not know, in their order, each once.
         truncated: whether the end of `text` does not fit into the token slots of the model and is not read.
+        dropped: the words that `pruning` took out of the prompt, in their order; `text` is without them.
     """
 
     given: str
     text: str = field(default="")
     unknown_words: tuple[str, ...] = ()
     truncated: bool = False
+    dropped: tuple[str, ...] = ()
 
     @property
     def complaint(self) -> str:
@@ -49,7 +52,8 @@ class PromptReading:
     @property
     def plain(self) -> dict[str, Json]:
         """The entries of localize.json."""
-        return {"unknown_words": [*self.unknown_words], "truncated": self.truncated}
+        dropped: dict[str, Json] = {"dropped_words": [*self.dropped]} if self.dropped else {}
+        return {"unknown_words": [*self.unknown_words], "truncated": self.truncated, **dropped}
 
 
 def read_prompt(
@@ -59,6 +63,7 @@ def read_prompt(
     unseen: frozenset[str] | None = None,
     *,
     compatible: bool = False,
+    prune: bool = False,
 ) -> PromptReading:
     """The reading of one prompt.
 
@@ -68,21 +73,23 @@ def read_prompt(
         max_tokens: token slots of a prompt, including [CLS] and [SEP].
         unseen: pieces of the vocabulary that no training report held; None if that is not known.
         compatible: clean the prompt as the published release does.
+        prune: take out words that do not localise, see `pruning`.
 
     >>> from data_pipelines.tokens import learn_tokenizer
     >>> read_prompt("Small zebra.", learn_tokenizer(["small left effusion"]), max_tokens=8)
-    PromptReading(given='Small zebra.', text='small zebra', unknown_words=('zebra',), truncated=False)
+    PromptReading(given='Small zebra.', text='small zebra', unknown_words=('zebra',), truncated=False, dropped=())
     """
     try:
         text = clean_prompt(given, compatible=compatible)
     except UserError:
         return PromptReading(given)
+    text, dropped = pruned(text) if prune else (text, ())
     encoding = tokenizer.encode(text, add_special_tokens=False)
     strange = {"[UNK]", *(unseen or ())}
     starts = [begin for piece, (begin, _) in zip(encoding.tokens, encoding.offsets, strict=True) if piece in strange]
     words = [word for word in _WORD.finditer(text) if any(word.start() <= begin < word.end() for begin in starts)]
     unknown = dict.fromkeys(word.group().rstrip(".") for word in words)
-    return PromptReading(given, text, tuple(unknown), len(encoding.ids) > max_tokens - 2)
+    return PromptReading(given, text, tuple(unknown), len(encoding.ids) > max_tokens - 2, dropped)
 
 
 def report_readings(readings: Sequence[PromptReading], strict: bool) -> None:

@@ -1,5 +1,7 @@
 """Both towers of a trained model with their tokenizer: images and prompts become embeddings."""
 
+import copy
+import dataclasses
 import functools
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -87,6 +89,7 @@ class Towers:
         self.tokenizer = tokenizer
         self.batch_size = batch_size
         self.heatmap_settings = config.localization
+        self.prune = False  # whether prompts of maps are without the words that do not localise
         self._weights_file = weights_file
         self._verification = verification
         # (prompt level, cleaned prompt) -> a row of each array of `PromptVectors`
@@ -128,7 +131,24 @@ class Towers:
         ''
         """
         variables = initial_variables(self.config.architecture, self.config.seed)
-        return type(self)(self.config, variables, self.tokenizer, batch_size=self.batch_size)
+        other = type(self)(self.config, variables, self.tokenizer, batch_size=self.batch_size)
+        return other.with_maps(sharpen=self.heatmap_settings.sharpen, prune=self.prune)
+
+    def with_maps(self, *, sharpen: bool | None = None, prune: bool | None = None) -> Self:
+        """This model with other heat maps. It shares the weights and all that is kept.
+
+        Args:
+            sharpen: whether maps are sharpened, see `heatmaps.sharpened`; None for what this model does.
+            prune: whether prompts are asked without the words that do not localise, see `inference.pruning`; likewise.
+
+        >>> sharp = model.with_maps(sharpen=True, prune=True)
+        >>> sharp.localize(["chest.png"], ["small left effusion"])[0][0].prompt
+        'left effusion'
+        """
+        other, before = copy.copy(self), self.heatmap_settings
+        other.heatmap_settings = dataclasses.replace(before, sharpen=before.sharpen if sharpen is None else sharpen)
+        other.prune = self.prune if prune is None else prune
+        return other
 
     def forget_images(self) -> None:
         """Lets go of what is kept of the images that were asked about last.
@@ -237,14 +257,16 @@ class Towers:
         """
         return [clean_prompt(prompt, compatible=compatible) for prompt in listed(prompts, "prompts")]
 
-    def examine(self, prompts: Sequence[str], *, compatible: bool = False) -> list[PromptReading]:
+    def examine(self, prompts: Sequence[str], *, compatible: bool = False, prune: bool = False) -> list[PromptReading]:
         """How the model reads each prompt: the text after cleaning, unknown words, and whether its end is cut off.
+
+        With `prune` it is without the words that do not localise, see `inference.pruning`.
 
         >>> [reading.text for reading in model.examine(["Small LEFT effusion.", "???"])]
         ['small left effusion', '']
         """
         how = self.tokenizer, self.config.prompts.max_tokens, self.config.unseen_pieces
-        return [read_prompt(prompt, *how, compatible=compatible) for prompt in prompts]
+        return [read_prompt(prompt, *how, compatible=compatible, prune=prune) for prompt in prompts]
 
     # Parts
 

@@ -160,6 +160,8 @@ class FolderConfig:
                 del content["architecture"]["image"][name]
         if not self.architecture.text.projection:
             del content["architecture"]["text"]["projection"]
+        if not self.localization.sharpen:
+            del content["localization"]["sharpen"]
         if not self.trained_on:  # not known, as in folders of earlier versions
             del content["trained_on"]
         for key in ("architecture", "localization"):

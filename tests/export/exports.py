@@ -81,7 +81,7 @@ def random_state(model):
 
 
 PLAIN = small_config()
-# As configs/demo.py has it: stages from above, centred projections, sentences read alone, presence maps.
+# As configs/demo.py has it: stages from above, centred projections, sentences read alone, presence maps; and sharpened.
 DEMO = small_config(
     side=64,  # twice the input size: means of blocks
     image={"input_size": 32, "options": TOP_DOWN, "center": True},
@@ -92,6 +92,7 @@ DEMO = small_config(
         "similarity": "presence",
         "presence_growth": 0.08,
         "sigma": 0.5,
+        "sharpen": True,
     },
 )
 

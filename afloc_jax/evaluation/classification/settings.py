@@ -23,7 +23,7 @@ class ClassificationSettings(PromptedSettings):
     task: ClassVar[str] = "classification"
 
     validation_split: str = setting(
-        "validation", help="split on which chexlocalize and classification choose their thresholds"
+        "validation", help="split on which chexlocalize, generalised and classification choose their thresholds"
     )
     aggregation: Literal["mean", "max"] = setting(
         "mean", help="score of a class from those of its phrases: their mean (AFLoc) or maximum (GLoRIA)"

@@ -4,6 +4,7 @@ location_prior   the mean mask of the category: how far the usual location of a 
 prompt_prior     the mean mask of the prompt: how far the words lead that say where it is
 shuffled_image   the model's map of another image for the same prompt: how much of a map comes from its image
 class_name       the model's map for the name of the class alone: how much it owes to words about place and size
+every_prompt     (generalised alone) boxes for every prompt: what judging presence is worth
 untrained        the network before training: the effect of smoothing and architecture alone
 """
 
@@ -27,6 +28,7 @@ from afloc_jax.evaluation.truth.heatmap_files import map_to_original
 from afloc_jax.files import Path
 from afloc_jax.inference.class_prompts import class_key
 from afloc_jax.inference.model import Model
+from afloc_jax.weights.calibration import PRESENT
 from data_pipelines.reading import Records
 from data_pipelines.reports import clean_prompt
 
@@ -61,6 +63,8 @@ def evaluate(
         UserError: there is no annotated finding, or a map is not finite.
     """
     settings = settings or LocalizationSettings()
+    if settings.sharpen or settings.prune:
+        model = model.with_maps(sharpen=settings.sharpen or None, prune=settings.prune)
     protocol, bootstrap = settings.scoring, settings.resampling
     if protocol.tuned and validation_source is None:
         raise UsageError(f"protocol {protocol.name} chooses its thresholds on validation data; give a validation split")
@@ -79,8 +83,13 @@ def evaluate(
             samples.append(Samples(part.truths, maps))
         return protocol.score(*samples)
 
-    def maps_of(system: Model, shuffled: bool = False) -> Callable[[Part], Iterable[np.ndarray | None]]:
-        return lambda part: _heatmaps(system, part, protocol.compatible, shuffled)
+    def maps_of(
+        system: Model, shuffled: bool = False, judged: bool = protocol.absent
+    ) -> Callable[[Part], Iterable[np.ndarray | None]]:
+        return lambda part: _heatmaps(system, part, protocol.compatible, shuffled, judged)
+
+    if protocol.absent and model.calibration is None:
+        raise UserError("the model is not calibrated; run: afloc calibrate MODEL --dataset NAME --data DIR")
 
     scores = scores_of(maps_of(model), settings.title or "model")
     priors = priors_of(prior_source, [truth for part in parts for truth in part.truths])
@@ -90,6 +99,7 @@ def evaluate(
         "prompt_prior": priors.about("the same prompt") + _on_rare(rare, len(truths)),
         "shuffled_image": "the model's map of another image (of another patient, if any) for the prompt",
         "class_name": "the model's map for the name of the class, against all findings of the class",
+        "every_prompt": "the model's boxes for every prompt, as if each were present",
     }
     baselines = {
         "location_prior": scores_of(lambda part: own_items(priors.maps(part.truths)), "location prior"),
@@ -99,13 +109,18 @@ def evaluate(
         baselines["shuffled_image"] = scores_of(maps_of(model, shuffled=True), "another image")
     if all(_has_words(truth.category, protocol.compatible) for part in parts for truth in part.truths):
         baselines["class_name"] = scores_of(maps_of(model), "class name", by_class=True)
-    baselines["untrained"] = scores_of(maps_of(untrained or model.untrained()), "untrained model")
+    if protocol.absent:
+        baselines["every_prompt"] = scores_of(maps_of(model, judged=False), "every prompt")
+    random = untrained or model.untrained()
+    if settings.sharpen or settings.prune:
+        random = random.with_maps(sharpen=model.heatmap_settings.sharpen, prune=model.prune)
+    baselines["untrained"] = scores_of(maps_of(random, judged=False), "untrained model")
     provenance = evaluation_provenance(model, source, scored.sha256)
     summary = summarise(
         scores,
         bootstrap,
         baselines,
-        made_from=made_from,
+        made_from={name: said for name, said in made_from.items() if name in baselines},
         rare_prompts={"prompt_prior": rare},
         about={"title": settings.title, "settings": settings.recorded(), "provenance": provenance},
     )
@@ -166,8 +181,12 @@ def _has_words(category: str, compatible: bool) -> bool:
         return False
 
 
-def _heatmaps(model: Model, part: Part, compatible: bool, shuffled: bool = False) -> Iterator[np.ndarray | None]:
+def _heatmaps(
+    model: Model, part: Part, compatible: bool, shuffled: bool = False, judged: bool = False
+) -> Iterator[np.ndarray | None]:
     """The maps of all samples in order, or None for batches of other processes. `shuffled`: each of another image.
+
+    `judged`: a prompt that the calibrated model judges absent, or does not judge, has a constant map.
 
     Each image is read and encoded once, as its samples are consecutive.
     """
@@ -182,4 +201,8 @@ def _heatmaps(model: Model, part: Part, compatible: bool, shuffled: bool = False
         squares = np.stack([part.source[shown[int(row)]].image for row in chosen])
         position = np.searchsorted(chosen, part.rows[samples])
         prompts = [part.truths[int(i)].label_text for i in samples]
-        yield from model.heatmaps_of_pairs(squares, position, prompts, compatible=compatible)
+        if not judged:
+            yield from model.heatmaps_of_pairs(squares, position, prompts, compatible=compatible)
+            continue
+        for heatmap, present in zip(*model.maps_and_presence(squares, position, prompts), strict=True):
+            yield heatmap if (present or 0) >= PRESENT else np.zeros_like(heatmap)

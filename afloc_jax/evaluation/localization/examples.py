@@ -37,7 +37,7 @@ def write_examples(
                 "rank": rank,
                 "iou": float(overlap[i]),
                 "cnr": float(scores["cnr"][i]) if "cnr" in scores.metrics else None,
-                "hit": bool(scores["pointing"][i] >= 0.5),
+                "hit": bool((scores["pointing"][i] if "pointing" in scores.metrics else overlap[i]) >= 0.5),
                 "note": str(scores.outcome(i, "iou", 0)),
                 "peak": _peak(maps[-1], scores.options),
             }

@@ -36,6 +36,8 @@ class Sample:
             return "predicted where there is nothing"
         if self.outcomes & {Outcome.REJECTED, Outcome.EMPTY} and not sum(self.values.get("iou", [0.0])):
             return "nothing predicted"
+        if self.values.get("f1", [1.0])[0] == 0:
+            return "no box matches"
         return "maximum outside the truth" if self.values.get("pointing", [1.0])[0] < 0.5 else ""
 
     def _mean(self, metric: str) -> float | None:
@@ -55,8 +57,9 @@ class Failures:
 def worst_samples(path: Path, most: int) -> Failures:
     """The failures of per_sample.csv, with at most `most` samples of least overlap, taken from each category in turn.
 
-    A sample fails if the maximum of its map lies outside the truth, if nothing is predicted at any threshold, or if
-    something is predicted on an image without the finding. Without the file there are no failures.
+    A sample fails if the maximum of its map lies outside the truth, if none of its boxes matches, if nothing is
+    predicted at any threshold, or if something is predicted on an image without the finding. Without the file
+    there are no failures.
     """
     if not path.is_file():
         return Failures()

@@ -158,6 +158,12 @@ METRICS = (
         lambda p: stability(p.overlap.predicted) if p.inside.any() else float("nan"),
         published=False,
     ),
+    # Of protocol generalised alone:
+    Metric("f1", "F1", "F1 of boxes matched one to one at IoU 0.5; 1 if none is drawn and none belongs", highest=1.0),
+    Metric("f1_exact", "F1 = 1", "share of prompts whose boxes are all right", highest=1.0),
+    Metric("f1_present", "F1, with box", "F1 of prompts that have a box", highest=1.0),
+    Metric("n_acc", "N-acc", "share of prompts without a box for which none is drawn", highest=1.0),
+    Metric("t_acc", "T-acc", "share of prompts with a box for which one is drawn", highest=1.0),
 )
 BY_NAME = {metric.name: metric for metric in METRICS}
 LEADING = "pointing"  # the metric that is shown first

@@ -35,6 +35,7 @@ class LocalizationProtocol:
         tuned: whether thresholds are chosen on validation samples, which `scores` then needs.
         negatives: whether samples without the finding are scored as well.
         boxes: whether the truth is boxes, also if a file has masks.
+        absent: whether prompts without a finding are asked as well, as many of a class as it has findings.
     """
 
     name: str
@@ -43,6 +44,7 @@ class LocalizationProtocol:
     tuned: bool = False
     negatives: bool = False
     boxes: bool = False
+    absent: bool = False
 
     @property
     def compatible(self) -> bool:

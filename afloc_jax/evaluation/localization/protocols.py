@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from afloc_jax.errors import UsageError
-from afloc_jax.evaluation.localization import chexlocalize
+from afloc_jax.evaluation.localization import chexlocalize, generalised
 from afloc_jax.evaluation.localization.options import ProtocolOptions
 from afloc_jax.evaluation.localization.protocol import LocalizationProtocol, Samples
 from afloc_jax.evaluation.localization.scores import Scores, score
@@ -28,7 +28,7 @@ def _map_scores(samples: Samples, options: ProtocolOptions, validation: Samples 
 
 AFLOC = LocalizationProtocol("afloc", _map_scores)
 GROUNDING = LocalizationProtocol("grounding", _map_scores, ProtocolOptions(margin=0, protocol="grounding"), boxes=True)
-PROTOCOLS = {protocol.name: protocol for protocol in (AFLOC, chexlocalize.PROTOCOL, GROUNDING)}
+PROTOCOLS = {protocol.name: protocol for protocol in (AFLOC, chexlocalize.PROTOCOL, GROUNDING, generalised.PROTOCOL)}
 
 
 def get_protocol(
@@ -54,7 +54,9 @@ def get_protocol(
             f"protocol {name} scores the whole image at thresholds that validation data choose; "
             "leave --thresholds and --margin out"
         )
-    if not protocol.tuned and at == "original":
+    if protocol.absent and compatible:
+        raise UsageError(f"protocol {name} is none of the published release; leave --compatible out")
+    if protocol is not chexlocalize.PROTOCOL and at == "original":
         raise UsageError(f"protocol {name} is defined on the padded square; --at original is for protocol chexlocalize")
     at = at or ("original" if protocol.tuned and compatible else "square")
     own = protocol.options

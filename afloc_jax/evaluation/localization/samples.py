@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int
 
 from afloc_jax.errors import UserError
+from afloc_jax.evaluation.labelled import read_labelled
 from afloc_jax.evaluation.localization.baselines import LeftOutPriors, Priors, TrainingPriors
 from afloc_jax.evaluation.localization.protocol import LocalizationProtocol
 from afloc_jax.evaluation.truth.sample import Drawing, Truth, negative
@@ -68,7 +69,8 @@ def read_truths(source: Records, drawing: Drawing) -> Part:
             place = drawing.of_finding(record, finding)
             sample_id, region = f"{record.id}#{k}", drawing.region_of_finding(record, finding)
             sample = Truth(sample_id, finding.prompt, finding.label, place, record.id, *size, patient=record.patient)
-            truths.append(replace(sample, region=region))
+            boxes = drawing.squared(finding.boxes, record.geometry) if len(finding.boxes) else ()
+            truths.append(replace(sample, region=region, boxes=boxes))
             rows.append(row)
             digest.update(f"{record.id}\t{finding.label}\t{finding.prompt}\t".encode())
             digest.update(np.packbits(np.asarray(finding.mask) > 0).tobytes())
@@ -88,12 +90,45 @@ def parts_of(
     With negatives every image is a sample of every class of all splits, with the prompt `class_prompt`. An image
     without a mask or box of a class is a negative, unless its label says that the class is present or uncertain; then
     it is not a sample of that class. (In compatible scores it is: labels are not read.)
+
+    A protocol with prompts of absent findings has those of `with_absent`.
     """
     read = [read_truths(source, protocol.drawing) for source in sources]
+    if protocol.absent:
+        return [with_absent(part) for part in read]
     if not protocol.negatives:
         return read
     classes = sorted(set().union(*(part.classes for part in read)))
     return [_every_class(part, classes, class_prompt, protocol.compatible) for part in read]
+
+
+def with_absent(part: Part, seed: int = 0) -> Part:
+    """The samples, and of each class as many prompts of images that lack it, as far as there are so many.
+
+    An image lacks a class if a label says so, or if all findings of the data set are annotated (`read_labelled`). It is
+    asked by a prompt of the data set for that class. Images and prompts are drawn; the same seed gives the same ones.
+    Samples stay ordered by image.
+    """
+    rng, known = np.random.default_rng(seed), read_labelled(part.source)
+    size = part.truths[0].mask.shape[0]
+    samples, rows = [*part.truths], part.rows.tolist()
+    for name in sorted(part.classes):
+        of_class = [truth for truth in part.truths if truth.category == name]
+        prompts = sorted({truth.label_text for truth in of_class if truth.label_text.strip()})
+        listed = find_class(name, known.classes)
+        if listed is None or not prompts:
+            continue
+        lacking = known.rows[known.labels[:, known.classes.index(listed)] == 0]
+        for row in rng.permutation(lacking)[: len(of_class)].tolist():
+            about = part.about[row]
+            sample = negative(about.id, name, size, about.height, about.width)
+            prompt = prompts[int(rng.integers(len(prompts)))]
+            samples.append(replace(sample, label_text=prompt, patient=about.patient))
+            rows.append(row)
+    if all(truth.present for truth in samples):
+        raise UserError("no image is known to lack a finding, as protocol generalised needs; choose another data set")
+    order = np.argsort(rows, kind="stable")
+    return replace(part, truths=[samples[i] for i in order], rows=np.array(rows)[order])
 
 
 def _every_class(annotated: Part, classes: Sequence[str], class_prompt: str, compatible: bool) -> Part:
@@ -121,7 +156,8 @@ def _every_class(annotated: Part, classes: Sequence[str], class_prompt: str, com
 def _united(one: Truth, other: Truth) -> Truth:
     """The first sample with the findings of both."""
     regions = tuple(region for region in (one.region, other.region) if region is not None)
-    return replace(one, mask=np.maximum(one.mask, other.mask), region=United(regions) if regions else None)
+    boxes = one.boxes + other.boxes
+    return replace(one, mask=np.maximum(one.mask, other.mask), region=United(regions) if regions else None, boxes=boxes)
 
 
 def priors_of(prior_source: Records | None, truths: Sequence[Truth]) -> Priors:
@@ -157,7 +193,7 @@ def named_by_class(part: Part) -> Part:
     for key, truth in zip(keys, part.truths, strict=True):
         places[key] = _united(places[key], truth) if key in places else truth
     truths = [
-        replace(truth, label_text=class_key(truth.category), mask=places[key].mask, region=places[key].region)
+        replace(places[key], id=truth.id, label_text=class_key(truth.category), present=truth.present)
         for key, truth in zip(keys, part.truths, strict=True)
     ]
     return replace(part, truths=truths)

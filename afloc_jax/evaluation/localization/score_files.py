@@ -10,12 +10,14 @@ import afloc_jax
 from afloc_jax.errors import UsageError
 from afloc_jax.evaluation.files import remove_examples
 from afloc_jax.evaluation.localization.examples import write_examples
+from afloc_jax.evaluation.localization.generalised import score_boxes
 from afloc_jax.evaluation.localization.protocol import LocalizationProtocol, Samples
 from afloc_jax.evaluation.localization.scores import Scores
 from afloc_jax.evaluation.localization.segmentations import score_segmentations
 from afloc_jax.evaluation.localization.settings import LocalizationSettings
 from afloc_jax.evaluation.localization.summary import summarise, write_results
 from afloc_jax.evaluation.task import JsonObject
+from afloc_jax.evaluation.truth.box_files import BoxFile
 from afloc_jax.evaluation.truth.heatmap_files import HeatmapFile
 from afloc_jax.evaluation.truth.pictures import Pictures
 from afloc_jax.evaluation.truth.read import read_truth
@@ -33,19 +35,22 @@ def score_files(
     validation: tuple[AnyPath, AnyPath] | None = None,
     segmentations: AnyPath | None = None,
     benchmarks: Sequence[AnyPath] = (),
+    boxes: AnyPath | None = None,
 ) -> JsonObject:
-    """Scores any system's heat maps against a truth file and writes the results to `out`.
+    """Scores any system's heat maps, masks or boxes against a truth file and writes the results to `out`.
 
     Args:
         truth: the truth file, see `read_truth`.
-        heatmaps: an .npz of heat maps; None if `segmentations` are scored.
+        heatmaps: an .npz of heat maps; None if `segmentations` or `boxes` are scored.
         out: the folder of results.
         settings: protocol, intervals and title; the data set that they name is not read.
         images: the folder of images for the examples of the report; without it the maps are shown on black. In original
             pixels it also tells the sizes of images that the truth does not list.
-        validation: truth file and heat maps on which thresholds are chosen (needed by "chexlocalize").
+        validation: truth file and heat maps on which thresholds are chosen (needed by "chexlocalize" and, for maps, by
+            "generalised").
         segmentations: predicted masks or points instead of heat maps ("chexlocalize").
         benchmarks: files of masks or points that are scored on the same samples, each with the paired difference.
+        boxes: drawn boxes instead of heat maps ("generalised"), see `BoxFile`.
 
     Returns:
         The content of summary.json.
@@ -56,7 +61,9 @@ def score_files(
     settings = settings or LocalizationSettings()
     protocol = settings.scoring
     pictures = None if images is None else Pictures(images, "cv2" if protocol.compatible else "luma")
-    _check_call(protocol, heatmaps, validation, segmentations, benchmarks)
+    if settings.sharpen and heatmaps is None:
+        raise UsageError("--sharpen is for heat maps; masks and points have none")
+    _check_call(protocol, heatmaps, validation, segmentations, benchmarks, boxes)
     truths = _read(truth, protocol)
     files: dict[str, AnyPath] = {"truth": truth}
     maps: HeatmapFile | None = None
@@ -65,8 +72,12 @@ def score_files(
     if segmentations is not None:
         files["segmentations"] = segmentations
         scores = score_segmentations(truths, truth, segmentations, protocol.options)
+    elif boxes is not None:
+        files["boxes"], drawn = boxes, BoxFile(boxes)
+        unused = drawn.unused(truths)
+        scores = score_boxes(truths, drawn.of, protocol.options)
     elif heatmaps is not None:
-        files["heatmaps"], maps = heatmaps, HeatmapFile(heatmaps)
+        files["heatmaps"], maps = heatmaps, HeatmapFile(heatmaps, settings.sharpen)
         samples = _samples(protocol, truths, maps, pictures, "scoring")
         missing = sum(not maps.has(sample) for sample in samples.truths)
         unused = len(maps) + missing - len({sample.key for sample in samples.truths})
@@ -74,7 +85,7 @@ def score_files(
         if validation is not None:
             files |= {"validation_truth": validation[0], "validation_heatmaps": validation[1]}
             tuned_on = _read(validation[0], protocol)
-            tuning = _samples(protocol, tuned_on, HeatmapFile(validation[1]), pictures, "validation")
+            tuning = _samples(protocol, tuned_on, HeatmapFile(validation[1], settings.sharpen), pictures, "validation")
         scores = protocol.score(samples, tuning)
         if missing:  # as in the official code, an image without a map has an empty mask, and no part in the hit rate
             mapped = [maps.has(sample) for sample in samples.truths]
@@ -87,7 +98,8 @@ def score_files(
     else:
         write_examples(Path(out), scores, *_pictures(scores, maps, pictures))
     about: JsonObject = {"missing_heatmaps": missing} if missing else {}
-    about |= {"unused_heatmaps": unused, "title": settings.title}
+    about |= {"sharpen": True} if settings.sharpen else {}
+    about |= {"unused_heatmaps" if boxes is None else "unused_boxes": unused, "title": settings.title}
     about |= {"provenance": _provenance(files, "float32" if protocol.original and maps is not None else "float64")}
     summary = summarise(scores, settings.resampling, others, about=about)
     write_results(out, scores, summary)
@@ -101,7 +113,7 @@ def _provenance(files: Mapping[str, AnyPath], precision: str) -> JsonObject:
 
 
 def _read(path: AnyPath, protocol: LocalizationProtocol) -> list[Truth]:
-    return read_truth(path, protocol.drawing, negatives=protocol.negatives)
+    return read_truth(path, protocol.drawing, negatives=protocol.negatives or protocol.absent)
 
 
 def _pictures(
@@ -122,14 +134,19 @@ def _check_call(
     validation: tuple[AnyPath, AnyPath] | None,
     segmentations: AnyPath | None,
     benchmarks: Sequence[AnyPath],
+    boxes: AnyPath | None,
 ) -> None:
-    if (heatmaps is None) == (segmentations is None):
-        raise UsageError("give heat maps or segmentations to score, one of them")
+    if sum(file is not None for file in (heatmaps, segmentations, boxes)) != 1:
+        raise UsageError("give heat maps, segmentations or boxes to score, one of them")
+    if boxes is not None and not protocol.absent:
+        raise UsageError(f"protocol {protocol.name} scores no boxes; they need protocol generalised")
+    if boxes is not None and validation is not None:
+        raise UsageError("validation data are for heat maps; boxes need none")
     if (segmentations is not None or benchmarks) and not protocol.negatives:
         raise UsageError(f"protocol {protocol.name} scores heat maps only; masks need protocol chexlocalize")
     if validation is not None and (not protocol.tuned or segmentations is not None):
-        raise UsageError("validation data are for heat maps under protocol chexlocalize only; leave them out")
-    if protocol.tuned and segmentations is None and validation is None:
+        raise UsageError("validation data are for heat maps under chexlocalize and generalised only; leave them out")
+    if protocol.tuned and heatmaps is not None and validation is None:
         raise UsageError(
             f"protocol {protocol.name} chooses its thresholds on validation data: "
             "give --validation_truth and --validation_heatmaps"

@@ -27,6 +27,7 @@ BASELINES = {
     "prompt_prior": ("prompt", "Prompt prior"),
     "shuffled_image": ("shuffled", "Another image"),
     "class_name": ("named", "Class name alone"),
+    "every_prompt": ("benchmark", "Every prompt"),
     "untrained": ("untrained", "Untrained model"),
 }
 _TITLES = ("best of all", "a usual one", "worst of all")
@@ -99,6 +100,8 @@ def section(folder: Path, summary: JsonObject) -> Section:
             "presence": read(PresenceTable, presence) if presence else None,
             "operating_points": part_of(summary, "operating_points"),
             "at": summary.get("at"),
+            "boxes": part_of(summary, "boxes"),
+            "threshold": summary.get("threshold"),
             "compatible": summary.get("compatible"),
             "failures": worst_samples(folder / "per_sample.csv", FAILURES),
             "gallery": gallery,

@@ -26,16 +26,21 @@ class LocalizationSettings(TaskSettings):
         prior_split: the split whose masks make the priors; "" for the other evaluation images.
         at: whether chexlocalize compares pixels of the "square" or the "original"; None for "original" if `compatible`,
             else for "square".
+        sharpen: whether maps are sharpened (`heatmaps.sharpened`) before they are scored, also of a model whose own
+            maps are not.
+        prune: whether prompts are asked without words that do not localise (`inference.pruning`).
     """
 
     validation_split: str = setting(
-        "validation", help="split on which chexlocalize and classification choose their thresholds"
+        "validation", help="split on which chexlocalize, generalised and classification choose their thresholds"
     )
     class_prompt: str = setting(
         CLASS_PROMPT, help="prompt of a class in chexlocalize; {finding} stands for its name", metavar="TEXT"
     )
     prior_split: str = setting("train", help='split whose masks make the priors; "" for the other evaluation images')
-    protocol: str = setting("afloc", help="protocol of the scores: afloc, chexlocalize or grounding", metavar="NAME")
+    protocol: str = setting(
+        "afloc", help="protocol of the scores: afloc, chexlocalize, grounding or generalised", metavar="NAME"
+    )
     thresholds: tuple[float, ...] | None = setting(
         None,
         help="thresholds on the map scaled to [-1, 1], ascending, of afloc and grounding; write --thresholds=-1,-0.5 "
@@ -53,6 +58,9 @@ class LocalizationSettings(TaskSettings):
         help="pixels that chexlocalize compares: those of the padded square or of the original image (default: square; "
         "original with --compatible)",
     )
+
+    sharpen: bool = setting(False, help="sharpen maps by a step at mean + 2 standard deviations before they are scored")
+    prune: bool = setting(False, help="ask prompts without words that do not say what or where, such as small or mild")
 
     @property
     def scoring(self) -> "LocalizationProtocol":
@@ -77,10 +85,12 @@ class LocalizationSettings(TaskSettings):
         return own if self.thresholds is None else self.thresholds
 
     def recorded(self) -> dict[str, Json]:
-        """The settings with the thresholds and the pixels that were used. Those of the square are not said, because
-        earlier evaluations, which need not be repeated, knew no others."""
+        """The settings with the thresholds and the pixels that were used. Those of the square, and maps and prompts as
+        they are, are not said, because earlier evaluations, which need not be repeated, knew no others."""
         thresholds = self.scored_thresholds
         used: dict[str, Json] = {"thresholds": None if thresholds is None else list(thresholds)}
         if self.scoring.original:
             used["at"] = "original"
-        return {key: value for key, value in super().recorded().items() if key != "at"} | used
+        used |= {name: True for name in ("sharpen", "prune") if getattr(self, name)}
+        unsaid = ("at", "sharpen", "prune")
+        return {key: value for key, value in super().recorded().items() if key not in unsaid} | used

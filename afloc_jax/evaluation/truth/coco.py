@@ -1,13 +1,13 @@
 """MS-CXR's COCO JSON: images, annotations with a bbox or a segmentation, categories."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import numpy as np
 from jaxtyping import UInt8
 
 from afloc_jax.errors import UserError
-from afloc_jax.evaluation.truth.sample import Drawing, Truth, boxes_of, get_field
+from afloc_jax.evaluation.truth.sample import Drawing, SquareBox, Truth, boxes_of, get_field
 from afloc_jax.settings import Json
 from data_pipelines.images import LARGEST_PIXELS, Geometry
 from data_pipelines.regions import Box, Region, Segmentation, United, decode_segmentation
@@ -22,7 +22,10 @@ def is_coco(content: Json) -> bool:
 
 
 def read_coco(name: str, content: Json, drawing: Drawing) -> list[Truth]:
-    """One sample per image, phrase and category, with all its annotations. Raises UserError for a malformed entry."""
+    """One sample per image, phrase and category, with all its annotations. Raises UserError for a malformed entry.
+
+    A phrase with empty boxes alone is a negative.
+    """
     listed, annotations, classes = (get_field(content, part, list, name) for part in PARTS)
     images = {_id(image, "id", f"{name}, image {n}"): image for n, image in enumerate(listed)}
     if len(images) < len(listed):
@@ -55,10 +58,22 @@ def read_coco(name: str, content: Json, drawing: Drawing) -> list[Truth]:
             sample_id, mask = f"{path}#{number}", np.zeros((drawing.size, drawing.size), np.uint8)
             about = (path, geometry.height, geometry.width)
             samples[key] = Truth(sample_id, text, category, mask, *about, patient=patient)
+        if annotation.get("bbox") == [] and not annotation.get("segmentation"):
+            continue  # the phrase has no box
         regions.setdefault(key, []).append(_add_region(samples[key].mask, annotation, geometry, drawing, where))
-    if not drawing.original:
-        return list(samples.values())
-    return [replace(sample, region=United(tuple(regions[key]))) for key, sample in samples.items()]
+    for key in samples.keys() - regions.keys():
+        samples[key] = replace(samples[key], present=False)
+        regions[key] = []
+    if drawing.original:
+        return [replace(sample, region=United(tuple(regions[key]))) for key, sample in samples.items()]
+    return [replace(sample, boxes=_boxes(regions[key], sample, drawing)) for key, sample in samples.items()]
+
+
+def _boxes(regions: Sequence[Region], sample: Truth, drawing: Drawing) -> tuple[SquareBox, ...]:
+    """The boxes of a sample whose annotations are all boxes, else none: those of masks follow from its mask."""
+    boxes = [region for region in regions if isinstance(region, Box)]
+    geometry = Geometry(sample.height, sample.width, drawing.size)
+    return drawing.squared([astuple(box) for box in boxes], geometry) if len(boxes) == len(regions) else ()
 
 
 def _id(entry: Json, name: str, where: str) -> int | str:

@@ -9,16 +9,20 @@ from jaxtyping import Float
 from afloc_jax.errors import UserError
 from afloc_jax.evaluation.truth.sample import Truth, negative
 from afloc_jax.files import Path, check_regular
+from afloc_jax.heatmaps import sharpened
 from data_pipelines.images import LARGEST_PIXELS, Geometry
 
 LARGEST_MAP = 8 * LARGEST_PIXELS + 4096  # bytes of a map of float64, with its header
 
 
 class HeatmapFile:
-    """An .npz of heat maps with the keys of `Truth.key`. Maps are read one at a time."""
+    """An .npz of heat maps with the keys of `Truth.key`. Maps are read one at a time.
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    With `sharpen` each is sharpened (`heatmaps.sharpened`) in the pixels that the file has.
+    """
+
+    def __init__(self, path: str | Path, sharpen: bool = False) -> None:
+        self.path, self._sharpen = Path(path), sharpen
         try:
             check_regular(self.path)
             self._file = np.load(self.path, allow_pickle=False)
@@ -96,6 +100,8 @@ class HeatmapFile:
                 )
             except Exception:
                 raise UserError(f"{self.path}: the map of {truth.id} is damaged or not an array of numbers") from None
+            if self._sharpen:
+                heatmap = np.asarray(sharpened(_checked(heatmap, truth, str(self.path))[0]))
             yield place(heatmap, truth, str(self.path))
 
 

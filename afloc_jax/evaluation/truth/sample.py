@@ -1,12 +1,12 @@
 """One sample of a truth file, and how its mask is drawn on the padded square that is scored."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
-from jaxtyping import Bool, Shaped, UInt8
+from jaxtyping import Bool, Float, Shaped, UInt8
 
 from afloc_jax.errors import UserError
 from afloc_jax.heatmaps import boxes_from_map
@@ -17,6 +17,8 @@ from data_pipelines.records import Finding, Record
 from data_pipelines.regions import Box, CocoRuns, Region, United
 
 T = TypeVar("T")
+SquareBox: TypeAlias = tuple[float, float, float, float]
+"""x, y, width and height in pixels of the square."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +35,7 @@ class Truth:
         present: whether the image shows the finding; a negative has an empty mask.
         patient: the pseudonym of the patient; empty if unknown.
         region: the finding in original pixels, which is drawn when it is needed; None if it is not scored there.
+        boxes: its annotated boxes x, y, width, height in pixels of the square, not rounded; empty if it has none.
     """
 
     id: str
@@ -45,6 +48,13 @@ class Truth:
     present: bool = True
     patient: str = ""
     region: Region | None = field(default=None, repr=False)
+    boxes: tuple[SquareBox, ...] = field(default=(), repr=False)
+
+    @property
+    def drawn_boxes(self) -> Float[np.ndarray, "K 4"]:
+        """The annotated boxes in pixels of the square, else those around the connected parts of the mask."""
+        found = self.boxes if self.boxes else boxes_from_map(self.mask, 0.5)
+        return np.asarray(found, np.float64).reshape(-1, 4)
 
     def original_mask(self, shape: tuple[int, ...]) -> Bool[np.ndarray, "H W"]:
         """The finding in pixels of the original image, [height, width].
@@ -116,6 +126,14 @@ class Drawing:
         covered = mask[geometry.box_pixels(box, thinnest=0 if self.compatible else 1)]
         covered += 1
         return int(covered.size)
+
+    def squared(self, boxes: Iterable[Sequence[float]], geometry: Geometry) -> tuple[SquareBox, ...]:
+        """Boxes from original to square pixels, not rounded; none if masks are drawn."""
+        found = []
+        for x, y, width, height in boxes if self.boxes else ():
+            (left, top), (right, bottom) = geometry.points_to_square([[x, y], [x + width, y + height]]).tolist()
+            found.append((left, top, right - left, bottom - top))
+        return tuple(found)
 
     def place(
         self, mask: Shaped[np.ndarray, "H W"], geometry: Geometry, touched: bool = False

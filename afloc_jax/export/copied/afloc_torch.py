@@ -116,7 +116,22 @@ class AFLoc(nn.Module):
                 extent = (standing_out.sum((1, 2), keepdim=True) + 0.5) / (cells.shape[1] * cells.shape[2])
                 threshold = threshold - settings["presence_growth"] * torch.log2(extent / 0.01)
             cells = torch.sigmoid(sharpness * (cosine - threshold))
-        return self.spread @ cells @ self.spread.T
+        maps = self.spread @ cells @ self.spread.T
+        return sharpened(maps) if settings.get("sharpen") else maps
+
+
+def sharpened(maps: Tensor) -> Tensor:
+    """Maps [B, S, S] with a step at mean + 2 standard deviations; range and peaks stay."""
+
+    def scaled(x: Tensor) -> Tensor:
+        low, high = x.amin((1, 2), keepdim=True), x.amax((1, 2), keepdim=True)
+        return (x - low) / torch.where(high > low, high - low, 1)
+
+    mean = maps.mean((1, 2), keepdim=True)
+    deviation = (maps - mean).square().mean((1, 2), keepdim=True).sqrt()
+    step = torch.sigmoid((maps - mean) / torch.where(deviation > 0, deviation, 1) - 2.0)
+    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    return low + (high - low) * (0.99 * scaled(step) + 0.01 * scaled(maps))
 
 
 def unit_norm(x: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from afloc_jax.evaluation.truth.heatmap_files import HeatmapFile
 from afloc_jax.evaluation.truth.pictures import Pictures
 from afloc_jax.evaluation.truth.read import read_truth
 from afloc_jax.evaluation.truth.sample import Truth
+from afloc_jax.heatmaps import sharpened
 from data_pipelines.images import Geometry
 
 WHOLE = ProtocolOptions(margin=0)
@@ -347,3 +348,15 @@ def test_the_builder_of_a_published_set_names_its_rows():
     for builder, name in (("idrid", "Fundus"), ("ms_cxr", "MS-CXR"), ("rsna", "RSNA"), ("covid_rural", "COVID Rural")):
         found, rows = published_scores("", builder)
         assert found == name and "AFLoc" in rows
+
+
+def test_maps_of_anybody_are_sharpened_as_the_file_has_them(goldens, golden_maps, tmp_path):
+    truth, sharp = goldens / "grounding_coco.json", tmp_path / "sharp.npz"
+    with np.load(golden_maps) as maps:
+        np.savez(sharp, **{key: np.asarray(sharpened(maps[key])) for key in maps})
+    said = score_files(truth, golden_maps, tmp_path / "flag", LocalizationSettings(sharpen=True, bootstrap=10))
+    made = score_files(truth, sharp, tmp_path / "made", LocalizationSettings(bootstrap=10))
+    plain = score_files(truth, golden_maps, tmp_path / "plain", LocalizationSettings(bootstrap=10))
+    assert said["sharpen"] and "sharpen" not in plain and said["metrics"] == made["metrics"]
+    assert said["metrics"]["iou"] != plain["metrics"]["iou"]
+    assert said["metrics"]["pointing"] == plain["metrics"]["pointing"], "peaks stay"
