@@ -10,7 +10,8 @@ Every `EVERY` steps the loss on validation phantoms is computed. After `PATIENCE
 goes back to the best weights with a third of the learning rate; after `CUTS` such cuts it ends. The best weights are
 saved as a model folder, with slope and middle, and scored by the evaluation of the demo. supervised.json says whether
 training ended in this way (`stopped_improving`) or by `--seconds`. `benchmarks.demo_table` calls the result a ceiling
-only if it did, and if no class of the model is better.
+only if it did, and if no class of the model is better. The same command goes on where the last one was stopped, at the
+last validation; `--seconds` counts those of all.
 """
 
 import argparse
@@ -18,7 +19,9 @@ import dataclasses
 import json
 import time
 from pathlib import Path
+from typing import Any
 
+import flax.serialization
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,8 +29,10 @@ import optax
 
 from afloc_jax.evaluation.report.numbers import part_of
 from afloc_jax.evaluation.run import evaluate_dataset
+from afloc_jax.files import write_whole
 from afloc_jax.levels import TokenBatch
 from afloc_jax.models import build
+from afloc_jax.training.allocation import keep_freed_memory
 from afloc_jax.training.optimizer import build_optimizer, build_schedule
 from afloc_jax.training.settings import RunConfig
 from afloc_jax.training.start import with_vocabulary
@@ -40,7 +45,7 @@ from data_pipelines.reports import clean_prompt
 from data_pipelines.tokens import tokenize
 
 EVERY, PATIENCE, CUTS = 50, 4, 2
-FILE = "supervised.json"
+FILE, STATE = "supervised.json", "state.msgpack"
 
 
 def main() -> None:
@@ -50,6 +55,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3600.0, help="most seconds of training, compilation included")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
+    keep_freed_memory()
+    arguments.out.mkdir(parents=True, exist_ok=True)
 
     given = demo.get_config()
     given.data.directory, given.seed = arguments.directory, arguments.seed
@@ -63,9 +70,8 @@ def main() -> None:
     unseen = open_source("phantom", arguments.directory, "validation", builder=config.data.builder)
     held_out = _every_finding(*_annotated(unseen, model, config.data.max_tokens, tokenizer)[:3])
 
-    rng = np.random.default_rng(arguments.seed)
     batch_size = config.training.batch_size
-    first = _batch(images, prompts, masks, rng.integers(len(images), size=batch_size), rng)
+    first = _batch(images, prompts, masks, np.arange(batch_size), np.random.default_rng(arguments.seed))
     variables = jax.jit(model.init)(jax.random.key(arguments.seed), first[0], first[1])
     localization = config.localization
     step_of_cosine = {"sharpness": localization.presence_sharpness, "threshold": localization.presence_threshold}
@@ -100,27 +106,40 @@ def main() -> None:
         params = jax.tree.map(lambda leaf, change: leaf - rate * change, params, update)
         return params, batch_stats, state, loss
 
-    batch_stats, state = variables["batch_stats"], optimizer.init(params)
-    start = time.perf_counter()
-    best, lowest, waited, cuts, number = (params, batch_stats, state), float("inf"), 0, 0, 0
-    while cuts <= CUTS and time.perf_counter() - start < arguments.seconds:
-        rows = rng.integers(len(images), size=batch_size)
-        rate = highest * min(1.0, (number + 1) / EVERY) / 3**cuts
-        drawn = _batch(images, prompts, masks, rows, rng)
-        params, batch_stats, state, loss = step(number, rate, params, batch_stats, state, *drawn)
-        number += 1
-        if number % EVERY:
-            continue
-        found = float(np.mean([held_out_loss(params, batch_stats, *batch) for batch in held_out]))
-        seconds = time.perf_counter() - start
-        print(f"step {number}: loss {float(loss):.3f}, validation {found:.4f}, {seconds:.0f} s", flush=True)
-        if found < lowest:
-            best, lowest, waited = (params, batch_stats, state), found, 0
-            continue
-        waited += 1
-        if waited == PATIENCE:
-            (params, batch_stats, state), waited, cuts = best, 0, cuts + 1
-    (params, batch_stats, _), seconds = best, time.perf_counter() - start
+    now = params, variables["batch_stats"], optimizer.init(params)
+    run: dict[str, Any] = {
+        "now": now,
+        "best": now,
+        "lowest": float("inf"),
+        "waited": 0,
+        "cuts": 0,
+        "steps": 0,
+        "seconds": 0.0,
+    }
+    kept = arguments.out / STATE
+    if kept.exists():
+        run = flax.serialization.from_bytes(run, kept.read_bytes())
+        print(f"goes on after step {run['steps']} and {run['seconds']:.0f} s", flush=True)
+    before, start = run["seconds"], time.perf_counter()
+    while run["cuts"] <= CUTS and run["seconds"] < arguments.seconds:
+        for number in range(run["steps"], run["steps"] + EVERY):
+            rng = np.random.default_rng((arguments.seed, number))
+            rows = rng.integers(len(images), size=batch_size)
+            rate = highest * min(1.0, (number + 1) / EVERY) / 3 ** run["cuts"]
+            *run["now"], loss = step(number, rate, *run["now"], *_batch(images, prompts, masks, rows, rng))
+        run["steps"] += EVERY
+        found = float(np.mean([held_out_loss(*run["now"][:2], *batch) for batch in held_out]))
+        run["seconds"] = before + time.perf_counter() - start
+        print(
+            f"step {run['steps']}: loss {float(loss):.3f}, validation {found:.4f}, {run['seconds']:.0f} s", flush=True
+        )
+        run["waited"] += 1
+        if found < run["lowest"]:
+            run |= {"best": run["now"], "lowest": found, "waited": 0}
+        if run["waited"] == PATIENCE:
+            run |= {"now": run["best"], "waited": 0, "cuts": run["cuts"] + 1}
+        write_whole(kept, flax.serialization.to_bytes(run))
+    params, batch_stats, _ = run["best"]
 
     # The map is the one that was fitted.
     sharpness, threshold = float(params["sharpness"]), float(params["threshold"])
@@ -133,10 +152,10 @@ def main() -> None:
     metrics = part_of(summary, "metrics")
     scores = {name: part_of(metrics, name, "overall")["mean"] for name in metrics}
     about = {
-        "stopped_improving": cuts > CUTS,
-        "steps": number,
-        "seconds": seconds,
-        "validation_loss": None if np.isinf(lowest) else lowest,
+        "stopped_improving": run["cuts"] > CUTS,
+        "steps": run["steps"],
+        "seconds": run["seconds"],
+        "validation_loss": None if np.isinf(run["lowest"]) else run["lowest"],
     }
     (arguments.out / FILE).write_text(json.dumps(about) + "\n")
     print(json.dumps({**about, "grid": grid, **scores}))
