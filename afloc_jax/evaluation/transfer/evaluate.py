@@ -20,7 +20,7 @@ from afloc_jax.evaluation.statistics.coverage import few_positives
 from afloc_jax.evaluation.statistics.jackknife import Weights
 from afloc_jax.evaluation.task import JsonObject, Models
 from afloc_jax.evaluation.transfer.features import whole_features
-from afloc_jax.evaluation.transfer.linear import choose, fit_path
+from afloc_jax.evaluation.transfer.linear import Linear, choose, fit_path
 from afloc_jax.evaluation.transfer.metrics import UNTRAINED, key_of
 from afloc_jax.evaluation.transfer.result import Baseline, Share, TransferResult
 from afloc_jax.evaluation.transfer.settings import PENALTIES, TransferSettings
@@ -72,6 +72,19 @@ def evaluate_transfer(
 
 def linear_probes(model: Model, splits: Splits, settings: TransferSettings) -> dict[str, Fitted]:
     """The linear probe of each subset, by its name."""
+    return {name: probe.fitted for name, probe in fit_probes(model, splits, settings).items()}
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A linear probe, and its probabilities on the test records."""
+
+    linear: Linear
+    fitted: Fitted
+
+
+def fit_probes(model: Model, splits: Splits, settings: TransferSettings) -> dict[str, Probe]:
+    """The linear probe of each subset, by its name. The features are computed once."""
     features = {
         part: whole_features(model, splits.sources[part], records.rows, settings.framed, f"{part} images")
         for part, records in splits.labelled.items()
@@ -80,10 +93,11 @@ def linear_probes(model: Model, splits: Splits, settings: TransferSettings) -> d
     return {subset.name: _probe(features, labels, subset) for subset in splits.subsets}
 
 
-def _probe(features: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray], subset: Subset) -> Fitted:
+def _probe(features: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray], subset: Subset) -> Probe:
     fits = fit_path(features[TRAIN][subset.rows], labels[TRAIN][subset.rows], PENALTIES)
     best, reached = choose(fits, features[VALIDATION], labels[VALIDATION])
-    return Fitted(fits[best].probabilities(features[TEST]), {"penalty": PENALTIES[best], "validation AUC": reached})
+    chosen = {"penalty": PENALTIES[best], "validation AUC": reached}
+    return Probe(fits[best], Fitted(fits[best].probabilities(features[TEST]), chosen))
 
 
 def score(

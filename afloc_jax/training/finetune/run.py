@@ -5,20 +5,24 @@ import dataclasses
 from afloc_jax.errors import UsageError
 from afloc_jax.evaluation.page import write_report
 from afloc_jax.evaluation.task import Models
-from afloc_jax.evaluation.transfer.evaluate import evaluate_transfer
-from afloc_jax.evaluation.transfer.splits import open_splits
+from afloc_jax.evaluation.transfer.evaluate import MODEL, Fitted, evaluate_transfer, fit_probes, score
+from afloc_jax.evaluation.transfer.metrics import UNTRAINED
+from afloc_jax.evaluation.transfer.splits import Splits, open_splits
 from afloc_jax.files import Path, read_json, write_json
-from afloc_jax.inference.model import load
+from afloc_jax.inference.model import Model, load
 from afloc_jax.ownership import Ownership
 from afloc_jax.provenance import hash_of, provenance
 from afloc_jax.training import workdir
+from afloc_jax.training.failures import StopSignal
+from afloc_jax.training.finetune.encoder import Stopped, fine_tune
 from afloc_jax.training.finetune.settings import FinetuneConfig
+from afloc_jax.training.leaving import released_when_leaving
 from afloc_jax.training.processes import say
 from afloc_jax.weights.config import read_config
 from afloc_jax.weights.folder import weights_hash
 from data_pipelines.prepared import check_source
 
-RESULTS = "evaluation/transfer"
+RESULTS, HEADS = "evaluation/transfer", "heads"
 
 
 def finetune(config: FinetuneConfig, folder: Path, dry_run: bool = False) -> int:
@@ -30,7 +34,7 @@ def finetune(config: FinetuneConfig, folder: Path, dry_run: bool = False) -> int
         dry_run: only check the config, the model folder and whether the data are there.
 
     Returns:
-        Exit status 0.
+        Exit status: 0 finished, 128 + signal number when a signal stopped it after saving.
 
     Raises:
         UsageError: the config is wrong, or the working directory belongs to another config or another run has it.
@@ -54,15 +58,48 @@ def finetune(config: FinetuneConfig, folder: Path, dry_run: bool = False) -> int
         return 0
     splits = open_splits(settings)
     workdir.make_folder(folder)
-    with Ownership(folder, say) as owner:
+    given = ((MODEL, models.trained), (UNTRAINED, models.untrained))
+    with StopSignal(holding=False) as stop, Ownership(folder, say) as owner, released_when_leaving(owner.release):
         owner.take()
         write_json(folder / workdir.CONFIG, config.plain())
         write_json(folder / workdir.RUN, provenance(**account))
-        result = evaluate_transfer(models, splits, folder / RESULTS, settings)
+        if config.encoder == "frozen":
+            result = evaluate_transfer(models, splits, folder / RESULTS, settings)
+        else:
+            try:
+                systems = {name: _fine_tuned(model, name, splits, config, folder, stop) for name, model in given}
+            except Stopped:
+                assert stop.received is not None
+                say(f"{stop.received.name}: saved; run the same command to go on")
+                return stop.exit_status
+            out = folder / RESULTS
+            result = score(models.trained, splits, systems, out, settings, encoder="trained", head=_about(config))
         write_report(folder)
         write_json(done, {"shares": [dataclasses.asdict(share) for share in result.shares]})
     say(f"{folder}: finished; see {folder}/report/index.html")
     return 0
+
+
+def _fine_tuned(
+    model: Model, name: str, splits: Splits, config: FinetuneConfig, folder: Path, stop: StopSignal
+) -> dict[str, Fitted]:
+    """The fine-tuned head of each subset, by its name. Each head has a folder of its own below heads/."""
+    probes = fit_probes(model, splits, config.settings)
+    return {
+        subset.name: fine_tune(
+            model, probes[subset.name].linear, splits, subset, config, folder / HEADS / f"{name}_{subset.name}", stop
+        )
+        for subset in splits.subsets
+    }
+
+
+def _about(config: FinetuneConfig) -> str:
+    """A description of the heads, for the page."""
+    start = "the linear probe of the share" if config.training.head == "linear_probe" else "zero"
+    return (
+        f"Encoder and a linear head on its global features are trained, the head from {start}; the step with the "
+        "lowest validation loss is scored."
+    )
 
 
 def _check_weights(weights: str, folder: Path) -> None:

@@ -6,7 +6,9 @@ from typing import Literal
 
 from afloc_jax.evaluation.transfer.settings import TransferSettings
 from afloc_jax.files import bucket_path, user_path
-from afloc_jax.settings import NOT_EMPTY, NOT_NEGATIVE, Json, Settings, plain, setting
+from afloc_jax.settings import NOT_EMPTY, NOT_NEGATIVE, POSITIVE, Json, Settings, one_of, plain, setting
+from afloc_jax.training.optimizer import OptimizerSettings
+from afloc_jax.training.settings import PRECISIONS
 from data_pipelines.settings import records_path
 
 _OF_DATA = ("name", "directory", "cache", "raw", "builder", "train_split", "validation_split", "split")
@@ -38,6 +40,31 @@ class LabelledData(Settings, section="data"):
 
 
 @dataclass(frozen=True)
+class HeadTraining(Settings, section="training"):
+    """The section `training`, for an encoder that is trained.
+
+    Attributes:
+        batch_size: images a step, over all devices; smaller where a share has fewer.
+        steps: the most steps of each share.
+        validate_every: steps between validations.
+        early_stopping: validations without a lower loss after which training stops; 0: never.
+        log_every: steps between lines of metrics.jsonl.
+        precision: of activations; parameters and losses are float32.
+        head: the linear head starts as the linear probe of its share, or at zero.
+        augment: light shifts, scales and exposures of training images (`data_pipelines.augment`).
+    """
+
+    batch_size: int = setting(64, POSITIVE)
+    steps: int = setting(1000, POSITIVE)
+    validate_every: int = setting(50, POSITIVE)
+    early_stopping: int = setting(10, NOT_NEGATIVE)
+    log_every: int = setting(10, POSITIVE)
+    precision: str = setting("float32", one_of(PRECISIONS))
+    head: Literal["linear_probe", "zero"] = "linear_probe"
+    augment: bool = True
+
+
+@dataclass(frozen=True)
 class FinetuneConfig(Settings):
     """The config of a transfer.
 
@@ -45,17 +72,20 @@ class FinetuneConfig(Settings):
         name: the title in the report.
         seed: the seed of the batches; the subsets have `transfer.subset_seed`.
         init_from: the model folder that is transferred.
-        encoder: "frozen" (a linear probe).
+        encoder: "frozen" (a linear probe) or "trained".
         data: the data set.
         transfer: the keys of `TransferSettings` that are not in `data`: classes, shares of the labels, intervals.
+        optimizer, training: how a trained encoder learns.
     """
 
     name: str = setting("finetune", NOT_EMPTY)
     seed: int = setting(1, NOT_NEGATIVE)
     init_from: str = ""
-    encoder: Literal["frozen"] = "frozen"
+    encoder: Literal["frozen", "trained"] = "frozen"
     data: LabelledData = field(default_factory=LabelledData)
     transfer: Mapping[str, Json] = setting({})
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    training: HeadTraining = field(default_factory=HeadTraining)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Json]) -> "FinetuneConfig":

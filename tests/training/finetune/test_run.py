@@ -13,10 +13,10 @@ def data(tmp_path_factory):
     return tmp_path_factory.mktemp("data")
 
 
-def run(data, workdir, *more):
+def run(data, workdir, *more, config="finetune_linear"):
     sizes = [f"--config.data.builder.{key}={value}" for key, value in (("train", 40), ("validation", 24), ("test", 24))]
     flags = [f"--config.data.directory={data}", f"--workdir={workdir}", *sizes, "--config.transfer.bootstrap=20", *more]
-    return launching.main(["launch.py", "--config=finetune_linear", *flags])
+    return launching.main(["launch.py", f"--config={config}", *flags])
 
 
 def test_a_linear_probe_runs_and_says_that_it_is_finished(folder, data, tmp_path, capsys):  # noqa: F811
@@ -49,3 +49,15 @@ def test_wrong_calls_are_one_line(folder, data, tmp_path, capsys):  # noqa: F811
         assert said in line
     assert run(data, tmp_path / "new", f"--config.init_from={folder}", "--dry_run") == 0
     assert "finetune_linear: the config is valid" in capsys.readouterr().err and not (tmp_path / "new").exists()
+
+
+def test_fine_tuning_runs_by_its_recipe(folder, data, tmp_path):  # noqa: F811
+    given = ("--config.transfer.fractions=(1.0,)", "--config.transfer.classes=('edema', 'device')")
+    sizes = [f"--config.training.{key}={value}" for key, value in (("batch_size", 8), ("steps", 2), ("log_every", 1))]
+    assert run(data, tmp_path / "w", f"--config.init_from={folder}", *given, *sizes, config="finetune_all") == 0
+    summary = json.loads((tmp_path / "w/evaluation/transfer/summary.json").read_text())
+    assert summary["encoder"] == "trained" and set(summary["chosen"]) == {"model", "untrained"}
+    for name in ("model_100pct", "untrained_100pct"):
+        lines = (tmp_path / "w/heads" / name / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line)["step"] for line in lines] == [0, 1, 2, 2]
+    assert "the head from the linear probe" in (tmp_path / "w/report/index.html").read_text()
