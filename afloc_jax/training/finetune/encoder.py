@@ -2,9 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +29,7 @@ from afloc_jax.training.finetune.settings import FinetuneConfig
 from afloc_jax.training.loop import Progress
 from afloc_jax.training.mesh import build_mesh, place_batch, place_state
 from afloc_jax.training.metrics import Writers
-from afloc_jax.training.optimizer import build_optimizer, build_schedule, freeze
+from afloc_jax.training.optimizer import LearningRate, build_optimizer, build_schedule, freeze
 from afloc_jax.training.settings import PRECISIONS
 from afloc_jax.training.step import TrainState, new_state
 from afloc_jax.training.workdir import CHECKPOINTS
@@ -41,6 +40,9 @@ from data_pipelines.reading import Records
 
 IMAGE, HEAD = "image_encoder", "head"
 _SHOWN = 32  # validation and test images at a time
+
+Step = Callable[[TrainState, Mapping[str, Array]], tuple[TrainState, Float[Array, ""]]]
+"""A compiled step: the state after it, and the loss of the batch. The passed state is donated."""
 
 
 class Stopped(Exception):
@@ -57,7 +59,13 @@ class Examples:
     framing: Framing
 
     @classmethod
-    def of(cls, source: Records, records: LabelledRecords, framing: Framing, chosen: Any = slice(None)) -> "Examples":
+    def of(
+        cls,
+        source: Records,
+        records: LabelledRecords,
+        framing: Framing,
+        chosen: slice | Int[np.ndarray, " k"] = slice(None),
+    ) -> "Examples":
         return cls(source, records.rows[chosen], records.labels[chosen], framing)
 
     def batch(self, step: int, size: int, seed: int, augmented: bool) -> dict[str, np.ndarray]:
@@ -213,7 +221,7 @@ def _features(
     return features.whole.astype(jnp.float32), state.get("batch_stats", statistics)
 
 
-def _train_step(network: AFLoc, optimizer: optax.GradientTransformation, schedule: Any, seed: int) -> Any:
+def _train_step(network: AFLoc, optimizer: optax.GradientTransformation, schedule: LearningRate, seed: int) -> Step:
     def loss_of(params: PyTree, statistics: PyTree, batch: Mapping[str, Array], dropout: Array) -> tuple[Array, PyTree]:
         whole, statistics = _features(network, params, statistics, batch["image"], dropout)
         logits = whole @ params[HEAD]["kernel"] + params[HEAD]["bias"]
@@ -234,7 +242,8 @@ def _train_step(network: AFLoc, optimizer: optax.GradientTransformation, schedul
         )
         return stepped, loss
 
-    return jax.jit(step, donate_argnums=0)
+    compiled: Step = jax.jit(step, donate_argnums=0)
+    return compiled
 
 
 @functools.partial(jax.jit, static_argnames="network")
@@ -244,7 +253,7 @@ def _logits(network: AFLoc, params: PyTree, statistics: PyTree, images: UInt8[Ar
     return logits
 
 
-def _all_logits(logits_of: Any, state: TrainState, examples: Examples) -> Float[np.ndarray, "n C"]:
+def _all_logits(logits_of: Callable[..., Array], state: TrainState, examples: Examples) -> Float[np.ndarray, "n C"]:
     """The logits of all examples; the last batch is filled with its last image, so that one shape is compiled."""
 
     def parts() -> Iterator[np.ndarray]:
