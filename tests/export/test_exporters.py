@@ -99,7 +99,8 @@ def test_vision_transformers_give_our_numbers_in_every_format(tmp_path, kind, fo
     image = {**TRANSFORMERS[kind], "input_size": 48, **(SCALED if kind == "dinov2" else {})}
     small = {"width": 16, "blocks": 2, "mlp_width": 24, "patch": 8, "shallow_block": 1}
     image["options"] = {**small, **image["options"]}
-    source = read_source(write_model(tmp_path / "model", small_config(image=image)))
+    text = {"projection": 16}  # a head of texts is part of every format, too
+    source = read_source(write_model(tmp_path / "model", small_config(image=image, text=text)))
     folder = export_model(source.folder, tmp_path / "export", format)
     assert (folder / "afloc_transformer.py").is_file() == (format == "torch-module")
     if format == "torch-module":
