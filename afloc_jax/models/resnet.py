@@ -50,6 +50,11 @@ class ResNetStructure(Structure):
     # gets no such sum, so that the deep map still learns from local evidence.
     top_down: bool = False
     drop_context: float = setting(0.0, BELOW_ONE)
+    # Regions of a small receptive field do not see where in the image they lie, so "left" means nothing to them. A
+    # learned vector for each of so many cells an axis, interpolated, is added to the deep map; 0: none. It starts at
+    # random with the standard deviation `position_start`: from zero it hardly moves in a short run.
+    position: int = setting(0, Rule(lambda cells: 0 <= cells <= 64, "0 or greater and at most 64"))
+    position_start: float = setting(1.0, POSITIVE)
 
     def check(self) -> None:
         stages, deep = len(self.blocks), self.deep_stage
@@ -150,7 +155,15 @@ class ResNet(nn.Module):
                 keep = jax.random.bernoulli(self.make_rng("dropout"), 1 - structure.drop_context, (len(x), 1, 1, 1))
                 context = context * keep.astype(context.dtype)
             deep = deep + context
+        if structure.position:
+            deep = deep + self._positions(*deep.shape[2:]).astype(deep.dtype)
         return Features(shallow, deep, whole)
+
+    def _positions(self, side: int, width: int) -> Float[Array, "1 S S C"]:
+        """The learned vectors of places, interpolated to a map of S = `side` cells per axis."""
+        cells, start = self.structure.position, nn.initializers.normal(self.structure.position_start)
+        table = nn.Embed(cells**2, width, embedding_init=start, param_dtype=self.layers.param_dtype, name="position")
+        return upsample(table.embedding.reshape(1, cells, cells, width), side)
 
     def _from_above(self, maps: list[Float[Array, "B _ _ _"]]) -> Float[Array, "B H W C"]:
         """The sum of the stages after the deep one, each projected to its width and upsampled to its size."""
@@ -188,7 +201,7 @@ RESNET = Family(
     "resnet",
     ResNet,
     (
-        (r"(lateral\d+|conv1|bn1)", r"\1"),  # the release has no lateral convolutions
+        (r"(lateral\d+|position|conv1|bn1)", r"\1"),  # the release has neither lateral convolutions nor positions
         (r"(layer\d+)_(\d+)/downsample_conv", r"\1.\2.downsample.0"),
         (r"(layer\d+)_(\d+)/downsample_bn", r"\1.\2.downsample.1"),
         (r"(layer\d+)_(\d+)/((?:conv|bn)\d)", r"\1.\2.\3"),

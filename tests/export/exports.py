@@ -35,6 +35,7 @@ TOP_DOWN = {
     "deep_stage": 1,
     "top_down": True,
     "drop_context": 0.3,
+    "position": 3,
 }
 SMALL = {"widths": (8, 8, 16), "stem_width": 8}
 

@@ -174,6 +174,7 @@ def test_frozen_encoders_get_no_gradient_and_keep_their_statistics(tiny_config, 
         ({"image.options.deep_stage": 4}, "model.image.options.deep_stage = 4: must be a stage; .* from 1 to 3"),
         ({"image.options.top_down": True, "image.options.deep_stage": 3}, "top_down = True: needs a stage after"),
         ({"image.options.drop_context": 1.0}, "model.image.options.drop_context = 1.0: must be at least 0 and below 1"),
+        ({"image.options.position": 65}, "model.image.options.position = 65: must be 0 or greater and at most 64"),
         ({"image.options.stem_kernel": 4}, "model.image.options.stem_kernel = 4: must be odd"),
         (
             {"image.options.stem_pool": True, "image.options.stem_stride": 1},
@@ -281,6 +282,37 @@ def test_stages_from_above_start_at_zero_and_widen_what_a_region_sees(tiny_confi
         return bool(np.abs(near - far)[:, 0, 0].max() > 1e-6)
 
     assert first_region_moves(model, wide) and not first_region_moves(plain, variables)
+
+
+def test_regions_learn_where_they_lie(tiny_config, tokens):
+    plain, cells = build(tiny_config), 3
+    tiny_config.image.options.position = cells
+    tiny_config.image.options.position_start = 0.5
+    placed = build(tiny_config)
+    variables = initialised(placed, tokens)
+    backbone = variables["params"]["image_encoder"]["backbone"]
+    table = np.array(backbone["position"]["embedding"])  # row by row from the top left corner
+    assert table.shape == (cells**2, table.shape[1]) and 0.3 < table.std() < 0.7
+
+    def deep(model, variables):
+        _, seen = model.apply(
+            variables,
+            pixels(),
+            method="encode_image",
+            capture_intermediates=lambda module, _: module.name == "backbone",
+        )
+        return np.asarray(seen["intermediates"]["image_encoder"]["backbone"]["__call__"][0].deep)
+
+    without = jax.tree.map(jnp.asarray, variables)
+    del without["params"]["image_encoder"]["backbone"]["position"]
+    added = deep(placed, variables) - deep(plain, without)
+    np.testing.assert_allclose(added, np.broadcast_to(added[:1], added.shape), atol=1e-5)  # the same in every image
+    side = added.shape[1]
+    step = -(-side // cells)
+    np.testing.assert_allclose(added[0, ::step, ::step].reshape(-1, table.shape[1])[0], table[0], atol=1e-5)
+    np.testing.assert_allclose(added[0, 0, step], table[1], atol=1e-5)
+    np.testing.assert_allclose(added[0, step, 0], table[cells], atol=1e-5)
+    np.testing.assert_allclose(added[0, 0, 1], table[0] + (table[1] - table[0]) / step, atol=1e-5)
 
 
 def test_dropping_context_leaves_some_images_of_a_batch_without_it(tiny_config, tokens):

@@ -241,6 +241,8 @@ class ResNet(nn.Module):
         self.widths = outputs[structure["shallow_stage"] - 1], outputs[deep - 1], outputs[-1]
         for stage in range(deep + 1, len(outputs) + 1) if structure["top_down"] else ():
             self.add_module(f"lateral{stage}", convolution(outputs[stage - 1], outputs[deep - 1]))
+        if cells := structure.get("position", 0):
+            self.position = nn.Embedding(cells**2, outputs[deep - 1])
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x = functional.relu(self.bn1(self.conv1(x)))
@@ -254,6 +256,9 @@ class ResNet(nn.Module):
         found = maps[deep - 1]
         if self.structure["top_down"]:
             found = found + self._from_above(maps, deep)
+        if cells := self.structure.get("position", 0):
+            where = self.position.weight.T.reshape(1, -1, cells, cells)
+            found = found + upsample_strided(where, found.shape[-1])
         return maps[shallow - 1], found, x.mean((2, 3))
 
     def _from_above(self, maps: list[Tensor], deep: int) -> Tensor:
