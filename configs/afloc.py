@@ -155,7 +155,7 @@ def get_config() -> ConfigDict:
     # Data sets that the trained model is evaluated on: ConfigDicts with these keys (docs/training.md explains them).
     # Required: name, directory. Optional: raw, cache, builder, split, validation_split, title, compatible, bootstrap,
     # interval, unit. Localisation: protocol, class_prompt, prior_split, thresholds, margin, sharpen,
-    # prune. Other tasks
+    # prune, windows. Other tasks
     # (classification, retrieval, robustness, counterfactual): task, classes, prompts, aggregation, framing, labels,
     # unlisted, by_class, per_class, tops.
     evaluation.datasets = ()

@@ -59,6 +59,14 @@ def add(command: Parser) -> None:
         "says which",
     )
     command.add_argument(
+        "--windows",
+        type=int,
+        default=1,
+        metavar="N",
+        help="look at N x N overlapping windows of the image, enlarged (N + 1) / 2 times, and join their maps by the "
+        "mean: for small findings; 1 to 9 (default: %(default)s, the whole image)",
+    )
+    command.add_argument(
         "--uids",
         action="store_true",
         help="write the SOP instance UIDs of DICOM files, which identify images, to boxes.csv and localize.json",
@@ -99,5 +107,6 @@ def run(given: Namespace) -> int:
         anew=given.anew,
         sharpen=given.sharpen or None,
         prune=given.prune,
+        windows=given.windows,
     )
     return finish_images(done.now, done.before, done.failed, given.out)

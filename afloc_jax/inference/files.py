@@ -56,6 +56,7 @@ def localize_files(
     anew: bool = False,
     sharpen: bool | None = None,
     prune: bool | None = None,
+    windows: int = 1,
 ) -> Done:
     """Writes localize.json and boxes.csv, and maps and overlays as `outputs` says.
 
@@ -75,7 +76,7 @@ def localize_files(
         compatible: clean prompts, and read grey values, as the published release does.
         strict: refuse prompts that the model does not understand as a whole.
         anew: process images again that an earlier call of the same kind has done.
-        sharpen, prune: see `Model.with_maps`.
+        sharpen, prune, windows: see `Model.with_maps`.
 
     Raises:
         UsageError: all prompts are empty after cleaning, or with `strict` one has a fault, or `out` is a file, or a
@@ -86,7 +87,7 @@ def localize_files(
     folder = make_folder(user_path(out, "--out"))
     given = list_images(images, out=folder)
     names = output_names([one.path for one in given])
-    loaded = load(model).with_maps(sharpen=sharpen, prune=prune)
+    loaded = load(model).with_maps(sharpen=sharpen, prune=prune, windows=windows)
     readings = loaded.examine(prompts, compatible=compatible, prune=loaded.prune)
     report_readings(readings, strict)
     asked = [reading.given for reading in readings if reading.text]
@@ -97,6 +98,7 @@ def localize_files(
         "compatible": compatible,
         "sharpen": loaded.heatmap_settings.sharpen,
         "prune": loaded.prune,
+        "windows": windows,
     }
     call = {"command": "localize", **kind, **dataclasses.asdict(outputs), **_identity(model, loaded)}
     with Journal(folder / "localize.jsonl", call, anew=anew) as journal:
@@ -120,6 +122,7 @@ def localize_files(
             "compatible": compatible,
             "sharpen": kind["sharpen"],
             "prune": kind["prune"],
+            "windows": windows,
             "calibrated": loaded.calibration is not None,
         }
         columns = [*BOX_COLUMNS, *([UID_COLUMN] if outputs.uids else [])]

@@ -69,6 +69,7 @@ class Model(Towers):
         *,
         sharpen: bool | None = None,
         prune: bool | None = None,
+        windows: int | None = None,
     ) -> list[list[Localization]]:
         """Localises each prompt in each image. A notebook shows the result as pictures.
 
@@ -78,7 +79,8 @@ class Model(Towers):
             prompts: phrases, such as "small left pleural effusion".
             threshold: boxes enclose the values above it on the map scaled to [-1, 1]; within (-1, 1).
             compatible: clean prompts, and read grey values of files, as the published release does.
-            sharpen, prune: sharpen maps, and leave out words of prompts that do not localise; see `with_maps`.
+            sharpen, prune, windows: sharpen maps, leave out words of prompts that do not localise, join the maps of
+                windows; see `with_maps`.
 
         Returns:
             One list per image with one `Localization` per prompt.
@@ -92,7 +94,7 @@ class Model(Towers):
         >>> maps[0][0].heatmap.shape, maps[1][0].boxes.dtype
         ((97, 131), dtype('int64'))
         """
-        model = self.with_maps(sharpen=sharpen, prune=prune)
+        model = self.with_maps(sharpen=sharpen, prune=prune, windows=windows)
         return Gallery(model.localize_each(listed(images, "images"), prompts, threshold, compatible))
 
     def localize_each(

@@ -15,7 +15,9 @@ from tokenizers import Tokenizer
 
 from afloc_jax import models
 from afloc_jax.errors import UsageError
+from afloc_jax.heatmaps import sharpened
 from afloc_jax.inference import programs
+from afloc_jax.inference import windows as sliding
 from afloc_jax.inference.batching import in_threads
 from afloc_jax.inference.calls import listed
 from afloc_jax.inference.figures import MOST_SIDE, smaller
@@ -29,7 +31,7 @@ from afloc_jax.models.settings import ModelSettings
 from afloc_jax.seals import Verification
 from afloc_jax.weights import folder as model_folder
 from afloc_jax.weights.calibration import Calibration
-from afloc_jax.weights.config import FolderConfig
+from afloc_jax.weights.config import FolderConfig, Preprocessing
 from data_pipelines.constants import Framing, GreyRule
 from data_pipelines.images import Geometry
 from data_pipelines.reports import clean_prompt
@@ -90,6 +92,7 @@ class Towers:
         self.batch_size = batch_size
         self.heatmap_settings = config.localization
         self.prune = False  # whether prompts of maps are without the words that do not localise
+        self.windows = 1  # per side, whose maps are joined
         self._weights_file = weights_file
         self._verification = verification
         # (prompt level, cleaned prompt) -> a row of each array of `PromptVectors`
@@ -116,6 +119,13 @@ class Towers:
         """
         return self.config.preprocessing.image_size
 
+    @property
+    def _read_as(self) -> Preprocessing:
+        """How images become squares, which are larger than the model's where windows are cut from them."""
+        how = self.config.preprocessing
+        side, short = (sliding.frame_side(length, self.windows) for length in (how.image_size, how.short_side))
+        return how if self.windows == 1 else dataclasses.replace(how, image_size=side, short_side=short)
+
     def grey_rule(self, compatible: bool = False) -> GreyRule:
         """How image files become grey: as in training, or with `compatible` as in the published release.
 
@@ -132,14 +142,17 @@ class Towers:
         """
         variables = initial_variables(self.config.architecture, self.config.seed)
         other = type(self)(self.config, variables, self.tokenizer, batch_size=self.batch_size)
-        return other.with_maps(sharpen=self.heatmap_settings.sharpen, prune=self.prune)
+        return other.with_maps(sharpen=self.heatmap_settings.sharpen, prune=self.prune, windows=self.windows)
 
-    def with_maps(self, *, sharpen: bool | None = None, prune: bool | None = None) -> Self:
+    def with_maps(self, *, sharpen: bool | None = None, prune: bool | None = None, windows: int | None = None) -> Self:
         """This model with other heat maps. It shares the weights and all that is kept.
 
         Args:
             sharpen: whether maps are sharpened, see `heatmaps.sharpened`; None for what this model does.
             prune: whether prompts are asked without the words that do not localise, see `inference.pruning`; likewise.
+            windows: windows per side whose maps are joined, see `inference.windows`; 1 for the whole image, likewise.
+
+        Raises UsageError for another number of windows than 1 to 9.
 
         >>> sharp = model.with_maps(sharpen=True, prune=True)
         >>> sharp.localize(["chest.png"], ["small left effusion"])[0][0].prompt
@@ -148,6 +161,8 @@ class Towers:
         other, before = copy.copy(self), self.heatmap_settings
         other.heatmap_settings = dataclasses.replace(before, sharpen=before.sharpen if sharpen is None else sharpen)
         other.prune = self.prune if prune is None else prune
+        other.windows = self.windows if windows is None else windows
+        sliding.check(other.windows)
         return other
 
     def forget_images(self) -> None:
@@ -224,7 +239,7 @@ class Towers:
         >>> square.shape, geometry.height, geometry.width
         ((224, 224), 97, 131)
         """
-        rule, how = self.grey_rule(compatible), self.config.preprocessing
+        rule, how = self.grey_rule(compatible), self._read_as
         return to_square(image, how.image_size, framing, rule, how.equalize, how.frame)
 
     # Prompts
@@ -287,7 +302,7 @@ class Towers:
         pictures: bool = False,
     ) -> list[Framed]:
         """The images as the model reads them. Errors call the first one images[first]."""
-        rule, how = self.grey_rule(compatible), self.config.preprocessing
+        rule, how = self.grey_rule(compatible), self._read_as
 
         def framed(numbered: tuple[int, ImageInput]) -> Framed:
             pixels = pixels_of(numbered[1], rule, f"images[{numbered[0]}]")
@@ -329,11 +344,36 @@ class Towers:
     ) -> Pairs:
         """See `compute_pairs`. With `keep` the images are likely to be asked about again."""
         how, side = self.heatmap_settings if maps else None, self.config.architecture.image.input_size
-        parts = self._network, self.variables, squares, image_of, queries, text_of
-        found = compute_pairs(*parts, how, side, self.batch_size, peaks, self._images if keep else None)
+        if how and self.windows > 1:
+            found = self._windowed(squares, image_of, queries, text_of, peaks, keep)
+        else:
+            parts = self._network, self.variables, squares, image_of, queries, text_of
+            found = compute_pairs(*parts, how, side, self.batch_size, peaks, self._images if keep else None)
         self._verify()
         found.check()
         return found
+
+    def _windowed(
+        self,
+        squares: UInt8[np.ndarray, "B F F"],
+        image_of: Int[np.ndarray, " P"],
+        queries: Float[np.ndarray, "T D"],
+        text_of: Int[np.ndarray, " P"],
+        peaks: bool,
+        keep: bool,
+    ) -> Pairs:
+        """`_pairs` with the maps of windows. Peaks and embeddings are those of the whole image, as calibrated."""
+        small = np.stack([sliding.scaled(square, self.image_size) for square in squares])
+        whole = self._pairs(small, image_of, queries, text_of, maps=False, peaks=peaks, keep=keep)
+        plain = dataclasses.replace(self.heatmap_settings, sharpen=False)
+        side = self.config.architecture.image.input_size
+
+        def maps_of(parts: np.ndarray, part_of: np.ndarray, texts: np.ndarray) -> np.ndarray:
+            pairs = self._network, self.variables, parts, part_of, queries, texts
+            return compute_pairs(*pairs, plain, side, self.batch_size, peaks=False).maps
+
+        maps = sliding.windowed_maps(maps_of, squares, image_of, text_of, self.image_size, self.windows)
+        return whole._replace(maps=np.asarray(sharpened(maps)) if self.heatmap_settings.sharpen else maps)
 
 
 def initial_variables(architecture: ModelSettings, seed: int) -> model_folder.Variables:

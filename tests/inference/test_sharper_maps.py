@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from afloc_jax.cli import main
+from afloc_jax.errors import UsageError
 from afloc_jax.heatmaps import sharpened
 from afloc_jax.inference.prompt_reading import read_prompt
 from afloc_jax.inference.pruning import LEXICON, pruned
@@ -71,3 +72,33 @@ def test_the_command_says_what_it_dropped_and_that_it_sharpened(folder, pictures
     plain_map, map = (np.load(tmp_path / name / "a.1.heatmap.npy") for name in ("plain", "out"))
     assert np.unravel_index(map.argmax(), map.shape) == np.unravel_index(plain_map.argmax(), map.shape)
     assert not np.allclose(map, plain_map)
+
+
+def test_windows_are_joined_by_their_mean(model):
+    side, rng = model.image_size, np.random.default_rng(5)
+    square = cv2.resize(rng.integers(0, 256, (40, 40), dtype=np.uint8), (2 * side, 2 * side))
+    total, times = np.zeros((2 * side, 2 * side)), np.zeros((2 * side, 2 * side))
+    for y in (0, side // 2, side):
+        for x in (0, side // 2, side):
+            here = slice(y, y + side), slice(x, x + side)
+            total[here] += model.heatmaps_of_squares(square[None, *here], ["edema"])[0]
+            times[here] += 1
+    chosen = model.with_maps(windows=3)
+    found = chosen.heatmaps_of_pairs(square[None], np.array([0, 0]), ["nodule", "edema"])
+    np.testing.assert_allclose(found[1], total / times, rtol=1e-4, atol=1e-5)
+    small = cv2.resize(square, (side, side), interpolation=cv2.INTER_AREA)
+    assert chosen.heatmaps_of_squares(small[None], ["edema"]).shape == (1, side, side)
+    sharp = chosen.with_maps(sharpen=True).heatmaps_of_squares(square[None], ["edema"])[0]
+    np.testing.assert_allclose(sharp, sharpened(found[1]), rtol=1e-4, atol=1e-5)
+
+
+def test_windows_are_cut_from_the_image_itself_and_boxes_come_back(model, pictures):
+    (found,) = model.localize([pictures[2]], ["edema"], windows=3)[0]
+    assert found.square.shape == (448, 448) and found.geometry.side == 448 and found.heatmap.shape == (300, 41)
+    boxes = found.boxes
+    assert ((boxes[:, :2] >= 0) & (boxes[:, :2] + boxes[:, 2:] <= (41, 300))).all()
+    plain = model.localize([pictures[2]], ["edema"])[0][0]
+    assert found.similarity == pytest.approx(plain.similarity, abs=0.05), "that of the whole image"
+    for wrong in (0, 10):
+        with pytest.raises(UsageError, match="windows per side"):
+            model.with_maps(windows=wrong)

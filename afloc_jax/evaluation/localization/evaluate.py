@@ -63,8 +63,8 @@ def evaluate(
         UserError: there is no annotated finding, or a map is not finite.
     """
     settings = settings or LocalizationSettings()
-    if settings.sharpen or settings.prune:
-        model = model.with_maps(sharpen=settings.sharpen or None, prune=settings.prune)
+    if other_maps := settings.sharpen or settings.prune or settings.windows > 1:
+        model = model.with_maps(sharpen=settings.sharpen or None, prune=settings.prune, windows=settings.windows)
     protocol, bootstrap = settings.scoring, settings.resampling
     if protocol.tuned and validation_source is None:
         raise UsageError(f"protocol {protocol.name} chooses its thresholds on validation data; give a validation split")
@@ -112,8 +112,9 @@ def evaluate(
     if protocol.absent:
         baselines["every_prompt"] = scores_of(maps_of(model, judged=False), "every prompt")
     random = untrained or model.untrained()
-    if settings.sharpen or settings.prune:
-        random = random.with_maps(sharpen=model.heatmap_settings.sharpen, prune=model.prune)
+    if other_maps:
+        own = model.heatmap_settings.sharpen
+        random = random.with_maps(sharpen=own, prune=model.prune, windows=model.windows)
     baselines["untrained"] = scores_of(maps_of(random, judged=False), "untrained model")
     provenance = evaluation_provenance(model, source, scored.sha256)
     summary = summarise(

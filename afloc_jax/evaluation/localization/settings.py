@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from afloc_jax.evaluation.settings import TaskSettings
-from afloc_jax.settings import NOT_NEGATIVE, Json, setting
+from afloc_jax.settings import NOT_NEGATIVE, Json, Rule, setting
 from data_pipelines.constants import CLASS_PROMPT, Pixels
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ class LocalizationSettings(TaskSettings):
         sharpen: whether maps are sharpened (`heatmaps.sharpened`) before they are scored, also of a model whose own
             maps are not.
         prune: whether prompts are asked without words that do not localise (`inference.pruning`).
+        windows: windows per side whose maps are joined (`inference.windows`); records have no more detail for them.
     """
 
     validation_split: str = setting(
@@ -62,6 +63,13 @@ class LocalizationSettings(TaskSettings):
     sharpen: bool = setting(False, help="sharpen maps by a step at mean + 2 standard deviations before they are scored")
     prune: bool = setting(False, help="ask prompts without words that do not say what or where, such as small or mild")
 
+    windows: int = setting(
+        1,
+        Rule(lambda number: 1 <= number <= 9, "1 to 9 windows per side"),
+        help="windows per side whose maps are joined by their mean (docs/localize.md)",
+        metavar="N",
+    )
+
     @property
     def scoring(self) -> "LocalizationProtocol":
         """The protocol with these thresholds and this margin. Raises UsageError if it does not allow them."""
@@ -92,5 +100,6 @@ class LocalizationSettings(TaskSettings):
         if self.scoring.original:
             used["at"] = "original"
         used |= {name: True for name in ("sharpen", "prune") if getattr(self, name)}
-        unsaid = ("at", "sharpen", "prune")
+        used |= {"windows": self.windows} if self.windows > 1 else {}
+        unsaid = ("at", "sharpen", "prune", "windows")
         return {key: value for key, value in super().recorded().items() if key not in unsaid} | used
