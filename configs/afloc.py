@@ -87,12 +87,15 @@ def get_config() -> ConfigDict:
     loss.attention_temperature = 4.0  # temp1: sharpness of the softmax over regions
     loss.pooling_temperature = 5.0  # temp2: sharpness of the sum over text units
     loss.contrast_temperature = 10.0  # temp3: scale of similarities in the cross entropies
-    loss.region_pooling = "attention"  # attention|logsumexp (a soft maximum over regions: not published)
-    loss.region_sharpness = 10.0  # sharpness of that soft maximum
+    loss.word_map = "shallow"  # shallow|deep (as GLoRIA, which has one map): what words are compared with
+    # attention|logsumexp (a soft maximum over regions: not published)|similarity (of RadZero: configs/radzero.py)
+    loss.region_pooling = "attention"
+    loss.region_sharpness = 10.0  # sharpness of that soft maximum, or of RadZero's softmax
     # softmax (cross entropies: published)|sigmoid (SigLIP, arXiv 2303.15343, at every level: a decision for each pair)
     loss.objective = "softmax"
     loss.sigmoid_bias = -10.0  # with sigmoid this bias and contrast_temperature are learned, from these values on
     loss.contrast_unit = "caption"  # caption|unit (each unit has to find its own image: not published)
+    loss.unit_negatives = "images"  # images|both (other images, and units of other captions): what a unit is told from
     loss.contrast_group = 0  # pairs contrasted with each other (published: 64); 0: the whole global batch
     # batch|length (published: the batch is sorted by caption length, longest first, before it is split into groups)
     loss.contrast_group_order = "batch"

@@ -99,7 +99,7 @@ def contrastive_losses(
         if not settings.weights.of(name):
             continue
         with jax.named_scope(name):  # compiled programs name it: `afloc compile` counts the loops of each level
-            level = _level(name, image, text, settings.is_low_rank)
+            level = _level(name, image, text, settings)
             alike = None if settings.twins == "negative" else twins.pairs["report" if name == "report" else "local"]
             made = negatives if name == "sentence" else None
             if settings.objective == "sigmoid":
@@ -109,8 +109,9 @@ def contrastive_losses(
                 )
                 image_to_text[name] = text_to_image[name] = loss / 2
             elif settings.contrast_unit == "unit" and name != "report":
-                image_to_text[name] = _made_loss(level, made, settings, sample_weights)
-                text_to_image[name] = _unit_loss(level, group, settings, sample_weights, alike)
+                by_image, by_text = _unit_losses(level, group, settings, implementation, sample_weights, alike)
+                image_to_text[name] = by_image + _made_loss(level, made, settings, sample_weights)
+                text_to_image[name] = by_text
             elif around:
                 losses = _ring_losses(
                     name, level, around, settings, sample_weights, alike, _made_rows(level, made, settings)
@@ -167,14 +168,15 @@ def _implementation(settings: LossSettings, mesh: Mesh | None) -> str:
     return chosen
 
 
-def _level(name: LevelName, image: ImageLevels, text: TextLevels, low_rank: bool) -> _Level:
+def _level(name: LevelName, image: ImageLevels, text: TextLevels, settings: LossSettings) -> _Level:
     if name == "report":
         regions, units, counts = _wide(image.whole)[:, None], _wide(text.report)[:, None], text.word_count
     elif name == "sentence":
         regions, units, counts = image.deep, text.sentences, text.sentence_count
     else:
-        regions, units, counts = image.shallow, text.words, text.word_count
-        if low_rank:
+        regions = image.deep if settings.word_map == "deep" else image.shallow
+        units, counts = text.words, text.word_count
+        if settings.is_low_rank:
             if image.shallow_factors is None:
                 raise UsageError(
                     "loss.low_rank needs image levels with shallow_factors (AFLoc.__call__ with_factors=True)"
@@ -215,7 +217,20 @@ def _ring_losses(
     return ring.local_losses(*level[:4], around, settings, weights, level.projection, twins, made)
 
 
-def _unit_loss(level: _Level, group: int, settings: LossSettings, weights: Array | None, twins: Array | None) -> Array:
+def _unit_losses(
+    level: _Level,
+    group: int,
+    settings: LossSettings,
+    implementation: str,
+    weights: Array | None,
+    twins: Array | None,
+) -> tuple[Array, Array]:
+    if implementation == "definition" and settings.unit_negatives == "both" and group == len(level.counts):
+        relevance = definition.unit_relevance(_wide(level.regions), _wide(level.units), settings)
+        masked = None if settings.twins == "negative" else twins
+        return definition.multi_positive_contrast(
+            relevance, level.counts, settings.contrast_temperature, weights, masked
+        )
     regions, units, _, counts = (_grouped(array, group) for array in level[:4])
     weights, twins = (None if array is None else _grouped(array, group) for array in (weights, twins))
     return grouped_unit_contrast(regions, units, counts, settings, weights, twins)

@@ -11,7 +11,8 @@ are identical as drawn; at the other levels they share a sentence.
 Hard negatives, which are not either: n captions made from each caption by changing its sentences, so that they are
 false of its image. Only this image is compared with them, at the sentence level.
 
-The sigmoid objective, which is not either, is that of SigLIP (Zhai et al., ICCV 2023, arXiv 2303.15343), at each level.
+Contrasts of single units (see unit_contrast.py) are not either, nor is the sigmoid objective: that of SigLIP (Zhai et
+al., ICCV 2023, arXiv 2303.15343), at each level.
 """
 
 import flax.struct
@@ -307,3 +308,54 @@ def made_sigmoid(made: Float[Array, "*G B n"], scale: Scale, share: Float[Array,
     there = made > -jnp.inf
     losses = jax.nn.softplus(scale.logits(jnp.where(there, made, 0)))
     return (share[..., None] * jnp.where(there, losses, 0)).sum()
+
+
+def unit_relevance(
+    regions: Float[Array, "B N D"], units: Float[Array, "I T D"], settings: LossSettings = PUBLISHED
+) -> Float[Array, "B I T"]:
+    """The relevance r of single text units to every image, with c_n = cos(C_b[n], w) and k = region_sharpness:
+
+    r = (1/k) log mean_n exp(k c_n)                                     region_pooling = "logsumexp"
+    r = cos(w, sum_n a_n C_b[n] / |C_b[n]|),  a = softmax of k c over n     "similarity" (RadZero, arXiv 2504.07416)
+    """
+    k, norms = settings.region_sharpness, norm(regions)
+    c = cosine(jnp.einsum("bnd,itd->bitn", regions, units), norms[:, None, None] * norm(units)[:, :, None])
+    if settings.region_pooling == "logsumexp":
+        return (jax.nn.logsumexp(k * c, axis=-1) - jnp.log(c.shape[-1])) / k
+    directions = regions / jnp.maximum(norms, SMALLEST_NORM_PRODUCT)[..., None]
+    v = jnp.einsum("bitn,bnd->bitd", jax.nn.softmax(k * c, axis=-1), directions)
+    return cosine(jnp.einsum("itd,bitd->bit", units, v), norm(units) * norm(v))
+
+
+def multi_positive_contrast(
+    relevance: Float[Array, "B B T"],
+    counts: Int[Array, " B"],
+    contrast_temperature: float,
+    weights: Float[Array, " B"] | None = None,
+    masked: Bool[Array, "B B"] | None = None,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Both cross entropies of units that are positives of one image together, `(image_to_text, text_to_image)`.
+
+    It is the MP-NCE loss of RadZero (arXiv 2504.07416), after UniCLIP (arXiv 2209.13430). With l_bjt = temp3 r of
+    unit t of caption j to image b, q_it the weight of caption i over the sum of weights of all units, and t from 1 to
+    counts[i] - 1 (`[CLS]` is left out),
+
+        text_to_image = sum_it q_it (log sum_b exp l_bit - l_iit)
+        image_to_text = sum_it q_it (log (exp l_iit + sum over captions j other than i, units s, of exp l_ijs) - l_iit)
+
+    The other units of caption i are no negatives of unit t. A pair whose caption is empty is left out. `masked[i, j]`,
+    symmetric, leaves image j out of the sum over b for the units of caption i, and units of caption j for image i.
+    """
+    slot, own = jnp.arange(relevance.shape[2]), jnp.eye(len(counts), dtype=bool)
+    there = (slot > 0) & (slot < counts[:, None])  # [i, t]
+    share = jnp.where(there, 1 if weights is None else weights[:, None], 0).astype(relevance.dtype)
+    total = share.sum()
+    share = share / jnp.where(total > 0, total, 1)
+    logits, included = contrast_temperature * relevance, counts > 0
+    seen = included[:, None] & included & (True if masked is None else ~masked)
+    of_images = jnp.where((seen | own)[:, :, None], logits, -jnp.inf)
+    right = jnp.einsum("iit->it", logits)
+    others = jnp.where((seen & ~own)[:, :, None] & there, logits, jnp.finfo(logits.dtype).min)  # [i, j, s]
+    of_texts = jnp.logaddexp(right, jax.nn.logsumexp(others, axis=(1, 2))[:, None])
+    text_to_image = (share * (jax.nn.logsumexp(of_images, axis=0) - right)).sum()
+    return (share * (of_texts - right)).sum(), text_to_image

@@ -47,11 +47,13 @@ class LossSettings(Settings, section="loss"):
         attention_temperature: temp1, the sharpness of the softmax over regions.
         pooling_temperature: temp2, the sharpness of the sum over text units.
         contrast_temperature: temp3, the scale of similarities in the cross entropies.
+        word_map: the image map that words are compared with, "shallow" (published) or "deep" (as GLoRIA has one map).
         region_pooling: how the relevance of a text unit to an image follows from the regions. "attention" (published)
             takes the cosine of the unit with an attention-weighted mean of the regions. "logsumexp" takes a soft
             maximum of the unit's cosines with the single regions (multiple-instance pooling), so that a finding that
-            covers few regions is not averaged away.
-        region_sharpness: the k of that soft maximum.
+            covers few regions is not averaged away. "similarity" (RadZero) takes the cosine of the unit with the mean
+            of the regions' directions, weighted by a softmax of their cosines; it needs contrast_unit = "unit".
+        region_sharpness: the k of that soft maximum, and of that softmax.
         objective: what is made of the similarities: "softmax" (published), the cross entropies of
             `definition.contrast`, or "sigmoid" (SigLIP), one decision for every pair (`definition.sigmoid_contrast`).
             Then `contrast_temperature` and `sigmoid_bias` are where the temperature and the bias of each level start;
@@ -59,6 +61,8 @@ class LossSettings(Settings, section="loss"):
         sigmoid_bias: where that bias starts: at first a pair is taken to be wrong, as all but one of K are.
         contrast_unit: what is contrasted with the images: the whole "caption" (published), or every single "unit" of
             it (unit_contrast.py). The pooling temperature is not used with "unit".
+        unit_negatives: what a single unit is told from: other "images", or "both", other images and, for its image, the
+            units of other captions (RadZero; `definition.multi_positive_contrast`).
         contrast_group: the number of pairs contrasted with each other; 0 stands for all pairs of the batch.
         contrast_group_order: the order in which a batch is split into groups: that of the "batch", or by "length",
             longest caption first (published; `definition.length_order`). The training step puts the pairs in this order
@@ -89,11 +93,13 @@ class LossSettings(Settings, section="loss"):
     attention_temperature: float = setting(4.0, POSITIVE)
     pooling_temperature: float = setting(5.0, POSITIVE)
     contrast_temperature: float = setting(10.0, POSITIVE)
-    region_pooling: Literal["attention", "logsumexp"] = "attention"
+    word_map: Literal["shallow", "deep"] = "shallow"
+    region_pooling: Literal["attention", "logsumexp", "similarity"] = "attention"
     region_sharpness: float = setting(10.0, POSITIVE)
     objective: Literal["softmax", "sigmoid"] = "softmax"
     sigmoid_bias: float = setting(-10.0, Rule(math.isfinite, "a finite number"))
     contrast_unit: Literal["caption", "unit"] = "caption"
+    unit_negatives: Literal["images", "both"] = "images"
     contrast_group: int = setting(0, Rule(lambda pairs: pairs == 0 or pairs > 1, "0 (the whole batch) or at least 2"))
     contrast_group_order: Literal["batch", "length"] = "batch"
     twins: Twins = "negative"
@@ -119,9 +125,15 @@ class LossSettings(Settings, section="loss"):
         by_unit = self.contrast_unit == "unit"
         if by_unit and self.region_pooling == "attention":
             raise UsageError(
-                "loss.contrast_unit = 'unit': needs loss.region_pooling = 'logsumexp', because the published attention "
-                "compares the units of a caption with each other"
+                "loss.contrast_unit = 'unit': needs loss.region_pooling = 'logsumexp' or 'similarity', because the "
+                "published attention compares the units of a caption with each other"
             )
+        if self.region_pooling == "similarity" and not by_unit:
+            raise UsageError(
+                "loss.region_pooling = 'similarity': compares single units, so it needs loss.contrast_unit = 'unit'"
+            )
+        if by_unit and self.unit_negatives == "both" and self.twins == "share":
+            raise UsageError("loss.unit_negatives = 'both': needs loss.twins = 'negative' or 'mask', not 'share'")
         if by_unit and self.implementation == "ring":
             raise UsageError("loss.implementation = 'ring': needs loss.contrast_unit = 'caption'; set it to 'tiled'")
         if by_unit and self.objective == "sigmoid":
@@ -143,6 +155,8 @@ class LossSettings(Settings, section="loss"):
 
     def low_rank_needs(self) -> str:
         """The setting that has to change before `low_rank` can be on, as "needs ..."; empty if none has to."""
+        if self.word_map == "deep":
+            return "needs loss.word_map = 'shallow'"
         if self.contrast_unit == "unit":
             return "needs loss.contrast_unit = 'caption'"
         if self.implementation == "definition":

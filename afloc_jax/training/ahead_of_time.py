@@ -278,7 +278,8 @@ def tiles_of_levels(assembly: Assembly) -> dict[str, Tile]:
     image, text = assembly.embeddings_like()
     here = min(assembly.config.training.batch_size // mesh.size, loss.contrast_group or len(text.report))
     platform = mesh.devices.flat[0].platform
-    shapes = {"word": (image.shallow, text.words), "sentence": (image.deep, text.sentences)}
+    of_words = image.deep if loss.word_map == "deep" else image.shallow
+    shapes = {"word": (of_words, text.words), "sentence": (image.deep, text.sentences)}
     found = {}
     for level, (regions, units) in shapes.items():
         size = tile_size(loss, platform, here, math.prod(regions.shape[1:-1]), units.shape[1])

@@ -56,7 +56,7 @@ def step_flops(config: RunConfig, side: int) -> StepFlops:
     of_product = _FORWARD_AND_BACKWARD * 2 * group
     of_sentence = _FORWARD_AND_BACKWARD * 2 * (group + loss.hard_negatives)
     products = 2 if loss.region_pooling == "attention" else 1
-    shallow, features = regions["shallow"]
+    shallow, features = regions[loss.word_map]
     deep, _ = regions["deep"]
     pair = encoders
     if loss.weights.report:

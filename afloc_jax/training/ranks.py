@@ -40,24 +40,24 @@ def ranks(image: ImageLevels, text: TextLevels, settings: LossSettings) -> Ranks
     for level in LEVELS:
         if settings.weights.of(level):
             there = (text.sentence_count if level == "sentence" else text.word_count) > 0
-            for side, vectors in zip(("image", "text"), _sides(level, image, text, settings.is_low_rank), strict=True):
+            for side, vectors in zip(("image", "text"), _sides(level, image, text, settings), strict=True):
                 found[f"{side}/{level}"] = effective_rank(jax.lax.stop_gradient(vectors), there)
     return found
 
 
 def _sides(
-    level: LevelName, image: ImageLevels, text: TextLevels, low_rank: bool
+    level: LevelName, image: ImageLevels, text: TextLevels, settings: LossSettings
 ) -> tuple[Float[Array, "B D"], Float[Array, "B D"]]:
     if level == "report":
         return image.whole, text.report
     if level == "sentence":
         return _one_region(image.deep), _one_unit(text.sentences, text.sentence_count)
     words = _one_unit(text.words, text.word_count)
-    if low_rank:
+    if settings.is_low_rank:
         assert image.shallow_factors is not None  # or the losses would have raised
         features, projection = image.shallow_factors
         return _one_region(features) @ projection, words
-    return _one_region(image.shallow), words
+    return _one_region(image.deep if settings.word_map == "deep" else image.shallow), words
 
 
 def _one_region(regions: Float[Array, "B h w D"]) -> Float[Array, "B D"]:

@@ -90,7 +90,7 @@ def test_groups_contrast_only_among_themselves(float64):
     regions, units, counts = random_case(6, 5, 4, 3, [2, 3, 4, 2, 1, 3])
     parts = [unit_contrast(regions[rows], units[rows], counts[rows], SETTINGS) for rows in (slice(0, 3), slice(3, 6))]
     expected = sum(loss * total for loss, total in parts) / sum(total for _, total in parts)
-    grouped = grouped_unit_contrast(*(a.reshape(2, 3, *a.shape[1:]) for a in (regions, units, counts)), SETTINGS)
+    _, grouped = grouped_unit_contrast(*(a.reshape(2, 3, *a.shape[1:]) for a in (regions, units, counts)), SETTINGS)
     np.testing.assert_allclose(grouped, expected, rtol=1e-12)
 
 

@@ -27,6 +27,10 @@ TINY = {
 }
 BERT = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 BERT |= {"vocab_size": 120, "max_position_embeddings": 32}
+VIT = {"model.image.backbone": "dinov2_tiny"}
+VIT |= {
+    "model.image.options": {"blocks": 3, "shallow_block": 1, "width": 16, "mlp_width": 16, "patch": 8, "train_last": 2}
+}
 RESNET = {"model.image.backbone": "resnet_small", "model.image.options": {"widths": (4, 8, 8), "stem_width": 4}}
 
 
@@ -66,7 +70,14 @@ def test_train_says_its_own_name(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err.startswith("afloc train: config.optimizer.lr = -1.0: must be")
 
 
-@pytest.mark.parametrize(("name", "tower"), [("siglip", RESNET)])
+@pytest.mark.parametrize(
+    ("name", "tower"),
+    [
+        ("siglip", RESNET),
+        pytest.param("gloria", RESNET, marks=pytest.mark.slow),
+        pytest.param("radzero", VIT, marks=pytest.mark.slow),
+    ],
+)
 def test_twenty_steps_of_a_recipe_on_phantoms(name, tower, tmp_path):
     config = importlib.import_module(f"configs.{name}").get_config()
     changed(config, {**TINY, **tower, "data.directory": str(tmp_path / "data")})
