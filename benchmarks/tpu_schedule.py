@@ -4,7 +4,8 @@
 
 The TPU compiler estimates the cycles of each operation of a program. One line a part: a level's tile as the loss makes
 it for TPUs (losses/tile_size.py; `images` x `units`), by XLA or by the Pallas kernels, forward, or both passes as in
-the gradient pass, which computes the tile again.
+the gradient pass, which computes the tile again. Of the sigmoid objective (losses/sigmoid.py) "both" is all there is:
+one visit, with what makes the gradient of similarities in it. Softmax takes forward and both.
 
     share = matrix_cycles / cycles
     matrix_cycles = 2 products valid_units images regions width / flop_per_cycle
@@ -61,7 +62,9 @@ def main() -> None:
     if given.part:
         print(json.dumps(_count(given, *given.part.split("/"))))
         return
-    for part in itertools.product(LEVELS, ("xla", "pallas"), PRODUCTS):
+    for part in itertools.product(LEVELS, ("xla", "sigmoid", "pallas"), PRODUCTS):
+        if part[1:] == ("sigmoid", "forward"):
+            continue
         row = _in_child(given, *part)
         print(json.dumps(row) if given.json else _line(row), flush=True)
 
@@ -115,7 +118,7 @@ def _count(given: argparse.Namespace, level: str, implementation: str, which: st
             sharding = SingleDeviceSharding(topology_devices(given.topology)[0])
         except UserError as error:
             sys.exit(str(error))
-        make = {"xla": _xla_tile, "pallas": _pallas_tile}[implementation]
+        make = {"xla": _xla_tile, "sigmoid": _sigmoid_tile, "pallas": _pallas_tile}[implementation]
         tile, arguments, size = make(level, which, _lengths(given, level))
         arguments = jax.tree.map(
             lambda like: jax.ShapeDtypeStruct(like.shape, like.dtype, sharding=sharding), arguments
@@ -243,6 +246,30 @@ def _xla_tile(level: str, which: str, lengths: list[int]) -> tuple[Callable, tup
     if which == "forward":
         return forward, (images, text), counted
     return both, (images, text, like(1, 1, units, size.images)), counted
+
+
+def _sigmoid_tile(level: str, which: str, lengths: list[int]) -> tuple[Callable, tuple, dict]:
+    """The tile of `_xla_tile` in one visit: relevances, the gradient of similarities, and what is pulled back."""
+    import jax
+    import jax.numpy as jnp
+
+    from afloc_jax.losses.definition import Scale
+    from afloc_jax.losses.settings import PUBLISHED as settings
+    from afloc_jax.losses.sigmoid import d_rows
+    from afloc_jax.losses.tiles import d_relevance_in_visit
+    from afloc_jax.losses.tpu_tile import pooling_for_tpu
+
+    _, (images, text, like_r), counted = _xla_tile(level, "both", lengths)
+    pooling, slots = pooling_for_tpu(settings), text.slots.valid.shape[1]
+
+    def both(images, text, of_slots, log_temperature, bias):
+        r, saved = pooling.forward(images, text, settings)
+        gradient = d_relevance_in_visit(d_rows(Scale(log_temperature, bias), settings), pooling.slots_last, settings)
+        return r, pooling.backward(images, text, saved, gradient(text.slots, r, of_slots), settings)
+
+    number = jax.ShapeDtypeStruct((), jnp.float32)
+    of_slots = jax.ShapeDtypeStruct((3, 1, 1, slots, like_r.shape[-1]), jnp.float32)
+    return both, (images, text, of_slots, number, number), counted
 
 
 def _pallas_tile(level: str, which: str, lengths: list[int]) -> tuple[Callable, tuple, dict]:

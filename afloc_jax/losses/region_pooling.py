@@ -206,15 +206,19 @@ def present(slots: Slots, trailing: int) -> Bool[Array, "g 1 slots S *ones"]:
 
 
 def text_softmax(
-    scores: Float[Array, "g p U *N"], slots: Slots
+    scores: Float[Array, "g p U *N"], slots: Slots, at_most: float | None = None
 ) -> tuple[Float[Array, "g p U *N"], Float[Array, "g p slots *N"]]:
     """Softmax over the units of each caption, and the log-sum-exp of the caption in each slot [g, p, slots, *N].
 
-    Places without a unit get 0 in both.
+    Places without a unit get 0 in both. `at_most`, a number that no score exceeds and none is far below, spares finding
+    the maximum of each caption; an empty slot has that number.
     """
     by_slot = jnp.where(present(slots, scores.ndim - 3), in_slots(scores, slots), -jnp.inf)
-    largest = caption_max(by_slot.max(axis=3), slots)
-    largest = jnp.where(largest > -jnp.inf, largest, 0)  # empty slots
+    if at_most is None:
+        largest = caption_max(by_slot.max(axis=3), slots)
+        largest = jnp.where(largest > -jnp.inf, largest, 0)  # empty slots
+    else:
+        largest = jnp.full_like(by_slot[:, :, :, 0], at_most)
     weights = jnp.exp(by_slot - largest[:, :, :, None])
     total = caption_sum(weights.sum(axis=3), slots)
     total = jnp.where(total > 0, total, 1)  # empty slots

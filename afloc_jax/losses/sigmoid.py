@@ -175,7 +175,7 @@ def _value_and_scale_gradient(
     return jax.value_and_grad(functools.partial(terms.loss, relevance))(scale)
 
 
-def _d_rows(scale: Scale, settings: LossSettings) -> Callable[[Array, Array], Array]:
+def d_rows(scale: Scale, settings: LossSettings) -> Callable[[Array, Array], Array]:
     """dS of `tiles.rows_and_gradients`, from the weight, the sign and the number of units of each pair's caption."""
 
     def gradient(similarity: Array, of_captions: Array) -> Array:
@@ -239,7 +239,7 @@ def _around(settings: LossSettings, ring: Ring, platform: str) -> _Visit:
             source = (place(ring) - number) % ring.size
             of_captions = lax.dynamic_index_in_dim(by_device, source, axis=4, keepdims=False)
             block, here = rows_and_gradients(
-                regions, text, of_captions, _d_rows(inputs.scale, settings), settings, platform, start=d_regions
+                regions, text, of_captions, d_rows(inputs.scale, settings), settings, platform, start=d_regions
             )
             rows = lax.dynamic_update_index_in_dim(rows, block[:, 0], source, axis=2)
             return following, here.regions, jax.tree.map(jnp.add, travelled, (here.units, here.norms)), rows
@@ -317,7 +317,7 @@ def _in_tiles(settings: LossSettings, tiling: tiled.Tiling) -> _Visit:
         def some_groups(step: tuple[Array, Captions, Array]) -> tuple[Array, PyTree]:
             regions, text, of_captions = step
             rows, here = rows_and_gradients(
-                regions, text, of_captions, _d_rows(inputs.scale, settings), settings, tiling.platform,
+                regions, text, of_captions, d_rows(inputs.scale, settings), settings, tiling.platform,
                 start=jnp.zeros(regions.shape, wide),
             )  # fmt: skip
             return rows, (here.regions, here.units, here.norms)

@@ -33,7 +33,7 @@ from afloc_jax.losses.region_pooling import (
     present,
     text_softmax,
 )
-from afloc_jax.losses.settings import LossSettings
+from afloc_jax.losses.settings import LARGEST_KERNEL_TEMPERATURE, LossSettings
 from afloc_jax.losses.tile_size import kept_memory, slots_of_bin, tile_size
 from afloc_jax.losses.tpu_tile import pooling_for_tpu, slots_first, slots_last
 
@@ -202,19 +202,29 @@ def rows_and_gradients(
         d_rows: the gradient of the loss with respect to similarities, from these and `of_captions`, both of any shape.
         start: as in `tile_gradients`.
     """
-    slots_are_last, temperature = _pooling(settings, platform).slots_last, settings.pooling_temperature
+    d_relevance = d_relevance_in_visit(d_rows, _pooling(settings, platform).slots_last, settings)
+    gradients, rows = _visit(regions, text, of_captions, d_relevance, settings, platform, start=start, with_rows=True)
+    assert rows is not None
+    return rows, gradients
+
+
+def d_relevance_in_visit(
+    d_rows: Callable[[Array, Array], Array], slots_are_last: bool, settings: LossSettings
+) -> Callable[[Slots, Array, Array], Array]:
+    """The gradient of a tile's relevances from these alone, see `rows_and_gradients`."""
+    temperature = settings.pooling_temperature
 
     def d_relevance(slots: Slots, r: Array, of_slots: Array) -> Array:
         r = slots_first(r, slots.valid.shape[2], axis=2) if slots_are_last else r
-        p, pooled = text_softmax(temperature * r, slots)  # [g, p, U, m], [g, p, slots, m]
+        # r is at most 1, so temp2 may take the place of the maximum, see settings.py.
+        at_most = temperature if temperature <= LARGEST_KERNEL_TEMPERATURE else None
+        p, pooled = text_softmax(temperature * r, slots, at_most)  # [g, p, U, m], [g, p, slots, m]
         d_similarity = d_rows(settings.contrast_temperature * pooled, of_slots)
         d_slots = temperature * settings.contrast_temperature * d_similarity[:, :, :, None]
         d_r = (d_slots * in_slots(p, slots)).reshape(r.shape)
         return slots_last(d_r, slots.valid.shape[2], axis=2) if slots_are_last else d_r
 
-    gradients, rows = _visit(regions, text, of_captions, d_relevance, settings, platform, start=start, with_rows=True)
-    assert rows is not None
-    return rows, gradients
+    return d_relevance
 
 
 def _visit(
