@@ -60,7 +60,7 @@ def parts(monkeypatch, capsys, answer):
 def test_a_part_that_is_counted_is_an_object_a_line(monkeypatch, capsys):
     row = {"images": 4, "units": 512, "valid_units": 468.0, "cycles": 100, "matrix_cycles": 60, "share": 0.6}
     found = parts(monkeypatch, capsys, lambda command, **_: subprocess.CompletedProcess(command, 0, json.dumps(row)))
-    assert len(found) == 8 and found[1]["part"] == "word xla" and found[1]["pass"] == "both"
+    assert len(found) == 10 and found[1]["part"] == "word xla" and found[1]["pass"] == "both"
     assert all(line.items() >= row.items() and "not_counted" not in line for line in found)
 
 
@@ -83,4 +83,4 @@ def slow(command, timeout, **_):
 )
 def test_a_part_that_cannot_be_counted_is_a_line_that_says_why(answer, words, monkeypatch, capsys):
     found = parts(monkeypatch, capsys, answer)
-    assert len(found) == 8 and all(words in line["not_counted"] for line in found)
+    assert len(found) == 10 and all(words in line["not_counted"] for line in found)

@@ -47,13 +47,13 @@ class LossSettings(Settings, section="loss"):
         attention_temperature: temp1, the sharpness of the softmax over regions.
         pooling_temperature: temp2, the sharpness of the sum over text units.
         contrast_temperature: temp3, the scale of similarities in the cross entropies.
-        word_map: the image map that words are compared with, "shallow" (published) or "deep" (as GLoRIA has one map).
         region_pooling: how the relevance of a text unit to an image follows from the regions. "attention" (published)
             takes the cosine of the unit with an attention-weighted mean of the regions. "logsumexp" takes a soft
             maximum of the unit's cosines with the single regions (multiple-instance pooling), so that a finding that
             covers few regions is not averaged away. "similarity" (RadZero) takes the cosine of the unit with the mean
             of the regions' directions, weighted by a softmax of their cosines; it needs contrast_unit = "unit".
         region_sharpness: the k of that soft maximum, and of that softmax.
+        word_map: the image map that words are compared with, "shallow" (published) or "deep" (as GLoRIA has one map).
         objective: what is made of the similarities: "softmax" (published), the cross entropies of
             `definition.contrast`, or "sigmoid" (SigLIP), one decision for every pair (`definition.sigmoid_contrast`).
             Then `contrast_temperature` and `sigmoid_bias` are where the temperature and the bias of each level start;
@@ -93,9 +93,9 @@ class LossSettings(Settings, section="loss"):
     attention_temperature: float = setting(4.0, POSITIVE)
     pooling_temperature: float = setting(5.0, POSITIVE)
     contrast_temperature: float = setting(10.0, POSITIVE)
-    word_map: Literal["shallow", "deep"] = "shallow"
     region_pooling: Literal["attention", "logsumexp", "similarity"] = "attention"
     region_sharpness: float = setting(10.0, POSITIVE)
+    word_map: Literal["shallow", "deep"] = "shallow"
     objective: Literal["softmax", "sigmoid"] = "softmax"
     sigmoid_bias: float = setting(-10.0, Rule(math.isfinite, "a finite number"))
     contrast_unit: Literal["caption", "unit"] = "caption"
