@@ -119,9 +119,9 @@ def run(values: flags.FlagValues) -> int:
         from afloc_jax.training.config import override
 
         override(values.config, "data.exclude_words", values.exclude_words)
-    # Imported late: JAX takes seconds to start, and a sweep must leave the devices to its runs.
     if "transfer" in values.config:
         return run_transfer(values, workdir)
+    # Imported late: JAX takes seconds to start, and a sweep must leave the devices to its runs.
     if values.sweep:
         from afloc_jax.training.launchers import launcher_of
         from afloc_jax.training.sweep import run_sweep

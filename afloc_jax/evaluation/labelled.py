@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
@@ -268,18 +268,37 @@ def embed_records(
     With the framing "crop" the middle is cut out of the part of the stored square that shows the image. Raises
     UserError for an embedding that is not finite.
     """
+    return encoded_records(
+        lambda squares: np.asarray(model.embed_squares(squares).whole), model, source, rows, framing, name
+    )
+
+
+def encoded_records(
+    encode: Callable[[UInt8[np.ndarray, "B S S"]], Float[np.ndarray, "B F"]],
+    model: Model,
+    source: Records,
+    rows: Int[np.ndarray, " n"],
+    framing: Framing,
+    name: str,
+) -> Float[np.ndarray, "n F"]:
+    """What `encode` gives of the squares of records, in the model's batches, each by one process; see `embed_records`.
+
+    Raises UserError where a value is not finite.
+    """
     parts: list[np.ndarray | None] = []
     starts = range(0, len(rows), model.batch_size)
     for number, start in enumerate(tqdm(starts, desc=name, unit="batch", disable=None)):
-        if not is_own(number):
-            parts.append(None)
-            continue
-        squares = [framed(source[int(row)], framing) for row in rows[start : start + model.batch_size]]
-        parts.append(np.asarray(model.embed_squares(np.stack(squares)).whole))
-    embeddings = np.concatenate(gathered(parts))
-    if not np.isfinite(embeddings).all():
+        mine = rows[start : start + model.batch_size]
+        parts.append(encode(squares_of(source, mine, framing)) if is_own(number) else None)
+    found = np.concatenate(gathered(parts))
+    if not np.isfinite(found).all():
         raise UserError("an image embedding holds NaN or infinity: the weights are damaged or the training diverged")
-    return embeddings
+    return found
+
+
+def squares_of(source: Records, rows: Int[np.ndarray, " n"], framing: Framing) -> UInt8[np.ndarray, "n S S"]:
+    """The squares of records, see `framed`."""
+    return np.stack([framed(source[int(row)], framing) for row in rows])
 
 
 def framed(record: Record, framing: Framing) -> UInt8[np.ndarray, "S S"]:

@@ -1,8 +1,8 @@
 """How the memory of the host is given back: hardly, while a run trains on its CPU.
 
 A step of XLA on CPUs takes its temporaries from malloc and frees them. glibc returns so large a block to the system at
-once, and the next step waits for it to be cleared, page by page: a fifth of the processor time of the demo's steps
-(docs/training.md). Here freed memory stays with the process, in one arena, so that every thread finds it again.
+once, and the next step waits for it to be cleared, page by page (docs/training.md, "On a CPU", has what that costs).
+Here freed memory stays with the process, in one arena, so that every thread finds it again.
 """
 
 import ctypes

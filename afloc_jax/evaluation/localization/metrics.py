@@ -158,7 +158,7 @@ METRICS = (
         lambda p: stability(p.overlap.predicted) if p.inside.any() else float("nan"),
         published=False,
     ),
-    # Of protocol generalised alone:
+    # The rest belongs to protocol generalised alone.
     Metric("f1", "F1", "F1 of boxes matched one to one at IoU 0.5; 1 if none is drawn and none belongs", highest=1.0),
     Metric("f1_exact", "F1 = 1", "share of prompts whose boxes are all right", highest=1.0),
     Metric("f1_present", "F1, with box", "F1 of prompts that have a box", highest=1.0),

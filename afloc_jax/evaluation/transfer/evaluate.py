@@ -9,17 +9,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
 from afloc_jax.evaluation.files import write_folder
-from afloc_jax.evaluation.labelled import LabelledRecords
+from afloc_jax.evaluation.labelled import LabelledRecords, encoded_records
 from afloc_jax.evaluation.results import ByCategory, Overall
 from afloc_jax.evaluation.statistics import discrimination
 from afloc_jax.evaluation.statistics.bootstrap import Replicates
 from afloc_jax.evaluation.statistics.coverage import few_positives
 from afloc_jax.evaluation.statistics.jackknife import Weights
 from afloc_jax.evaluation.task import JsonObject, Models
-from afloc_jax.evaluation.transfer.features import whole_features
 from afloc_jax.evaluation.transfer.linear import Linear, choose, fit_path
 from afloc_jax.evaluation.transfer.metrics import UNTRAINED, key_of
 from afloc_jax.evaluation.transfer.result import Baseline, Share, TransferResult
@@ -85,8 +84,12 @@ class Probe:
 
 def fit_probes(model: Model, splits: Splits, settings: TransferSettings) -> dict[str, Probe]:
     """The linear probe of each subset, by its name. The features are computed once."""
+
+    def whole(squares: UInt8[np.ndarray, "B S S"]) -> Float[np.ndarray, "B F"]:
+        return model.backbone_features(squares)["whole"]
+
     features = {
-        part: whole_features(model, splits.sources[part], records.rows, settings.framed, f"{part} images")
+        part: encoded_records(whole, model, splits.sources[part], records.rows, settings.framed, f"{part} images")
         for part, records in splits.labelled.items()
     }
     labels = {part: records.labels for part, records in splits.labelled.items()}

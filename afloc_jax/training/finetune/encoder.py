@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import scipy.special
 from jaxtyping import Array, Float, Int, PyTree, UInt8
 from tqdm import tqdm
 
 from afloc_jax.errors import UserError
-from afloc_jax.evaluation.labelled import LabelledRecords, framed
+from afloc_jax.evaluation.labelled import LabelledRecords, squares_of
 from afloc_jax.evaluation.transfer.evaluate import Fitted
-from afloc_jax.evaluation.transfer.features import squares_of
 from afloc_jax.evaluation.transfer.linear import Linear, mean_auc
 from afloc_jax.evaluation.transfer.splits import TEST, TRAIN, VALIDATION, Splits
 from afloc_jax.evaluation.transfer.subsets import Subset
@@ -76,11 +76,11 @@ class Examples:
         epoch, number = divmod(step, len(self.rows) // size)
         order = np.random.default_rng((seed, epoch)).permutation(len(self.rows))
         chosen = order[number * size : (number + 1) * size]
-        images = [framed(self.source[int(row)], self.framing) for row in self.rows[chosen]]
+        images = squares_of(self.source, self.rows[chosen], self.framing)
         if augmented:
             rng = np.random.default_rng((seed, step, 1))
-            images = [augment(image, draw(rng)) for image in images]
-        return {"image": np.stack(images), "label": self.labels[chosen].astype(np.float32)}
+            images = np.stack([augment(image, draw(rng)) for image in images])
+        return {"image": images, "label": self.labels[chosen].astype(np.float32)}
 
 
 def fine_tune(
@@ -171,7 +171,7 @@ def fine_tune(
         checkpoints.close()
     logits = _all_logits(logits_of, TrainState.from_saved(best), examples[TEST])
     chosen = {"step": step, "of steps": progress.step, "validation loss": progress.best_loss}
-    return Fitted(np.asarray(1 / (1 + np.exp(-logits))), chosen)
+    return Fitted(np.asarray(scipy.special.expit(logits)), chosen)
 
 
 def trained_network(model: Model, precision: str) -> AFLoc:
@@ -257,7 +257,8 @@ def _all_logits(logits_of: Callable[..., Array], state: TrainState, examples: Ex
     """The logits of all examples; the last batch is filled with its last image, so that one shape is compiled."""
 
     def parts() -> Iterator[np.ndarray]:
-        for squares in squares_of(examples.source, examples.rows, examples.framing, _SHOWN):
+        for first in range(0, len(examples.rows), _SHOWN):
+            squares = squares_of(examples.source, examples.rows[first : first + _SHOWN], examples.framing)
             filled = np.concatenate([squares, np.repeat(squares[-1:], _SHOWN - len(squares), axis=0)])
             yield np.asarray(logits_of(state.params, state.batch_stats, filled))[: len(squares)]
 
