@@ -4,8 +4,9 @@
 
 The TPU compiler estimates the cycles of each operation of a program. One line a part: a level's tile as the loss makes
 it for TPUs (losses/tile_size.py; `images` x `units`), by XLA or by the Pallas kernels, forward, or both passes as in
-the gradient pass, which computes the tile again. Of the sigmoid objective (losses/sigmoid.py) "both" is all there is:
-one visit, with what makes the gradient of similarities in it. Softmax takes forward and both.
+the gradient pass, which computes the tile again. Softmax takes forward and both. Of the sigmoid objective
+(losses/sigmoid.py) "both" is all there is: one visit, with what makes the gradient of similarities in it. It is counted
+where --part asks for it (word/sigmoid/both, sentence/sigmoid/both).
 
     share = matrix_cycles / cycles
     matrix_cycles = 2 products valid_units images regions width / flop_per_cycle
@@ -42,6 +43,7 @@ FLOP_PER_CYCLE = {"v5e": 131_072, "v6e": 524_288}  # of a core, in bfloat16 prod
 PRODUCTS = {"forward": 2, "both": 6}
 LONGEST, SEED = 97, 0
 HIGHEST_SHARE = 0.95
+NOTHING = 3  # the exit status of a part that has no compiler, or no such topology: nor has any other
 
 
 def main() -> None:
@@ -52,19 +54,21 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=Path, help="vocab.txt, with --reports")
     parser.add_argument("--seconds", type=float, default=240, help="most time for one part")
     parser.add_argument("--json", action="store_true", help="one object a line")
-    parser.add_argument("--part", help=argparse.SUPPRESS)
+    parser.add_argument("--part", metavar="LEVEL/IMPLEMENTATION/PASS", help="this part alone, in this process")
     given = parser.parse_args()
     kind = given.topology.partition(":")[0]
     if kind not in FLOP_PER_CYCLE:
         parser.error(f"--topology {given.topology}: the FLOPs a cycle are known of {' and '.join(FLOP_PER_CYCLE)}")
     if (given.reports is None) != (given.vocabulary is None):
         parser.error("--reports and --vocabulary go together")
+    try:
+        prepare_platform(given.topology)
+    except UserError as error:
+        parser.error(str(error))
     if given.part:
         print(json.dumps(_count(given, *given.part.split("/"))))
         return
-    for part in itertools.product(LEVELS, ("xla", "sigmoid", "pallas"), PRODUCTS):
-        if part[1:] == ("sigmoid", "forward"):
-            continue
+    for part in itertools.product(LEVELS, ("xla", "pallas"), PRODUCTS):
         row = _in_child(given, *part)
         print(json.dumps(row) if given.json else _line(row), flush=True)
 
@@ -97,6 +101,8 @@ def _in_child(given: argparse.Namespace, level: str, implementation: str, which:
         done = subprocess.run(command, capture_output=True, text=True, timeout=given.seconds, check=False)
     except subprocess.TimeoutExpired:
         return row | nothing | {"not_counted": f"the compiler took more than {given.seconds:g} s"}
+    if done.returncode == NOTHING:
+        sys.exit(why(done))
     if done.returncode:
         return row | nothing | {"not_counted": why(done)}
     counted = json.loads(done.stdout.splitlines()[-1])
@@ -108,7 +114,6 @@ def _in_child(given: argparse.Namespace, level: str, implementation: str, which:
 def _count(given: argparse.Namespace, level: str, implementation: str, which: str) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["LIBTPU_INIT_ARGS"] = f"--xla_jf_dump_static_llo_profile_to={folder}/profile"
-        prepare_platform(given.topology)  # before anything imports JAX
         import jax
         from jax.sharding import SingleDeviceSharding
 
@@ -117,7 +122,8 @@ def _count(given: argparse.Namespace, level: str, implementation: str, which: st
         try:
             sharding = SingleDeviceSharding(topology_devices(given.topology)[0])
         except UserError as error:
-            sys.exit(str(error))
+            print(error, file=sys.stderr)
+            sys.exit(NOTHING)
         make = {"xla": _xla_tile, "sigmoid": _sigmoid_tile, "pallas": _pallas_tile}[implementation]
         tile, arguments, size = make(level, which, _lengths(given, level))
         arguments = jax.tree.map(

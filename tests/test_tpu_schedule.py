@@ -1,6 +1,7 @@
 """Reading a compiled program's cycles (benchmarks/tpu_schedule.py); the TPU compiler itself is not needed."""
 
 import json
+import os
 import signal
 import subprocess
 
@@ -52,6 +53,7 @@ def test_a_product_without_cycles_is_named():
 def parts(monkeypatch, capsys, answer):
     """The lines of all parts where every child process gives this answer."""
     monkeypatch.setattr(tpu_schedule.subprocess, "run", answer)
+    monkeypatch.setattr(tpu_schedule, "prepare_platform", lambda topology: None)  # it changes the environment
     monkeypatch.setattr("sys.argv", ["tpu_schedule", "--topology", "v5e:4x4", "--json"])
     tpu_schedule.main()
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -60,8 +62,20 @@ def parts(monkeypatch, capsys, answer):
 def test_a_part_that_is_counted_is_an_object_a_line(monkeypatch, capsys):
     row = {"images": 4, "units": 512, "valid_units": 468.0, "cycles": 100, "matrix_cycles": 60, "share": 0.6}
     found = parts(monkeypatch, capsys, lambda command, **_: subprocess.CompletedProcess(command, 0, json.dumps(row)))
-    assert len(found) == 10 and found[1]["part"] == "word xla" and found[1]["pass"] == "both"
+    assert len(found) == 8 and found[1]["part"] == "word xla" and found[1]["pass"] == "both"
     assert all(line.items() >= row.items() and "not_counted" not in line for line in found)
+
+
+def test_a_missing_compiler_and_a_topology_that_is_none_are_one_line(monkeypatch, capsys):
+    missing = subprocess.CompletedProcess([], tpu_schedule.NOTHING, "", "--topology v5e:3x5: no such topology\n")
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setattr("sys.argv", ["tpu_schedule", "--topology", "v5e:4x4x4"])
+    with pytest.raises(SystemExit, match="2"):
+        tpu_schedule.main()
+    out, error = capsys.readouterr()
+    assert not out and "--topology v5e:4x4x4: chips of v5e lie on a grid of two sides" in error.splitlines()[-1]
+    with pytest.raises(SystemExit, match=r"^--topology v5e:3x5: no such topology$"):
+        parts(monkeypatch, capsys, lambda command, **_: missing)
 
 
 def slow(command, timeout, **_):
@@ -83,4 +97,4 @@ def slow(command, timeout, **_):
 )
 def test_a_part_that_cannot_be_counted_is_a_line_that_says_why(answer, words, monkeypatch, capsys):
     found = parts(monkeypatch, capsys, answer)
-    assert len(found) == 10 and all(words in line["not_counted"] for line in found)
+    assert len(found) == 8 and all(words in line["not_counted"] for line in found)

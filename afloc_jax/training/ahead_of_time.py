@@ -10,6 +10,7 @@ import bisect
 import contextlib
 import dataclasses
 import functools
+import importlib.util
 import math
 import re
 from collections import Counter
@@ -35,7 +36,8 @@ from afloc_jax.training.mesh import batch_sharding, build_mesh, replicated
 from afloc_jax.training.permutes import RingPermutes, ring_permutes
 from afloc_jax.training.program_text import Program, read
 from afloc_jax.training.settings import LowRank, RunConfig
-from afloc_jax.training.topology import hosts_and_cards
+from afloc_jax.training.topology import chips_of_host, hosts_and_cards
+from afloc_jax.training.xla_flags import GPU_PLUGINS
 
 Part = Literal["step", "loss"]
 
@@ -134,7 +136,12 @@ class LargestBatch:
 
 
 def topology_devices(topology: str) -> list[jax.Device]:
-    """The devices of a topology; they need not exist. Raises UserError where the topology's compiler is missing."""
+    """The devices of a topology; they need not exist.
+
+    Raises:
+        UserError: the topology's compiler is missing or does not start.
+        UsageError: it knows no such topology.
+    """
     kind, _, shape = topology.partition(":")
     if kind == "cpu":
         devices = jax.devices("cpu")
@@ -142,19 +149,25 @@ def topology_devices(topology: str) -> list[jax.Device]:
             raise UserError(f"--topology {topology}: JAX started with {len(devices)} devices; use a new process")
         return devices[: int(shape)]
     card = CARDS.get(kind)
-    needed, extra = ("GPU", "cuda13") if card else ("TPU", "tpu")
+    needed, extra, packages = ("GPU", "cuda13", GPU_PLUGINS) if card else ("TPU", "tpu", ("libtpu",))
     try:
         if card:
             shape = hosts_and_cards(topology)
             found = topologies.get_topology_desc(platform="cuda", topology=shape, target_config=card.description())
         else:
-            found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+            found = topologies.get_topology_desc(
+                platform="tpu", topology_name=topology, chips_per_host_bounds=chips_of_host(topology)
+            )
     except Exception as error:
         first = (str(error).splitlines() or [""])[0]
-        raise UserError(
-            f"--topology {topology}: no such topology, or no {needed} compiler ({first}); "
-            f'the compiler comes with pip install "jax[{extra}]" and needs no {needed}'
-        ) from error
+        if not any(map(importlib.util.find_spec, packages)):
+            raise UserError(
+                f'--topology {topology}: there is no {needed} compiler; it comes with pip install "jax[{extra}]" and '
+                f"needs no {needed}"
+            ) from error
+        if first.startswith("INVALID_ARGUMENT"):
+            raise UsageError(f"--topology {topology}: no such topology ({first})") from error
+        raise UserError(f"--topology {topology}: the {needed} compiler does not start ({first})") from error
     return list(found.devices)
 
 

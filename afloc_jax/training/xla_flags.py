@@ -23,7 +23,7 @@ GPU_FLAGS = (
 # XLA ends a process whose XLA_FLAGS it does not know. Flags are therefore set only for versions that have been seen to
 # accept them.
 ACCEPTED_BY = ("0.10.2", "0.11.2", "0.12.0.1")
-_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
+GPU_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
 _DRIVER = Path("/proc/driver/nvidia/version")
 
 
@@ -57,7 +57,7 @@ def platform_ahead(environment: Mapping[str, str]) -> str:
     if first := environment.get("JAX_PLATFORMS", "").split(",")[0]:
         return "gpu" if first == "cuda" else first
     hidden = environment.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1")
-    if not hidden and _DRIVER.exists() and any(importlib.util.find_spec(name) for name in _PLUGINS):
+    if not hidden and _DRIVER.exists() and any(importlib.util.find_spec(name) for name in GPU_PLUGINS):
         return "gpu"
     return "tpu" if importlib.util.find_spec("libtpu") else "cpu"
 

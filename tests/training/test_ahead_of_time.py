@@ -16,6 +16,7 @@ from afloc_jax.training import ahead_of_time
 from afloc_jax.training.buffers import Buffer
 from afloc_jax.training.gpu_cards import CARDS, FRACTIONS
 from afloc_jax.training.settings import LowRank, RunConfig
+from afloc_jax.training.topology import chips_of_host
 from configs.afloc import get_config
 from tests.compiler import xla_flags
 
@@ -120,13 +121,33 @@ def test_cards_of_several_hosts_belong_to_as_many_processes():
     assert json.loads(done.stdout) == [0] * 4 + [1] * 4
 
 
-def test_the_gpu_compiler_is_named_where_it_is_missing(monkeypatch):
-    def missing(**_):
-        raise RuntimeError("no cuda here")
+@pytest.mark.parametrize(
+    ("topology", "there", "said", "error", "words"),
+    [
+        ("h100:8", False, "no cuda here", UserError, r'no GPU compiler; it comes with pip install "jax\[cuda13\]"'),
+        ("v5e:4x4", False, "not installed", UserError, r'no TPU compiler; it comes with pip install "jax\[tpu\]"'),
+        ("h100:8", True, "wrong version\n#1", UserError, r"the GPU compiler does not start \(wrong version\)$"),
+        ("v5e:3x5", True, "INVALID_ARGUMENT: 3", UsageError, r"no such topology \(INVALID_ARGUMENT: 3\)$"),
+    ],
+)
+def test_a_missing_compiler_is_told_from_a_topology_that_is_none(topology, there, said, error, words, monkeypatch):
+    def refuse(**_):
+        raise RuntimeError(said)
 
-    monkeypatch.setattr(ahead_of_time.topologies, "get_topology_desc", missing)
-    with pytest.raises(UserError, match=r'no GPU compiler \(no cuda here\).*pip install "jax\[cuda13\]"'):
-        ahead_of_time.topology_devices("h100:8")
+    monkeypatch.setattr(ahead_of_time.topologies, "get_topology_desc", refuse)
+    monkeypatch.setattr(ahead_of_time.importlib.util, "find_spec", lambda name: there or None)
+    with pytest.raises(error, match=words) as caught:
+        ahead_of_time.topology_devices(topology)
+    assert type(caught.value) is error
+
+
+def test_a_slice_smaller_than_a_host_is_a_host():
+    assert [chips_of_host(f"v5e:{shape}") for shape in ("1x1", "1x4", "2x4", "16x16")] == [
+        (1, 1, 1),
+        (1, 2, 1),
+        (2, 2, 1),
+        (2, 2, 1),
+    ]
 
 
 def test_what_jax_takes_of_a_card_is_what_fits(monkeypatch):
@@ -228,6 +249,10 @@ def test_a_batch_that_does_not_divide_is_refused():
         (["--topology", "h900:8"], "write v5e:16x16"),
         (["--topology", "h100:8x"], "h100:4x8 (hosts x cards)"),
         (["--topology", "a100:0"], "write v5e:16x16"),
+        (["--topology", "a100:1000000"], "write v5e:16x16"),
+        (["--topology", "v5e:0x4"], "write v5e:16x16"),
+        (["--topology", "v5e:4x4x4"], "chips of v5e lie on a grid of two sides, at most 16x16"),
+        (["--topology", "v6e:4x32"], "chips of v6e lie on a grid of two sides, at most 16x16"),
         (["--topology", "cpu:8", "--set", "loss.sharpness=3"], "config.loss.sharpness: unknown key"),
         (["--topology", "cpu:8", "--global_batch", "1"], "training.batch_size = 1"),
         (["--topology", "cpu:2", "--largest"], "--topology cpu:2: has no limit"),

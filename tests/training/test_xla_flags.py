@@ -43,13 +43,13 @@ def test_a_version_that_has_not_been_tried_gets_none():
 
 def test_without_a_platform_plugin_driver_and_visible_card_decide(monkeypatch, tmp_path):
     monkeypatch.setattr(xla_flags, "_DRIVER", tmp_path / "version")
-    monkeypatch.setattr(xla_flags, "_PLUGINS", ("json",))
+    monkeypatch.setattr(xla_flags, "GPU_PLUGINS", ("json",))
     assert flags({}) is None  # no driver
     (tmp_path / "version").touch()
     assert flags({}) == ALL
     assert flags({"CUDA_VISIBLE_DEVICES": ""}) is None and flags({"CUDA_VISIBLE_DEVICES": "-1"}) is None
     assert flags({"CUDA_VISIBLE_DEVICES": "0,1"}) == ALL
-    monkeypatch.setattr(xla_flags, "_PLUGINS", ("no_such_plugin",))
+    monkeypatch.setattr(xla_flags, "GPU_PLUGINS", ("no_such_plugin",))
     assert flags({}) is None
 
 
