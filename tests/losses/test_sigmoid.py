@@ -120,7 +120,7 @@ def test_the_definition_is_that_of_plain_loops(treatment):
     ("group", "changes"),
     [
         (0, {}),
-        (4, {"region_pooling": "logsumexp"}),
+        pytest.param(4, {"region_pooling": "logsumexp"}, marks=pytest.mark.slow),
         (8, {"twins": "mask", "hard_negatives": NUMBER}),
         (0, {"twins": "share", "hard_negatives": NUMBER, "tile_memory": "1"}),
     ],
@@ -141,9 +141,9 @@ def test_tiles_give_the_definition(group, changes):
     [
         (8, 0, {}),
         (8, 4, {"region_pooling": "logsumexp"}),
-        (8, 2, {"twins": "share"}),
+        pytest.param(8, 2, {"twins": "share"}, marks=pytest.mark.slow),
         (2, 0, {"twins": "mask", "hard_negatives": NUMBER}),
-        (1, 4, {}),
+        pytest.param(1, 4, {}, marks=pytest.mark.slow),
     ],
 )
 def test_a_ring_gives_the_definition(devices, group, changes):
@@ -159,7 +159,7 @@ def test_a_ring_gives_the_definition(devices, group, changes):
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("devices", [1, pytest.param(8, marks=pytest.mark.slow)])
 def test_the_word_level_in_the_width_of_its_factors(devices):
     """Tiles, and a ring of eight."""
     if len(jax.devices()) < devices:

@@ -1,6 +1,6 @@
-"""Six training steps from the weights and inputs of the goldens, in float64; prints them as JSON.
+"""Training steps from the weights and inputs of the goldens, at most six, in float64; prints them as JSON.
 
-python -m tests.training.golden_steps ../shared/goldens
+python -m tests.training.golden_steps ../shared/goldens 6
 
 A program of its own, for a test to start: with the eight devices of the other tests, XLA runs eight threads that wait
 by spinning, and where something else wants the cores too these steps take ten times as long.
@@ -55,8 +55,8 @@ def _filled(goldens, config):
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), variables)
 
 
-def six_steps(goldens, facts, arrays, config):
-    """[6, 5] loss, report, sentence, word and gradient norm; the first 8 numbers of every parameter afterwards."""
+def steps(count, goldens, facts, arrays, config):
+    """[count, 5] loss, report, sentence, word and gradient norm; the first 8 numbers of every parameter afterwards."""
     model = build(config.model, dtype=jnp.float64)
     variables = _filled(goldens, config)
     mesh = build_mesh(jax.devices()[:1])
@@ -68,7 +68,7 @@ def six_steps(goldens, facts, arrays, config):
 
     images = arrays["images"].astype(np.float64)
     rows = []
-    for number in range(6):
+    for number in range(count):
         noise = np.random.default_rng(facts["seed"] * 100 + number).standard_normal((len(images), 1, 224, 224))
         state, metrics = step(state, place_batch({"image": images + 0.05 * noise[:, 0], **tokens}, mesh))
         rows.append(
@@ -78,11 +78,11 @@ def six_steps(goldens, facts, arrays, config):
     return np.array(rows), {name: np.asarray(value).flatten()[:8] for name, value in final.items()}
 
 
-def main(goldens: Path) -> None:
+def main(goldens: Path, count: int) -> None:
     with jax.enable_x64(True):
-        trajectory, parameters = six_steps(goldens, *_setup(goldens))
+        trajectory, parameters = steps(count, goldens, *_setup(goldens))
     print(json.dumps({"trajectory": trajectory.tolist(), "parameters": {k: v.tolist() for k, v in parameters.items()}}))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))

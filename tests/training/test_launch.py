@@ -220,7 +220,7 @@ def get_config():
 """
 
 
-def test_two_steps_of_the_published_objective_on_the_phantoms_of_the_demo(tmp_path, capsys):
+def test_the_demo_of_the_published_objective_departs_in_rate_and_epochs():
     """Its loss, groups, drawing, maps and optimiser are those of configs/published.py, but for rate and epochs."""
     run, release = RunConfig.from_config(demo_published.get_config()), RunConfig.from_config(published.get_config())
     assert run.loss == release.loss and run.localization == release.localization
@@ -229,6 +229,9 @@ def test_two_steps_of_the_published_objective_on_the_phantoms_of_the_demo(tmp_pa
     assert run.data == dataclasses.replace(release.data, **phantoms)
     assert run.training.epochs == 3 and not run.training.steps
 
+
+@pytest.mark.slow
+def test_two_steps_of_the_published_objective_on_the_phantoms_of_the_demo(tmp_path, capsys):
     (tmp_path / "config.py").write_text(DEMO_PUBLISHED.format(data=str(tmp_path / "data")))
     assert launch.main(["launch.py", f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path / 'run'}"]) == 0
     assert "finished after 2 steps" in capsys.readouterr().err
