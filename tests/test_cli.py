@@ -56,6 +56,13 @@ def test_help_answers_without_loading_jax_or_a_web_server():
     assert done.stdout.strip() == "set()"
 
 
+def test_files_may_stand_before_between_and_after_flags():
+    given = parser().parse_args(["serve", "a", "--port", "0", "b"])
+    assert (given.model.name, given.other.name, given.port) == ("a", "b", 0)
+    given = parser().parse_args(["localize", "--prompt", "x", "m", "1.png", "--out", "o", "2.png", "--", "-3.png"])
+    assert (given.model.name, [image.name for image in given.images]) == ("m", ["1.png", "2.png", "-3.png"])
+
+
 def test_flags_are_spelled_with_underscores_or_with_hyphens():
     call = ["evaluate", "m", "--dataset", "d-d", "--data", "d", "--out", "o-o", "--title=a-b"]
     for flag in (["--class_prompt", "x-y"], ["--class-prompt", "x-y"], ["--class-prompt=x-y"], ["--class-p", "x-y"]):

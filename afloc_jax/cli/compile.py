@@ -91,7 +91,8 @@ def run(given: Namespace) -> int:
     from afloc_jax.training.settings import RunConfig
 
     recipes.make_importable()
-    loaded = load(recipes.find(given.config, "config"), dict(given.set))
+    path, variant = recipes.find_variant(given.config, "config")
+    loaded = load(path, dict(given.set), variant)
     if given.global_batch:
         loaded.training.batch_size = given.global_batch
     config = RunConfig.from_config(loaded)

@@ -99,8 +99,8 @@ def _with_files(arguments: list[str]) -> list[str]:
 
 def _file(given: str, kind: str) -> str:
     """The file of a recipe or a config file, with the text after ":" that the file itself reads."""
-    name, colon, rest = given.partition(":")
-    return f"{recipes.find(name, kind)}{colon}{rest}"
+    path, variant = recipes.find_variant(given, kind)
+    return f"{path}:{variant}" if variant else str(path)
 
 
 def run(values: flags.FlagValues) -> int:

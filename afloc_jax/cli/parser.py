@@ -27,7 +27,7 @@ class Command(Parser):
 
     def __init__(self, *, module: str, **options: Any):
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
-        self._module, self._passes_on = module, False
+        self._module, self._passes_on, self._mixing = module, False, False
 
     def load(self) -> None:
         """Imports the module of the command, which adds the arguments. A second call does nothing."""
@@ -43,7 +43,13 @@ class Command(Parser):
         self.load()
         if self._passes_on and not {"-h", "--help"} & set(args):
             return Namespace(run=self.get_default("run"), debug="--debug" in args, passed_on=list(args)), []
-        return super().parse_known_args(args, namespace)
+        if self._mixing:
+            return super().parse_known_args(args, namespace)
+        self._mixing = True  # argparse calls this method for its two passes: flags, then what stands between them
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._mixing = False
 
 
 def underscored(arguments: Iterable[str]) -> list[str]:

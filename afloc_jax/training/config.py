@@ -27,8 +27,10 @@ def load_module(path: Path) -> ModuleType:
     return module
 
 
-def load(path: Path, overrides: Mapping[str, Json] | None = None) -> ConfigDict:
+def load(path: Path, overrides: Mapping[str, Json] | None = None, variant: str = "") -> ConfigDict:
     """The config of a file such as configs/demo.py, with the values of `overrides` ({"optimizer.lr": 1e-4}).
+
+    A `variant`, such as "quick", is given to the `get_config` of the file.
 
     Raises:
         UsageError: the file does not exist, fails, or has no such key.
@@ -36,7 +38,7 @@ def load(path: Path, overrides: Mapping[str, Json] | None = None) -> ConfigDict:
     if not path.is_file():
         raise UsageError(f"{path}: no such file; the recipe afloc is one")
     try:
-        config: ConfigDict = load_module(path).get_config()
+        config: ConfigDict = load_module(path).get_config(*([variant] if variant else []))
     except Exception as error:
         raise UsageError(f"{path}: {type(error).__name__}: {error}; it must define get_config()") from error
     for key, value in (overrides or {}).items():

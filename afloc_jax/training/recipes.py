@@ -39,6 +39,19 @@ def find(given: str, kind: str) -> Path:
     raise UsageError(f"--{kind}={given}: no such file, and no recipe of that name; there are {', '.join(names(kind))}")
 
 
+def find_variant(given: str, kind: str) -> tuple[Path, str]:
+    """The file of a recipe, such as that of "demo:quick", and the text after ":" that the file itself reads.
+
+    Raises UsageError as `find` does.
+
+    >>> path, variant = find_variant("demo:quick", "config")
+    >>> path.name, variant
+    ('demo.py', 'quick')
+    """
+    name, _, variant = given.partition(":")
+    return find(name, kind), variant
+
+
 def make_importable() -> None:
     """Lets config files of users say `from configs import demo`, as those of the repository do.
 

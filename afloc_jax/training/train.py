@@ -75,6 +75,7 @@ def train(
         say(f"{config.name}: the config is valid")
         return 0
     workdir.check_workdir(config, folder)
+    workdir.check_place(folder)
     with StopSignal(holding=False) as stop, Ownership(folder, say) as owner, released_when_leaving(owner.release):
         if folder.is_dir():
             _take(owner)

@@ -1,6 +1,8 @@
 """The working directory of a run: the names of its files, and the check that it belongs to one config."""
 
 import dataclasses
+import errno
+import os
 from collections.abc import Mapping
 
 from flax.traverse_util import flatten_dict
@@ -159,6 +161,20 @@ def claim_workdir(config: RunConfig, workdir: Path) -> None:
     check_workdir(config, workdir)
     make_folder(workdir)
     write_json(workdir / CONFIG, config.plain())
+
+
+def check_place(workdir: Path) -> None:
+    """Refuses a working directory that cannot be made, before hours of preparation. It writes nothing.
+
+    Raises:
+        UsageError: the nearest folder above that exists is none, or may not be written. Buckets are not asked.
+    """
+    if buckets.is_bucket(workdir):
+        return
+    above = next(path for path in (workdir, *workdir.parents) if os.path.lexists(path))
+    reason = errno.ENOTDIR if not above.is_dir() else 0 if os.access(above, os.W_OK | os.X_OK) else errno.EACCES
+    if reason:
+        raise UsageError(f"--workdir={workdir}: cannot be made a folder ({os.strerror(reason)}); choose another")
 
 
 def make_folder(workdir: Path) -> None:

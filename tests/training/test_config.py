@@ -14,6 +14,7 @@ from afloc_jax.training.assembly import assemble
 from afloc_jax.training.config import override
 from afloc_jax.training.mesh import build_mesh
 from afloc_jax.training.settings import RunConfig
+from afloc_jax.training.train import train
 from afloc_jax.training.workdir import check_workdir, claim_workdir, differences
 from configs.afloc import get_config
 from configs.demo import get_config as demo_config
@@ -256,6 +257,12 @@ def test_paths_and_logging_may_change_in_a_workdir(tmp_path):
         claim_workdir(run_config(key, value), workdir)
     assert json.loads((workdir / "config.json").read_text())["evaluation"]["bootstrap"] == 10
     assert [path.name for path in workdir.iterdir()] == ["config.json"]
+
+
+@pytest.mark.parametrize("place", ["/dev/null/run", "/dev/null"])
+def test_a_workdir_that_cannot_be_made_is_refused_before_data_are_prepared(place):
+    with pytest.raises(UsageError, match=f"--workdir={place}: cannot be made a folder"):
+        train(run_config(), Path(place))  # its records are nowhere, which would be the next error
 
 
 def test_a_workdir_that_is_a_file_or_has_a_broken_config_is_a_wrong_call(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from afloc_jax.cli import main
 from afloc_jax.errors import UsageError
 from afloc_jax.training import program, recipes
+from afloc_jax.training.config import load
 from afloc_jax.training.mesh import place_batch
 from afloc_jax.training.start import first_variables
 from tests.training.conftest import assembled, batches_of, changed, train
@@ -50,6 +51,13 @@ def test_a_file_of_the_user_comes_first_and_unknown_names_list_the_recipes(tmp_p
         recipes.find("dmo", "config")
     with pytest.raises(UsageError, match="--sweep=resolved: no such file"):
         recipes.find("resolved", "sweep")
+
+
+def test_a_variant_of_a_recipe_is_loaded_as_train_does():
+    path, variant = recipes.find_variant("demo:quick", "config")
+    assert load(path, {"optimizer.lr": 1.0}, variant).name == "demo_quick"
+    with pytest.raises(UsageError, match="write demo, or demo:quick"):
+        load(path, variant="quik")
 
 
 @pytest.mark.parametrize("call", [["--config=demo", "--sweep=levels"], ["--config", "demo", "--sweep", "levels"]])

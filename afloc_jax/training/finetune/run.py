@@ -56,6 +56,7 @@ def finetune(config: FinetuneConfig, folder: Path, dry_run: bool = False) -> int
     if done.exists():
         say(f"{folder}: already finished; see {folder}/report/index.html")
         return 0
+    workdir.check_place(folder)
     splits = open_splits(settings)
     workdir.make_folder(folder)
     given = ((MODEL, models.trained), (UNTRAINED, models.untrained))
