@@ -36,5 +36,6 @@ def run(given: Namespace) -> int:
             print(answer.query)
         print(f"  {answer.rank:3d}  {answer.similarity:6.3f}  {answer.found}")
     if failed:
-        print(f"afloc: {len(failed)} images could not be read and were left out", file=sys.stderr)
+        lines = "1 image" if len(failed) == 1 else f"{len(failed)} images"
+        print(f"afloc: {lines} could not be read, and left out", file=sys.stderr)
     return 1 if failed else 0

@@ -129,7 +129,7 @@ def localize_files(
         rows = (row for entry in work.results() for row in box_rows(entry, outputs.uids))
         write_whole(folder / "boxes.csv", csv_lines(itertools.chain([columns], rows)))
         write_whole(folder / "localize.json", _json_parts(content, work.results(), work.done.failed))
-        _warn(sum("warning" in entry for entry in work.results()), work.done.now + work.done.before)
+        warn_of_drawings(sum("warning" in entry for entry in work.results()), work.done.now + work.done.before)
         return work.finish()
 
 
@@ -221,7 +221,7 @@ def classify_files(
         if not_drawn := [entry["image"] for entry in work.results() if entry["warning"]]:
             content["trained_on_drawings_but_these_are_none"] = not_drawn
         write_json(target.with_suffix(".json"), content)
-        _warn(len(not_drawn), work.done.now + work.done.before)
+        warn_of_drawings(len(not_drawn), work.done.now + work.done.before)
         return work.finish()
 
 
@@ -255,7 +255,7 @@ def _described(folder: AnyPath, model: Model) -> dict[str, Json]:
     return {"folder": str(folder), "weights_sha256": model.weights_sha256, "trained_on": trained_on}
 
 
-def _warn(warned: int, images: int) -> None:
+def warn_of_drawings(warned: int, images: int) -> None:
     """Says on stderr that images are none of the drawings that a model was trained on."""
     if warned:
         print(

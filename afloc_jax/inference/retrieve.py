@@ -8,12 +8,13 @@ from jaxtyping import Float
 
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.files import AnyPath, Path, csv_text, user_path, write_whole
-from afloc_jax.inference.files import check_prompts, make_folder
+from afloc_jax.inference.files import check_prompts, make_folder, warn_of_drawings
 from afloc_jax.inference.films import Reading, films
 from afloc_jax.inference.inputs import list_images
 from afloc_jax.inference.model import load
 from afloc_jax.inference.prompt_reading import report_readings
 from afloc_jax.tables import read_text
+from data_pipelines.what_images import warning_on_drawings
 
 COLUMNS = ("direction", "query", "rank", "similarity", "found")
 
@@ -74,12 +75,15 @@ def retrieve_files(
     report_readings(loaded.examine(queries, compatible=compatible), strict)
     failed: list[str] = []
     names: list[Path] = []
-    embedded = []
+    embedded, not_drawn = [], 0
     for batch in films(loaded, [(path, Reading()) for path in paths], failed):
         names += [film.path for film in batch]
+        sizes = [(film.geometry.height, film.geometry.width) for film in batch]
+        not_drawn += sum(bool(warning_on_drawings(loaded.config.trained_on, *size)) for size in sizes)
         embedded.append(np.asarray(loaded.embed_squares(np.stack([film.square for film in batch])).whole))
     if not names:
         raise UserError(f"none of the {len(paths)} images in {images} can be read")
+    warn_of_drawings(not_drawn, len(names))
     reports = np.asarray(loaded.embed_texts([*queries, *lines], compatible=compatible).report)
     similarity = cosine_similarity(np.concatenate(embedded), reports)
     shown = [str(path) for path in names]

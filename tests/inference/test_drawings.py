@@ -101,7 +101,7 @@ def test_the_card_of_such_a_model_says_so_first_and_in_its_intended_use(trained)
     assert "drawings" not in other and "on chest radiographs" in other
 
 
-def test_localize_and_classify_warn_of_images_that_are_no_drawings(trained, pictures, tmp_path, capsys):
+def test_localize_classify_and_retrieve_warn_of_images_that_are_no_drawings(trained, pictures, tmp_path, capsys):
     phantom, other = map(str, pictures)
     place = str(trained("phantom"))
     asked = [phantom, other, "--prompt", "nodule", "--out", str(tmp_path / "out")]
@@ -115,6 +115,8 @@ def test_localize_and_classify_warn_of_images_that_are_no_drawings(trained, pict
     assert "1 of 2 images is none" in capsys.readouterr().err
     written = json.loads(scores.with_suffix(".json").read_text())
     assert written["trained_on_drawings_but_these_are_none"] == [other]
+    assert main(["retrieve", place, "--images", str(tmp_path / "*.png"), "--query", "nodule"]) == 0
+    assert "1 of 2 images is none" in capsys.readouterr().err
     assert main(["localize", place, phantom, "--prompt", "nodule", "--out", str(tmp_path / "drawn")]) == 0
     assert "drawings" not in capsys.readouterr().err
     for names in (("mimic_cxr",), ("mimic_cxr", "phantom")):
