@@ -116,7 +116,7 @@ def save_state(folder: AnyPath, state: Mapping[str, np.ndarray], config: FolderC
         os.chmod(temporary / WEIGHTS, 0o644)  # the library creates files that only their owner may read
         save_tokenizer(tokenizer, temporary)
         write_unseen(temporary, config.unseen_pieces)
-        write_json(temporary / PREPROCESSOR, _preprocessor(config.preprocessing))
+        write_json(temporary / PREPROCESSOR, preprocessor(config.preprocessing))
         write_json(temporary / CONFIG, config.stored())
         write_whole(temporary / CARD, render_card(config))
         write_seal(temporary, without=[CARD])
@@ -213,7 +213,8 @@ def weights_hash(folder: AnyPath) -> str:
     return sha256_of(fetched(folder) / WEIGHTS)
 
 
-def _preprocessor(preprocessing: Preprocessing) -> dict[str, Json]:
+def preprocessor(preprocessing: Preprocessing) -> dict[str, Json]:
+    """The content of preprocessor_config.json."""
     side, number = preprocessing.image_size, RESAMPLES.index(preprocessing.resample)
     frames: dict[str, dict[str, Json]] = {
         "pad": {

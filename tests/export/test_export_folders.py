@@ -3,6 +3,7 @@
 import ast
 import importlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -117,8 +118,13 @@ def test_an_export_appears_whole_or_not_at_all(models, tmp_path, monkeypatch):
     assert not (folder / "model.safetensors").exists()
 
 
-def test_an_exported_model_folder_is_a_model_folder(models, tmp_path):
-    folder = export_model(models["demo"], tmp_path / "export", "safetensors")
+def test_an_exported_model_folder_is_a_model_folder_that_names_its_processor(models, tmp_path):
+    old = tmp_path / "of an earlier version"
+    shutil.copytree(models["demo"], old)
+    (old / "preprocessor_config.json").write_text('{"do_pad": true}')
+    folder = export_model(old, tmp_path / "export", "safetensors")
+    written = [(place / "preprocessor_config.json").read_text() for place in (folder, models["demo"])]
+    assert written[0] == written[1] and "AFLocImageProcessor" in written[0]
     ours, theirs = load_model(models["demo"])[1], load_model(folder)[1]
     np.testing.assert_array_equal(
         ours["params"]["image_encoder"]["project_deep"]["kernel"],

@@ -27,6 +27,7 @@ try {
       if (given.pictures) await page.screenshot({ path: `${given.pictures}/${name}.png`, fullPage: true });
       const found = await page.evaluate(() => ({
         width: document.documentElement.scrollWidth,
+        height: document.documentElement.scrollHeight,
         tables: [...document.querySelectorAll("table")].map(one => Math.round(one.getBoundingClientRect().width)),
         ground: getComputedStyle(document.body).backgroundColor,
       }));
