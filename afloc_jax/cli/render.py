@@ -36,7 +36,7 @@ def add(command: Parser) -> None:
 
 def run(given: Namespace) -> int:
     from afloc_jax.cli.launching import parse
-    from afloc_jax.places.render import Request, Run, render
+    from afloc_jax.places.render import Request, Run, advised, render
     from afloc_jax.training import recipes
     from afloc_jax.training.settings import RunConfig
     from afloc_jax.training.sweep import load_runs
@@ -46,7 +46,10 @@ def run(given: Namespace) -> int:
     request = Request(**named, overrides=overrides)
     changed = [f"--config.{key}={value}" for key, value in overrides.items()]
     config = parse(["afloc render", f"--config={request.recipe}", *changed, "--workdir=w"]).config
-    RunConfig.from_config(config).check_batch(request.devices)
+    checked = RunConfig.from_config(config)
+    checked.check_batch(request.devices)
+    added = advised(checked, request.topology, request.devices)
+    request = dataclasses.replace(request, overrides={**overrides, **added}, added=[*added])
     runs = load_runs(recipes.find(given.sweep, "sweep"), config) if given.sweep else []
     print(render(dataclasses.replace(request, runs=[Run(run.name, run.overrides) for run in runs])), end="")
     return 0

@@ -9,8 +9,10 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from afloc_jax.errors import UsageError
+from afloc_jax.models.settings import ModelSettings
 from afloc_jax.places.machines import Gpus, Slice, machines
 from afloc_jax.settings import Json
+from afloc_jax.training.settings import RunConfig
 
 _WIDTH = 116  # of the lines of a script, without a sign at their end
 
@@ -78,6 +80,20 @@ PLACES = {
 }
 
 
+# Pairs of the published architecture that fit a card of 24 GB without `training.remat` (docs/launching/one_gpu.md).
+_FIT_AS_THEY_ARE = {"l4": 112, "rtx4090": 120}
+
+
+def advised(config: RunConfig, topology: str, devices: int) -> dict[str, str]:
+    """Values of the config that a card of little memory needs for the published architecture; else none."""
+    fit = _FIT_AS_THEY_ARE.get(topology.partition(":")[0])
+    training = config.training
+    stated = training.remat != "none" or training.micro_batch
+    if fit is None or stated or config.model != ModelSettings() or training.batch_size <= fit * devices:
+        return {}
+    return {"training.remat": "blocks"}
+
+
 @dataclass(frozen=True)
 class Run:
     """A run of a sweep: its name, and its overrides by dotted key of the config."""
@@ -97,6 +113,7 @@ class Request:
         overrides: changed values of the config, by dotted key.
         sweep: the recipe or file of a sweep; empty for one run.
         runs: the runs of the sweep.
+        added: keys of `overrides` that the caller did not ask for, which the script says.
         name: of the slice, job or cluster.
     """
 
@@ -106,6 +123,7 @@ class Request:
     overrides: Mapping[str, str] | None = None
     sweep: str = ""
     runs: Sequence[Run] = ()
+    added: Sequence[str] = ()
     name: str = "afloc"
     project: str = "PROJECT"
     zone: str = "ZONE"
@@ -197,6 +215,8 @@ def render(request: Request) -> str:
     )
     left = [word for word in _BLANKS if re.search(rf"\b{word}\b", script)]
     told = f"# To be filled in (flags of the same names do so): {', '.join(left)}\n" if left else ""
+    for key in request.added:
+        told += f"# {key} is added for the memory of the card; the table of docs/launching/one_gpu.md says why.\n"
     return told + script
 
 

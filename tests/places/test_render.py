@@ -71,6 +71,24 @@ def test_a_page_shows_what_the_tool_prints_and_the_shell_can_read_it(command, bl
     subprocess.run(["bash", "-n"], input=block, text=True, check=True)
 
 
+@pytest.mark.parametrize(
+    ("words", "added"),
+    [
+        (["gpu", "--topology=l4:1"], True),
+        (["slurm", "--topology=rtx4090:1", "--config=afloc", "--sweep=levels"], True),
+        (["gpus", "--topology=l4:2"], False),  # 64 pairs a card
+        (["gpu", "--topology=l4:1", "--set=training.batch_size=64"], False),
+        (["gpu", "--topology=l4:1", "--set=training.micro_batch=64"], False),
+        (["gpu", "--topology=l4:1", "--config=demo"], False),
+        (["gpu", "--topology=a100-40:1"], False),
+    ],
+)
+def test_what_a_card_of_little_memory_needs_is_added_and_said(words, added, capsys):
+    script = rendered(capsys, *words)
+    assert ("--set training.remat=blocks" in script) == ("--config.training.remat=blocks" in script) == added
+    assert ("training.remat is added for the memory of the card" in script) == added
+
+
 def test_every_place_has_a_page():
     assert {shlex.split(command)[1] for command, _ in BLOCKS} == set(PLACES) == set(OFFERED)
     with pytest.raises(SystemExit):
