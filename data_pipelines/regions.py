@@ -122,8 +122,8 @@ class Polygon:
         except (ValueError, TypeError, OverflowError):
             corners = np.zeros((0, 2))
         # The C code of pycocotools would take all memory for NaN or very distant corners.
-        if len(corners) < 3 or not np.isfinite(corners).all():
-            raise ImageError("a polygon needs three finite corners or more")
+        if len(corners) < 3 or not (np.abs(corners) < FAR).all():
+            raise ImageError(f"a polygon needs three corners or more, each within {FAR:,} pixels")
         return np.clip(corners, 0, [width, height])
 
 

@@ -22,6 +22,7 @@ class Rejected:
 
     image: str
     reason: str
+    place: str = ""  # the table and row that name it
 
 
 class TooManyRejectedError(UserError):
@@ -100,12 +101,12 @@ class Account:
         self.records[split] += records
         self.patients[split].update(patients)
 
-    def reject(self, image: str, reason: str, shown: str) -> None:
-        """Adds an unusable image or row. `shown` is what an error says about it: a place in a table and no file name.
+    def reject(self, image: str, reason: str, shown: str, place: str) -> None:
+        """Adds an unusable image or row, with its place in a table. `shown` is what an error says: no file name.
 
         Raises TooManyRejectedError once the share of unusable images exceeds `max_bad_fraction`.
         """
-        self.rejected.append(Rejected(image, reason))
+        self.rejected.append(Rejected(image, reason, place))
         self._shown.append(shown)
         if len(self.rejected) > self.max_bad_fraction * self.rows:
             raise TooManyRejectedError(

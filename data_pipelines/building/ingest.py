@@ -112,7 +112,7 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=
         """Rejects the rows with a fault that tables had."""
         self.account.rows += len(self._faults)
         for fault in self._faults:
-            self.account.reject(fault.place, fault.reason, str(fault))
+            self.account.reject(fault.place, fault.reason, str(fault), fault.place)
         self._faults = []
 
     def not_excluded(self, items: list[Item]) -> list[Item]:
@@ -193,8 +193,8 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=
         for split, items in self._by_split.items():
             rejected = dict(beam.read_rejected(self._beam_files / split))
             for item in items:
-                if item.id in rejected:
-                    self.account.reject(item.id, rejected[item.id], shown(item, rejected[item.id]))
+                if (reason := rejected.get(item.id)) is not None:
+                    self.account.reject(item.id, reason, shown(item, reason), item.place)
             self.account.flat.update(beam.read_flat(self._beam_files / split))
             self.account.black.update(beam.read_black(self._beam_files / split))
             self.account.boxes_outside.update(beam.read_outside(self._beam_files / split))

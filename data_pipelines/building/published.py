@@ -75,7 +75,7 @@ class PublishedBuilder(FolderBuilder, skip_registration=True):  # type: ignore[c
             item.place = item.place or f"image {number:,}"
             item.fault = item.fault or fault_of_name(item.id)
             if item.fault:
-                self.account.reject(item.id, item.fault, shown(item, item.fault))
+                self.account.reject(item.id, item.fault, shown(item, item.fault), item.place)
         items = self.not_excluded([*self._present([item for item in items if not item.fault]), *unnamed])
         without_patient = any(not item.patient for item in items)
         drop = self.leaks == "drop"
@@ -85,7 +85,7 @@ class PublishedBuilder(FolderBuilder, skip_registration=True):  # type: ignore[c
         for item in kept:
             if first.setdefault(item.id, item) is not item:
                 reason = f"{item.place}: the same image as {first[item.id].place}"
-                self.account.reject(item.id, reason, reason)
+                self.account.reject(item.id, reason, reason, item.place)
         return list(first.values())
 
     def lack(self, path: Path | str, reason: str) -> None:

@@ -68,7 +68,7 @@ def write(
             else:
                 known = {item.id: item for item in part.items}
                 for image, reason in part.content.rejected:
-                    account.reject(image, reason, shown(known[image], reason))
+                    account.reject(image, reason, shown(known[image], reason), known[image].place)
             account.add(part.split, part.content.records, part.content.patients)
             account.boxes_outside.update(part.content.boxes_outside)
             account.flat.update(part.content.flat)
@@ -129,7 +129,7 @@ def _write(
         if isinstance(result, ImageError):
             reason = rejection(item, result)
             content.rejected.append((item.id, reason))
-            account.reject(item.id, reason, shown(item, reason))
+            account.reject(item.id, reason, shown(item, reason), item.place)
             continue
         data = builder.info.features.serialize_example(result.encoded())
         writer.write(data)

@@ -60,10 +60,13 @@ def test_rsna_tables_and_counts_are_checked(tmp_path):
     rows_file(table, header, rows)
     assert "row 2, column width" in refused(tmp_path, "rsna", partial=True)
     _, account = build(tmp_path, "rsna", max_bad_fraction=1)
-    assert account["records"] == {"test": 1} and account["rejected"] == [
-        {"image": "0004cfab", "reason": "stage_2_train_labels.csv, row 2, column width: not a number"},
-        {"image": "00436515", "reason": "stage_2_train_labels.csv, row 3, column Target: neither 0 nor 1"},
-    ]
+    assert account["records"] == {"test": 1}
+    rejected = {entry["image"]: (entry["reason"], entry["place"]) for entry in account["rejected"]}
+    table = "stage_2_train_labels.csv"
+    assert rejected == {
+        "0004cfab": (f"{table}, row 2, column width: not a number", f"{table}, row 2"),
+        "00436515": (f"{table}, row 3, column Target: neither 0 nor 1", f"{table}, row 3"),
+    }
 
 
 # --- SIIM ---------------------------------------------------------------------------------------------------------
@@ -160,7 +163,7 @@ def test_nih_images_that_are_missing_are_named_and_all_of_them_listed(tmp_path, 
     )
     records, account = build(tmp_path, "nih", max_bad_fraction=0.5, fractions={"train": 1.0})
     place, _, reason = wrong.rpartition(", ")
-    assert list(records) == [names[1]] and account["rejected"] == [{"image": place, "reason": reason}]
+    assert list(records) == [names[1]] and account["rejected"] == [{"image": place, "reason": reason, "place": place}]
 
 
 def test_nih_refuses_unknown_labels_and_patients_in_both_lists(tmp_path):
@@ -255,11 +258,11 @@ def test_chestx_det_polygons_or_boxes(tmp_path):
     json_file(raw / "ChestX_Det_test.json", [{"name": SECRET}])
     records, account = build(tmp_path, "chestx_det", max_bad_fraction=0.5)
     where = "ChestX_Det_test.json, entry 0"
-    assert account["rejected"] == [{"image": where, "reason": f"{where}, file_name: missing"}] and len(records) == 1
+    rejected = {"image": where, "reason": f"{where}, file_name: missing", "place": where}
+    assert account["rejected"] == [rejected] and len(records) == 1
     json_file(raw / "ChestX_Det_test.json", [{"file_name": "36346.png", "syms": ["Mass"], "polygons": [[[1, 2]]]}])
-    assert "(ChestX_Det_test.json, entry 0: a polygon needs three finite corners or more)" in refused(
-        tmp_path, "chestx_det", partial=True
-    )
+    wrong = "ChestX_Det_test.json, entry 0: a polygon needs three corners or more, each within 1,000,000 pixels"
+    assert f"({wrong})" in refused(tmp_path, "chestx_det", partial=True)
 
 
 # --- COVID Rural --------------------------------------------------------------------------------------------------

@@ -145,8 +145,9 @@ def test_a_bad_annotation_of_ms_cxr_rejects_its_image_and_names_the_key(tmp_path
     ms_cxr_images(raw, ["i0", "i1"], 40, 30)
     ms_cxr(raw, {"i0": [1, 1, 5, 5], "i1": [1, 1, 5, SECRET]}, width=30, height=40)
     records, account = build(tmp_path, "ms_cxr", max_bad_fraction=0.5)
-    reason = "MS_CXR_Local_Alignment_v1.1.0.json, annotation 1, bbox: missing or malformed"
-    assert account["rejected"] == [{"image": PATH.format("i1"), "reason": reason}] and len(records) == 1
+    place = "MS_CXR_Local_Alignment_v1.1.0.json, annotation 1"
+    rejected = {"image": PATH.format("i1"), "reason": f"{place}, bbox: missing or malformed", "place": place}
+    assert account["rejected"] == [rejected] and len(records) == 1
     ms_cxr(raw, {"i0": [1, 1, 5, 5]}, width=SECRET)
     assert "annotation 0, width and height: missing or malformed" in refused(tmp_path, "ms_cxr", partial=True)
     ms_cxr(raw, {"i0": [1, 1, 5, 5]}, path=SECRET)

@@ -79,7 +79,9 @@ def test_filters_drop_rows_and_count_them(tmp_path):
 
 
 def test_broken_images_are_reported_by_name_and_stop_the_build_above_a_fraction(tmp_path):
-    pairs_folder(tmp_path / "raw", 20)
+    rows = pairs_folder(tmp_path / "raw", 20)
+    rows[10]["image"] = ""
+    write_table(tmp_path / "raw" / "pairs.csv", rows)
     images = tmp_path / "raw" / "images"
     (images / "003.png").write_bytes((images / "003.png").read_bytes()[:200])
     (images / "005.png").unlink()
@@ -92,10 +94,12 @@ def test_broken_images_are_reported_by_name_and_stop_the_build_above_a_fraction(
         raw=tmp_path / "raw",
         builder={"max_bad_fraction": 0.2, "fractions": ALL_TRAIN},
     )
-    assert [entry.image for entry in prepared.report.rejected] == ["003.png", "005.png", "007.png"]
-    for entry, reason in zip(prepared.report.rejected, ["truncated", "no such file", "too small"], strict=True):
+    assert [entry.image for entry in prepared.report.rejected] == ["", "003.png", "005.png", "007.png"]
+    reasons = ["column image: empty", "truncated", "no such file", "too small"]
+    for entry, reason in zip(prepared.report.rejected, reasons, strict=True):
         assert reason in entry.reason
-    assert sum(prepared.report.records.values()) == 17
+    assert [entry.place for entry in prepared.report.rejected] == [f"pairs.csv, row {row}" for row in (12, 5, 7, 9)]
+    assert sum(prepared.report.records.values()) == 16
 
 
 def test_unusable_tables_are_refused_with_what_they_lack(tmp_path):

@@ -95,8 +95,9 @@ def test_padchest_gr_boxes_are_shares_of_the_image(tmp_path):
         {"StudyID": "s2", "ImageID": "y.png", "findings": [{**abnormal, "boxes": [[0.5, 0.5, 1.1, 0.75]]}]},
     ])  # fmt: skip
     records, account = build(tmp_path, "padchest_gr", max_bad_fraction=0.5)
-    wrong = "grounded_reports_20240819.json, entry 0, findings: not sentences with boxes of four numbers"
-    assert account["rejected"] == [{"image": "x.png", "reason": wrong}] and set(records) == {"y.png"}
+    place = "grounded_reports_20240819.json, entry 0"
+    reason = f"{place}, findings: not sentences with boxes of four numbers"
+    assert account["rejected"] == [{"image": "x.png", "reason": reason, "place": place}] and set(records) == {"y.png"}
     assert account["boxes_outside"] == {"y.png": 1}, "a share above 1 reaches beyond the image"
     (raw / "master_table.csv").unlink()
     assert "master_table.csv is missing" in refused(tmp_path, "padchest_gr")
@@ -154,9 +155,8 @@ def test_roco_version_2_is_read_from_its_tables(tmp_path, monkeypatch):
     assert account["splits"] == {f"ROCOv2_2023_{name}": split for name, split in splits.items()}
     first = records["ROCOv2_2023_train_000001"]
     assert first.sentences == ["chest x ray with effusion", "3 cm"] and first.sections["caption"].startswith("Chest X")
-    assert account["rejected"] == [
-        {"image": "train_captions.csv, row 3", "reason": "train_captions.csv, row 3, column ID: empty"}
-    ]
+    place = "train_captions.csv, row 3"
+    assert account["rejected"] == [{"image": place, "reason": f"{place}, column ID: empty", "place": place}]
     assert account["dropped"] == {"caption without a sentence": 1}
     records, _ = build(tmp_path, "roco", max_bad_fraction=0.5, containing=["chest x-ray"])
     assert {record.split("_")[2] for record in records} == {"train", "test"}

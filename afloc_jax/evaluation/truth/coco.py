@@ -39,8 +39,11 @@ def read_coco(name: str, content: Json, drawing: Drawing) -> list[Truth]:
     samples: dict[tuple[str, str, str], Truth] = {}
     regions: dict[tuple[str, str, str], list[Region]] = {}
     per_image: dict[str, int] = {}
+    first: dict[int | str, int] = {}  # the annotation that has an id
     for position, annotation in enumerate(annotations):
         number = annotation.get("id") if isinstance(annotation, dict) else None
+        if isinstance(number, int | str) and first.setdefault(number, position) != position:
+            raise UserError(f"{name}, annotation {position}: it has the id of annotation {first[number]} (from 0)")
         where = f"{name}, annotation {position if number is None or not isinstance(number, int) else number}"
         image = images.get(_id(annotation, "image_id", where))
         category = categories.get(_id(annotation, "category_id", where))
@@ -97,6 +100,8 @@ def _add_region(
     segmentation = annotation.get("segmentation")
     if segmentation and not (box is not None and (drawing.boxes or _repeats_box(segmentation, box))):
         region = decode_segmentation(segmentation, geometry.height, geometry.width, where)
+        if not region.any() and not drawing.compatible:
+            raise UserError(f'{where}: its segmentation covers no pixel; write "bbox": [] alone for an absent finding')
         region = geometry.mask_to_square(region).astype(np.uint8)
         _count(mask, boxes_of(region) if drawing.boxes else region, where)
         return Segmentation(segmentation, where)

@@ -68,6 +68,8 @@ class Builder(FolderBuilder):
             beside = self.raw / row["image"]
             image = beside if row["image"] and beside.is_file() else folder / row["image"]
             item = Item(name, image, row.get("patient", ""), view, place=row.place)
+            if not row["image"]:
+                item.reject(row.fault("image", "empty"))
             try:
                 item.split = split_of(row)
             except ImageError as error:
