@@ -10,10 +10,9 @@ import hashlib
 import json
 import os
 import pathlib
+import sys
 from dataclasses import dataclass
 from typing import Any
-
-from absl import logging
 
 from afloc_jax.buckets import check as check_bucket
 from afloc_jax.buckets import is_bucket
@@ -139,7 +138,7 @@ def _prepared(call: Call, workers: int = 0, beam: str | None = None, waits: bool
             if folder.is_dir():  # another process built it while this one waited
                 return folder, False
             if others := matching(directory, f"{stem}-*"):
-                logging.warning("the raw files are others than those of %s: building records", others[-1].name)
+                print(f"the raw files are others than those of {others[-1].name}: building records", file=sys.stderr)
             building = directory / f".{folder.name}.building"
             clear(building)  # left by a killed build, as this process is the owner
             try:

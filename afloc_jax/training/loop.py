@@ -30,7 +30,7 @@ from afloc_jax.training.mesh import SharedNumber, pad_batch, place_batch
 from afloc_jax.training.metrics import Writers
 from afloc_jax.training.optimizer import Plateau
 from afloc_jax.training.peak_rates import peak_rate
-from afloc_jax.training.processes import say
+from afloc_jax.training.processes import passed, say
 from afloc_jax.training.settings import RunConfig
 from afloc_jax.training.step import LossMetrics, StepMetrics, TrainState
 from afloc_jax.training.tracing import StepRange, Trace
@@ -167,6 +167,7 @@ class Loop:
                 self.checkpoints.enter_loss(progress.step, progress.last_loss)
             while progress.step < self.assembly.total_steps and not progress.stopped_early:
                 self._step(batches)
+                passed()
                 stop.hold()  # before the first step there is nothing to save
                 self.checkpoints.poll(-self._sealed(-self.checkpoints.sealed()))
                 with self._clock.apart():
@@ -214,6 +215,7 @@ class Loop:
 
     def _stops(self, stop: StopSignal) -> bool:
         """Whether to stop now. A signal to any process stops all of them, at the same step."""
+        passed()
         heard = self._signal(stop.received or 0)
         if heard:
             stop.received = Signals(heard)

@@ -5,6 +5,9 @@ connection of a process that dies, whatever killed it. A process that is stopped
 sends no beat. Process 0 tells the others. Each leaves then with a line of its own, because what they compute together
 cannot go on.
 
+The beat also says how many marks of the training loop a process has passed. One whose main thread alone hangs falls
+behind the others, which is told, too. It does not end them: a slow file system, a save and a compilation look the same.
+
 JAX has a watch too. It notices a silent process after 100 s, and ends the others by a C++ abort.
 """
 
@@ -65,6 +68,7 @@ class _Connection:
         connection.setblocking(False)
         self.socket, self.process = connection, process  # None: it has not said who it is
         self.heard = time.monotonic()
+        self.mark = 0  # of the training loop, that it has passed last
         self._unread = b""
 
     def send(self, message: _Message) -> None:
@@ -90,15 +94,27 @@ class _Connection:
 class Watch:
     """The watch of one process: process 0 listens, the others connect to it."""
 
-    def __init__(self, process: int, on_departure: Callable[[Departure], None], beat: float, patience: float) -> None:
+    def __init__(
+        self,
+        process: int,
+        on_departure: Callable[[Departure], None],
+        on_delay: Callable[[int], None],
+        beat: float,
+        patience: float,
+    ) -> None:
         """Starts nothing yet.
 
         Args:
             process: the index of this process.
             on_departure: is called in a thread of its own with the first departure.
+            on_delay: is called with a process that has been behind another one for `patience`, once for each mark.
             beat, patience: see `BEAT`, `PATIENCE`.
         """
-        self._process, self._on_departure, self._beat, self._patience = process, on_departure, beat, patience
+        self._process, self._on_departure, self._on_delay = process, on_departure, on_delay
+        self._beat, self._patience = beat, patience
+        self._mark = 0
+        self._behind: dict[int, tuple[int, float]] = {}  # process 0: the mark of a process, and since when others lead
+        self._delayed: dict[int, int] = {}  # process 0: the mark at which a process was told as delayed
         self._selector = selectors.DefaultSelector()
         self._connections: list[_Connection] = []
         self._listener: socket.socket | None = None
@@ -123,6 +139,10 @@ class Watch:
         self._add(connection)
         self._start()
 
+    def passed(self) -> None:
+        """Notes that this process has passed a mark. All of them pass the same ones."""
+        self._mark += 1
+
     def announce(self, status: int) -> None:
         """Tells the others that this process is about to end with `status`. 0 ends the watch on both sides."""
         self._parted = self._parted or not status
@@ -144,10 +164,29 @@ class Watch:
             now = time.monotonic()
             for connection in list(self._connections):
                 if now >= due:
-                    connection.send({})
+                    connection.send({"mark": self._mark})
                 if now - connection.heard > self._patience:
                     self._drop(connection, silent=True)
+            if self._process == 0:
+                self._look_for_delays(now)
             due = now + self._beat if now >= due else due
+
+    def _look_for_delays(self, now: float) -> None:
+        """Tells of the processes that have not passed a mark for too long that another one has passed."""
+        marks = {self._process: self._mark}
+        marks |= {other.process: other.mark for other in self._connections if other.process is not None}
+        for process, mark in marks.items():
+            if mark == max(marks.values()):
+                self._behind.pop(process, None)
+                continue
+            before, since = self._behind.setdefault(process, (mark, now))
+            if before != mark:
+                self._behind[process] = mark, now
+            elif now - since > self._patience and self._delayed.get(process) != mark and not self._parted:
+                self._delayed[process] = mark
+                for connection in self._connections:
+                    connection.send({"delayed": process})
+                self._on_delay(process)
 
     def _accept(self) -> None:
         assert self._listener is not None
@@ -166,12 +205,16 @@ class Watch:
             self._drop(connection, silent=False)
 
     def _take(self, connection: _Connection, message: _Message) -> None:
-        """Takes a message: empty (a beat), who the sender is, or that a process departs."""
+        """Takes a message: a beat, who the sender is, that a process departs, or that one is delayed."""
         process, status = message.get("process"), message.get("status")
         if connection.process is None:
             if not secrets.compare_digest(str(message.get("token")), self._token) or not isinstance(process, int):
                 raise ValueError("a stranger")
             connection.process = process
+        elif isinstance(mark := message.get("mark"), int):
+            connection.mark = mark
+        elif isinstance(delayed := message.get("delayed"), int):
+            self._on_delay(delayed)
         elif status == 0:
             connection.process = None  # it has done its part
         elif isinstance(process, int):

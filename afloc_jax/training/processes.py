@@ -153,7 +153,7 @@ def _watch() -> None:
 
     client, address = distributed.global_state.client, distributed.global_state.coordinator_address
     assert client is not None and address is not None  # JAX is initialised
-    watch = peers.Watch(jax.process_index(), _follow, peers.BEAT, peers.PATIENCE)
+    watch = peers.Watch(jax.process_index(), _follow, _wait_for, peers.BEAT, peers.PATIENCE)
     if jax.process_index() == 0:
         port, token = watch.listen()
         client.key_value_set(_WATCH, f"{port} {token}")
@@ -175,6 +175,22 @@ def _follow(departure: peers.Departure) -> None:
     if departure.status is not None:
         time.sleep(1)  # what ended the other one may end this one too, with a line of its own
     leave(departure.exit_status, f"{program.name()}: {departure}")
+
+
+def _wait_for(process: int) -> None:
+    """Says that the others wait for a process."""
+    tqdm.write(
+        f"{program.name()}: process {process} has been behind the others for {peers.PATIENCE:.0f} s: it reads data, "
+        "saves or compiles more slowly, or hangs. They wait for it. If it does not come, kill it, and run the same "
+        "command on all processes",
+        file=sys.stderr,
+    )
+
+
+def passed() -> None:
+    """Tells the watch that this process has passed a mark of the training loop, which all processes pass."""
+    for watch in _watches:
+        watch.passed()
 
 
 def part() -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from afloc_jax.errors import UserError
-from afloc_jax.files import AnyPath
+from afloc_jax.files import AnyPath, check_regular
 from afloc_jax.weights import pickles
 from afloc_jax.weights.pickles import Value
 from afloc_jax.weights.tensors import MOST_AXES, Storage, Tensor, UnreadableFile, storage_identity, unpickle
@@ -42,6 +42,7 @@ def read_file(path: AnyPath) -> Value:
             message names the file and says what to do.
     """
     try:
+        check_regular(path)  # reading a pipe would wait for ever
         with open(path, "rb") as file:
             start = file.read(16)
         if not start:
@@ -236,6 +237,7 @@ def read_safetensors(path: AnyPath) -> dict[str, Tensor]:
         UnreadableFile: the file is missing or damaged; the message does not name the file.
     """
     try:
+        check_regular(path)
         with open(path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
         if length > _LARGEST_HEADER:

@@ -7,12 +7,11 @@ stay the same it is not read again. Names of files are remembered as hashes, bec
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path as LocalPath
-
-from absl import logging
 
 from afloc_jax.errors import UserError
 from afloc_jax.files import Path, sha256_of, write_whole
@@ -98,10 +97,10 @@ class Memory:
         before = {name: self._known[keys[name]][1] for name in unknown if keys[name] in self._known}
         changed = sum(digest != digests[name] for name, digest in before.items())
         if changed:
-            logging.warning("%d of %d raw files have changed since they were read", changed, len(keys))
+            print(f"{changed} of {len(keys)} raw files have changed since they were read", file=sys.stderr)
         if len(before) > changed:
             same = len(before) - changed
-            logging.warning("%d of %d raw files have other times and the same content", same, len(keys))
+            print(f"{same} of {len(keys)} raw files have other times and the same content", file=sys.stderr)
         self._known |= {keys[name]: (files.stamps[name][1], digest) for name, digest in digests.items() if digest}
         contents = [(name, digests[name] if name in digests else self._known[keys[name]][1]) for name in files.stamps]
         text = json.dumps({key: [*stamp, digest] for key, (stamp, digest) in sorted(self._known.items())}, indent=0)

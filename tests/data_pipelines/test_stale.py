@@ -42,7 +42,7 @@ def greys(raw, out):
     return sorted(int(record.image.max()) for record in open_source("pairs", out, "train", raw=raw, builder=ALL_TRAIN))
 
 
-def test_a_file_behind_a_link_with_another_content_of_the_same_size_and_time_is_read_again(folders, caplog):
+def test_a_file_behind_a_link_with_another_content_of_the_same_size_and_time_is_read_again(folders, capsys):
     raw, outside, out = folders
     first = build(raw, out)
     assert first.built and not build(raw, out).built and greys(raw, out) == [0, 10, 20, 30]
@@ -52,13 +52,14 @@ def test_a_file_behind_a_link_with_another_content_of_the_same_size_and_time_is_
     assert (outside / "001.png").stat().st_size == before.st_size
     second = build(raw, out)
     assert second.built and greys(raw, out) == [0, 20, 30, 99]
-    assert "1 of 5 raw files have changed since they were read" in caplog.text and "001" not in caplog.text
+    said = capsys.readouterr().err.splitlines()
+    assert "1 of 5 raw files have changed since they were read" in said and not any("001" in line for line in said)
     picture(outside, 1, 10)  # the earlier content has records already
     again = build(raw, out)
     assert (again.built, again.folder) == (False, first.folder)
 
 
-def test_a_touched_or_copied_file_builds_nothing_and_is_read_once(folders, caplog, monkeypatch):
+def test_a_touched_or_copied_file_builds_nothing_and_is_read_once(folders, capsys, monkeypatch):
     raw, outside, out = folders
     first = build(raw, out)
     read = []
@@ -67,7 +68,7 @@ def test_a_touched_or_copied_file_builds_nothing_and_is_read_once(folders, caplo
     (outside / "002.png").touch()
     again = build(raw, out)
     assert (again.built, again.folder, read) == (False, first.folder, ["002.png"])
-    assert "1 of 5 raw files have other times and the same content" in caplog.text
+    assert "1 of 5 raw files have other times and the same content" in capsys.readouterr().err.splitlines()
     assert not build(raw, out).built and read == ["002.png"], "its new time is remembered"
     copy = outside.with_name("copy")
     copy.mkdir()
@@ -80,13 +81,14 @@ def test_a_touched_or_copied_file_builds_nothing_and_is_read_once(folders, caplo
     assert build(raw, out).built and greys(raw, out) == [10, 20, 30, 77]
 
 
-def test_a_link_that_leads_elsewhere_a_new_and_a_missing_file_are_noticed(folders, caplog):
+def test_a_link_that_leads_elsewhere_a_new_and_a_missing_file_are_noticed(folders, capsys):
     raw, outside, out = folders
     first = build(raw, out).folder
-    assert caplog.text == ""
+    assert "raw files" not in capsys.readouterr().err
     (raw / "second").symlink_to(outside)
     second = build(raw, out).folder
-    assert f"the raw files are others than those of {first.name}: building records" in caplog.text
+    said = capsys.readouterr().err.splitlines()
+    assert f"the raw files are others than those of {first.name}: building records" in said
     (raw / "second").unlink()
     (raw / "second").symlink_to(raw)  # a circle ends
     third = build(raw, out).folder

@@ -15,10 +15,11 @@ BEAT, PATIENCE = 0.05, 0.6
 
 @pytest.fixture
 def three(monkeypatch):
-    """The watches of three processes, what each is told, and how process 0 is reached."""
+    """The watches of three processes, what each is told (departures, and numbers of delayed processes), and how
+    process 0 is reached."""
     monkeypatch.setattr(peers, "_DRAIN", 0.05)
     told = [queue.Queue() for _ in range(3)]
-    watches = [Watch(process, told[process].put, BEAT, PATIENCE) for process in range(3)]
+    watches = [Watch(process, told[process].put, told[process].put, BEAT, PATIENCE) for process in range(3)]
     port, token = watches[0].listen()
     for watch in watches[1:]:
         watch.connect("localhost", port, token)
@@ -48,6 +49,18 @@ def test_a_process_that_sends_no_beat_counts_as_hanging(three):
     with socket.create_connection(("localhost", port)) as hanging:
         hanging.sendall(b'{"process": 7, "token": "%s"}\n' % token.encode())
         assert told[1].get(timeout=5) == told[2].get(timeout=5) == Departure(7, silent=True)
+
+
+@pytest.mark.parametrize("late", [0, 1])
+def test_a_process_whose_main_thread_falls_behind_is_told_once_and_ends_nobody(three, late):
+    watches, told, _, _ = three
+    for mark in range(2):
+        for watch in (*watches[:late], *watches[late + 1 :]):
+            watch.passed()
+        assert [each.get(timeout=5) for each in told] == [late] * 3, mark
+        watches[late].passed()
+        time.sleep(2 * PATIENCE)
+        assert all(each.empty() for each in told)
 
 
 def test_neither_strangers_nor_those_who_have_done_their_part_count(three):

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import pickle
 import struct
 import sys
@@ -18,7 +19,7 @@ from safetensors.torch import save_file
 from afloc_jax.errors import UserError
 from afloc_jax.weights.pickles import Stub
 from afloc_jax.weights.tensors import Tensor, UnreadableFile
-from afloc_jax.weights.torch_files import read_file
+from afloc_jax.weights.torch_files import read_file, read_safetensors
 
 FORMATS = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 
@@ -352,6 +353,14 @@ def test_what_is_no_weights_file_is_said_so(tmp_path, content, match):
     (tmp_path / "a.bin").write_bytes(content)
     with pytest.raises(UnreadableFile, match=rf"a\.bin: [^\n]*{match}[^\n]*$"):
         read_file(tmp_path / "a.bin")
+
+
+@pytest.mark.parametrize("read", [read_file, read_safetensors])
+def test_a_pipe_and_a_device_are_refused_before_they_are_read(tmp_path, read):
+    os.mkfifo(tmp_path / "pipe.pth")
+    for path in (tmp_path / "pipe.pth", "/dev/zero"):
+        with pytest.raises(UnreadableFile, match="not a regular file"):
+            read(path)
 
 
 def test_a_missing_file_and_a_torchscript_program_are_said_so(tmp_path):
