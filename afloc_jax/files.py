@@ -372,6 +372,8 @@ def _whole_number(digits: str) -> int | float:
 
 
 def sha256_of(path: AnyPath) -> str:
-    """The SHA-256 of a file's bytes in hexadecimal. Raises OSError."""
+    """The SHA-256 of a file's bytes in hexadecimal. Raises OSError, also for a pipe or a device."""
+    if not buckets.is_bucket(path):
+        check_regular(path)  # reading a pipe would wait for ever
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

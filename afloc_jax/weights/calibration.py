@@ -129,7 +129,7 @@ def read_calibration(folder: AnyPath) -> Calibration | None:
     if not path.is_file():
         return None
     try:
-        content = read_json(path, "run afloc calibrate again", LARGEST_CALIBRATION)
+        content = read_json(path, most=LARGEST_CALIBRATION)
         calibration = Calibration.read(content if isinstance(content, dict) else {"format_version": None})
     except UserError as error:
         where = "" if str(path) in str(error) else f"{path}: "

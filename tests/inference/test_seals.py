@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 
 import numpy as np
@@ -47,6 +48,7 @@ def test_a_folder_is_sealed_with_the_sha256_of_every_file_but_its_card(copy):
         (lambda f: flip_a_bit(f / "model.safetensors"), "model.safetensors is not the file that was sealed"),
         (exchange_two_words, "tokenizer.json is not the file that was sealed"),
         (lambda f: (f / "vocab.txt").unlink(), "vocab.txt is missing or unreadable"),
+        (lambda f: ((f / "vocab.txt").unlink(), os.mkfifo(f / "vocab.txt")), "vocab.txt is missing or unreadable"),
         (lambda f: (f / "unseen_pieces.txt").write_text("effusion\n"), "unseen_pieces.txt is not sealed"),
         (lambda f: shutil.copy(f / "vocab.txt", f / "other-vocab.txt"), "other-vocab.txt is not sealed"),
         (lambda f: (f / "seal.json").write_text("{"), "not valid JSON"),

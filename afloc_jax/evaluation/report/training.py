@@ -9,7 +9,7 @@ import numpy as np
 from markupsafe import Markup
 
 from afloc_jax.evaluation.report.charts import Line, curve_chart, smooth
-from afloc_jax.files import Path
+from afloc_jax.files import Path, read_regular
 from afloc_jax.levels import LEVELS
 
 Logged: TypeAlias = Mapping[str, float | str | None]
@@ -32,7 +32,7 @@ def read_metrics(path: Path) -> list[Logged]:
     if not path.is_file():
         return []
     rows = []
-    for line in path.read_text().splitlines():
+    for line in read_regular(path).decode(errors="replace").splitlines():
         try:
             rows.append(json.loads(line))
         except ValueError:
