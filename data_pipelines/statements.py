@@ -30,11 +30,13 @@ _PARTLY = re.compile(
     r"|\b(?:in|de)creas(?:e|es|ed|ing)\b"
 )
 
-# Sentences that deny without naming: what is normal or clear.
-_CLEAR = re.compile(r"\b(?:lungs?(?: fields)? (?:are|is|remains?|appears?)(?: \w+)*? clear|clear lungs)\b(?! of)")
+# Sentences that deny without naming: what is normal or clear. A search stops at the next subject, since the last one
+# before what is said counts: if it went on, its time would grow with the square of the sentence.
+_LUNGS = r"lungs?(?: fields)? (?:are|is|remains?|appears?)"
+_CLEAR = re.compile(rf"\b(?:{_LUNGS}(?:(?! {_LUNGS} ) \w+)*? clear|clear lungs)\b(?! of)")
+_HEART = r"\b(?:heart|cardiac silhouette|cardiac size|cardiomediastinal silhouette)\b"
 _NORMAL_HEART = re.compile(
-    r"\b(?:heart|cardiac silhouette|cardiac size|cardiomediastinal silhouette|heart size)\b(?:(?!\bbut\b).)*?"
-    r"\b(?:normal|unremarkable|not enlarged)\b|\bnormal (?:heart|cardiac)\b"
+    rf"{_HEART}(?:(?!\bbut\b|{_HEART}).)*?\b(?:normal|unremarkable|not enlarged)\b|\bnormal (?:heart|cardiac)\b"
 )
 _DENYING = {"cardiomegaly": _NORMAL_HEART} | dict.fromkeys(
     ("consolidation", "pneumonia", "infiltration", "lung opacity", "atelectasis", "edema", "nodule", "mass"), _CLEAR

@@ -1,6 +1,7 @@
 """What reports say of a class by rule: stated, denied, silent."""
 
 import tarfile
+import time
 import xml.etree.ElementTree as ElementTree
 
 import pytest
@@ -9,6 +10,19 @@ from data_pipelines.reports import clean_report
 from data_pipelines.statements import pattern_of, statement, stating
 
 EFFUSION = ("pleural effusion", "effusion", "pleural fluid")
+
+
+@pytest.mark.parametrize("words", ["heart ", "lungs are ", "cardiac silhouette and ", "lung fields appear x "])
+def test_a_sentence_takes_time_in_proportion_to_its_length(words):
+    def seconds(letters):
+        text, taken = (words * letters)[:letters], []
+        for _ in range(5):
+            begun = time.process_time()
+            assert statement([text], ("cardiomegaly", "atelectasis")) == "silent"
+            taken.append(time.process_time() - begun)
+        return min(taken)
+
+    assert seconds(1 << 17) < 12 * seconds(1 << 14)
 
 
 @pytest.mark.parametrize(
