@@ -193,9 +193,10 @@ def _find(call: Call) -> Path:
         candidates = [path for path in candidates if path.name.startswith(stem)]
     if not candidates:
         what = f"no prepared records of {dataset!r} with these builder arguments and of this version in {directory}"
-        remedy = f"run: afloc prepare {dataset} --raw FOLDER --out "
-        remedy += "DATA, and copy DATA there" if is_bucket(directory) else str(directory)
+        remote = is_bucket(directory)
+        remedy = f"run: afloc prepare {dataset} --raw FOLDER --out {'DATA' if remote else directory}"
         remedy += "".join(f" --builder {name}={value}" for name, value in call.arguments.items())
+        remedy += f" && gcloud storage cp --recursive DATA/* {directory}" if remote else ""
         raise UserError(f"{what}; {remedy}")
     if len(candidates) > 1:
         names = ", ".join(path.name for path in candidates)

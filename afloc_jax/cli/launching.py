@@ -103,8 +103,8 @@ def _file(given: str, kind: str) -> str:
     return f"{path}:{variant}" if variant else str(path)
 
 
-def run(values: flags.FlagValues) -> int:
-    """Trains or sweeps according to the flags; returns the exit status."""
+def run(values: flags.FlagValues, arguments: list[str]) -> int:
+    """Trains or sweeps according to the flags, which `arguments` held; returns the exit status."""
     if values.replay is not None:
         from afloc_jax.training.replay import replay
 
@@ -137,7 +137,7 @@ def run(values: flags.FlagValues) -> int:
     if values.distributed:
         join(values.coordinator, values.processes, values.process)
     else:
-        check_alone(os.environ)
+        check_alone(os.environ, arguments[1:])
     from afloc_jax.training.settings import RunConfig
     from afloc_jax.training.train import train
 
@@ -198,7 +198,7 @@ def main(arguments: list[str], about: str = "") -> int:
         values = parse(arguments, about)
         if values.rehearse > 1:
             return rehearse(values, arguments)
-        return run_again(values, arguments) if values.max_restarts and not values.sweep else run(values)
+        return run_again(values, arguments) if values.max_restarts and not values.sweep else run(values, arguments)
     except (Exception, KeyboardInterrupt) as error:
         if debug:
             traceback.print_exc()

@@ -29,7 +29,7 @@ def build_mesh(devices: Sequence[jax.Device] | None = None, fsdp: int = 1, *, on
 
     With `one_group`, TPUs that fill a flat grid (v5e, v6e) stand in the order of a closed walk over it. The captions of
     the loss then travel between neighbours. In JAX's own order, which all other meshes have, 64 chips of v5e stand row
-    by row, and the compiler lets the matrix units wait for the captions (docs/scale.md). Groups of devices need that
+    by row, and the compiler lets the matrix units wait for the captions (docs/compiled.md). Groups of devices need that
     order: the compiler of v5e aborts on pieces of the walk.
 
     The axes are Auto, so the compiler inserts the collectives. (Explicit axes, the default of `jax.make_mesh`, refuse

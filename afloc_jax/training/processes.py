@@ -11,11 +11,12 @@ name them. With the variables, every process of a Kubernetes job can use the sam
 import contextlib
 import dataclasses
 import os
+import shlex
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 from jax.experimental import multihost_utils
@@ -27,6 +28,8 @@ from afloc_jax.training.leaving import before_leaving, leave
 from afloc_jax.training.relay import host_and_port, relay
 
 JOIN_PATIENCE = 300  # seconds that a process waits for the others at the start
+# Variables that hold the number of processes (of slices, for the last): those of srun, JAX, Open MPI and Cloud TPU.
+_COUNTS = ("SLURM_STEP_NUM_TASKS", "JAX_NUM_PROCESSES", "OMPI_COMM_WORLD_SIZE", "MEGASCALE_NUM_SLICES")
 _WATCH = "afloc_jax/watch"  # the key under which process 0 says how it is reached
 _watches: list[peers.Watch] = []  # this process's, if it is one of several
 
@@ -74,22 +77,28 @@ def _number(environment: Mapping[str, str], name: str) -> int | None:
     return int(text)
 
 
-def check_alone(environment: Mapping[str, str]) -> None:
+def check_alone(environment: Mapping[str, str], arguments: Sequence[str] = ()) -> None:
     """Refuses a process that its surroundings started as one of several; call it where --distributed is not given.
 
+    Args:
+        environment: the variables to read.
+        arguments: the words of the command line behind the program, which the error repeats.
+
     Raises:
-        UsageError: srun, JAX's own variable or the list of hosts of a TPU slice says so.
+        UsageError: srun, mpirun, JAX's own variable, the hosts or slices of TPUs, or their runtime says so.
     """
-    counts = {
-        "SLURM_STEP_NUM_TASKS": _number(environment, "SLURM_STEP_NUM_TASKS"),
-        "JAX_NUM_PROCESSES": _number(environment, "JAX_NUM_PROCESSES"),
-        "TPU_WORKER_HOSTNAMES": len(environment.get("TPU_WORKER_HOSTNAMES", "").split(",")),
-    }
-    for name, count in counts.items():
-        if count is not None and count > 1:
-            raise UsageError(
-                f"this is one of {count} processes ({name}), and each would train a model of its own: add --distributed"
-            )
+    counts = {name: _number(environment, name) for name in _COUNTS}
+    counts["TPU_WORKER_HOSTNAMES"] = len(environment.get("TPU_WORKER_HOSTNAMES", "").split(","))
+    name = next((name for name, count in counts.items() if count is not None and count > 1), None)
+    if name is None:
+        # A virtual machine of Cloud TPU has no such variable. There the runtime of the chips knows all hosts.
+        name, counts = "JAX", {"JAX": jax.process_count()}
+    count = counts[name]
+    if count is not None and count > 1:
+        right = shlex.join([*program.command(), *arguments, "--distributed"])
+        raise UsageError(
+            f"this is one of {count} processes ({name}), and each would train a model of its own; run in each: {right}"
+        )
 
 
 def join(coordinator: str | None, processes: int | None, process: int | None) -> None:

@@ -146,7 +146,8 @@ def test_a_bucket_needs_a_cache_and_the_error_says_how(there, bucket, tmp_path):
     with pytest.raises(UsageError, match=f"^{bucket}: records in a bucket are prepared already; give no raw files"):
         open_source("pairs", bucket, "train", raw=tmp_path, cache=tmp_path)
     missing = (
-        "no prepared records of 'phantom' with these .* run: afloc prepare phantom --raw FOLDER --out DATA, and copy"
+        r"no prepared records of 'phantom' with these .* run: afloc prepare phantom --raw FOLDER --out DATA "
+        rf"--builder test=3 && gcloud storage cp --recursive DATA/\* {bucket}$"
     )
     with pytest.raises(UserError, match=missing):
         open_source("phantom", bucket, "train", builder={"test": 3}, cache=tmp_path)

@@ -178,11 +178,21 @@ def test_nothing_to_find_the_others_by_is_a_wrong_call(tmp_path):
 
 @pytest.mark.parametrize(
     ("variable", "value"),
-    [("SLURM_STEP_NUM_TASKS", "8"), ("JAX_NUM_PROCESSES", "8"), ("TPU_WORKER_HOSTNAMES", ",".join("abcdefgh"))],
+    [
+        ("SLURM_STEP_NUM_TASKS", "8"),
+        ("JAX_NUM_PROCESSES", "8"),
+        ("OMPI_COMM_WORLD_SIZE", "8"),
+        ("MEGASCALE_NUM_SLICES", "8"),
+        ("TPU_WORKER_HOSTNAMES", ",".join("abcdefgh")),
+        ("JAX", None),  # the runtime of TPUs, of which no variable tells
+    ],
 )
-def test_one_of_several_processes_that_forgot_to_say_so_is_refused(variable, value):
-    with pytest.raises(UsageError, match=rf"one of 8 processes \({variable}\).*add --distributed"):
-        check_alone({variable: value})
+def test_one_of_several_processes_that_forgot_to_say_so_is_told_the_right_command(variable, value, monkeypatch):
+    if value is None:
+        monkeypatch.setattr("jax.process_count", lambda: 8)
+    words = rf"one of 8 processes \({variable}\), .* run in each: .* --config=demo '--workdir=my runs' --distributed$"
+    with pytest.raises(UsageError, match=words):
+        check_alone({variable: value} if value else {}, ["--config=demo", "--workdir=my runs"])
 
 
 @pytest.mark.parametrize(
