@@ -54,7 +54,10 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=Path, help="vocab.txt, with --reports")
     parser.add_argument("--seconds", type=float, default=240, help="most time for one part")
     parser.add_argument("--json", action="store_true", help="one object a line")
-    parser.add_argument("--part", metavar="LEVEL/IMPLEMENTATION/PASS", help="this part alone, in this process")
+    parts = ["/".join(part) for part in itertools.product(LEVELS, ("xla", "pallas"), PRODUCTS)]
+    parser.add_argument(
+        "--part", choices=[*parts, *(f"{level}/sigmoid/both" for level in LEVELS)], help="this alone, in this process"
+    )
     given = parser.parse_args()
     kind = given.topology.partition(":")[0]
     if kind not in FLOP_PER_CYCLE:
@@ -68,8 +71,8 @@ def main() -> None:
     if given.part:
         print(json.dumps(_count(given, *given.part.split("/"))))
         return
-    for part in itertools.product(LEVELS, ("xla", "pallas"), PRODUCTS):
-        row = _in_child(given, *part)
+    for part in parts:
+        row = _in_child(given, *part.split("/"))
         print(json.dumps(row) if given.json else _line(row), flush=True)
 
 
