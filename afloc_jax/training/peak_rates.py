@@ -5,13 +5,17 @@ from collections.abc import Iterable
 import jax
 
 # FLOP/s of bfloat16 products on dense matrices, of a GPU or a TPU chip, by the name that JAX gives to the device.
-# TPUs: docs.cloud.google.com/tpu/docs (v4, v5e, v5p, v6e, tpu7x). GPUs: NVIDIA's data sheets, whose numbers for H100,
-# H200 and B200 are stated with sparsity and are halved here. A part of a card (MIG) has another name and is not known.
+# TPUs: docs.cloud.google.com/tpu/docs (v4, v5e, v5p, v6e, tpu7x); JAX knows some by two names. GPUs: NVIDIA's data
+# sheets, whose numbers for L4, H100, H200 and B200 are stated with sparsity and are halved here; RTX 4090: its white
+# paper on Ada, with sums in float32. A part of a card (MIG) has another name and is not known.
 PEAK_RATES = {
     "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,  # v5e
-    "TPU v5": 459e12,  # v5p
-    "TPU v6 lite": 918e12,  # v6e
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5": 459e12,
+    "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
     "TPU7x": 2307e12,
     "NVIDIA A100-SXM4-40GB": 312e12,
     "NVIDIA A100-SXM4-80GB": 312e12,
@@ -21,6 +25,8 @@ PEAK_RATES = {
     "NVIDIA H100 PCIe": 756.5e12,
     "NVIDIA H200": 989.5e12,
     "NVIDIA B200": 2250e12,
+    "NVIDIA L4": 121e12,
+    "NVIDIA GeForce RTX 4090": 165.2e12,
 }
 
 

@@ -132,5 +132,7 @@ def test_only_known_devices_have_a_peak():
     assert peak_rate([device("NVIDIA H100 80GB HBM3 MIG 1g.10gb")]) is None
     assert peak_rate([device("NVIDIA H100 80GB HBM3")] * 8) == 8 * 989.5e12
     assert peak_rate([device("TPU v5 lite", core_on_chip=0)] * 16) == 16 * PEAK_RATES["TPU v5 lite"]
+    for name, other in (("TPU v5 lite", "TPU v5e"), ("TPU v5", "TPU v5p"), ("TPU v6 lite", "TPU v6e")):
+        assert PEAK_RATES[name] == PEAK_RATES[other], "JAX knows them by both names"
     halves = [device("TPU v4", core_on_chip=core) for core in (0, 1)]
     assert peak_rate(halves) == PEAK_RATES["TPU v4"]
