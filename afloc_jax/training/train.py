@@ -67,6 +67,8 @@ def train(
     # --- Config
     config.check_batch(jax.device_count())
     check_installed(config.training.trackers)
+    if profile and config.training.steps:  # otherwise their number depends on the data
+        profile.check(0, config.training.steps)
     if dry_run:
         adopted = start.adopt(config, start.foreign_sources(config))
         run = assemble(adopted, build_mesh(fsdp=config.training.fsdp, one_group=config.one_group))

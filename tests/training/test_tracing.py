@@ -45,6 +45,8 @@ def test_steps_that_the_run_does_not_have_are_refused_before_anything_is_written
         train(config, tmp_path / "run", profile=StepRange(2, 7))
     assert not (tmp_path / "run").exists()
     config.training.update(steps=3)
+    with pytest.raises(UsageError, match="--profile=2:7: the run has only 3 steps"):
+        train(config, tmp_path / "run", profile=StepRange(2, 7), dry_run=True)
     assert train(config, tmp_path / "run") == 0
     with pytest.raises(UsageError, match=r"--profile=1:2: the run goes on from step 3; START must be at least 3"):
         train(config, tmp_path / "run", profile=StepRange(1, 2))
