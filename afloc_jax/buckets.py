@@ -11,6 +11,7 @@ import errno
 import functools
 import hashlib
 import importlib.util
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -59,6 +60,8 @@ def make_ready() -> None:
         raise UsageError(f"gs:// needs the package gcsfs; run: {extras.install('gcs')}")
     import fsspec.config
 
+    # It logs the traceback of an error that it then raises, which becomes one line.
+    logging.getLogger("gcsfs").addFilter(lambda record: not record.exc_info)
     # Orbax writes to the bucket by a library of its own, which a cached list of files would not show.
     fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
 
@@ -94,7 +97,8 @@ def _one_line(path: str, doing: str) -> Iterator[None]:
     except Exception as error:  # gcsfs raises errors of several libraries
         if isinstance(error, OSError) and error.errno == errno.ENOTSUP:
             raise
-        raise UserError(f"{path}: may not be {doing} ({_first_line(error)}); check your credentials") from None
+        told = f"may not be {doing} ({_first_line(error)}); check your credentials and the network"
+        raise UserError(f"{path}: {told}") from None
 
 
 def _first_line(error: Exception) -> str:

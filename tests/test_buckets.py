@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -106,6 +107,18 @@ def test_records_in_a_bucket_are_refused_without_a_cache(folder, bucket, tmp_pat
 )
 def test_a_model_folder_that_cannot_be_written_is_one_line(folder, bucket, place, words, capsys):  # noqa: F811
     ends(["export", str(folder), place, "--format", "safetensors"], capsys, 1, f"{place}: {words}")
+
+
+def test_a_cloud_that_cannot_be_reached_is_one_line(folder, capsys, monkeypatch):  # noqa: F811
+    class Unreachable:
+        def call(self, *_, **__):
+            logging.getLogger("gcsfs").exception("out of retries", exc_info=OSError("a traceback"))
+            raise OSError("Cannot connect to host storage.googleapis.com:443")
+
+    buckets.make_ready()
+    monkeypatch.setattr(buckets, "file_system", Unreachable)
+    words = "gs://b/m: may not be read (Cannot connect to host storage.googleapis.com:443); check your credentials and"
+    ends(["export", str(folder), "gs://b/m", "--format", "safetensors"], capsys, 1, words)
 
 
 def test_a_folder_is_not_read_while_it_is_written_and_a_failure_leaves_it_incomplete(bucket, monkeypatch):

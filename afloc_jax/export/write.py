@@ -3,7 +3,7 @@
 import importlib
 
 import afloc_jax
-from afloc_jax.buckets import WRITING
+from afloc_jax import buckets
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.export.check import write_check
 from afloc_jax.export.formats import FORMATS, Format
@@ -55,6 +55,8 @@ def export_model(model_folder: AnyPath, destination: AnyPath, format: str) -> Pa
 
 
 def _check_destination(model_folder: Path, destination: Path) -> None:
+    if buckets.is_bucket(destination):
+        buckets.check(str(destination))
     model, target = absolute(model_folder), absolute(destination)
     if target == model or model in target.parents:
         raise UsageError(f"{destination}: lies in the model folder {model_folder}; export to a folder beside it")
@@ -62,7 +64,7 @@ def _check_destination(model_folder: Path, destination: Path) -> None:
         raise UsageError(f"{destination}: holds the model folder {model_folder}; export to a folder of its own")
     if target.exists() and not target.is_dir():
         raise UsageError(f"{destination}: a file is in the way; give the name of a folder")
-    known = (MARKER, WRITING)  # an export, or one whose process was killed
+    known = (MARKER, buckets.WRITING)  # an export, or one whose process was killed
     if target.is_dir() and any(target.iterdir()) and not any((target / name).is_file() for name in known):
         raise UsageError(f"{destination}: holds files that are no export; give a new or empty folder")
 
