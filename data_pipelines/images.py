@@ -250,6 +250,21 @@ class Geometry:
         part = np.ascontiguousarray(self.inner(np.asarray(heatmap)), np.float32)
         return np.asarray(cv2.resize(part, (self.width, self.height), interpolation=cv2.INTER_LINEAR), np.float32)
 
+    def map_across(self, heatmap: Shaped[np.ndarray, "rows columns"]) -> Float32[np.ndarray, "h W"]:
+        """The first half of `map_to_original`: rows of the square without padding, columns of the image."""
+        part = np.ascontiguousarray(self.inner(np.asarray(heatmap)), np.float32)
+        size = (self.width, part.shape[0])
+        return np.asarray(cv2.resize(part, size, interpolation=cv2.INTER_LINEAR), np.float32).reshape(size[::-1])
+
+    def map_down(self, columns: Float32[np.ndarray, "h K"]) -> Float32[np.ndarray, "H K"]:
+        """The second half, of some columns of `map_across`: as `map_to_original` has them, bit for bit."""
+        count = columns.shape[1]
+        if count == 1 < self.width:  # OpenCV computes an image of one column in another way
+            columns = np.repeat(columns, 2, axis=1)
+        size = (columns.shape[1], self.height)
+        part = np.ascontiguousarray(columns)
+        return np.asarray(cv2.resize(part, size, interpolation=cv2.INTER_LINEAR), np.float32)[:, :count]
+
     @property
     def _affine(self) -> tuple[Float64[np.ndarray, " 2"], Float64[np.ndarray, " 2"]]:
         factors = np.array([self.inner_width / self.width, self.inner_height / self.height])

@@ -5,17 +5,16 @@ import functools
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 
-from afloc_jax import heatmaps
 from afloc_jax.errors import UsageError
 from afloc_jax.inference.figures import MOST_SIDE, Caption, Placed, figure, marked, short, smaller
 from afloc_jax.inference.notebook import SIDE, Gallery, figure_html
 from afloc_jax.inference.pixels import ImageInput, pixels_of
 from afloc_jax.inference.prompt_reading import PromptReading
+from afloc_jax.inference.regions import Regions, regions_of
 from afloc_jax.settings import Json
 from afloc_jax.weights.calibration import PRESENT
 from data_pipelines.images import Geometry
@@ -110,7 +109,7 @@ class Localization:
         4
         >>> corners = found.boxes[:, :2], found.boxes[:, :2] + found.boxes[:, 2:]  # left top, right bottom
         """
-        return self._found[0]
+        return self._found.boxes
 
     @property
     def scores(self) -> Float[np.ndarray, " K"]:
@@ -119,7 +118,7 @@ class Localization:
         >>> len(found.scores) == len(found.boxes)
         True
         """
-        return self._found[1]
+        return self._found.scores
 
     @property
     def cut(self) -> float:
@@ -128,7 +127,7 @@ class Localization:
         >>> bool(found.heatmap.min() < found.cut < found.highest)
         True
         """
-        return self._found[2]
+        return self._found.cut
 
     @property
     def highest(self) -> float:
@@ -137,7 +136,7 @@ class Localization:
         >>> bool(found.highest == found.heatmap.max())
         True
         """
-        return self._found[3]
+        return self._found.highest
 
     @property
     def caption(self) -> Caption:
@@ -270,16 +269,8 @@ class Localization:
         return pixels
 
     @functools.cached_property
-    def _found(self) -> tuple[Int[np.ndarray, "K 4"], Float[np.ndarray, " K"], float, float]:
-        # The map is not kept for boxes alone.
-        kept = self.__dict__.get("heatmap")
-        heatmap = self.geometry.map_to_original(self.square) if kept is None else kept
-        lowest, highest = cv2.minMaxLoc(heatmap)[:2]
-        # The threshold is scaled instead of the map, which would need three more arrays of its size.
-        cut = lowest + (self.threshold + 1) / 2 * (highest - lowest)
-        boxes = heatmaps.boxes_from_map(heatmap, cut)
-        scores = [heatmap[y : y + height, x : x + width].max() for x, y, width, height in boxes]
-        return boxes, np.array(scores, np.float32), cut, highest
+    def _found(self) -> Regions:
+        return regions_of(self.square, self.geometry, self.threshold)
 
 
 def localizations(
