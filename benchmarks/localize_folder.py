@@ -1,11 +1,12 @@
 """Folders through `afloc localize`: its time beside that of decoding and of the network, and its memory.
 
-    python -m benchmarks.localize_folder [--config demo|afloc] [--large 12] [--small 64] [--rounds 5] [--films 2000]
+    python -m benchmarks.localize_folder [--config demo|afloc | --model FOLDER] [--large 12] [--small 64] [--rounds 5]
+        [--films 2000]
 
-The model has the architecture of configs/<config>.py and random weights. Five prompts are localised. The sides
-alternate, so that other work on the machine affects all of them, and ratios are those within a round; the program
-prints their medians and ranges, and one JSON line. Times are those of all cores together that the process used (CPU
-seconds), or with --wall those of a clock, for a machine that does nothing else.
+The model has the architecture of configs/<config>.py and random weights, or is that of a folder. Five prompts are
+localised. The sides alternate, so that other work on the machine affects all of them, and ratios are those within a
+round; the program prints their medians and ranges, and one JSON line. Times are those of all cores together that the
+process used (CPU seconds), or with --wall those of a clock, for a machine that does nothing else.
 
 - `large`: PNG files of 3000 x 2542 pixels, boxes only (no maps, no overlays), beside the sum of decoding (from the file
   to the square that the network reads, in as many threads) and of the image network.
@@ -171,6 +172,7 @@ def watch_memory(localize: Localizing, folder: Path, count: int, result: dict) -
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", choices=[*CONFIGS], default="demo")
+    parser.add_argument("--model", type=Path, help="a model folder in place of random weights")
     parser.add_argument("--large", type=int, default=12, help="films of 3000 x 2542 (default: %(default)s)")
     parser.add_argument("--small", type=int, default=64, help="films of 512 x 512 (default: %(default)s)")
     parser.add_argument(
@@ -181,12 +183,14 @@ def main() -> None:
     given = parser.parse_args()
     if given.wall:
         CLOCK[0] = time.perf_counter
-    print(f"{given.config}, {len(PROMPTS)} prompts, {len(os.sched_getaffinity(0))} cores, {sys.version.split()[0]}")
+    what, cores = given.model or given.config, len(os.sched_getaffinity(0))
+    print(f"{what}, {len(PROMPTS)} prompts, {cores} cores, {sys.version.split()[0]}")
     result: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
-        model = load(write_model(root / "model", given.config))
-        localize = Localizing(model, root / "model", root / "out")
+        place = given.model or write_model(root / "model", given.config)
+        model = load(place)
+        localize = Localizing(model, place, root / "out")
         if given.large:
             compare_large(model, localize, root / "large", given.large, given.rounds, result)
         if given.small:
