@@ -189,6 +189,24 @@ def upsample(
     return _separable(map, rows, _bilinear_matrix(width, target_width, input_size))
 
 
+def cell_means(
+    mask: Shaped[np.ndarray, "*b H W"], cells: tuple[int, int], input_size: int | None = None
+) -> Float[np.ndarray, "*b h w"]:
+    """The mean of a mask around each of h x w cells, in which a pixel weighs what the cell weighs in it by `upsample`.
+
+    It is the transpose of that upsampling, divided by the sum of the weights. `input_size`: see `upsample`.
+
+    >>> cell_means(np.array([[0, 0, 1, 1]] * 4), (2, 2))
+    array([[0.125, 0.875],
+           [0.125, 0.875]])
+    """
+    rows, columns = (
+        _bilinear_matrix(count, side, input_size) for count, side in zip(cells, mask.shape[-2:], strict=True)
+    )
+    rows, columns = (matrix / matrix.sum(axis=0) for matrix in (rows, columns))
+    return np.asarray(rows.T @ mask @ columns)
+
+
 def normalise(map: Float[AnyArray, "*b h w"], low: float = 0.0, high: float = 1.0) -> Float[AnyArray, "*b h w"]:
     """The map scaled to [low, high] by its minimum and maximum over the last two axes. A constant map becomes `low`.
 

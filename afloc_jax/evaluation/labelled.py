@@ -269,27 +269,27 @@ def embed_records(
     UserError for an embedding that is not finite.
     """
     return encoded_records(
-        lambda squares: np.asarray(model.embed_squares(squares).whole), model, source, rows, framing, name
+        lambda squares, _: np.asarray(model.embed_squares(squares).whole), model, source, rows, framing, name
     )
 
 
 def encoded_records(
-    encode: Callable[[UInt8[np.ndarray, "B S S"]], Float[np.ndarray, "B F"]],
+    encode: Callable[[UInt8[np.ndarray, "B S S"], Int[np.ndarray, " B"]], Float[np.ndarray, "B *f"]],
     model: Model,
     source: Records,
     rows: Int[np.ndarray, " n"],
     framing: Framing,
     name: str,
-) -> Float[np.ndarray, "n F"]:
+) -> Float[np.ndarray, "n *f"]:
     """What `encode` gives of the squares of records, in the model's batches, each by one process; see `embed_records`.
 
-    Raises UserError where a value is not finite.
+    `encode` is also given the rows of these records in the source. Raises UserError where a value is not finite.
     """
     parts: list[np.ndarray | None] = []
     starts = range(0, len(rows), model.batch_size)
     for number, start in enumerate(tqdm(starts, desc=name, unit="batch", disable=None)):
         mine = rows[start : start + model.batch_size]
-        parts.append(encode(squares_of(source, mine, framing)) if is_own(number) else None)
+        parts.append(encode(squares_of(source, mine, framing), mine) if is_own(number) else None)
     found = np.concatenate(gathered(parts))
     if not np.isfinite(found).all():
         raise UserError("an image embedding holds NaN or infinity: the weights are damaged or the training diverged")

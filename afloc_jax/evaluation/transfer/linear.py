@@ -24,9 +24,12 @@ class Linear:
     bias: Float[np.ndarray, " C"]
 
     def probabilities(self, features: Float[np.ndarray, "n F"]) -> Float[np.ndarray, "n C"]:
-        return np.asarray(scipy.special.expit(self.scaled(features) @ self.weights + self.bias))
+        return np.asarray(scipy.special.expit(self.logits(features)))
 
-    def scaled(self, features: Float[np.ndarray, "n F"]) -> Float[np.ndarray, "n F"]:
+    def logits(self, features: Float[np.ndarray, "*n F"]) -> Float[np.ndarray, "*n C"]:
+        return np.asarray(self.scaled(features) @ self.weights + self.bias)
+
+    def scaled(self, features: Float[np.ndarray, "*n F"]) -> Float[np.ndarray, "*n F"]:
         """The features as the regressions see them."""
         return np.asarray((np.asarray(features, np.float64) - self.mean) / self.scale)
 
@@ -36,9 +39,9 @@ def fit_path(
 ) -> list[Linear]:
     """A fit for each penalty. Each fit starts from the one before, so give the strongest penalty first.
 
-    A class c with its n_c known labels y (1 or 0; NaN is unknown) minimises
+    A class c with its n_c known labels y (1 or 0, or a share between them; NaN is unknown) minimises
 
-        1 / n_c sum_i log(1 + exp(-(2 y_i - 1) (x_i w + b))) + penalty / 2 |w|^2
+        1 / n_c sum_i (log(1 + exp(x_i w + b)) - y_i (x_i w + b)) + penalty / 2 |w|^2
 
     of features that have mean 0 and deviation 1 over these records. It is scikit-learn's LogisticRegression with
     C = 1 / (penalty n_c). The classes do not share anything; they are fitted together for speed.

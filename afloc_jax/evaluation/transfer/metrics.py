@@ -21,7 +21,11 @@ class Metric:
     chance: float | None = None
 
 
-METRICS = (Metric("auc", "AUC", "chance that an image with the finding scores above one without it", chance=0.5),)
+METRICS = (
+    Metric("auc", "AUC", "chance that an image with the finding scores above one without it", chance=0.5),
+    Metric("dice", "Dice", "overlap of the drawn mask with the truth, as an F-score, over images with the finding"),
+    Metric("iou", "IoU", "the same overlap as a share of what either covers"),
+)
 BY_NAME = {metric.name: metric for metric in METRICS}
 UNTRAINED = "untrained"  # the control: the same network with its random initial weights
 _SHARES = {"1pct": "1 %", "10pct": "10 %", "100pct": "100 %"}  # of the protocol, for the model card

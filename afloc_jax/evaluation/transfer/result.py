@@ -39,6 +39,7 @@ class TransferResult(Result):
     Attributes:
         n, n_left_out: the numbers of test records, and of those without a label.
         encoder: "frozen", or "trained" with the head.
+        target: "labels" or "masks", see `TransferSettings`.
         head: a description of the head and of how it was fitted.
         shares: the shares of the labels, smallest to largest as asked for.
         validation: the number of validation records.
@@ -63,6 +64,13 @@ class TransferResult(Result):
     differences: Mapping[str, Overall]
     chosen: Mapping[str, Mapping[str, Mapping[str, Json]]]
     left_out: Sequence[str] = field(kw_only=True, default=())
+    target: str = field(kw_only=True, default="labels")
+
+    @property
+    def remark_on_left_out(self) -> str:
+        """The sentence on classes that were left out; empty if there are none."""
+        why = "a split has no mask of them" if self.target == "masks" else "a split shows them always or never"
+        return f"Left out, since {why}: {', '.join(self.left_out)}." if self.left_out else ""
 
     @property
     def metric_names(self) -> list[str]:
@@ -75,13 +83,12 @@ class TransferResult(Result):
         return {"model": self.metrics, **{name: one.metrics for name, one in self.baselines.items()}}
 
     def to_markdown(self) -> str:
-        left_out = f"Left out, since a split shows them always or never: {', '.join(self.left_out)}."
         lines = [
             f"# Transfer, encoder {self.encoder}",
             "",
             f"{self.n} test records, {self.validation} validation records. {self.head} "
             f"Value [{self.account.interval}].",
-            *([left_out] if self.left_out else []),
+            *filter(None, [self.remark_on_left_out]),
             *self.remark_on_few,
         ]
         for name in self.metric_names:

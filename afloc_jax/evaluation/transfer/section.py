@@ -37,7 +37,7 @@ def section(folder: Path, summary: JsonObject) -> Section:
         subject="transfer",
         kicker="Transfer",
         lede=(
-            f"A head learned {len(result.n_per_category)} classes from shares of the labels, on the "
+            f"A head learned {len(result.n_per_category)} classes from shares of the {result.target}, on the "
             f"{result.encoder} encoder, and was scored on {result.n:,} images of",
             ".",
         ),
@@ -52,7 +52,7 @@ def section(folder: Path, summary: JsonObject) -> Section:
             "chosen": result.chosen,
             "head": result.head,
             "validation": result.validation,
-            "left_out": result.left_out,
+            "left_out": result.remark_on_left_out,
         },
     )
 

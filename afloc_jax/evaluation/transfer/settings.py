@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from afloc_jax.errors import UsageError
 from afloc_jax.evaluation.settings import LabelledSettings
-from afloc_jax.settings import NOT_EMPTY, NOT_NEGATIVE, Rule, setting
+from afloc_jax.settings import NOT_EMPTY, NOT_NEGATIVE, POSITIVE, Rule, setting
 
 # The five classes of the CheXpert competition, and what GLoRIA's code takes their uncertain labels for
 # (`CHEXPERT_UNCERTAIN_MAPPINGS` in gloria/constants.py, "based on original chexpert paper").
@@ -30,15 +31,20 @@ class TransferSettings(LabelledSettings):
     """A labelled data set, and the shares of its training labels that a head learns from.
 
     Attributes:
+        target: what the head learns: the labels of images, or the masks of findings (see `segmentation`).
         train_split: the split whose labels the head learns from.
         validation_split: the split that chooses the strength of L2, or the step to stop at.
         fractions: the shares of patients of the training split. Smaller subsets lie within larger ones.
         subset_seed: the seed by which patients are drawn.
         uncertain: what uncertain labels are: unknown, or present or absent by `CHEXPERT_UNCERTAIN`.
+        cells: the most cells of deep maps that a share of the masks learns from, the same number of each image.
     """
 
     task: ClassVar[str] = "transfer"
 
+    target: Literal["labels", "masks"] = setting(
+        "labels", help="what the head learns: labels of images, or masks of findings"
+    )
     train_split: str = setting("train", NOT_EMPTY, help="split whose labels the head learns from")
     validation_split: str = setting(
         "validation", NOT_EMPTY, help="split on which chexlocalize and classification choose their thresholds"
@@ -50,3 +56,11 @@ class TransferSettings(LabelledSettings):
     uncertain: Literal["unknown", "chexpert"] = setting(
         "unknown", help="uncertain labels: unknown, or those of the CheXpert competition as GLoRIA maps them"
     )
+    cells: int = setting(100_000, POSITIVE, help="most cells of deep maps that a share of the masks learns from")
+
+    def check(self) -> None:
+        """Raises UsageError where masks are asked for in another framing than their own."""
+        if self.target == "masks" and self.framed != "pad":
+            raise UsageError(
+                f"{self.name_of('framing')} = {self.framed!r}: masks are those of padded squares; leave it out"
+            )

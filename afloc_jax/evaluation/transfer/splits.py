@@ -22,8 +22,10 @@ class Splits:
     Attributes:
         sources: the records.
         labelled: the labels of those that have any.
-        subsets: the shares of the training records, each with a positive and a negative of every class.
-        left_out: classes that a split shows in all records, or in none, and that were not asked for by name.
+        subsets: the shares of the training records, each with a positive and a negative of every class; of masks, each
+            with a mask of every class.
+        left_out: classes that a split shows in all records, or in none, and that were not asked for by name; of masks,
+            those of which a split has none.
     """
 
     sources: Mapping[str, Records]
@@ -52,15 +54,22 @@ def open_splits(settings: TransferSettings) -> Splits:
 def read_splits(sources: Mapping[str, Records], settings: TransferSettings) -> Splits:
     """The labels of all splits. Without `settings.classes`: of the classes that can be learned and scored.
 
-    Raises UserError where labels are missing, or a subset lacks a positive or a negative of a class.
+    If masks are learned, a record that shows a class without a mask of it has an unknown label, and negatives are not
+    needed: their cells are outside of masks, as most are of positives. Raises UserError where labels are missing, or a
+    subset lacks a positive or a negative of a class.
     """
+    masks = settings.target == "masks"
     labelled = {part: _labelled(source, (), settings) for part, source in sources.items()}
     occurring = labelled[TRAIN].classes
     if settings.classes:
         labelled = {part: _labelled(source, settings.classes, settings) for part, source in sources.items()}
         kept = list(labelled[TRAIN].classes)
     else:
-        kept = [name for name in occurring if all(_is_contrasted(one, name) for one in labelled.values())]
+        kept = [name for name in occurring if all(_is_learnable(one, name, masks) for one in labelled.values())]
+        if not kept and masks:
+            raise UserError(
+                f"no class has a mask in each of {', '.join(sources)}; choose other splits, or a data set with masks"
+            )
         if not kept:
             raise UserError(
                 f"no class has a positive and a negative in each of {', '.join(sources)}: a data set whose labels list "
@@ -69,31 +78,35 @@ def read_splits(sources: Mapping[str, Records], settings: TransferSettings) -> S
         labelled = {part: _labelled(source, kept, settings) for part, source in sources.items()}
     for part, one in labelled.items():
         for name in kept:
-            if not _is_contrasted(one, name):
-                raise UserError(f"the {part} records hold no positive or no negative of {name!r}; leave the class out")
+            if not _is_learnable(one, name, masks):
+                lacking = "mask" if masks else "positive or no negative"
+                raise UserError(f"the {part} records hold no {lacking} of {name!r}; leave the class out")
     train = labelled[TRAIN]
     subsets = draw(train.patients, train.ids, settings.fractions, settings.subset_seed)
     for subset in subsets:
-        check_classes(subset, train.labels[subset.rows], train.classes)
+        check_classes(subset, train.labels[subset.rows], train.classes, masks)
     return Splits(sources, labelled, subsets, [name for name in occurring if name not in kept])
 
 
 def _labelled(source: Records, classes: tuple[str, ...] | list[str], settings: TransferSettings) -> LabelledRecords:
     records = read_labelled(source, classes, settings.labels, settings.unlisted)
-    if settings.uncertain == "unknown":
-        return records
     labels = records.labels.copy()
-    for c, name in enumerate(records.classes):
+    for c, name in enumerate(records.classes if settings.uncertain == "chexpert" else ()):
         known = find_class(name, list(CHEXPERT_UNCERTAIN))
         if known is not None:
             labels[records.doubtful[:, c], c] = CHEXPERT_UNCERTAIN[known]
+    if settings.target == "masks":
+        for i, row in enumerate(records.rows.tolist()):
+            drawn = [find_class(finding.label, records.classes) for finding in source[row].findings]
+            lacking = ~np.isin(records.classes, [name for name in drawn if name is not None])
+            labels[i, lacking & (labels[i] == 1)] = np.nan
     return replace(records, labels=labels)
 
 
-def _is_contrasted(records: LabelledRecords, name: str) -> bool:
-    """Whether some record is known to show a class, and some to lack it."""
+def _is_learnable(records: LabelledRecords, name: str, masks: bool) -> bool:
+    """Whether some record is known to show a class, and some to lack it; of masks, whether some record has one."""
     known = find_class(name, list(records.classes))
     if known is None:
         return False
     labels = records.labels[:, records.classes.index(known)]
-    return bool(np.any(labels == 1) and np.any(labels == 0))
+    return bool(np.any(labels == 1) and (masks or np.any(labels == 0)))

@@ -53,10 +53,16 @@ def draw(patients: Sequence[str], ids: Sequence[str], fractions: Sequence[float]
     return subsets
 
 
-def check_classes(subset: Subset, labels: Float[np.ndarray, "k C"], classes: Sequence[str]) -> None:
-    """Raises UserError where a class has no positive or no negative among the labels of the subset."""
+def check_classes(
+    subset: Subset, labels: Float[np.ndarray, "k C"], classes: Sequence[str], masks: bool = False
+) -> None:
+    """Raises UserError where a class has no positive or no negative among the labels of the subset.
+
+    With `masks` positives are masks, and negatives are not needed.
+    """
+    needed = ((1, "mask"),) if masks else ((1, "positive"), (0, "negative"))
     for c, name in enumerate(classes):
-        for value, said in ((1, "positive"), (0, "negative")):
+        for value, said in needed:
             if not (labels[:, c] == value).any():
                 raise UserError(
                     f"{subset.title} of the labels ({len(labels)} records of {subset.patients} patients) hold no "

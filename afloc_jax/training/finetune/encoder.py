@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 from afloc_jax.errors import UserError
 from afloc_jax.evaluation.labelled import LabelledRecords, squares_of
-from afloc_jax.evaluation.transfer.evaluate import Fitted
 from afloc_jax.evaluation.transfer.linear import Linear, mean_auc
+from afloc_jax.evaluation.transfer.scores import Fitted
 from afloc_jax.evaluation.transfer.splits import TEST, TRAIN, VALIDATION, Splits
 from afloc_jax.evaluation.transfer.subsets import Subset
 from afloc_jax.files import Path

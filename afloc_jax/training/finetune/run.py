@@ -5,8 +5,9 @@ import dataclasses
 from afloc_jax.errors import UsageError
 from afloc_jax.evaluation.page import write_report
 from afloc_jax.evaluation.task import Models
-from afloc_jax.evaluation.transfer.evaluate import MODEL, Fitted, evaluate_transfer, fit_probes, score
+from afloc_jax.evaluation.transfer.evaluate import evaluate_transfer, fit_probes
 from afloc_jax.evaluation.transfer.metrics import UNTRAINED
+from afloc_jax.evaluation.transfer.scores import MODEL, Fitted, score
 from afloc_jax.evaluation.transfer.splits import Splits, open_splits
 from afloc_jax.files import Path, read_json, write_json
 from afloc_jax.inference.model import Model, load

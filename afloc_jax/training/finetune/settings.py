@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from afloc_jax.errors import UsageError
 from afloc_jax.evaluation.transfer.settings import TransferSettings
 from afloc_jax.files import bucket_path, user_path
 from afloc_jax.settings import NOT_EMPTY, NOT_NEGATIVE, POSITIVE, Json, Settings, one_of, plain, setting
@@ -94,7 +95,11 @@ class FinetuneConfig(Settings):
 
     def check(self) -> None:
         bucket_path(self.init_from, "init_from")
-        _ = self.settings
+        if self.settings.target == "masks" and self.encoder == "trained":
+            raise UsageError(
+                "config.encoder = 'trained': masks are learned on a frozen encoder; take configs/finetune_segment.py, "
+                "or config.transfer.target = 'labels'"
+            )
 
     @property
     def settings(self) -> TransferSettings:
