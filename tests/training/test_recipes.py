@@ -1,7 +1,7 @@
 """Recipes by name, files of users in their place, and twenty steps of each recipe with tiny towers."""
 
+import dataclasses
 import importlib
-import json
 
 import pytest
 
@@ -9,14 +9,16 @@ from afloc_jax.cli import main
 from afloc_jax.errors import UsageError
 from afloc_jax.training import program, recipes
 from afloc_jax.training.config import load
+from afloc_jax.training.frozen import with_features
 from afloc_jax.training.mesh import place_batch
+from afloc_jax.training.scales import told
 from afloc_jax.training.start import first_variables
-from tests.training.conftest import assembled, batches_of, changed, train
+from data_pipelines.builders.phantom.generate import generate
+from data_pipelines.records import Record
+from tests.training.conftest import Records, assembled, changed
 
-# What makes the towers of a recipe tiny, and its data phantoms; everything else is the recipe's own.
+# What makes a recipe tiny; everything else is its own.
 TINY = {
-    "data.dataset": "phantom",
-    "data.builder": {"train": 40, "validation": 8, "test": 8, "seed": 0},
     "data.max_tokens": 24,
     "model.projection_dim": 16,
     "model.image.input_size": 32,
@@ -24,9 +26,7 @@ TINY = {
     "optimizer.lr": 3e-3,
     "training.batch_size": 8,
     "training.steps": 20,
-    "training.log_every": 1,
     "training.precision": "float32",
-    "evaluation.calibrate": False,
 }
 BERT = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 BERT |= {"vocab_size": 120, "max_position_embeddings": 32}
@@ -35,6 +35,16 @@ VIT |= {
     "model.image.options": {"blocks": 2, "shallow_block": 1, "width": 16, "mlp_width": 16, "patch": 8, "train_last": 1}
 }
 RESNET = {"model.image.backbone": "resnet_small", "model.image.options": {"widths": (4, 8, 8), "stem_width": 4}}
+FROZEN = {**VIT, "loss.contrast_group": 0}
+FROZEN |= {
+    "model.image.options": {key: value for key, value in VIT["model.image.options"].items() if "last" not in key}
+}
+RECIPES = {  # its tiny tower, and the levels that it contrasts
+    "siglip": (RESNET, {"report", "sentence", "word"}),
+    "gloria": (RESNET, {"report", "word"}),
+    "radzero": (VIT, {"sentence"}),
+    "rad_dino": (FROZEN, {"report", "sentence", "word"}),
+}
 
 
 @pytest.mark.parametrize("given", ["demo", "demo.py", "configs/demo.py"])
@@ -80,31 +90,37 @@ def test_train_says_its_own_name(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err.startswith("afloc train: config.optimizer.lr = -1.0: must be")
 
 
-@pytest.mark.parametrize(("name", "tower"), [("gloria", RESNET), ("radzero", VIT)])
-def test_twenty_steps_of_a_recipe_in_memory(name, tower):
-    """The steps alone, on the squares of the tiny run."""
+@pytest.fixture(scope="module")
+def phantoms():
+    """Twenty-four phantoms of 224 x 224 pixels with their reports, in memory."""
+    made = Records()
+    for number in range(24):
+        drawn = generate(0, "train", number)
+        side, name = len(drawn.image), f"phantom{number}"
+        words = drawn.sentences, drawn.impression_count
+        made.append(Record(name, drawn.image, *words, name, drawn.view, side, side, []))
+    return made
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_twenty_steps_of_a_recipe_on_phantoms(name, phantoms, tmp_path):
+    """The steps alone; `tests/training/test_train.py` has what a run does around them."""
+    tower, levels = RECIPES[name]
     config = importlib.import_module(f"configs.{name}").get_config()
-    tiny = {key: value for key, value in TINY.items() if not key.startswith(("data.dataset", "data.builder"))}
-    changed(config, {**tiny, **tower, "data.builder": {}})
+    changed(config, {**TINY, **tower})
+    config.data.features = str(tmp_path) if config.model.image.freeze else ""
     config.model.text.bert.update(BERT)
-    run, data = assembled(config)
+    run, data = assembled(config, source=phantoms)
     state, losses = run.state(first_variables(run.config)), []
-    batches = batches_of(data.training, run.config, data.tokenizer)
+    data = with_features(run, dataclasses.replace(data, validation=phantoms), state)
+    first = told(state.params)
+    batches = data.batches_to_train(run.config)
     for step in range(20):
         state, metrics = run.train_step(state, place_batch(batches.batch_at(step), run.mesh))
         losses.append(metrics.named()["loss"])
     assert sum(losses[-4:]) < sum(losses[:4])
-    assert metrics.levels.keys() == {"gloria": {"report", "word"}, "radzero": {"sentence"}}[name]
-
-
-@pytest.mark.parametrize(("name", "tower"), [("siglip", RESNET)])
-def test_twenty_steps_of_a_recipe_on_phantoms(name, tower, tmp_path):
-    config = importlib.import_module(f"configs.{name}").get_config()
-    changed(config, {**TINY, **tower, "data.directory": str(tmp_path / "data")})
-    config.model.text.bert.update(BERT)
-    assert train(config, tmp_path / "run") == 0
-    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    losses = [line["loss"] for line in lines if "loss" in line and "grad_norm" in line]
-    assert len(losses) == 20 and sum(losses[-4:]) < sum(losses[:4])
-    card = json.loads((tmp_path / "run" / "model" / "config.json").read_text())["card"]["recipe"]
-    assert set(card.get("learned scales", {})) == ({"report", "sentence", "word"} if name == "siglip" else set())
+    assert metrics.levels.keys() == levels
+    learned = told(state.params)
+    assert learned.keys() == first.keys() == (levels if name == "siglip" else set())
+    assert all(learned[level]["temperature"] != first[level]["temperature"] for level in learned)
+    assert len([*tmp_path.glob("*/deep.bin")]) == (2 if name == "rad_dino" else 0)  # training and validation

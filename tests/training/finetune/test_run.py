@@ -61,3 +61,15 @@ def test_fine_tuning_runs_by_its_recipe(folder, data, tmp_path):  # noqa: F811
         lines = (tmp_path / "w/heads" / name / "metrics.jsonl").read_text().splitlines()
         assert [json.loads(line)["step"] for line in lines] == [0, 1, 2, 2]
     assert "the head from the linear probe" in (tmp_path / "w/report/index.html").read_text()
+
+
+def test_a_probe_of_masks_runs_by_its_recipe(folder, data, tmp_path, capsys):  # noqa: F811
+    given = (f"--config.init_from={folder}", "--config.transfer.fractions=(1.0,)")
+    given = (*given, "--config.transfer.classes=('pleural effusion',)", "--config.transfer.cells=400")
+    assert run(data, tmp_path / "w", *given, config="finetune_segment") == 0
+    summary = json.loads((tmp_path / "w/evaluation/transfer/summary.json").read_text())
+    assert set(summary["metrics"]) == {"dice 100pct", "iou 100pct"} and summary["target"] == "masks"
+    assert "Dice, 100 %" in (tmp_path / "w/report/index.html").read_text()
+    capsys.readouterr()
+    assert run(data, tmp_path / "x", *given, "--config.encoder=trained", config="finetune_segment") == 2
+    assert "masks are learned on a frozen encoder" in capsys.readouterr().err
