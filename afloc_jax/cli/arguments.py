@@ -50,6 +50,30 @@ def add_strict(command: argparse.ArgumentParser) -> None:
     )
 
 
+def add_maps(command: argparse.ArgumentParser) -> None:
+    """How maps are made, see `Model.with_maps`."""
+    command.add_argument(
+        "--sharpen",
+        action="store_true",
+        help="sharpen maps by a step at mean + 2 standard deviations (docs/localize.md); a model whose config says "
+        "so does it anyway",
+    )
+    command.add_argument(
+        "--prune",
+        action="store_true",
+        help="ask prompts without words that do not say what or where, such as small, mild or unchanged; "
+        "localize.json says which",
+    )
+    command.add_argument(
+        "--windows",
+        type=int,
+        default=1,
+        metavar="N",
+        help="look at N x N overlapping windows of the image, enlarged (N + 1) / 2 times, and join their maps by the "
+        "mean: for small findings; 1 to 9 (default: %(default)s, the whole image)",
+    )
+
+
 def add_anew(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--anew",

@@ -2,7 +2,15 @@
 
 from argparse import Namespace
 
-from afloc_jax.cli.arguments import add_anew, add_compatible, add_model_and_images, add_strict, path, threshold
+from afloc_jax.cli.arguments import (
+    add_anew,
+    add_compatible,
+    add_maps,
+    add_model_and_images,
+    add_strict,
+    path,
+    threshold,
+)
 from afloc_jax.cli.parser import Parser
 from afloc_jax.cli.printing import finish_images
 
@@ -46,26 +54,7 @@ def add(command: Parser) -> None:
         help="size of overlays: the image's, or at most 1,024 pixels (default: original for images named singly, else "
         "small)",
     )
-    command.add_argument(
-        "--sharpen",
-        action="store_true",
-        help="sharpen maps by a step at mean + 2 standard deviations (docs/localize.md); a model whose config says "
-        "so does it anyway",
-    )
-    command.add_argument(
-        "--prune",
-        action="store_true",
-        help="ask prompts without words that do not say what or where, such as small, mild or unchanged; localize.json "
-        "says which",
-    )
-    command.add_argument(
-        "--windows",
-        type=int,
-        default=1,
-        metavar="N",
-        help="look at N x N overlapping windows of the image, enlarged (N + 1) / 2 times, and join their maps by the "
-        "mean: for small findings; 1 to 9 (default: %(default)s, the whole image)",
-    )
+    add_maps(command)
     command.add_argument(
         "--uids",
         action="store_true",

@@ -3,7 +3,7 @@
 import argparse
 from argparse import Namespace
 
-from afloc_jax.cli.arguments import path_or_bucket
+from afloc_jax.cli.arguments import add_maps, path_or_bucket
 from afloc_jax.cli.parser import Parser
 from afloc_jax.extras import install
 
@@ -37,13 +37,22 @@ def add(command: Parser) -> None:
         metavar="SECONDS",
         help="longest time for the computation of one answer (default: %(default)g)",
     )
+    add_maps(command)
 
 
 def run(given: Namespace) -> int:
     from afloc_jax.serve.server import serve
 
     folders = [given.model, *([given.other] if given.other else [])]
-    serve(folders, given.host, given.port, token=given.token, seconds=given.time_limit, debug=given.debug)
+    serve(
+        folders,
+        given.host,
+        given.port,
+        token=given.token,
+        seconds=given.time_limit,
+        maps={"sharpen": given.sharpen or None, "prune": given.prune, "windows": given.windows},
+        debug=given.debug,
+    )
     return 0
 
 

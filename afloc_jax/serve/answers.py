@@ -44,6 +44,9 @@ def about(models: Sequence[Model], names: Sequence[str], versions: Sequence[str]
             tuple(model.config.trained_on),
             model.weights_sha256,
             version,
+            model.heatmap_settings.sharpen,
+            model.prune,
+            model.windows,
         )
         for model, name, version in zip(models, own, versions, strict=True)
     ]

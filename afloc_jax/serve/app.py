@@ -118,6 +118,9 @@ def _told(model: AboutModel) -> Json:
         "calibrated": model.calibrated,
         "trained_on": [*model.trained_on],
         "weights_sha256": model.weights_sha256,
+        "sharpen": model.sharpen,
+        "prune": model.prune,
+        "windows": model.windows,
     }
 
 

@@ -76,6 +76,7 @@ class AboutModel:
         trained_on: the data sets of its training.
         weights_sha256: what identifies its weights.
         version: changes when the files of the model do.
+        sharpen, prune, windows: how its maps are made, see `Model.with_maps`.
     """
 
     name: str
@@ -84,6 +85,9 @@ class AboutModel:
     trained_on: tuple[str, ...] = ()
     weights_sha256: str = ""
     version: str = ""
+    sharpen: bool = False
+    prune: bool = False
+    windows: int = 1
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,14 @@ import re
 import secrets
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from afloc_jax import extras
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.files import AnyPath, Path, absolute, bucket_path, fetched
 from afloc_jax.serve.limits import Limits
+from afloc_jax.settings import Json
 
 LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 _TOKEN = re.compile(r"[A-Za-z0-9._~-]+")  # what addresses and headers carry without escapes
@@ -26,6 +27,7 @@ def serve(
     *,
     token: str = "",
     seconds: float = Limits.seconds,
+    maps: Mapping[str, Json] | None = None,
     debug: bool = False,
 ) -> None:
     """Serves one or two models. Prints the address when they are loaded, and returns after Ctrl-C.
@@ -39,10 +41,12 @@ def serve(
         port: the port; 0 takes a free one.
         token: what every request must bring. Without one a random token is made, unless `host` is a loopback address.
         seconds: the longest time for the computation of one answer.
+        maps: how maps are made: arguments of `Model.with_maps`.
         debug: whether to print tracebacks of defects.
 
     Raises:
-        UsageError: starlette or uvicorn is not installed, or the token has characters that an address has not.
+        UsageError: starlette or uvicorn is not installed, the token has characters that an address has not, or `maps`
+            have another number of windows than 1 to 9.
         UserError: a model folder is unusable, or the port is in use.
     """
     places = [bucket_path(folder) for folder in folders]
@@ -64,7 +68,8 @@ def serve(
         limits = replace(Limits(), seconds=seconds)
         local = is_loopback(listener.getsockname()[0])
         token = token or ("" if local else secrets.token_urlsafe(16))
-        with Worker([*zip(map(fetched, places), _names(places), strict=True)], limits, debug=debug) as worker:
+        models = [*zip(map(fetched, places), _names(places), strict=True)]
+        with Worker(models, limits, maps=maps, debug=debug) as worker:
             app = make_app(
                 worker.ask,
                 worker.about,

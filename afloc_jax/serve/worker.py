@@ -1,6 +1,6 @@
 """The process that answers: it holds the models, reads questions from stdin and writes answers to stdout.
 
-    python -m afloc_jax.serve.worker {"models": [[folder, name], ...], "debug": ..., "limits": {...}}
+    python -m afloc_jax.serve.worker {"models": [[folder, name], ...], "maps": {...}, "debug": ..., "limits": {...}}
 
 The page starts it (see `workers`), and ends it where an answer takes too long.
 """
@@ -33,7 +33,7 @@ def main(settings: str) -> None:
         from afloc_jax.inference.model import load
         from afloc_jax.serve.answers import about, answer
 
-        models = [load(folder) for folder, _ in given["models"]]
+        models = [load(folder).with_maps(**given["maps"]) for folder, _ in given["models"]]
         for model in models:  # compiles, so that the first request is fast
             side = model.image_size
             model.localize([np.zeros((side, side), np.uint8)], ["warm"])

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Self, TypeVar, TypeVarTuple
 
@@ -16,6 +16,7 @@ from afloc_jax.errors import UsageError, UserError
 from afloc_jax.files import AnyPath
 from afloc_jax.serve.limits import Limits
 from afloc_jax.serve.questions import About, Answer, Question, error, read_about, read_answer, write_question
+from afloc_jax.settings import Json
 
 Given = TypeVarTuple("Given")
 Done = TypeVar("Done")
@@ -32,17 +33,25 @@ class Worker:
     about: About
     command: Sequence[str] = (sys.executable, "-P", "-m", "afloc_jax.serve.worker")  # -P: no file of the current folder
 
-    def __init__(self, models: Sequence[tuple[AnyPath, str]], limits: Limits, *, debug: bool = False):
+    def __init__(
+        self,
+        models: Sequence[tuple[AnyPath, str]],
+        limits: Limits,
+        *,
+        maps: Mapping[str, Json] | None = None,
+        debug: bool = False,
+    ):
         """Starts nothing yet.
 
         Args:
             models: the model folders, on this machine, each with the name of a model that has none.
             limits: the bounds of questions, and of the time for an answer.
+            maps: how maps are made: arguments of `Model.with_maps`.
             debug: whether the process prints, tracebacks of defects among it.
         """
         self.limits = limits
         named = [[os.fspath(folder), name] for folder, name in models]
-        self._settings = {"models": named, "debug": debug, "limits": asdict(limits)}
+        self._settings = {"models": named, "maps": dict(maps or {}), "debug": debug, "limits": asdict(limits)}
         self._process: subprocess.Popen[bytes] | None = None
         self._ready = False
         self._turn = anyio.Semaphore(1)  # one image at a time: two would need twice the memory

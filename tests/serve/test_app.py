@@ -115,6 +115,18 @@ def test_the_answer_is_what_localize_gives_for_the_same_file(kind, page, model, 
     assert len({json.dumps(got["boxes"]) for got in content["prompts"]}) == 2  # the phrases are told apart
 
 
+def test_maps_are_made_as_the_command_was_told(model, tmp_path):  # noqa: F811
+    path, other = write_image("jpeg", tmp_path / "a"), model.with_maps(sharpen=True, prune=True, windows=2)
+    page = client(other, hosts=LOCAL_NAMES)
+    (got,) = page.post("/localize", params={"prompt": PHRASES[:1]}, content=path.read_bytes()).json()["prompts"]
+    (wanted,), (plain,) = (one.localize([path], PHRASES[:1])[0] for one in (other, model))
+    assert got["prompt"] == wanted.prompt == "left effusion"
+    scaled = (wanted.heatmap - wanted.heatmap.min()) / np.ptp(wanted.heatmap)
+    np.testing.assert_allclose(from_uri(got["heatmap"]) / 255, scaled, atol=1 / 255)
+    assert not np.allclose(scaled, (plain.heatmap - plain.heatmap.min()) / np.ptp(plain.heatmap), atol=0.05)
+    assert '"sharpen": true, "prune": true, "windows": 2' in page.get("/").text
+
+
 def test_a_calibrated_model_tells_presence(model, tmp_path, monkeypatch):  # noqa: F811
     data, limits = write_image("jpeg", tmp_path / "a").read_bytes(), LIMITS
     for bias, absent in ((-9.0, True), (9.0, False)):

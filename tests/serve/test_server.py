@@ -63,15 +63,18 @@ def post(address, data, timeout=60):
 
 def test_the_page_answers_and_ends_while_an_answer_hangs_and_leaves_nothing_behind(folder, tmp_path):  # noqa: F811
     image = write_image("dicom", tmp_path / "a").read_bytes()
-    with serving([folder, folder], tmp_path, "--host", "0.0.0.0", "--time_limit", "6") as (server, said):
+    flags = ("--host", "0.0.0.0", "--time_limit", "6", "--sharpen", "--prune")
+    with serving([folder, folder], tmp_path, *flags) as (server, said):
         port, token = re.search(r":(\d+)/\?token=(\S{20,}) ", said).groups()
         address = f"http://127.0.0.1:{port}"
         (worker,) = psutil.Process(server.pid).children()
-        assert b"For research, not for diagnosis" in get(f"{address}/?token={token}")
+        page = get(f"{address}/?token={token}")
+        assert b"For research, not for diagnosis" in page
+        assert page.count(b'"sharpen": true, "prune": true, "windows": 1') == 2
         assert post(f"{address}/picture", image)[0] == 401
-        status, content = post(f"{address}/localize?prompt=secret&token={token}", image)
+        status, content = post(f"{address}/localize?prompt=small+secret&token={token}", image)
         assert status == 200 and content["prompts"][0]["prompt"] == "secret"
-        second = post(f"{address}/localize?prompt=secret&model=2&token={token}", image)
+        second = post(f"{address}/localize?prompt=small+secret&model=2&token={token}", image)
         assert second == (200, content), "two models are in one process"
         assert post(f"{address}/localize?prompt=secret&model=3&token={token}", image)[0] == 400
         worker.suspend()  # an answer that never comes

@@ -70,9 +70,9 @@ function imagesOf(films, model) {  // as localize.json has them
 
 const saveNumbers = () => exactly("Collecting the numbers …", films => {
   const parts = models().map(model => {
-    const { name, weights_sha256, trained_on, calibrated } = settings.models[model];
-    return { model: { folder: name, weights_sha256, trained_on }, map: "original", compatible: false, calibrated,
-      images: imagesOf(films, model), failed: state.films.map(film => film.error).filter(Boolean) };
+    const { name, weights_sha256, trained_on, calibrated, sharpen, prune, windows } = settings.models[model];
+    return { model: { folder: name, weights_sha256, trained_on }, map: "original", compatible: false, sharpen, prune,
+      windows, calibrated, images: imagesOf(films, model), failed: state.films.map(film => film.error).filter(Boolean) };
   });
   const content = parts.length > 1 ? { models: parts } : parts[0];
   download(new Blob([`${JSON.stringify(content, null, 2)}\n`], { type: "application/json" }), "localize.json");

@@ -228,7 +228,14 @@ function drawScale(scale, results) {
   const calibrated = results.some(({ found }) => found.calibrated);
   $("range").textContent = `One scale for all maps of this film; threshold at ${marks}. Some place is always the `
     + (calibrated ? "highest: whether the finding is there is said by “present”."
-      : "highest: without calibration no number says whether the finding is there.");
+      : "highest: without calibration no number says whether the finding is there.") + howMapsAreMade();
+}
+
+function howMapsAreMade() {
+  const one = settings.models[models()[0]], told = [];
+  if (one.sharpen) told.push("sharpened");
+  if (one.windows > 1) told.push(`joined from ${one.windows} x ${one.windows} windows`);
+  return told.length ? ` Maps are ${told.join(" and ")}.` : "";
 }
 
 const LISTED = 12;  // boxes in a table; all of them are drawn and saved
