@@ -8,6 +8,7 @@ from afloc_jax.inference.towers import initial_variables
 from afloc_jax.training.settings import RunConfig
 from afloc_jax.weights.folder import save_model
 from benchmarks.prepare_images import radiograph
+from configs import vit
 from configs.afloc import get_config
 from data_pipelines.tokens import learn_tokenizer
 
@@ -20,9 +21,9 @@ PROMPTS = (
 )
 
 
-def write_model(folder: Path) -> Path:
-    """Writes the model of configs/afloc.py (ResNet-50, BERT-base) with random weights."""
-    run = RunConfig.from_config(get_config())
+def write_model(folder: Path, backbone: str = "") -> Path:
+    """Writes the model of configs/afloc.py (ResNet-50, BERT-base) with random weights, or that of configs/vit.py."""
+    run = RunConfig.from_config(vit.get_config(backbone) if backbone else get_config())
     save_model(folder, initial_variables(run.model, seed=1), run, learn_tokenizer(PROMPTS), {})
     return folder
 
