@@ -78,8 +78,8 @@ def with_transformers(export: Path) -> afloc_torch.AFLoc:
     """The export with the image tower of Transformers, and without the projection of the shallow map."""
     network = afloc_torch.load(export)
     encoder = network.img_encoder
-    encoder.model = Dinov2(encoder.model, network.config["image"]).eval()
-    encoder.local2_embedder = torch.nn.Identity()
+    encoder.register_module("model", Dinov2(encoder.model, network.config["image"]).eval())
+    encoder.register_module("local2_embedder", torch.nn.Identity())
     return network
 
 
