@@ -5,10 +5,11 @@ from pathlib import Path
 import cv2
 
 from afloc_jax.inference.towers import initial_variables
+from afloc_jax.training import recipes
+from afloc_jax.training.config import load_module
 from afloc_jax.training.settings import RunConfig
 from afloc_jax.weights.folder import save_model
 from benchmarks.prepare_images import radiograph
-from configs import vit
 from configs.afloc import get_config
 from data_pipelines.tokens import learn_tokenizer
 
@@ -23,7 +24,8 @@ PROMPTS = (
 
 def write_model(folder: Path, backbone: str = "") -> Path:
     """Writes the model of configs/afloc.py (ResNet-50, BERT-base) with random weights, or that of configs/vit.py."""
-    run = RunConfig.from_config(vit.get_config(backbone) if backbone else get_config())
+    config = load_module(recipes.find("vit", "config")).get_config(backbone) if backbone else get_config()
+    run = RunConfig.from_config(config)
     save_model(folder, initial_variables(run.model, seed=1), run, learn_tokenizer(PROMPTS), {})
     return folder
 
