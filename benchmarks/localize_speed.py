@@ -1,11 +1,13 @@
-"""The speed of localising prompts in films, compared with the torch-module export, in one process.
+r"""The speed of localising prompts in films, compared with the torch-module export, in one process.
 
     python -m benchmarks.localize_speed [--films 32] [--rounds 5] [--model FOLDER]
-    python -m benchmarks.localize_speed --backbone dinov2_base --films 2 --rounds 9 --sides ours transformers
+    python -m benchmarks.localize_speed --backbone dinov2_base --films 2 --rounds 9 \
+        --sides ours "transformers, known prompts"
 
 Without --model a model of full size (ResNet-50, BERT-base) gets random weights; with --backbone a vision transformer
-takes the place of ResNet-50 (configs/vit.py). A DINOv2 has another side, `transformers`: the export, whose image tower
-is `Dinov2Model` of Hugging Face Transformers with the same weights, and which computes no shallow map.
+takes the place of ResNet-50 (configs/vit.py). A DINOv2 has the further side `transformers`: the export, whose image
+tower is `Dinov2Model` of Hugging Face Transformers with the same weights, and which computes no shallow map; also with
+known prompts, as ours.
 
 Films are JPEG files of 2,500 x 3,000 pixels, and there are five prompts. The sides alternate, so that other work on the
 machine affects all of them. Each is timed from the files to the heat maps of the padded squares, which is all that the
@@ -83,13 +85,21 @@ def with_transformers(export: Path) -> afloc_torch.AFLoc:
     return network
 
 
-def of_torch(network: afloc_torch.AFLoc, folder: Path, films: list[Path]) -> np.ndarray:
-    """`ours` by the export."""
+def queries(network: afloc_torch.AFLoc, folder: Path) -> torch.Tensor:
+    """What the export asks of images for the prompts."""
     with torch.inference_mode():
-        squares = np.stack([afloc_inputs.read_image(film, network.config["image_size"]) for film in films])
         tokens = afloc_inputs.tokenize(folder, PROMPTS, network.config["max_tokens"])
         tokens.pop("word_count")
-        asked = network.encode_text(**{name: torch.from_numpy(array) for name, array in tokens.items()})[-1]
+        return network.encode_text(**{name: torch.from_numpy(array) for name, array in tokens.items()})[-1]
+
+
+def of_torch(
+    network: afloc_torch.AFLoc, folder: Path, films: list[Path], known: torch.Tensor | None = None
+) -> np.ndarray:
+    """`ours` by the export; `known` are its queries of the prompts, which it computes otherwise."""
+    with torch.inference_mode():
+        squares = np.stack([afloc_inputs.read_image(film, network.config["image_size"]) for film in films])
+        asked = queries(network, folder) if known is None else known
         deep = network.encode_image(torch.from_numpy(squares))[1]
         return np.stack([network.heat_map(deep, one.expand(len(deep), -1)).numpy() for one in asked], axis=1)
 
@@ -115,7 +125,9 @@ def main() -> None:
         }
         if network.config["image"]["family"] == "dinov2":
             other = with_transformers(export)
+            known = queries(other, export)
             sides["transformers"] = lambda: of_torch(other, export, films)
+            sides["transformers, known prompts"] = lambda: of_torch(other, export, films, known)
         if not {*given.sides} <= sides.keys():
             parser.error(f"--sides: there are {', '.join(map(repr, sides))}")
         sides = {name: sides[name] for name in given.sides or sides}
@@ -136,7 +148,7 @@ def main() -> None:
         ratios = [other / own for other, own in zip(seconds[last], times, strict=True)]
         result |= {name: statistics.median(times), f"{last} / {name}": statistics.median(ratios)}
         print(
-            f"{name:20s} {result[name]:6.2f} s ({min(times):.2f} to {max(times):.2f})   "
+            f"{name:28s} {result[name]:6.2f} s ({min(times):.2f} to {max(times):.2f})   "
             f"{last} / this {result[f'{last} / {name}']:5.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
         )
     print(json.dumps({name: round(value, 7) for name, value in result.items()}))
