@@ -14,7 +14,7 @@ import re
 import sys
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from afloc_jax.errors import UserError
@@ -36,6 +36,7 @@ class Fault:
 
     place: str
     reason: str
+    row: "Row | None" = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
         return f"{self.place}, {self.reason}"
@@ -65,7 +66,7 @@ class Row(Mapping[str, str]):
 
     def fault(self, column: str, what: str) -> Fault:
         """The fault of a cell."""
-        return Fault(self.place, f"column {column}: {what}")
+        return Fault(self.place, f"column {column}: {what}", self)
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,7 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=
         self._key = read_key(pseudonym_key) if pseudonym_key else secrets.token_bytes(32)
         self.account = Account(max_bad_fraction)
         self._faults: list[tables.Fault] = []
+        self._incomplete: dict[str, tables.Fault] = {}  # by image: one of its rows cannot be used
         check_choices(self)
         super().__init__(**{"file_format": "array_record", **kwargs})
 
@@ -95,8 +96,12 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=
         unique: Collection[str] = (),
         names: Collection[str] = (),
         known: Collection[str] = (),
+        of_images: str = "",
     ) -> Sequence[Row]:
         """The usable rows of a table, see `tables.read_table`. Rows with a fault are rejected.
+
+        A row about one of several findings has the id of its image in the column `of_images`. An image with a faulty
+        row is rejected as well: the other rows are not all that it shows.
 
         Raises UserError for a missing or doubtful file, and for one without a row.
         """
@@ -106,6 +111,9 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=
         if not (table.rows or table.faults):
             raise UserError(f"{path} has a header but no row")
         self._faults += table.faults
+        for fault in table.faults if of_images else ():
+            if fault.row is not None:
+                self._incomplete.setdefault(fault.row.get(of_images, ""), fault)
         return table.rows
 
     def _reject_rows(self) -> None:
@@ -162,6 +170,8 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=
         self._reject_rows()
         for number, item in enumerate(items, start=1):
             item.place = item.place or f"image {number:,}"
+            if fault := self._incomplete.get(item.id):
+                item.reject(fault)
             # Here, so that what Beam's workers read and write names no patient either, and needs no key.
             item.patient, item.study = pseudonym(item.patient, self._key), pseudonym(item.study, self._key)
         by_split = {name: [item for item in items if item.split == name] for name in SPLITS}

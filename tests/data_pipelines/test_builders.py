@@ -288,6 +288,20 @@ def test_a_mask_that_does_not_fit_its_image_is_reported(tmp_path):
     assert prepared.report.records == {"test": 2} and prepared.report.rejected[0].reason == "1a.png: the mask is empty"
 
 
+@pytest.mark.parametrize("row", ["1.png,../1a.png,exudate", "1.png,1a.png,an, exudate"])
+def test_an_image_with_a_row_that_cannot_be_used_does_not_count_as_one_without_a_finding(row, tmp_path):
+    masks_folder(tmp_path / "raw")
+    table = tmp_path / "raw" / "lesions.csv"
+    lines = table.read_text().splitlines()
+    (number,) = (number for number, line in enumerate(lines) if line.startswith("1.png"))
+    lines[number] = row
+    table.write_text("\n".join(lines) + "\n")
+    report = prepare("masks", tmp_path / "prepared", raw=tmp_path / "raw", builder={"max_bad_fraction": 0.7}).report
+    place = f"lesions.csv, row {number + 1}"
+    assert [entry.image for entry in report.rejected] == ["1.png", place] and report.records == {"test": 2}
+    assert report.rejected[0].reason.startswith(place)
+
+
 def test_the_real_folders_are_built(tmp_path, shared_data):
     lesions = open_source("masks", tmp_path, "test", raw=shared_data / "covid_lesions")
     assert len(lesions) == 40 and sum(len(record.findings) for record in lesions) == 56

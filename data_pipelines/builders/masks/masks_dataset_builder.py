@@ -55,7 +55,7 @@ class Builder(FolderBuilder):
     def items(self) -> list[Item]:
         """One item per image, in the order of their names."""
         columns = (self.image_column, self.mask_column, self.finding_column)
-        rows = self.read_table(self.raw / self.csv, columns, _PURPOSE, names=columns[:2])
+        rows = self.read_table(self.raw / self.csv, columns, _PURPOSE, names=columns[:2], of_images=columns[0])
         folder = self.raw / self.images
         if not folder.is_dir():
             raise UserError(f"no folder {self.images} in {self.raw}; it must hold the images that {self.csv} names")

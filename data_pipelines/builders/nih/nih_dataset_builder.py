@@ -68,7 +68,8 @@ class Builder(PublishedBuilder):
         Columns are read by position: the header splits "Bbox [x,y,w,h]" over four.
         """
         boxes: dict[str, list[tuple[str, Box | str]]] = {}
-        for row in self.read_table(self.raw / _BOXES, ("Image Index",), "a row per box"):
+        key = "Image Index"
+        for row in self.read_table(self.raw / _BOXES, (key,), "a row per box", of_images=key):
             cells = list(row.values())
             label = "Infiltration" if cells[1] == "Infiltrate" else cells[1]  # the only name in which the tables differ
             box: Box | str

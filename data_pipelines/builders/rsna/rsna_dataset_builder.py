@@ -25,7 +25,8 @@ class Builder(PublishedBuilder):
     def cases(self) -> Iterator[Item]:
         """One item per image, in the order of the table of boxes."""
         items: dict[str, Item] = {}
-        for row in self.read_table(self.raw / _LABELS, ("patientId",), "a row per box", names=("patientId",)):
+        key = "patientId"
+        for row in self.read_table(self.raw / _LABELS, (key,), "a row per box", names=(key,), of_images=key):
             name = row["patientId"]
             if name not in items:
                 image = self.raw / "stage_2_train_images" / f"{name}.dcm"

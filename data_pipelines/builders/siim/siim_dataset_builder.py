@@ -24,7 +24,8 @@ class Builder(PublishedBuilder):
         """One item per image. The mask "-1" stands for no pneumothorax."""
         images = index_files(self.raw, [".dcm"])
         items: dict[str, Item] = {}
-        for row in self.read_table(one_file(self.raw, _TABLE), _COLUMNS, "a row per mask", names=("ImageId",)):
+        table, key = one_file(self.raw, _TABLE), "ImageId"
+        for row in self.read_table(table, _COLUMNS, "a row per mask", names=(key,), of_images=key):
             name, runs = row["ImageId"], row["EncodedPixels"]
             if name not in items:
                 items[name] = Item(name, images.get(f"{name}.dcm", self.raw / f"{name}.dcm"), place=row.place)

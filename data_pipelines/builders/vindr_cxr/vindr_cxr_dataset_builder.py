@@ -78,4 +78,5 @@ class Builder(PublishedBuilder):
 
     def _rows(self, table: str) -> Sequence[Row]:
         path = self.raw / "annotations" / table
-        return self.read_table(path, ("image_id",), "annotations of VinDr-CXR", names=("image_id",))
+        key = "image_id"
+        return self.read_table(path, (key,), "annotations of VinDr-CXR", names=(key,), of_images=key)
