@@ -163,7 +163,10 @@ def _run_lengths() -> Iterator[Input]:
 
     wide = copy.deepcopy(valid.COCO)
     wide["images"][1].update(height=1, width=1_000_000)
-    wide["annotations"] = [wide["annotations"][0], {**wide["annotations"][1], "segmentation": [[0, 0, 10**6, 0] * 50]}]
+    wide["annotations"] = [
+        wide["annotations"][0],
+        {**wide["annotations"][1], "segmentation": [[0, 0, 999_999, 0] * 50]},
+    ]
     large = copy.deepcopy(valid.COCO)
     large["images"][1].update(height=5000, width=5000)
     large["annotations"][1].update(segmentation=[[2, 2, 11, 2, 11, 7]] * 30_000)

@@ -4,6 +4,8 @@ Masks and boxes are mapped to the padded square that is scored. Sample ids consi
 the phrase, because phrases are quoted from reports and must not appear in messages.
 """
 
+import sys
+
 from afloc_jax.errors import UserError
 from afloc_jax.evaluation.truth.chexlocalize import is_rle_file, read_rle_table
 from afloc_jax.evaluation.truth.coco import is_coco, read_coco
@@ -27,7 +29,8 @@ def read_truth(path: str | Path, drawing: Drawing = DEFAULT, *, negatives: bool 
     A table is CSV with the columns image, mask and finding, and optionally prompt and patient. Masks are found beside
     the table or in its folder `masks`; a row without a mask is a negative. COCO JSON may give an image a `patient`.
 
-    `negatives` keeps the entries that say that a finding is absent (RLE JSON and tables).
+    `negatives` keeps the entries that say that a finding is absent. Those of COCO JSON are counted on stderr where they
+    are left out.
 
     Raises UserError that names the missing, malformed or contradictory entry.
     """
@@ -38,6 +41,10 @@ def read_truth(path: str | Path, drawing: Drawing = DEFAULT, *, negatives: bool 
         content: Json = read_json(path, "give a truth file, see docs/protocols.md")
         if is_coco(content):
             truths = read_coco(path.name, content, drawing)
+            absent = sum(not truth.present for truth in truths)
+            if absent and not negatives:  # the other formats list absent findings by design
+                what = f"{absent} of {len(truths)} samples of {path.name} have no region"
+                print(f"afloc: {what} and are left out; --protocol generalised scores them", file=sys.stderr)
         elif is_rle_file(content):
             truths = read_rle_table(path.name, content, drawing)
         else:

@@ -288,6 +288,13 @@ def test_maps_are_found_by_image_and_phrase_and_brought_to_the_square(write, tmp
     assert (effusion[padding] == original.min().astype(np.float32)).all()
 
 
+def test_samples_that_are_left_out_are_counted(write, capsys):
+    truth = write(changed(1, bbox=[]))
+    assert len(read_truth(truth, negatives=True)) == 3 and capsys.readouterr().err == ""
+    assert len(read_truth(truth)) == 2
+    assert "afloc: 1 of 3 samples of truth.json have no region and are left out" in capsys.readouterr().err
+
+
 def test_missing_maps_are_counted_and_the_first_named_without_the_phrase(write, tmp_path):
     truths = read_truth(write(COCO))
     np.savez(tmp_path / "maps.npz", other=np.zeros((224, 224)))
