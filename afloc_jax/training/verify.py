@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from afloc_jax.errors import UsageError, UserError
-from afloc_jax.files import Path
+from afloc_jax.files import Path, read_json
 from afloc_jax.seals import SEAL, NewerFormat, problems, read_seal
 from afloc_jax.training import workdir
 from afloc_jax.training.checkpoints import damage, ever_sealed, is_unfinished, steps_in
@@ -49,10 +49,22 @@ def verify(folder: Path) -> list[Verdict]:
     if (folder / workdir.RUN).is_file() or any(part.is_dir() for part in parts):
         expected = {tokenizer: (folder / workdir.RUN).is_file(), model: (folder / workdir.FINISHED).is_file()}
         found = [_of_files(place, folder) for place, must in expected.items() if must or place.is_dir()]
-        return [*found, *_of_checkpoints(checkpoints, folder)]
+        return [*found, *_of_checkpoints(checkpoints, folder), *_of_notes(folder)]
     if not (folder / CONFIG).is_file() and not (folder / SEAL).is_file():
         raise UsageError(f"{folder}: is no model folder and no working directory of a run; give one of the two")
     return [_of_files(folder, folder)]
+
+
+def _of_notes(folder: Path) -> Iterator[Verdict]:
+    """What a run notes as JSON and cannot be read any more."""
+    for name in (CONFIG, workdir.RUN, workdir.FINISHED):
+        try:
+            if name == workdir.FINISHED:
+                workdir.read_finished(folder)
+            elif (folder / name).exists() and not isinstance(read_json(folder / name), dict):
+                raise UserError(f"{folder / name}: is not what this program writes")
+        except UserError as error:
+            yield Verdict(name, "damaged", str(error))
 
 
 def _of_files(place: Path, above: Path) -> Verdict:

@@ -67,6 +67,17 @@ def test_other_weights_and_other_words_are_refused(copy, change, words, capsys):
     assert capsys.readouterr().out.startswith(".: damaged (")
 
 
+@pytest.mark.parametrize(("name", "content"), [("config.json", "{"), ("run.json", "[]"), ("finished.json", '{"a": 1}')])
+def test_notes_of_a_run_that_cannot_be_read_are_damaged(name, content, copy, capsys):
+    run = copy.parent
+    for note in ("config.json", "run.json"):
+        (run / note).write_text("{}")
+    assert "json: damaged" not in "".join(verdict.line for verdict in verify(run))
+    (run / name).write_text(content)
+    assert main(["verify", str(run)]) == 1
+    assert f"{name}: damaged ({run / name}: " in capsys.readouterr().out
+
+
 def test_an_edited_config_is_read_with_a_warning(copy, capsys):
     path = copy / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"name": "renamed"}))
