@@ -29,24 +29,22 @@ def read_truth(path: str | Path, drawing: Drawing = DEFAULT, *, negatives: bool 
     A table is CSV with the columns image, mask and finding, and optionally prompt and patient. Masks are found beside
     the table or in its folder `masks`; a row without a mask is a negative. COCO JSON may give an image a `patient`.
 
-    `negatives` keeps the entries that say that a finding is absent. Those of COCO JSON are counted on stderr where they
-    are left out.
+    `negatives` keeps the entries that say that a finding is absent. Empty boxes of COCO JSON and empty mask files of a
+    table are counted on stderr where they are left out.
 
     Raises UserError that names the missing, malformed or contradictory entry.
     """
     path = Path(path)
+    by_design = False  # whether the file lists absent findings
     if path.suffix.lower() == ".csv":
         truths = read_table(path, drawing)
     else:
         content: Json = read_json(path, "give a truth file, see docs/protocols.md")
         if is_coco(content):
             truths = read_coco(path.name, content, drawing)
-            absent = sum(not truth.present for truth in truths)
-            if absent and not negatives:  # the other formats list absent findings by design
-                what = f"{absent} of {len(truths)} samples of {path.name} have no region"
-                print(f"afloc: {what} and are left out; --protocol generalised scores them", file=sys.stderr)
         elif is_rle_file(content):
             truths = read_rle_table(path.name, content, drawing)
+            by_design = True
         else:
             raise UserError(
                 f"{path}: neither COCO (images, annotations, categories) nor CheXlocalize segmentations "
@@ -54,4 +52,8 @@ def read_truth(path: str | Path, drawing: Drawing = DEFAULT, *, negatives: bool 
             )
     if not any(truth.present for truth in truths):
         raise UserError(f"{path}: no annotated finding in this truth file, nothing to score")
+    absent = sum(not truth.present and truth.height > 0 for truth in truths)  # without those that name no mask
+    if absent and not by_design and not negatives:
+        what = f"{absent} of {len(truths)} samples of {path.name} have no region"
+        print(f"afloc: {what} and are left out; --protocol generalised scores them", file=sys.stderr)
     return [truth for truth in truths if truth.present or negatives]

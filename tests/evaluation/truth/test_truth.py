@@ -412,6 +412,16 @@ def test_mask_files_of_one_finding_are_one_sample(table):
     np.testing.assert_array_equal(read_truth(path, Drawing(compatible=True))[0].mask, touched)
 
 
+def test_empty_mask_files_are_counted_where_they_are_left_out(table, capsys):
+    path, _ = table
+    cv2.imwrite(str(path.parent / "empty.png"), np.zeros((20, 30), np.uint8))
+    assert len(read_truth(path)) == 1 and capsys.readouterr().err == ""
+    path.write_text(path.read_text() + "c.jpg,empty.png,Edema,\n")
+    assert len(read_truth(path, negatives=True)) == 3 and capsys.readouterr().err == ""
+    assert len(read_truth(path)) == 1
+    assert "afloc: 1 of 3 samples of lesions.csv have no region and are left out" in capsys.readouterr().err
+
+
 def test_a_table_may_name_patients(table):
     assert [truth.patient for truth in read_truth(table[0], negatives=True)] == ["", ""]
     table[0].write_text(
