@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
     model.image.input_size = small.model.image.input_size
     # As in ResNet-50 the deep map is that of stage 3, here 14 x 14, and the shallow map that of stage 2.
     options = {**small.model.image.options, "deep_stage": 3}
-    del options["top_down"], options["drop_context"]
+    del options["top_down"], options["drop_context"], options["position"]
     model.image.options = ConfigDict(options)
     model.text.bert = small.model.text.bert
     model.text.last_layers = small.model.text.last_layers

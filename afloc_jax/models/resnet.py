@@ -51,8 +51,9 @@ class ResNetStructure(Structure):
     top_down: bool = False
     drop_context: float = setting(0.0, BELOW_ONE)
     # Regions of a small receptive field do not see where in the image they lie, so "left" means nothing to them. A
-    # learned vector for each of so many cells an axis, interpolated, is added to the deep map; 0: none. It starts at
-    # random with the standard deviation `position_start`: from zero it hardly moves in a short run.
+    # learned vector for each of so many cells an axis, interpolated, is added to the output of the first stage, so that
+    # the stages after it can join what is seen and where; 0: none. It starts at random with the standard deviation
+    # `position_start`: from zero it hardly moves in a short run.
     position: int = setting(0, Rule(lambda cells: 0 <= cells <= 64, "0 or greater and at most 64"))
     position_start: float = setting(1.0, POSITIVE)
 
@@ -146,6 +147,8 @@ class ResNet(nn.Module):
             for block in range(blocks):
                 name = f"layer{stage}_{block}"
                 x = ResidualBlock(structure, layers, width, stride if block == 0 else 1, name=name)(x, train=train)
+            if stage == 1 and structure.position:
+                x = x + self._positions(*x.shape[2:]).astype(x.dtype)
             maps.append(x)
         whole = x.astype(jnp.promote_types(x.dtype, jnp.float32)).mean(axis=(1, 2))
         shallow, deep = maps[structure.shallow_stage - 1], maps[structure.deep_stage - 1]
@@ -155,8 +158,6 @@ class ResNet(nn.Module):
                 keep = jax.random.bernoulli(self.make_rng("dropout"), 1 - structure.drop_context, (len(x), 1, 1, 1))
                 context = context * keep.astype(context.dtype)
             deep = deep + context
-        if structure.position:
-            deep = deep + self._positions(*deep.shape[2:]).astype(deep.dtype)
         return Features(shallow, deep, whole)
 
     def _positions(self, side: int, width: int) -> Float[Array, "1 S S C"]:

@@ -285,6 +285,8 @@ def test_stages_from_above_start_at_zero_and_widen_what_a_region_sees(tiny_confi
 
 
 def test_regions_learn_where_they_lie(tiny_config, tokens):
+    """The map of the first stage, to which places are added, shows them as they are."""
+    tiny_config.image.options.update(shallow_stage=1, deep_stage=1)
     plain, cells = build(tiny_config), 3
     tiny_config.image.options.position = cells
     tiny_config.image.options.position_start = 0.5
@@ -294,18 +296,19 @@ def test_regions_learn_where_they_lie(tiny_config, tokens):
     table = np.array(backbone["position"]["embedding"])  # row by row from the top left corner
     assert table.shape == (cells**2, table.shape[1]) and 0.3 < table.std() < 0.7
 
-    def deep(model, variables):
+    def features(model, variables):
         _, seen = model.apply(
             variables,
             pixels(),
             method="encode_image",
             capture_intermediates=lambda module, _: module.name == "backbone",
         )
-        return np.asarray(seen["intermediates"]["image_encoder"]["backbone"]["__call__"][0].deep)
+        return jax.tree.map(np.asarray, seen["intermediates"]["image_encoder"]["backbone"]["__call__"][0])
 
     without = jax.tree.map(jnp.asarray, variables)
     del without["params"]["image_encoder"]["backbone"]["position"]
-    added = deep(placed, variables) - deep(plain, without)
+    found, expected = features(placed, variables), features(plain, without)
+    added = found.deep - expected.deep
     np.testing.assert_allclose(added, np.broadcast_to(added[:1], added.shape), atol=1e-5)  # the same in every image
     side = added.shape[1]
     step = -(-side // cells)
@@ -313,6 +316,7 @@ def test_regions_learn_where_they_lie(tiny_config, tokens):
     np.testing.assert_allclose(added[0, 0, step], table[1], atol=1e-5)
     np.testing.assert_allclose(added[0, step, 0], table[cells], atol=1e-5)
     np.testing.assert_allclose(added[0, 0, 1], table[0] + (table[1] - table[0]) / step, atol=1e-5)
+    assert np.abs(found.whole - expected.whole).max() > 0.01  # the stages after it read them
 
 
 def test_dropping_context_leaves_some_images_of_a_batch_without_it(tiny_config, tokens):

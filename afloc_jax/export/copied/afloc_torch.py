@@ -242,7 +242,7 @@ class ResNet(nn.Module):
         for stage in range(deep + 1, len(outputs) + 1) if structure["top_down"] else ():
             self.add_module(f"lateral{stage}", convolution(outputs[stage - 1], outputs[deep - 1]))
         if cells := structure.get("position", 0):
-            self.position = nn.Embedding(cells**2, outputs[deep - 1])
+            self.position = nn.Embedding(cells**2, outputs[0])
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x = functional.relu(self.bn1(self.conv1(x)))
@@ -251,14 +251,15 @@ class ResNet(nn.Module):
         maps = []
         for stage in range(1, len(self.structure["blocks"]) + 1):
             x = self.get_submodule(f"layer{stage}")(x)
+            cells = self.structure.get("position", 0)
+            if stage == 1 and cells:
+                where = self.position.weight.T.reshape(1, -1, cells, cells)
+                x = x + upsample_strided(where, x.shape[-1])
             maps.append(x)
         shallow, deep = self.structure["shallow_stage"], self.structure["deep_stage"]
         found = maps[deep - 1]
         if self.structure["top_down"]:
             found = found + self._from_above(maps, deep)
-        if cells := self.structure.get("position", 0):
-            where = self.position.weight.T.reshape(1, -1, cells, cells)
-            found = found + upsample_strided(where, found.shape[-1])
         return maps[shallow - 1], found, x.mean((2, 3))
 
     def _from_above(self, maps: list[Tensor], deep: int) -> Tensor:
