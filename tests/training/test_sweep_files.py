@@ -23,6 +23,7 @@ ABLATIONS = {
     "frozen_towers": (4, "none", "model.image.freeze"),
     "pooling": (4, "attention", "loss.region_sharpness"),
     "unit": (6, "caption_seed1", "loss.contrast_unit"),
+    "objectives": (21, "published_seed1", "loss.objective"),
     "twins": (9, "negative_seed1", "loss.twins"),
     "hard_negatives": (9, "0_seed1", "loss.hard_negatives"),
 }
