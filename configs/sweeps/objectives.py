@@ -43,7 +43,8 @@ def recipe(other: ConfigDict, base: ConfigDict) -> dict[str, Json]:
 
 def sweep(config: ConfigDict) -> Iterator[dict[str, Json]]:
     """The overrides of each run, by dotted key; `name` is the folder of the run."""
-    entry: dict[str, Json] = {"name": "phantom", "directory": config.data.directory, "builder": SCORED, "split": "validation"}
+    where = {"directory": config.data.directory, "builder": SCORED, "split": "validation"}
+    entry: dict[str, Json] = {"name": "phantom", **where}
     scored: list[Json] = [
         {**entry, "title": "maps"},
         {**entry, "title": "counterfactuals", "task": "counterfactual"},
