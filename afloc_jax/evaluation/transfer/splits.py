@@ -85,7 +85,8 @@ def read_splits(sources: Mapping[str, Records], settings: TransferSettings) -> S
     subsets = draw(train.patients, train.ids, settings.fractions, settings.subset_seed)
     for subset in subsets:
         check_classes(subset, train.labels[subset.rows], train.classes, masks)
-    return Splits(sources, labelled, subsets, [name for name in occurring if name not in kept])
+    left_out = [] if settings.classes else [name for name in occurring if name not in kept]
+    return Splits(sources, labelled, subsets, left_out)
 
 
 def _labelled(source: Records, classes: tuple[str, ...] | list[str], settings: TransferSettings) -> LabelledRecords:
