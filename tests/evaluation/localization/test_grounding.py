@@ -115,10 +115,10 @@ class Annotated:
 @pytest.fixture
 def coco(tmp_path):
     images = {path: number for number, path in enumerate(SIZES)}
+    regions = [(*about, box) for about, boxes in BOXES.items() for box in boxes]
     annotations = [
-        {"id": 1, "image_id": images[path], "category_id": label, "bbox": box, "label_text": text}
-        for (path, label, text), boxes in BOXES.items()
-        for box in boxes
+        {"id": number, "image_id": images[path], "category_id": label, "bbox": box, "label_text": text}
+        for number, (path, label, text, box) in enumerate(regions)
     ]
     content = {
         "images": [{"id": images[p], "path": p, "height": h, "width": w} for p, (h, w) in SIZES.items()],
