@@ -110,7 +110,7 @@ def test_a_config_file_that_gives_no_config_is_a_wrong_call(text, message, tmp_p
 
 
 def test_an_interrupt_is_one_line(monkeypatch, capsys):
-    monkeypatch.setattr(launching, "run", lambda values: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(launching, "run", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     assert launch.main(["launch.py", AFLOC, "--workdir=w"]) == 130
     said = capsys.readouterr().err
     assert said == "launch.py: interrupted; run the same command to go on from the last checkpoint\n"
