@@ -1,12 +1,12 @@
-"""The table of objectives in docs/results.md: the runs of configs/sweeps/objectives.py, three seeds of each.
+"""A table of objectives: the runs of configs/sweeps/objectives.py, three seeds of each.
 
     python -m benchmarks.objectives_table runs/objectives [--out objectives.csv]
     afloc compare objectives.csv --against unit --out comparison
 
 The first prints the means of the seeds: pointing game and IoU of maps, the AUC of present prompts against
-counterfactual ones by the map's maximum (the mean of the kinds of change), its rows of the other side, and the AUC of
-presence. It also writes the IoU and pointing game of every sample, averaged over the seeds, as a table of systems. The
-second says how the objectives differ on the same samples, with intervals over patients.
+counterfactual ones by the map's maximum (the mean of the kinds of change), two columns for the other side alone, and
+the AUC of presence. It also writes the IoU and pointing game of every sample, averaged over the seeds, as a table of
+systems. The second says how the objectives differ on the same samples, with intervals over patients.
 """
 
 import argparse

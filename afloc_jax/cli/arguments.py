@@ -61,8 +61,8 @@ def add_maps(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--prune",
         action="store_true",
-        help="ask prompts without words that do not say what or where, such as small, mild or unchanged; "
-        "localize.json says which",
+        help="ask prompts without words that do not say what or where, such as small, mild or unchanged "
+        "(docs/localize.md)",
     )
     command.add_argument(
         "--windows",

@@ -2,14 +2,15 @@
 
 python launch.py --config=configs/demo.py --sweep=configs/sweeps/objectives.py --workdir=runs/objectives [--dry_run]
 
-`python -m benchmarks.objectives_table runs/objectives` makes the table of docs/results.md. Network, data, optimiser,
-batch and steps are the demo's. Each objective has the settings of its own recipe, also for the query and the kind of
+`python -m benchmarks.objectives_table runs/objectives` prints a table of them. Network, data, optimiser, batch and
+steps are the demo's. Each objective has the settings of its own recipe, also for the query and the kind of
 its maps: "published" those of configs/afloc.py, "gloria", "radzero" and "sigmoid" those of configs/gloria.py,
 radzero.py and siglip.py. "unit" is the demo's own objective, to which "twins" and "hard" add one thing each.
 """
 
 from collections.abc import Iterator
 
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from afloc_jax.settings import Json
@@ -26,17 +27,9 @@ OF_A_RECIPE = (
 )
 
 
-def flat(config: ConfigDict) -> dict[str, Json]:
-    """The values of a config by dotted key."""
-    found: dict[str, Json] = {}
-    for key, value in config.items():
-        found |= {f"{key}.{k}": v for k, v in flat(value).items()} if isinstance(value, ConfigDict) else {key: value}
-    return found
-
-
 def recipe(other: ConfigDict, base: ConfigDict) -> dict[str, Json]:
     """The overrides that give `base` the objective of another config."""
-    values, present = flat(other), flat(base)
+    values, present = (flatten_dict(config.to_dict(), sep=".") for config in (other, base))
     keys = [key for key in values if key.startswith("loss.") or key in OF_A_RECIPE]
     return {key: values[key] for key in keys if values[key] != present[key]}
 

@@ -251,8 +251,7 @@ class ResNet(nn.Module):
         maps = []
         for stage in range(1, len(self.structure["blocks"]) + 1):
             x = self.get_submodule(f"layer{stage}")(x)
-            cells = self.structure.get("position", 0)
-            if stage == 1 and cells:
+            if stage == 1 and (cells := self.structure.get("position", 0)):
                 where = self.position.weight.T.reshape(1, -1, cells, cells)
                 x = x + upsample_strided(where, x.shape[-1])
             maps.append(x)

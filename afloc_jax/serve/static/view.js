@@ -235,7 +235,8 @@ function howMapsAreMade() {
   const one = settings.models[models()[0]], told = [];
   if (one.sharpen) told.push("sharpened");
   if (one.windows > 1) told.push(`joined from ${one.windows} x ${one.windows} windows`);
-  return told.length ? ` Maps are ${told.join(" and ")}.` : "";
+  return (told.length ? ` Maps are ${told.join(" and ")}.` : "")
+    + (one.prune ? " Prompts are asked without words that do not say what or where." : "");
 }
 
 const LISTED = 12;  // boxes in a table; all of them are drawn and saved
