@@ -38,11 +38,13 @@ from benchmarks.full_size import PROMPTS, write_films, write_model
 
 
 def ours(model: Model, films: list[Path]) -> np.ndarray:
-    """The maps [films, prompts, S, S] of the squares."""
+    """The maps [films, prompts, S, S] of the squares. What is kept of the films of the round before is let go first."""
+    model.forget_images()
     return np.stack([[found.square for found in row] for row in model.localize_each(films, PROMPTS)])
 
 
 def ours_at_original_size(model: Model, films: list[Path]) -> None:
+    model.forget_images()
     for row in model.localize_each(films, PROMPTS):
         for found in row:
             assert found.heatmap.size and found.boxes.shape[1] == 4

@@ -104,6 +104,25 @@ def test_remote_storage_is_refused_in_one_line_before_anything_is_written(call, 
 
 
 @pytest.mark.parametrize(
+    "call",
+    [
+        ["localize", "model", "", "--prompt", "effusion", "--out", "o"],
+        ["localize", "model", "film.png", "--prompt", "effusion", "--out", ""],
+        ["localize", "", "film.png", "--prompt", "effusion", "--out", "o"],
+        ["verify", ""],
+    ],
+)
+def test_an_empty_path_is_refused_and_not_taken_for_the_current_folder(call, tmp_path, monkeypatch, capsys):
+    """It is most often a variable of the shell that is not set."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        main(call)
+    assert caught.value.code == 2
+    assert "the path is empty" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ([], "COMMAND"),

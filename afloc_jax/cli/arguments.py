@@ -88,7 +88,7 @@ def path(text: str) -> "Path":
     from afloc_jax.files import user_path  # imported late: etils takes a tenth of a second
 
     try:
-        return user_path(text)
+        return user_path(_named(text))
     except UsageError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
@@ -104,9 +104,16 @@ def path_or_bucket(text: str) -> "Path":
     from afloc_jax.files import bucket_path
 
     try:
-        return bucket_path(text)
+        return bucket_path(_named(text))
     except UsageError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _named(text: str) -> str:
+    """A path that is not empty: "" would be the current folder, and is most often a variable that is not set."""
+    if not text:
+        raise UsageError("the path is empty; name a file or a folder, or write . for the current one")
+    return text
 
 
 def thresholds(text: str) -> list[float]:

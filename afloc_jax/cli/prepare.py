@@ -12,7 +12,7 @@ EXAMPLE = "afloc prepare pairs --raw my_pairs --out data"
 
 def add(command: Parser) -> None:
     command.add_argument("name", metavar="NAME", help="a data set: phantom, pairs, masks, mimic_cxr, ...")
-    command.add_argument("--raw", type=path, default="", metavar="DIR", help="raw files (phantom needs none)")
+    command.add_argument("--raw", type=path, metavar="DIR", help="raw files (phantom needs none)")
     command.add_argument("--out", type=path, required=True, metavar="DIR", help="folder of prepared records")
     add_builder(command)
     command.add_argument(
@@ -61,7 +61,7 @@ def run(given: Namespace) -> int:
     if given.pseudonym_key:
         builder["pseudonym_key"] = str(given.pseudonym_key)
     how = {"workers": given.workers, "beam": given.beam, "waits": given.wait}
-    prepared = prepare(given.name, given.out, raw=given.raw, builder=builder, **how)
+    prepared = prepare(given.name, given.out, raw=given.raw or "", builder=builder, **how)
     report = prepared.report
     counts = ", ".join(f"{split} {count}" for split, count in report.records.items())
     print(f"{'built' if prepared.built else 'found'} {prepared.folder}: {counts}")

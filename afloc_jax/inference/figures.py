@@ -194,6 +194,9 @@ def colours() -> UInt8[np.ndarray, "256 3"]:
     return np.asarray(cv2.applyColorMap(steps, cv2.COLORMAP_INFERNO)[0, :, ::-1])
 
 
+_LETTERS = 250  # more than a line of a caption holds: its widest has room for some 170 of the narrowest letters
+
+
 def _strip(caption: Caption, width: int) -> UInt8[np.ndarray, "h {width} 3"]:
     """The caption: the prompt over the facts at the left, the colour bar at the right, warnings below."""
     size = max(13, round(width / 40))
@@ -237,6 +240,8 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 def _wrapped(text: str, font: ImageFont.FreeTypeFont, room: int, most: int) -> list[str]:
     """The text in lines that fit into so many pixels; what does not fit into `most` lines ends in an ellipsis."""
+    if len(text) > _LETTERS * most:  # else the time would grow with the square of a long word
+        text = f"{text[: _LETTERS * most]}\u2026"
     lines = [""]
     for word in text.split(" "):
         longer = f"{lines[-1]} {word}" if lines[-1] else word

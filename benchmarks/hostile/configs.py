@@ -52,6 +52,7 @@ def _config_files() -> Iterator[Input]:
 
 
 FREE = {"name", "data.raw", "data.directory", "data.cache", "data.exclude_words", "evaluation.datasets", "seed"}
+SIGNED = {"loss.sigmoid_bias"}  # may be negative
 OPEN_TEXTS = {"data.dataset", "data.train_split", "data.validation_split", "init_from", "model.text.tokenizer"}
 
 
@@ -67,7 +68,7 @@ def _settings() -> Iterator[Input]:
         if isinstance(value, bool):
             wrongs = ["maybe"]
         elif isinstance(value, int | float):
-            wrongs = ["many", -3] if key not in FREE else ["many"]
+            wrongs = ["many", -3] if key not in FREE | SIGNED else ["many"]
         elif isinstance(value, str) and key not in FREE | OPEN_TEXTS:
             wrongs = [-7, "nonsense"]
         for wrong in wrongs:

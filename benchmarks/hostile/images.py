@@ -74,8 +74,9 @@ def _images() -> Iterator[Input]:
 
     for name, content in BAD_IMAGES.items():
         yield Input(name, replaced(name, content), (f"IN/{name}",), compared=False)
-    for name in ("none.png", "", "model", "x" * 300 + ".png"):
+    for name in ("none.png", "model", "x" * 300 + ".png"):
         yield Input(f"image {name[:20]!r}", words=(f"IN/{name}",), compared=False)
+    yield Input("an empty path", words=("",), compared=False)
     for name, make in SPECIAL.items():
         yield Input(name, make, ("IN/special.png",), compared=False)
     for file, content in valid.pictures().items():

@@ -227,6 +227,15 @@ def test_an_overlay_leaves_the_image_clear_below_the_threshold_and_writes_below_
     assert max(small.shape) <= 1024 and max(small.shape) > 900
 
 
+@pytest.mark.parametrize("letter", ["a", "i ", "i"])
+def test_a_caption_takes_no_time_for_letters_that_it_does_not_show(letter):
+    """A word of 100,000 letters took minutes, as its letters were taken away one by one."""
+    found = Localization(np.zeros((224, 224), np.float32), 0.2, "effusion", Geometry(300, 400), 0.3)
+    picture, texts = np.zeros((300, 400), np.uint8), (letter * 900, letter * 10**6)
+    drawn = [figure(picture, found.placed, Caption(text, [text], [text], 0.1, 1)) for text in texts]
+    np.testing.assert_array_equal(*drawn)
+
+
 def test_the_colours_grow_lighter_evenly():
     """What is read in grey print and by colour-blind readers is lightness."""
     ramp = np.tile(np.linspace(0.01, 1, 256, dtype=np.float32), (40, 1))
