@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 
 from data_pipelines.builders.phantom import bones
-from data_pipelines.builders.phantom.chest import LEFT, RIGHT, Chest
+from data_pipelines.builders.phantom.chest import LEFT, RIGHT, USUAL_POSE, Chest, Pose
 from data_pipelines.builders.phantom.drawing import (
     SIZE,
     blur,
@@ -18,12 +18,14 @@ from data_pipelines.builders.phantom.drawing import (
 )
 
 
-def sample_chest(rng: np.random.Generator) -> Chest:
+def sample_chest(rng: np.random.Generator, pose: Pose = USUAL_POSE) -> Chest:
     """A normal chest with random proportions and pose, and all its layers drawn."""
-    angle = rng.normal(0, 2.2) * np.pi / 180
-    scale = rng.uniform(0.95, 1.15)
-    shift = rng.normal(0, 5.0, 2) + (SIZE - 1) / 2
+    angle = rng.normal(0, pose.turn) * np.pi / 180
+    scale = rng.uniform(*pose.scale)
+    shift = rng.normal(0, pose.shift, 2) + (SIZE - 1) / 2
     rotation = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    if pose.stretch:
+        rotation = rotation * np.exp(rng.normal(0, pose.stretch, 2))  # broader or taller
     inverse = np.linalg.inv(rotation).astype(np.float32)
     columns = np.arange(SIZE, dtype=np.float32)[None] - np.float32(shift[0])
     rows = np.arange(SIZE, dtype=np.float32)[:, None] - np.float32(shift[1])

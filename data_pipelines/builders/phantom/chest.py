@@ -19,6 +19,20 @@ _WALL_Y = np.array([0.0, 0.012, 0.05, 0.1, 0.17, 0.26, 0.38, 0.52, 0.68, 0.84, 1
 _WALL_X = np.array([0.34, 0.44, 0.54, 0.625, 0.71, 0.79, 0.865, 0.925, 0.97, 0.995, 0.99])
 
 
+@dataclass(frozen=True)
+class Pose:
+    """How widely the places of chests on their images differ."""
+
+    turn: float  # standard deviation in degrees
+    scale: tuple[float, float]  # pixels per unit of the chest frame
+    shift: float  # standard deviation in pixels
+    stretch: float = 0.0  # standard deviation of the logarithms of width and height; 0 keeps their ratio
+
+
+USUAL_POSE = Pose(2.2, (0.95, 1.15), 5.0)
+VARIED_POSE = Pose(4.0, (0.78, 1.25), 9.0, 0.08)
+
+
 def _empty() -> np.ndarray:
     return np.zeros((0, 0), np.float32)
 

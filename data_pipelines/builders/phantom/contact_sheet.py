@@ -1,6 +1,6 @@
 """A labelled picture of many phantoms, with the outlines of their masks.
 
-python -m data_pipelines.builders.phantom.contact_sheet --out sheet.png [--split test] [--count 16] [--plain]
+python -m data_pipelines.builders.phantom.contact_sheet --out sheet.png [--split test] [--count 16] [--plain] [--varied]
 """
 
 import argparse
@@ -10,7 +10,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from data_pipelines.builders.phantom.generate import CATEGORIES, SPLITS, Phantom, generate
+from data_pipelines.builders.phantom.findings import VARIED_KINDS
+from data_pipelines.builders.phantom.generate import SPLITS, Phantom, generate
 
 _ZOOM = 1.5
 _LINE = 13  # pixels of height per line of caption
@@ -19,7 +20,7 @@ _LINES = 3
 
 def colour(label: str) -> tuple[int, int, int]:
     """One hue per category (blue, green, red)."""
-    hue = np.array([[[170 * CATEGORIES.index(label) // len(CATEGORIES), 170, 255]]], np.uint8)
+    hue = np.array([[[170 * list(VARIED_KINDS).index(label) // len(VARIED_KINDS), 170, 255]]], np.uint8)
     blue, green, red = cv2.cvtColor(hue, cv2.COLOR_HSV2BGR)[0, 0].tolist()
     return blue, green, red
 
@@ -41,9 +42,11 @@ def tile(phantom: Phantom, name: str, outlines: bool = True) -> np.ndarray:
     return np.concatenate([picture, caption])
 
 
-def sheet(seed: int, split: str, start: int, count: int, columns: int, outlines: bool = True) -> np.ndarray:
+def sheet(
+    seed: int, split: str, start: int, count: int, columns: int, outlines: bool = True, varied: bool = False
+) -> np.ndarray:
     """Tiles of phantoms start..start+count-1, row by row, [H, W, 3] uint8; the last row is filled with black."""
-    tiles = [tile(generate(seed, split, i), str(i), outlines) for i in range(start, start + count)]
+    tiles = [tile(generate(seed, split, i, varied=varied), str(i), outlines) for i in range(start, start + count)]
     tiles += [np.zeros_like(tiles[0])] * (-count % columns)
     rows = [np.concatenate(tiles[i : i + columns], axis=1) for i in range(0, len(tiles), columns)]
     return np.concatenate(rows)
@@ -58,10 +61,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=16)
     parser.add_argument("--columns", type=int, default=4)
     parser.add_argument("--plain", action="store_true", help="no outlines")
+    parser.add_argument("--varied", action="store_true", help="varied phantoms")
     options = parser.parse_args(arguments)
     if min(options.count, options.columns) < 1 or min(options.seed, options.start) < 0:
         parser.error("count and columns must be at least 1, seed and start not negative")
-    picture = sheet(options.seed, options.split, options.start, options.count, options.columns, not options.plain)
+    picture = sheet(
+        options.seed, options.split, options.start, options.count, options.columns, not options.plain, options.varied
+    )
     try:
         written = cv2.imwrite(str(options.out), picture)
     except cv2.error:  # an ending that OpenCV does not know

@@ -32,9 +32,11 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     Args:
         train, validation, test: the number of phantoms in each split; 0 leaves the split out.
-        seed: the seed of the data set; phantom `index` of a split is `generate(seed, split, index, named)`.
+        seed: the seed of the data set; phantom `index` of a split is `generate(seed, split, index, named, varied)`.
         named: the share of findings that reports also name alone, without side, zone and size. Images, masks and
             prompts do not depend on it.
+        varied: whether chests, exposure, processing and field differ far more widely, with opacities of pneumonia: for
+            networks that are to read radiographs afterwards. Other phantoms than those without it.
         image_size: 224, the only supported size.
         workers: processes that draw; None for one per CPU.
 
@@ -52,6 +54,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         test: int = 300,
         seed: int = 0,
         named: float = 0.0,
+        varied: bool | int = False,
         image_size: int = IMAGE_SIZE,
         workers: int | None = None,
         **kwargs: Any,
@@ -59,12 +62,15 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         self.sizes = {"train": int(train), "validation": int(validation), "test": int(test)}
         self.seed = int(seed)
         self.named = float(named)
+        self.varied = bool(varied)
         self.workers = int(workers) if workers is not None else os.cpu_count() or 1
         for name, value in {**self.sizes, "seed": self.seed}.items():
             if value < 0:
                 raise UsageError(f"phantom: {name} is {value}, must not be negative")
         if not any(self.sizes.values()):
             raise UsageError("phantom: train, validation and test are all 0; give at least one split a size")
+        if varied not in (0, 1):
+            raise UsageError(f"phantom: varied is {varied}, must be True or False")
         if not 0 <= self.named <= 1:
             raise UsageError(f"phantom: named is {self.named}, must be a share, from 0 to 1")
         if image_size != IMAGE_SIZE:
@@ -82,7 +88,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     def _arguments(self) -> dict[str, float]:
         arguments: dict[str, float] = {**self.sizes, "seed": self.seed}
-        return {**arguments, "named": self.named} if self.named else arguments  # older folders do not state it
+        arguments |= {"named": self.named} if self.named else {}  # older folders do not state it
+        return arguments | ({"varied": int(self.varied)} if self.varied else {})
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
@@ -103,7 +110,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         return {name: self._generate_examples(name, pool) for name in SPLITS if self.sizes[name]}
 
     def _generate_examples(self, split: str, pool: ProcessPoolExecutor | None) -> Iterator[tuple[int, Encoded]]:
-        size, done, draw = self.sizes[split], 0, partial(records, self.seed, split, self.named)
+        size, done, draw = self.sizes[split], 0, partial(records, self.seed, split, self.named, self.varied)
         chunks = [range(start, min(start + _CHUNK, size)) for start in range(0, size, _CHUNK)]
         try:
             for numbers, made in in_order(pool, draw, chunks, _AHEAD * self.workers) if pool else ():

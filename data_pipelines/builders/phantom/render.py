@@ -1,18 +1,39 @@
 """Rendering of layers and findings to an image: attenuation, then the detector."""
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 
 from data_pipelines.builders.phantom.change import Change
-from data_pipelines.builders.phantom.chest import LUNG_CONTRAST, Chest
-from data_pipelines.builders.phantom.drawing import SIZE, blur
+from data_pipelines.builders.phantom.chest import LUNG_CONTRAST, RIGHT, Chest
+from data_pipelines.builders.phantom.drawing import SIZE, blur, step
 
 _HEART_CONTRAST = 0.13  # brightness that a full thickness of heart adds
 _BEHIND_HEART = 0.6  # share of the contrast of ribs and vessels that is lost behind heart and mediastinum
 
 
+@dataclass(frozen=True)
+class Look:
+    """Factors of the brightness of parts of a chest."""
+
+    lungs: float = 1.0
+    ribs: float = 1.0
+    vessels: float = 1.0
+    heart: float = 1.0
+    abdomen: float = 0.0  # brightness added below the diaphragm
+
+
+USUAL_LOOK = Look()
+
+
 def render(chest: Chest, changes: list[Change], rng: np.random.Generator) -> np.ndarray:
     """The image [224, 224] uint8 of a chest with its findings. `chest.heart` may be enlarged already."""
+    return expose(brightness(chest, changes), rng, chest.view)
+
+
+def brightness(chest: Chest, changes: list[Change], look: Look = USUAL_LOOK) -> np.ndarray:
+    """The brightness [224, 224] of a chest with its findings, in the units of its layers, before the detector."""
     air = np.ones((SIZE, SIZE), np.float32)
     markings = np.ones((SIZE, SIZE), np.float32)
     added = np.zeros((SIZE, SIZE), np.float32)
@@ -25,10 +46,13 @@ def render(chest: Chest, changes: list[Change], rng: np.random.Generator) -> np.
         if change.added is not None:
             added += change.added
     central = chest.central
-    shade = chest.solid + _HEART_CONTRAST * central * (0.6 + 0.4 * blur(central, 9.0))
-    shade = shade - LUNG_CONTRAST * chest.visible_air() * air
-    shade = shade + (chest.ribs + chest.vessels * markings) * (1 - _BEHIND_HEART * central) + added
-    return expose(shade, rng, chest.view)
+    shade = chest.solid + look.heart * _HEART_CONTRAST * central * (0.6 + 0.4 * blur(central, 9.0))
+    shade = shade - look.lungs * LUNG_CONTRAST * chest.visible_air() * air
+    lines = look.ribs * chest.ribs + look.vessels * chest.vessels * markings
+    shade = shade + lines * (1 - _BEHIND_HEART * central) + added
+    if look.abdomen:
+        shade = shade + look.abdomen * step((chest.grid_y - chest.dome[RIGHT] - 8) / 8) * chest.body
+    return shade
 
 
 def expose(shade: np.ndarray, rng: np.random.Generator, view: str = "PA") -> np.ndarray:
@@ -42,7 +66,7 @@ def expose(shade: np.ndarray, rng: np.random.Generator, view: str = "PA") -> np.
     low, high = 1 / (1 + np.exp(0.5 * slope)), 1 / (1 + np.exp(-0.5 * slope))
     image = np.round(255 * np.clip((shade - low) / (high - low), 0, 1)).astype(np.uint8)
     _collimate(image, rng)
-    _mark(image, rng, view)
+    mark(image, rng, view)
     return image
 
 
@@ -56,7 +80,7 @@ def _collimate(image: np.ndarray, rng: np.random.Generator) -> None:
         image[:, SIZE - right :] = 0
 
 
-def _mark(image: np.ndarray, rng: np.random.Generator, view: str) -> None:
+def mark(image: np.ndarray, rng: np.random.Generator, view: str) -> None:
     """Draws a side marker, L or R beside the patient's shoulder of that side, and on many AP views "AP"."""
     if rng.random() < 0.7:
         left = rng.random() < 0.6

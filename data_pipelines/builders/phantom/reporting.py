@@ -5,9 +5,12 @@ side and zone) and {name} (a synonym of the category). Empty facts are left out.
 without any of its facts.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from data_pipelines.builders.phantom.change import Change
+from data_pipelines.builders.phantom.findings import KINDS
 
 _PROMPTS = {
     "pleural effusion": "{size} {side} pleural effusion",
@@ -24,6 +27,9 @@ _PROMPTS = {
     "edema": "{size} bilateral {zone} edema",
     "edema/unilateral": "{size} edema in the {side} {zone} lung",
     "device": "{side} chest {kind}",
+    "consolidation/bilateral": "bilateral {zone} lung consolidation",
+    "ground glass opacity": "ground glass opacity in the {side} {zone} lung",
+    "ground glass opacity/bilateral": "bilateral {zone} lung ground glass opacity",
 }
 _NAMES = {
     "pleural effusion": ("pleural effusion", "effusion", "pleural fluid"),
@@ -39,6 +45,7 @@ _NAMES = {
     "atelectasis": ("band atelectasis", "plate atelectasis", "linear atelectasis", "linear opacity due to atelectasis"),
     "edema": ("edema", "pulmonary edema", "interstitial edema"),
     "device": ("{kind}",),
+    "ground glass opacity": ("ground glass opacity", "ground glass opacities", "ground glass opacification"),
 }
 _SENTENCES = {
     "pleural effusion": (
@@ -120,6 +127,21 @@ _SENTENCES = {
         "port over the {side} chest",
         "{side} sided infusion port in place",
     ),
+    "consolidation/bilateral": (
+        "bilateral {zone} lung {name}",
+        "{name} in both lungs",
+        "bilateral {name} with air bronchograms in the {zone} zones",
+    ),
+    "ground glass opacity": (
+        "{name} in the {lung}",
+        "{name} seen in the {lung}",
+        "hazy {name} in the {lung}",
+    ),
+    "ground glass opacity/bilateral": (
+        "bilateral {zone} lung {name}",
+        "bilateral {name}",
+        "{name} in both lungs in the {zone} zones",
+    ),
 }
 _ALONE = ("{name} is present", "{name} is seen", "evidence of {name}", "presence of {name}")
 _ABSENT = {
@@ -141,6 +163,7 @@ _ABSENT = {
     "atelectasis": ("no atelectasis", "there is no atelectasis"),
     "edema": ("no pulmonary edema", "no edema", "pulmonary vascularity is normal"),
     "device": ("no pacemaker or port", "no implanted device"),
+    "ground glass opacity": ("no ground glass opacity", "no ground glass opacities"),
 }
 _NORMAL = (
     "the trachea is midline",
@@ -174,14 +197,17 @@ def name_alone(change: Change, rng: np.random.Generator) -> str:
     return _choose(rng, _ALONE).format(name=name)
 
 
-def report(changes: list[Change], rng: np.random.Generator, named: float = 0.0) -> tuple[list[str], int]:
+def report(
+    changes: list[Change], rng: np.random.Generator, named: float = 0.0, labels: Iterable[str] = KINDS
+) -> tuple[list[str], int]:
     """The sentences of a report, and the number of leading sentences that are the impression.
 
-    Each finding is also named alone with probability `named`. The other sentences do not depend on it.
+    Each finding is also named alone with probability `named`. The other sentences do not depend on it. Those of
+    `labels` that are not there may be denied.
     """
     present = {change.label for change in changes}
     body = [describe(change, rng) for change in changes]
-    absent = [label for label in _ABSENT if label not in present]
+    absent = [label for label in labels if label not in present]
     denied = int(rng.integers(1, 4)) if changes else int(rng.integers(3, 6))
     body += [_choose(rng, _ABSENT[label]) for label in rng.permutation(absent)[:denied]]
     if rng.random() < 0.5:
