@@ -29,7 +29,7 @@ def varied_film(chest: Chest, changes: list[Change], rng: np.random.Generator) -
     shade, body, lungs, *masks = warp(layers, rng)
     image = develop(shade, body, rng)
     mark(image, rng, chest.view)
-    return frame(image, lungs, rng), masks
+    return compressed(lettered(framed(image, lungs, rng), rng), rng), masks
 
 
 def scatter(shade: np.ndarray, body: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -87,8 +87,8 @@ def develop(shade: np.ndarray, body: np.ndarray, rng: np.random.Generator) -> np
     return np.round(black + (white - black) * (image.astype(np.float32) / 255)).astype(np.uint8)
 
 
-def frame(image: np.ndarray, lungs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The image with black bars of a film that is not square, a collimator's border, and letters; never on the lungs.
+def framed(image: np.ndarray, lungs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The image with the bars of a film that is not square, or of a collimator. They do not reach the lungs.
 
     Args:
         lungs: [224, 224], the silhouette of both lungs.
@@ -107,7 +107,13 @@ def frame(image: np.ndarray, lungs: np.ndarray, rng: np.random.Generator) -> np.
     shade = int(rng.choice(np.array([0, 0, 0, rng.integers(0, 60), rng.integers(200, 256)])))
     image[:top], image[SIZE - bottom :] = shade, shade
     image[:, :left], image[:, SIZE - right :] = shade, shade
-    for _ in range(int(rng.integers(0, 4))):  # names, dates, scales, letters of figures
+    return image
+
+
+def lettered(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The image with names, dates, scales and letters of figures near its corners, some of them on a plate."""
+    image = image.copy()
+    for _ in range(int(rng.integers(0, 4))):
         text = "".join(rng.choice(_LETTERS, int(rng.integers(1, 12))))
         x = int(rng.integers(0, 40)) if rng.random() < 0.5 else int(rng.integers(150, 215))
         y = int(rng.integers(8, 30)) if rng.random() < 0.5 else int(rng.integers(190, 222))
@@ -115,6 +121,11 @@ def frame(image: np.ndarray, lungs: np.ndarray, rng: np.random.Generator) -> np.
         if rng.random() < 0.2:
             image[max(0, y - 14) : y + 4, max(0, x - 3) : x + int(len(text) * 18 * size) + 3] = 255 - bright
         cv2.putText(image, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, size, bright, 1, cv2.LINE_AA)
+    return image
+
+
+def compressed(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The image, half of them after JPEG."""
     if rng.random() < 0.5:
         _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(35, 96))])
         return np.asarray(cv2.imdecode(data, cv2.IMREAD_GRAYSCALE))

@@ -24,7 +24,8 @@ def ground_glass(chest: Chest, rng: np.random.Generator) -> Change:
         side=side, zone=chest.zone(height), level=0.35, outline=region * np.float32(strength),
     )  # fmt: skip
     assert change.opacity is not None
-    change.cleared = 0.7 * change.opacity  # vessels shine through: most of what `opacity` hides of them comes back
+    hidden = np.minimum(change.opacity, 0.9)
+    change.cleared = -0.7 * hidden / (1 - hidden)  # vessels are seen through it: `opacity` hides 0.3 of its share only
     return change
 
 
@@ -45,15 +46,18 @@ def consolidation(chest: Chest, rng: np.random.Generator) -> Change:
 def _regions(chest: Chest, rng: np.random.Generator) -> tuple[int, np.ndarray, float]:
     """A side (0 for both), the region [224, 224] in 0..1, and the mean height of its parts in the chest frame."""
     side = 0 if rng.random() < _BOTH else pick_side(rng)
-    region, heights = np.zeros((SIZE, SIZE), np.float32), []
     shape = pick(rng, _SHAPES)
-    for each in (side,) if side else (RIGHT, LEFT):
-        if rng.random() < 0.3:  # the lungs differ
-            shape = pick(rng, _SHAPES)
-        part, height = _region(chest, rng, each, shape)
-        region = np.maximum(region, part)
-        heights.append(height)
-    return side, region, float(np.mean(heights))
+    parts = [_region(chest, rng, each, shape) for each in ((side,) if side else (RIGHT, LEFT))]
+    if not side and rng.random() < 0.3:  # the lungs differ
+        parts[1] = _region(chest, rng, LEFT, pick(rng, _SHAPES))
+    if not side:
+        air = chest.visible_air()
+        seen = [int((region * air > 0.45 * air.max()).sum()) for region, _ in parts]
+        if min(seen) < max(60, 0.2 * max(seen)):  # one is hidden by the heart or very small: it is left out
+            side = (RIGHT, LEFT)[int(np.argmax(seen))]
+            parts = [parts[int(np.argmax(seen))]]
+    region = np.maximum.reduce([region for region, _ in parts])
+    return side, region, float(np.mean([height for _, height in parts]))
 
 
 def _region(chest: Chest, rng: np.random.Generator, side: int, shape: str) -> tuple[np.ndarray, float]:
