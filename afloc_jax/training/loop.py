@@ -1,4 +1,4 @@
-"""The training loop: steps, validation, logging and checkpoints, and the progress kept beside the state."""
+"""The training loop: steps, validation, logging and checkpoints."""
 
 import dataclasses
 import functools
@@ -31,48 +31,17 @@ from afloc_jax.training.metrics import Writers
 from afloc_jax.training.optimizer import Plateau
 from afloc_jax.training.peak_rates import peak_rate
 from afloc_jax.training.processes import passed, say
+from afloc_jax.training.progress import Progress
 from afloc_jax.training.settings import RunConfig
 from afloc_jax.training.step import LossMetrics, StepMetrics, TrainState
 from afloc_jax.training.tracing import StepRange, Trace
-from afloc_jax.training.workdir import NONFINITE, Finished
+from afloc_jax.training.workdir import NONFINITE
 from data_pipelines.batches import Batch, BatchSource, training_batches, validation_batches
 from data_pipelines.features import FeatureFiles
 from data_pipelines.reading import RecordSource
 from data_pipelines.vocabulary import VocabularyAccount
 
 NAMED_RECORDS = 8  # how many records an error names; the file in nonfinite/ has all of them
-
-
-@dataclasses.dataclass
-class Progress:
-    """The progress of a run, which a checkpoint holds beside the state, as JSON numbers."""
-
-    step: int = 0
-    best_loss: float | None = None  # lowest validation loss
-    best_step: int = 0
-    last_loss: float | None = None  # latest validation loss
-    validated_step: int = 0  # step of the latest complete validation
-    waited: int = 0  # validations since the lowest loss
-    stopped_early: bool = False
-    plateau_best: float | None = None
-    plateau_waited: int = 0
-    seconds: float = 0.0  # training time over all resumptions, without compilation
-
-    def enter(self, loss: float, patience: int) -> None:
-        """Enters the validation loss of the current step.
-
-        The run stops early after `patience` validations without improvement; 0 stands for never.
-        """
-        self.last_loss, self.validated_step = loss, self.step
-        if self.best_loss is None or loss < self.best_loss:
-            self.best_loss, self.best_step, self.waited = loss, self.step, 0
-        else:
-            self.waited += 1
-        self.stopped_early = bool(patience) and self.waited >= patience
-
-    def finished(self, best_step: int) -> Finished:
-        """The content of finished.json for a run that ends here. `best_step` is the step of the weights kept."""
-        return Finished(self.step, best_step, self.best_loss, self.last_loss, self.stopped_early, self.seconds)
 
 
 @dataclasses.dataclass(frozen=True)

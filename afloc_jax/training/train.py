@@ -21,11 +21,12 @@ from afloc_jax.training.failures import StopSignal, explain
 from afloc_jax.training.frozen import with_features
 from afloc_jax.training.kernel_check import check_kernel
 from afloc_jax.training.leaving import released_when_leaving
-from afloc_jax.training.loop import Data, Loop, Progress
+from afloc_jax.training.loop import Data, Loop
 from afloc_jax.training.mesh import build_mesh, fetch
 from afloc_jax.training.metrics import Writers
 from afloc_jax.training.optimizer import Extension
 from afloc_jax.training.processes import say
+from afloc_jax.training.progress import Progress
 from afloc_jax.training.settings import RunConfig
 from afloc_jax.training.step import TrainState
 from afloc_jax.training.tracing import StepRange

@@ -26,10 +26,10 @@ from afloc_jax.models.backbone import Features
 from afloc_jax.training.checkpoints import Checkpoints
 from afloc_jax.training.failures import StopSignal
 from afloc_jax.training.finetune.settings import FinetuneConfig
-from afloc_jax.training.loop import Progress
 from afloc_jax.training.mesh import build_mesh, place_batch, place_state
 from afloc_jax.training.metrics import Writers
 from afloc_jax.training.optimizer import LearningRate, build_optimizer, build_schedule, freeze
+from afloc_jax.training.progress import Progress
 from afloc_jax.training.settings import PRECISIONS
 from afloc_jax.training.step import TrainState, new_state
 from afloc_jax.training.workdir import CHECKPOINTS
