@@ -30,16 +30,17 @@ def sample_chest(rng: np.random.Generator, pose: Pose = USUAL_POSE) -> Chest:
     columns = np.arange(SIZE, dtype=np.float32)[None] - np.float32(shift[0])
     rows = np.arange(SIZE, dtype=np.float32)[:, None] - np.float32(shift[1])
     portable = rng.random() < 0.25  # lying in bed: shallower breath, the heart looks a little wider
-    right = rng.normal(53 if portable else 59, 6)
+    right = rng.normal((53 if portable else 59) - pose.lift, pose.breath)
     left = right + rng.normal(5, 2.5)
     recess = rng.uniform(22, 31)
+    wider = rng.uniform(0, pose.heart) if pose.heart else 0.0
     chest = Chest(
         view="AP" if portable else "PA",
         half_width=rng.uniform(76, 89),
         apex=rng.uniform(-88, -76),
         dome={RIGHT: right, LEFT: left},
         angle={RIGHT: right + recess, LEFT: left + recess - rng.uniform(0, 4)},
-        heart_ratio=rng.uniform(0.43, 0.48) if portable else rng.uniform(0.39, 0.47),
+        heart_ratio=(rng.uniform(0.43, 0.48) if portable else rng.uniform(0.39, 0.47)) + wider,
         heart_share=rng.uniform(0.64, 0.72),
         heart_round=rng.uniform(0, 1),
         matrix=np.concatenate([rotation, shift[:, None]], axis=1),

@@ -27,10 +27,13 @@ class Pose:
     scale: tuple[float, float]  # pixels per unit of the chest frame
     shift: float  # standard deviation in pixels
     stretch: float = 0.0  # standard deviation of the logarithms of width and height; 0 keeps their ratio
+    breath: float = 6.0  # standard deviation of the height of the diaphragm, in the chest frame
+    lift: float = 0.0  # how much higher it stands on average: breath is shallower
+    heart: float = 0.0  # largest addition to the ratio of a heart that is called normal
 
 
 USUAL_POSE = Pose(2.2, (0.95, 1.15), 5.0)
-VARIED_POSE = Pose(4.0, (0.78, 1.25), 9.0, 0.08)
+VARIED_POSE = Pose(4.0, (0.78, 1.25), 9.0, stretch=0.08, breath=9.0, lift=6.0, heart=0.06)
 
 
 def _empty() -> np.ndarray:

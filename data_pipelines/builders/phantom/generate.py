@@ -10,7 +10,7 @@ from data_pipelines.builders.phantom.chest import USUAL_POSE, VARIED_POSE, Chest
 from data_pipelines.builders.phantom.film import varied_film
 from data_pipelines.builders.phantom.findings import KINDS, VARIED_KINDS, Kinds, sample_changes
 from data_pipelines.builders.phantom.render import render
-from data_pipelines.builders.phantom.reporting import prompt, report
+from data_pipelines.builders.phantom.reporting import ALONE, VARIED_ALONE, prompt, report
 
 SPLITS = {"train": 0, "validation": 1, "test": 2}  # part of the seed of every phantom
 CATEGORIES = tuple(KINDS)
@@ -47,7 +47,8 @@ def generate(seed: int, split: str, index: int, named: float = 0.0, varied: bool
     Raises ValueError for an unknown split or a negative number.
     """
     chest, changes, rngs = draw(seed, split, index, varied)
-    sentences, impression_count = report(changes, rngs["report"], named, kinds_of(varied))
+    wordings = VARIED_ALONE if varied else ALONE
+    sentences, impression_count = report(changes, rngs["report"], named, kinds_of(varied), wordings)
     masks = [change.mask for change in changes]
     if varied:
         image, masks = varied_film(chest, changes, rngs["exposure"])

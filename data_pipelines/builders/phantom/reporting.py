@@ -143,7 +143,17 @@ _SENTENCES = {
         "{name} in both lungs in the {zone} zones",
     ),
 }
-_ALONE = ("{name} is present", "{name} is seen", "evidence of {name}", "presence of {name}")
+ALONE = ("{name} is present", "{name} is seen", "evidence of {name}", "presence of {name}")
+# Of varied phantoms, whose models are to be asked as those of radiographs are.
+VARIED_ALONE = (
+    *ALONE,
+    "findings suggesting {name}",
+    "findings suggestive of {name}",
+    "findings consistent with {name}",
+    "{name}",
+    "there is {name}",
+    "x ray shows {name}",
+)
 _ABSENT = {
     "pleural effusion": (
         "no pleural effusion",
@@ -191,19 +201,23 @@ def describe(change: Change, rng: np.random.Generator) -> str:
     return _fill(_choose(rng, _lookup(_SENTENCES, change)), change, name=name, lung=lung)
 
 
-def name_alone(change: Change, rng: np.random.Generator) -> str:
+def name_alone(change: Change, rng: np.random.Generator, wordings: tuple[str, ...] = ALONE) -> str:
     """A random sentence that names a finding without side, zone or size."""
     name = _fill(_choose(rng, (change.label, *_NAMES[change.label])), change)
-    return _choose(rng, _ALONE).format(name=name)
+    return _choose(rng, wordings).format(name=name)
 
 
 def report(
-    changes: list[Change], rng: np.random.Generator, named: float = 0.0, labels: Iterable[str] = KINDS
+    changes: list[Change],
+    rng: np.random.Generator,
+    named: float = 0.0,
+    labels: Iterable[str] = KINDS,
+    wordings: tuple[str, ...] = ALONE,
 ) -> tuple[list[str], int]:
     """The sentences of a report, and the number of leading sentences that are the impression.
 
     Each finding is also named alone with probability `named`. The other sentences do not depend on it. Those of
-    `labels` that are not there may be denied.
+    `labels` that are not there may be denied. `wordings` are those of names alone.
     """
     present = {change.label for change in changes}
     body = [describe(change, rng) for change in changes]
@@ -221,7 +235,7 @@ def report(
         impression = [_hedge(prompt(changes[i]), rng) for i in chosen] or [_choose(rng, _NOTHING)]
     for change in changes:
         if rng.random() < named:
-            body.insert(int(rng.integers(len(body) + 1)), name_alone(change, rng))
+            body.insert(int(rng.integers(len(body) + 1)), name_alone(change, rng, wordings))
     return impression + body, len(impression)
 
 
