@@ -2,7 +2,7 @@
 
 A model folder provides all weights. Foreign sources (afloc_jax.weights.importers: a checkpoint, an image backbone, a
 text encoder, or several of them) provide the weights that they hold; the others stay random. The config decides on the
-model, and sources must fit it. Only an empty `config.model.text.bert` takes the settings of the source's text encoder.
+model, and sources must fit it. Only an empty `config.model.text.bert` takes the settings of their text encoder.
 """
 
 import dataclasses
@@ -67,10 +67,15 @@ def foreign_sources(config: RunConfig) -> list[Source]:
 def adopt(config: RunConfig, sources: Sequence[Source]) -> RunConfig:
     """The config with the settings that belong to the weights of the sources, and the folder of their tokenizer.
 
+    From a model folder an empty `config.model.text.bert` takes its text encoder.
+
     Raises:
         UsageError: `config.model` describes another backbone or another BERT than the sources hold, or a text encoder
             has no tokenizer.
     """
+    folder = model_folder(config)
+    if folder and not config.model.text.bert:
+        return with_text(config, bert=read_config(folder).architecture.text.bert)
     config = _with_image(config, sources)
     texts = [source for source in sources if source.holds(TEXT)]
     if texts:

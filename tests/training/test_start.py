@@ -65,6 +65,11 @@ def test_training_starts_from_a_text_encoder_and_keeps_the_rest_random(bert, mem
     np.testing.assert_allclose(query, state["encoder.layer.0.attention.self.query.weight"].numpy().T, atol=1e-6)
     # The same command again: finished, and nothing is trained anew.
     assert train(config, tmp_path / "run") == 0
+    # A further run that starts from the model, and leaves the text encoder to it as well.
+    after, sources = adopted(config, tmp_path / "run" / "model")
+    assert not sources and after.model.text.bert == stored.architecture.text.bert
+    further = start.first_variables(after)["params"]["text_encoder"]["bert"]["layer_0"]["query"]["kernel"]
+    np.testing.assert_array_equal(further, query)
 
 
 def test_an_image_backbone_and_a_text_encoder_start_together(bert, tmp_path):
