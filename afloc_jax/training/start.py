@@ -75,7 +75,8 @@ def adopt(config: RunConfig, sources: Sequence[Source]) -> RunConfig:
     """
     folder = model_folder(config)
     if folder and not config.model.text.bert:
-        return with_text(config, bert=read_config(folder).architecture.text.bert)
+        found = read_config(folder).architecture.text.bert
+        return with_text(config, bert={key: value for key, value in found.items() if key != "vocab_size"})
     config = _with_image(config, sources)
     texts = [source for source in sources if source.holds(TEXT)]
     if texts:

@@ -8,7 +8,10 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+import torch
 from ml_collections import ConfigDict
+from safetensors.torch import save_file
+from transformers import BertConfig, BertModel
 
 from afloc_jax.files import Path
 from afloc_jax.settings import plain
@@ -181,3 +184,21 @@ def finished(tmp_path_factory):
         workdir = tmp_path_factory.mktemp("finished")
         assert train(tiny_config(), workdir) == 0
     return workdir
+
+
+PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "##s", "small", "left", "no", "the", "heart", "is"]
+
+
+@pytest.fixture
+def bert(tmp_path):
+    """A Hugging Face folder of the tiny config's sizes, but for a padded vocabulary; and its weights."""
+    folder = tmp_path / "bert"
+    folder.mkdir()
+    (folder / "vocab.txt").write_text("\n".join(PIECES) + "\n")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = BertConfig(vocab_size=16, max_position_embeddings=32, **sizes)
+    state = BertModel(config).state_dict()
+    save_file({f"bert.{name}": value.contiguous() for name, value in state.items()}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({**config.to_dict(), "model_type": "bert"}))
+    return folder, state

@@ -1,37 +1,16 @@
 """`config.init_from` with foreign weights: what they hold is taken, the rest is random, mismatches are named."""
 
-import json
-
 import jax
 import numpy as np
 import pytest
 import torch
 from reference.torch_resnet import torch_backbone
-from safetensors.torch import save_file
-from transformers import BertConfig, BertModel
 
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.training import start
 from afloc_jax.training.settings import RunConfig
 from afloc_jax.weights.folder import load_model
-from tests.training.conftest import tiny_config, train
-
-PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "##s", "small", "left", "no", "the", "heart", "is"]
-
-
-@pytest.fixture
-def bert(tmp_path):
-    """A Hugging Face folder of the tiny config's sizes, but for a padded vocabulary; and its weights."""
-    folder = tmp_path / "bert"
-    folder.mkdir()
-    (folder / "vocab.txt").write_text("\n".join(PIECES) + "\n")
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    config = BertConfig(vocab_size=16, max_position_embeddings=32, **sizes)
-    state = BertModel(config).state_dict()
-    save_file({f"bert.{name}": value.contiguous() for name, value in state.items()}, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps({**config.to_dict(), "model_type": "bert"}))
-    return folder, state
+from tests.training.conftest import PIECES, tiny_config, train
 
 
 def started(config):
@@ -67,6 +46,7 @@ def test_training_starts_from_a_text_encoder_and_keeps_the_rest_random(bert, mem
     assert train(config, tmp_path / "run") == 0
     # A further run that starts from the model, and leaves the text encoder to it as well.
     after, sources = adopted(config, tmp_path / "run" / "model")
+    after = start.with_vocabulary(after, tokenizer)
     assert not sources and after.model.text.bert == stored.architecture.text.bert
     further = start.first_variables(after)["params"]["text_encoder"]["bert"]["layer_0"]["query"]["kernel"]
     np.testing.assert_array_equal(further, query)
