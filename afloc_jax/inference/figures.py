@@ -25,6 +25,7 @@ _COLOURS = 0.38, 0.9  # the part of inferno: what is darker is lost on a film, a
 _PAPER, _INK, _FAINT, _WARNING = (16, 16, 18), (240, 240, 240), (168, 170, 174), (240, 200, 90)
 BOX = (86, 180, 233)
 _OUTLINE = 60  # the colour of the bar that lines regions have
+_LETTERS = 250  # more than a line of a caption holds: its widest has room for some 170 of the narrowest letters
 _ROWS = 256  # of the picture that are blended at a time: a film as a whole would take a gigabyte
 
 
@@ -192,9 +193,6 @@ def colours() -> UInt8[np.ndarray, "256 3"]:
     """The colours of the bar from its lowest to its highest value, red, green and blue."""
     steps = np.linspace(255 * _COLOURS[0], 255 * _COLOURS[1], 256).round().astype(np.uint8)[None]
     return np.asarray(cv2.applyColorMap(steps, cv2.COLORMAP_INFERNO)[0, :, ::-1])
-
-
-_LETTERS = 250  # more than a line of a caption holds: its widest has room for some 170 of the narrowest letters
 
 
 def _strip(caption: Caption, width: int) -> UInt8[np.ndarray, "h {width} 3"]:

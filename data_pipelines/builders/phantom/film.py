@@ -9,7 +9,7 @@ import numpy as np
 
 from data_pipelines.builders.phantom.change import Change
 from data_pipelines.builders.phantom.chest import LEFT, RIGHT, Chest
-from data_pipelines.builders.phantom.drawing import SIZE, blur, curve, smooth_noise, strokes
+from data_pipelines.builders.phantom.drawing import SIZE, blur, curve, disc, smooth_noise, soft, strokes
 from data_pipelines.builders.phantom.render import Look, brightness, mark
 
 _LETTERS = np.array(list("ABCDEFGHIJKLMNOPRSTUVWXYZ0123456789:./-"))
@@ -42,12 +42,11 @@ def scatter(shade: np.ndarray, body: np.ndarray, rng: np.random.Generator) -> np
         canvas = np.zeros((2 * SIZE, 2 * SIZE), np.uint8)
         points = rng.uniform(0, SIZE, (4, 2))
         strokes(curve(points, 8)[None], canvas, 255, rng.uniform(0.5, 2.0))
-        line = cv2.resize(canvas, (SIZE, SIZE), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
-        shade = shade + rng.uniform(0.05, 0.4) * blur(line, 0.5)
+        shade = shade + rng.uniform(0.05, 0.4) * soft(canvas, 0.5)
     for _ in range(int(rng.integers(0, 4)) if rng.random() < 0.4 else 0):  # electrodes
-        x, y, radius = rng.uniform(10, SIZE - 10), rng.uniform(10, SIZE - 10), rng.uniform(1.5, 5)
-        away = np.hypot(np.arange(SIZE)[None] - x, np.arange(SIZE)[:, None] - y) - radius
-        shade = shade + rng.uniform(0.1, 0.4) * np.clip(0.5 - away, 0, 1).astype(np.float32)
+        canvas = np.zeros((2 * SIZE, 2 * SIZE), np.uint8)
+        disc(rng.uniform(10, SIZE - 10, 2), rng.uniform(1.5, 5), canvas, 255)
+        shade = shade + rng.uniform(0.1, 0.4) * soft(canvas)
     return shade
 
 

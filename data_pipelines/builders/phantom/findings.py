@@ -36,7 +36,7 @@ _MOST_SHARED = 0.15  # largest overlap of two masks, as a share of the smaller o
 def sample_changes(chest: Chest, rng: np.random.Generator, kinds: Kinds = KINDS) -> list[Change]:
     """0 to 3 visible findings of different categories. An enlarged heart replaces that of `chest`."""
     number = int(rng.choice(len(_NUMBER), p=_NUMBER))
-    if kinds is KINDS:
+    if kinds is KINDS:  # as they were drawn before there were others
         chosen = rng.permutation(len(kinds))[:number]
     else:
         weights = np.array([_OFTEN.get(label, 1.0) for label in kinds])

@@ -144,7 +144,7 @@ _SENTENCES = {
     ),
 }
 ALONE = ("{name} is present", "{name} is seen", "evidence of {name}", "presence of {name}")
-# Of varied phantoms, whose models are to be asked as those of radiographs are.
+# Reports of varied phantoms have more wordings, because their models are to be asked as those of radiographs are.
 VARIED_ALONE = (
     *ALONE,
     "findings suggesting {name}",
