@@ -3,7 +3,7 @@
 import abc
 import os
 import secrets
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
 from itertools import islice
@@ -23,8 +23,7 @@ from data_pipelines.building.exclusion import exclusion_lists, patients_of
 from data_pipelines.building.items import SPLITS, Item
 from data_pipelines.building.pseudonyms import pseudonym, read_key
 from data_pipelines.constants import IMAGE_SIZE, Equalization, GreyRule
-from data_pipelines.images import ImageError
-from data_pipelines.records import Record, record_features
+from data_pipelines.records import record_features
 
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
@@ -154,14 +153,11 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=
         by_split = self._items_by_split()
         with ThreadPoolExecutor(self.workers) as pool:
 
-            def examples(items: Sequence[Item]) -> Iterator[tuple[Item, Record | ImageError]]:
+            def examples(items: Sequence[Item]) -> Generator[shards.Result]:
                 make = partial(example, how=self._decoding)
                 return in_order(pool, make, items, ahead=2 * self.workers)
 
-            journal = self.journal or files.Path(self.data_dir) / "shards"
-            splits = shards.write(self, by_split, examples, self.account, journal)
-        journal.rmtree()
-        self.info.set_splits(tfds.core.SplitDict(splits))
+            shards.write(self, by_split, examples, self.account, self.journal)
 
     def _items_by_split(self) -> dict[str, list[Item]]:
         if not self.raw.is_dir():
@@ -215,7 +211,7 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=
 
 def in_order(
     pool: Executor, function: Callable[[_Task], _Result], tasks: Sequence[_Task], ahead: int
-) -> Iterator[tuple[_Task, _Result]]:
+) -> Generator[tuple[_Task, _Result]]:
     """Tasks with their results, in the order of the tasks. At most `ahead` results are kept in memory."""
     rest = iter(tasks)
     waiting: list[tuple[_Task, Future[_Result]]] = [(task, pool.submit(function, task)) for task in islice(rest, ahead)]

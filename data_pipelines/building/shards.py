@@ -8,8 +8,11 @@ when it is complete, with a file on its content. TFDS can read the result.
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from itertools import islice
+from typing import Generic, TypeVar
 
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
@@ -31,28 +34,29 @@ _MOST_SHARDS = 256  # shards of a split; each is an open file while it is read
 # half the time and take an eighth more space.
 _WRITER = "group_size:1,zstd:-5"
 
-Examples = Callable[[Sequence[Item]], Iterator[tuple[Item, Record | ImageError]]]
+_Item = TypeVar("_Item", bound=Item)
+Result = tuple[Item, Record | ImageError]
 
 
 def write(
     builder: tfds.core.DatasetBuilder,
-    by_split: Mapping[str, Sequence[Item]],
-    examples: Examples,
+    by_split: Mapping[str, Sequence[_Item]],
+    examples: Callable[[Sequence[_Item]], Generator[Result]],
     account: Account,
-    journal: Path,
-) -> list[tfds.core.SplitInfo]:
+    journal: Path | None,
+) -> None:
     """Writes all splits of a builder into its `data_dir`, taking finished shards of an earlier run from `journal`.
 
     Args:
-        builder: the TFDS builder, which defines features, file format and file names.
+        builder: the TFDS builder, which defines features, file format and file names. It gets a SplitInfo per split
+            that has records.
         by_split: split -> items in the order of the records.
-        examples: makes (item, record or ImageError) from items, in the same order.
+        examples: makes (item, record or ImageError) from items, in the same order. It is called once, with the items
+            of all shards that are to be written.
         account: counts records and rejected images, also those of earlier runs.
-        journal: the folder of finished shards.
-
-    Returns:
-        One SplitInfo of TFDS per split that has records.
+        journal: the folder of finished shards, which is removed at the end; None starts a new build.
     """
+    journal = journal or Path(builder.data_dir) / "shards"
     journal.mkdir(parents=True, exist_ok=True)
     parts = [
         _Part(split, journal / f"{split}-{number:05d}", chunk)
@@ -61,10 +65,13 @@ def write(
     ]
     done = sum(len(part.items) for part in parts if part.content is not None)
     bar = {"desc": f"prepare {builder.name}", "unit": " images", "disable": None, "smoothing": 0.05}
-    with tqdm(total=sum(len(part.items) for part in parts), initial=done, **bar) as progress:
+    # One stream for all shards: workers need not wait at the end of one for its last record.
+    left = [item for part in parts if part.content is None for item in part.items]
+    progress = tqdm(total=sum(len(part.items) for part in parts), initial=done, **bar)
+    with progress, closing(examples(left)) as results:
         for part in parts:
             if part.content is None:
-                part.content = _write(builder, part, examples, account, progress)
+                part.content = _write(builder, part, islice(results, len(part.items)), account, progress)
             else:
                 known = {item.id: item for item in part.items}
                 for image, reason in part.content.rejected:
@@ -78,7 +85,8 @@ def write(
         kept = [(part.path, part.content) for part in parts if part.split == split and part.content]
         kept = [(path, content) for path, content in kept if content.records]
         published += [_publish(builder, split, kept)] if kept else []
-    return published
+    journal.rmtree()
+    builder.info.set_splits(tfds.core.SplitDict(published))
 
 
 @dataclass
@@ -95,10 +103,10 @@ class _Content:
     black: list[str] = field(default_factory=list)  # those of them that are black
 
 
-class _Part:
+class _Part(Generic[_Item]):
     """The items of one shard, its path, and its content if it is complete."""
 
-    def __init__(self, split: str, path: Path, items: Sequence[Item]):
+    def __init__(self, split: str, path: Path, items: Sequence[_Item]):
         self.split, self.path, self.items = split, path, items
         names = (f"{item.id}\n{item.patient}\n{item.study}" for item in items)
         self.key = hashlib.sha256("\n".join(names).encode()).hexdigest()
@@ -112,19 +120,19 @@ class _Part:
         return content if self.path.is_file() and content.key == self.key else None
 
 
-def _chunks(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+def _chunks(items: Sequence[_Item]) -> Iterator[Sequence[_Item]]:
     size = max(_SMALLEST, math.ceil(len(items) / _MOST_SHARDS))
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
 def _write(
-    builder: tfds.core.DatasetBuilder, part: _Part, examples: Examples, account: Account, progress: tqdm
+    builder: tfds.core.DatasetBuilder, part: _Part[_Item], results: Iterable[Result], account: Account, progress: tqdm
 ) -> _Content:
     """Writes one shard and the file on its content."""
     content, patients = _Content(part.key), set[str]()
     temporary = part.path.with_suffix(".writing")
     writer = ArrayRecordWriter(str(temporary), _WRITER)
-    for item, result in examples(part.items):
+    for item, result in results:
         progress.update(1)
         if isinstance(result, ImageError):
             reason = rejection(item, result)

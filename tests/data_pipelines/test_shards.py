@@ -5,6 +5,8 @@ import json
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from raw_folders import pairs_folder
 
 from afloc_jax.errors import UserError
 from data_pipelines.builders.pairs.pairs_dataset_builder import Builder
+from data_pipelines.builders.phantom import phantom_dataset_builder, worker
 from data_pipelines.building import decode, pseudonyms, shards
 from data_pipelines.prepared import open_source, prepare
 
@@ -198,3 +201,28 @@ def test_a_killed_build_goes_on(tmp_path, monkeypatch):
     decoded = counted(monkeypatch)
     prepared = prepare("pairs", out, raw=raw, builder={"fractions": {"train": 1.0}})
     assert prepared.report.records == {"train": COUNT} and len(decoded) == COUNT - 10
+
+
+def test_an_interrupted_build_of_phantoms_draws_only_what_is_left(tmp_path, monkeypatch):
+    builder = {"train": 13, "validation": 2, "test": 0, "seed": 4}
+    drawn: list[tuple[str, int]] = []
+
+    def interrupted(seed, named, varied, phantoms, stop_after=99):
+        drawn.extend(phantoms)
+        if len(drawn) > stop_after:
+            raise KeyboardInterrupt
+        return worker.records(seed, named, varied, phantoms)
+
+    for stop_after in (8, 99):
+        monkeypatch.setattr(phantom_dataset_builder, "records", partial(interrupted, stop_after=stop_after))
+        with pytest.raises(KeyboardInterrupt) if stop_after == 8 else nullcontext():
+            prepare("phantom", tmp_path / "out", builder=builder, workers=1)
+    # One shard of five was finished; eight were drawn before, and the ninth was begun.
+    assert drawn == [("train", n) for n in [*range(9), *range(5, 13)]] + [("validation", 0), ("validation", 1)]
+    monkeypatch.setattr(phantom_dataset_builder, "records", worker.records)
+    prepare("phantom", tmp_path / "whole", builder=builder, workers=1)
+    for split in ("train", "validation"):
+        pairs = zip(
+            *(open_source("phantom", tmp_path / out, split, builder=builder) for out in ("out", "whole")), strict=True
+        )
+        assert all((a.id, a.image.tobytes(), a.sentences) == (b.id, b.image.tobytes(), b.sentences) for a, b in pairs)

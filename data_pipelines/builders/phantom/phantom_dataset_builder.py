@@ -3,21 +3,28 @@
 import logging
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import cv2
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 
+from afloc_jax import files
 from afloc_jax.errors import UsageError, UserError
 from data_pipelines.builders.phantom.generate import SPLITS
-from data_pipelines.builders.phantom.worker import records
+from data_pipelines.builders.phantom.worker import name_of, records
+from data_pipelines.building import shards
+from data_pipelines.building.account import Account
 from data_pipelines.building.ingest import in_order
+from data_pipelines.building.items import Item
 from data_pipelines.constants import IMAGE_SIZE
-from data_pipelines.records import Encoded, record_features
+from data_pipelines.records import Record, record_features
 
 _CHUNK = 25  # phantoms per task: few enough for a smooth progress bar, enough to hide the overhead of a task
 _AHEAD = 4  # waiting tasks per worker, which bounds the memory of finished records
@@ -27,7 +34,7 @@ _DESCRIPTION = """Procedural frontal chest radiographs (224 x 224) with reports 
 finding: pleural effusion, pneumothorax, consolidation, nodule, cardiomegaly, atelectasis, edema and device."""
 
 
-class Builder(tfds.core.GeneratorBasedBuilder):
+class Builder(FileReaderBuilder):
     """The built-in data set.
 
     Args:
@@ -39,6 +46,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             networks that are to read radiographs afterwards. Other phantoms than those without it.
         image_size: 224, the only supported size.
         workers: processes that draw; None for one per CPU.
+        journal: the folder of finished shards, from which an interrupted build continues; None starts a new build.
 
     Raises UsageError for invalid sizes, UserError if `data_dir` holds phantoms of other arguments.
     """
@@ -57,6 +65,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         varied: bool | int = False,
         image_size: int = IMAGE_SIZE,
         workers: int | None = None,
+        journal: str | Path | None = None,
         **kwargs: Any,
     ):
         self.sizes = {"train": int(train), "validation": int(validation), "test": int(test)}
@@ -75,6 +84,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             raise UsageError(f"phantom: named is {self.named}, must be a share, from 0 to 1")
         if image_size != IMAGE_SIZE:
             raise UsageError(f"phantom: image_size is {image_size}, but phantoms are drawn at {IMAGE_SIZE} only")
+        self.journal = files.Path(journal) if journal else None
         if self.workers < 1:
             raise UsageError(f"phantom: workers is {self.workers}, must be at least 1")
         kwargs.setdefault("file_format", "array_record")
@@ -100,26 +110,41 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             disable_shuffling=True,  # phantoms are independent of each other; keys stay 0, 1, 2, ...
         )
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
-        del dl_manager  # nothing is downloaded
-        pool = None  # shared by the splits; its processes end with the last generator
-        if self.workers > 1 and sum(self.sizes.values()) >= _WORTH_A_POOL:
+    def _download_and_prepare(
+        self, dl_manager: tfds.download.DownloadManager, download_config: tfds.download.DownloadConfig
+    ) -> None:
+        """Draws the phantoms and writes their shards. TFDS calls it, and keeps the result only if it returns."""
+        del dl_manager, download_config  # nothing is downloaded
+        shards.write(self, {name: self._items(name) for name in SPLITS}, self._drawn, Account(), self.journal)
+
+    def _items(self, split: str) -> list["_Drawing"]:
+        names = [name_of(self.seed, split, self.varied, number) for number in range(self.sizes[split])]
+        return [_Drawing(name, Path(), split=split, number=number) for number, name in enumerate(names)]
+
+    def _drawn(self, items: Sequence["_Drawing"]) -> Generator[tuple[Item, Record]]:
+        """Items with their records, in order. They are drawn by worker processes if that is worth it."""
+        draw, done = partial(records, self.seed, self.named, self.varied), 0
+        phantoms = [(item.split, item.number) for item in items]
+        if self.workers > 1 and len(items) >= _WORTH_A_POOL:
+            tasks = [phantoms[start : start + _CHUNK] for start in range(0, len(items), _CHUNK)]
             # spawn, because a fork of a process with threads of JAX or OpenCV can hang
             context = multiprocessing.get_context("spawn")
-            pool = ProcessPoolExecutor(self.workers, context, cv2.setNumThreads, (1,))  # a process per CPU
-        return {name: self._generate_examples(name, pool) for name in SPLITS if self.sizes[name]}
+            try:
+                with ProcessPoolExecutor(self.workers, context, cv2.setNumThreads, (1,)) as pool:  # a process per CPU
+                    for task, made in in_order(pool, draw, tasks, _AHEAD * self.workers):
+                        yield from zip(items[done : done + len(task)], made, strict=True)
+                        done += len(task)
+            except BrokenProcessPool:  # e.g. a script without the usual `if __name__ == "__main__":`
+                logging.warning("phantom: worker processes cannot start here; drawing in this process")
+        for item, phantom in zip(items[done:], phantoms[done:], strict=True):
+            yield item, draw([phantom])[0]
 
-    def _generate_examples(self, split: str, pool: ProcessPoolExecutor | None) -> Iterator[tuple[int, Encoded]]:
-        size, done, draw = self.sizes[split], 0, partial(records, self.seed, split, self.named, self.varied)
-        chunks = [range(start, min(start + _CHUNK, size)) for start in range(0, size, _CHUNK)]
-        try:
-            for numbers, made in in_order(pool, draw, chunks, _AHEAD * self.workers) if pool else ():
-                yield from zip(numbers, made, strict=True)
-                done = numbers.stop
-        except BrokenProcessPool:  # e.g. a script without the usual `if __name__ == "__main__":`
-            logging.warning("phantom: worker processes cannot start here; drawing in this process")
-        for number in range(done, size):
-            yield number, draw([number])[0]
+
+@dataclass
+class _Drawing(Item):
+    """A phantom that is to be drawn."""
+
+    number: int = 0  # within its split
 
 
 def _listed(arguments: dict[str, float]) -> str:
