@@ -43,7 +43,7 @@ def evaluate(
     prior_source: Records | None = None,
     untrained: Model | None = None,
 ) -> JsonObject:
-    """Scores a heat map for every finding; writes per_sample.csv, summary.json, summary.md and the examples.
+    """Scores a heat map for every finding; writes per_sample.csv, baselines.csv, summary.json, summary.md and examples.
 
     Args:
         model: the model to evaluate.
@@ -134,7 +134,7 @@ def evaluate(
         return np.asarray(model.heatmaps_of_squares(image_of(sample)[None], prompts, compatible=protocol.compatible)[0])
 
     write_examples(Path(out), scores, image_of, map_of)
-    write_results(out, scores, summary)
+    write_results(out, scores, summary, baselines)
     return summary.to_json()
 
 

@@ -102,7 +102,7 @@ def score_files(
     about |= {"unused_heatmaps" if boxes is None else "unused_boxes": unused, "title": settings.title}
     about |= {"provenance": _provenance(files, "float32" if protocol.original and maps is not None else "float64")}
     summary = summarise(scores, settings.resampling, others, about=about)
-    write_results(out, scores, summary)
+    write_results(out, scores, summary, others)
     return summary.to_json()
 
 

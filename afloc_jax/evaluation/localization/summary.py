@@ -23,7 +23,7 @@ from afloc_jax.evaluation.statistics.bootstrap import Bootstrap, Replicates, Uni
 from afloc_jax.evaluation.statistics.coverage import FewPositives, few_positives, remark_on_few
 from afloc_jax.evaluation.statistics.interval import Interval, limits, mean_of_finite
 from afloc_jax.evaluation.task import JsonObject
-from afloc_jax.files import AnyPath, csv_text
+from afloc_jax.files import AnyPath, Path, csv_text
 
 
 @dataclass(frozen=True)
@@ -309,6 +309,7 @@ def _counts(scores: Scores) -> dict[str, int]:
 
 
 PER_SAMPLE_COLUMNS = ("id", "image", "label_text", "category", "metric", "threshold", "value", "note", "patient")
+BASELINE_COLUMNS = ("system", "id", "image", "patient", "category", "metric", "threshold", "value")
 
 
 def per_sample_rows(scores: Scores) -> Iterator[tuple[str, ...]]:
@@ -327,8 +328,24 @@ def per_sample_rows(scores: Scores) -> Iterator[tuple[str, ...]]:
                 yield (*sample, metric, scores.threshold(metric, k), shown, note, truth.patient)
 
 
-def write_results(out: AnyPath, scores: Scores, summary: Summary) -> None:
-    """Writes per_sample.csv, summary.json and summary.md to `out`. Each file is written completely or not at all."""
-    table = csv_text(PER_SAMPLE_COLUMNS, per_sample_rows(scores))
-    content = json_text(summary.to_json())
-    write_folder(out, {"per_sample.csv": table, "summary.md": summary.to_markdown(), "summary.json": content})
+def baseline_rows(baselines: Mapping[str, Scores]) -> Iterator[tuple[str, ...]]:
+    """The rows of baselines.csv (`BASELINE_COLUMNS`): a table of systems for `afloc compare`, without empty values."""
+    for name, scores in baselines.items():
+        for sample, image, _, category, metric, threshold, value, _, patient in per_sample_rows(scores):
+            if value:
+                yield name, sample, image, patient, category, metric, threshold, value
+
+
+def write_results(
+    out: AnyPath, scores: Scores, summary: Summary, baselines: Mapping[str, Scores] | None = None
+) -> None:
+    """Writes per_sample.csv, summary.json, summary.md and, if there are baselines, baselines.csv to `out`.
+
+    Each file is written completely or not at all.
+    """
+    files = {"per_sample.csv": csv_text(PER_SAMPLE_COLUMNS, per_sample_rows(scores))}
+    if baselines:
+        files["baselines.csv"] = csv_text(BASELINE_COLUMNS, baseline_rows(baselines))
+    else:  # of an earlier call in the same folder
+        (Path(out) / "baselines.csv").unlink(missing_ok=True)
+    write_folder(out, {**files, "summary.md": summary.to_markdown(), "summary.json": json_text(summary.to_json())})

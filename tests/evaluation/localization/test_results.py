@@ -11,6 +11,7 @@ import scipy.stats
 
 from afloc_jax.cli import main
 from afloc_jax.errors import UsageError, UserError
+from afloc_jax.evaluation.comparison.systems import compare_systems
 from afloc_jax.evaluation.localization.options import ProtocolOptions
 from afloc_jax.evaluation.localization.published import published_scores
 from afloc_jax.evaluation.localization.score_files import score_files
@@ -186,11 +187,17 @@ def test_a_baseline_stands_beside_the_scores_with_its_difference(tmp_path):
     scores = table_of(pairs)
     prior = table_of([(name, mask, np.ones((12, 12))) for name, mask, _ in pairs])
     summary = summarise(scores, QUICK, {"location prior": prior})
-    write_results(tmp_path, scores, summary)
+    write_results(tmp_path, scores, summary, {"location prior": prior})
     written = json.loads((tmp_path / "summary.json").read_text())["baselines"]["location prior"]
     assert written["metrics"]["iou"]["overall"]["mean"] == 0
     assert written["difference"]["iou"]["overall"]["mean"] == pytest.approx(summary.metrics["iou"].overall.mean)
     assert "## Baseline: location prior" in (tmp_path / "summary.md").read_text()
+    compared = compare_systems([tmp_path, tmp_path / "baselines.csv"], against="location prior")
+    found = [row for row in compared.differences[0].rows if (row.metric, row.category) == ("iou", "a")]
+    expected = written["difference"]["iou"]["per_category"]["a"]["mean"]
+    assert [row.difference for row in found] == [pytest.approx(expected)] and expected > 0.1
+    write_results(tmp_path, scores, summarise(scores, QUICK))
+    assert not (tmp_path / "baselines.csv").exists(), "what an earlier call wrote does not stay"
 
 
 def test_a_difference_of_other_samples_is_refused():
