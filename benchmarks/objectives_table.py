@@ -10,7 +10,6 @@ systems. The second says how the objectives differ on the same samples, with int
 """
 
 import argparse
-import csv
 import json
 import re
 from collections import defaultdict
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.demo_table import mean_of, row
+from benchmarks.sample_means import means_of, write_systems
 
 KINDS = ("side", "zone", "negation", "absent_finding", "other_image")
 # The title of a column, the evaluation that has it, and the metrics of which it is the mean.
@@ -41,18 +41,6 @@ def values_of(run: Path) -> dict[str, float]:
     return found
 
 
-def samples_of(runs: list[Path]) -> dict[tuple[str, ...], float]:
-    """IoU and pointing game by (id, patient, category, metric, threshold), the mean of the runs of one objective."""
-    values = defaultdict(list)
-    for run in runs:
-        with (run / "evaluation/maps/per_sample.csv").open(newline="", encoding="utf-8") as file:
-            for line in csv.DictReader(file):
-                if line["metric"] in ("iou", "pointing"):
-                    key = tuple(line[name] for name in ("id", "patient", "category", "metric", "threshold"))
-                    values[key].append(float(line["value"]))
-    return {key: float(np.mean(each)) for key, each in values.items()}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sweep", type=Path, help="working directory of the sweep")
@@ -73,11 +61,8 @@ def main() -> None:
         cells = [f"{mean.mean():.3f} ({' / '.join(f'{value:.3f}' for value in mean)})" for mean in means]
         print(row([name, str(len(folders)), *cells]))
 
-    with given.out.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["system", "id", "patient", "category", "metric", "threshold", "value"])
-        for name, folders in runs.items():
-            writer.writerows([name, *key, value] for key, value in samples_of(folders).items())
+    tables = {name: [folder / "evaluation/maps/per_sample.csv" for folder in folders] for name, folders in runs.items()}
+    write_systems(given.out, {name: means_of(each) for name, each in tables.items()})
     print(f"\nIoU and pointing game of every sample, averaged over the seeds: {given.out}")
 
 
