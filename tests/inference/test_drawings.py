@@ -22,7 +22,7 @@ from data_pipelines.building.arguments import arguments_of
 from data_pipelines.building.build import _BUILDERS, Call
 from data_pipelines.settings import DataSettings
 from data_pipelines.what_images import DRAWN, DRAWN_SIDE, IMAGES, images_of, only_drawings
-from tests.serve.test_app import HERE, asking
+from tests.serve.asking import HERE, asking
 
 
 @pytest.fixture

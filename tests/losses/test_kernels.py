@@ -1,4 +1,4 @@
-"""The TPU kernels, interpreted, against the definition; compiled for TPUs they are in test_ahead_of_time.py."""
+"""The TPU kernels, interpreted, against the definition; compiled for TPUs they are in test_absent_accelerators.py."""
 
 import jax
 import jax.numpy as jnp

@@ -21,7 +21,7 @@ import pytest
 from afloc_jax.inference.outputs import BOX_COLUMNS
 from afloc_jax.serve.limits import LIMITS
 from tests.inference.conftest import folder, model  # noqa: F401 (fixtures)
-from tests.serve.test_app import asking, smooth_picture, told
+from tests.serve.asking import asking, smooth_picture, told
 from tests.serve.test_limits import server
 
 SECONDS = 120

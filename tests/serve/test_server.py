@@ -22,7 +22,7 @@ from afloc_jax.errors import UserError
 from afloc_jax.serve import app as application
 from afloc_jax.serve.server import is_loopback, listen
 from tests.inference.conftest import folder  # noqa: F401 (a fixture)
-from tests.serve.test_app import write_image
+from tests.serve.asking import write_image
 
 ROOT = str(Path(application.__file__).parents[2])
 IMPORTS = {**os.environ, "PYTHONPATH": os.pathsep.join([ROOT, *sys.path])}
