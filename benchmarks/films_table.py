@@ -32,8 +32,10 @@ def systems_of(runs: dict[str, list[Path]]) -> dict[str, Samples]:
     """The samples of each group of runs, of the prior, and of the untrained networks of the first group."""
     tables = {name: [_scores(run) / "per_sample.csv" for run in folders] for name, folders in runs.items()}
     first = [table.with_name("baselines.csv") for table in next(iter(tables.values()))]
-    baselines = {PRIOR: means_of(first, "location_prior"), UNTRAINED: means_of(first, "untrained")}
-    return baselines | {name: means_of(each) for name, each in tables.items()}
+    patients: dict[str, str] = {}
+    baselines = {PRIOR: "location_prior", UNTRAINED: "untrained"}
+    systems = {name: means_of(first, baseline, patients) for name, baseline in baselines.items()}
+    return systems | {name: means_of(each, patients=patients) for name, each in tables.items()}
 
 
 def _scores(run: Path) -> Path:

@@ -20,6 +20,7 @@ def runs(tmp_path):
         samples = [(f"{n}#0", f"p{n}", CLASSES[n]) for n in range(5)]
         rows = [(*sample, metric, "", 1.0) for sample in samples for metric in ("iou", "pointing", "cnr")]
         rows = [(*line[:5], value if line[2] != CLASSES[0] and line[3] == "iou" else 1.0) for line in rows]
+        rows = [(line[0], f"{line[1]} of {run}", *line[2:]) for line in rows]  # each directory has its pseudonyms
         with (folder / "per_sample.csv").open("w", newline="") as file:
             csv.writer(file).writerows([COLUMNS, *rows])
         with (folder / "baselines.csv").open("w", newline="") as file:
