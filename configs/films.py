@@ -15,10 +15,11 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from afloc_jax.heatmaps import SIGMA
 from configs import demo, pairs
 
 STAGES = {"plain": 400, "varied": 1600, "pairs": 150}  # steps
-VARIED = {"train": 8000, "validation": 128, "test": 300, "seed": 0, "named": 0.5, "varied": 1}
+VARIED = {"train": 24000, "validation": 128, "test": 300, "seed": 0, "named": 0.5, "varied": 1}
 
 
 def get_config(stage: str = "varied") -> ConfigDict:
@@ -29,8 +30,9 @@ def get_config(stage: str = "varied") -> ConfigDict:
     config.model.text.bert = ConfigDict({})  # that of init_from
     config.model.text.freeze = True
     config.model.text.projection = config.model.projection_dim
-    # The step of a presence map is tuned for the demo's phantoms.
+    # The step of a presence map and a fine filter are tuned for the demo's phantoms: these are those of the release.
     config.localization.similarity = "dot"
+    config.localization.sigma = SIGMA
 
     training = config.training
     training.steps = STAGES[stage]
