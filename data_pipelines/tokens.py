@@ -29,7 +29,7 @@ _LONGEST_WORD = 1000  # letters of a word that is split into pieces, which takes
 _REQUIRED = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 _CONTINUATION = "##"
 _DECIMAL = re.compile(r"\d\.(?=\d)")
-_SEPARATOR = "."  # between the sentences of a text, followed by a space
+SEPARATOR = "."  # between the sentences of a text, followed by a space
 _REMEMBERED_SENTENCES = 2**16  # size of the cache, about 30 MB
 _LEARNING_ALPHABET = 200  # distinct characters of a learned vocabulary; rarer ones become [UNK]
 
@@ -62,7 +62,7 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
             tokenizer.no_padding()  # `tokenize` cuts and pads, to a size that is not the file's
             tokenizer.no_truncation()
         else:
-            tokenizer = _from_vocabulary(text.rstrip("\n").split("\n"))
+            tokenizer = from_vocabulary(text.rstrip("\n").split("\n"))
     except Exception as error:  # the library raises bare Exception for malformed JSON
         raise UserError(f"{file} is not a readable tokenizer: {error}") from error
     _check(tokenizer, file)
@@ -124,26 +124,12 @@ def learn_from_counts(
     learned = set(tokenizer.get_vocab(with_added_tokens=False)) - set(SPECIAL_TOKENS)
     learned = {piece for piece in learned if piece.removeprefix(_CONTINUATION) not in without}
     rest = sorted(learned, key=lambda piece: (piece.startswith(_CONTINUATION), piece))
-    return _from_vocabulary([*SPECIAL_TOKENS, *rest], strip_accents=False)
+    return from_vocabulary([*SPECIAL_TOKENS, *rest], strip_accents=False)
 
 
 @functools.cache
 def _splitter() -> Tokenizer:
     return _empty(models.WordPiece(vocab={"[UNK]": 0}, unk_token="[UNK]"), strip_accents=False)
-
-
-def unseen_pieces(tokenizer: Tokenizer, reports: Iterable[Sequence[str]]) -> frozenset[str]:
-    """The pieces of the vocabulary that the tokenizer gives for no word of the reports, each a list of sentences.
-
-    Special tokens, and the period that joins sentences, count as seen.
-
-    >>> tokenizer = learn_tokenizer(["left effusion"])
-    >>> sorted(unseen_pieces(tokenizer, [["left"]]) & {"left", "effusion"})
-    ['effusion']
-    """
-    words = sorted({word for sentences in reports for sentence in sentences for word in sentence.split()})
-    seen = {piece for encoding in tokenizer.encode_batch(words, add_special_tokens=False) for piece in encoding.tokens}
-    return frozenset(tokenizer.get_vocab()) - seen - {*SPECIAL_TOKENS, _SEPARATOR}
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: str | os.PathLike[str]) -> None:
@@ -209,8 +195,8 @@ class SentenceTokenizer:
 
     def __call__(self, reports: Sequence[Sequence[str]]) -> TokenArrays:
         """The result of `tokenize` for B reports, each a list of sentences, joined by ". "."""
-        known = self._lookup({_SEPARATOR, *(sentence for report in reports for sentence in report)})
-        separator = known[_SEPARATOR]
+        known = self._lookup({SEPARATOR, *(sentence for report in reports for sentence in report)})
+        separator = known[SEPARATOR]
         parts = [[known[sentence] for sentence in report] for report in reports]
         joined = [[piece for part in report for piece in (separator, part)][1:] for report in parts]
         lengths = np.array([sum(len(ids) for ids, _ in report) for report in joined])
@@ -363,7 +349,8 @@ def _empty(model: models.WordPiece, strip_accents: bool | None) -> Tokenizer:
     return tokenizer
 
 
-def _from_vocabulary(pieces: Sequence[str], strip_accents: bool | None = None) -> Tokenizer:
+def from_vocabulary(pieces: Sequence[str], strip_accents: bool | None = None) -> Tokenizer:
+    """The WordPiece tokenizer of a vocabulary in the order of its ids."""
     vocabulary = {piece: index for index, piece in enumerate(pieces)}
     model = models.WordPiece(vocab=vocabulary, unk_token="[UNK]", max_input_chars_per_word=100)
     tokenizer = _empty(model, strip_accents)

@@ -6,6 +6,7 @@ the words that are left.
 """
 
 from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from afloc_jax.errors import UserError
 from afloc_jax.files import AnyPath, user_path
 from afloc_jax.tables import read_text
 from data_pipelines.reading import Records
-from data_pipelines.tokens import LEARNED_VOCABULARY, learn_from_counts, words_of
+from data_pipelines.tokens import LEARNED_VOCABULARY, SEPARATOR, SPECIAL_TOKENS, learn_from_counts, words_of
 
 _LARGEST_LIST = 1 << 24  # bytes of a file of excluded words
 
@@ -136,3 +137,23 @@ class _Seen:
 
     def is_kept(self, rule: VocabularyRule) -> bool:
         return len(self.reports) >= rule.reports and len(self.patients) >= rule.patients
+
+
+def unseen_pieces(tokenizer: Tokenizer, reports: Iterable[Sequence[str]]) -> frozenset[str]:
+    """The pieces of the vocabulary that the tokenizer gives for no word of the reports, each a list of sentences.
+
+    Special tokens count as seen.
+
+    >>> from data_pipelines.tokens import learn_tokenizer
+    >>> tokenizer = learn_tokenizer(["left effusion"])
+    >>> sorted(unseen_pieces(tokenizer, [["left"]]) & {"left", "effusion"})
+    ['effusion']
+    """
+    return frozenset(tokenizer.get_vocab()) - seen_pieces(tokenizer, reports) - {*SPECIAL_TOKENS}
+
+
+def seen_pieces(tokenizer: Tokenizer, reports: Iterable[Sequence[str]]) -> frozenset[str]:
+    """The pieces that the tokenizer gives for a word of the reports, and the period that joins sentences."""
+    words = {word for sentences in reports for sentence in sentences for word in sentence.split()}
+    found = tokenizer.encode_batch(sorted(words | {SEPARATOR}), add_special_tokens=False)
+    return frozenset(piece for encoding in found for piece in encoding.tokens)

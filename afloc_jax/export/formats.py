@@ -40,6 +40,7 @@ _PUBLISHED = """\
 
 FORMATS = {
     "safetensors": Format("the model folder, PyTorch names and layouts", "model_folder", "check_model_folder.py"),
+    "small": Format("a model folder in float16, its vocabulary cut to --words", "small", "check_model_folder.py"),
     "afloc-ckpt": Format(
         "a file that the published PyTorch code loads",
         "afloc_ckpt",

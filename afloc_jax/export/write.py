@@ -1,6 +1,7 @@
 """Export a model folder in one of the formats of the table."""
 
 import importlib
+from collections.abc import Sequence
 
 import afloc_jax
 from afloc_jax import buckets
@@ -8,6 +9,7 @@ from afloc_jax.errors import UsageError, UserError
 from afloc_jax.export.check import write_check
 from afloc_jax.export.formats import FORMATS, Format
 from afloc_jax.export.readme import write_readme
+from afloc_jax.export.small import check_words, read_words, small
 from afloc_jax.export.source import read_source
 from afloc_jax.extras import install
 from afloc_jax.files import AnyPath, Path, absolute, bucket_path, replacing_folder, write_json
@@ -16,13 +18,14 @@ from afloc_jax.weights.folder import weights_hash
 MARKER = "export.json"
 
 
-def export_model(model_folder: AnyPath, destination: AnyPath, format: str) -> Path:
+def export_model(model_folder: AnyPath, destination: AnyPath, format: str, words: Sequence[AnyPath] = ()) -> Path:
     """Writes an export of a model folder.
 
     Args:
         model_folder: a model folder, from training or an import.
         destination: the folder to write. An older export there is replaced; other files are never overwritten.
         format: one of FORMATS.
+        words: text files; "small" keeps of the vocabulary what their words need. Without one it keeps all.
 
     Returns:
         The destination.
@@ -36,10 +39,14 @@ def export_model(model_folder: AnyPath, destination: AnyPath, format: str) -> Pa
     if format not in FORMATS:
         raise UsageError(f"format {format!r} is not known: choose one of {', '.join(FORMATS)}")
     chosen = FORMATS[format]
+    check_words(format, words)
+    texts = read_words(words)
     _check_destination(model_folder, destination)
     _check_packages(format, chosen)
     exporter = importlib.import_module(f"{__package__}.{chosen.module}")
     source = read_source(model_folder)
+    if format == "small":
+        source = small(source, texts)
     with replacing_folder(destination, marker=MARKER) as temporary:
         exporter.write(source, temporary)
         write_check(source, temporary, chosen.check)

@@ -94,4 +94,4 @@ def unseen_pieces(config: RunConfig, data: Data) -> frozenset[str] | None:
     if before is None:
         return None
     reports = (data.training[row].sentences for row in range(len(data.training)))
-    return before & tokens.unseen_pieces(data.tokenizer, reports)
+    return before & vocabulary.unseen_pieces(data.tokenizer, reports)

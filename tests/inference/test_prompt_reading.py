@@ -18,7 +18,8 @@ from afloc_jax.inference.prompt_reading import PromptReading, read_prompt, repor
 from afloc_jax.weights.folder import load_model, save_state
 from afloc_jax.weights.torch_names import to_torch
 from data_pipelines.reports import clean_sections
-from data_pipelines.tokens import learn_tokenizer, unseen_pieces
+from data_pipelines.tokens import learn_tokenizer
+from data_pipelines.vocabulary import unseen_pieces
 
 REPORTS = [["small left effusion", "no edema"], ["a nodule of 1.5 cm"]]
 LONG = "small left effusion " * 9  # 27 words, the model has room for 22
