@@ -1,6 +1,7 @@
 """Export as a small model folder: weights in float16, and a vocabulary cut to the words that are needed."""
 
 import dataclasses
+import os
 import shutil
 from collections.abc import Iterable
 
@@ -68,6 +69,7 @@ def write(source: Source, folder: Path) -> None:
     """Writes a source that `small` made into an empty folder."""
     tensors = {name: np.ascontiguousarray(_half(value)) for name, value in source.state_dict().items()}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    os.chmod(folder / WEIGHTS, 0o644)  # the library creates files that only their owner may read
     write_json(folder / CONFIG, source.config.stored())
     write_json(folder / PREPROCESSOR, preprocessor(source.config.preprocessing))
     write_unseen(folder, source.config.unseen_pieces)
