@@ -274,7 +274,7 @@ def test_prepare_then_evaluate_scores_the_model_and_all_baselines(folder, tmp_pa
     assert "test 4" in capsys.readouterr().out
     call = ["evaluate", str(folder), "--dataset", "phantom", "--data", str(data), "--out", str(out), *sizes]
     assert main([*call, "--bootstrap", "50"]) == 0
-    files = {"per_sample.csv", "summary.json", "summary.md", "examples.npz", "examples.json", "report"}
+    files = {"per_sample.csv", "baselines.csv", "summary.json", "summary.md", "examples.npz", "examples.json", "report"}
     assert files == set(names(out))
     summary = json.loads((out / "summary.json").read_text())
     names_of = ["location_prior", "prompt_prior", "shuffled_image", "class_name", "untrained"]
