@@ -48,7 +48,7 @@ def main() -> None:
     given = parser.parse_args()
     runs: dict[str, list[Path]] = defaultdict(list)
     for folder in sorted(given.sweep.glob("*_seed*")):
-        if (folder / "finished.json").is_file():
+        if all((folder / "evaluation" / evaluation / "summary.json").is_file() for evaluation, _ in COLUMNS.values()):
             runs[re.sub(r"_seed\d+$", "", folder.name)].append(folder)
     if not runs:
         raise SystemExit(f"{given.sweep}: no finished run of configs/sweeps/objectives.py")

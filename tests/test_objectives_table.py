@@ -15,13 +15,13 @@ SAMPLES = ("id", "patient", "category", "metric", "threshold", "value")
 
 @pytest.fixture
 def sweep(tmp_path):
-    """Two finished seeds of "unit", whose metrics are 0.1 and 0.3, one of "hard", and one that has not finished."""
+    """Two finished seeds of "unit", whose metrics are 0.1 and 0.3, one of "hard", and one that is not scored yet."""
     for name, value in (("unit_seed1", 0.1), ("unit_seed2", 0.3), ("hard_seed1", 0.5), ("hard_seed2", None)):
         run = tmp_path / name
         run.mkdir()
+        (run / "finished.json").write_text("{}")
         if value is None:
             continue
-        (run / "finished.json").write_text("{}")
         for evaluation in ("maps", "counterfactuals", "presence"):
             metrics = {
                 m: {"overall": {"mean": value}} for where, of in COLUMNS.values() for m in of if where == evaluation
