@@ -36,12 +36,14 @@ class ImageEncoder(nn.Module):
     projection_dim: int
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(
         self, image: Shaped[Array, "B S S"] | Features, *, train: bool = False, with_factors: bool = False
     ) -> ImageLevels:
-        settings, layers = self.settings, Layers(self.settings.statistics_group, self.dtype, self.param_dtype)
+        settings = self.settings
+        layers = Layers(settings.statistics_group, self.dtype, self.param_dtype, self.remat and train)
         if isinstance(image, Features):
             features = image
         else:
@@ -118,16 +120,20 @@ class AFLoc(nn.Module):
     """The image and the text tower. Collections: `params`, `batch_stats`. Random stream with `train`: `dropout`.
 
     `dtype` is the precision of the computation and of the two maps. Parameters, batch statistics, text units and the
-    global image vector are float32 (float64 if `dtype` is float64).
+    global image vector are float32 (float64 if `dtype` is float64). `remat` says that the backward pass of training
+    computes activations again: networks of equal blocks are then loops.
     """
 
     settings: ModelSettings
     dtype: DTypeLike = jnp.float32
+    remat: bool = False
 
     def setup(self) -> None:
         param_dtype = jnp.promote_types(self.dtype, jnp.float32)
         image = self.settings.image
-        self.image_encoder = ImageEncoder(image, image.structure, self.settings.projection_dim, self.dtype, param_dtype)
+        self.image_encoder = ImageEncoder(
+            image, image.structure, self.settings.projection_dim, self.dtype, param_dtype, self.remat
+        )
         self.text_encoder = TextEncoder(self.settings.text, self.dtype, param_dtype)
 
     def __call__(
@@ -171,18 +177,19 @@ class AFLoc(nn.Module):
         return levels
 
 
-def build(settings: ModelSettings, dtype: DTypeLike = jnp.float32) -> AFLoc:
+def build(settings: ModelSettings, dtype: DTypeLike = jnp.float32, remat: bool = False) -> AFLoc:
     """The model that `config.model` describes, without parameters (see `initial_variables`).
 
     Args:
         settings: `config.model`; `ModelSettings.read` reads it from a ConfigDict or nested dicts.
         dtype: the precision of the computation: float32, bfloat16 or float64 (needs jax_enable_x64).
+        remat: whether the backward pass of training computes activations again.
 
     Raises:
         UsageError: the settings do not fit the text encoder.
     """
     settings.check_text_encoder()
-    return AFLoc(settings, dtype)
+    return AFLoc(settings, dtype, remat)
 
 
 def backbone_features(

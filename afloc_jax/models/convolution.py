@@ -133,11 +133,14 @@ def channels_of(shapes: Mapping[str, tuple[int, ...]], stem: str) -> dict[str, J
 
 @dataclass(frozen=True)
 class Layers:
-    """The settings of all layers of a network: their precision and the groups of their batch statistics."""
+    """The settings of all layers of a network: their precision, the groups of their batch statistics, and whether the
+    backward pass computes activations again (`training.remat`).
+    """
 
     statistics_group: int = 0
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
+    remat: bool = False
 
     @property
     def convolution(self) -> Callable[..., Convolution]:

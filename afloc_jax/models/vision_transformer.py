@@ -8,14 +8,16 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from afloc_jax.errors import UsageError, UserError
 from afloc_jax.interpolation import cubic, resize
@@ -185,11 +187,11 @@ class VisionTransformer(nn.Module):
         x, first = self._with_tokens(patches), 1 + structure.registers
         x = lax.stop_gradient(x) if structure.train_last else x
         shallow = x
-        for block in range(structure.blocks):
-            name = f"block_{block}"
-            x = Block(structure, self.layers, name=name)(x)
-            x = lax.stop_gradient(x) if structure.keeps(name) else x
-            if block + 1 == structure.shallow_block:
+        ends = {structure.shallow_block, structure.blocks - structure.train_last, structure.blocks} - {0}
+        for start, stop in pairwise([0, *sorted(ends)]):
+            x = self._blocks(x, start, stop)
+            x = lax.stop_gradient(x) if structure.keeps(f"block_{stop - 1}") else x
+            if stop == structure.shallow_block:
                 shallow = x
         x = norm(x)
         deep = x[:, first:].reshape(batch, cells, cells, width)
@@ -197,6 +199,25 @@ class VisionTransformer(nn.Module):
         wide = jnp.promote_types(x.dtype, jnp.float32)
         whole = x[:, 0].astype(wide) if structure.whole == "class" else deep.astype(wide).mean(axis=(1, 2))
         return Features(shallow, deep, whole)
+
+    def _blocks(self, x: Float[Array, "B L D"], start: int, stop: int) -> Float[Array, "B L D"]:
+        """The blocks `start` to `stop` - 1.
+
+        Where activations are computed again in the backward pass, the blocks are a loop: compilers compute what a loop
+        needs in its turn, but several blocks of a row at once.
+        """
+        if not self.layers.remat or self.is_initializing():
+            for number in range(start, stop):
+                x = Block(self.structure, self.layers, name=f"block_{number}")(x)
+            return x
+        block, kept = Block(self.structure, self.layers, parent=None), self.variables["params"]
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(kept[f"block_{n}"] for n in range(start, stop)))
+
+        def step(x: Float[Array, "B L D"], params: PyTree[Array]) -> tuple[Float[Array, "B L D"], None]:
+            after: Any = block.apply({"params": params}, x)
+            return after, None
+
+        return lax.scan(jax.checkpoint(step, prevent_cse=False), x, stacked)[0]
 
     def _with_tokens(self, patches: Float[Array, "B h w D"]) -> Float[Array, "B L D"]:
         """The class token, the registers and the patches, row by row, with the position embeddings.

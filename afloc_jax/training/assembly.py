@@ -161,7 +161,8 @@ def assemble(
         steps_per_epoch: the number that the learning-rate schedule counts epochs by.
         extensions: where the run was extended.
     """
-    model = build(config.model, dtype=PRECISIONS[config.training.precision])
+    training = config.training
+    model = build(config.model, PRECISIONS[training.precision], remat=training.remat != "none")
     variables = jax.eval_shape(functools.partial(initial_variables, model), jax.random.key(0))
     params = jax.eval_shape(functools.partial(with_scales, settings=config.loss), variables["params"])
     variables = {**variables, "params": params}

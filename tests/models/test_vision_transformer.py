@@ -123,6 +123,28 @@ def test_the_grid_of_a_published_size_is_37_cells_at_518_pixels():
     assert count == sum(value.numel() for value in theirs.parameters())
 
 
+@pytest.mark.parametrize("options", [{}, {"train_last": 1}, {"train_last": 2, "shallow_block": 3}, {"train_last": 3}])
+def test_blocks_as_a_loop_give_the_same_features_and_gradients(options):
+    settings = settings_of("dinov2", 3, blocks=3, **options)
+    structure, random = settings.image.structure, np.random.default_rng(1)
+    with jax.enable_x64(True):
+        params = jax.tree.map(np.float64, random_params(settings)["image_encoder"]["backbone"])
+        image = random.standard_normal((2, settings.image.input_size, settings.image.input_size, 3))
+        module = BACKBONES[settings.image.backbone].family.module
+
+        def loss(params, remat):
+            found = module(structure, Layers(0, jnp.float64, jnp.float64, remat)).apply({"params": params}, image)
+            return sum((jnp.sin(each) * (1 + n)).sum() for n, each in enumerate(found)), found
+
+        plain, looped = (
+            jax.jit(jax.grad(loss, has_aux=True), static_argnums=1)(params, remat) for remat in (False, True)
+        )
+        for ours, wanted in zip(jax.tree.leaves(looped), jax.tree.leaves(plain), strict=True):
+            np.testing.assert_allclose(ours, wanted, rtol=0, atol=1e-12 * max(1, np.abs(wanted).max()))
+        of_first = jax.tree.leaves(looped[0]["block_0"])
+    assert any(leaf.any() for leaf in of_first) == (options.get("train_last", 3) == 3)
+
+
 def test_attention_and_its_gradient_are_those_of_the_plain_formula():
     random = np.random.default_rng(0)
     arrays = [random.standard_normal((2, 5, 3, 4)) for _ in range(4)]
