@@ -223,6 +223,7 @@ def build_forward(
     run: Assembly, train: bool, names: list[str]
 ) -> Callable[[PyTree[Array], PyTree[Array], Mapping[str, Array], PRNGKeyArray], Bool[Array, "N B"]]:
     """A forward pass that returns for each layer the records whose output is finite. Tracing it fills `names`."""
+    model = run.model.clone(remat=False)  # in a loop over blocks no output could be kept
 
     def forward(
         params: PyTree[Array], batch_stats: PyTree[Array], batch: Mapping[str, Array], key: PRNGKeyArray
@@ -244,7 +245,7 @@ def build_forward(
             return output
 
         with nn.intercept_methods(watch):
-            run.model.apply(
+            model.apply(
                 {"params": params, "batch_stats": batch_stats},
                 batch["image"],
                 token_batch(batch),

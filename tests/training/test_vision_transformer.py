@@ -7,6 +7,7 @@ import pytest
 import launch
 from afloc_jax.errors import UsageError
 from afloc_jax.training.mesh import place_batch
+from afloc_jax.training.replay import build_forward
 from afloc_jax.training.settings import RunConfig
 from configs import vit
 from tests.training.conftest import changed, tiny_config
@@ -28,6 +29,15 @@ def test_the_last_block_alone_is_trained_in_chunks_and_computed_again_in_bfloat1
     for name, part in jax.device_get(state.params)["image_encoder"]["backbone"].items():
         same = jax.tree.map(np.array_equal, part, first[name])
         assert all(jax.tree.leaves(same)) == (name not in ("block_1", "norm")), name
+
+
+def test_every_layer_is_watched_after_a_loss_that_is_not_finite_also_where_blocks_are_a_loop():
+    run, state, batches = prepared(1, 1, **TINY, **{"training.remat": "blocks"})
+    batch = place_batch(batches.batch_at(0), run.mesh)
+    names: list[str] = []
+    finite = jax.jit(build_forward(run, True, names))(state.params, state.batch_stats, batch, jax.random.key(0))
+    assert finite.shape[0] == len(names) and finite.all()
+    assert {"image_encoder/backbone/block_0", "image_encoder/backbone/block_1/norm2"} <= {*names}
 
 
 @pytest.mark.slow
