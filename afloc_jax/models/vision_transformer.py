@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import pairwise
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import flax.linen as nn
 import jax
@@ -214,8 +214,7 @@ class VisionTransformer(nn.Module):
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(kept[f"block_{n}"] for n in range(start, stop)))
 
         def step(x: Float[Array, "B L D"], params: PyTree[Array]) -> tuple[Float[Array, "B L D"], None]:
-            after: Any = block.apply({"params": params}, x)
-            return after, None
+            return cast(Array, block.apply({"params": params}, x)), None
 
         return lax.scan(jax.checkpoint(step, prevent_cse=False), x, stacked)[0]
 
