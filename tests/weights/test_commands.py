@@ -29,7 +29,7 @@ def test_import_export_import_leaves_every_tensor_bit_identical(tmp_path, capsys
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        (["export", "{folder}", "{}/out", "--format", "pickle"], 2, "choose one of safetensors, afloc-ckpt"),
+        (["export", "{folder}", "{}/out", "--format", "pickle"], 2, "choose one of safetensors, small, afloc-ckpt"),
         (["export", "{folder}", "{}/out", "--format", "afloc-ckpt"], 2, "resnet_small"),
         (["export", "{}/none", "{}/out", "--format", "safetensors"], 1, "no such model folder"),
         (["import", "{}/none.ckpt", "{}/model"], 1, "none.ckpt"),
