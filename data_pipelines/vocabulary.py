@@ -18,7 +18,7 @@ from afloc_jax.tables import read_text
 from data_pipelines.reading import Records
 from data_pipelines.tokens import LEARNED_VOCABULARY, SEPARATOR, SPECIAL_TOKENS, learn_from_counts, words_of
 
-_LARGEST_LIST = 1 << 24  # bytes of a file of excluded words
+_LARGEST_LIST = 1 << 24  # bytes of a file of words
 
 
 @dataclass(frozen=True)
@@ -79,11 +79,19 @@ def read_words(path: AnyPath) -> frozenset[str]:
 
     Raises UserError if the file cannot be read or has no word; the message shows none.
     """
-    text = read_text(user_path(path, "--exclude_words"), _LARGEST_LIST)
-    words = frozenset(word for line in text.splitlines() for word in words_of(line) if len(word) > 1)
+    words = frozenset(word for word in words_in(path, "--exclude_words") if len(word) > 1)
     if not words:
         raise UserError(f"{path} has no word; write the words to leave out of the vocabulary, one a line")
     return words
+
+
+def words_in(path: AnyPath, option: str) -> frozenset[str]:
+    """The words in a text file that `option` names, as a learned vocabulary has them; there may be none.
+
+    Raises UserError if the file cannot be read.
+    """
+    text = read_text(user_path(path, option), _LARGEST_LIST)
+    return frozenset(word for line in text.splitlines() for word in words_of(line))
 
 
 def learn_vocabulary(source: Records, rule: VocabularyRule = PRIVATE, size: int = LEARNED_VOCABULARY) -> Learned:

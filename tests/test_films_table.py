@@ -15,7 +15,7 @@ VALUES = {"1": 0.5, "2": 0.7}  # of the masks of two runs; their priors are 0.2
 @pytest.fixture
 def runs(tmp_path):
     for run, value in VALUES.items():
-        folder = tmp_path / run / "evaluation" / "covid-lesions"
+        folder = tmp_path / run / "evaluation" / "COVID_lesions"
         folder.mkdir(parents=True)
         samples = [(f"{n}#0", f"p{n}", CLASSES[n]) for n in range(5)]
         rows = [(*sample, metric, "", 1.0) for sample in samples for metric in ("iou", "pointing", "cnr")]
@@ -42,5 +42,5 @@ def test_seeds_are_averaged_and_effusion_is_not_counted(runs, monkeypatch, capsy
 
 def test_a_run_without_the_lesions_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["films_table", f"model={tmp_path}"])
-    with pytest.raises(SystemExit, match="no evaluation 'COVID lesions'"):
+    with pytest.raises(SystemExit, match="no scores of the lesions"):
         films_table.main()

@@ -1,51 +1,46 @@
 """Export as a small model folder: weights in float16, and a vocabulary cut to the words that are needed."""
 
 import dataclasses
-import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import numpy as np
-from safetensors.numpy import save_file
 
-from afloc_jax.errors import UsageError, UserError
+from afloc_jax.errors import UserError
 from afloc_jax.export.source import Source
-from afloc_jax.files import AnyPath, Path, user_path, write_json
-from afloc_jax.tables import read_text
+from afloc_jax.files import AnyPath, Path
 from afloc_jax.weights import torch_names
 from afloc_jax.weights.calibration import CALIBRATION
-from afloc_jax.weights.folder import CONFIG, PREPROCESSOR, WEIGHTS, preprocessor, write_unseen
-from data_pipelines.tokens import SPECIAL_TOKENS, from_vocabulary, save_tokenizer
-from data_pipelines.vocabulary import seen_pieces
+from afloc_jax.weights.folder import write_parts
+from data_pipelines.tokens import SPECIAL_TOKENS, from_vocabulary
+from data_pipelines.vocabulary import seen_pieces, words_in
 
 _EMBEDDINGS = "word_embeddings.weight"  # [entries of the vocabulary, width]
-_LARGEST_LIST = 1 << 24  # bytes of a file of words
 
 
-def read_words(files: Iterable[AnyPath]) -> list[str]:
-    """The lines of text files. Raises UserError for one that cannot be read, or has no word."""
-    lines: list[str] = []
+def read_words(files: Iterable[AnyPath]) -> frozenset[str]:
+    """The words of text files. Raises UserError for one that cannot be read, or has no word."""
+    found: frozenset[str] = frozenset()
     for file in files:
-        text = read_text(user_path(file, "--words"), _LARGEST_LIST)
-        if not text.split():
+        words = words_in(file, "--words")
+        if not words:
             raise UserError(f"{file} has no word; write the words that the vocabulary keeps")
-        lines += text.splitlines()
-    return lines
+        found |= words
+    return found
 
 
-def small(source: Source, texts: Iterable[str] = ()) -> Source:
-    """The source with weights that float16 can hold and, where there are texts, with a vocabulary cut to their pieces.
+def small(source: Source, words: Collection[str] = ()) -> Source:
+    """The source with weights that float16 can hold and, where there are words, with a vocabulary cut to their pieces.
 
-    A word of the texts has the pieces that it had. Other words are unknown, or made of the pieces that are left.
+    One of the words has the pieces that it had. Other words are unknown, or made of the pieces that are left.
 
     Raises UserError for weights beyond the range of float16.
     """
     state = source.state_dict()
-    texts = list(texts)
     config, tokenizer = source.config, source.tokenizer
-    if texts:
+    if words:
         vocabulary = tokenizer.get_vocab()
-        kept = seen_pieces(tokenizer, [texts]) | (set(SPECIAL_TOKENS) & vocabulary.keys())
+        kept = seen_pieces(tokenizer, [list(words)]) | (set(SPECIAL_TOKENS) & vocabulary.keys())
         pieces = sorted(kept, key=vocabulary.__getitem__)  # [PAD] stays the first
         if not any(piece.startswith("##") for piece in pieces):  # a WordPiece vocabulary has at least one
             pieces.append(min((piece for piece in vocabulary if piece.startswith("##")), key=vocabulary.__getitem__))
@@ -68,20 +63,9 @@ def small(source: Source, texts: Iterable[str] = ()) -> Source:
 def write(source: Source, folder: Path) -> None:
     """Writes a source that `small` made into an empty folder."""
     tensors = {name: np.ascontiguousarray(_half(value)) for name, value in source.state_dict().items()}
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-    os.chmod(folder / WEIGHTS, 0o644)  # the library creates files that only their owner may read
-    write_json(folder / CONFIG, source.config.stored())
-    write_json(folder / PREPROCESSOR, preprocessor(source.config.preprocessing))
-    write_unseen(folder, source.config.unseen_pieces)
-    save_tokenizer(source.tokenizer, folder)
+    write_parts(folder, tensors, source.config, source.tokenizer)
     if (source.folder / CALIBRATION).is_file():
         shutil.copyfile(source.folder / CALIBRATION, folder / CALIBRATION)
-
-
-def check_words(format: str, words: Iterable[AnyPath]) -> None:
-    """Raises UsageError for words beside a format that keeps the vocabulary."""
-    if words and format != "small":
-        raise UsageError(f"--words cuts the vocabulary of --format small; {format} keeps it: leave --words out")
 
 
 def _half(value: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from afloc_jax.errors import UsageError, UserError
 from afloc_jax.export.check import write_check
 from afloc_jax.export.formats import FORMATS, Format
 from afloc_jax.export.readme import write_readme
-from afloc_jax.export.small import check_words, read_words, small
+from afloc_jax.export.small import read_words, small
 from afloc_jax.export.source import read_source
 from afloc_jax.extras import install
 from afloc_jax.files import AnyPath, Path, absolute, bucket_path, replacing_folder, write_json
@@ -39,14 +39,15 @@ def export_model(model_folder: AnyPath, destination: AnyPath, format: str, words
     if format not in FORMATS:
         raise UsageError(f"format {format!r} is not known: choose one of {', '.join(FORMATS)}")
     chosen = FORMATS[format]
-    check_words(format, words)
-    texts = read_words(words)
+    if words and format != "small":
+        raise UsageError(f"--words cuts the vocabulary of --format small; {format} keeps it: leave --words out")
+    kept = read_words(words)
     _check_destination(model_folder, destination)
     _check_packages(format, chosen)
     exporter = importlib.import_module(f"{__package__}.{chosen.module}")
     source = read_source(model_folder)
     if format == "small":
-        source = small(source, texts)
+        source = small(source, kept)
     with replacing_folder(destination, marker=MARKER) as temporary:
         exporter.write(source, temporary)
         write_check(source, temporary, chosen.check)

@@ -112,14 +112,19 @@ def save_state(folder: AnyPath, state: Mapping[str, np.ndarray], config: FolderC
     target = bucket_path(folder)
     with replacing_folder(target, marker=CONFIG) as temporary:
         check_space(temporary, sum(value.nbytes for value in tensors.values()), f"the model folder {target}")
-        save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
-        os.chmod(temporary / WEIGHTS, 0o644)  # the library creates files that only their owner may read
-        save_tokenizer(tokenizer, temporary)
-        write_unseen(temporary, config.unseen_pieces)
-        write_json(temporary / PREPROCESSOR, preprocessor(config.preprocessing))
-        write_json(temporary / CONFIG, config.stored())
+        write_parts(temporary, tensors, config, tokenizer)
         write_whole(temporary / CARD, render_card(config))
         write_seal(temporary, without=[CARD])
+
+
+def write_parts(place: Path, tensors: dict[str, np.ndarray], config: FolderConfig, tokenizer: Tokenizer) -> None:
+    """Writes the files of a model folder but for its card, calibration and seal into `place`. Arrays are contiguous."""
+    save_file(tensors, place / WEIGHTS, metadata={"format": "pt"})
+    os.chmod(place / WEIGHTS, 0o644)  # the library creates files that only their owner may read
+    save_tokenizer(tokenizer, place)
+    write_unseen(place, config.unseen_pieces)
+    write_json(place / PREPROCESSOR, preprocessor(config.preprocessing))
+    write_json(place / CONFIG, config.stored())
 
 
 def load_model(folder: AnyPath) -> ModelFolder:

@@ -44,7 +44,7 @@ class Call:
     directory: Path
     raw: str
     arguments: dict[str, Json]
-    builder_class: type[tfds.core.GeneratorBasedBuilder]
+    builder_class: type[tfds.core.DatasetBuilder]
 
     @classmethod
     def of(
