@@ -26,10 +26,10 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from afloc_jax.errors import UsageError
 from afloc_jax.levels import ImageLevels, MadeCaptions, TextHashes, TextLevels, TokenBatch
-from afloc_jax.losses import ContrastiveLosses, LossSettings, contrastive_losses
-from afloc_jax.losses.definition import length_order
+from afloc_jax.losses import ContrastiveLosses, contrastive_losses
 from afloc_jax.models import AFLoc, trainable
 from afloc_jax.models.backbone import Features
+from afloc_jax.training.group_order import in_group_order
 from afloc_jax.training.mesh import batch_axes, constrain, gather
 from afloc_jax.training.ranks import Ranks, ranks
 from afloc_jax.training.scales import scales_of
@@ -97,17 +97,6 @@ def text_sides(text: TextLevels, batch: Batch) -> TextLevels:
 
 def _made(sentences: Float[Array, "B n T D"], batch: Batch) -> MadeCaptions:
     return MadeCaptions(sentences, batch["negative_sentence_count"], batch["negative_hashes"])
-
-
-def in_group_order(batch: Batch, settings: LossSettings, mesh: Mesh) -> Batch:
-    """The batch in the order in which it is split into groups, see `loss.contrast_group_order`.
-
-    Pairs move between devices as pixels and token ids: their features would be a hundred times larger.
-    """
-    if settings.contrast_group_order == "batch":
-        return batch
-    order = length_order(batch["token_ids"])
-    return {name: _placed(array[order], mesh, PartitionSpec(batch_axes(mesh))) for name, array in batch.items()}
 
 
 def hashes_of(batch: Batch) -> TextHashes | None:

@@ -16,7 +16,8 @@ from afloc_jax.levels import LevelName
 from afloc_jax.losses import contrastive_losses
 from afloc_jax.models import AFLoc
 from afloc_jax.training.augment import augment
-from afloc_jax.training.gradients import Batch, build_gradient, images_of, in_group_order, text_sides, token_batch
+from afloc_jax.training.gradients import Batch, build_gradient, images_of, text_sides, token_batch
+from afloc_jax.training.group_order import in_group_order
 from afloc_jax.training.mesh import constrain, replicated
 from afloc_jax.training.optimizer import LearningRate
 from afloc_jax.training.ranks import Ranks
