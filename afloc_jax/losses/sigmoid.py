@@ -158,14 +158,51 @@ class _Terms(NamedTuple):
         return (self.weight * jax.nn.softplus(-self.sign * scale.logits(relevance))).sum()
 
 
-def _of_device(pairs: _Pairs, ring: Ring, settings: LossSettings) -> tuple[_Terms, Int[Array, "g K"]]:
-    """The terms of the images of this device with all captions of their groups, and the counts of these."""
-    k = min(len(pairs.counts), ring.group)
-    counts, share = (array.reshape(-1, k) for array in (pairs.counts, pairs.share))
-    all_counts, all_shares = gathered(counts, ring), gathered(share, ring)
-    twins = None if pairs.twins is None else pairs.twins.reshape(-1, k, ring.group)
-    sides = (counts > 0, share), (all_counts > 0, all_shares)
-    return _Terms.of(*sides, place(ring) * k, twins, settings.twins), all_counts
+class _Side(NamedTuple):
+    """The captions of all devices of a ring, or the images of one, by group."""
+
+    counts: Int[Array, "g k"]
+    share: Float[Array, "g k"]
+
+    def part(self, number: Int[Array, ""] | int, size: int) -> "_Side":
+        """Those of one device."""
+        return _Side(*(lax.dynamic_slice_in_dim(array, number * size, size, axis=1) for array in self))
+
+    @property
+    def included(self) -> tuple[Bool[Array, "g k"], Float[Array, "g k"]]:
+        return self.counts > 0, self.share
+
+
+class _Sides(NamedTuple):
+    """The images of this device, the captions of all, and which of these are twins of the images."""
+
+    images: _Side
+    captions: _Side
+    twins: Bool[Array, "g k K"] | None
+
+    @classmethod
+    def of(cls, pairs: _Pairs, ring: Ring) -> "_Sides":
+        k = min(len(pairs.counts), ring.group)
+        counts, share = (array.reshape(-1, k) for array in (pairs.counts, pairs.share))
+        twins = None if pairs.twins is None else pairs.twins.reshape(-1, k, ring.group)
+        return cls(_Side(counts, share), _Side(gathered(counts, ring), gathered(share, ring)), twins)
+
+    def terms(self, ring: Ring, treatment: Twins) -> _Terms:
+        """Those of the images with all captions of their groups."""
+        first = place(ring) * self.images.counts.shape[1]
+        return _Terms.of(self.images.included, self.captions.included, first, self.twins, treatment)
+
+    def of_captions(self, source: Int[Array, ""], ring: Ring, treatment: Twins) -> Float[Array, "c g 1 k k"]:
+        """`_of_captions` of the images with the captions of device `source`.
+
+        They are made for one device at a time: for all, they are three numbers for every image and caption.
+        """
+        k = self.images.counts.shape[1]
+        captions = self.captions.part(source, k)
+        twins = None if self.twins is None else lax.dynamic_slice_in_dim(self.twins, source * k, k, axis=2)
+        first = (place(ring) - source) * k
+        terms = _Terms.of(self.images.included, captions.included, first, twins, treatment)
+        return _of_captions(terms, captions.counts)[:, :, None]
 
 
 def _value_and_scale_gradient(
@@ -213,7 +250,8 @@ def _around(settings: LossSettings, ring: Ring, platform: str) -> _Visit:
     """A local level over a ring of devices of a kind."""
 
     def value(inputs: _Inputs, pairs: _Pairs) -> Array:
-        terms, counts = _of_device(pairs, ring, settings)
+        sides = _Sides.of(pairs, ring)
+        terms, counts = sides.terms(ring, settings.twins), sides.captions.counts
         regions = project(inputs.images, inputs.projection)
         texts = inputs.units, inputs.norms
         rows = local_rows(settings, platform).forward(regions, texts, jnp.maximum(pairs.counts, 1), ring)
@@ -221,7 +259,7 @@ def _around(settings: LossSettings, ring: Ring, platform: str) -> _Visit:
         return loss
 
     def both(inputs: _Inputs, pairs: _Pairs) -> tuple[Array, _Inputs]:
-        terms, counts = _of_device(pairs, ring, settings)
+        sides = _Sides.of(pairs, ring)
         assert inputs.norms is not None
         wide, k = inputs.norms.dtype, min(len(pairs.counts), ring.group)
         made = project(inputs.images, inputs.projection)
@@ -231,13 +269,12 @@ def _around(settings: LossSettings, ring: Ring, platform: str) -> _Visit:
         )
         regions = regions[:, None]  # tiles.py: [g, p = 1, J, N, D]
         text = placed(Captions(units.astype(regions.dtype), norms, own), settings, platform)
-        by_device = _of_captions(terms, counts).reshape(3, len(own), 1, k, ring.size, k)
 
         def step(number: Array, carry: PyTree) -> PyTree:
             text, d_regions, d_text, rows = carry
             following, travelled = pass_on((text, d_text), ring, platform)
             source = (place(ring) - number) % ring.size
-            of_captions = lax.dynamic_index_in_dim(by_device, source, axis=4, keepdims=False)
+            of_captions = sides.of_captions(source, ring, settings.twins)
             block, here = rows_and_gradients(
                 regions, text, of_captions, d_rows(inputs.scale, settings), settings, platform, start=d_regions
             )
@@ -249,6 +286,7 @@ def _around(settings: LossSettings, ring: Ring, platform: str) -> _Visit:
         _, d_regions, d_text, rows = lax.fori_loop(0, ring.size, step, start)
         # The captions are back on their device; their gradients are one step behind.
         d_units, d_norms = pass_on(d_text, ring, platform)
+        terms, counts = sides.terms(ring, settings.twins), sides.captions.counts
         loss, d_scale = _value_and_scale_gradient(
             terms, rows.reshape(terms.weight.shape), counts, inputs.scale, settings
         )
@@ -273,7 +311,7 @@ def _reports(settings: LossSettings, ring: Ring) -> _Visit:
     def given(inputs: _Inputs, pairs: _Pairs) -> tuple[Array, Array, Scale, _Terms]:
         k = min(len(inputs.images), ring.group)
         images, reports = (array.reshape(-1, k, array.shape[-1]) for array in (inputs.images, inputs.units))
-        return images, gathered(reports, ring), inputs.scale, _of_device(pairs, ring, settings)[0]
+        return images, gathered(reports, ring), inputs.scale, _Sides.of(pairs, ring).terms(ring, settings.twins)
 
     def value(inputs: _Inputs, pairs: _Pairs) -> Array:
         found: Array = _summed(loss(*given(inputs, pairs)))
