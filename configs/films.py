@@ -19,8 +19,8 @@ from ml_collections import ConfigDict
 from afloc_jax.heatmaps import SIGMA
 from configs import demo, pairs
 
-STAGES = {"plain": 400, "varied": 3000, "pairs": 150}  # steps
-VARIED = {"train": 48000, "validation": 128, "test": 300, "seed": 0, "named": 0.5, "varied": 1}
+STAGES = {"plain": 400, "varied": 1600, "pairs": 150}  # steps
+VARIED = {"train": 24000, "validation": 128, "test": 300, "seed": 0, "named": 0.5, "varied": 1}
 
 
 def get_config(stage: str = "varied") -> ConfigDict:

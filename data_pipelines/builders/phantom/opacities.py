@@ -11,7 +11,6 @@ from data_pipelines.builders.phantom.drawing import SIZE, blur, smooth_noise, st
 from data_pipelines.builders.phantom.parenchyma import consolidation as focal
 
 _SHAPES = {"peripheral": 0.35, "patches": 0.3, "zone": 0.2, "diffuse": 0.15}
-_EDGE = (1.5, 9.0)  # pixels over which an opacity fades, from sharp to ill-defined
 _BOTH = 0.55  # share of opacities that lie in both lungs
 
 
@@ -49,7 +48,7 @@ def _regions(chest: Chest, rng: np.random.Generator) -> tuple[int, np.ndarray, f
     side = 0 if rng.random() < _BOTH else pick_side(rng)
     shape = pick(rng, _SHAPES)
     parts = [_region(chest, rng, each, shape) for each in ((side,) if side else (RIGHT, LEFT))]
-    if not side and rng.random() < 0.5:  # the lungs differ
+    if not side and rng.random() < 0.3:  # the lungs differ
         parts[1] = _region(chest, rng, LEFT, pick(rng, _SHAPES))
     if not side:
         air = chest.visible_air()
@@ -85,9 +84,4 @@ def _region(chest: Chest, rng: np.random.Generator, side: int, shape: str) -> tu
             depth = rng.uniform(0.25, 0.65) * chest.half_width
             inside = np.minimum(inside, (depth - (chest.wall(chest.grid_y) - np.abs(chest.grid_x))) / 12)
         inside = np.minimum(inside, 1.5) + 2 * ragged
-    region = blur(step(inside * rng.uniform(3, 8)).astype(np.float32), float(np.exp(rng.uniform(*np.log(_EDGE)))))
-    angle = rng.uniform(0, 2 * np.pi)
-    along = (np.cos(angle) * chest.grid_x + np.sin(angle) * (chest.grid_y - height)) / 40  # denser to one end
-    return blur(
-        (region * (1 + rng.uniform(0, 0.6) * np.tanh(along)) * chest.lung[side]).astype(np.float32), 1.0
-    ), height
+    return blur((step(inside * rng.uniform(3, 8)) * chest.lung[side]).astype(np.float32), 1.5), height

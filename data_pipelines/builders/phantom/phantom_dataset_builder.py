@@ -51,12 +51,8 @@ class Builder(FileReaderBuilder):
     Raises UsageError for invalid sizes, UserError if `data_dir` holds phantoms of other arguments.
     """
 
-    VERSION = tfds.core.Version("1.2.0")
-    RELEASE_NOTES = {  # noqa: RUF012 (TFDS wants a class attribute)
-        "1.0.0": "First release.",
-        "1.1.0": "Fields for labels, boxes and sections.",
-        "1.2.0": "Opacities of varied phantoms have soft edges.",
-    }
+    VERSION = tfds.core.Version("1.1.0")
+    RELEASE_NOTES = {"1.0.0": "First release.", "1.1.0": "Fields for labels, boxes and sections."}  # noqa: RUF012 (TFDS wants a class attribute)
 
     def __init__(
         self,
