@@ -109,6 +109,8 @@ def contrastive_losses(
                 )
                 image_to_text[name] = text_to_image[name] = loss / 2
             elif settings.contrast_unit == "unit" and name != "report":
+                if name == "sentence":
+                    level = _without_empty_slots(level, text)
                 by_image, by_text = _unit_losses(level, group, settings, implementation, sample_weights, alike)
                 image_to_text[name] = by_image + _made_loss(level, made, settings, sample_weights)
                 text_to_image[name] = by_text
@@ -186,6 +188,14 @@ def _level(name: LevelName, image: ImageLevels, text: TextLevels, settings: Loss
             return _Level(features.reshape(len(counts), -1, len(kernel)), units, norms, counts, projection)
     regions = regions.reshape(len(counts), -1, regions.shape[-1])
     return _Level(regions, units, norm(_wide(units)), counts)
+
+
+def _without_empty_slots(level: _Level, text: TextLevels) -> _Level:
+    """The sentence level without slots that no report can fill: there are as many as tokens, and each is compared."""
+    if text.hashes is None:
+        return level
+    slots = text.hashes.sentences.shape[1] + 1  # with [CLS]
+    return level._replace(units=level.units[:, :slots], norms=level.norms[:, :slots])
 
 
 def _similarity(

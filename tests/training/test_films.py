@@ -38,11 +38,36 @@ def test_each_stage_starts_from_the_one_before_and_keeps_the_text_encoder(bert, 
         assert max(jax.tree.leaves(moved)) > 0
 
 
+def test_a_text_encoder_of_its_own_is_trained_in_every_stage(memory, tmp_path):
+    own = {
+        **SHORT,
+        "model.text.projection": 0,
+        "model.text.bert.hidden_size": 16,
+        "model.text.bert.intermediate_size": 8,
+    }
+    start, towers = "", []
+    for stage in films.STAGES:
+        config = changed(load(recipes.find("films", "config"), variant=f"{stage},own"), own)
+        assert not config.model.text.freeze and config.name == f"films_{stage}_own"
+        config.init_from = start
+        assert train(config, tmp_path / stage) == 0
+        start = str(tmp_path / stage / "model")
+        towers.append(load_model(start)[1]["params"]["text_encoder"])
+    for before, after in itertools.pairwise(towers):
+        moved = jax.tree.map(lambda one, other: float(np.abs(one - other).max()), before, after)
+        assert max(jax.tree.leaves(moved)) > 0
+
+
 def test_stages_differ_in_data_and_length_and_others_are_named():
     plain, varied, pairs = (films.get_config(stage) for stage in films.STAGES)
     assert plain.model == varied.model == pairs.model and plain.loss == varied.loss == pairs.loss
     assert plain.data.dataset == varied.data.dataset == "phantom" and pairs.data.dataset == "pairs"
     assert "varied" not in plain.data.builder and varied.data.builder.varied == 1
     assert plain.localization.similarity == "dot"
+    own = films.get_config("varied,own")
+    assert own.model.image == varied.model.image and own.model.text.bert.hidden_size == 128 and own.data == varied.data
+    for wrong in ("varied,", "varied,other", ",own"):
+        with pytest.raises(UsageError, match=rf"films.py:{wrong}: write one of plain, varied, pairs, or one with ,own"):
+            load(recipes.find("films", "config"), variant=wrong)
     with pytest.raises(UsageError, match=r"films.py:none: write one of plain, varied, pairs"):
         load(recipes.find("films", "config"), variant="none")
