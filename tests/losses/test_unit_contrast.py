@@ -10,6 +10,7 @@ import pytest
 from cases import random_case, random_levels
 
 from afloc_jax.errors import UsageError
+from afloc_jax.levels import TextHashes
 from afloc_jax.losses import contrastive_losses
 from afloc_jax.losses.settings import LossSettings
 from afloc_jax.losses.unit_contrast import grouped_unit_contrast, unit_contrast
@@ -104,6 +105,24 @@ def test_the_entry_point_uses_it_for_the_local_levels_only():
     np.testing.assert_allclose(losses.levels["sentence"], expected, rtol=1e-6)
     np.testing.assert_allclose(losses.total, 0.5 * losses.levels["report"] + 2 * losses.levels["sentence"], rtol=1e-6)
     assert losses.image_to_text["report"] > 0 and losses.image_to_text["sentence"] == 0
+
+
+def test_slots_of_sentences_that_no_report_can_fill_are_not_compared(float64):
+    """With hashes of two sentences a report the slots beyond the third are not read: the loss is that without them."""
+    image, text = random_levels(4, [3, 4, 2, 5], [2, 3, 2, 3])
+    padded = jnp.pad(text.sentences, ((0, 0), (0, 7), (0, 0)), constant_values=jnp.nan)
+    hashes = TextHashes(jnp.zeros((4, 2), jnp.uint32), jnp.zeros((4, text.sentences.shape[1] - 1, 2), jnp.uint32))
+    settings = dataclasses.replace(SETTINGS, weights={"report": 0.0, "sentence": 1.0, "word": 0.0})
+
+    def loss(sentences, hashes):
+        return contrastive_losses(image, dataclasses.replace(text, sentences=sentences, hashes=hashes), settings).total
+
+    expected, gradient = jax.jit(jax.value_and_grad(loss))(text.sentences, None)
+    found, of_padded = jax.jit(jax.value_and_grad(loss))(padded, hashes)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    slots = text.sentences.shape[1]
+    np.testing.assert_allclose(of_padded[:, :slots], gradient, rtol=1e-12, atol=1e-15)
+    assert not of_padded[:, slots:].any()
 
 
 def test_the_published_attention_cannot_contrast_single_units():
