@@ -90,7 +90,7 @@ def contrastive_losses(
     if implementation == "ring":
         assert mesh is not None  # or _implementation would have raised
         around = ring.Ring.of(mesh, len(image.whole), group)
-    twins = _twins(text, group, settings, around)
+    twins = _twins(text, group, settings, around or _by_device(mesh, len(image.whole), group))
     negatives = _negatives(text, settings, twins)
 
     image_to_text: dict[LevelName, Array] = {}
@@ -144,6 +144,16 @@ def _negatives(text: TextLevels, settings: LossSettings, twins: Twins) -> _Negat
     there = jnp.arange(twins.stated.shape[2]) + 1 < text.made.sentence_count[..., None]
     false = there & text.made.hashes.any(axis=(-2, -1)) & ~twins.stated
     return _Negatives(text.made.sentences, text.made.sentence_count, false)
+
+
+def _by_device(mesh: Mesh | None, batch: int, group: int) -> ring.Ring | None:
+    """How the devices of `mesh` find the twins of their own pairs, where no ring computes the losses; None for one.
+
+    Without it the compiler for TPUs keeps each sentence compared with each other: 4 GB a device for 4,096 reports.
+    """
+    if mesh is None or mesh.size == 1 or batch % mesh.size or not ring.fits_around(group, batch // mesh.size):
+        return None
+    return ring.Ring.of(mesh, batch, group)
 
 
 def _twins(text: TextLevels, group: int, settings: LossSettings, around: ring.Ring | None) -> Twins:

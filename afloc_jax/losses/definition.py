@@ -123,16 +123,9 @@ def identical(left: UInt32[Array, "*G B 2"], right: UInt32[Array, "*G I 2"]) -> 
 
 def share_a_sentence(left: UInt32[Array, "*G B S 2"], right: UInt32[Array, "*G I S 2"]) -> Bool[Array, "*G B I"]:
     """Whether two reports have a sentence in common, from the hashes of their sentences."""
-
-    def or_of(slot: Int[Array, ""], found: Bool[Array, "*G B I"]) -> Bool[Array, "*G B I"]:
-        sentence = left[..., slot, :]
-        equal = _equal(sentence[..., :, None, None, :], right[..., None, :, :, :])  # [*G, B, I, S]
-        return found | (sentence.any(axis=-1)[..., None] & equal.any(axis=-1))
-
-    # One sentence at a time: compilers may keep B x I x S x S numbers, which for 4,096 reports take 1.5 GB a device.
-    none = jnp.zeros((*left.shape[:-2], right.shape[-3]), bool)
-    shared: Array = jax.lax.fori_loop(0, left.shape[-2], or_of, none)
-    return shared
+    there = left.any(axis=-1)[..., :, None, :, None]
+    equal = _equal(left[..., :, None, :, None, :], right[..., None, :, None, :, :])  # [*G, B, I, S, S]
+    return (there & equal).any(axis=(-2, -1))
 
 
 def is_stated(

@@ -119,6 +119,23 @@ def test_single_units_too_know_twins(treatment):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found[1]))
 
 
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("treatment", ["mask", "share"])
+@pytest.mark.parametrize("group", [0, 4, 2])
+def test_devices_without_a_ring_find_the_same_twins(treatment, group):
+    """Single units are gathered, and are in no ring; each device finds the twins of its own pairs all the same."""
+    if len(jax.devices()) < 8:
+        pytest.skip("SKIPPED: needs eight devices, see tests/conftest.py")
+    image, text, weights = case()
+    options = {"contrast_unit": "unit", "region_pooling": "logsumexp", "weights": {"report": 0, "word": 0}}
+    options |= {"contrast_group": group, "twins": treatment}
+    one = losses_and_gradients("tiled", image, text, None, weights, **options)
+    eight = losses_and_gradients("tiled", image, text, build_mesh(jax.devices()[:8]), weights, **options)
+    assert_all_close(eight[0], one[0], rtol=1e-12)
+    assert_all_close(eight[1], one[1], rtol=0, atol=1e-12)
+    assert float(one[0].twins["local"]) > 0
+
+
 @pytest.mark.parametrize("group", [0, 4])
 @pytest.mark.parametrize("devices", [0, 8])
 def test_the_share_of_twins_is_counted_among_contrasted_pairs(group, devices):
